@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.config import EvalConfig
@@ -48,9 +49,7 @@ def finish(out: Path) -> Summary:
     sequences = sequences_of(settings)
     plan = EvalConfig.of(settings).plan
     seed = settings["seed"]
-    # In the data set's order, on which the resamples depend; a record that was computed again has later lines.
-    order = {name: position for position, name in enumerate(settings["ids"])}
-    records = tuple(sorted(joined(folder.entries()), key=lambda record: order[record.id]))
+    records = _sorted_records(folder, settings)
     points = list(folder.points())
 
     sections = ["base", "edited"]
@@ -59,7 +58,9 @@ def finish(out: Path) -> Summary:
         records = _with_just_edited(records, sequences.values(), plan)
     if settings["ceilings"]:
         sections += CEILINGS
-    rows = {name: [record.scores.get(name, {}) for record in records] for name in sections}
+    rows = {}
+    for name in sections:
+        rows[name] = [record.scores.get(name, {}) for record in records]
     metrics = {name: metric_names(scores) for name, scores in rows.items()}
 
     points_of_curve = None
@@ -70,25 +71,16 @@ def finish(out: Path) -> Summary:
     if any(settings.get(name) for name in _TASKS):
         general = changes(_before_and_after(points), seed=seed)
     seconds = [record.seconds for record in records if record.seconds is not None]
+    memory = [record.memory for record in records if record.memory is not None]
 
-    provenance = dict(settings)
-    first, *others = read_environments(out) or [{}]
-    provenance |= first
-    if others:
-        provenance["other_environments"] = others
-    provenance["failed"] = sum(record.error is not None and not record.broken for record in records)
-    asked = {name for names in sequences.values() for name in plan.scored(names)}
-    unscored = sum(record.id in asked and BASE not in record.scores for record in records)
-    if unscored:
-        provenance["unscored"] = unscored
-    provenance["broken"] = sum(bool(record.broken) for record in records)
+    provenance = _provenance(out, settings) | _counted(records, sequences.values(), plan)
     provenance["counts"] = {name: counts(rows[name], names=metrics[name]) for name in rows}
 
     summary = Summary(
         n=len(records),
         seconds_per_edit=fmean(seconds) if seconds else None,
         seconds_per_answer=_seconds_per_answer(records),
-        peak_memory=max((record.memory for record in records if record.memory is not None), default=None),
+        peak_memory=max(memory, default=None),
         curve=points_of_curve,
         general=general,
         provenance=provenance,
@@ -98,6 +90,37 @@ def finish(out: Path) -> Summary:
     if plan.schedule.has_steps and summary.curve:
         draw_curve(summary, out / CURVE)
     return summary
+
+
+def _sorted_records(folder: RunFolder, settings: Settings) -> tuple[RunRecord, ...]:
+    """The records of a run in the data set's order, on which the resamples depend.
+
+    The order of the lines is another one: a record that was computed again has later lines.
+    """
+    order = {name: position for position, name in enumerate(settings["ids"])}
+    return tuple(sorted(joined(folder.entries()), key=lambda record: order[record.id]))
+
+
+def _provenance(out: Path, settings: Settings) -> dict[str, Any]:
+    """The settings of a run, and the environments that worked on it."""
+    first, *others = read_environments(out) or [{}]
+    provenance = {**settings, **first}
+    if others:
+        provenance["other_environments"] = others
+    return provenance
+
+
+def _counted(records: Sequence[RunRecord], sequences: Iterable[Sequence[str]], plan: CurvePlan) -> dict[str, int]:
+    """How many records were not edited, could not be scored before the edits (left out if none), or after them."""
+    asked = set[str]()
+    for names in sequences:
+        asked.update(plan.scored(names))
+    unscored = sum(record.id in asked and BASE not in record.scores for record in records)
+    counted = {"failed": sum(record.error is not None and not record.broken for record in records)}
+    if unscored:
+        counted["unscored"] = unscored
+    counted["broken"] = sum(bool(record.broken) for record in records)
+    return counted
 
 
 def _with_just_edited(
@@ -161,35 +184,44 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         claim(out, merged)
-
-        # The lines are sorted by sequence, in their shard's order within a sequence, as one process would write them.
-        numbers = dict[str, int]()
-        for number, names in sequences_of(merged).items():
-            numbers |= dict.fromkeys(names, number)
-        parts = [RunFolder(folder) for folder in folders]
-        target = RunFolder(out)
-        lines = dict[int, list[bytes]]()
-        point_lines = dict[int, list[bytes]]()
-        for part in parts:
-            for entry, line in zip(part.entries(), _whole_lines(part.records), strict=True):
-                lines.setdefault(numbers[entry.id], []).append(line)
-            for point, line in zip(part.points(), _whole_lines(part.general), strict=True):
-                point_lines.setdefault(point.sequence, []).append(line)
-        _replace(target.records, lines)
-        if _has_points(merged):
-            _replace(target.general, point_lines)
-        verdicts = dict[bytes, None]()  # each once, so that no answer is judged twice
-        for part in (target, *parts):
-            verdicts |= dict.fromkeys(_whole_lines(part.verdicts))
-        if verdicts:
-            _replace(target.verdicts, {0: tuple(verdicts)})
+        _merge_lines(RunFolder(out), [RunFolder(folder) for folder in folders], merged)
         for folder in folders:
-            for patch in sorted((folder / "patches").glob("*.safetensors")):
-                with replacing(out / "patches" / patch.name) as scratch:
-                    scratch.write_bytes(patch.read_bytes())
+            _copy_patches(folder, out)
             for environment in read_environments(folder):
                 note_environment(out, environment)
         return finish(out)
+
+
+def _merge_lines(target: RunFolder, parts: Sequence[RunFolder], settings: Settings) -> None:
+    """Write the lines of all shards into the files of the whole run.
+
+    They are sorted by sequence, in their shard's order within a sequence, as one process would write them.
+    """
+    sequence_of = dict[str, int]()
+    for number, names in sequences_of(settings).items():
+        sequence_of |= dict.fromkeys(names, number)
+    lines = dict[int, list[bytes]]()
+    point_lines = dict[int, list[bytes]]()
+    for part in parts:
+        for entry, line in zip(part.entries(), _whole_lines(part.records), strict=True):
+            lines.setdefault(sequence_of[entry.id], []).append(line)
+        for point, line in zip(part.points(), _whole_lines(part.general), strict=True):
+            point_lines.setdefault(point.sequence, []).append(line)
+    _replace(target.records, lines)
+    if _has_points(settings):
+        _replace(target.general, point_lines)
+
+    verdicts = dict[bytes, None]()  # each once, so that no answer is judged twice
+    for folder in (target, *parts):
+        verdicts |= dict.fromkeys(_whole_lines(folder.verdicts))
+    if verdicts:
+        _replace(target.verdicts, {0: tuple(verdicts)})
+
+
+def _copy_patches(shard: Path, out: Path) -> None:
+    for patch in sorted((shard / "patches").glob("*.safetensors")):
+        with replacing(out / "patches" / patch.name) as scratch:
+            scratch.write_bytes(patch.read_bytes())
 
 
 def _sorted_shards(settings: Mapping[Path, Settings]) -> list[Path]:
@@ -201,7 +233,8 @@ def _sorted_shards(settings: Mapping[Path, Settings]) -> list[Path]:
     for folder, shard_settings in settings.items():
         if not shard_settings.get("shard"):
             raise OutputError(f"{folder} is a complete run, not a shard; {_WAY_OUT}")
-        if differs := difference({**settings[first], "shard": None}, {**shard_settings, "shard": None}):
+        differs = difference({**settings[first], "shard": None}, {**shard_settings, "shard": None})
+        if differs:
             raise OutputError(f"{first} and {folder} are not shards of the same run ({differs}); {_WAY_OUT}")
         shard = Shard.parse(shard_settings["shard"])
         if shard in folders:
@@ -211,8 +244,9 @@ def _sorted_shards(settings: Mapping[Path, Settings]) -> list[Path]:
     if len(parts) > 1:
         raise OutputError(f"the shards are of runs with {' and '.join(map(str, parts))} shards; {_WAY_OUT}")
     shards = [Shard(part=part, parts=parts[0]) for part in range(parts[0])]
-    if missing := ", ".join(str(shard) for shard in shards if shard not in folders):
-        raise OutputError(f"missing shard {missing}; {_WAY_OUT}")
+    missing = [str(shard) for shard in shards if shard not in folders]
+    if missing:
+        raise OutputError(f"missing shard {', '.join(missing)}; {_WAY_OUT}")
     return [folders[shard] for shard in shards]
 
 
@@ -246,4 +280,6 @@ def _replace(file: Path, lines: Mapping[int, Sequence[bytes]]) -> None:
 def _whole_lines(file: Path) -> Iterator[bytes]:
     if file.exists():
         with file.open("rb") as handle:
-            yield from (line for line in handle if line.endswith(b"\n"))
+            for line in handle:
+                if line.endswith(b"\n"):
+                    yield line

@@ -168,7 +168,7 @@ def _warn_of_another_plug_in(run: SequenceRun) -> None:
 
 def _split(
     records: Sequence[BenchmarkRecord], choices: Mapping[Form, str], config: EvalConfig, model: LanguageModel
-) -> list[RecordSequence]:
+) -> Sequence[RecordSequence]:
     """The sequences of this run or shard.
 
     A sequence is never split between shards, because its edits share one model.

@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import NamedTuple, TypeVar
 
 from kg_common.progress import Bar
 from kg_common.terminal import number_of
 from kg_edit.callbacks import StepNotes, watched
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import DocumentScores
@@ -37,6 +38,7 @@ from kg_edit.evaluation.records import (
     missing_points,
     phase_of,
 )
+from kg_edit.evaluation.retention import RetentionAnswer
 from kg_edit.evaluation.schedule import Scoring
 from kg_edit.evaluation.scorer import UneditedScores, answer_seconds, broken, score_cases, with_cosines
 from kg_edit.evaluation.step import (
@@ -96,8 +98,12 @@ class _Lines:
 
     def write(self, ids: Iterable[str]) -> None:
         """Write what is held of some records."""
-        if self._held is not None:
-            self._folder.append([entry for name in ids for entry in self._held.pop(name, [])])
+        if self._held is None:
+            return
+        entries = list[Entry]()
+        for name in ids:
+            entries += self._held.pop(name, [])
+        self._folder.append(entries)
 
 
 class _Scored(NamedTuple):
@@ -141,15 +147,18 @@ class SequenceRun:
     def is_done(self, sequence: RecordSequence) -> bool:
         """Return whether all phases of its records, and all points of general ability, are recorded."""
         plan = self.config.plan
-        if any(True for _ in missing_phases(plan, sequence.ids, self.done)):
+        if list(missing_phases(plan, sequence.ids, self.done)):
             return False
-        points = missing_points(plan, sequence.number, len(sequence.items), self.points)
-        return not self.config.has_points or not any(True for _ in points)
+        if not self.config.has_points:
+            return True
+        return not list(missing_points(plan, sequence.number, len(sequence.items), self.points))
 
     @property
     def together(self) -> int:
         """How many records are edited, scored and written together, at most."""
-        return TOGETHER * (1 if self.model.device.type == "cpu" else _ON_ACCELERATOR)
+        if self.model.device.type == "cpu":
+            return TOGETHER
+        return TOGETHER * _ON_ACCELERATOR
 
     def side_by_side(self, done: int, largest: int) -> int:
         """Return how many of the next sequences are computed together, after ``done`` of them.
@@ -181,29 +190,28 @@ class SequenceRun:
 
         lines = _Lines(self.folder, held=plan.schedule.sequence == 1)
         self._point(group[0], 0, None, bar)  # first: a text or task that can't be used is found before any record
-        # With a sample, not all records are scored. One that the unedited model can't be scored on is not edited.
-        scored_ids = {name for sequence in group for name in plan.scored(sequence.ids)}
-        records = [item for sequence in group for item in sequence.items]
-        bar.phase("unedited model", len(records))
+        bar.phase("unedited model", sum(len(sequence.items) for sequence in group))
         note("unedited model")
-        failed = self._base([item for item in records if item.id in scored_ids], lines)
+        failed = self._base(self._scored_items(group), lines)
 
         scorings = list(plan.scorings(len(group[0].items)))
         progress = [self._resumed(sequence, scorings, failed) for sequence in group]
         largest = 0
         for number, scoring in enumerate(scorings):
-            recorded = [state for state in progress if number < state.recorded]
-            missing = [state for state in progress if number >= state.recorded]
-            if missing:
-                bar.phase("editing", len(missing) * len(scoring.step))
+            new_records = sum(number >= state.recorded for state in progress) * len(scoring.step)
+            old_records = len(progress) * len(scoring.step) - new_records
+            if new_records:
+                bar.phase("editing", new_records)
                 note("editing")
             unsummed = [state for state in progress if number >= state.summed]
             updates = self._edit(unsummed, number, scoring, failed, lines, note)
-            largest = max([largest, *(patch.nbytes for patch in updates.values() if patch)])
-            to_score = [item for state in unsummed for item in state.chosen(scoring.indices, without=failed)]
-            if missing and to_score:
-                bar.phase("edited model", len(missing) * len(scoring.step))
-                note(f"edited model, {len(to_score)} to score")
+            for patch in updates.values():
+                if patch:
+                    largest = max(largest, patch.nbytes)
+            to_score = sum(len(state.chosen(scoring.indices, without=failed)) for state in unsummed)
+            if new_records and to_score:
+                bar.phase("edited model", new_records)
+                note(f"edited model, {to_score} to score")
             self._score(unsummed, scoring, failed, lines)
             for state in unsummed:
                 lines.write(state.sequence.ids)
@@ -213,16 +221,23 @@ class SequenceRun:
                     self._point(state.sequence, scoring.edits, state.patch, bar)
                 if updates[state.sequence.number] and state.patch:
                     state.files.sum_up(number + 1, state.patch)
-            if recorded:
-                bar.skip(len(recorded) * len(scoring.step))
-            if missing:  # counted together, as they were computed together: one by one, the first is slow
-                bar.update(len(missing) * len(scoring.step))
+            if old_records:
+                bar.skip(old_records)
+            if new_records:  # counted together, as they were computed together: one by one, the first is slow
+                bar.update(new_records)
         return largest
+
+    def _scored_items(self, group: Sequence[RecordSequence]) -> list[Item]:
+        """The records that are scored: with a sample, not all are."""
+        scored = []
+        for sequence in group:
+            ids = set(self.config.plan.scored(sequence.ids))
+            scored += [item for item in sequence.items if item.id in ids]
+        return scored
 
     def _resumed(self, sequence: RecordSequence, scorings: Sequence[Scoring], failed: set[str]) -> _Progress:
         """Where a sequence stands: dense patches of the first steps are one file, their sum; others load theirs."""
-        known = takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings)
-        recorded = list(known)
+        recorded = list(takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings))
         files = StepFiles(self.folder, sequence.number)
         summed, patch = files.summed(len(recorded))
         if recorded and len(recorded) < len(scorings):
@@ -232,12 +247,13 @@ class SequenceRun:
 
     def _is_known(self, sequence: RecordSequence, scoring: Scoring, failed: set[str]) -> bool:
         """Whether every result of a step is recorded."""
-        keys = {(sequence.items[index].id, EDIT) for index in scoring.step}
-        keys |= {(sequence.items[index].id, phase_of(scoring)) for index in scoring.indices}
         needs_point = scoring.on_curve and self.config.has_points
         if needs_point and (sequence.number, scoring.edits) not in self.points:
             return False
-        return all(key in self.done for key in keys if key[0] not in failed)
+        ids = sequence.ids
+        needed = [(ids[index], EDIT) for index in scoring.step]
+        needed += [(ids[index], phase_of(scoring)) for index in scoring.indices]
+        return all((name, phase) in self.done for name, phase in needed if name not in failed)
 
     def ask_unedited(self, batch: Sequence[Item]) -> None:
         """Score the unedited model on the items that have no line yet, all at once; the scores are stored."""
@@ -262,25 +278,33 @@ class SequenceRun:
             if len(records) > 1:
                 self.ask_unedited(chunk)
             for item in chunk:
-                error = self.done.get((item.id, BASE))
-                if (item.id, BASE) not in self.done:
-                    sections: dict[str, Section] = {}
-                    try:
-                        sections = self.unedited.sections(self._unedited_cases(item))
-                    except FAILURES as fault:
-                        error = failure(fault)
-                    entry = Entry(
-                        id=item.id,
-                        phase=BASE,
-                        sha256=item.sha256,
-                        error=error,
-                        choices=item.case.choices,
-                        sections=sections,
-                    )
+                key = (item.id, BASE)
+                if key in self.done:
+                    error = self.done[key]
+                else:
+                    entry = self._base_entry(item)
                     lines.add([entry])
+                    error = entry.error
                 if error is not None:
                     failed.add(item.id)
         return failed
+
+    def _base_entry(self, item: Item) -> Entry:
+        """The line of the unedited model's scores of a record, or of the error."""
+        sections: dict[str, Section] = {}
+        error = None
+        try:
+            sections = self.unedited.sections(self._unedited_cases(item))
+        except FAILURES as fault:
+            error = failure(fault)
+        return Entry(
+            id=item.id,
+            phase=BASE,
+            sha256=item.sha256,
+            error=error,
+            choices=item.case.choices,
+            sections=sections,
+        )
 
     def _edit(
         self,
@@ -299,7 +323,7 @@ class SequenceRun:
         batches = {state.sequence.number: state.chosen(scoring.step, without=failed) for state in progress}
         alone: dict[str, StepOutcome] = {}
         if self.config.plan.schedule.sequence == 1:
-            alone = self._edit_each([item for batch in batches.values() for item in batch], note)
+            alone = self._edit_each(list(chain.from_iterable(batches.values())), note)
         updates = {}
         for state in progress:
             batch = batches[state.sequence.number]
@@ -316,11 +340,12 @@ class SequenceRun:
         If the call fails, there are none: each record is then edited by a call of its own, so that the error belongs to
         one of them.
         """
-        new = [item for item in batch if (item.id, EDITED) not in self.done]
         if not isinstance(self.method, EditsEach):
             return {}
+        new = [item for item in batch if (item.id, EDITED) not in self.done]
+        of_one_edit = [item.record for item in new if len(item.record.edits) == 1]
         with watched([StepNotes(note)], [item.id for item in new]), suppress(*FAILURES):
-            return edit_each_alone(self.method, [item.record for item in new if len(item.record.edits) == 1])
+            return edit_each_alone(self.method, of_one_edit)
         return {}
 
     def _update(
@@ -330,9 +355,10 @@ class SequenceRun:
         new = [item for item in batch if (item.id, EDIT) not in self.done]
         if not new and all(self.done[item.id, EDIT] for item in batch):
             return None
-        saved = None if new else state.files.load(number)
-        if saved:
-            return saved
+        if not new:
+            saved = state.files.load(number)
+            if saved:
+                return saved
         step = outcome or edit_step(self.method, [item.record for item in batch], start=state.patch)
         if len(state.sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch
             state.files.save(number, step.patch)
@@ -361,7 +387,10 @@ class SequenceRun:
             return [self._entry(scored.item, phase, section, scored.patch) for scored, section in pairs]
         except FAILURES as error:
             if len(chunk) > 1:
-                return [entry for scored in chunk for entry in self._entries_of([scored], phase)]
+                entries = list[Entry]()
+                for scored in chunk:
+                    entries += self._entries_of([scored], phase)
+                return entries
             item = chunk[0].item
             zeros = broken(item.case, self.unedited.sections({item.id: item.case})[item.id])
             return [Entry(id=item.id, phase=phase, sha256=item.sha256, error=failure(error), sections={phase: zeros})]
@@ -370,17 +399,20 @@ class SequenceRun:
         """Score records, each on the model with its patch."""
         cases = [scored.item.case for scored in chunk]
         before = self.unedited.sections({scored.item.id: scored.item.case for scored in chunk})
-        shared = chunk[0].patch if all(scored.patch is chunk[0].patch for scored in chunk) else None
-        with self._edited(shared) as model:
-            sections = in_halves(
-                lambda part: score_cases(
+        patch = chunk[0].patch
+        is_shared = patch is not None and all(scored.patch is patch for scored in chunk)
+        applied = patch if is_shared else None
+        with self._edited(applied) as model:
+
+            def score(part: Sequence[_Scored]) -> Sequence[Section]:
+                return score_cases(
                     model,
                     [scored.item.case for scored in part],
                     before=[before[scored.item.id] for scored in part],
-                    patches=None if shared else [scored.patch for scored in part],
-                ),
-                chunk,
-            )
+                    patches=None if is_shared else [scored.patch for scored in part],
+                )
+
+            sections = in_halves(score, chunk)
         return with_cosines(self.model, cases, sections)
 
     def _entry(self, item: Item, phase: str, section: Section, patch: Patch | None) -> Entry:
@@ -403,12 +435,13 @@ class SequenceRun:
         config = self.config
         if not config.has_points or (sequence.number, edits) in self.points:
             return
-        asked = f", {number_of(len(config.retention.queries), 'prompt')} of retention" if config.retention else ""
-        bar.note(f"{'edited' if edits else 'unedited'} model, general ability{asked}")
+        bar.note(_point_in_words(config, edits))
+        replies_before: list[RetentionAnswer] = []
+        if config.retention:  # asked here, where no patch is applied yet
+            replies_before = self.unedited.replies(config.retention, chat=bool(config.chat))
         scores = dict[str, float | None]()
-        tasks = dict[str, DocumentScores]()
+        tasks = dict[str, DocumentScores]()  # also of a model that fails later: those that it was asked
         problem: Exception | None = None
-        before = self.unedited.replies(config.retention, chat=bool(config.chat)) if config.retention else []
         try:
             with self._edited(patch) as model:
                 if config.tasks:
@@ -420,8 +453,8 @@ class SequenceRun:
                     scores |= general_scores(model, text) if patch else self.unedited.general(text)
                 scores |= {name: score.value for name, score in tasks.items()}
                 if config.retention:
-                    edits_so_far = [edit for item in sequence.items[:edits] for edit in item.case.edits]
-                    scores |= config.retention.scores(model, edits_so_far, before=before, chat=config.chat)
+                    edits_so_far = _edits_of(sequence.items[:edits])
+                    scores |= config.retention.scores(model, edits_so_far, before=replies_before, chat=config.chat)
         except FAILURES as error:
             problem = error
         except (RuntimeError, MemoryError) as error:
@@ -429,14 +462,28 @@ class SequenceRun:
             release()
         if problem and not edits:  # no edit has broken the unedited model: the text or the tasks can't be used
             raise problem
-        point = Point(
-            sequence=sequence.number,
-            edits=edits,
-            scores={} if problem else scores,
-            tasks=tasks,
-            error=failure(problem) if problem else None,
-        )
+        error_line = None
+        if problem:
+            scores = {}
+            error_line = failure(problem)
+        point = Point(sequence=sequence.number, edits=edits, scores=scores, tasks=tasks, error=error_line)
         self.folder.append_point(point)
+
+
+def _point_in_words(config: EvalConfig, edits: int) -> str:
+    """What is measured at a point, for the bar: "edited model, general ability, 20 prompts of retention"."""
+    which = "edited" if edits else "unedited"
+    words = f"{which} model, general ability"
+    if config.retention:
+        words += f", {number_of(len(config.retention.queries), 'prompt')} of retention"
+    return words
+
+
+def _edits_of(several: Sequence[Item]) -> list[Edit]:
+    edits = list[Edit]()
+    for item in several:
+        edits += item.case.edits
+    return edits
 
 
 def _label(group: Sequence[RecordSequence], bar: Bar) -> str:
