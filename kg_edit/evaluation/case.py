@@ -87,7 +87,7 @@ class Case:
     @property
     def questions(self) -> tuple[Question, ...]:
         """The portability questions of the edits, of no category."""
-        questions = []
+        questions = list[Question]()
         for edit in self.edits:
             questions += edit.plain_questions
         return tuple(questions)

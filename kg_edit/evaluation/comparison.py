@@ -134,7 +134,8 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
             actual = run.settings.get(field)
             if field == "data" and None in (expected, actual):
                 continue  # records that a program gave, of no known file: the records' own hashes are compared
-            if differs := difference({field: expected}, {field: actual}):
+            differs = difference({field: expected}, {field: actual})
+            if differs:
                 raise OutputError(f"{first.folder} and {run.folder} can't be compared ({differs}); {way_out}")
         if run.unfinished and not common:
             raise _unfinished(run)
@@ -145,9 +146,9 @@ def _unfinished(run: ComparedRun) -> OutputError:
     when = " at the end of their sequence" if run.schedule.sequence > 1 else ""
     ids = run.settings["ids"]
     fault = f"{len(run.unfinished)} of {len(ids)} records have not all scores{when} yet"
-    next_one = next(name for name in ids if name in run.unfinished)
+    unfinished = [name for name in ids if name in run.unfinished]
     way = _or_shared("start it again", shared=bool(run.ids()))
-    return OutputError(f"{run.folder} is not finished: {fault}, the first of them {next_one!r}; {way}")
+    return OutputError(f"{run.folder} is not finished: {fault}, the first of them {unfinished[0]!r}; {way}")
 
 
 def _or_shared(way: str, *, shared: bool) -> str:
@@ -161,7 +162,9 @@ def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> list[str]:
     if not common:
         for run in others:
             _refuse_other_records(first, run)
-    ids = [name for name in first.ids() if all(_same_record(first, run, name) for run in others)]
+    ids = first.ids()
+    for run in others:
+        ids = [name for name in ids if _same_record(first, run, name)]
     if not ids:
         raise OutputError("the runs share no record, so there is nothing to compare; evaluate the same data set")
     return ids
@@ -198,6 +201,11 @@ def _same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
 
 def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     """Notes about the runs for the reader of a comparison."""
+    return (*_notes_on_methods(runs), *_notes_on_errors(runs, ids), *_notes_on_fairness(runs, ids))
+
+
+def _notes_on_methods(runs: Sequence[ComparedRun]) -> list[str]:
+    """Which presets and controls the runs have, if some have one."""
     notes = []
     presets = {run.name: run.settings.get("preset", "default") for run in runs}
     if set(presets.values()) != {"default"}:
@@ -205,7 +213,12 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     methods = {run.name: method_in_words(run.settings) for run in runs if run.settings.get("graph")}
     if any("--control" in words for words in methods.values()):
         notes.append(", ".join(f"{name}: {words}" for name, words in methods.items()))
+    return notes
 
+
+def _notes_on_errors(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
+    """How many records could not be edited, and how many edits broke the model."""
+    notes = []
     for run in runs:
         failed = [name for name in ids if run.records[name].error is not None and not run.records[name].broken]
         if failed:
@@ -215,25 +228,34 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
         broken = sum(bool(run.records[name].broken) for name in ids)
         if broken:
             notes.append(f"{run.name}: {run.settings['method']} broke the model of {broken}, whose shares count as 0")
+    return notes
 
+
+def _notes_on_fairness(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
+    """What makes the runs less comparable: other records, versions, answers to choose from, and schedules."""
+    notes = []
     if any(len(run.ids()) > len(ids) for run in runs):
         has = ", ".join(f"{run.name} has {len(run.ids())}" for run in runs)
         notes.append(f"only the {number_of(len(ids), 'record')} that all runs have ({has})")
     versions = dict.fromkeys(str(run.settings.get("kg_edit")) for run in runs)
     if len(versions) > 1:
         notes.append(f"made with kg-edit {' and '.join(versions)}")
-    choices = [[run.records[name].choices for name in ids] for run in runs]
-    if any(drawn != choices[0] for drawn in choices):
+    if any(_choices(run, ids) != _choices(runs[0], ids) for run in runs):
         notes.append("the runs have different answers to choose from (--seed), so portability.choice is not comparable")
 
     schedules = {run.schedule for run in runs}
     if any(schedule.sequence > 1 for schedule in schedules):
         notes.append("records of one batch or sequence are not independent, so intervals and p are too narrow")
-    # Different schedules are in the line above the table.
-    together = [_edited_together(run, ids) for run in runs]
-    if len(schedules) == 1 and any(groups != together[0] for groups in together):
+    if len(schedules) > 1:
+        return notes  # different schedules are in the line above the table
+    if any(_edited_together(run, ids) != _edited_together(runs[0], ids) for run in runs):
         notes.append("the runs have different edits in a model, so the scores after several edits are not comparable")
-    return tuple(notes)
+    return notes
+
+
+def _choices(run: ComparedRun, ids: Sequence[str]) -> list[tuple[tuple[str, ...], ...]]:
+    """The answers to choose from, for each of ``ids``."""
+    return [run.records[name].choices for name in ids]
 
 
 def _edited_together(run: ComparedRun, ids: Sequence[str]) -> list[tuple[str, ...]]:
@@ -317,8 +339,11 @@ class Comparison(BaseModel):
     def _repr_html_(self) -> str:
         rows = []
         for row in self.rows:
-            means = [row.means[side].mean if side in row.means else None for side in self.shown]
-            rows.append((row.metric, row.n, *means))
+            cells: list[Any] = [row.metric, row.n]
+            for side in self.shown:
+                estimate = row.means.get(side)
+                cells.append(estimate.mean if estimate else None)
+            rows.append(cells)
         return html_table(repr(self), ["metric", "n", *self.shown], rows)
 
     def to_frame(self) -> pd.DataFrame:
@@ -332,8 +357,14 @@ class Comparison(BaseModel):
     @property
     def setting(self) -> str:
         """A phrase with data, model and schedule, to follow "60 records"."""
-        parts = (("of", self.data), ("on", self.model), ("under the schedule", self.schedule))
-        return "".join(f" {word} {name}" for word, name in parts if name)
+        phrase = ""
+        if self.data:
+            phrase += f" of {self.data}"
+        if self.model:
+            phrase += f" on {self.model}"
+        if self.schedule:
+            phrase += f" under the schedule {self.schedule}"
+        return phrase
 
 
 def compare(
@@ -364,9 +395,9 @@ def compare(
     """
     if not folders:
         raise ConfigError("no run is given; give the folder of at least one run")
-    several = [folders] if isinstance(folders, str | Path | RunFolder) else folders
-    paths = [Path(folder.path if isinstance(folder, RunFolder) else folder) for folder in several]
-    runs = _read_runs(paths)
+    if isinstance(folders, str | Path | RunFolder):
+        folders = [folders]
+    runs = _read_runs([_path_of(folder) for folder in folders])
     check_comparable(runs, common=common)
     ids = shared_records(runs, common=common)
     notes = _notes(runs, ids)
@@ -387,10 +418,7 @@ def compare(
         notes += (f"no record has {' and '.join(lacking)} on each side",)
 
     settings = runs[0].settings
-    data = dict.fromkeys((run.settings.get("data") or {}).get("dataset") for run in runs)
-    in_words = dict[str, str]()
-    if len({run.schedule for run in runs}) > 1:
-        in_words = {run.name: run.schedule.in_words(len(run.settings["ids"])) for run in runs}
+    in_words = _schedules_in_words(runs)
     return Comparison(
         sides=tuple(sides),
         records=len(ids),
@@ -398,10 +426,33 @@ def compare(
         notes=notes,
         seed=seed,
         model=settings.get("model", {}).get("name"),
-        data=" and ".join(filter(None, data)) or None,
+        data=_data_sets(runs),
         schedule=None if in_words else settings.get("schedule"),
         schedules=in_words,
     )
+
+
+def _path_of(folder: str | Path | RunFolder) -> Path:
+    if isinstance(folder, RunFolder):
+        return Path(folder.path)
+    return Path(folder)
+
+
+def _data_sets(runs: Sequence[ComparedRun]) -> str | None:
+    """The names of the runs' data sets, each once; None if none is known."""
+    names = dict[str, None]()
+    for run in runs:
+        data = run.settings.get("data") or {}
+        if data.get("dataset"):
+            names[data["dataset"]] = None
+    return " and ".join(names) or None
+
+
+def _schedules_in_words(runs: Sequence[ComparedRun]) -> dict[str, str]:
+    """What each run's scores are, by the run's name; empty if all runs have one schedule."""
+    if len({run.schedule for run in runs}) == 1:
+        return {}
+    return {run.name: run.schedule.in_words(len(run.settings["ids"])) for run in runs}
 
 
 def _read_runs(paths: Sequence[Path]) -> list[ComparedRun]:
@@ -410,18 +461,32 @@ def _read_runs(paths: Sequence[Path]) -> list[ComparedRun]:
         raise ConfigError("a run is given twice; give each folder once")
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names) or UNEDITED in names:
-        names = [f"./{path}" if str(path) == UNEDITED else str(path) for path in paths]
+        names = [_path_as_name(path) for path in paths]
     return [ComparedRun.read(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def _path_as_name(path: Path) -> str:
+    """A folder that is called like the unedited model is "./unedited"."""
+    if str(path) == UNEDITED:
+        return f"./{path}"
+    return str(path)
 
 
 def _sides(runs: Sequence[ComparedRun], ids: Sequence[str], against: str | None) -> dict[str, Scores]:
     """The scores of each side by its name; the first side is the one that the others are compared with."""
     sides: dict[str, Scores] = {run.name: run.scores(ids, EDITED) for run in runs}
-    reference = against or (runs[0].name if len(runs) > 1 else UNEDITED)
+    if against:
+        reference = against
+    elif len(runs) > 1:
+        reference = runs[0].name
+    else:
+        reference = UNEDITED
     if reference == UNEDITED:
         sides[UNEDITED] = runs[0].scores(ids, BASE)
     by_folder = {str(run.folder): run.name for run in runs}
-    first = reference if reference in sides else by_folder.get(str(Path(reference)), reference)
+    first = reference
+    if reference not in sides:
+        first = by_folder.get(str(Path(reference)), reference)
     if first not in sides:
         raise ConfigError(f"can't compare with {reference!r}; expected {UNEDITED} or one of {', '.join(by_folder)}")
     if len(sides) == 1:
@@ -431,19 +496,23 @@ def _sides(runs: Sequence[ComparedRun], ids: Sequence[str], against: str | None)
 
 def _available(sides: Mapping[str, Scores]) -> tuple[str, ...]:
     """The metrics of any side, and the editing score if its parts are among them."""
-    rows = [row for scores in sides.values() for row in scores.values()]
+    rows = list[RecordScores]()
+    for scores in sides.values():
+        rows += scores.values()
     names = metric_names(rows)
-    return (*names, EDITING_SCORE) if score_parts(dict.fromkeys(names, 1)) else names
+    has_parts = bool(score_parts(dict.fromkeys(names, 1)))
+    return (*names, EDITING_SCORE) if has_parts else names
 
 
 def _unknown_metric(name: str, available: Sequence[str], runs: Sequence[ComparedRun]) -> KgEditError:
     """The error about a metric that no record has."""
-    points = [point for run in runs for point in RunFolder(run.folder).points()]
-    if any({name, f"{PREFIX}{name}"} & point.scores.keys() for point in points):
-        return ConfigError(
-            f"{name} is of the whole model, not of each record, so it is not compared; its values for the "
-            "unedited and the edited model are in each run's own table and summary.json (general, curve)"
-        )
+    for run in runs:
+        for point in RunFolder(run.folder).points():
+            if name in point.scores or f"{PREFIX}{name}" in point.scores:
+                return ConfigError(
+                    f"{name} is of the whole model, not of each record, so it is not compared; its values for the "
+                    "unedited and the edited model are in each run's own table and summary.json (general, curve)"
+                )
     return unknown_name("metric", name, available)
 
 
@@ -465,15 +534,19 @@ def _nothing_to_compare(sides: Mapping[str, Scores], lacking: Sequence[str]) -> 
 
 def _has_any(scores: Scores, metrics: Sequence[str]) -> bool:
     """Whether some record has a score of one of the metrics."""
-    return any(row.get(name) is not None for row in scores.values() for name in metrics)
+    present = set[str]()
+    for row in scores.values():
+        present.update(name for name, value in row.items() if value is not None)
+    return not present.isdisjoint(metrics)
 
 
 def _rows(
     sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str], seed: int, *, base: Scores
 ) -> list[MetricRow]:
     """One row for each metric that some record has on every side; ``base`` are scores to show beside the sides."""
-    parts = SCORED if EDITING_SCORE in metrics else ()
-    names = tuple(dict.fromkeys([*metrics, *parts]))
+    names = tuple(metrics)
+    if EDITING_SCORE in metrics:  # its parts as well
+        names = tuple(dict.fromkeys([*metrics, *SCORED]))
     shown = {UNEDITED: base, **sides} if base else sides
     # Scores [records, metrics] of each side; NaN where a side lacks the score of a record.
     tables = {side: _table_of(scores, ids, names) for side, scores in shown.items()}
@@ -484,13 +557,9 @@ def _rows(
 
     metric_rows = []
     for metric in Bar(metrics, title="comparing", unit="metric", delay=2.0, leave=False):
-        columns = [names.index(part) for part in (score_parts(numbers) if metric == EDITING_SCORE else (metric,))]
-        first, *others = sides
-        differences = {}
-        for side in others:
-            change = _difference(tables[first][:, columns], tables[side][:, columns], seed)
-            if change:
-                differences[side] = change
+        parts = score_parts(numbers) if metric == EDITING_SCORE else (metric,)
+        columns = [names.index(part) for part in parts]
+        differences = _differences({side: tables[side][:, columns] for side in sides}, seed)
         if not differences:
             continue
         # A model beside the sides has the same mean only if it has the scores of the same records
@@ -505,9 +574,22 @@ def _rows(
     return metric_rows
 
 
+def _differences(tables: Mapping[str, Table], seed: int) -> dict[str, Difference]:
+    """The difference of each side to the first one in one metric; none for a side without common records."""
+    first, *others = tables
+    differences = {}
+    for side in others:
+        change = _difference(tables[first], tables[side], seed)
+        if change:
+            differences[side] = change
+    return differences
+
+
 def _table_of(scores: Scores, ids: Sequence[str], names: Sequence[str]) -> Table:
     """The scores [records, metrics] of one side; NaN where a record lacks the metric."""
-    rows = [[scores[record].get(name) for name in names] for record in ids]
+    rows = []
+    for record in ids:
+        rows.append([scores[record].get(name) for name in names])
     return np.array(rows, dtype=np.float64).reshape(len(ids), len(names))
 
 
@@ -515,8 +597,10 @@ def _records_of(table: Table, names: Sequence[str]) -> list[RecordScores]:
     """The scores of each record by metric; None for NaN."""
     records = list[RecordScores]()
     for row in table.tolist():
-        values = dict(zip(names, row, strict=True))
-        records.append({name: None if np.isnan(value) else value for name, value in values.items()})
+        record = dict[str, float | None]()
+        for name, value in zip(names, row, strict=True):
+            record[name] = None if np.isnan(value) else value
+        records.append(record)
     return records
 
 
@@ -530,7 +614,9 @@ def _difference(first: Table, second: Table, seed: int) -> Difference | None:
 
 def _corrected(rows: Sequence[MetricRow]) -> tuple[MetricRow, ...]:
     """The rows with Holm-corrected p-values."""
-    values = [change.p for row in rows for change in row.differences.values()]
+    values = []
+    for row in rows:
+        values += [change.p for change in row.differences.values()]
     remaining = iter(holm(values))
     corrected = []
     for row in rows:

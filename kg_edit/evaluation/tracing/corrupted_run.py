@@ -92,12 +92,10 @@ class CorruptedRun:
         for start in range(0, len(positions), self._entries):
             batch = positions[start : start + self._entries]
             # Row and column of each restored state; an entry has one row for each sample.
-            pairs = [
-                (entry * self._samples + sample, token)
-                for entry, tokens in enumerate(batch)
-                for sample in range(self._samples)
-                for token in tokens
-            ]
+            pairs = []
+            for entry, tokens in enumerate(batch):
+                for row in range(entry * self._samples, (entry + 1) * self._samples):
+                    pairs += [(row, token) for token in tokens]
             at = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T  # [2, restored states]
 
             def restore(index: int, state: Tensor, at: Tensor = at, entries: int = len(batch)) -> Tensor:
@@ -154,7 +152,10 @@ def noise_level(model: LanguageModel, prompts: Sequence[Prompt]) -> float:
 
     The embeddings are the output of the embedding module, before positions are added.
     """
-    ids = [token for prompt in prompts for token in prompt.ids[subject_tokens(prompt).start : prompt.edited_at + 1]]
+    ids = list[int]()
+    for prompt in prompts:
+        subject = subject_tokens(prompt)
+        ids += prompt.ids[subject.start : subject.stop]
     embedded: Tensor = model.model.get_input_embeddings()(torch.tensor(ids, device=model.device))
     return FACTOR * float(embedded.float().std())
 
@@ -199,7 +200,9 @@ def default_window(model: LanguageModel, kind: Kind) -> int:
 
     A single MLP or attention hardly changes the answer; a hidden state contains the effect of all earlier layers.
     """
-    return 1 if kind == "hidden" else max(1, round(_PAPER_WINDOW * len(model.blocks) / _PAPER_LAYERS))
+    if kind == "hidden":
+        return 1
+    return max(1, round(_PAPER_WINDOW * len(model.blocks) / _PAPER_LAYERS))
 
 
 def window_around(layer: int, *, size: int, layers: int) -> range:
@@ -215,7 +218,9 @@ def outputs(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | 
         changed = see(index, hidden_state(output))
         if changed is None:
             return None
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        if isinstance(output, tuple):
+            return (changed, *output[1:])
+        return changed
 
     with ExitStack() as stack:
         for index, module in enumerate(modules):

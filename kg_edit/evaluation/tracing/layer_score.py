@@ -67,14 +67,18 @@ def edit_score(efficacy: float, generality: float, specificity: float) -> EditSc
 
 def layer_scores(by_layer: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[LayerScore, ...]:
     """Return the scores of the layers, over the edits that could be made at some layer."""
-    rows = list(by_layer.values())
     scores = list[LayerScore]()
-    good = [index for index in range(len(rows[0])) if any(isinstance(row[index], EditScore) for row in rows)]
-    if not good:
-        raise next(error for error in rows[0] if isinstance(error, Exception))
+    made = set[int]()  # the edits that could be made at some layer
+    for row in by_layer.values():
+        made.update(index for index, score in enumerate(row) if isinstance(score, EditScore))
+    if not made:
+        first_row = next(iter(by_layer.values()))
+        for error in first_row:
+            if isinstance(error, Exception):
+                raise error
     zero = EditScore(efficacy=0.0, generality=0.0, specificity=0.0, score=0.0)  # of an edit that failed at a layer
     for layer, row in by_layer.items():
-        results = [row[index] for index in good]
+        results = [row[index] for index in sorted(made)]
         edits = tuple(score if isinstance(score, EditScore) else zero for score in results)
         failed = sum(isinstance(score, Exception) for score in results)
         scores.append(LayerScore(layer=layer, mean=_mean(edits), edits=edits, failed=failed))
@@ -105,7 +109,8 @@ def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
         )
 
     best = max(scores, key=lambda score: (score.mean.score, score.layer == default))
-    usual = next((score for score in scores if score.layer == default), None)
+    by_layer = {score.layer: score for score in scores}
+    usual = by_layer.get(default)
     best_score = f"layer {best.layer} has the best score, {parts(best)}"
     if usual is None:
         return best.layer, f"{best_score}; the default {default} could not be tried"
@@ -158,10 +163,15 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
         if not edit.forms[0]:
             own = [lead_before(model, prompt, subject=edit.subject) + prompt for prompt in own]
         general = own[1:] + [context.replace(BARE, edit.text) for context in contexts]
-        others = dict.fromkeys(other.subject for other in edits if other.subject.casefold() != edit.subject.casefold())
         near = [prompt.rstrip() for prompt in edit.neighborhood[:_LOCALITY]]
-        near += [edit.prompt.replace("{}", subject) for subject in list(others)[:_LOCALITY]]
+        near += [edit.prompt.replace("{}", subject) for subject in _other_subjects(edit, edits)[:_LOCALITY]]
         if not near:
             near = [context.replace(BARE, "").rstrip() for context in contexts]
         probes.append(SweepProbes(edit=edit, rewrite=own[0], general=tuple(general), near=tuple(near)))
     return tuple(probes)
+
+
+def _other_subjects(edit: Edit, edits: Sequence[Edit]) -> list[str]:
+    """The subjects of other edits, each once, without that of ``edit``."""
+    subjects = dict.fromkeys(other.subject for other in edits)
+    return [subject for subject in subjects if subject.casefold() != edit.subject.casefold()]

@@ -119,18 +119,16 @@ def choose_layer(
     traced = traced_peak(model, chosen)
     layers = candidates(len(model.blocks), default=default, traced=traced)
 
-    # At most `STEPS` steps, and none after them.
-    steps = getattr(config, "steps", None)
-    fewer = dict[str, int]()
-    if isinstance(steps, int):
-        fewer["steps"] = min(steps, STEPS)
-    if "further_steps" in type(config).model_fields:
-        fewer["further_steps"] = 0
-    short = config.model_copy(update=fewer)
-    log.info("--layer auto: %d layers x %d edits, %s steps each", len(layers), len(chosen), fewer.get("steps", "?"))
+    short = _with_few_steps(config)
+    steps = getattr(short, "steps", None)
+    if not isinstance(steps, int):  # a method that trains no steps
+        steps = None
+    words = "?" if steps is None else str(steps)
+    log.info("--layer auto: %d layers x %d edits, %s steps each", len(layers), len(chosen), words)
 
     # One pass measures the covariances of all candidates; each method then finds its own in the cache.
-    if covariance := short.workload(edits=1).covariance:
+    covariance = short.workload(edits=1).covariance
+    if covariance:
         find_covariances(model, layers, covariance, progress=progress)
     probes = sweep_probes(model, chosen)
     results = dict[int, tuple[EditScore | Exception, ...]]()
@@ -144,9 +142,20 @@ def choose_layer(
         default=default,
         traced=traced,
         edits=tuple(edit.id for edit in chosen),
-        steps=fewer.get("steps"),
+        steps=steps,
         layers=scores,
     )
+
+
+def _with_few_steps(config: MethodConfig) -> MethodConfig:
+    """The settings with at most `STEPS` steps, and none after them."""
+    fewer = dict[str, int]()
+    steps = getattr(config, "steps", None)
+    if isinstance(steps, int):
+        fewer["steps"] = min(steps, STEPS)
+    if "further_steps" in type(config).model_fields:
+        fewer["further_steps"] = 0
+    return config.model_copy(update=fewer)
 
 
 def edit_scores(
@@ -160,12 +169,12 @@ def edit_scores(
     good = {index: patch for index, patch in enumerate(patches) if isinstance(patch, WeightPatch)}
     reader = model.in_chat(chat=all(probe.edit.forms[0] for probe in probes))
     likely = score_each(reader, [probes[index].pairs for index in good], patches=list(good.values()))
-    results: list[EditScore | Exception] = [
-        patch
-        if isinstance(patch, Exception)
-        else ConfigError(f"--layer auto can't score a patch of the {patch.kind}; give --layer a number")
-        for patch in patches
-    ]
+    results = list[EditScore | Exception]()
+    for made in patches:
+        if isinstance(made, Exception):
+            results.append(made)
+        else:  # replaced below, if it is a patch of weights
+            results.append(ConfigError(f"--layer auto can't score a patch of the {made.kind}; give --layer a number"))
     for (index, patch), scored in zip(good.items(), likely, strict=True):
         probe = probes[index]
         # exp(-nll) is the geometric mean of p over the target's tokens.
@@ -218,9 +227,9 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit]) -> int:
             clean = CleanRun(model, prompt, kind="mlp")
             noise = draw_noise(model, prompt, level=level, samples=_SAMPLES, seed=0)
             run = CorruptedRun(clean, noise=noise, answer=int(clean.probabilities.argmax()))
-            restored = [
-                run.restored(window_around(layer, size=window, layers=layers), [[prompt.edited_at]]).mean()
-                for layer in range(layers)
-            ]
+            restored = []
+            for layer in range(layers):
+                around = window_around(layer, size=window, layers=layers)
+                restored.append(run.restored(around, [[prompt.edited_at]]).mean())
             total += torch.stack(restored) - run.probability.mean()
     return int(total.argmax())

@@ -66,7 +66,8 @@ def locate(
     """
     settings = settings or TraceSettings()
     refuse_same_ids("facts", (fact.id for fact in facts))
-    if (settings.window or 0) > (layers := len(model.blocks)):
+    layers = len(model.blocks)
+    if settings.window is not None and settings.window > layers:
         raise ConfigError(f"the window has {settings.window} layers, but {model.name} has {layers}; make it smaller")
     # Found before an earlier run is replaced (--overwrite)
     if settings.answer == "true" and all(fact.answer is None for fact in facts):
@@ -74,7 +75,30 @@ def locate(
             "no fact has an answer to trace; give the edits a target_true, or trace the model's own next token with "
             "--answer predicted"
         )
-    decides: Settings = {  # run.json: everything that decides the traces
+    decides = _settings_of_run(model, facts, settings, known_only=known_only)
+    with suppress(OSError):  # `claim` then raises the error with its reason
+        out.mkdir(parents=True, exist_ok=True)
+    with folder_lock(out):
+        claim(out, decides)
+        drop_cut_line(out / RECORDS)
+        done = {entry.id: entry for entry in read_lines(out / RECORDS, Entry)}
+        remaining = [fact for fact in facts if fact.id not in done]
+        level = _noise_level(model, facts) if remaining else 0.0
+        with Bar(title="tracing", unit="fact", total=len(facts), done=len(done), shown=progress) as bar:
+            for fact in remaining:
+                entry = _entry(model, fact, settings, level=level, known_only=known_only, bar=bar)
+                done[fact.id] = entry
+                append_lines(out / RECORDS, [entry.model_dump_json(exclude_none=True)])
+                bar.update()
+        entries = [done[fact.id] for fact in facts]
+        return _summarise(entries, out, model=model, seed=settings.seed)
+
+
+def _settings_of_run(
+    model: LanguageModel, facts: Sequence[TracedFact], settings: TraceSettings, *, known_only: bool
+) -> Settings:
+    """The content of run.json: everything that decides the traces."""
+    return {
         "job": "locate",
         "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
         "tokenizer_sha256": tokenizer_digest(model),
@@ -85,49 +109,45 @@ def locate(
         "facts_sha256": digest([fact.model_dump(mode="json") for fact in facts]),
         "kg_edit": __version__,
     }
-    with suppress(OSError):  # `claim` then raises the error with its reason
-        out.mkdir(parents=True, exist_ok=True)
-    with folder_lock(out):
-        claim(out, decides)
-        drop_cut_line(out / RECORDS)
-        done = {entry.id: entry for entry in read_lines(out / RECORDS, Entry)}
-        remaining = [fact for fact in facts if fact.id not in done]
 
-        # The noise has one level for all facts. A fact whose subject can't be found fails later, when it is traced.
-        prompts = list[Prompt]()
-        for fact in facts if remaining else ():
-            with suppress(KgEditError):
-                prompts.append(prompt_of(model, fact))
-        level = noise_level(model, prompts) if prompts else 0.0
 
-        with Bar(title="tracing", unit="fact", total=len(facts), done=len(done), shown=progress) as bar:
-            for fact in remaining:
-                try:
-                    if known_only and is_known(model, fact) is False:
-                        entry = Entry(id=fact.id, unknown=True)
-                    else:
-                        entry = Entry(id=fact.id, trace=trace(model, fact, settings, level=level, note=bar.note))
-                except UnsupportedModelError:  # true of every fact
-                    raise
-                except KgEditError as error:
-                    entry = Entry(id=fact.id, error=f"{type(error).__name__}: {error}")
-                done[fact.id] = entry
-                append_lines(out / RECORDS, [entry.model_dump_json(exclude_none=True)])
-                bar.update()
+def _noise_level(model: LanguageModel, facts: Sequence[TracedFact]) -> float:
+    """The noise has one level for all facts. A fact whose subject can't be found fails later, when it is traced."""
+    prompts = list[Prompt]()
+    for fact in facts:
+        with suppress(KgEditError):
+            prompts.append(prompt_of(model, fact))
+    return noise_level(model, prompts) if prompts else 0.0
 
-        entries = [done[fact.id] for fact in facts]
-        failed = {entry.id: entry.error for entry in entries if entry.error is not None}
-        unknown = [entry.id for entry in entries if entry.unknown]
-        traces = [entry.trace for entry in entries if entry.trace is not None]
-        if not traces:
-            (out / RECORDS).unlink(missing_ok=True)  # the folder is then free for other facts
-            why = next(iter(failed.values()), "the model knows none of them")
-            raise ConfigError(
-                f"none of {number_of(len(facts), 'fact')} could be traced: {why}; give other facts, or more"
-            )
-        summary = LocateSummary.of(traces, failed=failed, unknown=unknown, seed=settings.seed)
-        write_json(out / SUMMARY, summary.model_dump(mode="json"))
-        draw_summary(summary, out / PICTURE, model=model.name)
-        for number, traced in enumerate(traces[:_OWN_PICTURES]):
-            draw_trace(traced, out / f"heatmap-{number:02d}.svg")
-        return summary
+
+def _entry(
+    model: LanguageModel, fact: TracedFact, settings: TraceSettings, *, level: float, known_only: bool, bar: Bar
+) -> Entry:
+    """Trace a fact, or say why it can't be traced."""
+    try:
+        if known_only and is_known(model, fact) is False:  # None: it has no answer, and is traced
+            return Entry(id=fact.id, unknown=True)
+        return Entry(id=fact.id, trace=trace(model, fact, settings, level=level, note=bar.note))
+    except UnsupportedModelError:  # true of every fact
+        raise
+    except KgEditError as error:
+        return Entry(id=fact.id, error=f"{type(error).__name__}: {error}")
+
+
+def _summarise(entries: Sequence[Entry], out: Path, *, model: LanguageModel, seed: int) -> LocateSummary:
+    """Write the summary and the heat maps of a run's facts."""
+    failed = {entry.id: entry.error for entry in entries if entry.error is not None}
+    unknown = [entry.id for entry in entries if entry.unknown]
+    traces = [entry.trace for entry in entries if entry.trace is not None]
+    if not traces:
+        (out / RECORDS).unlink(missing_ok=True)  # the folder is then free for other facts
+        reasons = [*failed.values(), "the model knows none of them"]
+        raise ConfigError(
+            f"none of {number_of(len(entries), 'fact')} could be traced: {reasons[0]}; give other facts, or more"
+        )
+    summary = LocateSummary.of(traces, failed=failed, unknown=unknown, seed=seed)
+    write_json(out / SUMMARY, summary.model_dump(mode="json"))
+    draw_summary(summary, out / PICTURE, model=model.name)
+    for number, traced in enumerate(traces[:_OWN_PICTURES]):
+        draw_trace(traced, out / f"heatmap-{number:02d}.svg")
+    return summary

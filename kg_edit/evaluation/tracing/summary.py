@@ -86,13 +86,7 @@ class LocateSummary(BaseModel):
             unknown: ids of facts that the model does not know.
             seed: that of the bootstrap.
         """
-        # The mean effect over a role's tokens in each fact, [facts, roles, layers]; NaN if a prompt has no such token.
-        values = np.full((len(traces), len(ROLES), len(traces[0].restored[0])), np.nan)
-        for row, trace in enumerate(traces):
-            for column, role in enumerate(ROLES):
-                rows = [effects for name, effects in zip(trace.roles, trace.effects, strict=True) if name == role]
-                if rows:
-                    values[row, column] = np.mean(rows, axis=0)
+        values = _effects(traces)  # [facts, roles, layers]
         means = _means(values, np.ones((1, len(traces))))[0]  # [roles, layers]
 
         # Bootstrap over facts: how often each is drawn in each resample, [resamples, facts].
@@ -102,25 +96,19 @@ class LocateSummary(BaseModel):
         spread = _means(values, drawn)  # [resamples, roles, layers]
         absent = np.isnan(spread).all(0)
         low, high = np.nanpercentile(np.where(absent, 0.0, spread), [2.5, 97.5], axis=0)
-        counted = (~np.isnan(values[:, :, 0])).sum(0)
-        roles = {
-            role: Effects(
-                facts=int(counted[column]),
+        facts_with_role = (~np.isnan(values[:, :, 0])).sum(0)
+        roles = {}
+        for column, role in enumerate(ROLES):
+            facts = int(facts_with_role[column])
+            is_hidden = facts < _FEWEST
+            roles[role] = Effects(
+                facts=facts,
                 mean=_cells(means[column]),
-                ci95_low=_cells(low[column], hide=counted[column] < _FEWEST),
-                ci95_high=_cells(high[column], hide=counted[column] < _FEWEST),
+                ci95_low=_cells(low[column], hide=is_hidden),
+                ci95_high=_cells(high[column], hide=is_hidden),
             )
-            for column, role in enumerate(ROLES)
-        }
-
         last = ROLES.index(LAST)
-        layer = int(means[last].argmax())
-        peak = Peak(layer=layer, effect=float(means[last, layer]), ci95=None, share=None)
-        if len(traces) >= _FEWEST:
-            peaks = spread[:, last].argmax(-1)
-            first, final = np.percentile(peaks, [2.5, 97.5], method="nearest")
-            exactly = float((peaks == layer).mean())
-            peak = peak.model_copy(update={"ci95": (int(first), int(final)), "share": exactly})
+        peak = _find_peak(means[last], spread[:, last], facts=len(traces))
         return cls(
             kind=traces[0].kind,
             window=traces[0].window,
@@ -134,6 +122,29 @@ class LocateSummary(BaseModel):
         )
 
 
+def _effects(traces: Sequence[Trace]) -> Table:
+    """The mean effect over a role's tokens in each fact, [facts, roles, layers]; NaN if a prompt has no such token."""
+    values = np.full((len(traces), len(ROLES), len(traces[0].restored[0])), np.nan)
+    for row, trace in enumerate(traces):
+        for column, role in enumerate(ROLES):
+            of_role = [effects for name, effects in zip(trace.roles, trace.effects, strict=True) if name == role]
+            if of_role:
+                values[row, column] = np.mean(of_role, axis=0)
+    return values
+
+
+def _find_peak(mean: Table, spread: Table, *, facts: int) -> Peak:
+    """The peak of the mean effects [layers], and how certain it is by those of the resamples [resamples, layers]."""
+    layer = int(mean.argmax())
+    effect = float(mean[layer])
+    if facts < _FEWEST:
+        return Peak(layer=layer, effect=effect, ci95=None, share=None)
+    peaks = spread.argmax(-1)
+    first, final = np.percentile(peaks, [2.5, 97.5], method="nearest")
+    exactly = float((peaks == layer).mean())
+    return Peak(layer=layer, effect=effect, ci95=(int(first), int(final)), share=exactly)
+
+
 def _means(values: Table, weights: Table) -> Table:
     """Weighted means [resamples, roles, layers] of [facts, roles, layers], over the facts that have the role."""
     present = ~np.isnan(values)
@@ -143,7 +154,11 @@ def _means(values: Table, weights: Table) -> Table:
 
 
 def _cells(row: Table, *, hide: bool = False) -> Cells:
-    return tuple(None if hide or np.isnan(value) else float(value) for value in row)
+    cells = list[float | None]()
+    for value in row:
+        is_absent = hide or np.isnan(value)
+        cells.append(None if is_absent else float(value))
+    return tuple(cells)
 
 
 _COLOURS: dict[Kind, str] = {"hidden": "Purples", "mlp": "Greens", "attention": "Reds"}  # the paper's
@@ -163,9 +178,8 @@ def draw_summary(summary: LocateSummary, path: Path, *, model: str) -> Path:
 
 def draw_trace(trace: Trace, path: Path) -> Path:
     """Draw one fact's indirect effects, one row for each token; the subject's tokens have a star."""
-    pairs = zip(trace.tokens, trace.roles, strict=True)
     names = []
-    for token, role in pairs:
+    for token, role in zip(trace.tokens, trace.roles, strict=True):
         star = "*" if "subject token" in role else ""
         names.append(repr(token)[1:-1].replace("$", r"\$") + star)
     title = f"p({trace.answer.strip()!r}): {trace.clean:.3f} clean, {trace.corrupted:.3f} corrupted; "

@@ -125,31 +125,23 @@ def trace(
     """
     settings = settings or TraceSettings()
     prompt = prompt_of(model, fact)
-    layers = len(model.blocks)
-    first = subject_tokens(prompt).start
-    entries = [[token] for token in range(first, len(prompt.ids))]
+    window = settings.window or default_window(model, settings.kind)
     with untouched(model):
         clean = CleanRun(model, prompt, kind=settings.kind)
         predicted = int(clean.probabilities.argmax())
         true = _first_answer_token(model, fact)
-        if settings.answer == "true" and true is None:
-            raise ConfigError(
-                f"the fact {fact.text!r} has no answer to trace; give its edit a target_true, or trace the model's own "
-                "next token with --answer predicted"
-            )
-        answer = predicted if settings.answer == "predicted" or true is None else true
+        answer = predicted
+        if settings.answer == "true":
+            if true is None:
+                raise ConfigError(
+                    f"the fact {fact.text!r} has no answer to trace; give its edit a target_true, or trace the model's "
+                    "own next token with --answer predicted"
+                )
+            answer = true
         noise = draw_noise(model, prompt, level=level, samples=settings.samples, seed=settings.seed)
         run = CorruptedRun(clean, noise=noise, answer=answer)
         corrupted = float(run.probability.mean())
-        columns = list[Sequence[float]]()
-        window = settings.window or default_window(model, settings.kind)
-        for layer in range(layers):
-            if note:
-                note(f"layer {layer + 1} of {layers}")
-            # A token before the subject is not corrupted, so restoring it changes nothing, and it is not run.
-            restored = run.restored(window_around(layer, size=window, layers=layers), entries)  # [entries, samples]
-            columns.append([corrupted] * first + restored.mean(1).tolist())
-    grid: Grid = tuple(zip(*columns, strict=True))  # [tokens][layers]
+        grid = _restore_each(run, prompt, corrupted, window=window, layers=len(model.blocks), note=note)
     measured = [float(clean.probabilities.sum()), *chain(*grid)]
     if not all(map(math.isfinite, measured)):
         raise ModelError(f"the model's output after {fact.text!r} is not finite, so nothing can be traced; use float32")
@@ -158,7 +150,7 @@ def trace(
         id=fact.id,
         prompt=fact.text,
         answer=str(decode([answer])),
-        known=None if true is None else predicted == true,
+        known=_is_predicted(true, predicted),
         kind=settings.kind,
         window=window,
         tokens=tuple(str(decode([token])) for token in prompt.ids),
@@ -169,13 +161,42 @@ def trace(
     )
 
 
+def _restore_each(
+    run: CorruptedRun,
+    prompt: Prompt,
+    corrupted: float,
+    *,
+    window: int,
+    layers: int,
+    note: Callable[[str], object] | None,
+) -> Grid:
+    """P(answer), [tokens][layers], with the clean state of one token restored around one layer."""
+    # A token before the subject is not corrupted, so restoring it changes nothing, and it is not run.
+    first = subject_tokens(prompt).start
+    entries = [[token] for token in range(first, len(prompt.ids))]
+    columns = list[Sequence[float]]()
+    for layer in range(layers):
+        if note:
+            note(f"layer {layer + 1} of {layers}")
+        restored = run.restored(window_around(layer, size=window, layers=layers), entries)  # [entries, samples]
+        columns.append([corrupted] * first + restored.mean(1).tolist())
+    return tuple(zip(*columns, strict=True))
+
+
 def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
     """Return whether the model's next token is the first of the fact's answer; None if the fact has no answer."""
     true = _first_answer_token(model, fact)
     prompt = prompt_of(model, fact)
     with untouched(model):
         probabilities = CleanRun(model, prompt, kind="hidden").probabilities
-    return None if true is None else int(probabilities.argmax()) == true
+    return _is_predicted(true, int(probabilities.argmax()))
+
+
+def _is_predicted(true: int | None, predicted: int) -> bool | None:
+    """Whether the predicted token is the answer's first one; None for a fact without an answer."""
+    if true is None:
+        return None
+    return predicted == true
 
 
 def prompt_of(model: LanguageModel, fact: TracedFact, *, target: str | None = None) -> Prompt:
@@ -187,7 +208,9 @@ def prompt_of(model: LanguageModel, fact: TracedFact, *, target: str | None = No
 
 
 def _first_answer_token(model: LanguageModel, fact: TracedFact) -> int | None:
-    return None if fact.answer is None else prompt_of(model, fact, target=fact.answer).target_ids[0]
+    if fact.answer is None:
+        return None
+    return prompt_of(model, fact, target=fact.answer).target_ids[0]
 
 
 def roles(prompt: Prompt) -> tuple[str, ...]:
@@ -207,22 +230,25 @@ def roles(prompt: Prompt) -> tuple[str, ...]:
             token_roles.append(named[position])
         elif position in subject:
             token_roles.append(MIDDLE)
+        elif position < subject.start:
+            token_roles.append(BEFORE)
         else:
-            token_roles.append(BEFORE if position < subject.start else FURTHER)
+            token_roles.append(FURTHER)
     return tuple(token_roles)
 
 
 def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
     """Return the facts before the edits, with the old object as answer; an edit in both forms is asked in plain."""
-    without = next((edit for edit in edits if not edit.subject), None)
-    if without:
-        way = "leave the edit out; kg-edit edit also takes --layer N in the place of --layer auto"
-        problem = f"edit {without.id!r} has no subject, and causal tracing adds its noise to the subject's tokens"
-        raise EditError([Fault("", f"{problem}; {way}")])
-    return tuple(
-        TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true, chat=edit.forms[0])
-        for edit in edits
-    )
+    facts = []
+    for edit in edits:
+        if not edit.subject:
+            way = "leave the edit out; kg-edit edit also takes --layer N in the place of --layer auto"
+            problem = f"edit {edit.id!r} has no subject, and causal tracing adds its noise to the subject's tokens"
+            raise EditError([Fault("", f"{problem}; {way}")])
+        is_chat = edit.forms[0]
+        fact = TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true, chat=is_chat)
+        facts.append(fact)
+    return tuple(facts)
 
 
 class KnownRow(Record):
