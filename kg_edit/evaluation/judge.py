@@ -109,37 +109,55 @@ def judge_run(
     if not RunFolder(folder).records.is_file():
         raise OutputError(f"{folder} has no records of a run; give the output folder of kg-edit evaluate")
     cases = {record.id: Case.of(record) for record in records}
-    if not any(True for case in cases.values() for _ in _judged_questions(case)):
+    if not any(list(_judged_questions(case)) for case in cases.values()):
         raise ConfigError(f"the data has no questions whose answers are judged; they are those of {', '.join(_ASKED)}")
     answers = list(_answers(folder, cases, judge))
     if not answers:
         if any(entry.id in cases for entry in RunFolder(folder).entries()):
             raise ConfigError(f"{folder}: its records have no questions that are judged: those of {', '.join(_ASKED)}")
         raise ConfigError(f"{folder}: no record of this run is in the data; give --data and --dataset of the run")
-    file = RunFolder(folder).verdicts
     with folder_lock(folder):
-        drop_cut_line(file)
-        verdicts = {verdict.key: verdict for verdict in read_lines(file, Judgement)}
-        for verdict, names in Bar(answers, title="judge", unit="answer"):
-            if verdict.key not in verdicts:
-                right, reply = judge.verdict(verdict.question, names, verdict.text)
-                verdicts[verdict.key] = verdict.model_copy(update={"right": right, "reply": reply})
-                append_lines(file, [verdicts[verdict.key].model_dump_json()])
-    unclear = [verdicts[verdict.key].reply for verdict, _ in answers if verdicts[verdict.key].right is None]
+        verdicts = _ask_about(answers, judge, RunFolder(folder).verdicts)
+    judged = [verdicts[answer.key] for answer, _ in answers]
+    _warn_of_unclear(judged)
+
+    # The one verdict on a question of two groups counts in both.
+    groups = [answer.group for answer, _ in answers]
+    return _shares(judged, groups)
+
+
+def _ask_about(
+    answers: Sequence[tuple[Judgement, tuple[str, ...]]], judge: Judge, file: Path
+) -> dict[tuple[str, ...], Judgement]:
+    """The verdicts by key: those in the file, and new ones on the other answers, each written as it comes."""
+    drop_cut_line(file)
+    verdicts = {verdict.key: verdict for verdict in read_lines(file, Judgement)}
+    for answer, names in Bar(answers, title="judge", unit="answer"):
+        if answer.key in verdicts:
+            continue
+        right, reply = judge.verdict(answer.question, names, answer.text)
+        verdict = answer.model_copy(update={"right": right, "reply": reply})
+        verdicts[verdict.key] = verdict
+        append_lines(file, [verdict.model_dump_json()])
+    return verdicts
+
+
+def _warn_of_unclear(judged: Sequence[Judgement]) -> None:
+    """Say how many replies are neither yes nor no."""
+    unclear = [verdict.reply for verdict in judged if verdict.right is None]
     if unclear:
-        log.warning(
-            "%d of %d replies are neither yes nor no, and count as no; the first: %r",
-            len(unclear),
-            len(answers),
-            unclear[0][:_SHOWN],
-        )
-    # The mean over a record's questions, then over records. The one verdict on a question of two groups counts in both.
-    rows: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for verdict, _ in answers:
-        by_record = rows.setdefault((verdict.section, f"{verdict.group}.judge"), {})
-        by_record.setdefault(verdict.id, []).append(float(verdicts[verdict.key].right is True))
+        words = "%d of %d replies are neither yes nor no, and count as no; the first: %r"
+        log.warning(words, len(unclear), len(judged), unclear[0][:_SHOWN])
+
+
+def _shares(judged: Sequence[Judgement], groups: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """The share of right answers by section and group: the mean over a record's questions, then over records."""
+    by_group: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for verdict, group in zip(judged, groups, strict=True):
+        by_record = by_group.setdefault((verdict.section, f"{group}.judge"), {})
+        by_record.setdefault(verdict.id, []).append(float(verdict.right is True))
     shares: dict[str, dict[str, float | None]] = {}
-    for (section, name), by_record in rows.items():
+    for (section, name), by_record in by_group.items():
         shares.setdefault(section, {})[name] = mean(mean(values) for values in by_record.values())
     return shares
 
@@ -154,22 +172,21 @@ def _answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[
         ceilings = ceiling_cases(case)  # the questions of their probes come after facts, and are named with them
         for section, content in entry.sections.items():
             for group, question, name, names in _judged_questions(ceilings.get(section, case)):
-                if name in content.texts:
-                    yield (
-                        Judgement(
-                            id=entry.id,
-                            section=section,
-                            group=group,
-                            question=question,
-                            text=content.texts[name],
-                            judge=judge.model,
-                            prompt_sha256=prompt,
-                            answers_sha256=digest(names),
-                            right=None,
-                            reply="",
-                        ),
-                        names,
-                    )
+                if name not in content.texts:
+                    continue
+                answer = Judgement(
+                    id=entry.id,
+                    section=section,
+                    group=group,
+                    question=question,
+                    text=content.texts[name],
+                    judge=judge.model,
+                    prompt_sha256=prompt,
+                    answers_sha256=digest(names),
+                    right=None,
+                    reply="",
+                )
+                yield answer, names
 
 
 def _judged_questions(case: Case) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
@@ -179,5 +196,7 @@ def _judged_questions(case: Case) -> Iterator[tuple[str, str, str, tuple[str, ..
     for family in _ASKED:
         for probe in case.group(family):
             for query in probe.queries:
-                names = tuple(name for group in query.answers for name in group)
-                yield family, query.prompt, scored_after(query), names
+                names = list[str]()
+                for answer in query.answers:
+                    names += answer
+                yield family, query.prompt, scored_after(query), tuple(names)

@@ -65,39 +65,20 @@ def save_figure(drawn: Figure, path: Path) -> Path:
 def draw_curve(summary: Summary, path: Path) -> Path:
     """Draw the run's curve, with panels for retention, locality, tasks and general ability as far as it has them."""
     points = summary.curve or ()
-    # A panel has the metrics between 0 and 1 whose names begin so and that have a mean at some point.
-    scored = dict.fromkeys(name for point in points for name, score in point.scores.items() if score.mean is not None)
-    panels = dict[str, list[str]]()
-    for title, starts in _PANELS.items():
-        names = [name for name in scored if name.startswith(starts) and is_share(name)]
-        if names:
-            panels[title] = names
-    # Another panel has the metrics of tasks that lie between 0 and 1 at all points that have them.
-    values: dict[str, list[float]] = {}
-    for point in points:
-        for name, value in point.general.items():
-            series = values.setdefault(name, [])
-            if value is not None:
-                series.append(value)
-    values.pop(PERPLEXITY, None)
-    tasks = [name for name, series in values.items() if series and 0 <= min(series) <= max(series) <= 1]
-    ability = any(PERPLEXITY in point.general for point in points) or any(point.general_failed for point in points)
+    panels = _score_panels(points)
+    tasks = _tasks_between_0_and_1(points)
+    has_ability = any(PERPLEXITY in point.general or point.general_failed for point in points)
+
     lines = max([len(names) for names in (*panels.values(), tasks)], default=0)
-    count = max(1, len(panels) + bool(tasks) + ability)
+    count = max(1, len(panels) + bool(tasks) + has_ability)
     drawn = figure(4.6 * count, 3.4 + 0.14 * lines)
     axes = drawn.subplots(1, count, squeeze=False)[0]
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
         _scores(axis, points, names)
         axis.set_title(title, fontsize=10)
     if tasks:
-        axis = axes[len(panels)]
-        for name, colour in zip(tasks, COLOURS * len(tasks), strict=False):
-            at, shares = _measured(points, name)
-            axis.plot(at, shares, color=colour, marker="o", ms=3, label=name)
-        axis.set_ylim(0, 1.02)
-        axis.set_title("general tasks", fontsize=10)
-        legend_below(axis)
-    if ability:
+        _tasks(axes[len(panels)], points, tasks)
+    if has_ability:
         _ability(axes[-1], points)
     for axis in axes:
         axis.set_xlabel("edits in the model")
@@ -107,6 +88,40 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     title = f"{method_in_words(run)} on {run['model']['name']}, {run['schedule']}"
     drawn.suptitle(title, fontsize=11, parse_math=False)  # a folder's name may have $ in it
     return save_figure(drawn, path)
+
+
+def _score_panels(points: Sequence[CurvePoint]) -> dict[str, list[str]]:
+    """The metrics of each panel: those between 0 and 1 of the panel's families that have a mean at some point."""
+    with_mean = dict[str, None]()  # in order, each once
+    for point in points:
+        with_mean |= dict.fromkeys(name for name, score in point.scores.items() if score.mean is not None)
+    panels = dict[str, list[str]]()
+    for title, starts in _PANELS.items():
+        names = [name for name in with_mean if name.startswith(starts) and is_share(name)]
+        if names:
+            panels[title] = names
+    return panels
+
+
+def _tasks_between_0_and_1(points: Sequence[CurvePoint]) -> list[str]:
+    """The metrics of tasks that lie between 0 and 1 at all points that have them."""
+    values: dict[str, list[float]] = {}
+    for point in points:
+        for name, value in point.general.items():
+            series = values.setdefault(name, [])
+            if value is not None:
+                series.append(value)
+    values.pop(PERPLEXITY, None)
+    return [name for name, series in values.items() if series and 0 <= min(series) <= max(series) <= 1]
+
+
+def _tasks(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
+    for name, colour in zip(names, COLOURS * len(names), strict=False):
+        at, shares = _measured(points, name)
+        axes.plot(at, shares, color=colour, marker="o", ms=3, label=name)
+    axes.set_ylim(0, 1.02)
+    axes.set_title("general tasks", fontsize=10)
+    legend_below(axes)
 
 
 def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
@@ -140,7 +155,10 @@ def _ability(axes: Axes, points: Sequence[CurvePoint]) -> None:
         axes.axvline(edits, color=COLOURS[1], ls=":", lw=1)
     if values and max(values) > _FAR * min(values):
         axes.set_yscale("log")
-    axes.set_title(f"general ability: {PERPLEXITY}" + (" (dotted: none)" if broken else ""), fontsize=10)
+    title = f"general ability: {PERPLEXITY}"
+    if broken:
+        title += " (dotted: none)"
+    axes.set_title(title, fontsize=10)
 
 
 def _measured(points: Sequence[CurvePoint], name: str) -> tuple[list[int], list[float]]:

@@ -30,7 +30,9 @@ Test = Literal["McNemar", "sign flips", "swaps"]
 
 def random_numbers(seed: int) -> np.random.Generator:
     """Return the generator of a seed; NumPy takes no negative seed, so -1 counts as the pair 1, 1."""
-    return np.random.default_rng(seed if seed >= 0 else (-seed, 1))
+    if seed < 0:
+        return np.random.default_rng((-seed, 1))
+    return np.random.default_rng(seed)
 
 
 class Estimate(BaseModel):
@@ -54,8 +56,7 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
     """
     if not rows:
         rows = [dict.fromkeys(names)]  # one record without any metric
-    # Scores [records, metrics]; NaN where a record lacks a metric.
-    values = np.array([[row.get(name) for name in names] for row in rows], dtype=np.float64)
+    values = _values(rows, names)
     records = len(rows)
     # How often each record is drawn in each resample: [resamples, records]. All metrics share the resamples.
     drawn = random_numbers(seed).multinomial(records, [1 / records] * records, size=_RESAMPLES)
@@ -63,7 +64,8 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
     spread = _means(values, drawn)
     shown = list(names)
     sizes = counts(rows, names=names)
-    if scored := score_parts(sizes):  # the harmonic mean of the means, in each resample as well
+    scored = score_parts(sizes)
+    if scored:  # the harmonic mean of the means, in each resample as well
         parts = [names.index(name) for name in scored]
         means = np.c_[means, harmonic_mean(means[:, parts])]
         spread = np.c_[spread, harmonic_mean(spread[:, parts])]
@@ -82,14 +84,26 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
     return results
 
 
+def _values(rows: Sequence[RecordScores], names: Sequence[str]) -> Table:
+    """Scores [records, metrics]; NaN where a record lacks a metric."""
+    values = []
+    for row in rows:
+        values.append([row.get(name) for name in names])
+    return np.array(values, dtype=np.float64)
+
+
 def counts(rows: Sequence[RecordScores], *, names: Sequence[str]) -> dict[str, int]:
     """Return the number of ``rows`` with each metric; for the editing score, the number of its rarest part."""
     numbers = dict[str, int]()
     for name in names:
         numbers[name] = sum(row.get(name) is not None for row in rows)
-    if parts := score_parts(numbers):
+    parts = score_parts(numbers)
+    if parts:
         numbers[EDITING_SCORE] = min(numbers[name] for name in parts)
-    return numbers | {perplexity: numbers[loss] for loss, perplexity in PERPLEXITIES.items() if loss in names}
+    for loss, perplexity in PERPLEXITIES.items():
+        if loss in names:
+            numbers[perplexity] = numbers[loss]
+    return numbers
 
 
 def score_parts(numbers: Mapping[str, int]) -> tuple[str, ...]:
@@ -104,7 +118,10 @@ def score_parts(numbers: Mapping[str, int]) -> tuple[str, ...]:
 
 def metric_names(rows: Iterable[RecordScores]) -> tuple[str, ...]:
     """Return all metrics of ``rows``, in the order of their first occurrence."""
-    return tuple(dict.fromkeys(name for row in rows for name in row))
+    names = dict[str, None]()
+    for row in rows:
+        names |= dict.fromkeys(row)
+    return tuple(names)
 
 
 def harmonic_mean(parts: NDArray[Any]) -> Table:
@@ -161,8 +178,12 @@ def paired_difference(first: Table, second: Table, *, seed: int) -> Difference |
         drawn = rng.integers(len(change), size=(rows, len(change)))
         means.append(change[drawn].mean(1))
     spread = np.concatenate(means)
-    p = mcnemar(int((change > 0).sum()), int((change < 0).sum())) if binary else _sign_flips(change, rng)
-    return _difference(len(change), float(change.mean()), spread, p, "McNemar" if binary else "sign flips")
+    average = float(change.mean())
+    if binary:
+        p = mcnemar(int((change > 0).sum()), int((change < 0).sum()))
+        return _difference(len(change), average, spread, p, "McNemar")
+    p = _sign_flips(change, rng)
+    return _difference(len(change), average, spread, p, "sign flips")
 
 
 def score_difference(first: Table, second: Table, *, seed: int) -> Difference | None:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -106,7 +106,10 @@ def shortened(model: LanguageModel, texts: Sequence[LabelledText], *, tokens: in
     cut_texts = []
     for text in texts:
         ends = model.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        cut = text.text if len(ends) <= tokens else text.text[: ends[tokens - 1][1]]
+        cut = text.text
+        if len(ends) > tokens:
+            _, last_end = ends[tokens - 1]
+            cut = cut[:last_end]
         cut_texts.append(text.model_copy(update={"text": cut.strip()}))
     return tuple(cut_texts)
 
@@ -121,7 +124,8 @@ def check_editor(name: str, config: BaseModel) -> None:
 def check_labels(drift: LabelDrift, labels: Collection[str]) -> None:
     """Check that a classifier with these ``labels`` has all labels of the stream."""
     unknown = {text.label for text in drift.stream}.difference(labels)
-    if tested := sorted(unknown.intersection(text.label for text in drift.test)):
+    tested = sorted(unknown.intersection(text.label for text in drift.test))
+    if tested:
         raise ConfigError(
             f"the labels {', '.join(tested)} are only in older texts that test the classifier; add older texts"
         )
@@ -152,12 +156,16 @@ def run_drift(
         "job": "drift",
         **method_settings(method, model),  # with the fingerprint of the classifier, including its head
         "tokenizer_sha256": tokenizer_digest(model),
-        "texts_sha256": digest([[text.model_dump(mode="json") for text in part] for part in drift]),
+        "texts_sha256": digest([_as_json(part) for part in drift]),
         "every": every,
         "kg_edit": __version__,
     }
     claim(out, settings)
     return _points(model, method, drift, out=out, every=every)
+
+
+def _as_json(texts: Sequence[LabelledText]) -> list[dict[str, Any]]:
+    return [text.model_dump(mode="json") for text in texts]
 
 
 def _points(
@@ -168,29 +176,16 @@ def _points(
         folder = DriftFolder(out)
         state = _State(model)
         earlier = folder.texts()
-        points = folder.points()
-        for line, (result, text) in enumerate(zip(earlier, drift.stream, strict=False), 1):
-            if result.id != text.id:  # the lines are in the stream's order: after one that was deleted, all are others'
-                raise OutputError(
-                    f"{out / TEXTS}, line {line}: found the text {result.id!r}, expected {text.id!r}; delete this line "
-                    "and all after it, and start again"
-                )
-        if not folder.head.is_file():
-            head = model.model.get_output_embeddings().state_dict()
-            write_safetensors(folder.head, {name: tensor.cpu() for name, tensor in head.items()}, {})
+        _check_order(folder, earlier, drift.stream)
+        _save_head(folder, model)
         right = state.right(drift.stream, title="unedited classifier")
         accurate = [text for text, is_right in zip(drift.stream, right, strict=True) if is_right]
+        points = folder.points()
 
         def point(seen: int) -> DriftPoint:
+            """Return the recorded point after ``seen`` texts; measure and record it if there is none."""
             if seen not in points:
-                rates = {"TRR": drift.test, "ERR": state.edited, "ARR": accurate}
-                points[seen] = DriftPoint(
-                    seen=seen,
-                    edits=len(state.edited),
-                    failed=state.failed,
-                    seconds=sum(state.seconds) / max(1, len(state.seconds)),
-                    **{name: mean(state.right(texts)) for name, texts in rates.items()},
-                )
+                points[seen] = _measure(state, seen, test=drift.test, accurate=accurate)
                 folder.append(points[seen])
             return points[seen]
 
@@ -201,21 +196,60 @@ def _points(
             if seen <= len(earlier):
                 result = earlier[seen - 1]
                 bar.initial += 1  # it takes no time of this run
-                try:
-                    update = Patch.load(file) if result.outcome == "edited" else None
-                except PatchError as error:
-                    raise OutputError(
-                        f"{out / TEXTS}, line {seen}: the patch of this edit can't be read ({error}); delete this line "
-                        "and all after it, and start again"
-                    ) from error
+                update = _load_update(folder, seen, result, file)
             else:
                 result, update = _processed(text, method, state)
                 if update:
                     update.save(file)  # before its line: a line without its patch has no use
                 folder.append(result)
             state.add(text, result, update)
-            if seen == len(drift.stream) or (update and len(state.edited) % every == 0):
+            is_due = update and len(state.edited) % every == 0
+            if is_due or seen == len(drift.stream):
                 yield point(seen)
+
+
+def _check_order(folder: DriftFolder, earlier: Sequence[SeenText], stream: Sequence[LabelledText]) -> None:
+    """Check that the recorded lines are in the stream's order: after a deleted one, all are of other texts."""
+    for line, (result, text) in enumerate(zip(earlier, stream, strict=False), 1):
+        if result.id != text.id:
+            raise OutputError(
+                f"{folder.path / TEXTS}, line {line}: found the text {result.id!r}, expected {text.id!r}; "
+                "delete this line and all after it, and start again"
+            )
+
+
+def _save_head(folder: DriftFolder, model: ClassifierModel) -> None:
+    """Write the classifier's head, unless an earlier start has."""
+    if folder.head.is_file():
+        return
+    head = model.model.get_output_embeddings().state_dict()
+    write_safetensors(folder.head, {name: tensor.cpu() for name, tensor in head.items()}, {})
+
+
+def _load_update(folder: DriftFolder, line: int, result: SeenText, file: Path) -> Patch | None:
+    """The patch of a recorded text; None if the text was not edited."""
+    if result.outcome != "edited":
+        return None
+    try:
+        return Patch.load(file)
+    except PatchError as error:
+        raise OutputError(
+            f"{folder.path / TEXTS}, line {line}: the patch of this edit can't be read ({error}); delete this line "
+            "and all after it, and start again"
+        ) from error
+
+
+def _measure(state: _State, seen: int, *, test: Sequence[LabelledText], accurate: Sequence[LabelledText]) -> DriftPoint:
+    """The shares of right labels of the classifier as it is now."""
+    return DriftPoint(
+        seen=seen,
+        edits=len(state.edited),
+        failed=state.failed,
+        TRR=mean(state.right(test)),
+        ERR=mean(state.right(state.edited)),
+        ARR=mean(state.right(accurate)),
+        seconds=sum(state.seconds) / max(1, len(state.seconds)),
+    )
 
 
 @dataclass
