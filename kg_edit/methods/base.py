@@ -382,7 +382,7 @@ class EditingMethod(ABC):
                 "fingerprint": self.model.fingerprint,
                 "dtype": str(self.model.model.dtype),  # the fingerprint survives a cast, an edit does not
             },
-            "code_sha256": code_sha256(),
+            "code_sha256": self._code_sha256,
             "versions": {
                 "kg_edit": __version__,
                 "torch": torch.__version__,
@@ -390,6 +390,11 @@ class EditingMethod(ABC):
             },
             "methods": [recorded],
         }
+
+    @cached_property
+    def _code_sha256(self) -> str:
+        """The SHA-256 of the code: read once, and not for every patch."""
+        return code_sha256()
 
     @cached_property
     def _input_files(self) -> dict[str, str]:

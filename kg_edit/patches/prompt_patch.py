@@ -247,10 +247,12 @@ class PromptPatch(Patch):
         self.check_model(model)
         insert = self.transform_for(model)
         further = model.prompt_transform
+        if further is None:
+            yield replace(model, prompt_transform=insert)  # as it is, for it may prepare many texts together
+            return
 
         def transform(text: str) -> str:
-            prompt = insert(text)
-            return prompt if further is None else further(prompt)
+            return further(insert(text))
 
         yield replace(model, prompt_transform=transform)
 

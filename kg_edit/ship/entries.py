@@ -12,7 +12,7 @@ COMMANDS = (
     ),
     CommandEntry(
         "audit",
-        "Say what an edited checkpoint has in its weights, and whether a ledger explains it.",
+        "Compare an edited checkpoint with its base, and say what a ledger does not explain.",
         target="kg_edit.ship.cli.audit:audit",
         panel="Ship",
     ),

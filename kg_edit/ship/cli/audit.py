@@ -37,7 +37,7 @@ def audit(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say which weights of an edited model differ from its base, and whether a ledger explains the difference.
+    """Compare an edited checkpoint with its base, and say what a ledger does not explain.
 
     Of each weight: the rank and the norm of the difference, what the ledger leaves of it, the tokens that it writes,
     and with `--names` the things that it answers to. Only `--names` loads the model. Differences that the rounding of

@@ -94,7 +94,7 @@ def test_plan_refuses_what_the_method_refuses() -> None:
     for name in method_names():
         kind = find_method(name)
         config = kind.config_class.model_construct()
-        if name in (*FITTING, "popularity-retrieval"):
+        if name in (*FITTING, "graph-memory", "popularity-retrieval"):
             assert estimate(kind, config, shape, machine).parts
         else:
             with pytest.raises(UnsupportedModelError, match=r"experts is a mixture of experts.*rag"):
