@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import chain
 
 WIDTH = 520
 HEIGHT = 230
@@ -25,8 +26,8 @@ Point = tuple[float, float]
 
 def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str, y_label: str) -> str:
     """Return a chart of lines of points (x, y), from y = 0 on, with numbers on both axes; "" if no y is finite."""
-    finite = {name: [point for point in line if math.isfinite(point[1])] for name, line in lines.items()}
-    points = [point for line in finite.values() for point in line]
+    finite = {name: _finite_points(line) for name, line in lines.items()}
+    points = list(chain.from_iterable(finite.values()))
     if not points:
         return ""
     wide = ticks(max(x for x, _ in points), whole_numbers=True)
@@ -43,6 +44,10 @@ def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str
     return f'<p class="keys">{legend}</p>{head}<title>{escape(title)}</title>{"".join(parts)}</svg>'
 
 
+def _finite_points(line: Sequence[Point]) -> list[Point]:
+    return [(x, y) for x, y in line if math.isfinite(y)]
+
+
 def sparkline(values: Sequence[float]) -> str:
     """Return a line chart of a word's size, from 0 to the largest value; "" if fewer than two numbers are finite."""
     finite = [value for value in values if math.isfinite(value)]
@@ -50,11 +55,13 @@ def sparkline(values: Sequence[float]) -> str:
         return ""
     wide, tall = _SPARK
     top = max(max(finite), 1e-12)
-    line = " ".join(
-        f"{2 + (wide - 4) * index / (len(values) - 1):.1f},{tall - 2 - (tall - 4) * max(value, 0) / top:.1f}"
-        for index, value in enumerate(values)
-        if math.isfinite(value)
-    )
+    points = []
+    for index, value in enumerate(values):
+        if math.isfinite(value):
+            x = 2 + (wide - 4) * index / (len(values) - 1)
+            y = tall - 2 - (tall - 4) * max(value, 0) / top
+            points.append(f"{x:.1f},{y:.1f}")
+    line = " ".join(points)
     ends = f"{values[0]:.2g} to {values[-1]:.2g}"
     return (
         f'<svg class="spark" role="img" width="{wide}" height="{tall}" viewBox="0 0 {wide} {tall}">'
@@ -69,8 +76,10 @@ def ticks(most: float, *, whole_numbers: bool = False) -> list[float]:
     # The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is at least the rough step
     rough = most / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    step = max(1.0, float(round(step))) if whole_numbers else step
+    round_steps = [factor * power for factor in (1, 2, 2.5, 5, 10)]
+    step = min(step for step in round_steps if step >= rough * 0.999)
+    if whole_numbers:
+        step = max(1.0, float(round(step)))
     return [step * number for number in range(math.ceil(most / step - 1e-9) + 1)]
 
 
@@ -117,7 +126,8 @@ def _path(line: Sequence[Point], scale: _Scale) -> str:
 
 def _dots(number: int, line: Sequence[Point], scale: _Scale) -> Iterator[str]:
     """A dot for each point of a short line; its tooltip has the numbers."""
-    for x, y in line if len(line) <= _FEW else ():
-        if math.isfinite(y):
-            at = f'cx="{scale.x(x):.1f}" cy="{scale.y(y):.1f}"'
-            yield f'<circle class="line-{number}" {at} r="2.2"><title>{x:g}: {y:.4g}</title></circle>'
+    if len(line) > _FEW:
+        return
+    for x, y in _finite_points(line):
+        at = f'cx="{scale.x(x):.1f}" cy="{scale.y(y):.1f}"'
+        yield f'<circle class="line-{number}" {at} r="2.2"><title>{x:g}: {y:.4g}</title></circle>'

@@ -113,21 +113,13 @@ def compare_prompts(
         merged = None
         records = as_patch(patch)
     model = as_model(model)
-    several = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
-    entries = [AskedPrompt(prompt=entry) if isinstance(entry, str) else entry for entry in several]
-    for entry in entries:
-        if not isinstance(entry, AskedPrompt):
-            raise PromptError(f"found {describe(entry)} in the place of a prompt; give a text or an AskedPrompt")
-    plain = tuple(dict.fromkeys(entry.prompt for entry in entries if not entry.chat))
-    led = dict(zip(plain, with_start(model, plain, patch=records).texts, strict=True))
-    for index, entry in enumerate(entries):
-        if not entry.chat:
-            entries[index] = entry.model_copy(update={"prompt": led[entry.prompt]})
+    entries = _lead(model, _as_prompts(prompts), records)
     check_prompts(model, entries, tokens=tokens)
     requests = [entry.requests(tokens=tokens) for entry in entries]
-    unedited = ask(model, requests, progress="unedited" if progress else None)
-    with nullcontext(merged) if merged else records.applied(model) as edited_model:
-        edited = ask(edited_model, requests, progress="edited" if progress else None)
+    unedited = ask(model, requests, progress=show_if(progress, "unedited"))
+    applied = records.applied(model) if merged is None else nullcontext(merged)
+    with applied as edited_model:
+        edited = ask(edited_model, requests, progress=show_if(progress, "edited"))
     differences = []
     for entry, before, after in zip(entries, unedited, edited, strict=True):
         old = tidy_text(before.texts[entry.text])
@@ -143,6 +135,40 @@ def compare_prompts(
         )
         differences.append(difference)
     return tuple(differences)
+
+
+def _as_prompts(prompts: AskedPrompt | str | Sequence[AskedPrompt | str]) -> list[AskedPrompt]:
+    """Return one prompt or several as a list; a text is a prompt without an answer."""
+    several: Sequence[AskedPrompt | str]
+    if isinstance(prompts, Sequence) and not isinstance(prompts, str):
+        several = prompts
+    else:
+        several = [prompts]
+    entries = []
+    for entry in several:
+        asked = AskedPrompt(prompt=entry) if isinstance(entry, str) else entry
+        if not isinstance(asked, AskedPrompt):
+            raise PromptError(f"found {describe(asked)} in the place of a prompt; give a text or an AskedPrompt")
+        entries.append(asked)
+    return entries
+
+
+def _lead(model: LanguageModel, entries: Sequence[AskedPrompt], records: Patch) -> list[AskedPrompt]:
+    """Return the prompts, with a line break before those in plain text that need one after the edits of ``records``."""
+    plain = tuple(dict.fromkeys(entry.prompt for entry in entries if not entry.chat))
+    led = dict(zip(plain, with_start(model, plain, patch=records).texts, strict=True))
+    prompts = []
+    for entry in entries:
+        if entry.chat:
+            prompts.append(entry)
+        else:
+            prompts.append(entry.model_copy(update={"prompt": led[entry.prompt]}))
+    return prompts
+
+
+def show_if(progress: bool, title: str) -> str | None:
+    """Return the title of a progress bar; None if none is shown."""
+    return title if progress else None
 
 
 def is_unchanged(
@@ -181,14 +207,15 @@ def counted(differences: Sequence[PromptDifference], *, forms: bool = False) -> 
     """Return how many prompts are unchanged, those of the edits apart from others.
 
     For example: "1 of 2 locality prompts, 28 of 30 unrelated prompts unchanged". Prompts that neither model answers are
-    counted apart. The form in which they were asked is
-    named if one was asked in chat form, or if ``forms`` is set.
+    counted apart. The form in which they were asked is named if one was asked in chat form, or if ``forms`` is set.
     """
-    forms = forms or any(row.asked.chat for row in differences)
+    names_form = forms or any(row.asked.chat for row in differences)
     by_name: dict[str, list[bool]] = {}
     for row in differences:
-        form = f" {'in chat form' if row.asked.chat else 'in plain text'}" * forms
-        flags = by_name.setdefault(f"{counted_as(row)}{form}", [])
+        name = counted_as(row)
+        if names_form:
+            name += " in chat form" if row.asked.chat else " in plain text"
+        flags = by_name.setdefault(name, [])
         if row.answered:
             flags.append(row.unchanged)
     unchanged = ", ".join(f"{sum(flags)} of {len(flags)} {name}" for name, flags in by_name.items()) + " unchanged"
@@ -206,29 +233,32 @@ def difference_table(differences: Sequence[PromptDifference]) -> Table:
     table.show_edge = False
     table.padding = (0, 1, 0, 0)
     has_answers = any(row.asked.answer for row in differences)
-    for name in _HEADER if has_answers else _HEADER[:-1]:
+    header = _HEADER if has_answers else _HEADER[:-1]
+    for name in header:
         table.add_column(name, overflow="fold")
     for row in differences:
         colour = {"unchanged": "green", "changed": "red", "no answer": "yellow"}[row.verdict]
-        cells = [Text(row.verdict, style=colour), Text(_shown(row.asked.prompt)), Text(_answer(row.unedited))]
-        answers = [Text("\n".join(map(_shown, row.probabilities)))] if has_answers else []
-        table.add_row(*cells, Text(_answer(row.edited), style=colour), *answers)
+        cells = [
+            Text(row.verdict, style=colour),
+            Text(_shown(row.asked.prompt)),
+            Text(_answer(row.unedited)),
+            Text(_answer(row.edited), style=colour),
+        ]
+        if has_answers:
+            cells.append(Text("\n".join(map(_shown, row.probabilities))))
+        table.add_row(*cells)
     return table
 
 
 def difference_markdown(differences: Sequence[PromptDifference], *, forms: bool = False) -> str:
     """Return the prompts as a section of Markdown, with `counted` as its first line; ``forms`` as there."""
-    rows = (
-        (
-            row.verdict,
-            _shown(row.asked.prompt),
-            _answer(row.unedited),
-            _answer(row.edited),
-            "; ".join(row.probabilities),
-        )
-        for row in differences
-    )
-    table = markdown_table(_HEADER, ([escaped_markdown(one_line(cell)) for cell in row] for row in rows))
+    rows = []
+    for row in differences:
+        prompt = _shown(row.asked.prompt)
+        probabilities = "; ".join(row.probabilities)
+        cells = (row.verdict, prompt, _answer(row.unedited), _answer(row.edited), probabilities)
+        rows.append([escaped_markdown(one_line(cell)) for cell in cells])
+    table = markdown_table(_HEADER, rows)
     return f"## What else changed?\n\n{counted(differences, forms=forms)}\n\n{table}\n"
 
 

@@ -134,11 +134,7 @@ def run_edits(
     out = Path(out)
     all_edits = edits
     edits, repeats = without_repeats(all_edits)
-    method.check(edits)
-    if method.joint:
-        refuse_clash(edits)
-    check_probes(model, edits, progress=progress)
-    check_prompts(model, [prompt for prompt in own_prompts(edits) if not prompt.answer])  # the others are probes
+    _check_edits(method, model, edits, progress=progress)
     settings = run_settings(method, model, all_edits)
     check_folder(out, settings, rows=lambda: _other_edits(out, edits, count=len(all_edits)))
     if not (out / PATCH).is_file():
@@ -149,25 +145,28 @@ def run_edits(
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         claim(out, settings)
-        patch = _patch(method, edits, out, force=force, keep_going=keep_going, callbacks=callbacks, progress=progress)
+        patch = _make_or_load(
+            method, edits, out, force=force, keep_going=keep_going, callbacks=callbacks, progress=progress
+        )
         if keep_going:
-            made = {record["edit"]["id"] for record in patch.provenance["edits"]}
+            made = _made_ids(patch)
             edits = tuple(edit for edit in edits if edit.id in made)
-        # The rows of an earlier run are read, not computed again; the report is written last: with it, all is there
         recorded = known_rows(out / RECORDS, edits)
-        rows = BeforeAfter(recorded) if recorded else before_and_after(model, patch, edits, progress=progress)
+        rows = BeforeAfter(recorded)
         if not recorded:
+            rows = before_and_after(model, patch, edits, progress=progress)
             write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
-        ids = {result.edit for result in Verdict.of(rows).failed}
-        failed = [edit for edit in edits if edit.id in ids]
+        failed_ids = {result.edit for result in Verdict.of(rows).failed}
+        failed = [edit for edit in edits if edit.id in failed_ids]
         if alone and len(edits) > 1:
             make_alone(method, failed, out, progress=progress)
-        # A finished run keeps the prompts that it asked, and its report if the verdict is the same.
+        # The report is written last, so a run with a report is finished. It keeps the prompts that it asked, and the
+        # report itself if the verdict is the same.
         finished = bool(recorded) and (out / REPORT).is_file()
         if finished:
             differences = read_differences(out / LOCALITY)
         else:
-            differences = _differences(model, patch, edits, locality_check=locality_check, progress=progress)
+            differences = _ask_other_prompts(model, patch, edits, locality_check=locality_check, progress=progress)
         verdict = Verdict.of(
             rows,
             unchanged=count_unchanged(differences),
@@ -176,7 +175,7 @@ def run_edits(
             graph=graph if method.graph_identity else (),
             joint=method.joint,
             subjects={edit.id: edit.subject for edit in edits},
-            tokens={edit.id: len(_target(model, edit)) for edit in edits if not edit.target_text},
+            tokens={edit.id: _count_target_tokens(model, edit) for edit in edits if not edit.target_text},
             alone=read_alone(out),
             repeats=repeats,
             opposes=find_opposed(edits),
@@ -186,13 +185,31 @@ def run_edits(
             folder=out,
         )
         run = EditRun(out, rows, verdict, differences)
-        stored = Verdict.beside(out / PATCH)
-        if finished and stored and stored.model_dump(include={"edits"}) == verdict.model_dump(include={"edits"}):
+        if finished and _has_verdict(out, verdict):
             return run
         if failed:
             write_edits(out / FAILED, failed)
         _write_report(run, method, edits, patch)
         return run
+
+
+def _check_edits(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], *, progress: bool) -> None:
+    """Check that every edit can be made, and that the prompts of its report can be asked."""
+    method.check(edits)
+    if method.joint:
+        refuse_clash(edits)
+    check_probes(model, edits, progress=progress)
+    check_prompts(model, [prompt for prompt in own_prompts(edits) if not prompt.answer])  # the others are probes
+
+
+def _has_verdict(out: Path, verdict: Verdict) -> bool:
+    """Return whether the folder's report has the same results of all edits as ``verdict``."""
+    stored = Verdict.beside(out / PATCH)
+    return stored is not None and stored.model_dump(include={"edits"}) == verdict.model_dump(include={"edits"})
+
+
+def _made_ids(patch: Patch) -> set[str]:
+    return {record["edit"]["id"] for record in patch.provenance["edits"]}
 
 
 def run_settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> dict[str, object]:
@@ -259,8 +276,11 @@ def _write_report(run: EditRun, method: EditingMethod, edits: Sequence[Edit], pa
 
 def _other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> str | None:
     """Say how the edits of the run in ``out`` differ; its patch has their content. None if no patch can be read."""
+    path = out / PATCH
+    if not path.is_file():
+        path = out / PARTIAL
     try:
-        provenance = read_provenance(out / PATCH if (out / PATCH).is_file() else out / PARTIAL)
+        provenance = read_provenance(path)
         there = {record["edit"]["id"]: record["edit"] for record in provenance["edits"]}
     except (PatchError, KeyError, TypeError):
         return None
@@ -268,12 +288,14 @@ def _other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> str | None:
     return other_rows("edits", there, here, counts=(read_settings(out)["edits"], count))
 
 
-def _target(model: LanguageModel, edit: Edit) -> Sequence[int]:
-    """Return the token ids of an edit's new target, after its prompt."""
-    return (model.in_chat() if edit.forms[0] else model).encode(edit.text, target=edit.target_new).target_ids
+def _count_target_tokens(model: LanguageModel, edit: Edit) -> int:
+    """Return the number of tokens of an edit's new target, after its prompt."""
+    is_chat = edit.forms[0]
+    asked = model.in_chat() if is_chat else model
+    return len(asked.encode(edit.text, target=edit.target_new).target_ids)
 
 
-def _patch(
+def _make_or_load(
     method: EditingMethod,
     edits: Sequence[Edit],
     out: Path,
@@ -285,52 +307,39 @@ def _patch(
 ) -> Patch:
     """Load the finished patch, or make it, continuing a partial one."""
     path = out / PATCH
-    partial = out / PARTIAL
     if path.is_file():
         log.info("%s already exists; nothing to compute", path)
-        made_before = Patch.load(path)
-        warn_of_other_code(made_before, path)
-        return made_before
-    start = Patch.load(partial) if partial.is_file() else None
-    if start:
-        warn_of_other_code(start, partial)
-    made = {record["edit"]["id"] for record in start.provenance["edits"]} if start else set[str]()
-    if start:
-        log.info("continuing with %s after %d of %d edits", partial, len(made), len(edits))
-    drop_cut_line(out / LOSSES)
-    losses = LossLines()
-    seen = SeenEdits([start] if start and not force else ())
-    last = start
-    due = 0.0
-
-    def save(latest: Patch) -> None:
-        nonlocal last, due
-        last = latest
-        begin = time.monotonic()
-        if begin >= due:
-            losses.append_to(out / LOSSES)  # first: a curve that is in the file twice is read once, a lost one is lost
-            latest.save(partial)
-            due = time.monotonic() + 19 * (time.monotonic() - begin)  # so that saving a long sequence takes 5 % at most
+        finished = Patch.load(path)
+        warn_of_other_code(finished, path)
+        return finished
+    partial = out / PARTIAL
+    start = _load_partial(partial, edits)
+    made = set[str]() if start is None else _made_ids(start)
+    saves = _PartialSaves(out, start)
+    seen = SeenEdits()
+    if start is not None and not force:
+        seen.add(start)
 
     def guard(latest: Patch, _: Patch) -> None:
         if not force:
             refuse_disabling(latest, seen, method.model)
 
     def make(wanted: Sequence[Edit]) -> Patch:
-        if start and not wanted:  # the run was killed after its last edit
+        if start is not None and not wanted:  # the run was killed after its last edit
             return start
         try:
             return method.edit(
                 wanted,
                 start=start,
-                after_each=save,
+                after_each=saves.save_if_due,
                 guard=guard,
-                callbacks=(*callbacks, losses),
+                callbacks=(*callbacks, saves.losses),
                 progress=progress,
             )
         except RefusedEditsError as error:
             others = [edit for edit in wanted if edit.id not in error.reasons]
-            if not (keep_going and (others or start)):
+            something_is_left = bool(others) or start is not None
+            if not (keep_going and something_is_left):
                 if others:
                     error.add_note("--keep-going leaves such edits out, and makes the others")
                 raise
@@ -341,17 +350,56 @@ def _patch(
     try:
         patch = make([edit for edit in edits if edit.id not in made])
     except BaseException as error:  # also Ctrl-C
-        due = 0.0
         with suppress(KgEditError):  # a full disk, which may be the first error
-            if last is not None:
-                save(last)
+            saves.save()
         if partial.is_file():
             error.add_note(f"the edits made before this error are saved in {partial}, which is a normal patch file")
         raise
-    losses.append_to(out / LOSSES)
+    saves.losses.append_to(out / LOSSES)
     patch.save(path)
     partial.unlink(missing_ok=True)
     return patch
+
+
+def _load_partial(path: Path, edits: Sequence[Edit]) -> Patch | None:
+    """Return the patch that an interrupted run left; None if there is none."""
+    if not path.is_file():
+        return None
+    start = Patch.load(path)
+    warn_of_other_code(start, path)
+    log.info("continuing with %s after %d of %d edits", path, len(_made_ids(start)), len(edits))
+    return start
+
+
+class _PartialSaves:
+    """Saves the edits that are made so far, and the losses of their descents, while a run makes further ones.
+
+    Saving takes at most 5 % of the time: after a save, none is due for 19 times as long as it took.
+    """
+
+    def __init__(self, out: Path, start: Patch | None) -> None:
+        drop_cut_line(out / LOSSES)
+        self.losses = LossLines()
+        self._out = out
+        self._latest = start
+        self._due = 0.0  # the time of the next save
+
+    def save_if_due(self, latest: Patch) -> None:
+        """Note the latest patch, and save it if the last save was long enough ago."""
+        self._latest = latest
+        if time.monotonic() >= self._due:
+            self.save()
+
+    def save(self) -> None:
+        """Save the latest patch, if there is one."""
+        if self._latest is None:
+            return
+        begin = time.monotonic()
+        # The losses come first: a curve that is twice in the file is read once, but a lost one is lost.
+        self.losses.append_to(self._out / LOSSES)
+        self._latest.save(self._out / PARTIAL)
+        end = time.monotonic()
+        self._due = end + 19 * (end - begin)
 
 
 def warn_of_other_code(patch: Patch, path: Path, *, script_sha256: str | None = None) -> None:
@@ -367,7 +415,7 @@ def warn_of_other_code(patch: Patch, path: Path, *, script_sha256: str | None = 
         log.warning("%s was made with other code of %s; another --out makes its edits anew", path, " and ".join(of))
 
 
-def _differences(
+def _ask_other_prompts(
     model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, locality_check: bool, progress: bool
 ) -> tuple[PromptDifference, ...]:
     """Ask the edits' locality prompts, and with ``locality_check`` the unrelated ones, on both models."""

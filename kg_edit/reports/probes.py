@@ -30,13 +30,16 @@ def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None)
             forms is asked in plain text; its own prompt is also asked in chat form.
     """
     in_chat = [probe.model_copy(update={"chat": True}) for probe in _probes(edit, (edit.text, *edit.paraphrases))]
-    if edit.forms[0] if chat is None else chat:
+    asks_in_chat = edit.forms[0] if chat is None else chat
+    if asks_in_chat:
         return tuple(in_chat)
     # The first token of a text is an attention sink for some models: a subject there needs a line break before it
     led = readable_edit(model, edit) if model else edit
     first, *others = _probes(edit, (led.text, *led.paraphrases))
     both = chat is None and len(edit.forms) > 1
-    return (first, *(in_chat[:1] if both else ()), *others)
+    if both:
+        return (first, in_chat[0], *others)
+    return (first, *others)
 
 
 def _probes(edit: Edit, prompts: Sequence[str]) -> tuple[ReportProbe, ...]:

@@ -154,7 +154,10 @@ def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
     """
     chat = edits[0].forms[0]
     subjects = {edit.subject for edit in edits}
-    near = {prompt.rstrip() for edit in edits if edit.target_true for prompt in edit.neighborhood}
+    near = set[str]()  # the neighborhood prompts that the report asks anyway
+    for edit in edits:
+        if edit.target_true:
+            near.update(prompt.rstrip() for prompt in edit.neighborhood)
     # Of several relations, one prompt of each comes first, then a second one of each
     by_relation = zip_longest(*_related(edits, chat=chat).values())
     related = [prompt for prompt in chain.from_iterable(by_relation) if prompt and prompt.text not in near]

@@ -17,7 +17,7 @@ from kg_common.terminal import number_of
 from kg_edit.edits.inputs import Edits, as_edits
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
-from kg_edit.reports.differences import PromptDifference, difference_markdown
+from kg_edit.reports.differences import PromptDifference, difference_markdown, show_if
 from kg_edit.reports.probes import probes, read
 from kg_edit.reports.rows import LINE_BREAK, Reading, ReportProbe, ReportRow
 from kg_edit.reports.verdict import Verdict
@@ -76,13 +76,18 @@ def before_and_after(
     """
     patch = as_patch(patch)
     model = as_model(model)
-    pairs = [(edit, probe) for edit in as_edits(edits) for probe in probes(model, edit, chat=chat)]
-    unedited = read(model, [probe for _, probe in pairs], progress="unedited" if progress else None)
+    asked = list[ReportProbe]()
+    ids = list[str]()  # the edit of each probe
+    for edit in as_edits(edits):
+        for probe in probes(model, edit, chat=chat):
+            asked.append(probe)
+            ids.append(edit.id)
+    unedited = read(model, asked, progress=show_if(progress, "unedited"))
     with patch.applied(model) as edited_model:
-        edited = read(edited_model, [probe for _, probe in pairs], progress="edited" if progress else None)
+        edited = read(edited_model, asked, progress=show_if(progress, "edited"))
     return BeforeAfter(
-        ReportRow(edit=edit.id, probe=probe, unedited=old, edited=new)
-        for (edit, probe), old, new in zip(pairs, unedited, edited, strict=True)
+        ReportRow(edit=id_, probe=probe, unedited=old, edited=new)
+        for id_, probe, old, new in zip(ids, asked, unedited, edited, strict=True)
     )
 
 
@@ -166,15 +171,21 @@ def note(rows: Sequence[ReportRow]) -> str:
 
 def label(probe: ReportProbe) -> str:
     """Return a probe's kind, and "chat" if it is asked as a user's turn."""
-    return probe.kind + (", chat" if probe.chat else "")
+    if probe.chat:
+        return f"{probe.kind}, chat"
+    return probe.kind
 
 
 def _cells(row: ReportRow) -> tuple[str, ...]:
-    texts = [f"{sign(reading)} {reading.text}" for reading in (row.unedited, row.edited)]
-    nats = f"{row.unedited.nats:.1f} → {row.edited.nats:.1f}"
-    return tuple(
-        one_line(cell).strip() for cell in (label(row.probe), row.probe.prompt, row.probe.wanted, *texts, nats)
+    cells = (
+        label(row.probe),
+        row.probe.prompt,
+        row.probe.wanted,
+        f"{sign(row.unedited)} {row.unedited.text}",
+        f"{sign(row.edited)} {row.edited.text}",
+        f"{row.unedited.nats:.1f} → {row.edited.nats:.1f}",
     )
+    return tuple(one_line(cell).strip() for cell in cells)
 
 
 def sign(reading: Reading) -> str:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
@@ -87,6 +88,41 @@ class EditResult(BaseModel):
     both: bool = Field(False, exclude=True)
     chat: bool = Field(False, exclude=True)
 
+    @property
+    def is_long(self) -> bool:
+        """Whether the target has more tokens than one value usually suffices for; false if they were not counted."""
+        return self.tokens is not None and self.tokens > LONG
+
+
+class _Cause(NamedTuple):
+    """What was seen of some failed edits, and the methods that may make them."""
+
+    results: Sequence[EditResult]
+    seen: str
+    ways: Sequence[str]
+
+    def __str__(self) -> str:
+        line = f"{_ids(self.results)}: {self.seen}"
+        if self.ways:
+            line += f"; {' or '.join(f'--method {way}' for way in self.ways)} may make it"
+        return line
+
+
+def _join_forms(results: Sequence[EditResult]) -> EditResult:
+    """Return the one result of an edit; of one that is made in both forms, and so asked twice, the worse one."""
+    first, *others = results
+    for other in others:
+        worse = other if first.succeeded else first
+        first = worse.model_copy(update={"both": True, "known": first.known and other.known})
+    return first
+
+
+def _lost(row: ReportRow) -> bool:
+    """Return whether the unedited model generates or prefers the target and the edited model does not."""
+    stopped_generating = row.unedited.success and not row.edited.success
+    stopped_preferring = row.unedited.right and not row.edited.right
+    return stopped_generating or stopped_preferring
+
 
 class Verdict(BaseModel):
     """The results of all edits of a run: "4 of 5 edits succeeded; 1 failed: row-3 (…)", and `remarks`.
@@ -158,16 +194,12 @@ class Verdict(BaseModel):
             repeats: as the attribute.
             opposes: as the attribute.
         """
-        rows_of = dict[str, list[ReportRow]]()
+        rows_by_edit = dict[str, list[ReportRow]]()
         for row in rows:
-            rows_of.setdefault(row.edit, []).append(row)
-        by_edit = dict[str, EditResult]()
-        paraphrases = list[EditResult]()
-        neighborhood = list[EditResult]()
-        for row in rows:
-            if row.probe.kind == "portability":
-                continue
-            result = EditResult(
+            rows_by_edit.setdefault(row.edit, []).append(row)
+
+        def judge(row: ReportRow) -> EditResult:
+            return EditResult(
                 edit=row.edit,
                 prompt=row.probe.prompt,
                 target=row.probe.wanted,
@@ -176,32 +208,30 @@ class Verdict(BaseModel):
                 likelier=row.edited.right,
                 known=row.unedited.success,
                 tokens=(tokens or {}).get(row.edit),
-                alone=None if row.edited.success else (alone or {}).get(row.edit),
-                counts=count_rows(rows_of[row.edit]) if row.probe.kind == "rewrite" else {},
                 subject=(subjects or {}).get(row.edit, ""),
                 paragraph=row.probe.several_lines,
                 chat=row.probe.chat,
             )
-            if row.probe.kind == "paraphrase":
-                paraphrases.append(result)
-            elif row.probe.kind == "locality":
-                old = row.unedited
-                new = row.edited
-                lost = (old.success and not new.success) or (old.right and not new.right)
-                neighborhood.append(result.model_copy(update={"succeeded": not lost}))
-            elif row.edit not in by_edit:
-                by_edit[row.edit] = result
-            else:  # the prompt of an edit in both forms is asked twice
-                first = by_edit[row.edit]
-                worse = result if first.succeeded else first
-                known = first.known and result.known
-                by_edit[row.edit] = worse.model_copy(update={"both": True, "known": known})
+
+        edits = []
+        for name, rows_of_edit in rows_by_edit.items():
+            results = [judge(row) for row in rows_of_edit if row.probe.kind == "rewrite"]
+            if results:
+                result = _join_forms(results)
+                counts = count_rows(rows_of_edit)
+                succeeds_alone = None if result.succeeded else (alone or {}).get(name)
+                edits.append(result.model_copy(update={"counts": counts, "alone": succeeds_alone}))
+        paraphrases = [judge(row) for row in rows if row.probe.kind == "paraphrase"]
+        neighborhood = []
+        for row in rows:
+            if row.probe.kind == "locality":
+                neighborhood.append(judge(row).model_copy(update={"succeeded": not _lost(row)}))
         return cls(
             method=method,
             preset=preset,
             graph=tuple(graph),
             joint=joint,
-            edits=tuple(by_edit.values()),
+            edits=tuple(edits),
             counts={**count_rows(rows), **(unchanged or {})},
             paraphrases=tuple(paraphrases),
             neighborhood=tuple(neighborhood),
@@ -269,32 +299,10 @@ class Verdict(BaseModel):
     @property
     def advice(self) -> tuple[str, ...]:
         """One line for each cause: what was seen, and a method that may help; the page of `_PAGE` says why."""
-        # What was seen of some failed edits, and the methods that may make them
-        seen = list[tuple[Sequence[EditResult], str, Sequence[str]]]()
-        subjects = Counter(result.subject for result in self.edits if result.subject)
-        shared = [result for result in self.spoiled if subjects[result.subject] > 1]
-        at_once = () if self.joint or self.experts or len(shared) == len(self.spoiled) else (_AT_ONCE,)
-        seen.append((self.spoiled, "fails only together with the other edits of this run", at_once))
-        one_key = [_GRACE] if _GRACE in self._ways(shared) else []
-        seen.append((shared, "another edit has the same subject, and with it nearly the same key", one_key))
-
-        remaining = [result for result in self.failed if not result.alone]
-        long = [result for result in remaining if (result.tokens or 0) > LONG]
-        longest = max((result.tokens or 0 for result in long), default=0)
-        seen.append((long, f"a target of up to {longest} tokens", self._ways(long)[:2]))
-        texts = [result for result in remaining if result.paragraph and not self.experts]
-        seen.append((texts, "a paragraph as the target", (_PARAGRAPH,)))
-        others = [result for result in remaining if result not in (*long, *texts)]
-        always = [result for result in others if result.alone is False]
-        seen.append((always, "made alone, the edit fails too", self._ways(always)[:2]))
-        if len(self.edits) == 1 and not always:
-            seen.append((others, "the target is not generated", self._ways(others)[:2]))
-
         lines = []
-        for results, what, ways in seen:
-            if results:
-                named = " or ".join(f"--method {way}" for way in ways)
-                lines.append(f"{_ids(results)}: {what}{f'; {named} may make it' if named else ''}")
+        for cause in (*self._causes_together, *self._causes_alone):
+            if cause.results:
+                lines.append(str(cause))
         if self.failed:
             lines.append(f"why an edit fails, and what helps: {_PAGE}")
         if self.commands:  # a patch that was made on the unedited model would not know of the others
@@ -311,25 +319,62 @@ class Verdict(BaseModel):
         ]
         return tuple(lines)
 
+    @property
+    def _causes_together(self) -> list[_Cause]:
+        """What was seen of the edits that the other edits of the run spoil."""
+        subjects = Counter(result.subject for result in self.edits if result.subject)
+        shared = [result for result in self.spoiled if subjects[result.subject] > 1]
+        at_once_helps = not self.joint and not self.experts and len(shared) < len(self.spoiled)
+        at_once = [_AT_ONCE] if at_once_helps else []
+        one_key_each = [_GRACE] if _GRACE in self._ways(shared) else []
+        return [
+            _Cause(self.spoiled, "fails only together with the other edits of this run", at_once),
+            _Cause(shared, "another edit has the same subject, and with it nearly the same key", one_key_each),
+        ]
+
+    @property
+    def _causes_alone(self) -> list[_Cause]:
+        """What was seen of the failed edits that fail alone too, or were not tried alone."""
+        remaining = [result for result in self.failed if not result.alone]
+        long = [result for result in remaining if result.is_long]
+        longest = max((result.tokens or 0 for result in long), default=0)
+        texts = [result for result in remaining if result.paragraph and not self.experts]
+        others = [result for result in remaining if result not in (*long, *texts)]
+        always = [result for result in others if result.alone is False]
+        causes = [
+            _Cause(long, f"a target of up to {longest} tokens", self._ways(long)[:2]),
+            _Cause(texts, "a paragraph as the target", [_PARAGRAPH]),
+            _Cause(always, "made alone, the edit fails too", self._ways(always)[:2]),
+        ]
+        if len(self.edits) == 1 and not always:
+            causes.append(_Cause(others, "the target is not generated", self._ways(others)[:2]))
+        return causes
+
     @computed_field  # type: ignore[prop-decorator] # also in report.json
     @property
     def commands(self) -> tuple[str, ...]:
         """The commands that make the failed edits by another method on top of the others; () if there are none."""
-        # Another change of the same weight would spoil edits with nearly the same key; a long target alone it makes.
-        long = all((result.tokens or 0) > LONG for result in self.failed if not result.alone) and not self.spoiled
-        ways = [way for way in self._ways(self.failed) if long or way != _ROME_LONG]
+        # The preset for long targets changes the same weight again. That helps if every failed edit has a long target;
+        # edits that fail because their keys are nearly the same would spoil each other again.
+        all_are_long = not self.spoiled and all(result.is_long for result in self.failed)
+        ways = self._ways(self.failed)
+        if not all_are_long and _ROME_LONG in ways:
+            ways.remove(_ROME_LONG)
         if not (ways and self.failed and self.succeeded and self.model):
             return ()
         ledger = quote(f"{self.folder}-ledger/")  # of this run alone: names of other edits can't be meant
         names = " ".join(quote(result.edit) for result in self.failed)
         model = quote(self.model)
         failed = quote(str(self.folder / FAILED))
+        folder = quote(str(self.folder))
+        force = " --force" if self.refused else ""
         opened = f"--model {model}{self.graph_options}"
-        # After "--", an id that begins with a dash is no option
-        dashed = any(result.edit.startswith("-") for result in self.failed)
+        removed = f"{names} {opened}"
+        if any(result.edit.startswith("-") for result in self.failed):
+            removed = f"{opened} -- {names}"  # after "--", an id that begins with a dash is not read as an option
         return (
-            f"kg-edit patch add {ledger} {quote(str(self.folder))}{' --force' if self.refused else ''}",
-            f"kg-edit patch remove {ledger} {f'{opened} -- {names}' if dashed else f'{names} {opened}'}",
+            f"kg-edit patch add {ledger} {folder}{force}",
+            f"kg-edit patch remove {ledger} {removed}",
             f"kg-edit patch edit {ledger} {failed} --method {ways[0]} --model {model}",
             f"kg-edit patch check {ledger} --model {model}",
         )
