@@ -62,9 +62,11 @@ def cache(
             raise unknown_name("kind", name, _ALL)
     if clear and not kinds:
         raise ConfigError(f"--clear deletes nothing without a kind; give some of {', '.join(_ALL)}")
-    # The answers are in another folder, and nothing computes them again: only their own name deletes them
-    everything = KINDS if clear else _ALL
-    chosen = {name for kind in kinds or ("all",) for name in (everything if kind == "all" else (kind,))}
+    chosen = set(kinds or _ALL)
+    if "all" in chosen:
+        chosen.update(KINDS)
+        if not clear:  # the answers are in another folder, and nothing computes them again: "all" does not delete them
+            chosen.add(WIKIDATA)
     items = [item for item in cached_items(cache_folder()) if item.kind in chosen]
     if clear:
         _clear(items, chosen, days=older_than, yes=yes)
@@ -78,15 +80,12 @@ def _show(items: Sequence[CachedItem], chosen: set[str], *, by_kind: bool) -> No
 
     console = stdout()
     folder = cache_folder()
-    table = Table("kind" if by_kind else "file or folder", "size", "used", "what it is", box=None, pad_edge=False)
+    first_column = "kind" if by_kind else "file or folder"
+    table = Table(first_column, "size", "used", "what it is", box=None, pad_edge=False)
     table.columns[0].overflow = "fold"
     table.columns[1].justify = "right"
     if by_kind:
-        for kind, about in KINDS.items():
-            if of_kind := [item for item in items if item.kind == kind]:
-                dates = sorted({_day(item.used) for item in of_kind})
-                period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-                table.add_row(kind, size_text(sum(item.size for item in of_kind)), period, f"{len(of_kind)} {about}")
+        _add_kinds(table, items)
     else:
         for item in items:
             table.add_row(plain(_name(item)), size_text(item.size), _day(item.used), item.kind)
@@ -100,6 +99,17 @@ def _show(items: Sequence[CachedItem], chosen: set[str], *, by_kind: bool) -> No
         console.print("kg-edit cache KIND lists the files of a kind; --clear deletes them")
 
 
+def _add_kinds(table: Table, items: Sequence[CachedItem]) -> None:
+    """Add a row for each kind of which there are items: their size, first and last use, and number."""
+    for kind, about in KINDS.items():
+        of_kind = [item for item in items if item.kind == kind]
+        if of_kind:
+            size = sum(item.size for item in of_kind)
+            dates = sorted({_day(item.used) for item in of_kind})
+            period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+            table.add_row(kind, size_text(size), period, f"{len(of_kind)} {about}")
+
+
 def _add_wikidata(table: Table, *, by_kind: bool) -> None:
     """Add the row of the file with the answers about Wikidata, if there is one."""
     from wikidata_cache.answers.store import AnswerStore
@@ -111,48 +121,83 @@ def _add_wikidata(table: Table, *, by_kind: bool) -> None:
         count, oldest, newest = store.span()
     period = " to ".join(dict.fromkeys(time[:10] for time in (oldest, newest) if time))
     size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*") if file.is_file())
-    about = f"{count:,} answers of endpoints, in {plain(str(path))}"
-    table.add_row(WIKIDATA if by_kind else plain(str(path)), size_text(size), period, about if by_kind else WIKIDATA)
+    file = plain(str(path))
+    if by_kind:
+        table.add_row(WIKIDATA, size_text(size), period, f"{count:,} answers of endpoints, in {file}")
+    else:
+        table.add_row(file, size_text(size), period, WIKIDATA)
 
 
 def _clear(items: Sequence[CachedItem], chosen: set[str], *, days: float, yes: bool) -> None:
     """Delete what can be deleted, after a question; print what is left, and why."""
-    from wikidata_cache.answers.store import AnswerStore
-
     deletable, remaining = clearable(items, days=days)
-    answers = 0
-    before = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds") if days else None
-    if WIKIDATA in chosen and (path := _answers()).exists():
-        with AnswerStore(path, read_only=True) as store:
-            answers, oldest, _ = store.span()
-            answers = 0 if before and (oldest or before) >= before else answers
-    kinds = ", ".join(dict.fromkeys(item.kind for item in deletable))
-    parts = [f"{len(deletable)} of {kinds} in {cache_folder()}"] if deletable else []
-    parts += [f"answers about Wikidata in {path}, which `wikidata-cache export` saves"] if answers else []
     size = size_text(sum(item.size for item in deletable))
+    before = None  # answers of an earlier time are deleted; None: all answers
+    if days:
+        before = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds")
+    clears_answers = WIKIDATA in chosen and _has_answers(before)
+
+    parts = []
+    if deletable:
+        kinds = ", ".join(dict.fromkeys(item.kind for item in deletable))
+        parts.append(f"{len(deletable)} of {kinds} in {cache_folder()}")
+    if clears_answers:
+        parts.append(f"answers about Wikidata in {_answers()}, which `wikidata-cache export` saves")
     if not parts:
         _say_remaining(remaining)
         stored = WIKIDATA not in chosen and _answers().exists()
         way = f"; answers about Wikidata are in {_answers()}: kg-edit cache {WIKIDATA} --clear" if stored else ""
         say(f"there is nothing to delete{way}")
         return
-    question = f"Delete {' and '.join(parts)} ({size})?" if deletable else f"Delete {parts[0]}?"
-    if not yes and not (sys.stdin and sys.stdin.isatty()):  # a service has none
-        raise ConfigError(f"{question} Nobody can answer here; give --yes")
-    if not yes and not typer.confirm(question):
+    what = " and ".join(parts)
+    if yes:
+        say(f"deleting {what}")  # nobody is asked, so the folders are named here
+    elif not _confirm_deletion(f"{what} ({size})" if deletable else what):
         stdout().print("nothing was deleted")
         return
-    if yes:  # nobody was asked, so the folders are named here
-        say(f"deleting {' and '.join(parts)}")
+
+    messages = []
     for item in deletable:
         delete(item)
-    messages = [f"{len(deletable)} deleted, {size}"] if deletable else []
-    if answers:
-        with AnswerStore(path) as store:
-            count = store.forget(before=before)
-            messages.append(f"{count:,} answer{'s' * (count != 1)} about Wikidata deleted")
+    if deletable:
+        messages.append(f"{len(deletable)} deleted, {size}")
+    if clears_answers:
+        count = _delete_answers(before)
+        noun = "answer" if count == 1 else "answers"
+        messages.append(f"{count:,} {noun} about Wikidata deleted")
     _say_remaining(remaining)
     say("; ".join(messages))
+
+
+def _confirm_deletion(what: str) -> bool:
+    """Ask whether to delete; without a terminal, refuse."""
+    question = f"Delete {what}?"
+    has_terminal = sys.stdin is not None and sys.stdin.isatty()  # a service has no stdin
+    if not has_terminal:
+        raise ConfigError(f"{question} Nobody can answer here; give --yes")
+    return typer.confirm(question)
+
+
+def _has_answers(before: str | None) -> bool:
+    """Return whether answers about Wikidata are stored that are older than the time ``before``; None: any."""
+    from wikidata_cache.answers.store import AnswerStore
+
+    path = _answers()
+    if not path.exists():
+        return False
+    with AnswerStore(path, read_only=True) as store:
+        count, oldest, _ = store.span()
+    if before is None:
+        return count > 0
+    return count > 0 and oldest is not None and oldest < before
+
+
+def _delete_answers(before: str | None) -> int:
+    """Delete the answers that are older than the time ``before``, None: all, and return their number."""
+    from wikidata_cache.answers.store import AnswerStore
+
+    with AnswerStore(_answers()) as store:
+        return store.forget(before=before)
 
 
 def _say_remaining(remaining: Iterable[CachedItem]) -> None:
@@ -162,7 +207,8 @@ def _say_remaining(remaining: Iterable[CachedItem]) -> None:
 
 
 def _name(item: CachedItem) -> str:
-    return str(item.path if len(item.files) > 1 else item.files[0])
+    path = item.path if len(item.files) > 1 else item.files[0]
+    return str(path)
 
 
 def _day(seconds: float) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,11 @@ from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import PATCHES, Device, Dtype
 from kg_edit.errors import ConfigError
 from kg_edit.text.display import one_line, plain
+
+if TYPE_CHECKING:
+    from kg_edit.models.language_model import LanguageModel
+    from kg_edit.patches.base import Patch
+    from kg_edit.reports.differences import PromptDifference
 
 
 def diff(
@@ -79,22 +85,40 @@ def diff(
     entries = asked_once(read_prompts(prompts)) if prompts else packaged_prompts()
     if chat:
         entries = tuple(entry.model_copy(update={"chat": True}) for entry in entries)
-    combined = summed(patch or ())
-    name = base or model_for(combined, model)
-    edited = load(model, dtype, device) if base and model else combined
-    differences = compare_prompts(load(name, dtype, device), edited, entries, tokens=tokens, progress=True)
+    edited: LanguageModel | Patch
+    if base and model:
+        unedited_name = base
+        edited = load(model, dtype, device)
+        edited_name = model
+    else:
+        edited = summed(patch or ())
+        unedited_name = model_for(edited, model)
+        edited_name = edited.summary
+    unedited = load(unedited_name, dtype, device)
+    differences = compare_prompts(unedited, edited, entries, tokens=tokens, progress=True)
     if as_json:
-        answered = [row for row in differences if row.answered]
-        counts = {"model": name, "unchanged": sum(row.unchanged for row in answered), "prompts": len(differences)}
-        counts["unanswered"] = len(differences) - len(answered)
-        rows = [
-            {**row.asked.model_dump(mode="json"), **row.model_dump(mode="json", exclude={"asked"})}
-            for row in differences
-        ]
-        typer.echo(json.dumps({**counts, "differences": rows}, ensure_ascii=False, indent=2))
+        typer.echo(_as_json(differences, model=unedited_name))
     else:
         stdout().print(difference_table(differences))
         stdout().print(counted(differences))
     if html:
-        write_text(html, difference_page(differences, title=one_line(f"{name}, {model if base else combined.summary}")))
+        write_text(html, difference_page(differences, title=one_line(f"{unedited_name}, {edited_name}")))
         typer.echo(plain(str(html)), err=True)
+
+
+def _as_json(differences: Sequence[PromptDifference], *, model: str) -> str:
+    """Return the counts, and each prompt with both texts, as JSON; ``model`` is the name of the unedited one."""
+    answered = [row for row in differences if row.answered]
+    rows = []
+    for row in differences:
+        asked = row.asked.model_dump(mode="json")
+        texts = row.model_dump(mode="json", exclude={"asked"})
+        rows.append({**asked, **texts})
+    content = {
+        "model": model,
+        "unchanged": sum(row.unchanged for row in answered),
+        "prompts": len(differences),
+        "unanswered": len(differences) - len(answered),
+        "differences": rows,
+    }
+    return json.dumps(content, ensure_ascii=False, indent=2)

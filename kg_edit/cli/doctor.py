@@ -33,7 +33,8 @@ def examine(model: LanguageModel, *, layer: int | None = None) -> Iterator[tuple
 
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     tokenizer = model.tokenizer
-    bos = "adds a BOS" if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else "adds no BOS"
+    adds_bos = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    bos = "adds a BOS" if adds_bos else "adds no BOS"
     yield "model", f"{model.name} ({type(model.model).__name__}), fingerprint {model.fingerprint}"
     yield "size", f"{parameters / 1e6:.1f} M parameters, {model.model.dtype}, on {model.device}"
     yield "blocks", f"{len(model.blocks)} at {model.spec.blocks}, width {model.width}"
@@ -46,12 +47,11 @@ def examine(model: LanguageModel, *, layer: int | None = None) -> Iterator[tuple
     yield "self-test", f"{_EDIT.text!r} -> {_EDIT.target_new!r}"
     yield "loss", f"{record['loss_before']:.3f} -> {record['loss_after']:.3f} in {record['steps']} steps"
     unedited = continuations(model, [_EDIT.text], limits=[6])[0]
-    # m [d], |m* - m|
-    value = _value(model, layer)
-    change = record["norms"]["change"]
+    value = _read_value(model, layer)  # m, [d]
     with patch.applied(model):
         edited = continuations(model, [_EDIT.text], limits=[6])[0]
-        new_value = _value(model, layer)
+        new_value = _read_value(model, layer)
+    change = record["norms"]["change"]  # |m* - m|
     yield "continuation", f"{unedited!r} -> {edited!r}"
     yield "value", f"|m| {value.norm():.3f} -> |m*| {new_value.norm():.3f}, change {change:.3f}"
     written = float((new_value - value).norm())
@@ -66,7 +66,7 @@ def examine(model: LanguageModel, *, layer: int | None = None) -> Iterator[tuple
 
 
 @torch.no_grad()
-def _value(model: LanguageModel, layer: int) -> torch.Tensor:
+def _read_value(model: LanguageModel, layer: int) -> torch.Tensor:
     """Return the down-projection's output [d] at the subject's last token of the bare prompt."""
     prompt = encode(model.tokenizer, _EDIT.prompt, subject=_EDIT.subject)
     seen: list[torch.Tensor] = []

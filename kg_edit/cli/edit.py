@@ -186,8 +186,8 @@ def edit(
             graph=graph or (),
         )
         run = replace_run(out, make, overwrite=overwrite)
-    if choice := chosen.layer_choice:
-        write_json(out / "layer.json", choice)
+    if chosen.layer_choice:
+        write_json(out / "layer.json", chosen.layer_choice)
 
     _show(run)
     report_stated(editor)
@@ -210,12 +210,16 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
     machine = this_machine(device)
     kind = pick_dtype(dtype, machine.device)
     needs = estimate(planned.method, planned.config, shape_of(model), machine, edits=edits, dtype=kind)
-    memory = [
-        f"{needed / 1e9:.1f} GB of {where} at the peak"
-        + (f", more than the {(needs.available(where) or 0) / 1e9:.1f} GB free" if where in needs.lacking else "")
-        for where in MEMORIES
-        if (needed := needs.needed(where))
-    ]
+    memory = []
+    for where in MEMORIES:
+        needed = needs.needed(where)
+        if not needed:
+            continue
+        peak = f"{needed / 1e9:.1f} GB of {where} at the peak"
+        if where in needs.lacking:
+            free = needs.available(where) or 0
+            peak += f", more than the {free / 1e9:.1f} GB free"
+        memory.append(peak)
     summary = f"{edits:,} edits by {planned.method.name} take {' and '.join(memory)} (see kg-edit plan)"
     if not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):  # a service has none
         raise ConfigError(f"{summary}; add --yes to start them, or give fewer edits")
@@ -268,11 +272,13 @@ def _show(run: EditRun) -> None:
     if run.differences:
         of_edits = [row for row in run.differences if row.asked.source == "edit"]
         changed = [row for row in run.differences if row.asked.source != "edit" and not row.unchanged]
-        if shown := [*of_edits, *changed[:_SHOWN]]:
+        shown = [*of_edits, *changed[:_SHOWN]]
+        if shown:
             console.print(difference_table(shown))
         if len(changed) > _SHOWN:
             console.print(f"and {len(changed) - _SHOWN} more that changed, in report.html")
-        console.print(counted(run.differences, forms=any(row.probe.chat for row in run.rows)))
+        with_chat = any(row.probe.chat for row in run.rows)
+        console.print(counted(run.differences, forms=with_chat))
     where = f"{plain(str(run.folder))}:"
     names = ", ".join(run.files)
     if len(f"{where} {names}") <= console.width:

@@ -68,8 +68,6 @@ def generate(
     check_patches(patch)
     from kg_edit.patches.provenance import merged_provenance
     from kg_edit.patches.weight_patch import WeightPatch
-    from kg_edit.scoring.generation import ask, continuations
-    from kg_edit.scoring.judging import CUT
     from kg_edit.scoring.text_start import with_start
 
     # Without a patch, the sum is an empty one, and the edited model is the unedited one
@@ -77,11 +75,7 @@ def generate(
     language_model = load(model, dtype, device)
     if chat:
         with combined.applied(language_model) as edited:
-            answers = [ask(edited, prompt, tokens=tokens, chat=True) for prompt in prompts]
-        for prompt, answer in zip(prompts, answers, strict=True):
-            lines = [f"[dim]{plain(prompt)}[/dim]", *map(plain, answer.splitlines())]
-            stdout().print("\n".join(lines), soft_wrap=True)
-            _note_empty(prompt, answer)
+            _answer(edited, prompts, tokens=tokens)
         return
     # A merged model has its edits in its weights, and their records beside them
     records = combined if patch else WeightPatch(factors={}, provenance=merged_provenance(model))
@@ -89,14 +83,35 @@ def generate(
     if remark:
         log.warning(remark)
     with combined.applied(language_model) as edited:
-        texts = continuations(edited, inputs, limits=[tokens] * len(prompts))
         if explain:
             _explain(edited, inputs)
         if picture:
             _draw(edited, inputs[0], picture)
+        _continue(edited, prompts, inputs, tokens=tokens)
+
+
+def _answer(edited: LanguageModel, prompts: Sequence[str], *, tokens: int) -> None:
+    """Print the answers to the prompts, each sent as a user's turn."""
+    from kg_edit.scoring.generation import ask
+
+    answers = [ask(edited, prompt, tokens=tokens, chat=True) for prompt in prompts]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        lines = [f"[dim]{plain(prompt)}[/dim]", *map(plain, answer.splitlines())]
+        stdout().print("\n".join(lines), soft_wrap=True)
+        _note_empty(prompt, answer)
+
+
+def _continue(edited: LanguageModel, prompts: Sequence[str], inputs: Sequence[str], *, tokens: int) -> None:
+    """Print the prompts, each with what the model generates after its input."""
+    from kg_edit.scoring.generation import continuations
+    from kg_edit.scoring.judging import CUT
+
+    texts = continuations(edited, inputs, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text.rstrip(CUT))}", soft_wrap=True)
-        _note_empty(prompt, text, way="; --chat asks it as a question" if prompt.rstrip().endswith("?") else "")
+        is_question = prompt.rstrip().endswith("?")
+        way = "; --chat asks it as a question" if is_question else ""
+        _note_empty(prompt, text, way=way)
 
 
 def _explain(edited: LanguageModel, texts: Sequence[str]) -> None:
@@ -106,10 +121,11 @@ def _explain(edited: LanguageModel, texts: Sequence[str]) -> None:
 
     transform = edited.prompt_transform
     for text in texts:
+        lines: Sequence[str] = ()
         if isinstance(transform, WalkedPrompts):
             lines = walk_lines(transform.walk(text))
-        else:
-            lines = [] if transform is None else transform(text).removesuffix(text).splitlines()
+        elif transform is not None:
+            lines = transform(text).removesuffix(text).splitlines()
         for line in lines or ["nothing is put before the text"]:
             stdout().print(f"[dim]│ {plain(line)}[/dim]", soft_wrap=True)
 

@@ -1,8 +1,7 @@
-"""The options that several commands of `kg-edit` share, as annotated types; typer reads the flag and the help from
-them.
+"""The options that several commands of `kg-edit` share, as annotated types: typer reads their flags and their help.
 
-In other code they equal the annotated type: ``Memory`` is ``float | None``. `refuse_unused` refuses options that would
-have no effect, before any work is done.
+For all other code such an option is its plain type: ``Memory`` is ``float | None``. `refuse_unused` refuses options
+that would have no effect, before any work is done.
 """
 
 from __future__ import annotations
@@ -20,8 +19,15 @@ from kg_edit.storage.packaged import packaged_graphs
 
 
 def completion(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Return a shell completion of ``names``, which are looked up only then: those that begin with what is typed."""
-    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
+    """Return a shell completion: a function from the typed start of a name to those of ``names`` that begin with it.
+
+    ``names`` is called when the completion is, and not before, because it reads files.
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return complete
 
 
 complete_method = completion(method_names)
@@ -203,6 +209,7 @@ def typed_options(context: typer.Context, names: Sequence[str]) -> list[str]:
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name in names and source is not None and source.name == "COMMANDLINE":
-            # An argument is typed without its name, and shown in capitals
-            typed.append(parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper())
+            name = parameter.opts[0]
+            is_option = name.startswith("-")
+            typed.append(name if is_option else name.upper())  # an argument is typed without its name
     return typed

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,14 @@ from kg_edit.cli.method_plan import doing
 from kg_edit.cli.options import CorpusName, Device, Dtype, Layer, Memory, MethodName, ModelName, Preset, Settings
 from kg_edit.methods.registry import check_method
 from kg_edit.text.display import plain, size_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kg_edit.planning.machine import Machine
+    from kg_edit.planning.memory import Estimate
+
+_LAYERS_NAMED = 8  # layers that are named, at most
 
 Edits = Annotated[int, typer.Option("--edits", min=1, help="Number of edits.")]
 
@@ -38,47 +47,84 @@ def plan(
     - `kg-edit plan --model llama-3-8b --method alphaedit --preset llama-3-8b --edits 100`
     """
     check_method(method)
-    from rich.table import Table
-
     from kg_edit.cli.method_plan import plan as planned
     from kg_edit.covariance.corpora import open_corpus
     from kg_edit.models.loading import pick_dtype
     from kg_edit.planning.machine import this_machine
-    from kg_edit.planning.memory import MEMORIES, estimate, suggestions
+    from kg_edit.planning.memory import estimate, suggestions
     from kg_edit.planning.shape import shape_of
 
     chosen = planned(method, preset=preset, layer=layer, settings=settings, corpus=corpus)
-    if measured := chosen.config.workload(edits=edits).covariance:
-        open_corpus(measured.corpus)  # a text that can't be read is an error here too
+    covariance = chosen.config.workload(edits=edits).covariance
+    if covariance:
+        open_corpus(covariance.corpus)  # a text that can't be read is an error here too
     machine = this_machine(device)
     with doing(f"estimating {model}"):
         shape = shape_of(model)
         kind = pick_dtype(dtype, machine.device)
         needs = estimate(chosen.method, chosen.config, shape, machine, edits=edits, dtype=kind, limit=memory)
 
-    layers = ", ".join(map(str, needs.job.layers[:8])) + (", …" if len(needs.job.layers) > 8 else "")
-    lines = [
+    _print_line(
         f"{method} on {shape.name}: {shape.family}, {shape.parameters / 1e9:.2f} B parameters, {shape.layers} blocks, "
         f"d {shape.width}, d_ff {shape.inner}; {str(kind).removeprefix('torch.')} on {machine.device}; "
-        f"layers: {layers or 'none'}"
-    ]
+        f"layers: {_name_layers(needs.job.layers)}"
+    )
+    stdout().print(_parts_table(needs))
+    for line in needs.notes:
+        _print_line(line)
+    if any(part.what == "comparing C" for part in needs.parts):
+        _print_line("comparing C: C is solved with all and with half of its tokens, which shows its error")
+    for line in _say_what_fits(needs, machine):
+        _print_line(line)
+    for way in suggestions(needs):
+        _print_line(f"suggestion: {way}")
+
+
+def _print_line(line: str) -> None:
+    stdout().print(plain(line), soft_wrap=True)
+
+
+def _name_layers(layers: Sequence[int]) -> str:
+    """Return the first layers in words."""
+    if not layers:
+        return "none"
+    names = [str(layer) for layer in layers[:_LAYERS_NAMED]]
+    if len(layers) > _LAYERS_NAMED:
+        names.append("…")
+    return ", ".join(names)
+
+
+def _parts_table(needs: Estimate) -> Table:
+    """Return the table of what takes memory, with the calculation of each size."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
-    for column, header in enumerate(("memory", "bytes", "where", "when", "calculation")):
-        table.add_column(header, justify="right" if column == 1 else "left", overflow="fold")
+    table.add_column("memory", overflow="fold")
+    table.add_column("bytes", overflow="fold", justify="right")
+    for header in ("where", "when", "calculation"):
+        table.add_column(header, overflow="fold")
     for part in needs.parts:
         table.add_row(part.what, size_text(part.bytes), part.memory, part.phase, part.formula)
-    verdicts = [*needs.notes]
-    if any(part.what == "comparing C" for part in needs.parts):
-        verdicts.append("comparing C: C is solved with all and with half of its tokens, which shows its error")
+    return table
+
+
+def _say_what_fits(needs: Estimate, machine: Machine) -> list[str]:
+    """Return a line for each kind of memory that is needed: how much at the peak, and whether it is free."""
+    from kg_edit.planning.memory import MEMORIES
+
+    lines = []
     for where in MEMORIES:
-        if needed := needs.needed(where):
-            free = needs.available(where)
+        needed = needs.needed(where)
+        if not needed:
+            continue
+        free = needs.available(where)
+        if not machine.is_here:
+            have = f" ({machine.device} is not here, so what is free is not known)"
+        elif free is None:
             have = ", free memory unknown: please check"
-            if not machine.is_here:
-                have = f" ({machine.device} is not here, so what is free is not known)"
-            elif free is not None:
-                have = f", {size_text(free)} free: {'does not fit' if where in needs.lacking else 'fits'}"
-            verdicts.append(f"{where}: {size_text(needed)} at the peak{have}")
-    verdicts += [f"suggestion: {way}" for way in suggestions(needs)]
-    for line in (*lines, table, *verdicts):
-        stdout().print(plain(line) if isinstance(line, str) else line, soft_wrap=isinstance(line, str))
+        elif where in needs.lacking:
+            have = f", {size_text(free)} free: does not fit"
+        else:
+            have = f", {size_text(free)} free: fits"
+        lines.append(f"{where}: {size_text(needed)} at the peak{have}")
+    return lines
