@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -25,7 +24,7 @@ from kg_edit.graphs.facts import overlaps, target_of
 from kg_edit.graphs.source import subject_of
 from kg_edit.locate_then_edit.objective import ExtraTarget, SoftTarget
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import encode
+from kg_edit.models.prompts import Prompt, encode
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.text.relation_nouns import asked_nouns, relation_examples, relation_nouns
@@ -43,7 +42,8 @@ QUESTIONS = tuple(wording for wording in WORDINGS if not wording.startswith("[ho
 
 _COMMON = {"the", "and", "for", "language", "languages", "city", "united", "new", "company"}
 _VAGUE = {"kind", "broader kind", "larger whole", "part", "largest part", "counterpart", "quality", "neighbour"}
-_MOST = 40  # objects of one noun that are compared
+_COMPARED = 40  # the objects of one noun that are compared, at most
+_OWN_QUESTIONS = 2  # how often the edit itself is among its stated facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +102,9 @@ def objects_of(
     is not known which relations are usual. Left out are objects that contain a word of ``exclude``, relations that only
     name a kind or a part, and those without a noun (`_nouns`).
     """
-    target = target_of(graph)
-    nouns = _nouns()
     objects: dict[str, list[str]] = {}
-    for _, end, key in sorted(graph.out_edges(target, keys=True)):
-        data = graph.edges[target, end, key]
-        noun = nouns.get(str(data.get("property", key)).casefold())
-        label = str(graph.nodes[end]["label"])
-        if not noun or noun in _VAGUE or data.get("role") == "edit":
-            continue
-        has_no_label = re.fullmatch("[QP][0-9]+", label)
-        is_target = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
-        if has_no_label or is_target or overlaps(label, edit.subject) or gives_away(label, exclude):
+    for noun, label in _statements_of_target(graph):
+        if not _can_be_asked_for(label, edit) or gives_away(label, exclude):
             continue
         labels = objects.setdefault(noun, [])
         if label not in labels:
@@ -122,6 +113,26 @@ def objects_of(
     if every or not order:
         order += relation_nouns().values()
     return {noun: objects[noun] for noun in order if noun in objects}
+
+
+def _statements_of_target(graph: nx.MultiDiGraph) -> list[tuple[str, str]]:
+    """Return (noun of the relation, label of the object) of each statement about o* whose noun says enough."""
+    target = target_of(graph)
+    nouns = _nouns()
+    statements = []
+    for _, end, key in sorted(graph.out_edges(target, keys=True)):
+        data = graph.edges[target, end, key]
+        noun = nouns.get(str(data.get("property", key)).casefold())
+        if noun and noun not in _VAGUE and data.get("role") != "edit":
+            statements.append((noun, str(graph.nodes[end]["label"])))
+    return statements
+
+
+def _can_be_asked_for(label: str, edit: Edit) -> bool:
+    """Return whether an object can be the answer to a question about s: a name, and neither that of s nor of o*."""
+    is_id = re.fullmatch("[QP][0-9]+", label) is not None  # an entity without a label is named by its id
+    is_target = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
+    return not is_id and not is_target and not overlaps(label, edit.subject)
 
 
 def implied_facts(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> list[ComposedFact]:
@@ -140,12 +151,12 @@ def implied_facts(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str])
     return facts
 
 
-def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_relation: int) -> list[ComposedFact]:
-    """Return at most ``limit`` composed facts; each noun contributes its first ``a_relation`` objects."""
+def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, per_relation: int) -> list[ComposedFact]:
+    """Return at most ``limit`` composed facts; each noun contributes its first ``per_relation`` objects."""
     first = first_hop(edit)
     facts = []
     for noun, labels in objects.items():
-        for label in labels[:a_relation]:
+        for label in labels[:per_relation]:
             facts.append(ComposedFact(hop=f"{noun} of the {first}", target=label))
     return facts[:limit]
 
@@ -193,26 +204,38 @@ def likeliest_first(
     model finds one of them likeliest. An object is ranked by the sum over its tokens of -log p. Objects that can't be
     scored are last.
     """
-    compared = {noun: list(labels[:_MOST]) for noun, labels in islice(objects.items(), nouns)}
-    sizes = dict[Pair, int]()  # the tokens of the candidates that can be scored after their prompt
+    compared = {noun: list(labels[:_COMPARED]) for noun, labels in islice(objects.items(), nouns)}
+    pairs = list[Pair]()
     for noun, labels in compared.items():
-        if len(labels) == 1:
-            continue
-        for label in labels:
-            pair = Pair(direct_question(noun, thing), label)
-            with suppress(PromptError):
-                prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)
-                if model.positions is None or len(prompt.ids) <= model.positions:
-                    sizes[pair] = len(prompt.target_ids)
-    scores = score(model, list(sizes))
+        if len(labels) > 1:
+            pairs += [Pair(direct_question(noun, thing), label) for label in labels]
+    costs = _compute_costs(model, pairs)
+
     ranked = {}
     for noun, labels in compared.items():
-        costs = dict[str, float]()
-        for label in labels:
-            pair = Pair(direct_question(noun, thing), label)
-            costs[label] = scores[pair].nll * sizes[pair] if pair in scores else math.inf
-        ranked[noun] = sorted(labels, key=costs.__getitem__)
+        question = direct_question(noun, thing)
+        costs_here = {label: costs.get(Pair(question, label), math.inf) for label in labels}
+        ranked[noun] = sorted(labels, key=costs_here.__getitem__)
     return ranked
+
+
+def _compute_costs(model: LanguageModel, pairs: Sequence[Pair]) -> dict[Pair, float]:
+    """Return the sum over a candidate's tokens of -log p, of the pairs that can be encoded and fit into the model."""
+    counts = dict[Pair, int]()  # the tokens of each candidate
+    for pair in pairs:
+        try:
+            prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)
+        except PromptError:
+            continue
+        if _fits(model, prompt):
+            counts[pair] = len(prompt.target_ids)
+    scores = score(model, list(counts))
+    return {pair: scores[pair].nll * count for pair, count in counts.items()}
+
+
+def _fits(model: LanguageModel, prompt: Prompt) -> bool:
+    """Return whether the model has a position for each token of a prompt."""
+    return model.positions is None or len(prompt.ids) <= model.positions
 
 
 def stated_facts(
@@ -229,42 +252,49 @@ def stated_facts(
     """
     facts = list[ComposedFact]()
     if not gives_away(edit.target_new, exclude):
-        facts += [ComposedFact(hop=first_hop(edit), target=edit.target_new)] * 2
+        facts += [ComposedFact(hop=first_hop(edit), target=edit.target_new)] * _OWN_QUESTIONS
     objects = objects_of(edit, graph, exclude=exclude, every=True)
     likeliest = likeliest_first(model, edit.target_new, objects, nouns=most)
-    return [*facts, *ripples(edit, likeliest, limit=most, a_relation=1)]
+    return [*facts, *ripples(edit, likeliest, limit=most, per_relation=1)]
 
 
 def rows_of(
     model: LanguageModel, subject: str, facts: Sequence[tuple[ComposedFact, Answer | None]], *, shown: int
 ) -> tuple[ExtraTarget, ...]:
-    """Return facts about ``subject`` as rows of the loss, each in the next of the wordings, with the weight 1.
+    """Return facts about ``subject`` as rows of the loss, each with the weight 1; the wordings take turns.
 
-    A row that can't be encoded is left out.
+    A fact that does not fit into the model's positions, or whose target can't be encoded, is left out.
 
     Args:
         model: the language model, for its tokenizer and its positions.
         subject: s.
-        facts: each with the teacher's answer, whose tokens and distribution the row then has; None: the fact's target.
-        shown: how many facts about other things are before a question; none if the model's positions are too few.
+        facts: each with the teacher's answer, which the row then has to predict; with None it is the fact's target.
+        shown: how many facts about other things precede a question; none precede it if it only fits without them.
     """
     rows = list[ExtraTarget]()
     for index, (fact, answer) in enumerate(facts):
         wording = WORDINGS[index % len(WORDINGS)]
-        template = fact.prompt(wording)
-        for count in (shown, 0):
-            context = fact.context(wording, shown=count)
-            try:
-                if answer:
-                    row = encode(model.tokenizer, template, subject=subject, context=context)
-                    row = replace(row, text=f"{row.text} {answer.text}", ids=(*row.ids, *answer.ids))
-                else:
-                    row = encode(model.tokenizer, template, subject=subject, target=fact.target, context=context)
-            except PromptError:
-                if answer:
-                    raise
-                continue  # this wording does not fit the target
-            if model.positions is None or len(row.ids) <= model.positions:
-                rows.append(ExtraTarget(prompt=row, weight=1.0, soft_target=answer.lesson if answer else None))
-                break
+        prompt = _encode_fact(model, subject, fact, answer, wording=wording, shown=shown)
+        if prompt is None:
+            prompt = _encode_fact(model, subject, fact, answer, wording=wording, shown=0)
+        if prompt is not None:
+            lesson = None if answer is None else answer.lesson
+            rows.append(ExtraTarget(prompt=prompt, weight=1.0, soft_target=lesson))
     return tuple(rows)
+
+
+def _encode_fact(
+    model: LanguageModel, subject: str, fact: ComposedFact, answer: Answer | None, *, wording: str, shown: int
+) -> Prompt | None:
+    """Return a fact's question about ``subject`` with the answer or the fact's target; None if it can't be a row."""
+    template = fact.prompt(wording)
+    context = fact.context(wording, shown=shown)
+    if answer is not None:
+        question = encode(model.tokenizer, template, subject=subject, context=context)
+        prompt = replace(question, text=f"{question.text} {answer.text}", ids=(*question.ids, *answer.ids))
+    else:
+        try:
+            prompt = encode(model.tokenizer, template, subject=subject, target=fact.target, context=context)
+        except PromptError:  # the target can't be located after this wording
+            return None
+    return prompt if _fits(model, prompt) else None

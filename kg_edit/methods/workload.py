@@ -1,7 +1,7 @@
-"""What is known of a method's computation without a model: its family, what it trains, how much.
+"""What is known of a method's computation before a model is loaded: its family, what it trains, and how much.
 
-`EditingMethod.family` and `EditingMethod.trains` select the formulas, `MethodConfig.workload` gives the numbers.
-`kg_edit.planning` computes bytes from them, without knowing the settings of methods.
+`kg_edit.planning` computes the needed memory from these, so it does not have to know the settings of methods:
+`EditingMethod.family` and `EditingMethod.trains` select its formulas, `MethodConfig.workload` gives it the numbers.
 """
 
 from __future__ import annotations
@@ -30,21 +30,23 @@ Trains = Literal["value", "graph network", "weight", "all weights", "adapters", 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What one edit holds in memory, in numbers that need no model.
+    """The numbers that decide how much memory one edit takes; none of them needs a model.
 
     Attributes:
-        rows: rows of tokens in an evaluation: the prompt in each of its contexts, or the prompts that are trained.
-        context_tokens: tokens of all contexts together, which run once for all edits; in training, of all texts of a
-            step besides its prompts.
-        facts: facts that are written for one edit, each with its own search.
-        covariance: what C is measured from; None: no C.
-        hops: the layers of the R-GNN that is trained; 0 without one.
+        rows: the rows of tokens that one evaluation of the loss runs: the prompt in each of its contexts, or the
+            prompts that are trained.
+        context_tokens: the tokens of all contexts together, which run once for all edits. In training: the tokens of
+            all texts of a step that are not its prompts.
+        facts: the number of facts that are written for one edit, each with a descent of its own.
+        covariance: from what C is measured; None if the method uses no C.
+        hops: the number of layers of the R-GNN that is trained; 0 if there is no R-GNN.
         rank: the rank of the trained change (LoRA's r).
-        matrices: the number of changed weights per layer.
-        dense: whether the patch has whole matrices, although what is found has a low rank.
+        matrices: the number of changed weights in each layer.
+        dense: whether the patch stores whole matrices, although the change that was found has a low rank.
         keys: whether the patch stores a key [d_ff] of each fact in each layer, for later edits.
-        together: the number of edits that share the same passes, although each is written alone.
-        kept: tokens of an edit whose keys and values are kept for later edits (`kg_edit.engine.prefix_store`).
+        together: how many edits run in the same passes, although each is written alone.
+        kept: how many tokens of an edit have their keys and values kept for later edits
+            (`kg_edit.engine.prefix_store`).
     """
 
     rows: int = 1

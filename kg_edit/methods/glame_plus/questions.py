@@ -80,7 +80,7 @@ class RippleTargets:
     def stated(self) -> list[ComposedFact]:
         """The facts of the graph, which are learned as they are: what rules say of s, then composed facts."""
         limit = self.config.stated
-        composed = ripples(self.edit, self.objects, limit=limit, a_relation=self.config.per_relation)
+        composed = ripples(self.edit, self.objects, limit=limit, per_relation=self.config.per_relation)
         return [*self.implied, *composed][:limit]
 
     @property

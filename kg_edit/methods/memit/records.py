@@ -40,7 +40,13 @@ class Fact:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FactValue:
-    """``state``: h [d], the model's present state at the subject's last token; ``descent``: the change z - h."""
+    """The value z that was found for a fact.
+
+    Attributes:
+        state: h [d], the model's present state at the subject's last token.
+        descent: the descent that found the change z - h.
+        notes: further fields of the fact's record.
+    """
 
     state: Tensor
     descent: Descent
@@ -53,19 +59,26 @@ class FactValue:
 
 
 def new_record(record: Record, facts: Sequence[Fact], values: Sequence[FactValue]) -> dict[str, Any]:
-    """Return an edit's ``record`` with what is noted of its own fact, and of the further facts (``requests``)."""
-    records = []
-    for fact, value in zip(facts, values, strict=True):
-        value.descent.check()
-        norms = {
-            "value": round(float(value.state.norm()), 6),
-            "change": round(float(value.descent.change.norm()), 6),
-        }
-        fields = fact.edit.model_dump(mode="json", exclude_defaults=True)
-        records.append({"edit": fields, "norms": norms, **value.descent.summary, **value.notes})
-    own, *further = records
-    own |= record
-    return {**own, "requests": further} if further else own
+    """Return an edit's ``record``, completed by what is noted of its own fact and of its further facts (``requests``).
+
+    The first of ``facts`` is the edit itself.
+    """
+    own, *further = [_record_fact(fact, value) for fact, value in zip(facts, values, strict=True)]
+    completed = {**own, **record}  # a field of the edit's own record wins
+    if further:
+        completed["requests"] = further
+    return completed
+
+
+def _record_fact(fact: Fact, value: FactValue) -> dict[str, Any]:
+    """Return what is noted of one fact: its edit, the norms of h and z - h, and how the descent went."""
+    value.descent.check()
+    norms = {
+        "value": round(float(value.state.norm()), 6),
+        "change": round(float(value.descent.change.norm()), 6),
+    }
+    fields = fact.edit.model_dump(mode="json", exclude_defaults=True)
+    return {"edit": fields, "norms": norms, **value.descent.summary, **value.notes}
 
 
 def with_updates(records: Sequence[Record], updates: Tensor) -> list[Record]:
@@ -105,6 +118,28 @@ class Batch:
 
 def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Record]) -> list[Batch]:
     """Return the batches of ``patch`` without the edits with these ``ids``; an empty batch is left out."""
+    values = _check_removal(patch, ids, methods)
+    batches = []
+    remaining = list(patch.edits)
+    column = 0
+    while remaining:
+        size = int(remaining[0]["batch"])  # each record has the size of its batch
+        kept = list[Record]()
+        columns = list[Tensor]()
+        for record in remaining[:size]:
+            own_values = values[:, column : column + width(record)]
+            column += width(record)
+            if record["edit"]["id"] not in ids:
+                kept.append(record)
+                columns.append(own_values)
+        if kept:
+            batches.append(Batch(records=tuple(kept), values=torch.cat(columns, 1)))
+        remaining = remaining[size:]
+    return batches
+
+
+def _check_removal(patch: Patch, ids: Collection[str], methods: Sequence[Record]) -> Tensor:
+    """Return the values z [d, facts] of a patch, once it is clear that the edits ``ids`` can be removed from it."""
     if list(patch.provenance.get("methods", ())) != list(methods):
         names = ", ".join(str(method.get("name")) for method in patch.provenance.get("methods", ())) or "no method"
         raise PatchError(
@@ -123,21 +158,4 @@ def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Rec
     if unknown:
         names = ", ".join(repr(id_) for id_ in known[:5])
         raise PatchError(f"the patch has no edit {unknown[0]!r}; it has {names} …")
-
-    batches = []
-    remaining = list(patch.edits)
-    column = 0
-    while remaining:
-        size = int(remaining[0]["batch"])  # each record has the size of its batch
-        records = list[Record]()
-        columns = list[Tensor]()
-        for record in remaining[:size]:
-            own_values = values[:, column : column + width(record)]
-            column += width(record)
-            if record["edit"]["id"] not in ids:
-                records.append(record)
-                columns.append(own_values)
-        if records:
-            batches.append(Batch(records=tuple(records), values=torch.cat(columns, 1)))
-        remaining = remaining[size:]
-    return batches
+    return values

@@ -38,7 +38,7 @@ class GraphRequestConfig(GraphSettings):
         5, description="number of facts s -r-> o* -r'-> o' (about s) that are edited in too"
     )
     chained: NonNegativeInt = Field(
-        0, description="number of such facts as continuations of the edit's prompt: '... o*, r'' o'\""
+        0, description="number of such facts as continuations of the edit's prompt: ... o*, r' o'"
     )
     per_node: PositiveInt = Field(20, description="m: number of statements of o* to choose from")
     seed: Seed = Field(0, description="random seed of the sampled statements, facts and contexts")
@@ -54,14 +54,16 @@ class GraphRequestConfig(GraphSettings):
     def facts(self, edit: Edit, graph: nx.MultiDiGraph) -> tuple[GraphFact, ...]:
         """Return the facts of an edit's subgraph that become further edits: statements, composed, chained.
 
-        By rules (``graph.rules``), they are what follows from the edit, as many as the kinds together. A fact in the
-        edit's own words, as by the rule r(x,y) & r(y,z) => r(x,z), would undo the edit, and is left out.
+        With rules (``graph.rules``), the facts are instead what follows from the edit, at most as many as the three
+        counts add up to. A fact that is asked in the edit's own words would undo the edit, and is left out: the rule
+        r(x,y) & r(y,z) => r(x,z) gives such facts.
         """
         if self.graph.rules is not None:
             most = self.statements + self.composed + self.chained
-            return self._drop_own_words(edit, consequence_facts(edit, graph, limit=most + 1), most)
+            consequences = consequence_facts(edit, graph, limit=most + 1)
+            return self._drop_own_words(edit, consequences, most)
         chosen = list[GraphFact]()
-        # Of each kind one more than needed is asked for, in the place of one in the edit's own words.
+        # One fact more than needed of each kind is asked for, as one may be left out for the edit's own words.
         kinds: dict[Kind, int] = {"statement": self.statements, "composed": self.composed, "chained": self.chained}
         for kind, most in kinds.items():
             facts = graph_facts(edit, graph, limit=most + 1, seed=self.seed, kinds=(kind,))
@@ -100,8 +102,7 @@ class GraphRequestMethod(GraphReader):
         answers = self.test_answers(edit)
         if answers:
             objects = [fact.target_new for fact in self.further_edits(edit)]
-            met = [object_ for object_ in objects if any(overlaps(object_, name) for name in answers)]
-            notes["answers_met"] = len(met)
+            notes["answers_met"] = sum(_overlaps_any(object_, answers) for object_ in objects)
         return notes
 
     def provenance(self) -> dict[str, Any]:
@@ -109,6 +110,10 @@ class GraphRequestMethod(GraphReader):
         provenance = super().provenance()
         provenance["methods"][0] |= {"graph": dict(self.graph_identity or {})}
         return provenance
+
+
+def _overlaps_any(object_: str, answers: Sequence[str]) -> bool:
+    return any(overlaps(object_, answer) for answer in answers)
 
 
 class RomeKgConfig(GraphRequestConfig, RomeConfig):
@@ -147,8 +152,9 @@ class RomeKg(GraphRequestMethod, Rome):
         patch = self.empty_patch()
         for fact in (edit, *self.further_edits(edit)):
             with patch.stacked_on(self.model):
-                # ``before`` has no key of this edit's own facts: most share one, so that none could be held
-                (update,) = super().make_each((fact,), before=before)
+                # ROME's own make_each, which makes one edit and does not call `make`. It protects the keys in
+                # ``before``, which has none of this edit's facts: most of these share a key.
+                (update,) = Rome.make_each(self, (fact,), before=before)
             if isinstance(update, Exception):
                 raise update
             patch = patch + update
@@ -162,7 +168,7 @@ class RomeKg(GraphRequestMethod, Rome):
         return WeightPatch(factors=patch.factors, provenance=provenance, state=patch.state)
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
-        """Make each edit alone. A fact needs the model with the earlier facts, so edits can't share a descent."""
+        """Call `make` for each edit: a fact needs the model with the earlier facts, so edits can't share a descent."""
         return EditingMethod.make_each(self, edits, before=before)
 
     def check(self, edits: Sequence[Edit]) -> None:

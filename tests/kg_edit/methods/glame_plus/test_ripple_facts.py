@@ -42,10 +42,10 @@ def graph(*statements: tuple[str, str]) -> nx.MultiDiGraph:
 
 
 def facts_of(
-    *statements: tuple[str, str], limit: int = 9, a_relation: int = 2, exclude: tuple[str, ...] = (), edit: Edit = ANY
+    *statements: tuple[str, str], limit: int = 9, per_relation: int = 2, exclude: tuple[str, ...] = (), edit: Edit = ANY
 ) -> list[tuple[str, str]]:
     objects = objects_of(edit, graph(*statements), exclude=exclude)
-    return [(fact.noun, fact.target) for fact in ripples(edit, objects, limit=limit, a_relation=a_relation)]
+    return [(fact.noun, fact.target) for fact in ripples(edit, objects, limit=limit, per_relation=per_relation)]
 
 
 def test_only_relations_that_such_objects_have_are_used() -> None:
@@ -74,11 +74,11 @@ def test_facts_are_in_the_order_of_the_relation_table() -> None:
 
 def test_number_of_objects_of_a_relation_is_limited() -> None:
     founders = (("P112", "A. Toyoda"), ("P112", "B. Toyoda"), ("P112", "C. Toyoda"))
-    assert facts_of(*founders, a_relation=2) == [("founder", "A. Toyoda"), ("founder", "B. Toyoda")]
+    assert facts_of(*founders, per_relation=2) == [("founder", "A. Toyoda"), ("founder", "B. Toyoda")]
 
 
 def test_properties_with_one_noun_are_one_relation() -> None:
-    assert facts_of(("P17", "Japan"), ("P1376", "Japan"), ("P1376", "Honshu"), a_relation=2) == [
+    assert facts_of(("P17", "Japan"), ("P1376", "Japan"), ("P1376", "Honshu"), per_relation=2) == [
         ("country", "Honshu"),
         ("country", "Japan"),
     ]
