@@ -349,14 +349,14 @@ def _make_or_load(
 
     try:
         patch = make([edit for edit in edits if edit.id not in made])
+        saves.losses.append_to(out / LOSSES)
+        patch.save(path)
     except BaseException as error:  # also Ctrl-C
         with suppress(KgEditError):  # a full disk, which may be the first error
             saves.save()
         if partial.is_file():
             error.add_note(f"the edits made before this error are saved in {partial}, which is a normal patch file")
         raise
-    saves.losses.append_to(out / LOSSES)
-    patch.save(path)
     partial.unlink(missing_ok=True)
     return patch
 
