@@ -92,7 +92,10 @@ class AdapterPatch(Patch):
     @property
     def nbytes(self) -> int:
         """The bytes of the adapters' tensors."""
-        return sum(tensor.nbytes for adapter in self.adapters.values() for tensor in adapter.tensors().values())
+        total = 0
+        for adapter in self.adapters.values():
+            total += sum(tensor.nbytes for tensor in adapter.tensors().values())
+        return total
 
     @property
     def is_empty(self) -> bool:

@@ -32,45 +32,16 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
     """
     if len(patches) < 2 or len(patches) != len(shares):
         raise ConfigError(f"expected at least two patches and as many shares; found {len(patches)} and {len(shares)}")
-    scaled = list[Patch]()
-    # Of each edit, by its id: its record, the sum of its shares, the number of patches with it
-    records = dict[str, dict[str, object]]()
-    shares_of = defaultdict[str, float](float)
-    patches_of = Counter[str]()
-    for number, (patch, share) in enumerate(zip(patches, shares, strict=True), 1):
+    for number, patch in enumerate(patches, 1):
         if not isinstance(patch, WeightPatch):
             raise PatchError(
                 f"patch {number} of {len(patches)} is of the {patch.kind}, which can't be averaged; expected patches "
                 "of weights, such as rome's"
             )
-        scaled.append(patch.scaled(share))
-        ids = {str(record.get("edit", {}).get("id")) for record in patch.edits}
-        patches_of.update(ids)
-        for id_ in ids:
-            shares_of[id_] += share
-        for record in patch.edits:
-            if not {"edit", "method"} <= record.keys():
-                raise PatchError("a record of a patch lacks its edit or its method; make the patch again")
-            edit = record["edit"]
-            id_ = str(record["edit"]["id"])
-            earlier: Any = records.get(id_, record)
-            if any(earlier["edit"].get(name) != edit.get(name) for name in ("subject", "prompt", "target_new")):
-                raise PatchError(
-                    f"the patches have different edits of the id {id_!r}, of which one would be lost from the record; "
-                    "give the edits ids of their own, and make the patches again"
-                )
-            methods = dict.fromkeys([*earlier["method"].split(" + "), record["method"]])
-            records[id_] = {"edit": edit, "method": " + ".join(methods)}
-    weaker = [id_ for id_ in records if patches_of[id_] < len(patches) and shares_of[id_] < 1]
-    if weaker:
-        log.warning(
-            "%d of %d edits are not in every patch and get less than their whole change, such as %r (%g of it); "
-            "average patches of the same edits, or give these a share of 1",
-            len(weaker),
-            len(records),
-            weaker[0],
-            shares_of[weaker[0]],
-        )
+    records = _join_records(patches)
+    _warn_of_weaker_edits(patches, shares)
+
+    scaled = [patch.scaled(share) for patch, share in zip(patches, shares, strict=True)]
     total = scaled[0]
     for patch in scaled[1:]:
         total = total + patch
@@ -79,5 +50,46 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
         {"share": share, "methods": patch.provenance.get("methods", ()), "edits": len(patch.edits)}
         for patch, share in zip(patches, shares, strict=True)
     ]
-    provenance = {**total.provenance, "edits": [*records.values()], AVERAGED: note}
+    provenance = {**total.provenance, "edits": records, AVERAGED: note}
     return WeightPatch(factors=total.factors, provenance=provenance)
+
+
+def _join_records(patches: Sequence[Patch]) -> list[dict[str, Any]]:
+    """Return one record of each edit, with the names of all methods that made it."""
+    records = dict[str, dict[str, Any]]()  # by the edit's id
+    for patch in patches:
+        for record in patch.edits:
+            if not {"edit", "method"} <= record.keys():
+                raise PatchError("a record of a patch lacks its edit or its method; make the patch again")
+            edit = record["edit"]
+            id_ = str(edit["id"])
+            earlier = records.get(id_, record)
+            if any(earlier["edit"].get(name) != edit.get(name) for name in ("subject", "prompt", "target_new")):
+                raise PatchError(
+                    f"the patches have different edits of the id {id_!r}, of which one would be lost from the record; "
+                    "give the edits ids of their own, and make the patches again"
+                )
+            methods = dict.fromkeys([*earlier["method"].split(" + "), record["method"]])
+            records[id_] = {"edit": edit, "method": " + ".join(methods)}
+    return list(records.values())
+
+
+def _warn_of_weaker_edits(patches: Sequence[Patch], shares: Sequence[float]) -> None:
+    """Warn of edits that are not in every patch, if their shares add up to less than 1."""
+    # By the edit's id: the sum of the shares, and the number of the patches with it
+    total_shares = defaultdict[str, float](float)
+    counts = Counter[str]()
+    for patch, share in zip(patches, shares, strict=True):
+        for id_ in dict.fromkeys(str(record["edit"]["id"]) for record in patch.edits):
+            total_shares[id_] += share
+            counts[id_] += 1
+    weaker = [id_ for id_, total in total_shares.items() if counts[id_] < len(patches) and total < 1]
+    if weaker:
+        log.warning(
+            "%d of %d edits are not in every patch and get less than their whole change, such as %r (%g of it); "
+            "average patches of the same edits, or give these a share of 1",
+            len(weaker),
+            len(counts),
+            weaker[0],
+            total_shares[weaker[0]],
+        )

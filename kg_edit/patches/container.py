@@ -141,6 +141,12 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
         raise PatchError(
             f"can't read the patch {path}: {error}; give a complete patch.safetensors, as kg-edit edit writes it"
         ) from error
+    _check_metadata(metadata, path)
+    return metadata, tensors
+
+
+def _check_metadata(metadata: Any, path: str | Path) -> None:
+    """Check that the metadata of a file are those of a patch in this version of the format."""
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         found = metadata.get("format") if isinstance(metadata, dict) else metadata
         raise PatchError(f"{path} is not a patch: expected the format {FORMAT}, found {found!r:.80}")
@@ -152,7 +158,6 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
     if not isinstance(metadata.get("kind"), str) or "content" not in metadata:
         raise PatchError(f"the patch {path} lacks its kind or its content; make the patch again")
     check_provenance(metadata.get("provenance"), path)
-    return metadata, tensors
 
 
 def _check_finite(path: str | Path, name: str, finite: bool) -> None:

@@ -54,10 +54,14 @@ def entries(
     listed = list[Entry]()
     for position, first_record in added.items():
         record = now.get(position, first_record)  # a removal of others may have computed the edit again
+        name = position.id
+        if ids[position.id] > 1:
+            name = f"{position.step}/{position.id}"
+        state: State = "active" if position in now else "removed"
         entry = Entry(
             position=position,
-            name=position.id if ids[position.id] == 1 else f"{position.step}/{position.id}",
-            state="active" if position in now else "removed",
+            name=name,
+            state=state,
             edit=edit_of(record),
             method=record["method"],
             record=record,

@@ -110,33 +110,47 @@ def find_disabling(
             of ``patch`` are added.
         model: the norm is also compared with that of the weight in this model, or else with that recorded in the patch.
     """
-    reasons = list[str]()
     seen = others if isinstance(others, SeenEdits) else SeenEdits(others)
+    reasons = list[str]()
     for edit in seen.add(patch):
-        name = edit.record["edit"]["id"]
-        norm = edit.norm
-        factor = division_factor(edit.record)
-        usual = _median_of_others(seen.norms[edit.group], norm) if norm else None
-        if norm and usual is not None and norm > MEDIANS * usual:
-            times = f"{norm / usual:.1f} times the other edits'"
-            reasons.append(f"{name}: its change has the norm {norm:.3g}, {times}")
-        usual = _median_of_others(seen.factors[edit.group], factor) if factor else None
-        if factor and usual is not None and factor * MEDIANS < usual:
-            reasons.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {usual:.3g}")
-
-    # The largest edit in each weight, against the weight itself.
-    changes = changes_of(patch)
-    by_edit = columns(patch)
-    norms = changes.weight_norms
+        reasons += _compare_with_others(edit, seen)
+    norms = changes_of(patch).weight_norms
     if model is not None and not isinstance(patch, Changes):
         norms = weight_norms(patch, model) or norms
+    reasons += _compare_with_weights(patch, norms)
+    return tuple(reasons)
+
+
+def _compare_with_others(edit: _Sized, seen: SeenEdits) -> list[str]:
+    """Return why an edit is unlike the others that are ``seen``: its change is large, or its division factor small."""
+    reasons = []
+    name = edit.record["edit"]["id"]
+    norm = edit.norm
+    if norm:
+        usual = _median_of_others(seen.norms[edit.group], norm)
+        if usual is not None and norm > MEDIANS * usual:
+            times = f"{norm / usual:.1f} times the other edits'"
+            reasons.append(f"{name}: its change has the norm {norm:.3g}, {times}")
+    factor = division_factor(edit.record)
+    if factor:
+        usual = _median_of_others(seen.factors[edit.group], factor)
+        if usual is not None and factor * MEDIANS < usual:
+            reasons.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {usual:.3g}")
+    return reasons
+
+
+def _compare_with_weights(patch: Patch | Changes, norms: Mapping[str, float]) -> list[str]:
+    """Return which weights an edit changes by more than `SHARE` of their norm; those without a norm are not judged."""
+    reasons = []
+    changes = changes_of(patch)
+    by_edit = columns(patch)
     for name, pair in changes.factors.items():
         limit = SHARE * norms.get(name, 0.0)
         named = ""
         if by_edit:
-            size, who = max((change_norm(pair, indices), number) for number, indices in enumerate(by_edit))
+            size, largest = max((change_norm(pair, indices), number) for number, indices in enumerate(by_edit))
             if len(by_edit) > 1:
-                named = f"{changes.edits[who]['edit']['id']}: "
+                named = f"{changes.edits[largest]['edit']['id']}: "
         else:
             # Columns don't belong to edits: the mean edit counts, |change| / sqrt(edits). A weight has no more edits
             # than columns, if others are in other weights.
@@ -147,7 +161,7 @@ def find_disabling(
             reasons.append(
                 f"{named}the change of {name} is {share:.4g} times as large as the weight itself (limit {SHARE:g})"
             )
-    return tuple(reasons)
+    return reasons
 
 
 def refuse_disabling(

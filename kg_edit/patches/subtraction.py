@@ -72,21 +72,11 @@ def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factor
     e_in = exact(expert.right)
     a_out = exact(anti.left)
     a_in = exact(anti.right)
-
-    def products(left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
-        """Return the dot products, [out], of each row of left right^T with the same row of other_left other_right^T."""
-        dots: Tensor = ((left @ (right.T @ other_right)) * other_left).sum(1)
-        return dots
-
-    def inverse_root(square: Tensor) -> Tensor:
-        """Return 1 / sqrt(square), and 0 where the square is 0."""
-        return torch.where(square > 0, square.clamp(min=1e-300).rsqrt(), 0.0)
-
-    e_square = products(e_out, e_in, e_out, e_in).clamp(min=0)  # |e|^2
-    a_square = products(a_out, a_in, a_out, a_in).clamp(min=0)  # |a|^2
-    across = products(e_out, e_in, a_out, a_in)  # e . a
-    per_e = inverse_root(e_square)  # 1 / |e|
-    per_a = inverse_root(a_square)  # 1 / |a|
+    e_square = _multiply_rows(e_out, e_in, e_out, e_in).clamp(min=0)  # |e|^2
+    a_square = _multiply_rows(a_out, a_in, a_out, a_in).clamp(min=0)  # |a|^2
+    across = _multiply_rows(e_out, e_in, a_out, a_in)  # e . a
+    per_e = _inverse_root(e_square)  # 1 / |e|
+    per_a = _inverse_root(a_square)  # 1 / |a|
     length = per_e**2 * e_square + per_a**2 * a_square + 2 * per_e * per_a * across  # |s|^2
     along = per_e * across + per_a * a_square  # a . s
     share = torch.where(length > 1e-12, along / length.clamp(min=1e-12), 0.0)
@@ -97,3 +87,14 @@ def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factor
     of_anti = -strength * (1 - share * per_a)
     lefts = torch.cat([of_expert[:, None] * e_out, of_anti[:, None] * a_out], 1)
     return Factors(left=lefts.float(), right=torch.cat([e_in, a_in], 1).float())
+
+
+def _multiply_rows(left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
+    """Return the dot products, [out], of each row of left right^T with the same row of other_left other_right^T."""
+    dots: Tensor = ((left @ (right.T @ other_right)) * other_left).sum(1)
+    return dots
+
+
+def _inverse_root(square: Tensor) -> Tensor:
+    """Return 1 / sqrt(square), and 0 where the square is 0."""
+    return torch.where(square > 0, square.clamp(min=1e-300).rsqrt(), 0.0)

@@ -382,36 +382,44 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
                 device = weight_matrix(modules[name]).device
                 factors.setdefault(name, {})[owner] = pair.exact_on(device)
 
-    of_columns = {name: _stack(pairs) for name, pairs in factors.items()}
+    def make_hook(pairs: Mapping[int, Factors]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        stacked = _stack(pairs)
 
-    def add(name: str, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, in]; some families flatten their MLP's input
-        changed = output.reshape(len(inputs), -1).clone()  # [tokens, out]
-        owner = owners.expand(len(owners), len(inputs) // len(owners)).reshape(-1)  # [tokens]
-        stacked = of_columns[name]
-        if stacked:
-            # right^T x of all patches at once, [tokens, ranks], and 0 where a column is not of the token's own patch
-            pair, column = stacked
-            mask = (owner[:, None] == column).to(inputs.device)
-            along = torch.where(mask, inputs.float() @ pair.right, 0.0)
-            return (changed + (along @ pair.left.T).to(changed)).reshape(output.shape)
-        for index, pair in factors[name].items():
-            rows = (owner == index).nonzero()[:, 0].to(inputs.device)
-            if len(rows):
-                change: Tensor = torch.linalg.multi_dot([inputs[rows].float(), pair.right, pair.left.T])
-                changed[rows] += change.to(changed)
-        return changed.reshape(output.shape)
-
-    def make_hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return add(name, args, output)
+            inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, in]; some families flatten their MLP's input
+            outputs = output.reshape(len(inputs), -1)  # [tokens, out]
+            owner = owners.expand(len(owners), len(inputs) // len(owners)).reshape(-1)  # [tokens]
+            if stacked is not None:
+                changed = _add_at_once(outputs, inputs, owner, *stacked)
+            else:
+                changed = _add_in_turn(outputs, inputs, owner, pairs)
+            return changed.reshape(output.shape)
 
         return hook
 
     with ExitStack() as stack:
         for name, module in modules.items():
-            stack.enter_context(module.register_forward_hook(make_hook(name)))
+            stack.enter_context(module.register_forward_hook(make_hook(factors[name])))
         yield
+
+
+def _add_at_once(outputs: Tensor, inputs: Tensor, owner: Tensor, pair: Factors, column: Tensor) -> Tensor:
+    """Return the outputs [tokens, out] with the change of each token's own patch, from the factors of `_stack`."""
+    # right^T x of all patches at once, [tokens, ranks], and 0 where a column is not of the token's own patch
+    is_own = (owner[:, None] == column).to(inputs.device)
+    along = torch.where(is_own, inputs.float() @ pair.right, 0.0)
+    return outputs + (along @ pair.left.T).to(outputs)
+
+
+def _add_in_turn(outputs: Tensor, inputs: Tensor, owner: Tensor, pairs: Mapping[int, Factors]) -> Tensor:
+    """Return the outputs [tokens, out] with the change of each token's own patch, one patch after the other."""
+    changed = outputs.clone()
+    for index, pair in pairs.items():
+        rows = (owner == index).nonzero()[:, 0].to(inputs.device)
+        if len(rows):
+            change: Tensor = torch.linalg.multi_dot([inputs[rows].float(), pair.right, pair.left.T])
+            changed[rows] += change.to(changed)
+    return changed
 
 
 def _stack(pairs: Mapping[int, Factors]) -> tuple[Factors, Tensor] | None:
