@@ -122,10 +122,10 @@ def _continue_together(
             several_lines=several_lines,
         )
         written |= zip(keys, texts, strict=True)
-    return [
-        {text.prompt: written[owner, text.prompt] for text in request.continued}
-        for owner, request in zip(owners, requests, strict=True)
-    ]
+    texts_by_request = []
+    for owner, request in zip(owners, requests, strict=True):
+        texts_by_request.append({text.prompt: written[owner, text.prompt] for text in request.continued})
+    return texts_by_request
 
 
 def compare_beginnings(model: LanguageModel, request: Requests, texts: dict[str, str]) -> dict[str, str]:

@@ -121,7 +121,8 @@ def rows_at_once(model: LanguageModel, tokens: int) -> int:
         return BATCH_ROWS
     cache = 2 * len(model.blocks) * model.width * tokens * model.model.dtype.itemsize  # more than it is if heads share
     logits = 3 * 4 * model.model.get_output_embeddings().weight.shape[0]
-    return max(BATCH_ROWS, int(1e6 * megabytes / (2 * cache + logits)))  # a copy while a group joins
+    row = 2 * cache + logits  # bytes; the cache is copied while a group joins
+    return max(BATCH_ROWS, int(1e6 * megabytes / row))
 
 
 def _compute_beginnings(
@@ -227,7 +228,8 @@ class _Decoder:
                 # The group joins when there is room for it; if padding would change the results, after all others.
                 longest = max(batch.before.mask.shape[-1], *(len(self.rows[row]) for row in group))
                 may_join = mask_decides(self.model, longest + max(self.limits))
-                batch = self._write_on(batch, until=self.at_once - len(group) if may_join else 0)
+                most_rows = self.at_once - len(group) if may_join else 0
+                batch = self._write_on(batch, until=most_rows)
             batch = _join(batch, self._read(group))
         if batch:
             self._write_on(batch, until=0)

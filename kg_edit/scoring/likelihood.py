@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -61,31 +62,42 @@ def score_each(
     unpatched = patches.index(None) if None in patches else 0
     owners = [unpatched if patch is None else index for index, patch in enumerate(patches)]
     wanted = [list(dict.fromkeys(pairs)) for pairs in pair_lists]  # each pair once
-    distinct = dict[tuple[int, Pair], int]()  # the number of each pair of an owner
+    numbers = dict[tuple[int, Pair], int]()  # the number of each pair of an owner
     encoded = list[_Asked]()
     for owner, pairs in zip(owners, wanted, strict=True):
         for pair in pairs:
-            if (owner, pair) not in distinct:
-                distinct[owner, pair] = len(encoded)
+            if (owner, pair) not in numbers:
+                numbers[owner, pair] = len(encoded)
                 encoded.append(_Asked(owner, model.encode(pair.prompt, target=pair.candidate)))
 
-    # Prompts that begin alike are a group, whose tree is in one row; a forward pass has several rows.
-    groups = _groups(encoded)
+    results = _score_all(model, encoded, patches)
+    scores = []
+    for owner, pairs in zip(owners, wanted, strict=True):
+        scores.append({pair: results[numbers[owner, pair]] for pair in pairs})
+    return scores
+
+
+def _score_all(
+    model: LanguageModel, encoded: Sequence[_Asked], patches: Sequence[WeightPatch | None]
+) -> dict[int, TokenScores]:
+    """Return the scores of all prompts, by their number.
+
+    Prompts that begin alike are a group, whose tree is in one row; a forward pass has several rows.
+    """
+    groups = _make_groups(encoded)
     results: dict[int, TokenScores] = {}
     sizes = [len(group.tree) for group in groups]
     for rows in pack_groups(sizes, width=_WIDTH, nodes=nodes_at_once(model)):
-        numbers = list[int]()  # of all prompts of the pass, row after row
+        in_pass = list[int]()  # the numbers of all prompts of the pass, row after row
         prompts_by_row = list[list[_Asked]]()
         for row in rows:
-            of_row = [index for group in row for index in groups[group].indices]
-            numbers += of_row
-            prompts_by_row.append([encoded[index] for index in of_row])
-        results |= zip(numbers, _score_rows(model, prompts_by_row, patches), strict=True)
-
-    scores = []
-    for owner, pairs in zip(owners, wanted, strict=True):
-        scores.append({pair: results[distinct[owner, pair]] for pair in pairs})
-    return scores
+            in_row = list[int]()
+            for group in row:
+                in_row += groups[group].indices
+            in_pass += in_row
+            prompts_by_row.append([encoded[index] for index in in_row])
+        results |= zip(in_pass, _score_rows(model, prompts_by_row, patches), strict=True)
+    return results
 
 
 def nodes_at_once(model: LanguageModel) -> int:
@@ -116,7 +128,7 @@ class _Group:
         return len(self.tree) + self.tree.missing(pair.prompt.ids[:-1], owner=pair.owner) <= self.limit
 
 
-def _groups(pairs: Sequence[_Asked]) -> list[_Group]:
+def _make_groups(pairs: Sequence[_Asked]) -> list[_Group]:
     """Group the prompts. A tree has at most `_NODES` nodes, or twice those of its first prompt if that is more."""
     groups: list[_Group] = []
     filling: dict[tuple[int, int], _Group] = {}
@@ -136,7 +148,7 @@ def _score_rows(
     model: LanguageModel, rows: Sequence[Sequence[_Asked]], patches: Sequence[WeightPatch | None]
 ) -> list[TokenScores]:
     """Return the scores of all prompts, row by row."""
-    pairs = [pair for row in rows for pair in row]
+    pairs = list(chain.from_iterable(rows))
     if mask_decides(model, max(len(pair.prompt.ids) for pair in pairs)):
         logits, index = _tree_logits(model, rows, patches)
         return list(_token_scores(pairs, logits, index))
@@ -164,7 +176,10 @@ def _of_alike_lengths(prompts: Sequence[Prompt], *, nodes: int) -> Iterator[list
 def _token_scores(pairs: Sequence[_Asked], logits: Tensor, index: Tensor) -> Iterator[TokenScores]:
     """Yield the scores of ``pairs``; ``index`` has, for each target token, the row of ``logits`` before it."""
     # On the logits' device, and one transfer: the logits of all reads may be hundreds of megabytes.
-    targets = torch.tensor([token for pair in pairs for token in pair.prompt.target_ids], device=logits.device)
+    target_ids = list[int]()
+    for pair in pairs:
+        target_ids += pair.prompt.target_ids
+    targets = torch.tensor(target_ids, device=logits.device)
     index = index.to(logits.device)
     each = logits.logsumexp(-1)[index] - logits[index, targets]  # -log softmax, [all target tokens]
     is_best = logits.argmax(-1)[index] == targets
@@ -190,7 +205,8 @@ def _tree_logits(
     for row, (tree, pairs) in enumerate(zip(trees, rows, strict=True)):
         for pair in pairs:
             last = pair.prompt.target_start - 1
-            path = tree.add(pair.prompt.ids[:-1], owner=pair.owner, end=last if marks_ends else None)
+            end = last if marks_ends else None
+            path = tree.add(pair.prompt.ids[:-1], owner=pair.owner, end=end)
             reads += [(row, node) for node in path[last:]]  # the last token is left out: it predicts no target token
             ends.append((row, path[last]))
     nodes, index = torch.tensor(reads).unique(dim=0, return_inverse=True)

@@ -52,31 +52,41 @@ class ModelServer:
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         data = None if body is None else json.dumps(body).encode()
-        for tries in range(1, self.tries + 1):
-            wait = 0.5 * 2**tries  # seconds, doubled at each try, unless the server asks for another time
+        text = self._send(address, data, headers)
+        try:
+            return parse(text)
+        except ValueError as error:  # also JSON that is nested too deeply
+            raise self.unexpected(text.decode(errors="replace"), "JSON") from error
+
+    def _send(self, address: str, data: bytes | None, headers: dict[str, str]) -> bytes:
+        """Return the server's reply to a request, which is sent again while the server is busy or out of reach."""
+        for attempt in range(1, self.tries + 1):
+            is_last = attempt == self.tries
+            wait = 0.5 * 2**attempt  # seconds, doubled at each try, unless the server asks for another time
             request = urllib.request.Request(address, data=data, headers=headers)  # noqa: S310 - checked above
             deadline = time.monotonic() + self.seconds
             try:
-                text = whole_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
-                break
+                return whole_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
             except urllib.error.HTTPError as error:
-                if error.code not in _BUSY or tries == self.tries:
+                if is_last or error.code not in _BUSY:
                     raise self._error_of(address, error, deadline) from error
                 retry_after = error.headers.get("Retry-After")
                 if retry_after and retry_after.isdecimal():
                     wait = float(retry_after)
             except (OSError, ValueError, HTTPException) as error:
-                if tries == self.tries:
-                    reason = getattr(error, "reason", error)
-                    problem = f"can't be reached: {reason}; check the address, and that the server runs"
-                    if isinstance(reason, TimeoutError):
-                        problem = f"did not answer in {self.seconds:g} s; ask later (or patch check: longer --timeout)"
-                    raise ServerError(f"{address} {problem}") from error
+                if is_last:
+                    raise self._no_reply(address, error) from error
             time.sleep(min(wait, _LONGEST_WAIT))
-        try:
-            return parse(text)
-        except ValueError as error:  # also JSON that is nested too deeply
-            raise self.unexpected(text.decode(errors="replace"), "JSON") from error
+        raise AssertionError("the last try returns or raises")
+
+    def _no_reply(self, address: str, error: Exception) -> ServerError:
+        """Return the error about a server that sent no reply."""
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            problem = f"did not answer in {self.seconds:g} s; ask later (or patch check: longer --timeout)"
+        else:
+            problem = f"can't be reached: {reason}; check the address, and that the server runs"
+        return ServerError(f"{address} {problem}")
 
     def _error_of(self, address: str, error: urllib.error.HTTPError, deadline: float) -> ServerError:
         reply = ""

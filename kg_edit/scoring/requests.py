@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from kg_edit.edits.record import Query
@@ -135,14 +136,14 @@ def continue_and_score(prompt: str, answers: Iterable[str], *, least: int, chat:
 
 def continue_query(query: Query, *, least: int = ANSWER_TOKENS, several_lines: bool = False) -> Requests:
     """Return the request for a greedy continuation of the query, a question in its few-shot form."""
-    names = tuple(name for names in query.answers for name in names)
-    # A query that requires all its answers needs room for the longest name of each; the cast of a film has no end.
-    listed = ", ".join(max(names, key=len) for names in query.answers) if query.every else ""
+    listed = ""
+    if query.every:  # room is needed for all the answers, the longest name of each; no fixed limit fits a film's cast
+        listed = ", ".join(max(names, key=len) for names in query.answers)
     text = Continued(
         prompt=generated_from(query),
         name=scored_after(query),
         least=least,
-        answers=names,
+        answers=tuple(chain.from_iterable(query.answers)),
         listed=listed,
         several_lines=several_lines,
     )
