@@ -105,6 +105,19 @@ class MethodConfig(BaseModel):
         settings = {} if settings is None else settings
         if not isinstance(settings, Mapping):
             raise ConfigError(f"found {describe(settings)}; expected settings={{'name': value}}")
+        values = _merge(cls._preset_values(name, method), _nest(settings))
+        of = f" of {method}" if method else ""
+        cls._refuse_unknown(values, settings, method=method, of=of)
+        try:
+            config = cls.model_validate(values)
+        except ValidationError as error:
+            raise _config_error(faults_of(error, cls), of=of) from None
+        config._preset = name
+        return config
+
+    @classmethod
+    def _preset_values(cls, name: str, method: str | None) -> dict[str, Any]:
+        """Return the values of a preset: of this class, or published for the method."""
         presets = {"default": {}, **cls.presets}
         values = presets.get(name)
         if values is None:
@@ -114,9 +127,14 @@ class MethodConfig(BaseModel):
             from kg_edit.methods.presets import published_settings  # reads its tables only for a preset
 
             values = published_settings(name, published_as, config_presets=presets)
-        merged = _merge(values, _nest(settings))
-        of = f" of {method}" if method else ""
-        for key in merged:
+        return values
+
+    @classmethod
+    def _refuse_unknown(
+        cls, values: Mapping[str, Any], settings: Mapping[str, Any], *, method: str | None, of: str
+    ) -> None:
+        """Refuse the first of ``values`` that is not a setting; ``settings`` has them as they were given."""
+        for key in values:
             if key in cls.model_fields:
                 continue
             if key == method:  # written as where several methods run: rome.steps=3
@@ -126,12 +144,6 @@ class MethodConfig(BaseModel):
                     way = f"leave out the method's name, {bare}={settings[wrong[0]]}"
                     raise UnknownNameError(f"unknown setting{of} {wrong[0]!r}: {way}")
             raise unknown_name(f"setting{of}", key, cls.model_fields)
-        try:
-            config = cls.model_validate(merged)
-        except ValidationError as error:
-            raise _config_error(faults_of(error, cls), of=of) from None
-        config._preset = name
-        return config
 
     @property
     def preset_name(self) -> str:

@@ -199,10 +199,17 @@ class GraphReader(GraphMethod):
             return subgraph
         why = self.why_alone(edit)
         self.stated[edit.id] = not why
-        named = len(edits_alone(self))
-        if why and named <= _NAMED:
-            log.warning("edit %r: %s%s", edit.id, why, "; further ones are not named" if named == _NAMED else "")
+        if why:
+            self._warn_of_alone(edit, why)
         return subgraph
+
+    def _warn_of_alone(self, edit: Edit, why: str) -> None:
+        """Warn that an edit is made from its own fact alone; the first `_NAMED` edits are named."""
+        count = len(edits_alone(self))
+        if count > _NAMED:
+            return
+        more = "; further ones are not named" if count == _NAMED else ""
+        log.warning("edit %r: %s%s", edit.id, why, more)
 
     def why_alone(self, edit: Edit) -> str:
         """Return why this method reads s -r-> o* alone, in words; "" if the subgraph has statements of o*."""

@@ -159,7 +159,10 @@ def _family_section(name: str, rows: list[dict[str, str]]) -> str:
     if links:
         caption.insert(0, ", ".join(links))
     shown = [column for column in HEADER if column not in (*same, "family", "paper")]
-    table = markdown_table(shown, [[row[column] for column in shown] for row in rows])
+    cells = []
+    for row in rows:
+        cells.append([row[column] for column in shown])
+    table = markdown_table(shown, cells)
     lines = [f"\n## {name.capitalize()}"]
     if caption:
         lines.append("\n" + "; ".join(caption))

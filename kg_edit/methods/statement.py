@@ -46,7 +46,9 @@ def encode_statement(model: LanguageModel, edit: Edit, *, method: str, with_endi
     With ``with_ending``, the target includes the ending of the sentence, if the edit has one.
     """
     chat = edit.one_form(method)
-    target = edit.target_new + (edit.ending.rstrip() if with_ending else "")
+    target = edit.target_new
+    if with_ending:
+        target += edit.ending.rstrip()
     return model.encode(_lead(model, edit, chat=chat) + edit.text, target=target, chat=chat)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -173,7 +174,8 @@ class ValueMethod(EditingMethod):
         Those of the contexts are kept once, if the model's attention allows it (`SharedContexts.prefix`).
         """
         token_bytes = 2 * self.model.width * len(self.model.blocks) * self.model.model.dtype.itemsize
-        longest_row = max((len(row.ids) for request in requests for row in request.rewrites), default=0)
+        rows = chain.from_iterable(request.rewrites for request in requests)
+        longest_row = max((len(row.ids) for row in rows), default=0)
         starts = list[tuple[int, ...]]()  # the token ids of the contexts that are kept once
         if mask_decides(self.model, longest_row):
             starts = list(dict.fromkeys(context_starts(self.model, self.contexts)))

@@ -13,7 +13,7 @@ than those of one. The edits do not affect each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,7 +136,9 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | N
     optimizer.zero_grad()
     loss.backward()
     if clip is not None:
-        tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        tensors = list[Tensor]()
+        for group in optimizer.param_groups:
+            tensors += group["params"]
         torch.nn.utils.clip_grad_norm_(tensors, clip)
     optimizer.step()
 
@@ -181,41 +183,69 @@ def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], setti
     Each edit stops by its own loss; a loss that is not finite ends its edit only (``error``). No step
     follows an edit's last evaluation, so the loss of its final change is known.
     """
-    module = model.down_projection(layer)
     optimizer = settings.optimizer([edit.change for edit in edits])
     indices = {edit: index for index, edit in enumerate(edits)}
-    # edits that still descend; edits whose rows are in the passes
-    running = list(edits)
-    passed = list[OwnDescent]()
+    running = list(edits)  # the edits that still descend
+    passes: _Passes | None = None
     for step in range(settings.steps):
         # The rows of finished edits leave the passes when half of them are done: a new start runs the lower blocks.
-        if not passed or 2 * len(running) <= len(passed):
-            passed = running
-            row_losses = RowLosses(model, layer, [row for edit in passed for row in edit.rows])
-            counts = [len(edit.rows) for edit in passed]
-        with changed(module, [edit.change for edit in passed], counts):
-            means = [part.mean() for part in row_losses().split(counts)]
-        losses = dict(zip(passed, torch.stack(means).cpu(), strict=True))  # one wait for the device, not one an edit
-        going = list[OwnDescent]()
-        for edit in running:
-            try:
-                edit.losses.append(checked_loss(losses[edit], step))
-            except PatchError as error:
-                edit.error = error
-                continue
-            if edit.losses[-1] >= settings.stop_below:
-                going.append(edit)
-        report_losses(step, {indices[edit]: edit.losses[-1] for edit in running if not edit.error}, of=len(edits))
-        running = going
+        if passes is None or 2 * len(running) <= len(passes.edits):
+            passes = _Passes(model, layer, running)
+        losses = passes.compute_losses()
+        unfinished = _note_losses(running, losses, step, stop_below=settings.stop_below)
+        finite = {indices[edit]: edit.losses[-1] for edit in running if not edit.error}
+        report_losses(step, finite, of=len(edits))
+        running = unfinished
         if not running or step == settings.steps - 1:
             return
 
         # One backward pass for all: the changes are independent, so the gradient of the sum is each edit's own.
         optimizer.zero_grad()
-        totals = [losses[edit] if edit.penalty is None else losses[edit] + edit.penalty() for edit in running]
+        totals = []
+        for edit in running:
+            total = losses[edit]
+            if edit.penalty is not None:
+                total = total + edit.penalty()
+            totals.append(total)
         torch.stack(totals).sum().backward()
-        for edit in set(passed).difference(running):
+        for edit in set(passes.edits).difference(running):
             edit.change.grad = None  # with a gradient of 0, Adam's momentum would move the change of a finished edit
         optimizer.step()
         for edit in running:
             edit.constrain()
+
+
+class _Passes:
+    """The rows of some edits in the same passes of the model."""
+
+    def __init__(self, model: LanguageModel, layer: int, edits: Sequence[OwnDescent]) -> None:
+        rows = list[TrainingRow]()
+        for edit in edits:
+            rows += edit.rows
+        self.edits = list(edits)
+        self._module = model.down_projection(layer)
+        self._row_losses = RowLosses(model, layer, rows)
+        self._counts = [len(edit.rows) for edit in edits]
+
+    def compute_losses(self) -> dict[OwnDescent, Tensor]:
+        """Return the loss of each edit's present change, the mean over its rows."""
+        with changed(self._module, [edit.change for edit in self.edits], self._counts):
+            means = [part.mean() for part in self._row_losses().split(self._counts)]
+        losses = torch.stack(means).cpu()  # one wait for the device, not one for each edit
+        return dict(zip(self.edits, losses, strict=True))
+
+
+def _note_losses(
+    running: Sequence[OwnDescent], losses: Mapping[OwnDescent, Tensor], step: int, *, stop_below: float
+) -> list[OwnDescent]:
+    """Note the loss of each edit, or its error, and return the edits that descend further."""
+    unfinished = []
+    for edit in running:
+        try:
+            edit.losses.append(checked_loss(losses[edit], step))
+        except PatchError as error:
+            edit.error = error
+            continue
+        if edit.losses[-1] >= stop_below:
+            unfinished.append(edit)
+    return unfinished

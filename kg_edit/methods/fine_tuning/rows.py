@@ -23,7 +23,7 @@ class TrainingRow:
     """A training row: token ids, and pairs (position, token that should be predicted there).
 
     ``prompt_end`` is the position of the prompt's last token; None for a plain text. ``acting_at`` is the only position
-    at which the change that is trained acts; None: it acts at all.
+    at which the trained change acts; with None it acts at all positions.
     """
 
     ids: tuple[int, ...]
@@ -75,7 +75,8 @@ class RowLosses:
                 owners.append(index)
                 columns.append(pad + position)
                 tokens.append(token)
-            self._acting_at.append(None if row.acting_at is None else pad + row.acting_at)
+            acting_at = None if row.acting_at is None else pad + row.acting_at
+            self._acting_at.append(acting_at)
         self._owners = torch.tensor(owners)
         self._columns = torch.tensor(columns)
         self._tokens = torch.tensor(tokens)
@@ -91,7 +92,7 @@ class RowLosses:
 
     @property
     def acting(self) -> Tensor | None:
-        """1 at the tokens at which the change acts, [rows, tokens] as padded; None: it acts at all of every row."""
+        """1 at the tokens at which the change acts, [rows, tokens] as padded; None: it acts at all of them."""
         if all(position is None for position in self._acting_at):
             return None
         acting = torch.ones(self._batch.ids.shape)

@@ -23,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
@@ -139,19 +140,10 @@ def write_answers(
     if not questions:
         return None
     groups.append(tuple(_edit_last_token(row) for row in rewrites(subject)))  # the edit's own prompt is the last "fact"
-    starts = cache.starts.contexts(model, [row.ids[: row.subject_first] for group in groups for row in group])
+    rows_of_s = chain.from_iterable(groups)
+    starts = cache.starts.contexts(model, [row.ids[: row.subject_first] for row in rows_of_s])
 
-    # n: the keys of the same questions about other things, each in one of its wordings or contexts
-    about_others = list[Prompt]()
-    for question in questions.values():
-        for number, other in enumerate(others):
-            row = question.row_in(model, other, number)
-            if row is not None:
-                about_others.append(row)
-    for number, other in enumerate(others):
-        with suppress(PromptError, ModelError):
-            in_contexts = rewrites(other)
-            about_others.append(_edit_last_token(in_contexts[number % len(in_contexts)]))
+    about_others = _ask_about(model, others, list(questions.values()), rewrites)
     theirs = cache.keys(model, about_others, layer, starts)  # [d_ff, n]
 
     # V and K: the values of the facts by gradient descent, on the edited model, and their keys
@@ -163,6 +155,26 @@ def write_answers(
     nll = [(losses[0], losses[-1]) for losses in seen]
     written = tuple(questions)
     return WrittenAnswers(factors=Factors(left=left, right=right), facts=written, nll=tuple(nll[: len(written)]))
+
+
+def _ask_about(
+    model: LanguageModel, others: Sequence[str], questions: Sequence[Question], rewrites: Asking
+) -> list[Prompt]:
+    """Return n rows: each question, and the edit's prompt, about each other thing in one of its wordings or contexts.
+
+    A row that can't be encoded is left out.
+    """
+    about_others = list[Prompt]()
+    for question in questions:
+        for number, other in enumerate(others):
+            row = question.row_in(model, other, number)
+            if row is not None:
+                about_others.append(row)
+    for number, other in enumerate(others):
+        with suppress(PromptError, ModelError):
+            in_contexts = rewrites(other)
+            about_others.append(_edit_last_token(in_contexts[number % len(in_contexts)]))
+    return about_others
 
 
 class AnswerRows:
@@ -189,7 +201,7 @@ class AnswerRows:
         """
         self._model = model
         self.width = model.width
-        rows = [row for group in groups for row in group]
+        rows = list(chain.from_iterable(groups))
         seen = list[Tensor]()  # the input and the output of the down-projection
 
         def note(key: Tensor, value: Tensor) -> None:
@@ -212,7 +224,7 @@ class AnswerRows:
         self._fact = torch.tensor(facts, device=device)
         self._share = torch.tensor(shares)
         self._reads = read_index(rows, [-row.edited_at for row in rows], device)
-        self._targets = torch.tensor([token for row in rows for token in row.target_ids])
+        self._targets = torch.tensor(list(chain.from_iterable(row.target_ids for row in rows)))
         self._selected: tuple[int, ...] | None = None  # the facts of the present `_selection`
         self.keys = self._mean(keys)
         self.norms = self._mean(values.norm(dim=-1, keepdim=True))[..., 0]

@@ -118,5 +118,7 @@ def excluded_answers(edit: Edit, config: RippleConfig, graph: object = None) -> 
     """
     if not config.exclude_answers:
         return []
-    answers = [answer for question in edit.portability for answer in right_answers(question)]
+    answers = list[str]()
+    for question in edit.portability:
+        answers += right_answers(question)
     return [*answers, *hidden_answers(graph, edit)]

@@ -87,17 +87,34 @@ def answers_of(
     A question uses the first of its prompts that fits into the model's positions; if none fits, the answer is None.
     ``store`` caches the prefixes before the thing for later calls.
     """
-    # A row for each prompt that fits, and its prefix, which is the same for other things
     prompts = [question.question for question in questions] + [question.sentence for question in questions]
-    rows = list[tuple[int, ...]]()
-    prefixes = list[tuple[int, ...]]()
-    row_of: dict[TeacherPrompt, int] = {}
+    answer_to = _answer_each(model, prompts, most=most, store=store)
+    answers = list[Answer | None]()
+    for question in questions:
+        answer = answer_to.get(question.question)
+        other = answer_to.get(question.sentence)
+        if answer and other and _agree(answer, other):
+            answers.append(answer)
+        else:
+            answers.append(None)
+    return answers
+
+
+def _agree(answer: Answer, other: Answer) -> bool:
+    return begins_with(answer.text, other.text) or begins_with(other.text, answer.text)
+
+
+def _answer_each(
+    model: LanguageModel, prompts: Sequence[TeacherPrompt], *, most: int, store: PrefixStore | None
+) -> dict[TeacherPrompt, Answer | None]:
+    """Return the model's greedy answer after each prompt that fits into its positions; None for an empty one."""
+    rows = dict[TeacherPrompt, tuple[int, ...]]()
+    prefixes = list[tuple[int, ...]]()  # the tokens before the thing, which are the same for other things
     for prompt in prompts:
         ids = _fit(model, prompt, beyond=most)
         if ids is None:
             continue
-        row_of[prompt] = len(rows)
-        rows.append(ids)
+        rows[prompt] = ids
         start = model.encode(prompt.start, fitting=False).ids
         if ids[: len(start)] == start:
             prefixes.append(start)
@@ -105,27 +122,10 @@ def answers_of(
     def is_ended(tokens: Sequence[int]) -> bool:
         return _ends(model, tokens[-1])
 
-    written = greedy(
-        model,
-        rows,
-        limits=[most] * len(rows),
-        top_k=_KEPT,
-        ends=is_ended,
-        starts=store.contexts(model, prefixes) if store and prefixes else None,
-    )
-
-    def answer_to(prompt: TeacherPrompt) -> Answer | None:
-        return _answer(model, written[row_of[prompt]]) if prompt in row_of else None
-
-    answers = list[Answer | None]()
-    for question in questions:
-        answer = answer_to(question.question)
-        other = answer_to(question.sentence)
-        if answer and other and (begins_with(answer.text, other.text) or begins_with(other.text, answer.text)):
-            answers.append(answer)
-        else:
-            answers.append(None)
-    return answers
+    starts = store.contexts(model, prefixes) if store and prefixes else None
+    limits = [most] * len(rows)
+    texts = greedy(model, list(rows.values()), limits=limits, top_k=_KEPT, ends=is_ended, starts=starts)
+    return {prompt: _answer(model, written) for prompt, written in zip(rows, texts, strict=True)}
 
 
 def _fit(model: LanguageModel, prompt: TeacherPrompt, *, beyond: int) -> tuple[int, ...] | None:

@@ -232,7 +232,8 @@ class JointMethod(ValueMethod):
             except PatchError:
                 self._refused_batch = before, dict(zip(edits, values, strict=True))
                 raise
-            target_states = torch.stack([value.target_state for group in values for value in group])  # z, [facts, d]
+            states = [value.target_state for value in chain.from_iterable(values)]
+            target_states = torch.stack(states)  # z, [facts, d]
             return self.write(list(chain(*groups)), target_states, records, before)
 
     def batch_facts(self, edits: Sequence[Edit]) -> tuple[list[tuple[Fact, ...]], list[int]]:
@@ -274,7 +275,9 @@ class JointMethod(ValueMethod):
             except PatchError as error:
                 refused[edit] = error
                 continue
-            records.append({**record, "opposed": left_out} if left_out else record)
+            if left_out:
+                record["opposed"] = left_out
+            records.append(record)
         if refused:
             first = next(iter(refused))
             with annotate_errors(first):
@@ -460,13 +463,9 @@ class JointMethod(ValueMethod):
             before: the patch that is applied to the model.
         """
         requests = [fact.prompts for fact in facts]
-        others = OtherTokens(self.model, requests if self.config.hold else (), self.layers, memory=self.memory / 2)
-        # The key of a fact that is edited again is not protected: that would halve the fact's own new change.
-        again = {fact.edit.text for fact in facts}
-        texts = list[str]()
-        for record in before.edits:
-            texts += texts_of(record)
-        remain = torch.tensor([text not in again for text in texts], dtype=torch.bool)
+        held = requests if self.config.hold else ()
+        others = OtherTokens(self.model, held, self.layers, memory=self.memory / 2)
+        remain = find_facts_to_protect(before, facts)  # [earlier facts]
 
         def find_directions(layer: int, keys: Tensor) -> Tensor:
             protected = self.protected(layer, before)
@@ -565,6 +564,18 @@ class JointMethod(ValueMethod):
             },
         }
         return provenance
+
+
+def find_facts_to_protect(before: Patch, facts: Sequence[Fact]) -> Tensor:
+    """Return which facts of ``before`` are not edited again by ``facts``, [earlier facts].
+
+    The key of a fact that is edited again is not protected: that would halve the fact's own new change.
+    """
+    again = {fact.edit.text for fact in facts}
+    texts = list[str]()
+    for record in before.edits:
+        texts += texts_of(record)
+    return torch.tensor([text not in again for text in texts], dtype=torch.bool)
 
 
 class MemitConfig(SpreadConfig):

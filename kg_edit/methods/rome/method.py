@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -253,7 +254,7 @@ class RankOneMethod(ValueMethod):
     @torch.no_grad()
     def read_states(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
         """Return m [edits, d], k and k* [edits, d_ff] without the loss: no block above the edited one runs."""
-        rows = [row for request in requests for row in request.rewrites]
+        rows = list(chain.from_iterable(request.rewrites for request in requests))
         keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, site="value")
         counts = [len(request.rewrites) for request in requests]
         mean_keys = torch.stack([edit_keys.mean(0) for edit_keys in keys.split(counts)])
@@ -273,7 +274,6 @@ class RankOneMethod(ValueMethod):
         change = value.descent.change  # m* - m, [d]
         rewrites = value.request.rewrites
         name = self.model.weight_name(self.layer)
-        weight = weight_matrix(self.model.down_projection(self.layer))  # W, [d, d_ff]
         others = None
         if self.config.hold:  # the keys of the prompts' other tokens, at which the descent did not make the change
             others = other_keys(self.model, rewrites, self.layer)
@@ -283,7 +283,7 @@ class RankOneMethod(ValueMethod):
             mean_key=value.mean_key,
             bare_key=value.bare_key,
             covariance=self.covariance,
-            weight=weight,
+            weight=weight_matrix(self.model.down_projection(self.layer)),  # W, [d, d_ff]
             variant=self.config.key,
             others=others,
             hold=self.config.hold,
@@ -291,18 +291,16 @@ class RankOneMethod(ValueMethod):
         )
         factors = replace(factors, right=self.adjust_directions(self.layer, factors.right))
         updates = self.adjust_updates({name: factors}, before)
-        record = {
-            **self.record(edit),
-            "norms": {
-                "value": round(float(value.clean.norm()), 6),
-                "change": round(float(change.norm()), 6),
-                "update": round(change_norm(updates[name]), 6),
-            },
-            **value.descent.summary,
-            **value.notes,
+        norms = {
+            "value": round(float(value.clean.norm()), 6),
+            "change": round(float(change.norm()), 6),
+            "update": round(change_norm(updates[name]), 6),
         }
+        record = {**self.record(edit), "norms": norms, **value.descent.summary, **value.notes}
         provenance = {**self.provenance(), "edits": [record]}
-        state = {KEY + name: value.mean_key[:, None]} if self.config.remember else {}
+        state = {}
+        if self.config.remember:
+            state = {KEY + name: value.mean_key[:, None]}
         return WeightPatch(factors=updates, provenance=provenance, state=state)
 
     def provenance(self) -> dict[str, Any]:
