@@ -152,9 +152,11 @@ def _clear(items: Sequence[CachedItem], chosen: set[str], *, days: float, yes: b
     what = " and ".join(parts)
     if yes:
         say(f"deleting {what}")  # nobody is asked, so the folders are named here
-    elif not _confirm_deletion(f"{what} ({size})" if deletable else what):
-        stdout().print("nothing was deleted")
-        return
+    else:
+        sized = f"{what} ({size})" if deletable else what
+        if not _confirm_deletion(sized):
+            stdout().print("nothing was deleted")
+            return
 
     messages = []
     for item in deletable:

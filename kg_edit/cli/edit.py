@@ -264,7 +264,8 @@ def _show(run: EditRun) -> None:
     console = stdout()
     verdict = run.verdict
     console.print(terminal_table(run.rows))
-    console.print(plain(one_line(str(verdict))), style="yellow" if verdict.failed else "green")
+    colour = "yellow" if verdict.failed else "green"
+    console.print(plain(one_line(str(verdict))), style=colour)
     for line in verdict.remarks:
         console.print(f"- {plain(line)}")
     for command in verdict.commands:

@@ -37,14 +37,16 @@ class PagedCommand(TyperCommand):
         console.print(Padding(Markdown(text), 1))
         panels: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is None:
+            record = parameter.get_help_record(ctx)
+            if record is None:
                 continue
-            usual = "Options" if parameter.param_type_name == "option" else "Arguments"
-            panels.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
-        order = ("Arguments", "Options", *(name for name in panels if name not in _LAST), *_LAST)
-        for name in dict.fromkeys(order):
-            if records := panels.get(name):
-                console.print(Panel(_rows(records), title=name, title_align="left", border_style="dim"))
+            usual_panel = "Options" if parameter.param_type_name == "option" else "Arguments"
+            panel = getattr(parameter, "rich_help_panel", None) or usual_panel
+            panels.setdefault(panel, []).append(record)
+        others = [name for name in panels if name not in _LAST]
+        for name in dict.fromkeys(["Arguments", "Options", *others, *_LAST]):
+            if name in panels:
+                console.print(Panel(_rows(panels[name]), title=name, title_align="left", border_style="dim"))
 
 
 def _rows(records: list[tuple[str, str]]) -> Group:

@@ -24,8 +24,10 @@ class LazyCommands(Commands):
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands, panel by panel."""
         entries = command_entries().values()
-        panels = list(dict.fromkeys([*_PANELS, *(entry.panel for entry in entries)]))
-        return [entry.name for panel in panels for entry in entries if entry.panel == panel]
+        names = list[str]()
+        for panel in dict.fromkeys([*_PANELS, *(entry.panel for entry in entries)]):
+            names += [entry.name for entry in entries if entry.panel == panel]
+        return names
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command of a name, imported; None if there is none."""

@@ -124,7 +124,8 @@ class MethodPlan:
                         half = len(part) // 2
                         parts += [part[half:], part[:half]]
         if faults and not keep_going:
-            raise _all_faults(faults, link_command(file, graph) if file else None)
+            command = link_command(file, graph) if file else None
+            raise _all_faults(faults, command)
         if faults and len(faults) == len(edits):
             raise next(iter(faults.values()))
         for edit, fault in faults.items():
@@ -268,10 +269,14 @@ def report_stated(method: EditingMethod) -> None:
 
     alone = edits_alone(method)
     if alone and isinstance(method, GraphReader):
-        shown = ", ".join(alone[:_SHOWN]) + (f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else "")
+        shown = ", ".join(alone[:_SHOWN])
+        if len(alone) > _SHOWN:
+            shown += f" and {len(alone) - _SHOWN} more"
         log.warning(
             "%d of %d edits read s -r-> o* alone: %s. --require-graph refuses such edits",
-            *(len(alone), len(method.stated), shown),
+            len(alone),
+            len(method.stated),
+            shown,
         )
 
 
@@ -346,7 +351,8 @@ def open_wikidata(graph: list[str] | None, contact: str | None, *, needed: str) 
     """
     from wikidata_cache import WikidataCache
 
-    if (opened := open_graph(graph, contact)) is None:
+    opened = open_graph(graph, contact)
+    if opened is None:
         raise ConfigError(f"{needed}: give --graph, such as --graph extract")
     if not isinstance(opened, WikidataCache):
         names = ", ".join(graph or ())
@@ -361,5 +367,6 @@ def doing(what: str) -> Iterator[None]:
     Rich's own status would write an empty line if stderr is no terminal.
     """
     console = Console(stderr=True)
-    with console.status(plain(what)) if console.is_terminal else log_progress(what):
+    shown = console.status(plain(what)) if console.is_terminal else log_progress(what)
+    with shown:
         yield

@@ -211,5 +211,7 @@ def typed_options(context: typer.Context, names: Sequence[str]) -> list[str]:
         if parameter.name in names and source is not None and source.name == "COMMANDLINE":
             name = parameter.opts[0]
             is_option = name.startswith("-")
-            typed.append(name if is_option else name.upper())  # an argument is typed without its name
+            if not is_option:
+                name = name.upper()  # as the help shows an argument, which is typed without its name
+            typed.append(name)
     return typed

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from itertools import chain
 from operator import add
 from pathlib import Path
 from types import TracebackType
@@ -356,7 +357,7 @@ class PatchStack(Patch):
     @classmethod
     def of(cls, *patches: Patch) -> Patch:
         """Return the sum of patches: stacks are flattened, patches of one class added, empty patches left out."""
-        parts = [part for patch in patches for part in patch.parts]
+        parts = list(chain.from_iterable(patch.parts for patch in patches))
         full = [part for part in parts if not part.is_empty]
         sums: list[Patch] = []
         for part in full or parts[:1]:

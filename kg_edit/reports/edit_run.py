@@ -167,12 +167,13 @@ def run_edits(
             differences = read_differences(out / LOCALITY)
         else:
             differences = _ask_other_prompts(model, patch, edits, locality_check=locality_check, progress=progress)
+        graph_of_commands = graph if method.graph_identity else ()
         verdict = Verdict.of(
             rows,
             unchanged=count_unchanged(differences),
             method=method.name,
             preset=method.config.preset_name,
-            graph=graph if method.graph_identity else (),
+            graph=graph_of_commands,
             joint=method.joint,
             subjects={edit.id: edit.subject for edit in edits},
             tokens={edit.id: _count_target_tokens(model, edit) for edit in edits if not edit.target_text},

@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 from typing import Any
 
 import networkx as nx
@@ -24,7 +25,7 @@ from kg_edit.callbacks import LossStep
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm, changes_of, columns
 from kg_edit.reports.charts import line_chart, sparkline
-from kg_edit.reports.counts import COUNTED, count_rows
+from kg_edit.reports.counts import COUNTED, Count, count_rows
 from kg_edit.reports.differences import (
     PromptDifference,
     count_unchanged,
@@ -130,7 +131,8 @@ def report_page(
     several = len(entries) > 1  # a single edit is described once
     provenance = {name: patch.provenance[name] for name in ("model", "versions", "methods") if name in patch.provenance}
     # Edits that one descent made have a curve together
-    batches = {name: curve for name, curve in curves.items() if ".." in name and name not in {e.id for e in entries}}
+    ids = {entry.id for entry in entries}
+    batches = {name: curve for name, curve in curves.items() if ".." in name and name not in ids}
     script = page_file("report.js")
     parts = {
         "TITLE": escape(headline(patch)),
@@ -223,10 +225,11 @@ def _differences(differences: Sequence[PromptDifference], *, forms: bool) -> str
         return ""
     table = f'<table class="probes">{difference_rows(sorted(differences, key=lambda row: row.unchanged))}</table>'
     is_open = len(differences) <= _OPEN or not all(row.unchanged for row in differences)
+    opened = " open" if is_open else ""
     return (
         '<section aria-labelledby="other"><h2 id="other">What else changed?</h2>'
         f'<p class="soft">{counted(differences, forms=forms)}</p>'
-        f"<details{' open' if is_open else ''}><summary>Prompts that should not change</summary>"
+        f"<details{opened}><summary>Prompts that should not change</summary>"
         f"{_wide(table, 'prompts that should not change')}</details></section>"
     )
 
@@ -234,11 +237,15 @@ def _differences(differences: Sequence[PromptDifference], *, forms: bool) -> str
 def _overview(entries: Sequence[_Entry]) -> str:
     """Return the section with the table of all edits; columns without a value are left out."""
     counts_of = {entry.number: count_rows(entry.rows) for entry in entries}
-    names = [name for name in COUNTED.values() if any(name in counts for counts in counts_of.values())]
+    found = set(chain.from_iterable(counts_of.values()))
+    names = [name for name in COUNTED.values() if name in found]
     sized = any(entry.shares for entry in entries)
     curved = any(entry.curve for entry in entries)
     heads = ["", "edit", "", "unedited", "edited", *names]
-    heads += ["change / weight"] * sized + ["loss"] * curved
+    if sized:
+        heads.append("change / weight")
+    if curved:
+        heads.append("loss")
     lines = []
     for entry in entries:
         cells = [
@@ -249,25 +256,29 @@ def _overview(entries: Sequence[_Entry]) -> str:
             f'<td class="text" data-label="edited"><span class="clip">{_answer(entry.rewrite.edited)}</span></td>',
         ]
         for name in names:
-            count = counts_of[entry.number].get(name)
-            if count is None:
-                cells.append(f'<td class="number" data-label="{name}"></td>')
-                continue
-            worse = " bad" if count.fell else ""
-            title = f'title="unedited: {count.unedited}" data-label="{name}"'
-            cells.append(f'<td class="number{worse}" {title}>{count.edited}/{count.prompts}</td>')
+            cells.append(_count_cell(name, counts_of[entry.number].get(name)))
         if sized:
             size = _percent(max(entry.shares)) if entry.shares else ""
             cells.append(f'<td class="number" data-label="change / weight">{size}</td>')
         if curved:
             cells.append(f'<td data-label="loss">{sparkline([step.loss for step in entry.curve])}</td>')
-        lines.append(f'<tr data-success="{"yes" if entry.rewrite.edited.success else "no"}">{"".join(cells)}</tr>')
+        success = "yes" if entry.rewrite.edited.success else "no"
+        lines.append(f'<tr data-success="{success}">{"".join(cells)}</tr>')
     counts = (
         '<p class="soft small">The columns with counts have the prompts whose target is more likely than the other '
         "object, or whose answer is in the text.</p>"
     )
     parts = {"HEADS": _heads(heads), "ROWS": "\n".join(lines), "COUNTS": counts if names else ""}
     return fill_template("overview.html", parts)
+
+
+def _count_cell(name: str, count: Count | None) -> str:
+    """Return the cell of a count; empty if the edit has no such prompts."""
+    if count is None:
+        return f'<td class="number" data-label="{name}"></td>'
+    worse = " bad" if count.fell else ""
+    title = f'title="unedited: {count.unedited}" data-label="{name}"'
+    return f'<td class="number{worse}" {title}>{count.edited}/{count.prompts}</td>'
 
 
 def _heads(names: Sequence[str]) -> str:
@@ -320,8 +331,9 @@ def _edit(entry: _Entry, *, is_open: bool) -> str:
         f'<p dir="auto">{_answer(row.edited)}</p></div></div>'
     )
     two = f'<div class="two">{_losses(entry)}{_sizes(entry)}</div>'
+    opened = " open" if is_open else ""
     return (
-        f'<details class="edit" id="edit-{entry.number}"{" open" if is_open else ""}><summary>'
+        f'<details class="edit" id="edit-{entry.number}"{opened}><summary>'
         f'{entry.badge}<span class="words">{_fact(row)}</span><span class="id">{_text(entry.id)}</span></summary>'
         f'<div class="inside">{texts}{_probes(entry.rows)}{two}{_drawing(entry)}'
         f"{_further(entry)}</div></details>"

@@ -136,7 +136,9 @@ def _compute_beginnings(
     beginnings: list[_Beginning | None] = [None] * len(rows)
     if not shared:
         return beginnings
-    starts = [_common_beginning([rows[index] for index in group]) for group in shared]
+    starts = list[Row]()
+    for group in shared:
+        starts.append(_common_beginning([rows[index] for index in group]))
     owners = torch.arange(len(shared))[:, None]
     with each_patched(model, [patches[group[0]] for group in shared], owners), with_prompt_ends(model, None):
         prefix = run_prefix(model, starts)
@@ -233,15 +235,16 @@ class _Decoder:
             batch = _join(batch, self._read(group))
         if batch:
             self._write_on(batch, until=0)
-        written = []
-        for tokens, best in zip(self._tokens, self._best, strict=True):
-            likeliest = torch.zeros(0, self.top_k, dtype=torch.long)
-            probabilities = torch.zeros(0, self.top_k)
-            if best:
-                likeliest = torch.stack([step_tokens for step_tokens, _ in best])  # [steps, top_k]
-                probabilities = torch.stack([step_probabilities for _, step_probabilities in best])
-            written.append(Written(tuple(tokens), likeliest, probabilities))
-        return written
+        return [self._finish(tokens, best) for tokens, best in zip(self._tokens, self._best, strict=True)]
+
+    def _finish(self, tokens: Sequence[int], best: Sequence[tuple[Tensor, Tensor]]) -> Written:
+        """Return what a row has written, with the likeliest tokens and their probabilities at each step."""
+        likeliest = torch.zeros(0, self.top_k, dtype=torch.long)
+        probabilities = torch.zeros(0, self.top_k)
+        if best:
+            likeliest = torch.stack([step_tokens for step_tokens, _ in best])  # [steps, top_k]
+            probabilities = torch.stack([step_probabilities for _, step_probabilities in best])
+        return Written(tuple(tokens), likeliest, probabilities)
 
     def _read(self, group: list[int]) -> _Batch:
         """Read the rows of ``group``, and write their first token."""
