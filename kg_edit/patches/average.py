@@ -32,16 +32,17 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
     """
     if len(patches) < 2 or len(patches) != len(shares):
         raise ConfigError(f"expected at least two patches and as many shares; found {len(patches)} and {len(shares)}")
-    for number, patch in enumerate(patches, 1):
+    scaled = list[Patch]()
+    for number, (patch, share) in enumerate(zip(patches, shares, strict=True), 1):
         if not isinstance(patch, WeightPatch):
             raise PatchError(
                 f"patch {number} of {len(patches)} is of the {patch.kind}, which can't be averaged; expected patches "
                 "of weights, such as rome's"
             )
+        scaled.append(patch.scaled(share))
     records = _join_records(patches)
     _warn_of_weaker_edits(patches, shares)
 
-    scaled = [patch.scaled(share) for patch, share in zip(patches, shares, strict=True)]
     total = scaled[0]
     for patch in scaled[1:]:
         total = total + patch
