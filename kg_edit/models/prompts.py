@@ -95,28 +95,9 @@ def encode(
     ``context`` and ``template`` hold one ``{}`` each; without a subject, the template is used unchanged. With ``chat``,
     everything but the target is a user's turn, and the target begins the assistant's turn.
     """
-    # Fill in the subject; ``span`` has its characters in the text.
-    span: tuple[int, int] | None = None
-    filled = template
-    if subject is not None:
-        if "{}" not in template:
-            raise PromptError(
-                f"the prompt {template!r} has no {{}} for the subject {subject!r}; write {{}} in its place"
-            )
-        begin = context.index("{}") + template.index("{}")
-        span = (begin, begin + len(subject))
-        filled = template.replace("{}", subject, 1)
-    text = context.replace("{}", filled, 1)
-
-    # In chat form the text is a user's turn, which moves the span.
+    text, span = _fill(template, subject, context)
     if chat:
-        turn = user_turn(text)  # the text without white space around it, perhaps after `COMPLETE`
-        added = len(chat.before) + len(turn) - len(text.strip())
-        removed = len(text) - len(text.lstrip())
-        text = f"{chat.before}{turn}{chat.after}"
-        if span is not None:
-            begin, end = span
-            span = (begin + added - removed, end + added - removed)
+        text, span = _as_turn(text, span, chat)
 
     # One encoding of prompt and target gives the ids and the position of every character.
     special = chat is None  # a chat template brings its special tokens
@@ -130,23 +111,50 @@ def encode(
     if target is not None:
         start = _target_start(tokenizer, text, ids, joined, target=target, special=special)
 
-    # The tokens with a character of the subject; they may hold other characters too.
     first = None
     last = None
     if span is not None:
-        begin, end = span
-        inside = list[int]()
-        for index, (low, high) in enumerate(offsets):
-            if low < end and high > begin and high > low:
-                inside.append(index)
-        if not inside:
-            raise PromptError(
-                f"no token of {joined!r} lies in the subject's span {span}: {joined[begin:end]!r} is empty for this "
-                "tokenizer; give the subject in other words"
-            )
-        first = inside[0]
-        last = inside[-1]
+        first, last = _tokens_of(span, offsets, joined)
     return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last, subject_first=first)
+
+
+def _fill(template: str, subject: str | None, context: str) -> tuple[str, tuple[int, int] | None]:
+    """Return ``context`` around ``template`` around ``subject``, and the span of the subject's characters, if any."""
+    if subject is None:
+        return context.replace("{}", template, 1), None
+    if "{}" not in template:
+        raise PromptError(f"the prompt {template!r} has no {{}} for the subject {subject!r}; write {{}} in its place")
+    begin = context.index("{}") + template.index("{}")
+    filled = template.replace("{}", subject, 1)
+    return context.replace("{}", filled, 1), (begin, begin + len(subject))
+
+
+def _as_turn(text: str, span: tuple[int, int] | None, chat: ChatForm) -> tuple[str, tuple[int, int] | None]:
+    """Return the text as a user's turn in chat form, and the span of the subject in it."""
+    turn = user_turn(text)  # the text without white space around it, perhaps after `COMPLETE`
+    added = len(chat.before) + len(turn) - len(text.strip())
+    removed = len(text) - len(text.lstrip())
+    in_chat = f"{chat.before}{turn}{chat.after}"
+    if span is None:
+        return in_chat, None
+    begin, end = span
+    shift = added - removed
+    return in_chat, (begin + shift, end + shift)
+
+
+def _tokens_of(span: tuple[int, int], offsets: Sequence[tuple[int, int]], text: str) -> tuple[int, int]:
+    """Return the first and the last token with a character of ``span``; they may hold other characters too."""
+    begin, end = span
+    inside = list[int]()
+    for index, (low, high) in enumerate(offsets):
+        if low < end and high > begin and high > low:
+            inside.append(index)
+    if not inside:
+        raise PromptError(
+            f"no token of {text!r} lies in the subject's span {span}: {text[begin:end]!r} is empty for this "
+            "tokenizer; give the subject in other words"
+        )
+    return inside[0], inside[-1]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
@@ -209,14 +217,19 @@ def left_pad(rows: Sequence[Sequence[int]], *, device: torch.device, ends: Seque
     ``ends`` has the index of the token at which the row's prompt ends; None for a row in which none does.
     """
     length = max(len(row) for row in rows)
-    padding = [length - len(row) for row in rows]
-    padded = [[0] * pad + list(row) for row, pad in zip(rows, padding, strict=True)]
-    mask = torch.tensor([[0] * pad + [1] * len(row) for row, pad in zip(rows, padding, strict=True)], device=device)
+    paddings = [length - len(row) for row in rows]
+    padded_ids = []
+    masks = []
+    for row, padding in zip(rows, paddings, strict=True):
+        padded_ids.append([0] * padding + list(row))
+        masks.append([0] * padding + [1] * len(row))
+    mask = torch.tensor(masks, device=device)
+    marked_ends = None if ends is None else end_mask(shifted_ends(ends, paddings), length)
     return Batch(
-        ids=torch.tensor(padded, device=device).long(),
+        ids=torch.tensor(padded_ids, device=device).long(),
         mask=mask,
         positions=(mask.cumsum(-1) - 1).clamp(min=0),
-        ends=None if ends is None else end_mask(shifted_ends(ends, padding), length),
+        ends=marked_ends,
     )
 
 
