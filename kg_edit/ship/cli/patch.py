@@ -166,28 +166,34 @@ def add(
 
     if model is None:
         refuse_unused(context, ("dtype", "device"), "without --model", way="also give --model")
-    store = open_store(ledger)  # without torch, so that a wrong path is an error at once
+    # Wrong paths are errors at once, before `Ledger` imports torch.
+    store = open_store(ledger)
     check_patches(patches)
     near = None if store.exists else store.nearest()
     if near:
         typer.echo(f"{ledger} is a new ledger, beside {near}", err=True)
-    from kg_edit.reports.verdict import Verdict
-    from kg_edit.ship.ledger import Ledger
-
-    opened = Ledger.open(ledger)
+    opened = _open(ledger, create=True)
     to_add = additions(patches)
     language_model = load(model, dtype, device) if model else None
     numbers = opened.add_all(to_add, force=force, model=language_model)
     _show_added(opened, numbers)
     for number, addition in zip(numbers, to_add, strict=True):
-        verdict = Verdict.beside(addition.path)
-        if verdict and verdict.failed:
-            failed = [result.edit for result in verdict.failed]
-            names = " ".join(quote(f"{number}/{name}") for name in failed)
-            say(
-                f"failed when they were made ({addition.path.parent}): {', '.join(failed)}; without them: kg-edit "
-                f"patch remove {quote(str(ledger))} {names} --model {quote(model or 'MODEL')}{verdict.graph_options}"
-            )
+        _say_failed(ledger, number, addition.path, model=model or "MODEL")
+
+
+def _say_failed(ledger: Path, number: int, patch: Path, *, model: str) -> None:
+    """Print which edits of step ``number`` had failed when ``patch`` was made, and the command that removes them."""
+    from kg_edit.reports.verdict import Verdict
+
+    verdict = Verdict.beside(patch)
+    if not verdict or not verdict.failed:
+        return
+    failed = [result.edit for result in verdict.failed]
+    names = " ".join(quote(f"{number}/{name}") for name in failed)
+    say(
+        f"failed when they were made ({patch.parent}): {', '.join(failed)}; without them: kg-edit "
+        f"patch remove {quote(str(ledger))} {names} --model {quote(model)}{verdict.graph_options}"
+    )
 
 
 @app.command()
@@ -231,9 +237,8 @@ def edit(
     source = LazyGraph(method, graph, contact)
     file = read_edits(edits, labels=source, templates=RelationTemplates.load(templates), keep_going=keep_going)
     source.refuse_unread()
-    from kg_edit.ship.ledger import Ledger
 
-    opened = Ledger.open(ledger)
+    opened = _open(ledger, create=True)
     requested, repeats = without_repeats(in_form(file.edits, chat, both=both_forms))
     planned = plan(
         method, preset=preset, layer=layer, settings=settings, graph=source.source, require_graph=require_graph
@@ -279,7 +284,8 @@ def remove(
         refuse_unused(context, unused, "without --model", way="also give --model")
     opened = _open(ledger)
     source = open_graph(graph, contact)
-    removed = opened.remove(names, model=load(model, dtype, device) if model else None, graph=source)
+    language_model = load(model, dtype, device) if model else None
+    removed = opened.remove(names, model=language_model, graph=source)
     remaining = number_of(len(opened.active), "edit")
     listed = ", ".join(entry.name for entry in removed)
     say(f"removed {listed}; {remaining} left. To undo this: kg-edit patch undo {quote(str(ledger))}")
@@ -303,21 +309,20 @@ def undo(ledger: LedgerPath) -> None:
     say(f"undid event {event.number}: {in_words(event, names)}; {left} left")
 
 
-def _open(ledger: Path) -> Ledger:
-    """Open a ledger that exists; a wrong path is an error before torch is imported."""
+def _open(ledger: Path, *, create: bool = False) -> Ledger:
+    """Open a ledger; without ``create`` it must exist. A wrong path is an error before `Ledger` imports torch."""
     from kg_edit.ship.ledger.log import open_store
 
-    open_store(ledger, create=False)
+    open_store(ledger, create=create)
     from kg_edit.ship.ledger import Ledger
 
-    return Ledger.open(ledger, create=False)
+    return Ledger.open(ledger, create=create)
 
 
 def _show_added(ledger: Ledger, numbers: Sequence[int]) -> None:
     """Print new steps, each with its conflicts with earlier steps or within itself."""
-    # of all pairs, once for all steps
     edits = ledger.edits
-    conflicts = ledger.conflicts()
+    conflicts = ledger.conflicts()  # compares all pairs of edits, so it is called once, and not for each step
     for number in numbers:
         new = [entry for entry in edits if entry.position.step == number]
         methods = ", ".join(sorted({entry.method for entry in new}))

@@ -21,7 +21,7 @@ from kg_edit.models.loading import without_a_copy
 from kg_edit.reports.rows import ProbeKind
 from kg_edit.ship.cli.conflicts import show_conflicts
 from kg_edit.ship.cli.patch_shipping import Edits, Unedited
-from kg_edit.ship.ledger.check import KEY, KINDS, CheckedEdit, CompletionServer, check_served
+from kg_edit.ship.ledger.check import KEY, KINDS, CheckedEdit, CheckedPrompt, CompletionServer, check_served
 from kg_edit.ship.ledger.check import check as check_entries
 
 if TYPE_CHECKING:
@@ -156,45 +156,95 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[ProbeKind], url: str
     from kg_edit.ship.ledger.view import check_table
 
     stdout().print(check_table(checked))
-    for edit in checked:
-        for answer in edit.failures(kinds):
-            text = f"{answer.prompt!r}: target {answer.target!r}, generated {answer.text!r}"
-            say(f"{edit.entry.name}, {answer.kind}: {text}")
-    locality = [prompt for edit in checked for prompt in edit.entry.edit.locality if not prompt.names]
-    if locality and (not url or "locality" in kinds):
-        way = "`kg-edit diff --patch` compares the unedited and the edited model on a file of them"
-        say(f"locality prompts without an answer, not asked: {len(locality)}; {way}")
+    _say_failures(checked, kinds)
+    if not url or "locality" in kinds:
+        _say_not_asked(checked)
     if url and len(kinds) < len(KINDS):
         stdout().print(f"asked: only prompts of the kind {', '.join(kinds)}; --strict all asks the others too")
-    # An edit without an old target succeeds if its target is generated.
-    compared = [edit.entry.edit.target_true is not None for edit in checked]
-    how = "generated"
-    if all(compared):
-        how = "more likely than the old one"
-    elif any(compared):
-        how = "more likely than the old one, or generated where there is none"
-    paraphrases = [answer for edit in checked for answer in edit.of("paraphrase")]
-    if paraphrases and not url:
-        right = sum(answer.right for answer in paraphrases)
-        generated = sum(answer.success for answer in paraphrases)
-        of = f"after {right} of {len(paraphrases)} paraphrases the target is {how}"
-        say(f"{of}; it is generated after {generated}" if any(compared) else of)
+    if not url:
+        _say_paraphrases(checked)
     rivals = contradictions([edit.entry for edit in checked])
     show_conflicts(rivals)
 
     good = [edit for edit in checked if not edit.failures(kinds)]
     verdict = f"{len(good)} of {len(checked)} edits succeed"
-    if url:  # on a server, an edit succeeds only if its target is generated
-        verdict = f"{url}: {verdict}"
-        led = [edit for edit in checked if any(answer.led for answer in edit.answers)]
-        if led:
-            verdict += f"; {len(led)} of them asked after a line break, because their prompts begin with the subject"
+    if url:
+        verdict = f"{url}: {verdict}{_asked_after_a_break(checked)}"
     else:
-        verdict += f" (the target is {how})"
-        if any(compared):
-            generated_in = [edit for edit in good if all(answer.success for answer in edit.of("rewrite"))]
-            verdict += f"; it is generated in {len(generated_in)} of them"
+        verdict += f" (the target is {_success_in_words(checked)}){_generated_in_words(checked, good)}"
     if rivals:
         verdict += f"; {number_of(len(rivals), 'contradiction')}"
     say(verdict)
     return len(good) < len(checked) or bool(rivals)
+
+
+def _say_failures(checked: Sequence[CheckedEdit], kinds: Sequence[ProbeKind]) -> None:
+    """Print each wrong answer to a prompt of these kinds."""
+    for edit in checked:
+        for answer in edit.failures(kinds):
+            text = f"{answer.prompt!r}: target {answer.target!r}, generated {answer.text!r}"
+            say(f"{edit.entry.name}, {answer.kind}: {text}")
+
+
+def _say_not_asked(checked: Sequence[CheckedEdit]) -> None:
+    """Print how many locality prompts were not asked because they have no answer."""
+    not_asked = 0
+    for edit in checked:
+        for prompt in edit.entry.edit.locality:
+            if not prompt.names:
+                not_asked += 1
+    if not_asked:
+        way = "`kg-edit diff --patch` compares the unedited and the edited model on a file of them"
+        say(f"locality prompts without an answer, not asked: {not_asked}; {way}")
+
+
+def _say_paraphrases(checked: Sequence[CheckedEdit]) -> None:
+    """Print after how many paraphrases the target is the more likely one, and after how many it is generated."""
+    paraphrases = list[CheckedPrompt]()
+    for edit in checked:
+        paraphrases += edit.of("paraphrase")
+    if not paraphrases:
+        return
+    right = sum(answer.right for answer in paraphrases)
+    text = f"after {right} of {len(paraphrases)} paraphrases the target is {_success_in_words(checked)}"
+    if any(_has_old_target(edit) for edit in checked):
+        generated = sum(answer.success for answer in paraphrases)
+        text += f"; it is generated after {generated}"
+    say(text)
+
+
+def _has_old_target(edit: CheckedEdit) -> bool:
+    """Return whether the new target is compared with an old one; otherwise it has to be generated."""
+    return edit.entry.edit.target_true is not None
+
+
+def _success_in_words(checked: Sequence[CheckedEdit]) -> str:
+    """Return what the target of an edit in a model in memory has to be."""
+    compared = [_has_old_target(edit) for edit in checked]
+    if all(compared):
+        return "more likely than the old one"
+    if any(compared):
+        return "more likely than the old one, or generated where there is none"
+    return "generated"
+
+
+def _asked_after_a_break(checked: Sequence[CheckedEdit]) -> str:
+    """Return how many edits the server was asked about after a line break, "" if none."""
+    edits = 0
+    for edit in checked:
+        if any(answer.led for answer in edit.answers):
+            edits += 1
+    if not edits:
+        return ""
+    return f"; {edits} of them asked after a line break, because their prompts begin with the subject"
+
+
+def _generated_in_words(checked: Sequence[CheckedEdit], good: Sequence[CheckedEdit]) -> str:
+    """Return in how many of the ``good`` edits the target is also generated; "" if that is what succeeding means."""
+    if not any(_has_old_target(edit) for edit in checked):
+        return ""
+    generated = 0
+    for edit in good:
+        if all(answer.success for answer in edit.of("rewrite")):
+            generated += 1
+    return f"; it is generated in {generated} of them"

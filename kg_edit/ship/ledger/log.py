@@ -258,19 +258,7 @@ class Store:
         except OSError as error:
             raise DamagedLedgerError(f"can't read {path}: {error.strerror}; check the path") from error
         for number, line in enumerate(lines, 1):
-            try:
-                value = parse(line)
-                version = value.get("version") if isinstance(value, dict) else None
-                if isinstance(version, int) and version > VERSION:
-                    raise DamagedLedgerError(
-                        f"{path}, line {number}: version {version} of the format, and this program reads version "
-                        f"{VERSION}; install a later kg-edit"
-                    )
-                events.append(Line.model_validate(value).root)
-            except ValueError as error:  # no JSON, no text, or no event
-                raise DamagedLedgerError(
-                    f"{path}, line {number}: not a valid event of a ledger; restore the file from a backup"
-                ) from error
+            events.append(_read_event(line, f"{path}, line {number}"))
         if [event.number for event in events] != list(range(1, len(events) + 1)):
             raise DamagedLedgerError(f"{path}: its lines are not numbered 1, 2, 3 …; restore the file from a backup")
         if len(events) < seen:  # a server would answer without the edits
@@ -361,6 +349,21 @@ def refuse_drift(folder: Path) -> None:
             f"{folder} is a run of `kg-edit drift`, whose patches change its classifier alone; give a ledger, or a "
             "patch of `kg-edit edit`"
         )
+
+
+def _read_event(line: bytes, where: str) -> Event:
+    """Read a line of the log; ``where`` is the file and the line, for the error."""
+    try:
+        value = parse(line)
+        version = value.get("version") if isinstance(value, dict) else None
+        if isinstance(version, int) and version > VERSION:
+            raise DamagedLedgerError(
+                f"{where}: version {version} of the format, and this program reads version {VERSION}; install a later "
+                "kg-edit"
+            )
+        return Line.model_validate(value).root
+    except ValueError as error:  # not JSON, not text, or not an event
+        raise DamagedLedgerError(f"{where}: not a valid event of a ledger; restore the file from a backup") from error
 
 
 def open_store(path: str | Path, *, create: bool = True) -> Store:

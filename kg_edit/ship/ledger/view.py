@@ -31,16 +31,16 @@ _HEADS: dict[ProbeKind, str] = {
     "locality": "locality",
 }
 _SHOWN = ("loss_before", "loss_after", "steps")  # of an edit's record
+_LONGEST = 200  # characters of a setting's value that are shown
 
 
 def edits_table(ledger: Listing, conflicts: Sequence[Conflict]) -> Table:
     """Return the table of edits: name, state, step, method, fact, norm of the change, and conflicts."""
     table = _table("edit", "state", "step", "method", "fact", "norm", "in conflict with")
-    norms = {
-        EditPosition(step, record["edit"]["id"]): norm
-        for step, change in ledger.changes.items()
-        for record, norm in zip(change.edits, edit_norms(change), strict=True)
-    }
+    norms = dict[EditPosition, float | None]()
+    for step, change in ledger.changes.items():
+        for record, norm in zip(change.edits, edit_norms(change), strict=True):
+            norms[EditPosition(step, record["edit"]["id"])] = norm
     for entry in ledger.edits:
         norm = norms.get(entry.position)
         others = [conflict.other(entry) for conflict in conflicts]
@@ -77,59 +77,86 @@ def in_words(event: Event, names: Mapping[EditPosition, str]) -> str:
 
 
 def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
-    """Yield (name, value) lines about one edit: the fact, the method, the descent, and the origin."""
+    """Yield (name, value) lines about one edit: the fact, the method, the descent, the origin, and the settings."""
+    yield from _fact_lines(entry)
+    yield from _method_lines(entry)
+    yield from _origin_lines(ledger, entry)
+    patches = ledger.patches
+    if entry.position.step in patches:
+        yield from _provenance_lines(patches[entry.position.step].provenance)
 
-    def as_text(value: object) -> str:
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-    edit = entry.edit
-    record = entry.record
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _fact_lines(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Yield the edit's name and fact, and its further fields."""
     yield "edit", f"{entry.name} ({entry.state})"
     yield "fact", fact(entry)
-    for name, value in edit.model_dump(mode="json", exclude_defaults=True).items():
+    for name, value in entry.edit.model_dump(mode="json", exclude_defaults=True).items():
         if name not in ("id", "subject", "prompt", "target_new"):
-            yield name.replace("_", " "), as_text(value)
+            yield name.replace("_", " "), _as_text(value)
+
+
+def _method_lines(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Yield the method, and what it recorded of the descent and of the size of the change."""
+    record = entry.record
     yield "method", entry.method
     for name in _SHOWN:
         if name in record:
             yield name.replace("_", " "), str(record[name])
     for name, value in record.get("norms", {}).items():
-        yield f"norm of the {name}", f"{value:.4g}" if isinstance(value, float) else str(value)
-    if factor := division_factor(record):
+        size = f"{value:.4g}" if isinstance(value, float) else str(value)
+        yield f"norm of the {name}", size
+    factor = division_factor(record)
+    if factor:
         yield "division factor", f"{factor:.4g}"
 
-    # Where it comes from: the event that added it, and the removal that recomputed it.
-    added = next(event for event in ledger.events if event.number == entry.position.step)
-    assert isinstance(added, Added)  # noqa: S101 - a step's number is that of its event
+
+def _origin_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
+    """Yield the event that added the edit, the removal that recomputed it, and the model on which it was computed."""
+    added = ledger.events[entry.position.step - 1]
+    assert isinstance(added, Added)  # noqa: S101 - events are numbered 1, 2, 3 …, and a step has its event's number
     origin = f", from {added.source}" if added.source else ""
     yield "added", f"{added.time} as step {added.number}{origin}"
-    patches = ledger.patches
-    event = ledger.recomputed.get(entry.position)
-    if event:
-        yield "recomputed", f"by event {event.number}, {event.time}"
-    after = [step for step in added.after if step in patches or not event]
-    yield "computed", f"after steps {', '.join(map(str, after))}" if after else "on the unedited model"
-    if entry.position.step not in patches:
-        return
+    removal = ledger.recomputed.get(entry.position)
+    after = list(added.after)
+    if removal:
+        yield "recomputed", f"by event {removal.number}, {removal.time}"
+        patches = ledger.patches
+        after = [step for step in after if step in patches]
+    computed = "on the unedited model"
+    if after:
+        computed = f"after steps {', '.join(map(str, after))}"
+    yield "computed", computed
 
-    # The model, the versions and the settings of the whole patch.
-    provenance = patches[entry.position.step].provenance
+
+def _provenance_lines(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the model, the versions and the settings of the whole patch."""
     model = provenance.get("model", {})
     yield "model", f"{model.get('name')} ({model.get('fingerprint')})"
     yield "versions", ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
     for method in provenance.get("methods", ()):
-        settings = {name: value for name, value in method.get("config", {}).items() if value is not None}
-        for name, value in method.items():  # what was chosen or measured stands in its setting's place
-            if name in ("name", "config"):
-                continue
-            base = settings.get(name)
-            if isinstance(base, dict) and isinstance(value, dict):
-                settings[name] = {**base, **value}
-            else:
-                settings[name] = value
-        for name, value in settings.items():
-            text = as_text(value)
-            yield f"{method['name']}: {name}", text if len(text) <= 200 else f"{text[:197]}..."
+        for name, value in _settings_of(method).items():
+            text = _as_text(value)
+            if len(text) > _LONGEST:
+                text = f"{text[: _LONGEST - 3]}..."
+            yield f"{method['name']}: {name}", text
+
+
+def _settings_of(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a method; what was chosen or measured for a setting takes its place."""
+    settings = {name: value for name, value in method.get("config", {}).items() if value is not None}
+    for name, value in method.items():
+        if name in ("name", "config"):
+            continue
+        configured = settings.get(name)
+        if isinstance(configured, dict) and isinstance(value, dict):
+            settings[name] = {**configured, **value}
+        else:
+            settings[name] = value
+    return settings
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
@@ -159,9 +186,8 @@ def check_table(checked: Sequence[CheckedEdit]) -> Table:
 
     A check mark means that the target is generated, a tilde that it is only more probable than the other one.
     """
-    measured = any(answer.nats is not None for result in checked for answer in result.answers)
     heads = ["edit", *_HEADS.values(), "target → generated"]
-    if measured:
+    if any(_has_nats(result) for result in checked):
         heads.append("nats")
     table = _table(*heads)
     for result in checked:
@@ -170,12 +196,17 @@ def check_table(checked: Sequence[CheckedEdit]) -> Table:
         for kind in list(_HEADS)[1:]:
             answers = result.of(kind)
             right = sum(answer.right for answer in answers)
-            cells.append(f"{right}/{len(answers)}" if answers else "")
+            share = f"{right}/{len(answers)}" if answers else ""
+            cells.append(share)
         cells.append(f"{result.entry.edit.target_new} → {rewrite.text}")
         if rewrite.nats is not None:
             cells.append(f"{rewrite.nats:.1f}")
         _row(table, *cells)
     return table
+
+
+def _has_nats(result: CheckedEdit) -> bool:
+    return any(answer.nats is not None for answer in result.answers)
 
 
 def _sign(rewrite: CheckedPrompt) -> Text:
@@ -200,5 +231,6 @@ def _table(*heads: str) -> Table:
 def _row(table: Table, *cells: object) -> None:
     texts = []
     for cell in cells:
-        texts.append(cell if isinstance(cell, Text) else Text(one_line(str(cell))))
+        text = cell if isinstance(cell, Text) else Text(one_line(str(cell)))
+        texts.append(text)
     table.add_row(*texts)
