@@ -82,25 +82,30 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     }
     edit = built_edit(fields, names={"prompt": "definition", "target_new": "def_target", "subject": "ent_str"})
 
-    probes = []
-    for key, sentence in row.probe_sentences.items():
-        field = f"probe_sentences.{key}"
-        masked = _masked(sentence.probe_sentence, field=f"{field}.probe_sentence")
-        glue = GLUE if masked.glued else ""
-        if sentence.labels:
-            labels = [_unmasked(text, field=f"{field}.labels") for text in sentence.labels]
-            if row.label not in labels:
-                raise EditError([Fault("label", f"{row.label!r} is not among the labels of {field}")])
-            measures = "inference"
-            right = glue + row.label
-            others = tuple(glue + other for other in dict.fromkeys(labels) if other != row.label)
-        else:
-            measures = "span"
-            right = glue + _unmasked(sentence.label, field=f"{field}.label")
-            others = ()
-        query = Query(prompt=masked.before, answers=((right,),), form="sentence", others=others)
-        probes.append(Probe(measures=measures, queries=(query,)))
-    return built(name, [edit], probes, form="Entity Inferences" if row.label else "ECBD")
+    probes = [_parse_probe(row, key) for key in row.probe_sentences]
+    form = "Entity Inferences" if row.label else "ECBD"
+    return built(name, [edit], probes, form=form)
+
+
+def _parse_probe(row: EntityRow, key: str) -> Probe:
+    """Parse a row's further sentence, which has labels to choose from or a masked text of its own."""
+    sentence = row.probe_sentences[key]
+    field = f"probe_sentences.{key}"
+    masked = _masked(sentence.probe_sentence, field=f"{field}.probe_sentence")
+    glue = GLUE if masked.glued else ""
+    if sentence.labels:
+        labels = [_unmasked(text, field=f"{field}.labels") for text in sentence.labels]
+        if row.label not in labels:
+            raise EditError([Fault("label", f"{row.label!r} is not among the labels of {field}")])
+        measures = "inference"
+        right = glue + row.label
+        others = tuple(glue + other for other in dict.fromkeys(labels) if other != row.label)
+    else:
+        measures = "span"
+        right = glue + _unmasked(sentence.label, field=f"{field}.label")
+        others = ()
+    query = Query(prompt=masked.before, answers=((right,),), form="sentence", others=others)
+    return Probe(measures=measures, queries=(query,))
 
 
 class OtherSentence(NamedTuple):
@@ -113,7 +118,9 @@ class OtherSentence(NamedTuple):
 
 def read_sentences(path: Path) -> tuple[OtherSentence, ...]:
     """Read the masked sentences of a file, with the span of each or its labels; the definitions are not used."""
-    sentences = [sentence for record in parsed_rows(path, parse) for sentence in sentences_of(record)]
+    sentences = list[OtherSentence]()
+    for record in parsed_rows(path, parse):
+        sentences += sentences_of(record)
     if not sentences:
         raise EditFileError(f"{path}: no record has a masked sentence; expected rows of ECBD or Entity Inferences")
     return tuple(sentences)

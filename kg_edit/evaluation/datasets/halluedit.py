@@ -48,13 +48,7 @@ class HallueditRow(Record):
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row as a record: the edit corrects the wrong answer."""
-    fields = dict[str, Any]()
-    for field, value in raw.items():
-        column = _OF_A_MODEL.sub(r"\1", field)
-        if column in fields:
-            raise EditError([Fault(field, f"is a second column of {column}; keep that of one model")])
-        fields[column] = value
-    row = fields_of(HallueditRow, fields)
+    row = fields_of(HallueditRow, _rename_columns(raw))
     old, remarks = old_target(row.object, row.output.strip() or None)
     fields = {
         "id": name,
@@ -75,14 +69,31 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         *probe("reversed", row.reversed_relation_question, ((edit.subject,),)),
     ]
     for hops in HOPS:
-        question, answer = (getattr(row, f"{part}_{hops}hop").strip() for part in ("question", "answer"))
-        if bool(question) != bool(answer):
-            lacks = "answer" if question else "question"
-            raise EditError([Fault(f"{lacks}_{hops}hop", f"is missing; expected both or neither for {hops} hops")])
-        probes += probe(f"portability.{hops}_hops", question, ((answer,),))
+        probes += _parse_hops(row, hops)
     if row.locality_question.strip():  # it has no published answer
         probes.append(Probe(measures="locality-text", queries=(Query(prompt=row.locality_question),)))
     return built(name, [edit], probes, form="HalluEditBench", remarks=remarks)
+
+
+def _rename_columns(raw: RawRecord) -> dict[str, Any]:
+    """Rename the columns ``output_MODEL`` and ``eval_MODEL`` to output and eval; a row has those of one model."""
+    fields = dict[str, Any]()
+    for field, value in raw.items():
+        column = _OF_A_MODEL.sub(r"\1", field)
+        if column in fields:
+            raise EditError([Fault(field, f"is a second column of {column}; keep that of one model")])
+        fields[column] = value
+    return fields
+
+
+def _parse_hops(row: HallueditRow, hops: int) -> tuple[Probe, ...]:
+    """The question whose answer follows from the edit and further facts, if the row has one of this length."""
+    question = getattr(row, f"question_{hops}hop").strip()
+    answer = getattr(row, f"answer_{hops}hop").strip()
+    if bool(question) != bool(answer):
+        lacks = "answer" if question else "question"
+        raise EditError([Fault(f"{lacks}_{hops}hop", f"is missing; expected both or neither for {hops} hops")])
+    return probe(f"portability.{hops}_hops", question, ((answer,),))
 
 
 def _multiple_choice(row: HallueditRow) -> tuple[Probe, ...]:

@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, get_args
 
 from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
@@ -138,22 +139,25 @@ def in_record(record: BenchmarkRecord) -> Iterator[Finding]:
             yield from _of_answer(record, Query(prompt=question.question, answers=(right,)), before=())
     for probe in record.probes:
         for query in (*probe.queries, *probe.conditions):
-            yield from _ids_in(record, (query.prompt, *(name for names in query.answers for name in names)))
-            if probe.family in _CHANGED:
-                # The rivals of a Ripples question are drawn from its relation's objects; MQuAKE's is the old answer
-                drawn = probe.family.startswith("ripples-")
-                yield from _of_answer(record, query, before=query.old if drawn else (*query.old, *query.others))
+            yield from _ids_in(record, (query.prompt, *chain.from_iterable(query.answers)))
+            if probe.family not in _CHANGED:
+                continue
+            before = query.old
+            # MQuAKE's rival is the old answer; those of a Ripples question are drawn from its relation's objects.
+            if not probe.family.startswith("ripples-"):
+                before = (*before, *query.others)
+            yield from _of_answer(record, query, before=before)
 
 
 def _of_answer(record: BenchmarkRecord, query: Query, *, before: Sequence[str]) -> Iterator[Finding]:
-    right = [name for names in query.answers for name in names]
-    mentioned = next((names[0] for names in query.answers if mentions(query.prompt, names[0])), None)
+    mentioned = [names[0] for names in query.answers if mentions(query.prompt, names[0])]
     if mentioned:
-        yield Finding("answer-in-question", record.id, f"{mentioned!r} in {query.prompt!r}")
-    names = {normalised(name) for name in right}
-    same = next((name for name in before if normalised(name) in names), None)
-    if same:
-        message = f"{same!r} names the answer before the edits, and {right[0]!r} after them"
+        yield Finding("answer-in-question", record.id, f"{mentioned[0]!r} in {query.prompt!r}")
+    right = list(chain.from_iterable(query.answers))
+    spellings = {normalised(name) for name in right}
+    unchanged = [name for name in before if normalised(name) in spellings]
+    if unchanged:
+        message = f"{unchanged[0]!r} names the answer before the edits, and {right[0]!r} after them"
         yield Finding("answer-unchanged", record.id, message)
 
 

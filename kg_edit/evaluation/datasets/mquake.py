@@ -92,7 +92,8 @@ def nested(row: RawRecord) -> RawRecord:
         fields = dict(rewrite)
         for target in ("target_new", "target_true"):
             parts = {part: fields.pop(f"{target}_{part}") for part in ("str", "id") if f"{target}_{part}" in fields}
-            fields |= {target: parts} if parts else {}
+            if parts:
+                fields[target] = parts
         rewrites.append(fields)
     rest = {field: value for field, value in row.items() if field not in _FLAT}
     orig = {field: row[flat_name] for flat_name, field in _FLAT.items() if flat_name in row}
@@ -106,51 +107,25 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
     matching triple. Several edits of a case are called ``ID.0``, ``ID.1``, ….
     """
     case = fields_of(CaseRow, nested(row))
-    facts = [(rewrite.relation_id, rewrite.target_new.id) for rewrite in case.requested_rewrite]
     edits = list[Edit]()
     statements = list[Probe]()
     remarks = list[Remark]()
     for index, rewrite in enumerate(case.requested_rewrite):
-        # Edits of several subjects towards one object have their triples in the order of the edits.
-        subjects = [subject for subject, *fact in case.orig.edit_triples if tuple(fact) == facts[index]]
-        earlier = facts[:index].count(facts[index])
         old, old_remarks = old_target(rewrite.target_new.str, rewrite.target_true.str)
         remarks += old_remarks
-        fields: dict[str, Any] = {
-            "id": f"{name}.{index}" if len(facts) > 1 else name,
-            "subject": rewrite.subject,
-            "prompt": rewrite.prompt,
-            "target_new": rewrite.target_new.str,
-            "target_new_id": rewrite.target_new.id,
-            "target_true": old,
-            "target_true_id": rewrite.target_true.id if old else None,
-            "relation_id": rewrite.relation_id,
-            "subject_id": subjects[earlier] if earlier < len(subjects) else None,
-        }
-        path = f"requested_rewrite[{index}]"
-        names = {"target_new": f"{path}.target_new.str", "target_true": f"{path}.target_true.str"}
-        names |= {"subject_id": "orig.edit_triples"}
-        edit = built_edit(fields, names={field: f"{path}.{field}" for field in fields} | names)
+        edit = _build_edit(case, index, name=name, old=old)
         edits.append(edit)
-        # The answer's aliases are those of the hop that the edit changes.
-        hop = next((hop for hop in case.new_single_hops if hop.answer == edit.target_new), None)
-        right = _right(edit.target_new, hop.answer_alias if hop else ())
-        statements.append(Probe(measures="edit", queries=(Query(prompt=edit.text, answers=(right,), form="sentence"),)))
-
-    new = _right(case.new_answer, case.new_answer_alias)
-    spellings = {normalised(name) for name in new}
-    old_names = tuple(name for name in _right(case.answer, case.answer_alias) if normalised(name) not in spellings)
-    multihop = [Query(prompt=text, answers=(new,), others=(case.answer,), old=old_names) for text in case.questions]
-    hops = [Query(prompt=hop.question, answers=(_right(hop.answer, hop.answer_alias),)) for hop in case.new_single_hops]
-    both_chains = (*case.single_hops, *case.new_single_hops)
-    aliases = [*case.answer_alias, *case.new_answer_alias, *(name for hop in both_chains for name in hop.answer_alias)]
-    if not all(alias.strip() for alias in aliases):
+        right = _right(edit.target_new, _aliases_of_target(case, edit.target_new))
+        query = Query(prompt=edit.text, answers=(right,), form="sentence")
+        statements.append(Probe(measures="edit", queries=(query,)))
+    if _has_blank_alias(case):
         remarks.append(Remark(kind="empty-answer", message="an alias of an answer is empty"))
+    hops = [Query(prompt=hop.question, answers=(_right(hop.answer, hop.answer_alias),)) for hop in case.new_single_hops]
     return BenchmarkRecord(
         id=name,
         edits=tuple(edits),
         probes=(
-            Probe(measures="multihop", queries=tuple(multihop), passes="any"),
+            Probe(measures="multihop", queries=tuple(_ask_multihop(case)), passes="any"),
             *statements,
             Probe(measures="hops", queries=tuple(hops)),
         ),
@@ -159,6 +134,61 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
         form="MQuAKE",
         remarks=tuple(remarks),
     )
+
+
+def _build_edit(case: CaseRow, index: int, *, name: str, old: str | None) -> Edit:
+    """Build one edit of a case; ``old`` is its old target, if that differs from the new one."""
+    rewrite = case.requested_rewrite[index]
+    several = len(case.requested_rewrite) > 1
+    fields: dict[str, Any] = {
+        "id": f"{name}.{index}" if several else name,
+        "subject": rewrite.subject,
+        "prompt": rewrite.prompt,
+        "target_new": rewrite.target_new.str,
+        "target_new_id": rewrite.target_new.id,
+        "target_true": old,
+        "target_true_id": rewrite.target_true.id if old else None,
+        "relation_id": rewrite.relation_id,
+        "subject_id": _find_subject(case, index),
+    }
+    path = f"requested_rewrite[{index}]"
+    names = {field: f"{path}.{field}" for field in fields}
+    names["target_new"] = f"{path}.target_new.str"
+    names["target_true"] = f"{path}.target_true.str"
+    names["subject_id"] = "orig.edit_triples"
+    return built_edit(fields, names=names)
+
+
+def _find_subject(case: CaseRow, index: int) -> str | None:
+    """Find the subject id of an edit in the triples, by relation and new object; None if there is no such triple."""
+    facts = [(rewrite.relation_id, rewrite.target_new.id) for rewrite in case.requested_rewrite]
+    subjects = [subject for subject, *fact in case.orig.edit_triples if tuple(fact) == facts[index]]
+    # Edits of several subjects towards one object have their triples in the order of the edits.
+    earlier = facts[:index].count(facts[index])
+    return subjects[earlier] if earlier < len(subjects) else None
+
+
+def _aliases_of_target(case: CaseRow, target: str) -> tuple[str, ...]:
+    """Return the aliases of an edit's new target: those of the first hop that it answers."""
+    for hop in case.new_single_hops:
+        if hop.answer == target:
+            return hop.answer_alias
+    return ()
+
+
+def _ask_multihop(case: CaseRow) -> list[Query]:
+    """Return the case's question in its wordings; names of the old answer that are also right now are not old ones."""
+    right = _right(case.new_answer, case.new_answer_alias)
+    spellings = {normalised(name) for name in right}
+    old = tuple(name for name in _right(case.answer, case.answer_alias) if normalised(name) not in spellings)
+    return [Query(prompt=text, answers=(right,), others=(case.answer,), old=old) for text in case.questions]
+
+
+def _has_blank_alias(case: CaseRow) -> bool:
+    aliases = [*case.answer_alias, *case.new_answer_alias]
+    for hop in (*case.single_hops, *case.new_single_hops):
+        aliases += hop.answer_alias
+    return not all(alias.strip() for alias in aliases)
 
 
 def _right(name: str, aliases: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ class Builder:
             if not missing and edit.relation_id not in self.table.words.nouns:
                 missing = [f"a noun for {edit.relation_id}"]
             lacking.update(f"edit without {name}" for name in missing)
-            with_ids += [] if missing else [edit]
+            if not missing:
+                with_ids.append(edit)
         if not with_ids:
             reasons = ", ".join(f"{what}: {count}" for what, count in lacking.most_common())
             raise ConfigError(
@@ -111,8 +112,10 @@ class Builder:
         chosen = []
         for edit, change in zip(usable, map(_change_of, usable), strict=True):
             old = self.table.current(change.subject, change.relation)
-            agrees = old and edit.target_true in (None, *self.table.names(old))
-            chosen.append(replace(change, old=old) if old and agrees and not change.old else change)
+            if old and not change.old and edit.target_true in (None, *self.table.names(old)):
+                chosen.append(replace(change, old=old))
+            else:
+                chosen.append(change)
         items = _items_of(chosen)
         self.table.read(items)
         pools = [candidates(self.table, r, seed=self.seed) for r in sorted({change.relation for change in chosen})]
@@ -129,7 +132,8 @@ class Builder:
             if item in spared:
                 continue
             for relation in {*self.table.words.asked, *(pool.relation for pool in pools)}:
-                if fact := fact_of(self.table, item, relation):
+                fact = fact_of(self.table, item, relation)
+                if fact:
                     by_relation.setdefault(relation, []).append(fact)
         # Three facts with different objects, drawn by hash from the first `_SHOWN_FROM` facts of a relation.
         examples: dict[str, list[AskedFact]] = {}
@@ -169,44 +173,11 @@ class Builder:
             self._record(knowledge, change, edit, group)
             for change, edit, group in zip(chosen, edits, groups, strict=True)
         ]
-        words = self.table.words
-        counts = Counter[str]()
-        used = set[str]()
-        for record in records:
-            used.add(record["edit"]["relation_id"])
-            for question in record["questions"]:
-                used.update(question["hops"])
-                kind = question["kind"]
-                if kind == "two-hop":
-                    known = question.get("known", True)
-                    stated = question.get("stated", True)
-                    kind += f", {'known' if known else 'unknown'}, {'stated' if stated else 'withheld'}"
-                counts[kind] += 1
-
-        # The aliases of all answers, new and old.
-        answers = set[str]()
-        for record in records:
-            for question in record["questions"]:
-                answers.update(question["answers"])
-                answers.update(question.get("old", ()))
         proposed = [proposal for group in groups for proposal in group]
-        names = set[tuple[str, ...]]()
-        for proposal in proposed:
-            names.add(proposal.answers)
-            names.update(fact.names for fact in proposal.knows)
-        aliases: dict[str, list[str]] = {}
-        for label, *more in sorted(names):  # two answers may have one label
-            if more and label in answers:
-                aliases[label] = list(dict.fromkeys([*aliases.get(label, ()), *more]))
-
-        # The objects of each relation at the end of a two-hop question, the most frequent ones first.
-        ends: dict[str, Counter[str]] = {}
-        for proposal in proposed:
-            if proposal.kind == "two-hop":
-                ends.setdefault(proposal.hops[-1], Counter())[proposal.answers[0]] += 1
-        choices = {}
-        for relation, seen in sorted(ends.items()):
-            choices[relation] = [name for name, _ in seen.most_common(_CHOICES)]
+        words = self.table.words
+        used = {record["edit"]["relation_id"] for record in records}
+        for question in _questions_of(records):
+            used.update(question["hops"])
         examples = {}
         for relation, facts_of_relation in sorted(knowledge.examples.items()):
             examples[relation] = [[fact.thing, fact.object] for fact in facts_of_relation]
@@ -220,15 +191,15 @@ class Builder:
                 "seed": self.seed,
                 "knowledge": list(words.knowledge),
                 "examples": examples,
-                "questions": dict(sorted(counts.items())),
+                "questions": dict(sorted(_count_kinds(records).items())),
                 "dropped": dict(sorted(self.dropped.items())),
             },
             "nouns": {r: words.nouns[r] for r in sorted(used & words.nouns.keys())},
             "asks": dict(words.asks),
             "inverse": dict(words.inverse),
             "paraphrases": {r: list(rule.paraphrases) for r, rule in sorted(words.edited.items())},
-            "aliases": aliases,
-            "choices": choices,
+            "aliases": _collect_aliases(records, proposed),
+            "choices": _collect_choices(proposed),
             "examples": self._examples(records, knowledge),
             "records": records,
         }
@@ -244,9 +215,13 @@ class Builder:
             if all(map(knowledge.knows, proposal.knows)) and all(map(knowledge.lacks, proposal.lacks)):
                 right.append(proposal)
                 continue
-            all_asked = all(map(knowledge.has_asked, (*proposal.knows, *proposal.lacks)))
-            reason = "a hop that the model knows" if proposal.lacks else "a hop that the model does not know"
-            self.dropped[f"{proposal.kind}: {reason if all_asked else 'a hop that is an example, or has none'}"] += 1
+            if not all(map(knowledge.has_asked, (*proposal.knows, *proposal.lacks))):
+                reason = "a hop that is an example, or has none"
+            elif proposal.lacks:
+                reason = "a hop that the model knows"
+            else:
+                reason = "a hop that the model does not know"
+            self.dropped[f"{proposal.kind}: {reason}"] += 1
         same = dict.fromkeys(proposal.start for proposal in proposed if proposal.kind == "same-object")
         near = tuple(edit.prompt.replace("{}", name) for name in same)[:_NEIGHBORHOOD]
         full_edit = edit if edit.neighborhood else edit.model_copy(update={"neighborhood": near})
@@ -314,6 +289,53 @@ def write_ripples(path: Path, document: Document) -> Path:
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in document["records"])
     start = json.dumps(head, ensure_ascii=False, indent=None, separators=(",", ":"))[:-1]
     return write_text(path, f'{start},\n"records":[\n{lines}\n]}}\n')
+
+
+def _questions_of(records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for record in records:
+        yield from record["questions"]
+
+
+def _count_kinds(records: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """Count the questions of each kind; the kinds of two-hop questions are counted apart."""
+    counts = Counter[str]()
+    for question in _questions_of(records):
+        kind = question["kind"]
+        if kind == "two-hop":
+            known = "known" if question.get("known", True) else "unknown"
+            stated = "stated" if question.get("stated", True) else "withheld"
+            kind = f"{kind}, {known}, {stated}"
+        counts[kind] += 1
+    return counts
+
+
+def _collect_aliases(records: Iterable[Mapping[str, Any]], proposed: Iterable[Proposal]) -> dict[str, list[str]]:
+    """Return the aliases of all answers, new and old, by their labels."""
+    answers = set[str]()
+    for question in _questions_of(records):
+        answers.update(question["answers"])
+        answers.update(question.get("old", ()))
+    names = set[tuple[str, ...]]()
+    for proposal in proposed:
+        names.add(proposal.answers)
+        names.update(fact.names for fact in proposal.knows)
+    aliases: dict[str, list[str]] = {}
+    for label, *more in sorted(names):  # two answers may have one label
+        if more and label in answers:
+            aliases[label] = list(dict.fromkeys([*aliases.get(label, ()), *more]))
+    return aliases
+
+
+def _collect_choices(proposed: Iterable[Proposal]) -> dict[str, list[str]]:
+    """Return the objects of each relation at the end of a two-hop question, the most frequent ones first."""
+    ends: dict[str, Counter[str]] = {}
+    for proposal in proposed:
+        if proposal.kind == "two-hop":
+            ends.setdefault(proposal.hops[-1], Counter())[proposal.answers[0]] += 1
+    choices = {}
+    for relation, counts in sorted(ends.items()):
+        choices[relation] = [name for name, _ in counts.most_common(_CHOICES)]
+    return choices
 
 
 def _targets(pools: Iterable[Candidates]) -> list[str]:

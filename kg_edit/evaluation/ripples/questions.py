@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from kg_edit.evaluation.datasets.ripples import Kind
 from kg_edit.evaluation.ripples.edits import Change, hash_of, share_no_word
@@ -74,82 +75,109 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
 
     ``name`` is the subject's name in the edit, for a subject that the graph does not have.
     """
-    s = change.subject
-    r = change.relation
-    o = change.old
-    new = change.new
-    subject = table.label(s) or name
-    old_fact = fact_of(table, s, r)
-    new_facts = list(facts_of(table, new))
+    subject = table.label(change.subject) or name
+    old_fact = fact_of(table, change.subject, change.relation)
+    new_facts = list(facts_of(table, change.new))
+    yield from _ask_two_hops(table, change, subject, new_facts)
+    yield from _ask_three_hops(table, change, subject, new_facts)
+    if old_fact:
+        yield from _ask_aliases(table, change, subject, old_fact)
+    yield from _ask_descriptions(table, change, subject, old_fact)
+    if change.relation in table.words.inverse:
+        names = table.names(change.subject) if table.label(change.subject) else (subject,)
+        yield Proposal("inverse", table.label(change.new) or "", (f"-{change.relation}",), names)
+    yield from _ask_other_relations(table, change, subject)
+    if change.old:
+        yield from _ask_about_object("old-object", facts_of(table, change.old), subject)
+    if change.new:
+        yield from _ask_about_object("new-object", new_facts, subject)
+    yield from _ask_neighbours(table, change, subject, neighbours)
 
-    # two-hop: (s, r, o*) and (o*, r', answer). No name of the old chain's possible ends may be right after the edit.
+
+def _ask_two_hops(table: FactTable, change: Change, subject: str, new_facts: Sequence[AskedFact]) -> Iterator[Proposal]:
+    """(s, r, o*) and (o*, r', answer). No name of the old chain's possible ends may be right after the edit."""
     for fact in new_facts:
         # A city's language, if the graph has none, is that of its country.
-        if table.current(new, fact.relation) in table.ends(o, _COUNTRY, fact.relation):
+        if table.current(change.new, fact.relation) in table.ends(change.old, _COUNTRY, fact.relation):
             continue
-        ends = [table.names(end) for end in sorted(table.objects(o, fact.relation), key=table.is_now, reverse=True)]
-        old = tuple(dict.fromkeys([*(names[0] for names in ends), *(name for names in ends for name in names)]))
+        ends = sorted(table.objects(change.old, fact.relation), key=table.is_now, reverse=True)
+        names = [table.names(end) for end in ends]
+        labels = [of_one[0] for of_one in names]
+        old = tuple(dict.fromkeys([*labels, *chain.from_iterable(names)]))
         if not _same(fact.names, old) and not _same(fact.names, (subject,)):
-            yield Proposal("two-hop", subject, (r, fact.relation), fact.names, old, knows=(fact,))
-            yield Proposal("two-hop", subject, (r, fact.relation), fact.names, old, lacks=(fact,))
+            hops = (change.relation, fact.relation)
+            yield Proposal("two-hop", subject, hops, fact.names, old, knows=(fact,))
+            yield Proposal("two-hop", subject, hops, fact.names, old, lacks=(fact,))
 
-    # three-hop: one hop more, unless the answer leads back, or fewer hops give it.
+
+def _ask_three_hops(
+    table: FactTable, change: Change, subject: str, new_facts: Sequence[AskedFact]
+) -> Iterator[Proposal]:
+    """One hop more than two, unless the answer leads back, or fewer hops give it."""
     for fact in new_facts:
-        middle = table.current(new, fact.relation)
-        before = table.current(o, fact.relation)
-        for last in facts_of(table, middle) if middle else ():
-            far = fact_of(table, before, last.relation) if before else None
-            old = far.names if far else ()
-            if table.current(middle or "", last.relation) in table.ends(o, fact.relation, last.relation):
-                continue  # also where o has several objects, so that the old answer is not certain
+        middle = table.current(change.new, fact.relation)
+        before = table.current(change.old, fact.relation)
+        if middle is None:
+            continue
+        for last in facts_of(table, middle):
+            # Also where o has several objects, so that the old answer is not certain.
+            if table.current(middle, last.relation) in table.ends(change.old, fact.relation, last.relation):
+                continue
+            old_last = fact_of(table, before, last.relation) if before else None
+            old = old_last.names if old_last else ()
             direct = {other.object for other in new_facts if other.relation == last.relation}
             short = {subject, fact.thing, fact.object, *direct}
             if not _same(last.names, old) and short.isdisjoint(last.names):
-                hops = (r, fact.relation, last.relation)
+                hops = (change.relation, fact.relation, last.relation)
                 yield Proposal("three-hop", subject, hops, last.names, old, via=(fact.object,), knows=(fact, last))
 
-    # alias: s by another name, for which the model knows the old fact too.
-    for alias in table.names(s)[1:] if old_fact else ():
-        if old_fact and len(normalised(alias)) > 1 and not _same((alias,), (subject,)):
-            needed = (old_fact, AskedFact(r, alias, old_fact.names))
-            yield Proposal("alias", alias, (r,), table.names(new), old_fact.names, knows=needed)
 
-    # description: s as the only object of a relation of another thing, as in "the capital of Italy".
-    for relation, thing in table.leads_to(s):
-        described = fact_of(table, thing, relation) if relation in table.words.asked else None
-        names_s = table.current(thing, relation) == s  # and not the one that came after s
-        if described and names_s and thing not in (o, new):
-            old = old_fact.names if old_fact else ()
-            yield Proposal(
-                "description", described.thing, (relation, r), table.names(new), old, (subject,), knows=(described,)
-            )
+def _ask_aliases(table: FactTable, change: Change, subject: str, old_fact: AskedFact) -> Iterator[Proposal]:
+    """s by another name, for which the model knows the old fact too."""
+    for alias in table.names(change.subject)[1:]:
+        if len(normalised(alias)) > 1 and not _same((alias,), (subject,)):
+            needed = (old_fact, AskedFact(change.relation, alias, old_fact.names))
+            answers = table.names(change.new)
+            yield Proposal("alias", alias, (change.relation,), answers, old_fact.names, knows=needed)
 
-    # inverse: the thing of which o* is now the capital.
-    if r in table.words.inverse:
-        names = table.names(s) if table.label(s) else (subject,)
-        yield Proposal("inverse", table.label(new) or "", (f"-{r}",), names)
 
-    # other-relation: facts about s whose object is neither o nor o*, and no object of a statement about these.
-    related = {end for item in (o, new) for targets in table.relations(item).values() for end in targets} | {o, new}
-    for fact in facts_of(table, s):
-        if fact.relation != r and table.current(s, fact.relation) not in related:
+def _ask_descriptions(table: FactTable, change: Change, subject: str, old_fact: AskedFact | None) -> Iterator[Proposal]:
+    """s as the only object of a relation of another thing, as in "the capital of Italy"."""
+    old = old_fact.names if old_fact else ()
+    for relation, thing in table.leads_to(change.subject):
+        if relation not in table.words.asked or thing in (change.old, change.new):
+            continue
+        described = fact_of(table, thing, relation)
+        names_s = table.current(thing, relation) == change.subject  # and not the one that came after s
+        if described and names_s:
+            hops = (relation, change.relation)
+            answers = table.names(change.new)
+            yield Proposal("description", described.thing, hops, answers, old, (subject,), knows=(described,))
+
+
+def _ask_other_relations(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
+    """Facts about s whose object is neither o nor o*, and no object of a statement about these."""
+    related = {change.old, change.new}
+    for item in (change.old, change.new):
+        related.update(*table.relations(item).values())
+    for fact in facts_of(table, change.subject):
+        if fact.relation != change.relation and table.current(change.subject, fact.relation) not in related:
             yield Proposal("other-relation", subject, (fact.relation,), fact.names, knows=(fact,))
 
-    # old-object, new-object: facts about o and o* that do not lead back to s.
-    objects: tuple[tuple[Kind, Iterable[AskedFact]], ...] = (
-        ("old-object", facts_of(table, o) if o else ()),
-        ("new-object", new_facts if new else ()),
-    )
-    for kind, facts in objects:
-        for fact in facts:
-            if subject not in fact.names:
-                yield Proposal(kind, fact.thing, (fact.relation,), fact.names, knows=(fact,))
 
-    # same-object: the edited relation of other subjects; an edit without the id of s is known by its name.
+def _ask_about_object(kind: Kind, facts: Iterable[AskedFact], subject: str) -> Iterator[Proposal]:
+    """Facts about o or o* that do not lead back to s."""
+    for fact in facts:
+        if subject not in fact.names:
+            yield Proposal(kind, fact.thing, (fact.relation,), fact.names, knows=(fact,))
+
+
+def _ask_neighbours(table: FactTable, change: Change, subject: str, neighbours: Sequence[str]) -> Iterator[Proposal]:
+    """The edited relation of other subjects; an edit without the id of s is known by its name."""
     for neighbour in neighbours:
-        neighbour_fact = fact_of(table, neighbour, r)
-        if neighbour_fact and not _same(table.names(neighbour), (subject,)):
-            yield Proposal("same-object", neighbour_fact.thing, (r,), neighbour_fact.names, knows=(neighbour_fact,))
+        fact = fact_of(table, neighbour, change.relation)
+        if fact and not _same(table.names(neighbour), (subject,)):
+            yield Proposal("same-object", fact.thing, (change.relation,), fact.names, knows=(fact,))
 
 
 def _same(one: Iterable[str], other: Iterable[str]) -> bool:
