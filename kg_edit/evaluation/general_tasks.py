@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,18 +93,16 @@ class GeneralTasks:
             )
         from lm_eval.tasks import TaskManager
 
-        folders, names, needs_own = wanted_tasks([tasks] if isinstance(tasks, str) else tasks)
+        if isinstance(tasks, str):
+            tasks = [tasks]
+        folders, names, needs_own = wanted_tasks(tasks)
         try:
             manager = TaskManager(
                 include_path=[str(path) for path in folders],
                 include_defaults=needs_own,
                 metadata={"tokenizer": tokenizer} if tokenizer else None,
             )
-            available = set(manager.all_tasks)
-            if missing := [name for name in names if name not in available]:
-                raise ConfigError(f"lm-eval has no task {', '.join(map(repr, missing))}; give a task file: NAME.yaml")
-            load = getattr(manager, "load", None)  # load_task_or_group in earlier releases
-            loaded = load(names)["tasks"] if load else manager.load_task_or_group(names)
+            loaded = _load(manager, names)
             sha256 = {name: _digest(task, limit) for name, task in _flat(loaded)}
         except ConfigError:
             raise
@@ -152,6 +150,20 @@ class GeneralTasks:
                 yield f"{PREFIX}{task}.{metric}", document_scores(value, scores)
 
 
+def _load(manager: Any, names: Sequence[str]) -> Mapping[Any, Any]:
+    """Load the tasks of these names, with all releases of lm-eval."""
+    available = set(manager.all_tasks)
+    missing = [name for name in names if name not in available]
+    if missing:
+        raise ConfigError(f"lm-eval has no task {', '.join(map(repr, missing))}; give a task file: NAME.yaml")
+    loaded: Mapping[Any, Any]
+    if hasattr(manager, "load"):
+        loaded = manager.load(names)["tasks"]
+    else:  # earlier releases
+        loaded = manager.load_task_or_group(names)
+    return loaded
+
+
 def split_general(text: str | None) -> tuple[Path | None, list[str], Path | None]:
     """Split the value of ``--general`` at commas: a text file, lm-eval's tasks, and the folder of the quick sets.
 
@@ -167,8 +179,9 @@ def split_general(text: str | None) -> tuple[Path | None, list[str], Path | None
     texts = [part for part in parts if part not in tasks]
     if len(texts) > 1:
         raise ConfigError(f"--general takes one text, found {', '.join(texts)}; task files end in .yaml")
+    text_file = Path(texts[0]) if texts else None
     folder = Path(quick[0].removeprefix(QUICK)) if quick else None
-    return Path(texts[0]) if texts else None, tasks, folder
+    return text_file, tasks, folder
 
 
 def _is_task_name(part: str) -> bool:
@@ -182,7 +195,9 @@ def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:
     numbers = [float(score) for score in scores if isinstance(score, bool | int | float | np.number)]
     complete = len(numbers) == len(scores) and bool(numbers) and bool(np.isfinite(numbers).all())
     is_mean = complete and abs(float(np.mean(numbers)) - value) < _CLOSE
-    return DocumentScores(value=value if np.isfinite(value) else None, documents=tuple(numbers) if is_mean else ())
+    if not np.isfinite(value):
+        return DocumentScores(value=None)
+    return DocumentScores(value=value, documents=tuple(numbers) if is_mean else ())
 
 
 def changes(
@@ -194,8 +209,11 @@ def changes(
     sequences. The second part of a pair lacks what the edited model could not be asked (`GeneralChange`).
     """
     pairs = list(points)
+    names = dict[str, None]()  # in order, each once
+    for before, _ in pairs:
+        names |= dict.fromkeys(before)
     changed = dict[str, GeneralChange]()
-    for name in dict.fromkeys(name for before, _ in pairs for name in before):
+    for name in names:
         with_name = [(before[name], after) for before, after in pairs if name in before]
         changed[name] = _change(name, with_name, seed)
     return changed
@@ -233,7 +251,8 @@ def _estimate(scores: Any, seed: int) -> Estimate:
 
 def _bare(several: Sequence[DocumentScores]) -> Estimate:
     values = [scores.value for scores in several if scores.value is not None]
-    return Estimate(mean=float(np.mean(values)) if values else None, ci95_low=None, ci95_high=None)
+    mean = float(np.mean(values)) if values else None
+    return Estimate(mean=mean, ci95_low=None, ci95_high=None)
 
 
 @contextmanager
@@ -318,14 +337,23 @@ def wanted_tasks(tasks: Sequence[str]) -> tuple[list[Path], list[str], bool]:
     for part in tasks:
         path = Path(part)
         if _is_task_place(path):
-            folders[path if path.is_dir() else path.parent] = None
+            folder = path if path.is_dir() else path.parent
+            folders[folder] = None
             names |= dict.fromkeys(_names_in(path))
         else:
             names[part] = None
             needs_own = True
-    first: dict[str, Path] = {}  # of two files with one name, the harness would ask only one
-    files = [file.resolve() for folder in folders for file in _files_of(folder)]
-    for path in dict.fromkeys(files):
+    _refuse_same_names(folders, names)
+    return list(folders), list(names), needs_own
+
+
+def _refuse_same_names(folders: Iterable[Path], names: Collection[str]) -> None:
+    """Refuse two files with one of the ``names``, of which the harness would ask only one."""
+    files = dict[Path, None]()  # in order, each once
+    for folder in folders:
+        files |= dict.fromkeys(file.resolve() for file in _files_of(folder))
+    first: dict[str, Path] = {}
+    for path in files:
         try:
             name = _task_file(path).name
         except ConfigError:  # another file of the folder
@@ -333,7 +361,6 @@ def wanted_tasks(tasks: Sequence[str]) -> tuple[list[Path], list[str], bool]:
         if name in names and name in first:
             raise ConfigError(f"{first[name]} and {path} both have the task {name!r}; give each a different name")
         first.setdefault(name, path)
-    return list(folders), list(names), needs_own
 
 
 def _is_task_place(path: Path) -> bool:
@@ -343,8 +370,11 @@ def _is_task_place(path: Path) -> bool:
 
 def _names_in(path: Path) -> list[str]:
     """The task of a file, or all tasks and groups of a folder, without the members of its groups."""
-    files = [_task_file(file) for file in (_files_of(path) if path.is_dir() else [path])]
-    inside = {member for file in files for member in file.members}
+    paths = _files_of(path) if path.is_dir() else [path]
+    files = [_task_file(file) for file in paths]
+    inside = set[str]()
+    for file in files:
+        inside.update(file.members)
     names = [file.name for file in files if file.name and file.name not in inside]
     if not names:
         raise ConfigError(f"{path} is not a task of lm-eval: expected a .yaml file with a line 'task: NAME'")
@@ -352,7 +382,10 @@ def _names_in(path: Path) -> list[str]:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    return sorted(file for ending in _YAML for file in folder.glob(f"*{ending}"))
+    files = list[Path]()
+    for ending in _YAML:
+        files += folder.glob(f"*{ending}")
+    return sorted(files)
 
 
 def _task_file(path: Path) -> _TaskFile:
@@ -369,7 +402,9 @@ def _task_file(path: Path) -> _TaskFile:
     group = fields.get("group")
     if isinstance(group, str):
         return _TaskFile(path, group, tuple(_members(task)))
-    return _TaskFile(path, task if isinstance(task, str) else "")
+    if isinstance(task, str):
+        return _TaskFile(path, task)
+    return _TaskFile(path, "")
 
 
 def _members(task: Any) -> Iterator[str]:

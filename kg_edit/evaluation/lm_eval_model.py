@@ -40,7 +40,9 @@ def lm_eval_model(
             """A model whose contexts are transformed; the continuations stay as they are."""
 
             def _encode_pair(self, context: str, continuation: str) -> Any:
-                return super()._encode_pair(transform(context) if transform else context, continuation)
+                if transform:
+                    context = transform(context)
+                return super()._encode_pair(context, continuation)
 
             def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
                 """Generate texts after the transformed contexts."""

@@ -56,8 +56,9 @@ def measured() -> Iterator[Cost]:
         if known and torch.cuda.is_initialized():
             cost.memory = sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
         elif known:
-            lines = _STATUS.read_text().splitlines()
-            cost.memory = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+            for line in _STATUS.read_text().splitlines():
+                if line.startswith("VmHWM:"):  # the largest resident memory, "VmHWM:  1234 kB"
+                    cost.memory = int(line.split()[1]) * 1024
 
 
 def in_halves(call: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> list[Result]:

@@ -13,6 +13,7 @@ import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from string import Formatter, ascii_uppercase
@@ -168,11 +169,13 @@ class QuickTasks:
 
     def scores(self, model: LanguageModel) -> dict[str, DocumentScores]:
         """Return the accuracy on each set, ``general.quick.SET.acc``, and on all documents, ``general.quick.acc``."""
-        every = [doc for docs in self.documents.values() for doc in docs]
+        every = list(chain.from_iterable(self.documents.values()))
         model.foresee(doc.prompt for doc in every)
 
         def scored(part: Sequence[Document]) -> list[tuple[Pair, float]]:
-            pairs = [pair for doc in part for pair in doc.pairs]
+            pairs = list[Pair]()
+            for doc in part:
+                pairs += doc.pairs
             return [(pair, scores.nll) for pair, scores in score(model, pairs).items()]
 
         nll = dict(in_halves(scored, every))

@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,7 +156,10 @@ def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | No
     in_chat = list[Query]()
     for edit in edits:
         is_chat = edit.forms[0] if chat is None else chat
-        (in_chat if is_chat else plain).append(asked_of(edit))
+        if is_chat:
+            in_chat.append(asked_of(edit))
+        else:
+            plain.append(asked_of(edit))
     replies = list[RetentionAnswer]()
     if plain:
         replies += _replies(model.in_chat(chat=False), plain, is_right=partial(generates, chat=False))
@@ -174,7 +178,8 @@ def _replies(
     replies = []
     for query, pair in zip(queries, pairs, strict=True):
         text = evidence.texts[generated_from(query)]
-        right = any(is_right(text, name) for names in query.answers for name in names)
+        right_names = chain.from_iterable(query.answers)
+        right = any(is_right(text, name) for name in right_names)
         replies.append(RetentionAnswer(right, evidence.scores[pair].nll))
     return replies
 

@@ -144,7 +144,9 @@ class CurvePlan:
         """Return those of a sequence's ``ids`` that are scored at all: all of them without ``sample``."""
         if self.sample is None:
             return ids
-        scored = {index for scoring in self.scorings(len(ids)) for index in scoring.indices}
+        scored = set[int]()
+        for scoring in self.scorings(len(ids)):
+            scored.update(scoring.indices)
         return [ids[index] for index in sorted(scored)]
 
 

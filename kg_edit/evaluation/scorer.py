@@ -127,19 +127,26 @@ def with_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence
     """
     extended = []
     for case, section in zip(cases, sections, strict=True):
-        metrics = {name: metric for name, metric in metrics_for(case).items() if metric.in_meaning}
-        if metrics:
-            texts = _texts_of(requests_of(case), section)
-            groups = dict.fromkeys(group for metric in metrics.values() for group in metric.needs)
-            pairs = []
-            for group in groups:
-                for probe in case.group(group):
-                    pairs += [(texts[generated_from(query)], query.answers[0][0]) for query in probe.queries]
-            evidence = Evidence(texts=texts, cosines=cosines(model, pairs))
-            scores = {name: metric(case, evidence) for name, metric in metrics.items()}
-            section = section.model_copy(update={"scores": {**section.scores, **scores}})
-        extended.append(section)
+        scores = {**section.scores, **_meaning_scores(model, case, section)}
+        extended.append(section.model_copy(update={"scores": scores}))
     return extended
+
+
+def _meaning_scores(model: LanguageModel, case: Case, section: Section) -> dict[str, float | None]:
+    """The scores of a case's metrics that compare in meaning; none if it has no such metric."""
+    metrics = {name: metric for name, metric in metrics_for(case).items() if metric.in_meaning}
+    if not metrics:
+        return {}
+    texts = _texts_of(requests_of(case), section)
+    groups = dict[str, None]()  # in order, each once
+    for metric in metrics.values():
+        groups |= dict.fromkeys(metric.needs)
+    pairs = []  # each text with its target
+    for group in groups:
+        for probe in case.group(group):
+            pairs += [(texts[generated_from(query)], query.answers[0][0]) for query in probe.queries]
+    evidence = Evidence(texts=texts, cosines=cosines(model, pairs))
+    return {name: metric(case, evidence) for name, metric in metrics.items()}
 
 
 def broken(case: Case, unedited: Section) -> Section:
@@ -194,12 +201,15 @@ class UneditedScores:
 
     def replies(self, test: RetentionTest, *, chat: bool) -> list[RetentionAnswer]:
         """Return the answers to a retention test, asked in plain text or in chat form."""
-        name = f"retention {test.digest}" + (" in chat form" if chat else "")
+        name = f"retention {test.digest}"
+        if chat:
+            name += " in chat form"
         return self._stored(name, _REPLIES, lambda: test.replies(self._model.in_chat(chat=chat)))
 
     def _stored(self, name: str, kind: TypeAdapter[Stored], compute: Callable[[], Stored]) -> Stored:
         """Return what is stored under a name; compute and store it if it is unknown."""
-        if (value := self._read(name, kind)) is None:
+        value = self._read(name, kind)
+        if value is None:
             value = compute()
             self._write(name, kind, value)
         return value

@@ -10,6 +10,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -99,7 +100,8 @@ def run_settings(
 def record_settings(model: LanguageModel, records: Sequence[BenchmarkRecord], *, chat: bool | None) -> Settings:
     """Return the settings that depend on the records; a run that grows had those of its first records."""
     led = [record.id for record in records if asked_of(model, record, chat=chat) != record]
-    settings = dict(chat_settings(model, (edit for record in records for edit in record.edits), chat))
+    edits = list(chain.from_iterable(record.edits for record in records))
+    settings = dict(chat_settings(model, edits, chat))
     if led:
         settings["after_line_break"] = led
     settings["ids"] = [record.id for record in records]
@@ -136,7 +138,8 @@ def environment(method: Method, model: LanguageModel, data: DataSource | None = 
     Call it after `Method.prepare`, since the covariance is unknown before.
     """
     provenance = getattr(method, "provenance", None)  # what a method of this package writes into its patches
-    methods = (provenance() if callable(provenance) else {}).get("methods") or [{}]
+    written = provenance() if callable(provenance) else {}
+    methods = written.get("methods") or [{}]
     used: Environment = {
         "python": platform.python_version(),
         "torch": torch.__version__,

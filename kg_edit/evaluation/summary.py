@@ -72,13 +72,7 @@ def curve(
         plan: the records that are scored after each step.
         seed: the seed of the intervals.
     """
-    # edits in the model -> the (id, section) of each record that is scored there
-    scored: dict[int, list[tuple[str, str]]] = {0: [(name, BASE) for names in sequences for name in names]}
-    for names in sequences:
-        for scoring in plan.scorings(len(names)):
-            if scoring.on_curve:
-                keys = [(names[index], phase_of(scoring)) for index in scoring.indices]
-                scored.setdefault(scoring.edits, []).extend(keys)
+    scored = _scored_at(sequences, plan)
     general: dict[int, list[Point]] = {}
     for point in points:
         general.setdefault(point.edits, []).append(point)
@@ -99,6 +93,18 @@ def curve(
     return tuple(curve_points)
 
 
+def _scored_at(sequences: Sequence[Sequence[str]], plan: CurvePlan) -> dict[int, list[tuple[str, str]]]:
+    """The (id, section) of each record that is scored at a point of the curve, by the number of edits there."""
+    scored: dict[int, list[tuple[str, str]]] = {0: []}
+    for names in sequences:
+        scored[0] += [(name, BASE) for name in names]
+        for scoring in plan.scorings(len(names)):
+            if scoring.on_curve:
+                keys = [(names[index], phase_of(scoring)) for index in scoring.indices]
+                scored.setdefault(scoring.edits, []).extend(keys)
+    return scored
+
+
 def _curve_point(
     edits: int, scored: Sequence[tuple[RunRecord, str]], measured: Sequence[Point], rated: Sequence[str], seed: int
 ) -> CurvePoint:
@@ -115,7 +121,7 @@ def _curve_point(
         retention = {ERR: mean(scores.get(_EDIT) for scores in by_record.values())}
 
     general = dict[str, float | None]()
-    for name in dict.fromkeys(name for point in measured for name in point.scores):
+    for name in metric_names(point.scores for point in measured):
         if name not in rated:
             general[name] = mean(point.scores.get(name) for point in measured)
     return CurvePoint(
@@ -182,10 +188,16 @@ class Summary(BaseModel):
 
     def _repr_html_(self) -> str:
         sections = self.sections.values()
+        names = dict[str, None]()  # in order, each once
+        for section in sections:
+            names |= dict.fromkeys(section)
         rows = []
-        for name in dict.fromkeys(name for section in sections for name in section):
-            means = [section[name].mean if name in section else None for section in sections]
-            rows.append((name, *means))
+        for name in names:
+            cells: list[object] = [name]
+            for section in sections:
+                estimate = section.get(name)
+                cells.append(estimate.mean if estimate else None)
+            rows.append(cells)
         return html_table(repr(self), ["metric", *self.sections], rows)
 
     def to_frame(self) -> pd.DataFrame:
@@ -195,13 +207,12 @@ class Summary(BaseModel):
             ConfigError: pandas is not installed.
         """
         counts = self.provenance["counts"]
-        return frame_of(
-            [
-                {"section": section, "metric": name, "n": counts[section].get(name, 0), **estimate.model_dump()}
-                for section, metrics in self.sections.items()
-                for name, estimate in metrics.items()
-            ]
-        )
+        rows = []
+        for section, metrics in self.sections.items():
+            for name, estimate in metrics.items():
+                row = {"section": section, "metric": name, "n": counts[section].get(name, 0)}
+                rows.append({**row, **estimate.model_dump()})
+        return frame_of(rows)
 
     def save(self, path: Path) -> Path:
         """Write the summary as JSON, atomically."""
