@@ -48,7 +48,9 @@ def render(summary: Summary) -> str:
     """
     text = f"{_table(_cells(summary))}\n\n{_caption(summary)}\n"
     general = _general_cells(summary)
-    return text + (f"\n{_table(general)}\n\n{_general_caption(summary)}\n" if len(general) > 1 else "")
+    if len(general) > 1:  # more than the header
+        text += f"\n{_table(general)}\n\n{_general_caption(summary)}\n"
+    return text
 
 
 def _table(cells: Sequence[Sequence[str]]) -> str:
@@ -88,7 +90,9 @@ def _cells(summary: Summary) -> list[list[str]]:
         for section, estimates in summary.sections.items():
             count = summary.provenance["counts"][section].get(name, 0)
             text = interval(estimates.get(name))
-            row.append(f"{text} (n = {count})" if text and count < summary.n else text)
+            if text and count < summary.n:
+                text = f"{text} (n = {count})"
+            row.append(text)
         rows.append(row)
     return [["metric", *(_TITLES[section] for section in summary.sections)], *rows]
 
@@ -121,12 +125,7 @@ def interval(estimate: Estimate | None) -> str:
 def _caption(summary: Summary) -> str:
     run = summary.provenance
     schedule = Schedule.parse(run.get("schedule", "single"))
-    if schedule.sequence == 1:
-        how = "one at a time"
-    else:
-        batches = "" if schedule.batch == 1 else f"in batches of {schedule.batch}"
-        onto = f"on top of earlier ones, the model is reset after {schedule.sequence}" if schedule.has_steps else ""
-        how = ", ".join(filter(None, [batches, onto]))
+    how = _schedule_in_words(schedule)
     form = {True: ", asked in chat form", False: ", asked in plain text"}.get(run.get("chat", ""), "")
     like = "the model before the edit" if schedule.sequence == 1 else "the model without their edit"
     parts = [
@@ -149,6 +148,18 @@ def _caption(summary: Summary) -> str:
     if summary.peak_memory is not None:
         parts.append(f"at most {summary.peak_memory / 1e9:.1f} GB of memory")
     return ", ".join(parts)
+
+
+def _schedule_in_words(schedule: Schedule) -> str:
+    """How the edits are made: "one at a time", or in batches, or on top of each other."""
+    if schedule.sequence == 1:
+        return "one at a time"
+    words = []
+    if schedule.batch > 1:
+        words.append(f"in batches of {schedule.batch}")
+    if schedule.has_steps:
+        words.append(f"on top of earlier ones, the model is reset after {schedule.sequence}")
+    return ", ".join(words)
 
 
 _CAPTION = 100  # characters of 8 points, of which 115 are as wide as the figure
@@ -376,24 +387,31 @@ def _smallest(comparison: Comparison) -> list[str]:
 def _compared_cells(comparison: Comparison, *, bold: Callable[[str], str]) -> list[list[str]]:
     first, *others = comparison.sides
     header = ["metric", "n", *comparison.shown]
-    header += [title for side in others for title in (f"{side} - {first}", "p")]
+    for side in others:
+        header += [f"{side} - {first}", "p"]
     rows = [header]
     for row in comparison.rows:
-        means = [_mean(row, side) for side in comparison.shown]
-        changes = [text for side in others for text in _difference(row.differences.get(side), bold)]
-        rows.append([f"{row.metric}{_arrow(row.metric)}", str(row.n), *means, *changes])
+        cells = [f"{row.metric}{_arrow(row.metric)}", str(row.n)]
+        cells += [_mean(row, side) for side in comparison.shown]
+        for side in others:
+            cells += _difference(row.differences.get(side), bold)
+        rows.append(cells)
     return rows
 
 
 def _mean(row: MetricRow, side: str) -> str:
     """The mean of a side; "" if the unedited model lacks the metric."""
-    return _number(row.means[side].mean or 0.0) if side in row.means else ""
+    if side not in row.means:
+        return ""
+    return _number(row.means[side].mean or 0.0)
 
 
 def _arrow(metric: str) -> str:
     """An arrow up or down for the better direction; "" if neither is better, or the metric is unknown."""
     listed = find_metric(metric)
-    return {"higher": " ↑", "lower": " ↓"}.get(listed.better, "") if listed else ""
+    if listed is None:
+        return ""
+    return {"higher": " ↑", "lower": " ↓"}.get(listed.better, "")
 
 
 def _difference(change: Difference | None, bold: Callable[[str], str]) -> tuple[str, str]:
