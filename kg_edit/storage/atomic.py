@@ -74,7 +74,10 @@ def open_to_readers(folder: Path) -> None:
     mode = probe.stat().st_mode & 0o777  # without the bits that a folder inherits
     probe.rmdir()
     for path in (folder, *folder.rglob("*")):
-        path.chmod(mode if path.is_dir() else mode & 0o666)
+        if path.is_dir():
+            path.chmod(mode)
+        else:
+            path.chmod(mode & 0o666)
 
 
 def append_lines(file: Path, lines: Iterable[str]) -> None:
@@ -84,7 +87,8 @@ def append_lines(file: Path, lines: Iterable[str]) -> None:
         with file.open("ab", buffering=0) as handle:
             before = handle.tell()
             try:
-                if (written := handle.write(data)) < len(data):
+                written = handle.write(data)
+                if written < len(data):
                     handle.write(data[written:])  # a full disk accepts a part, and then raises
                 os.fsync(handle.fileno())
             except OSError:

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,22 +67,39 @@ def cached_items(folder: Path) -> list[CachedItem]:
     others: list[Path] = []
     for directory, folders, names in os.walk(folder):  # which does not follow links
         folders[:] = [name for name in folders if not (Path(directory) / name).is_symlink()]
-        for path in (Path(directory) / name for name in names):
-            name = path.relative_to(folder).as_posix()
-            matches = [(kind, match) for kind, form in _FORMS.items() if (match := re.fullmatch(form, name))]
-            if matches and not path.is_symlink():
-                kind, match = matches[0]
-                groups.setdefault((kind, folder / (match[1] or match[match.lastindex or 0])), []).append(path)
-            else:
+        for name in names:
+            path = Path(directory) / name
+            known = _item_of(path.relative_to(folder).as_posix())
+            if known is None or path.is_symlink():
                 others.append(path)
+            else:
+                kind, item_path = known
+                groups.setdefault((kind, folder / item_path), []).append(path)
     items = []
     for (kind, path), files in groups.items():
-        with suppress(FileNotFoundError):  # another process is faster
-            stats = [file.stat() for file in files]
-            used = max([stat.st_mtime for stat in stats] + ([path.stat().st_mtime] if path.is_dir() else []))
-            beside = tuple(other for other in others if other.is_relative_to(path))
-            items.append(CachedItem(kind, path, tuple(files), sum(stat.st_size for stat in stats), used, beside))
+        with suppress(FileNotFoundError):  # another process has just deleted it
+            items.append(_measure(kind, path, files, others))
     return sorted(items, key=lambda item: (-item.size, str(item.path)))
+
+
+def _item_of(name: str) -> tuple[str, str] | None:
+    """Return the kind and the path of the item that a file belongs to, by its path in the cache folder; else None."""
+    for kind, form in _FORMS.items():
+        match = re.fullmatch(form, name)
+        if match:
+            return kind, match[1] or match[match.lastindex or 0]
+    return None
+
+
+def _measure(kind: str, path: Path, files: Sequence[Path], others: Iterable[Path]) -> CachedItem:
+    """Return the item of ``files`` with its size and last use, and those of ``others`` that lie in its folder."""
+    stats = [file.stat() for file in files]
+    times = [stat.st_mtime for stat in stats]
+    if path.is_dir():
+        times.append(path.stat().st_mtime)
+    foreign = tuple(other for other in others if other.is_relative_to(path))
+    size = sum(stat.st_size for stat in stats)
+    return CachedItem(kind, path, tuple(files), size, used=max(times), foreign=foreign)
 
 
 def clearable(items: Iterable[CachedItem], *, days: float = 0.0) -> tuple[list[CachedItem], list[CachedItem]]:
@@ -94,8 +111,13 @@ def clearable(items: Iterable[CachedItem], *, days: float = 0.0) -> tuple[list[C
     deletable = list[CachedItem]()
     remaining = list[CachedItem]()
     for item in items:
-        if item.used <= now - days * 86_400:
-            (deletable if now - item.used >= IN_USE and not item.foreign else remaining).append(item)
+        if item.used > now - days * 86_400:
+            continue
+        is_idle = now - item.used >= IN_USE
+        if is_idle and not item.foreign:
+            deletable.append(item)
+        else:
+            remaining.append(item)
     return deletable, remaining
 
 

@@ -179,7 +179,8 @@ def read_settings(folder: Path) -> Settings:
         raise OutputError(f"{folder} has no run: can't read {file}; give another folder") from error
     if not isinstance(settings, dict):
         raise OutputError(f"{folder} has no run: {file} is of another program; give another folder")
-    if (version := settings.pop("version", VERSION)) != VERSION:
+    version = settings.pop("version", VERSION)
+    if version != VERSION:
         raise OutputError(f"{folder} has a run of format {version}, and this kg-edit reads only {VERSION}; update it")
     return settings
 

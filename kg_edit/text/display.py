@@ -101,7 +101,7 @@ class _Name:
 
 def _checked(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Sequence[str]]:
     all_rows = list(rows)
-    uneven = next((row for row in all_rows if len(row) != len(header)), None)
-    if uneven is not None:
-        raise ValueError(f"a row has {len(uneven)} cells ({', '.join(uneven)}), the header {len(header)}")
+    for row in all_rows:
+        if len(row) != len(header):
+            raise ValueError(f"a row has {len(row)} cells ({', '.join(row)}), the header {len(header)}")
     return all_rows
