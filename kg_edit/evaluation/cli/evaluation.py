@@ -198,7 +198,9 @@ class EvaluateOptions:
         counts_records = self.split or self.keep_going or self.known_only
         lost = 0 if counts_records else len({problem.row for problem in content.problems if problem.row <= self.skip})
         start = self.skip - lost
-        return slice(start, None if self.limit is None else start + self.limit)
+        if self.limit is None:
+            return slice(start, None)
+        return slice(start, start + self.limit)
 
     def run(self, out: Path, *, overwrite: bool = False) -> Summary:
         """Check the options, load the model, and score; ``overwrite``: delete another run in the folder ``out``."""
@@ -226,14 +228,16 @@ class EvaluateOptions:
                 "--references has no effect without consistency.tfidf; leave it out, or also give --extra "
                 "consistency.tfidf"
             )
-        # With --split or --known-only any row may be scored, so each must be readable.
         stop = None if self.limit is None else self.skip + self.limit
+        used = slice(self.skip, stop)
+        if self.split or self.known_only:
+            used = slice(None)  # any row may be scored, so each must be readable
         file = read_dataset(
             self.dataset,
             self.data,
             labels=labels,
             keep_going=self.keep_going,
-            used=slice(None) if self.split or self.known_only else slice(self.skip, stop),
+            used=used,
             hint="--keep-going leaves out rows with faults",
         )
         records: Sequence[BenchmarkRecord] = tuple(
@@ -393,17 +397,21 @@ class Ready:
         from kg_edit.evaluation.settings import DataSource
 
         skipped = tuple(dict.fromkeys(problem.id for problem in self.content.problems))
+        config = self.config
+        if shard:
+            config = config.model_copy(update={"shard": str(shard)})
         summary = evaluate(
             self.method,
             self.model,
             self.scored,
             out=out,
-            config=self.config.model_copy(update={"shard": str(shard)}) if shard else self.config,
+            config=config,
             pool=self.content.records,
             data=DataSource.of(self.options.dataset, self.options.data, skipped=skipped),
         )
-        if choice := self.plan.layer_choice:
-            write_json(out / "layer.json", choice)
+        layer_choice = self.plan.layer_choice
+        if layer_choice:
+            write_json(out / "layer.json", layer_choice)
         report_stated(self.method)
         words = summary.base.get("unstructured.rouge_1.greedy")
         if words and words.mean == 0 and self.model.tokenizer.chat_template and not self.config.chat:

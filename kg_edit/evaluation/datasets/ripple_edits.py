@@ -122,21 +122,29 @@ def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> Benchm
         fields[field] = entity if is_entity_id(entity) else None
     edit = built_edit(fields, names=dict.fromkeys(("subject", "target_new", "target_true"), "edit.prompt"))
 
-    # One probe for each test; a test with a query without a usable answer is left out.
-    tests = [(code, test) for field, code in CRITERIA.items() for test in getattr(row, field)]
-    probes = []
-    for code, test in tests:
-        queries = tuple(map(_query, test.test_queries))
-        conditions = tuple(map(_query, test.condition_queries))
-        if queries and all(query.answers for query in (*queries, *conditions)):
-            passes: Literal["any", "all"] = "any" if test.test_condition == "OR" else "all"
-            probes.append(Probe(measures=f"ripple.{code}", queries=queries, passes=passes, conditions=conditions))
-    if dropped := len(tests) - len(probes):
+    probes, dropped = _parse_tests(row)
+    if dropped:
         message = f"{dropped} tests have a query without an answer, and are left out"
         remarks = (*remarks, Remark(kind="empty-answer", message=message))
     efficacy = probe("efficacy", edit.text, ((edit.target_new,),), form="sentence")
     form = f"RippleEdits, {row.example_type}" if row.example_type else "RippleEdits"
     return built(name, [edit], [*efficacy, *probes], form=form, remarks=remarks)
+
+
+def _parse_tests(row: RippleRow) -> tuple[list[Probe], int]:
+    """Parse each test as a probe; the number is of tests left out, which have a query without a usable answer."""
+    probes = []
+    dropped = 0
+    for field, code in CRITERIA.items():
+        for test in getattr(row, field):
+            queries = tuple(map(_query, test.test_queries))
+            conditions = tuple(map(_query, test.condition_queries))
+            if not queries or not all(query.answers for query in (*queries, *conditions)):
+                dropped += 1
+                continue
+            passes: Literal["any", "all"] = "any" if test.test_condition == "OR" else "all"
+            probes.append(Probe(measures=f"ripple.{code}", queries=queries, passes=passes, conditions=conditions))
+    return probes, dropped
 
 
 def relations() -> Mapping[str, Relation]:

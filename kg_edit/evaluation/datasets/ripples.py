@@ -160,23 +160,18 @@ def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
     old = _with_aliases(question.old, header)
     taken = {name.casefold() for name in (*right, *old)}
 
-    # Wrong answers to choose from: objects of the last relation, drawn with a seed from the record's id.
-    objects = [name for name in header.choices.get(question.hops[-1], ()) if name.casefold() not in taken]
-    number = min(CHOICES - 1, len(objects))
-    drawn = random.Random(f"{row.id}/{question.hops}").sample(objects, number)  # noqa: S311 - no secret
-    if question.kind == "two-hop":
-        drawn = [*question.old[:1], *drawn]
-    others = tuple(dict.fromkeys(drawn))[: CHOICES - 1]
+    others = _draw_others(question, row, taken=taken)
     try:
         # The facts that lead from the edit's new object to the answer, for the ceilings of an evaluation.
         things = (row.edit.target_new, *question.via, question.answers[0])
         has_hops = question.kind in ("two-hop", "three-hop")
+        recalled = _sentences(things, question.hops[1:], header) if has_hops else ()
         query = Query(
             prompt=worded(question.start, question.hops, header),
             answers=(right,),
             others=others,
             old=old,
-            recalled=" ".join(_sentences(things, question.hops[1:], header)) if has_hops else "",
+            recalled=" ".join(recalled),
             examples=_examples(question, header, taken=taken),
         )
     except KeyError as error:
@@ -187,15 +182,30 @@ def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
             message = f"relation {error} has no inverse question; add one to the file's inverse"
         raise EditError([Fault(field, message)]) from None
 
+    return Probe(measures=_group_of(question), queries=(query,))
+
+
+def _draw_others(question: RippleQuestion, row: RippleRow, *, taken: Container[str]) -> tuple[str, ...]:
+    """Draw wrong answers to choose from: objects of the last relation, with a seed from the record's id."""
+    objects = [name for name in row.header.choices.get(question.hops[-1], ()) if name.casefold() not in taken]
+    number = min(CHOICES - 1, len(objects))
+    drawn = random.Random(f"{row.id}/{question.hops}").sample(objects, number)  # noqa: S311 - no secret
+    if question.kind == "two-hop":
+        drawn = [*question.old[:1], *drawn]
+    return tuple(dict.fromkeys(drawn))[: CHOICES - 1]
+
+
+def _group_of(question: RippleQuestion) -> str:
+    """Return the group of probes in which a question is scored."""
     if question.kind == "two-hop":
         known = "known" if question.known else "unknown"
         stated = "stated" if question.stated else "withheld"
-        measures = f"ripples-{known}.{stated}"
-    elif question.kind == "edit":
-        measures = "ripples-edit.question"
-    else:
-        measures = f"{'ripples-stay' if question.kind in STAYS else 'ripples-more'}.{question.kind}"
-    return Probe(measures=measures, queries=(query,))
+        return f"ripples-{known}.{stated}"
+    if question.kind == "edit":
+        return "ripples-edit.question"
+    if question.kind in STAYS:
+        return f"ripples-stay.{question.kind}"
+    return f"ripples-more.{question.kind}"
 
 
 def _with_aliases(names: Sequence[str], header: Header) -> tuple[str, ...]:

@@ -71,22 +71,25 @@ def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> Benchma
         towards: the target in the MEND/ROME form: ``answers[0]`` (ROME, MEMIT) or ``alt`` (EasyEdit).
     """
     if "prompt" in raw:
-        flat = fields_of(EasyEditRow, raw)
-        old, remarks = old_target(flat.target_new, flat.ground_truth or None)
-        edit = rephrased_edit(
-            name,
-            prompt=flat.prompt,
-            subject=flat.subject,
-            target_new=flat.target_new,
-            target_true=old,
-            rephrase=flat.rephrase_prompt,
-        )
-        probes = _probes(
-            edit.text, flat.target_new, flat.rephrase_prompt, flat.locality_prompt, flat.locality_ground_truth
-        )
-        return built(name, [edit], probes, form="zsRE, EasyEdit's form; the target is target_new", remarks=remarks)
+        return _parse_easyedit(fields_of(EasyEditRow, raw), name)
+    return _parse_published(fields_of(ZsreRow, raw), name, towards=towards)
 
-    row = fields_of(ZsreRow, raw)
+
+def _parse_easyedit(row: EasyEditRow, name: str) -> BenchmarkRecord:
+    old, remarks = old_target(row.target_new, row.ground_truth or None)
+    edit = rephrased_edit(
+        name,
+        prompt=row.prompt,
+        subject=row.subject,
+        target_new=row.target_new,
+        target_true=old,
+        rephrase=row.rephrase_prompt,
+    )
+    probes = _probes(edit.text, row.target_new, row.rephrase_prompt, row.locality_prompt, row.locality_ground_truth)
+    return built(name, [edit], probes, form="zsRE, EasyEdit's form; the target is target_new", remarks=remarks)
+
+
+def _parse_published(row: ZsreRow, name: str, *, towards: Towards) -> BenchmarkRecord:
     new = row.answers[0] if towards == "answers" else row.alt
     old, remarks = old_target(new, row.answers[0]) if towards == "alt" else (None, ())
     parts = template(row.src, row.subject, field="src")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import FAILURES
@@ -30,30 +30,36 @@ def with_questions(source: SubgraphSource, edits: Iterable[Edit], *, seed: int, 
         key = edit.target_new_id or edit.target_new, edit.relation_id
         try:
             if key not in cached:
-                anyone = edit.model_copy(update=_NOBODY)
-                graph = edit_subgraph(source, anyone, SubgraphOptions(per_node=STATEMENTS_READ, seed=seed)).copy()
-                gone = [
-                    node
-                    for node, data in graph.nodes(data=True)
-                    if data.get("role") not in ("subject", "target_new")
-                    and excluded.has(str(node), str(data.get("label", "")))
-                ]
-                graph.remove_nodes_from(gone)
-                cached[key] = objects_of(anyone, graph, exclude=())
+                cached[key] = _read_objects(source, edit, seed=seed, excluded=excluded)
         except FAILURES:
             continue
-        objects = {
-            noun: [label for label in labels if not overlaps(label, edit.subject)]
-            for noun, labels in cached[key].items()
-        }
-        questions = tuple(
-            Question(
-                question=f"What is the {noun} of the {first_hop(edit)} of {edit.subject}?",
-                answer=labels[0],
-                recalled_relation=f"The {noun} of {edit.target_new}",
-            )
-            for noun, labels in objects.items()
-            if len(labels) == 1
-        )
+        questions = _ask_composed(edit, cached[key])
         extended.append(edit.model_copy(update={"portability": questions}))
     return extended
+
+
+def _read_objects(source: SubgraphSource, edit: Edit, *, seed: int, excluded: Excluded) -> dict[str, list[str]]:
+    """Read the objects of the statements of o*, by the relation's noun, without excluded things."""
+    anyone = edit.model_copy(update=_NOBODY)
+    graph = edit_subgraph(source, anyone, SubgraphOptions(per_node=STATEMENTS_READ, seed=seed)).copy()
+    for node, data in list(graph.nodes(data=True)):
+        of_the_edit = data.get("role") in ("subject", "target_new")
+        if not of_the_edit and excluded.has(str(node), str(data.get("label", ""))):
+            graph.remove_node(node)
+    return objects_of(anyone, graph, exclude=())
+
+
+def _ask_composed(edit: Edit, objects: Mapping[str, Sequence[str]]) -> tuple[Question, ...]:
+    """Return a question for each relation with a single object, apart from objects that name the edit's subject."""
+    questions = []
+    for noun, labels in objects.items():
+        answers = [label for label in labels if not overlaps(label, edit.subject)]
+        if len(answers) != 1:
+            continue
+        question = Question(
+            question=f"What is the {noun} of the {first_hop(edit)} of {edit.subject}?",
+            answer=answers[0],
+            recalled_relation=f"The {noun} of {edit.target_new}",
+        )
+        questions.append(question)
+    return tuple(questions)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from kg_edit.evaluation.ripples.replies import stored_replies
@@ -53,31 +54,33 @@ class Knowledge:
             # A fact is asked if its relation has examples, and none of them is about the same thing.
             if fact in self._rights or not shown or any(fact.thing == example.thing for example in shown):
                 continue
-            prompts[fact] = []
-            for form in self.words.knowledge:
-                stated = form.replace("{noun}", self.words.nouns[fact.relation])
-                lines = [f"{stated.replace('{thing}', example.thing)} {example.object}" for example in shown]
-                lines.append(stated.replace("{thing}", fact.thing))
-                prompts[fact].append("\n".join(lines))
-
-        def generated(prompts: Sequence[str]) -> Iterator[str]:
-            """Return the first line of each greedy answer."""
-            rows = [self.model.encode(prompt).ids for prompt in prompts]
-            limits = [_STEPS] * len(rows)
-            for answer in greedy(
-                self.model, rows, limits=limits, ends=lambda tokens: ends_line(self.model, tokens[-1])
-            ):
-                text = str(self.model.tokenizer.decode(list(answer.tokens)))
-                yield text.lstrip().split("\n", 1)[0]
-
-        all_prompts = [prompt for group in prompts.values() for prompt in group]
+            prompts[fact] = self._prompts(fact, shown)
+        all_prompts = list(chain.from_iterable(prompts.values()))
         form = f"examples, {_STEPS} tokens"
-        texts = stored_replies(self.model, all_prompts, generated, folder=self.folder, form=form, about=about)
+        texts = stored_replies(self.model, all_prompts, self._generate, folder=self.folder, form=form, about=about)
         for fact, fact_prompts in prompts.items():
             self._rights[fact] = 0
             for prompt in fact_prompts:
                 if any(begins_with(texts[prompt], name) for name in fact.names):
                     self._rights[fact] += 1
+
+    def _prompts(self, fact: AskedFact, shown: Sequence[AskedFact]) -> list[str]:
+        """Return a prompt in each form: the examples that are shown, and the fact without its object."""
+        prompts = []
+        for form in self.words.knowledge:
+            stated = form.replace("{noun}", self.words.nouns[fact.relation])
+            lines = [f"{stated.replace('{thing}', example.thing)} {example.object}" for example in shown]
+            lines.append(stated.replace("{thing}", fact.thing))
+            prompts.append("\n".join(lines))
+        return prompts
+
+    def _generate(self, prompts: Sequence[str]) -> Iterator[str]:
+        """Yield the first line of each greedy answer."""
+        rows = [self.model.encode(prompt).ids for prompt in prompts]
+        limits = [_STEPS] * len(rows)
+        for answer in greedy(self.model, rows, limits=limits, ends=lambda tokens: ends_line(self.model, tokens[-1])):
+            text = str(self.model.tokenizer.decode(list(answer.tokens)))
+            yield text.lstrip().split("\n", 1)[0]
 
     def has_asked(self, fact: AskedFact) -> bool:
         """Return whether the fact was asked: it is no example, and its relation has examples."""
