@@ -11,11 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-import transformers
 
 from kg_common.progress import Bar
 from kg_edit.callbacks import Callback, StepNotes, watched
@@ -386,7 +386,7 @@ class EditingMethod(ABC):
             "versions": {
                 "kg_edit": __version__,
                 "torch": torch.__version__,
-                "transformers": transformers.__version__,
+                "transformers": version("transformers"),
             },
             "methods": [recorded],
         }
