@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## edit three facts in SmolLM2-135M, offline; results in demo/
 	$(BIN)/kg-edit demo --out demo/
 
-test: $(READY)  ## the everyday tests, under 3 minutes on 2 cores
+test: $(READY)  ## the everyday tests, some two minutes on 2 idle cores
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 $(READY_DOCS): $(READY)
@@ -70,7 +70,7 @@ docs: $(READY_DOCS)  ## the documentation site, into site/; a warning is an erro
 
 results: $(READY)  ## the README's reference table, from what is in the repository; resumable
 	$(BIN)/python studies/study.py --part ripples --limit 30 \
-	  --rows rome,glame,glame+wrong,glame-plus:late-block,glame-plus:late-block+wrong,glame-plus:late-block+none,rag
+	  --rows rome,glame,glame+wrong,glame-plus:late-block,glame-plus:late-block+wrong,glame-plus:late-block+none,rag,graph-memory
 	$(BIN)/python studies/tables.py
 
 notebooks: $(READY)  ## notebooks/*.py -> notebooks/*.ipynb, with outputs
