@@ -132,28 +132,29 @@ class Walker:
     def _choose(self, thing: Entity, asked: AskedWords, question: str, chain: Sequence[Statement]) -> _Choice | None:
         """The relation of ``thing`` that the question asks for next; None if it asks for none."""
         # The model is asked for nothing before the walk has passed an edit: what it knows by itself needs no chain.
-        recall = self._rule.recall and any(map(_is_changed, chain))
-        matched = self._matched(thing, asked, recall=recall)
+        may_recall = self._rule.recall and any(map(_is_changed, chain))
+        matched = self._matched(thing, asked, may_recall=may_recall)
         if matched:
             best = matched[0]
             tied = [choice for choice in matched if choice.statements and choice.rank == best.rank]
             if len(tied) < 2 or self._rule.choose == "words":
                 return best
             return self._likeliest(tied, question, chain)
-        if bridge := self._bridge(thing, asked):
+        bridge = self._bridge(thing, asked)
+        if bridge:
             return bridge
-        if self._rule.choose == "words" or not asked.left or self._asks_for_another(asked):
-            return None
-        return self._chosen_without_words(thing, question, chain)
+        model_may_choose = self._rule.choose != "words" and asked.left and not self._asks_for_another(asked)
+        return self._chosen_without_words(thing, question, chain) if model_may_choose else None
 
     def _bridge(self, thing: Entity, asked: AskedWords) -> _Choice | None:
-        """A statement that the question leaves out, to a thing with an edit that it asks for.
+        """A hop that the question does not name, if it leads to a thing of which the question asks for an edited fact.
 
-        "The sport of Arturo Vidal" is that of his position, if the edit is about the position's sport.
+        The question names Arturo Vidal and asks for a sport; the edit is about the sport of his position. So the walk
+        goes to the position first.
         """
         for statements in self._graph.of(thing).values():
             for statement in statements:
-                matched = self._matched(statement.object, asked, recall=False)
+                matched = self._matched(statement.object, asked, may_recall=False)
                 if any(_is_changed(choice.statements[0]) for choice in matched):
                     return _Choice(self._relation(statement), None, (statement,))
         return None
@@ -162,17 +163,20 @@ class Walker:
         """Whether the words that are left fit a packaged relation, which is then not one of the thing's."""
         return any(asked.match(relation) for relation in self._words.packaged.values())
 
-    def _matched(self, thing: Entity, asked: AskedWords, *, recall: bool) -> list[_Choice]:
-        """The relations with words in the question, the best first; with ``recall`` also those the graph lacks."""
+    def _matched(self, thing: Entity, asked: AskedWords, *, may_recall: bool) -> list[_Choice]:
+        """The relations with words in the question, the best first; with ``may_recall`` also those the graph lacks."""
         stated = self._graph.of(thing)
         choices: list[_Choice] = []
         for statements in stated.values():
             relation = self._relation(statements[0])
-            if match := asked.match(relation):
+            match = asked.match(relation)
+            if match:
                 choices.append(_Choice(relation, match, statements))
-        for key, relation in self._words.packaged.items() if recall else ():
-            if key not in stated and (match := asked.match(relation)):
-                choices.append(_Choice(relation, match, ()))
+        if may_recall:
+            for key, relation in self._words.packaged.items():
+                match = None if key in stated else asked.match(relation)
+                if match:
+                    choices.append(_Choice(relation, match, ()))
         return sorted(choices, key=lambda choice: choice.rank)
 
     def _relation(self, statement: Statement) -> Relation:
@@ -190,7 +194,7 @@ class Walker:
         return by_label[label]
 
     def _recalled(self, thing: Entity, relation: Relation) -> Statement | None:
-        """What the unedited model answers for a relation of a thing; None if two forms get different answers."""
+        """What the unedited model answers for a relation of a thing; None if no two forms of the question agree."""
         answer = recall(self._model, thing.label, relation.called, tokens=self._rule.answer_tokens)
         if answer is None:
             return None
@@ -217,11 +221,15 @@ class Walker:
         best = self._likeliest(choices[: self._rule.compared], question, chain)
         statement = best.statements[0]
         relations = [other for other in self._words.packaged.values() if other.called != best.relation.called]
-        forms = [other.form for other in relations[: self._rule.compared]]
-        others = [statement.model_copy(update={"form": form}) for form in forms]
-        chains = [chain_of([*chain, one]) for one in (statement, *others)]
-        own, *rest = self._question_nll(chains, question)
-        return best if min(rest) - own > self._rule.margin else None
+        sentences = [statement]
+        for other in relations[: self._rule.compared]:
+            sentences.append(statement.model_copy(update={"form": other.form}))
+        chains = [chain_of([*chain, sentence]) for sentence in sentences]
+        costs = self._question_nll(chains, question)
+        gain = min(costs[1:]) - costs[0]
+        if gain <= self._rule.margin:
+            return None
+        return best
 
     def _likeliest(self, choices: Sequence[_Choice], question: str, chain: Sequence[Statement]) -> _Choice:
         """The choice that the model finds likeliest, by the noun or by the question."""
