@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kg_edit.models.matrix_products import product
+from kg_edit.models.devices import product
 
 SHAPES = ((1536, 576), (576, 1536), (576, 576), (192, 576), (4864, 896), (896, 4864))  # of W, [out, in]
 ROWS = (1, 4, 16, 48, 128, 512, 2048)

@@ -15,7 +15,7 @@ imports no torch. All else is in the subpackages; CONTRIBUTING.md names them in 
 
 from typing import TYPE_CHECKING
 
-from kg_common.lazy import lazy_names
+from kg_common import lazy_names
 from kg_edit.version import __version__ as __version__
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ class MethodEntry:
         about: what it does, in one line.
         paper: its paper.
         target: its class, as "module:Class".
-        family: which computation it does (`kg_edit.methods.workload`); "": its own.
+        family: which computation it does (`kg_edit.methods.config`); "": its own.
         changes: what a patch changes: weights, a layer's output (adapter) or the prompt.
         joint: whether all edits of a call are computed together; else in sequence, each on the model with the earlier
             ones.

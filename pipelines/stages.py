@@ -25,11 +25,11 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm
-from kg_edit.patches.guards import SeenEdits, refuse_disabling, with_weight_norms
+from kg_edit.patches.guards import SeenEdits, refuse_disabling
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.edit_run import LOSSES, PARTIAL, run_edits, run_settings, warn_of_other_code
-from kg_edit.storage.code_hash import folder_sha256
 from kg_edit.storage.run_folder import PATCH, check_folder, claim
+from kg_edit.version import folder_sha256
 
 SHOWN = 8  # statements of a subgraph that are printed
 log = logging.getLogger("pipelines")
@@ -78,7 +78,7 @@ class Run(Generic[Method]):
     def add(self, patch: Patch) -> None:
         """Add the patch of new edits, and save all."""
         patch.check_finite()
-        patch = with_weight_norms(patch, self.model)
+        patch = patch.with_weight_norms(self.model)
         if not self.force:
             refuse_disabling(patch, SeenEdits([self.patch]), self.model)
         self.patch = self.patch + patch

@@ -11,7 +11,7 @@
 
 from typing import TYPE_CHECKING
 
-from kg_common.lazy import lazy_names
+from kg_common import lazy_names
 
 if TYPE_CHECKING:
     from wikidata_cache.cache import WikidataCache

@@ -14,8 +14,8 @@ from torch import nn
 
 from kg_edit.engine.tail_forward import tail
 from kg_edit.locate_then_edit.objective import Request
+from kg_edit.models.devices import product, takes_onednn
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.matrix_products import product, takes_onednn
 
 _PAGE = 4096
 _EVERY = 0.02  # seconds between looks at the memory

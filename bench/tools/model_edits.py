@@ -40,7 +40,7 @@ def some_edits(count: int) -> list[Edit]:
 
 
 def plain_model(name: str) -> LanguageModel:
-    """The model as transformers loads it: PyTorch computes its matrix products (`kg_edit.models.matrix_products`)."""
+    """The model as transformers loads it: PyTorch computes its matrix products (`kg_edit.models.devices`)."""
     path = resolve_model(name)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).requires_grad_(False)
     return LanguageModel.wrap(model, AutoTokenizer.from_pretrained(path), name=name)

@@ -15,12 +15,14 @@ from functools import cache, partial
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from kg_edit.covariance.keys import See, can_pack, keys_of_rows, keys_seen
 from kg_edit.errors import CovarianceError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_text
+
+if TYPE_CHECKING:  # a stored covariance needs the name of its text, and no keys
+    from kg_edit.covariance.keys import See
 
 PACKAGED = "packaged"
 IMPORTED = "imported:"
@@ -88,6 +90,8 @@ class SelfCorpus:
 
     def feed(self, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
         """Sample the chunk with the number ``chunk``, and pass its keys in ``layers`` to ``see``."""
+        from kg_edit.covariance.keys import keys_seen
+
         with keys_seen(model, layers, see):
             sample_text(model, rows=self.rows, tokens=self.length, seed=self.seed * 100_003 + chunk)
 
@@ -105,6 +109,8 @@ class TextCorpus:
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
         """Yield chunks of whole texts; the last text is the one that reaches ``tokens``."""
+        from kg_edit.covariance.keys import can_pack
+
         size = chunk_size(tokens)
         rows: list[list[int]] = []
         waiting = 0  # tokens of the rows of this chunk
@@ -155,6 +161,8 @@ def chunk_size(tokens: int) -> int:
 
 def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, packs: Callable[[], bool]) -> Chunk:
     def feed(layers: Sequence[int], see: See) -> None:
+        from kg_edit.covariance.keys import keys_of_rows
+
         keys_of_rows(model, layers, rows, see, packed=packs())
 
     return Chunk(tokens=tokens, feed=feed)

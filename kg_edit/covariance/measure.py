@@ -45,7 +45,7 @@ from kg_edit.errors import CovarianceError
 from kg_edit.models.devices import free_bytes
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.storage.code_hash import code_sha256
+from kg_edit.version import code_sha256
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from kg_edit.covariance.factor import CPU, Factor
 from kg_edit.errors import CovarianceError
-from kg_edit.models.devices import exact, has_float64
-from kg_edit.models.matrix_products import product, takes_onednn
+from kg_edit.models.devices import exact, has_float64, product, takes_onednn
 
 _BLOCK = 256  # rows of k k^T that one matrix product computes
 _NEARLY = 1.001

@@ -36,7 +36,7 @@ from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import cache_folder
-from kg_edit.storage.cached_files import mark_used
+from kg_edit.storage.atomic import mark_used
 from kg_edit.storage.setting_fields import NAMES_A_FILE, Seed
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from kg_edit.engine.choice import chosen_engine
+from kg_edit.engine import chosen_engine
 from kg_edit.engine.passes import PassLimit, padded_tokens, pass_limit, passes
 from kg_edit.engine.prefix_cache import SharedContexts
 from kg_edit.engine.tail_forward import TailForward, tail

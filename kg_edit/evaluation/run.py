@@ -45,7 +45,6 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.scoring.questions import Form, answers
-from kg_edit.storage.code_hash import code_sha256
 from kg_edit.storage.run_folder import (
     Settings,
     claim,
@@ -55,6 +54,7 @@ from kg_edit.storage.run_folder import (
     other_rows,
     read_settings,
 )
+from kg_edit.version import code_sha256
 
 log = logging.getLogger(__name__)
 

@@ -29,10 +29,9 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.questions import SHOTS
 from kg_edit.scoring.requests import ANSWER_TOKENS
 from kg_edit.storage.atomic import append_lines, drop_cut_line
-from kg_edit.storage.code_hash import code_sha256
 from kg_edit.storage.packaged import HUB, packaged_benchmark
 from kg_edit.storage.run_folder import ENVIRONMENTS, Settings
-from kg_edit.version import __version__
+from kg_edit.version import __version__, code_sha256
 
 _PROTOCOL = 1  # raise it when a metric changes: runs of different protocols are not comparable
 

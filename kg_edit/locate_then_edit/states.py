@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.covariance.moment import OtherKeys
-from kg_edit.engine.choice import chosen_engine
+from kg_edit.engine import chosen_engine
 from kg_edit.engine.replay import Ascending
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.models.hooks import added, watched, with_prompt_ends

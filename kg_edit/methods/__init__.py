@@ -5,7 +5,7 @@ All names are imported on first access: the list of methods must work without to
 
 from typing import TYPE_CHECKING
 
-from kg_common.lazy import lazy_names
+from kg_common import lazy_names
 
 if TYPE_CHECKING:
     from kg_edit.methods.base import EditingMethod

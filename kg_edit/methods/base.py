@@ -22,19 +22,16 @@ from kg_edit.callbacks import Callback, StepNotes, watched
 from kg_edit.edits.edit import Edit, refuse_clash, refuse_same_ids
 from kg_edit.edits.inputs import Edits, as_edits
 from kg_edit.errors import FAILURES, ConfigError, EditError, Fault, PatchError
-from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.workload import Trains
+from kg_edit.methods.config import MethodConfig, Trains
 from kg_edit.models.architectures import refuse_recurrent
 from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Kind, Patch, as_patch
-from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.registry import MethodEntry, method_entries, plug_in_code
-from kg_edit.storage.code_hash import code_sha256
 from kg_edit.storage.setting_fields import input_files
-from kg_edit.version import __version__
+from kg_edit.version import __version__, code_sha256
 
 Made = TypeVar("Made")
 
@@ -46,7 +43,7 @@ class EditingMethod(ABC):
         entry: the method's entry in the registry, which listings show; the attributes from ``name`` to ``takes_text``
             are those of the entry.
         name: the method's name, as ``--method`` takes it.
-        family: which computation the method does (`kg_edit.methods.workload`); None: the planner can't estimate it.
+        family: which computation the method does (`kg_edit.methods.config`); None: the planner can't estimate it.
         kind: what a patch of this method changes: weights, a layer's output (adapter) or the prompt.
         joint: true if all edits of a call are computed together (a batch); false if they are made in sequence, each on
             the model with the earlier edits applied.
@@ -356,7 +353,7 @@ class EditingMethod(ABC):
         """
         if isinstance(patch, WeightPatch):
             patch.modules(self.model)  # raises if a shape differs
-        patch = with_weight_norms(patch, self.model)
+            patch = patch.with_weight_norms(self.model)
         patch.check_finite()
         recorded = {record.get("edit", {}).get("id") for record in patch.edits}
         missing = [self.record(edit) for edit in edits if edit.id not in recorded]

@@ -17,12 +17,10 @@ from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.prefix_cache import context_starts, longest_start, mask_decides
 from kg_edit.locate_then_edit.descent import DescentDtype, Stops
-from kg_edit.locate_then_edit.long_run import mean_value_norm
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.base import EditingMethod
-from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.workload import Trains
+from kg_edit.methods.config import MethodConfig, Trains
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
@@ -150,6 +148,8 @@ class ValueMethod(EditingMethod):
     @cached_property
     def value_norm(self) -> float:
         """The mean norm of the unedited model's values, for the setting ``anchor``."""
+        from kg_edit.locate_then_edit.long_run import mean_value_norm  # few runs use the setting
+
         # A batch's values are those of the last layer. GLAME-Plus' second layer has none of this kind.
         layer = self.layers[-1] if self.family == "joint" else self.layers[0]
         with untouched(self.model):  # `provenance` may ask first, as for the contexts

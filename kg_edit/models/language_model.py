@@ -35,6 +35,7 @@ from kg_edit.models.architectures import (
     optional_module,
     refuse_experts,
 )
+from kg_edit.models.devices import takes_onednn, use_onednn
 from kg_edit.models.loading import (
     WAYS,
     cached_only,
@@ -46,7 +47,6 @@ from kg_edit.models.loading import (
     resolve_model,
     stored_names,
 )
-from kg_edit.models.matrix_products import takes_onednn, use_onednn
 from kg_edit.models.prompts import ChatForm, Prompt, encode
 
 _SHOWN = 60  # characters of a prompt in a message

@@ -23,8 +23,7 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
 from kg_edit.errors import ModelError, did_you_mean
-from kg_edit.storage.atomic import open_to_readers
-from kg_edit.storage.cached_files import mark_used
+from kg_edit.storage.atomic import mark_used, open_to_readers
 
 if TYPE_CHECKING:  # names are checked before torch is imported
     import torch

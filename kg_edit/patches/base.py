@@ -21,11 +21,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from kg_common.terminal import number_of
 from kg_edit.errors import PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.patches.provenance import ORIGIN, about_merged
 from kg_edit.registry import service
 
 Kind = Literal["weights", "adapter", "prompt"]
@@ -67,7 +65,7 @@ class Patch(ABC):
         return (self,)
 
     def __repr__(self) -> str:
-        edits = number_of(len(self.edits), "edit")
+        edits = "1 edit" if len(self.edits) == 1 else f"{len(self.edits)} edits"
         model = self.provenance.get("model", {}).get("name")
         if model:
             edits += f" of {model}"
@@ -179,6 +177,8 @@ class Patch(ABC):
                 "the model again to use the patch, make a new one on the merged model, or merge several at once: "
                 "(first + second).merge_into(model)"
             )
+        from kg_edit.patches.provenance import ORIGIN, about_merged  # only a patch of another model needs it
+
         source = self.provenance["model"]
         hint = ""
         if (Path(model.name) / ORIGIN).is_file():

@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,29 +22,6 @@ if TYPE_CHECKING:
 MEDIANS = 4.0  # limit of an edit's size, in medians of the other edits (docs/patches.md)
 SHARE = 1.0  # limit of an edit's size, as a share of the weight's own norm
 _ENOUGH = 5  # the fewest other edits for which a median is meaningful
-
-
-def weight_norms(patch: Patch, model: LanguageModel) -> dict[str, float]:
-    """Return the present norm |W| of each weight that a patch changes, by name; empty if it changes no weights."""
-    from kg_edit.models.language_model import weight_matrix
-    from kg_edit.patches.weight_patch import WeightPatch
-
-    if not isinstance(patch, WeightPatch):
-        return {}
-    norms = {}
-    for name, module in patch.modules(model).items():
-        norms[name] = float(weight_matrix(module).detach().float().norm())
-    return norms
-
-
-def with_weight_norms(patch: Patch, model: LanguageModel) -> Patch:
-    """Return the patch with |W| of its changed weights in the provenance: its size can be judged without the model."""
-    from kg_edit.patches.weight_patch import WeightPatch
-
-    if not isinstance(patch, WeightPatch) or patch.is_empty:
-        return patch
-    norms = {name: round(norm, 4) for name, norm in weight_norms(patch, model).items()}
-    return replace(patch, provenance={**patch.provenance, "weight_norms": norms})
 
 
 class _Sized(NamedTuple):
@@ -115,10 +91,17 @@ def find_disabling(
     for edit in seen.add(patch):
         reasons += _compare_with_others(edit, seen)
     norms = changes_of(patch).weight_norms
-    if model is not None and not isinstance(patch, Changes):
-        norms = weight_norms(patch, model) or norms
+    if model is not None:
+        norms = _norms_in(model, patch) or norms
     reasons += _compare_with_weights(patch, norms)
     return tuple(reasons)
+
+
+def _norms_in(model: LanguageModel, patch: Patch | Changes) -> dict[str, float]:
+    """Return the present norm |W| of each weight that a patch changes, by name; empty if it changes no weights."""
+    from kg_edit.patches.weight_patch import WeightPatch  # which imports torch
+
+    return patch.weight_norms(model) if isinstance(patch, WeightPatch) else {}
 
 
 def _compare_with_others(edit: _Sized, seen: SeenEdits) -> list[str]:

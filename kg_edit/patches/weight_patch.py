@@ -267,6 +267,20 @@ class WeightPatch(Patch):
         self.check_model(model)
         return {name: module_of(model, name, shape=pair.shape) for name, pair in self.factors.items()}
 
+    def weight_norms(self, model: LanguageModel) -> dict[str, float]:
+        """Return the present norm |W| of each weight that the patch changes, by name."""
+        norms = {}
+        for name, module in self.modules(model).items():
+            norms[name] = float(weight_matrix(module).detach().float().norm())
+        return norms
+
+    def with_weight_norms(self, model: LanguageModel) -> WeightPatch:
+        """Return the patch with |W| of its weights in the provenance: its size can be judged without the model."""
+        if self.is_empty:
+            return self
+        norms = {name: round(norm, 4) for name, norm in self.weight_norms(model).items()}
+        return replace(self, provenance={**self.provenance, "weight_norms": norms})
+
     @torch.no_grad()
     def _add_to(self, modules: Mapping[str, nn.Module]) -> None:
         for name, module in modules.items():

@@ -21,8 +21,8 @@ from kg_edit.engine.passes import count_numbers, tokens_at_once
 from kg_edit.engine.prefix_store import MEGABYTES
 from kg_edit.errors import ConfigError
 from kg_edit.methods import EditingMethod, MethodConfig
+from kg_edit.methods.config import Workload
 from kg_edit.methods.memit.method import JointMethod, single_layer
-from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import refuse_experts, refuse_recurrent
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.shape import ModelShape

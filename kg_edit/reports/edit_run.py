@@ -40,9 +40,8 @@ from kg_edit.reports.retry import make_alone, read_alone
 from kg_edit.reports.rows import ReportRow
 from kg_edit.reports.verdict import FAILED, VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
-from kg_edit.storage.code_hash import code_sha256
 from kg_edit.storage.run_folder import PATCH, check_folder, claim, folder_lock, other_rows, read_settings
-from kg_edit.version import __version__
+from kg_edit.version import __version__, code_sha256
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.view.svg import draw
 

@@ -123,3 +123,9 @@ def read_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
             except ValidationError as error:
                 message = f"{path}, line {number}: not a valid record; delete the line, and start again"
                 raise OutputError(message) from error
+
+
+def mark_used(path: Path) -> None:
+    """Set the time of a cached file's last use to now, as far as the cache can be written."""
+    with suppress(OSError):
+        os.utime(path)

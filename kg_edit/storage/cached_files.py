@@ -55,12 +55,6 @@ class CachedItem:
     foreign: tuple[Path, ...] = ()
 
 
-def mark_used(path: Path) -> None:
-    """Set the time of the last use to now, as far as the cache can be written."""
-    with suppress(OSError):
-        os.utime(path)
-
-
 def cached_items(folder: Path) -> list[CachedItem]:
     """Return what is stored in the cache folder, largest first; [] if there is no such folder."""
     groups: dict[tuple[str, Path], list[Path]] = {}

@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kg_edit.edits.edit import Edit
-from kg_edit.engine.choice import chosen_engine
+from kg_edit.engine import chosen_engine
 from kg_edit.engine.cuda_graphs import RepeatedInPlace
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.source import check_graph
 from kg_edit.locate_then_edit.descent import Delta
 from kg_edit.locate_then_edit.objective import ExtraTarget, Request
 from kg_edit.methods.base import annotate_errors
+from kg_edit.methods.config import Trains, Workload
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.methods.rome.method import FAST, PUBLISHED, RankOneConfig, RankOneMethod
-from kg_edit.methods.workload import Trains, Workload
 from kg_edit.patches.base import Patch
 from kg_edit.storage.setting_fields import Seed
 

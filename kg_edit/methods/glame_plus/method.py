@@ -42,14 +42,13 @@ from kg_edit.methods.composed_facts import (
     objects_of,
     rows_of,
 )
-from kg_edit.methods.config import ContextLengths
+from kg_edit.methods.config import ContextLengths, Workload
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.glame_plus.answers import AnswerOptions, KnownQuestions, others_than, write_answers
 from kg_edit.methods.glame_plus.questions import RippleConfig, RippleTargets, excluded_answers
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion, answers_of
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.methods.rome.method import Rome, RomeConfig
-from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt

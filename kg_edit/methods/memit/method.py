@@ -50,7 +50,7 @@ from kg_edit.locate_then_edit.long_run import anchor, remember
 from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, norm_penalty
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
 from kg_edit.methods.base import annotate_errors
-from kg_edit.methods.config import Layers, MethodConfig, default_layer
+from kg_edit.methods.config import Layers, MethodConfig, Workload, default_layer
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.memit.records import (
     VALUE,
@@ -65,7 +65,6 @@ from kg_edit.methods.memit.records import (
 )
 from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.value_method import ValueConfig, ValueMethod
-from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
@@ -73,7 +72,6 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import KEY
-from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
 
 PUBLISHED: dict[str, Any] = {"further_steps": 0, "hold": 0.0, "remember": 0.0}
@@ -548,7 +546,7 @@ class JointMethod(ValueMethod):
                         facts += [self.fact(request) for request in (own, *further)]
                 written = self.write(facts, batch.values.T, batch.records, applied)
                 assert isinstance(written, WeightPatch)  # noqa: S101 - of a separable method
-                norms = with_weight_norms(written, self.model).provenance
+                norms = written.with_weight_norms(self.model).provenance
                 remaining = remaining._plus(replace(written, provenance=norms))
         return remaining
 

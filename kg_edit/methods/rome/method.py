@@ -38,14 +38,12 @@ from kg_edit.locate_then_edit.descent import (
     descend,
     descent_model,
 )
-from kg_edit.locate_then_edit.long_run import anchor, remember
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.states import other_keys, subject_states
 from kg_edit.methods.base import annotate_errors
-from kg_edit.methods.config import ContextLengths, LayerConfig
+from kg_edit.methods.config import ContextLengths, LayerConfig, Workload
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.value_method import ValueConfig, ValueMethod
-from kg_edit.methods.workload import Workload
 from kg_edit.models.devices import exact
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
@@ -216,6 +214,8 @@ class RankOneMethod(ValueMethod):
                 for index, descent in enumerate(descend(loss, delta, self.config.stops)):
                     m = loss.value[index]
                     if self.config.anchor:
+                        from kg_edit.locate_then_edit.long_run import anchor  # few runs use the setting
+
                         descent = anchor(descent, m, norm=self.value_norm, most=self.config.anchor)
                     values.append(
                         EditValue(
@@ -277,7 +277,11 @@ class RankOneMethod(ValueMethod):
         others = None
         if self.config.hold:  # the keys of the prompts' other tokens, at which the descent did not make the change
             others = other_keys(self.model, rewrites, self.layer)
-        earlier = None if before is None else remember(before, name, weight=self.config.remember)
+        earlier = None
+        if before is not None and not before.is_empty:
+            from kg_edit.locate_then_edit.long_run import remember  # only an edit after others needs it
+
+            earlier = remember(before, name, weight=self.config.remember)
         factors = rank_one_update(
             change=change,
             mean_key=value.mean_key,

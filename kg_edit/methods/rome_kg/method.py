@@ -19,10 +19,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import GraphFact, Kind, consequence_facts, graph_facts, overlaps
 from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.config import Workload
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.methods.rome.method import PUBLISHED, Rome, RomeConfig
-from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import Seed

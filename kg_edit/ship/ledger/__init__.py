@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING
 
-from kg_common.lazy import lazy_names
+from kg_common import lazy_names
 
 if TYPE_CHECKING:
     from kg_edit.ship.ledger.ledger import Ledger

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.replay import block_output
-from kg_edit.methods.config import LayerConfig
+from kg_edit.methods.config import LayerConfig, Trains
 from kg_edit.methods.fine_tuning.base import TuningConfig
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.statement import StatementMethod, encode_statement
-from kg_edit.methods.workload import Trains
 from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from kg_edit.methods.workload import Workload
+from kg_edit.methods.config import Workload
 from kg_edit.patches.adapter_hooks import Reads
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig

@@ -21,10 +21,9 @@ from kg_edit.evaluation.datasets import readable_records
 from kg_edit.evaluation.datasets.locality import locality_queries
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import annotate_errors
-from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.config import MethodConfig, Workload
 from kg_edit.methods.fine_tuning.epochs import train_epochs
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
-from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
 from kg_edit.patches.subtraction import subtracted

@@ -36,12 +36,11 @@ from kg_common.progress import Bar
 from kg_edit.callbacks import report_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import annotate_errors
-from kg_edit.methods.config import Layers
+from kg_edit.methods.config import Layers, Workload
 from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
 from kg_edit.methods.fine_tuning.descent import changed, checked_loss, no_change, take_step
 from kg_edit.methods.fine_tuning.epochs import batches
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
-from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import LEAD, begins_unread
 from kg_edit.models.hooks import untouched
 from kg_edit.models.prompts import Prompt

@@ -11,9 +11,9 @@ from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import STORED, Edit, checked
 from kg_edit.methods.base import annotate_errors
+from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
 from kg_edit.methods.fine_tuning.rows import TrainingRow
-from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry

@@ -13,12 +13,12 @@ from pydantic import Field, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
 from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, record
 from kg_edit.methods.fine_tuning.descent import changed, no_change
 from kg_edit.methods.fine_tuning.epochs import train_epochs
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement
-from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
 from kg_edit.storage.setting_fields import Seed

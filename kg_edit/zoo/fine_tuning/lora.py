@@ -21,10 +21,9 @@ from transformers.pytorch_utils import Conv1D
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.config import Layers, MethodConfig
+from kg_edit.methods.config import Layers, MethodConfig, Workload
 from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
-from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch

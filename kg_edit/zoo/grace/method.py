@@ -24,9 +24,8 @@ from kg_edit.errors import ModelError
 from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods.base import attempt
-from kg_edit.methods.config import LayerConfig
+from kg_edit.methods.config import LayerConfig, Workload
 from kg_edit.methods.statement import StatementMethod
-from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
 from kg_edit.storage.setting_fields import Seed

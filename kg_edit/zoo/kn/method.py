@@ -23,9 +23,8 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
 from kg_edit.methods.base import EditingMethod, annotate_errors
-from kg_edit.methods.config import ContextLengths, Layers, MethodConfig
+from kg_edit.methods.config import ContextLengths, Layers, MethodConfig, Workload
 from kg_edit.methods.statement import warn_of_lead
-from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import optional_module
 from kg_edit.models.first_token import readable
 from kg_edit.models.hooks import untouched

@@ -11,7 +11,7 @@ around their mean; where clusters with different targets meet, both are cut, and
 forgotten. Outside of all clusters nothing is added, so the output is W x bit for bit.
 
 A text reaches the block's layer token by token, so tokens after the end of a prompt find its block by a mean over the
-text so far (`kg_edit.models.token_means`). If a text has the ends of several prompts, the blocks of all of them act.
+text so far (`kg_edit.zoo.token_means`). If a text has the ends of several prompts, the blocks of all of them act.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from kg_edit.errors import PatchError
 from kg_edit.models.hooks import prompt_ends
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.token_means import TokenMeans
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import layer_of
 from kg_edit.zoo.grace.codebook import Codebook
 from kg_edit.zoo.grace.patch import CodebookPatch
+from kg_edit.zoo.token_means import TokenMeans
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

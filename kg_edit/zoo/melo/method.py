@@ -14,10 +14,10 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
+from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement
-from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.adapter_hooks import replacing_output

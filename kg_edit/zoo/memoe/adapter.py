@@ -11,7 +11,7 @@ anchor(x) [d] is the mean embedding of the names up to this token. MEMoE finds t
 another model. Here a simple rule does: a token belongs to a name if it begins a word with a capital letter. Only the
 first token of each word counts. The first word of a text has a capital letter in any case; it does not count if the
 tokenizer writes no space before it. A token can't know what comes after it, so its anchor is the mean over the names up
-to it, and 0 before the first name (`kg_edit.models.token_means`).
+to it, and 0 before the first name (`kg_edit.zoo.token_means`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from transformers import PreTrainedTokenizerBase
 
 from kg_edit.models.hooks import given_token_ids
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.token_means import TokenMeans
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.summed import AdapterSettings, SummedAdapter, linear_init
+from kg_edit.zoo.token_means import TokenMeans
 
 _SPACES = ("\u0120", "\u2581", " ")  # how byte-level and sentence-piece vocabularies write a space
 

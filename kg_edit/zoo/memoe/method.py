@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, PositiveInt
 
 from kg_edit.engine.replay import block_output
-from kg_edit.methods.workload import Workload
+from kg_edit.methods.config import Workload
 from kg_edit.models.prompts import left_pad
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import adapter_at

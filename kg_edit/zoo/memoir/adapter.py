@@ -8,7 +8,7 @@ With a [d_ff] the module's input at a token, and abar the mean of the inputs of 
 
 pi is a fixed permutation of the columns. Each edit trains only the columns of its own mask, so edits with different
 masks hardly interfere. The published program computes the mean over a whole prompt. Here each token has the mean up to
-itself (`kg_edit.models.token_means`), so the patch need not know where the prompt ends.
+itself (`kg_edit.zoo.token_means`), so the patch need not know where the prompt ends.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch import Tensor
 
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.token_means import TokenMeans
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.summed import AdapterSettings
+from kg_edit.zoo.token_means import TokenMeans
 
 _SAME_BACKGROUND = 1e-3  # backgrounds of the same texts differ by rounding only
 

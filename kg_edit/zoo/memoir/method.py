@@ -22,12 +22,12 @@ from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import sample_rows
-from kg_edit.models.token_means import TokenMeans
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.memoir.adapter import MaskSettings, ResidualMemory
+from kg_edit.zoo.token_means import TokenMeans
 
 
 class MemoirConfig(MaskSettings, AdapterConfig):

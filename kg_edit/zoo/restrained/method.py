@@ -18,11 +18,10 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.config import MethodConfig, Workload
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.methods.value_method import ValueMethod
-from kg_edit.methods.workload import Workload
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch, module_of

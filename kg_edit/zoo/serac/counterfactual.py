@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ConfigError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.token_means import AfterMarker
 from kg_edit.patches.weight_patch import module_of
+from kg_edit.zoo.token_means import AfterMarker
 
 Pair = tuple[Tensor, Tensor]
 """The factors of a change: left [out, r] and right [r, in]."""

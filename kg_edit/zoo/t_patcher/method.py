@@ -31,10 +31,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
+from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.descent import Descent
 from kg_edit.methods.fine_tuning.rows import RowLosses
-from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter

@@ -40,9 +40,8 @@ from kg_edit.errors import ConfigError, ModelError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.long_run import state_of
 from kg_edit.methods.base import annotate_errors
-from kg_edit.methods.config import Layers, MethodConfig
+from kg_edit.methods.config import Layers, MethodConfig, Workload
 from kg_edit.methods.statement import StatementMethod
-from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt

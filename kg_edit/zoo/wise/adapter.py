@@ -11,7 +11,7 @@ Edits train shards of the memory, ``shard`` of them each, each shard in a random
 stored, not what they are merged to, so that patches can be added.
 
 The published program takes the mean over the whole text. Here each token has the mean up to itself
-(`kg_edit.models.token_means`), so that the answer is the same whether a text is read as a whole or token by token.
+(`kg_edit.zoo.token_means`), so that the answer is the same whether a text is read as a whole or token by token.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from torch import Tensor
 from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.token_means import TokenMeans
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.summed import AdapterSettings
+from kg_edit.zoo.token_means import TokenMeans
 from kg_edit.zoo.wise.ties import merge_by_ties
 
 _SHARD = "shard/"  # prefix of a shard's tensor; its number follows

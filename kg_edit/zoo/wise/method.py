@@ -24,10 +24,10 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.replay import block_output
+from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.descent import Descent
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
-from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prompts import left_pad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kg_edit.engine.choice import chosen_engine
+from kg_edit.engine import chosen_engine
 from kg_edit.engine.fast_loss import find_engine
 from kg_edit.errors import ConfigError
 from kg_edit.methods import find_method

@@ -38,7 +38,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.perplexity import general_scores
-from kg_edit.storage.code_hash import code_sha256
+from kg_edit.version import code_sha256
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.tiny import same_weights, tiny, weights_of

@@ -17,23 +17,22 @@ PACKAGES = ("kg_common", "kg_edit", "wikidata_cache")
 # The modules that an edit may load, by package: a new one is a decision, as a reader of an edit meets it.
 ROME = """
 .: kg_common kg_edit
-kg_common: atomic errors ids lazy progress terminal
+kg_common: atomic errors ids progress
 kg_edit: callbacks covariance edits engine errors locate_then_edit methods models patches registry storage version
     writing_systems
-kg_edit.covariance: corpora factor files keys moment store
+kg_edit.covariance: corpora factor files moment store
 kg_edit.edits: edit inputs
-kg_edit.engine: choice fast_loss passes prefix_cache replay tail_forward
-kg_edit.locate_then_edit: descent long_run objective states
-kg_edit.methods: base config entries rome value_method workload
+kg_edit.engine: fast_loss passes prefix_cache replay tail_forward
+kg_edit.locate_then_edit: descent objective states
+kg_edit.methods: base config entries rome value_method
 kg_edit.methods.rome: method
-kg_edit.models: architectures devices first_token hooks language_model loading matrix_products prompts sampling
-    token_means
-kg_edit.patches: base changes guards provenance weight_patch
-kg_edit.storage: atomic cached_files setting_fields
+kg_edit.models: architectures devices first_token hooks language_model loading prompts sampling
+kg_edit.patches: base changes weight_patch
+kg_edit.storage: atomic setting_fields
 """
 GLAME_ALSO = """
 .: wikidata_cache
-kg_common: json_text rows
+kg_common: json_text rows terminal
 kg_edit: graphs text
 kg_edit.edits: templates
 kg_edit.engine: cuda_graphs

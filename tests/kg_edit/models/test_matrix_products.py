@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kg_edit.models import matrix_products
-from kg_edit.models.matrix_products import product, takes_onednn, use_onednn
+from kg_edit.models import devices
+from kg_edit.models.devices import product, takes_onednn, use_onednn
 from tests.kg_edit.tiny import tiny
 
 pytestmark = pytest.mark.skipif(
@@ -73,7 +73,7 @@ def test_result_may_be_changed_in_place(shape: tuple[int, ...]) -> None:
     ids=["no-rows", "strided", "bfloat16", "float64"],
 )
 def test_other_tensors_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch, x: Tensor, weight: Tensor) -> None:
-    monkeypatch.setattr(matrix_products, "_by_onednn", None)
+    monkeypatch.setattr(devices, "_by_onednn", None)
     assert torch.equal(product(x, weight), nn.functional.linear(x, weight))
 
 
@@ -96,7 +96,7 @@ def test_model_keeps_its_weights_and_its_logits(family: str) -> None:
 def test_processor_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str | None, *, wanted: bool
 ) -> None:
-    monkeypatch.setattr(matrix_products, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(devices, "_CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr("platform.system", lambda: "Linux")
     if vendor:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")

@@ -20,12 +20,12 @@ from kg_edit.engine.prefix_store import MEGABYTES
 from kg_edit.errors import ConfigError, ModelError, UnsupportedModelError
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods import EditingMethod, MethodConfig, find_method, method_names
+from kg_edit.methods.config import Family
 from kg_edit.methods.fine_tuning.ft import Ft
 from kg_edit.methods.glame.method import GraphValues
 from kg_edit.methods.memit.method import MemitConfig
 from kg_edit.methods.presets import preset_models
 from kg_edit.methods.rome.method import Rome, RomeConfig
-from kg_edit.methods.workload import Family
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch

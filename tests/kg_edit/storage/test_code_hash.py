@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kg_edit.storage.code_hash import code_sha256, folder_sha256
+from kg_edit.version import code_sha256, folder_sha256
 
 
 def test_hash_changes_with_names_and_contents(tmp_path: Path) -> None:

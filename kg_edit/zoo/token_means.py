@@ -20,58 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from kg_edit.engine.prefix_cache import CacheSums
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
-
-
-class CacheSums:
-    """For a cache: the sums of `TokenMeans`, [rows, d + 1] by name; their rows follow the cache's rows.
-
-    ``stores_sums``: whether the sums of new tokens are stored.
-    """
-
-    token_sums: dict[str, Tensor]
-    stores_sums: bool = True
-
-    @classmethod
-    def of(cls, cache: Cache) -> CacheSums:
-        """Return the cache itself, which from now on stores sums too; they follow its beams and its batch."""
-        if not isinstance(cache, CacheSums):
-            kind = type(cache)
-            cache.__class__ = type(f"Summed{kind.__name__}", (CacheSums, kind), {})
-            cache.token_sums = {}  # type: ignore[attr-defined]
-        assert isinstance(cache, CacheSums)  # noqa: S101 - it is now
-        return cache
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Take the rows ``beam_idx``, as a beam search does."""
-        super().reorder_cache(beam_idx)  # type: ignore[misc]
-        self._take(beam_idx)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep only the rows ``indices``."""
-        super().batch_select_indices(indices)  # type: ignore[misc]
-        self._take(indices)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each row ``repeats`` times."""
-        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self.token_sums = {name: sums.repeat_interleave(repeats, 0) for name, sums in self.token_sums.items()}
-
-    def reset(self) -> None:
-        """Forget all tokens."""
-        super().reset()  # type: ignore[misc]
-        self.token_sums = {}
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refuse: the sums of fewer tokens are not known."""
-        raise PatchError(
-            "this patch sums up a text, so tokens can't be removed from the cache; generate without an assistant model "
-            "and without prompt_lookup_num_tokens, or with use_cache=False"
-        )
-
-    def _take(self, rows: Tensor) -> None:
-        self.token_sums = {name: sums[rows.to(sums.device)] for name, sums in self.token_sums.items()}
 
 
 class TokenMeans:

@@ -11,8 +11,8 @@ from kg_edit.errors import PatchError
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
-from kg_edit.models.token_means import TokenMeans
 from kg_edit.scoring.token_tree import TokenTree, TreeRows
+from kg_edit.zoo.token_means import TokenMeans
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import KINDS_OF_FAMILY, tiny
 
