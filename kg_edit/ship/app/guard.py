@@ -1,4 +1,4 @@
-"""Decide which requests `kg-edit serve` refuses: those of other sites' pages, under other host names, or too large.
+"""Decide which requests `kg-edit serve` refuses: those of other sites' pages, for other host names, or too large.
 
 A browser sends a form's POST from any site to any address. So a request that changes something is refused unless it
 comes from this page or from a program. A site can also make its own name point to this machine (DNS rebinding), so that
@@ -44,28 +44,15 @@ def refusal_of(request: Request, hosts: tuple[str, ...] = LOCAL) -> Refusal | No
     """
     host = request.headers.get("host", "")
     if not _is_served(host, hosts):
-        names = ", ".join("any IP address" if name == ANY_ADDRESS else name for name in hosts)
-        message = f"the request is for the host {host[:100]!r}; this server answers to {names}"
+        served = ", ".join(hosts).replace(ANY_ADDRESS, "any IP address")
+        message = f"the request is for the host {host[:100]!r}; this server answers to {served}"
         return Refusal(_UNKNOWN_HOST, "UnknownHostError", f"{message}; add another name with --name")
     if request.method in _READING:
         return None
-
-    # A browser sends the page's origin, which no page can change. A program that is no browser sends none.
-    origin = request.headers.get("origin")
-    site = request.headers.get("sec-fetch-site")
-    foreign = None
-    if origin is not None:
-        try:
-            same_site = urlsplit(origin).netloc.lower() == host.lower()  # the origin "null" has no netloc
-        except ValueError:
-            same_site = False
-        foreign = None if same_site else f"a page at {origin!r}"
-    if foreign is None and site not in (None, "same-origin", "none"):  # none: the user opened the address
-        foreign = f"another page ({site})"
-    if foreign:
+    sender = _foreign_sender(request, host)
+    if sender:
         address = f"{request.url.scheme}://{request.url.netloc}/"
-        return Refusal(_FOREIGN, "ForeignRequestError", f"the request comes from {foreign}; open {address} instead")
-
+        return Refusal(_FOREIGN, "ForeignRequestError", f"the request comes from {sender}; open {address} instead")
     # A browser sends JSON to another site only with its permission, which this server never gives.
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != _JSON:
@@ -74,8 +61,32 @@ def refusal_of(request: Request, hosts: tuple[str, ...] = LOCAL) -> Refusal | No
     return None
 
 
+def _foreign_sender(request: Request, host: str) -> str | None:
+    """Return which page of another site sent a request; None for a page of this server, and for a program.
+
+    A browser sends the page's origin, and how the page's site relates to this one. No page can change these headers,
+    and other programs send none of them.
+    """
+    origin = request.headers.get("origin")
+    if origin is not None and not _is_origin_of(origin, host):
+        return f"a page at {origin!r}"
+    site = request.headers.get("sec-fetch-site")
+    if site not in (None, "same-origin", "none"):  # none: the user opened the address
+        return f"another page ({site})"
+    return None
+
+
+def _is_origin_of(origin: str, host: str) -> bool:
+    """Return whether an origin is that of the pages at ``host``."""
+    try:
+        address = urlsplit(origin).netloc  # "" for the origin "null"
+    except ValueError:
+        return False
+    return address.lower() == host.lower()
+
+
 def _is_served(host: str, hosts: tuple[str, ...]) -> bool:
-    """Whether the host name in the header Host is one of the server's."""
+    """Return whether the host name in the header Host is one of the server's."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         if name in hosts:
@@ -89,8 +100,8 @@ def _is_served(host: str, hosts: tuple[str, ...]) -> bool:
 class BodyLimit:
     """Reads a request's body first, and refuses one of more than ``largest`` bytes.
 
-    As the outermost layer, it also answers the requests that the server's end cuts off, and passes HEAD on as GET: no
-    server of an application sends a body for it.
+    As the outermost layer, it also answers the requests that are cut off when the server stops. It passes HEAD on as
+    GET, because the web server sends no body for HEAD anyway.
     """
 
     def __init__(self, app: ASGIApp, *, largest: int, answer: Callable[[str, Refusal], Response]) -> None:
@@ -103,38 +114,44 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = await self._body(scope, receive)
+        body = await self._read_body(scope, receive)
         if body is None:
             message = f"the request has more than {self._largest} bytes; send less, or raise --max-body"
             refusal = Refusal(_TOO_LARGE, "RequestTooLargeError", message)
             await self._answer(scope["path"], refusal)(scope, receive, send)
             return
-        scope = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-        waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._pass_on(scope, body, receive, send)
 
-        async def replay() -> Message:
-            """Return the body, then the later messages."""
-            return waiting.pop() if waiting else await receive()
-
+    async def _pass_on(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Let the application answer a request whose body has been read; answer it here if the server stops."""
+        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         started = False
 
-        async def noted(message: Message) -> None:
-            """Send a part of the answer."""
+        async def receive_again() -> Message:
+            """Return the body, then the later messages."""
+            if unread:
+                return unread.pop()
+            return await receive()
+
+        async def send_on(message: Message) -> None:
+            """Send a part of the answer, and record that the answer has begun."""
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await self._app(scope, replay, noted)
-        except asyncio.CancelledError:  # Ctrl-C during a long request: raised on, it is a traceback and an error 500
+            await self._app(scope, receive_again, send_on)
+        except asyncio.CancelledError:  # Ctrl-C during a long request: if it were raised, a traceback and an error 500
             message = (
                 "the server was stopped during this request; start it again, and see its ledger before you repeat it"
             )
             if not started:
                 await self._answer(scope["path"], Refusal(_STOPPED, "StoppedError", message))(scope, receive, send)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body; None if it is too large, or its announced length is."""
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """Return the whole body; None if it, or its announced length, is too large."""
         announced = dict(scope["headers"]).get(b"content-length", b"")
         if announced.isdigit() and int(announced) > self._largest:
             return None

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kg_edit.edits.edit import Edit, EntityId, Name, Record, Text, checked
 from kg_edit.errors import DisablingEditError
-from kg_edit.ship.ledger.log import Added, Removed, in_force
+from kg_edit.ship.ledger.log import Added, in_force
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kg_edit.ship.ledger.log import Event
 
 
-PROBES = 12  # in a request, at most
+PROBES = 12  # the most that a request may have
 
 Answer = Annotated[Name, Field(max_length=200)]
 Prompt = Annotated[Text, Field(max_length=2000)]
@@ -91,7 +91,8 @@ class Chance(_Message):
 class Outcome(_Message):
     """The model's text after a prompt, before and after the edit.
 
-    ``led``: it is asked after a line break, since it begins with the subject and the first token is an attention sink.
+    ``led``: the prompt is asked after a line break, because it begins with the subject, and the model uses a text's
+    first token as an attention sink.
     """
 
     kind: Literal["edit", "probe"]
@@ -105,8 +106,8 @@ class Outcome(_Message):
 class TryAnswer(_Message):
     """The effect of an edit.
 
-    ``success``: the edited model generates the new target. ``subgraph``: there is a drawing of it; else
-    ``no_subgraph`` is the reason why there is none. ``alone``: why the method read only the edit's own edge of it.
+    ``success``: the edited model generates the new target. ``subgraph``: there is a drawing of the edit's subgraph;
+    otherwise ``no_subgraph`` is the reason why there is none. ``alone``: why the method read only the edit's own edge.
     """
 
     id: str
@@ -181,12 +182,14 @@ class Problem(_Message):
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return an error about a request, with the request's fields in the place of a file's rows and of options."""
-    # Rows of a file may have another form, which a request has not
-    faults = getattr(error, "faults", ())
-    of_a_file = re.compile(", or (give the fact|a paragraph) as .*")
-    message = of_a_file.sub("", str(error))
-    fields = {fault.field: of_a_file.sub("", fault.message) for fault in faults if fault.field}
+    """Return an error about a request; it names fields of the request instead of rows of a file and options."""
+    # A row of a file may have another form, which a request can't have, so this way out is cut off.
+    way_of_a_file = re.compile(", or (give the fact|a paragraph) as .*")
+    message = way_of_a_file.sub("", str(error))
+    fields = dict[str, str]()
+    for fault in getattr(error, "faults", ()):
+        if fault.field:
+            fields[fault.field] = way_of_a_file.sub("", fault.message)
     match error:
         case UnknownLabelError():
             message = f"the graph has no entity {error.label!r}; correct the name, or give its id as target_new_id"
@@ -215,6 +218,8 @@ def view_of(ledger: Ledger) -> LedgerView:
         if event := recomputed.get(entry.position):
             time = f"{time}, recomputed by event {event.number}"
         norm = entry.record.get("norms", {}).get("update")
+        if not isinstance(norm, int | float):
+            norm = None
         rows.append(
             LedgerEdit(
                 name=entry.name,
@@ -224,22 +229,25 @@ def view_of(ledger: Ledger) -> LedgerView:
                 target=entry.edit.target_new,
                 method=entry.method,
                 time=time,
-                norm=norm if isinstance(norm, int | float) else None,
+                norm=norm,
                 conflicts=tuple(str(conflict) for conflict in conflicts if conflict.other(entry)),
             )
         )
     active = sum(row.state == "active" for row in rows)
-    return LedgerView(
-        folder=str(now.folder), active=active, edits=tuple(rows), last_event=_last_event(now.events, rows)
-    )
+    last_event = _last_event(now.events, rows)
+    return LedgerView(folder=str(now.folder), active=active, edits=tuple(rows), last_event=last_event)
 
 
 def _last_event(events: Sequence[Event], rows: Sequence[LedgerEdit]) -> LastEvent | None:
-    """Return the event that an undo would undo, in words; None if there is none."""
-    match in_force(events):
-        case [*_, Added() as event]:
-            names = [row.name for row in rows if row.step == event.number]
-            return LastEvent(number=event.number, what=f"the addition of {', '.join(reversed(names))}")
-        case [*_, Removed() as event]:
-            return LastEvent(number=event.number, what=f"the removal of {', '.join(name for _, name in event.edits)}")
-    return None
+    """Return the event that an undo would undo, in words; None if there is none. ``rows`` are the newest first."""
+    remaining = in_force(events)
+    if not remaining:
+        return None
+    event = remaining[-1]
+    if isinstance(event, Added):
+        names = [row.name for row in reversed(rows) if row.step == event.number]
+        what = f"the addition of {', '.join(names)}"
+    else:
+        names = [name for _, name in event.edits]
+        what = f"the removal of {', '.join(names)}"
+    return LastEvent(number=event.number, what=what)

@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from fastapi import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -23,12 +23,13 @@ from kg_edit.ship.app.messages import Problem, Prompt
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from kg_edit.models.language_model import LanguageModel
     from kg_edit.scoring.generation import Reply
     from kg_edit.ship.app.session import EditDesk
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
-# in a request, at most
+# The most that a request may have
 _PROMPTS = 32
 _TOKENS = 2048
 _STOPS = 16
@@ -59,7 +60,7 @@ class ApiRequest(Record):
 
 
 class CompletionRequest(ApiRequest):
-    """A request for continuations. What would change a greedy text, and is not supported, may be absent or off."""
+    """A request for continuations. A field that would change a greedy text is not supported: it is absent or off."""
 
     model: str | None = Field(None, description="name of the served model; may be left out")
     prompt: Prompt | Annotated[tuple[Prompt, ...], Field(strict=False, min_length=1, max_length=_PROMPTS)] = Field(
@@ -111,7 +112,7 @@ class Completion(BaseModel):
 
 
 def _text_of_parts(content: object) -> object:
-    """Return the text of a list of text parts, a line each; anything else stays as it is, to be refused as no text."""
+    """Return the text of a list of text parts, a line each; pydantic refuses anything else that is not a text."""
     if not isinstance(content, list):
         return content
     texts = []
@@ -167,9 +168,8 @@ class ChatRequest(ApiRequest):
     @field_validator("messages")
     @classmethod
     def _ends_with_a_user(cls, messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
-        if (
-            role := messages[-1].role
-        ) != "user":  # of an assistant's, other servers continue its text, or begin another
+        role = messages[-1].role
+        if role != "user":  # after an assistant's, some servers continue its text, and others begin a new one
             raise ValueError(f"the last message is the {role}'s; expected a user's, which is answered")
         return messages
 
@@ -195,6 +195,12 @@ class ChatAnswer(BaseModel):
 
 def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
     """Add the four routes to the application."""
+    _add_models(app, desk)
+    _add_completions(app, desk)
+    _add_chat(app, desk)
+
+
+def _add_models(app: FastAPI, desk: EditDesk) -> None:
     served = {"id": desk.model.name, "object": "model", "owned_by": "kg-edit"}
 
     @app.get("/v1/models")
@@ -208,23 +214,20 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         check_served(name, desk.model.name)
         return served
 
-    def stopped(reply: Reply, stop: Stop | None) -> tuple[str, Literal["stop", "length"], int]:
-        """The text that is sent, why it ends there, and its number of tokens."""
-        text = before_stop(reply.text, stop)
-        if text != reply.text:
-            return text, "stop", len(desk.model.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return text, "stop" if reply.ended else "length", reply.written
 
+def _add_completions(app: FastAPI, desk: EditDesk) -> None:
     @app.post(COMPLETIONS, response_model=Completion)
     def complete(request: CompletionRequest) -> Completion | Response:
         """Continue texts, greedily and to the end of a line, with all active edits of the ledger."""
         check_request(request, desk.model.name)
         prompts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
         replies = desk.complete(prompts, tokens=request.max_tokens)
-        sent = [stopped(reply, request.stop) for reply in replies]
-        choices = [Choice(index=n, text=text, finish_reason=reason) for n, (text, reason, _) in enumerate(sent)]
+        endings = [_cut_at_stop(reply, request.stop, desk.model) for reply in replies]
+        choices = []
+        for index, ending in enumerate(endings):
+            choices.append(Choice(index=index, text=ending.text, finish_reason=ending.reason))
         read = sum(reply.read for reply in replies)
-        written = sum(tokens for _, _, tokens in sent)
+        written = sum(ending.tokens for ending in endings)
         completion = Completion(
             id=f"cmpl-{time.time_ns()}",
             created=int(time.time()),
@@ -232,46 +235,73 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
             choices=tuple(choices),
             usage=Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written),
         )
-        parts = [choice.model_dump() for choice in choices]
-        return event_stream(completion, parts, request.stream_options) if request.stream else completion
+        if not request.stream:
+            return completion
+        return event_stream(completion, [choice.model_dump() for choice in choices], request.stream_options)
 
+
+def _add_chat(app: FastAPI, desk: EditDesk) -> None:
     @app.post(CHAT, response_model=ChatAnswer)
     def chat(request: ChatRequest) -> ChatAnswer | Response:
         """Answer a conversation in the model's chat template, with all active edits of the ledger."""
-        check_served(desk.model.name if request.model is None else request.model, desk.model.name)
+        check_served(request.model, desk.model.name)
         limit = request.max_completion_tokens or request.max_tokens
         reply = desk.chat([message.model_dump() for message in request.messages], tokens=limit)
-        text, reason, written = stopped(reply, request.stop)
-        message = ChatMessage.model_construct(role="assistant", content=text)  # of any length
+        ending = _cut_at_stop(reply, request.stop, desk.model)
+        message = ChatMessage.model_construct(role="assistant", content=ending.text)  # unchecked: it may be long
+        total = reply.read + ending.tokens
         answer = ChatAnswer(
             id=f"chatcmpl-{secrets.token_hex(8)}",
             created=int(time.time()),
             model=desk.model.name,
-            choices=(ChatChoice(message=message, finish_reason=reason),),
-            usage=Usage(prompt_tokens=reply.read, completion_tokens=written, total_tokens=reply.read + written),
+            choices=(ChatChoice(message=message, finish_reason=ending.reason),),
+            usage=Usage(prompt_tokens=reply.read, completion_tokens=ending.tokens, total_tokens=total),
         )
+        if not request.stream:
+            return answer
         parts = [
-            {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None},
-            {"index": 0, "delta": {}, "finish_reason": reason},
+            {"index": 0, "delta": {"role": "assistant", "content": ending.text}, "finish_reason": None},
+            {"index": 0, "delta": {}, "finish_reason": ending.reason},
         ]
-        return event_stream(answer, parts, request.stream_options) if request.stream else answer
+        return event_stream(answer, parts, request.stream_options)
 
 
-def check_served(name: str, model: str) -> None:
-    """Check that a request names the served ``model``."""
-    if name != model:
+def check_served(name: str | None, model: str) -> None:
+    """Check that a request names the served ``model``, or none."""
+    if name is not None and name != model:
         raise UnknownNameError(f"unknown model {name!r}; this server has only {model!r}")
 
 
 def check_request(request: CompletionRequest, model: str) -> None:
     """Refuse a request that a greedy continuation of one line can't fulfil."""
-    check_served(model if request.model is None else request.model, model)
+    check_served(request.model, model)
     unsupported = [name for name in _UNSUPPORTED if getattr(request, name)]
-    if request.temperature or (request.n, request.best_of) != (1, 1) or unsupported:
-        raise ConfigError(
-            "kg-edit serve continues a text greedily, to the end of its line: send temperature 0, n 1 and best_of 1"
-            f"{f', and leave out {unsupported[0]}' if unsupported else ''}"
-        )
+    is_greedy = not request.temperature and request.n == 1 and request.best_of == 1
+    if is_greedy and not unsupported:
+        return
+    way = "send temperature 0, n 1 and best_of 1"
+    if unsupported:
+        way += f", and leave out {unsupported[0]}"
+    raise ConfigError(f"kg-edit serve continues a text greedily, to the end of its line: {way}")
+
+
+class _Ending(NamedTuple):
+    """The text that is sent, why it ends there, and its number of tokens."""
+
+    text: str
+    reason: Literal["stop", "length"]
+    tokens: int
+
+
+def _cut_at_stop(reply: Reply, stop: Stop | None, model: LanguageModel) -> _Ending:
+    """Return the part of a reply that is sent: up to the first text of ``stop``."""
+    text = before_stop(reply.text, stop)
+    if text != reply.text:
+        tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return _Ending(text, "stop", len(tokens))
+    if reply.ended:
+        return _Ending(text, "stop", reply.written)
+    return _Ending(text, "length", reply.written)
 
 
 def before_stop(text: str, stop: Stop | None) -> str:
@@ -284,24 +314,26 @@ def before_stop(text: str, stop: Stop | None) -> str:
 def event_stream(answer: Completion | ChatAnswer, parts: Iterable[object], options: StreamOptions | None) -> Response:
     """Return a finished answer as server-sent events: one for each of the ``parts`` of its choices, then ``[DONE]``.
 
-    The text is not sent while it is generated: other requests wait meanwhile, and must not wait for a slow reader.
+    The text is not sent while it is generated, because other requests wait for the end of this one, and a slow reader
+    would make them wait longer.
     """
     kind = answer.object if isinstance(answer, Completion) else f"{answer.object}.chunk"
     head = {"id": answer.id, "object": kind, "created": answer.created, "model": answer.model}
     events: list[dict[str, object]] = [{**head, "choices": [part]} for part in parts]
     if options and options.include_usage:
         events.append({**head, "choices": [], "usage": answer.usage.model_dump()})
-    lines = [f"data: {text}\n\n" for text in (*map(json.dumps, events), "[DONE]")]
+    texts = [json.dumps(event) for event in events]
+    texts.append("[DONE]")
+    lines = [f"data: {text}\n\n" for text in texts]
     return Response("".join(lines), media_type="text/event-stream")
 
 
 def openai_error(code: int, problem: Problem) -> dict[str, Any]:
     """Return a problem in the form of OpenAI's errors; ``param`` is the first wrong field."""
-    return {
-        "error": {
-            "message": "\n".join((problem.message, *problem.notes)),
-            "type": "server_error" if code >= _FAILED else "invalid_request_error",
-            "param": next(iter(problem.fields), None),
-            "code": "model_not_found" if problem.kind == "UnknownNameError" else None,
-        }
+    error: dict[str, Any] = {
+        "message": "\n".join((problem.message, *problem.notes)),
+        "type": "server_error" if code >= _FAILED else "invalid_request_error",
+        "param": next(iter(problem.fields), None),
+        "code": "model_not_found" if problem.kind == "UnknownNameError" else None,
     }
+    return {"error": error}

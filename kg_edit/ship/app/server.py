@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from kg_edit.edits.edit import Edit, Record, checked
 from kg_edit.errors import ConfigError, DamagedLedgerError, EditError, KgEditError, OutputError, UnknownNameError
+from kg_edit.graphs.source import SubgraphSource
 from kg_edit.ship.app.guard import LARGEST, LOCAL, BodyLimit, Refusal, refusal_of
 from kg_edit.ship.app.messages import (
     AddRequest,
@@ -39,7 +40,11 @@ from wikidata_cache.errors import WikidataCacheError
 log = logging.getLogger(__name__)
 
 _Next = Callable[[Request], Awaitable[Response]]
-_FILES = {"": "text/html", "style.css": "text/css", "script.js": "text/javascript"}
+_FILES = {
+    "/": ("index.html", "text/html"),
+    "/style.css": ("style.css", "text/css"),
+    "/script.js": ("script.js", "text/javascript"),
+}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -70,29 +75,39 @@ def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = LOCAL, largest: int = L
     app = FastAPI(title="kg-edit", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
 
     @app.middleware("http")
-    async def guarded(request: Request, call: _Next) -> Response:
-        """Refuse what another site's page may have sent; else answer. Every answer has the headers."""
+    async def guard(request: Request, call: _Next) -> Response:
+        """Refuse what another site's page may have sent, or let the request be answered. Add the headers."""
         refusal = refusal_of(request, hosts)
-        answer = _refused(request.url.path, refusal) if refusal else await call(request)
+        answer = _refuse(request.url.path, refusal) if refusal else await call(request)
         for name, value in _HEADERS.items():
             answer.headers.setdefault(name, value)
         return answer
 
-    app.add_middleware(BodyLimit, largest=largest, answer=_refused)
+    app.add_middleware(BodyLimit, largest=largest, answer=_refuse)
     _add_problems(app)
 
-    def serve(name: str, kind: str) -> Callable[[], Response]:
-        text = (files("kg_edit.ship.app") / "page" / (name or "index.html")).read_text(encoding="utf-8")
-        return lambda: Response(text, media_type=kind, headers={"Content-Security-Policy": _POLICY})
-
-    for name, kind in _FILES.items():
-        app.get(f"/{name}", include_in_schema=False)(serve(name, kind))
-    _add_api(app, desk)
+    _add_page(app)
+    _add_tries(app, desk)
+    _add_ledger(app, desk)
     add_openai_api(app, desk)
     return app
 
 
-def _add_api(app: FastAPI, desk: EditDesk) -> None:
+def _add_page(app: FastAPI) -> None:
+    """Serve the files of the page; each is read once, now."""
+
+    def add_file(path: str, name: str, kind: str) -> None:
+        text = (files("kg_edit.ship.app") / "page" / name).read_text(encoding="utf-8")
+
+        @app.get(path, include_in_schema=False)
+        def send_file() -> Response:
+            return Response(text, media_type=kind, headers={"Content-Security-Policy": _POLICY})
+
+    for path, (name, kind) in _FILES.items():
+        add_file(path, name, kind)
+
+
+def _add_tries(app: FastAPI, desk: EditDesk) -> None:
     @app.get("/api/state")
     def state() -> State:
         """The server's model, method, graph and ledger."""
@@ -103,6 +118,13 @@ def _add_api(app: FastAPI, desk: EditDesk) -> None:
         """Make an edit and return its effect; afterwards the model is unedited."""
         return desk.try_edit(request)
 
+    @app.get("/api/tries/{key}/subgraph", response_class=HTMLResponse)
+    def subgraph(key: str) -> HTMLResponse:
+        """The drawing of a try's subgraph: a page of its own, which loads nothing."""
+        return HTMLResponse(desk.subgraph_page(key))
+
+
+def _add_ledger(app: FastAPI, desk: EditDesk) -> None:
     @app.get("/api/ledger")
     def ledger() -> LedgerView:
         """The ledger's edits, and which of them are in conflict."""
@@ -123,35 +145,45 @@ def _add_api(app: FastAPI, desk: EditDesk) -> None:
         """Undo the ledger's last addition or removal."""
         return desk.undo(request.event)
 
-    @app.get("/api/tries/{key}/subgraph", response_class=HTMLResponse)
-    def subgraph(key: str) -> HTMLResponse:
-        """The drawing of a try's subgraph: a page of its own, which loads nothing."""
-        return HTMLResponse(desk.subgraph_page(key))
-
 
 def state_of(desk: EditDesk) -> State:
     """Return the state that the page shows: model, method, graph, ledger and an example."""
     method = desk.method
     model = desk.model
     ledger = desk.ledger
-    graph = None
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
-    if desk.graph is not None:  # the names of its files, its folder or its address; else its kind
-        source = getattr(desk.graph, "source", desk.graph)
-        provenance = source.provenance() if hasattr(source, "provenance") else {}
-        graph = str(getattr(source, "name", None) or provenance.get("kind") or type(source).__name__)
+    dtype = str(model.model.dtype).removeprefix("torch.")
+    folder = None
+    active = 0
+    if ledger:
+        folder = str(ledger.folder)
+        active = len(ledger.active)
     return State(
         model=model.name,
-        size=f"{parameters / 1e6:,.0f} M parameters, {str(model.model.dtype).removeprefix('torch.')}, {model.device}",
+        size=f"{parameters / 1e6:,.0f} M parameters, {dtype}, {model.device}",
         method=method.name,
         about=method.entry.about,
         settings=method.config.model_dump(mode="json"),
-        graph=graph,
-        ledger=str(ledger.folder) if ledger else None,
-        active=len(ledger.active) if ledger else 0,
+        graph=_name_of(desk.graph),
+        ledger=folder,
+        active=active,
         chat=bool(model.tokenizer.chat_template),
         example=example(),
     )
+
+
+def _name_of(graph: SubgraphSource | None) -> str | None:
+    """Return the names of a graph's files, its folder or its address; if it has none, its kind."""
+    if graph is None:
+        return None
+    source = getattr(graph, "source", graph)
+    name = getattr(source, "name", None)
+    if name:
+        return str(name)
+    kind = None
+    if hasattr(source, "provenance"):
+        kind = source.provenance().get("kind")
+    return str(kind or type(source).__name__)
 
 
 def example() -> TryRequest:
@@ -159,6 +191,8 @@ def example() -> TryRequest:
     lines = (files("kg_edit") / "data" / "demo.jsonl").read_text(encoding="utf-8").splitlines()
     edit = checked(Edit, json.loads(lines[0]))
     probes = [PromptToTry(prompt=prompt) for prompt in edit.paraphrases]
+    for prompt in edit.neighborhood[:1]:
+        probes.append(PromptToTry(prompt=prompt, answer=edit.target_true))
     return TryRequest(
         subject=edit.subject,
         prompt=edit.prompt,
@@ -167,50 +201,54 @@ def example() -> TryRequest:
         relation=edit.relation,
         subject_id=edit.subject_id,
         target_new_id=edit.target_new_id,
-        probes=(*probes, *(PromptToTry(prompt=prompt, answer=edit.target_true) for prompt in edit.neighborhood[:1])),
+        probes=tuple(probes),
     )
 
 
 def _add_problems(app: FastAPI) -> None:
     """Answer every error by a `Problem`."""
-
-    @app.exception_handler(KgEditError)
-    @app.exception_handler(WikidataCacheError)
-    def refused(request: Request, error: Exception) -> JSONResponse:
-        code = _UNKNOWN if isinstance(error, UnknownNameError) else _WRONG
-        if isinstance(error, DamagedLedgerError | OutputError):  # no other request would be answered
-            log.error("%s failed: %s", request.url.path, error)
-            code = _FAILED
-        return _answer(request.url.path, code, problem_of(error))
-
-    @app.exception_handler(RequestValidationError)
-    def misread(request: Request, error: RequestValidationError) -> JSONResponse:
-        """Name the faults of a request field by field, with the messages of `checked` in the place of pydantic's."""
-        kind = _REQUESTS.get(request.url.path)
-        if kind and isinstance(error.body, dict):
-            try:
-                checked(kind, error.body)
-            except EditError as found:
-                return refused(request, found)
-        message = "the request can't be read; send a JSON object with the content type application/json"
-        return refused(request, ConfigError(message))
-
-    @app.exception_handler(HTTPException)
-    def not_served(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"{request.method} {request.url.path}: {error.detail}; GET /api/openapi.json lists all requests"
-        answer = _answer(request.url.path, error.status_code, Problem(kind="RequestError", message=message))
-        answer.headers.update(error.headers or {})
-        return answer
-
-    @app.exception_handler(Exception)
-    def failed(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s failed", request.url.path, exc_info=error)
-        message = f"internal error: {error}; see the terminal of kg-edit serve for details"
-        refusal = Refusal(_FAILED, type(error).__name__, message)
-        return _refused(request.url.path, refusal)  # starlette answers outside of `guarded`
+    app.exception_handler(KgEditError)(_answer_known_error)
+    app.exception_handler(WikidataCacheError)(_answer_known_error)
+    app.exception_handler(RequestValidationError)(_answer_wrong_fields)
+    app.exception_handler(HTTPException)(_answer_unknown_route)
+    app.exception_handler(Exception)(_answer_internal_error)
 
 
-def _refused(path: str, refusal: Refusal) -> JSONResponse:
+def _answer_known_error(request: Request, error: Exception) -> JSONResponse:
+    code = _UNKNOWN if isinstance(error, UnknownNameError) else _WRONG
+    if isinstance(error, DamagedLedgerError | OutputError):  # other requests would fail too
+        log.error("%s failed: %s", request.url.path, error)
+        code = _FAILED
+    return _answer(request.url.path, code, problem_of(error))
+
+
+def _answer_wrong_fields(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Name the faults of a request field by field, with the messages of `checked` in the place of pydantic's."""
+    kind = _REQUESTS.get(request.url.path)
+    if kind and isinstance(error.body, dict):
+        try:
+            checked(kind, error.body)
+        except EditError as found:
+            return _answer_known_error(request, found)
+    message = "the request can't be read; send a JSON object with the content type application/json"
+    return _answer_known_error(request, ConfigError(message))
+
+
+def _answer_unknown_route(request: Request, error: HTTPException) -> JSONResponse:
+    message = f"{request.method} {request.url.path}: {error.detail}; GET /api/openapi.json lists all requests"
+    answer = _answer(request.url.path, error.status_code, Problem(kind="RequestError", message=message))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _answer_internal_error(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s failed", request.url.path, exc_info=error)
+    message = f"internal error: {error}; see the terminal of kg-edit serve for details"
+    refusal = Refusal(_FAILED, type(error).__name__, message)
+    return _refuse(request.url.path, refusal)  # starlette sends this answer past `guard`, so it gets its headers here
+
+
+def _refuse(path: str, refusal: Refusal) -> JSONResponse:
     answer = _answer(path, refusal.code, Problem(kind=refusal.kind, message=refusal.message))
     answer.headers.update(_HEADERS)
     return answer

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import networkx as nx
 
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 20
 _TOKENS = 16  # to write after a prompt
-# of a drawing, if the method itself reads no graph
+# The size of the subgraph that is drawn if the method itself reads no graph
 _HOPS = 2
 _PER_NODE = 12
 
@@ -98,10 +98,8 @@ class EditDesk:
     def try_edit(self, request: TryRequest) -> TryAnswer:
         """Make an edit, and ask its prompts before and after it."""
         with self._alone:
-            self._count += 1
-            words = re.sub(r"[^a-z0-9]+", "-", request.subject.casefold()).strip("-")[:40]
             start = time.perf_counter()
-            edit = request.edit(f"{words or 'edit'}-{self._count}")
+            edit = request.edit(self._new_name(request.subject))
             requests = requests_of(self.model, request, edit)
 
             # All errors that can be found before anything is computed.
@@ -113,28 +111,22 @@ class EditDesk:
             active: Patch = WeightPatch(factors={})
             if request.on_ledger:
                 base, active = self._active()
-            with active.applied(self.model) as model:
-                before = ask(model, requests)
+            before = self._ask_with(active, requests)
             self.method.start_anew()  # the same request makes the same patch again
-            patch = self.method.edit([edit], before=None if active.is_empty else active)
+            patch = self.method.edit([edit]) if active.is_empty else self.method.edit([edit], before=active)
             patch.check_finite()
-            with (active + patch).applied(self.model) as model:
-                after = ask(model, requests)
+            after = self._ask_with(active + patch, requests)
             graph, why_not = self._subgraph(edit)
-            alone = self.method.why_alone(edit) or None if isinstance(self.method, GraphReader) else None
-            key = f"{edit.id}-{secrets.token_hex(8)}"  # random, so that another site's page can't guess it
-            self._tries[key] = Try(patch=patch, base=base, graph=graph)
-            for oldest in list(self._tries)[:-REMEMBERED]:
-                del self._tries[oldest]
+            alone = self._why_alone(edit)
+            key = self._remember(edit, Try(patch=patch, base=base, graph=graph))
 
-        # In chat form the target may be anywhere in the answer's first sentence.
         (text,) = after[0].texts.values()
-        success = generates(tidy_text(text), edit.target_new, chat=request.chat)
         return TryAnswer(
             id=key,
             fact=f"{edit.text} {edit.target_new}",
-            outcomes=tuple(map(outcome_of, range(len(requests)), requests, before, after)),
-            success=success,
+            outcomes=outcomes_of(requests, before, after),
+            # In chat form the target may be anywhere in the answer's first sentence.
+            success=generates(tidy_text(text), edit.target_new, chat=request.chat),
             seconds=round(time.perf_counter() - start, 2),
             patch=patch.summary,
             record={field: value for field, value in patch.edits[0].items() if field not in ("edit", "graph")},
@@ -201,8 +193,36 @@ class EditDesk:
         with self._alone, self._patch().applied(self.model) as model:
             return reply(model, messages, tokens=tokens)
 
+    def _new_name(self, subject: str) -> str:
+        """Return a name for the next edit: the subject's words and a number, such as lebron-james-3."""
+        self._count += 1
+        words = re.sub(r"[^a-z0-9]+", "-", subject.casefold()).strip("-")[:40]
+        return f"{words or 'edit'}-{self._count}"
+
+    def _ask_with(self, patch: Patch, requests: Sequence[Requests]) -> Sequence[Evidence]:
+        """Ask the model with a patch."""
+        with patch.applied(self.model) as model:
+            return ask(model, requests)
+
+    def _remember(self, edit: Edit, new: Try) -> str:
+        """Store a try, forget the oldest one beyond `REMEMBERED`, and return the try's key.
+
+        The key is random, so that another site's page can't guess it.
+        """
+        key = f"{edit.id}-{secrets.token_hex(8)}"
+        self._tries[key] = new
+        for oldest in list(self._tries)[:-REMEMBERED]:
+            del self._tries[oldest]
+        return key
+
+    def _why_alone(self, edit: Edit) -> str | None:
+        """Return why the method read only the edit's own edge of the graph; None if it read more, or reads no graph."""
+        if not isinstance(self.method, GraphReader):
+            return None
+        return self.method.why_alone(edit) or None
+
     def _subgraph(self, edit: Edit) -> tuple[nx.MultiDiGraph | None, str | None]:
-        """The subgraph that the method read, or else that of the graph; None with the reason if there is none."""
+        """Return the subgraph that the method read, or else that of the graph; or None and the reason for that."""
         subgraph = subgraph_of(self.method, edit)
         if subgraph is not None:
             return subgraph, None
@@ -214,7 +234,7 @@ class EditDesk:
             return None, str(error)
 
     def _tried(self, key: str) -> Try:
-        """The try with a key. The error for an unknown one suggests no other key, because keys are secret."""
+        """Return the try with a key. The error for an unknown key suggests no other one, because keys are secret."""
         try:
             return self._tries[key]
         except KeyError as error:
@@ -223,11 +243,11 @@ class EditDesk:
             ) from error
 
     def _patch(self) -> Patch:
-        """The ledger's patch; an empty one without a ledger."""
+        """Return the ledger's patch; an empty one without a ledger."""
         return self.ledger.patch if self.ledger else WeightPatch(factors={})
 
     def _active(self) -> tuple[tuple[PatchStep, ...], Patch]:
-        """The active steps and their sum, of one state of the ledger although another process may write meanwhile."""
+        """Return the active steps and their sum, both of one state of the ledger: another process may write to it."""
         now = self._ledger().now
         return now.steps, now.patch
 
@@ -242,32 +262,43 @@ def requests_of(model: LanguageModel, request: TryRequest, edit: Edit) -> list[R
 
     A prompt gets a line break in front if it begins with a subject that is an attention sink; so does the edit.
     """
-    both = tuple(filter(None, (edit.target_new, edit.target_true)))
-    asked = [(edit.text, both)]
+    targets = tuple(filter(None, (edit.target_new, edit.target_true)))
+    prompts = [(edit.text, targets)]
     for probe in request.probes:
-        asked.append((probe.prompt.rstrip(), (probe.answer,) if probe.answer else both))
+        candidates = (probe.answer,) if probe.answer else targets
+        prompts.append((probe.prompt.rstrip(), candidates))
     requests = []
-    for prompt, candidates in asked:
-        text = prompt if request.chat else lead_before(model, prompt, subject=edit.subject) + prompt
+    for prompt, candidates in prompts:
+        text = prompt
+        if not request.chat:
+            text = lead_before(model, prompt, subject=edit.subject) + prompt
         requests.append(continue_and_score(text, candidates, least=_TOKENS, chat=request.chat))
     return requests
 
 
-def outcome_of(index: int, requests: Requests, before: Evidence, after: Evidence) -> Outcome:
-    """Return the outcome of a prompt's requests; the one at index 0 is that of the edit's own prompt."""
+def outcomes_of(
+    requests: Sequence[Requests], before: Sequence[Evidence], after: Sequence[Evidence]
+) -> tuple[Outcome, ...]:
+    """Return the outcome of each prompt's requests (`requests_of`); the first one is that of the edit's own prompt."""
+    outcomes = []
+    for index in range(len(requests)):
+        kind: Literal["edit", "probe"] = "probe" if index else "edit"
+        outcomes.append(_outcome_of(kind, requests[index], before[index], after[index]))
+    return tuple(outcomes)
+
+
+def _outcome_of(kind: Literal["edit", "probe"], requests: Requests, before: Evidence, after: Evidence) -> Outcome:
     (text,) = requests.continued
+    chances = []
+    for pair in requests.pairs:
+        old = before.scores[pair].probability
+        new = after.scores[pair].probability
+        chances.append(Chance(candidate=pair.candidate, before=old, after=new))
     return Outcome(
-        kind="probe" if index else "edit",
+        kind=kind,
         prompt=text.prompt.removeprefix(LEAD),
         led=text.prompt.startswith(LEAD),
         before=tidy_text(before.texts[text.prompt]),
         after=tidy_text(after.texts[text.prompt]),
-        chances=tuple(
-            Chance(
-                candidate=pair.candidate,
-                before=before.scores[pair].probability,
-                after=after.scores[pair].probability,
-            )
-            for pair in requests.pairs
-        ),
+        chances=tuple(chances),
     )

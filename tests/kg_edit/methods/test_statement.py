@@ -13,7 +13,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import TokenScores
 from kg_edit.ship.app.messages import TryRequest
-from kg_edit.ship.app.session import outcome_of, requests_of
+from kg_edit.ship.app.session import outcomes_of, requests_of
 from kg_edit.zoo.kn.method import Kn
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
@@ -68,13 +68,13 @@ def test_served_page_asks_with_the_line_break(smollm2: LanguageModel) -> None:
         "\nGoogle's founder is",
         "Toyota was founded by",
     ]
-    shown = []
-    for index, each in enumerate(requests):
+    evidence = []
+    for each in requests:
         (text,) = each.continued
         assert {pair.prompt for pair in each.pairs} == {text.prompt}
         scores = dict.fromkeys(each.pairs, TokenScores(nll=1.0, accuracy=1.0, tokens=2))
-        evidence = Evidence(texts={text.prompt: "Steve Jobs"}, scores=scores)
-        shown.append(outcome_of(index, each, evidence, evidence))
+        evidence.append(Evidence(texts={text.prompt: "Steve Jobs"}, scores=scores))
+    shown = outcomes_of(requests, evidence, evidence)
     assert [(outcome.prompt, outcome.led) for outcome in shown[1:]] == [
         ("Google's founder is", True),
         ("Toyota was founded by", False),
