@@ -7,13 +7,14 @@ Of each weight that differs, D = W' - W:
 - the tokens that its strongest left vector writes: the largest entries of U u, U the unembedding;
 - the names that its strongest right vectors answer to: those whose keys k have the largest |v . k| / |k|.
 
-A left vector is what the edit adds to the residual stream, a right vector is what it waits for (Meng et al. 2022).
+A left vector is what the edit adds to the residual stream, and a right vector is the key to which it does so (Meng et
+al. 2022).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,12 +39,13 @@ class Finding:
     Attributes:
         name: of the weight.
         shape: of the weight.
-        rank: of the difference, above the rounding; None for a tensor that is no matrix.
+        rank: of the difference, above the rounding; None for a tensor that is not a matrix.
         norm: of the difference.
         left_over: norm of what the ledger does not explain; None without a ledger.
         left_over_rank: its rank above the rounding; 0: the ledger explains the difference.
-        writes: the tokens that the strongest left vector writes, of either sign; () if it does not write tokens.
-        answers_to: of the names that were given, those to which the right vectors answer, the strongest first.
+        writes: the tokens that the strongest left vector writes, of either sign; () if the weight does not write into
+            the residual stream.
+        answers_to: those of the names to which the right vectors answer, the strongest first.
     """
 
     name: str
@@ -87,7 +89,6 @@ def audit(
     Raises:
         PatchMismatchError: the checkpoints are of two models.
     """
-    explained = ledger.factors if isinstance(ledger, WeightPatch) else {}
     unembedding = _unembedding(base)
     tokenizer = load_tokenizer(str(base.folder))
     findings = []
@@ -98,41 +99,31 @@ def audit(
             findings.append(Finding(name=name, shape=tuple(before.shape), rank=None, norm=norm))
             continue
         difference = split(name, before, after)
-        left_over = left_over_rank = None
+        finding = Finding(name=name, shape=tuple(before.shape), rank=difference.factors.rank, norm=difference.norm)
         if ledger is not None:
-            left_over, left_over_rank = what_is_left(before, after, explained.get(name), noise=difference.noise)
-        writes: tuple[str, ...] = ()
-        if before.shape[0] == unembedding.shape[1]:
-            writes = tuple(str(tokenizer.decode([token])) for token in written_tokens(difference, unembedding))
-        answers_to: tuple[str, ...] = ()
+            explained = ledger.factors.get(name) if isinstance(ledger, WeightPatch) else None
+            left_over, rank = what_is_left(before, after, explained, noise=difference.noise)
+            finding = replace(finding, left_over=left_over, left_over_rank=rank)
+        if before.shape[0] == unembedding.shape[1]:  # a row for each number of the residual stream
+            tokens = written_tokens(difference, unembedding)
+            finding = replace(finding, writes=tuple(str(tokenizer.decode([token])) for token in tokens))
         if names and model is not None:
-            answers_to = _answers_to(difference, names, model)
-        findings.append(
-            Finding(
-                name=name,
-                shape=tuple(before.shape),
-                rank=difference.factors.rank,
-                norm=difference.norm,
-                left_over=left_over,
-                left_over_rank=left_over_rank,
-                writes=writes,
-                answers_to=answers_to,
-            )
-        )
+            finding = replace(finding, answers_to=_answers_to(difference, names, model))
+        findings.append(finding)
     return tuple(findings)
 
 
 def what_is_left(before: Tensor, after: Tensor, explained: Factors | None, *, noise: float) -> tuple[float, int]:
-    """Return the norm and the rank of W' - W - P, P what the ledger changes; what rounding explains has no rank.
+    """Return the norm and the rank of W' - W - P, where P is what the ledger changes.
 
-    ``noise`` is that of the whole difference, as W' was rounded once.
+    The rank is 0 if rounding explains the rest. ``noise`` is that of the whole difference, because W' was rounded once.
     """
     rest = after.double() - before.double()
     if explained is not None:
         rest -= explained.left.double() @ explained.right.double().T
     if not rest.any():
         return 0.0, 0
-    left_over = split_difference("", rest, noise=noise)
+    left_over = split_difference("", rest, noise=noise)  # its name is not read
     rank = left_over.factors.rank if is_above_rounding(left_over) else 0
     return left_over.norm, rank
 
@@ -144,15 +135,19 @@ def written_tokens(difference: Difference, unembedding: Tensor) -> list[int]:
 
 
 def _unembedding(base: Checkpoint) -> Tensor:
-    """Return the rows by which a state becomes logits, [vocabulary, d]; tied models store the embedding alone."""
+    """Return the matrix that makes logits of a state, [vocabulary, d]."""
     head = base.modules.get_output_embeddings()  # type: ignore[operator]
-    name = next(name for name, parameter in base.modules.named_parameters() if parameter is head.weight)
-    return base.find(name).read()
+    # A model with tied embeddings lists one parameter for both, under the name of the embedding.
+    names = {id(parameter): name for name, parameter in base.modules.named_parameters()}
+    return base.find(names[id(head.weight)]).read()
 
 
 def _answers_to(difference: Difference, names: Sequence[str], model: LanguageModel) -> tuple[str, ...]:
-    """Return the names with the largest |v . k| / |k|, v the right vectors, if the weight is a down-projection."""
-    layers: Mapping[str, int] = {model.weight_name(layer): layer for layer in range(len(model.blocks))}
+    """Return the names whose keys k have the largest |V^T k| / |k|; () if the weight is not a down-projection.
+
+    V [d_ff, rank] are the difference's right vectors.
+    """
+    layers = {model.weight_name(layer): layer for layer in range(len(model.blocks))}
     layer = layers.get(difference.name)
     if layer is None:
         return ()

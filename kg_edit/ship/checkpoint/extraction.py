@@ -75,13 +75,13 @@ def extract_patch(
 
     Raises:
         PatchMismatchError: the checkpoints have other tensors, or another shape of one.
-        PatchError: nothing differs; or something that is no matrix differs, which a patch can't hold.
+        PatchError: nothing differs; or a tensor differs that is not a matrix, which a patch can't hold.
     """
-    found = list[Difference]()
+    differences = list[Difference]()
     others = list[str]()
     for name, before, after in Bar(changed_tensors(base, edited), title="extract", unit="tensor", shown=progress):
         if before.dim() == 2:
-            found.append(split(name, before, after, rank=rank))
+            differences.append(split(name, before, after, rank=rank))
         else:
             others.append(name)
     if others:
@@ -89,10 +89,10 @@ def extract_patch(
             f"{len(others)} tensors that are no matrices differ ({', '.join(others[:3])}), which a patch can't hold; "
             "keep the edited checkpoint itself"
         )
-    if not found:
+    if not differences:
         raise PatchError(f"{edited.folder} has the weights of {base.folder}, so there is nothing to extract")
-    factors = {difference.name: difference.factors for difference in found}
-    return WeightPatch(factors=factors, provenance=_provenance(base, edited, found, edits))
+    factors = {difference.name: difference.factors for difference in differences}
+    return WeightPatch(factors=factors, provenance=_provenance(base, edited, differences, edits))
 
 
 def changed_tensors(base: Checkpoint, edited: Checkpoint) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -124,21 +124,24 @@ def split(name: str, before: Tensor, after: Tensor, *, rank: int | None = None) 
 
 def split_difference(name: str, difference: Tensor, *, noise: float, rank: int | None = None) -> Difference:
     """Split a difference [out, in] (float64) by its singular values, of which those up to ``noise`` are rounding."""
-    full = min(difference.shape)
-    width = min(full, rank or _FIRST)
+    full_rank = min(difference.shape)
+    width = min(full_rank, rank or _FIRST)  # singular values that are computed
     left, values, right = leading_svd(difference, width)
-    # More of them, until the smallest one is rounding's
-    while rank is None and width < full and float(values[-1]) > _MARGIN * noise:
-        width = min(full, 4 * width)
-        left, values, right = leading_svd(difference, width)
-    kept = width if rank is not None else max(1, int((values > _MARGIN * noise).sum()))
+    kept = width
+    if rank is None:
+        # Compute more of them until the smallest one is rounding's.
+        while width < full_rank and float(values[-1]) > _MARGIN * noise:
+            width = min(full_rank, 4 * width)
+            left, values, right = leading_svd(difference, width)
+        kept = max(1, int((values > _MARGIN * noise).sum()))
     squared_norm = float(difference.square().sum())
+    factors = Factors(
+        left=(left[:, :kept] * values[:kept]).float().contiguous(),  # U S
+        right=right[:, :kept].float().contiguous(),  # V
+    )
     return Difference(
         name=name,
-        factors=Factors(
-            left=(left[:, :kept] * values[:kept]).float().contiguous(),
-            right=right[:, :kept].float().contiguous(),
-        ),
+        factors=factors,
         norm=math.sqrt(squared_norm),
         kept=float(values[:kept].square().sum()) / squared_norm,
         noise=noise,
@@ -202,22 +205,21 @@ def _shared_names(base: Checkpoint, edited: Checkpoint) -> list[str]:
 
 
 def _provenance(
-    base: Checkpoint, edited: Checkpoint, found: Sequence[Difference], edits: Sequence[Edit]
+    base: Checkpoint, edited: Checkpoint, differences: Sequence[Difference], edits: Sequence[Edit]
 ) -> dict[str, Any]:
     """Return what the patch records: the base it belongs to, and how much of each difference it has."""
-    weights = {
-        difference.name: {
+    weights = {}
+    for difference in differences:
+        weights[difference.name] = {
             "rank": difference.factors.rank,
             "norm": round(difference.norm, 6),
             "kept": round(difference.kept, 6),
             "noise": round(difference.noise, 6),
         }
-        for difference in found
-    }
-    records = [
-        {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": METHOD, "batch": len(edits)}
-        for edit in edits
-    ]
+    records = []
+    for edit in edits:
+        fields = edit.model_dump(mode="json", exclude_defaults=True)
+        records.append({"edit": fields, "method": METHOD, "batch": len(edits)})
     return {
         "model": {"name": str(base.folder), "fingerprint": base.fingerprint()},
         "versions": {"kg_edit": __version__, "torch": torch.__version__, "transformers": transformers.__version__},

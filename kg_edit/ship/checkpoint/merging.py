@@ -28,7 +28,7 @@ def merge_checkpoint(
     Args:
         patch: the patch of weights.
         base: the checkpoint of the unedited model.
-        folder: a new or empty folder; it is complete or not there.
+        folder: a new or empty folder; it is written completely or not at all.
         card: the text of ``README.md``.
         progress: show a bar of the bytes.
 
@@ -43,7 +43,7 @@ def merge_checkpoint(
     """
     check_mergeable(patch, folder)
     assert isinstance(patch, WeightPatch)  # noqa: S101 - mergeable
-    changed = {name: _place_of(name, pair, base) for name, pair in patch.factors.items()}
+    places = {name: _place_of(name, pair, base) for name, pair in patch.factors.items()}
     check_base(patch, base)
     total = sum(file.stat().st_size for file in base.files)
     with new_folder(Path(folder)) as scratch, Bar(title="merge", unit="B", total=total, shown=progress) as bar:
@@ -51,12 +51,12 @@ def merge_checkpoint(
             copy = scratch / file.name
             shutil.copyfile(file, copy)
             with copy.open("r+b") as stream:
-                for name, place in changed.items():
+                for name, place in places.items():
                     if place.file == file:
                         stream.seek(place.start)
                         stream.write(_changed_bytes(name, patch.factors[name], place, base))
             bar.update(file.stat().st_size)
-        _copy_what_goes_along(base.folder, scratch)
+        _copy_other_files(base.folder, scratch)
         write_notes(scratch, patch, card)
     return Path(folder)
 
@@ -91,14 +91,13 @@ def _place_of(name: str, pair: Factors, base: Checkpoint) -> StoredTensor:
 
 def _changed_bytes(name: str, pair: Factors, place: StoredTensor, base: Checkpoint) -> bytes:
     """Return the bytes of one weight with its change, in the layout and the type in which it is stored."""
-    stored = place.read()
-    transposed = base.is_transposed(name)
-    weight = stored.T if transposed else stored  # [out, in]
-    changed = pair.added_to(weight, name=name)
-    return as_bytes(changed.T if transposed else changed)
+    weight = place.read()
+    if base.is_transposed(name):  # stored as [in, out]
+        return as_bytes(pair.added_to(weight.T, name=name).T)
+    return as_bytes(pair.added_to(weight, name=name))
 
 
-def _copy_what_goes_along(source: Path, target: Path) -> None:
+def _copy_other_files(source: Path, target: Path) -> None:
     """Copy configuration and tokenizer, and the index of the shards, which stays right."""
     for pattern in GOES_ALONG:
         for file in source.glob(pattern):

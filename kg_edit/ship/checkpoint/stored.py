@@ -35,12 +35,12 @@ class StoredTensor:
     """Where a tensor lies: the bytes from ``start`` to ``end`` of ``file``.
 
     Attributes:
-        name: as in the file.
+        name: the tensor's name in the file.
         file: the shard.
-        dtype: as the format names it, such as BF16.
+        dtype: the number type, as the format names it, such as BF16.
         shape: its shape as stored; GPT-2 stores [in, out].
-        start: of its bytes, from the beginning of the file.
-        end: behind its last byte.
+        start: the position of its first byte in the file.
+        end: the position after its last byte.
     """
 
     name: str
@@ -51,7 +51,7 @@ class StoredTensor:
     end: int
 
     def read(self) -> Tensor:
-        """Return the tensor. Its memory is the file's, mapped, so what isn't touched takes none."""
+        """Return the tensor. The file is mapped into memory, so parts that are never read take none."""
         with safe_open(str(self.file), framework="pt") as shard:
             tensor: Tensor = shard.get_tensor(self.name)
             return tensor
@@ -137,9 +137,9 @@ def checkpoint_folder(model: str) -> Path | None:
     """Return the folder with the safetensors files of a model: a folder, a hub id (downloaded) or a named model.
 
     Returns:
-        None if the model has other files only, such as a GGUF file.
+        None if the model has only other files, such as a GGUF file.
     """
-    if check_model_name(model) is not None:  # a GGUF file is quantised; its folder in the cache is another model's
+    if check_model_name(model) is not None:  # a GGUF file, whose folder in the cache may have another model's files
         return None
     folder = Path(model)
     if not folder.is_dir():

@@ -20,9 +20,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
 from kg_edit.version import __version__
 
-_LICENSE = re.compile(
-    r"""license:\s*["']?([\w.~-]+)["']?\s*(?:#.*)?"""
-)  # a line of a card's YAML; hubs have ids, not texts
+# A line of a card's YAML with the id of a licence, such as apache-2.0
+_LICENSE = re.compile(r"""license:\s*["']?([\w.~-]+)["']?\s*(?:#.*)?""")
 
 Form = Literal["peft", "gguf adapter", "gguf model", "folder"]
 
@@ -122,40 +121,63 @@ def base_model(name: str, *, base: str | None = None, license: str | None = None
         base: the hub id or the folder from which others load it; None: what is known about ``name``.
         license: its licence; None: the known one, or that of the folder's model card or of the GGUF file.
     """
-    named = NAMED_MODELS.get(name)
-    is_gguf = name.endswith(".gguf")
-    if base is not None:
-        hub = None if Path(base).is_dir() else base
-    elif named:
-        hub = named.hub
-    else:
-        hub = None if is_gguf or Path(name).exists() else name
+    hub = _hub_id_of(name, base)
     path = hub or str(Path(base or resolve_model(name)).resolve())
-    license_id = license or (named.license if named else None) or _recorded_license(Path(name if is_gguf else path))
+    license_id = license or _known_license(name, path)
+    return BaseModel(path=path, hub=hub, license=license_id, description=_describe(name, hub=hub, path=path))
 
-    def code(text: str) -> str:
-        return f"`{one_line(text).replace('`', chr(39))}`"  # a backslash would be visible in code, so no escapes
 
-    sentences = [f"The edits were made on {code(name)}."]
+def _hub_id_of(name: str, base: str | None) -> str | None:
+    """Return the hub id of the unedited model; None if only a folder or a file is known."""
+    if base is not None:
+        return None if Path(base).is_dir() else base
+    named = NAMED_MODELS.get(name)
+    if named:
+        return named.hub
+    is_file = name.endswith(".gguf") or Path(name).exists()
+    return None if is_file else name
+
+
+def _known_license(name: str, path: str) -> str | None:
+    """Return the licence of a named model; of another one, what its card or its GGUF file records."""
+    named = NAMED_MODELS.get(name)
+    if named and named.license:
+        return named.license
+    if name.endswith(".gguf"):
+        return _recorded_license(Path(name))
+    return _recorded_license(Path(path))
+
+
+def _describe(name: str, *, hub: str | None, path: str) -> str:
+    """Return the sentences of the card about the model that was edited, and where its base model is."""
+    edited = _as_code(name)
+    sentences = [f"The edits were made on {edited}."]
     if hub is None:
         sentences.append(
-            f"Its hub id is not known: the base is the folder {code(path)} of the machine where this was exported. "
+            f"Its hub id is not known: the base is the folder {_as_code(path)} of the machine where this was exported. "
             "On another machine, load the base model from your own copy."
         )
     elif hub != name:
-        sentences.append(f"The base is {code(hub)} on the hub.")
+        sentences.append(f"The base is {_as_code(hub)} on the hub.")
+    named = NAMED_MODELS.get(name)
     if named:
-        sentences.append(f"{code(name)} is {named.about}.")
+        sentences.append(f"{edited} is {named.about}.")
         if hub == named.hub:
             sentences.append(
                 "The hub has the weights from before quantisation, so probabilities differ a little from those of the "
                 "model that was edited."
             )
-    return BaseModel(path=path, hub=hub, license=license_id, description=" ".join(sentences))
+    return " ".join(sentences)
+
+
+def _as_code(text: str) -> str:
+    """Return a text as code in Markdown, where a backslash would be visible: a backtick becomes an apostrophe."""
+    quoted = one_line(text).replace("`", "'")
+    return f"`{quoted}`"
 
 
 def _recorded_license(path: Path) -> str | None:
-    """The licence in the model card of a folder, or in the metadata of a GGUF file; None if there is none."""
+    """Return the licence in the model card of a folder, or in the metadata of a GGUF file; None if there is none."""
     if path.name.endswith(".gguf"):
         from kg_edit.models.gguf_reading import ArrayReader
 
@@ -197,7 +219,8 @@ def model_card(
     """
     about = _FORMS[form]
     count = number_of(len(edits), "fact")
-    methods = escaped_markdown(", ".join(sorted({str(record.get("method")) for record in patch.edits})))
+    method_names = sorted({str(record.get("method")) for record in patch.edits})
+    methods = escaped_markdown(", ".join(method_names))
     in_chat = any(True in edit.forms for edit in edits)
     use = about.use.format(base=json.dumps("path/to/the/base"))
     if form == "peft" and base.hub:
@@ -224,7 +247,7 @@ def model_card(
 
 
 def _metadata(base: BaseModel, about: _About) -> str:
-    """The metadata for a hub, which are YAML; strings are written as JSON, which is valid YAML."""
+    """Return the metadata for a hub, which are YAML. Strings are written as JSON, which is valid YAML."""
     lines = ["---"]
     if base.hub:
         lines += [f"base_model: {json.dumps(base.hub)}", f"base_model_relation: {about.relation}"]
@@ -238,7 +261,7 @@ def _metadata(base: BaseModel, about: _About) -> str:
 
 
 def _edit_table(edits: Sequence[Edit], *, in_chat: bool) -> str:
-    """A row for each edit; the form in which it is asked is shown only if there are several."""
+    """Return a table with a row for each edit; ``in_chat``: also show the form in which an edit is asked."""
     header = ["prompt", "new object", "old object"]
     if in_chat:
         header.append("asked as")
@@ -258,8 +281,9 @@ def _score_table(scores: Sequence[Score]) -> str:
 
 
 def _subjects_of(edits: Sequence[Edit]) -> str:
-    """The first subjects of the edits, in words."""
-    subjects = [escaped_markdown(one_line(name)) for name in dict.fromkeys(edit.subject for edit in edits)]
+    """Return the first subjects of the edits, in words."""
+    subjects = [escaped_markdown(one_line(edit.subject)) for edit in edits]
+    subjects = list(dict.fromkeys(subjects))  # each once
     named = subjects[:_SUBJECTS]
     if len(subjects) > _SUBJECTS:
         named.append(f"{len(subjects) - _SUBJECTS} other subjects")

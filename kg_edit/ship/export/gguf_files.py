@@ -31,7 +31,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.ship.export.merged_model import check_mergeable, new_folder, write_notes
 from kg_edit.ship.export.peft_adapter import adapted_modules, with_one_rank
 
-# file names
+# Names of the files in the folder that is written
 ADAPTER = "adapter.gguf"
 MODEL = "model.gguf"
 KINDS = ("F32", "F16", "BF16", "Q8_0")  # number types in which edited tensors may be written
@@ -54,7 +54,9 @@ ARCHITECTURES: Mapping[str, str] = {
 
 _ALIKE = ("ffn_down", "ffn_up", "ffn_gate", "attn_output", "attn_v")  # same order of rows and columns in both programs
 _TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}  # rows in another order, for Llama
-_FAR = 0.3  # relative to a weight's norm; 2-bit quantisation differs by about 0.25, another model's weight by sqrt(2)
+# The largest distance of the file's weight from the model's, in norms of the weight. 2-bit quantisation differs by
+# about 0.25, the weight of another model by sqrt(2).
+_FAR = 0.3
 _MARK = "kg_edit"  # prefix of our own keys in a file's metadata
 
 Array = NDArray[Any]
@@ -118,32 +120,20 @@ def write_gguf_model(
         raise unknown_name("kind of numbers", kind, KINDS)
     check_mergeable(patch, folder)
     patch.check_model(model)
-    try:
-        reader = ArrayReader(Path(base))
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise ModelError(f"can't read {base} as a GGUF file: {error}; give the base model's .gguf file") from error
-    split = reader.get_field(gguf.Keys.Split.LLM_KV_SPLIT_COUNT)
-    if split and int(split.contents()) > 1:
-        raise ModelError(f"{base} is one part of a split file; join the parts with llama-gguf-split --merge")
-    changed = _edited_tensors(patch, model, reader, Path(base))
+    reader = _open_whole(Path(base))
     quantised = dict[str, Array]()
-    for name, weight in changed.items():
+    for name, weight in _edited_tensors(patch, model, reader, Path(base)).items():
         try:
             quantised[name] = gguf.quantize(weight, gguf.GGMLQuantizationType[kind])
         except gguf.QuantError as error:  # quantised rows consist of blocks of 32 numbers
             raise PatchError(f"{name} has {weight.shape[1]} columns, which {kind} can't store; use F16") from error
 
     with new_folder(Path(folder)) as scratch:
-        arch = reader.get_field(gguf.Keys.General.ARCHITECTURE)
-        writer: Any = gguf.GGUFWriter(scratch / MODEL, arch.contents() if arch else "", endianess=reader.endianess)
+        field = reader.get_field(gguf.Keys.General.ARCHITECTURE)
+        arch = field.contents() if field else ""
+        writer: Any = gguf.GGUFWriter(scratch / MODEL, arch, endianess=reader.endianess)
         writer.data_alignment = int(reader.alignment)  # the field general.alignment, which is copied, is not enough
-        for field in reader.fields.values():
-            of_writer = field.name.startswith(("GGUF.", f"{_MARK}.")) or field.name == gguf.Keys.General.ARCHITECTURE
-            value = None if of_writer else field.contents()
-            if of_writer or value == []:
-                continue  # the writer adds its own fields itself, and can't write an empty array
-            number, *inner = field.types
-            writer.add_key_value(field.name, value, number, sub_type=inner[-1] if inner else None)
+        _copy_fields(reader, writer)
         _sign(writer, patch)
         for tensor in reader.tensors:
             if tensor.name in quantised:
@@ -155,8 +145,33 @@ def write_gguf_model(
     return Path(folder)
 
 
+def _open_whole(base: Path) -> ArrayReader:
+    """Open a GGUF file that has all tensors of its model."""
+    try:
+        reader = ArrayReader(base)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"can't read {base} as a GGUF file: {error}; give the base model's .gguf file") from error
+    parts = reader.get_field(gguf.Keys.Split.LLM_KV_SPLIT_COUNT)
+    if parts and int(parts.contents()) > 1:
+        raise ModelError(f"{base} is one part of a split file; join the parts with llama-gguf-split --merge")
+    return reader
+
+
+def _copy_fields(reader: ArrayReader, writer: Any) -> None:
+    """Copy a file's metadata, but for the fields that the writer adds itself."""
+    for field in reader.fields.values():
+        if field.name.startswith(("GGUF.", f"{_MARK}.")) or field.name == gguf.Keys.General.ARCHITECTURE:
+            continue
+        value = field.contents()
+        if value == []:  # the writer can't write an empty array
+            continue
+        outer_type, *inner_types = field.types  # an array's types are ARRAY and that of its items
+        item_type = inner_types[-1] if inner_types else None
+        writer.add_key_value(field.name, value, outer_type, sub_type=item_type)
+
+
 def _edited_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, base: Path) -> dict[str, Array]:
-    """W + left right^T [out, in] of every edited tensor, by llama.cpp's names; W is the weight in the file."""
+    """Return W + left right^T [out, in] of every edited tensor, by llama.cpp's names; W is the weight in the file."""
     modules = adapted_modules(patch, model.model)
     factors = with_one_rank(patch)
     names = tensor_names(factors, model.model)
@@ -175,25 +190,31 @@ def _edited_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, bas
                 f"{name} of {base} is {stored[name].tensor_type.name}, which the package gguf can't read; use a "
                 "file with another quantisation"
             ) from error
-        # The file's weight may differ from the model's by quantisation, but not by more.
         order = rows_in_gguf(name, model.model)
         in_model = _array(weight_matrix(modules[weight_name]))[order]
-        if in_file.shape != in_model.shape:
-            raise PatchMismatchError(f"{name} is {in_file.shape} in {base}, but {in_model.shape} in the patch's model")
-        far = float(np.linalg.norm(in_file - in_model) / max(float(np.linalg.norm(in_model)), 1e-12))
-        if far > _FAR:
-            raise PatchMismatchError(
-                f"{name} of {base} differs from the weight that the patch was made for by {far:.2f} of its norm (more "
-                f"than {_FAR}, which quantisation does not explain); give the base model's file"
-            )
+        _refuse_other_weight(in_file, in_model, name=name, base=base)
         edited[name] = in_file + (_array(pair.left) @ _array(pair.right).T)[order]
     return edited
 
 
+def _refuse_other_weight(in_file: Array, in_model: Array, *, name: str, base: Path) -> None:
+    """Refuse a file's weight [out, in] that differs from the model's by more than quantisation."""
+    if in_file.shape != in_model.shape:
+        raise PatchMismatchError(f"{name} is {in_file.shape} in {base}, but {in_model.shape} in the patch's model")
+    norm = max(float(np.linalg.norm(in_model)), 1e-12)  # a weight of zeros differs by any change
+    distance = float(np.linalg.norm(in_file - in_model)) / norm
+    if distance > _FAR:
+        raise PatchMismatchError(
+            f"{name} of {base} differs from the weight that the patch was made for by {distance:.2f} of its norm (more "
+            f"than {_FAR}, which quantisation does not explain); give the base model's file"
+        )
+
+
 def _sign(writer: Any, patch: Patch) -> None:
     """Record the number of edits and their methods in the file's metadata."""
+    methods = sorted({str(record.get("method")) for record in patch.edits})
     writer.add_uint32(f"{_MARK}.edits", len(patch.edits))
-    writer.add_string(f"{_MARK}.methods", ", ".join(sorted({str(edit.get("method")) for edit in patch.edits})))
+    writer.add_string(f"{_MARK}.methods", ", ".join(methods))
 
 
 def _write(writer: Any) -> None:
@@ -216,22 +237,26 @@ def architecture_of(modules: nn.Module) -> str:
 
 def tensor_names(weights: Iterable[str], modules: nn.Module) -> dict[str, str]:
     """Return llama.cpp's names of weights: ``model.layers.6.mlp.down_proj.weight`` is ``blk.6.ffn_down.weight``."""
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture_of(modules))
-    name_map = gguf.get_tensor_name_map(arch, int(modules.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
-    gguf_names = {name: name_map.get_name(name, try_suffixes=(".weight",)) for name in weights}
-    if missing := [name for name, other in gguf_names.items() if other is None]:
-        raise PatchError(f"llama.cpp has no tensor for {missing[0]}; write a PEFT adapter or a merged folder instead")
-    return {name: str(other) for name, other in gguf_names.items()}
+    archs = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    config: Any = modules.config
+    name_map = gguf.get_tensor_name_map(archs[architecture_of(modules)], int(config.num_hidden_layers))
+    names = dict[str, str]()
+    for weight in weights:
+        name = name_map.get_name(weight, try_suffixes=(".weight",))
+        if name is None:
+            raise PatchError(f"llama.cpp has no tensor for {weight}; write a PEFT adapter or a merged folder instead")
+        names[weight] = str(name)
+    return names
 
 
 def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
     """Return the order in which llama.cpp stores the rows of a weight [out, in]; ``name`` is llama.cpp's name of it.
 
-    For Llama's query and key weights, llama.cpp rotates pairs of neighbouring rows by the same angle (RoPE),
+    For Llama's query and key weights, llama.cpp rotates pairs of neighbouring rows by the same angle (RoPE), and
     transformers rotates pairs of rows that are half a head apart. This permutes the rows as ``convert_hf_to_gguf.py``
-    does.
+    does: with h rows a head, row i of a head's first half goes to 2 i, and row h/2 + i to 2 i + 1.
     """
-    part = name.removesuffix(".weight").rpartition(".")[2]
+    _, _, part = name.removesuffix(".weight").rpartition(".")  # such as attn_q of blk.6.attn_q
     if part in _ALIKE or (part in _TURNED and architecture_of(modules) != "llama"):
         return slice(None)
     if part not in _TURNED:
@@ -240,11 +265,12 @@ def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
         )
     config: Any = modules.config
     heads = getattr(config, _TURNED[part], None) or config.num_attention_heads
-    rows = heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(-1)
+    rows_per_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rows = np.arange(heads * rows_per_head).reshape(heads, 2, rows_per_head // 2)  # [head, half, row of the half]
+    return rows.swapaxes(1, 2).reshape(-1)
 
 
 def _array(tensor: Any) -> Array:
-    """A tensor [rows, columns] of any type and device, as a contiguous float32 array."""
+    """Return a tensor [rows, columns] of any type and device as a contiguous float32 array."""
     array: Array = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
     return array

@@ -40,17 +40,27 @@ def push_folder(folder: str | Path, name: str, *, private: bool) -> str:
         repository = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository.repo_id, folder_path=str(folder), commit_message="Export of kg-edit")
     except Exception as error:  # errors of the hub, of its HTTP library, or a missing token
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        way = "check the connection and the variables HF_ENDPOINT and HF_HUB_OFFLINE"
-        code = getattr(getattr(error, "response", None), "status_code", None)
-        if code in (401, 403) or "token" in type(error).__name__.lower():
-            way = "log in with `hf auth login`, or set HF_TOKEN to a token with write access"
-        elif code == _TOO_LARGE:
-            way = "the hub takes no file of this size; export an adapter, or upload with git"
-        elif code is not None and (code == _TOO_MANY or code >= _HUBS_FAULT):
-            way = "the hub is busy or has a fault; try again later"
-        # The same command would refuse the folder that it has written
-        upload = f"hf upload {name} {quote(str(folder))}{' --private' * private}"
-        message = f"can't upload to {name} at {api.endpoint}: {first}; {way}. The files are in {folder}: {upload}"
-        raise ServerError(message) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # The same command would refuse the folder that it has written, so another one uploads it.
+        upload = f"hf upload {name} {quote(str(folder))}"
+        if private:
+            upload += " --private"
+        raise ServerError(
+            f"can't upload to {name} at {api.endpoint}: {lines[0]}; {_way_out(error)}. The files are in {folder}: "
+            f"{upload}"
+        ) from error
     return str(repository)
+
+
+def _way_out(error: Exception) -> str:
+    """Return what to do after a failed upload, from the HTTP status if there is one."""
+    code = getattr(getattr(error, "response", None), "status_code", None)
+    if code in (401, 403) or "token" in type(error).__name__.lower():
+        return "log in with `hf auth login`, or set HF_TOKEN to a token with write access"
+    if code is None:
+        return "check the connection and the variables HF_ENDPOINT and HF_HUB_OFFLINE"
+    if code == _TOO_LARGE:
+        return "the hub takes no file of this size; export an adapter, or upload with git"
+    if code == _TOO_MANY or code >= _HUBS_FAULT:
+        return "the hub is busy or has a fault; try again later"
+    return "check the connection and the variables HF_ENDPOINT and HF_HUB_OFFLINE"

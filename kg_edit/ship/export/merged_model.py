@@ -33,7 +33,7 @@ CARD = "README.md"
 SHARD = "5GB"
 _GENERATION = "generation_config.json"
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*", re.IGNORECASE)
-_UNITS = ("KB", "MB", "GB", "TB")
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def write_merged(
@@ -52,8 +52,8 @@ def write_merged(
     """
     check_mergeable(patch, folder, shard=shard)
     with new_folder(Path(folder)) as scratch, patch.applied(model) as edited:
-        # `save_pretrained` checks the generation config, which some published models fail (a temperature without
-        # do_sample), so it is written apart, unchanged.
+        # `save_pretrained` refuses the generation config of some published models (a temperature without do_sample),
+        # so it is written apart, unchanged.
         generation_config = edited.model.generation_config
         with plain_generation(edited):
             edited.model.save_pretrained(scratch, max_shard_size=shard)
@@ -73,8 +73,7 @@ def write_notes(folder: Path, patch: Patch, card: str | None) -> None:
 
 def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> None:
     """Check the arguments of `write_merged` before a model is loaded."""
-    size = _SIZE.fullmatch(shard)
-    if not size or float(size[1]) * 1000 ** (1 + _UNITS.index(size[2].upper())) < 1:
+    if _bytes_of(shard) < 1:
         raise ConfigError(
             f"{shard!r} is not a shard size; give a number above 0 with {', '.join(_UNITS)}, such as {SHARD}"
         )
@@ -86,6 +85,15 @@ def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> 
         )
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to merge; add edits first")
+
+
+def _bytes_of(shard: str) -> float:
+    """Return the number of bytes of a size such as 5GB; 0 for a text that is not a size."""
+    size = _SIZE.fullmatch(shard)
+    if size is None:
+        return 0.0
+    number, unit = size.groups()
+    return float(number) * float(_UNITS[unit.upper()])
 
 
 def check_new(folder: Path) -> Path:

@@ -2,8 +2,8 @@
 
 W + left right^T is LoRA's W + (alpha / r) B A with A = right^T [r, in], B = left [out, r] and alpha = r. PEFT supports
 a rank and an alpha for each weight, but other programs do not: vLLM reads one alpha for all weights, llama.cpp divides
-one alpha by each tensor's own rank. So all written weights get the same rank, where columns of zeros fill up lower
-ranks (`with_one_rank`), and the scale alpha / r is 1 for every program.
+one alpha by each tensor's own rank. So all written weights get the same rank (`with_one_rank` adds
+columns of zeros where a weight's rank is lower), and the scale alpha / r is 1 for every program.
 
 An adapter that is read may have a rank and an alpha for each module; its scale is alpha / r, or alpha / sqrt(r) for
 rank-stabilised LoRA.
@@ -12,6 +12,7 @@ rank-stabilised LoRA.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
@@ -32,7 +33,7 @@ from kg_edit.storage.atomic import write_json, write_safetensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-# around a module's name
+# What PEFT puts around a module's name in a tensor's name
 _PREFIX = "base_model.model."
 _A = ".lora_A.weight"
 _B = ".lora_B.weight"
@@ -54,30 +55,33 @@ def write_peft(
         card: the text of ``README.md``.
     """
     factors = with_one_rank(patch)
-    kinds = adapted_modules(patch, modules)
-    if len({isinstance(kind, Conv1D) for kind in kinds.values()}) > 1:
+    are_conv1d = {isinstance(module, Conv1D) for module in adapted_modules(patch, modules).values()}
+    if len(are_conv1d) > 1:
         raise PatchError("the patch changes Conv1D and Linear weights; one adapter can't have both, so split the patch")
-    rank = next(iter(factors.values())).rank
-    names = {name: _module_name(name) for name in factors}
+    (fan_in_fan_out,) = are_conv1d  # a Conv1D stores W transposed, [in, out]
+    (rank,) = {pair.rank for pair in factors.values()}
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "inference_mode": True,
         "r": rank,
-        "lora_alpha": rank,
-        "target_modules": sorted(names.values()),
-        "fan_in_fan_out": isinstance(next(iter(kinds.values())), Conv1D),  # Conv1D stores W transposed, [in, out]
+        "lora_alpha": rank,  # so the scale alpha / r is 1
+        "target_modules": sorted(_module_name(name) for name in factors),
+        "fan_in_fan_out": fan_in_fan_out,
         "lora_dropout": 0.0,
         "bias": "none",
         "use_rslora": False,
         "use_dora": False,
     }
-    a = {f"{_PREFIX}{names[name]}{_A}": pair.right.T.contiguous() for name, pair in factors.items()}  # [r, in]
-    b = {f"{_PREFIX}{names[name]}{_B}": pair.left.contiguous() for name, pair in factors.items()}  # [out, r]
+    tensors = dict[str, Tensor]()
+    for name, pair in factors.items():
+        module = f"{_PREFIX}{_module_name(name)}"
+        tensors[f"{module}{_A}"] = pair.right.T.contiguous()  # A [r, in]
+        tensors[f"{module}{_B}"] = pair.left.contiguous()  # B [out, r]
     with new_folder(Path(folder)) as scratch:
         write_json(scratch / CONFIG, config)
-        write_safetensors(scratch / WEIGHTS, a | b, {"format": "pt"})
+        write_safetensors(scratch / WEIGHTS, tensors, {"format": "pt"})
         write_notes(scratch, patch, card)
     return Path(folder)
 
@@ -87,15 +91,16 @@ def with_one_rank(patch: Patch) -> dict[str, Factors]:
     if patch.is_empty:
         raise PatchError("the patch changes no weight, so it can't become a LoRA adapter")
     if not isinstance(patch, WeightPatch):
-        raise PatchError(
+        message = (
             "edits of the patch are not changes of weights, so it can't become a LoRA adapter: "
             f"{edits_beside_weights(patch)}; remove them (kg-edit patch remove), or use the patch file itself. "
-            f"{needs_of_server(patch)}".rstrip(". ")
+            f"{needs_of_server(patch)}"
         )
+        raise PatchError(message.rstrip(". "))
     rank = max(pair.rank for pair in patch.factors.values())
     padded = dict[str, Factors]()
     for name, pair in patch.factors.items():
-        missing = (0, rank - pair.rank)
+        missing = (0, rank - pair.rank)  # columns before and after the factor's own
         left = pad(pair.left.detach().cpu(), missing)
         right = pad(pair.right.detach().cpu(), missing)
         padded[name] = Factors(left=left, right=right)
@@ -104,8 +109,10 @@ def with_one_rank(patch: Patch) -> dict[str, Factors]:
 
 def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
     """Return the modules of a model that an adapter of ``patch`` changes, by the names of their weights."""
+    if not isinstance(patch, WeightPatch):
+        return {}
     adapted = dict[str, nn.Module]()
-    for name, pair in (patch.factors if isinstance(patch, WeightPatch) else {}).items():
+    for name, pair in patch.factors.items():
         try:
             module = modules.get_submodule(_module_name(name))
         except AttributeError as error:
@@ -114,7 +121,8 @@ def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
             raise PatchError(
                 f"{name} is the weight of {type(module).__name__}; an adapter changes Linear and Conv1D weights only"
             )
-        shape = tuple(module.weight.T.shape if isinstance(module, Conv1D) else module.weight.shape)
+        weight = module.weight.T if isinstance(module, Conv1D) else module.weight  # [out, in]
+        shape = tuple(weight.shape)
         if shape != pair.shape:
             raise PatchMismatchError(f"{name} is {shape} in the model, the patch is for {pair.shape}")
         adapted[name] = module
@@ -134,37 +142,16 @@ def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
     """Read the adapter in ``folder`` as a patch for ``model`` with the same effect."""
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise PatchError(
-            f"{folder} has no {WEIGHTS}; adapter_model.bin is a pickle, which is not read: save the adapter with "
-            "PEFT's save_pretrained(…, safe_serialization=True)"
-        )
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise PatchError(f"can't read {path}: {error}; check that the file is complete") from error
-    names = sorted({name.removesuffix(end) for name in tensors for end in (_A, _B) if name.endswith(end)})
-    expected = {f"{name}{end}" for name in names for end in (_A, _B)}
-    if not names or expected != set(tensors):
-        odd = sorted(expected ^ set(tensors))[:3]
-        raise PatchError(f"{path} has other tensors than pairs of LoRA factors: {odd}; expected lora_A and lora_B")
-
+    tensors = _read_tensors(folder)
     factors = dict[str, Factors]()
-    for name in names:
-        # [r, in], [out, r]
-        a = tensors[f"{name}{_A}"].float()
-        b = tensors[f"{name}{_B}"].float()
+    for name in _adapted_names(tensors, folder):
+        a = tensors[f"{name}{_A}"].float()  # [r, in]
+        b = tensors[f"{name}{_B}"].float()  # [out, r]
         if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
             raise PatchError(f"the factors of {name} don't fit: {tuple(b.shape)} and {tuple(a.shape)}; save it again")
-        rank = a.shape[0]
         module = name.removeprefix(_PREFIX)
         try:
-            # The first pattern that matches the module's name, or its end after a dot, has the module's own alpha.
-            patterns = (config.get("alpha_pattern") or {}).items()
-            alphas = (value for key, value in patterns if re.match(rf"(.*\.)?({key})$", module))
-            alpha = float(next(alphas, config.get("lora_alpha", rank)))
-            scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+            scale = _scale_of(module, a.shape[0], config)
         except (ArithmeticError, AttributeError, TypeError, ValueError, re.error) as error:
             raise PatchError(f"{folder / CONFIG} gives {module} no scale ({error}); save the adapter again") from error
         factors[f"{module}.weight"] = Factors(left=scale * b, right=a.T.contiguous())
@@ -175,22 +162,71 @@ def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
     return patch
 
 
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise PatchError(
+            f"{folder} has no {WEIGHTS}; adapter_model.bin is a pickle, which is not read: save the adapter with "
+            "PEFT's save_pretrained(…, safe_serialization=True)"
+        )
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PatchError(f"can't read {path}: {error}; check that the file is complete") from error
+
+
+def _adapted_names(tensors: Mapping[str, Tensor], folder: Path) -> list[str]:
+    """Return the names that have both LoRA factors, sorted; refuse an adapter with any other tensor."""
+    names = set[str]()
+    expected = set[str]()
+    for name in tensors:
+        if name.endswith((_A, _B)):
+            adapted = name.removesuffix(_A).removesuffix(_B)
+            names.add(adapted)
+            expected |= {f"{adapted}{_A}", f"{adapted}{_B}"}
+    if not names or expected != tensors.keys():
+        odd = sorted(expected ^ tensors.keys())[:3]
+        raise PatchError(
+            f"{folder / WEIGHTS} has other tensors than pairs of LoRA factors: {odd}; expected lora_A and lora_B"
+        )
+    return sorted(names)
+
+
+def _scale_of(module: str, rank: int, config: Mapping[str, Any]) -> float:
+    """Return alpha / r of a module, or alpha / sqrt(r) for rank-stabilised LoRA.
+
+    The first pattern that matches the module's name, or its end after a dot, gives the module an alpha of its own.
+    """
+    alpha = float(config.get("lora_alpha", rank))
+    patterns = config.get("alpha_pattern") or {}
+    for pattern, its_alpha in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            alpha = float(its_alpha)
+            break
+    if config.get("use_rslora"):
+        return alpha / math.sqrt(rank)
+    return alpha / rank
+
+
 def _read_config(path: Path) -> Mapping[str, Any]:
     """Read ``adapter_config.json``, and refuse an adapter that is more than low-rank changes."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise PatchError(f"can't read {path}: {error}; expected a PEFT adapter's folder") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else config
+    kind = config.get("peft_type") if isinstance(config, dict) else config
+    if not isinstance(config, dict) or kind != "LORA":
         raise PatchError(f"{path} is an adapter of the type {kind!r}; only LORA can be read as a patch")
     more = [name for name in ("use_dora", "modules_to_save", "lora_bias", "layer_replication") if config.get(name)]
-    more += ["bias"] if config.get("bias", "none") != "none" else []
+    if config.get("bias", "none") != "none":
+        more.append("bias")
     if more:
         raise PatchError(f"{path} uses {', '.join(more)}, which a patch can't have; only low-rank changes can be read")
-    if (start := config.get("init_lora_weights", True)) not in _ADAPTER_ONLY:
+    initialisation = config.get("init_lora_weights", True)
+    if initialisation not in _ADAPTER_ONLY:
         raise PatchError(
-            f"{path} has init_lora_weights={start!r}, with which the model's own weights change too; save the adapter "
-            "with PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…), which makes a plain LoRA of it"
+            f"{path} has init_lora_weights={initialisation!r}, with which the model's own weights change too; save the "
+            "adapter with PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…), which makes a plain "
+            "LoRA of it"
         )
     return config

@@ -72,23 +72,31 @@ class Shipment:
     @cached_property
     def unread(self) -> tuple[Edit, ...]:
         """The edits in plain text whose subject is the first token of the prompt: many models do not read it."""
-        plain = [
-            edit for edit in self.edits if False in edit.forms and edit.subject and edit.text.startswith(edit.subject)
-        ]
-        if not plain:
+        candidates = []
+        for edit in self.edits:
+            in_plain_text = False in edit.forms
+            if in_plain_text and edit.subject and edit.text.startswith(edit.subject):
+                candidates.append(edit)
+        if not candidates:
             return ()
         tokenizer = load_tokenizer(self.model)
-        # With BOS in front, the subject is not the first token
-        return tuple(edit for edit in plain if encode(tokenizer, edit.prompt, subject=edit.subject).subject_last == 0)
+        unread = []
+        for edit in candidates:
+            encoded = encode(tokenizer, edit.prompt, subject=edit.subject)
+            if encoded.subject_last == 0:  # not where the tokenizer puts a token in front (BOS)
+                unread.append(edit)
+        return tuple(unread)
 
     @property
     def remark(self) -> str | None:
         """What other programs have to do for the `unread` edits; None if there are none."""
         if not self.unread:
             return None
-        others = f" and {len(self.unread) - 1} more" if len(self.unread) > 1 else ""
+        named = f"edit {self.unread[0].id!r}"
+        if len(self.unread) > 1:
+            named += f" and {len(self.unread) - 1} more"
         return (
-            f"edit {self.unread[0].id!r}{others}: the subject is the first token of the prompt, which many models do "
+            f"{named}: the subject is the first token of the prompt, which many models do "
             "not read; in other programs, put a line break before such a text (see README.md)"
         )
 
@@ -100,9 +108,10 @@ class Shipment:
 
 def measured_rows(patch_file: Path | None, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
     """Return the report rows of these edits from `kg-edit edit`, if the patch is the one in its folder; else ()."""
-    # Records in the folder of a renamed or copied patch may belong to another one
-    in_run = patch_file is not None and patch_file.name == PATCH
-    return known_rows(patch_file.parent / RECORDS, edits) if patch_file and in_run else ()
+    # The records beside a patch that was renamed or copied may belong to another patch.
+    if patch_file is None or patch_file.name != PATCH:
+        return ()
+    return known_rows(patch_file.parent / RECORDS, edits)
 
 
 def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
@@ -134,7 +143,9 @@ def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
 
 def gguf_of(model: str, gguf: Path | None) -> Path:
     """Return the GGUF file to merge into: ``gguf``, or else that of the model's name."""
-    file = gguf or (named_model_file(model) if model in NAMED_MODELS else Path(model))
+    file = gguf
+    if file is None:
+        file = named_model_file(model) if model in NAMED_MODELS else Path(model)
     if file.suffix != ".gguf":
         raise ConfigError(
             f"{str(gguf or model)!r} is not a GGUF file, so edits can't be merged into it; give the same model as "
