@@ -54,15 +54,16 @@ def audit(
     from kg_edit.ship.checkpoint.stored import Checkpoint
     from kg_edit.ship.ledger.listing import active_at
 
-    patch = active_at(ledger)[0] if ledger else None
+    patch = None
+    if ledger:
+        patch, _ = active_at(ledger)
     loaded = load(base) if things else None
     findings = compare(Checkpoint.of(base), Checkpoint.of(model), ledger=patch, names=things, model=loaded)
     if as_json:
         say(json.dumps([{**asdict(finding), "explained": finding.is_explained} for finding in findings]))
     else:
         _show(findings, has_ledger=ledger is not None)
-    unexplained = [finding for finding in findings if not finding.is_explained]
-    if fail_on_unexplained and unexplained:
+    if fail_on_unexplained and not all(finding.is_explained for finding in findings):
         raise typer.Exit(1)
 
 
@@ -81,26 +82,27 @@ def _show(findings: tuple[Finding, ...], *, has_ledger: bool) -> None:
     if not findings:
         say("no weight differs from the base")
         return
+    stdout().print(_table_of(findings))
+    differ = f"{number_of(len(findings), 'weight')} differ"
+    if has_ledger:
+        unexplained = sum(not finding.is_explained for finding in findings)
+        say(f"{differ}; the ledger leaves {unexplained} of them unexplained")
+    else:
+        say(f"{differ}; give --ledger to see whether its edits explain that")
+
+
+def _table_of(findings: tuple[Finding, ...]) -> Table:
     table = Table(box=None, pad_edge=False)
     for header in ("weight", "rank", "norm", "left over", "writes", "answers to"):
         table.add_column(header, overflow="fold")
     for finding in findings:
+        rank = "" if finding.rank is None else str(finding.rank)
         left_over = ""
         if finding.is_explained:
             left_over = "explained"
         elif finding.left_over is not None:
             left_over = f"rank {finding.left_over_rank}, norm {finding.left_over:.3g}"
-        table.add_row(
-            finding.name,
-            "" if finding.rank is None else str(finding.rank),
-            f"{finding.norm:.3g}",
-            left_over,
-            " ".join(map(repr, finding.writes)),
-            ", ".join(finding.answers_to),
-        )
-    stdout().print(table)
-    unexplained = sum(not finding.is_explained for finding in findings)
-    if has_ledger:
-        say(f"{number_of(len(findings), 'weight')} differ; the ledger leaves {unexplained} of them unexplained")
-    else:
-        say(f"{number_of(len(findings), 'weight')} differ; give --ledger to see whether its edits explain that")
+        written = " ".join(repr(token) for token in finding.writes)
+        answered = ", ".join(finding.answers_to)
+        table.add_row(finding.name, rank, f"{finding.norm:.3g}", left_over, written, answered)
+    return table

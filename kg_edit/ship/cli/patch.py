@@ -87,7 +87,8 @@ def list_edits(ledger: LedgerPath, as_json: AsJson = False) -> None:
     opened = Listing.open(ledger)
     conflicts = opened.conflicts()
     if as_json:
-        print_json({"edits": [*map(entry_json, opened.edits)], "conflicts": [*map(str, conflicts)]})
+        edits = [entry_json(entry) for entry in opened.edits]
+        print_json({"edits": edits, "conflicts": [str(conflict) for conflict in conflicts]})
         return
     if opened.edits:
         stdout().print(edits_table(opened, conflicts))
@@ -169,9 +170,10 @@ def add(
     # Wrong paths are errors at once, before `Ledger` imports torch.
     store = open_store(ledger)
     check_patches(patches)
-    near = None if store.exists else store.nearest()
-    if near:
-        typer.echo(f"{ledger} is a new ledger, beside {near}", err=True)
+    if not store.exists:
+        near = store.nearest()
+        if near:
+            typer.echo(f"{ledger} is a new ledger, beside {near}", err=True)
     opened = _open(ledger, create=True)
     to_add = additions(patches)
     language_model = load(model, dtype, device) if model else None
@@ -190,10 +192,8 @@ def _say_failed(ledger: Path, number: int, patch: Path, *, model: str) -> None:
         return
     failed = [result.edit for result in verdict.failed]
     names = " ".join(quote(f"{number}/{name}") for name in failed)
-    say(
-        f"failed when they were made ({patch.parent}): {', '.join(failed)}; without them: kg-edit "
-        f"patch remove {quote(str(ledger))} {names} --model {quote(model)}{verdict.graph_options}"
-    )
+    way = f"kg-edit patch remove {quote(str(ledger))} {names} --model {quote(model)}{verdict.graph_options}"
+    say(f"failed when they were made ({patch.parent}): {', '.join(failed)}; without them: {way}")
 
 
 @app.command()
@@ -237,7 +237,6 @@ def edit(
     source = LazyGraph(method, graph, contact)
     file = read_edits(edits, labels=source, templates=RelationTemplates.load(templates), keep_going=keep_going)
     source.refuse_unread()
-
     opened = _open(ledger, create=True)
     requested, repeats = without_repeats(in_form(file.edits, chat, both=both_forms))
     planned = plan(
@@ -245,8 +244,10 @@ def edit(
     )
     usable = planned.usable(requested, file=edits, graph=graph, keep_going=keep_going)
     note_choice(method_option, graph)
+
     editor = planned.on(load(model, dtype, device))
-    _show_added(opened, [opened.make(editor, usable, force=force)])
+    number = opened.make(editor, usable, force=force)
+    _show_added(opened, [number])
     for repeat, first in repeats:
         say(f"{repeat} repeats {first} exactly, and was made once")
     say(f"whether they succeed: kg-edit patch check {quote(str(ledger))} --model {quote(model)}")
@@ -322,7 +323,7 @@ def _open(ledger: Path, *, create: bool = False) -> Ledger:
 def _show_added(ledger: Ledger, numbers: Sequence[int]) -> None:
     """Print new steps, each with its conflicts with earlier steps or within itself."""
     edits = ledger.edits
-    conflicts = ledger.conflicts()  # compares all pairs of edits, so it is called once, and not for each step
+    conflicts = ledger.conflicts()  # compares all pairs of edits, so it is called once, not for each step
     for number in numbers:
         new = [entry for entry in edits if entry.position.step == number]
         methods = ", ".join(sorted({entry.method for entry in new}))

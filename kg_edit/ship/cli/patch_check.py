@@ -25,6 +25,9 @@ from kg_edit.ship.ledger.check import KEY, KINDS, CheckedEdit, CheckedPrompt, Co
 from kg_edit.ship.ledger.check import check as check_entries
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kg_edit.patches.conflicts import Conflict
     from kg_edit.patches.entries import Entry
 
 _NAMED = 5  # edits that a message names, at most
@@ -81,21 +84,12 @@ def check(
     - `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
     - `kg-edit patch check ledger/ --server http://localhost:8080`
     """
-    from kg_edit.ship.ledger.listing import active_at, check_patches, patch_file
+    from kg_edit.patches.conflicts import contradictions
+    from kg_edit.ship.ledger.listing import active_at, check_patches
 
-    for name in strict or ():
-        if name not in (*KINDS, "all"):
-            raise unknown_name("kind of prompts", name, (*KINDS, "all"))
-    kinds = tuple(kind for kind in KINDS if kind == "rewrite" or kind in (strict or ()) or "all" in (strict or ()))
-    if server:
-        unused = ("model", "merged", "dtype", "device")
-        refuse_unused(context, unused, "with --server, which checks the model of the server")
-    else:
-        refuse_unused(context, ("served", "timeout"), "without --server", way="also give --server URL")
-    if merged:
-        refuse_unused(context, ("model",), "with --merged, which is the model to check", way="leave out --merged")
+    kinds = _kinds_of(strict or ())
+    _refuse_options_without_use(context, server=server, merged=merged)
     check_patches([ledger])
-
     client = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout) if server else None
     patch, entries = active_at(ledger)
     if not entries:
@@ -105,30 +99,58 @@ def check(
         checked = tuple(check_served(client, entries, kinds, chat=chat))
     elif merged:
         _compare_edits(merged, entries)
-        with without_a_copy(merged) as found:
-            loaded = replace(load(found, dtype, device), name=merged)
+        with without_a_copy(merged) as path:
+            loaded = replace(load(path, dtype, device), name=merged)
         checked = check_entries(loaded, entries, chat=chat, progress=True)
     else:
         with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
             checked = check_entries(edited, entries, chat=chat, progress=True)
+
+    rivals = contradictions(entries)
     if as_json:
-        from kg_edit.patches.conflicts import contradictions
         from kg_edit.ship.ledger.view import checked_json
 
-        rivals = contradictions(entries)
         edits = [checked_json(edit, kinds) for edit in checked]
-        print_json({"edits": edits, "contradictions": [*map(str, rivals)]})
-        if rivals or not all(edit["succeeds"] for edit in edits):
-            raise typer.Exit(1)
-        return
-    if _failed(checked, kinds, server):
-        failed = [edit.entry.name for edit in checked if edit.failures()]
-        if failed and patch_file(ledger) is None:  # a ledger
-            opened = quote(str(ledger))
-            names = " ".join(quote(name) for name in failed[:_NAMED]) + " …" * (len(failed) > _NAMED)
-            ways = f"kg-edit patch remove {opened} {names}, then kg-edit patch edit {opened} FILE --method NAME"
-            say(f"to make failed edits by another method, on top of the others: {ways}, with a file of these edits")
+        print_json({"edits": edits, "contradictions": [str(rival) for rival in rivals]})
+    else:
+        _show(checked, kinds, rivals, url=server)
+        _say_another_method(ledger, [edit.entry.name for edit in checked if edit.failures()])
+    if rivals or any(edit.failures(kinds) for edit in checked):
         raise typer.Exit(1)
+
+
+def _refuse_options_without_use(context: typer.Context, *, server: str | None, merged: str | None) -> None:
+    if server:
+        unused = ("model", "merged", "dtype", "device")
+        refuse_unused(context, unused, "with --server, which checks the model of the server")
+    else:
+        refuse_unused(context, ("served", "timeout"), "without --server", way="also give --server URL")
+    if merged:
+        refuse_unused(context, ("model",), "with --merged, which is the model to check", way="leave out --merged")
+
+
+def _kinds_of(strict: Sequence[str]) -> tuple[ProbeKind, ...]:
+    """Return the kinds of prompts that an edit has to get right: its own prompts, and those of --strict."""
+    for name in strict:
+        if name not in (*KINDS, "all"):
+            raise unknown_name("kind of prompts", name, (*KINDS, "all"))
+    if "all" in strict:
+        return KINDS
+    return tuple(kind for kind in KINDS if kind == "rewrite" or kind in strict)
+
+
+def _say_another_method(ledger: Path, failed: Sequence[str]) -> None:
+    """Print how to make the failed edits of a ledger by another method."""
+    from kg_edit.ship.ledger.listing import patch_file
+
+    if not failed or patch_file(ledger) is not None:  # a patch file has no edits to remove
+        return
+    folder = quote(str(ledger))
+    names = " ".join(quote(name) for name in failed[:_NAMED])
+    if len(failed) > _NAMED:
+        names += " …"
+    ways = f"kg-edit patch remove {folder} {names}, then kg-edit patch edit {folder} FILE --method NAME"
+    say(f"to make failed edits by another method, on top of the others: {ways}, with a file of these edits")
 
 
 def _compare_edits(merged: str, entries: Sequence[Entry]) -> None:
@@ -141,18 +163,16 @@ def _compare_edits(merged: str, entries: Sequence[Entry]) -> None:
         return
     if len(missing) == len(entries):
         names = ", ".join(str(edit.get("id")) for edit in merged_edits[:_NAMED] if isinstance(edit, dict))
-        more = f" and {len(merged_edits) - _NAMED} more" if len(merged_edits) > _NAMED else ""
-        raise ConfigError(f"{merged} was made from other edits ({names}{more}); give the ledger or patch of these")
+        if len(merged_edits) > _NAMED:
+            names += f" and {len(merged_edits) - _NAMED} more"
+        raise ConfigError(f"{merged} was made from other edits ({names}); give the ledger or patch of these")
     log.warning("%s was made without %s, so these can't succeed", merged, ", ".join(missing[:_NAMED]))
 
 
-def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[ProbeKind], url: str | None) -> bool:
-    """Print what the model, or that of the server at ``url``, generates.
-
-    Returns:
-        Whether the answer to a prompt of these kinds is wrong, or edits contradict.
-    """
-    from kg_edit.patches.conflicts import contradictions
+def _show(
+    checked: Sequence[CheckedEdit], kinds: Sequence[ProbeKind], rivals: Sequence[Conflict], *, url: str | None
+) -> None:
+    """Print what the model, or that of the server at ``url``, generates; ``rivals`` are the contradictions."""
     from kg_edit.ship.ledger.view import check_table
 
     stdout().print(check_table(checked))
@@ -163,7 +183,6 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[ProbeKind], url: str
         stdout().print(f"asked: only prompts of the kind {', '.join(kinds)}; --strict all asks the others too")
     if not url:
         _say_paraphrases(checked)
-    rivals = contradictions([edit.entry for edit in checked])
     show_conflicts(rivals)
 
     good = [edit for edit in checked if not edit.failures(kinds)]
@@ -175,7 +194,6 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[ProbeKind], url: str
     if rivals:
         verdict += f"; {number_of(len(rivals), 'contradiction')}"
     say(verdict)
-    return len(good) < len(checked) or bool(rivals)
 
 
 def _say_failures(checked: Sequence[CheckedEdit], kinds: Sequence[ProbeKind]) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
     from kg_edit.patches.entries import Entry
+    from kg_edit.reports.rows import ReportRow
     from kg_edit.ship.export.shipment import Shipment
 
 Edits = Annotated[
@@ -92,6 +93,7 @@ def merge(
     """
     from kg_edit.ship.ledger.listing import active_at, check_patches
 
+    # All that can be refused is refused before a model of many GB is loaded
     if to == "gguf":
         refuse_unused(context, ("shard",), "with --to gguf, which writes one file", way="give --to folder")
     else:
@@ -99,35 +101,34 @@ def merge(
     _check_push(context, push)
     check_patches([ledger])
     _check_outside_ledgers(out)
+    from kg_edit.ship.checkpoint.merging import merge_checkpoint
+    from kg_edit.ship.checkpoint.stored import Checkpoint, checkpoint_folder
     from kg_edit.ship.export.merged_model import check_mergeable
     from kg_edit.ship.export.shipment import gguf_of
 
-    # All that can be refused is refused before a model of many GB is loaded
     patch, entries = active_at(ledger)
     check_mergeable(patch, out, shard=shard)
     if not force:
         _refuse_known_faults(ledger, entries)
     name = model_for(patch, model)
-    file = None
-    if to == "gguf":
-        file = gguf_of(name, gguf)
-    from kg_edit.ship.checkpoint.merging import merge_checkpoint
-    from kg_edit.ship.checkpoint.stored import Checkpoint, checkpoint_folder
+    gguf_file = gguf_of(name, gguf) if to == "gguf" else None
+    checkpoint = None  # the folder whose files can be copied, if nothing needs the model in memory
+    if not (gguf_file or check or scores or typed_options(context, ("shard", "dtype", "device"))):
+        checkpoint = checkpoint_folder(name)
+    loaded = load(name, dtype, device) if checkpoint is None else None
+    if loaded and check:
+        _check_edits(loaded, patch, entries, force=force)
+    asked = loaded if scores else None
+    shipment = _collect_shipment(ledger, patch, entries, model=name, base=base, license=license, ask=asked)
+    if push is not None:
+        _remark_on_base(shipment)
 
-    loads = bool(check or scores or file or typed_options(context, ("shard", "dtype", "device")))
-    folder = None if loads else checkpoint_folder(name)
-    if folder:
-        shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=None)
-        merge_checkpoint(patch, Checkpoint.open(folder), out, card=shipment.card("folder"))
-    else:
-        loaded = load(name, dtype, device)
-        if check:
-            _check_edits(loaded, patch, entries, force=force)
-        shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=loaded if scores else None)
-        if file:
-            shipment.to_gguf_model(out, loaded, base=file, kind=gguf_type)
-        else:
-            shipment.to_folder(out, loaded, shard=shard)
+    if checkpoint:
+        merge_checkpoint(patch, Checkpoint.open(checkpoint), out, card=shipment.card("folder"))
+    elif loaded and gguf_file:
+        shipment.to_gguf_model(out, loaded, base=gguf_file, kind=gguf_type)
+    elif loaded:
+        shipment.to_folder(out, loaded, shard=shard)
     say(f"{out}: the model with {number_of(len(entries), 'edit')} in its weights")
     _remark(shipment)
     _push(out, push, private=private)
@@ -173,11 +174,8 @@ def export(
     if to == "gguf" and out.suffix == ".gguf":
         raise ConfigError(f"{out}: the output is a folder with adapter.gguf in it; give a name without .gguf")
     if to == "patch":
-        unused = ("base", "license", "scores", *(() if check else ("model",)))
-        refuse_unused(context, unused, "with --to patch, which has no model card", way="give --to peft or --to gguf")
+        _refuse_card_options(context, push, check=check)
     _check_push(context, push)
-    if push is not None and to == "patch":
-        raise ConfigError("--push can't upload a patch file; use --to peft or --to gguf")
     check_patches([ledger])
     patch, entries = active_at(ledger)
     if patch.is_empty:
@@ -193,26 +191,41 @@ def export(
         if check:
             _check_edits(load(model_for(patch, model)), patch, entries, force=force)
         patch.save(out)
-    else:
-        from kg_edit.ship.export.merged_model import check_new
-        from kg_edit.ship.export.peft_adapter import with_one_rank
+        say(f"{out}: {patch.summary}")
+        return
 
-        # Before the prompts are asked: the folder, and whether an adapter can have such a patch
-        check_new(out)
-        with_one_rank(patch)
-        name = model_for(patch, model)
-        loaded = load(name) if scores or check else None
-        if loaded and check:
-            _check_edits(loaded, patch, entries, force=force)
-        asked = loaded if scores else None
-        shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=asked)
-        if to == "gguf":
-            shipment.to_gguf(out)
-        else:
-            shipment.to_peft(out)
-        _remark(shipment)
+    from kg_edit.ship.export.merged_model import check_new
+    from kg_edit.ship.export.peft_adapter import with_one_rank
+
+    # Before a model is loaded: the folder, and whether an adapter can have such a patch
+    check_new(out)
+    with_one_rank(patch)
+    name = model_for(patch, model)
+    loaded = load(name) if scores or check else None
+    if loaded and check:
+        _check_edits(loaded, patch, entries, force=force)
+    asked = loaded if scores else None
+    shipment = _collect_shipment(ledger, patch, entries, model=name, base=base, license=license, ask=asked)
+    if push is not None:
+        _remark_on_base(shipment)
+    if to == "gguf":
+        shipment.to_gguf(out)
+    else:
+        shipment.to_peft(out)
+    _remark(shipment)
     say(f"{out}: {patch.summary}")
     _push(out, push, private=private)
+
+
+def _refuse_card_options(context: typer.Context, push: str | None, *, check: bool) -> None:
+    """Refuse the options that have no use for a patch file."""
+    unused = ["base", "license", "scores"]
+    if not check:
+        unused.append("model")
+    way = "give --to peft or --to gguf"
+    refuse_unused(context, tuple(unused), "with --to patch, which has no model card", way=way)
+    if push is not None:
+        raise ConfigError("--push can't upload a patch file; use --to peft or --to gguf")
 
 
 def _at_rank(patch: Patch, rank: int) -> Patch:
@@ -261,22 +274,22 @@ def _check_outside_ledgers(out: Path) -> None:
     from kg_edit.ship.ledger.log import LOG
 
     try:
-        ledgers = [folder for folder in (out.resolve(), *out.resolve().parents) if (folder / LOG).exists()]
+        path = out.resolve()
+        ledgers = [folder for folder in (path, *path.parents) if (folder / LOG).exists()]
     except OSError as error:
         raise OutputError(f"can't read {out}: {error.strerror}; give another path") from error
     if ledgers:
         raise OutputError(f"{out} is inside the ledger {ledgers[0]}; give a path outside the ledger")
 
 
-def _shipment(
+def _collect_shipment(
     ledger: Path,
     patch: Patch,
     entries: Sequence[Entry],
+    *,
     model: str,
     base: str | None,
     license: str | None,
-    *,
-    push: str | None,
     ask: LanguageModel | None,
 ) -> Shipment:
     """Collect what is shipped; the scores for the card are measured on the model ``ask``, or read from the run."""
@@ -286,13 +299,20 @@ def _shipment(
     from kg_edit.ship.ledger.listing import patch_file
 
     edits = [entry.edit for entry in entries]
-    rows = before_and_after(ask, patch, edits, progress=True) if ask else measured_rows(patch_file(ledger), edits)
+    rows: Sequence[ReportRow]
+    if ask:
+        rows = before_and_after(ask, patch, edits, progress=True)
+    else:
+        rows = measured_rows(patch_file(ledger), edits)
     described = base_model(model, base=base, license=license)
-    shipment = Shipment(patch=patch, edits=edits, model=model, base=described, rows=rows)
-    if push is not None and shipment.base.hub is None:
+    return Shipment(patch=patch, edits=edits, model=model, base=described, rows=rows)
+
+
+def _remark_on_base(shipment: Shipment) -> None:
+    """Print that others don't have the base model, if it is only known as a folder."""
+    if shipment.base.hub is None:
         text = f"the base model is a folder of this machine ({shipment.base.path}), which others don't have"
         stderr().print(plain(f"{text}; give --base OWNER/NAME"), soft_wrap=True)
-    return shipment
 
 
 def _remark(shipment: Shipment) -> None:
@@ -378,43 +398,51 @@ def subtract(
 
     - `kg-edit patch subtract expert/ toxic/ --model smollm2-135m --out clean.safetensors`
     """
+    from kg_edit.patches.subtraction import subtracted
     from kg_edit.ship.export.peft_adapter import is_adapter
-    from kg_edit.ship.ledger.listing import check_patches
 
     _check_outside_ledgers(out)
     if out.exists():
         raise OutputError(f"{out} already exists; give another --out")
-    for path in (expert, anti):
-        if not path.exists():
-            raise ConfigError(f"{path} does not exist; give {_CHANGE}")
-        if is_adapter(path):
-            continue
-        try:
-            check_patches([path])
-        except (OutputError, PatchError) as error:
-            error.add_note(f"expected {_CHANGE} (with adapter_config.json)")
-            raise
-    # A patch has the fingerprint of its model; an adapter only a path, so its modules are looked up in the model
+    _check_change(expert)
+    _check_change(anti)
+    # A patch records which model it is for. An adapter does not, so its modules are looked up in the model.
     adapters = [path for path in (expert, anti) if is_adapter(path)]
     if adapters and model is None:
         raise ConfigError(f"{adapters[0]} is a PEFT adapter, which does not say which model it is for; give --model")
     if not adapters:
         refuse_unused(context, ("model", "dtype", "device"), "where neither change is a PEFT adapter")
-    from kg_edit.patches.base import Patch
-    from kg_edit.patches.subtraction import subtracted
-    from kg_edit.ship.export.peft_adapter import read_peft
-
     loaded = load(model, dtype, device) if adapters and model else None
-
-    def read(path: Path) -> Patch:
-        return read_peft(path, loaded) if loaded and path in adapters else Patch.load(path)
-
-    minuend = read(expert)
-    subtrahend = read(anti)
     # E - strength * (the part of A that E does not have), weight by weight; with --whole, of all of A
-    patch = subtracted(minuend, subtrahend, strength=strength, extract=not whole)
+    patch = subtracted(_read_change(expert, loaded), _read_change(anti, loaded), strength=strength, extract=not whole)
     patch.check_finite()
     say(f"{patch.save(out)}: {number_of(len(patch.factors), 'weight')} changed")
+
+
+def _check_change(path: Path) -> None:
+    """Refuse a path that is neither a patch nor a PEFT adapter."""
+    from kg_edit.ship.export.peft_adapter import is_adapter
+    from kg_edit.ship.ledger.listing import check_patches
+
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist; give {_CHANGE}")
+    if is_adapter(path):
+        return
+    try:
+        check_patches([path])
+    except (OutputError, PatchError) as error:
+        error.add_note(f"expected {_CHANGE} (with adapter_config.json)")
+        raise
+
+
+def _read_change(path: Path, model: LanguageModel | None) -> Patch:
+    """Read a patch, or a PEFT adapter of ``model``."""
+    from kg_edit.patches.base import Patch
+    from kg_edit.ship.export.peft_adapter import is_adapter, read_peft
+
+    if model and is_adapter(path):
+        return read_peft(path, model)
+    return Patch.load(path)
 
 
 def average(

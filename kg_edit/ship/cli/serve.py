@@ -37,6 +37,8 @@ from kg_edit.models.loading import check_model_name
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from kg_edit.ship.ledger import Ledger
+
 log = logging.getLogger(__name__)
 
 _SERVER = "Server"  # panel of the help
@@ -90,13 +92,10 @@ def serve(
 
     - `kg-edit serve --model smollm2-135m --method rome --ledger ledger/ --port 8000`
     """
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"kg-edit serve needs the extra app ({error}): pip install 'kg-edit[app]'") from error
+    _check_extra()
     from kg_edit.ship.ledger.log import open_store
 
+    # Everything that can be wrong without a model is checked first
     method_option = method
     method = choose_method(method, graph)
     check_method(method)
@@ -104,10 +103,6 @@ def serve(
     if ledger:
         open_store(ledger).refuse_misspelled()
     opened_graph = LazyGraph(method, graph, contact).source
-    from kg_edit.ship.app.server import make_app
-    from kg_edit.ship.app.session import EditDesk
-    from kg_edit.ship.ledger import Ledger
-
     planned = plan(
         method,
         preset=preset,
@@ -118,11 +113,11 @@ def serve(
         require_graph=require_graph,
     )
     planned.method.check_inputs(planned.config, planned.graph, [])  # settings and graph; edits come later
-    opened = Ledger.open(ledger) if ledger else None
-    if opened:
-        active = number_of(len(opened.active), "edit")
-        log.info("%s: %s", opened.folder, active if opened.events else "a new ledger, without edits")
+    opened = _open_ledger(ledger) if ledger else None
     with listening(host, port) as listener:  # a port that is taken is an error before the model is loaded
+        from kg_edit.ship.app.server import make_app
+        from kg_edit.ship.app.session import EditDesk
+
         hosts = host_names(host, names or ())
         note_choice(method_option, graph)
         editor = planned.on(load(model, dtype, device))
@@ -130,24 +125,52 @@ def serve(
             editor.prepare()
         desk = EditDesk(editor, graph=planned.graph, ledger=opened, start=start)
         app = make_app(desk, hosts=hosts, largest=int(max_body * 1_000_000))
-        shown = f"[{host}]" if ":" in host else host
-        typer.echo(f"http://{shown}:{listener.getsockname()[1]}/ is up; stop it with Ctrl-C")
+        typer.echo(f"{_address_of(host, listener)} is up; stop it with Ctrl-C")
         run(app, listener)
     typer.echo("stopped")
     if desk.is_busy:  # with a request that was cut off: Python would wait for the end of its edit
         os._exit(0)
 
 
+def _check_extra() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"kg-edit serve needs the extra app ({error}): pip install 'kg-edit[app]'") from error
+
+
+def _open_ledger(folder: Path) -> Ledger:
+    """Open a ledger, and log how many edits it has."""
+    from kg_edit.ship.ledger import Ledger
+
+    ledger = Ledger.open(folder)
+    content = "a new ledger, without edits"
+    if ledger.events:
+        content = number_of(len(ledger.active), "edit")
+    log.info("%s: %s", ledger.folder, content)
+    return ledger
+
+
+def _address_of(host: str, listener: socket.socket) -> str:
+    """Return the page's address, with the port that was picked; an IPv6 address needs brackets."""
+    port = listener.getsockname()[1]
+    if ":" in host:
+        return f"http://[{host}]:{port}/"
+    return f"http://{host}:{port}/"
+
+
 def listening(host: str, port: int) -> socket.socket:
-    """Return a socket that listens there."""
+    """Return a socket that listens at an address and a port."""
     if not host.strip():
         raise ConfigError(
             "--host is empty; give an address, such as 127.0.0.1, or 0.0.0.0 for requests from every machine"
         )
-    is_ipv6 = ":" in host
-    family, both = (socket.AF_INET6, socket.has_dualstack_ipv6()) if is_ipv6 else (socket.AF_INET, False)
     try:
-        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
+        if ":" in host:  # an IPv6 address; where the system can, IPv4 requests are answered too
+            family = socket.AF_INET6
+            return socket.create_server((host, port), family=family, dualstack_ipv6=socket.has_dualstack_ipv6())
+        return socket.create_server((host, port), family=socket.AF_INET)
     except OSError as error:
         other = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
         raise ConfigError(f"can't listen at {host}:{port}: {error.strerror or error}; give another {other}") from error
@@ -157,8 +180,8 @@ def run(app: FastAPI, listener: socket.socket) -> None:
     """Answer requests at ``listener`` until Ctrl-C."""
     import uvicorn
 
-    with suppress(KeyboardInterrupt):  # uvicorn stops by itself, and passes it on
-        # Its errors are a cut-off request, which is answered, and those of requests, which the app logs.
+    with suppress(KeyboardInterrupt):  # uvicorn ends at Ctrl-C, and raises it again
+        # uvicorn's own errors are not shown: a cut-off request is answered, and the app logs the errors of requests.
         config = uvicorn.Config(app, lifespan="off", log_level="critical", timeout_graceful_shutdown=_END_S)
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -169,7 +192,7 @@ def host_names(host: str, names: Sequence[str]) -> tuple[str, ...]:
 
     additional = tuple(name.strip().lower() for name in names)
     for name in additional:
-        if not re.fullmatch(r"[\w.-]+", name):  # it is compared with the name in a request, which has no port
+        if not re.fullmatch(r"[\w.-]+", name):  # the name in a request, with which it is compared, has no port
             raise ConfigError(f"--name {name}: expected a host name without scheme and port, such as lab.example")
     if host in _HERE:
         return (*dict.fromkeys((*LOCAL, host)), *additional)
