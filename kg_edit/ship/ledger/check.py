@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.patches.entries import Entry
-from kg_edit.reports.rows import ProbeKind, ReportProbe
+from kg_edit.reports.rows import ProbeKind, Reading, ReportProbe
 from kg_edit.scoring.model_server import ModelServer
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class CheckedPrompt:
         prompt: the prompt as it is shown.
         target: the answer that is right.
         text: the greedy continuation.
-        success: the text has the target at its start (in chat form and for a question: in it).
+        success: the text begins with the target (in chat form, and after a question: contains it).
         right: the whole target is more probable than the whole other one, whether it is generated or not. Equal to
             ``success`` if there is no other one, and for a server's model.
         nats: -log p of the target, per token; None for a server's model.
@@ -90,27 +90,34 @@ def check(
 
     edits = [entry.edit for entry in entries]
     check_probes(model, edits, chat=chat)
-    groups = [(*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat)) for edit in edits]
-    asked = [probe for group in groups for probe in group]
-    readings = iter(read(model, asked, progress="check" if progress else None))
+    groups = [[*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat)] for edit in edits]
+    # All prompts of all edits are asked together, which takes fewer passes.
+    asked = list[ReportProbe]()
+    for group in groups:
+        asked += group
+    title = "check" if progress else None
+    readings = read(model, asked, progress=title)
+
     checked = []
+    start = 0
     for entry, group in zip(entries, groups, strict=True):
-        answers = []
-        for probe in group:
-            reading = next(readings)  # those of all edits, in order
-            answers.append(
-                CheckedPrompt(
-                    kind=probe.kind,
-                    prompt=probe.prompt,
-                    target=probe.wanted,
-                    text=reading.text,
-                    success=reading.success,
-                    right=reading.right,
-                    nats=reading.nats,
-                )
-            )
+        own_readings = readings[start : start + len(group)]
+        start += len(group)
+        answers = [_judged_answer(probe, reading) for probe, reading in zip(group, own_readings, strict=True)]
         checked.append(CheckedEdit(entry=entry, answers=tuple(answers)))
     return tuple(checked)
+
+
+def _judged_answer(probe: ReportProbe, reading: Reading) -> CheckedPrompt:
+    return CheckedPrompt(
+        kind=probe.kind,
+        prompt=probe.prompt,
+        target=probe.wanted,
+        text=reading.text,
+        success=reading.success,
+        right=reading.right,
+        nats=reading.nats,
+    )
 
 
 def check_served(
@@ -152,11 +159,13 @@ class CompletionServer(ModelServer):
             listed = [str(model["id"]) for model in data["data"]]
         except (LookupError, TypeError) as error:
             raise self.unexpected(data, "a list of models with data[].id") from error
-        if self.model is None and len(listed) != 1:
-            raise ConfigError(f"{self.url} serves {len(listed)} models; name one: --served {' or '.join(listed)}")
-        if self.model is not None and self.model not in listed:
+        if self.model is None:
+            if len(listed) != 1:
+                raise ConfigError(f"{self.url} serves {len(listed)} models; name one: --served {' or '.join(listed)}")
+            return replace(self, model=listed[0])
+        if self.model not in listed:
             raise ConfigError(f"{self.url} does not serve {self.model!r}; give --served one of {', '.join(listed)}")
-        return replace(self, model=self.model or listed[0])
+        return self
 
     def complete(self, prompt: str, *, tokens: int, chat: bool = False) -> str:
         """Return the greedy continuation of a prompt, or with ``chat`` the answer to a user's turn.
@@ -166,49 +175,58 @@ class CompletionServer(ModelServer):
             tokens: the largest number of tokens of the text.
             chat: whether the prompt is a user's turn.
         """
-        asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
-        body = {"model": self.model, **asked, "max_tokens": tokens, "temperature": 0, "stream": False}
-        data = self._ask("chat/completions" if chat else "completions", body)
+        body: dict[str, Any] = {"model": self.model, "max_tokens": tokens, "temperature": 0, "stream": False}
+        if chat:
+            data = self._ask("chat/completions", {**body, "messages": [{"role": "user", "content": prompt}]})
+            expected = "a chat completion with a text in choices[0].message.content"
+        else:
+            data = self._ask("completions", {**body, "prompt": prompt})
+            expected = "a completion with a text in choices[0].text"
         try:
             choice = data["choices"][0]
             text = choice["message"]["content"] if chat else choice["text"]
         except (LookupError, TypeError):
             text = None
-        if not isinstance(text, str):  # also null, as for a reasoning that was cut off
-            where = f"a {'chat ' * chat}completion with a text in choices[0].{'message.content' if chat else 'text'}"
-            raise self.unexpected(data, where)
+        if not isinstance(text, str):  # a server sends null for a reasoning that was cut off
+            raise self.unexpected(data, expected)
         return text
 
     def _ask(self, route: str, body: dict[str, Any] | None = None) -> Any:
-        return self.ask(f"{self.url.rstrip('/').removesuffix('/v1')}/v1/{route}", body)
+        address = self.url.rstrip("/").removesuffix("/v1")
+        return self.ask(f"{address}/v1/{route}", body)
 
 
 def _served_answer(server: CompletionServer, probe: ReportProbe, edit: Edit) -> CheckedPrompt:
+    """Ask a prompt; if the answer is wrong and the prompt begins with the edit's subject, once more after a break."""
     from kg_edit.models.first_token import LEAD
 
+    first = _ask_once(server, probe, lead="")
+    if first.right or probe.chat or probe.kind == "portability":
+        return first
+    if not edit.subject or not probe.ask.startswith(edit.subject):
+        return first
+    again = _ask_once(server, probe, lead=LEAD)
+    return again if again.right else first
+
+
+def _ask_once(server: CompletionServer, probe: ReportProbe, *, lead: str) -> CheckedPrompt:
+    """Ask a prompt with ``lead`` in front, and judge the answer."""
     names = probe.aliases or (probe.wanted,)
     tokens = _SPARE + max(len(name.encode()) for name in names)  # a token has at least one byte
-
-    def ask(lead: str) -> CheckedPrompt:
-        if probe.chat:
-            text = server.complete(probe.ask, tokens=min(tokens + _SENTENCE, _MOST_TOKENS), chat=True).strip()
-        else:
-            text = server.complete(lead + probe.ask, tokens=min(tokens, _MOST_TOKENS))
-            text = (text if probe.several_lines else text.split("\n", 1)[0]).strip()
-        right = probe.is_answered(text)
-        return CheckedPrompt(
-            kind=probe.kind,
-            prompt=probe.prompt,
-            target=probe.wanted,
-            text=text,
-            success=right,
-            right=right,
-            led=bool(lead),
-        )
-
-    first = ask("")
-    leads = bool(edit.subject) and probe.ask.startswith(edit.subject)
-    if first.right or probe.chat or probe.kind == "portability" or not leads:
-        return first
-    again = ask(LEAD)
-    return again if again.right else first
+    if probe.chat:
+        text = server.complete(probe.ask, tokens=min(tokens + _SENTENCE, _MOST_TOKENS), chat=True)
+    else:
+        text = server.complete(lead + probe.ask, tokens=min(tokens, _MOST_TOKENS))
+        if not probe.several_lines:
+            text, _, _ = text.partition("\n")
+    text = text.strip()
+    right = probe.is_answered(text)
+    return CheckedPrompt(
+        kind=probe.kind,
+        prompt=probe.prompt,
+        target=probe.wanted,
+        text=text,
+        success=right,
+        right=right,
+        led=bool(lead),
+    )

@@ -29,6 +29,7 @@ from kg_edit.ship.ledger.log import (
     Event,
     PatchStep,
     Removed,
+    StoredFile,
     in_force,
     refuse_drift,
     sha256_of,
@@ -108,15 +109,19 @@ class Ledger(Listing):
             LedgerChangedError: the active steps differ from ``on``.
             OutputError: the ledger can't be written.
         """
-        source = patch_file(Path(patch)) if isinstance(patch, str | Path) else None
-        checked = _checked(as_patch(patch), source)
-        model = None if model is None else as_model(model)
+        source = None
+        if isinstance(patch, str | Path):
+            source = patch_file(Path(patch))
+        new = _New(_check(as_patch(patch), source), source, tuple(after))
+        if model is not None:
+            model = as_model(model)
         with self._store.locked():
             if on is not None and tuple(on) != self.steps:
                 raise LedgerChangedError("the ledger changed since the edit was tried; try the edit again")
-            if unknown := set(after) - {step.number for step in self.steps}:
+            unknown = set(after) - {step.number for step in self.steps}
+            if unknown:
                 raise PatchError(f"the patch can't come after step {min(unknown)}, which the ledger no longer has")
-            (number,) = self._add([_New(checked, source, tuple(after))], force=force, model=model)
+            (number,) = self._add([new], force=force, model=model)
         return number
 
     def add_all(
@@ -127,16 +132,10 @@ class Ledger(Listing):
         Raises:
             KgEditError: as `add`; without ``force`` also a PatchError if a file is given twice.
         """
-        patches = [_checked(Patch.load(addition.path), addition.path) for addition in additions]
+        patches = [_check(Patch.load(addition.path), addition.path) for addition in additions]
         if not force:
-            seen = dict[str, Path]()
-            for path in (addition.path for addition in additions):
-                digest = sha256_of(path)
-                if first_path := seen.get(digest):
-                    what = "is given twice" if first_path == path else f"is the same patch as {first_path}"
-                    raise PatchError(f"{path} {what}; give it once, or use --force (force=True) to add it twice")
-                seen[digest] = path
-        with self._store.locked():  # makes the folder, so all that can be refused before is
+            _refuse_repeated([addition.path for addition in additions])
+        with self._store.locked():  # makes the folder, so what can be refused without it is refused before
             first = len(self.events) + 1
             new = list[_New]()
             for addition, patch in zip(additions, patches, strict=True):
@@ -157,8 +156,10 @@ class Ledger(Listing):
         with self._store.locked():
             patches = self.patches
             before = total(patches.values())
-            patch = method.edit(new_edits, before=None if before.is_empty else before)
-            new = _New(_checked(patch, None), None, () if before.is_empty else tuple(patches))
+            if before.is_empty:
+                new = _New(_check(method.edit(new_edits), None), None, ())
+            else:
+                new = _New(_check(method.edit(new_edits, before=before), None), None, tuple(patches))
             (number,) = self._add([new], force=force, model=method.model)
         return number
 
@@ -183,23 +184,27 @@ class Ledger(Listing):
             KgEditError: an edit is not in the ledger or already removed, or others can't be computed again; the ledger
                 is then unchanged.
         """
-        model = None if model is None else as_model(model)
+        if model is not None:
+            model = as_model(model)
+        edit_names = (names,) if isinstance(names, str) else tuple(names)
+        if not edit_names:
+            return ()
         with self._store.locked():
-            edit_names = (names,) if isinstance(names, str) else tuple(names)
             edits = self.edits
-            if not edit_names:
-                return ()
             refuse_removed(edit_names, edits)
             active = [entry for entry in edits if entry.state == "active"]
             removed = frozenset(positions_of(edit_names, active))
             changed = without(self.steps, self.patches, removed, RecomputeContext(model=model, graph=graph))
-            kept = [number for number, patch in changed.items() if patch is not None]
-            stored = self._store.put_all([patch for patch in changed.values() if patch is not None])
-            files = {**dict.fromkeys(changed), **dict(zip(kept, stored, strict=True))}
-            gone = tuple(entry for entry in active if entry.position in removed)  # in the order of their addition
-            positions = tuple(entry.position for entry in gone)
+
+            # A step without any edit left has no file.
+            files = dict[int, StoredFile | None](dict.fromkeys(changed))
+            kept = {number: patch for number, patch in changed.items() if patch is not None}
+            for number, file in zip(kept, self._store.put_all(kept.values()), strict=True):
+                files[number] = file
+            removed_entries = tuple(entry for entry in active if entry.position in removed)  # the oldest first
+            positions = tuple(entry.position for entry in removed_entries)
             self._store.append(Removed(**stamp(len(self.events) + 1), edits=positions, files=files))
-        return gone
+        return removed_entries
 
     def undo(self, expected: int | None = None) -> Event:
         """Undo the last event that was not undone yet, and return it. ``expected`` is its number; None: no check.
@@ -213,15 +218,11 @@ class Ledger(Listing):
 
     def _add(self, new: Sequence[_New], *, force: bool, model: LanguageModel | None) -> tuple[int, ...]:
         """Check each patch against the active ones and those before it, then store all. Needs the lock."""
+        if not force:
+            self._refuse_stored(new)
         earlier = list(self.patches.values())
-        seen = SeenEdits(() if force else earlier)
-        steps = {step.file.sha256: step.number for step in self.steps}
+        seen = SeenEdits(earlier)
         for patch, source, _ in new:
-            number = steps.get(sha256_of(source)) if source and not force else None
-            if number:
-                raise PatchError(
-                    f"{source} is already in the ledger, as step {number}; use --force (force=True) to add it twice"
-                )
             with _naming(source):
                 total([*earlier, patch])  # refuses a patch of another model
                 if model is not None:
@@ -233,16 +234,46 @@ class Ledger(Listing):
         files = self._store.put_all([source or patch for patch, source, _ in new])
         first = len(self.events) + 1
         events = list[Added]()
-        for number, (file, (_, source, after)) in enumerate(zip(files, new, strict=True), first):
-            name = source.name if source else None
-            if source and name == PATCH:  # every run's patch has this name, so its folder is named too
-                name = f"{source.resolve().parent.name}/{name}"
-            events.append(Added(**stamp(number), file=file, after=after, source=name))
+        for index, (_, source, after) in enumerate(new):
+            added = Added(**stamp(first + index), file=files[index], after=after, source=_shown_name(source))
+            events.append(added)
         self._store.append(*events)
         return tuple(event.number for event in events)
 
+    def _refuse_stored(self, new: Sequence[_New]) -> None:
+        """Refuse a patch file that an active step has."""
+        steps = {step.file.sha256: step.number for step in self.steps}
+        for _, source, _ in new:
+            number = steps.get(sha256_of(source)) if source else None
+            if number is not None:
+                raise PatchError(
+                    f"{source} is already in the ledger, as step {number}; use --force (force=True) to add it twice"
+                )
 
-def _checked(patch: Patch, source: Path | None) -> Patch:
+
+def _refuse_repeated(paths: Sequence[Path]) -> None:
+    """Refuse two files with the same content."""
+    seen = dict[str, Path]()
+    for path in paths:
+        digest = sha256_of(path)
+        if digest in seen:
+            what = f"is the same patch as {seen[digest]}"
+            if seen[digest] == path:
+                what = "is given twice"
+            raise PatchError(f"{path} {what}; give it once, or use --force (force=True) to add it twice")
+        seen[digest] = path
+
+
+def _shown_name(source: Path | None) -> str | None:
+    """Return the name of a file as the log has it. Every run's patch has the same name, so its folder is named too."""
+    if source is None:
+        return None
+    if source.name == PATCH:
+        return f"{source.resolve().parent.name}/{source.name}"
+    return source.name
+
+
+def _check(patch: Patch, source: Path | None) -> Patch:
     """Return a patch that can be in a ledger: of a language model, with records of its edits and finite values."""
     if source:
         folder = source.resolve().parent

@@ -7,12 +7,12 @@ resolve paths. Only `active_at` and the patches themselves need torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from kg_common.terminal import number_of
 from kg_edit.errors import LedgerChangedError, OutputError, PatchError
@@ -39,12 +39,15 @@ if TYPE_CHECKING:  # paths are checked without importing torch
     from kg_edit.patches.base import Patch
 
 _STEP = re.compile(r"(?P<sequence>[0-9]{5})-(?P<sum>sum-)?(?P<step>[0-9]{5})\.safetensors")  # as `StepFiles` names them
-_SUM = -1
+_SUM = -1  # the number of the sum of a sequence's first steps: it comes before all single steps
 _NAMED = 5  # files that an error names
 
 
 class Listing:
-    """The edits of a ledger, their sizes and their conflicts, all of one state of its log, the first that is read."""
+    """The edits of a ledger, their sizes and their conflicts.
+
+    The log is read once, so everything is of one state of the ledger.
+    """
 
     def __init__(self, folder: str | Path, store: Store | None = None) -> None:
         self._store = store or Store(Path(folder))
@@ -93,8 +96,11 @@ class Listing:
     @property
     def edits(self) -> tuple[Entry, ...]:
         """Every edit that was added and not undone, active or removed."""
-        added = [event for event in in_force(self.events) if isinstance(event, Added)]
-        return entries({event.number: self._store.changes(event.file).edits for event in added}, self.changes)
+        added = dict[int, Sequence[Mapping[str, Any]]]()  # the edits' records by step
+        for event in in_force(self.events):
+            if isinstance(event, Added):
+                added[event.number] = self._store.changes(event.file).edits
+        return entries(added, self.changes)
 
     @property
     def active(self) -> tuple[Entry, ...]:
@@ -114,13 +120,14 @@ def undo_last(store: Store, expected: int | None = None) -> Event:
     """Undo the last event of a ledger that was not undone yet, and return it; ``expected`` is as for `Ledger.undo`."""
     with store.locked():
         events = store.events()
-        active_events = in_force(events)
-        if not active_events:
+        remaining = in_force(events)
+        if not remaining:
             raise PatchError(f"there is nothing to undo in {store.folder}")
-        if expected not in (None, active_events[-1].number):
+        last = remaining[-1]
+        if expected not in (None, last.number):
             raise LedgerChangedError("the ledger has changed since it was shown; look at it again before you undo")
-        store.append(Undone(**stamp(len(events) + 1), undoes=active_events[-1].number))
-    return active_events[-1]
+        store.append(Undone(**stamp(len(events) + 1), undoes=last.number))
+    return last
 
 
 def read_folder(path: Path) -> Patch:
@@ -166,45 +173,76 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
     A step of a sequence of `kg-edit evaluate` comes after the earlier steps of that sequence.
     """
     added: list[Addition] = []
-    positions = dict[Path, int]()
-    steps = dict[tuple[Path, str], dict[Path, int]]()  # of each sequence
-    for path in sorted(paths, key=lambda path: _step_of(path)[1] != _SUM):  # the sum of the first steps comes first
+    positions = dict[Path, int]()  # of the patch files in `added`
+    sequences = dict[tuple[Path, str], dict[Path, int]]()  # the steps of each sequence, by folder and name
+    for path in sorted(paths, key=_comes_later):
         file = patch_file(path)
         if file is None and path.is_dir():
-            ledger = Listing.open(path)
-            index = {step.number: position for position, step in enumerate(ledger.steps, len(added))}
-            for step in ledger.steps:
-                after = tuple(index[number] for number in step.after if number in index)
-                added.append(Addition(path=ledger.file(step), after=after))
-        else:
-            sequence, number = _step_of(path)
-            if sequence and (path.parent, sequence) not in steps:
-                numbers = dict[Path, int]()
-                for other in path.parent.glob(f"{sequence}-*"):
-                    its_sequence, its_number = _step_of(other)
-                    if its_sequence:
-                        numbers[other.resolve()] = its_number
-                steps[path.parent, sequence] = numbers
-            before = [other for other, its in steps.get((path.parent, sequence), {}).items() if its < number]
-            if lacking := sorted(str(other) for other in before if other not in positions):
-                raise PatchError(
-                    f"{path} was made on the model with the earlier steps of its sequence; give these before it: "
-                    f"{' '.join(map(quote, lacking[:_NAMED]))}{' …' * (len(lacking) > _NAMED)}"
-                )
-            positions[path.resolve()] = len(added)
-            added.append(Addition(path=file or path, after=tuple(sorted(positions[other] for other in before))))
+            added += _additions_of_ledger(Listing.open(path), first=len(added))
+            continue
+        sequence, number = _step_of(path)
+        before = list[Path]()
+        if sequence:
+            key = (path.parent, sequence)
+            if key not in sequences:
+                sequences[key] = _steps_of(path.parent, sequence)
+            before = [other for other, its_number in sequences[key].items() if its_number < number]
+        _refuse_lacking(path, [other for other in before if other not in positions])
+        positions[path.resolve()] = len(added)
+        after = sorted(positions[other] for other in before)
+        added.append(Addition(path=file or path, after=tuple(after)))
     return tuple(added)
 
 
-def _step_of(path: Path) -> tuple[str, int]:
-    """The sequence of a patch in the folder of `kg-edit evaluate`, and its step (`_SUM`: the first steps together).
+def _additions_of_ledger(ledger: Listing, *, first: int) -> list[Addition]:
+    """Return the active steps of a ledger as additions, of which the first one gets the index ``first``."""
+    indices = {step.number: index for index, step in enumerate(ledger.steps, first)}
+    added = []
+    for step in ledger.steps:
+        after = tuple(indices[number] for number in step.after if number in indices)
+        added.append(Addition(path=ledger.file(step), after=after))
+    return added
 
-    Any other file has no sequence: ("", 0).
+
+def _comes_later(path: Path) -> bool:
+    """Return False for the sum of a sequence's first steps, which comes before all other files."""
+    _, number = _step_of(path)
+    return number != _SUM
+
+
+def _steps_of(folder: Path, sequence: str) -> dict[Path, int]:
+    """Return the number of each step of a sequence, by the path of its file without links."""
+    numbers = dict[Path, int]()
+    for path in folder.glob(f"{sequence}-*"):
+        its_sequence, number = _step_of(path)
+        if its_sequence:
+            numbers[path.resolve()] = number
+    return numbers
+
+
+def _refuse_lacking(path: Path, lacking: Sequence[Path]) -> None:
+    """Refuse a step of a sequence for which earlier steps are lacking."""
+    if not lacking:
+        return
+    names = sorted(quote(str(other)) for other in lacking)
+    shown = " ".join(names[:_NAMED])
+    if len(names) > _NAMED:
+        shown += " …"
+    raise PatchError(
+        f"{path} was made on the model with the earlier steps of its sequence; give these before it: {shown}"
+    )
+
+
+def _step_of(path: Path) -> tuple[str, int]:
+    """Return the sequence of a patch in the folder of `kg-edit evaluate`, and its step.
+
+    The first steps together are the step `_SUM`. Any other file has no sequence: ("", 0).
     """
     name = _STEP.fullmatch(path.name)
     if name is None or path.parent.name != PATCHES or not is_run(path.parent.parent):
         return "", 0
-    return name["sequence"], _SUM if name["sum"] else int(name["step"])
+    number = _SUM if name["sum"] else int(name["step"])
+    return name["sequence"], number
 
 
 def patch_file(path: Path) -> Path | None:
@@ -212,6 +250,8 @@ def patch_file(path: Path) -> Path | None:
     try:
         if path.is_file():
             return path
-        return path / PATCH if (path / PATCH).is_file() and not (path / LOG).is_file() else None
+        if (path / LOG).is_file() or not (path / PATCH).is_file():
+            return None
+        return path / PATCH
     except OSError as error:  # the name is too long, or a folder is not readable
         raise OutputError(f"can't read {path}: {error.strerror}; check the path") from error

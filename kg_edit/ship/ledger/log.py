@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
@@ -64,8 +64,8 @@ class _EventFields(_Frozen):
 class Added(_EventFields):
     """A patch file was added as a step; the event's number identifies the step.
 
-    ``after`` are the steps that the model had when the patch was computed; ``source`` is the file from which it was
-    copied.
+    ``after`` are the steps that the model had when the patch was computed; ``source`` is the name of the file from
+    which it was copied.
     """
 
     event: Literal["added"] = "added"
@@ -174,27 +174,34 @@ class Store:
         try:
             is_file = self.folder.exists() and not self.folder.is_dir()
             exists = self.exists
-            shown = [path.name for path in self.folder.iterdir() if path.name[0] != "."] if self.folder.is_dir() else []
+            paths = list(self.folder.iterdir()) if self.folder.is_dir() else []
         except OSError as error:
             raise OutputError(f"can't read {self.folder}: {error.strerror}; give another folder") from error
         if is_file:
             raise OutputError(f"{self.folder} is a file; give a folder for the ledger")
+        names = [path.name for path in paths if not path.name.startswith(".")]
         self._check_log()
-        if is_run(self.folder) and read_settings(self.folder).get("job") == "edit" and PATCH not in shown:
+        if is_run(self.folder) and read_settings(self.folder).get("job") == "edit" and PATCH not in names:
             raise OutputError(f"{self.folder} is a run that is not finished; give its `kg-edit edit` command again")
-        other = shown and not exists and shown != [PATCHES]
-        if other and create:
-            raise OutputError(f"{self.folder} is not empty and has no ledger ({LOG}); give another folder")
-        if other and {ORIGIN, "config.json"} <= set(shown):
-            raise PatchError(about_merged(self.folder))
-        if other:
-            raise PatchError(
-                f"{self.folder} has no {f'{PATCH} and no ' * (PATCH not in shown)}ledger ({LOG}); check the path"
-            )
-        if not (exists or create):
-            hint = f", did you mean {near}?" if (near := self.nearest()) else ";"
+        if exists:
+            return
+        if names and names != [PATCHES]:
+            self._refuse_other_files(names, create=create)
+        if not create:
+            near = self.nearest()
+            hint = f", did you mean {near}?" if near else ";"
             way = f"kg-edit patch add {quote(str(self.folder))} {PATCH}"
             raise PatchError(f"there is no ledger at {self.folder}{hint} {way} makes one")
+
+    def _refuse_other_files(self, names: Sequence[str], *, create: bool) -> NoReturn:
+        """Refuse a folder that has files of these ``names``, but no ledger."""
+        if create:
+            raise OutputError(f"{self.folder} is not empty and has no ledger ({LOG}); give another folder")
+        if {ORIGIN, "config.json"} <= set(names):
+            raise PatchError(about_merged(self.folder))
+        if PATCH in names:
+            raise PatchError(f"{self.folder} has no ledger ({LOG}); check the path")
+        raise PatchError(f"{self.folder} has no {PATCH} and no ledger ({LOG}); check the path")
 
     def refuse_misspelled(self) -> None:
         """Refuse a path that looks misspelled and has no folder: a service would serve the unedited model instead."""
@@ -207,27 +214,33 @@ class Store:
             self.check_folder(create=False)
 
     def _check_log(self) -> None:
-        """Refuse a folder of patches without their log: no stored patch may be overwritten, and any may be active."""
+        """Refuse a folder of patches without their log.
+
+        Which of the patches are active is not known, and none of them may be overwritten.
+        """
         stored = () if self.exists else self._stored()
-        if stored:
-            files = f"{quote(str(self.folder / PATCHES))}/*.safetensors"
-            refuse_drift(self.folder)
-            if is_run(self.folder):
-                raise PatchError(
-                    f"{self.folder} is a run of `kg-edit evaluate`, which is no ledger; start one with its patches: "
-                    f"kg-edit patch add NEW {files}"
-                )
-            raise DamagedLedgerError(
-                f"{self.folder} has {len(stored)} stored patch{'es' * (len(stored) > 1)}, but its log ({LOG}), which "
-                "records which patches are active, is missing; restore the log from a backup, or start a new ledger "
-                f"with the patches that you want: kg-edit patch add NEW {files}"
+        if not stored:
+            return
+        files = f"{quote(str(self.folder / PATCHES))}/*.safetensors"
+        refuse_drift(self.folder)
+        if is_run(self.folder):
+            raise PatchError(
+                f"{self.folder} is a run of `kg-edit evaluate`, which is not a ledger; start one with its patches: "
+                f"kg-edit patch add NEW {files}"
             )
+        patches = "1 stored patch" if len(stored) == 1 else f"{len(stored)} stored patches"
+        raise DamagedLedgerError(
+            f"{self.folder} has {patches}, but its log ({LOG}), which records which patches are active, is missing; "
+            "restore the log from a backup, or start a new ledger with the patches that you want: "
+            f"kg-edit patch add NEW {files}"
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other writers out during the ``with`` block; make the folder. The lock of a killed process is released.
+        """Make the folder, and keep other writers out of it during the ``with`` block.
 
-        A folder made for a block that raises is removed again, if no ledger is in it.
+        The system releases the lock of a killed process. If the block raises, a folder that was made for it is removed
+        again, unless it has a ledger by then.
         """
         is_new = not self.folder.exists()
         try:
@@ -248,7 +261,6 @@ class Store:
     def events(self) -> tuple[Event, ...]:
         """Return the events of all complete lines. An incomplete last line, left by a kill, is ignored."""
         path = self.folder / LOG
-        events = list[Event]()
         lines = list[bytes]()
         seen = self._seen  # before the file is read, because another thread may append and read meanwhile
         try:
@@ -257,6 +269,7 @@ class Store:
             self._check_log()
         except OSError as error:
             raise DamagedLedgerError(f"can't read {path}: {error.strerror}; check the path") from error
+        events = list[Event]()
         for number, line in enumerate(lines, 1):
             events.append(_read_event(line, f"{path}, line {number}"))
         if [event.number for event in events] != list(range(1, len(events) + 1)):
@@ -279,30 +292,14 @@ class Store:
 
         If one can't be written, none is stored.
         """
-        # The next unused number, after all files in the log and in the folder: an older copy of the log must not make
-        # a new patch overwrite a file.
-        events = self.events()
         stored = list[StoredFile]()
-        named = [event.file for event in events if isinstance(event, Added)]
-        named += [file for event in events if isinstance(event, Removed) for file in event.files.values() if file]
-        stems = [Path(file.name).stem for file in named] + [path.stem for path in self._stored()]
-        first = 1 + max((int(stem) for stem in stems if stem.isdecimal()), default=0)
         targets = list[Path]()
         try:
-            for number, patch in enumerate(patches, first):
+            for number, patch in enumerate(patches, self._next_number()):
                 target = self.folder / PATCHES / f"{number:04}.safetensors"
                 targets.append(target)
                 append_lines(self.folder / LOG, ())  # make the log first: a kill must not leave files without it
-                if isinstance(patch, Path):
-                    with replacing(target) as scratch:
-                        shutil.copyfile(patch, scratch)
-                else:
-                    patch.save(target)
-                try:
-                    with target.open("rb+") as file:
-                        os.fsync(file)
-                except OSError as error:
-                    raise OutputError(f"can't write {target}: {error.strerror or error}; free some space") from error
+                _write(patch, target)
                 stored.append(StoredFile(name=target.name, sha256=sha256_of(target)))
         except BaseException:  # also Ctrl-C
             for target in targets:
@@ -310,8 +307,22 @@ class Store:
             raise
         return stored
 
+    def _next_number(self) -> int:
+        """Return the number of the next patch file, after all files in the log and in the folder.
+
+        If the log is an older copy, the folder has files that the log doesn't name, which must not be overwritten.
+        """
+        names = [path.name for path in self._stored()]
+        for event in self.events():
+            files = [event.file] if isinstance(event, Added) else []
+            if isinstance(event, Removed):
+                files = [file for file in event.files.values() if file]
+            names += [file.name for file in files]
+        stems = [name.removesuffix(".safetensors") for name in names]
+        return 1 + max((int(stem) for stem in stems if stem.isdecimal()), default=0)
+
     def _stored(self) -> tuple[Path, ...]:
-        """The patch files in the folder, without those that are still being written."""
+        """Return the patch files in the folder, without those that are still being written."""
         return tuple(path for path in (self.folder / PATCHES).glob("*.safetensors") if path.name[0] != ".")
 
     def path(self, file: StoredFile) -> Path:
@@ -333,8 +344,9 @@ class Store:
         return self._changes[file.sha256]
 
     def _unchanged(self, file: StoredFile) -> Path:
-        """The path of a stored patch file, after checking that it was not changed."""
-        if not (path := self.path(file)).is_file():
+        """Return the path of a stored patch file, after checking that it was not changed."""
+        path = self.path(file)
+        if not path.is_file():
             raise DamagedLedgerError(f"{path} is missing; restore it from a backup")
         if sha256_of(path) != file.sha256:
             what = f"was changed since it was stored (sha256 {file.sha256})"
@@ -342,8 +354,22 @@ class Store:
         return path
 
 
+def _write(patch: Patch | Path, target: Path) -> None:
+    """Write a patch, or an unchanged copy of a patch file, and wait until it is on disk."""
+    if isinstance(patch, Path):
+        with replacing(target) as scratch:
+            shutil.copyfile(patch, scratch)
+    else:
+        patch.save(target)
+    try:
+        with target.open("rb+") as file:
+            os.fsync(file)
+    except OSError as error:
+        raise OutputError(f"can't write {target}: {error.strerror or error}; free some space") from error
+
+
 def refuse_drift(folder: Path) -> None:
-    """Refuse a folder whose patches are of no language model."""
+    """Refuse a folder whose patches change a classifier instead of a language model."""
     if is_run(folder) and read_settings(folder).get("job") == "drift":
         raise PatchError(
             f"{folder} is a run of `kg-edit drift`, whose patches change its classifier alone; give a ledger, or a "

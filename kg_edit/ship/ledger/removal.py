@@ -2,8 +2,10 @@
 
 Edits that were computed on a model with the removed ones are computed again from their own records
 (`recomputed_patch`). This needs the same model, method and graph as before; the ``check_same_…`` functions refuse
-others, because the edits would silently change. `without` computes the new patch of every step, `recomputed_edits`
-finds the edits that were computed again.
+others, because the edits would silently change.
+
+`without` computes the new patch of every step from which edits are removed, or which came after such a step.
+`recomputed_edits` finds the edits that were computed again by earlier removals.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import networkx as nx
@@ -39,8 +42,8 @@ from wikidata_cache.extract import packaged_extract
 
 Record = Mapping[str, Any]
 
-_SIDES = "in the patch", "now"  # of a difference
-_ORIGIN = "source", "urls", "fetched_at"  # the same graph may come from several places
+_SIDES = "in the patch", "now"  # how `difference` names what it compares
+_ORIGIN = "source", "urls", "fetched_at"  # where and when a graph was read, which may differ for the same graph
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +82,8 @@ def check_same_method(old: Patch, new: Patch) -> None:
 def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
     """Refuse edits that were recomputed from another graph."""
     for recorded, recomputed in zip(old, new, strict=False):
-        if change := difference(_read_from_graph(recorded), _read_from_graph(recomputed), sides=_SIDES):
+        change = difference(_facts_of_graph(recorded), _facts_of_graph(recomputed), sides=_SIDES)
+        if change:
             raise PatchError(
                 f"the graph is not the one that the edit {recorded['edit']['id']!r} was made with ({change}), so the "
                 "recomputed edit would differ; nothing was changed. Give the same graph (CLI: --graph), or remove all "
@@ -87,15 +91,16 @@ def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
             )
 
 
-def _read_from_graph(record: Record) -> dict[str, Any]:
-    """What an edit read from a graph: its subgraph, and the further facts that were edited in."""
+def _facts_of_graph(record: Record) -> dict[str, Any]:
+    """Return what an edit read from a graph: its subgraph, and the further facts that were edited in."""
     read: dict[str, Any] = {}
     if "graph" in record:
-        # The hash decides; without one, everything but the place and the time where the graph was read.
+        # Two graphs are the same if their hashes are; without a hash, everything but the origin is compared.
         graph = record["graph"]
-        hashed = {"content_hash"} & graph.keys()
-        compared = hashed or graph.keys() - set(_ORIGIN)
-        read["graph"] = {name: graph[name] for name in compared}
+        if "content_hash" in graph:
+            read["graph"] = {"content_hash": graph["content_hash"]}
+        else:
+            read["graph"] = {name: value for name, value in graph.items() if name not in _ORIGIN}
     for name in ("nodes", "edges"):
         if name in record:
             read[name] = record[name]
@@ -105,10 +110,18 @@ def _read_from_graph(record: Record) -> dict[str, Any]:
     return plain
 
 
-def _graph_files(record: Record) -> Iterator[str]:
-    """Yield the names of the files of the graph that an edit was made with."""
+def _graph_files(method: Record, edits: Sequence[Record]) -> list[str]:
+    """Return the names of the graph's files that a method and its edits record, sorted."""
+    names = set[str]()
+    for record in (method, *edits):
+        names.update(_files_of_record(record))
+    return sorted(names)
+
+
+def _files_of_record(record: Record) -> Iterator[str]:
     graph = record.get("graph", {})
-    for key in ("right", "source"):  # the graph of an edge alone, and Wikidata's source
+    # A graph that adds the edit's own edge names the other one as ``right``; a Wikidata cache names its ``source``.
+    for key in ("right", "source"):
         inner = graph.get(key)
         if isinstance(inner, Mapping):
             graph = inner
@@ -126,42 +139,46 @@ class RecomputeContext:
     def method(self, patch: Patch) -> EditingMethod:
         """Return the method that made ``patch``, with its settings."""
         recorded = recorded_method(patch)
-        method_class = find_method(recorded["name"])
-        files = sorted({name for record in (recorded, *patch.edits) for name in _graph_files(record)})
-        extract = files == [packaged_extract().name]
-        options = "".join(f" --graph {name}" for name in files) * (not extract)
+        name = recorded["name"]
+        method_class = find_method(name)
+        files = _graph_files(recorded, patch.edits)
+        is_packaged = files == [packaged_extract().name]
+        graph_options = "" if is_packaged else "".join(f" --graph {file}" for file in files)
         if self.model is None:
             raise ConfigError(
-                f"for this, edits of {recorded['name']} have to be recomputed; give the unedited model "
-                f"(CLI: --model {patch.provenance.get('model', {}).get('name')}{options})"
+                f"for this, edits of {name} have to be recomputed; give the unedited model "
+                f"(CLI: --model {patch.provenance.get('model', {}).get('name')}{graph_options})"
             )
         graph = self.graph
         if graph is None and method_class.needs_graph:
-            if not extract:
+            if not is_packaged:
                 raise ConfigError(
-                    f"for this, edits of {recorded['name']} have to be recomputed, which needs the knowledge graph "
-                    f"that they were made with; give graph=... (CLI:{options or ' --graph'})"
+                    f"for this, edits of {name} have to be recomputed, which needs the knowledge graph "
+                    f"that they were made with; give graph=... (CLI:{graph_options or ' --graph'})"
                 )
             graph = open_named(EXTRACT)  # as where the edits were made
         patch.check_model(self.model)
-        # A cast keeps the fingerprint of a model, but edits in another dtype would differ.
-        loaded_in = str(self.model.model.dtype).removeprefix("torch.")
-        made_in = str(patch.provenance.get("model", {}).get("dtype")).removeprefix("torch.")
-        if made_in != loaded_in:
-            raise PatchMismatchError(
-                f"the edits were made on the model in {made_in}, but the loaded model is in {loaded_in}, so "
-                f"recomputed edits would differ; load the model in {made_in} (CLI: --dtype {made_in})"
-            )
+        _refuse_other_dtype(patch, self.model)
         if "config" not in recorded:
-            name = recorded["name"]
             raise PatchError(f"the patch does not record the settings of {name}; remove all of its edits together")
         try:
             config = method_class.config_class.model_validate(recorded["config"])
         except ValidationError as error:
             raise PatchError(
-                f"the settings recorded in the patch are not valid for {recorded['name']} in this version: {error}"
+                f"the settings recorded in the patch are not valid for {name} in this version: {error}"
             ) from error
         return method_class(self.model, config, graph=graph)
+
+
+def _refuse_other_dtype(patch: Patch, model: LanguageModel) -> None:
+    """Refuse the same model in another number type: the fingerprint is the same, but edits would differ."""
+    loaded_in = str(model.model.dtype).removeprefix("torch.")
+    made_in = str(patch.provenance.get("model", {}).get("dtype")).removeprefix("torch.")
+    if made_in != loaded_in:
+        raise PatchMismatchError(
+            f"the edits were made on the model in {made_in}, but the loaded model is in {loaded_in}, so "
+            f"recomputed edits would differ; load the model in {made_in} (CLI: --dtype {made_in})"
+        )
 
 
 def without(
@@ -184,102 +201,130 @@ def without(
     Returns:
         The new patch by the step's number; None if no edit of the step is left.
     """
-    now = dict(patches)
+    current = dict(patches)  # of each step, with the removals so far
     changed = dict[int, Patch | None]()
     for step in steps:
-        patch = patches[step.number]
         number = step.number
-        gone = {position.id for position in removed if position.step == number}
+        patch = patches[number]
+        own = {position.id for position in removed if position.step == number}
+        # Whether the patch was computed on a model that is another one now
         moved = any(earlier in changed and patch.depends_on(patches[earlier]) for earlier in step.after)
-        if not (gone or moved):
+        if not (own or moved):
             continue
-        if all(record["edit"]["id"] in gone for record in patch.edits):
+        if all(_id_of(record) in own for record in patch.edits):
             changed[number] = None
-            del now[number]
+            del current[number]
             continue
-        before = total(now[earlier] for earlier in step.after if earlier in now)
-        changed[number] = now[number] = _without_edits(patch, gone, before, moved, context)
+        before = total(current[earlier] for earlier in step.after if earlier in current)
+        if moved:
+            rest = recomputed_patch(patch, own, before=before, moved=True, context=context)
+        else:
+            rest = _without_edits(patch, own, before=before, context=context)
+        changed[number] = rest
+        current[number] = rest
     return changed
 
 
-def _without_edits(
-    patch: Patch, gone: AbstractSet[str], before: Patch, moved: bool, context: RecomputeContext
-) -> Patch:
-    """The patch without the edits ``gone``, on a model with ``before``, which differs from before if it ``moved``."""
-    if moved:
-        return recomputed_patch(patch, gone, before=before, moved=True, context=context)
+def _id_of(record: Record) -> str:
+    return str(record["edit"]["id"])
+
+
+def _without_edits(patch: Patch, removed: AbstractSet[str], *, before: Patch, context: RecomputeContext) -> Patch:
+    """Return a patch without some edits, on a model that has the same ``before`` as when the patch was computed."""
     remove: Any = getattr(patch, "without", None)  # a patch of the prompt, or a codebook
     if remove is not None:
-        rest: Patch = remove(gone)
+        rest: Patch = remove(removed)
         return rest
-    # A joint method can solve again for the edits that are left, if the removed ones are in the last batch: later
-    # batches were computed on a model with them. An edit that undid facts of its batch (`opposed`) changed the others.
-    opposed = any(record.get("opposed") for record in patch.edits)
-    separable = not opposed and find_method(recorded_method(patch)["name"]).separable
-    if separable:
-        *earlier, _ = batches(patch.edits, joint=True)
-        separable = not any(record["edit"]["id"] in gone for batch in earlier for record in batch)
-    if not separable:
-        return recomputed_patch(patch, gone, before=before, moved=False, context=context)
+    if not _can_be_solved_again(patch, removed):
+        return recomputed_patch(patch, removed, before=before, moved=False, context=context)
     method: Any = context.method(patch)
-    rest = method.without(patch, gone, before=before)
+    rest = method.without(patch, removed, before=before)
     check_same_method(patch, rest)
     return rest
 
 
+def _can_be_solved_again(patch: Patch, removed: AbstractSet[str]) -> bool:
+    """Return whether the patch's method can solve for the edits that are left, from their stored values.
+
+    A joint method can, if all removed edits are in the last batch: later batches were computed on a model with them. An
+    edit that undid facts of its batch (``opposed``) changed the other edits, so they are not separable.
+    """
+    if any(record.get("opposed") for record in patch.edits):
+        return False
+    if not find_method(recorded_method(patch)["name"]).separable:
+        return False
+    *earlier_batches, _ = batches(patch.edits, joint=True)
+    earlier_ids = {_id_of(record) for record in chain.from_iterable(earlier_batches)}
+    return earlier_ids.isdisjoint(removed)
+
+
 def recomputed_patch(
-    patch: Patch, gone: AbstractSet[str], *, before: Patch, moved: bool, context: RecomputeContext
+    patch: Patch, removed: AbstractSet[str], *, before: Patch, moved: bool, context: RecomputeContext
 ) -> Patch:
     """Compute a patch again without some of its edits.
 
-    The edits before the first removed one stay unchanged, if each is a column of the factors and nothing else changed
-    for them.
-
     Args:
         patch: the patch with its records.
-        gone: the ids of the edits to leave out.
+        removed: the ids of the edits to leave out.
         before: the patch that the model has before these edits.
         moved: ``before`` is not what it was when ``patch`` was computed.
         context: the model and the graph.
     """
-    ids = [record["edit"]["id"] for record in patch.edits]
-    start = 0
     result: Patch | None = None
-    edit_columns = None if moved else columns(patch)
-    if edit_columns is not None and isinstance(patch, WeightPatch):
-        recorded = recorded_method(patch)
-        # With a warm start, an edit begins with the network of the edit before it: the first edit after the gap needs
-        # that of the last one before it.
-        independent = issubclass(find_method(recorded["name"]), RankOneMethod)
-        if independent and not recorded.get("config", {}).get("warm_start"):
-            start = next((index for index, name in enumerate(ids) if name in gone), len(ids))
-        if start:
-            facts = tuple(column for its in edit_columns[:start] for column in its)
-            factors = {name: pair.columns(facts) for name, pair in patch.factors.items()}
-            state = {name: tensor[..., : len(facts)].contiguous() for name, tensor in patch.state.items()}
-            provenance = {**patch.provenance, "edits": list(patch.edits[:start])}
-            result = WeightPatch(factors=factors, provenance=provenance, state=state)
-    remaining = sum(name not in gone for name in ids[start:])
+    records = patch.edits
+    if not moved:
+        result = _part_before(patch, removed)
+    if result is not None:
+        records = records[len(result.edits) :]
+    remaining = sum(_id_of(record) not in removed for record in records)
     if result is not None and not remaining:
         return result
     method = context.method(patch)
     log.info("recomputing %s of %s", number_of(remaining, "edit"), method.name)
-    for batch in batches(patch.edits[start:], joint=method.joint):
-        rest = [record for record in batch if record["edit"]["id"] not in gone]
+    for batch in batches(records, joint=method.joint):
+        rest = [record for record in batch if _id_of(record) not in removed]
         if not rest:
             continue
-        beneath = before + result if result else before
+        beneath = before if result is None else before + result
         update = method.edit([edit_of(record) for record in rest], before=beneath, progress=True)
         check_same_method(patch, update)
         check_same_graph(rest, update.edits)
-        result = result + update if result else update
+        result = update if result is None else result + update
     return method.empty_patch() if result is None else result
 
 
+def _part_before(patch: Patch, removed: AbstractSet[str]) -> WeightPatch | None:
+    """Return the edits before the first removed one as a patch; None if there are none, or they would change.
+
+    They stay as they are if each of them has its own columns of the factors, and is computed by itself (RankOneMethod).
+    """
+    edit_columns = columns(patch)
+    if edit_columns is None or not isinstance(patch, WeightPatch):
+        return None
+    recorded = recorded_method(patch)
+    # With a warm start, an edit begins with the network of the edit before it, which is not stored. So the first edit
+    # after the removed one can only be computed after all edits before it.
+    if recorded.get("config", {}).get("warm_start") or not issubclass(find_method(recorded["name"]), RankOneMethod):
+        return None
+    kept_records = []
+    for record in patch.edits:
+        if _id_of(record) in removed:
+            break
+        kept_records.append(record)
+    if not kept_records:
+        return None
+    kept_columns = tuple(chain.from_iterable(edit_columns[: len(kept_records)]))
+    factors = {name: pair.columns(kept_columns) for name, pair in patch.factors.items()}
+    state = {name: tensor[..., : len(kept_columns)].contiguous() for name, tensor in patch.state.items()}
+    return WeightPatch(factors=factors, provenance={**patch.provenance, "edits": kept_records}, state=state)
+
+
 def batches(records: Sequence[Record], *, joint: bool) -> Iterator[Sequence[Record]]:
-    """Yield the records that were made by one call: for a joint method those of a batch, else all."""
+    """Yield the records that were made by one call: for a joint method those of a batch, otherwise all."""
     while records:
-        size = int(records[0].get("batch", len(records))) if joint else len(records)
+        size = len(records)
+        if joint:
+            size = int(records[0].get("batch", size))
         yield records[:size]
         records = records[size:]
 
@@ -298,10 +343,9 @@ def recomputed_edits(
             if file is None:
                 continue
             before = _parts(load(files[step]))
-            after = _parts(load(file))
-            removals |= {
-                EditPosition(step, name): event for name, part in after.items() if not part.same(before.get(name))
-            }
+            for name, part in _parts(load(file)).items():
+                if not part.is_same(before.get(name)):
+                    removals[EditPosition(step, name)] = event
             files[step] = file
     return removals
 
@@ -313,7 +357,7 @@ class _Part:
     record: Record
     share: Mapping[str, tuple[Tensor, Tensor]] | None
 
-    def same(self, other: _Part | None) -> bool:
+    def is_same(self, other: _Part | None) -> bool:
         """Return whether the records and the shares are the same, bit for bit."""
         if other is None or self.share is None or other.share is None:
             return False
@@ -327,13 +371,16 @@ class _Part:
 
 
 def _parts(patch: Patch) -> dict[str, _Part]:
-    """The part of each edit, by its id."""
+    """Return the part of each edit, by its id."""
     parts = dict[str, _Part]()
     edit_columns = columns(patch)
     for index, record in enumerate(patch.edits):
         share = patch.share_of(index)
         if edit_columns is not None and isinstance(patch, WeightPatch):
-            own = {name: factors.columns(edit_columns[index]) for name, factors in patch.factors.items()}
-            share = {name: (factors.left, factors.right) for name, factors in own.items()}
-        parts[record["edit"]["id"]] = _Part(record, share)
+            own = dict[str, tuple[Tensor, Tensor]]()
+            for name, factors in patch.factors.items():
+                pair = factors.columns(edit_columns[index])
+                own[name] = (pair.left, pair.right)
+            share = own
+        parts[_id_of(record)] = _Part(record, share)
     return parts

@@ -30,6 +30,7 @@ _HEADS: dict[ProbeKind, str] = {
     "portability": "portability",
     "locality": "locality",
 }
+_COUNTED: tuple[ProbeKind, ...] = ("paraphrase", "portability", "locality")  # an edit may have several of each
 _SHOWN = ("loss_before", "loss_after", "steps")  # of an edit's record
 _LONGEST = 200  # characters of a setting's value that are shown
 
@@ -68,7 +69,8 @@ def in_words(event: Event, names: Mapping[EditPosition, str]) -> str:
     """Return what happened in an event: what was added, removed or undone; `names_of` returns the ``names``."""
     if isinstance(event, Removed):
         positions = [EditPosition(*position) for position in event.edits]
-        return "removed " + ", ".join(names.get(position) or f"{position.step}/{position.id}" for position in positions)
+        shown = [names.get(position, f"{position.step}/{position.id}") for position in positions]
+        return f"removed {', '.join(shown)}"
     if not isinstance(event, Added):
         return f"undid event {event.undoes}"
     source = f" from {event.source}" if event.source else ""
@@ -191,9 +193,9 @@ def check_table(checked: Sequence[CheckedEdit]) -> Table:
         heads.append("nats")
     table = _table(*heads)
     for result in checked:
-        rewrite = min(result.of("rewrite"), key=lambda answer: (answer.right, answer.success))  # of the forms
+        rewrite = min(result.of("rewrite"), key=_rank_of)  # the worst, if the edit is asked in two forms
         cells: list[object] = [result.entry.name, _sign(rewrite)]
-        for kind in list(_HEADS)[1:]:
+        for kind in _COUNTED:
             answers = result.of(kind)
             right = sum(answer.right for answer in answers)
             share = f"{right}/{len(answers)}" if answers else ""
@@ -203,6 +205,10 @@ def check_table(checked: Sequence[CheckedEdit]) -> Table:
             cells.append(f"{rewrite.nats:.1f}")
         _row(table, *cells)
     return table
+
+
+def _rank_of(answer: CheckedPrompt) -> tuple[bool, bool]:
+    return answer.right, answer.success
 
 
 def _has_nats(result: CheckedEdit) -> bool:
