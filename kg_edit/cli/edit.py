@@ -88,6 +88,25 @@ LocalityCheck = Annotated[
         help="Also ask unrelated prompts (at most 30), and report which answers changed.",
     ),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Make no edit and write nothing; show what each edit would reach besides its fact.",
+        rich_help_panel=CHECKS,
+    ),
+]
+MostReach = Annotated[
+    float | None,
+    typer.Option(
+        "--most-reach",
+        metavar="SHARE",
+        min=0.0,
+        help="Refuse to start if an edit would give more than this share of its change to an unrelated prompt or to "
+        "another edit, such as 0.5.",
+        rich_help_panel=CHECKS,
+    ),
+]
 Log = Annotated[
     list[str] | None,
     typer.Option(
@@ -120,6 +139,8 @@ def edit(
     alone: Alone = True,
     yes: Yes = False,
     require_success: RequireSuccess = False,
+    dry_run: DryRun = False,
+    most_reach: MostReach = None,
     locality_check: LocalityCheck = True,
     log: Log = None,
     dtype: Dtype = "auto",
@@ -136,6 +157,7 @@ def edit(
     - `kg-edit edit edits.jsonl --out out/`
     - `kg-edit edit edits.jsonl --graph facts.csv --out out/`
     - `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
+    - `kg-edit edit edits.jsonl --out out/ --dry-run`
     """
     from kg_edit.callbacks import open_callbacks
     from kg_edit.edits.files import check_file, in_form, read_edits
@@ -172,6 +194,16 @@ def edit(
         language_model = load(model, dtype, device)
         chosen = planned.with_layer(language_model, usable)
         editor = chosen.on(language_model)
+        if dry_run or most_reach is not None:
+            from kg_edit.reports.risk import predict_risks, refuse_risky, risk_table
+
+            risks = predict_risks(editor, usable)
+            if dry_run:
+                stdout().print(risk_table(risks))
+            if most_reach is not None:
+                refuse_risky(risks, most=most_reach)
+            if dry_run:
+                return
         make = partial(
             run_edits,
             editor,

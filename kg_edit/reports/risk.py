@@ -1,0 +1,235 @@
+"""What an edit will reach besides its fact, predicted before it is made: from keys alone, without a descent.
+
+A closed form adds (m*_i - m_i) u_i^T to W, scaled so that the own key k_i gets the whole change (ROME's Eq. 2). At
+another token, with the key n, it adds the same change times
+
+    share = |u_i . n| / |u_i . k_i|
+
+The direction u_i = C^-1 k_i (of a batch: a column of `JointMethod.directions`) is known as soon as the keys are. So
+`predict_risks` reads the keys of the edits and of other prompts, and solves; it finds no value m*.
+
+The share does not say how long the change is, nor whether the model's answer depends on that token.
+`studies/risk.py` measures how well it predicts what changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kg_edit.covariance.moment import OtherKeys
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
+from kg_edit.locate_then_edit.joint import mean_key
+from kg_edit.locate_then_edit.objective import Request
+from kg_edit.locate_then_edit.states import OtherTokens, other_keys, subject_states
+from kg_edit.methods.base import EditingMethod
+from kg_edit.methods.memit.method import JointMethod
+from kg_edit.methods.rome.method import RankOneMethod
+from kg_edit.models.devices import exact
+from kg_edit.models.hooks import StopForwardError, stopping, untouched, watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, left_pad, split_passes
+from kg_edit.reports.prompts import AskedPrompt, asked_once, own_prompts, unrelated_prompts
+from kg_edit.text.display import plain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_ROWS = 64  # prompts of a pass
+_TOKENS = 2048  # tokens of a pass, padding included
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How much of an edit's change arrives at another prompt.
+
+    Attributes:
+        text: the prompt.
+        edit: the id of the other edit whose prompt it is; "" for a prompt that should stay.
+        token: the token at which the most arrives; of another edit its subject.
+        share: as a part of the change at the edit's own key, in the layer where that part is largest.
+    """
+
+    text: str
+    edit: str = ""
+    token: str
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRisk:
+    """What one edit will reach.
+
+    Attributes:
+        edit: the edit.
+        prompts: the prompts that should stay, those that get the most first.
+        edits: the edits about other subjects, those that get the most first.
+        same_subject: the ids of the other edits about the same subject, whose prompts share its key.
+    """
+
+    edit: Edit
+    prompts: tuple[Reach, ...]
+    edits: tuple[Reach, ...]
+    same_subject: tuple[str, ...]
+
+    @property
+    def largest(self) -> float:
+        """The largest share of all; 0 if there is nothing that it could reach."""
+        return max((reach.share for reach in (*self.prompts, *self.edits)), default=0.0)
+
+
+def predict_risks(
+    method: EditingMethod, edits: Sequence[Edit], prompts: Iterable[AskedPrompt] | None = None
+) -> tuple[EditRisk, ...]:
+    """Predict what each edit will reach; the model is not changed.
+
+    Args:
+        method: a method that writes values under keys, such as ROME, GLAME or MEMIT. A joint method's edits are taken
+            as one batch.
+        edits: the edits, in the form in which they would be made.
+        prompts: the prompts that should stay; by default the edits' own locality prompts, and unrelated ones.
+
+    Raises:
+        ConfigError: the method writes no values under keys.
+    """
+    if not isinstance(method, RankOneMethod | JointMethod):
+        raise ConfigError(
+            f"what {method.name} will reach can't be predicted, because it writes no values under keys; choose rome, "
+            "r-rome, glame, memit, emmet or alphaedit"
+        )
+    if prompts is None:
+        prompts = (*own_prompts(edits), *unrelated_prompts(edits))
+    asked = asked_once(prompts)
+    model = method.model
+    encoded = [model.encode(prompt.text, chat=prompt.chat) for prompt in asked]
+    at_edits = torch.zeros(len(edits), len(edits), dtype=torch.float64)  # of edit i at edit j's key
+    at_prompts = torch.zeros(len(edits), len(asked), dtype=torch.float64)  # of edit i at prompt j
+    tokens = torch.zeros(len(edits), len(asked), dtype=torch.long)  # at which of its tokens
+
+    with untouched(model), torch.no_grad():
+        requests = [Request.of(model, edit, method.contexts) for edit in edits]
+        for layer in method.layers:
+            keys, directions = _keys_and_directions(method, requests, layer)  # [edits, d_ff], [d_ff, edits]
+            of_own_key = (keys * directions.T).sum(1)  # u_i . k_i, [edits]
+            scaled = directions / of_own_key
+
+            at_edits = torch.maximum(at_edits, (keys @ scaled).T.abs().cpu())
+            for number, token_keys in enumerate(_keys_of_prompts(model, encoded, layer)):
+                shares = (token_keys.to(scaled) @ scaled).abs().cpu()  # [tokens, edits]
+                most, token = shares.max(0)
+                grew = most > at_prompts[:, number]
+                at_prompts[grew, number] = most[grew]
+                tokens[grew, number] = token[grew]
+
+    risks = []
+    for index, edit in enumerate(edits):
+        near = []
+        for number, prompt in enumerate(encoded):
+            token_id = prompt.ids[int(tokens[index, number])]
+            share = float(at_prompts[index, number])
+            near.append(Reach(text=asked[number].text, token=str(model.tokenizer.decode([token_id])), share=share))
+        others = []
+        for number, other in enumerate(edits):
+            if other.subject != edit.subject:
+                share = float(at_edits[index, number])
+                others.append(Reach(text=other.text, edit=other.id, token=other.subject, share=share))
+        same = tuple(other.id for other in edits if other.subject == edit.subject and other.id != edit.id)
+        risks.append(EditRisk(edit=edit, prompts=_sorted(near), edits=_sorted(others), same_subject=same))
+    return tuple(risks)
+
+
+def refuse_risky(risks: Iterable[EditRisk], *, most: float) -> None:
+    """Check that no edit gives more than a share ``most`` of its change to anything else.
+
+    Raises:
+        ConfigError: an edit does; the message names the first one and what it would reach.
+    """
+    risky = [risk for risk in risks if risk.largest > most]
+    if not risky:
+        return
+    first = risky[0]
+    reach = max((*first.prompts, *first.edits), key=lambda reach: reach.share)
+    raise ConfigError(
+        f"{len(risky)} of the edits would reach further than {most:g}: edit {first.edit.id!r} would give "
+        f"{reach.share:.2f} of its change to {reach.text!r} (at {reach.token!r}); leave them out, choose another layer "
+        "(--layer auto), or raise the limit"
+    )
+
+
+def risk_table(risks: Iterable[EditRisk]) -> Table:
+    """Return the table of the terminal: for each edit the prompt and the edit that get the most of its change."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for header in ("edit", "share", "unrelated prompt that gets the most", "share", "edit that gets the most"):
+        table.add_column(header, overflow="fold", justify="right" if header == "share" else "left")
+    table.add_column("same subject", overflow="fold")
+    for risk in risks:
+        table.add_row(
+            plain(risk.edit.id),
+            *_largest_in_words(risk.prompts),
+            *_largest_in_words(risk.edits),
+            plain(", ".join(risk.same_subject)),
+        )
+    return table
+
+
+def _largest_in_words(reaches: Sequence[Reach]) -> tuple[str, str]:
+    if not reaches:
+        return "", ""
+    largest = reaches[0]
+    return f"{largest.share:.2f}", plain(f"{largest.text} (at {largest.token.strip()!r})")
+
+
+def _keys_and_directions(
+    method: RankOneMethod | JointMethod, requests: Sequence[Request], layer: int
+) -> tuple[Tensor, Tensor]:
+    """Return the keys k of the bare prompts [edits, d_ff], and the directions U [d_ff, edits], in float64."""
+    model = method.model
+    rows = [row for request in requests for row in request.rewrites]
+    counts = [len(request.rewrites) for request in requests]
+    row_keys, _ = subject_states(model, rows, layer=layer, last=layer)
+    by_edit = row_keys.split(counts)  # [contexts, d_ff] of each edit
+    bare = exact(torch.stack([keys[0] for keys in by_edit]))
+
+    if isinstance(method, JointMethod):
+        batch = torch.stack([mean_key(keys) for keys in by_edit], 1)  # K, [d_ff, edits]
+        held = OtherTokens(model, requests if method.config.hold else (), [layer], memory=0.0).at(layer)
+        directions = method.directions(layer, exact(batch), others=held, protected=None)
+    else:
+        columns = []
+        for request, keys in zip(requests, by_edit, strict=True):
+            held = OtherKeys.none(keys.shape[1], keys.device)
+            if method.config.hold:
+                held = held.plus(other_keys(model, request.rewrites, layer))
+            columns.append(method.covariance.solve(keys.mean(0), others=held, weight=method.config.hold))
+        directions = torch.stack(columns, 1)
+    return bare.to(directions), directions
+
+
+def _keys_of_prompts(model: LanguageModel, prompts: Sequence[Prompt], layer: int) -> Iterator[Tensor]:
+    """Yield the keys of each prompt's tokens in a layer, [tokens, d_ff] in float64; higher blocks do not run."""
+    seen = dict[str, Tensor]()
+
+    def note(key: Tensor, _: Tensor) -> None:
+        seen["key"] = key
+        raise StopForwardError
+
+    for part in split_passes([len(prompt.ids) for prompt in prompts], rows=_ROWS, tokens=_TOKENS):
+        rows = [prompts[index].ids for index in part]
+        batch = left_pad(rows, device=model.device)
+        with watched(model.down_projection(layer), note), stopping():
+            model.model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
+        padded = seen["key"].reshape(len(rows), -1, seen["key"].shape[-1])  # [rows, longest, d_ff]
+        for row, keys in zip(rows, padded, strict=True):
+            yield exact(keys[len(keys) - len(row) :])
+
+
+def _sorted(reaches: Iterable[Reach]) -> tuple[Reach, ...]:
+    """Return those that get the most first."""
+    return tuple(sorted(reaches, key=lambda reach: reach.share, reverse=True))
