@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageStat
 
 from kg_edit.methods import method_names
-from tests.pages import ROOT
+from tests.pages import DOCS, ROOT
 from tests.wikidata_cache.chromium import NO_BROWSER, PROGRAM, Chromium, Page, running
 
 pytestmark = pytest.mark.slow
@@ -106,6 +106,18 @@ def test_page_has_no_unread_markup(pages: dict[Path, Contents]) -> None:
     assert {name: marks for name, marks in unread.items() if marks} == {}
 
 
+def test_formulas_are_typeset(site: Path) -> None:
+    written = {page.name: len(page.blocks("math")) for page in DOCS if page.blocks("math")}
+    pages = {name: (site / name.removeprefix("docs/")).with_suffix(".html") for name in written}
+    shown = {name: page.read_text(encoding="utf-8").count('<div class="math"') for name, page in pages.items()}
+    assert written == shown and len(written) > 5
+
+
+def test_page_of_a_method_has_its_facts_and_settings(site: Path) -> None:
+    page = (site / "methods" / "rome.html").read_text(encoding="utf-8")
+    assert "arxiv.org/abs/2202.05262" in page and "clamp_norm_factor" in page and "<!-- settings" not in page
+
+
 def test_reference_has_docstrings_and_settings(site: Path) -> None:
     page = (site / "reference" / "kg_edit.html").read_text(encoding="utf-8")
     assert "Raises:" in page and "what the edited model should predict" in page
@@ -143,7 +155,10 @@ def test_search_works_on_a_page_from_the_disk(site: Path, browser: Chromium) -> 
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["index", "start", "methods", "commands", "glame", "results", "reference/kg_edit"])
+@pytest.mark.parametrize(
+    "name",
+    ["index", "start", "methods", "methods/rome", "commands", "glame", "closed_form", "results", "reference/kg_edit"],
+)
 def test_page_is_not_wider_than_the_window(name: str, width: int, site: Path, browser: Chromium) -> None:
     assert opened(browser, site / f"{name}.html", width).overflow() == 0
 

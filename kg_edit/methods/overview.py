@@ -17,17 +17,17 @@ HEADER = ("method", "what it does", "family", "changes", "batch", "remove", "gra
 _HEAD = """<!-- Written by `kg-edit methods --markdown`; to change it, change the code and run the command again. -->
 # Methods
 
-Every method takes edits and returns a patch; a later call can build on an earlier one's patch. `kg-edit methods NAME`
-prints the settings of a method. Below the title of a family are the pages with the equations, papers and weaknesses of
-its methods, and what is the same for all of them. The columns:
+Every method takes edits and returns a patch. A later call can build on the patch of an earlier one. The name of a
+method leads to its page, if it has one. The pages above each table have the equations, the papers and the weaknesses of
+all methods. `kg-edit methods NAME` prints the settings of a method. These are the columns:
 
-- *changes*: weights, a layer's output (adapter), or the prompt. Only weights can be merged into the model,
-  or exported as LoRA.
-- *batch*: whether the edits of one call are computed together, or as a sequence, each on the model with the earlier
-  ones (`grace` and `melo`: without their earlier entries).
-- *remove*: exact where one edit can be removed from a batch or a memory of many; else the ledger computes the others
-  again ([patches](patches.md#what-removing-means)).
-- *graph*: whether a knowledge graph is needed.
+- *changes* says what a patch changes: weights, the output of a layer (adapter), or the prompt. Only changes of weights
+  can be merged into the model or exported as LoRA.
+- *batch* says how the edits of one call are made. They are computed together, or in sequence, each on the model with
+  the earlier ones. (`grace` and `melo` make each edit without their earlier entries.)
+- *remove* says what happens when one edit is removed from many. Where it is exact, the other edits keep their values.
+  Else the ledger [computes the others again](patches.md#what-removing-means).
+- *graph* says whether the method needs a knowledge graph.
 """
 PAGES = {  # the pages of docs/ with the sections of a family's methods, in the order of docs/methods.md
     "rank-one": {"closed_form": "closed forms", "glame": "GLAME"},
@@ -45,9 +45,36 @@ PAGES = {  # the pages of docs/ with the sections of a family's methods, in the 
         "trained": "trained editors",
     },
 }
+OWN_PAGES = (  # the methods with a page in docs/methods/
+    "alphaedit",
+    "ft-m",
+    "glame",
+    "glame-plus",
+    "grace",
+    "graph-memory",
+    "ike",
+    "lora",
+    "memit",
+    "mend",
+    "r-rome",
+    "rag",
+    "rome",
+    "serac",
+)
+_SHARED = {  # what all methods of a family have in common, as a sentence
+    ("changes", "weights"): "They change weights.",
+    ("changes", "adapter"): "They change the output of a layer.",
+    ("changes", "prompt"): "They change the prompt.",
+    ("batch", "together"): "They compute the edits of one call together.",
+    ("batch", "sequence"): "They make the edits of one call in sequence.",
+    ("remove", "exact"): "One edit can be removed exactly.",
+    ("remove", "recomputed"): "If one edit is removed, the others are computed again.",
+    ("graph", "yes"): "They need a graph.",
+    ("graph", "no"): "They need no graph.",
+}
 _CHOICES = """## Which one to take
 
-From what was measured on SmolLM2-135M ([results](results.md)):
+This advice follows from what was measured on SmolLM2-135M ([results](results.md)):
 """
 
 
@@ -64,34 +91,36 @@ CHOICES = (
     Choice(
         "one fact, or a few",
         "rome --preset fast",
-        "97 % of 100 single edits are generated, and after all but one of 200 paraphrases the new object is preferred "
-        "to the old one; 75 % of the neighbours are right, unedited 77 %",
+        "It makes 97 % of 100 single edits, and the new object is preferred after all but one of 200 paraphrases. "
+        "Afterwards 75 % of the neighbours are right (unedited: 77 %).",
     ),
     Choice(
         "what follows from one fact",
         "glame-plus --graph GRAPH",
-        "by its preset late-block 63 % of the two-hop questions whose second hop the model knows are right (30 edits), "
-        "without a graph 62 %, with a wrong one 20 %, with rome 43 %; by its default 14 points more (32 other edits)",
+        "With its preset late-block 63 % of the two-hop questions whose second hop the model knows are right (30 "
+        "edits; rome: 43 %). Without a graph it is 62 %, with a wrong one 20 %. Its default gives 14 points more than "
+        "late-block (32 other edits).",
     ),
     Choice(
         "hundreds of facts, in the weights",
         "alphaedit --preset fast",
-        "94 % of the edits are generated after 300 in sequence, with memit 95 %, with rome 68 %",
+        "After 300 edits in sequence the model generates 94 % of them (memit: 95 %, rome: 68 %).",
     ),
     Choice(
         "hundreds of facts, weights unchanged",
         "serac",
-        "100 % of the edits are generated after 300; its network is trained first: kg-edit serac train",
+        "After 300 edits the model generates 100 % of them. The network has to be trained first: kg-edit serac train.",
     ),
     Choice(
         "nothing else may change",
         "grace",
-        "100 % of the unrelated answers of zsRE are unchanged; 91 % of the edits are generated, 0 % after paraphrases",
+        "It leaves 100 % of the unrelated answers of zsRE as they are, and makes 91 % of the edits. It reaches 0 % of "
+        "the paraphrases.",
     ),
     Choice(
         "nothing trained, nothing computed",
         "ike",
-        "97 % of 100 edits are generated, without demonstrations; only prompts that name a subject change",
+        "Without demonstrations it makes 97 % of 100 edits. Only prompts that name a subject change.",
     ),
 )
 
@@ -137,7 +166,7 @@ def methods_page() -> str:
     for _, entry in sorted(method_entries().items()):
         cells = [cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(entry)]
         row = dict(zip(HEADER, cells, strict=True))
-        row["method"] = f"`{row['method']}`"
+        row["method"] = _linked(row["method"])
         families.setdefault(row["family"], []).append(row)
     choices = [(choice.want, f"`{choice.take}`", choice.because) for choice in CHOICES]
     sections = [_HEAD, _CHOICES, markdown_table(Choice._fields, choices)]
@@ -147,23 +176,31 @@ def methods_page() -> str:
     return "\n".join(sections) + "\n"
 
 
+def _linked(name: str) -> str:
+    """Return the name of a method in code style, as a link if it has a page of its own."""
+    return f"[`{name}`](methods/{name}.md)" if name in OWN_PAGES else f"`{name}`"
+
+
 def _family_section(name: str, rows: list[dict[str, str]]) -> str:
-    """Return the section of a family: a line of what is the same for all of its methods, and a table of the rest."""
+    """Return the section of a family: sentences on what is the same for all of its methods, and a table of the rest."""
+    links = [f"[{title}]({page}.md)" for page, title in PAGES.get(name, {}).items()]
+    sentences = []
     same = []
     for column in ("changes", "batch", "remove", "graph"):
         values = {row[column] for row in rows}
         if len(values) == 1:
             same.append(column)
-    links = [f"[{title}]({page}.md)" for page, title in PAGES.get(name, {}).items()]
-    caption = [f"*{column}*: {rows[0][column]}" for column in same]
-    if links:
-        caption.insert(0, ", ".join(links))
+            sentences.append(_SHARED[column, values.pop()])
     shown = [column for column in HEADER if column not in (*same, "family", "paper")]
     cells = []
     for row in rows:
         cells.append([row[column] for column in shown])
     table = markdown_table(shown, cells)
     lines = [f"\n## {name.capitalize()}"]
-    if caption:
-        lines.append("\n" + "; ".join(caption))
+    if sentences:
+        sentences[0] = sentences[0].replace("They", "Methods of this family", 1)
+    if links:
+        sentences.insert(0, f"See {', '.join(links)}.")
+    if sentences:
+        lines.append("\n" + " ".join(sentences))
     return "\n".join([*lines, "", table])

@@ -12,7 +12,7 @@ import pytest
 
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import LayerConfig
-from kg_edit.methods.overview import CHOICES, HEADER, PAGES, computes, methods_page, row_of, settings
+from kg_edit.methods.overview import CHOICES, HEADER, OWN_PAGES, PAGES, computes, methods_page, row_of, settings
 from kg_edit.registry import method_entries
 from kg_edit.zoo.adapters.base import AdapterConfig
 
@@ -80,6 +80,12 @@ def test_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == methods_page(), f"write it again: {command}"
 
 
+def test_methods_with_a_page_of_their_own_are_linked() -> None:
+    pages = sorted(file.stem for file in (PAGE.parent / "methods").glob("*.md"))
+    assert sorted(OWN_PAGES) == pages
+    assert set(pages) <= set(method_names())
+
+
 def test_page_of_a_family_has_the_sections_of_its_methods() -> None:
     for method in map(find_method, method_names()):
         texts = [(PAGE.parent / f"{page}.md").read_text(encoding="utf-8") for page in PAGES[method.family]]
@@ -89,7 +95,7 @@ def test_page_of_a_family_has_the_sections_of_its_methods() -> None:
 
 def test_what_all_methods_of_a_family_share_is_above_its_table() -> None:
     sections = {part.splitlines()[0]: part for part in methods_page().split("\n## ")[1:]}
-    assert "*changes*: prompt; *batch*: sequence; *remove*: exact" in sections["In-context"]
+    assert "change the prompt. They make the edits of one call in sequence. One edit" in sections["In-context"]
     assert "| method | what it does | changes | remove | graph |" in sections["Joint"]
     assert "| `comeba` |" in sections["Joint"] and "| adapter | recomputed | no |" in sections["Joint"]
 
@@ -102,9 +108,9 @@ MEASURED = {  # of each choice: the table, method, settings and metric of its pe
     ),
     "glame-plus --graph GRAPH": (
         ("ripples", "glame-plus", "late-block", "two hops, known"),
+        ("ripples", "rome", "", "two hops, known"),
         ("ripples", "glame-plus", "late-block, no graph", "two hops, known"),
         ("ripples", "glame-plus", "late-block, wrong graph", "two hops, known"),
-        ("ripples", "rome", "", "two hops, known"),
     ),
     "alphaedit --preset fast": (
         ("sequence-300", "alphaedit", "300 edits", "efficacy, greedy"),
