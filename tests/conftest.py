@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
@@ -22,6 +22,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # a name that no folder has would be looked 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores are many times slower
 
 if TYPE_CHECKING:  # it takes seconds to import, and the process that hands the tests out needs none of it
+    from pyoxigraph import Store
+
     from kg_edit.models.language_model import LanguageModel
 
 settings.register_profile("everyday", deadline=None, max_examples=10)  # a slow machine is no failure
@@ -53,27 +55,53 @@ def _entry_points(path: tuple[str, ...], **chosen: str) -> EntryPoints:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Look for no garbage among the modules and tests, millions of objects that stay: not now, not later."""
+    """Look for no garbage among the modules and tests, millions of objects that stay: not now, not later.
+
+    Tests leave little of it, and looking as often as Python does by itself takes a twentieth of their time.
+    """
     gc.disable()
     yield
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _slow_looks_are_done_once() -> Iterator[None]:
-    """The tests run hundreds of commands in one process; what each finds anew in 20 to 50 ms is kept."""
-    from kg_edit.evaluation.settings import commit
+    """The tests run hundreds of commands in one process; what each finds anew in 20 to 50 ms is kept.
 
-    trees, tracked = cache(typer.main.get_command), cache(commit)
+    These are the tree of commands, the state and the hash of the code, and the packaged graph in memory.
+    """
+    from kg_edit.evaluation.settings import commit
+    from kg_edit.storage.code_hash import folder_sha256
+    from wikidata_cache.sources.graph_files import load_files
+
+    trees = cache(typer.main.get_command)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("typer.main.get_command", trees)
         patch.setattr("typer.testing._get_command", trees)
-        patch.setattr("kg_edit.evaluation.settings.commit", tracked)
+        patch.setattr("kg_edit.evaluation.settings.commit", cache(commit))
+        patch.setattr("kg_edit.storage.code_hash.folder_sha256", cache(folder_sha256))
+        patch.setattr("wikidata_cache.sources.oxigraph.load_files", _keep_packaged_graphs(load_files))
         patch.setattr(
             "kg_edit.models.architectures.entry_points", lambda **chosen: _entry_points((*sys.path,), **chosen)
         )
         yield
+
+
+Load = Callable[[Sequence[Path]], tuple["Store", dict[str, str]]]
+
+
+def _keep_packaged_graphs(load_files: Load) -> Load:
+    """Files of the package stay as they are, and whoever loads them only reads the store."""
+    once = cache(load_files)
+    packages = Path(kg_edit.registry.__file__).parents[1]
+
+    def load(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
+        packaged = all(path.is_relative_to(packages) for path in paths)
+        return once((*paths,)) if packaged else load_files(paths)
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -186,12 +186,15 @@ def same_weights(model: LanguageModel, weights: dict[str, torch.Tensor]) -> bool
 
 
 MADE: dict[tuple[str, bool], LanguageModel] = {}
+USED: set[tuple[str, bool]] = set()
+"""The shared models that were asked for since they were last compared with what they were."""
 # Each weight and buffer of a shared model, and a copy of it as it was made
 CONTENT: dict[tuple[str, bool], list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
 
 def tiny(name: str, *, bos: bool = False) -> LanguageModel:
     """A tiny random model, made once and shared; weights are large enough for changes to matter."""
+    USED.add((name, bos))
     if (name, bos) not in MADE:
         model = MADE[name, bos] = _random_model(name, bos=bos)
         stored = model.model.state_dict(keep_vars=True).values()

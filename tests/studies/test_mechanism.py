@@ -57,6 +57,7 @@ def test_shares_are_means_over_records(study: ModuleType) -> None:
     assert rows["no block", "right"].n == "2" and rows["no block", "right"].note == "3 questions"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["value_cosines"], indirect=True)
 def test_cosines_of_a_tiny_model(study: ModuleType, tmp_path: Path, tiny_folder: Path, cache: Path) -> None:
     shutil.copytree(ROOT / "results", tmp_path / "results")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -197,9 +197,9 @@ def test_the_prompts_of_a_descent_take_the_bytes_that_are_planned(edits: int, tm
         for index in range(edits)
     ]
     where, shape = Machine(device=CPU, host=10**12, accelerator=None), shape_in_memory(model, tmp_path)
-    before = held_bytes()
-    loss = Objective(model, 2, requests, kl_weight=0.0625, engine=find_engine(model, 2, contexts))
-    stored = held_bytes() - before
+    with kept_tensors(model) as kept:
+        loss = Objective(model, 2, requests, kl_weight=0.0625, engine=find_engine(model, 2, contexts))
+    stored = sum(kept)
     assert len(loss.value) == edits
     plan = estimate(find_method("memit"), config, shape, where, edits=edits)
     planned = next(part.bytes for part in plan.parts if part.what.startswith("prompts"))
@@ -215,9 +215,9 @@ def test_rows_of_a_recurrent_model_are_planned_whole(family: str, name: str, edi
     contexts = ("{}", *[context] * (load.rows - 1))
     edit = Edit(subject="London", prompt="{} is located in the", target_new="Miami")  # 8 tokens without the target
     requests = [Request(rewrites=Request.of(model, edit, contexts).rewrites)] * edits
-    before = held_bytes()
-    loss = Objective(model, 1, requests, kl_weight=0.0, engine=find_engine(model, 1, contexts))
-    stored, ran = held_bytes() - before, sum(row.length for row in loss._fast._rows)
+    with kept_tensors(model) as kept:
+        loss = Objective(model, 1, requests, kl_weight=0.0, engine=find_engine(model, 1, contexts))
+    stored, ran = sum(kept), sum(row.length for row in loss._fast._rows)
     where = Machine(device=CPU, host=10**12, accelerator=None)
     parts = {part.what: part for part in estimate(find_method(name), config, shape, where, edits=edits).parts}
     planned = float(parts["states for the backward pass"].formula.partition(" tokens")[0].replace(",", ""))
@@ -233,12 +233,26 @@ def test_method_without_recurrent_blocks_is_not_planned_on_them(name: str) -> No
         estimate(find_method(name), find_method(name).config_class(), shape, where)
 
 
-def held_bytes() -> int:
-    """The bytes of all tensors there are."""
-    gc.collect()
-    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+@contextmanager
+def kept_tensors(model: LanguageModel) -> Iterator[list[int]]:
+    """A list that has, at the end of the block, the bytes of each tensor that was made in the block and still exists.
+
+    Views of the model's weights are not among them. Python keeps objects by how often a search for garbage met them:
+    what was there before is in the last generation, and what was made since is in the middle one.
+    """
+    sizes: list[int] = []
+    gc.collect(1)
+    gc.disable()
+    try:
+        yield sizes
+        gc.collect(0)
+        tensors = [thing for thing in gc.get_objects(generation=1) if isinstance(thing, torch.Tensor)]
+    finally:
+        gc.enable()
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+    for weight in model.model.state_dict().values():
+        storages.pop(weight.untyped_storage().data_ptr(), None)
+    sizes.extend(storages.values())
 
 
 def test_text_that_is_read_needs_a_pass_and_waiting_keys() -> None:
