@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import os
 import shutil
 import sys
@@ -41,9 +42,11 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 * 2**30:
 def pytest_configure(config: pytest.Config) -> None:
     """Properties are tried on fewer examples where slow tests are left out, and installed packages are listed once.
 
-    A look at the packages takes 5 ms, and the parameters of the tests alone ask for a method hundreds of times.
+    A look at the packages takes 5 ms, and the parameters of the tests alone ask for a method hundreds of times; a look
+    for a version takes 1 ms, and every patch asks.
     """
     settings.load_profile("everyday" if config.option.markexpr == "not slow" else "all")
+    importlib.metadata.version = cache(importlib.metadata.version)
     kg_edit.registry.entry_points = lambda **chosen: _entry_points((*sys.path,), **chosen)  # type: ignore[attr-defined,assignment]
 
 

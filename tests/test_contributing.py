@@ -31,6 +31,7 @@ from kg_edit.methods.overview import methods_page
 from kg_edit.patches.base import Patch
 from kg_edit.zoo import entries
 from tests import test_method_pages
+from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.methods import quick, test_idle_settings, test_limits, test_matrix
 from tests.kg_edit.planning import test_estimate
@@ -146,7 +147,7 @@ def test_the_page_of_methods_has_the_editor(toys: Path) -> None:
     assert f"| `{TOY}` |" in methods_page()
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", keep_first(CHECKS, keep=8))
 def test_every_check_of_a_method_passes_for_the_editor(
     check: str, toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -216,12 +216,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "smollm2-patches": DEFAULTS,
     "smollm2-scores": tuple(f"{method} edits" for method in SCORED),
 }
-# One of each way to compute a patch, and what else takes a moment; the rest is slow
-EVERYDAY = {
-    *("alphaedit", "emmet", "ft", "glame", "grace", "memit", "memoir", "mend", "rome", "memit gpt2"),
-    *("glame edits", "rome edits"),
-    *SUBGRAPHS,
-}
+# One of each way to compute a patch; the rest is slow
+EVERYDAY = {*("alphaedit", "ft", "glame", "grace", "memit", "mend", "rome"), "glame edits", *SUBGRAPHS}
 
 
 def computed(kind: str, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from kg_edit.callbacks import Callback, LossLines, StepNotes, open_callback, rea
 from kg_edit.errors import ConfigError, UnknownNameError
 from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.patches.weight_patch import WeightPatch
+from tests.everyday import keep_first
 from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.ship.ledger.ledgers import edits_of, same
 from tests.kg_edit.tiny import tiny
@@ -26,7 +27,7 @@ class Seen(Callback):
         self.steps.setdefault(edit, []).append((step, loss))
 
 
-@pytest.mark.parametrize("name", ["rome", "memit", "ft-l", "locft"])
+@pytest.mark.parametrize("name", keep_first(["rome", "memit", "ft-l", "locft"], keep=2))
 def test_callback_gets_every_step_of_every_edit(name: str, tmp_path: Path) -> None:
     model, edits, seen = tiny("llama"), edits_of(2), Seen()
     editor = on_tiny(name, model)

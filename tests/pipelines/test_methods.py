@@ -49,7 +49,7 @@ def test_every_script_is_tested() -> None:
     assert {file.stem for file in FOLDER.glob("*.py")} == {*SCRIPTS, *files} - {"methods"} | {"stages"}
 
 
-@pytest.mark.parametrize("name", keep_first(SCRIPTS, keep=2))
+@pytest.mark.parametrize("name", keep_first(SCRIPTS))
 def test_script_shows_each_stage_and_writes_the_patch_of_the_library(
     name: str, script: Script, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -73,6 +73,7 @@ def test_script_shows_each_stage_and_writes_the_patch_of_the_library(
         torch.testing.assert_close(patch.factors[weight].product, pair.product, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_script_reads_a_file_of_triplets(
     script: Script, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -56,6 +56,7 @@ def test_wikibio_takes_the_next_persons_sentence_as_false(script: ModuleType) ->
     assert [pair.prompt for pair in study.columns["false sentence (higher)"]] == ["Dan was born.", "Eve was born."]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", keep_first(["sanitation", "wikibio"]))
 def test_a_row_for_each_model(data: str, script: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
     shutil.copytree(ROOT / "results", tmp_path / "results")

@@ -97,6 +97,7 @@ def test_edit_without_statements_is_made_and_counted(edit: Run, facts: Path) -> 
     assert record["graph"]["kind"] == "edge alone"  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_statements_of_one_edit_do_not_depend_on_another(edit: Run, facts: Path) -> None:
     """The patch of an edit whose o* the graph has is the same with --require-graph, as it was without the option."""
     (facts / "edits.jsonl").write_bytes(rows(FRANCE))

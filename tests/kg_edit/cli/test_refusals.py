@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from kg_edit.patches.weight_patch import WeightPatch
+from tests.everyday import keep_first
 from tests.kg_edit.command_line import (
     EDITS,
     GLAME,
@@ -134,7 +136,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs") / "finished"
 
 
-@pytest.fixture(params=["no folder", "a finished run"])
+def in_each_folder(cases: Iterable[str]) -> pytest.MarkDecorator:
+    """Each mistake where there is no folder, and where there is a run; but for the first one, the latter is slow."""
+    names = [*cases]
+    fresh = [pytest.param(case, "no folder") for case in names]
+    beside_a_run = keep_first([(case, "a finished run") for case in names], unpack=True)
+    return pytest.mark.parametrize(("case", "out"), [*fresh, *beside_a_run], indirect=["out"])
+
+
+@pytest.fixture
 def out(request: pytest.FixtureRequest, finished: Path, kg_edit: Run, place: Path, tiny_folder: Path) -> Path:
     """The output folder: not there, or with a run that must not be lost."""
     if request.param == "a finished run":
@@ -145,7 +155,7 @@ def out(request: pytest.FixtureRequest, finished: Path, kg_edit: Run, place: Pat
     return place / "out"
 
 
-@pytest.mark.parametrize("case", BAD_FILES)
+@in_each_folder(BAD_FILES)
 def test_bad_file_is_refused(case: str, kg_edit: Run, place: Path, out: Path, tiny_folder: Path) -> None:
     written, options, message = BAD_FILES[case]
     (place / "facts.csv").write_text("Rome,country,Italy\n")
@@ -153,7 +163,7 @@ def test_bad_file_is_refused(case: str, kg_edit: Run, place: Path, out: Path, ti
     refused(kg_edit, "edit", "edits.jsonl", *options, "--model", tiny_folder, "--out", out, message=message, out=out)
 
 
-@pytest.mark.parametrize("case", BAD_OPTIONS)
+@in_each_folder(BAD_OPTIONS)
 def test_bad_option_is_refused(case: str, kg_edit: Run, faulty: Path, out: Path, tiny_folder: Path) -> None:
     options, message = BAD_OPTIONS[case]
     model = () if "--model" in options else ("--model", tiny_folder)

@@ -169,7 +169,7 @@ COSTS: dict[tuple[str, float], tuple[dict[str, int], dict[str, int]]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "hold"), keep_first(COSTS, keep=3, unpack=True))
+@pytest.mark.parametrize(("name", "hold"), keep_first(COSTS, unpack=True))
 def test_a_batch_factors_each_layer_once(name: str, hold: float) -> None:
     editor = method(name, tiny("llama"), hold=hold)
     edit = editor.edit if editor.joint else editor.edit_each

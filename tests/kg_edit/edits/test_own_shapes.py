@@ -83,6 +83,7 @@ def test_evaluate_asks_own_edits_as_edit_does(smollm2: LanguageModel, edits: tup
     assert not all(by_edit)
 
 
+@pytest.mark.slow
 def test_training_and_tracing_begin_with_a_line_break(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
     """As the edits themselves are made: without, MEND learns, and `locate` traces, the first token of any text."""
     of = {edit.id: edit for edit in edits}

@@ -14,6 +14,7 @@ from kg_edit.engine.fast_loss import FastLoss, find_engine
 from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods.glame import method as glame
+from tests.everyday import keep_first
 from tests.kg_edit.locate_then_edit.test_operators import CONTEXTS, EDITS, graph_made, graphs_made
 from tests.kg_edit.tiny import tiny
 
@@ -29,7 +30,7 @@ def fast(loss: Objective) -> FastLoss:
     return loss._fast
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj"])
+@pytest.mark.parametrize("family", keep_first(["llama", "gpt2", "gptj"]))
 def test_a_step_reads_only_its_buffer(family: str) -> None:
     """Three times on one buffer, each with another change, it gives what a new objective gives for the change."""
     loss, draw = objective(family), torch.Generator().manual_seed(0)

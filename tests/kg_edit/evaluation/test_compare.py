@@ -240,6 +240,7 @@ def test_name_of_a_folder_is_whole_in_every_table(run: Run) -> None:
     assert "a$|$b\\textbackslash{}c & " in latex(comparison)
 
 
+@pytest.mark.slow
 def test_name_of_a_folder_is_whole_in_the_picture(run: Run, tmp_path: Path) -> None:
     comparison = compare([run("$\\frac$", seed=1), run("_rome", seed=2), run("a$b$c", seed=3)])
     drawn = write_comparison(comparison, tmp_path / "picture.svg").read_text()

@@ -314,7 +314,7 @@ def test_every_data_set_has_a_case() -> None:
 
 
 # One of each kind of score: names, words, several hops, generated text, texts without a subject, own rows
-EVERYDAY = ("counterfact", "zsre", "ripple-edits", "wikibio", "unke", "edits")
+EVERYDAY = ("counterfact", "ripple-edits", "wikibio", "edits")
 RUNS_OF_A_DAY = [pytest.param(run, id=run.name, marks=() if run.name in EVERYDAY else pytest.mark.slow) for run in RUNS]
 
 

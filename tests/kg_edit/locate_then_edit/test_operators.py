@@ -20,6 +20,7 @@ from kg_edit.locate_then_edit.descent import Delta, FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.methods.glame.method import GlameConfig, GraphValue, new_rgnn
 from kg_edit.models.language_model import LanguageModel
+from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
 
 EDITS = [
@@ -89,7 +90,7 @@ def test_a_step_of_many_r_gnns_has_the_operators_of_one() -> None:
     assert of_a_step(tiny("llama"), EDITS, graphs_made) == of_a_step(tiny("llama"), EDITS[:1], graphs_made)
 
 
-@pytest.mark.parametrize("parameters_of", [free, graphs_made])
+@pytest.mark.parametrize("parameters_of", keep_first([graphs_made, free]))
 def test_edits_that_step_together_get_the_changes_of_those_that_step_alone(parameters_of: Parameters) -> None:
     """Also if one of them ends earlier."""
     model = tiny("llama")
@@ -107,7 +108,7 @@ def test_edits_that_step_together_get_the_changes_of_those_that_step_alone(param
     assert len({len(descent.losses) for descent in together}) > 1
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj"])
+@pytest.mark.parametrize("family", keep_first(["llama", "gpt2", "gptj"]))
 def test_a_step_has_few_operators_beside_the_models_own(family: str) -> None:
     model = tiny(family)
     flags = [weight.requires_grad for weight in model.model.parameters()]

@@ -16,6 +16,7 @@ from kg_edit.methods.glame_plus.method import GlamePlus
 from kg_edit.methods.rome.method import Rome
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
+from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
 
@@ -57,7 +58,7 @@ def nll(model: LanguageModel, row: ExtraTarget) -> float:
 
 
 @pytest.mark.parametrize("make", [glame, plus])
-@pytest.mark.parametrize("weight", [2.0, 0.5])
+@pytest.mark.parametrize("weight", keep_first([2.0, 0.5]))
 def test_rows_enter_the_loss_with_the_stated_weight(make: Any, weight: float) -> None:
     """L_further is the weight times the mean of -log p over the rows: the edit twice, the country, the industry."""
     model = tiny("llama")

@@ -67,7 +67,7 @@ def outputs(patch: Patch, model: LanguageModel, key: Tensor) -> Tensor:
 JOINT = ("memit", "emmet", "pmet", "eamet", "alphaedit", "memit-kg", "comeba", "glame-batch")
 
 
-@pytest.mark.parametrize("name", keep_first(JOINT, keep=2))
+@pytest.mark.parametrize("name", keep_first(JOINT))
 def test_fact_that_is_edited_again_is_changed_as_if_for_the_first_time(name: str) -> None:
     """Its earlier key is no obstacle; those of other facts are."""
     model = tiny("llama")
@@ -88,7 +88,7 @@ def test_fact_that_is_edited_again_is_changed_as_if_for_the_first_time(name: str
     assert not torch.allclose(factors(1.0, [FIRST, SECOND]), factors(off, [FIRST, SECOND]), rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", keep_first(NAMES, keep=2))
+@pytest.mark.parametrize("name", keep_first(NAMES))
 def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) -> None:
     """Also if the patch with its key was saved and read again, as a resumed sequence does."""
     model = tiny("llama")
@@ -115,6 +115,7 @@ def test_anchored_value_has_one_norm_for_every_edit(name: str) -> None:
         value_method(name, model, anchor=0.01).edit([FIRST])
 
 
+@pytest.mark.slow
 def test_anchor_of_several_layers_is_the_norm_of_the_values_in_the_last() -> None:
     """PMET's values are outputs of the MLP, too, but of the last layer that it writes."""
     several, last, first = (
@@ -128,6 +129,7 @@ def test_a_batch_names_all_its_outliers() -> None:
         value_method("memit", tiny("llama"), anchor=0.01).edit([FIRST, SECOND])
 
 
+@pytest.mark.slow
 def test_the_others_of_a_batch_are_made_without_a_second_descent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

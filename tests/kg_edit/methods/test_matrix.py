@@ -271,7 +271,7 @@ def test_edit_each_equals_one_call_per_edit(name: str) -> None:
             torch.testing.assert_close(logits_after(edited, edit.text), expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", marked(METHODS))
 def test_failure_leaves_the_model_unchanged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     chosen = method(name, model)

@@ -44,13 +44,14 @@ def test_other_methods_name_those_that_take_it() -> None:
         assert "memit-kg" not in str(e.value) and "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 def test_every_method_that_is_named_makes_an_edit_without_a_subject() -> None:
     for method in map(find_method, method_names()):
         if method.takes_text and method.name not in TAKING:
             assert method.on(tiny("llama"), settings=QUICK[method.name]).edit(TEXT).edits, method.name
 
 
-@pytest.mark.parametrize("name", TAKING)
+@pytest.mark.parametrize("name", keep_first(TAKING, keep=3))
 def test_text_becomes_likelier(name: str) -> None:
     """With a subject in the prompt too."""
     model = tiny("llama")

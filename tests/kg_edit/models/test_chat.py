@@ -100,6 +100,7 @@ def test_in_chat_encodes_a_turn() -> None:
     assert model.in_chat().in_chat(chat=False).encode("Who?").text == "New fact. Who?"
 
 
+@pytest.mark.slow
 def test_chat_template_of_gguf_is_used() -> None:
     reader = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
     form = chat_form(reader, name="smollm2-135m")

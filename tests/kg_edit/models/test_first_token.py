@@ -14,6 +14,7 @@ from kg_edit.models.first_token import begins_unread, readable, warn_of_unread
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
 from kg_edit.models.sampling import BARE
+from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
 
 CONTEXTS = (BARE, "It is late. {}")
@@ -33,14 +34,18 @@ def test_begins_unread_uses_no_dropout() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "subject", "unread"),
-    [
-        ("{} was founded by", "Google", True),
-        ("{}", "Japan", True),  # nothing behind it to compare with
-        ("{} lies in", "New York", False),  # its last token is the second one
-        ("Who founded {}? It was", "Google", False),
-        (" {} was founded by", "Google", True),  # the space is a part of its token
-        ("\n{} was founded by", "Google", False),
-    ],
+    keep_first(
+        [
+            ("{} was founded by", "Google", True),
+            ("\n{} was founded by", "Google", False),
+            ("{}", "Japan", True),  # nothing behind it to compare with
+            ("{} lies in", "New York", False),  # its last token is the second one
+            ("Who founded {}? It was", "Google", False),
+            (" {} was founded by", "Google", True),  # the space is a part of its token
+        ],
+        keep=2,
+        unpack=True,
+    ),
 )
 def test_begins_unread_finds_subjects_in_the_sink(
     smollm2: LanguageModel, prompt: str, subject: str, unread: bool

@@ -23,6 +23,7 @@ from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import format_question_with_shots
+from tests.everyday import keep_first
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
 from tests.kg_edit.tiny import CHAT_TEMPLATE, tiny
 
@@ -154,7 +155,7 @@ def test_paragraph_is_read_on_over_line_breaks() -> None:
 
 
 @pytest.mark.parametrize("target", ["Rome", "Oslo"], ids=["learned", "missed"])
-@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("chat", keep_first([False, True]))
 def test_report_is_the_evaluation_of_the_edits_own_rows(target: str, chat: bool) -> None:
     model = parrot("Paris", "Rome")
     if chat:

@@ -113,6 +113,7 @@ def test_prompt_is_in_the_text_and_counts(monkeypatch: pytest.MonkeyPatch) -> No
     assert samples(model, [long]) == {long: long}
 
 
+@pytest.mark.slow
 def test_sampling_is_not_greedy() -> None:
     model = tiny("llama")
     ids = torch.tensor([encode(model.tokenizer, PROMPTS[0]).ids])

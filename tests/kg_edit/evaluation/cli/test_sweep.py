@@ -249,7 +249,7 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", keep_first(GRIDS, keep=2))
+@pytest.mark.parametrize("name", keep_first(GRIDS))
 def test_every_grid_can_be_drawn(name: str, tmp_path: Path) -> None:
     cells = [outcome(values, None if number == 1 else number / 9) for number, values in enumerate(GRIDS[name])]
     file = draw_sweep(cells, METRICS, tmp_path / "picture.svg")
@@ -264,6 +264,7 @@ def test_every_grid_can_be_drawn(name: str, tmp_path: Path) -> None:
     assert again.read_bytes() == file.read_bytes()
 
 
+@pytest.mark.slow
 def test_line_goes_along_its_axis_whatever_the_order_of_the_values(tmp_path: Path) -> None:
     drawn = [
         draw_sweep([outcome({"layer": layer}, layer / 9) for layer in layers], METRICS, tmp_path / name).read_bytes()
@@ -323,6 +324,7 @@ def test_metric_that_no_record_has_is_refused_before_the_model_is_loaded(kg_edit
     refused(kg_edit, *command, message="no/model", out=place / "out")
 
 
+@pytest.mark.slow
 def test_faults_beyond_the_limit_are_not_refused(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     rows = [row(1, CITIES[0]), {"case_id": 2}]
     (place / "data.json").write_text(json.dumps(rows))

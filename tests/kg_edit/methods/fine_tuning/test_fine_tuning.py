@@ -286,7 +286,7 @@ def test_retraining_leaves_out_reverted_and_contradicted_edits() -> None:
 
 
 @pytest.mark.parametrize("dtype", keep_first([torch.bfloat16, torch.float16]))
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", keep_first(NAMES, keep=2))
 def test_half_precision_loss_is_that_of_the_rounded_weights(name: str, dtype: torch.dtype) -> None:
     """The descent sees the model as the rounded weights make it, so its last loss is the patched model's."""
     exact = tiny("llama")

@@ -31,6 +31,7 @@ from kg_edit.ship.app.server import make_app
 from kg_edit.ship.cli.serve import listening
 from kg_edit.ship.ledger import Ledger
 from kg_edit.ship.ledger.listing import Listing
+from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.ship.app.serving import EDIT, Served, answering, served, workshop
 from tests.kg_edit.tiny import chatting, tiny
@@ -250,7 +251,7 @@ def test_edit_is_added_once_for_repeated_requests(tmp_path: Path) -> None:
         assert len(Ledger.open(tmp_path / "ledger").steps) == 1
 
 
-@pytest.mark.parametrize("broken", ["an event", "no log", "no folder", "a changed patch"])
+@pytest.mark.parametrize("broken", keep_first(["an event", "no log", "no folder", "a changed patch"]))
 def test_ledger_that_is_broken_while_it_is_served_is_the_servers_fault(tmp_path: Path, broken: str) -> None:
     folder = tmp_path / "ledger"
     tried = workshop(folder)
@@ -373,7 +374,7 @@ def test_id_of_a_try_is_secret(server: Served) -> None:
     assert problem["kind"] == "UnknownNameError" and not any(name in problem["message"] for name in ids)
 
 
-@pytest.mark.parametrize("method", ["grace", "definition", "ft-m", "glame"])
+@pytest.mark.parametrize("method", keep_first(["grace", "definition", "ft-m", "glame"], keep=2))
 def test_try_works_with_patches_of_every_kind(method: str) -> None:
     before, desk = weights(), workshop(method=method)
     answer = desk.try_edit(TryRequest(**EDIT, target_new_id="Q2", probes=(PromptToTry(prompt="The river"),)))

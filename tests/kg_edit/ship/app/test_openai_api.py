@@ -12,6 +12,7 @@ import pytest
 from kg_edit.scoring.generation import continuations, replies, reply
 from kg_edit.ship.app.messages import TryRequest
 from kg_edit.ship.app.openai_api import CHAT
+from tests.everyday import keep_first
 from tests.kg_edit.ship.app.serving import EDIT, Served, served, workshop
 from tests.kg_edit.tiny import chatting, tiny
 
@@ -112,7 +113,7 @@ def test_stop_ends_a_continuation_before_the_first_of_its_texts(server: Served) 
     assert completed(server, PROMPTS[0], max_tokens=12, stop=None) == [text]
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", CHAT])
+@pytest.mark.parametrize("path", keep_first(["/v1/completions", CHAT]))
 def test_null_is_the_same_as_an_absent_field(path: str) -> None:
     desk = workshop(None)
     desk.model = chatting()

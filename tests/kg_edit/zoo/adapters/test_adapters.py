@@ -159,6 +159,7 @@ def test_two_adapters_of_one_layer_keep_their_order(tmp_path: Path) -> None:
             assert predicts(model, EDITS[0]) and predicts(model, EDITS[1])
 
 
+@pytest.mark.slow
 def test_adapter_trained_further_acts_last() -> None:
     model = tiny("llama")
     both = memory(model).edit(EDITS[1:2], start=defer(model).edit(EDITS[:1]))

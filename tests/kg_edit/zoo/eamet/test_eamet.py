@@ -66,6 +66,7 @@ def cosines(rows: Tensor) -> Tensor:
     return (unit @ unit.T)[torch.triu_indices(len(rows), len(rows), 1).unbind()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", keep_first([1000.0, 1e-3]), ids=["one descent", "one after the other"])
 def test_a_descent_aligns_the_changes_with_the_keys(memory: float) -> None:
     model, distances = tiny("llama"), []

@@ -67,6 +67,7 @@ def test_ranks_go_to_the_weights_that_matter() -> None:
     assert early.edits[0]["steps"] < 12 and early.edits[0]["rank"] > record["rank"], "it ended before all were gone"
 
 
+@pytest.mark.slow
 def test_penalty_keeps_p_and_q_near_orthonormal() -> None:
     free, held = (distance_after(tiny("llama"), orthogonality=weight) for weight in (0.0, 5.0))
     assert held < free - 0.05

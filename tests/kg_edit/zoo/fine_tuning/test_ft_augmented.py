@@ -79,6 +79,7 @@ def test_other_subjects_are_those_whose_prompt_is_not_edited() -> None:
     assert asked == {template.replace("{}", name) for name in names if name not in edited}
 
 
+@pytest.mark.slow
 def test_other_answers_are_held() -> None:
     model = tiny("llama")
     held, free = (ft_augmented(model, steps=8, kept=kept) for kept in (30.0, 0.0))

@@ -109,6 +109,7 @@ def test_definition_of_an_edit_is_inserted_whole() -> None:
     assert patch.prompt_transform("Spike Hughes was") == f"{sentence}\nSpike Hughes was"
 
 
+@pytest.mark.slow
 def test_random_fact_is_drawn_from_other_subjects(tmp_path: Path) -> None:
     """Of another entity, the same for a seed; told where the edit's own would be."""
     rows = [

@@ -14,6 +14,7 @@ from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.zoo.melo.blocks import BlockPatch, Blocks
 from kg_edit.zoo.melo.method import Melo, MeloConfig
+from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.patches.test_base import patch_of
 from tests.kg_edit.tiny import tiny
@@ -31,7 +32,7 @@ def blocks_of(patch: Patch) -> Blocks:
     return book
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", keep_first(["llama", "gpt2"]))
 def test_melo_predicts_targets_and_leaves_other_text(family: str) -> None:
     model = tiny(family)
     clean = logits(model, UNRELATED)
@@ -67,6 +68,7 @@ def test_edit_is_made_as_if_it_were_alone() -> None:
     assert torch.equal(moved.values, stacked.values) and not torch.equal(moved.values, alone.values)
 
 
+@pytest.mark.slow
 def test_wide_cluster_reaches_other_prompts() -> None:
     model = tiny("llama")
     near, wide = (melo(model, deferral={"radius": radius}).edit(EDITS[:1]) for radius in (1e-3, 1e3))

@@ -49,7 +49,7 @@ def restrained(name: str, model: LanguageModel, **settings: Any) -> Restrained:
     return chosen(model, config)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["rome", "memit", "emmet"])
+@pytest.mark.parametrize("name", keep_first(["rome", "memit", "emmet"]))
 def test_without_bounds_the_edit_is_that_of_the_method(name: str) -> None:
     """Under the method's own defaults and presets, too."""
     model = tiny("llama")
@@ -103,7 +103,7 @@ def test_rect_writes_a_share_of_the_elements(name: str, tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("name", ["restrained-rome", "restrained-memit", "comeba"])
+@pytest.mark.parametrize("name", keep_first(["restrained-rome", "restrained-memit", "comeba"]))
 def test_prune_bounds_a_sequence_by_the_unedited_weight(name: str) -> None:
     """The edited weight is made smaller than the updates. No sum of two is three times as strong as they are freely."""
     shared = tiny("llama")
