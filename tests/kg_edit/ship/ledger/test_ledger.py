@@ -363,7 +363,9 @@ def test_steps_of_a_sequence_come_after_the_earlier_ones(tmp_path: Path) -> None
     assert [step.after for step in ledger.steps] == [(), (1,), (1, 2), ()]
     with pytest.raises(PatchError, match=r"00003\.\S+ was made on .*; give these before it: \S+00000-00002\.\S+$"):
         additions([files[2], files[1]])
-    with pytest.raises(PatchError, match=r"run is a run of `kg-edit evaluate`, which is not a ledger; .*run/patches/\*"):
+    with pytest.raises(
+        PatchError, match=r"run is a run of `kg-edit evaluate`, which is not a ledger; .*run/patches/\*"
+    ):
         additions([tmp_path / "run"])
     (tmp_path / "run" / "run.json").write_text('{"job": "drift"}')
     with pytest.raises(PatchError, match=r"run is a run of `kg-edit drift`, whose patches change its classifier alone"):
