@@ -76,7 +76,7 @@ def _slow_looks_are_done_once() -> Iterator[None]:
     These are the tree of commands, the state and the hash of the code, and the packaged graph in memory.
     """
     from kg_edit.evaluation.settings import commit
-    from kg_edit.storage.code_hash import folder_sha256
+    from kg_edit.version import folder_sha256
     from wikidata_cache.sources.graph_files import load_files
 
     trees = cache(typer.main.get_command)
@@ -84,7 +84,7 @@ def _slow_looks_are_done_once() -> Iterator[None]:
         patch.setattr("typer.main.get_command", trees)
         patch.setattr("typer.testing._get_command", trees)
         patch.setattr("kg_edit.evaluation.settings.commit", cache(commit))
-        patch.setattr("kg_edit.storage.code_hash.folder_sha256", cache(folder_sha256))
+        patch.setattr("kg_edit.version.folder_sha256", cache(folder_sha256))
         patch.setattr("wikidata_cache.sources.oxigraph.load_files", _keep_packaged_graphs(load_files))
         patch.setattr(
             "kg_edit.models.architectures.entry_points", lambda **chosen: _entry_points((*sys.path,), **chosen)
