@@ -32,7 +32,7 @@ MOMENTUM: dict[str, Any] = {"optimiser": "momentum", "learning_rate": 0.15, "sto
 _MOMENTUM = 0.7  # share of the last step's direction that a step keeps
 
 _MARGIN = 0.5  # in logits; the written weight reproduces the descent's logits only approximately
-_WORSE = 0.1  # in nats: a change without noise may be so much worse than the best one with it
+_WORSE = 0.1  # in nats; how much worse the final change without noise may be than the best one with noise
 
 _Losses = tuple[float, float, float]  # total, nll, kl
 
@@ -90,8 +90,9 @@ class FreeDelta(Delta):
         clamp_norm_factor: float = math.inf,
         start: Tensor | None = None,
     ) -> None:
-        first = torch.zeros_like(value) if start is None else start.detach().clone()
-        self._delta = first.requires_grad_()
+        if start is None:
+            start = torch.zeros_like(value)
+        self._delta = start.detach().clone().requires_grad_()
         self._limit = clamp_norm_factor * value.norm(dim=-1, keepdim=True)  # r
         self._clamps = clamp_norm_factor < math.inf
         self._learning_rate = learning_rate
@@ -194,109 +195,147 @@ def descend(loss: Objective, delta: Delta, stops: Stops) -> list[Descent]:
     Returns:
         One `Descent` per edit, in order.
     """
-    edits = len(loss.value)
-    history: list[list[_Losses]] = [[] for _ in range(edits)]
-    lowest = dict[int, tuple[Tensor, _Losses]]()  # if ``keeps_lowest``: each edit's change of its lowest loss
-    found = dict[int, Tensor]()  # the changes [d] of the edits that have ended
-    running = list(range(edits))
+    progress = _Progress(len(loss.value), keeps_lowest=delta.keeps_lowest)
     last = stops.steps + stops.further_steps - 1
-
     for step in range(last + 1):
         # The losses, and d loss_i / d delta_i, [edits, d]. The optimiser also moves changes that have ended; EAMET's
         # penalty needs them as they will be written.
         change = delta.change()
-        now = change.detach().clone()
-        for edit, ended_change in found.items():
-            now[edit] = ended_change
+        now = progress.put_found(change)
         losses, gradient = loss.gradient(now, margin=_margin_at(step, stops))
-        nll, kl, _, _, total, *counted = losses.numbers()  # the one wait for the device
-        missed = counted[0] if counted else None
-        for edit in running:
-            history[edit].append((total[edit], nll[edit], kl[edit]))
-            if delta.keeps_lowest and (edit not in lowest or total[edit] < lowest[edit][1][0]):
-                lowest[edit] = now[edit], history[edit][-1]
-        _report(step, history, running)
+        numbers = losses.numbers()  # the one wait for the device
+        for edit in progress.running:
+            progress.add(edit, now, numbers)
+        _report(step, progress)
 
-        # Which edits end here? `not >=` is true for NaN too.
-        ended = list[int]()
-        for edit in running:
-            is_low = not total[edit] >= stops.stop_below or nll[edit] < stops.stop_nll
-            is_predicted = missed is not None and not missed[edit]
-            if is_low or is_predicted or step == last:
-                ended.append(edit)
-                found[edit] = now[edit]
+        ended = [edit for edit in progress.running if step == last or _is_done(edit, numbers, stops)]
+        for edit in ended:
+            progress.found[edit] = now[edit]
         if delta.keeps_lowest and ended:
-            _end_without_noise(loss, delta, now, ended, history, found, lowest, stops.stop_below)
-        running = [edit for edit in running if edit not in found]
-        if not running:
+            settled = delta.settle()
+            if settled is not None:
+                _end_without_noise(loss, settled, now, ended, progress)
+            _restore_lowest(ended, progress, stops.stop_below)
+        progress.running = [edit for edit in progress.running if edit not in progress.found]
+        if not progress.running:
             break
-        loss.drop(found.keys())
+        loss.drop(progress.found.keys())
 
         # Chain rule: from delta to its parameters; then a step, and the clamp.
         change.backward(gradient)
         delta.learn()
-    return [Descent(change=found[edit], losses=tuple(history[edit])) for edit in range(edits)]
+    return progress.descents()
+
+
+class _Progress:
+    """What a descent knows of each edit.
+
+    Attributes:
+        running: the edits that have not ended.
+        history: the losses of each edit's evaluations so far.
+        lowest: if ``keeps_lowest``, each edit's change of its lowest loss, and that loss.
+        found: the final changes [d] of the edits that have ended.
+    """
+
+    def __init__(self, edits: int, *, keeps_lowest: bool) -> None:
+        self._keeps_lowest = keeps_lowest
+        self.running = list(range(edits))
+        self.history: list[list[_Losses]] = [[] for _ in range(edits)]
+        self.lowest: dict[int, tuple[Tensor, _Losses]] = {}
+        self.found: dict[int, Tensor] = {}
+
+    def put_found(self, change: Tensor) -> Tensor:
+        """Return a copy of the changes [edits, d], with the final ones of the edits that have ended."""
+        now = change.detach().clone()
+        for edit, found in self.found.items():
+            now[edit] = found
+        return now
+
+    def add(self, edit: int, changes: Tensor, numbers: dict[str, list[float]]) -> None:
+        """Add an evaluation: the losses of ``edit`` under ``changes`` [edits, d]."""
+        losses = (numbers["total"][edit], numbers["nll"][edit], numbers["kl"][edit])
+        self.history[edit].append(losses)
+        if not self._keeps_lowest:
+            return
+        if edit not in self.lowest or losses[0] < self.lowest[edit][1][0]:
+            self.lowest[edit] = (changes[edit], losses)
+
+    def descents(self) -> list[Descent]:
+        """Return the results, when all edits have ended."""
+        return [Descent(change=self.found[edit], losses=tuple(losses)) for edit, losses in enumerate(self.history)]
+
+
+def _is_done(edit: int, numbers: dict[str, list[float]], stops: Stops) -> bool:
+    """Return whether an edit ends by its losses, or because its target is predicted in each context."""
+    if math.isnan(numbers["total"][edit]) or numbers["total"][edit] < stops.stop_below:
+        return True
+    if numbers["nll"][edit] < stops.stop_nll:
+        return True
+    return "missed" in numbers and not numbers["missed"][edit]
 
 
 def _margin_at(step: int, stops: Stops) -> float | None:
     """Return the margin by which a target has to be predicted at a step; None before the end of ``steps``."""
     if not stops.further_steps or step < stops.steps - 1:
         return None
-    return _MARGIN if step >= stops.steps else 0.0
+    if step == stops.steps - 1:
+        return 0.0
+    return _MARGIN
 
 
-def _report(step: int, history: list[list[_Losses]], running: list[int]) -> None:
+def _report(step: int, progress: _Progress) -> None:
     """Tell the callbacks the losses of a step."""
-    totals = {edit: history[edit][-1][0] for edit in running}
-    terms = {edit: {"nll": history[edit][-1][1], "kl": history[edit][-1][2]} for edit in running}
-    report_losses(step, totals, of=len(history), terms=terms)
+    totals = dict[int, float]()
+    terms = dict[int, dict[str, float]]()
+    for edit in progress.running:
+        total, nll, kl = progress.history[edit][-1]
+        totals[edit] = total
+        terms[edit] = {"nll": nll, "kl": kl}
+    report_losses(step, totals, of=len(progress.history), terms=terms)
 
 
-def _end_without_noise(
-    loss: Objective,
-    delta: Delta,
-    now: Tensor,
-    ended: list[int],
-    history: list[list[_Losses]],
-    found: dict[int, Tensor],
-    lowest: dict[int, tuple[Tensor, _Losses]],
-    stop_below: float,
-) -> None:
-    """Replace the changes of the edits that ``ended`` by those without noise, as in GLAME's public program.
+def _end_without_noise(loss: Objective, settled: Tensor, now: Tensor, ended: list[int], progress: _Progress) -> None:
+    """Let the edits that ``ended`` end with their changes without noise, ``settled`` [edits, d].
 
-    That takes one more evaluation. A result that is much worse than the best change seen is replaced by that one.
+    As in GLAME's public program, these are evaluated once more; the other edits stay at ``now`` [edits, d].
     """
-    settled = delta.settle()
-    if settled is not None:
-        quiet = now.clone()
-        quiet[ended] = settled[ended]
-        with torch.no_grad():
-            nll, kl, _, _, total = loss(quiet).numbers()
-        for edit in ended:
-            found[edit] = settled[edit]
-            history[edit].append((total[edit], nll[edit], kl[edit]))
+    quiet = now.clone()
+    quiet[ended] = settled[ended]
+    with torch.no_grad():
+        numbers = loss(quiet).numbers()
     for edit in ended:
-        reached = history[edit][-1][0]
-        best_change, best = lowest[edit]
-        if not (reached < stop_below or reached <= best[0] + _WORSE):
-            found[edit] = best_change
-            history[edit].append(best)
+        progress.found[edit] = settled[edit]
+        losses = (numbers["total"][edit], numbers["nll"][edit], numbers["kl"][edit])
+        progress.history[edit].append(losses)
+
+
+def _restore_lowest(ended: list[int], progress: _Progress, stop_below: float) -> None:
+    """Replace the final change of each edit in ``ended`` by that of its lowest loss, if it is much worse than that."""
+    for edit in ended:
+        reached = progress.history[edit][-1][0]
+        best_change, best = progress.lowest[edit]
+        is_good = reached < stop_below or reached <= best[0] + _WORSE  # false for NaN
+        if not is_good:
+            progress.found[edit] = best_change
+            progress.history[edit].append(best)
 
 
 def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:
     """Return the model to run the descent on: ``model`` itself, or a frozen copy in ``dtype``.
 
-    A model with hooks is not copied: those of a patch (GRACE, MELO, …) read the prompts' ends or sums of the model that
-    it is applied to, and would see nothing of a copy.
+    A model with hooks is not copied: the hooks of a patch (GRACE, MELO, …) read the ends or sums of the prompts of the
+    model that the patch is applied to, and would see nothing of a copy.
     """
     if dtype == "model" or model.model.dtype == torch.bfloat16 or is_hooked(model.model):
         return model
-    rough = deepcopy(model.model, dict(_cast(model.model)))
+    # `deepcopy` takes from its memo, by id, what is copied already: so it does not copy the weights in their own dtype.
+    memo = dict(_cast(model.model))
+    rough = deepcopy(model.model, memo)
     return replace(model, model=rough.eval().requires_grad_(False))
 
 
 def _cast(module: nn.Module) -> Iterator[tuple[int, Tensor]]:
-    """Yield the weights and buffers in bfloat16 with the ids of the originals; then `deepcopy` copies none of these."""
+    """Yield the id of each weight and buffer, and its copy in bfloat16."""
 
     def cast_one(tensor: Tensor) -> Tensor:
         dtype = torch.bfloat16 if tensor.is_floating_point() else tensor.dtype

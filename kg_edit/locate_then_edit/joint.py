@@ -22,14 +22,15 @@ from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import Site, SubjectStates
 from kg_edit.models.devices import exact
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
-_SMALLEST_PIVOT = 1e-6
+_SMALLEST_PIVOT = 1e-6  # of the Cholesky factor, as a share of the largest; below it, keys count as dependent
 Directions = Callable[[int, Tensor], Tensor]  # (layer, keys [d_ff, facts]) -> U [d_ff, facts]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Written:
+class JointUpdate:
     """The result of `write_jointly`, by weight name: ``factors`` (one column per fact), ``keys`` [d_ff, facts]."""
 
     factors: Mapping[str, Factors]
@@ -55,7 +56,7 @@ def write_jointly(
     directions: Directions,
     share: Callable[[int], float],
     memory: float = 1000.0,
-) -> Written:
+) -> JointUpdate:
     """Compute updates of ``layers`` that bring the last layer's states, in the bare prompts, close to their targets.
 
     The model itself is unchanged afterwards.
@@ -67,19 +68,21 @@ def write_jointly(
         layers: the layers to write, in ascending order.
         site: which output of the last layer ``target_states`` is.
         directions: the closed form; it is called with the updates of the earlier layers in the model.
-        share: which part of what is missing a layer writes, by the number of layers left.
+        share: the number of layers left, this one included -> which part of the missing change a layer writes.
         memory: MB for hidden states that are kept from layer to layer; without them lower blocks run again.
     """
     patch = WeightPatch(factors={})
     keys = dict[str, Tensor]()
     counts = [len(request.rewrites) for request in requests]
-    rows = [row for request in requests for row in request.rewrites]
+    rows = list[Prompt]()
+    for request in requests:
+        rows += request.rewrites
     states = SubjectStates(model, rows, layers, site=site, memory=memory)
     for number, layer in enumerate(layers):
         with patch.stacked_on(model):
             row_keys, row_states = states.at(layer)  # [rows, d_ff], [rows, d]
-            key = torch.stack([mean_key(of_fact) for of_fact in row_keys.split(counts)], 1)  # K, [d_ff, facts]
-            state = torch.stack([of_fact[0] for of_fact in row_states.split(counts)])  # h in the bare prompts
+            key = torch.stack([mean_key(fact_keys) for fact_keys in row_keys.split(counts)], 1)  # K, [d_ff, facts]
+            state = torch.stack([fact_states[0] for fact_states in row_states.split(counts)])  # h, in bare prompts
             right = directions(layer, exact(key)).float()  # U, [d_ff, facts]
 
         # r_i = (z_i - h_i) / (layers left); W += R U^T
@@ -90,7 +93,7 @@ def write_jointly(
         name = model.weight_name(layer)
         patch = WeightPatch(factors={**patch.factors, name: factors})
         keys[name] = key
-    return Written(factors=patch.factors, keys=keys)
+    return JointUpdate(factors=patch.factors, keys=keys)
 
 
 def mean_key(keys: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import KEY
 from kg_edit.patches.weight_patch import WeightPatch
 
-FACTS = 32  # whose values give the norm of ``anchor``; one for each of so many relations
+FACTS = 32  # the number of facts whose values give the norm of ``anchor``, each of another relation
 _OUTLIERS = 0.05  # share of the largest norms that the mean leaves out, as in the public code
-# Of the descent for the norm: MEMIT's, whatever the method, as in the public code
+# Settings of the descent for the norm: MEMIT's, whatever the method, as in the public code
 _RATE = 0.5
 _WEIGHT_DECAY = 0.5
 _KL_WEIGHT = 0.0625
@@ -46,6 +46,7 @@ def state_of(patch: Patch, name: str) -> Tensor | None:
 
 
 def _weight_patches(patch: Patch) -> list[WeightPatch]:
+    """Return the weight patches in a stack, or the patch itself if it is one."""
     return [part for part in patch.parts if isinstance(part, WeightPatch)]
 
 
@@ -56,7 +57,7 @@ def remember(before: Patch, name: str, *, weight: float) -> Tensor | None:
         before: the patch that is applied to the model. Its state has the keys of the edits that were made with
             ``remember``, by any method.
         name: the weight that is written.
-        weight: of an earlier edit's key; a new key has 1.
+        weight: how much an earlier edit's key counts; a new key counts 1.
     """
     if not weight:
         return None
@@ -113,7 +114,7 @@ def mean_value_norm(
     engine = find_engine(model, layer, contexts)
     loss = Objective(model, layer, requests, kl_weight=_KL_WEIGHT, penalty=penalty, engine=engine)
     values = loss.value  # m, [facts, d]
-    if site == "block":
+    if site == "block":  # the block's output gives the limit of delta, and the penalty's |m|
         bare = [request.rewrites[0] for request in requests]
         _, loss.value = subject_states(model, bare, layer=layer, last=layer, site=site)
     delta = FreeDelta(loss.value, learning_rate=_RATE, clamp_norm_factor=clamp)
@@ -121,7 +122,8 @@ def mean_value_norm(
     changes = torch.stack([descent.change for descent in descents])
     norms = (values + changes).norm(dim=1).sort().values  # |v*|
     kept = len(norms) - math.floor(_OUTLIERS * len(norms))
-    return float(f"{float(norms[:kept].mean()):.3g}")
+    mean = float(norms[:kept].mean())
+    return float(f"{mean:.3g}")
 
 
 def _facts() -> Iterator[Edit]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import Engine, FastLoss, TargetRow
-from kg_edit.models.first_token import readable
+from kg_edit.models.first_token import readable_contexts
 from kg_edit.models.hooks import added, index_for, watched, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
@@ -86,24 +86,34 @@ class Request:
             contexts: templates around the prompt; the first one is the bare ``{}``.
         """
 
-        def encode_rows(template: str, around: Sequence[str], chat: bool, target: str | None = None) -> list[Prompt]:
-            alone = model.encode_fact(template, subject=edit.subject, target=target, chat=chat)
-            return [
-                model.encode_fact(template, subject=edit.subject, target=target, chat=chat, context=context)
-                for context in readable(model, alone, around)
-            ]
-
         rewrites = list[Prompt]()
         for chat in edit.forms:
-            rewrites += encode_rows(edit.prompt, contexts, chat, edit.target_new)
-        (essence,) = encode_rows(_ESSENCE, (BARE,), edit.forms[0])
+            rewrites += _encode_in_contexts(
+                model, edit.prompt, contexts, subject=edit.subject, target=edit.target_new, chat=chat
+            )
+        (essence,) = _encode_in_contexts(model, _ESSENCE, [BARE], subject=edit.subject, target=None, chat=edit.forms[0])
         return cls(rewrites=tuple(rewrites), essence=essence)
 
     @property
     def prompts(self) -> list[Prompt]:
         """All prompts: the rewrites, the essence prompt, the further rows."""
-        essence = [] if self.essence is None else [self.essence]
-        return [*self.rewrites, *essence, *(row.prompt for row in self.further)]
+        prompts = list(self.rewrites)
+        if self.essence is not None:
+            prompts.append(self.essence)
+        for row in self.further:
+            prompts.append(row.prompt)
+        return prompts
+
+
+def _encode_in_contexts(
+    model: LanguageModel, template: str, contexts: Sequence[str], *, subject: str, target: str | None, chat: bool
+) -> list[Prompt]:
+    """Encode a prompt in each context, after a line break where the model needs one to read the subject."""
+    alone = model.encode_fact(template, subject=subject, target=target, chat=chat)
+    prompts = []
+    for context in readable_contexts(model, alone, contexts):
+        prompts.append(model.encode_fact(template, subject=subject, target=target, chat=chat, context=context))
+    return prompts
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -126,16 +136,16 @@ class Losses:
     total: Tensor
     missed: Tensor | None = None
 
-    def numbers(self) -> list[list[float]]:
-        """Return nll, kl, further, penalty, total, and missed if counted, each a list of one number an edit.
+    def numbers(self) -> dict[str, list[float]]:
+        """Return "nll", "kl", "total", and "missed" if that is counted: of each a list with one number per edit.
 
         All are read by one transfer from the device.
         """
-        terms = [self.nll, self.kl, self.further, self.penalty, self.total]
+        terms = {"nll": self.nll, "kl": self.kl, "total": self.total}
         if self.missed is not None:
-            terms.append(self.missed)
-        numbers: list[list[float]] = torch.stack(terms).tolist()
-        return numbers
+            terms["missed"] = self.missed
+        rows = torch.stack(list(terms.values())).tolist()
+        return dict(zip(terms, rows, strict=True))
 
 
 def norm_penalty(change: Tensor, value: Tensor, *, weight: float) -> Tensor:
@@ -202,7 +212,8 @@ class Objective:
         if self._fast is not None:
             parts = self._fast.parts(change)
         else:
-            parts = torch.stack([loss.parts(delta) for loss, delta in zip(self._plain, change, strict=True)], 1)
+            by_edit = [loss.parts(delta) for loss, delta in zip(self._plain, change, strict=True)]
+            parts = torch.stack(by_edit, 1)  # [3, edits]
         return self._add_up(parts, self._penalty_of(change))
 
     def gradient(self, change: Tensor, *, margin: float | None = None) -> tuple[Losses, Tensor]:
@@ -225,19 +236,22 @@ class Objective:
         return self._add_up(parts, penalty.detach()), gradient
 
     def _plain_gradient(self, change: Tensor, margin: float | None) -> tuple[list[Tensor], Tensor]:
-        """L_p, L_a, L_further and the missed tokens, [edits] each, and the gradient, one edit after the other."""
+        """Compute one edit after the other: L_p, L_a, L_further, missed tokens ([edits] each); gradient [edits, d]."""
         parts = list[Tensor]()
         gradients = list[Tensor]()
         for loss, delta in zip(self._plain, change, strict=True):
             leaf = delta.detach().requires_grad_()  # [d]
-            of_edit = loss.parts(leaf, margin=margin)
-            nll, kl, further = of_edit[:3]
+            edit_parts = loss.parts(leaf, margin=margin)  # [3], with a margin [4]
+            nll, kl, further = edit_parts[:3]
             gradients += torch.autograd.grad(nll + self.kl_weight * kl + further, leaf)
-            parts.append(of_edit.detach())
+            parts.append(edit_parts.detach())
         return list(torch.stack(parts, 1)), torch.stack(gradients)
 
     def _penalty_of(self, change: Tensor) -> Tensor:
-        return change.new_zeros(len(change)) if self.penalty is None else self.penalty(change, self.value)
+        """Return the penalty of each edit, [edits]."""
+        if self.penalty is None:
+            return change.new_zeros(len(change))
+        return self.penalty(change, self.value)
 
     def _add_up(self, parts: Iterable[Tensor], penalty: Tensor) -> Losses:
         """Return the terms of the loss, from its three parts, the missed tokens if counted, and the penalty."""
@@ -248,7 +262,7 @@ class Objective:
         return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total, missed=missed)
 
     def drop(self, finished: Collection[int]) -> None:
-        """Allow that the edits in ``finished`` are computed no longer; their losses are meaningless from now on."""
+        """Allow the engine to leave out the edits in ``finished``; their losses are meaningless from now on."""
         if self._fast is not None:
             self._fast.drop(finished)
 
@@ -277,12 +291,11 @@ class PlainLoss:
         """Return L_p, L_a and L_further under ``delta`` [d], with a margin also the missed tokens, [3 or 4]."""
         request = self._request
         log_p = self._log_probabilities(delta)  # of each prompt [target tokens, vocabulary]
-        rewrites = log_p[: len(request.rewrites)]
+        rewrites_log_p = log_p[: len(request.rewrites)]
+        further_log_p = log_p[len(log_p) - len(request.further) :]
 
         # L_p: the mean over the contexts of -log P(o*), which is the mean over the tokens of o*
-        nlls = list[Tensor]()
-        for prompt, own in zip(request.rewrites, rewrites, strict=True):
-            nlls.append(-own.gather(-1, ids_of(prompt, own)).mean())
+        nlls = [_target_nll(prompt, own) for prompt, own in zip(request.rewrites, rewrites_log_p, strict=True)]
         nll = torch.stack(nlls).mean()
 
         # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
@@ -291,40 +304,52 @@ class PlainLoss:
             essence = log_p[len(request.rewrites)][0]
             kl = (essence.exp() * (essence - self._clean)).sum()
 
-        # L_further: -log P(target), or the cross-entropy -sum q log p with a teacher's q, whose gradient is that of
-        # KL(q || p), because q is constant (arXiv 1503.02531)
+        # L_further: the weighted sum over the further rows
         further = nll.new_zeros(())
-        for row, own in zip(request.further, log_p[len(log_p) - len(request.further) :], strict=True):
-            if row.soft_target is None:
-                loss = -own.gather(-1, ids_of(row.prompt, own)).mean()
-            else:
-                q = row.soft_target.probabilities.to(own.device)
-                loss = -(q * own.gather(-1, row.soft_target.tokens.to(own.device))).sum(-1).mean()
-            further = further + row.weight * loss
+        for row, own in zip(request.further, further_log_p, strict=True):
+            further = further + row.weight * _extra_loss(row, own)
 
         parts = [nll, kl, further]
         if margin is not None:
             missed = nll.new_zeros(())
-            for prompt, own in zip(request.rewrites, rewrites, strict=True):
-                missed += count_missed(own.detach(), ids_of(prompt, own)[:, 0], margin)
+            for prompt, own in zip(request.rewrites, rewrites_log_p, strict=True):
+                missed += _count_missed(prompt, own.detach(), margin)
             parts.append(missed)
         return torch.stack(parts).to(delta.device)
 
     def _log_probabilities(self, delta: Tensor | None) -> list[Tensor]:
         """Return log P at the positions that each prompt's target is read from, [target tokens, vocabulary] each."""
         prompts = self._request.prompts
-        change = None if delta is None else delta.expand(len(prompts), -1)
+        change = None
+        if delta is not None:
+            change = delta.expand(len(prompts), -1)  # the same change in every prompt
+        log_p = self._forward.logits(change).float().log_softmax(-1)  # [reads, vocabulary]
         reads = [max(1, len(prompt.target_ids)) for prompt in prompts]
-        return list(self._forward.logits(change).float().log_softmax(-1).split(reads))
+        return list(log_p.split(reads))
 
 
-def ids_of(prompt: Prompt, log_p: Tensor) -> Tensor:
-    """Return the ids of a prompt's target tokens, [target tokens, 1]."""
-    return torch.tensor(prompt.target_ids, device=log_p.device)[:, None]
+def _target_nll(prompt: Prompt, log_p: Tensor) -> Tensor:
+    """Return the mean of -log P over a prompt's target tokens, from ``log_p`` [target tokens, vocabulary]."""
+    targets = torch.tensor(prompt.target_ids, device=log_p.device)
+    return -log_p.gather(-1, targets[:, None]).mean()
 
 
-def count_missed(log_p: Tensor, targets: Tensor, margin: float) -> Tensor:
-    """Return how many target tokens are not the likeliest by ``margin``; ``log_p`` [target tokens, vocabulary]."""
+def _extra_loss(row: ExtraTarget, log_p: Tensor) -> Tensor:
+    """Return the loss of a further row, without its weight, from ``log_p`` [target tokens, vocabulary].
+
+    That is -log P(target) or, with a teacher's q, the cross-entropy -sum q log p, whose gradient is that of KL(q || p),
+    because q is constant (arXiv 1503.02531).
+    """
+    if row.soft_target is None:
+        return _target_nll(row.prompt, log_p)
+    q = row.soft_target.probabilities.to(log_p.device)  # [target tokens, k]
+    tokens = row.soft_target.tokens.to(log_p.device)
+    return -(q * log_p.gather(-1, tokens)).sum(-1).mean()
+
+
+def _count_missed(prompt: Prompt, log_p: Tensor, margin: float) -> Tensor:
+    """Count the target tokens that are not the likeliest by ``margin``, from ``log_p`` [target tokens, vocabulary]."""
+    targets = torch.tensor(prompt.target_ids, device=log_p.device)
     best, second = log_p.topk(2, dim=-1).values.unbind(-1)
     likeliest = log_p.argmax(-1)
     missed: Tensor = ((likeliest != targets) | (best - second < margin)).sum()
@@ -345,16 +370,18 @@ class PlainForward:
         ends = [prompt.target_start - 1 for prompt in prompts]
         self._batch = left_pad([prompt.ids for prompt in prompts], device=model.device, ends=ends)
         count, length = self._batch.ids.shape
-        pads = [length - len(prompt.ids) for prompt in prompts]
-        subjects = [pad + prompt.edited_at for pad, prompt in zip(pads, prompts, strict=True)]
-        self._subjects = (torch.arange(count, device=model.device), torch.tensor(subjects, device=model.device))
-        # The logits that predict a target token; of a prompt without target, those after the subject.
+        # The rows and the positions, of the subject's last tokens and of the logits that the loss reads: those that
+        # predict a target token; of a prompt without target, those after the subject.
+        subjects = list[tuple[int, int]]()
         reads = list[tuple[int, int]]()
-        for row, (prompt, pad) in enumerate(zip(prompts, pads, strict=True)):
+        for row, prompt in enumerate(prompts):
+            pad = length - len(prompt.ids)
+            subjects.append((row, pad + prompt.edited_at))
             if prompt.target_ids:
                 reads += [(row, pad + position) for position in range(prompt.target_start - 1, len(prompt.ids) - 1)]
             else:
                 reads.append((row, pad + prompt.edited_at))
+        self._subjects = tuple(torch.tensor(subjects, device=model.device).unbind(1))
         self._reads = tuple(torch.tensor(reads, device=model.device).unbind(1))
 
         seen = list[Tensor]()  # the input and the output of the down-projection
@@ -381,7 +408,7 @@ class PlainForward:
         shift = change
 
         def add_change(output: Tensor) -> Tensor:
-            addend = shift.new_zeros(*self._batch.ids.shape, output.shape[-1])
+            addend = shift.new_zeros(*self._batch.ids.shape, output.shape[-1])  # [prompts, tokens, d]
             addend = addend.index_put(index_for(self._subjects, shift), shift)
             return output + addend.to(output).reshape(output.shape)
 
@@ -404,8 +431,10 @@ def _target_rows(edit: int, request: Request) -> Iterator[TargetRow]:
     """Yield the rows of an edit as the engine reads them, each with its weight in the edit's loss."""
     for prompt in request.rewrites:
         yield TargetRow(edit=edit, prompt=prompt, weight=1 / len(request.rewrites))
-    if request.essence:
+    if request.essence is not None:
         yield TargetRow(edit=edit, prompt=request.essence, part="kl")
     for row in request.further:
-        soft = None if row.soft_target is None else (row.soft_target.tokens, row.soft_target.probabilities)
+        soft = None
+        if row.soft_target is not None:
+            soft = (row.soft_target.tokens, row.soft_target.probabilities)
         yield TargetRow(edit=edit, prompt=row.prompt, part="further", weight=row.weight, soft_target=soft)

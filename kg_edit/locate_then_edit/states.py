@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -29,9 +30,9 @@ from kg_edit.models.prompts import Batch, Prompt, left_pad
 
 Site = Literal["block", "value"]  # the block's output, or the output of its down-projection
 OTHER_ROWS = 2  # rewrites read per edit; more are not needed, because C already covers the ordinary text of contexts
-_TOKENS = 2048  # in a pass that reads states
-_OTHER_TOKENS = 1024  # in a pass that reads the keys of other tokens
-_SLACK = 0.05  # relative tolerance; bfloat16 has only two significant digits
+_TOKENS = 2048  # the most tokens of a pass that reads states
+_OTHER_TOKENS = 1024  # the most tokens of a pass that reads the keys of other tokens
+_SLACK = 0.05  # relative tolerance of `adds_mlp`; bfloat16 has only two significant digits
 
 
 class WholeRuns:
@@ -43,7 +44,9 @@ class WholeRuns:
 
     def outputs(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
         """Yield for each batch the output of block ``last``, [rows, tokens, d]; by default that of ``layer``."""
-        block = self._model.block(layer if last is None else last)
+        if last is None:
+            last = layer
+        block = self._model.block(last)
         seen = dict[str, Tensor]()
 
         def note(_: Tensor, output: Tensor) -> None:
@@ -145,23 +148,10 @@ class OtherTokens:
         self, model: LanguageModel, requests: Sequence[Request], layers: Sequence[int], *, memory: float
     ) -> None:
         self._model = model
-        # Requests share a pass as long as their rows have at most `_OTHER_TOKENS` tokens, padding included.
-        self._passes = list[list[Sequence[Prompt]]]()
-        count = longest = 0
-        for request in requests:
-            step = math.ceil(len(request.rewrites) / OTHER_ROWS)
-            rows = request.rewrites[::step]
-            own_longest = max(len(row.ids) for row in rows)
-            count += len(rows)
-            longest = max(longest, own_longest)
-            if not self._passes or count * longest > _OTHER_TOKENS:
-                self._passes.append([])
-                count = len(rows)
-                longest = own_longest
-            self._passes[-1].append(rows)
+        self._passes = _group_requests(requests)
         batches = []
         for group in self._passes:
-            prompts = [row for rows in group for row in rows]
+            prompts = list(chain.from_iterable(group))
             ends = [prompt.target_start - 1 for prompt in prompts]
             batches.append(left_pad([prompt.ids for prompt in prompts], device=model.device, ends=ends))
         self._runs = choose_runs(model, batches, layers, memory=memory)
@@ -178,11 +168,33 @@ class OtherTokens:
 
         with watched(self._model.down_projection(layer), note):
             for group, _ in zip(self._passes, self._runs.outputs(layer), strict=True):
-                keys = _without_subjects(seen["key"], [row for rows in group for row in rows])
+                keys = _without_subjects(seen["key"], list(chain.from_iterable(group)))
                 for rows in group:
                     others = others.plus(torch.cat(keys[: len(rows)]))
                     keys = keys[len(rows) :]
         return others
+
+
+def _group_requests(requests: Sequence[Request]) -> list[list[Sequence[Prompt]]]:
+    """Return the passes: of each the requests that share it, and of each request the rows that are read.
+
+    The rows of a pass have at most `_OTHER_TOKENS` tokens, padding included.
+    """
+    passes = list[list[Sequence[Prompt]]]()
+    count = 0  # rows of the last pass
+    longest = 0  # tokens of its longest row
+    for request in requests:
+        step = math.ceil(len(request.rewrites) / OTHER_ROWS)
+        rows = request.rewrites[::step]
+        own_longest = max(len(row.ids) for row in rows)
+        count += len(rows)
+        longest = max(longest, own_longest)
+        if not passes or count * longest > _OTHER_TOKENS:
+            passes.append([])
+            count = len(rows)
+            longest = own_longest
+        passes[-1].append(rows)
+    return passes
 
 
 @torch.no_grad()
@@ -207,9 +219,10 @@ def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tens
 def _without_subjects(keys: Tensor, rows: Sequence[Prompt]) -> list[Tensor]:
     """Return each row's keys of other tokens, [n, d_ff] in float32, from the keys of a left-padded batch."""
     others = list[Tensor]()
-    for row, padded_keys in zip(rows, keys.reshape(len(rows), -1, keys.shape[-1]), strict=True):
+    by_row = keys.reshape(len(rows), -1, keys.shape[-1])  # [rows, tokens, d_ff]; some models flatten rows and tokens
+    for row, padded_keys in zip(rows, by_row, strict=True):
         subject = row.ids[row.subject_first : row.edited_at + 1]
-        is_other = list[bool]()
+        is_other = list[bool]()  # of each token: whether no mention of the subject ends there
         for end in range(1, len(row.ids) + 1):
             ends_a_mention = row.ids[max(0, end - len(subject)) : end] == subject
             is_other.append(not ends_a_mention)
@@ -227,7 +240,7 @@ def adds_mlp(model: LanguageModel, layer: int) -> bool:
     """
     prompt = Prompt(text="", ids=(0,), target_start=1, subject_last=0)
     _, clean = subject_states(model, [prompt], layer=layer, last=layer)
-    change = clean.roll(1, -1)
+    change = clean.roll(1, -1)  # a change of the states' own size, in another direction
 
     def add_change(output: Tensor) -> Tensor:
         return output + change.to(output).reshape(output.shape)

@@ -24,21 +24,23 @@ from kg_edit.models.sampling import BARE
 log = logging.getLogger(__name__)
 
 LEAD = "\n"
-_TIMES = 3.0  # a sink's state is 7 to 100 times as long as the others' in SmolLM2, another token's 1.5 times at most
+# How many times as long as the others' a sink's state is at least. In SmolLM2 it is 7 to 100 times as long, that of
+# another token at most 1.5 times.
+_TIMES = 3.0
 
 
 def begins_unread(model: LanguageModel, prompt: Prompt) -> bool:
     """Return whether the prompt's subject ends in the first token, and that is an attention sink in this model."""
     special = set(model.tokenizer.all_special_ids)
-    of_text = [position for position, token in enumerate(prompt.ids) if token not in special]
-    if not of_text or prompt.subject_last != of_text[0]:
+    positions = [position for position, token in enumerate(prompt.ids) if token not in special]
+    if not positions or prompt.subject_last != positions[0]:
         return False
-    return is_sink(model, prompt.ids, of_text[0])
+    return is_sink(model, prompt.ids, positions[0])
 
 
 def is_sink(model: LanguageModel, ids: Sequence[int], position: int) -> bool:
     """Return whether the state at ``position`` is, after some block, `_TIMES` as long as the median of later ones."""
-    if len(ids) <= position + 1:
+    if len(ids) <= position + 1:  # a sink is recognised by comparison with later tokens
         ids = [*ids, *encode(model.tokenizer, " and").ids]
     norms = list[Tensor]()
 
@@ -56,7 +58,7 @@ def is_sink(model: LanguageModel, ids: Sequence[int], position: int) -> bool:
     return bool((lengths[:, position] > _TIMES * later).any())
 
 
-def readable(model: LanguageModel, prompt: Prompt, contexts: Sequence[str]) -> tuple[str, ...]:
+def readable_contexts(model: LanguageModel, prompt: Prompt, contexts: Sequence[str]) -> tuple[str, ...]:
     """Return ``contexts`` with a line break before the bare context, if the model would not read the subject there."""
     if not begins_unread(model, prompt):
         return tuple(contexts)
@@ -68,7 +70,9 @@ def lead_before(model: LanguageModel, text: str, *, subject: str) -> str:
     if not subject or not text.startswith(subject):
         return ""
     template = text.replace(subject, "{}", 1)
-    return LEAD if begins_unread(model, encode(model.tokenizer, template, subject=subject)) else ""
+    if begins_unread(model, encode(model.tokenizer, template, subject=subject)):
+        return LEAD
+    return ""
 
 
 def readable_edit(model: LanguageModel, edit: Edit) -> Edit:
@@ -76,10 +80,9 @@ def readable_edit(model: LanguageModel, edit: Edit) -> Edit:
 
     This is the form in which `kg-edit edit` makes and asks it.
     """
-
     prompt = lead_before(model, edit.text, subject=edit.subject) + edit.prompt
-    paraphrases = tuple(lead_before(model, text, subject=edit.subject) + text for text in edit.paraphrases)
-    return edit.model_copy(update={"prompt": prompt, "paraphrases": paraphrases})
+    paraphrases = [lead_before(model, text, subject=edit.subject) + text for text in edit.paraphrases]
+    return edit.model_copy(update={"prompt": prompt, "paraphrases": tuple(paraphrases)})
 
 
 def warn_of_unread(model: LanguageModel, prompt: Prompt, *, edit: str) -> None:

@@ -30,7 +30,7 @@ from kg_edit.evaluation.tracing.corrupted_run import (
     subject_tokens,
     window_around,
 )
-from kg_edit.models.first_token import readable
+from kg_edit.models.first_token import readable_contexts
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
@@ -203,7 +203,7 @@ def prompt_of(model: LanguageModel, fact: TracedFact, *, target: str | None = No
     """Return the fact's prompt with ``target``, after a line break if the subject would be an attention sink."""
     form = model.chat_form if fact.chat else None
     encoded = partial(encode, model.tokenizer, fact.prompt, subject=fact.subject, chat=form)
-    (context,) = readable(model, encoded(), (BARE,))
+    (context,) = readable_contexts(model, encoded(), (BARE,))
     return encoded(target=target, context=context)
 
 

@@ -26,7 +26,7 @@ from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import ContextLengths, Layers, MethodConfig, Workload
 from kg_edit.methods.statement import warn_of_lead
 from kg_edit.models.architectures import optional_module
-from kg_edit.models.first_token import readable
+from kg_edit.models.first_token import readable_contexts
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prompts import Prompt
@@ -202,7 +202,7 @@ class Kn(EditingMethod):
     def _prompts(self, edit: Edit) -> list[Prompt]:
         """Return the prompts with the old answer: in every context, and in diverse wordings if they are set."""
         old = edit.target_true or ""
-        contexts = readable(self.model, self._prompt(edit, old), self.contexts)
+        contexts = readable_contexts(self.model, self._prompt(edit, old), self.contexts)
         prompts = [self._prompt(edit, old, context) for context in contexts]
         if self.config.prompts == "diverse":
             prompts += self._reworded(edit)
@@ -213,7 +213,7 @@ class Kn(EditingMethod):
         old = edit.target_true or ""
         prompts = list[Prompt]()
         for template in diverse_prompts(edit):
-            (context,) = readable(self.model, self._prompt(edit, old, template=template), (BARE,))
+            (context,) = readable_contexts(self.model, self._prompt(edit, old, template=template), (BARE,))
             prompts.append(self._prompt(edit, old, context, template=template))
         return prompts
 

@@ -81,12 +81,12 @@ def losses_and_gradient(target: Objective, at: Tensor) -> tuple[Losses, Tensor]:
     return losses, gradient
 
 
-def assert_alike(fast: Objective, plain: Objective, at: Tensor) -> Losses:
+def assert_alike(fast: Objective, plain: Objective, at: Tensor, *, tolerance: float = 1e-5) -> Losses:
     """Compare the losses and the gradients of two objectives; return the losses."""
     (losses, gradient), (plain_losses, plain_gradient) = (losses_and_gradient(way, at) for way in (fast, plain))
     for name in TERMS:
         torch.testing.assert_close(getattr(losses, name), getattr(plain_losses, name), rtol=1e-5, atol=1e-5)
-    assert (gradient - plain_gradient).norm() < 1e-5 * plain_gradient.norm()
+    assert (gradient - plain_gradient).norm() < tolerance * plain_gradient.norm()
     assert plain_gradient.abs().max() > 1e-3, "the test must be able to fail"
     return losses
 
@@ -100,7 +100,10 @@ def test_fast_forward_equals_plain(family: str, bos: bool) -> None:
     for name in ("value", "bare_key", "mean_key"):
         tensor, expected = getattr(fast, name), getattr(plain, name)
         assert (tensor - expected).norm() <= 1e-5 * expected.norm(), name
-    assert_alike(fast, plain, change(model, len(EDITS)))
+    # The recurrent blocks of Qwen3.5 compute in float32, whatever the model's dtype, and their sums differ with the
+    # padding. With every float32 of their code replaced by float64, the gradients differ by 2e-14.
+    tolerance = 1e-4 if family == "qwen3_5_text" else 1e-5
+    assert_alike(fast, plain, change(model, len(EDITS)), tolerance=tolerance)
 
 
 @pytest.mark.slow

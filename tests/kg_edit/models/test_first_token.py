@@ -10,7 +10,7 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.models.first_token import begins_unread, readable, warn_of_unread
+from kg_edit.models.first_token import begins_unread, readable_contexts, warn_of_unread
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
 from kg_edit.models.sampling import BARE
@@ -53,14 +53,14 @@ def test_begins_unread_finds_subjects_in_the_sink(
     encoded = encode(smollm2.tokenizer, prompt, subject=subject)
     assert begins_unread(smollm2, encoded) == unread
     expected = ("\n{}", CONTEXTS[1]) if unread else CONTEXTS
-    assert readable(smollm2, encoded, CONTEXTS) == expected
+    assert readable_contexts(smollm2, encoded, CONTEXTS) == expected
 
 
 @pytest.mark.parametrize("bos", [False, True])
 def test_readable_changes_nothing_without_a_sink(bos: bool) -> None:
     model = tiny("llama", bos=bos)
     encoded = encode(model.tokenizer, "{} was", subject="a")
-    assert readable(model, encoded, CONTEXTS) == CONTEXTS
+    assert readable_contexts(model, encoded, CONTEXTS) == CONTEXTS
 
 
 def test_request_begins_with_a_line_break(smollm2: LanguageModel) -> None:
