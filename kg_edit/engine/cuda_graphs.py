@@ -1,4 +1,4 @@
-"""A function that is called again and again with tensors of one shape: on CUDA, its kernels are captured as a graph.
+"""Call a function again and again with tensors of one shape: on CUDA, its kernels are captured as a graph.
 
 A step of a descent is some thousand kernels, and in a large model to start them one by one takes far longer than to run
 them. A CUDA graph starts all at once, without Python. The function must be pure: of all that it reads, only its
@@ -39,33 +39,32 @@ class Repeated:
         self._first: tuple[Tensors, Tensors] | None = None  # arguments and results of the first call
         self._replay: Work | None = None
 
-    def __call__(self, work: Work, *given: Tensor) -> Tensors:
-        """Return ``work(*given)``; ``work`` is the same at each call."""
-        if self._replay:
-            return self._replay(*given)
+    def __call__(self, work: Work, *arguments: Tensor) -> Tensors:
+        """Return ``work(*arguments)``; ``work`` is the same at each call."""
+        if self._replay is not None:
+            return self._replay(*arguments)
         if not self._capture:
-            return work(*given)
-        return self._try_capture(work, given)
-
-    def _try_capture(self, work: Work, given: Tensors) -> Tensors:
-        """Return ``work(*given)``: of the first call as it is, then of the graph, if there can be one."""
+            return work(*arguments)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's of prototypes, and of a graph that was given up
-                if self._first is None:  # a function that is called once is not worth a capture
-                    results = run_without_waiting(work, *given)
-                    copies = tuple(tensor.detach().clone() for tensor in given)
-                    self._first = (copies, results)
-                    return results
-                example, expected = self._first
-                self._replay = capture(work, example, expected)
+                if self._first is None:
+                    return self._call_first(work, arguments)
+                self._replay = capture(work, *self._first)
         except RuntimeError as error:  # such as blocks that choose their experts on the host
             log.debug("a step is not captured as a CUDA graph: %s", error)
             self._capture = False
-        self._first = None
-        if self._replay is not None:
-            return self._replay(*given)
-        return work(*given)
+        self._first = None  # its tensors are not needed any more
+        if self._replay is None:
+            return work(*arguments)
+        return self._replay(*arguments)
+
+    def _call_first(self, work: Work, arguments: Tensors) -> Tensors:
+        """Return ``work(*arguments)`` and store both for the capture: a function called once is not worth one."""
+        results = run_without_waiting(work, *arguments)
+        copies = tuple(tensor.detach().clone() for tensor in arguments)
+        self._first = (copies, results)
+        return results
 
 
 class RepeatedInPlace:
@@ -88,40 +87,47 @@ class RepeatedInPlace:
         """
         if self._capture:
             self._capture = False  # it is tried once
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-
-                    def compute_gradients(*leaves: Tensor) -> Tensors:
-                        result = work(*leaves)
-                        return result, *torch.autograd.grad(result, leaves, torch.ones_like(result))
-
-                    # As it is, which makes the libraries ready, and shows what the graphs have to return.
-                    result, *gradients = run_without_waiting(compute_gradients, *parameters)
-                    self._graphs = capture_in_place(work, parameters, result, gradients)
-            except RuntimeError as error:
-                log.debug("a function of parameters is not captured as CUDA graphs: %s", error)
-        if not self._graphs:
+            self._try_capture(work, parameters)
+        if self._graphs is None:
             return work(*parameters)
         run_forward, _ = self._graphs
         self._result = run_forward().requires_grad_()
         return self._result
 
+    def _try_capture(self, work: Callable[..., Tensor], parameters: Tensors) -> None:
+        """Capture the function and its gradient, if that is possible."""
+
+        def compute_gradients(*leaves: Tensor) -> Tensors:
+            result = work(*leaves)
+            return result, *torch.autograd.grad(result, leaves, torch.ones_like(result))
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # A call as it is makes the libraries ready, and shows what the graphs have to return.
+                result, *gradients = run_without_waiting(compute_gradients, *parameters)
+                self._graphs = capture_in_place(work, parameters, result, gradients)
+        except RuntimeError as error:
+            log.debug("a function of parameters is not captured as CUDA graphs: %s", error)
+
     def pass_on(self, parameters: Iterable[Tensor]) -> None:
         """Give ``parameters`` their gradients, if the last result is a graph's, which has only its own."""
-        if not self._graphs or self._result is None or self._result.grad is None:
+        if self._graphs is None or self._result is None or self._result.grad is None:
             return
         _, run_backward = self._graphs
         for parameter, gradient in zip(parameters, run_backward(self._result.grad), strict=True):
             parameter.grad = gradient
 
 
-def run_without_waiting(work: Work, *given: Any) -> Tensors:
-    """Return ``work(*given)``, which also makes the libraries ready for a capture."""
+def run_without_waiting(work: Work, *arguments: Tensor) -> Tensors:
+    """Return ``work(*arguments)``; raise an error where it waits for the device, which a graph can't do.
+
+    The call also makes the libraries ready for a capture.
+    """
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        return work(*given)
+        return work(*arguments)
     finally:
         torch.cuda.set_sync_debug_mode(mode)
 
@@ -135,8 +141,8 @@ def capture(work: Work, example: Tensors, expected: Tensors) -> Work:
     if not _are_alike(results, expected):
         raise RuntimeError("the graph's results are not those of the function")
 
-    def replay(*now: Tensor) -> Tensors:
-        for buffer, tensor in zip(example, now, strict=True):
+    def replay(*arguments: Tensor) -> Tensors:
+        for buffer, tensor in zip(example, arguments, strict=True):
             buffer.copy_(tensor)
         graph.replay()
         return tuple(result.clone() for result in results)  # the next replay writes over them
@@ -207,13 +213,13 @@ def _capturing(graph: torch.cuda.CUDAGraph, device: torch.device, *, pool: Any =
 
 
 def _are_alike(results: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    """Return whether results differ by no more than the order of sums; not finite numbers must be the same."""
-    for one, other in zip(results, expected, strict=True):
-        finite = torch.isfinite(other)
-        if not torch.equal(torch.isfinite(one), finite):
+    """Return whether results differ by no more than the order of sums, and are finite at the same places."""
+    for result, wanted in zip(results, expected, strict=True):
+        finite = torch.isfinite(wanted)
+        if not torch.equal(torch.isfinite(result), finite):
             return False
-        gap = torch.where(finite, one - other, 0.0).norm()
-        size = torch.where(finite, other, 0.0).norm()
+        gap = torch.where(finite, result - wanted, 0.0).norm()
+        size = torch.where(finite, wanted, 0.0).norm()
         if not gap <= _SLACK * size:
             return False
     return True

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, Protocol, TypeVar
 
 import torch
@@ -29,6 +28,39 @@ PARTS: tuple[Part, ...] = ("nll", "kl", "further")
 Result = TypeVar("Result")
 Tensors = tuple[Tensor, ...]
 Step = Callable[..., Tensors]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRow:
+    """A prompt of the edit with index ``edit``, with its ``weight`` in one ``part`` of that edit's loss.
+
+    ``soft_target``: a teacher's likeliest tokens and their probabilities, [target tokens, k] both; None if the target
+    is the prompt's own text. ``runs_whole``: the tokens before the subject run too (`WholeForward`).
+    """
+
+    edit: int
+    prompt: Prompt
+    part: Part = "nll"
+    weight: float = 1.0
+    soft_target: tuple[Tensor, Tensor] | None = None
+    runs_whole: bool = False
+
+    @property
+    def kind(self) -> tuple[Part, bool]:
+        """The part of the loss, and whether the target is hard. Rows of one kind have one formula."""
+        return self.part, self.soft_target is None
+
+    @property
+    def length(self) -> int:
+        """The number of tokens that run: those of the row's tail (`tail`), or all."""
+        if self.runs_whole:
+            return len(self.prompt.ids)
+        return len(tail(self.prompt))
+
+    @property
+    def reads(self) -> int:
+        """The number of positions of this row whose logits the loss reads."""
+        return max(1, len(self.prompt.target_ids))
 
 
 class Forward(Protocol):
@@ -92,8 +124,13 @@ def find_engine(
         from kg_edit.engine.whole_forward import WholeForward
 
         return Engine(forward=WholeForward, limit=limit)
+    forward_class = forward or TailForward
     shared = SharedContexts.of(model, contexts)
-    return Engine(forward=partial(forward or TailForward, contexts=shared), limit=limit)
+
+    def run_tails(model: LanguageModel, layer: int, rows: Sequence[Prompt]) -> Forward:
+        return forward_class(model, layer, rows, contexts=shared)
+
+    return Engine(forward=run_tails, limit=limit)
 
 
 class FastLoss:
@@ -130,7 +167,7 @@ class FastLoss:
         self.value, self.bare_key, self.mean_key = self._within_memory(self._read_states)
 
     def _new_step(self) -> Step:
-        """Return what calls `_gradient`: on one CUDA device as a graph, elsewhere as it is."""
+        """Return what calls a function with tensors: on one CUDA device as a graph, elsewhere as it is."""
         if not self._captures:
             return _call
         from kg_edit.engine.cuda_graphs import Repeated  # for CUDA alone
@@ -139,34 +176,35 @@ class FastLoss:
 
     def _read_states(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return m and k of the bare prompts, and the mean of k over the rewrites, from all passes."""
-        # The order of an edit's keys is that of the passes, whose rows are sorted by kind and length.
-        keys: list[list[Tensor]] = [[] for _ in range(self._edits)]
-        bare: dict[int, tuple[Tensor, Tensor]] = {}
-        first = dict[int, Prompt]()  # an edit's first rewrite is the bare prompt
+        bare_prompts = dict[int, Prompt]()  # by edit: its first rewrite
         for row in self._rows:
             if row.part == "nll":
-                first.setdefault(row.edit, row.prompt)
+                bare_prompts.setdefault(row.edit, row.prompt)
+        # By edit; the order of its keys is that of the passes, whose rows are sorted by kind and length.
+        keys: list[list[Tensor]] = [[] for _ in range(self._edits)]
+        bare_keys = dict[int, Tensor]()
+        bare_values = dict[int, Tensor]()
         for pass_ in self._passes:
-            forward = pass_.forward
-            for row, key, value in zip(pass_.rows, forward.keys.float(), forward.values.float(), strict=True):
+            row_keys = pass_.forward.keys.float()  # [rows, d_ff]
+            row_values = pass_.forward.values.float()  # [rows, d]
+            for index, row in enumerate(pass_.rows):
                 if row.part == "nll":
-                    keys[row.edit].append(key)
-                if row.prompt is first[row.edit]:
-                    bare[row.edit] = (value, key)
-        values = torch.stack([bare[edit][0] for edit in range(self._edits)])
-        bare_keys = torch.stack([bare[edit][1] for edit in range(self._edits)])
-        mean_keys = torch.stack([torch.stack(edit_keys).mean(0) for edit_keys in keys])
-        return values, bare_keys, mean_keys
+                    keys[row.edit].append(row_keys[index])
+                if row.prompt is bare_prompts[row.edit]:
+                    bare_keys[row.edit] = row_keys[index]
+                    bare_values[row.edit] = row_values[index]
+        edits = range(self._edits)
+        m = torch.stack([bare_values[edit] for edit in edits])
+        k = torch.stack([bare_keys[edit] for edit in edits])
+        mean_k = torch.stack([torch.stack(keys[edit]).mean(0) for edit in edits])
+        return m, k, mean_k
 
     def _within_memory(self, work: Callable[[], Result]) -> Result:
         """Return ``work()``, which runs the passes; if memory runs out, do it again with passes of half the tokens."""
         while True:
             try:
                 if not self._passes:
-                    head = self._model.model.get_output_embeddings().weight.device
-                    for rows in passes(self._rows, self._limit):
-                        forward = self._forward(self._model, self._layer, [row.prompt for row in rows])
-                        self._passes.append(Pass(rows, forward, self._edits, head=head))
+                    self._make_passes()
                 return work()
             except (RuntimeError, MemoryError) as error:
                 tried = list(passes(self._rows, self._limit))
@@ -179,6 +217,13 @@ class FastLoss:
             largest = max(padded_tokens(rows) for rows in tried)
             tokens = min(self._limit.tokens, largest)
             self._limit = replace(self._limit, tokens=tokens / 2)
+
+    def _make_passes(self) -> None:
+        """Divide the rows into passes within the limit, and run each without a change."""
+        head = self._model.model.get_output_embeddings().weight.device
+        for rows in passes(self._rows, self._limit):
+            forward = self._forward(self._model, self._layer, [row.prompt for row in rows])
+            self._passes.append(Pass(rows, forward, self._edits, head=head))
 
     def parts(self, change: Tensor) -> Tensor:
         """Return L_p, L_a and L_further under ``change`` [edits, d], [3, edits]; differentiable in it.
@@ -214,10 +259,12 @@ class FastLoss:
             return self._step(self._gradient, *args)
 
         gradient, *parts = self._within_memory(compute)
-        return (parts[:3] if margin is None else parts), gradient
+        if margin is None:
+            parts = parts[:3]
+        return parts, gradient
 
     def _gradient(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return the gradient of the loss, and its parts as in `gradient`; nothing is read back to the host."""
+        """Return the gradient, and after it the parts as in `gradient`; nothing is read back to the host."""
         leaf = change.detach().requires_grad_()
         missed = None if margin is None else leaf.new_zeros(len(leaf))
         parts = _zeros(leaf)
@@ -234,63 +281,35 @@ class FastLoss:
                 for wrong in pass_.missed(logits.detach(), margin):
                     missed += wrong.to(leaf.device)
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        counted = [] if missed is None else [missed]
-        return gradient, *(parts[part] for part in PARTS), *counted
+        results = [gradient]
+        for part in PARTS:
+            results.append(parts[part])
+        if missed is not None:
+            results.append(missed)
+        return tuple(results)
 
     def drop(self, finished: Collection[int]) -> None:
         """Stop computing the edits whose indices are in ``finished``; their losses are meaningless from now on."""
         gone = set(finished)
         self._rows = [row for row in self._rows if row.edit not in gone]
         # A pass is built again without them only if that saves half of its rows.
-        rest = list[Pass]()
+        passes_left = list[Pass]()
         for pass_ in self._passes:
             remaining = pass_.without(gone)
             if remaining is not None:
-                rest.append(remaining)
-        if rest != self._passes:
-            self._passes = rest
+                passes_left.append(remaining)
+        if passes_left != self._passes:
+            self._passes = passes_left
             self._step = self._new_step()
 
 
-def _call(work: Callable[..., Tensors], *given: Tensor) -> Tensors:
-    return work(*given)
+def _call(work: Callable[..., Tensors], *arguments: Tensor) -> Tensors:
+    return work(*arguments)
 
 
 def _zeros(change: Tensor) -> dict[Part, Tensor]:
+    """Return 0 for each part of the loss and each edit of ``change`` [edits, d]: [edits] by part."""
     return dict.fromkeys(PARTS, change.new_zeros(len(change)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetRow:
-    """A prompt of the edit with index ``edit``, with its ``weight`` in one ``part`` of that edit's loss.
-
-    ``soft_target``: a teacher's likeliest tokens and their probabilities, [target tokens, k] both; None if the target
-    is the prompt's own text. ``runs_whole``: the tokens before the subject run too (`WholeForward`).
-    """
-
-    edit: int
-    prompt: Prompt
-    part: Part = "nll"
-    weight: float = 1.0
-    soft_target: tuple[Tensor, Tensor] | None = None
-    runs_whole: bool = False
-
-    @property
-    def kind(self) -> tuple[Part, bool]:
-        """The part of the loss, and whether the target is hard. Rows of one kind have one formula."""
-        return self.part, self.soft_target is None
-
-    @property
-    def length(self) -> int:
-        """The number of tokens that run: those of the row's tail (`tail`), or all."""
-        if self.runs_whole:
-            return len(self.prompt.ids)
-        return len(tail(self.prompt))
-
-    @property
-    def reads(self) -> int:
-        """The number of positions of this row whose logits the loss reads."""
-        return max(1, len(self.prompt.target_ids))
 
 
 class Pass:
@@ -309,18 +328,17 @@ class Pass:
         if any(row.part == "kl" for row in rows):
             with torch.no_grad():  # L_a compares with the distribution without the change
                 clean = forward.logits()
-        # The rows of each kind, and their numbers of reads
-        self._groups = list[_Kind]()
-        self._sizes = list[int]()
+        self._groups = list[_Kind]()  # the rows of each kind
+        self._sizes = list[int]()  # the number of reads of each kind
         for kind in dict.fromkeys(row.kind for row in rows):
             same_kind = [row for row in rows if row.kind == kind]
             start = sum(self._sizes)
             size = sum(row.reads for row in same_kind)
             part, _ = kind
-            clean_of_kind = None
+            kind_clean = None
             if part == "kl" and clean is not None:
-                clean_of_kind = clean[start : start + size]
-            self._groups.append(_Kind(same_kind, clean_of_kind, head))
+                kind_clean = clean[start : start + size]
+            self._groups.append(_Kind(same_kind, kind_clean, head))
             self._sizes.append(size)
 
     def logits(self, change: Tensor) -> Tensor:
@@ -331,7 +349,7 @@ class Pass:
         """Return, for each kind of rows, (part of the loss, loss [edits]) with these ``logits``."""
         losses = []
         for group, own in zip(self._groups, logits.split(self._sizes), strict=True):
-            losses.append((group.part, group.of_edits(group.loss(own), self._edits)))
+            losses.append((group.part, group.sum_by_edit(group.loss(own), self._edits)))
         return losses
 
     def missed(self, logits: Tensor, margin: Tensor) -> list[Tensor]:
@@ -339,7 +357,7 @@ class Pass:
         counts = []
         for group, own in zip(self._groups, logits.split(self._sizes), strict=True):
             if group.part == "nll":
-                counts.append(group.of_edits(group.missed(own, margin), self._edits))
+                counts.append(group.sum_by_edit(group.missed(own, margin), self._edits))
         return counts
 
     def without(self, finished: set[int]) -> Pass | None:
@@ -357,7 +375,10 @@ class Pass:
 
 
 class _Kind:
-    """The rows of one kind in a pass, and their formula. ``clean``: the logits without the change, for L_a."""
+    """The rows of one kind in a pass, and their formula.
+
+    ``clean`` [reads, vocabulary] are the logits without the change, for L_a. ``head`` is the device of the logits.
+    """
 
     def __init__(self, rows: Sequence[TargetRow], clean: Tensor | None, head: torch.device) -> None:
         self.part = rows[0].part
@@ -366,7 +387,9 @@ class _Kind:
         # A row counts with the mean over its target tokens, times its weight.
         weights = torch.tensor([row.weight for row in rows]) / sizes
         self._weights = weights.repeat_interleave(sizes).to(head)
-        self._clean = None if clean is None else clean.float().log_softmax(-1)
+        self._clean: Tensor | None = None
+        if clean is not None:
+            self._clean = clean.float().log_softmax(-1)
         target_ids = list[int]()
         for row in rows:
             target_ids += row.prompt.target_ids
@@ -395,10 +418,11 @@ class _Kind:
 
     def missed(self, logits: Tensor, margin: Tensor) -> Tensor:
         """Return 1 for each read whose target token is not the likeliest by ``margin``, else 0: [reads]."""
-        two, tokens = logits.float().topk(2, dim=-1)
-        missed = (tokens[:, 0] != self._targets) | (two[:, 0] - two[:, 1] < margin.to(two.device))
-        return missed.to(two.dtype)
+        best, tokens = logits.float().topk(2, dim=-1)  # the two largest logits and their tokens, [reads, 2]
+        lead = best[:, 0] - best[:, 1]
+        missed = (tokens[:, 0] != self._targets) | (lead < margin.to(lead.device))
+        return missed.to(lead.dtype)
 
-    def of_edits(self, values: Tensor, edits: int) -> Tensor:
+    def sum_by_edit(self, values: Tensor, edits: int) -> Tensor:
         """Return the sums of ``values`` [reads] over the reads of each edit, [edits]."""
         return values.new_zeros(edits).index_add(0, self._edit_of_read, values)

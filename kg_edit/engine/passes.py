@@ -19,10 +19,10 @@ from typing import Any, Protocol, TypeVar
 from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 
-_FEWEST = 32  # tokens of a pass
+_FEWEST = 32  # tokens of a pass, however little memory there is
 _CPU_MOST = 512  # tokens; larger passes are no faster on a CPU, and no longer fit into its caches
 _CPU_PASS = 32  # fixed cost of a pass, in tokens; measured: 36 on one thread of a processor
-# Tokens with which reading the weights takes less than a tenth of a pass on an H100, by the bytes of a number
+# By the bytes of a number: tokens with which reading the weights takes less than a tenth of a pass on an H100
 _BUSY = {2: 4096, 4: 512}
 _SMALL = 2e9  # bytes that a pass may take in any case: in a small model starting the kernels takes longest
 
@@ -44,7 +44,7 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class PassLimit:
-    """The most ``tokens`` of a pass, with padding, and how many of ``padding`` are cheaper than another pass."""
+    """The most ``tokens`` of a pass, padding included; up to ``padding`` tokens of padding cost less than a pass."""
 
     tokens: float
     padding: float = _CPU_PASS
@@ -98,14 +98,14 @@ def passes(rows: Sequence[R], limit: PassLimit) -> Iterator[list[R]]:
     for row in rows:
         by_length.setdefault(row.length, []).append(row)
     group = list[R]()
-    width = 0
-    for length, alike in sorted(by_length.items()):
-        fits = (len(group) + len(alike)) * length <= limit.tokens
+    width = 0  # the length of the longest row in the group
+    for length, same_length in sorted(by_length.items()):
+        fits = (len(group) + len(same_length)) * length <= limit.tokens
         padding = len(group) * (length - width)
         if group and (not fits or padding > limit.padding):
             yield from _split(group, width, limit.tokens)
             group = []
-        group = [*group, *alike]
+        group = [*group, *same_length]
         width = length
     if group:
         yield from _split(group, width, limit.tokens)

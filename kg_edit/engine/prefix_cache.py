@@ -7,7 +7,6 @@ same result in this model as the whole row.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -27,24 +26,27 @@ from kg_edit.models.sampling import BARE
 
 
 class SharedContexts:
-    """The keys and values of token rows with which later rows begin, computed once for all of them."""
+    """The keys and values of token rows with which later rows begin, computed once for all of them.
 
-    def __init__(self, model: LanguageModel, starts: Iterable[tuple[int, ...]]) -> None:
-        self._ids = [] if model.is_recurrent else list(dict.fromkeys(starts))
-        self._prefix = run_prefix(model, self._ids) if self._ids else empty_prefix(model, 0)
+    ``prefix`` has those of the token rows ``ids``, which must all be different.
+    """
 
-    @classmethod
-    def of_prefix(cls, ids: Sequence[tuple[int, ...]], prefix: Prefix) -> Self:
-        """Make the object from a computed ``prefix`` of the token rows ``ids``, which must all be different."""
-        contexts = cls.__new__(cls)
-        contexts._ids = list(ids)
-        contexts._prefix = prefix
-        return contexts
+    def __init__(self, ids: Sequence[tuple[int, ...]], prefix: Prefix) -> None:
+        self._ids = ids
+        self._prefix = prefix
 
     @classmethod
     def of(cls, model: LanguageModel, contexts: Sequence[str]) -> Self:
         """Compute the keys and values of contexts, each up to where its prompt begins. All edits of a run use them."""
-        return cls(model, context_starts(model, contexts))
+        return cls.of_starts(model, context_starts(model, contexts))
+
+    @classmethod
+    def of_starts(cls, model: LanguageModel, starts: Iterable[tuple[int, ...]]) -> Self:
+        """Compute the keys and values of the token rows ``starts``; a recurrent model has none."""
+        ids = list(dict.fromkeys(starts))
+        if model.is_recurrent or not ids:
+            return cls([], empty_prefix(model, 0))
+        return cls(ids, run_prefix(model, ids))
 
     def prefix(self, model: LanguageModel, rows: Sequence[Sequence[int]], *, beyond: int = 0) -> Prefix:
         """Return `run_prefix` of rows, reusing the contexts with which they begin; ``beyond`` more tokens will follow.
@@ -54,8 +56,8 @@ class SharedContexts:
         """
         if not self._prefix.layers:
             return run_prefix(model, rows)
-        numbers = list[int]()  # of the context of each row
-        tails = list[Sequence[int]]()  # the tokens after it
+        numbers = list[int]()  # of each row: which context it begins with
+        tails = list[Sequence[int]]()  # the tokens after the context
         for row in rows:
             number = longest_start(self._ids, row)
             if number is None:
@@ -71,15 +73,17 @@ class SharedContexts:
         prefix = run_prefix(model, tails, after=self._prefix.rows(index))
         if len(numbers) < 2 * len(set(numbers)):
             return prefix
+        # Keep only the rows' own keys and values; those of the contexts are looked up in ``start``.
         own_layers = []
         for keys, values in prefix.layers:
             own_layers.append((keys[..., shared:, :].clone(), values[..., shared:, :].clone()))
         return replace(prefix, layers=tuple(own_layers), start=(self._prefix, index))
 
     def find_start(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
-        """Return the longest context with which a row begins, leaving at least one token of the row.
+        """Find the longest context with which a row begins, leaving at least one token of the row.
 
-        Returns the prefix, the context's row in it, and the context's length; None if no context fits.
+        Returns:
+            The prefix, the context's row in it, and the context's length; None if no context fits.
         """
         number = longest_start(self._ids, row[:-1])
         if number is None:
@@ -97,7 +101,7 @@ def context_starts(model: LanguageModel, contexts: Iterable[str]) -> list[tuple[
 
 
 def longest_start(starts: Sequence[tuple[int, ...]], row: Sequence[int]) -> int | None:
-    """Return which of ``starts`` is the longest with which a row begins; None if it begins with none of them."""
+    """Return the number of the longest of ``starts`` with which a row begins; None if it begins with none of them."""
     longest = None
     for number, ids in enumerate(starts):
         fits = tuple(row[: len(ids)]) == ids
@@ -113,7 +117,7 @@ def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Pr
     if batch.ids.shape[1] == 0:
         return before
     if model.is_recurrent:
-        raise refuse_recurrent(model.name)
+        refuse_recurrent(model.name)
     mask = torch.cat([before.mask, batch.mask], -1)
     cache = before.growing(len(model.blocks))
     with torch.no_grad(), with_prompt_ends(model, None):
@@ -133,10 +137,13 @@ def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Pr
 class Prefix:
     """Keys and values of rows of tokens, left-padded.
 
-    ``mask`` is [rows, length] (1 = token). ``layers`` has the keys and the values of each block, both
-    [rows, heads, length, head size]; it is empty if no row has a token. ``sums`` has the sums of
-    `kg_edit.zoo.token_means` by name, if a patch asked for them. ``start`` is another prefix, and the number of its
-    row with which each row begins, [rows]: its keys and values come before those in ``layers`` (`expand`).
+    Attributes:
+        mask: [rows, length], 1 = token.
+        layers: the keys and the values of each block, both [rows, heads, length, head size]; empty if no row has a
+            token.
+        sums: the sums of `kg_edit.zoo.token_means` by name, if a patch asked for them.
+        start: another prefix, and for each row the number of the row in it that comes before, [rows]. Then ``layers``
+            has only the keys and values after that prefix; `expand` puts both together.
     """
 
     mask: Tensor
@@ -192,7 +199,7 @@ class Prefix:
 
     def _fill(self, layers: Sequence[_PrefixLayer], *, stores: bool) -> SummedCache:
         """Return a cache of ``layers``, which begin with the prefix; ``stores``: whether it stores further sums."""
-        for layer, (keys, values) in zip(layers, self.layers, strict=False):
+        for layer, (keys, values) in zip(layers, self.layers, strict=False):  # a prefix without tokens has no layers
             layer.start(keys, values)
         return SummedCache(list(layers), self.sums, stores=stores)
 
@@ -286,7 +293,9 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
         values = torch.cat([_pad(prefix.layers[number][1], width, -2) for prefix in filled])
         layers.append((keys, values))
     mask = torch.cat([_pad(prefix.mask, width, -1) for prefix in filled])
-    sums = {name: torch.cat([prefix.sums[name] for prefix in filled]) for name in filled[0].sums}
+    sums = {}
+    for name in filled[0].sums:
+        sums[name] = torch.cat([prefix.sums[name] for prefix in filled])
     return Prefix(mask=mask, layers=tuple(layers), sums=sums)
 
 
@@ -400,15 +409,17 @@ class _FrozenLayer(_PrefixLayer):
 def mask_decides(model: LanguageModel, longest: int) -> bool:
     """Return whether mask and position ids alone decide which token attends to which, for up to ``longest`` tokens.
 
-    False for recurrent blocks, for ALiBi, which counts positions in the row, and for a window shorter than the text
-    (GPT-Neo: ``window_size``).
+    It returns False for recurrent blocks, for ALiBi, which counts positions in the row, and for a sliding window that
+    is shorter than the text (GPT-Neo: ``window_size``).
     """
     config = model.text_config
     counts_positions = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
     if counts_positions or model.is_recurrent:
         return False
-    window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None) or math.inf
-    return config._attn_implementation in ("eager", "sdpa") and longest <= window
+    if config._attn_implementation not in ("eager", "sdpa"):
+        return False
+    window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
+    return not window or longest <= window
 
 
 def quick_backward(hidden: Tensor) -> AbstractContextManager[None]:

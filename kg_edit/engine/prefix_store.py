@@ -54,12 +54,12 @@ class PrefixStore:
             computed = run_prefix(model, missing)
             if computed.sums:
                 # A patch of this model sums over tokens. The store has keys and values only, so it can't be used, and
-                # the batch that has just run is thrown away: `SharedContexts` runs all rows again and keeps their sums.
-                return SharedContexts(model, rows)
+                # the batch that has just run is thrown away: `of_starts` runs all rows again and keeps their sums.
+                return SharedContexts.of_starts(model, rows)
             self._store(state, missing, computed)
         prefixes = [self._look_up(model, state, ids) for ids in rows]
         self._remove_oldest()
-        return SharedContexts.of_prefix(rows, stack_prefixes(prefixes))
+        return SharedContexts(rows, stack_prefixes(prefixes))
 
     def _store(self, state: str, rows: Sequence[Ids], batch: Prefix) -> None:
         """Store each row of ``batch``, the prefix of the token rows ``rows``."""
@@ -92,6 +92,7 @@ def _copy_row(batch: Prefix, number: int, *, length: int) -> Prefix:
 
 
 def _bytes_of(prefix: Prefix) -> int:
+    """Return the bytes of a prefix's keys and values."""
     size = 0
     for keys, values in prefix.layers:
         size += keys.nbytes + values.nbytes

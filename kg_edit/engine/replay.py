@@ -57,9 +57,6 @@ class RecordedBlocks:
     ) -> tuple[RecordedBlocks, Tensor]:
         """Run ``batch`` through the model up to the last of ``layers``, and record the calls of ``layers``.
 
-        Returns the record, and the last block's output [rows, tokens, d]. The record does not store the output, because
-        the output may have the autograd graph of the hooks' changes.
-
         Args:
             model: the model, with any hooks that the caller has put on its modules.
             batch: rows of tokens; with ``prefix``, they come after the same rows of it.
@@ -67,6 +64,10 @@ class RecordedBlocks:
                 block before the range is then the recorded input, and no block is left to run.
             prefix: keys and values of earlier tokens.
             all_inputs: store the input of each of ``layers``, not only of the first one.
+
+        Returns:
+            The record, and the last block's output [rows, tokens, d]. The record does not store the output, because
+            that may have the autograd graph of the hooks' changes.
         """
         calls = list[Call]()
         inputs = dict[int, Tensor]()
@@ -80,7 +81,8 @@ class RecordedBlocks:
             for layer in layers:
                 stack.enter_context(_watch_calls(model.block(layer), layer, see))
             output = block_output(model, batch, layers.stop - 1, prefix=prefix)
-        inputs = inputs or {layers.start: output.detach()}
+        if not inputs:  # an empty range
+            inputs[layers.start] = output.detach()
         return cls(model=model, first=layers.start, calls=tuple(calls), inputs=inputs, batch=batch), output
 
     @property
@@ -119,8 +121,8 @@ class Ascending:
         self._layers = layers
         self._records: dict[int, RecordedBlocks] = {}
         self._inputs: dict[int, Tensor] = {}
-        self._at = layers.start
-        self._remaining = memory * 1e6
+        self._at = layers.start  # the block whose inputs are stored
+        self._remaining = memory * 1e6  # bytes
 
     def outputs(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
         """Yield for each batch the output of block ``last``, [rows, tokens, d]; by default that of ``layer``.
@@ -139,17 +141,20 @@ class Ascending:
             is_first_run = self._at == self._layers.start
             if is_first_run:
                 self._remaining -= 2 * 4 * batch.ids.numel() * self._model.width
-            if not is_first_run or self._remaining < 0:
-                yield block_output(self._model, batch, last)
-                continue
-            record, output = RecordedBlocks.record(self._model, batch, self._layers)
-            self._records[number] = record
-            self._inputs[number] = record.start
-            if last == self._layers.stop - 1:
-                yield output
+            if is_first_run and self._remaining >= 0:
+                yield self._record(number, last)
             else:
-                yield record.run(record.start, stop=last + 1)
+                yield block_output(self._model, batch, last)
         self._at = layer
+
+    def _record(self, number: int, last: int) -> Tensor:
+        """Record the batch with this number, and return the output of block ``last``, [rows, tokens, d]."""
+        record, output = RecordedBlocks.record(self._model, self._batches[number], self._layers)
+        self._records[number] = record
+        self._inputs[number] = record.start
+        if last == self._layers.stop - 1:
+            return output
+        return record.run(record.start, stop=last + 1)
 
 
 def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Prefix | None = None) -> Tensor:
@@ -183,7 +188,9 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
 
 def with_ends(model: LanguageModel, batch: Batch) -> AbstractContextManager[None]:
     """Pass to a patch where the prompts of ``batch`` end, if that is known."""
-    return nullcontext() if batch.ends is None else with_prompt_ends(model, batch.ends)
+    if batch.ends is None:
+        return nullcontext()
+    return with_prompt_ends(model, batch.ends)
 
 
 @contextmanager
@@ -191,9 +198,9 @@ def _watch_calls(block: nn.Module, layer: int, see: Callable[[int, Tensor, Call]
     """Call ``see(layer, hidden state, the other arguments)`` whenever ``block`` is about to run."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rest = dict(kwargs)
-        hidden = args[0] if args else rest.pop("hidden_states")
-        see(layer, hidden, (args[1:], rest))
+        other_kwargs = dict(kwargs)
+        hidden = args[0] if args else other_kwargs.pop("hidden_states")
+        see(layer, hidden, (args[1:], other_kwargs))
 
     with block.register_forward_pre_hook(hook, with_kwargs=True):
         yield

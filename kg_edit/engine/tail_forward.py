@@ -53,7 +53,8 @@ class TailForward:
         self._layer = layer
         self._rows = rows
         self._prefix = _run_starts(model, rows, contexts) if prefix is None else prefix
-        self._reads = read_index(rows, [-row.edited_at for row in rows], model.device)
+        to_tail = [-row.edited_at for row in rows]  # a tail's position 0 is the subject's last token
+        self._reads = read_index(rows, to_tail, model.device)
         tails = [tail(row) for row in rows]
         with torch.no_grad():
             # Block l: the subject's last token alone, because the change does not reach the later tokens there.
@@ -64,7 +65,7 @@ class TailForward:
 
             with watched(model.down_projection(layer), note):
                 self._edited, _ = self._record([ids[:1] for ids in tails], range(layer, layer + 1))
-            self.keys, self.values = [state.reshape(len(tails), -1) for state in seen]
+            self.keys, self.values = [state.reshape(len(tails), -1) for state in seen]  # one token per row
             # The blocks above: the whole tails. Their input at the later tokens does not change.
             self._above, self._clean_final = self._record(tails, range(layer + 1, len(model.blocks)))
             self._clean_later = self._above.start[:, 1:]
@@ -109,7 +110,7 @@ class TailForward:
 
 
 def _run_starts(model: LanguageModel, rows: Sequence[Prompt], contexts: SharedContexts | None) -> Prefix:
-    """Compute the keys and values of all tokens before the tails, after those of ``contexts``, if these are given."""
+    """Compute the keys and values of all tokens before the tails; with ``contexts``, reuse theirs."""
     starts = [row.ids[: row.edited_at] for row in rows]
     if not contexts:
         return run_prefix(model, starts)

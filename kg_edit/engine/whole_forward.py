@@ -31,8 +31,8 @@ class WholeForward:
         self._layer = layer
         self._rows = rows
         self._reads = read_index(rows, [0] * len(rows), model.device)
-        last = torch.tensor([row.edited_at for row in rows], device=model.device)
-        self._at = (torch.arange(len(rows), device=model.device), last)  # the subject's last tokens
+        positions = torch.tensor([row.edited_at for row in rows], device=model.device)
+        self._subjects = (torch.arange(len(rows), device=model.device), positions)  # rows, and subjects' last tokens
         batch = right_pad([row.ids for row in rows], model.device, ends=[row.target_start - 1 for row in rows])
         seen = list[Tensor]()  # the input and the output of the down-projection
 
@@ -42,9 +42,9 @@ class WholeForward:
         with torch.no_grad(), watched(model.down_projection(layer), note):
             blocks = range(layer, len(model.blocks))
             self._blocks, self._clean = RecordedBlocks.record(model, batch, blocks)
-        keys, values = [state.reshape(*batch.ids.shape, -1) for state in seen]
-        self.keys = keys[index_for(self._at, keys)]
-        self.values = values[index_for(self._at, values)]
+        keys, values = [state.reshape(*batch.ids.shape, -1) for state in seen]  # some models flatten rows and tokens
+        self.keys = keys[index_for(self._subjects, keys)]
+        self.values = values[index_for(self._subjects, values)]
 
     def subset(self, rows: Sequence[int]) -> WholeForward:
         """Return the forward of only the rows with these indices."""
@@ -57,8 +57,8 @@ class WholeForward:
         shift = change
 
         def add_change(output: Tensor) -> Tensor:
-            addend = shift.new_zeros(*self._clean.shape[:2], output.shape[-1])
-            addend = addend.index_put(index_for(self._at, shift), shift)
+            addend = shift.new_zeros(*self._clean.shape[:2], output.shape[-1])  # [rows, tokens, d]
+            addend = addend.index_put(index_for(self._subjects, shift), shift)
             return output + addend.to(output).reshape(output.shape)
 
         with added(self._model.down_projection(self._layer), add_change):

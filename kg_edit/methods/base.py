@@ -91,7 +91,7 @@ class EditingMethod(ABC):
     def __init__(self, model: LanguageModel, config: MethodConfig, *, graph: Any = None) -> None:
         self._refuse_no_graph(graph)
         if model.is_recurrent and not self.takes_recurrent:
-            raise refuse_recurrent(model.name)
+            refuse_recurrent(model.name)
         if config.preset_name not in config.preset_names():
             from kg_edit.methods.presets import warn_of_another_model  # for the published settings of a model
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from kg_edit.errors import UnsupportedModelError
 
@@ -138,7 +138,7 @@ def known_architectures() -> dict[str, ModelSpec]:
 
 
 def find_spec(config: PreTrainedConfig) -> ModelSpec:
-    """Return the spec for a ``config.model_type``; any mixture of experts has one."""
+    """Return the spec for a ``config.model_type``; every mixture of experts that is not in the table has the same."""
     known = known_architectures()
     text = config.get_text_config()
     if getattr(text, "num_kv_shared_layers", 0):
@@ -148,28 +148,28 @@ def find_spec(config: PreTrainedConfig) -> ModelSpec:
         )
     if config.model_type in known:
         return known[config.model_type]
-    message = f"models of type {config.model_type!r} can't be edited yet; known types: {', '.join(sorted(known))}. "
     if any(getattr(text, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
         return _EXPERTS
     raise UnsupportedModelError(
-        f"{message}To add this family, give its module paths, which print(model) shows. In Python: "
+        f"models of type {config.model_type!r} can't be edited yet; known types: {', '.join(sorted(known))}. "
+        "To add this family, give its module paths, which print(model) shows. In Python: "
         'LanguageModel.load(NAME, spec=ModelSpec(blocks="model.layers", down_projection="mlp.down_proj", '
         f'final_norm="model.norm")); for the commands: a ModelSpec in the entry-point group {ENTRY_POINTS!r} '
         "(docs/models.md, Another family)"
     )
 
 
-def refuse_experts(name: str) -> UnsupportedModelError:
-    """Return the error for a method that reads the down-projection, on a mixture of experts of this name."""
-    return UnsupportedModelError(
+def refuse_experts(name: str) -> NoReturn:
+    """Refuse a mixture of experts of this name, for a method that reads the down-projection."""
+    raise UnsupportedModelError(
         f"{name} is a mixture of experts: its blocks have no single second matrix to read and edit; "
         "take a method that puts the fact into the prompt (rag, ike, definition), or lora"
     )
 
 
-def refuse_recurrent(name: str) -> UnsupportedModelError:
-    """Return the error for a method that keeps keys and values, on a model of this name with recurrent blocks."""
-    return UnsupportedModelError(
+def refuse_recurrent(name: str) -> NoReturn:
+    """Refuse a model of this name with recurrent blocks, for a method that keeps keys and values."""
+    raise UnsupportedModelError(
         f"{name} has recurrent blocks, and this method keeps the attention's keys and values of the "
         "beginnings of prompts; take rome, memit or another method without"
     )
@@ -187,13 +187,13 @@ def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
 
     try:
         first = model.get_submodule(spec.blocks)[0]  # type: ignore[index]
-        down = None if spec.down_projection is None else first.get_submodule(spec.down_projection)
+        if spec.down_projection is None:
+            return
+        down = first.get_submodule(spec.down_projection)
     except (AttributeError, IndexError, TypeError) as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} does not fit its ModelSpec {spec}: {error}; give the right module paths"
         ) from error
-    if down is None:
-        return
     weight = getattr(down, "weight", None)
     if not isinstance(weight, nn.Parameter) or weight.dim() != 2 or not weight.is_floating_point():
         raise UnsupportedModelError(

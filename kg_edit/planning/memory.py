@@ -349,9 +349,9 @@ def estimate(
             leaves of the accelerator's free memory.
     """
     if shape.experts and method.family not in (None, "in-context", "low-rank"):
-        raise refuse_experts(shape.name)
+        refuse_experts(shape.name)
     if shape.recurrent and not method.takes_recurrent:
-        raise refuse_recurrent(shape.name)
+        refuse_recurrent(shape.name)
     weights = shape.parameters * torch.empty(0, dtype=dtype).element_size()
     remaining = None if machine.accelerator is None else max(0.0, machine.accelerator - weights) / 2
     most = limit * 1e6 if limit else method.memory * 1e6 if remaining is None else remaining

@@ -23,7 +23,7 @@ class GreedyWriter:
         self._model = model
         self._tokens = tokens
         ids = encode(model.tokenizer, before.rstrip()).ids[:-1] if before else ()  # the last token may merge with more
-        self._starts = SharedContexts(model, [ids]) if ids else None
+        self._starts = SharedContexts.of_starts(model, [ids]) if ids else None
 
     def write(self, texts: Sequence[str], *, stops: Sequence[str]) -> list[str]:
         """Return the text after each of ``texts``, up to the first of ``stops``, the end-of-text token or the limit.

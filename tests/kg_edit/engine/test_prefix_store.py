@@ -35,7 +35,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[tuple[int, .
 
 def check(model: LanguageModel, shared: SharedContexts) -> None:
     """What comes after rows is the same with them as with beginnings that are computed anew."""
-    plain = SharedContexts(model, STARTS).prefix(model, ROWS)
+    plain = SharedContexts.of_starts(model, STARTS).prefix(model, ROWS)
     mine = shared.prefix(model, ROWS)
     assert torch.equal(mine.lengths, plain.lengths)
     for states, plain_states in zip(mine.layers, plain.layers, strict=True):
@@ -86,7 +86,7 @@ def test_model_state_is_that_of_a_copy() -> None:
 
 def test_prefix_store_removes_least_recently_used(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
-    keys, values = SharedContexts(model, [(1,)]).prefix(model, [(1,)]).layers[0]
+    keys, values = SharedContexts.of_starts(model, [(1,)]).prefix(model, [(1,)]).layers[0]
     token = len(model.blocks) * (keys.numel() * keys.element_size() + values.numel() * values.element_size())
     store = PrefixStore(megabytes=5.5 * token / 2**20)
     with computed(monkeypatch) as seen:

@@ -125,7 +125,7 @@ def two_facts(*, count: int = 2) -> tuple[LanguageModel, AnswerRows]:
     model, hops = tiny("llama"), ("capital of the country of origin", "currency of the country of origin")
     facts = [ComposedFact(hop=hop, target="Paris") for hop in hops[:count]]
     prompts = [question_of(fact, shown=0).about(model, HUGHES.subject) for fact in facts]
-    starts = SharedContexts(model, (row.ids[: row.subject_first] for rows in prompts for row in rows))
+    starts = SharedContexts.of_starts(model, (row.ids[: row.subject_first] for rows in prompts for row in rows))
     return model, AnswerRows(model, 2, prompts, starts)
 
 
@@ -220,7 +220,7 @@ def test_prefix_before_a_subject_is_computed_once(family: str, monkeypatch: pyte
     fact = ComposedFact(hop="capital of the country of origin", target="Antananarivo")
     question = question_of(fact, shown=AnswerOptions().shown)
     rows = [row for name in ("Spike", "Yoko Ono", "U2") for row in question.about(model, name)]
-    starts = SharedContexts(model, (row.ids[: row.subject_first] for row in rows[:4]))
+    starts = SharedContexts.of_starts(model, (row.ids[: row.subject_first] for row in rows[:4]))
     plain, _ = subject_states(model, rows, layer=layer, last=layer, site="value")
     torch.testing.assert_close(last_keys(model, rows, layer, starts), plain, rtol=1e-4, atol=1e-5)
     known = KnownQuestions()
