@@ -217,6 +217,7 @@ class CacheSums:
     def of(cls, cache: Cache) -> CacheSums:
         """Return the cache itself, which from now on stores sums too; they follow its beams and its batch."""
         if not isinstance(cache, CacheSums):
+            # The cache of any class becomes one of a class that also derives from this one.
             kind = type(cache)
             cache.__class__ = type(f"Summed{kind.__name__}", (CacheSums, kind), {})
             cache.token_sums = {}  # type: ignore[attr-defined]
@@ -251,6 +252,7 @@ class CacheSums:
         )
 
     def _take(self, rows: Tensor) -> None:
+        """Keep the sums of ``rows``, in this order."""
         self.token_sums = {name: sums[rows.to(sums.device)] for name, sums in self.token_sums.items()}
 
 

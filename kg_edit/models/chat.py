@@ -26,14 +26,15 @@ _DATE_PARTS = {
 }  # fmt: skip
 _USER = "<<kg-edit: user>>"
 _ANSWER = "<<kg-edit: assistant>>"
-_SECONDS = 10  # that a template may take
-_LONGEST = 100_000  # characters that a template may add to the messages
+_SECONDS = 10  # the longest time that a template may take
+_LONGEST = 100_000  # the most characters that a template may add to the messages
 Message = Mapping[str, str]
 
 
 def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
-    """Return the form in which ``tokenizer``'s chat template asks one user's turn. ``name`` is the model's name in
-    messages.
+    """Return the form in which ``tokenizer``'s chat template asks one user's turn.
+
+    ``name`` is the model's name for messages of errors.
     """
     rendered = render(tokenizer, [{"role": "user", "content": _USER}], name=name)
     before, mark, after = rendered.partition(_USER)
@@ -69,13 +70,9 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, n
 
 
 def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: bool, name: str) -> str:
+    """Return the text of ``messages`` in the template; with ``answer`` up to where the assistant answers."""
     try:
-        template = str(tokenizer.get_chat_template())
-        if "strftime_now" in template:  # by which some templates ask for the current date; it gives the fixed one
-            filters = [f"|replace('{part}', '{value}')" for part, value in _DATE_PARTS.items()]
-            date = "form" + "".join(filters)
-            # The line break after the macro is not part of the text.
-            template = "{% macro strftime_now(form) %}{{ " + date + " }}{% endmacro %}\n" + template
+        template = _fix_date(str(tokenizer.get_chat_template()))
         text = _run_in_time(
             tokenizer.apply_chat_template,
             [dict(message) for message in messages],
@@ -95,8 +92,22 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
     return text
 
 
+def _fix_date(template: str) -> str:
+    """Let ``strftime_now``, by which some templates ask for the current date, give the fixed date."""
+    if "strftime_now" not in template:
+        return template
+    date = "form"
+    for part, value in _DATE_PARTS.items():
+        date += f"|replace('{part}', '{value}')"
+    # The line break after the macro is not part of the text.
+    return "{% macro strftime_now(form) %}{{ " + date + " }}{% endmacro %}\n" + template
+
+
 def _run_in_time(render: Callable[..., Any], *args: Any, **options: Any) -> str:
-    """Return the text of ``render``; a template may be an endless program, which no thread can be made to end."""
+    """Return the text of ``render``, or raise its error, or an error if it takes too long.
+
+    A template is a program and may be endless. A thread can't be made to end, so it is left behind.
+    """
     texts = list[str]()
     failed = list[Exception]()
 

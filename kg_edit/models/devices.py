@@ -106,8 +106,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: b [out], or None.
     """
     # oneDNN would take other strides, too, by kernels that are a thousand times slower
-    dense = weight.is_contiguous() or weight.T.is_contiguous()
-    if not (dense and x.numel() and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"):
+    is_dense = weight.is_contiguous() or weight.T.is_contiguous()
+    is_float32 = x.dtype == weight.dtype == torch.float32
+    if not is_dense or not is_float32 or not x.numel() or x.device.type != "cpu":
         return nn.functional.linear(x, weight, bias)
     needs_gradient = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     if torch.is_grad_enabled() and needs_gradient:
@@ -119,6 +120,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x W^T + b by oneDNN, without a gradient."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
     return result
 
@@ -128,17 +130,25 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        of_x, of_weight, _ = ctx.needs_input_grad
-        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
+        x_needs_gradient, weight_needs_gradient, _ = ctx.needs_input_grad
+        # The gradient of x is computed from the weight, and that of the weight from x.
+        kept_x = x if weight_needs_gradient else None
+        kept_weight = weight if x_needs_gradient else None
+        ctx.save_for_backward(kept_x, kept_weight)
         return _by_onednn(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        (gradient,) = gradients
+        (gradient,) = gradients  # G, [rows, out]
         x, weight = ctx.saved_tensors
         columns = gradient.T  # [out, rows]
-        return (
-            product(gradient, weight.T) if weight is not None else None,
-            product(columns.contiguous(), x.T.contiguous()) if x is not None else None,
-            columns.sum(1) if ctx.needs_input_grad[2] else None,
-        )
+        of_x = None
+        of_weight = None
+        of_bias = None
+        if weight is not None:
+            of_x = product(gradient, weight.T)  # G W, [rows, in]
+        if x is not None:
+            of_weight = product(columns.contiguous(), x.T.contiguous())  # G^T x, [out, in]
+        if ctx.needs_input_grad[2]:
+            of_bias = columns.sum(1)
+        return of_x, of_weight, of_bias

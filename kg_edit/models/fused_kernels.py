@@ -42,14 +42,21 @@ class FusedGELU(nn.Module):
 def use_fused_kernels(model: nn.Module) -> None:
     """Let PyTorch's kernels compute the norms and GELUs of ``model`` that have their formulas; weights stay."""
     for module in model.modules():
-        weight = getattr(module, "weight", None)
-        one_input = len(signature(module.forward).parameters) == 1  # Qwen3.5 has norms that also take a gate
-        if one_input and isinstance(weight, nn.Parameter) and hasattr(module, "variance_epsilon"):
-            exact = deepcopy(module).float()
-            state = torch.linspace(-1, 2, len(weight), device=weight.device)
-            reference = exact(state)
-            fused = FusedRMSNorm.forward(exact, state)  # type: ignore[arg-type]
-            if (fused - reference).norm() <= _SAME * reference.norm():
-                module.__class__ = FusedRMSNorm
+        if _is_rms_norm(module):
+            module.__class__ = FusedRMSNorm
         elif type(module) is NewGELUActivation:
             module.__class__ = FusedGELU  # type: ignore[assignment]
+
+
+def _is_rms_norm(module: nn.Module) -> bool:
+    """Return whether ``module`` computes what `FusedRMSNorm` does, by its results for one state."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, nn.Parameter) or not hasattr(module, "variance_epsilon"):
+        return False
+    if len(signature(module.forward).parameters) != 1:  # Qwen3.5 has norms that also take a gate
+        return False
+    exact = deepcopy(module).float()
+    state = torch.linspace(-1, 2, len(weight), device=weight.device)
+    reference = exact(state)
+    fused = FusedRMSNorm.forward(exact, state)  # type: ignore[arg-type]
+    return bool((fused - reference).norm() <= _SAME * reference.norm())

@@ -21,7 +21,7 @@ from gguf import dequantize
 from tqdm import tqdm
 from transformers import modeling_gguf_pytorch_utils
 
-_LONG_ROW = 16_384  # numbers
+_LONG_ROW = 16_384  # numbers in a row that gguf dequantises
 
 
 class ArrayReader(gguf.GGUFReader):
@@ -43,11 +43,11 @@ def dequantise(data: np.ndarray[Any, Any], kind: gguf.GGMLQuantizationType) -> n
     blocks = data.nbytes // size
     if numbers == 1 or data.dtype != np.uint8:  # plain numbers
         return np.array(dequantize(data, kind))  # not a view of the file
-    # As many blocks in a row as divide their number
-    in_row = max(1, _LONG_ROW // numbers)
-    while blocks % in_row:
-        in_row -= 1
-    weights = dequantize(data.reshape(-1, in_row * size), kind)
+    # The most blocks up to a long row that divide the number of all blocks
+    blocks_in_row = max(1, _LONG_ROW // numbers)
+    while blocks % blocks_in_row:
+        blocks_in_row -= 1
+    weights = dequantize(data.reshape(-1, blocks_in_row * size), kind)
     return weights.reshape(*data.shape[:-1], -1)
 
 
@@ -61,18 +61,19 @@ def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Inside the ``with`` block, transformers uses one `ArrayReader` for a file, one name table for an architecture,
-    and `dequantise`, whose weights it does not copy, and writes its bar only to a terminal.
+    """Let transformers read GGUF files quickly inside the ``with`` block; everything is restored at the end.
 
-    transformers looks up the first three in the module ``gguf`` at each use. All are restored at the end.
+    It uses one `ArrayReader` for a file, one name table for an architecture, and `dequantise`, all three of which it
+    looks up in the module ``gguf`` at each use. It does not copy the weights, and writes its bar only to a terminal.
     """
-    copies_nothing = SimpleNamespace(**{**vars(np), "copy": np.ascontiguousarray})
+    copies_nothing = SimpleNamespace(**vars(np))
+    copies_nothing.copy = np.ascontiguousarray  # which returns an array in one piece itself
     quicker: list[tuple[Any, str, Any]] = [
         (gguf, "GGUFReader", cache(ArrayReader)),
         (gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map)),
         (gguf, "dequantize", dequantise),
         (modeling_gguf_pytorch_utils, "np", copies_nothing),
-        (modeling_gguf_pytorch_utils, "tqdm", partial(tqdm, disable=None)),
+        (modeling_gguf_pytorch_utils, "tqdm", partial(tqdm, disable=None)),  # None: no bar without a terminal
     ]
     originals = [(module, name, getattr(module, name)) for module, name, _ in quicker]
     for module, name, replacement in quicker:

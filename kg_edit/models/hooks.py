@@ -150,7 +150,7 @@ def with_prompt_ends(model: LanguageModel, ends: Tensor | None) -> AbstractConte
 
     ``ends`` is a mask [rows, tokens]; None means that no prompt ends in these passes.
     """
-    return _with_attribute(model, _ENDS, (ends,))
+    return _with_attribute(model, _ENDS, (ends,))  # in a tuple: None is a value here, not a missing attribute
 
 
 def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
@@ -192,7 +192,9 @@ def untouched(model: LanguageModel) -> Iterator[None]:
     flags = [(parameter, parameter.requires_grad) for parameter in model.model.parameters()]
     with torch.random.fork_rng(devices=model.cuda_devices), torch.enable_grad():
         try:
-            _set_all([(module, False) for module, _ in modes], [(parameter, False) for parameter, _ in flags])
+            all_off = [(module, False) for module, _ in modes]
+            all_frozen = [(parameter, False) for parameter, _ in flags]
+            _set_all(all_off, all_frozen)
             yield
         finally:
             _set_all(modes, flags)

@@ -49,9 +49,10 @@ from kg_edit.models.loading import (
 )
 from kg_edit.models.prompts import ChatForm, Prompt, encode
 
-_SHOWN = 60  # characters of a prompt in a message
+_SHOWN = 60  # the most characters of a prompt that a message shows
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # names of blocks with keys and values
-_FINGERPRINTS = "_kg_edit_fingerprints"  # of the module, because several `LanguageModel`s may share its weights
+# The attribute of the module that has its fingerprints, because several `LanguageModel`s may share a module
+_FINGERPRINTS = "_kg_edit_fingerprints"
 
 
 @runtime_checkable
@@ -109,13 +110,7 @@ class LanguageModel:
         try:
             config = AutoConfig.from_pretrained(path, **options)
             chosen = spec or find_spec(config)
-            quantised = getattr(config, "quantization_config", None)
-            if quantised is not None:
-                method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
-                raise UnsupportedModelError(
-                    f"{name!r} has quantised weights ({method}), which can't be edited. Load the unquantised "
-                    "checkpoint (dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
-                )
+            _refuse_quantised(config, name)
             stored = stored_names(Path(path))
             if stored:
                 check_blocks(getattr(config.get_text_config(), "num_hidden_layers", 0), stored)
@@ -127,19 +122,15 @@ class LanguageModel:
         except UnsupportedModelError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
+            reason = in_short(error)
             if is_memory_error(error):
                 way = "load it in bfloat16, on another device, or on several (device_map)"
-                raise ModelError(f"there is not enough memory for {name!r}: {in_short(error)}; {way}") from error
-            hint = WAYS
+                raise ModelError(f"there is not enough memory for {name!r}: {reason}; {way}") from error
+            way = WAYS
             if not Path(path).exists():
-                hint += f"; without internet access, download a hub model first: hf download {name}"
-            raise ModelError(f"can't load the model {name!r}: {in_short(error)}; {hint}") from error
-        if takes_onednn():
-            use_onednn(model)
-        if any(parameter.is_cuda for parameter in model.parameters()):
-            from kg_edit.models.fused_kernels import use_fused_kernels  # for CUDA alone
-
-            use_fused_kernels(model)
+                way += f"; without internet access, download a hub model first: hf download {name}"
+            raise ModelError(f"can't load the model {name!r}: {reason}; {way}") from error
+        _use_quick_kernels(model)
         return cls.wrap(model, tokenizer, name=name, spec=chosen)
 
     @classmethod
@@ -170,12 +161,7 @@ class LanguageModel:
                 f"some weights of {name!r} were left on disk or offloaded to the CPU, where they can't be edited; "
                 "give a device_map of devices whose memory holds the whole model"
             )
-        for path, parameter in model.named_parameters():
-            weight = parameter.detach()
-            # The sum is not finite if an element is not, and takes a 25th of the time of a look at each element, or of
-            # a sum in float64. Too large for float32, it does not say anything.
-            if not torch.isfinite(weight.sum(dtype=torch.float32)) and not torch.isfinite(weight).all():
-                raise ModelError(f"the weight {path} of {name!r} is not finite; get the model again, or another dtype")
+        _check_finite(model, name)
         if any(parameter.is_cuda for parameter in model.parameters()):
             # cuDNN's attention in half precision prepares each new shape for a second or more, and edits are of many
             # shapes. The switch is that of the process; torch's other kernels need no preparation.
@@ -214,8 +200,10 @@ class LanguageModel:
             PromptError: the target's first token would merge with the text's last one, or the target has no token.
             ModelError: ``fitting`` is set, and the prompt is longer than the model's positions.
         """
-        changed = self.prompt_transform(text) if self.prompt_transform else text
-        prompt = encode(self.tokenizer, changed, target=target, chat=self.chat_form if chat else self.chat)
+        if self.prompt_transform:
+            text = self.prompt_transform(text)
+        form = self.chat_form if chat else self.chat
+        prompt = encode(self.tokenizer, text, target=target, chat=form)
         if fitting:
             self.check_length(prompt)
         return prompt
@@ -254,8 +242,9 @@ class LanguageModel:
 
     @cached_property
     def is_recurrent(self) -> bool:
-        """Whether some blocks are no attention (Qwen3.5, LFM2), so that no keys and values have the earlier tokens."""
-        return not set(getattr(self.text_config, "layer_types", None) or ()) <= ATTENTION
+        """Whether some blocks are not attention (Qwen3.5, LFM2), and so keep no keys and values of earlier tokens."""
+        layer_types = getattr(self.text_config, "layer_types", None) or ()
+        return not set(layer_types) <= ATTENTION
 
     def check_length(self, prompt: Prompt, *, new_tokens: int = 0, context: str = "{}") -> None:
         """Check that a prompt and ``new_tokens`` more tokens after it fit into the model's positions.
@@ -293,7 +282,8 @@ class LanguageModel:
         Raises:
             ChatTemplateError: as `chat_form`.
         """
-        return replace(self, chat=self.chat_form if chat else None)
+        form = self.chat_form if chat else None
+        return replace(self, chat=form)
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
@@ -303,19 +293,22 @@ class LanguageModel:
         return blocks
 
     def __repr__(self) -> str:
-        weights = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        dtype = str(self.model.dtype).removeprefix("torch.")
         parts = [
             self.model.config.model_type,
             f"{len(self.blocks)} layers",
             f"width {self.width}",
-            f"{weights:,.1f}M weights",
-            f"{str(self.model.dtype).removeprefix('torch.')} on {self.device}",
+            f"{millions:,.1f}M weights",
+            f"{dtype} on {self.device}",
         ]
         if self.chat:
             parts.append("in chat form")
         merged = len(self.fingerprints) - 1
-        if merged:
-            parts.append("with 1 merged patch" if merged == 1 else f"with {merged} merged patches")
+        if merged == 1:
+            parts.append("with 1 merged patch")
+        elif merged > 1:
+            parts.append(f"with {merged} merged patches")
         return f"LanguageModel({self.name!r}: {', '.join(parts)})"
 
     def _repr_html_(self) -> str:
@@ -342,8 +335,8 @@ class LanguageModel:
     @property
     def cuda_devices(self) -> list[torch.device]:
         """The CUDA devices that hold a part of the model; each has its own random generator."""
-        devices = {parameter.device for parameter in self.model.parameters()}
-        return sorted((device for device in devices if device.type == "cuda"), key=str)
+        devices = {parameter.device for parameter in self.model.parameters() if parameter.device.type == "cuda"}
+        return sorted(devices, key=str)
 
     def down_projection(self, layer: int) -> nn.Module:
         """Return the MLP's second matrix in block ``layer`` (0-based).
@@ -394,8 +387,9 @@ class LanguageModel:
 
     @property
     def _down(self) -> str:
+        """The path of the down-projection in a block."""
         if self.spec.down_projection is None:
-            raise refuse_experts(self.name)
+            refuse_experts(self.name)
         return self.spec.down_projection
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -416,8 +410,40 @@ class LanguageModel:
         return logits
 
 
+def _refuse_quantised(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a model whose config says that its weights are quantised."""
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is None:
+        return
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+    raise UnsupportedModelError(
+        f"{name!r} has quantised weights ({method}), which can't be edited. Load the unquantised "
+        "checkpoint (dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
+    )
+
+
+def _check_finite(model: PreTrainedModel, name: str) -> None:
+    """Check that all weights are finite."""
+    for path, parameter in model.named_parameters():
+        weight = parameter.detach()
+        # The sum is not finite if an element is not, and takes a 25th of the time of a look at each element. It may
+        # also be too large for float32; only then each element is looked at.
+        if not torch.isfinite(weight.sum(dtype=torch.float32)) and not torch.isfinite(weight).all():
+            raise ModelError(f"the weight {path} of {name!r} is not finite; get the model again, or another dtype")
+
+
+def _use_quick_kernels(model: PreTrainedModel) -> None:
+    """Let quicker kernels compute what they compute alike: oneDNN's on AMD's processors, PyTorch's fused on CUDA."""
+    if takes_onednn():
+        use_onednn(model)
+    if any(parameter.is_cuda for parameter in model.parameters()):
+        from kg_edit.models.fused_kernels import use_fused_kernels  # for CUDA alone
+
+        use_fused_kernels(model)
+
+
 def note_fingerprint(model: PreTrainedModel) -> None:
-    """Keep the fingerprint of the weights at hand: a `LanguageModel` has it before, during and after a patch."""
+    """Store the fingerprint of the weights on the model, so that it stays the same while a patch is applied."""
     setattr(model, _FINGERPRINTS, (content_fingerprint(model),))
 
 
@@ -444,7 +470,9 @@ def weight_matrix(module: nn.Module) -> Tensor:
     """Return a projection's weight as [out, in] (a view), for a Linear or for GPT-2's transposed Conv1D."""
     weight = module.weight
     assert isinstance(weight, Tensor)  # noqa: S101 - check_spec has seen it
-    return weight.T if isinstance(module, Conv1D) else weight
+    if isinstance(module, Conv1D):
+        return weight.T
+    return weight
 
 
 @contextmanager

@@ -33,6 +33,8 @@ _BLOCK = re.compile(r"\.([0-9]{1,6})\.")  # in the name of a weight
 
 log = logging.getLogger(__name__)
 
+WAYS = "give a named model (`kg-edit models`), a hub id, a folder with config.json, or a .gguf file"
+
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
@@ -69,7 +71,9 @@ def cache_folder() -> Path:
 def resolve_model(name: str) -> str:
     """Return a folder or hub id for ``name``. A GGUF file (also a named model's) is dequantised into the cache."""
     file = check_model_name(name)
-    return str(dequantise(file)) if file else name
+    if file is None:
+        return name
+    return str(dequantise(file))
 
 
 def check_model_name(name: str) -> Path | None:
@@ -84,19 +88,20 @@ def check_model_name(name: str) -> Path | None:
             raise ModelError(f"there is no GGUF file {path}; check the path")
         return path
     if path.is_dir() and not (path / "config.json").is_file():
-        way = WAYS
-        files = list(path.glob("*.gguf"))
-        if (path / "adapter_config.json").is_file():
-            way = "it is a PEFT adapter: merge it into its base model (merge_and_unload), and give that model's folder"
-        elif len(files) == 1:
-            way = f"give its file {files[0]}"
-        raise ModelError(f"can't load the model {name!r}: the folder {name} has no config.json; {way}")
+        raise ModelError(f"can't load the model {name!r}: the folder {name} has no config.json; {_way_for(path)}")
     if name.startswith((".", "/", "~")) and not path.exists():  # it can't be a hub id
         raise ModelError(f"can't load the model {name!r}: there is no folder {name}; {WAYS}")
     return None
 
 
-WAYS = "give a named model (`kg-edit models`), a hub id, a folder with config.json, or a .gguf file"
+def _way_for(folder: Path) -> str:
+    """Return what to give instead of a folder without config.json."""
+    if (folder / "adapter_config.json").is_file():
+        return "it is a PEFT adapter: merge it into its base model (merge_and_unload), and give that model's folder"
+    files = list(folder.glob("*.gguf"))
+    if len(files) == 1:
+        return f"give its file {files[0]}"
+    return WAYS
 
 
 def named_model_file(name: str) -> Path:
@@ -114,36 +119,40 @@ def named_model_file(name: str) -> Path:
 
 def dequantise(gguf: Path) -> Path:
     """Return the cache folder with the content of ``gguf`` as float32 safetensors; it is made once for each content."""
-    folder = _dequantised(gguf)
+    folder = _folder_of(gguf)
     if not folder.is_dir():
         log.info("dequantising %s into %s (once)", gguf, folder)
-        parent = folder.parent
-        with _writing(parent):
-            parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=parent))
-            try:
-                convert(gguf, scratch)
-                open_to_readers(scratch)
-                try:
-                    scratch.rename(folder)
-                except OSError:  # another process was faster: the content is the same
-                    if not folder.is_dir():
-                        raise
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        with _explain_cache_errors(folder.parent):
+            _dequantise_into(folder, gguf)
     mark_used(folder)
     return folder
 
 
-def _dequantised(gguf: Path) -> Path:
-    """Return the cache folder of a GGUF file's float32 weights, which its content names."""
+def _dequantise_into(folder: Path, gguf: Path) -> None:
+    """Convert ``gguf`` in a temporary folder beside ``folder``, and rename that when it is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=folder.parent))
+    try:
+        convert(gguf, scratch)
+        open_to_readers(scratch)
+        try:
+            scratch.rename(folder)
+        except OSError:  # another process was faster: the content is the same
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _folder_of(gguf: Path) -> Path:
+    """Return the cache folder for a GGUF file's float32 weights, which is named by the file's content."""
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return cache_folder() / "models" / f"{gguf.stem}-{digest}"
 
 
 @contextmanager
-def _writing(parent: Path) -> Iterator[None]:
+def _explain_cache_errors(parent: Path) -> Iterator[None]:
     """Turn a failure to write in the cache into an error with a way out."""
     try:
         yield
@@ -155,21 +164,21 @@ def _writing(parent: Path) -> Iterator[None]:
 
 @contextmanager
 def without_a_copy(name: str) -> Iterator[str]:
-    """Give what a model is loaded from, so that no float32 copy of a GGUF file stays in the cache.
+    """Yield a name to load the model from, without leaving a float32 copy of a GGUF file in the cache.
 
     Args:
-        name: of a model. Only of a GGUF file that is not in the cache a copy is made, which is deleted at the end.
+        name: the model's name. If it is a GGUF file that is not in the cache, a copy is made, and deleted at the end.
     """
     file = check_model_name(name)
-    if file is None or _dequantised(file).is_dir():
+    if file is None or _folder_of(file).is_dir():
         yield name
         return
     parent = cache_folder() / "models"
-    with _writing(parent):
+    with _explain_cache_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=parent))
     try:
-        with _writing(parent):
+        with _explain_cache_errors(parent):
             convert(file, scratch)
         yield str(scratch)
     finally:
@@ -202,15 +211,15 @@ def cached_only(name: str, revision: str | None = None) -> bool:
     try:
         address = hub.hf_hub_url(name, "config.json", revision=revision)
         hub.get_hf_file_metadata(address, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except (errors.HfHubHTTPError, ValueError):  # the hub answers, or the name is no hub id: transformers says why
+    except (errors.HfHubHTTPError, ValueError):  # the hub answers, or this is not a hub id: transformers says why
         return False
-    except Exception as error:  # of the network
+    except Exception as error:  # the network fails, in one of many ways
         if isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
             log.info("the hub can't be reached; the copy of %s in its cache is used (HF_HUB_OFFLINE=1: always)", name)
             return True
         way = f"download it elsewhere (hf download {name}) and give the folder, or take the packaged smollm2-135m"
         raise ModelError(
-            f"can't load the model {name!r}: it is no folder, and {constants.ENDPOINT} can't be reached "
+            f"can't load the model {name!r}: it is not a folder, and {constants.ENDPOINT} can't be reached "
             f"({in_short(error)}); {way}; HF_HUB_OFFLINE=1 never asks the hub"
         ) from error
     return False
@@ -249,7 +258,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def check_blocks(stated: int, names: Iterable[str]) -> None:
-    """Check the number of blocks that a config states by the names of the stored weights, before memory is used."""
+    """Check that weights are stored for all blocks that a config states, before memory is used for them."""
     stored = 0
     for name in names:
         match = _BLOCK.search(name)
@@ -267,7 +276,9 @@ def load_whole(path: str | Path, options: Mapping[str, Any]) -> PreTrainedModel:
     model: PreTrainedModel = loaded[0]
     missing = sorted(loaded[1]["missing_keys"])
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        more = ""
+        if len(missing) > 1:
+            more = f" and {len(missing) - 1} more"
         raise ModelError(f"its weights lack {missing[0]}{more}")
     return model
 
@@ -283,14 +294,15 @@ def stored_names(folder: Path) -> list[str]:
     return names
 
 
-_MISLEADING = {  # advice of transformers that does not help here: what is wrong instead
+_MISLEADING = {  # words of transformers or torch that do not help here: what is wrong instead
     "ignore_mismatched_sizes": "its weights have other shapes than its config states",
     "Weights only load failed": "its weights are a damaged pickle file; get the model's safetensors files",
+    "at start of device string": "torch does not know this name",
 }
 
 
 def in_short(error: Exception) -> str:
-    """Return the first line of an error of transformers, or what it means."""
+    """Return the first line of an error of transformers or torch, or what it means."""
     lines = str(error).strip().splitlines()
     first = lines[0] if lines else type(error).__name__
     for words, meaning in _MISLEADING.items():
@@ -305,18 +317,12 @@ def pick_device(device: str | torch.device) -> torch.device:
 
     device = str(device)
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        if device.startswith("cuda") and not torch.backends.cuda.is_built():
-            reason = f": this torch ({torch.__version__}) is built without CUDA"
-        elif "device string" in first:  # a name that torch does not know: it lists all of them
-            reason = ""
-        else:
-            reason = f": {first}"
-        raise ModelError(f"there is no device {device!r} here{reason}; use auto, cpu, cuda or cuda:1") from error
+        reason = in_short(error)
+        raise ModelError(f"there is no device {device!r} here: {reason}; use auto, cpu, cuda or cuda:1") from error
 
 
 def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

@@ -38,7 +38,8 @@ class ChatForm:
     @property
     def sha256(self) -> str:
         """SHA-256, in hex, of everything that decides how a prompt is asked; a run is identified by it."""
-        return hashlib.sha256(json.dumps([self.before, self.after, self.gap, COMPLETE]).encode()).hexdigest()
+        content = json.dumps([self.before, self.after, self.gap, COMPLETE])
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +73,14 @@ class Prompt:
 def user_turn(text: str) -> str:
     """Return the text in which ``text``, a prompt of an edit or a benchmark, is asked.
 
-    An open sentence gets `COMPLETE` before it.
-
-    A text that ends in a question mark, a full stop or a colon ("Answer:") is asked unchanged. Without `COMPLETE`, a
-    chat model answers an open sentence with small talk ("The capital of France is" -> "I am your friendly AI").
+    A text that ends in a question mark, a full stop or a colon ("Answer:") is asked unchanged. An open sentence gets
+    `COMPLETE` before it, without which a chat model answers with small talk ("The capital of France is" -> "I am your
+    friendly AI").
     """
     stripped = text.strip()
-    return stripped if stripped[-1:] in _FULL_STOPS else COMPLETE + stripped
+    if stripped[-1:] in _FULL_STOPS:  # also true of an empty text
+        return stripped
+    return COMPLETE + stripped
 
 
 def encode(
@@ -106,7 +108,7 @@ def encode(
         joined = f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}"
     elif target is not None:
         joined = join(text, target)
-    ids, offsets = _encode(tokenizer, joined, special=special)
+    ids, offsets = _tokenize(tokenizer, joined, special=special)
     start = len(ids)
     if target is not None:
         start = _target_start(tokenizer, text, ids, joined, target=target, special=special)
@@ -114,7 +116,7 @@ def encode(
     first = None
     last = None
     if span is not None:
-        first, last = _tokens_of(span, offsets, joined)
+        first, last = _find_tokens(span, offsets, joined)
     return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last, subject_first=first)
 
 
@@ -132,8 +134,8 @@ def _fill(template: str, subject: str | None, context: str) -> tuple[str, tuple[
 def _as_turn(text: str, span: tuple[int, int] | None, chat: ChatForm) -> tuple[str, tuple[int, int] | None]:
     """Return the text as a user's turn in chat form, and the span of the subject in it."""
     turn = user_turn(text)  # the text without white space around it, perhaps after `COMPLETE`
-    added = len(chat.before) + len(turn) - len(text.strip())
-    removed = len(text) - len(text.lstrip())
+    added = len(chat.before) + len(turn) - len(text.strip())  # characters before the stripped text
+    removed = len(text) - len(text.lstrip())  # white space that was in front of it
     in_chat = f"{chat.before}{turn}{chat.after}"
     if span is None:
         return in_chat, None
@@ -142,7 +144,7 @@ def _as_turn(text: str, span: tuple[int, int] | None, chat: ChatForm) -> tuple[s
     return in_chat, (begin + shift, end + shift)
 
 
-def _tokens_of(span: tuple[int, int], offsets: Sequence[tuple[int, int]], text: str) -> tuple[int, int]:
+def _find_tokens(span: tuple[int, int], offsets: Sequence[tuple[int, int]], text: str) -> tuple[int, int]:
     """Return the first and the last token with a character of ``span``; they may hold other characters too."""
     begin, end = span
     inside = list[int]()
@@ -157,11 +159,13 @@ def _tokens_of(span: tuple[int, int], offsets: Sequence[tuple[int, int]], text: 
     return inside[0], inside[-1]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return (ids, offsets), with the special tokens that the tokenizer puts in front (BOS), without those at the end
-    (EOS).
+def _tokenize(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the token ids and their character offsets (begin, end).
 
-    Without ``special`` the tokenizer adds no special tokens: the text, a rendered chat template, holds them all.
+    With ``special`` these include the special tokens that the tokenizer puts in front (BOS), but not those at the end
+    (EOS). Without, it adds none: the text, a rendered chat template, has them all.
     """
     encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, return_special_tokens_mask=True)
     ids = list(encoding["input_ids"])
@@ -179,7 +183,7 @@ def _target_start(
 
     A target that begins with `GLUE` continues a word: it starts at the first token that the prompt alone lacks.
     """
-    prompt, _ = _encode(tokenizer, text, special=special)
+    prompt, _ = _tokenize(tokenizer, text, special=special)
     if not prompt:
         raise PromptError(f"the prompt {text!r} before {target!r} has no token; give a text before the target")
     glued = target.startswith(GLUE)
@@ -224,7 +228,9 @@ def left_pad(rows: Sequence[Sequence[int]], *, device: torch.device, ends: Seque
         padded_ids.append([0] * padding + list(row))
         masks.append([0] * padding + [1] * len(row))
     mask = torch.tensor(masks, device=device)
-    marked_ends = None if ends is None else end_mask(shifted_ends(ends, paddings), length)
+    marked_ends = None
+    if ends is not None:
+        marked_ends = end_mask(shifted_ends(ends, paddings), length)
     return Batch(
         ids=torch.tensor(padded_ids, device=device).long(),
         mask=mask,
@@ -261,5 +267,5 @@ def shifted_ends(ends: Sequence[int | None], shifts: Sequence[int]) -> list[int 
 
 def end_mask(ends: Sequence[int | None], length: int) -> Tensor:
     """Return the mask [rows, length], on the CPU, of the tokens ``ends``; those outside of a row are left out."""
-    positions = torch.arange(length)
-    return torch.stack([positions == (-1 if end is None else end) for end in ends])
+    columns = torch.tensor([-1 if end is None else end for end in ends])  # -1: no column
+    return torch.arange(length) == columns[:, None]

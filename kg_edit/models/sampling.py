@@ -53,17 +53,22 @@ def started_contexts(
         return (BARE,)
     start_ids = [model.tokenizer(start, add_special_tokens=False)["input_ids"] for start in starts]
     batch = left_pad([[document_start(model.tokenizer), *ids] for ids in start_ids], device=model.device)
-    new = max(0, tokens - min(len(ids) for ids in start_ids))
+    missing = tokens - min(len(ids) for ids in start_ids)  # tokens that the shortest text lacks
     rows = start_ids
-    if new:
-        sampled = continue_text(model, batch.ids, batch.mask, tokens=new, seed=seed, top_k=5).tolist()
-        rows = [[*start, *more][: max(tokens, len(start))] for start, more in zip(start_ids, sampled, strict=True)]
+    if missing > 0:
+        sampled = continue_text(model, batch.ids, batch.mask, tokens=missing, seed=seed, top_k=5).tolist()
+        rows = []
+        for start, more in zip(start_ids, sampled, strict=True):
+            length = max(tokens, len(start))
+            rows.append([*start, *more][:length])
     texts = model.tokenizer.batch_decode(rows, skip_special_tokens=True)
-    return (BARE, *(_as_context(text) for text in texts))
+    return (BARE, *map(_as_context, texts))
 
 
 def _as_context(text: str) -> str:
-    return f"{text.replace('{', ' ').replace('}', ' ')}. {BARE}"
+    """Return the context of a text: the text without braces, and ``{}`` in the next sentence."""
+    without_braces = text.replace("{", " ").replace("}", " ")
+    return f"{without_braces}. {BARE}"
 
 
 def sample_text(model: LanguageModel, *, rows: int, tokens: int, seed: int, top_k: int = 0) -> Tensor:
@@ -92,7 +97,7 @@ def continue_text(model: LanguageModel, ids: Tensor, mask: Tensor, *, tokens: in
             ids,
             attention_mask=mask,
             logits_processor=sampling(seed=seed, top_k=top_k),
-            do_sample=False,  # the processor has drawn
+            do_sample=False,  # `_DrawToken` draws
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             eos_token_id=None,
@@ -103,8 +108,8 @@ def continue_text(model: LanguageModel, ids: Tensor, mask: Tensor, *, tokens: in
     return output[:, ids.shape[1] :]
 
 
-class _Drawn(LogitsProcessor):
-    """Draws one token of each row: it gets the highest score. Equal to `torch.multinomial` on a CPU."""
+class _DrawToken(LogitsProcessor):
+    """Draws a token for each row and gives it the highest score; on a CPU, the one that `torch.multinomial` draws."""
 
     def __init__(self, *, seed: int, top_k: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
@@ -113,7 +118,8 @@ class _Drawn(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._likeliest:
             scores = self._likeliest(input_ids, scores)
-        # The least of exponential times with the rates p_i is that of token i with probability p_i
+        # Of exponential times with the rates p_i, that of token i is the least with probability p_i. They are t_i / p_i
+        # with times t_i of rate 1, and the least has the largest p_i / t_i.
         times = torch.empty(scores.shape, dtype=scores.dtype).exponential_(generator=self._generator)
         return scores.softmax(dim=-1) / times.to(scores.device)
 
@@ -123,7 +129,7 @@ def sampling(*, seed: int, top_k: int = 0) -> LogitsProcessorList:
 
     Its random numbers are drawn on the CPU: the generators of other devices would give other texts for a seed.
     """
-    return LogitsProcessorList([_Drawn(seed=seed, top_k=top_k)])
+    return LogitsProcessorList([_DrawToken(seed=seed, top_k=top_k)])
 
 
 @contextmanager

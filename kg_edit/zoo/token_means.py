@@ -79,7 +79,7 @@ class TokenMeans:
         return (sums[..., :-1] / sums[..., -1:].clamp(min=1)).reshape(len(inputs), -1)
 
     def _visible(self, device: torch.device) -> Tensor:
-        """Return 1 where a new token [rows, ., tokens] is in the text up to a new token [rows, tokens, .], else 0."""
+        """Return which new tokens are in the text up to each new token: 1 or 0, [rows, tokens (up to), tokens]."""
         _, tokens = self.size
         causal = torch.ones(1, tokens, tokens, device=device).tril()
         mask = self._mask
@@ -92,7 +92,7 @@ class TokenMeans:
             )
         if mask.dim() == 2:
             return causal * mask[:, None, -tokens:].to(device, torch.float32)
-        shown = mask[:, 0, :, -tokens:].to(device)
+        shown = mask[:, 0, :, -tokens:].to(device)  # of [rows, 1, tokens, tokens so far]
         if shown.dtype == torch.bool:
             seen = (shown ^ self._mask_hides).float()
         else:
@@ -102,13 +102,16 @@ class TokenMeans:
         return seen
 
     def _note(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record a call of the block: its size, its mask and its cache."""
         state = _input_of(args, kwargs)
-        self.size = (0, 0) if state is None else (state.shape[0], state.shape[1])
+        self.size = (0, 0)
+        if state is not None:
+            self.size = (state.shape[0], state.shape[1])
         # The mask is a keyword, or among the positional arguments the one with four dimensions.
-        candidates = [arg for arg in args[1:] if isinstance(arg, Tensor) and arg.dim() == 4]
+        masks = [arg for arg in args[1:] if isinstance(arg, Tensor) and arg.dim() == 4]
         if isinstance(kwargs.get("attention_mask"), Tensor):
-            candidates = [kwargs["attention_mask"]]
-        self._mask = candidates[0] if candidates else None
+            masks = [kwargs["attention_mask"]]
+        self._mask = masks[0] if masks else None
         self._cache = _cache_of(args, kwargs)
 
 
@@ -157,6 +160,7 @@ class AfterMarker(TokenMeans):
         return self._after
 
     def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record a call of the transformer."""
         super()._note(block, args, kwargs)
         self._ids = _input_of(args, kwargs)
         self._after = None

@@ -11,7 +11,7 @@ import torch
 from accelerate import disk_offload
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-from kg_edit.errors import ChatTemplateError, ConfigError, ModelError, PromptError, UnsupportedModelError
+from kg_edit.errors import ChatTemplateError, ModelError, PromptError, UnsupportedModelError
 from kg_edit.models.architectures import ModelSpec, find_spec
 from kg_edit.models.chat import chat_form, render
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -137,11 +137,6 @@ def render_refusing_template() -> object:
             lambda _: ask_model(entered_no_more(), "Snow is"),  # type: ignore[arg-type]
             ModelError,
             "with patch.applied(model) as edited",
-        ),
-        "argument of transformers": (
-            lambda _: ask_model(tiny("llama"), "Snow is", max_new_tokens=5),  # type: ignore[arg-type]
-            ConfigError,
-            "tokens=",
         ),
         # Prompts
         "prompt without a place": (lambda _: ask("LeBron James plays for", "LeBron James"), PromptError, "has no {}"),
