@@ -93,7 +93,8 @@ class SelfCorpus:
         from kg_edit.covariance.keys import keys_seen
 
         with keys_seen(model, layers, see):
-            sample_text(model, rows=self.rows, tokens=self.length, seed=self.seed * 100_003 + chunk)
+            seed = self.seed * 100_003 + chunk  # the chunks of two seeds have different seeds, up to 100,003 chunks
+            sample_text(model, rows=self.rows, tokens=self.length, seed=seed)
 
 
 class TextCorpus:
@@ -115,7 +116,11 @@ class TextCorpus:
         rows: list[list[int]] = []
         waiting = 0  # tokens of the rows of this chunk
         passed = 0  # tokens of all chunks before it
-        packs = cache(partial(can_pack, model))  # tested when the first chunk is fed
+
+        @cache
+        def packs() -> bool:  # tested once, when the first chunk is fed
+            return can_pack(model)
+
         for row in self._encode(model):
             rows.append(row)
             waiting += len(row)
@@ -130,8 +135,11 @@ class TextCorpus:
             yield _text_chunk(model, rows, waiting, packs=packs)
 
     def _encode(self, model: LanguageModel) -> Iterator[list[int]]:
+        """Yield the token ids of each text; texts are encoded 64 at a time."""
         texts = self._texts()
-        most = min(self._max_tokens, model.positions or self._max_tokens)
+        most = self._max_tokens
+        if model.positions is not None:
+            most = min(most, model.positions)
         while True:
             batch = list(islice(texts, 64))
             if not batch:
@@ -160,6 +168,8 @@ def chunk_size(tokens: int) -> int:
 
 
 def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, packs: Callable[[], bool]) -> Chunk:
+    """Return the chunk of ``rows``; ``packs`` says whether several rows can be packed into one."""
+
     def feed(layers: Sequence[int], see: See) -> None:
         from kg_edit.covariance.keys import keys_of_rows
 
@@ -184,16 +194,18 @@ def file_corpus(path: Path) -> TextCorpus:
     """Return the corpus of a UTF-8 text file with one text per line; the lines include their newlines."""
     try:
         if path.exists() and not path.is_file():  # a device may have no end
-            raise OSError("it is no file")
+            raise OSError("it is not a file")
         content = path.read_bytes()
-        lines = [line for line in content.decode().splitlines(keepends=True) if line.strip()]
+        lines = content.decode().splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CovarianceError(f"can't read the corpus {path}: {reason}; give a UTF-8 text file") from error
     digest = hashlib.sha256(content).hexdigest()[:16]
 
     def read_texts() -> Iterator[str]:
-        return iter(lines)
+        for line in lines:
+            if line.strip():
+                yield line
 
     return TextCorpus(f"file:sha256={digest}", read_texts, at_hand=True)
 

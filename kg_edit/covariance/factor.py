@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 _FAST = 16.0  # a slower product in float64 costs more than the factor in float32 and its refinement
-_SIZE = 1024  # of the matrices whose products are timed
-_ROUNDS = 3  # products that are timed
-_STEPS = 10  # of a refinement; a matrix that needs more is too ill-conditioned for it
-_ROWS = 1024  # of A that are in float64 at once
+_SIZE = 1024  # size of the matrices whose products are timed
+_ROUNDS = 3  # how many products are timed
+_STEPS = 10  # the most steps of a refinement; a matrix that needs more is too ill-conditioned for it
+_ROWS = 1024  # rows of A that are in float64 at once
 
 
 class Factor:
@@ -52,31 +52,39 @@ class Factor:
     def _make(self, *, exact: bool) -> None:
         """Factor in float64 (``exact``) or float32; in float64 after all if float32 finds A not positive definite."""
         self._exact = exact
-        if self._device.type == "cuda":  # cuSOLVER takes memory of its own, which torch may keep for later tensors
-            torch.cuda.empty_cache()
         try:
-            # Sent as it is, and converted there; it may be gigabytes.
-            dtype = torch.float64 if exact else torch.float32
-            matrix = self._c.to(self._device).to(dtype, copy=True)
-            shift = self._ridge * matrix.diagonal().double().mean()  # rounded to float32, A would be another matrix
-            matrix.diagonal().add_(shift)  # in place, so there is no second copy for the ridge
-            lower, failed = torch.linalg.cholesky_ex(matrix)
-            if not failed:
-                self._lower = _keep(lower)
-                self._shift = shift
-                if not exact:  # for the residuals
-                    self._c = _keep(self._c.to(self._device))
+            is_definite = self._factor()
         except (RuntimeError, MemoryError) as error:
             if self._device == CPU or not is_memory_error(error):
                 raise
             self._to_cpu()
             return
-        if failed and exact:
+        if is_definite:
+            return
+        if exact:
             raise torch.linalg.LinAlgError("the matrix is not positive definite")  # type: ignore[attr-defined]
+        self._make(exact=True)
+
+    def _factor(self) -> bool:
+        """Factor A in the chosen precision; return False if it is not positive definite."""
+        if self._device.type == "cuda":  # cuSOLVER takes memory of its own, which torch may keep for later tensors
+            torch.cuda.empty_cache()
+        # C is sent as it is, and converted there; it may be gigabytes.
+        dtype = torch.float64 if self._exact else torch.float32
+        matrix = self._c.to(self._device).to(dtype, copy=True)
+        shift = self._ridge * matrix.diagonal().double().mean()  # rounded to float32, A would be another matrix
+        matrix.diagonal().add_(shift)  # in place, so there is no second copy for the ridge
+        lower, failed = torch.linalg.cholesky_ex(matrix)
         if failed:
-            self._make(exact=True)
+            return False
+        self._lower = _keep(lower)
+        self._shift = shift
+        if not self._exact:  # for the residuals
+            self._c = _keep(self._c.to(self._device))
+        return True
 
     def _to_cpu(self) -> None:
+        """Factor and solve on the CPU from now on."""
         log.debug(
             "%s has no room for the factor of a matrix of size %d, so the CPU does it", self._device, len(self._c)
         )
@@ -147,7 +155,7 @@ def _keep(matrix: Tensor) -> Tensor:
 def has_fast_float64(device: torch.device) -> bool:
     """Return whether a product in float64 on ``device`` takes at most 16 times as long as in float32.
 
-    It is timed for each factor, which takes far longer than the eight products.
+    Both are timed for each factor, which takes far longer than these eight products.
     """
     if device == CPU:
         return True

@@ -80,7 +80,7 @@ class Manifest(Identity):
     @classmethod
     def parse(cls, text: str, path: Path) -> Self:
         """Parse the JSON of a manifest; ``path`` is its file, for the error message."""
-        with suppress(ValueError, AttributeError, RecursionError):  # what is no object of JSON is refused below
+        with suppress(ValueError, AttributeError, RecursionError):  # text that is not a JSON object is refused below
             fields = json.loads(text)
             form = str(fields.get("format", FORMAT))
             version = fields.get("version", VERSION)
@@ -93,7 +93,12 @@ class Manifest(Identity):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise damaged(path, "; ".join(str(fault) for fault in faults_of(error, cls))) from error
+            raise damaged(path, _describe_faults(error, cls)) from error
+
+
+def _describe_faults(error: ValidationError, kind: type[BaseModel]) -> str:
+    """Return what is wrong with the fields of a ``kind``, in one line."""
+    return "; ".join(str(fault) for fault in faults_of(error, kind))
 
 
 def moment_path(folder: Path, identity: Identity) -> Path:
@@ -148,17 +153,7 @@ def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> 
     manifest = read_manifest(path, identity)
     try:
         with safe_open(path, framework="pt") as file:
-            # The header is checked before the tensor is read: it may be gigabytes.
-            names = sorted(file.keys())
-            if names != ["upper"]:
-                raise damaged(path, f"it contains {', '.join(names) or 'no tensor'}; expected the tensor upper")
-            shape = tuple(file.get_slice("upper").get_shape())
-            kind = str(file.get_slice("upper").get_dtype())
-            if manifest.size not in range(1, LARGEST) or shape != (flat_size(manifest.size),):
-                expected = f"expected a matrix of size {manifest.size}"
-                raise damaged(path, f"its tensor has the shape {list(shape)}; {expected}")
-            if kind != "F32":
-                raise damaged(path, f"its numbers are of the type {kind}; expected F32")
+            _check_header(file, path, manifest)  # before the tensor is read: it may be gigabytes
             if size is not None and manifest.size != size:
                 raise CovarianceError(
                     f"{path} has the size {manifest.size}, but {manifest.module} of this model has {size} inputs; "
@@ -175,10 +170,27 @@ def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> 
     return stored, manifest
 
 
+def _check_header(file: Any, path: Path, manifest: Manifest) -> None:
+    """Check that an opened safetensors file has one tensor, with the shape and the type of a block triangle."""
+    names = sorted(file.keys())
+    if names != ["upper"]:
+        found = ", ".join(names) or "no tensor"
+        raise damaged(path, f"it contains {found}; expected the tensor upper")
+    header = file.get_slice("upper")
+    shape = tuple(header.get_shape())
+    if manifest.size not in range(1, LARGEST) or shape != (flat_size(manifest.size),):
+        raise damaged(path, f"its tensor has the shape {list(shape)}; expected a matrix of size {manifest.size}")
+    dtype = str(header.get_dtype())
+    if dtype != "F32":
+        raise damaged(path, f"its numbers are of the type {dtype}; expected F32")
+
+
 def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:
     """Read the manifest inside a covariance's file."""
     manifest = Manifest.parse(read_metadata(path), path)
-    expected = identity.model_dump(include=set(Identity.model_fields)) if identity else {}
+    expected: dict[str, Any] = {}
+    if identity is not None:
+        expected = identity.model_dump(include=set(Identity.model_fields))
     for name, value in expected.items():
         found = getattr(manifest, name)
         if found != value:
@@ -245,15 +257,15 @@ class Position(BaseModel):
     finished: bool = False
 
     @property
-    def mine(self) -> bool:
+    def takes_next_chunk(self) -> bool:
         """Whether the next chunk of the text belongs to this shard."""
         return self.chunks % self.parts == self.part
 
     @property
     def total(self) -> int:
         """The wanted number of tokens, of all shards together."""
-        identity, *_ = self.identities.values()  # all have the same number
-        return identity.tokens
+        first, *_ = self.identities.values()  # all have the same number
+        return first.tokens
 
     def path(self, folder: Path) -> Path:
         """Return the path of the sums in ``folder``: one file for all layers, so that all are at the same chunk."""
@@ -272,7 +284,7 @@ def read_position(path: Path) -> Position:
         try:
             manifest = Manifest.parse(text, path)
         except CovarianceError:
-            raise damaged(path, "; ".join(str(fault) for fault in faults_of(error, Position))) from error
+            raise damaged(path, _describe_faults(error, Position)) from error
         raise CovarianceError(
             f"{path} is the complete covariance of {manifest.module}; expected the sums of a shard, a file whose name "
             "has shard-I-of-N"

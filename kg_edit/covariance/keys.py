@@ -18,8 +18,8 @@ from kg_edit.models.hooks import StopForwardError, stopping
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 
-_LEAST_TOKENS = 256  # a batch with so many ends before more than 5 % would be padding
-_SLACK = 1.05
+_LEAST_TOKENS = 256  # a batch with this many tokens ends before more than 5 % of it would be padding
+_SLACK = 1.05  # 5 % of padding
 TokenRow = Sequence[int]
 
 See = Callable[[int, Tensor], None]
@@ -106,6 +106,7 @@ def can_pack(model: LanguageModel) -> bool:
     Most model families separate texts where position ids start again from 0; Falcon and OPT do not.
     """
     size = len(model.tokenizer)
+    # Any two texts of different tokens do.
     first = [(11 + 7 * position) % size for position in range(12)]
     second = [(101 + 7 * position) % size for position in range(12)]
     together = _last_keys(model, [[first, second], [second, first]])
@@ -114,7 +115,7 @@ def can_pack(model: LanguageModel) -> bool:
 
 
 def _last_keys(model: LanguageModel, bins: Sequence[Sequence[TokenRow]]) -> Tensor:
-    """Return the keys of the last block for rows of packed texts, [tokens, d_ff]."""
+    """Return the keys of the last block, [tokens, d_ff]; ``bins`` has the texts that are packed into each row."""
     seen = list[Tensor]()
 
     def see(_: int, keys: Tensor) -> None:
@@ -128,7 +129,9 @@ def _last_keys(model: LanguageModel, bins: Sequence[Sequence[TokenRow]]) -> Tens
 
 def batch_tokens(*, cpu: bool) -> int:
     """Return the most tokens of a batch. On a CPU 512 stay in its caches: Qwen2.5-0.5B takes 0.84 of the time."""
-    return 512 if cpu else 2048
+    if cpu:
+        return 512
+    return 2048
 
 
 def packed_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[TokenBatch]:
@@ -192,13 +195,15 @@ def padded_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[T
         batch = left_pad(group, device=device)
         return TokenBatch(ids=batch.ids, positions=batch.positions, real=batch.mask.bool(), mask=batch.mask)
 
+    largest = batch_tokens(cpu=device.type == "cpu")
     group: list[TokenRow] = []
-    tokens = 0
+    tokens = 0  # of the group, without padding
     for row in sorted(rows, key=len):
         # A longer row pads all rows of its group: the group ends where that would be too much padding.
         padded = (len(group) + 1) * len(row)
-        wasteful = tokens >= _LEAST_TOKENS and padded > _SLACK * (tokens + len(row))
-        if group and (padded > batch_tokens(cpu=device.type == "cpu") or wasteful):
+        is_too_large = padded > largest
+        is_wasteful = tokens >= _LEAST_TOKENS and padded > _SLACK * (tokens + len(row))
+        if group and (is_too_large or is_wasteful):
             yield batch_of(group)
             group = []
             tokens = 0

@@ -55,7 +55,7 @@ CHECKPOINT_SECONDS = 20.0
 KEYS = 16
 """The number of keys on which a layer's C is compared with C from half of the tokens."""
 
-_KEYS_A_CALL = 4
+_KEYS_A_CALL = 4  # probe keys drawn in a call, so that the `KEYS` are from several texts
 
 
 def start(
@@ -97,10 +97,8 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
         _check_length(corpus.name, available, total)
     modules = ", ".join(identity.module for identity in sums.position.identities.values())
     log.info("measuring the covariance of %s (once) into %s", modules, folder)
-    with (
-        _bar(sums.position, shown=progress) as bar,
-        untouched(model),
-    ):  # in training mode, dropout would change the keys
+    # Untouched, because dropout in training mode would change the keys.
+    with _bar(sums.position, shown=progress) as bar, untouched(model):
 
         def see(layer: int, keys: Tensor) -> None:
             sums.see(layer, keys)
@@ -108,9 +106,8 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
                 bar.update(keys.shape[:-1].numel())
 
         saved = time.monotonic()
-        remaining = islice(corpus.chunks(model, tokens=total), sums.position.chunks, None)
-        for chunk in remaining:
-            if sums.position.mine:
+        for chunk in islice(corpus.chunks(model, tokens=total), sums.position.chunks, None):
+            if sums.position.takes_next_chunk:
                 chunk.feed(tuple(sums.moments), see)
             sums.end_chunk(chunk.tokens)
             bar.update(sums.position.seen - bar.n)  # also the tokens of other shards
@@ -125,7 +122,7 @@ def _check_writable(folder: Path) -> None:
     nearest = folder.absolute()
     while not nearest.exists():
         nearest = nearest.parent
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise CovarianceError(f"can't write into the cache {folder}; set KG_EDIT_CACHE to a folder of yours")
 
 
@@ -145,6 +142,7 @@ def finish(sums: Sums, folder: Path) -> dict[int, Manifest]:
 
 
 def _check_length(corpus: str, tokens: int, expected: int) -> None:
+    """Check that a corpus has at least the expected number of tokens."""
     if tokens < expected:
         raise CovarianceError(
             f"the corpus {corpus} ends after {tokens} of {expected} tokens; give more text (--corpus FILE), or ask for "
@@ -162,12 +160,14 @@ class Sums:
     def __init__(self, position: Position, tensors: Mapping[str, Tensor] | None = None) -> None:
         stored = tensors or {}
         self.position = position
-        self.moments = {
-            layer: SecondMoment(size, stored.get(f"total.{layer}"), position.count)
-            for layer, size in position.sizes.items()
-        }
-        self.halves = {layer: stored[f"half.{layer}"] for layer in position.sizes if f"half.{layer}" in stored}
-        self.probes = {layer: ProbeKeys(list(stored.get(f"probes.{layer}", ()))) for layer in position.sizes}
+        self.moments = dict[int, SecondMoment]()
+        self.halves = dict[int, Tensor]()  # the copies at the last mark
+        self.probes = dict[int, ProbeKeys]()
+        for layer, size in position.sizes.items():
+            self.moments[layer] = SecondMoment(size, stored.get(f"total.{layer}"), position.count)
+            self.probes[layer] = ProbeKeys(list(stored.get(f"probes.{layer}", ())))
+            if f"half.{layer}" in stored:
+                self.halves[layer] = stored[f"half.{layer}"]
         self._directions = dict[int, Tensor | None]()  # of the probe keys, at the last mark
 
     @classmethod
@@ -175,18 +175,10 @@ class Sums:
         """Read what `save` wrote."""
         position = read_position(path)
         try:
-            # Compare the shapes in the header with the position, before any tensor is read.
             with safe_open(path, framework="pt") as file:
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
             for layer, size in position.sizes.items():
-                expected = (flat_size(size),) if 0 < size < LARGEST else None
-                total = shapes.get(f"total.{layer}")
-                half = shapes.get(f"half.{layer}", expected)  # there may be none yet
-                if total != expected or half != expected:
-                    raise damaged(path, f"it has no sum of size {size} for layer {layer}")
-                probes = shapes.get(f"probes.{layer}", (0, size))
-                if len(probes) != 2 or probes[0] > KEYS or probes[1] != size:
-                    raise damaged(path, f"its probes of layer {layer} have the shape {list(probes)}")
+                _check_shapes(shapes, layer, size, path)  # before any tensor is read
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise damaged(path, error) from error
@@ -214,22 +206,28 @@ class Sums:
         seen = self.position.seen + tokens
         first, *_ = self.moments.values()  # all have the same count
         count = first.count
-        self._move(chunks=self.position.chunks + 1, seen=seen, count=count)
-        # The marks: 1/2, 1/4, ... of the wanted tokens, down to about d_ff; with fewer tokens C has no inverse.
-        marks = [self.position.total / 2]
-        while marks[-1] / 2 >= max(self.position.sizes.values()):
-            marks.append(marks[-1] / 2)
-        passed_mark = any(before < mark <= seen for mark in marks)
+        self._update_position(chunks=self.position.chunks + 1, seen=seen, count=count)
+        passed_mark = any(before < mark <= seen for mark in self._marks())
         if not passed_mark or seen >= self.position.total:
             return
         if self.position.parts == 1:  # the sums of a single shard are not comparable; shards are merged later
-            self._move(doublings={layer: self._doublings(layer) for layer in self.moments})
+            self._update_position(doublings={layer: self._doublings(layer) for layer in self.moments})
         self.halves = {layer: moment.total.float() for layer, moment in self.moments.items()}
-        self._move(half_count=self.position.count)
+        self._update_position(half_count=self.position.count)
+
+    def _marks(self) -> list[float]:
+        """Return the numbers of tokens at which the sums are compared: 1/2, 1/4, ... of the wanted number.
+
+        The smallest one is about d_ff; with fewer tokens C has no inverse.
+        """
+        marks = [self.position.total / 2]
+        while marks[-1] / 2 >= max(self.position.sizes.values()):
+            marks.append(marks[-1] / 2)
+        return marks
 
     def close(self) -> None:
         """Mark the pass over the text as complete."""
-        self._move(finished=True)
+        self._update_position(finished=True)
 
     def finish(self, folder: Path) -> dict[int, Manifest]:
         """Write every layer's C, with its last doubling, into ``folder``; return the manifests by layer."""
@@ -265,21 +263,37 @@ class Sums:
         second = self._directions_of(layer, moment.total.float(), moment.count)
         self._directions[layer] = second
         check = compare_directions(first, second, tokens_before=before, tokens=moment.count, ridge=self.position.ridge)
-        return (*earlier, check) if check else earlier
+        if check is None:
+            return earlier
+        return (*earlier, check)
 
     def _directions_of(self, layer: int, total: Tensor, count: int) -> Tensor | None:
         """Return C^-1 k of the probe keys, with C = ``total`` / ``count``."""
         size = self.moments[layer].size
         here = self.moments[layer].total.device
-        # Three matrices in float64: C, its factor and a copy. The CPU has room for them.
+        # Three matrices in float64 (8 bytes a number): C, its factor and a copy. The CPU has room for them.
         free = free_bytes(here)
-        device = here if free is None or free > 24 * size**2 else CPU
+        has_room = free is None or free > 3 * 8 * size**2
+        device = here if has_room else CPU
         c = square(total.to(device, torch.float64) / count, size)
         covariance = Covariance(moment=c, tokens=count, ridge=self.position.ridge, id="")
         return directions(covariance, self.probe_keys(layer))
 
-    def _move(self, **changes: object) -> None:
+    def _update_position(self, **changes: object) -> None:
+        """Replace the position by one with these fields changed."""
         self.position = self.position.model_copy(update=changes)
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], layer: int, size: int, path: Path) -> None:
+    """Check the shapes of the tensors of a layer with keys of this size, in the saved sums at ``path``."""
+    expected = (flat_size(size),) if 0 < size < LARGEST else None
+    total = shapes.get(f"total.{layer}")
+    half = shapes.get(f"half.{layer}", expected)  # there may be none yet
+    if total != expected or half != expected:
+        raise damaged(path, f"it has no sum of size {size} for layer {layer}")
+    probes = shapes.get(f"probes.{layer}", (0, size))
+    if len(probes) != 2 or probes[0] > KEYS or probes[1] != size:
+        raise damaged(path, f"its probes of layer {layer} have the shape {list(probes)}")
 
 
 class ProbeKeys:

@@ -28,8 +28,8 @@ from kg_edit.errors import CovarianceError
 from kg_edit.models.devices import exact, has_float64, product, takes_onednn
 
 _BLOCK = 256  # rows of k k^T that one matrix product computes
-_NEARLY = 1.001
-_TINY = 1e-30
+_NEARLY = 1.001  # tolerance of `moment_problem`, for rounding
+_TINY = 1e-30  # the same, for entries of 0
 WAITING = 2048  # keys that are collected before they are added; enough for a matrix product at full speed
 
 
@@ -55,9 +55,13 @@ class Covariance:
         return self._ridged.setdefault(ridge, replace(self, ridge=ridge))
 
     def _solve(self, columns: Tensor) -> Tensor:
-        """Return C^-1 B, with the ridge: where C is, if that is an accelerator with float64, else where B is."""
-        here = self.moment.device
-        device = here if here != CPU and has_float64(here) else columns.device
+        """Return C^-1 B, with the ridge: where C is, if that is an accelerator with float64, else where B is.
+
+        The factor of C is made at the first call on a device.
+        """
+        device = columns.device
+        if self.moment.device != CPU and has_float64(self.moment.device):
+            device = self.moment.device
         try:
             if device not in self._factors:
                 self._factors[device] = Factor(self.moment, self.ridge, device)
@@ -84,12 +88,12 @@ class Covariance:
         # (A + w N^T N)^-1 K = A^-1 K - A^-1 N^T (N A^-1 N^T + I / w)^-1 N A^-1 K
         rows = others.rows.to(columns)  # N
         both = others.add_moment_to(self, weight=weight).solve(torch.cat([columns, rows.T], 1))
-        alone = both[:, : columns.shape[1]]  # A^-1 K
-        theirs = both[:, columns.shape[1] :]  # A^-1 N^T
-        inner = rows @ theirs
+        solved_keys = both[:, : columns.shape[1]]  # A^-1 K
+        solved_rows = both[:, columns.shape[1] :]  # A^-1 N^T
+        inner = rows @ solved_rows
         inner.diagonal().add_(1 / weight)  # N A^-1 N^T + I / w
-        reduced: Tensor = alone - theirs @ torch.linalg.solve(inner, rows @ alone)
-        return reduced.reshape(key.shape)
+        solution: Tensor = solved_keys - solved_rows @ torch.linalg.solve(inner, rows @ solved_keys)
+        return solution.reshape(key.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +114,9 @@ class OtherKeys:
 
     def plus(self, keys: Tensor, *, weight: float | None = None) -> OtherKeys:
         """Return H plus the mean outer product of an edit's ``keys`` [n_e, d_ff], or ``weight`` times their sum."""
-        scale = 1 / max(1, len(keys)) if weight is None else weight
-        rows = torch.cat([self.rows, scale**0.5 * exact(keys).to(self.rows)])
+        if weight is None:
+            weight = 1 / max(1, len(keys))
+        rows = torch.cat([self.rows, weight**0.5 * exact(keys).to(self.rows)])
         if len(rows) < rows.shape[1]:
             return OtherKeys(rows, self.moment)
         # As many rows as columns: they become a matrix.
@@ -140,7 +145,9 @@ class SecondMoment:
     def __init__(self, size: int, total: Tensor | None = None, count: int = 0) -> None:
         self.size = size
         self.count = count
-        self.total = torch.zeros(flat_size(size), dtype=torch.float64) if total is None else total
+        if total is None:
+            total = torch.zeros(flat_size(size), dtype=torch.float64)
+        self.total = total
         self._waiting: list[Tensor] = []  # keys that are not in ``total`` yet
 
     def add(self, keys: Tensor) -> None:
@@ -182,11 +189,12 @@ def square(flat: Tensor, size: int) -> Tensor:
 def flat_of(matrix: Tensor) -> Tensor:
     """Return the upper block triangle of a symmetric matrix [size, size], flat; the inverse of `square`."""
     size = len(matrix)
-    return torch.cat([matrix[start : start + _BLOCK, start:].reshape(-1) for start in range(0, size, _BLOCK)])
+    blocks = [matrix[start : start + _BLOCK, start:].reshape(-1) for start in range(0, size, _BLOCK)]
+    return torch.cat(blocks)
 
 
 def moment_problem(stored: Tensor, size: int) -> str | None:
-    """Return why a matrix can't be an E[k k^T], in words; None if it can. ``stored`` is flat, as in `square`.
+    """Return why a matrix can't be E[k k^T], in words; None if it can. ``stored`` is flat, as in `square`.
 
     The diagonal must not be negative, because it has means of squares. No entry may exceed the square root of the
     product of its two diagonal entries (Cauchy-Schwarz), with a tolerance of one thousandth.

@@ -49,7 +49,8 @@ def import_covariance(
         The manifest, which has the file's name and SHA-256 as ``source``.
     """
     refuse_patched(model)
-    layer = _layer_of(path, model) if layer is None else layer
+    if layer is None:
+        layer = _find_layer(path, model)
     folder = folder or store_folder()
     size = key_size(model, layer)
     source = f"{path.name} sha256={_digest(path)}"
@@ -74,7 +75,7 @@ def import_covariance(
     return manifest
 
 
-def _layer_of(path: Path, model: LanguageModel) -> int:
+def _find_layer(path: Path, model: LanguageModel) -> int:
     """Return the layer whose module the file's name begins with, as ROME's program names its files."""
     modules = [model.weight_name(layer).removesuffix(".weight") for layer in range(len(model.blocks))]
     layers = [layer for layer, module in enumerate(modules) if path.name.startswith(f"{module}_")]
@@ -86,6 +87,7 @@ def _layer_of(path: Path, model: LanguageModel) -> int:
 
 
 def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -133,8 +135,8 @@ def _read_arrays(path: Path, size: int, *, module: str) -> tuple[np.ndarray[Any,
     except CovarianceError:
         raise
     except Exception as error:  # zipfile, and numpy's parser of headers, raise many kinds for a damaged file
-        why = str(error).splitlines() or [type(error).__name__]
-        raise CovarianceError(f"{path}: not a readable .npz file ({why[0]:.200}); download it again") from error
+        first_line, *_ = str(error).splitlines() or [type(error).__name__]
+        raise CovarianceError(f"{path}: not a readable .npz file ({first_line:.200}); download it again") from error
 
 
 @contextmanager

@@ -119,12 +119,13 @@ def measure_covariances(
 def stored_covariances(folder: Path | None = None) -> list[Manifest]:
     """Return the manifests of all covariances in ``folder``, sorted by model, corpus, tokens and module.
 
-    Files that are left out: one that can't be read, with a warning that names it; those of another format, with one
-    warning for all of them.
+    A file that can't be read is left out with a warning that names it, and files of another format with one warning
+    for all of them.
     """
     manifests = []
     other_formats = list[str]()
-    for path in sorted((folder or store_folder()).glob("*.safetensors")):
+    folder = folder or store_folder()
+    for path in sorted(folder.glob("*.safetensors")):
         if path.suffixes != [".safetensors"]:  # the sums of an unfinished pass
             continue
         try:
@@ -140,10 +141,10 @@ def stored_covariances(folder: Path | None = None) -> list[Manifest]:
             len(other_formats),
             ", ".join(sorted(set(other_formats))),
         )
-    return sorted(manifests, key=_place)
+    return sorted(manifests, key=_sort_key)
 
 
-def _place(manifest: Manifest) -> tuple[object, ...]:
+def _sort_key(manifest: Manifest) -> tuple[object, ...]:
     """Return the sort key of a manifest. The length of the module's name puts layer 10 after layer 9."""
     return manifest.model, manifest.corpus, manifest.tokens, len(manifest.module), manifest.module
 
