@@ -41,8 +41,8 @@ def ask_each(
     evidence: dict[int, Evidence] = {}
     for chat in sorted({request.chat for request in requests}):
         reader = model.in_chat() if chat else model
-        together = list[int]()
-        weights = list[WeightPatch | None]()
+        together = list[int]()  # the numbers of the requests that are asked together
+        weights = list[WeightPatch | None]()  # their patches
         for index, request in enumerate(requests):
             if request.chat != chat:
                 continue
@@ -50,9 +50,9 @@ def ask_each(
             if patch is None or isinstance(patch, WeightPatch):
                 together.append(index)
                 weights.append(patch)
-                continue
-            with patch.applied(reader) as edited:  # a patch of another kind changes more than weights: alone
-                (evidence[index],) = _ask_together(edited, [requests[index]], [None], [unedited[index]])
+            else:  # it changes more than weights, so its request is asked alone
+                with patch.applied(reader) as edited:
+                    (evidence[index],) = _ask_together(edited, [requests[index]], [None], [unedited[index]])
         if together:
             asked = [requests[index] for index in together]
             earlier = [unedited[index] for index in together]
@@ -75,17 +75,18 @@ def _ask_together(
     scores = score_each(model, [request.pairs for request in requests], patches=patches)
     texts = _continue_together(model, requests, patches)
     evidence = []
-    for request, patch, pair_scores, written, unedited in zip(requests, patches, scores, texts, before, strict=True):
-        with wholly_patched(model, patch):
+    for index, request in enumerate(requests):
+        unedited = before[index]
+        known_tokens = None if unedited is None else unedited.next_tokens
+        with wholly_patched(model, patches[index]):
             predicted = predictions(model, request.predicted)
             sampled = samples(model, request.sampled)
-            known_tokens = None if unedited is None else unedited.next_tokens
-            following = next_tokens(model, request.foreseen, tokens_of=known_tokens)
+            following = next_tokens(model, request.next_token_prompts, tokens_of=known_tokens)
         evidence.append(
             Evidence(
-                scores=pair_scores,
-                texts=written,
-                compared=compare_beginnings(model, request, written),
+                scores=scores[index],
+                texts=texts[index],
+                compared=compare_beginnings(model, request, texts[index]),
                 predicted=predicted,
                 samples=sampled,
                 next_tokens=following,
@@ -102,23 +103,25 @@ def _continue_together(
 
     Requests to the unpatched model share their prompts, with the largest limit.
     """
-    owners = [index if patch else None for index, patch in enumerate(patches)]
-    limits: dict[tuple[int | None, str], int] = {}
-    long: set[tuple[int | None, str]] = set()
+    # The owner of a prompt is the number of the request whose patch is applied; -1: the unpatched model.
+    owners = [-1 if patch is None else index for index, patch in enumerate(patches)]
+    limits: dict[tuple[int, str], int] = {}  # by owner and prompt
+    paragraphs: set[tuple[int, str]] = set()
     for owner, request in zip(owners, requests, strict=True):
         for text in request.continued:
             key = (owner, text.prompt)
             limits[key] = max(limits.get(key, 0), text.limit(model.tokenizer, chat=request.chat))
             if text.several_lines:
-                long.add(key)
-    written: dict[tuple[int | None, str], str] = {}
+                paragraphs.add(key)
+    patch_of = {-1: None, **dict(enumerate(patches))}
+    written: dict[tuple[int, str], str] = {}
     for several_lines in (False, True):
-        keys = [key for key in limits if (key in long) == several_lines]
+        keys = [key for key in limits if (key in paragraphs) == several_lines]
         texts = continuations(
             model,
             [prompt for _, prompt in keys],
             limits=[limits[key] for key in keys],
-            patches=[None if owner is None else patches[owner] for owner, _ in keys],
+            patches=[patch_of[owner] for owner, _ in keys],
             several_lines=several_lines,
         )
         written |= zip(keys, texts, strict=True)
@@ -130,11 +133,11 @@ def _continue_together(
 
 def compare_beginnings(model: LanguageModel, request: Requests, texts: dict[str, str]) -> dict[str, str]:
     """Return the parts of the texts by which two models are compared, by prompt."""
-    return {
-        text.prompt: compared_text(model, texts[text.prompt], chat=request.chat)
-        for text in request.continued
-        if text.compared and text.prompt in texts
-    }
+    beginnings = {}
+    for text in request.continued:
+        if text.compared and text.prompt in texts:
+            beginnings[text.prompt] = compared_text(model, texts[text.prompt], chat=request.chat)
+    return beginnings
 
 
 def ask(model: LanguageModel, requests: Sequence[Requests], *, progress: str | None = None) -> list[Evidence]:
@@ -145,18 +148,20 @@ def ask(model: LanguageModel, requests: Sequence[Requests], *, progress: str | N
         requests: what is asked, in any mixture of forms.
         progress: title of a progress bar; None: no bar.
     """
-    # A batch has requests of one form (the model reads a chat with a template) and of one end.
-    forms: dict[tuple[bool, bool], list[int]] = {}
+    # The requests of a batch are of one form (plain or chat), and their texts end alike (one line or several).
+    alike: dict[tuple[bool, bool], list[int]] = {}
     for index, request in enumerate(requests):
         several_lines = any(text.several_lines for text in request.continued)
-        forms.setdefault((request.chat, several_lines), []).append(index)
+        alike.setdefault((request.chat, several_lines), []).append(index)
+    batches = list[list[int]]()
+    for indices in alike.values():
+        batches += [indices[start : start + _ROWS] for start in range(0, len(indices), _ROWS)]
     evidence: dict[int, Evidence] = {}
     with Bar(title=progress or "", unit="prompt", total=len(requests), shown=bool(progress), leave=False) as bar:
-        for form in forms.values():
-            for start in range(0, len(form), _ROWS):
-                batch = form[start : start + _ROWS]
-                evidence |= zip(batch, ask_each(model, [requests[index] for index in batch]), strict=True)
-                bar.update(len(batch))
+        for batch in batches:
+            found = ask_each(model, [requests[index] for index in batch])
+            evidence |= zip(batch, found, strict=True)
+            bar.update(len(batch))
     return [evidence[index] for index in range(len(requests))]
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Never, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from kg_edit.errors import ConfigError, ModelError, PromptError, describe
+from kg_edit.errors import ModelError, PromptError, describe
 from kg_edit.models.chat import Message, render
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.models.prompts import Prompt
@@ -25,6 +25,9 @@ from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.judging import CUT, tidy_text
 from kg_edit.scoring.requests import COMPARED
 from kg_edit.text.matching import first_sentence
+
+TOTAL_TOKENS = 100  # the number of tokens of a prompt and its sampled text together
+_TOP_K = 5  # how many of the likeliest tokens `samples` draws from
 
 
 class Reply(NamedTuple):
@@ -65,14 +68,20 @@ def replies(
     stops = _end_tokens(model)
 
     def ends(tokens: Sequence[int]) -> bool:
-        return tokens[-1] in stops or (not several_lines and ends_line(model, tokens[-1]))
+        if tokens[-1] in stops:
+            return True
+        return not several_lines and ends_line(model, tokens[-1])
 
     rows = [prompt.ids for prompt in encoded]
+    answers = greedy(model, rows, limits=limits, patches=patches, ends=ends)
     results = []
-    for row, written in zip(rows, greedy(model, rows, limits=limits, patches=patches, ends=ends), strict=True):
+    for row, written in zip(rows, answers, strict=True):
         ids = [token for token in written.tokens if token not in stops]  # only the last one may be such a token
         text = str(model.tokenizer.decode(ids, skip_special_tokens=True))
-        text = " ".join(text.split()) if several_lines else text.split("\n", 1)[0]
+        if several_lines:
+            text = " ".join(text.split())
+        else:
+            text = text.split("\n", 1)[0]
         ended = bool(written.tokens) and ends(written.tokens)
         results.append(Reply(text=text, read=len(row), written=len(written.tokens), ended=ended))
     return tuple(results)
@@ -86,27 +95,22 @@ def continuations(
     patches: Sequence[WeightPatch | None] | None = None,
     several_lines: bool = False,
 ) -> tuple[str, ...]:
-    """Return the texts of `replies`, whose arguments and errors these are."""
+    """Return the texts of `replies`, which has the same arguments."""
     results = replies(model, prompts, limits=limits, patches=patches, several_lines=several_lines)
     return tuple(result.text for result in results)
 
 
-def ask(
-    model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, chat: bool = False, **unknown: Never
-) -> str:
+def ask(model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, chat: bool = False) -> str:
     """Return the model's greedy answer to a prompt: at most ``tokens`` tokens of one line.
 
     The model may be patched; a model's name is accepted too, which is then loaded for each call. With ``chat``, the
     prompt is a user's turn, unchanged, and the answer may have several lines.
 
     Raises:
-        ConfigError: an argument has a name that is not one of these.
         PromptError: the prompt is empty, or is not one text.
         ModelError: the prompt and the answer do not fit into the model's positions.
         ChatTemplateError: ``chat`` is set, and the tokenizer has no chat template.
     """
-    for name in unknown:
-        raise ConfigError(f"ask has no argument {name!r}; tokens=20 is the number of new tokens, chat=True the form")
     if not isinstance(prompt, str) or not prompt.strip():
         raise PromptError(f"found {describe(prompt)}; expected one text to continue; ask once for each of several")
     model = as_model(model)
@@ -125,10 +129,9 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
     A patch of the prompt adds its facts to the last message.
     """
     *before, last = messages
-    content = last["content"]
     if model.prompt_transform:
-        content = model.prompt_transform(content)
-    text = render(model.tokenizer, [*before, {**last, "content": content}], name=model.name)
+        last = {**last, "content": model.prompt_transform(last["content"])}
+    text = render(model.tokenizer, [*before, last], name=model.name)
     ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     model.check_length(Prompt(text=text, ids=ids, target_start=len(ids)), new_tokens=tokens)
     trained = getattr(model.text_config, "max_position_embeddings", None)
@@ -138,13 +141,14 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
         )
     stops = _end_tokens(model)
 
-    def ends(so_far: Sequence[int]) -> bool:
-        return so_far[-1] in stops
+    def ends(tokens_so_far: Sequence[int]) -> bool:
+        return tokens_so_far[-1] in stops
 
     (written,) = greedy(model, [ids], limits=[tokens], ends=ends)
     answer_ids = [token for token in written.tokens if token not in stops]
     answer = str(model.tokenizer.decode(answer_ids, skip_special_tokens=True)).strip()
-    return Reply(text=answer, read=len(ids), written=len(written.tokens), ended=len(answer_ids) < len(written.tokens))
+    ended = len(answer_ids) < len(written.tokens)  # the last token is a stop
+    return Reply(text=answer, read=len(ids), written=len(written.tokens), ended=ended)
 
 
 def compared_text(model: LanguageModel, text: str, *, tokens: int = COMPARED, chat: bool = False) -> str:
@@ -176,10 +180,6 @@ def _end_tokens(model: LanguageModel) -> list[int]:
     return sorted({token for token in tokens if token is not None})
 
 
-TOTAL_TOKENS = 100  # of the prompt and the sampled text
-_LIKELIEST = 5
-
-
 @torch.no_grad()
 def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
     """Return each prompt with a text sampled after it: top-5 sampling, to 100 tokens including the prompt.
@@ -199,10 +199,10 @@ def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
         ids = torch.tensor([encoded.ids], device=model.device)  # [1, tokens]
         settings = GenerationConfig(max_new_tokens=new_tokens, eos_token_id=end, pad_token_id=end or 0)
         seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8])
-        drawn = sampling(seed=seed, top_k=_LIKELIEST)
+        sampler = sampling(seed=seed, top_k=_TOP_K)
         with plain_generation(model):
             output = generate(
-                ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=drawn
+                ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=sampler
             )
         written = model.tokenizer.decode(output[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
         texts[prompt] = prompt + str(written)

@@ -34,12 +34,16 @@ from kg_edit.models.prompts import Batch, left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
 
 BATCH_ROWS = 64  # half of them are read in one forward pass
-_ALIKE = 24  # rows must share this many first tokens to share their computation
+_LEAST_SHARED = 24  # rows must share this many first tokens to share their computation
 _SHRINK = 0.75  # finished rows are removed once at most this share of the batch is active
 # In a group of rows, the longest has at most _SPREAD times the tokens of the shortest, and _SLACK more.
 _SPREAD = 1.5
 _SLACK = 8
 Row = tuple[int, ...]
+
+
+def _never_ends(_: Sequence[int]) -> bool:
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +76,7 @@ def greedy(
     limits: Sequence[int],
     top_k: int = 1,
     patches: Sequence[WeightPatch | None] | None = None,
-    ends: Callable[[Sequence[int]], bool] = lambda _: False,
+    ends: Callable[[Sequence[int]], bool] = _never_ends,
     starts: SharedContexts | None = None,
 ) -> list[Written]:
     """Return at most ``limits`` arg-max tokens after each row, up to the one with which the row ``ends``.
@@ -89,15 +93,12 @@ def greedy(
     prompts = [tuple(row) for row in rows]
     row_patches = placed(model, patches or [None] * len(rows))
     longest = max((len(row) for row in prompts), default=0) + max(limits, default=0)
-    beginnings: list[_Beginning | None] = [None] * len(prompts)
-    if mask_decides(model, longest):  # else padding would change the results
-        if starts:
-            for index, row in enumerate(prompts):
-                found = starts.find_start(row)
-                if found:
-                    beginnings[index] = _Beginning(*found)
-        else:
-            beginnings = _compute_beginnings(model, prompts, row_patches)
+    if not mask_decides(model, longest):  # padding would change the results
+        beginnings: list[_Beginning | None] = [None] * len(prompts)
+    elif starts is not None:
+        beginnings = [_find_beginning(starts, row) for row in prompts]
+    else:
+        beginnings = _compute_beginnings(model, prompts, row_patches)
     decoder = _Decoder(
         model=model,
         rows=prompts,
@@ -125,21 +126,32 @@ def rows_at_once(model: LanguageModel, tokens: int) -> int:
     return max(BATCH_ROWS, int(1e6 * megabytes / row))
 
 
+def _find_beginning(starts: SharedContexts, row: Row) -> _Beginning | None:
+    """Return the longest of the computed ``starts`` with which a row begins; None if it begins with none."""
+    found = starts.find_start(row)
+    if found is None:
+        return None
+    return _Beginning(*found)
+
+
 def _compute_beginnings(
     model: LanguageModel, rows: Sequence[Row], patches: Sequence[WeightPatch | None]
 ) -> list[_Beginning | None]:
-    """Compute the beginnings that rows of one model share; None for a row that shares fewer than `_ALIKE` tokens."""
-    groups: dict[tuple[int, Row], list[int]] = {}
+    """Compute the beginnings that rows of one model share; None for a row that shares too few tokens with others."""
+    groups: dict[tuple[int, Row], list[int]] = {}  # by patch and first tokens: the numbers of the rows
     for index, (row, patch) in enumerate(zip(rows, patches, strict=True)):
-        groups.setdefault((id(patch), row[:_ALIKE]), []).append(index)
-    shared = [group for (_, start), group in groups.items() if len(group) > 1 and len(start) == _ALIKE]
+        groups.setdefault((id(patch), row[:_LEAST_SHARED]), []).append(index)
+    shared = list[list[int]]()
+    for (_, first_tokens), group in groups.items():
+        if len(group) > 1 and len(first_tokens) == _LEAST_SHARED:
+            shared.append(group)
     beginnings: list[_Beginning | None] = [None] * len(rows)
     if not shared:
         return beginnings
     starts = list[Row]()
     for group in shared:
         starts.append(_common_beginning([rows[index] for index in group]))
-    owners = torch.arange(len(shared))[:, None]
+    owners = torch.arange(len(shared))[:, None]  # row i of the prefix is computed with the patch of group i
     with each_patched(model, [patches[group[0]] for group in shared], owners), with_prompt_ends(model, None):
         prefix = run_prefix(model, starts)
     for number, (group, start) in enumerate(zip(shared, starts, strict=True)):
@@ -163,14 +175,17 @@ def _group_alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *
     A group has at most ``most`` rows of similar lengths. Rows with a shared beginning are apart from those without.
     """
     shared = [beginning.length if beginning else 0 for beginning in beginnings]
-    lengths = [len(row) - before for row, before in zip(rows, shared, strict=True)]
-    for with_beginning in (True, False):
+    lengths = [len(row) - before for row, before in zip(rows, shared, strict=True)]  # of the tails
+    by_length = sorted(range(len(rows)), key=lambda index: (shared[index], lengths[index]))
+    with_beginning = [index for index in by_length if beginnings[index] is not None]
+    without = [index for index in by_length if beginnings[index] is None]
+    for indices in (with_beginning, without):
         group: list[int] = []
-        indices = [index for index, beginning in enumerate(beginnings) if (beginning is not None) is with_beginning]
-        for index in sorted(indices, key=lambda index: (shared[index], lengths[index])):
-            # By beginnings first, so that a row may also be much shorter than those before it.
-            tails = [lengths[at] for at in (*group, index)]
-            if group and (len(group) == most or max(tails) > _SPREAD * min(tails) + _SLACK):
+        for index in indices:
+            # Sorted by beginnings first, a row may also be much shorter than those before it.
+            tails = [lengths[member] for member in (*group, index)]
+            is_too_long = max(tails) > _SPREAD * min(tails) + _SLACK
+            if group and (len(group) == most or is_too_long):
                 yield group
                 group = []
             group.append(index)
@@ -182,24 +197,28 @@ def _group_alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *
 class _Batch:
     """Rows that are being decoded.
 
-    ``inside`` has their numbers; some of them may be finished. ``before`` holds the keys and values of the tokens read
-    so far, ``ids`` [rows, 1] the next token to feed.
+    ``inside`` has the numbers of the rows, in the batch's order; some of them may be finished. ``before`` holds the
+    keys and values of the tokens read so far, ``ids`` [rows, 1] the next token to feed.
     """
 
     inside: list[int]
     before: Prefix
     ids: Tensor
 
-    def of(self, rows: Collection[int]) -> _Batch:
+    def select(self, rows: Collection[int]) -> _Batch:
         """Return the batch with only these ``rows``."""
-        remaining = [at for at, row in enumerate(self.inside) if row in rows]
-        index = torch.tensor(remaining, dtype=torch.long, device=self.ids.device)
-        return _Batch(inside=[self.inside[at] for at in remaining], before=self.before.rows(index), ids=self.ids[index])
+        positions = [position for position, row in enumerate(self.inside) if row in rows]
+        index = torch.tensor(positions, dtype=torch.long, device=self.ids.device)
+        remaining = [self.inside[position] for position in positions]
+        return _Batch(inside=remaining, before=self.before.rows(index), ids=self.ids[index])
 
 
 @dataclass(eq=False, kw_only=True)
 class _Decoder:
-    """All rows, and what each has written so far."""
+    """All rows, and what each has written so far.
+
+    ``at_once`` is how many rows write in one batch; the other fields are as in `greedy`.
+    """
 
     model: LanguageModel
     rows: Sequence[Row]
@@ -209,9 +228,9 @@ class _Decoder:
     top_k: int
     ends: Callable[[Sequence[int]], bool]
     at_once: int
-    _tokens: list[list[int]] = field(default_factory=list)
-    _best: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
-    _active: set[int] = field(default_factory=set)
+    _tokens: list[list[int]] = field(default_factory=list)  # of each row: what it has written
+    _best: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)  # at each step: likeliest tokens, their p
+    _active: set[int] = field(default_factory=set)  # the rows that are not finished
 
     def run(self) -> list[Written]:
         """Decode until every row is finished."""
@@ -226,16 +245,20 @@ class _Decoder:
             if self.model.is_recurrent:
                 self._write_whole(group)
                 continue
-            if batch:
-                # The group joins when there is room for it; if padding would change the results, after all others.
-                longest = max(batch.before.mask.shape[-1], *(len(self.rows[row]) for row in group))
-                may_join = mask_decides(self.model, longest + max(self.limits))
-                most_rows = self.at_once - len(group) if may_join else 0
-                batch = self._write_on(batch, until=most_rows)
+            if batch is not None:
+                batch = self._make_room(batch, group)
             batch = _join(batch, self._read(group))
-        if batch:
+        if batch is not None:
             self._write_on(batch, until=0)
         return [self._finish(tokens, best) for tokens, best in zip(self._tokens, self._best, strict=True)]
+
+    def _make_room(self, batch: _Batch, group: list[int]) -> _Batch | None:
+        """Decode until the rows of ``group`` can join; if padding would change the results, until no row is left."""
+        longest = max(batch.before.mask.shape[-1], *(len(self.rows[row]) for row in group))
+        most_rows = 0
+        if mask_decides(self.model, longest + max(self.limits)):
+            most_rows = self.at_once - len(group)
+        return self._write_on(batch, until=most_rows)
 
     def _finish(self, tokens: Sequence[int], best: Sequence[tuple[Tensor, Tensor]]) -> Written:
         """Return what a row has written, with the likeliest tokens and their probabilities at each step."""
@@ -263,9 +286,10 @@ class _Decoder:
         cache = start.growing(len(self.model.blocks))
         mask = torch.cat([start.mask, batch.mask], -1)
         positions = start.lengths + batch.positions
-        self._note(self._final(group, replace(batch, mask=mask, positions=positions), cache), group)
+        logits = self._next_logits(group, replace(batch, mask=mask, positions=positions), cache)
+        self._write_tokens(logits, group)
         before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
-        return _Batch(inside=group, before=before, ids=self._last_tokens(group)).of(self._active)
+        return _Batch(inside=group, before=before, ids=self._last_tokens(group)).select(self._active)
 
     def _write_on(self, batch: _Batch, *, until: int) -> _Batch | None:
         """Decode until at most ``until`` rows are active; return the batch of these, or None if no row is left."""
@@ -279,20 +303,20 @@ class _Decoder:
             if len(active) <= until:
                 break
             if len(active) <= _SHRINK * len(inside):
-                remaining = [at for at, row in enumerate(inside) if row in self._active]
-                index = torch.tensor(remaining, device=ids.device)
+                positions = [position for position, row in enumerate(inside) if row in self._active]
+                index = torch.tensor(positions, device=ids.device)
                 cache.batch_select_indices(index)
                 inside = active
                 ids = ids[index]
                 mask = mask[index]
             mask = torch.cat([mask, torch.ones_like(ids)], -1)
-            new = Batch(ids=ids, mask=mask, positions=mask.sum(-1, keepdim=True) - 1)
-            self._note(self._final(inside, new, cache), inside)
+            step = Batch(ids=ids, mask=mask, positions=mask.sum(-1, keepdim=True) - 1)
+            self._write_tokens(self._next_logits(inside, step, cache), inside)
             ids = self._last_tokens(inside)
         if not active:
             return None
         before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
-        return _Batch(inside=inside, before=before, ids=ids).of(self._active)
+        return _Batch(inside=inside, before=before, ids=ids).select(self._active)
 
     def _write_whole(self, group: list[int]) -> None:
         """Decode rows, each of which is read whole at each step: a recurrent block has no keys and values to keep."""
@@ -301,20 +325,20 @@ class _Decoder:
             rows = [(*self.rows[row], *self._tokens[row]) for row in inside]
             ends = [len(self.rows[row]) - 1 for row in inside]
             batch = left_pad(rows, device=self.model.device, ends=ends)
-            self._note(self._final(inside, batch, None), inside)
+            self._write_tokens(self._next_logits(inside, batch, None), inside)
             inside = [row for row in inside if row in self._active]
 
-    def _final(self, inside: Sequence[int], batch: Batch, cache: SummedCache | None) -> Tensor:
+    def _next_logits(self, inside: Sequence[int], batch: Batch, cache: SummedCache | None) -> Tensor:
         """Return the logits [rows, vocabulary] after the last token of ``batch``, which is read after ``cache``."""
         final = list[Tensor]()  # states before the final norm, which `LanguageModel.logits` applies
 
         def note(_: Tensor, output: Tensor) -> None:
             final.append(output)
 
-        # Rows of one patch have one owner, so that its weights are computed once.
+        # Rows of one patch have one owner, the patch's number, so that its weights are computed once.
         distinct = {id(self.patches[row]): self.patches[row] for row in inside}
-        numbers = {key: number for number, key in enumerate(distinct)}
-        owners = torch.tensor([[numbers[id(self.patches[row])]] for row in inside])  # [rows, 1]
+        number_of = {patch_id: number for number, patch_id in enumerate(distinct)}
+        owners = torch.tensor([[number_of[id(self.patches[row])]] for row in inside])  # [rows, 1]
         with (
             each_patched(self.model, list(distinct.values()), owners),
             with_prompt_ends(self.model, batch.ends),
@@ -329,18 +353,18 @@ class _Decoder:
             )
         return self.model.logits(final[0][:, -1]).float()
 
-    def _note(self, logits: Tensor, inside: Sequence[int]) -> None:
-        """Record the next token of each active row, and mark the rows that are finished."""
+    def _write_tokens(self, logits: Tensor, inside: Sequence[int]) -> None:
+        """Write the next token of each active row, and mark the rows that are finished."""
         best = logits.softmax(-1).topk(min(self.top_k, logits.shape[-1]))
-        # One transfer for both: float32 has each token's number exactly.
+        # One transfer for both: float32 holds each token's number exactly.
         tokens, probabilities = torch.stack([best.indices.to(best.values), best.values]).cpu()
         tokens = tokens.long()
         first = tokens[:, 0].tolist()
-        for at, row in enumerate(inside):
+        for position, row in enumerate(inside):
             if row not in self._active:
                 continue
-            self._best[row].append((tokens[at], probabilities[at]))
-            self._tokens[row].append(first[at])
+            self._best[row].append((tokens[position], probabilities[position]))
+            self._tokens[row].append(first[position])
             if len(self._tokens[row]) >= self.limits[row] or self.ends(self._tokens[row]):
                 self._active.discard(row)
 
@@ -353,22 +377,25 @@ def _begin(model: LanguageModel, beginnings: Sequence[_Beginning], rows: int) ->
     """Return the shared ``beginnings``, one a row; if there are none, an empty prefix of ``rows`` rows."""
     if not beginnings:
         return empty_prefix(model, rows)
-    prefix = beginnings[0].prefix.rows(torch.tensor([b.row for b in beginnings], device=model.device))
-    width = max(b.length for b in beginnings)  # without the padding for longer beginnings of rows outside this group
+    index = torch.tensor([beginning.row for beginning in beginnings], device=model.device)
+    prefix = beginnings[0].prefix.rows(index)  # all have the same prefix
+    # Without the padding for longer beginnings of rows outside of this group
+    width = max(beginning.length for beginning in beginnings)
     layers = tuple((keys[..., -width:, :], values[..., -width:, :]) for keys, values in prefix.layers)
     return Prefix(mask=prefix.mask[:, -width:], layers=layers, sums=prefix.sums)
 
 
-def _join(one: _Batch | None, other: _Batch) -> _Batch | None:
+def _join(batch: _Batch | None, new: _Batch) -> _Batch | None:
     """Return the rows of both batches, the shorter ones padded on the left; None if there is no row."""
-    if not other.inside:
-        return one
-    if one is None:
-        return other
-    before = stack_prefixes([one.before, other.before])
-    return _Batch(inside=[*one.inside, *other.inside], before=before, ids=torch.cat([one.ids, other.ids]))
+    if not new.inside:
+        return batch
+    if batch is None:
+        return new
+    before = stack_prefixes([batch.before, new.before])
+    return _Batch(inside=[*batch.inside, *new.inside], before=before, ids=torch.cat([batch.ids, new.ids]))
 
 
 def _states(cache: SummedCache) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Return the keys and values of each block."""
     layers: list[Any] = list(cache.layers)
     return tuple((layer.keys, layer.values) for layer in layers)

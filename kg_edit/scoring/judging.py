@@ -20,7 +20,9 @@ def tidy_text(text: str) -> str:
 
 def generates(text: str, target: str, *, chat: bool) -> bool:
     """Return whether a text begins with the target; in chat form, whether its first sentence mentions it."""
-    return mentions(first_sentence(text), target) if chat else begins_with(text, target)
+    if chat:
+        return mentions(first_sentence(text), target)
+    return begins_with(text, target)
 
 
 def is_likeliest(answer: TokenScores, others: Iterable[TokenScores]) -> bool:

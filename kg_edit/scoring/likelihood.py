@@ -30,9 +30,9 @@ from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
 from kg_edit.scoring.pairs import LIKELIEST, Pair, TokenScores
 from kg_edit.scoring.token_tree import TokenTree, TreeRows, pack_groups
 
-_NODES = 768  # in a tree, or twice its first prompt if that is more; on a CPU also in one forward pass
-_WIDTH = 128  # nodes in a row of it: attention costs rows x width^2
-_ROWS = 32
+_NODES = 768  # nodes of a tree, or twice those of its first prompt if that is more; on a CPU also of a forward pass
+_WIDTH = 128  # nodes in a row of a pass: attention costs rows x width^2
+_ROWS = 32  # prompts in a pass of `next_tokens`
 Ends = tuple[Tensor, Tensor]  # rows and columns at which prompts end
 
 
@@ -59,7 +59,7 @@ def score_each(
     """
     patches = placed(model, patches)
     # All unpatched entries have one owner, so that a pair of several of them is scored once.
-    unpatched = patches.index(None) if None in patches else 0
+    unpatched = patches.index(None) if None in patches else 0  # without one, the 0 is not used
     owners = [unpatched if patch is None else index for index, patch in enumerate(patches)]
     wanted = [list(dict.fromkeys(pairs)) for pairs in pair_lists]  # each pair once
     numbers = dict[tuple[int, Pair], int]()  # the number of each pair of an owner
@@ -125,7 +125,8 @@ class _Group:
 
     def takes(self, pair: _Asked) -> bool:
         """Return whether the tree has room for one more prompt."""
-        return len(self.tree) + self.tree.missing(pair.prompt.ids[:-1], owner=pair.owner) <= self.limit
+        new_nodes = self.tree.missing(pair.prompt.ids[:-1], owner=pair.owner)
+        return len(self.tree) + new_nodes <= self.limit
 
 
 def _make_groups(pairs: Sequence[_Asked]) -> list[_Group]:
@@ -154,18 +155,19 @@ def _score_rows(
         return list(_token_scores(pairs, logits, index))
     # A model whose attention the mask alone does not decide (a sliding window) can't read trees.
     scores: dict[int, TokenScores] = {}
-    for indices in _of_alike_lengths([pair.prompt for pair in pairs], nodes=nodes_at_once(model)):
+    for indices in _group_by_length([pair.prompt for pair in pairs], nodes=nodes_at_once(model)):
         alike = [pairs[index] for index in indices]
         logits = _row_logits(model, alike, patches)
         scores |= zip(indices, _token_scores(alike, logits, torch.arange(len(logits))), strict=True)
     return [scores[index] for index in range(len(pairs))]
 
 
-def _of_alike_lengths(prompts: Sequence[Prompt], *, nodes: int) -> Iterator[list[int]]:
+def _group_by_length(prompts: Sequence[Prompt], *, nodes: int) -> Iterator[list[int]]:
     """Yield the numbers of the prompts of a pass, by length: with padding at most ``nodes`` tokens, or one prompt."""
     group: list[int] = []
     for index in sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids)):
-        if group and (len(group) + 1) * len(prompts[index].ids) > nodes:
+        padded = (len(group) + 1) * len(prompts[index].ids)
+        if group and padded > nodes:
             yield group
             group = []
         group.append(index)
@@ -175,7 +177,7 @@ def _of_alike_lengths(prompts: Sequence[Prompt], *, nodes: int) -> Iterator[list
 
 def _token_scores(pairs: Sequence[_Asked], logits: Tensor, index: Tensor) -> Iterator[TokenScores]:
     """Yield the scores of ``pairs``; ``index`` has, for each target token, the row of ``logits`` before it."""
-    # On the logits' device, and one transfer: the logits of all reads may be hundreds of megabytes.
+    # Computed on the logits' device, with one transfer: the logits of all reads may be hundreds of megabytes.
     target_ids = list[int]()
     for pair in pairs:
         target_ids += pair.prompt.target_ids
@@ -296,8 +298,12 @@ def next_tokens(
         last = (torch.arange(len(chunk)), torch.full((len(chunk),), -1))
         logits = _forward(model, batch.ids, batch.mask, batch.positions, at=last, ends=last)
         for prompt, row in zip(chunk, logits.log_softmax(-1).cpu(), strict=True):
-            tokens = row.topk(LIKELIEST).indices.tolist() if tokens_of is None else list(tokens_of[prompt])
-            log_p[prompt] = {token: round(value, 6) for token, value in zip(tokens, row[tokens].tolist(), strict=True)}
+            if tokens_of is None:
+                tokens = row.topk(LIKELIEST).indices.tolist()
+            else:
+                tokens = list(tokens_of[prompt])
+            values = [round(value, 6) for value in row[tokens].tolist()]
+            log_p[prompt] = dict(zip(tokens, values, strict=True))
     return log_p
 
 
@@ -307,7 +313,7 @@ def next_token_log_p(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
     rows = [model.encode(prompt).ids for prompt in prompts]
     logits = list[Tensor]()
     batches = [[row] for row in rows]
-    if mask_decides(model, max(len(row) for row in rows)):  # some families use padding that is masked
+    if mask_decides(model, max(len(row) for row in rows)):  # else padding would change the results
         batches = [rows]
     for batch_rows in batches:
         batch = left_pad(batch_rows, device=model.device)
@@ -327,11 +333,12 @@ def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple
     distinct = list(dict.fromkeys(pairs))
     encoded = [_Asked(0, model.encode(pair.prompt, target=pair.candidate)) for pair in distinct]
     predicted: dict[Pair, tuple[int, ...]] = {}
-    for indices in _of_alike_lengths([pair.prompt for pair in encoded], nodes=nodes_at_once(model)):
+    for indices in _group_by_length([pair.prompt for pair in encoded], nodes=nodes_at_once(model)):
         alike = [encoded[index] for index in indices]
         best = _row_logits(model, alike, [None]).argmax(-1).cpu()  # [target tokens]
         tokens = best.split([len(pair.prompt.target_ids) for pair in alike])
-        predicted |= {distinct[index]: tuple(row.tolist()) for index, row in zip(indices, tokens, strict=True)}
+        for index, row in zip(indices, tokens, strict=True):
+            predicted[distinct[index]] = tuple(row.tolist())
     return {pair: predicted[pair] for pair in distinct}
 
 

@@ -17,8 +17,8 @@ from wikidata_cache.endpoints.web import is_header_text, is_http_address, read_b
 
 _BUSY = (408, 429, 500, 502, 503, 504)  # HTTP statuses after which the server is asked again
 _LONGEST_WAIT = 30.0  # seconds
-_MOST_BYTES = 10_000_000  # size of a reply, at most
-_SHOWN = 200  # characters of a reply in a message
+_MOST_BYTES = 10_000_000  # the largest reply that is read
+_SHOWN = 200  # the most characters of a reply that a message shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,7 @@ class ModelServer:
         return ServerError(f"{address} {problem}")
 
     def _error_of(self, address: str, error: urllib.error.HTTPError, deadline: float) -> ServerError:
+        """Return the error about a server that answered with an HTTP error, with the server's own words if it can."""
         reply = ""
         with suppress(OSError, ValueError, HTTPException):  # it may be too slow, too large or cut off, too
             reply = read_body(error, deadline=deadline, limit=_MOST_BYTES)[0].decode(errors="replace")

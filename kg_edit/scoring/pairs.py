@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-LIKELIEST = 20  # next tokens whose probabilities are compared
+LIKELIEST = 20  # how many next tokens have their probabilities compared
 
 
 class Pair(NamedTuple):
@@ -20,7 +20,7 @@ class TokenScores(NamedTuple):
 
     nll: float  # mean over the candidate's tokens of -log p(token | all before), in nats
     accuracy: float  # share of the candidate's tokens that are the arg-max, given those before
-    tokens: int = 1  # of the candidate
+    tokens: int = 1  # the number of the candidate's tokens
 
     @property
     def total_nll(self) -> float:

@@ -14,7 +14,7 @@ from kg_edit.models.language_model import LanguageModel
 WINDOW = 512
 STRIDE = 256
 TOKENS = 4096
-_LONGEST = 32  # characters a token, at most: the text beyond tokens * _LONGEST is not tokenized
+_LONGEST = 32  # characters of the longest token: the text beyond tokens * _LONGEST is not tokenized
 PERPLEXITY = "general.perplexity"
 
 
@@ -36,18 +36,22 @@ def perplexity(
         stride: tokens between the starts of two windows.
         tokens: the number of first tokens of the text to use; None: all.
     """
-    head = text if tokens is None else text[: tokens * _LONGEST]
-    ids = torch.tensor(model.tokenizer(head)["input_ids"][:tokens])
-    size = min(window, model.positions or window)
+    if tokens is not None:
+        text = text[: tokens * _LONGEST]
+    ids = torch.tensor(model.tokenizer(text)["input_ids"][:tokens])
+    size = window
+    if model.positions is not None:
+        size = min(window, model.positions)
     losses = list[Tensor]()
-    scored = 1  # tokens; the first one has nothing before it
+    scored = 1  # how many tokens are scored; the first one has nothing before it
     for start in range(0, len(ids), min(stride, size - 1)):
         end = min(start + size, len(ids))
         if end > scored:  # of this window, only the tokens that no earlier window has
             window_ids = ids[start:end]
-            logits = model.model(input_ids=window_ids[None].to(model.device), use_cache=False).logits[0, :-1].float()
+            output = model.model(input_ids=window_ids[None].to(model.device), use_cache=False)
+            logits = output.logits[0, :-1].float()  # [window - 1, vocabulary]
             nll = torch.nn.functional.cross_entropy(logits, window_ids[1:].to(logits.device), reduction="none")
-            losses.append(nll[scored - start - 1 :])  # nll: [window - 1], of each token except the first
+            losses.append(nll[scored - start - 1 :])  # nll [window - 1] is that of each token except the first
             scored = end
     if not losses:
         raise ModelError("the text for general ability has fewer than two tokens; give a text of some thousand words")

@@ -14,7 +14,7 @@ from kg_edit.writing_systems import join
 ANSWER = "Answer:"
 CHOICES = 10
 
-# They only show the form. Each has two steps, about things of everyday life.
+# These examples only show the form. Each has two steps, about things of everyday life.
 SHOTS = (
     Example(
         question="What colour is the fruit that lemonade is made from?",
@@ -66,7 +66,10 @@ def format_question_with_steps(question: str, facts: str = "", *, examples: Sequ
 
 def after_steps(text: str) -> str:
     """Return the answer at the end of a text with steps; "" if the text gives none."""
-    return text.rpartition(_SO)[2] if _SO in text else ""
+    _, so, answer = text.rpartition(_SO)
+    if not so:
+        return ""
+    return answer
 
 
 def generated_from(query: Query) -> str:
@@ -89,6 +92,7 @@ def stepped_from(query: Query) -> str:
 
 
 def _sentence(query: Query) -> str:
+    """Return the query's sentence after its context."""
     return f"{query.context} {query.prompt}".rstrip().lstrip(" ")  # a line break at the start stays: `readable_edit`
 
 
@@ -142,7 +146,7 @@ def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: i
             if len(wrong) < CHOICES - 1:
                 drawn.append(())
                 continue
-            rng = random.Random(f"{seed}/{edit.id}/{number}")  # noqa: S311 - nothing secret
+            rng = random.Random(f"{seed}/{edit.id}/{number}")  # noqa: S311 - not for secrets
             drawn.append((question.answer, *rng.sample(wrong, CHOICES - 1)))
     return tuple(drawn)
 

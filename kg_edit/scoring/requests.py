@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
-LIST_TOKENS = 128  # the longest list of answers; RippleEdits' program has one token a character of the prompt, and 30
+# The longest list of answers. The limit of RippleEdits' program is one token for each character of the prompt, and 30.
+LIST_TOKENS = 128
 LONG_TOKENS = 60  # a text in which the model may contradict an edit
 STEP_TOKENS = 40  # the longest answer with written steps
-STATEMENT_TOKENS = 10  # after an edit's own prompt, at least; a long target may take more
-COMPARED = 5  # tokens of a text by which two models are compared
+STATEMENT_TOKENS = 10  # the least limit after an edit's own prompt; a long target may take more
+COMPARED = 5  # the first tokens of a text, by which two models are compared
 _SLACK = 2  # added to the number of tokens of a name alone
 
 
@@ -35,9 +36,9 @@ class Continued:
     Attributes:
         prompt: the text.
         name: the name under which the continuation is recorded; "": the prompt.
-        least: the largest number of tokens, unless an answer needs more.
+        least: the limit of tokens, unless an answer needs more.
         answers: the answers that must have room in the continuation.
-        listed: all answers in one text, if all are required; `LIST_TOKENS` of it have room.
+        listed: all answers in one text, if all are required; at most `LIST_TOKENS` of it need room.
         several_lines: whether the continuation goes on after the end of a line.
         compared: whether its beginning is compared with the unedited model's.
     """
@@ -51,8 +52,10 @@ class Continued:
     compared: bool = False
 
     def limit(self, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> int:
-        """Return the largest number of tokens of the continuation; a chat model answers in a sentence."""
-        limit = max(self.least, ANSWER_TOKENS) if chat else self.least
+        """Return the largest number of tokens of the continuation."""
+        limit = self.least
+        if chat:  # a chat model answers in a sentence
+            limit = max(limit, ANSWER_TOKENS)
         for answer in self.answers:
             limit = max(limit, room_for(tokenizer, answer))
         if self.listed:
@@ -68,7 +71,7 @@ class Requests:
         continued: texts that the model continues greedily.
         pairs: answers whose likelihood is computed.
         predicted: answers at whose positions the arg-max tokens are read.
-        foreseen: prompts whose next token's probabilities are read.
+        next_token_prompts: prompts whose next token's probabilities are read.
         sampled: texts that the model continues by sampling.
         chat: ask each prompt as a user's turn.
     """
@@ -76,7 +79,7 @@ class Requests:
     continued: tuple[Continued, ...] = ()
     pairs: tuple[Pair, ...] = ()
     predicted: tuple[Pair, ...] = ()
-    foreseen: tuple[str, ...] = ()
+    next_token_prompts: tuple[str, ...] = ()
     sampled: tuple[str, ...] = ()
     chat: bool = False
 
@@ -86,7 +89,7 @@ def joined(parts: Iterable[Requests], *, chat: bool = False) -> Requests:
     texts: dict[str, Continued] = {}
     pairs: dict[Pair, None] = {}
     predicted: dict[Pair, None] = {}
-    foreseen: dict[str, None] = {}
+    next_token_prompts: dict[str, None] = {}
     sampled: dict[str, None] = {}
     for part in parts:
         for text in part.continued:
@@ -94,28 +97,28 @@ def joined(parts: Iterable[Requests], *, chat: bool = False) -> Requests:
             texts[text.prompt] = text if known is None else _serve_both(known, text)
         pairs |= dict.fromkeys(part.pairs)
         predicted |= dict.fromkeys(part.predicted)
-        foreseen |= dict.fromkeys(part.foreseen)
+        next_token_prompts |= dict.fromkeys(part.next_token_prompts)
         sampled |= dict.fromkeys(part.sampled)
     return Requests(
         continued=tuple(texts.values()),
         pairs=tuple(pairs),
         predicted=tuple(predicted),
-        foreseen=tuple(foreseen),
+        next_token_prompts=tuple(next_token_prompts),
         sampled=tuple(sampled),
         chat=chat,
     )
 
 
-def _serve_both(one: Continued, other: Continued) -> Continued:
+def _serve_both(first: Continued, second: Continued) -> Continued:
     """Return the continuation of one prompt that serves two requests."""
     return replace(
-        one,
-        name=other.name or one.name,
-        least=max(one.least, other.least),
-        answers=(*one.answers, *other.answers),
-        listed=max(one.listed, other.listed, key=len),
-        several_lines=one.several_lines or other.several_lines,
-        compared=one.compared or other.compared,
+        first,
+        name=second.name or first.name,
+        least=max(first.least, second.least),
+        answers=(*first.answers, *second.answers),
+        listed=max(first.listed, second.listed, key=len),
+        several_lines=first.several_lines or second.several_lines,
+        compared=first.compared or second.compared,
     )
 
 
@@ -137,7 +140,7 @@ def continue_and_score(prompt: str, answers: Iterable[str], *, least: int, chat:
 def continue_query(query: Query, *, least: int = ANSWER_TOKENS, several_lines: bool = False) -> Requests:
     """Return the request for a greedy continuation of the query, a question in its few-shot form."""
     listed = ""
-    if query.every:  # room is needed for all the answers, the longest name of each; no fixed limit fits a film's cast
+    if query.every:  # all answers need room, with the longest name of each; no fixed limit fits a film's cast
         listed = ", ".join(max(names, key=len) for names in query.answers)
     text = Continued(
         prompt=generated_from(query),
@@ -174,8 +177,8 @@ def score_answer(query: Query) -> Requests:
 def score_answers(query: Query) -> Requests:
     """Return the request for the likelihood of all right and competing answers."""
     prompt = scored_after(query)
-    candidates = [*(names[0] for names in query.answers), *query.others]
-    return Requests(pairs=tuple(Pair(prompt, candidate) for candidate in candidates))
+    right = [names[0] for names in query.answers]
+    return Requests(pairs=tuple(Pair(prompt, candidate) for candidate in (*right, *query.others)))
 
 
 def score_gains(query: Query) -> Requests:

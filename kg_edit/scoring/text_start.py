@@ -38,26 +38,26 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
     if start == "always":
         return StartedTexts(tuple(LEAD + text for text in texts))
     subjects = subjects_in_text(patch)
-    unread = dict[str, str]()  # the id of the edit with whose subject a text begins
+    unread = dict[str, str]()  # by text: the id of the edit with whose subject it begins
     for text in texts:
         for id_, subject in subjects.items():
             if lead_before(model, text, subject=subject):
                 unread[text] = id_
     if not unread:
         return StartedTexts(tuple(texts))
-    text = next(iter(unread))
-    name = unread[text]
-    more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
+    text, *others = unread
+    more = f" (and {len(others)} more)" if others else ""
     remark = (
-        f"{text!r}{more} begins with the subject of the edit {name!r}, and this model does not read the first token"
+        f"{text!r}{more} begins with the subject of the edit {unread[text]!r}, and this model does not read the first "
+        "token"
     )
     if start == "never":
         quoted = text.replace("'", r"\'")
-        return StartedTexts(
-            tuple(texts), f"{remark}; put a line break or other text before the subject: $'\\n{quoted}'"
-        )
-    led = tuple(LEAD + text if text in unread else text for text in texts)
-    return StartedTexts(led, f"{remark}; a line break is put in front (--start never: leave texts as they are)")
+        way = f"put a line break or other text before the subject: $'\\n{quoted}'"
+        return StartedTexts(tuple(texts), f"{remark}; {way}")
+    started = [LEAD + text if text in unread else text for text in texts]
+    way = "a line break is put in front (--start never: leave texts as they are)"
+    return StartedTexts(tuple(started), f"{remark}; {way}")
 
 
 def subjects_in_text(patch: Patch) -> dict[str, str]:

@@ -24,13 +24,17 @@ def cosines(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> dict[tupl
         for text in pair:
             if text not in means:
                 means[text] = _mean_state(model, text)
-    return {(one, other): float(cosine_similarity(means[one], means[other], dim=0)) for one, other in pairs}
+    similarities = {}
+    for first, second in pairs:
+        similarities[first, second] = float(cosine_similarity(means[first], means[second], dim=0))
+    return similarities
 
 
 @torch.no_grad()
 def _mean_state(model: LanguageModel, text: str) -> Tensor:
     """Return the mean [d] in float32; a vector of zeros for a text of fewer than two tokens."""
-    ids = model.tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"][: model.positions]
+    ids = model.tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]
+    ids = ids[: model.positions]
     if len(ids) < 2:
         return torch.zeros(model.width)
     means = list[Tensor]()

@@ -25,7 +25,7 @@ class TokenTree:
         self.depths: list[int] = []
         self.owners: list[int] = []
         self._parents: list[int] = []
-        self._children: dict[tuple[int, int, bool], int] = {}
+        self._children: dict[tuple[int, int, bool], int] = {}  # by parent, token, and whether it is a sequence's end
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -88,7 +88,8 @@ class TreeRows:
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """Return the additive mask [rows, 1, width, width]: 0 where a node attends, else the dtype's minimum."""
-        attended = torch.stack([tree.attended(self._width) for tree in self.trees])[:, None]
+        width = self._width
+        attended = torch.stack([tree.attended(width) for tree in self.trees])[:, None]  # [rows, 1, width, width]
         return torch.zeros(attended.shape, dtype=dtype).masked_fill(~attended, torch.finfo(dtype).min)
 
     @property
@@ -96,7 +97,9 @@ class TreeRows:
         return max(len(tree) for tree in self.trees)
 
     def _pad(self, rows: Sequence[list[int]], fill: int) -> Tensor:
-        return torch.tensor([row + [fill] * (self._width - len(row)) for row in rows])
+        """Return rows as a tensor [rows, width], with ``fill`` behind the shorter ones."""
+        width = self._width
+        return torch.tensor([row + [fill] * (width - len(row)) for row in rows])
 
 
 def pack_groups(sizes: Sequence[int], *, width: int, nodes: int) -> Iterator[list[list[int]]]:
@@ -110,13 +113,14 @@ def pack_groups(sizes: Sequence[int], *, width: int, nodes: int) -> Iterator[lis
         capacity = max(width, sizes[remaining[0]])
         room = [capacity] * max(1, nodes // capacity)
         rows = [list[int]() for _ in room]
-        rest = list[int]()
+        left_over = list[int]()
         for group in remaining:
-            fitting = [row for row, free in enumerate(room) if sizes[group] <= free]
-            if not fitting:
-                rest.append(group)
+            with_room = [row for row, free in enumerate(room) if sizes[group] <= free]
+            if not with_room:
+                left_over.append(group)
                 continue
-            rows[fitting[0]].append(group)
-            room[fitting[0]] -= sizes[group]
+            first = with_room[0]
+            rows[first].append(group)
+            room[first] -= sizes[group]
         yield [row for row in rows if row]
-        remaining = rest
+        remaining = left_over

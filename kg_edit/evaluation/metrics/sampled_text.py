@@ -84,7 +84,7 @@ def sample_texts(case: Case) -> Requests:
 
 def foresee_neighbours(case: Case) -> Requests:
     """Return the request for the next token's probabilities after each neighbour's prompt."""
-    return Requests(foreseen=neighbour_prompts(case))
+    return Requests(next_token_prompts=neighbour_prompts(case))
 
 
 def neighbour_prompts(case: Case) -> tuple[str, ...]:

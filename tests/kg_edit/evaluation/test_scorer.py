@@ -88,7 +88,7 @@ def test_next_tokens_of_neighbours_are_compared_with_the_unedited_models(model: 
     assert base[0].scores[name] is None and score_cases(model, [case], before=base)[0].scores[name] == pytest.approx(0)
 
     def logs() -> list[torch.Tensor]:
-        ids = [torch.tensor([model.encode(prompt).ids]) for prompt in requests_of(case).foreseen]
+        ids = [torch.tensor([model.encode(prompt).ids]) for prompt in requests_of(case).next_token_prompts]
         with torch.no_grad():
             return [model.model(row).logits[0, -1].log_softmax(-1) for row in ids]
 
