@@ -26,11 +26,13 @@ def size_text(number: float) -> str:
     """Return a number of bytes in words, such as "1.25 GB"."""
     if number < 1e5:
         return f"{number / 1e3:.1f} kB"
-    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+    if number < 1e8:
+        return f"{number / 1e6:.1f} MB"
+    return f"{number / 1e9:.2f} GB"
 
 
 def escaped_markdown(text: str) -> str:
-    """``text`` with a backslash before every character that has a meaning in Markdown."""
+    """Return ``text`` with a backslash before every character that has a meaning in Markdown."""
     return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", text)
 
 
@@ -39,9 +41,14 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numb
 
     Columns from index ``numbers_from`` on are right-aligned; the others (all, if it is None) have no alignment.
     """
-    first = len(header) if numbers_from is None else numbers_from
-    ruler = ["---" if column < first else "---:" for column in range(len(header))]
-    return "\n".join(map(markdown_row, [header, ruler, *_checked(header, rows)]))
+    if numbers_from is None:
+        numbers_from = len(header)
+    ruler = ["---"] * numbers_from + ["---:"] * (len(header) - numbers_from)
+    lines = [markdown_row(header), markdown_row(ruler)]
+    for row in rows:
+        _check_cells(header, row)
+        lines.append(markdown_row(row))
+    return "\n".join(lines)
 
 
 def markdown_row(cells: Iterable[str]) -> str:
@@ -61,16 +68,23 @@ def terminal_table(
     """Return the same table for a rich console. Cells may have rich's markup; without ``lines`` it is narrower."""
     from rich.table import Table
 
-    first = len(header) if numbers_from is None else numbers_from
-    table = Table(caption=caption, caption_justify="left" if caption_left else "center")
+    table = Table(caption=caption)
+    if caption_left:
+        table.caption_justify = "left"
     if not lines:
         table.box = None
         table.pad_edge = False
     for column, title in enumerate(header):
+        is_number = numbers_from is not None and column >= numbers_from
         # A long cell is broken, and not cut: names of metrics differ only at their ends.
-        table.add_column(title, justify="left" if column < first else "right", overflow="fold")
-    for row in _checked(header, rows):
-        table.add_row(*(_Name(cell) if numbers_from == 1 and cell is row[0] else cell for cell in row))
+        table.add_column(title, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        _check_cells(header, row)
+        if numbers_from == 1:  # then the first cell is a name
+            name, *numbers = row
+            table.add_row(_Name(name), *numbers)
+        else:
+            table.add_row(*row)
     return table
 
 
@@ -83,25 +97,26 @@ class _Name:
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         from rich.measure import Measurement
 
-        return Measurement(max(map(len, self._pieces()), default=0), len(self.text))
+        longest_piece = max(map(len, self._pieces()), default=0)
+        return Measurement(longest_piece, len(self.text))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
 
         lines = [""]
         for piece in self._pieces():
-            if lines[-1].strip() and len((lines[-1] + piece).rstrip()) > options.max_width:
+            width = len((lines[-1] + piece).rstrip())
+            if lines[-1].strip() and width > options.max_width:
                 lines.append("")
             lines[-1] += piece
         yield Text("\n".join(lines), overflow="fold")
 
     def _pieces(self) -> list[str]:
+        """Return the parts between which the name may be broken, each with the separators behind it."""
         return re.findall(r"[^\s._/-]*[\s._/-]+|[^\s._/-]+", self.text)
 
 
-def _checked(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Sequence[str]]:
-    all_rows = list(rows)
-    for row in all_rows:
-        if len(row) != len(header):
-            raise ValueError(f"a row has {len(row)} cells ({', '.join(row)}), the header {len(header)}")
-    return all_rows
+def _check_cells(header: Sequence[str], row: Sequence[str]) -> None:
+    """Check that a row has a cell for each column."""
+    if len(row) != len(header):
+        raise ValueError(f"a row has {len(row)} cells ({', '.join(row)}), the header {len(header)}")

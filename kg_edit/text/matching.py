@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from kg_edit.writing_systems import is_syllable
 
 _ARTICLES = {"a", "an", "the"}
-_ABBREVIATION = 3  # letters of an abbreviation whose capitals count, at most
-_SHORT = r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z]{2})"
+_ABBREVIATION = 3  # the most letters of an abbreviation whose capitals count
+_SEPARATING = "PZCS"  # first letters of Unicode's categories: punctuation, separators, control characters, symbols
+_SHORT = r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z]{2})"  # not after a capitalised word of up to three letters
 _END = re.compile(rf"(?:[?!]|{_SHORT}\.)(?=\s|$)|[\u3002\uff01\uff1f]|\n")
 
 
@@ -21,10 +22,19 @@ def normalised(text: str, *, fold: bool = True) -> tuple[str, ...]:
     Rome), but not a plus (C++ is not C). A text of articles alone is not reduced, so that "A" can be an answer. Scripts
     without spaces, and Korean, are compared character by character.
     """
-    plain = without_accents((text.casefold() if fold else text).replace(".", ""))
-    plain = "".join(" " if unicodedata.category(c)[0] in "PZCS" and c != "+" else c for c in plain)
-    words = "".join(f" {character} " if is_syllable(character) else character for character in plain).split()
-    return tuple(word for word in words if word.casefold() not in _ARTICLES) or tuple(words)
+    if fold:
+        text = text.casefold()
+    characters = list[str]()
+    for character in without_accents(text.replace(".", "")):
+        if unicodedata.category(character)[0] in _SEPARATING and character != "+":
+            characters.append(" ")
+        elif is_syllable(character):  # a word of its own
+            characters.append(f" {character} ")
+        else:
+            characters.append(character)
+    words = "".join(characters).split()
+    without_articles = [word for word in words if word.casefold() not in _ARTICLES]
+    return tuple(without_articles or words)
 
 
 def without_accents(text: str) -> str:
@@ -34,10 +44,13 @@ def without_accents(text: str) -> str:
     """
     if text.isascii():
         return text
-    return unicodedata.normalize("NFC", "".join(c for c in unicodedata.normalize("NFKD", text) if not _is_accent(c)))
+    decomposed = unicodedata.normalize("NFKD", text)  # é as e and an accent
+    without = "".join(character for character in decomposed if not _is_accent(character))
+    return unicodedata.normalize("NFC", without)
 
 
 def _is_accent(character: str) -> bool:
+    """Return whether a character of a decomposed text is an accent, a vowel point or a variation selector."""
     if unicodedata.category(character) != "Mn":
         return False
     kind = unicodedata.combining(character)  # kana's marks have 8, vowel signs 0, 9 or 84 to 132
@@ -45,8 +58,8 @@ def _is_accent(character: str) -> bool:
     return 10 <= kind <= 36 or kind >= 200 or selects
 
 
-def _compared(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words of both; capitals count in an abbreviation."""
+def _words_of_both(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the words of a text and of a name as they are compared; capitals count in an abbreviation."""
     fold = not is_abbreviation(name)
     return normalised(text, fold=fold), normalised(name, fold=fold)
 
@@ -54,20 +67,24 @@ def _compared(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def is_abbreviation(name: str) -> bool:
     """Return whether a name is an abbreviation of two or three letters: IT and the US are not the words it and us."""
     bare = " ".join(word for word in name.split() if word.casefold() not in _ARTICLES)
-    return bare.isupper() and 1 < sum(map(str.isalpha, bare)) <= _ABBREVIATION
+    letters = sum(character.isalpha() for character in bare)
+    return bare.isupper() and 1 < letters <= _ABBREVIATION
 
 
 def begins_with(text: str, name: str) -> bool:
     """Return whether the words of ``text`` begin with those of ``name``."""
-    words, name_words = _compared(text, name)
+    words, name_words = _words_of_both(text, name)
     return bool(name_words) and words[: len(name_words)] == name_words
 
 
 def mentions(text: str, name: str) -> bool:
     """Return whether the words of ``name`` occur in ``text``, one after the other."""
-    words, name_words = _compared(text, name)
-    starts = range(len(words) - len(name_words) + 1)
-    return bool(name_words) and any(words[start : start + len(name_words)] == name_words for start in starts)
+    words, name_words = _words_of_both(text, name)
+    if not name_words:
+        return False
+    size = len(name_words)
+    starts = range(len(words) - size + 1)
+    return any(words[start : start + size] == name_words for start in starts)
 
 
 def is_exactly(text: str, name: str) -> bool:
@@ -78,30 +95,34 @@ def is_exactly(text: str, name: str) -> bool:
 
 def substring(text: str, name: str) -> bool:
     """Return whether ``name`` is a substring of ``text``, ignoring case: Rome is in Romelu."""
-    return bool(name.strip()) and name.strip().casefold() in text.casefold()
+    wanted = name.strip().casefold()
+    return bool(wanted) and wanted in text.casefold()
 
 
 def sentences(text: str) -> Iterator[str]:
     """Yield the sentences of ``text``, each as `first_sentence` finds it; a blank text has none."""
-    while text := text.strip():
-        sentence = first_sentence(text)
+    rest = text.strip()
+    while rest:
+        sentence = first_sentence(rest)
         yield sentence
-        text = text[len(sentence) :]
+        rest = rest[len(sentence) :].strip()
 
 
 def first_sentence(text: str) -> str:
-    """``text`` up to the first full stop, question or exclamation mark before white space or the end, or to a line
-    break.
+    """Return ``text`` up to its first full stop, question or exclamation mark before white space, or to a line break.
 
     A full stop after a capitalised word of at most three letters (St. Louis, Dr. Wade, U.S. dollar) does not count.
     Chinese and Japanese marks need no white space.
     """
-    mark = _END.search(text.strip())
-    return text.strip()[: mark.end()] if mark else text.strip()
+    text = text.strip()
+    mark = _END.search(text)
+    if mark is None:
+        return text
+    return text[: mark.end()]
 
 
-_ASKED = re.compile(r"(?m)^(?:Question|Q):")
-_ANSWERED = re.compile(r"\n(?:Answer|A):.*\Z", re.DOTALL)
+_QUESTION = re.compile(r"(?m)^(?:Question|Q):")
+_ANSWER = re.compile(r"\n(?:Answer|A):.*\Z", re.DOTALL)
 
 
 def bare_question(prompt: str) -> str:
@@ -110,5 +131,8 @@ def bare_question(prompt: str) -> str:
     Examples and facts before it are left out.
     """
     paragraph = prompt.rstrip().rpartition("\n\n")[2]
-    questions = list(_ASKED.finditer(paragraph))
-    return _ANSWERED.sub("", paragraph[questions[-1].end() :]).strip() if questions else paragraph.strip()
+    marks = list(_QUESTION.finditer(paragraph))
+    if not marks:
+        return paragraph.strip()
+    after_last_mark = paragraph[marks[-1].end() :]
+    return _ANSWER.sub("", after_last_mark).strip()

@@ -30,11 +30,12 @@ def asked_nouns(relation: str | None) -> tuple[str, ...]:
     """
     nouns = relation_nouns()
     properties = _table("asked_relations.tsv").get(relation or "", "").split()
-    return tuple(dict.fromkeys(nouns[key] for key in properties if key in nouns))
+    found = [nouns[key] for key in properties if key in nouns]
+    return tuple(dict.fromkeys(found))
 
 
 def relation_examples() -> Mapping[str, Sequence[tuple[str, str]]]:
-    """Example facts (thing, object) of each relation, by its noun; they are about well-known things."""
+    """Return example facts (thing, object) of each relation, by its noun; they are about well-known things."""
     nouns = relation_nouns()
     examples = dict[str, list[tuple[str, str]]]()
     for relation, thing, target in _rows("relation_examples.tsv"):
@@ -45,14 +46,17 @@ def relation_examples() -> Mapping[str, Sequence[tuple[str, str]]]:
 def example_things() -> tuple[str, ...]:
     """Return the things of the example facts, without those that the locality check asks about."""
     tested = {thing for _, thing, _ in _rows("related_facts.tsv")}
-    return tuple(dict.fromkeys(thing for _, thing, _ in _rows("relation_examples.tsv") if thing not in tested))
+    things = [thing for _, thing, _ in _rows("relation_examples.tsv") if thing not in tested]
+    return tuple(dict.fromkeys(things))
 
 
 def _table(name: str) -> Mapping[str, str]:
+    """Return a packaged table as {first column: second column}."""
     return {row[0]: row[1] for row in _rows(name)}
 
 
 def _rows(name: str) -> list[list[str]]:
+    """Return the cells of each line of a packaged table, without comments and the header."""
     text = files("kg_edit").joinpath("data", name).read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
     return rows[1:]
@@ -65,8 +69,11 @@ def diverse_prompts(edit: Edit) -> list[str]:
     own paraphrases are not used, because a benchmark tests with them.
     """
     templates = RelationTemplates.load()
+    prompts = list[str]()
     row = templates.find(edit.relation_id) or templates.find(edit.relation)
+    if row is not None:
+        prompts.append(row.template)
     noun = relation_nouns().get(edit.relation_id or "")
-    worded = [wording.format(noun=noun) for wording in WORDINGS] if noun else []
-    prompts = dict.fromkeys([*([row.template] if row else []), *worded])
-    return [template for template in prompts if template != edit.prompt]
+    if noun:
+        prompts += [wording.format(noun=noun) for wording in WORDINGS]
+    return [template for template in dict.fromkeys(prompts) if template != edit.prompt]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -32,12 +32,14 @@ class Rarity:
     """idf = ln((1 + n) / (1 + df)) + 1, where df of n documents contain a word."""
 
     def __init__(self, documents: Iterable[Iterable[str]]) -> None:
-        sets = [set(document) for document in documents]
-        self._documents = len(sets)
-        self._frequencies = Counter(word for document in sets for word in document)
+        self._documents = 0
+        self._frequencies = Counter[str]()  # df
+        for document in documents:
+            self._documents += 1
+            self._frequencies.update(set(document))
 
     def __call__(self, word: str) -> float:
-        """The word's inverse document frequency."""
+        """Return the word's inverse document frequency."""
         return math.log((1 + self._documents) / (1 + self._frequencies[word])) + 1
 
     def vector(self, tokens: Iterable[str]) -> Vector:
@@ -49,7 +51,9 @@ def cosine(first: Vector, second: Vector) -> float:
     """Return the cosine of two sparse vectors; 0 if one is empty."""
     dot = sum(value * second.get(word, 0.0) for word, value in first.items())
     norms = math.hypot(*first.values()) * math.hypot(*second.values())
-    return dot / norms if norms else 0.0
+    if not norms:
+        return 0.0
+    return dot / norms
 
 
 def rarity() -> Rarity:
@@ -57,7 +61,8 @@ def rarity() -> Rarity:
 
     It does not depend on the texts that are searched, so a text's score does not depend on the other texts.
     """
-    return Rarity(map(_plain, sorted({row.template for row in RelationTemplates.load().by_name.values()})))
+    templates = {row.template for row in RelationTemplates.load().by_name.values()}
+    return Rarity(_plain_words(template) for template in templates)
 
 
 Index = Callable[[str], list[float]]
@@ -67,20 +72,26 @@ Index = Callable[[str], list[float]]
 def share_index(names: Sequence[str]) -> Index:
     """Index names by the share of each that occurs in a text, 0 to 1; each word is weighted by its squared idf."""
     idf = rarity()
-    several = [{word: idf(word) ** 2 for word in _plain(name)} for name in names]
-    return lambda text: _shares(several, text)
+    vectors = list[Vector]()
+    for name in names:
+        vectors.append({word: idf(word) ** 2 for word in _plain_words(name)})
+
+    def score(text: str) -> list[float]:
+        return _shares(vectors, text)
+
+    return score
 
 
 def tfidf_index(texts: Sequence[str]) -> Index:
     """Index texts by their TF-IDF vectors: a score is the cosine, 0 to 1. Case and punctuation are ignored."""
     idf = rarity()
-    vectors = [idf.vector(_plain(text)) for text in texts]
+    vectors = [idf.vector(_plain_words(text)) for text in texts]
 
-    def scores(text: str) -> list[float]:
-        vector = idf.vector(_plain(text))
+    def score(text: str) -> list[float]:
+        vector = idf.vector(_plain_words(text))
         return [cosine(vector, other) for other in vectors]
 
-    return scores
+    return score
 
 
 def bm25_index(texts: Sequence[str]) -> Index:
@@ -90,34 +101,51 @@ def bm25_index(texts: Sequence[str]) -> Index:
     one sentence each, so b = 0: a longer one is not worth less.
     """
     idf = rarity()
-    several = [
-        {word: idf(word) * f * (_K1 + 1) / (f + _K1) for word, f in Counter(_plain(text)).items()} for text in texts
-    ]
+    vectors = list[Vector]()
+    for text in texts:
+        counts = Counter(_plain_words(text))
+        vectors.append({word: idf(word) * f * (_K1 + 1) / (f + _K1) for word, f in counts.items()})
 
-    return lambda text: _shares(several, text)
+    def score(text: str) -> list[float]:
+        return _shares(vectors, text)
 
-
-def _shares(several: Sequence[Vector], text: str) -> list[float]:
-    """The share of each vector's weight that is in the words of ``text``; 0 of an empty vector."""
-    text_words = set(_plain(text))
-    return [
-        sum(weight for word, weight in weights.items() if word in text_words) / (sum(weights.values()) or 1.0)
-        for weights in several
-    ]
+    return score
 
 
-def _plain(text: str) -> list[str]:
-    return [part for word in words(text.casefold()) if word[0].isalnum() for part in _parts(word)]
+def _shares(vectors: Sequence[Vector], text: str) -> list[float]:
+    """Return the share of each vector's weight that is in the words of ``text``; 0 of an empty vector."""
+    text_words = set(_plain_words(text))
+    shares = []
+    for vector in vectors:
+        found = sum(weight for word, weight in vector.items() if word in text_words)
+        total = sum(vector.values())
+        shares.append(found / (total or 1.0))
+    return shares
 
 
-def _parts(word: str) -> Iterator[str]:
-    """The word itself; for a script without spaces, and for Korean, its characters and pairs of adjacent characters.
+def _plain_words(text: str) -> list[str]:
+    """Return the words of a text in lower case, without punctuation, divided as in `_parts`."""
+    parts = list[str]()
+    for word in words(text.casefold()):
+        if word[0].isalnum():
+            parts += _parts(word)
+    return parts
+
+
+def _parts(word: str) -> list[str]:
+    """Return the word itself; in a script without spaces, and in Korean, its characters and pairs of neighbours.
 
     In these scripts, a subject is only a part of the text between two spaces; the pairs preserve the characters' order.
     """
-    for together, run in groupby(word, is_syllable):
+    parts = list[str]()
+    for is_unspaced, run in groupby(word, is_syllable):
         text = "".join(run)
-        yield from (*text, *map("".join, pairwise(text))) if together else (text,)
+        if is_unspaced:
+            parts += text
+            parts += [first + second for first, second in pairwise(text)]
+        else:
+            parts.append(text)
+    return parts
 
 
 def encoder_index(texts: Sequence[str], encoder: str) -> Index:
@@ -136,16 +164,23 @@ def encoder_index(texts: Sequence[str], encoder: str) -> Index:
     except (OSError, ValueError) as error:
         raise ConfigError(f"can't load the encoder {encoder!r}: {error}; give a model's name or folder") from error
 
-    def vectors(batch: Sequence[str]) -> Any:
+    def embed(batch: Sequence[str]) -> Any:
         return model.encode(list(batch), normalize_embeddings=True, convert_to_numpy=True)  # [texts, size], length 1
 
-    embeddings = vectors(texts)
-    return lambda text: [max(0.0, float(score)) for score in embeddings @ vectors([text])[0]]
+    embeddings = embed(texts)
+
+    def score(text: str) -> list[float]:
+        cosines = embeddings @ embed([text])[0]  # [texts]
+        return [max(0.0, float(value)) for value in cosines]
+
+    return score
 
 
 def index_of(texts: Sequence[str], encoder: str | None) -> Index:
     """Index texts by TF-IDF, or by the sentence encoder of this name (see `encoder_index`)."""
-    return tfidf_index(texts) if encoder is None else encoder_index(texts, encoder)
+    if encoder is None:
+        return tfidf_index(texts)
+    return encoder_index(texts, encoder)
 
 
 def best(scores: Sequence[float], most: int) -> list[int]:
@@ -155,7 +190,7 @@ def best(scores: Sequence[float], most: int) -> list[int]:
 
 def letters_of(text: str) -> str:
     """Return what `within_letters` compares: the words of a text in lower case, without punctuation."""
-    return " ".join(_plain(text))
+    return " ".join(_plain_words(text))
 
 
 def within_letters(first: str, second: str, most: int) -> bool:
