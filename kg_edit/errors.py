@@ -48,7 +48,9 @@ class Fault(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        return f"field {self.field}: {self.message}" if self.field else self.message
+        if not self.field:
+            return self.message
+        return f"field {self.field}: {self.message}"
 
 
 class EditError(KgEditError):
@@ -149,7 +151,10 @@ class UnknownNameError(KgEditError):
 
 
 def first_faults(faults: Sequence[object], *, records: int | None = None) -> str:
-    """Return the first five faults, a line each, and the number of the others; ``records``: so many have faults."""
+    """Return the first five faults, a line each, and the number of the others.
+
+    ``records`` is the number of records that have faults; the last line gives it.
+    """
     lines = [str(fault) for fault in faults[:_LISTED]]
     rest = len(faults) - _LISTED
     if rest > 0 and records:
@@ -169,9 +174,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     return UnknownNameError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}")
 
 
-def unmade_method(given: str | type) -> ConfigError:
+def unmade_method(method: str | type) -> ConfigError:
     """Return the error for the name or the class of a method where one is expected that was made for a model."""
-    found = f"the text {given!r}" if isinstance(given, str) else f"the class {given.__name__}"
+    found = f"the text {method!r}" if isinstance(method, str) else f"the class {method.__name__}"
     return ConfigError(
         f"found {found}; expected a method made for a model: Rome.on(model), find_method('memit').on(model)"
     )
@@ -199,7 +204,9 @@ def is_memory_error(error: Exception) -> bool:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ", did you mean 'x'?" for the known name nearest to `name`, or nothing if none is near."""
     near = difflib.get_close_matches(name.casefold(), list(known), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    if not near:
+        return ""
+    return f", did you mean {near[0]!r}?"
 
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:
@@ -208,39 +215,55 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
     Where a field takes several types, such as a text or a list of texts, pydantic tries each and reports all of them.
     One of these reports is enough, and the location in the record does not name the type that was tried.
     """
-    faults = list[Fault]()
     entries = error.errors()
-    locations = [
-        tuple(step for step in entry["loc"] if isinstance(step, int) or not _TRIED.match(step)) for entry in entries
-    ]
-    wrong_sizes = [
-        location
-        for location, entry in zip(locations, entries, strict=True)
-        if entry["type"] in ("too_short", "too_long")
-    ]
-    for location, entry in zip(locations, entries, strict=True):
+    locations = [_without_types(entry["loc"]) for entry in entries]
+    wrong_sizes = list[Location]()
+    for entry, location in zip(entries, locations, strict=True):
+        if entry["type"] in ("too_short", "too_long"):
+            wrong_sizes.append(location)
+
+    faults = list[Fault]()
+    for entry, location in zip(entries, locations, strict=True):
         kind = entry["type"]
         is_tried = location != entry["loc"]
         if is_tried and any(_is_inside(other, location) for other in locations):
             continue  # the value is a list, and the fault is in one of its items
         if kind == "string_type" and location in wrong_sizes:
             continue  # the value is a list, and the fault is its length
-        # The location as jq and Python write it: portability[0].answer.
-        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).removeprefix(".")
-        if kind == "too_short" and any(other.field.startswith(f"{path}[") for other in faults):
-            continue  # the list lacks an item because that item is wrong
+        path = _write_path(location)
+        if _is_explained(path, faults, kind=kind, is_tried=is_tried):
+            continue
         field = entry.get("ctx", {}).get("field") or path
         if kind == "literal_error" and faults and faults[-1].field == field:  # a certain word is taken as well
             faults[-1] = Fault(field, f"{faults[-1].message}, or {expected_of(entry)}")
-            continue
-        first_name = path.partition("[")[0]
-        if is_tried and any(other.field.partition("[")[0] == first_name for other in faults):
-            continue  # the type that was tried first counts
-        faults.append(Fault(field, _message_of(entry, location, model, faults)))
+        else:
+            faults.append(Fault(field, _message_of(entry, location, model, faults)))
     return tuple(faults)
 
 
+def _without_types(location: Location) -> Location:
+    """Return a location of pydantic without the steps that name a type which was tried."""
+    return tuple(step for step in location if isinstance(step, int) or not _TRIED.match(step))
+
+
+def _write_path(location: Location) -> str:
+    """Return a location as jq and Python write it: portability[0].answer."""
+    path = ""
+    for step in location:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+    return path.removeprefix(".")
+
+
+def _is_explained(path: str, faults: Sequence[Fault], *, kind: str, is_tried: bool) -> bool:
+    """Return whether one of the earlier ``faults`` is the reason of a fault at ``path``."""
+    if kind == "too_short" and any(fault.field.startswith(f"{path}[") for fault in faults):
+        return True  # the list lacks an item because that item is wrong
+    name = path.partition("[")[0]
+    return is_tried and any(fault.field.partition("[")[0] == name for fault in faults)  # the first tried type counts
+
+
 def _is_inside(location: Location, outer: Location) -> bool:
+    """Return whether a location is one of an item or a field of the value at ``outer``."""
     return len(location) > len(outer) and location[: len(outer)] == outer
 
 
@@ -248,14 +271,16 @@ def _message_of(entry: Mapping[str, Any], location: Location, model: type[BaseMo
     """Return in words what pydantic's ``entry`` found at a location of a record; ``earlier`` are the faults before."""
     fields = _model_at(location[:-1], model).model_fields
     field = fields.get(str(location[-1])) if location else None
-    expected = f"; expected {field.description}" if field and field.description else ""
+    expected = ""
+    if field and field.description:
+        expected = f"; expected {field.description}"
     match entry["type"]:
         case "missing":
             return f"is missing{expected}"
         case "blank":
             return f"is empty{expected}"
         case "extra_forbidden":
-            names = [field.alias or name for name, field in fields.items()]
+            names = [known_field.alias or name for name, known_field in fields.items()]
             near = did_you_mean(str(location[-1]), names)
             known = f"; known: {', '.join(names)}"
             if near or any(known in other.message for other in earlier):  # the known names are listed once

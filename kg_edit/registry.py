@@ -129,7 +129,7 @@ class ServiceEntry:
 
 
 Entry = TypeVar("Entry", MethodEntry, CommandEntry, DatasetEntry, PatchEntry, ServiceEntry)
-_KINDS: dict[str, type] = {
+_GROUPS: dict[str, type[Any]] = {
     METHODS: MethodEntry,
     COMMANDS: CommandEntry,
     DATASETS: DatasetEntry,
@@ -140,27 +140,27 @@ _KINDS: dict[str, type] = {
 
 def method_entries() -> dict[str, MethodEntry]:
     """Return the entries of all methods, plug-ins included, by name."""
-    return _entries(METHODS, MethodEntry)
+    return _find_entries(METHODS, MethodEntry)
 
 
 def command_entries() -> dict[str, CommandEntry]:
     """Return the entries of all commands, plug-ins included, by name."""
-    return _entries(COMMANDS, CommandEntry)
+    return _find_entries(COMMANDS, CommandEntry)
 
 
 def dataset_entries() -> dict[str, DatasetEntry]:
     """Return the entries of all data sets, plug-ins included, by name."""
-    return _entries(DATASETS, DatasetEntry)
+    return _find_entries(DATASETS, DatasetEntry)
 
 
 def patch_entries() -> dict[str, PatchEntry]:
     """Return the entries of all kinds of patches, plug-ins included, by name."""
-    return _entries(PATCH_KINDS, PatchEntry)
+    return _find_entries(PATCH_KINDS, PatchEntry)
 
 
 def service(name: str) -> Any:
     """Import and return the module that does what ``name`` says."""
-    entry = _entries(SERVICES, ServiceEntry).get(name)
+    entry = _find_entries(SERVICES, ServiceEntry).get(name)
     if entry is None:
         raise ConfigError(f"this needs the part of kg-edit with the service {name!r}; install kg-edit again")
     return load(entry.target)
@@ -171,7 +171,9 @@ def load(target: str) -> Any:
     module, _, name = target.partition(":")
     try:
         imported = import_module(module)
-        return getattr(imported, name) if name else imported
+        if not name:
+            return imported
+        return getattr(imported, name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the import of another package's code may raise anything, or exit
@@ -184,51 +186,61 @@ def load(target: str) -> Any:
 
 def package_of(target: str) -> tuple[str, str | None] | None:
     """Return the package, and its version, whose entry has this ``target``; None if it is one of ours."""
-    for group in _KINDS:
-        for point, entry in _listed(group):
+    for group, kind in _GROUPS.items():
+        for point, entry in _load_entries(group, kind):
             if entry.target == target and not _is_ours(point):
-                return _name_of(point), point.dist.version if point.dist else None
+                version = point.dist.version if point.dist else None
+                return _package_name(point), version
     return None
 
 
-def _entries(group: str, kind: type[Entry]) -> dict[str, Entry]:
-    """Return the entries of a group by name, ours first; a name that is taken is a warning, and so is a broken one."""
+def _find_entries(group: str, kind: type[Entry]) -> dict[str, Entry]:
+    """Return the entries of a group by name, ours first. A name that is taken is a warning, and its entry not used."""
     found = dict[str, Entry]()
-    for point, entry in sorted(_listed(group), key=lambda pair: not _is_ours(pair[0])):
+    for point, entry in sorted(_load_entries(group, kind), key=lambda pair: not _is_ours(pair[0])):
         if entry.name in found:
             log.warning(
                 "%r of the package %s is not used, as the name is taken; give it another name",
                 entry.name,
-                _name_of(point),
+                _package_name(point),
             )
-            continue
-        found[entry.name] = entry
+        else:
+            found[entry.name] = entry
     return found
 
 
-def _listed(group: str) -> Iterator[tuple[EntryPoint, Any]]:
-    """Yield each entry of a group with its entry point."""
-    kind = _KINDS[group]
+def _load_entries(group: str, kind: type[Entry]) -> Iterator[tuple[EntryPoint, Entry]]:
+    """Yield each entry of a group with its entry point. One that can't be used is left out with a warning."""
     for point in entry_points(group=group):
         try:
-            value = load(point.value)
-            given = value if isinstance(value, tuple) else (value,)
-            for entry in given:
-                if not isinstance(entry, kind):
-                    raise ConfigError(f"expected a {kind.__name__}, found {describe(entry)}")
+            entries = _load_point(point, kind)
         except ConfigError as error:
-            log.warning("the entry point %r of the package %s is not used: %s", point.name, _name_of(point), error)
+            log.warning("the entry point %r of the package %s is not used: %s", point.name, _package_name(point), error)
             continue
-        for entry in given:
+        for entry in entries:
             yield point, entry
 
 
+def _load_point(point: EntryPoint, kind: type[Entry]) -> tuple[Entry, ...]:
+    """Return the entries of an entry point, whose value is one entry or a tuple of entries."""
+    value = load(point.value)
+    entries = value if isinstance(value, tuple) else (value,)
+    for entry in entries:
+        if not isinstance(entry, kind):
+            raise ConfigError(f"expected a {kind.__name__}, found {describe(entry)}")
+    return entries
+
+
 def _is_ours(point: EntryPoint) -> bool:
+    """Return whether an entry point is one of this package."""
     return point.module.partition(".")[0] == __name__.partition(".")[0]
 
 
-def _name_of(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else point.module
+def _package_name(point: EntryPoint) -> str:
+    """Return the name of the package that an entry point belongs to."""
+    if point.dist is None:
+        return point.module
+    return point.dist.name
 
 
 def plug_in_code(target: str) -> dict[str, str | None] | None:
@@ -251,5 +263,7 @@ def plug_in_code(target: str) -> dict[str, str | None] | None:
         files += sorted(Path(folder).rglob("*.py"))
     if not files and top.__file__:  # a module outside a package
         files = [Path(top.__file__)]
-    hashes = [hashlib.sha256(file.read_bytes()).digest() for file in files]
-    return {"package": name, "version": version, "sha256": hashlib.sha256(b"".join(hashes)).hexdigest()}
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return {"package": name, "version": version, "sha256": digest.hexdigest()}

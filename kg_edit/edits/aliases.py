@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple, TypeGuard
 
 from kg_edit.errors import EditError, Fault, describe
 from kg_edit.writing_systems import whole
 
 Row = Mapping[str, object]
-_Answered = tuple[str, object, list[object]]  # category, prompt, names of the right answer
 
 ALIASES = {
     "case_id": "id",
@@ -35,21 +35,30 @@ ALIASES = {
 _NEIGHBORHOOD = {"neighborhood", *(name for name, field in ALIASES.items() if field == "neighborhood")}
 TRIPLET_IDS = {"target_new_id": "new_object_id", "target_true_id": "object_id"}
 LISTS = ("paraphrases", "neighborhood")
-# Written by `wikidata-cache link` where no candidate clearly leads; the whole fact in a row of EasyEdit's zsRE
+# `wikidata-cache link` writes the first where no candidate clearly leads; EasyEdit's zsRE has the fact in the second.
 _UNUSED = ("candidates", "cond")
 LOCALITY = ("locality_prompt", "locality_ground_truth")
 ANSWERS = "locality_answer"  # the column with the answers of the column locality
 _EASY_EDIT = {"ground_truth", "rephrase_prompt", "rephrase_prompts", "locality", *LOCALITY}
 
 
-def canonical(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, str]]:
+class _Answered(NamedTuple):
+    """A prompt of EasyEdit with the names of its right answer; ``category`` is the name of its group, or ""."""
+
+    category: str
+    prompt: object
+    names: list[object]
+
+
+def rename_fields(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, str]]:
     """Rename the row's fields to those of `Edit` (or of a triplet).
 
-    Returns the renamed row, and a map from the new field names to the row's own names.
-
     Args:
-        row: a row of any shape. Of a CounterFact record, only fields that are not used are removed.
+        row: a row of any shape. In a CounterFact record nothing is renamed; only unused fields are removed.
         triplet: whether the row is a triplet.
+
+    Returns:
+        The renamed row, and a map from the new field names to the row's own names.
     """
     row_fields = {name: value for name, value in row.items() if name not in _UNUSED}
     if "requested_rewrite" in row:
@@ -83,12 +92,13 @@ def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
     if row.keys().isdisjoint(_EASY_EDIT) and not isinstance(fields.get("portability"), Mapping):
         return fields
     result = dict(fields)
-    # Their prompt has the subject's name; ours has {} where the name occurs exactly once, as a whole word.
+    # Their prompt has the subject's name. If it occurs exactly once, as a whole word, it becomes our {}.
     prompt = result.get("prompt")
     subject = result.get("subject")
     if isinstance(prompt, str) and isinstance(subject, str) and subject.strip() and "{}" not in prompt:
         parts = re.split(whole(subject.strip(), prompt), prompt)
-        result["prompt"] = "{}".join(parts) if len(parts) == 2 else prompt
+        if len(parts) == 2:
+            result["prompt"] = "{}".join(parts)
     old = result.get("target_true")
     if isinstance(old, list) and old:
         result["target_true"] = old[0]
@@ -115,30 +125,17 @@ def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, objec
     rest = {name: value for name, value in fields.items() if name not in ("locality", ANSWERS, *LOCALITY)}
     if len(rest) == len(fields):
         return fields
-    value = fields.get("locality")
-    locality: list[object] = []
-    near: list[object] = []
-
-    def add(category: str, prompt: object, names: list[object]) -> None:
-        has_old_object = old is not None and old in names
-        if has_old_object and not category and "neighborhood" not in rest:
-            near.append(prompt)
+    near = list[object]()
+    locality = list[object]()
+    for part in _locality_parts(fields):
+        if not isinstance(part, _Answered):
+            locality.append(part)
+            continue
+        has_old_object = old is not None and old in part.names
+        if has_old_object and not part.category and "neighborhood" not in rest:
+            near.append(part.prompt)
         else:
-            locality.append(_locality_prompt(category, prompt, names))
-
-    if ANSWERS in fields:
-        for prompt, names in _pair(value, fields[ANSWERS], field=ANSWERS):
-            locality.append(_locality_prompt("", prompt, names))
-    elif value is not None:
-        for part in _as_list(value):
-            if isinstance(part, Mapping) and ("prompt" not in part or "ground_truth" in part):
-                for category, prompt, names in _questions_in(part, "locality"):
-                    add(category, prompt, names)
-            else:
-                locality.append(part)
-    prompt_field, answer_field = LOCALITY
-    for prompt, names in _pair(fields.get(prompt_field), fields.get(answer_field), field=answer_field):
-        add("", prompt, names)
+            locality.append(_locality_prompt(part))
     if near:
         rest["neighborhood"] = near
     if locality:
@@ -146,29 +143,51 @@ def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, objec
     return rest
 
 
-def _locality_prompt(category: str, prompt: object, names: list[object]) -> dict[str, object]:
+def _locality_parts(fields: dict[str, object]) -> Iterator[object]:
+    """Yield EasyEdit's locality prompts as `_Answered`, and the parts that are a prompt in our form unchanged."""
+    value = fields.get("locality")
+    if ANSWERS in fields:
+        for prompt, names in _pair(value, fields[ANSWERS], field=ANSWERS):
+            yield _locality_prompt(_Answered("", prompt, names))
+    elif value is not None:
+        for part in _as_list(value):
+            if _is_group(part):
+                yield from _questions_in(part, "locality")
+            else:
+                yield part
+    prompt_field, answer_field = LOCALITY
+    for prompt, names in _pair(fields.get(prompt_field), fields.get(answer_field), field=answer_field):
+        yield _Answered("", prompt, names)
+
+
+def _is_group(part: object) -> TypeGuard[Row]:
+    """Return whether a locality prompt is a group of EasyEdit's, not an object in our form."""
+    return isinstance(part, Mapping) and ("prompt" not in part or "ground_truth" in part)
+
+
+def _locality_prompt(answered: _Answered) -> dict[str, object]:
     """Return a locality prompt's object; without an answer if all names are blank, as in a cell of a table."""
-    given = [name for name in names if name not in (None, "")]
-    answer = given[0] if given else None
-    fields: dict[str, object] = {"prompt": prompt, "answer": answer, "aliases": given[1:]}
-    if category:
-        fields["category"] = category
+    names = [name for name in answered.names if name not in (None, "")]
+    answer = names[0] if names else None
+    fields: dict[str, object] = {"prompt": answered.prompt, "answer": answer, "aliases": names[1:]}
+    if answered.category:
+        fields["category"] = answered.category
     return fields
 
 
 def _questions_in(groups: Row, field: str, name: str = "") -> Iterator[_Answered]:
-    """Yield (category, prompt, answers) from EasyEdit's or CounterFactPlus' field names, also from nested groups.
+    """Yield the prompts under EasyEdit's or CounterFactPlus' field names, also from nested groups.
 
     The category is the group's ``name``; neighbours of the fact, in EasyEdit's group ``neighborhood``, have none.
     """
     category = "" if name in _NEIGHBORHOOD else name
     if "New Question" in groups:
         for prompt, names in _pair(groups["New Question"], groups.get("New Answer"), field=f"{field}.New Answer"):
-            yield category, prompt, names
+            yield _Answered(category, prompt, names)
         return
     if "prompt" in groups:
         for prompt, names in _pair(groups["prompt"], groups.get("ground_truth"), field=f"{field}.ground_truth"):
-            yield category, prompt, names
+            yield _Answered(category, prompt, names)
         return
     for inner, group in groups.items():
         for part in _as_list(group):
@@ -180,7 +199,10 @@ def _questions_in(groups: Row, field: str, name: str = "") -> Iterator[_Answered
 
 
 def _as_list(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
+    """Return a list itself, and any other value as a list of one."""
+    if isinstance(value, list):
+        return value
+    return [value]
 
 
 def _pair(prompt: object, answer: object, *, field: str) -> Iterator[tuple[object, list[object]]]:

@@ -27,12 +27,14 @@ from kg_edit.writing_systems import whole
 
 
 def _refuse_blank(text: str) -> str:
+    """Return a text that is not blank."""
     if not text.strip():
         raise PydanticCustomError("blank", "is empty")
     return _refuse_surrogates(text)
 
 
 def _refuse_surrogates(text: str) -> str:
+    """Return a text that a tokenizer can read."""
     if re.search("[\ud800-\udfff]", text):
         raise ValueError(f"{text!r} contains half a surrogate pair, which no tokenizer can read; correct the text")
     return text
@@ -47,13 +49,17 @@ _BARE_ID = (
 
 
 def _refuse_line_breaks(text: str, info: ValidationInfo) -> str:
-    if "\n" in text and info.context is not STORED:
-        paragraph = ", or a paragraph as target_text" if info.field_name == "target_new" else ""
-        raise ValueError(f"has a line break, at which a generated answer ends; write it on one line{paragraph}")
-    return text
+    """Return a text of one line, or any text of an edit that was made before."""
+    if "\n" not in text or info.context is STORED:
+        return text
+    way = "write it on one line"
+    if info.field_name == "target_new":
+        way += ", or a paragraph as target_text"
+    raise ValueError(f"has a line break, at which a generated answer ends; {way}")
 
 
 def _put_on_one_line(text: str) -> str:
+    """Return the words of a text with single spaces between them."""
     return " ".join(text.split())
 
 
@@ -118,11 +124,13 @@ class LocalityPrompt(Record):
     @property
     def names(self) -> tuple[str, ...]:
         """All names of the answer; () if there is none."""
-        return (self.answer, *self.aliases) if self.answer else ()
+        if not self.answer:
+            return ()
+        return (self.answer, *self.aliases)
 
 
 def _wrap_texts(value: object) -> object:
-    """Make an object of each prompt that is a text alone."""
+    """Return a list of prompts, in which each prompt that is a text alone has become an object."""
     prompts = value if isinstance(value, list | tuple) else [value]
     return [{"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts]
 
@@ -186,7 +194,10 @@ class Edit(Record):
     @property
     def relation_text(self) -> str:
         """The relation in words: its label, or else the prompt without the subject."""
-        return self.relation or " ".join(self.prompt.replace("{}", " ").split()).strip(" ,;:")
+        if self.relation:
+            return self.relation
+        without_subject = self.prompt.replace("{}", " ")
+        return _put_on_one_line(without_subject).strip(" ,;:")
 
     def in_chat(self, *, chat: bool | Literal["both"] = True) -> Self:
         """Return a copy of the edit in chat form; with ``chat`` false in plain text, with "both" in both forms."""
@@ -198,7 +209,9 @@ class Edit(Record):
 
         The first form is also the form in which the edit's questions are asked.
         """
-        return (False, True) if self.chat == "both" else (self.chat,)
+        if self.chat == "both":
+            return (False, True)
+        return (self.chat,)
 
     def one_form(self, method: str) -> bool:
         """Return whether the edit is made in chat form. Call it from a ``method`` that makes an edit in one form only.
@@ -206,22 +219,21 @@ class Edit(Record):
         Raises:
             EditError: the edit asks for both forms.
         """
-        if self.chat == "both":
-            what = "an unstructured edit" if self.target_text else "an edit"
-            way = "give true or false (CLI: --chat or --plain)"
-            if not self.target_text:  # memit too makes an unstructured one in one form
-                way += ", or take a method that finds a value by descent, such as rome or memit"
-            raise EditError(
-                [Fault("chat", f"found 'both' (CLI: --both-forms), and {method} makes {what} in one form; {way}")]
-            )
-        return self.chat
+        if self.chat != "both":
+            return self.chat
+        what = "an unstructured edit" if self.target_text else "an edit"
+        way = "give true or false (CLI: --chat or --plain)"
+        if not self.target_text:  # memit too makes an unstructured one in one form
+            way += ", or take a method that finds a value by descent, such as rome or memit"
+        message = f"found 'both' (CLI: --both-forms), and {method} makes {what} in one form; {way}"
+        raise EditError([Fault("chat", message)])
 
     @model_validator(mode="before")
     @classmethod
     def _complete_text_edit(cls, fields: Any) -> Any:
         """Fill in what an edit with a target_text may lack: target_new, the subject, and the {} in its place.
 
-        Of two such validators the later one runs first, so the id is made of what was given.
+        Of two validators of this mode pydantic runs the later one first: the id is made of the fields as they come in.
         """
         if not isinstance(fields, dict) or not fields.get("target_text"):
             return fields
@@ -229,13 +241,15 @@ class Edit(Record):
         prompt = fields.get("prompt")
         if isinstance(subject, str) and isinstance(prompt, str) and "{}" not in prompt:
             fields = {**fields, "prompt": re.sub(whole(subject.strip(), prompt), "{}", prompt, count=1)}
-        text = fields["target_text"]
-        one_line = _put_on_one_line(text) if isinstance(text, str) else text
-        return {"target_new": one_line, **fields, "subject": subject}
+        target = fields["target_text"]
+        if isinstance(target, str):
+            target = _put_on_one_line(target)
+        return {"target_new": target, **fields, "subject": subject}
 
     @model_validator(mode="before")
     @classmethod
     def _add_id(cls, fields: Any) -> Any:
+        """Give an edit without an id one that is made of its fact."""
         if not isinstance(fields, dict) or "id" in fields:
             return fields
         # Up to 40 characters of the subject's words, and 6 hex digits of the fact's SHA-256: one fact has one id.
@@ -244,13 +258,16 @@ class Edit(Record):
         subject, prompt, _ = fact
         if fields.get("chat"):
             fact.append(f"chat {fields['chat']}")
-        words = "-".join(re.findall(r"\w+", (subject or prompt).lower()))[:40]
+        words = re.findall(r"\w+", (subject or prompt).lower())
+        name = "-".join(words)[:40]
         digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]
-        return {"id": f"{words}-{digest}" if words else digest, **fields}
+        id_ = f"{name}-{digest}" if name else digest
+        return {"id": id_, **fields}
 
     @field_validator("subject", mode="wrap")
     @classmethod
     def _allow_no_subject(cls, value: object, check: ValidatorFunctionWrapHandler) -> str:
+        """Check the subject, unless `_complete_text_edit` has marked the edit as one without."""
         if value is _NO_SUBJECT:
             return ""
         name: str = check(value)
@@ -259,6 +276,7 @@ class Edit(Record):
     @field_validator("target_text")
     @classmethod
     def _refuse_two_targets(cls, text: str | None, info: ValidationInfo) -> str | None:
+        """Refuse a target_text beside another target_new."""
         if text and info.data.get("target_new", text) != text:
             raise ValueError("the edit has a target_new too; keep one of the two")
         return text
@@ -266,6 +284,7 @@ class Edit(Record):
     @field_validator("prompt")
     @classmethod
     def _check_place_of_subject(cls, prompt: str, info: ValidationInfo) -> str:
+        """Check that the prompt has one {} if the edit has a subject, else none."""
         count = prompt.count("{}")
         if count > 1:
             raise ValueError(f"{prompt!r} has {count} places {{}}; keep one, in the place of the subject's name")
@@ -274,25 +293,28 @@ class Edit(Record):
             raise ValueError(f"{prompt!r} has a place {{}} for a subject, and the edit has none; give the subject")
         if count or subject == "":
             return prompt
-        match = re.search(whole(subject, prompt), prompt, re.IGNORECASE) if subject else None
-        if match:
-            with_place = prompt[: match.start()] + "{}" + prompt[match.end() :]
-            way_out = f"write {with_place!r}"
-        else:
-            absent = f"the subject {subject!r} does not occur in it; " if subject else ""
-            way_out = f"{absent}write {{}} where the subject's name belongs"
-        raise ValueError(f"{prompt!r} has no {{}}; {way_out}")
+        way = "write {} where the subject's name belongs"
+        if subject:  # it is None if it has a fault of its own
+            match = re.search(whole(subject, prompt), prompt, re.IGNORECASE)
+            if match:
+                with_place = prompt[: match.start()] + "{}" + prompt[match.end() :]
+                way = f"write {with_place!r}"
+            else:
+                way = f"the subject {subject!r} does not occur in it; {way}"
+        raise ValueError(f"{prompt!r} has no {{}}; {way}")
 
     @field_validator("target_new", "target_new_id")
     @classmethod
     def _refuse_old_target(cls, new: str | None, info: ValidationInfo) -> str | None:
-        old = info.data.get(str(info.field_name).replace("new", "true"))
+        """Refuse a new target, or its id, that is the old one."""
+        old = info.data.get(str(info.field_name).replace("new", "true"))  # of target_true, or target_true_id
         if new and old and new.casefold() == old.casefold():
             raise ValueError(f"{new!r} is also the old target, so there is nothing to edit; give another one")
         return new
 
     @model_validator(mode="after")
     def _refuse_ids_as_names(self) -> Self:
+        """Refuse a name that is only an id, unless its own field has another id."""
         for field in ("subject", "relation", "target_true", "target_new"):
             name = getattr(self, field)
             id_ = getattr(self, f"{field}_id")
@@ -342,9 +364,10 @@ def without_repeats(edits: Sequence[Edit]) -> tuple[tuple[Edit, ...], tuple[tupl
     first: dict[str, Edit] = {}
     repeats = []
     for edit in edits:
-        same = first.setdefault(edit.model_dump_json(exclude={"id"}), edit)
-        if same is not edit:
-            repeats.append((edit.id, same.id))
+        content = edit.model_dump_json(exclude={"id"})
+        earliest = first.setdefault(content, edit)
+        if earliest is not edit:
+            repeats.append((edit.id, earliest.id))
     return tuple(first.values()), tuple(repeats)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from textwrap import fill, indent
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from kg_common.errors import EditRowError
 from kg_common.rows import RowFault, entries, raw_rows
@@ -131,9 +131,10 @@ def read_edits(
     if not isinstance(path, str | Path):
         raise EditFileError(f"found {describe(path)}; expected the path of a file of edits")
     file = read_rows(Path(path), labels=labels, templates=templates, allow_conflicts=allow_conflicts)
-    if file.problems and not (keep_going and file.edits):
-        head = "no row can be used:\n" if keep_going else ""
-        raise EditFileError(head + first_faults(file.problems))
+    if file.problems and not keep_going:
+        raise EditFileError(first_faults(file.problems))
+    if file.problems and not file.edits:
+        raise EditFileError(f"no row can be used:\n{first_faults(file.problems)}")
     made, repeats = without_repeats(file.edits)
     read = number_of(len(made), "edit")
     if repeats:
@@ -198,7 +199,7 @@ def _look_up_labels(
     for _, row in rows:
         if isinstance(row, dict):
             ids |= ids_to_label(row, templates)
-    if not (labels and ids):
+    if not labels or not ids:
         return {}, ""
     return labels.labels(sorted(ids)), getattr(labels, "about", "")
 
@@ -290,10 +291,11 @@ class _Oddities:
     def warn(self, path: Path) -> None:
         """Write one warning of each kind, with its first row."""
         for oddities in (self._made_up_prompts, self._paraphrases, self._repeats):
-            if oddities:
-                found, way = oddities[0]
-                more = f" ({len(oddities) - 1} more such rows)" if len(oddities) > 1 else ""
-                log.warning("%s: %s%s; %s", path, found, more, way)
+            if not oddities:
+                continue
+            (found, way), *others = oddities
+            more = f" ({len(others)} more such rows)" if others else ""
+            log.warning("%s: %s%s; %s", path, found, more, way)
 
 
 def check_writable_name(path: Path) -> None:
@@ -306,9 +308,11 @@ def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
     """Write edits as JSONL that `read_edits` reads back. The file is replaced atomically."""
     path = Path(path)
     check_writable_name(path)
-    rows = (edit.model_dump(mode="json", exclude_defaults=True) for edit in edits)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text(path, text)
+    lines = list[str]()
+    for edit in edits:
+        row = edit.model_dump(mode="json", exclude_defaults=True)
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))
 
 
 def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> tuple[Edit, ...]:
@@ -316,8 +320,11 @@ def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> 
     if both and chat is not None:
         form = "chat form (CLI: --chat or --edit-chat)" if chat else "plain text (CLI: --plain or --edit-plain)"
         raise ConfigError(f"found both forms (CLI: --both-forms) and only {form}; keep one of the two")
-    chosen: bool | Literal["both"] | None = "both" if both else chat
-    return tuple(edits) if chosen is None else tuple(edit.in_chat(chat=chosen) for edit in edits)
+    if both:
+        return tuple(edit.in_chat(chat="both") for edit in edits)
+    if chat is None:
+        return tuple(edits)
+    return tuple(edit.in_chat(chat=chat) for edit in edits)
 
 
 def numbered_rows(path: Path) -> Iterator[NumberedRow]:
@@ -329,15 +336,13 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
         raise EditFileError(f"{path}{where}: {error.problem}") from None
     in_table = path.suffix.lower() in _TABLES
     for row in rows:
-        if isinstance(row.value, RowFault):
-            yield row.line, EditError([Fault(*row.value)])
-        elif in_table and isinstance(row.value, dict):
-            yield (
-                row.line,
-                {name: _read_cell(str(_IN_TABLES.get(name, name)), cell) for name, cell in row.value.items()},
-            )
+        value = row.value
+        if isinstance(value, RowFault):
+            yield row.line, EditError([Fault(*value)])
+        elif in_table and isinstance(value, dict):
+            yield row.line, _read_cells(value)
         else:
-            yield row.line, row.value
+            yield row.line, value
 
 
 def check_file(path: Path) -> None:
@@ -360,25 +365,29 @@ def _header_fault(header: Sequence[str]) -> str | None:
     if len(set(header)) < len(header):
         return f"a column occurs twice in the header: {', '.join(header)}; keep one of each"
     # Of the shapes that a row may have, the one counts that lacks the fewest columns.
-    lacking = [_missing(shape, header) for shape in _SHAPES]
+    lacking = list[list[str]]()
+    for shape in _SHAPES:
+        lacking.append([name for name in shape if name not in header])
     fewest = min(lacking, key=len)
     if fewest:
-        shapes = " or ".join(", ".join(shape) for shape in _SHAPES[:2])
-        return f"lacks the column {fewest[0]!r}; expected at least {shapes}"
+        edit = ", ".join(_SHAPES[0])
+        triplet = ", ".join(_SHAPES[1])
+        return f"lacks the column {fewest[0]!r}; expected at least {edit} or {triplet}"
     return None
 
 
-def _missing(shape: Sequence[str], header: Sequence[str]) -> list[str]:
-    return [name for name in shape if name not in header]
-
-
-def _read_cell(field: str, cell: str) -> object:
-    """Read the text of a table's cell: lists are separated by " | ", and ``chat`` is true, false or both."""
-    if field in _LISTED:
-        return entries(cell)
-    if field == "chat":
-        return _TRUTH.get(cell.strip().lower(), cell)
-    return cell
+def _read_cells(cells: Mapping[str, str]) -> dict[str, object]:
+    """Read the texts of a table's cells, by column: lists are separated by " | ", ``chat`` is true, false or both."""
+    fields = dict[str, object]()
+    for name, cell in cells.items():
+        field = _IN_TABLES.get(name, name)
+        if field in _LISTED:
+            fields[name] = entries(cell)
+        elif field == "chat":
+            fields[name] = _TRUTH.get(cell.strip().lower(), cell)
+        else:
+            fields[name] = cell
+    return fields
 
 
 def unit_of(path: Path) -> str:

@@ -11,15 +11,21 @@ from kg_edit.edits.edit import Edit, Name, Record, Text, Texts
 
 Triple = Annotated[tuple[str, str, str], Field(strict=False)]
 Form = Literal["question", "sentence"]
-_CODE = 3  # letters of the code of a language or a country, at most
+_CODE = 3  # the most letters of the code of a language or a country
 
 
 def _without_codes(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of an answer without aliases that are codes.
+
+    Wikidata has the codes of languages and countries as aliases: any text may hold "it" (Italian) or "in" (India).
+    """
     if not names:
         raise PydanticCustomError("blank", "is empty")
-    # Wikidata has the codes of languages and countries as aliases: any text may hold "it" (Italian) or "in" (India).
     name, *aliases = names
-    return (name, *(alias for alias in aliases if name.islower() or len(alias) > _CODE or not alias.islower()))
+    if name.islower():  # then a short word in lower case may be a name like any other
+        return names
+    kept = [alias for alias in aliases if len(alias) > _CODE or not alias.islower()]
+    return (name, *kept)
 
 
 # A right answer: its name, then its aliases. Teacher forcing scores the name alone.
@@ -111,6 +117,7 @@ class BenchmarkRecord(Record):
 
     @model_validator(mode="after")
     def _has_an_edit(self) -> Self:
+        """Check that the record has an edit."""
         if not self.edits:
             raise PydanticCustomError("blank", "has no edits; expected at least one", {"field": "edits"})
         return self
@@ -118,8 +125,10 @@ class BenchmarkRecord(Record):
     @property
     def has_ceilings(self) -> bool:
         """Whether it has portability questions of no category, or probes with recalled facts, for ceilings."""
-        recalled = any(query.recalled for probe in self.probes for query in probe.queries)
-        return recalled or any(edit.plain_questions for edit in self.edits)
+        for probe in self.probes:
+            if any(query.recalled for query in probe.queries):
+                return True
+        return any(edit.plain_questions for edit in self.edits)
 
     def group(self, name: str) -> tuple[Probe, ...]:
         """Return the probes of a family, or of one of its sub-categories, in the record's order."""
@@ -128,9 +137,13 @@ class BenchmarkRecord(Record):
 
 def as_record(item: Edit | BenchmarkRecord) -> BenchmarkRecord:
     """Return the record; an `Edit` becomes a record with this edit and no probes."""
-    return item if isinstance(item, BenchmarkRecord) else BenchmarkRecord(id=item.id, edits=(item,))
+    if isinstance(item, BenchmarkRecord):
+        return item
+    return BenchmarkRecord(id=item.id, edits=(item,))
 
 
 def form_of(prompt: str) -> Form:
     """Return the form of a prompt: "question" if it ends in a question mark, else "sentence"."""
-    return "question" if prompt.rstrip().endswith("?") else "sentence"
+    if prompt.rstrip().endswith("?"):
+        return "question"
+    return "sentence"

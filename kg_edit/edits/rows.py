@@ -15,7 +15,7 @@ from pydantic import Field
 
 from kg_common.ids import bare_id
 from kg_common.rows import TRIPLET_NAMES
-from kg_edit.edits.aliases import canonical
+from kg_edit.edits.aliases import rename_fields
 from kg_edit.edits.edit import (
     Answer,
     Edit,
@@ -111,7 +111,7 @@ def to_edit(
         looked_in: the graph that the labels are from, in words; empty: there was none.
     """
     row = _number_as_text(_drop_nulls(row))
-    row, names = canonical(row, triplet=_is_triplet(row))
+    row, names = rename_fields(row, triplet=_is_triplet(row))
     if "requested_rewrite" in row:
         fields = _from_counterfact(checked(CounterFactRecord, row), labels, templates)
         names = _COUNTERFACT
@@ -141,7 +141,7 @@ def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
         ids = [rewrite.get("relation_id")]
     elif _is_triplet(row):
         try:
-            renamed, _ = canonical(row, triplet=True)
+            renamed, _ = rename_fields(row, triplet=True)
             fields = _rename_triplet(renamed)
         except EditError:  # to_edit raises it again, where the row's number is known
             return set()
@@ -153,6 +153,7 @@ def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
 
 
 def _drop_nulls(row: Row) -> Row:
+    """Return the row without fields that are null."""
     return {name: value for name, value in row.items() if value is not None}
 
 
@@ -178,11 +179,12 @@ def _with_space(ending: object) -> object:
 
 
 def _lacks_prompt(row: Row) -> bool:
-    """Whether the row is an edit without a prompt, whose prompt is made from its relation, as for a triplet."""
+    """Return whether the row is an edit without a prompt, whose prompt is made from its relation, as for a triplet."""
     return "prompt" not in row and ("relation" in row or "relation_id" in row)
 
 
 def _is_triplet(row: Row) -> bool:
+    """Return whether the row has a field that only triplets have."""
     return not row.keys().isdisjoint(_TRIPLET.values())
 
 
@@ -202,10 +204,13 @@ def _refuse_unknown(row: Row, known: tuple[str, ...]) -> None:
 
 
 def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
+    """Return the fields of the edit that a CounterFact record describes."""
     rewrite = record.requested_rewrite
-    true = record.requested_rewrite.target_true
-    question = record.portability
-    relation = templates.find(rewrite.relation_id)
+    true = rewrite.target_true
+    template = templates.find(rewrite.relation_id)
+    questions = tuple[Question, ...]()
+    if record.portability is not None:
+        questions = (Question.model_validate(record.portability.model_dump()),)
     return {
         "id": record.case_id,
         "subject": rewrite.subject,
@@ -215,17 +220,18 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
         "target_true_id": true.id if true else None,
         "target_new": rewrite.target_new.str,
         "target_new_id": rewrite.target_new.id,
-        "relation": relation.label if relation else labels.get(rewrite.relation_id or ""),
+        "relation": template.label if template else labels.get(rewrite.relation_id or ""),
         "relation_id": rewrite.relation_id,
         "paraphrases": record.paraphrase_prompts,
         "neighborhood": record.neighborhood_prompts,
-        "portability": (Question.model_validate(question.model_dump()),) if question else (),
+        "portability": questions,
         "locality": record.locality,
         "chat": record.chat,
     }
 
 
 def _from_edit_row(row: Row, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
+    """Return the fields of an edit; its prompt is made from its relation if it has none."""
     fields = dict(row)
     if _lacks_prompt(row):
         for name in ("relation", "relation_id"):
@@ -237,32 +243,43 @@ def _from_edit_row(row: Row, labels: Labels, templates: RelationTemplates) -> di
 
 def _rename_triplet(row: Row) -> dict[str, object]:
     """Rename the fields of a triplet to those of an `Edit`, and shorten each Wikidata address to its id."""
-    columns = zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True)
-    return {name: _bare(row[column]) for name, column in columns if column in row}
+    fields = dict[str, object]()
+    for name, own_name in zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True):
+        if own_name in row:
+            fields[name] = _bare(row[own_name])
+    return fields
 
 
 def _bare(value: object) -> object:
-    """Return a text without white space around it, and a Wikidata address as its id."""
-    return bare_id(value.strip()) if isinstance(value, str) else value
+    """Return a text without white space around it, and a Wikidata address as its id; other values unchanged."""
+    if not isinstance(value, str):
+        return value
+    return bare_id(value.strip())
 
 
 def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked_in: str) -> dict[str, object]:
+    """Return the fields of the edit that a triplet describes; ids in the place of names get their labels."""
     fields = _rename_triplet(row)
     for name in _ENTITIES:
         entity = fields.get(name)
         if not is_entity_id(entity) or fields.get(f"{name}_id") not in (None, entity):
             continue
         if not labels.get(entity):
-            field = _TRIPLET.get(name, name)
-            where = "there is"
-            other = "a --graph with labels"
-            if looked_in:
-                where = f"the graph {looked_in} has"
-                other = "a larger --graph (a store of a dump, or a SPARQL URL)"
-            way_out = f"write the label here and the id in {field}_id, or give {other}"
-            raise EditError([Fault(field, f"found the id {entity}, for which {where} no label; {way_out}")])
-        fields |= {name: labels[entity], f"{name}_id": entity}
+            raise EditError([_without_label(entity, _TRIPLET.get(name, name), looked_in)])
+        fields[name] = labels[entity]
+        fields[f"{name}_id"] = entity
     return fields | _relation_fields(fields, labels, templates)
+
+
+def _without_label(entity: str, field: str, looked_in: str) -> Fault:
+    """Return the fault of an id for which the graph ``looked_in`` ("": there was none) has no label."""
+    where = "there is"
+    graph = "a --graph with labels"
+    if looked_in:
+        where = f"the graph {looked_in} has"
+        graph = "a larger --graph (a store of a dump, or a SPARQL URL)"
+    way = f"write the label here and the id in {field}_id, or give {graph}"
+    return Fault(field, f"found the id {entity}, for which {where} no label; {way}")
 
 
 def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
@@ -271,18 +288,20 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
     id_ = fields.get("relation_id")
     prompt = fields.get("prompt")
     if not (isinstance(name, str | None) and isinstance(id_, str | None) and isinstance(prompt, str | None)):
-        return {}  # checking the edit's types gives a better message
+        return {}  # the check of the edit's types gives a better message
     if is_property_id(name) and id_ in (None, name):
         id_ = name
         name = None
     template = templates.find(id_) or templates.find(name)
-    if name and not (template or id_ or prompt):
+    if name and not template and not id_ and not prompt:
         _refuse_misspelt(name, templates)
 
     # What the row says comes first, then the template, then the graph's label.
     label = name
-    if not label:
-        label = template.label if template else labels.get(id_ or "")
+    if not label and template:
+        label = template.label
+    elif not label:
+        label = labels.get(id_ or "")
     if not prompt and template:
         prompt = template.template
     elif not prompt and label:

@@ -40,8 +40,10 @@ class RelationTemplates:
     def load(cls, extra: Path | None = None) -> Self:
         """Read the packaged table. The rows of the file `extra`, if given, are added and take precedence."""
         packaged = files("kg_edit").joinpath(*_PACKAGED.parts).read_text(encoding="utf-8")
-        extra_rows = _read_table(extra, utf8_text(extra)) if extra else {}
-        return cls({**_read_table(_PACKAGED, packaged), **extra_rows})
+        by_name = _read_table(_PACKAGED, packaged)
+        if extra:
+            by_name |= _read_table(extra, utf8_text(extra))
+        return cls(by_name)
 
     def find(self, relation: str | None) -> RelationTemplate | None:
         """Return the template whose property id or label (in any case) is `relation`, or None."""
@@ -55,7 +57,9 @@ class RelationTemplates:
         """Return the label that is almost equal to `relation`, which is then probably misspelt; else None."""
         labels = {row.label.casefold(): row.label for row in self.by_name.values()}
         matches = get_close_matches(relation.strip().casefold(), labels, n=1, cutoff=_NEAR)
-        return labels[matches[0]] if matches else None
+        if not matches:
+            return None
+        return labels[matches[0]]
 
 
 def utf8_text(file: Path) -> str:
@@ -67,6 +71,7 @@ def utf8_text(file: Path) -> str:
 
 
 def _read_table(file: Path, text: str) -> dict[str, RelationTemplate]:
+    """Read a table of templates, and return each under all its names; ``file`` is its path, for messages."""
     rows: list[tuple[str, list[str] | row_files.RowFault]] = []  # (file and line, cells)
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
