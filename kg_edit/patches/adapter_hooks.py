@@ -7,7 +7,7 @@ reads either h (``mlp``) or x (``key``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -33,9 +33,10 @@ def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
     if reads == "key":
         return down
     parent = model.weight_name(layer).removesuffix(".weight").rpartition(".")[0]
+    width = weight_matrix(down).shape[0]
     for child in model.model.get_submodule(parent).children():
-        linear = isinstance(child, nn.Linear | Conv1D) and child is not down
-        if linear and weight_matrix(child).shape[1] == weight_matrix(down).shape[0]:
+        is_other_linear = isinstance(child, nn.Linear | Conv1D) and child is not down
+        if is_other_linear and weight_matrix(child).shape[1] == width:
             return child
     raise UnsupportedModelError(
         f"{model.name} has no linear module next to {model.weight_name(layer)} that reads the MLP's input; use a "
@@ -54,18 +55,20 @@ def replacing_output(model: LanguageModel, layer: int, forward: Forward, *, read
         reads: the inputs: those of the down-projection (``key``), or of the MLP (``mlp``).
     """
     down = model.down_projection(layer)
-    reader = read_module(model, layer, reads)
-    mlp_input: list[Tensor] = []
+    seen = dict[str, Tensor]()
 
     def note(_: nn.Module, args: tuple[Any, ...]) -> None:
-        mlp_input[:] = [args[0]]
+        seen["mlp"] = args[0]
 
     def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        state = args[0] if reads == "key" else mlp_input[0]
+        state = args[0] if reads == "key" else seen["mlp"]
         inputs = state.reshape(-1, state.shape[-1])  # [tokens, in]; some model families flatten the input of their MLP
         flat = output.reshape(len(inputs), -1)  # [tokens, out]
         return forward(inputs.float(), flat.float()).to(output).reshape(output.shape)
 
-    noted = reader.register_forward_pre_hook(note) if reads == "mlp" else nullcontext()
-    with noted, down.register_forward_hook(hook):
+    with ExitStack() as hooks:
+        if reads == "mlp":
+            reader = read_module(model, layer, reads)
+            hooks.enter_context(reader.register_forward_pre_hook(note))
+        hooks.enter_context(down.register_forward_hook(hook))
         yield

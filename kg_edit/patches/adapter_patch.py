@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Kind, Patch, PatchStack, joined
+from kg_edit.patches.base import Kind, Patch, PatchStack, join_provenances
 from kg_edit.patches.container import PatchFile
 from kg_edit.patches.weight_patch import module_of
 from kg_edit.registry import load, method_entries
@@ -55,7 +55,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def metadata(self) -> dict[str, Any]:
-        """Return what are not tensors, as JSON."""
+        """Return everything that is not a tensor, as JSON."""
 
     @classmethod
     @abstractmethod
@@ -108,28 +108,31 @@ class AdapterPatch(Patch):
 
     def _plus(self, other: AdapterPatch) -> AdapterPatch:
         adapters = dict(self.adapters)
-        for place, more in other.adapters.items():
+        for place, adapter in other.adapters.items():
             # A sum acts where its later part does, because that part was trained on the output of the others.
-            adapters[place] = adapters.pop(place).plus(more) if place in adapters else more
-        return AdapterPatch(adapters=adapters, provenance=joined(self.provenance, other.provenance))
+            earlier = adapters.pop(place, None)
+            adapters[place] = adapter if earlier is None else earlier.plus(adapter)
+        return AdapterPatch(adapters=adapters, provenance=join_provenances(self.provenance, other.provenance))
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Attach every adapter to the model within the ``with`` block; no weight changes."""
         self.check_model(model)
-        adapted = {place: module_of(model, place[1], shape=adapter.shape) for place, adapter in self.adapters.items()}
+        adapted = list[tuple[Adapter, str, nn.Module]]()  # all are found before the first one is attached
+        for (_, name), adapter in self.adapters.items():
+            adapted.append((adapter, name, module_of(model, name, shape=adapter.shape)))
         with ExitStack() as stack:
-            for place, module in adapted.items():
-                layer = layer_of(model, place[1])
+            for adapter, name, module in adapted:
                 device = next(module.parameters()).device
-                stack.enter_context(self.adapters[place].attached(model, layer, device))
+                stack.enter_context(adapter.attached(model, layer_of(model, name), device))
             yield model
 
     def check_finite(self) -> None:
         """Check that every number is finite."""
         for (_, name), adapter in self.adapters.items():
-            if not all(torch.isfinite(tensor).all() for tensor in adapter.tensors().values()):
-                raise PatchError(f"the adapter of {name} is not finite; make a smaller change, or edit in float32")
+            for tensor in adapter.tensors().values():
+                if not torch.isfinite(tensor).all():
+                    raise PatchError(f"the adapter of {name} is not finite; make a smaller change, or edit in float32")
 
     def _stored(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
         content = list[dict[str, Any]]()
@@ -163,7 +166,7 @@ def _adapter_class(method: str) -> Any:
     """Return the class of the adapters of a method."""
     entry = method_entries().get(method)
     if entry is None:
-        raise PatchError(f"no method {method!r} is installed, which the patch was made by; install its package")
+        raise PatchError(f"the method {method!r}, which made the patch, is not installed; install its package")
     return load(entry.target).adapter_class
 
 
@@ -184,7 +187,9 @@ def without_adapter(patch: Patch, place: Place) -> Patch | None:
             part = replace(part, adapters=others)
         if not part.is_empty:
             remaining.append(part)
-    return PatchStack.of(*remaining) if remaining else None
+    if not remaining:
+        return None
+    return PatchStack.of(*remaining)
 
 
 def layer_of(model: LanguageModel, name: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kg_edit.errors import ConfigError, PatchError
@@ -65,7 +65,7 @@ def _join_records(patches: Sequence[Patch]) -> list[dict[str, Any]]:
             edit = record["edit"]
             id_ = str(edit["id"])
             earlier = records.get(id_, record)
-            if any(earlier["edit"].get(name) != edit.get(name) for name in ("subject", "prompt", "target_new")):
+            if _fact_of(earlier["edit"]) != _fact_of(edit):
                 raise PatchError(
                     f"the patches have different edits of the id {id_!r}, of which one would be lost from the record; "
                     "give the edits ids of their own, and make the patches again"
@@ -75,13 +75,18 @@ def _join_records(patches: Sequence[Patch]) -> list[dict[str, Any]]:
     return list(records.values())
 
 
+def _fact_of(edit: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the fields of an edit that say which fact it makes."""
+    return edit.get("subject"), edit.get("prompt"), edit.get("target_new")
+
+
 def _warn_of_weaker_edits(patches: Sequence[Patch], shares: Sequence[float]) -> None:
     """Warn of edits that are not in every patch, if their shares add up to less than 1."""
-    # By the edit's id: the sum of the shares, and the number of the patches with it
-    total_shares = defaultdict[str, float](float)
-    counts = Counter[str]()
+    total_shares = defaultdict[str, float](float)  # by the edit's id
+    counts = Counter[str]()  # by the edit's id: the number of the patches that have it
     for patch, share in zip(patches, shares, strict=True):
-        for id_ in dict.fromkeys(str(record["edit"]["id"]) for record in patch.edits):
+        ids = [str(record["edit"]["id"]) for record in patch.edits]
+        for id_ in dict.fromkeys(ids):
             total_shares[id_] += share
             counts[id_] += 1
     weaker = [id_ for id_, total in total_shares.items() if counts[id_] < len(patches) and total < 1]

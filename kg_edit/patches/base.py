@@ -12,9 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
-from itertools import chain
-from operator import add
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal
@@ -27,8 +25,8 @@ from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.registry import service
 
 Kind = Literal["weights", "adapter", "prompt"]
-_LONG = 160  # characters of a summary in a repr
-_NAMED = 5  # edits that an error names
+_LONG = 160  # the most characters of a summary in a repr
+_NAMED = 5  # the most edits that an error names
 
 
 class Patch(ABC):
@@ -109,15 +107,15 @@ class Patch(ABC):
             provenance: values of the fields that the patch's provenance lacks.
 
         Raises:
-            PatchError: a patch class of a plug-in is no dataclass.
+            PatchError: a patch class of a plug-in is not a dataclass.
         """
         full_provenance = {**provenance, **self.provenance, "edits": [*records]}
         try:
             return replace(self, provenance=full_provenance)  # type: ignore[type-var]
         except TypeError as error:
             raise PatchError(
-                f"{type(self).__name__} lacks records of its edits, or the size of their batch, and is no dataclass: "
-                f"{error}"
+                f"{type(self).__name__} lacks records of its edits, or the size of their batch, and is not a "
+                f"dataclass: {error}"
             ) from error
 
     def __add__(self, other: Patch) -> Patch:
@@ -180,21 +178,21 @@ class Patch(ABC):
         from kg_edit.patches.provenance import ORIGIN, about_merged  # only a patch of another model needs it
 
         source = self.provenance["model"]
-        hint = ""
         if (Path(model.name) / ORIGIN).is_file():
             raise PatchMismatchError(f"this patch is for {source.get('name')!r}, and {about_merged(model.name)}")
-        saved = str(source.get("dtype"))
+        message = (
+            f"this patch is for {source.get('name')!r} (fingerprint {self.fingerprint}), but the loaded model is "
+            f"{model.name!r} ({model.fingerprint}); load the right model, or edit this one again"
+        )
+        saved = source.get("dtype")
         loaded = str(model.model.dtype)
-        if saved != loaded and "torch.float16" in (saved, loaded) and source.get("dtype"):  # a cast to float16 rounds
+        if saved and saved != loaded and "torch.float16" in (saved, loaded):  # a cast to float16 rounds
             dtype = saved.removeprefix("torch.")
-            hint = (
+            message += (
                 f". The patch was made in {dtype}, and a model in float16 may have another fingerprint: try the model "
                 f"in {dtype} (CLI: --dtype {dtype})"
             )
-        raise PatchMismatchError(
-            f"this patch is for {source.get('name')!r} (fingerprint {self.fingerprint}), but the loaded model is "
-            f"{model.name!r} ({model.fingerprint}); load the right model, or edit this one again{hint}"
-        )
+        raise PatchMismatchError(message)
 
     @property
     def nbytes(self) -> int:
@@ -263,8 +261,8 @@ class Patch(ABC):
         """Read a patch of any kind that `save` wrote, also from the folder of `kg-edit edit` or from a ledger.
 
         Raises:
-            PatchError: the file is missing, or is no patch; or the folder has neither a patch nor a ledger.
-        OutputError: the folder has a run that is not finished.
+            PatchError: the file is missing, or is not a patch; or the folder has neither a patch nor a ledger.
+            OutputError: the folder has a run that is not finished.
         """
         if not isinstance(path, str | Path):
             raise PatchError(f"found {describe(path)}; expected the path of a patch, a run's folder or a ledger")
@@ -272,8 +270,9 @@ class Patch(ABC):
             is_folder = Path(path).is_dir()
         except OSError as error:  # its name is too long, or the folder around it is not readable
             raise PatchError(f"can't read the patch {path}: {error.strerror}; check the path") from error
+        patch: Patch
         if is_folder:  # of a run, or a ledger
-            patch: Patch = service("ledger").read_folder(Path(path))
+            patch = service("ledger").read_folder(Path(path))
             return patch
         from kg_edit.patches.container import patch_class, read_patch
 
@@ -283,7 +282,7 @@ class Patch(ABC):
 
 
 class _Applied(AbstractContextManager[LanguageModel]):
-    """The block of `Patch.applied`, which warns if no ``with`` statement enters it, as Python does of a coroutine."""
+    """The block of `Patch.applied`. It warns if no ``with`` statement enters it, as Python does of a coroutine."""
 
     def __init__(self, block: AbstractContextManager[LanguageModel]) -> None:
         self._block = block
@@ -308,16 +307,16 @@ class _Applied(AbstractContextManager[LanguageModel]):
             )
 
 
-def as_patch(given: Patch | str | Path) -> Patch:
+def as_patch(patch: Patch | str | Path) -> Patch:
     """Return a patch; a path is loaded. The door of every call that takes a patch."""
-    if isinstance(given, LanguageModel):
+    if isinstance(patch, LanguageModel):
         raise PatchError("found a LanguageModel in the place of the patch; give the model first, then the patch")
-    if isinstance(given, Patch):
-        return given
-    return Patch.load(given)
+    if isinstance(patch, Patch):
+        return patch
+    return Patch.load(patch)
 
 
-def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def join_provenances(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Join two provenances: the edits of both in order, each method once, and the entries of both ``weight_norms``.
 
     Any other field has the value of ``first``.
@@ -340,11 +339,29 @@ def without_edits(provenance: Mapping[str, Any], ids: Collection[str], *, known:
         ids: of the edits to remove.
         known: the ids of all edits of the patch.
     """
-    unknown = sorted(set(ids).difference(known))
+    unknown = [repr(id_) for id_ in sorted(set(ids).difference(known))]
     if unknown:
-        raise PatchError(f"the patch has no edit {', '.join(repr(id_) for id_ in unknown)}; check its edits' ids")
+        raise PatchError(f"the patch has no edit {', '.join(unknown)}; check its edits' ids")
     edits = [record for record in provenance.get("edits", ()) if record.get("edit", {}).get("id") not in ids]
     return {**provenance, "edits": edits}
+
+
+def _add_to_sums(sums: Sequence[Patch], part: Patch) -> list[Patch]:
+    """Return the parts of a stack with one more, which is added to the earlier parts of its class that it meets.
+
+    The sum takes the place of its last part, which was made on the model with all parts before it.
+    """
+    others = list[Patch]()
+    total: Patch | None = None
+    for patch in sums:
+        is_added_to = type(patch) is type(part) and (patch is sums[-1] or patch.meets(part))
+        if not is_added_to:
+            others.append(patch)
+        elif total is None:
+            total = patch
+        else:
+            total = total + patch
+    return [*others, part if total is None else total + part]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -357,20 +374,16 @@ class PatchStack(Patch):
     @classmethod
     def of(cls, *patches: Patch) -> Patch:
         """Return the sum of patches: stacks are flattened, patches of one class added, empty patches left out."""
-        parts = list(chain.from_iterable(patch.parts for patch in patches))
+        parts = list[Patch]()
+        for patch in patches:
+            parts += patch.parts
         full = [part for part in parts if not part.is_empty]
-        sums: list[Patch] = []
+        sums = list[Patch]()
         for part in full or parts[:1]:
-            same = list[Patch]()  # of the earlier parts those that it is added to
-            others = list[Patch]()
-            for patch in sums:
-                if type(patch) is type(part) and (patch is sums[-1] or patch.meets(part)):
-                    same.append(patch)
-                else:
-                    others.append(patch)
-            # The sum takes the place of its last part, which was made on the model with all parts before it.
-            sums = [*others, reduce(add, [*same, part])]
-        return sums[0] if len(sums) == 1 else cls(tuple(sums))
+            sums = _add_to_sums(sums, part)
+        if len(sums) == 1:
+            return sums[0]
+        return cls(tuple(sums))
 
     @property
     def parts(self) -> tuple[Patch, ...]:
@@ -379,8 +392,11 @@ class PatchStack(Patch):
 
     @cached_property
     def provenance(self) -> dict[str, Any]:  # type: ignore[override]
-        """The provenances of all parts, joined: see `joined`."""
-        return reduce(joined, (part.provenance for part in self.patches), dict[str, Any]())
+        """The provenances of all parts, joined: see `join_provenances`."""
+        provenance = dict[str, Any]()
+        for part in self.patches:
+            provenance = join_provenances(provenance, part.provenance)
+        return provenance
 
     @property
     def summary(self) -> str:
@@ -429,7 +445,8 @@ class PatchStack(Patch):
 
 def needs_of_server(patch: Patch) -> str:
     """Return what a server needs besides the model, as sentences; "" if a patch class does not say it."""
-    return " ".join(dict.fromkeys(part.server_needs for part in patch.parts if part.server_needs))
+    needs = [part.server_needs for part in patch.parts if part.server_needs]
+    return " ".join(dict.fromkeys(needs))
 
 
 def edits_beside_weights(patch: Patch) -> str:

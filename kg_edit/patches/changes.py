@@ -77,16 +77,20 @@ def read_changes(path: str | Path) -> Changes:
     from kg_edit.patches.container import read_arrays  # the format of files, which a patch in memory does not need
 
     provenance, arrays = read_arrays(path)
-    names = {name.removesuffix(".left") for name in arrays if name.endswith(".left") and not name.startswith(STATE)}
-    complete = sorted(name for name in names if f"{name}.right" in arrays)
-    for name in complete:
-        check_factors(path, name, arrays[f"{name}.left"], arrays[f"{name}.right"])
-    start = f"{STATE}{KEY}"
-    return Changes(
-        provenance=provenance,
-        factors={name: Pair(arrays[f"{name}.left"], arrays[f"{name}.right"]) for name in complete},
-        keys={name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)},
-    )
+    factors = dict[str, Pair]()
+    keys = dict[str, Array]()
+    key_prefix = f"{STATE}{KEY}"
+    for stored_name, array in sorted(arrays.items()):
+        if stored_name.startswith(key_prefix):
+            keys[stored_name.removeprefix(key_prefix)] = array
+        if stored_name.startswith(STATE) or not stored_name.endswith(".left"):
+            continue
+        name = stored_name.removesuffix(".left")
+        right = arrays.get(f"{name}.right")
+        if right is not None:
+            check_factors(path, name, array, right)
+            factors[name] = Pair(array, right)
+    return Changes(provenance=provenance, factors=factors, keys=keys)
 
 
 def check_factors(path: str | Path, name: str, left: Any, right: Any) -> None:
@@ -103,7 +107,7 @@ def _array(tensor: Any) -> Array:
 
 
 def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
-    """Return the columns of the factors that belong to each edit; None if they don't, as in a dense change.
+    """Return the columns of the factors that belong to each edit; None if columns have no edit, as in a dense change.
 
     Closed-form methods write one column per fact: the edit itself, and each of the ``requests`` in its record. A record
     with ``shared`` is of a change that several edits have together (Ext-Sub).
@@ -127,7 +131,10 @@ def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
 def is_identity(factor: Any) -> bool:
     """Return whether a factor is the identity matrix with more than one row, as in a dense change (`Factors.dense`)."""
     rows, columns = factor.shape
-    return rows == columns > 1 and bool((factor.diagonal() == 1).all()) and float(abs(factor).sum()) == rows
+    if rows != columns or rows == 1:
+        return False
+    has_ones = bool((factor.diagonal() == 1).all())
+    return has_ones and float(abs(factor).sum()) == rows
 
 
 def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:
@@ -156,7 +163,7 @@ def change_norm(pair: Any, indices: tuple[int, ...] | None = None) -> float:
 
 def _columns_of(factor: Any, indices: tuple[int, ...] | None) -> Array:
     """Return columns of a factor in float64; a method's factors are tensors, which may be on an accelerator."""
-    if indices is not None:  # first: the whole factor, copied for each edit, would take a time quadratic in the edits
+    if indices is not None:  # first, as copies of the whole factor for each edit would take quadratic time
         factor = factor[:, list(indices)]
     if hasattr(factor, "cpu"):
         factor = factor.cpu()

@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.patches.changes import Array, Changes, columns
 from kg_edit.patches.entries import EditPosition, Entry
 
-COSINE = 0.6  # of two edits' keys (docs/patches.md)
+COSINE = 0.6  # two edits' keys with a larger cosine are near (docs/patches.md)
 
 ConflictKind = Literal["contradiction", "duplicate", "near keys"]
 
@@ -29,39 +29,39 @@ class Conflict:
     cosine: float | None = None
 
     def __str__(self) -> str:
-        one = self.first
-        two = self.second
+        both = f"{self.first.name} and {self.second.name}"
+        target = self.second.edit.target_new
         match self.kind:
             case "contradiction":
-                return (
-                    f"{one.name} and {two.name} edit one fact to {one.edit.target_new!r} and to "
-                    f"{two.edit.target_new!r}; keep one of them"
-                )
+                earlier = self.first.edit.target_new
+                return f"{both} edit one fact to {earlier!r} and to {target!r}; keep one of them"
             case "duplicate":
-                return f"{one.name} and {two.name} both edit one fact to {two.edit.target_new!r}; one is enough"
+                return f"{both} both edit one fact to {target!r}; one is enough"
         return (
-            f"{one.name} and {two.name} are written under nearly the same key (cosine {self.cosine:.2f}), so the "
+            f"{both} are written under nearly the same key (cosine {self.cosine:.2f}), so the "
             "later edit may overwrite the earlier one; run kg-edit patch check"
         )
 
     def other(self, entry: Entry) -> Entry | None:
         """Return the edit with which ``entry`` is in conflict; None if the conflict is between two others."""
-        if entry.position not in (self.first.position, self.second.position):
-            return None
-        return self.second if self.first.position == entry.position else self.first
+        if entry.position == self.first.position:
+            return self.second
+        if entry.position == self.second.position:
+            return self.first
+        return None
 
 
 def conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple[Conflict, ...]:
     """Return all pairs of ``entries`` in conflict; ``changes`` are the changes of their steps."""
-    # Only edits that share the subject's id or its name may be of one fact, and all pairs of thousands are many
-    of_subject = defaultdict[str, list[int]](list)
+    # Only edits that share the subject's id or its name may be of one fact; all pairs of thousands would be too many.
+    by_subject = defaultdict[str, list[int]](list)
     for index, entry in enumerate(entries):
         name = entry.edit.subject.casefold()
         for key in {name, entry.edit.subject_id or name}:
-            of_subject[key].append(index)
+            by_subject[key].append(index)
     pairs = set[tuple[int, int]]()
-    for rows in of_subject.values():
-        pairs.update(combinations(rows, 2))
+    for indices in by_subject.values():
+        pairs.update(combinations(indices, 2))
 
     same = dict[tuple[Entry, Entry], ConflictKind]()
     for first, second in sorted(pairs):
@@ -82,62 +82,72 @@ def contradictions(entries: Sequence[Entry]) -> tuple[Conflict, ...]:
     return tuple(conflict for conflict in conflicts(entries, {}) if conflict.kind == "contradiction")
 
 
-def _same_fact(one: Edit, two: Edit) -> ConflictKind | None:
+def _same_fact(first: Edit, second: Edit) -> ConflictKind | None:
     """Return how two edits of one subject and one relation are in conflict; None if they are not."""
-    if not _agree(one.subject_id, two.subject_id, one.subject, two.subject):
+    if not _agree(first.subject_id, second.subject_id, first.subject, second.subject):
         return None
-    if one.prompt != two.prompt:
-        if not (one.relation and two.relation) and not (one.relation_id and two.relation_id):
-            return None
-        if not _agree(one.relation_id, two.relation_id, one.relation or "", two.relation or ""):
-            return None
-    if set(one.forms).isdisjoint(two.forms):  # in plain text and in chat form: one does not reach the other
+    if first.prompt != second.prompt and not _share_relation(first, second):
         return None
-    if not _agree(one.target_new_id, two.target_new_id, one.target_new, two.target_new):
+    if set(first.forms).isdisjoint(second.forms):  # in plain text and in chat form: one does not reach the other
+        return None
+    if not _agree(first.target_new_id, second.target_new_id, first.target_new, second.target_new):
         return "contradiction"
-    if set(one.forms) <= set(two.forms) or set(two.forms) <= set(one.forms):
+    if set(first.forms) <= set(second.forms) or set(second.forms) <= set(first.forms):
         return "duplicate"
     return None
 
 
-def _agree(one_id: str | None, two_id: str | None, one: str, two: str) -> bool:
+def _share_relation(first: Edit, second: Edit) -> bool:
+    """Return whether two edits are of one relation; false if one of them says neither its id nor its label."""
+    have_labels = bool(first.relation and second.relation)
+    have_ids = bool(first.relation_id and second.relation_id)
+    if not have_labels and not have_ids:
+        return False
+    return _agree(first.relation_id, second.relation_id, first.relation or "", second.relation or "")
+
+
+def _agree(first_id: str | None, second_id: str | None, first: str, second: str) -> bool:
     """Return whether two names mean the same: by their ids if both have one, as one name may have several bearers."""
-    if one_id and two_id:
-        return one_id == two_id
-    return one.casefold() == two.casefold()
+    if first_id and second_id:
+        return first_id == second_id
+    return first.casefold() == second.casefold()
 
 
 def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iterator[tuple[Entry, Entry, float]]:
-    """Yield pairs whose keys have an absolute cosine above `COSINE` in at least one weight.
+    """Yield pairs whose keys have an absolute cosine above `COSINE` in at least one weight."""
+    largest: dict[tuple[int, int], float] = {}  # by the numbers of two entries
+    for rows, keys in _keys_by_weight(entries, changes).values():
+        units = keys / np.linalg.norm(keys, axis=0).clip(min=1e-12)  # [in, edits]
+        cosines = abs(np.triu(units.T @ units, k=1))  # [edits, edits], each pair once
+        for first, second in np.argwhere(cosines > COSINE).tolist():
+            pair = (rows[first], rows[second])
+            largest[pair] = max(largest.get(pair, 0.0), float(cosines[first, second]))
+    for (first, second), cosine in sorted(largest.items()):
+        yield entries[first], entries[second], round(cosine, 4)
+
+
+def _keys_by_weight(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> dict[str, tuple[list[int], Array]]:
+    """Return by weight the numbers of the entries that have a key there, and these keys [in, edits].
 
     The key is the one that the patch stores, or else the input direction to which the change reacts. A sum of patches
     of which only some store keys counts as one that stores none.
     """
-    row = {entry.position: index for index, entry in enumerate(entries)}
-    rows_of = dict[str, list[int]]()  # by weight: the entries whose keys are there
-    keys_of = dict[str, list[Array]]()  # by weight: their keys
+    row_of = {entry.position: row for row, entry in enumerate(entries)}
+    rows = defaultdict[str, list[int]](list)
+    parts = defaultdict[str, list[Array]](list)
     for step, change in changes.items():
         edit_columns = columns(change)
         if edit_columns is None:
             continue
         positions = [EditPosition(step, record["edit"]["id"]) for record in change.edits]
-        if not row.keys() >= set(positions):  # added after the entries were read
+        if not row_of.keys() >= set(positions):  # added after the entries were read
             continue
-        # The first column is the edit's; further facts have other subjects.
-        firsts = [columns_of_edit[0] for columns_of_edit in edit_columns]
+        # An edit's first column is its own; further facts, in the other columns, have other subjects.
+        first_columns = [of_edit[0] for of_edit in edit_columns]
         for name, pair in change.factors.items():
-            stored = change.keys.get(name, pair.right)
-            keys = stored if stored.shape == pair.right.shape else pair.right  # [in, columns]
-            rows_of.setdefault(name, []).extend(row[position] for position in positions)
-            keys_of.setdefault(name, []).append(keys[:, firsts].astype(np.float32))
-
-    largest: dict[tuple[int, int], float] = {}
-    for name, parts in keys_of.items():
-        keys = np.concatenate(parts, 1)  # [in, edits]
-        units = keys / np.linalg.norm(keys, axis=0).clip(min=1e-12)
-        cosines = abs(np.triu(units.T @ units, k=1))  # [edits, edits], each pair once
-        for one, two in np.argwhere(cosines > COSINE).tolist():
-            pair_of_rows = (rows_of[name][one], rows_of[name][two])
-            largest[pair_of_rows] = max(largest.get(pair_of_rows, 0.0), float(cosines[one, two]))
-    for (one, two), cosine in sorted(largest.items()):
-        yield entries[one], entries[two], round(cosine, 4)
+            keys = change.keys.get(name, pair.right)  # [in, columns]
+            if keys.shape != pair.right.shape:
+                keys = pair.right
+            rows[name] += [row_of[position] for position in positions]
+            parts[name].append(keys[:, first_columns].astype(np.float32))
+    return {name: (rows[name], np.concatenate(parts[name], 1)) for name in rows}

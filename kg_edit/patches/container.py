@@ -71,15 +71,15 @@ def write_patch(
     import torch
 
     cleaned = dict[str, "Tensor"]()
-    memory = set[int]()
+    addresses = set[int]()
     for name, tensor in sorted(tensors.items()):
         if not torch.isfinite(tensor).all():
             raise PatchError(f"the change of {name} is not finite; nothing was written")
         cleaned[name] = tensor.detach().cpu().contiguous()
         address = cleaned[name].untyped_storage().data_ptr()
-        if address in memory:  # safetensors refuses to write tensors that share memory
+        if address in addresses:  # safetensors refuses to write tensors that share memory
             cleaned[name] = cleaned[name].clone()
-        memory.add(address)
+        addresses.add(address)
     metadata = {"format": FORMAT, "version": VERSION, "kind": kind, "provenance": provenance, "content": content}
     return write_safetensors(Path(path), cleaned, {METADATA: json.dumps(metadata, sort_keys=True)})
 
@@ -90,7 +90,8 @@ def read_patch(path: str | Path) -> PatchFile:
 
     metadata, tensors = _read(path, "pt")
     for name, tensor in tensors.items():
-        _check_finite(path, name, bool(torch.isfinite(tensor).all()))
+        if not torch.isfinite(tensor).all():
+            raise _not_finite(path, name)
     return PatchFile(
         path=str(path),
         kind=metadata["kind"],
@@ -115,9 +116,11 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         metadata, arrays = _read(path, "np")
     except TypeError:  # numpy has no bfloat16
         file = read_patch(path)
-        return file.provenance, {name: tensor.float().numpy() for name, tensor in file.tensors.items()}
+        float32 = {name: tensor.float().numpy() for name, tensor in file.tensors.items()}
+        return file.provenance, float32
     for name, array in arrays.items():
-        _check_finite(path, name, bool(np.isfinite(array).all()))
+        if not np.isfinite(array).all():
+            raise _not_finite(path, name)
     return metadata["provenance"], arrays
 
 
@@ -126,12 +129,12 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
     try:
         with safe_open(path, framework=framework or "np") as file:
             metadata = parse((file.metadata() or {}).get(METADATA, "{}"))
-            names = file.keys() if framework else ()
+            names = list(file.keys()) if framework else []
             for name in names:
-                kind = str(file.get_slice(name).get_dtype())
-                if kind not in _REAL:
+                dtype = str(file.get_slice(name).get_dtype())
+                if dtype not in _REAL:
                     raise PatchError(
-                        f"the patch {path} has values of {name} of the type {kind}; expected real numbers: "
+                        f"the patch {path} has values of {name} of the type {dtype}; expected real numbers: "
                         f"{', '.join(_REAL)}"
                     )
             tensors = {name: file.get_tensor(name) for name in names}
@@ -147,8 +150,8 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
 
 def _check_metadata(metadata: Any, path: str | Path) -> None:
     """Check that the metadata of a file are those of a patch in this version of the format."""
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        found = metadata.get("format") if isinstance(metadata, dict) else metadata
+    found = metadata.get("format") if isinstance(metadata, dict) else metadata
+    if found != FORMAT or not isinstance(metadata, dict):
         raise PatchError(f"{path} is not a patch: expected the format {FORMAT}, found {found!r:.80}")
     if metadata.get("version") != VERSION:
         raise PatchError(
@@ -160,6 +163,6 @@ def _check_metadata(metadata: Any, path: str | Path) -> None:
     check_provenance(metadata.get("provenance"), path)
 
 
-def _check_finite(path: str | Path, name: str, finite: bool) -> None:
-    if not finite:
-        raise PatchError(f"the patch {path} has values of {name} that are not finite; make the patch again")
+def _not_finite(path: str | Path, name: str) -> PatchError:
+    """Return the error for a tensor of a patch's file with infinite values or NaN."""
+    return PatchError(f"the patch {path} has values of {name} that are not finite; make the patch again")

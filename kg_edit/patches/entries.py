@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # edits are listed without torch
     from kg_edit.patches.changes import Changes
 
 State = Literal["active", "removed"]
-_NEEDED = "edit", "method"  # fields of a patch's record of an edit
+_NEEDED = ("edit", "method")  # fields of a patch's record of an edit
 _NO_RECORD = "the patch has no readable records of its edits; make the patch again"
 
 
@@ -71,6 +71,7 @@ def entries(
 
 
 def _by_position(steps: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[EditPosition, Mapping[str, Any]]:
+    """Return the records of all steps by the positions of their edits."""
     positions = dict[EditPosition, Mapping[str, Any]]()
     for step, records in steps.items():
         for record in records:
@@ -102,7 +103,7 @@ def edit_of(record: Mapping[str, Any]) -> Edit:
 
 def _check_readable(patch: Patch | Changes) -> None:
     """Refuse a patch that changes something without records of its edits."""
-    if not (patch.edits or patch.is_empty):
+    if not patch.edits and not patch.is_empty:
         raise PatchError(_NO_RECORD)
     for record in patch.edits:
         if not all(field in record for field in _NEEDED):
@@ -116,9 +117,10 @@ def check_records(patch: Patch) -> None:
         raise PatchError("the patch has no edits, so there is nothing to add")
     _check_readable(patch)
     for record in patch.edits:
-        if record.get("scale", 1.0) != 1.0:
+        scale = record.get("scale", 1.0)
+        if scale != 1.0:
             raise PatchError(
-                f"the edit {edit_of(record).id!r} is in the patch {record['scale']:g} times, so it can't be recomputed "
+                f"the edit {edit_of(record).id!r} is in the patch {scale:g} times, so it can't be recomputed "
                 "later; add the patch as it was made, or remove the edit from its ledger"
             )
     ids = Counter(edit_of(record).id for record in patch.edits)
@@ -161,7 +163,7 @@ def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
 def _find(known: Sequence[Entry], name: str) -> list[Entry]:
     """Return the entries that ``name`` fits, or if it is not an id, those with this subject.
 
-    It is only one entry if that is its name, because an id may look like a step and an id.
+    An entry with exactly this name is the only one, because an id may look like a step and an id.
     """
     if not isinstance(name, str):
         raise PatchError(f"found {name!r:.60}; expected the name, id or subject of an edit, such as edit.id")

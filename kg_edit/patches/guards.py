@@ -37,12 +37,14 @@ def _median_of_others(values: list[float], own: float) -> float | None:
     others = len(values) - 1
     if others < _ENOUGH:
         return None
-    index = bisect_left(values, own)  # of ``own``, which is passed over
+    # The two middle positions among the others, which are the same one if their number is odd. Those at or after the
+    # position of ``own`` are one further on in ``values``.
+    position = bisect_left(values, own)
     lower = (others - 1) // 2
     upper = others // 2
-    if lower >= index:
+    if lower >= position:
         lower += 1
-    if upper >= index:
+    if upper >= position:
         upper += 1
     return (values[lower] + values[upper]) / 2
 
@@ -131,9 +133,11 @@ def _compare_with_weights(patch: Patch | Changes, norms: Mapping[str, float]) ->
         limit = SHARE * norms.get(name, 0.0)
         named = ""
         if by_edit:
-            size, largest = max((change_norm(pair, indices), number) for number, indices in enumerate(by_edit))
+            sizes = [change_norm(pair, indices) for indices in by_edit]
+            size = max(sizes)
             if len(by_edit) > 1:
-                named = f"{changes.edits[largest]['edit']['id']}: "
+                largest = changes.edits[sizes.index(size)]
+                named = f"{largest['edit']['id']}: "
         else:
             # Columns don't belong to edits: the mean edit counts, |change| / sqrt(edits). A weight has no more edits
             # than columns, if others are in other weights.
@@ -156,7 +160,9 @@ def refuse_disabling(
         return
     # A method such as rome-kg writes an edit's facts under the same key, each over the earlier ones.
     facts = max((len(record.get("requests", ())) for record in patch.edits), default=0)
-    fewer = f" (it has {facts} facts of the graph; fewer: --set statements=1 --set composed=0)" if facts else ""
+    fewer = ""
+    if facts:
+        fewer = f" (it has {facts} facts of the graph; fewer: --set statements=1 --set composed=0)"
     raise DisablingEditError(
         f"the patch would probably break the model: {'; '.join(reasons)}. Leave that edit out, make its change "
         f"smaller{fewer}, or add it anyway with --force (force=True)",

@@ -22,7 +22,7 @@ from torch import Tensor
 from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Kind, Patch, joined, without_edits
+from kg_edit.patches.base import Kind, Patch, join_provenances, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.text.matching import bare_question
 from kg_edit.text.similarity import Index, best, bm25_index, index_of, letters_of, share_index, within_letters
@@ -59,11 +59,11 @@ class PromptFact(BaseModel):
     """The fact of one edit, as text for the model.
 
     Attributes:
-        id: of the edit.
-        subject: of the edit.
+        id: the edit's id.
+        subject: the edit's subject.
         prompt: the edit's own prompt without its target; other prompts are compared with it.
         text: what is put before a prompt.
-        examples: are shown before the fact; the most similar one is the first.
+        examples: texts that are shown before the fact; the most similar one is the first.
         withheld: whether the fact is stored but never shown.
     """
 
@@ -94,23 +94,25 @@ class FactBook:
             question = prompt.rstrip().rpartition("\n\n")[2]
         else:
             question = bare_question(prompt)
-        scores = self._index(question)
+        scores = self._index(question)  # of each fact: how similar its prompt is to the question
         named = scores
         if rule.gate == "subject":
-            named = self._subjects(question)  # the share of each subject that the question names
+            named = self._subjects(question)  # of each fact: the share of its subject that the question names
         letters = letters_of(question)
-        indices = list[int]()
+        fitting = list[int]()
         for index, fact in enumerate(self.facts):
-            score = scores[index]
-            if fact.subject:  # a fact without one, such as a paragraph, is compared by its prompt
-                score = named[index]
-            fits = score >= rule.threshold
-            if rule.letters is not None and not fits:
-                fits = within_letters(self._letters[index], letters, rule.letters)
-            if fits:
-                indices.append(index)
-        chosen = best([scores[index] for index in indices], rule.most)
-        return tuple(self.facts[indices[number]] for number in chosen)
+            # A fact without a subject, such as a paragraph, is compared by its prompt.
+            score = named[index] if fact.subject else scores[index]
+            if score >= rule.threshold or self._is_almost(index, letters):
+                fitting.append(index)
+        chosen = best([scores[index] for index in fitting], rule.most)
+        return tuple(self.facts[fitting[number]] for number in chosen)
+
+    def _is_almost(self, index: int, letters: str) -> bool:
+        """Return whether a fact's prompt differs from a question's ``letters`` by as few as the rule allows."""
+        if self.rule.letters is None:
+            return False
+        return within_letters(self._letters[index], letters, self.rule.letters)
 
     def prompt_transform(self, prompt: str, *, examples: int | None = None) -> str:
         """Return ``prompt`` with the relevant examples and facts before it; the most similar one of each comes last.
@@ -122,7 +124,9 @@ class FactBook:
         if not facts:
             return prompt
         shown = list(facts[0].examples)
-        most = rule.own_examples if examples is None else min(examples, rule.own_examples)
+        most = rule.own_examples
+        if examples is not None:
+            most = min(examples, most)
         if most:
             # Other facts as examples: those whose prompts are most like that of the first fact
             others = [index for index, fact in enumerate(self.facts) if fact not in facts]
@@ -136,15 +140,20 @@ class FactBook:
 
     @cached_property
     def _index(self) -> Index:
+        """The index of the facts' prompts. This and the next two are computed once, as a book does not change."""
         prompts = [fact.prompt for fact in self.facts]
-        return bm25_index(prompts) if self.rule.gate == "bm25" else index_of(prompts, self.rule.encoder)
+        if self.rule.gate == "bm25":
+            return bm25_index(prompts)
+        return index_of(prompts, self.rule.encoder)
 
     @cached_property
     def _subjects(self) -> Index:
+        """The index of the facts' subjects."""
         return share_index([fact.subject for fact in self.facts])
 
     @cached_property
     def _letters(self) -> list[str]:
+        """The facts' prompts as `within_letters` compares them."""
         return [letters_of(fact.prompt) for fact in self.facts]
 
 
@@ -239,7 +248,9 @@ class PromptPatch(Patch):
         return {}
 
     def _plus(self, other: Self) -> Self:
-        return replace(self, facts=self.facts + other.facts, provenance=joined(self.provenance, other.provenance))
+        return replace(
+            self, facts=self.facts + other.facts, provenance=join_provenances(self.provenance, other.provenance)
+        )
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
@@ -248,7 +259,7 @@ class PromptPatch(Patch):
         insert = self.transform_for(model)
         further = model.prompt_transform
         if further is None:
-            yield replace(model, prompt_transform=insert)  # as it is, for it may prepare many texts together
+            yield replace(model, prompt_transform=insert)  # not wrapped, because it may prepare many texts together
             return
 
         def transform(text: str) -> str:

@@ -20,6 +20,8 @@ _Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Open(BaseModel):
+    """Base of the parts of a provenance: fields are checked strictly, and other fields are allowed."""
+
     model_config = ConfigDict(strict=True, extra="allow")
 
 
@@ -72,12 +74,17 @@ def check_provenance(provenance: Any, path: object) -> dict[str, Any]:
     except (ValidationError, RecursionError) as error:
         fault = "it is nested too deeply"
         if isinstance(error, ValidationError):
-            first = error.errors(include_url=False, include_context=False)[0]
-            message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-            place = ".".join(str(step) for step in first["loc"])
-            fault = f"{place} is {first['input']!r:.80}, {message}"
+            fault = _describe_first(error)
         raise PatchError(f"the provenance of the patch {path} is wrong: {fault}; make it again") from error
     return provenance
+
+
+def _describe_first(error: ValidationError) -> str:
+    """Return in words the first fault that pydantic found."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(str(step) for step in first["loc"])
+    message = first["msg"]
+    return f"{place} is {first['input']!r:.80}, {message[0].lower()}{message[1:]}"
 
 
 def merged_provenance(model: str | Path) -> dict[str, Any]:
@@ -98,7 +105,7 @@ def merged_provenance(model: str | Path) -> dict[str, Any]:
 
 
 def about_merged(folder: str | Path) -> str:
-    """Say of the folder of a merged model which commands ask it."""
+    """Return what to say about the folder of a merged model: which commands ask it."""
     quoted = quote(str(folder))
     return (
         f"{folder} is a model with a patch in its weights ({ORIGIN}); only kg-edit patch check LEDGER --merged "

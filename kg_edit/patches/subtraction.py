@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.models.devices import exact
-from kg_edit.patches.base import Patch, joined
+from kg_edit.patches.base import Patch, join_provenances
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 SUBTRACTED = "subtracted"  # the field of a provenance with what was subtracted
@@ -45,7 +45,8 @@ def subtracted(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bo
         )
     factors = dict(expert.factors)
     for name, other in anti.factors.items():
-        own = factors.get(name) or Factors(left=other.left[:, :0], right=other.right[:, :0])  # a change of rank 0
+        nothing = Factors(left=other.left[:, :0], right=other.right[:, :0])  # a change of rank 0
+        own = factors.get(name, nothing)
         if own.shape != other.shape:
             raise PatchMismatchError(
                 f"the expert's change of {name} is {own.shape}, the anti-expert's {other.shape}; train both on one "
@@ -55,8 +56,9 @@ def subtracted(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bo
             factors[name] = less_extracted(own, other, strength=strength)
         else:
             left = torch.cat([own.left, -strength * other.left.to(own.left)], 1)
-            factors[name] = Factors(left=left, right=torch.cat([own.right, other.right.to(own.right)], 1))
-    provenance = {**joined(expert.provenance, anti.provenance), "edits": [*expert.edits]}
+            right = torch.cat([own.right, other.right.to(own.right)], 1)
+            factors[name] = Factors(left=left, right=right)
+    provenance = {**join_provenances(expert.provenance, anti.provenance), "edits": [*expert.edits]}
     note = {"strength": strength, "extract": extract, "anti_expert": [edit.get("edit", {}) for edit in anti.edits]}
     return WeightPatch(factors=factors, provenance={**provenance, SUBTRACTED: note})
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from kg_edit.errors import ModelError, PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.base import Kind, Patch, joined
+from kg_edit.patches.base import Kind, Patch, join_provenances
 from kg_edit.patches.changes import KEY, STATE, check_factors, is_identity
 
 if TYPE_CHECKING:
     from kg_edit.patches.container import PatchFile
 
-# Ranks of several patches together: up to so many, all are computed for every token, which is faster than a choice.
+# Up to so many ranks of several patches together, all are computed for every token: that is faster than a choice.
 _FEW_RANKS = 64
 SUM = "sum/"  # prefix of a state that is added, not concatenated, where patches are added: one number for all edits
 _SAFE = 0.25  # share of the largest number of a type; a change below it can't make a weight infinite
@@ -81,7 +81,7 @@ class Factors:
     @property
     def is_finite(self) -> bool:
         """Whether no number of the factors, and none of their product, is infinite or NaN."""
-        if not (torch.isfinite(self.left).all() and torch.isfinite(self.right).all()):
+        if not torch.isfinite(self.left).all() or not torch.isfinite(self.right).all():
             return False
         if self.bound < _SAFE * torch.finfo(torch.float32).max:
             return True
@@ -111,7 +111,8 @@ class Factors:
 
     def columns(self, indices: Sequence[int]) -> Factors:
         """Return the factors with the columns at ``indices`` only: the part of the change that some edits have."""
-        return Factors(left=self.left[:, list(indices)].contiguous(), right=self.right[:, list(indices)].contiguous())
+        chosen = list(indices)
+        return Factors(left=self.left[:, chosen].contiguous(), right=self.right[:, chosen].contiguous())
 
     def reduced(self, rank: int) -> tuple[Factors, float]:
         """Return the nearest change of at most this rank (Eckart and Young), and the share of the squared norm it has.
@@ -180,8 +181,8 @@ class WeightPatch(Patch):
     def _plus(self, other: WeightPatch) -> WeightPatch:
         factors = dict(self.factors)
         state = dict(self.state)
-        for name, more in other.factors.items():
-            factors[name] = factors[name] + more if name in factors else more
+        for name, pair in other.factors.items():
+            factors[name] = factors[name] + pair if name in factors else pair
         for name, tensor in other.state.items():
             present = state.get(name)  # on the CPU if read from a file, else possibly on the model's device
             if present is None:
@@ -190,7 +191,7 @@ class WeightPatch(Patch):
                 state[name] = present + tensor.to(present)
             else:
                 state[name] = torch.cat([present, tensor.to(present.device)], -1)
-        return WeightPatch(factors=factors, provenance=joined(self.provenance, other.provenance), state=state)
+        return WeightPatch(factors=factors, provenance=join_provenances(self.provenance, other.provenance), state=state)
 
     def __neg__(self) -> WeightPatch:
         """Return the inverse change, without the state."""
@@ -199,22 +200,15 @@ class WeightPatch(Patch):
 
     def __sub__(self, other: WeightPatch) -> Patch:
         """Return this change plus the inverse of ``other``, without the columns of the state that both have."""
-        state: dict[str, Tensor] = {}
-        for name, tensor in self.state.items():  # [n, columns], a column for each edit
-            if name.startswith(SUM):
-                state[name] = tensor - other.state[name].to(tensor) if name in other.state else tensor
+        state = dict(self.state)
+        for name, tensor in self.state.items():
+            if name not in other.state:
                 continue
-            gone = Counter[bytes]()
-            if name in other.state:
-                gone.update(_columns_as_bytes(other.state[name].to(tensor)))
-            remaining = list[int]()
-            # Of equal columns the last one goes; another edit may have made the others.
-            for index, column in reversed(list(enumerate(_columns_as_bytes(tensor)))):
-                if gone[column]:
-                    gone[column] -= 1
-                else:
-                    remaining.append(index)
-            state[name] = tensor[..., remaining[::-1]]
+            removed = other.state[name].to(tensor)
+            if name.startswith(SUM):
+                state[name] = tensor - removed
+            else:
+                state[name] = _without_columns(tensor, removed)
         return replace(self, state=state) + -other
 
     def scaled(self, factor: float) -> WeightPatch:
@@ -283,6 +277,7 @@ class WeightPatch(Patch):
 
     @torch.no_grad()
     def _add_to(self, modules: Mapping[str, nn.Module]) -> None:
+        """Add the changes to the weights of ``modules``, in place."""
         for name, module in modules.items():
             weight = weight_matrix(module)
             weight.copy_(self.factors[name].added_to(weight, name=name))
@@ -315,9 +310,12 @@ class WeightPatch(Patch):
             if not factors[name].is_finite:
                 raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make it again")
         for name, value in state.items():
-            changed = factors.get(name.removeprefix(KEY))
             shape = tuple(value.shape)
-            if not shape or (changed and (len(shape) != 2 or shape[0] != changed.shape[1])):
+            fits = len(shape) > 0
+            changed = factors.get(name.removeprefix(KEY))
+            if changed is not None:  # keys of this weight, [in, facts]
+                fits = len(shape) == 2 and shape[0] == changed.shape[1]
+            if not fits:
                 raise PatchError(
                     f"the patch {file.path} has a {name} of the shape {shape}, which does not fit; make it again"
                 )
@@ -332,13 +330,31 @@ def total(patches: Iterable[Patch]) -> Patch:
     return result
 
 
+def _without_columns(tensor: Tensor, removed: Tensor) -> Tensor:
+    """Return ``tensor`` [n, columns] without the columns of ``removed`` [n, fewer columns]; each column is an edit's.
+
+    Of equal columns the last one goes; another edit may have made the others.
+    """
+    gone = Counter(_columns_as_bytes(removed))
+    remaining = list[int]()
+    for index, column in reversed(list(enumerate(_columns_as_bytes(tensor)))):
+        if gone[column]:
+            gone[column] -= 1
+        else:
+            remaining.append(index)
+    remaining.reverse()
+    return tensor[..., remaining]
+
+
 def _columns_as_bytes(tensor: Tensor) -> list[bytes]:
+    """Return the bytes of each column (last dimension), by which equal columns are found."""
     columns = tensor.detach().movedim(-1, 0).double().cpu() + 0.0  # 0.0 instead of -0.0, whose bytes differ
     return [column.tobytes() for column in columns.numpy()]
 
 
 @torch.no_grad()
 def _put_back(modules: Mapping[str, Any], originals: Mapping[str, Tensor]) -> None:
+    """Restore the weights of ``modules``."""
     for name, module in modules.items():
         module.weight.copy_(originals[name])
 
@@ -361,18 +377,21 @@ def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.
     return module
 
 
-def placed(model: LanguageModel, patches: Sequence[WeightPatch | None]) -> list[WeightPatch | None]:
+def place_factors(model: LanguageModel, patches: Sequence[WeightPatch | None]) -> list[WeightPatch | None]:
     """Return the patches with their factors where the weights lie, so that `each_patched` copies none of them again.
 
     The same patch stays one object.
     """
-    there = dict[int, WeightPatch | None]()
+    moved = dict[int, WeightPatch | None]()  # by the id of the given patch
     for patch in patches:
-        if patch is not None and id(patch) not in there:
-            devices = {name: weight_matrix(module).device for name, module in patch.modules(model).items()}
-            factors = {name: pair.exact_on(devices[name]) for name, pair in patch.factors.items()}
-            there[id(patch)] = replace(patch, factors=factors)
-    return [there.get(id(patch)) for patch in patches]
+        if patch is None or id(patch) in moved:
+            continue
+        modules = patch.modules(model)
+        factors = dict[str, Factors]()
+        for name, pair in patch.factors.items():
+            factors[name] = pair.exact_on(weight_matrix(modules[name]).device)
+        moved[id(patch)] = replace(patch, factors=factors)
+    return [moved.get(id(patch)) for patch in patches]
 
 
 @contextmanager
@@ -383,8 +402,8 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
     no weight is rounded.
 
     Args:
-        model: whose modules get hooks.
-        patches: None stands for no patch.
+        model: the model; its modules get hooks.
+        patches: the patches; None stands for no patch.
         owners: the index in ``patches`` for each token, [rows, tokens], or [rows, 1] for all tokens of a row.
     """
     factors: dict[str, dict[int, Factors]] = {}
@@ -396,25 +415,31 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
                 device = weight_matrix(modules[name]).device
                 factors.setdefault(name, {})[owner] = pair.exact_on(device)
 
-    def make_hook(pairs: Mapping[int, Factors]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        stacked = _stack(pairs)
-
-        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, in]; some families flatten their MLP's input
-            outputs = output.reshape(len(inputs), -1)  # [tokens, out]
-            owner = owners.expand(len(owners), len(inputs) // len(owners)).reshape(-1)  # [tokens]
-            if stacked is not None:
-                changed = _add_at_once(outputs, inputs, owner, *stacked)
-            else:
-                changed = _add_in_turn(outputs, inputs, owner, pairs)
-            return changed.reshape(output.shape)
-
-        return hook
-
     with ExitStack() as stack:
         for name, module in modules.items():
-            stack.enter_context(module.register_forward_hook(make_hook(factors[name])))
+            hook = _make_hook(factors[name], owners)
+            stack.enter_context(module.register_forward_hook(hook))
         yield
+
+
+def _make_hook(
+    pairs: Mapping[int, Factors], owners: Tensor
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """Return the hook of a module that adds the change of each token's patch; ``pairs`` has the changes by patch."""
+    stacked = _stack(pairs)
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, in]; some families flatten their MLP's input
+        outputs = output.reshape(len(inputs), -1)  # [tokens, out]
+        # A row has one owner for all its tokens, or one for each: [rows, 1 or tokens of a row] -> [tokens]
+        owner = owners.expand(len(owners), len(inputs) // len(owners)).reshape(-1)
+        if stacked is not None:
+            changed = _add_at_once(outputs, inputs, owner, *stacked)
+        else:
+            changed = _add_in_turn(outputs, inputs, owner, pairs)
+        return changed.reshape(output.shape)
+
+    return hook
 
 
 def _add_at_once(outputs: Tensor, inputs: Tensor, owner: Tensor, pair: Factors, column: Tensor) -> Tensor:

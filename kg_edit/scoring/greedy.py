@@ -31,7 +31,7 @@ from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import watched, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch, left_pad
-from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
+from kg_edit.patches.weight_patch import WeightPatch, each_patched, place_factors
 
 BATCH_ROWS = 64  # half of them are read in one forward pass
 _LEAST_SHARED = 24  # rows must share this many first tokens to share their computation
@@ -91,7 +91,7 @@ def greedy(
         starts: precomputed beginnings of the rows, for rows of the unpatched model.
     """
     prompts = [tuple(row) for row in rows]
-    row_patches = placed(model, patches or [None] * len(rows))
+    row_patches = place_factors(model, patches or [None] * len(rows))
     longest = max((len(row) for row in prompts), default=0) + max(limits, default=0)
     if not mask_decides(model, longest):  # padding would change the results
         beginnings: list[_Beginning | None] = [None] * len(prompts)

@@ -26,7 +26,7 @@ from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import index_for, wants_prompt_ends, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
+from kg_edit.patches.weight_patch import WeightPatch, each_patched, place_factors
 from kg_edit.scoring.pairs import LIKELIEST, Pair, TokenScores
 from kg_edit.scoring.token_tree import TokenTree, TreeRows, pack_groups
 
@@ -57,7 +57,7 @@ def score_each(
 
     A pair that several unpatched entries share is scored once.
     """
-    patches = placed(model, patches)
+    patches = place_factors(model, patches)
     # All unpatched entries have one owner, so that a pair of several of them is scored once.
     unpatched = patches.index(None) if None in patches else 0  # without one, the 0 is not used
     owners = [unpatched if patch is None else index for index, patch in enumerate(patches)]

@@ -22,7 +22,7 @@ from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Remem
 from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.methods.graph_memory.walk import Walk, Walker, WalkRule
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Kind, Patch, joined, without_edits
+from kg_edit.patches.base import Kind, Patch, join_provenances, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.text.matching import bare_question
 
@@ -100,7 +100,7 @@ class GraphMemoryPatch(Patch):
         yield replace(model, prompt_transform=walked if then is None else lambda text: then(walked(text)))
 
     def _plus(self, other: Self) -> Self:
-        provenance = joined(self.provenance, other.provenance)
+        provenance = join_provenances(self.provenance, other.provenance)
         return replace(self, remembered=self.remembered + other.remembered, provenance=provenance)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -25,7 +25,7 @@ from kg_edit.errors import PatchError
 from kg_edit.models.hooks import prompt_ends, wanting_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import layer_of
-from kg_edit.patches.base import Kind, Patch, PatchStack, joined, without_edits
+from kg_edit.patches.base import Kind, Patch, PatchStack, join_provenances, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.patches.weight_patch import module_of
 from kg_edit.zoo.grace.codebook import Codebook, Deferral
@@ -87,7 +87,7 @@ class CodebookPatch(Patch):
                     f"{more.deferral!r}); make both with the same radius, expand, metric and lookup"
                 )
             books[name] = books[name] + more if name in books else more
-        return replace(self, codebooks=books, provenance=joined(self.provenance, other.provenance))
+        return replace(self, codebooks=books, provenance=join_provenances(self.provenance, other.provenance))
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:

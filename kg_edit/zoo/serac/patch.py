@@ -27,7 +27,7 @@ from torch import Tensor
 from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Kind, Patch, joined, without_edits
+from kg_edit.patches.base import Kind, Patch, join_provenances, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.zoo.serac.counterfactual import Pair, change_after_marker
 from kg_edit.zoo.serac.scope import Scope, Vectors, text_states
@@ -124,7 +124,7 @@ class ScopePatch(Patch):
         """The latest fact for each prompt, in the order of the edits, and their vectors as one batch."""
         last = {fact.prompt.casefold(): index for index, fact in enumerate(self.facts)}
         current = [self.facts[index] for index in sorted(last.values())]
-        return current, Vectors.joined([(fact.vectors, fact.weights) for fact in current])
+        return current, Vectors.join_provenances([(fact.vectors, fact.weights) for fact in current])
 
     def prompt_transform(self, model: LanguageModel, prompt: str) -> str:
         """Return the counterfactual model's prompt if ``prompt`` is in the scope of an edit, else ``prompt`` itself."""
@@ -159,7 +159,9 @@ class ScopePatch(Patch):
                 f"can't add memories with different rules ({self.rule!r} and {other.rule!r}); make both with the same "
                 "trained network and the same threshold"
             )
-        return replace(self, facts=self.facts + other.facts, provenance=joined(self.provenance, other.provenance))
+        return replace(
+            self, facts=self.facts + other.facts, provenance=join_provenances(self.provenance, other.provenance)
+        )
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
