@@ -84,7 +84,7 @@ class Requests:
     chat: bool = False
 
 
-def joined(parts: Iterable[Requests], *, chat: bool = False) -> Requests:
+def join_requests(parts: Iterable[Requests], *, chat: bool = False) -> Requests:
     """Return several requests as one: each prompt once, with the largest of its limits."""
     texts: dict[str, Continued] = {}
     pairs: dict[Pair, None] = {}

@@ -20,7 +20,7 @@ from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS, c
 from kg_edit.evaluation.metrics.sampled_text import EXTRAS, FUZZY
 from kg_edit.registry import dataset_entries, load
 from kg_edit.scoring.questions import CHOICES, SHOTS
-from kg_edit.scoring.requests import Requests, joined
+from kg_edit.scoring.requests import Requests, join_requests
 from kg_edit.text.display import markdown_table
 
 _GRACE = "GRACE (Hartvigsen et al. 2023)"
@@ -140,7 +140,7 @@ def metrics_for(case: Case) -> Mapping[str, Metric]:
 def requests_of(case: Case) -> Requests:
     """Return all that the model is asked about a case: what its metrics ask, each once."""
     parts = [part for metric in metrics_for(case).values() for part in metric.requests(case)]
-    return joined(parts, chat=case.chat)
+    return join_requests(parts, chat=case.chat)
 
 
 def find_extras(names: Iterable[str]) -> tuple[str, ...]:

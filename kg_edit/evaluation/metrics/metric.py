@@ -18,7 +18,7 @@ from kg_edit.evaluation.statistics import LARGEST_NLL
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.judging import is_likeliest
 from kg_edit.scoring.questions import generated_from, pair_of, scored_after
-from kg_edit.scoring.requests import Requests, continue_query, joined
+from kg_edit.scoring.requests import Requests, continue_query, join_requests
 from kg_edit.text.matching import mentions
 
 Better = Literal["higher", "lower", "neither"]
@@ -196,7 +196,7 @@ def same_text(query: Query, evidence: Evidence) -> float | None:
 def continue_conditions(case: Case) -> Requests:
     """Return the request for continuations of the conditions of a case's probes."""
     conditions = [condition for probe in case.probes for condition in probe.conditions]
-    return joined(continue_query(condition) for condition in conditions)
+    return join_requests(continue_query(condition) for condition in conditions)
 
 
 def ripple_passed(group: str) -> Compute:

@@ -124,7 +124,7 @@ class ScopePatch(Patch):
         """The latest fact for each prompt, in the order of the edits, and their vectors as one batch."""
         last = {fact.prompt.casefold(): index for index, fact in enumerate(self.facts)}
         current = [self.facts[index] for index in sorted(last.values())]
-        return current, Vectors.join_provenances([(fact.vectors, fact.weights) for fact in current])
+        return current, Vectors.joined([(fact.vectors, fact.weights) for fact in current])
 
     def prompt_transform(self, model: LanguageModel, prompt: str) -> str:
         """Return the counterfactual model's prompt if ``prompt`` is in the scope of an edit, else ``prompt`` itself."""
