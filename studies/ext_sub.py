@@ -36,7 +36,7 @@ from kg_edit.evaluation.statistics import Estimate, estimates
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.subtraction import subtracted
+from kg_edit.patches.subtraction import subtract_patch
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.perplexity import perplexity
@@ -183,10 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     changes: dict[str, Patch] = {
         "expert alone": expert,
         "anti-expert alone": anti,
-        "ext-sub": subtracted(expert, anti),
-        "ext-sub, λ = 2": subtracted(expert, anti, strength=2),
-        "expert less the whole anti-expert": subtracted(expert, anti, extract=False),
-        "expert less the whole anti-expert, λ = 0.2": subtracted(expert, anti, strength=0.2, extract=False),
+        "ext-sub": subtract_patch(expert, anti),
+        "ext-sub, λ = 2": subtract_patch(expert, anti, strength=2),
+        "expert less the whole anti-expert": subtract_patch(expert, anti, extract=False),
+        "expert less the whole anti-expert, λ = 0.2": subtract_patch(expert, anti, strength=0.2, extract=False),
     }
     for name, patch in changes.items():
         with patch.applied(model) as edited:

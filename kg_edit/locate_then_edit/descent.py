@@ -204,19 +204,16 @@ def descend(loss: Objective, delta: Delta, stops: Stops) -> list[Descent]:
         now = progress.put_found(change)
         losses, gradient = loss.gradient(now, margin=_margin_at(step, stops))
         numbers = losses.numbers()  # the one wait for the device
-        for edit in progress.running:
-            progress.add(edit, now, numbers)
+        progress.add(now, numbers)
         _report(step, progress)
 
         ended = [edit for edit in progress.running if step == last or _is_done(edit, numbers, stops)]
-        for edit in ended:
-            progress.found[edit] = now[edit]
+        progress.end(ended, now)
         if delta.keeps_lowest and ended:
             settled = delta.settle()
             if settled is not None:
                 _end_without_noise(loss, settled, now, ended, progress)
             _restore_lowest(ended, progress, stops.stop_below)
-        progress.running = [edit for edit in progress.running if edit not in progress.found]
         if not progress.running:
             break
         loss.drop(progress.found.keys())
@@ -251,18 +248,30 @@ class _Progress:
             now[edit] = found
         return now
 
-    def add(self, edit: int, changes: Tensor, numbers: dict[str, list[float]]) -> None:
-        """Add an evaluation: the losses of ``edit`` under ``changes`` [edits, d]."""
-        losses = (numbers["total"][edit], numbers["nll"][edit], numbers["kl"][edit])
-        self.history[edit].append(losses)
-        if not self._keeps_lowest:
-            return
-        if edit not in self.lowest or losses[0] < self.lowest[edit][1][0]:
-            self.lowest[edit] = (changes[edit], losses)
+    def add(self, changes: Tensor, numbers: dict[str, list[float]]) -> None:
+        """Add an evaluation: the losses of the running edits under ``changes`` [edits, d]."""
+        for edit in self.running:
+            losses = _losses_of(edit, numbers)
+            self.history[edit].append(losses)
+            if not self._keeps_lowest:
+                continue
+            if edit not in self.lowest or losses[0] < self.lowest[edit][1][0]:
+                self.lowest[edit] = (changes[edit], losses)
+
+    def end(self, ended: list[int], changes: Tensor) -> None:
+        """Let the edits in ``ended`` end with their ``changes`` [edits, d]."""
+        for edit in ended:
+            self.found[edit] = changes[edit]
+        self.running = [edit for edit in self.running if edit not in self.found]
 
     def descents(self) -> list[Descent]:
         """Return the results, when all edits have ended."""
         return [Descent(change=self.found[edit], losses=tuple(losses)) for edit, losses in enumerate(self.history)]
+
+
+def _losses_of(edit: int, numbers: dict[str, list[float]]) -> _Losses:
+    """Return the losses of an edit as the history has them."""
+    return numbers["total"][edit], numbers["nll"][edit], numbers["kl"][edit]
 
 
 def _is_done(edit: int, numbers: dict[str, list[float]], stops: Stops) -> bool:
@@ -305,8 +314,7 @@ def _end_without_noise(loss: Objective, settled: Tensor, now: Tensor, ended: lis
         numbers = loss(quiet).numbers()
     for edit in ended:
         progress.found[edit] = settled[edit]
-        losses = (numbers["total"][edit], numbers["nll"][edit], numbers["kl"][edit])
-        progress.history[edit].append(losses)
+        progress.history[edit].append(_losses_of(edit, numbers))
 
 
 def _restore_lowest(ended: list[int], progress: _Progress, stop_below: float) -> None:

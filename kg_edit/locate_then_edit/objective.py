@@ -370,17 +370,12 @@ class PlainForward:
         ends = [prompt.target_start - 1 for prompt in prompts]
         self._batch = left_pad([prompt.ids for prompt in prompts], device=model.device, ends=ends)
         count, length = self._batch.ids.shape
-        # The rows and the positions, of the subject's last tokens and of the logits that the loss reads: those that
-        # predict a target token; of a prompt without target, those after the subject.
-        subjects = list[tuple[int, int]]()
-        reads = list[tuple[int, int]]()
+        subjects = list[tuple[int, int]]()  # row and position of each subject's last token
+        reads = list[tuple[int, int]]()  # row and position of each logit that the loss reads
         for row, prompt in enumerate(prompts):
             pad = length - len(prompt.ids)
             subjects.append((row, pad + prompt.edited_at))
-            if prompt.target_ids:
-                reads += [(row, pad + position) for position in range(prompt.target_start - 1, len(prompt.ids) - 1)]
-            else:
-                reads.append((row, pad + prompt.edited_at))
+            reads += [(row, pad + position) for position in _find_reads(prompt)]
         self._subjects = tuple(torch.tensor(subjects, device=model.device).unbind(1))
         self._reads = tuple(torch.tensor(reads, device=model.device).unbind(1))
 
@@ -425,6 +420,13 @@ class PlainForward:
             )
         logits: Tensor = output.logits
         return logits
+
+
+def _find_reads(prompt: Prompt) -> Sequence[int]:
+    """Return the positions that predict a target token; in a prompt without target, the subject's last token."""
+    if prompt.target_ids:
+        return range(prompt.target_start - 1, len(prompt.ids) - 1)
+    return [prompt.edited_at]
 
 
 def _target_rows(edit: int, request: Request) -> Iterator[TargetRow]:

@@ -122,14 +122,7 @@ class LanguageModel:
         except UnsupportedModelError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
-            reason = in_short(error)
-            if is_memory_error(error):
-                way = "load it in bfloat16, on another device, or on several (device_map)"
-                raise ModelError(f"there is not enough memory for {name!r}: {reason}; {way}") from error
-            way = WAYS
-            if not Path(path).exists():
-                way += f"; without internet access, download a hub model first: hf download {name}"
-            raise ModelError(f"can't load the model {name!r}: {reason}; {way}") from error
+            raise ModelError(_why_not_loaded(error, name, path)) from error
         _use_quick_kernels(model)
         return cls.wrap(model, tokenizer, name=name, spec=chosen)
 
@@ -420,6 +413,18 @@ def _refuse_quantised(config: PreTrainedConfig, name: str) -> None:
         f"{name!r} has quantised weights ({method}), which can't be edited. Load the unquantised "
         "checkpoint (dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
     )
+
+
+def _why_not_loaded(error: Exception, name: str, path: str) -> str:
+    """Return the message about a model that can't be loaded from ``path``."""
+    reason = in_short(error)
+    if is_memory_error(error):
+        way = "load it in bfloat16, on another device, or on several (device_map)"
+        return f"there is not enough memory for {name!r}: {reason}; {way}"
+    way = WAYS
+    if not Path(path).exists():
+        way += f"; without internet access, download a hub model first: hf download {name}"
+    return f"can't load the model {name!r}: {reason}; {way}"
 
 
 def _check_finite(model: PreTrainedModel, name: str) -> None:

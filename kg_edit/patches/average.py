@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 AVERAGED = "averaged"  # the field of a provenance with the patches and their shares
 
 
-def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
+def average_patches(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
     """Return the sum of the patches' changes, each times its share.
 
     The result lists every edit once, has no state, and single edits can't be removed from it. Edits that are not in

@@ -22,7 +22,7 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 SUBTRACTED = "subtracted"  # the field of a provenance with what was subtracted
 
 
-def subtracted(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bool = True) -> WeightPatch:
+def subtract_patch(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bool = True) -> WeightPatch:
     """Subtract the anti-expert's patch from the expert's.
 
     Args:
@@ -31,13 +31,10 @@ def subtracted(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bo
         strength: the factor of what is subtracted.
         extract: whether the common part is not subtracted.
     """
-    for patch, role in ((expert, "expert"), (anti, "anti-expert")):
-        if not isinstance(patch, WeightPatch):
-            raise PatchError(
-                f"the {role} is a patch of the {patch.kind}; expected a patch of weights, such as lora's, or a PEFT "
-                "adapter"
-            )
-    assert isinstance(expert, WeightPatch) and isinstance(anti, WeightPatch)  # noqa: S101 - checked above
+    if not isinstance(expert, WeightPatch):
+        raise _not_of_weights(expert, "expert")
+    if not isinstance(anti, WeightPatch):
+        raise _not_of_weights(anti, "anti-expert")
     if expert.fingerprint and anti.fingerprint and expert.fingerprint != anti.fingerprint:
         raise PatchMismatchError(
             f"the expert is for the model {expert.fingerprint}, the anti-expert for {anti.fingerprint}; "
@@ -55,12 +52,24 @@ def subtracted(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bo
         if extract:
             factors[name] = less_extracted(own, other, strength=strength)
         else:
-            left = torch.cat([own.left, -strength * other.left.to(own.left)], 1)
-            right = torch.cat([own.right, other.right.to(own.right)], 1)
-            factors[name] = Factors(left=left, right=right)
+            factors[name] = less_all(own, other, strength=strength)
     provenance = {**join_provenances(expert.provenance, anti.provenance), "edits": [*expert.edits]}
     note = {"strength": strength, "extract": extract, "anti_expert": [edit.get("edit", {}) for edit in anti.edits]}
     return WeightPatch(factors=factors, provenance={**provenance, SUBTRACTED: note})
+
+
+def _not_of_weights(patch: Patch, role: str) -> PatchError:
+    """Return the error for a patch of another kind in the place of the expert or the anti-expert."""
+    return PatchError(
+        f"the {role} is a patch of the {patch.kind}; expected a patch of weights, such as lora's, or a PEFT adapter"
+    )
+
+
+def less_all(expert: Factors, anti: Factors, *, strength: float) -> Factors:
+    """Return the factors of e - strength a for the changes e and a of one weight; the ranks of both add up."""
+    left = torch.cat([expert.left, -strength * anti.left.to(expert.left)], 1)
+    right = torch.cat([expert.right, anti.right.to(expert.right)], 1)
+    return Factors(left=left, right=right)
 
 
 def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factors:

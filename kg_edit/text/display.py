@@ -76,8 +76,9 @@ def terminal_table(
         table.pad_edge = False
     for column, title in enumerate(header):
         is_number = numbers_from is not None and column >= numbers_from
+        side = "right" if is_number else "left"
         # A long cell is broken, and not cut: names of metrics differ only at their ends.
-        table.add_column(title, justify="right" if is_number else "left", overflow="fold")
+        table.add_column(title, justify=side, overflow="fold")
     for row in rows:
         _check_cells(header, row)
         if numbers_from == 1:  # then the first cell is a name

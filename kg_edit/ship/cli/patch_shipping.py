@@ -398,7 +398,7 @@ def subtract(
 
     - `kg-edit patch subtract expert/ toxic/ --model smollm2-135m --out clean.safetensors`
     """
-    from kg_edit.patches.subtraction import subtracted
+    from kg_edit.patches.subtraction import subtract_patch
     from kg_edit.ship.export.peft_adapter import is_adapter
 
     _check_outside_ledgers(out)
@@ -414,7 +414,9 @@ def subtract(
         refuse_unused(context, ("model", "dtype", "device"), "where neither change is a PEFT adapter")
     loaded = load(model, dtype, device) if adapters and model else None
     # E - strength * (the part of A that E does not have), weight by weight; with --whole, of all of A
-    patch = subtracted(_read_change(expert, loaded), _read_change(anti, loaded), strength=strength, extract=not whole)
+    patch = subtract_patch(
+        _read_change(expert, loaded), _read_change(anti, loaded), strength=strength, extract=not whole
+    )
     patch.check_finite()
     say(f"{patch.save(out)}: {number_of(len(patch.factors), 'weight')} changed")
 
@@ -465,10 +467,10 @@ def average(
     _check_outside_ledgers(out)
     if out.exists():
         raise OutputError(f"{out} already exists; give another --out")
-    from kg_edit.patches.average import averaged
+    from kg_edit.patches.average import average_patches
     from kg_edit.patches.base import Patch
 
-    patch = averaged([Patch.load(path) for path in patches], share)
+    patch = average_patches([Patch.load(path) for path in patches], share)
     patch.check_finite()
     edits = number_of(len(patch.edits), "edit")
     say(f"{patch.save(out)}: {edits}, {number_of(len(patch.factors), 'weight')} changed")

@@ -26,7 +26,7 @@ from kg_edit.methods.fine_tuning.epochs import train_epochs
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
-from kg_edit.patches.subtraction import subtracted
+from kg_edit.patches.subtraction import subtract_patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.questions import pair_of
 from kg_edit.storage.setting_fields import NAMES_A_FILE
@@ -94,7 +94,7 @@ class ExtSub(Lora):
                         old_rows[index] = self.row(edit.model_copy(update={"target_new": edit.target_true}))
             expert, expert_losses = self._adapter([*expert_rows, *self._locality], edits=len(edits))
             anti, old_losses = self._adapter(list(old_rows.values())) if old_rows else (WeightPatch(factors={}), [])
-        factors = subtracted(expert, anti, strength=config.strength, extract=config.extract).factors
+        factors = subtract_patch(expert, anti, strength=config.strength, extract=config.extract).factors
 
         # The norms are those of the change of all edits of the call; the losses are those of the two adapters, before
         # the subtraction.

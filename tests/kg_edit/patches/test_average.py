@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from kg_edit.patches.average import averaged
+from kg_edit.patches.average import average_patches
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 
@@ -19,7 +19,7 @@ def patch(method: str, value: float, *ids: str, weights: str = "w", model: str =
 
 
 def test_average_is_the_weighted_sum_with_every_edit_once() -> None:
-    average = averaged(
+    average = average_patches(
         [patch("memit", 2.0, "1", "2", weights="wu"), patch("ft-m", 10.0, "2", "3", weights="wv")], [0.5, 0.25]
     )
     tops = {name: pair.product[0, 0].item() for name, pair in average.factors.items()}
@@ -46,5 +46,5 @@ def test_average_is_the_weighted_sum_with_every_edit_once() -> None:
 def test_edits_that_an_average_weakens_are_named(
     ids: tuple[str, ...], shares: tuple[float, ...], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    averaged([patch("rome", 1.0, "1", "2"), patch("memit", 1.0, *ids)], shares)
+    average_patches([patch("rome", 1.0, "1", "2"), patch("memit", 1.0, *ids)], shares)
     assert re.match(told, caplog.messages[0]) if told else not caplog.messages

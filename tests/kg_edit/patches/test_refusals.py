@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 
 from kg_edit.errors import ConfigError, OutputError, PatchError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.average import averaged
+from kg_edit.patches.average import average_patches
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import FORMAT, METADATA, VERSION, write_patch
 from kg_edit.patches.prompt_patch import PromptPatch
-from kg_edit.patches.subtraction import subtracted
+from kg_edit.patches.subtraction import subtract_patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.likelihood import score_each
 from kg_edit.scoring.pairs import Pair
@@ -69,7 +69,7 @@ def average_changed(field: str | None = None, *, subject: str = "Björk") -> Wei
         del record[field]
     else:
         record["edit"]["subject"] = subject
-    return averaged([recorded("rome", 1.0, "1"), changed], [0.5, 0.5])
+    return average_patches([recorded("rome", 1.0, "1"), changed], [0.5, 0.5])
 
 
 ONE = recorded("rome", 1.0, "1")
@@ -144,11 +144,15 @@ PAIRS = [[Pair("LeBron James plays for the", "Miami Heat")]]
             "different models",
         ),
         "sum over shapes": (lambda _: of_shape(2, 3) + of_shape(2, 4), PatchMismatchError, "(2, 3) and (2, 4)"),
-        "too few shares": (lambda _: averaged([ONE, ONE], [0.5]), ConfigError, "found 2 and 1"),
-        "average of one": (lambda _: averaged([ONE], [0.5]), ConfigError, "at least two"),
-        "average of the prompt": (lambda _: averaged([ONE, PROMPT_PATCH], [0.5, 0.5]), PatchError, "can't be averaged"),
+        "too few shares": (lambda _: average_patches([ONE, ONE], [0.5]), ConfigError, "found 2 and 1"),
+        "average of one": (lambda _: average_patches([ONE], [0.5]), ConfigError, "at least two"),
+        "average of the prompt": (
+            lambda _: average_patches([ONE, PROMPT_PATCH], [0.5, 0.5]),
+            PatchError,
+            "can't be averaged",
+        ),
         "average over models": (
-            lambda _: averaged([ONE, recorded("rome", 1.0, "1", model="2-y")], [0.5, 0.5]),
+            lambda _: average_patches([ONE, recorded("rome", 1.0, "1", model="2-y")], [0.5, 0.5]),
             PatchMismatchError,
             "model",
         ),
@@ -156,22 +160,22 @@ PAIRS = [[Pair("LeBron James plays for the", "Miami Heat")]]
         "average without an edit": (lambda _: average_changed("edit"), PatchError, "lacks its edit or its method"),
         "average without a method": (lambda _: average_changed("method"), PatchError, "lacks its edit or its method"),
         "edit of an average": (
-            lambda _: recorded_method(averaged([ONE, ONE], [0.5, 0.5])),
+            lambda _: recorded_method(average_patches([ONE, ONE], [0.5, 0.5])),
             PatchError,
             "is an average of several",
         ),
         "anti-expert of another model": (
-            lambda _: subtracted(trained(1, "a", model="2-x"), trained(1, "a", model="2-y")),
+            lambda _: subtract_patch(trained(1, "a", model="2-x"), trained(1, "a", model="2-y")),
             PatchMismatchError,
             "train both on one model",
         ),
         "anti-expert of another shape": (
-            lambda _: subtracted(trained(1, "a"), WeightPatch(factors={"a": drawn(4, 5, 1, 0)})),
+            lambda _: subtract_patch(trained(1, "a"), WeightPatch(factors={"a": drawn(4, 5, 1, 0)})),
             PatchMismatchError,
             "of a is",
         ),
         "anti-expert of the prompt": (
-            lambda _: subtracted(trained(1, "a"), PROMPT_PATCH),
+            lambda _: subtract_patch(trained(1, "a"), PROMPT_PATCH),
             PatchError,
             "the anti-expert is a patch of the prompt",
         ),

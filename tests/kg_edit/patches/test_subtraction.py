@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.patches.subtraction import less_extracted, subtracted
+from kg_edit.patches.subtraction import less_extracted, subtract_patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 
@@ -52,14 +52,14 @@ def patch(seed: int, *names: str, model: str | None = None) -> WeightPatch:
 def test_patches_are_subtracted_weight_by_weight() -> None:
     """What one of them alone changes: of the expert it stays; of the anti-expert all is in common with nothing."""
     expert, anti = patch(1, "a", "b"), patch(7, "b", "c")
-    difference = subtracted(expert, anti, strength=0.5)
+    difference = subtract_patch(expert, anti, strength=0.5)
     torch.testing.assert_close(difference.factors["a"].product, expert.factors["a"].product)
     expected = published(expert.factors["b"].product, anti.factors["b"].product, 0.5)
     torch.testing.assert_close(difference.factors["b"].product, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(difference.factors["c"].product, torch.zeros(4, 6), rtol=0, atol=1e-5)
     assert [edit["edit"]["id"] for edit in difference.edits] == ["1"]
     assert difference.provenance["subtracted"]["anti_expert"] == [{"id": "7"}]
-    plain = subtracted(expert, anti, strength=0.5, extract=False)
+    plain = subtract_patch(expert, anti, strength=0.5, extract=False)
     torch.testing.assert_close(
         plain.factors["b"].product, expert.factors["b"].product - 0.5 * anti.factors["b"].product
     )

@@ -15,7 +15,7 @@ from kg_edit.cli.app import app
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError, PatchError
 from kg_edit.patches.base import Patch
-from kg_edit.patches.subtraction import subtracted
+from kg_edit.patches.subtraction import subtract_patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.ship.export.card import base_model
 from kg_edit.ship.export.shipment import Shipment
@@ -139,7 +139,7 @@ def test_subtracted_patches_are_one_patch(tmp_path: Path) -> None:
     expert, anti = some_patch(1, "a", "b"), some_patch(7, "b")
     one, other = expert.save(tmp_path / "1.safetensors"), anti.save(tmp_path / "2.safetensors")
     assert "2 weights changed" in subtract(one, other, "--out", tmp_path / "3.safetensors", "--strength", 0.5)
-    patch, expected = Patch.load(tmp_path / "3.safetensors"), subtracted(expert, anti, strength=0.5)
+    patch, expected = Patch.load(tmp_path / "3.safetensors"), subtract_patch(expert, anti, strength=0.5)
     assert isinstance(patch, WeightPatch)
     for name, pair in expected.factors.items():
         torch.testing.assert_close(patch.factors[name].product, pair.product)
@@ -179,7 +179,7 @@ def test_subtract_takes_run_folders_and_ledgers(tmp_path: Path) -> None:
     subtract(tmp_path / "run", tmp_path / "ledger", "--out", tmp_path / "3.safetensors")
     patch = Patch.load(tmp_path / "3.safetensors")
     assert isinstance(patch, WeightPatch)
-    expected = subtracted(expert, anti).factors["w.weight"].product
+    expected = subtract_patch(expert, anti).factors["w.weight"].product
     torch.testing.assert_close(patch.factors["w.weight"].product, expected)
 
 

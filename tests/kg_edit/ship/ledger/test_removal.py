@@ -14,7 +14,7 @@ import torch
 from kg_edit.errors import ConfigError, KgEditError, PatchError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.subtraction import subtracted
+from kg_edit.patches.subtraction import subtract_patch
 from kg_edit.scoring.generation import ask
 from kg_edit.ship.app.messages import view_of
 from kg_edit.ship.ledger import Ledger
@@ -63,7 +63,7 @@ def test_remove_of_random_edits_equals_never_made(count: int, steps: int, tmp_pa
 def test_remove_from_a_subtracted_patch_is_refused(tmp_path: Path) -> None:
     """The edits that are left would be recomputed without the subtraction."""
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(subtracted(made_up(edits_of(2)), made_up(edits_of(1, start=2))))
+    ledger.add(subtract_patch(made_up(edits_of(2)), made_up(edits_of(1, start=2))))
     with pytest.raises(PatchError, match="an anti-expert was subtracted"):
         ledger.remove(["e0"], model=tiny("llama"))
     ledger.remove(["1/*"])

@@ -13,7 +13,7 @@ from kg_edit.callbacks import Callback
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
 from kg_edit.patches.changes import columns, edit_norms
-from kg_edit.patches.subtraction import subtracted
+from kg_edit.patches.subtraction import subtract_patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
@@ -66,7 +66,7 @@ def test_edit_is_the_subtraction_of_two_adapters() -> None:
     """The anti-expert is the expert of the edits with old and new targets exchanged."""
     exchanged = [edit.model_copy(update={"target_new": edit.target_true, "target_true": None}) for edit in EDITS]
     expert, anti = patch_of(*EDITS, strength=0.0), patch_of(*exchanged)
-    expected = subtracted(expert, anti)
+    expected = subtract_patch(expert, anti)
     for name, pair in patch_of(*EDITS).factors.items():
         torch.testing.assert_close(pair.product, expected.factors[name].product, rtol=1e-3, atol=1e-5)
 
