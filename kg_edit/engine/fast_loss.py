@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal, Protocol, TypeVar
 
 import torch
@@ -119,7 +120,8 @@ def find_engine(
     """
     if forward is None and chosen_engine() == "plain":
         return None
-    limit = pass_limit(model, layer) if memory is None else pass_limit(model, layer, memory)
+    megabytes = inf if memory is None else memory
+    limit = pass_limit(model, layer, megabytes)
     if forward is None and model.is_recurrent:
         from kg_edit.engine.whole_forward import WholeForward
 

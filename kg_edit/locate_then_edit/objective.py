@@ -85,7 +85,6 @@ class Request:
             edit: the fact (s, r, o*).
             contexts: templates around the prompt; the first one is the bare ``{}``.
         """
-
         rewrites = list[Prompt]()
         for chat in edit.forms:
             rewrites += _encode_in_contexts(
