@@ -166,7 +166,7 @@ def _adapter_class(method: str) -> Any:
     """Return the class of the adapters of a method."""
     entry = method_entries().get(method)
     if entry is None:
-        raise PatchError(f"the method {method!r}, which made the patch, is not installed; install its package")
+        raise PatchError(f"no method {method!r} is installed, and the patch was made by it; install its package")
     return load(entry.target).adapter_class
 
 
