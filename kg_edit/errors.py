@@ -131,7 +131,12 @@ class CovarianceError(KgEditError):
 
 
 class ServerError(KgEditError):
-    """A server of a language model, or a hub, can't be reached, refuses, or replies in another form."""
+    """A server of a language model, or a hub, can't be reached, refuses, or replies in another form.
+
+    ``status`` is the HTTP status of a refusal, else None.
+    """
+
+    status: int | None = None
 
 
 class OutputError(KgEditError):

@@ -46,17 +46,21 @@ class ModelServer:
         if self.key and not is_header_text(self.key):
             raise ConfigError(f"the server's key has a line break or a letter beyond ASCII; correct {self.key_name}")
 
-    def ask(self, address: str, body: dict[str, Any] | None = None) -> Any:
+    def ask(self, address: str, body: Any = None) -> Any:
         """Return the JSON that the server sends for a request: POST with a ``body``, else GET."""
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        data = None if body is None else json.dumps(body).encode()
-        text = self._send(address, data, headers)
+        text = self.request(address, body)
         try:
             return parse(text)
         except ValueError as error:  # also JSON that is nested too deeply
             raise self.unexpected(text.decode(errors="replace"), "JSON") from error
+
+    def request(self, address: str, body: Any = None) -> bytes:
+        """Return the bytes that the server sends for a request: POST with a ``body`` as JSON, else GET."""
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        data = None if body is None else json.dumps(body).encode()
+        return self._send(address, data, headers)
 
     def _send(self, address: str, data: bytes | None, headers: dict[str, str]) -> bytes:
         """Return the server's reply to a request, which is sent again while the server is busy or out of reach."""
@@ -93,13 +97,15 @@ class ModelServer:
         reply = ""
         with suppress(OSError, ValueError, HTTPException):  # it may be too slow, too large or cut off, too
             reply = read_body(error, deadline=deadline, limit=_MOST_BYTES)[0].decode(errors="replace")
-        with suppress(ValueError, LookupError, TypeError, AttributeError):  # two usual forms of an error's message
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # usual forms of an error's message
             parsed = parse(reply)
-            reply = str(parsed.get("message") or parsed["error"]["message"])
+            reply = str(parsed.get("message") or parsed.get("error_message") or parsed["error"]["message"])
         way = "check the address and the model"
         if error.code in (401, 403):
             way = f"set the server's API key in {self.key_name}"
-        return ServerError(f"{address} answered with error {error.code}: {reply[:_SHOWN]!r}; {way}")
+        refusal = ServerError(f"{address} answered with error {error.code}: {reply[:_SHOWN]!r}; {way}")
+        refusal.status = error.code
+        return refusal
 
     def unexpected(self, found: Any, expected: str) -> ServerError:
         """Return the error about a reply that is not what was ``expected``."""

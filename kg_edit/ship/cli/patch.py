@@ -1,7 +1,7 @@
 """`kg-edit patch`: a ledger is a folder of patches with a history.
 
 `add`, `edit`, `remove` and `undo` change it, `list` and `show` print it; `check` (`patch_check`), `merge` and `export`
-(`patch_shipping`) use the sum of its active patches.
+(`patch_shipping`) use the sum of its active patches, `push` and `pull` (`patch_live`) put it into a running server.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from kg_edit.methods.registry import check_method
 from kg_edit.models.loading import check_model_name
 from kg_edit.ship.cli.conflicts import show_conflicts
 from kg_edit.ship.cli.patch_check import check
+from kg_edit.ship.cli.patch_live import pull, push
 from kg_edit.ship.cli.patch_shipping import average, export, extract, merge, subtract
 from kg_edit.text.display import plain
 
@@ -331,5 +332,5 @@ def _show_added(ledger: Ledger, numbers: Sequence[int]) -> None:
         show_conflicts([conflict for conflict in conflicts if conflict.second.position.step == number])
 
 
-for _command in (check, merge, export, extract, subtract, average):
+for _command in (check, merge, export, push, pull, extract, subtract, average):
     app.command()(_command)

@@ -21,8 +21,9 @@ from kg_edit.models.loading import without_a_copy
 from kg_edit.reports.rows import ProbeKind
 from kg_edit.ship.cli.conflicts import show_conflicts
 from kg_edit.ship.cli.patch_shipping import Edits, Unedited
-from kg_edit.ship.ledger.check import KEY, KINDS, CheckedEdit, CheckedPrompt, CompletionServer, check_served
+from kg_edit.ship.ledger.check import KINDS, CheckedEdit, CheckedPrompt, CompletionServer, check_served
 from kg_edit.ship.ledger.check import check as check_entries
+from kg_edit.ship.live.servers import KEY
 
 if TYPE_CHECKING:
     from pathlib import Path

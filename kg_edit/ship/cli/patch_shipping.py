@@ -109,7 +109,7 @@ def merge(
     patch, entries = active_at(ledger)
     check_mergeable(patch, out, shard=shard)
     if not force:
-        _refuse_known_faults(ledger, entries)
+        refuse_known_faults(ledger, entries)
     name = model_for(patch, model)
     gguf_file = gguf_of(name, gguf) if to == "gguf" else None
     checkpoint = None  # the folder whose files can be copied, if nothing needs the model in memory
@@ -182,9 +182,9 @@ def export(
         raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
     _check_outside_ledgers(out)
     if not force:
-        _refuse_known_faults(ledger, entries)
+        refuse_known_faults(ledger, entries)
     if rank is not None:
-        patch = _at_rank(patch, rank)
+        patch = at_rank(patch, rank)
     if to == "patch":
         if out.exists():
             raise OutputError(f"{out} already exists; give another file, or delete it first")
@@ -228,7 +228,7 @@ def _refuse_card_options(context: typer.Context, push: str | None, *, check: boo
         raise ConfigError("--push can't upload a patch file; use --to peft or --to gguf")
 
 
-def _at_rank(patch: Patch, rank: int) -> Patch:
+def at_rank(patch: Patch, rank: int) -> Patch:
     """Return the patch at a lower rank, after printing what each weight loses by it."""
     from kg_edit.patches.weight_patch import WeightPatch
 
@@ -240,7 +240,7 @@ def _at_rank(patch: Patch, rank: int) -> Patch:
     return reduced
 
 
-def _refuse_known_faults(ledger: Path, entries: Sequence[Entry]) -> None:
+def refuse_known_faults(ledger: Path, entries: Sequence[Entry]) -> None:
     """Refuse edits that contradict each other, or failed in the run whose patch is shipped."""
     from kg_edit.ship.export.fitness import failed_in, refuse_unfit
     from kg_edit.ship.export.shipment import measured_rows

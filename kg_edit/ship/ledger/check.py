@@ -13,21 +13,20 @@ the edit's subject is asked unchanged first, and if the answer is wrong, once mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.patches.entries import Entry
 from kg_edit.reports.rows import ProbeKind, Reading, ReportProbe
-from kg_edit.scoring.model_server import ModelServer
+from kg_edit.ship.live.servers import LiveServer, LlamaServer
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
 
 KINDS: tuple[ProbeKind, ...] = ("rewrite", "paraphrase", "portability", "locality")
-KEY = "KG_EDIT_SERVER_KEY"  # environment variable of the key
 _SENTENCE = 24  # tokens around the target in an answer
 _SPARE = 4  # tokens beyond the target's: a space, an article
 _MOST_TOKENS = 2048  # that `kg-edit serve` writes
@@ -146,26 +145,46 @@ def check_served(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionServer(ModelServer):
-    """A server of edited models. Its ``url`` may lack ``/v1``; ``model`` None: the only one that it lists."""
+class CompletionServer(LiveServer):
+    """A server of edited models. Its ``url`` may lack ``/v1``.
+
+    Attributes:
+        model: the name of the model to ask, or of an adapter; None: the only model that the server lists.
+        fields: further fields of each request.
+    """
 
     model: str | None = None
-    key_name: str = KEY
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     def named(self) -> CompletionServer:
-        """Return the same server with a model's name: the given one, or the only one that ``GET /v1/models`` lists."""
-        data = self._ask("models")
-        try:
-            listed = [str(model["id"]) for model in data["data"]]
-        except (LookupError, TypeError) as error:
-            raise self.unexpected(data, "a list of models with data[].id") from error
+        """Return the same server, with what its requests have to give to be answered by the model or the adapter."""
+        listed = {str(entry["id"]): entry for entry in self.models()}
         if self.model is None:
-            if len(listed) != 1:
-                raise ConfigError(f"{self.url} serves {len(listed)} models; name one: --served {' or '.join(listed)}")
-            return replace(self, model=listed[0])
-        if self.model not in listed:
-            raise ConfigError(f"{self.url} does not serve {self.model!r}; give --served one of {', '.join(listed)}")
+            return replace(self, model=self._first_of(listed))
+        entry = listed.get(self.model)
+        if entry is None:
+            return self._with_adapter_of_llama(listed)
+        if entry.get("parent") and entry.get("owned_by") == "sglang":  # the name alone is answered by the base
+            return replace(self, model=f"{entry['parent']}:{self.model}")
         return self
+
+    def _first_of(self, listed: Mapping[str, Mapping[str, Any]]) -> str:
+        """Return the only model of a server; of `kg-edit serve`, the first one, which has the ledger's edits."""
+        is_ours = all(entry.get("owned_by") == "kg-edit" for entry in listed.values())
+        if not listed or (len(listed) > 1 and not is_ours):
+            raise ConfigError(f"{self.url} serves {len(listed)} models; name one: --served {' or '.join(listed)}")
+        return next(iter(listed))
+
+    def _with_adapter_of_llama(self, listed: Mapping[str, Mapping[str, Any]]) -> CompletionServer:
+        """Return llama.cpp's server, asked with one of its adapters applied to each request."""
+        names = list(listed)
+        if any(entry.get("owned_by") == "llamacpp" for entry in listed.values()):
+            adapters = LlamaServer(url=self.url, key=self.key, seconds=self.seconds).scales()
+            names += adapters
+            if self.model in adapters:
+                number, _, _ = adapters[self.model]
+                return replace(self, model=names[0], fields={"lora": [{"id": number, "scale": 1.0}]})
+        raise ConfigError(f"{self.url} does not serve {self.model!r}; give --served one of {', '.join(names)}")
 
     def complete(self, prompt: str, *, tokens: int, chat: bool = False) -> str:
         """Return the greedy continuation of a prompt, or with ``chat`` the answer to a user's turn.
@@ -176,11 +195,13 @@ class CompletionServer(ModelServer):
             chat: whether the prompt is a user's turn.
         """
         body: dict[str, Any] = {"model": self.model, "max_tokens": tokens, "temperature": 0, "stream": False}
+        body |= self.fields
         if chat:
-            data = self._ask("chat/completions", {**body, "messages": [{"role": "user", "content": prompt}]})
+            turn = {"role": "user", "content": prompt}
+            data = self.ask(self.address("v1/chat/completions"), {**body, "messages": [turn]})
             expected = "a chat completion with a text in choices[0].message.content"
         else:
-            data = self._ask("completions", {**body, "prompt": prompt})
+            data = self.ask(self.address("v1/completions"), {**body, "prompt": prompt})
             expected = "a completion with a text in choices[0].text"
         try:
             choice = data["choices"][0]
@@ -190,10 +211,6 @@ class CompletionServer(ModelServer):
         if not isinstance(text, str):  # a server sends null for a reasoning that was cut off
             raise self.unexpected(data, expected)
         return text
-
-    def _ask(self, route: str, body: dict[str, Any] | None = None) -> Any:
-        address = self.url.rstrip("/").removesuffix("/v1")
-        return self.ask(f"{address}/v1/{route}", body)
 
 
 def _served_answer(server: CompletionServer, probe: ReportProbe, edit: Edit) -> CheckedPrompt:

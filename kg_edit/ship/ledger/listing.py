@@ -1,7 +1,8 @@
 """Read the edits at a path that a user gives (a ledger, a patch file, or a folder with one), without torch.
 
-`Listing` reads a ledger; `Ledger` extends it with what changes one. `check_patches`, `patch_file` and `additions`
-resolve paths. Only `active_at` and the patches themselves need torch.
+`Listing` reads a ledger, as it is or as it was after an event (``ledger@3``); `Ledger` extends it with what changes
+one. `check_patches`, `patch_file` and `additions` resolve paths. Only `active_at` and the patches themselves need
+torch.
 """
 
 from __future__ import annotations
@@ -40,17 +41,20 @@ if TYPE_CHECKING:  # paths are checked without importing torch
 
 _STEP = re.compile(r"(?P<sequence>[0-9]{5})-(?P<sum>sum-)?(?P<step>[0-9]{5})\.safetensors")  # as `StepFiles` names them
 _SUM = -1  # the number of the sum of a sequence's first steps: it comes before all single steps
+_AT_EVENT = re.compile(r"(?P<folder>.+)@(?P<event>[0-9]+)/?")
 _NAMED = 5  # files that an error names
 
 
 class Listing:
     """The edits of a ledger, their sizes and their conflicts.
 
-    The log is read once, so everything is of one state of the ledger.
+    The log is read once, so everything is of one state of the ledger: with ``until``, of the state after the event of
+    this number, whatever was added, removed or undone later.
     """
 
-    def __init__(self, folder: str | Path, store: Store | None = None) -> None:
+    def __init__(self, folder: str | Path, store: Store | None = None, *, until: int | None = None) -> None:
         self._store = store or Store(Path(folder))
+        self._until = until
 
     @classmethod
     def open(cls, path: str | Path, *, create: bool = False) -> Self:
@@ -69,7 +73,7 @@ class Listing:
     @cached_property
     def events(self) -> tuple[Event, ...]:
         """All events, including those that were undone."""
-        return self._store.events()
+        return self._store.events()[: self._until]
 
     @property
     def steps(self) -> tuple[PatchStep, ...]:
@@ -116,6 +120,27 @@ class Listing:
         return conflicts(self.active, self.changes)
 
 
+def read_listing(path: str | Path) -> Listing:
+    """Open the ledger at a path to read it; ``ledger@3`` is the ledger as it was after its third event."""
+    folder, event = split_event(path)
+    store = open_store(folder, create=False)
+    if event is not None:
+        number = len(store.events())
+        if not 1 <= event <= number:
+            raise PatchError(
+                f"{folder} has no event {event}, only 1 to {number}; kg-edit patch show {quote(str(folder))} lists them"
+            )
+    return Listing(folder, store, until=event)
+
+
+def split_event(path: str | Path) -> tuple[Path, int | None]:
+    """Return the folder and the event of ``ledger@3``; None if the path exists as it is, or names no event."""
+    named = _AT_EVENT.fullmatch(str(path))
+    if named is None or Path(path).exists():
+        return Path(path), None
+    return Path(named["folder"]), int(named["event"])
+
+
 def undo_last(store: Store, expected: int | None = None) -> Event:
     """Undo the last event of a ledger that was not undone yet, and return it; ``expected`` is as for `Ledger.undo`."""
     with store.locked():
@@ -150,20 +175,24 @@ def check_patches(paths: Iterable[Path]) -> None:
     """Check the patch files, folders of `kg-edit edit` and ledgers that a user names, without torch."""
     for path in paths:
         file = patch_file(path)
-        if file is None and path.is_dir():
-            open_store(path, create=False)
+        folder, _ = split_event(path)
+        if file is None and folder.is_dir():
+            read_listing(path)
         else:
             read_provenance(file or path)
 
 
 def active_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
-    """Load the patch and the active edits of a ledger, of a patch file, or of a folder of `kg-edit edit`."""
+    """Load the patch and the active edits of a ledger, of a patch file, or of a folder of `kg-edit edit`.
+
+    ``ledger@3`` is the ledger as it was after its third event.
+    """
     from kg_edit.patches.base import Patch
 
     if file := patch_file(Path(path)):
         patch = Patch.load(file)
         return patch, entries_of(patch)
-    ledger = Listing.open(path)
+    ledger = read_listing(path)
     return ledger.patch, ledger.active
 
 

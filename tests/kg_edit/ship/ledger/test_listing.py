@@ -9,7 +9,7 @@ import pytest
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger import Ledger
-from kg_edit.ship.ledger.listing import Listing, active_at
+from kg_edit.ship.ledger.listing import Listing, active_at, check_patches
 from kg_edit.storage.run_folder import PATCH
 from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
 
@@ -58,6 +58,21 @@ def test_listing_is_of_one_state_of_the_log(tmp_path: Path) -> None:
         ledger.add(made_up(edits_of(1, start=10 + len(before))))
         assert [record["edit"]["id"] for record in listing.patch.edits] == before
         assert [entry.name for entry in listing.active] == before != [entry.name for entry in ledger.active]
+
+
+def test_ledger_is_read_as_it_was_after_an_event(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    ledger.add(made_up(edits_of(1, start=4)))
+    ledger.remove("e4")
+    ledger.undo()
+    active = [[entry.name for entry in active_at(f"{ledger.folder}@{event}")[1]] for event in (1, 2, 3, 4)]
+    assert active == [["e0", "e1"], ["e0", "e1", "e4"], ["e0", "e1"], ["e0", "e1", "e4"]]
+    for event in (0, 5):
+        with pytest.raises(PatchError, match=f"no event {event}, only 1 to 4"):
+            check_patches([Path(f"{ledger.folder}@{event}")])
+    Ledger.open(tmp_path / "ledger@2").add(ONE)
+    assert [entry.name for entry in active_at(tmp_path / "ledger@2")[1]] == ["e0", "e1"], "a folder of this name"
 
 
 def test_too_long_path_is_refused() -> None:
