@@ -17,7 +17,7 @@ from fastapi import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kg_edit.edits.edit import Record, TextOrEmpty
-from kg_edit.errors import ConfigError, UnknownNameError
+from kg_edit.errors import ConfigError
 from kg_edit.ship.app.messages import Problem, Prompt
 
 if TYPE_CHECKING:
@@ -194,34 +194,18 @@ class ChatAnswer(BaseModel):
 
 
 def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
-    """Add the four routes to the application."""
-    _add_models(app, desk)
+    """Add the two routes to the application."""
     _add_completions(app, desk)
     _add_chat(app, desk)
-
-
-def _add_models(app: FastAPI, desk: EditDesk) -> None:
-    served = {"id": desk.model.name, "object": "model", "owned_by": "kg-edit"}
-
-    @app.get("/v1/models")
-    def models() -> dict[str, Any]:
-        """The one model that is served: the edited one if there is a ledger."""
-        return {"object": "list", "data": [served]}
-
-    @app.get("/v1/models/{name:path}")
-    def model(name: str) -> dict[str, Any]:
-        """The served model, by its name, which may be a path."""
-        check_served(name, desk.model.name)
-        return served
 
 
 def _add_completions(app: FastAPI, desk: EditDesk) -> None:
     @app.post(COMPLETIONS, response_model=Completion)
     def complete(request: CompletionRequest) -> Completion | Response:
-        """Continue texts, greedily and to the end of a line, with all active edits of the ledger."""
-        check_request(request, desk.model.name)
+        """Continue texts, greedily and to the end of a line, by the model that the request names."""
+        check_request(request)
         prompts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
-        replies = desk.complete(prompts, tokens=request.max_tokens)
+        replies = desk.complete(prompts, tokens=request.max_tokens, name=request.model)
         endings = [_cut_at_stop(reply, request.stop, desk.model) for reply in replies]
         choices = []
         for index, ending in enumerate(endings):
@@ -231,7 +215,7 @@ def _add_completions(app: FastAPI, desk: EditDesk) -> None:
         completion = Completion(
             id=f"cmpl-{time.time_ns()}",
             created=int(time.time()),
-            model=desk.model.name,
+            model=request.model or desk.model.name,
             choices=tuple(choices),
             usage=Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written),
         )
@@ -243,17 +227,16 @@ def _add_completions(app: FastAPI, desk: EditDesk) -> None:
 def _add_chat(app: FastAPI, desk: EditDesk) -> None:
     @app.post(CHAT, response_model=ChatAnswer)
     def chat(request: ChatRequest) -> ChatAnswer | Response:
-        """Answer a conversation in the model's chat template, with all active edits of the ledger."""
-        check_served(request.model, desk.model.name)
+        """Answer a conversation in the chat template, by the model that the request names."""
         limit = request.max_completion_tokens or request.max_tokens
-        reply = desk.chat([message.model_dump() for message in request.messages], tokens=limit)
+        reply = desk.chat([message.model_dump() for message in request.messages], tokens=limit, name=request.model)
         ending = _cut_at_stop(reply, request.stop, desk.model)
         message = ChatMessage.model_construct(role="assistant", content=ending.text)  # unchecked: it may be long
         total = reply.read + ending.tokens
         answer = ChatAnswer(
             id=f"chatcmpl-{secrets.token_hex(8)}",
             created=int(time.time()),
-            model=desk.model.name,
+            model=request.model or desk.model.name,
             choices=(ChatChoice(message=message, finish_reason=ending.reason),),
             usage=Usage(prompt_tokens=reply.read, completion_tokens=ending.tokens, total_tokens=total),
         )
@@ -266,15 +249,8 @@ def _add_chat(app: FastAPI, desk: EditDesk) -> None:
         return event_stream(answer, parts, request.stream_options)
 
 
-def check_served(name: str | None, model: str) -> None:
-    """Check that a request names the served ``model``, or none."""
-    if name is not None and name != model:
-        raise UnknownNameError(f"unknown model {name!r}; this server has only {model!r}")
-
-
-def check_request(request: CompletionRequest, model: str) -> None:
+def check_request(request: CompletionRequest) -> None:
     """Refuse a request that a greedy continuation of one line can't fulfil."""
-    check_served(request.model, model)
     unsupported = [name for name in _UNSUPPORTED if getattr(request, name)]
     is_greedy = not request.temperature and request.n == 1 and request.best_of == 1
     if is_greedy and not unsupported:

@@ -32,6 +32,7 @@ from kg_edit.ship.app.messages import (
     UndoRequest,
     problem_of,
 )
+from kg_edit.ship.app.models_api import LOAD, UNLOAD, LoadRequest, UnloadRequest, add_models_api
 from kg_edit.ship.app.openai_api import CHAT, COMPLETIONS, ChatRequest, CompletionRequest, add_openai_api, openai_error
 from kg_edit.ship.app.session import EditDesk
 from kg_edit.version import __version__
@@ -57,6 +58,8 @@ _REQUESTS: dict[str, type[Record]] = {
     "/api/ledger/undo": UndoRequest,
     COMPLETIONS: CompletionRequest,
     CHAT: ChatRequest,
+    LOAD: LoadRequest,
+    UNLOAD: UnloadRequest,
 }
 _FAILED = 500
 _UNKNOWN = 404
@@ -90,6 +93,7 @@ def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = LOCAL, largest: int = L
     _add_tries(app, desk)
     _add_ledger(app, desk)
     add_openai_api(app, desk)
+    add_models_api(app, desk.models)
     return app
 
 

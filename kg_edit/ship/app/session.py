@@ -33,6 +33,7 @@ from kg_edit.scoring.judging import generates, tidy_text
 from kg_edit.scoring.requests import Requests, continue_and_score
 from kg_edit.scoring.text_start import Start, with_start
 from kg_edit.ship.app.messages import Chance, LedgerView, Outcome, TryAnswer, TryRequest, view_of
+from kg_edit.ship.app.served_models import ServedModels
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.view.page import page
@@ -85,6 +86,7 @@ class EditDesk:
         self.ledger = ledger
         self.start = start
         self.graph = graph or method.graph
+        self.models = ServedModels(self.model, ledger)
         self._alone = threading.Lock()
         self._tries = dict[str, Try]()  # the last `REMEMBERED`, by key
         self._count = 0
@@ -177,10 +179,10 @@ class EditDesk:
             raise ConfigError(f"there is no subgraph of {key!r}; start kg-edit serve with --graph")
         return page(graph)
 
-    def complete(self, prompts: Sequence[str], *, tokens: int) -> tuple[Reply, ...]:
-        """Return the greedy continuation of each prompt with the active edits: a line of at most ``tokens`` tokens."""
+    def complete(self, prompts: Sequence[str], *, tokens: int, name: str | None = None) -> tuple[Reply, ...]:
+        """Return the greedy continuation of each prompt by a served model: a line of at most ``tokens`` tokens."""
+        patch = self.models.find(name)  # before other requests are waited for: it may be unloaded meanwhile
         with self._alone:
-            patch = self._patch()
             texts, remark = with_start(self.model, prompts, patch=patch, start=self.start)
             if remark and not self._remarked:  # once, not with each request
                 log.warning(remark)
@@ -188,9 +190,10 @@ class EditDesk:
             with patch.applied(self.model) as model:
                 return replies(model, texts, limits=[tokens] * len(prompts))
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, tokens: int) -> Reply:
-        """Return the assistant's turn after a conversation, of at most ``tokens`` tokens, with the active edits."""
-        with self._alone, self._patch().applied(self.model) as model:
+    def chat(self, messages: Sequence[Mapping[str, str]], *, tokens: int, name: str | None = None) -> Reply:
+        """Return the assistant's turn after a conversation by a served model, of at most ``tokens`` tokens."""
+        patch = self.models.find(name)
+        with self._alone, patch.applied(self.model) as model:
             return reply(model, messages, tokens=tokens)
 
     def _new_name(self, subject: str) -> str:
@@ -241,10 +244,6 @@ class EditDesk:
             raise UnknownNameError(
                 f"unknown edit {key!r}; the server stores only the last {REMEMBERED} tried edits; make it again"
             ) from error
-
-    def _patch(self) -> Patch:
-        """Return the ledger's patch; an empty one without a ledger."""
-        return self.ledger.patch if self.ledger else WeightPatch(factors={})
 
     def _active(self) -> tuple[tuple[PatchStep, ...], Patch]:
         """Return the active steps and their sum, both of one state of the ledger: another process may write to it."""

@@ -59,6 +59,10 @@ def serve(
     ledger: Annotated[
         Path | None, typer.Option(metavar="LEDGER", help="Folder of the patch ledger to show and add to.")
     ] = None,
+    patches: Annotated[
+        list[str] | None,
+        typer.Option("--patch", metavar="NAME=PATH", help="Also serve this patch, as the model NAME. Repeatable."),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default serves this machine only.", rich_help_panel=_SERVER)
     ] = "127.0.0.1",
@@ -85,8 +89,10 @@ def serve(
 ) -> None:
     """Serve a web page to try edits, with the answers of the unedited and the edited model.
 
-    The page also shows the ledger and the subgraph. Each try leaves the model unchanged. Needs the extra `app`:
-    `pip install 'kg-edit[app]'`.
+    The page also shows the ledger and the subgraph. Each try leaves the model unchanged. The API at `/v1` answers as
+    several models, which a request chooses by its `model`: with the ledger's edits, `unedited`, `LEDGER@3` (as it was
+    after its third event), and each `--patch`; `kg-edit patch push` and `pull` load and unload patches while it runs.
+    Needs the extra `app`: `pip install 'kg-edit[app]'`.
 
     Examples:
 
@@ -102,6 +108,7 @@ def serve(
     check_model_name(model)
     if ledger:
         open_store(ledger).refuse_misspelled()
+    named_patches = _parse_patches(patches or ())
     opened_graph = LazyGraph(method, graph, contact).source
     planned = plan(
         method,
@@ -124,6 +131,8 @@ def serve(
         with doing(f"preparing {method}"):
             editor.prepare()
         desk = EditDesk(editor, graph=planned.graph, ledger=opened, start=start)
+        for name, path in named_patches.items():
+            desk.models.load(name, path)
         app = make_app(desk, hosts=hosts, largest=int(max_body * 1_000_000))
         typer.echo(f"{_address_of(host, listener)} is up; stop it with Ctrl-C")
         run(app, listener)
@@ -138,6 +147,24 @@ def _check_extra() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"kg-edit serve needs the extra app ({error}): pip install 'kg-edit[app]'") from error
+
+
+def _parse_patches(texts: Sequence[str]) -> dict[str, str]:
+    """Return the path of each ``--patch``, by its name."""
+    from kg_edit.ship.ledger.listing import check_patches
+    from kg_edit.ship.live.push import check_name
+
+    paths = dict[str, str]()
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--patch {text}: expected NAME=PATH, such as --patch lakers=out/patch.safetensors")
+        if name in paths:
+            raise ConfigError(f"--patch {text}: {name} is given twice; give each patch a name of its own")
+        check_name(name)
+        check_patches([Path(path)])
+        paths[name] = path
+    return paths
 
 
 def _open_ledger(folder: Path) -> Ledger:

@@ -65,6 +65,16 @@ class Listing:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.folder)!r}: {number_of(len(self.active), 'active edit')})"
 
+    def at(self, event: int) -> Listing:
+        """Return the same ledger as it was after the event of this number."""
+        number = len(self._store.events())
+        if not 1 <= event <= number:
+            folder = quote(str(self.folder))
+            raise PatchError(
+                f"{self.folder} has no event {event}, only 1 to {number}; kg-edit patch show {folder} lists them"
+            )
+        return Listing(self.folder, self._store, until=event)
+
     @property
     def folder(self) -> Path:
         """The folder of the ledger."""
@@ -123,14 +133,8 @@ class Listing:
 def read_listing(path: str | Path) -> Listing:
     """Open the ledger at a path to read it; ``ledger@3`` is the ledger as it was after its third event."""
     folder, event = split_event(path)
-    store = open_store(folder, create=False)
-    if event is not None:
-        number = len(store.events())
-        if not 1 <= event <= number:
-            raise PatchError(
-                f"{folder} has no event {event}, only 1 to {number}; kg-edit patch show {quote(str(folder))} lists them"
-            )
-    return Listing(folder, store, until=event)
+    listing = Listing.open(folder)
+    return listing if event is None else listing.at(event)
 
 
 def split_event(path: str | Path) -> tuple[Path, int | None]:

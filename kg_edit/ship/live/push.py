@@ -84,7 +84,7 @@ def push_adapter(
     check_name(name)
     before = server.listed()
     if name in before.bases:
-        raise ConfigError(f"{name} is the unedited model of {server.url}; give another name")
+        raise ConfigError(f"{server.url} serves a model {name} that is not an adapter; give another name")
     present = before.adapters.get(name)
     with _written(write, folder, name) as adapter:
         path = str(PurePosixPath(seen_at) / adapter.name) if seen_at else str(adapter)

@@ -127,7 +127,7 @@ def test_rank_above_the_limit_names_the_rank_that_fits_and_its_loss(
 
 REFUSED: dict[str, tuple[str, str, dict[str, object], str]] = {
     "a colon": ("ledger", "a:b", {}, "can't be served"),
-    "the base model": ("ledger", BASE, {}, "the unedited model"),
+    "the base model": ("ledger", BASE, {}, "not an adapter"),
     "a server that lists nonsense": ("ledger", "edited", {"fault": ("lists nonsense", 0)}, "a list of models"),
     "a server without adapters": ("ledger", "edited", {"takes_adapters": False}, "--enable-lora"),
     "no such event": ("ledger@7", "edited", {}, "no event 7"),
