@@ -156,31 +156,32 @@ def find_extras(names: Iterable[str]) -> tuple[str, ...]:
 _HEAD = f"""<!-- Written by `kg-edit metrics --markdown`; to change it, change the code and run the command again. -->
 # Metrics
 
-A metric's name contains its protocol: `efficacy.prob` and `efficacy.greedy` answer different questions. The main
-protocol is **greedy** generation with natural stop, which a user of the edited model reads. Teacher forcing
-(`.teacher_forced`) predicts each token from the right tokens before it, so it is easier than generation; published
-numbers use it.
+A metric's name contains its protocol, because `efficacy.prob` and `efficacy.greedy` answer different questions. The
+main protocol is **greedy** generation with natural stop, which is what a user of the edited model reads. Published
+numbers often use teacher forcing (`.teacher_forced`). It predicts each token from the right tokens before it, so it is
+easier than generation.
 
 - Values are from 0 to 1 and higher is better, unless the end of the formula says otherwise.
-- Where the edits broke the model, retention rates are 0, and their perplexities missing.
-- A metric is missing for a record that lacks what it needs; means are over the records that have it, and their number
+- Where the edits broke the model, retention rates are 0, and their perplexities are missing.
+- A metric is missing for a record that lacks what it needs. Means are over the records that have it, and their number
   is in the summary (`provenance.counts`). `unchanged`, `same_text` and `next_token_kl` compare with the unedited model,
   and are missing for it.
-- NLL is the mean over the target's tokens of -log p(token | all before), in nats, as in ROME's program: a **geometric
-  mean** of token probabilities, not the probability of the whole target. The target follows the prompt after one space
-  (none in scripts without spaces, or within a word), and prompt and target are encoded in one piece.
-- Questions are asked as `Question: …`, a new line, `Answer:`; in the few-shot form, {len(SHOTS)} answered riddles
-  come first, or two answered questions of the same kind (Ripples). Sentences are used as they are.
-- A continuation ends at the end of a line (a paragraph's does not), at the end of the text, or at its limit: 24 tokens
-  for an answer, 10 after an edit's own prompt if no probe asks it too (24 in chat form), 40 with written steps;
-  at least two more than the edit's target or the names that answer a question or a probe (a list: at most 128).
-- Names are compared word by word, in lower case, without accents, signs and articles: Rome is not in Romelu.
-  A name of two or three capital letters is compared with its capitals: US is not the word us. (Not in an exact match.)
-  An alias like the code it of Italian does not count.
-- The first part of a name is the group of probes; the last table has the groups of each data set. GROUP is one of
-  Ripples, SUB a sub-category such as `Reasoning`; `kg-edit metrics` prints every name. A metric of `portability` or
-  `locality` whose probes have sub-categories is the mean over these of the mean over their probes.
-- Where a formula says "1 if" and a record has several edits or probes, it is the mean over them.
+- NLL is the mean over the target's tokens of -log p(token | all before), in nats, as in ROME's program. So exp(-NLL) is
+  a **geometric mean** of token probabilities, not the probability of the whole target. The target follows the prompt
+  after one space (none in scripts without spaces, or within a word). Prompt and target are encoded in one piece.
+- Questions are asked as `Question: …`, a new line, `Answer:`. In the few-shot form {len(SHOTS)} answered riddles come
+  first, or two answered questions of the same kind (Ripples). Sentences are used as they are.
+- A continuation ends at the end of a line, at the end of the text, or at its limit. (That of a paragraph does not end
+  at the end of a line.) The limit is 24 tokens for an answer, and 40 with written steps. After an edit's own prompt it
+  is 10, unless a probe asks this prompt too (24 in chat form). It is at least two more than the edit's target, or than
+  the names that answer a question or a probe. For a list it is at most 128.
+- Names are compared word by word, in lower case, without accents, signs and articles, so Rome is not in Romelu. A name
+  of two or three capital letters is compared with its capitals, so US is not the word us. (An exact match ignores
+  capitals.) An alias like the code it of Italian does not count.
+- The first part of a name is the group of probes, and the last table has the groups of each data set. GROUP is one of
+  Ripples, and SUB is a sub-category such as `Reasoning`. `kg-edit metrics` prints every name. A metric of `portability`
+  or `locality` whose probes have sub-categories is the mean over these of the mean over their probes.
+- Where a formula says "1 if" and a record has several edits or probes, the metric is the mean over them.
 - `portability.choice` is missing if the data has fewer than {CHOICES - 1} other answers.
 - `multihop.2_hops.…`, `3_hops` and `4_hops` are the metrics `multihop.…` (without `edit_wise` and `old.nll`) over the
   records with so many facts in the new chain.
