@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -69,6 +71,11 @@ class Query(Record):
         (), description="answered questions of the same kind, in the place of the fixed ones"
     )
 
+    @property
+    def right_names(self) -> tuple[str, ...]:
+        """All names of all right answers, in one row."""
+        return tuple(chain.from_iterable(self.answers))
+
 
 Queries = Annotated[tuple[Query, ...], Field(strict=False)]
 
@@ -133,6 +140,15 @@ class BenchmarkRecord(Record):
     def group(self, name: str) -> tuple[Probe, ...]:
         """Return the probes of a family, or of one of its sub-categories, in the record's order."""
         return tuple(probe for probe in self.probes if name in (probe.family, probe.measures))
+
+    def queries(self, name: str) -> tuple[Query, ...]:
+        """Return the queries of the probes in `group`."""
+        return tuple(chain.from_iterable(probe.queries for probe in self.group(name)))
+
+
+def edits_of(records: Iterable[BenchmarkRecord]) -> tuple[Edit, ...]:
+    """Return the edits of all records, in their order."""
+    return tuple(chain.from_iterable(record.edits for record in records))
 
 
 def as_record(item: Edit | BenchmarkRecord) -> BenchmarkRecord:

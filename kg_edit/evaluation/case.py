@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Self
 
 from kg_edit.edits.edit import Edit, Question
@@ -62,17 +63,18 @@ class Case:
         """
         full_record = as_record(record)
         first, *further = full_record.edits
-        grouped = []
+        categorised = []
         for edit in full_record.edits:
             for question in edit.portability:
                 if question.category:
-                    grouped.append(Probe(measures=f"portability.{question.category}", queries=(query_of(question),)))
+                    group = f"portability.{question.category}"
+                    categorised.append(Probe(measures=group, queries=(query_of(question),)))
         if chat is None:
             chat = any(edit.forms[0] for edit in full_record.edits)
         return cls(
             edit=first,
             further=tuple(further),
-            probes=(*full_record.probes, *grouped),
+            probes=(*full_record.probes, *categorised),
             choices=choices,
             extras=extras,
             references=full_record.references,
@@ -96,6 +98,10 @@ class Case:
         """Return the probes of a family, or of one of its sub-categories."""
         return tuple(probe for probe in self.probes if name in (probe.family, probe.measures))
 
+    def queries(self, name: str) -> tuple[Query, ...]:
+        """Return the queries of the probes in `group`."""
+        return tuple(chain.from_iterable(probe.queries for probe in self.group(name)))
+
     @property
     def prompts(self) -> tuple[str, ...]:
         """Each portability question in the plain form, after its fact if it has one."""
@@ -109,13 +115,18 @@ class Case:
     @property
     def answer_pairs(self) -> list[Pair]:
         """Each question in its plain form with its answer."""
-        answers = (question.answer for question in self.questions)
-        return list(map(Pair, self.prompts, answers))
+        pairs = []
+        for prompt, question in zip(self.prompts, self.questions, strict=True):
+            pairs.append(Pair(prompt, question.answer))
+        return pairs
 
     def _ask(self, form: Callable[[str, str], str]) -> tuple[str, ...]:
+        """Each portability question as ``form(question, fact)``; the fact is "" if the case has none."""
         facts: Sequence[str] = self.facts or ("",) * len(self.questions)
-        questions = (question.question for question in self.questions)
-        return tuple(map(form, questions, facts))
+        prompts = []
+        for question, fact in zip(self.questions, facts, strict=True):
+            prompts.append(form(question.question, fact))
+        return tuple(prompts)
 
 
 def ceiling_cases(case: Case) -> dict[str, Case]:
@@ -139,11 +150,11 @@ def ceiling_cases(case: Case) -> dict[str, Case]:
 
     relations = [question.recalled_relation for question in case.questions]
     if all(relations):
-        both = []
+        facts_and_relations = []
         for fact, relation in zip(facts, relations, strict=True):
-            both.append(f"{fact} {recalled_fact(relation or '')}")
+            facts_and_relations.append(f"{fact} {recalled_fact(relation or '')}")
         probes = _after_facts(multi_hop, case.edits, recalled=True)
-        cases["fact_and_relation_in_prompt"] = replace(base, facts=tuple(both), probes=probes)
+        cases["fact_and_relation_in_prompt"] = replace(base, facts=tuple(facts_and_relations), probes=probes)
     return cases
 
 
@@ -155,19 +166,27 @@ def _has_recalled(probe: Probe) -> bool:
 def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bool) -> tuple[Probe, ...]:
     """The probes with the edits' facts before each question, and with the recalled facts if ``recalled``."""
     facts = " ".join(map(fact_sentence, edits))
-    made = []
+    extended = []
     for probe in probes:
         queries = tuple(_after_sentences(query, facts, recalled=recalled) for query in probe.queries)
-        made.append(probe.model_copy(update={"queries": queries}))
-    return tuple(made)
+        extended.append(probe.model_copy(update={"queries": queries}))
+    return tuple(extended)
 
 
 def _after_sentences(query: Query, facts: str, *, recalled: bool) -> Query:
-    # The examples too come after their first hop, or after all hops if ``recalled``. Without that, the model would
-    # have to guess the purpose of a fact before a question. The last fact states the answer, and is left out.
+    """The query after ``facts``, and after its recalled facts if ``recalled``; its examples likewise.
+
+    If the examples had no facts before them, the model would have to guess the purpose of the facts before the
+    question. An example's facts are one for each hop. Without ``recalled`` it gets the first of them, unless that is
+    also the last one, which states the answer.
+    """
+    context = facts
+    if recalled:
+        context = f"{facts} {query.recalled}".strip()
     examples = []
     for example in query.examples:
-        hops = example.facts if recalled else example.facts[:-1][:1]
+        hops = example.facts
+        if not recalled:
+            hops = example.facts[:-1][:1]
         examples.append(example.model_copy(update={"context": " ".join(hops)}))
-    context = f"{facts} {query.recalled}".strip() if recalled else facts
     return query.model_copy(update={"context": context, "examples": tuple(examples)})

@@ -111,7 +111,10 @@ CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 
 def find_metric(name: str) -> Metric | RunMetric | None:
     """Return a metric by its name, also of a sub-category that only the user's rows have; None if it is unknown."""
-    return CATALOGUE.get(name) or category_metrics(name.rpartition(".")[0]).get(name)
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    group = name.rpartition(".")[0]
+    return category_metrics(group).get(name)
 
 
 def metrics_for(case: Case) -> Mapping[str, Metric]:
@@ -121,12 +124,19 @@ def metrics_for(case: Case) -> Mapping[str, Metric]:
     needs, the metrics of `EXTRAS` that it asks for, and `CHAT_METRICS` if it is asked in chat form. A ceiling only has
     metrics of what follows from its edits.
     """
-    groups = {part: None for probe in case.probes for part in (probe.measures, probe.family)}
-    probed = {name: metric for name, metric in _OF_PROBES.items() if groups.keys() >= {*metric.needs}}
+    groups = dict[str, None]()  # in order, each once
+    for probe in case.probes:
+        groups |= {probe.measures: None, probe.family: None}
+    probed = dict[str, Metric]()
+    for name, metric in _OF_PROBES.items():
+        if groups.keys() >= set(metric.needs):
+            probed[name] = metric
     for group in groups:  # also sub-categories that only the user's rows have
         probed |= category_metrics(group)
+    if case.ceiling and not case.facts:
+        return probed
     if case.ceiling:
-        return {**PORTABILITY, **probed} if case.facts else probed
+        return {**PORTABILITY, **probed}
     metrics = dict(METRICS)
     if case.chat:
         metrics |= CHAT_METRICS
@@ -139,8 +149,10 @@ def metrics_for(case: Case) -> Mapping[str, Metric]:
 
 def requests_of(case: Case) -> Requests:
     """Return all that the model is asked about a case: what its metrics ask, each once."""
-    parts = [part for metric in metrics_for(case).values() for part in metric.requests(case)]
-    return join_requests(parts, chat=case.chat)
+    requests = list[Requests]()
+    for metric in metrics_for(case).values():
+        requests += metric.requests(case)
+    return join_requests(requests, chat=case.chat)
 
 
 def find_extras(names: Iterable[str]) -> tuple[str, ...]:
@@ -197,10 +209,6 @@ def metrics_page() -> str:
         kind = _TESTS.search(metric.formula)
         if kind:
             tests.append((f"`{name}`", kind["tests"]))
-    alike: dict[tuple[str, str], list[str]] = {}
-    for dataset in known_datasets().values():
-        alike.setdefault((_joined(dataset.edits_have), _joined(dataset.measures)), []).append(dataset.name)
-    rows = [(_joined(names), *parts) for parts, names in alike.items()]
     parts = [
         _HEAD,
         _section("Of every record", {**METRICS, **CHAT_METRICS}.items()),
@@ -211,9 +219,21 @@ def metrics_page() -> str:
         _section("On request: probes made from an edit (`--probes`)", TEMPLATE_METRICS.items()),
         _section("On request: costly metrics (`--extra`)", EXTRAS.items()),
         _section("Of a model or a run", RUN_METRICS.items()),
-        f"## Data sets\n\n{markdown_table(('name', 'its edits may have', 'its probes'), rows)}\n",
+        f"## Data sets\n\n{markdown_table(('name', 'its edits may have', 'its probes'), _list_datasets())}\n",
     ]
     return "\n".join(parts)
+
+
+def _list_datasets() -> list[tuple[str, str, str]]:
+    """The rows of the data sets; those with the same parts and probes share a row."""
+    names_by_parts: dict[tuple[str, str], list[str]] = {}
+    for dataset in known_datasets().values():
+        parts = (_quote(dataset.edits_have), _quote(dataset.measures))
+        names_by_parts.setdefault(parts, []).append(dataset.name)
+    rows = []
+    for (edits_have, measures), names in names_by_parts.items():
+        rows.append((_quote(names), edits_have, measures))
+    return rows
 
 
 _TESTS = re.compile(r"(?<=tests) of (?P<tests>[\w ]+ \(.*?\))(?= that pass)")  # the kind, in a formula of RippleEdits
@@ -233,30 +253,40 @@ def shown_name(name: str) -> str:
 
 def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> str:
     """Return a heading and a table; metrics with the same formula for other probes share a row."""
-    rows: dict[tuple[str, str], dict[str, None]] = {}
+    names_by_row: dict[tuple[str, str], dict[str, None]] = {}  # (formula, source) -> names, each once
     for name, metric in metrics:
         if _BY_HOPS.match(name):
             continue
-        group = name.rpartition(".")[0]
-        formula = _QUESTIONS.sub("", _TESTS.sub("", metric.formula)).replace(f" {CATEGORIES}", "")
-        if group.startswith("ripples"):
-            formula = formula.replace(f"{group}.", "….")
-        elif group.startswith("retention."):
-            formula = formula.replace(f"of {group}", "of the rate")
-        elif group:
-            formula = formula.replace(f"prompts of {group}", "prompts of the group")
-        if metric.values != _RANGE:
-            better = "" if metric.better == "neither" else f"; {metric.better} is better"
-            formula += f" {metric.values}{better}."
-        elif metric.better == "lower":
-            formula += " Lower is better."
-        rows.setdefault((formula, metric.source), {})[f"`{shown_name(name)}`"] = None
-    escaped = []
-    for row, names in rows.items():
-        cells = [", ".join(names), *row]
-        escaped.append([cell.replace("|", "\\|") for cell in cells])
-    return f"## {title}\n\n{markdown_table(('metric', 'formula', 'source'), escaped)}\n"
+        row = (_shorten_formula(name, metric), metric.source)
+        names_by_row.setdefault(row, {})[shown_name(name)] = None
+    rows = []
+    for (formula, source), names in names_by_row.items():
+        cells = (_quote(names), formula, source)
+        rows.append([cell.replace("|", "\\|") for cell in cells])
+    return f"## {title}\n\n{markdown_table(('metric', 'formula', 'source'), rows)}\n"
 
 
-def _joined(names: Iterable[str]) -> str:
+def _shorten_formula(name: str, metric: Metric | RunMetric) -> str:
+    """The formula without what differs between the groups of probes, and with an unusual range at its end."""
+    formula = metric.formula.replace(f" {CATEGORIES}", "")
+    for kind in (_TESTS, _QUESTIONS):
+        formula = kind.sub("", formula)
+    group = name.rpartition(".")[0]
+    if group.startswith("ripples"):
+        formula = formula.replace(f"{group}.", "….")
+    elif group.startswith("retention."):
+        formula = formula.replace(f"of {group}", "of the rate")
+    elif group:
+        formula = formula.replace(f"prompts of {group}", "prompts of the group")
+    if metric.values == _RANGE and metric.better == "lower":
+        return f"{formula} Lower is better."
+    if metric.values == _RANGE:
+        return formula
+    if metric.better == "neither":
+        return f"{formula} {metric.values}."
+    return f"{formula} {metric.values}; {metric.better} is better."
+
+
+def _quote(names: Iterable[str]) -> str:
+    """The names as code, with commas."""
     return ", ".join(f"`{name}`" for name in names)

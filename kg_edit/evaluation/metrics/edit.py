@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from operator import attrgetter, gt, lt
+from operator import attrgetter
 
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
@@ -36,33 +36,70 @@ from kg_edit.scoring.requests import (
 )
 from kg_edit.text.matching import mentions
 
-OfEdit = Callable[[Edit, Evidence], float | None]
+ScoreEdit = Callable[[Edit, Evidence], float | None]
 
 
-def over_edits(of_edit: OfEdit) -> Compute:
+def over_edits(score_edit: ScoreEdit) -> Compute:
     """Turn a metric of an edit into a metric of a case: the mean over the case's edits."""
-    return lambda case, evidence: mean(of_edit(edit, evidence) for edit in case.edits)
+
+    def compute(case: Case, evidence: Evidence) -> float | None:
+        return mean(score_edit(edit, evidence) for edit in case.edits)
+
+    return compute
 
 
-def over_prompts(prompts: Callable[[Edit], Iterable[str]], of: Callable[[float, float], float]) -> Compute:
-    """Return a metric of a case: the mean over an edit's prompts of a function of NLL(o*) and NLL(o) after each.
+def over_prompts(prompts: Callable[[Edit], Iterable[str]], compare: Callable[[float, float], float]) -> Compute:
+    """Return a metric of a case: the mean over an edit's prompts of ``compare(NLL(o*), NLL(o))`` after each prompt.
 
     An edit without an old object has no such metric.
     """
 
-    def of_edit(edit: Edit, evidence: Evidence) -> float | None:
+    def score_edit(edit: Edit, evidence: Evidence) -> float | None:
         new = edit.target_new
         old = edit.target_true
         if old is None:
             return None
-        return mean(of(evidence.nll(prompt, new), evidence.nll(prompt, old)) for prompt in prompts(edit))
+        values = []
+        for prompt in prompts(edit):
+            values.append(compare(evidence.nll(prompt, new), evidence.nll(prompt, old)))
+        return mean(values)
 
-    return over_edits(of_edit)
+    return over_edits(score_edit)
 
 
-def lead(nll: float, other: float) -> float:
-    """Return exp(-NLL) of a target minus that of the other one."""
-    return math.exp(-nll) - math.exp(-other)
+def prefers_new(new: float, old: float) -> bool:
+    """Return whether NLL(o*) < NLL(o)."""
+    return new < old
+
+
+def prefers_old(new: float, old: float) -> bool:
+    """Return whether NLL(o) < NLL(o*)."""
+    return old < new
+
+
+def lead_of_new(new: float, old: float) -> float:
+    """Return exp(-NLL(o*)) - exp(-NLL(o))."""
+    return math.exp(-new) - math.exp(-old)
+
+
+def lead_of_old(new: float, old: float) -> float:
+    """Return exp(-NLL(o)) - exp(-NLL(o*))."""
+    return math.exp(-old) - math.exp(-new)
+
+
+def begins_with_target(edit: Edit, evidence: Evidence) -> bool:
+    """Return whether the greedy continuation of an edit's prompt begins with o*."""
+    return generates(evidence.texts[edit.text], edit.target_new, chat=False)
+
+
+def says_target(edit: Edit, evidence: Evidence) -> bool | None:
+    """Return whether the first sentence of the greedy answer to an edit's prompt contains o*.
+
+    None for an unstructured edit, because no sentence contains a paragraph.
+    """
+    if edit.target_text:
+        return None
+    return generates(evidence.texts[edit.text], edit.target_new, chat=True)
 
 
 def portability_greedy(case: Case, evidence: Evidence) -> float | None:
@@ -92,8 +129,9 @@ def portability_choice(case: Case, evidence: Evidence) -> float | None:
         return None
     chosen = []
     for prompt, answers in zip(case.prompts, case.choices, strict=True):
-        right, *others = [evidence.nll(ANSWER, answer) - evidence.nll(prompt, answer) for answer in answers]
-        chosen.append(right > max(others))
+        # log p(a | question) - log p(a | "Answer:"), with the right answer in front
+        gains = [evidence.nll(ANSWER, answer) - evidence.nll(prompt, answer) for answer in answers]
+        chosen.append(gains[0] > max(gains[1:]))
     return mean(chosen)
 
 
@@ -106,15 +144,16 @@ def continue_statements(case: Case) -> Requests:
 def score_targets(prompts: Callable[[Edit], Iterable[str]]) -> Callable[[Case], Requests]:
     """Return the request for the likelihood of the new and of the old target after some prompts of each edit."""
 
-    def of_case(case: Case) -> Requests:
+    def request(case: Case) -> Requests:
         pairs = []
         for edit in case.edits:
             for prompt in prompts(edit):
-                targets = filter(None, (edit.target_new, edit.target_true))
-                pairs += [Pair(prompt.rstrip(), target) for target in targets]
+                pairs.append(Pair(prompt.rstrip(), edit.target_new))
+                if edit.target_true:
+                    pairs.append(Pair(prompt.rstrip(), edit.target_true))
         return Requests(pairs=tuple(pairs))
 
-    return of_case
+    return request
 
 
 def own_prompt(edit: Edit) -> list[str]:
@@ -124,12 +163,10 @@ def own_prompt(edit: Edit) -> list[str]:
 
 def continue_questions(case: Case) -> Requests:
     """Return the request for answers to the portability questions, in few-shot form."""
-    return Requests(
-        continued=tuple(
-            Continued(prompt=prompt, name=question.question, answers=right_answers(question))
-            for prompt, question in zip(case.few_shot_prompts, case.questions, strict=True)
-        )
-    )
+    texts = []
+    for prompt, question in zip(case.few_shot_prompts, case.questions, strict=True):
+        texts.append(Continued(prompt=prompt, name=question.question, answers=right_answers(question)))
+    return Requests(continued=tuple(texts))
 
 
 def score_questions(case: Case) -> Requests:
@@ -189,35 +226,35 @@ PORTABILITY: Mapping[str, Metric] = {
 }
 METRICS: Mapping[str, Metric] = {
     "efficacy.prob": Metric(
-        compute=over_prompts(own_prompt, lt),
+        compute=over_prompts(own_prompt, prefers_new),
         formula="1 if NLL(o*) < NLL(o) after the edit's prompt.",
         source=f'"Efficacy success" (ES): {_MENG}.',
         needs=("target_true",),
         asks_case=score_targets(own_prompt),
     ),
     "efficacy.greedy": Metric(
-        compute=over_edits(lambda edit, evidence: generates(evidence.texts[edit.text], edit.target_new, chat=False)),
+        compute=over_edits(begins_with_target),
         formula="1 if the greedy continuation of the edit's prompt begins with o*, word by word after normalisation.",
         source="Free generation with natural stop, after Yang et al. 2025 (WILD).",
         needs=(),
         asks_case=continue_statements,
     ),
     "paraphrase.prob": Metric(
-        compute=over_prompts(attrgetter("paraphrases"), lt),
+        compute=over_prompts(attrgetter("paraphrases"), prefers_new),
         formula="Share of paraphrases with NLL(o*) < NLL(o).",
         source=f'"Paraphrase success" (PS): {_MENG}.',
         needs=("target_true", "paraphrases"),
         asks_case=score_targets(attrgetter("paraphrases")),
     ),
     "neighborhood.prob": Metric(
-        compute=over_prompts(attrgetter("neighborhood"), gt),
+        compute=over_prompts(attrgetter("neighborhood"), prefers_old),
         formula="Share of prompts about neighbours of s, for which o is true, with NLL(o) < NLL(o*).",
         source=f'"Neighborhood success" (NS): {_MENG}.',
         needs=("target_true", "neighborhood"),
         asks_case=score_targets(attrgetter("neighborhood")),
     ),
     "efficacy.magnitude": Metric(
-        compute=over_prompts(own_prompt, lead),
+        compute=over_prompts(own_prompt, lead_of_new),
         formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt, or the mean over paraphrases.",
         source=f'"Magnitude" (EM, PM, NM): {_MENG}.',
         needs=("target_true",),
@@ -225,7 +262,7 @@ METRICS: Mapping[str, Metric] = {
         values="-1 to 1",
     ),
     "paraphrase.magnitude": Metric(
-        compute=over_prompts(attrgetter("paraphrases"), lead),
+        compute=over_prompts(attrgetter("paraphrases"), lead_of_new),
         formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt, or the mean over paraphrases.",
         source=f'"Magnitude" (EM, PM, NM): {_MENG}.',
         needs=("target_true", "paraphrases"),
@@ -233,7 +270,7 @@ METRICS: Mapping[str, Metric] = {
         values="-1 to 1",
     ),
     "neighborhood.magnitude": Metric(
-        compute=over_prompts(attrgetter("neighborhood"), lambda new, old: lead(old, new)),
+        compute=over_prompts(attrgetter("neighborhood"), lead_of_old),
         formula="exp(-NLL(o)) - exp(-NLL(o*)), mean over the neighbours' prompts.",
         source=f'"Magnitude" (EM, PM, NM): {_MENG}.',
         needs=("target_true", "neighborhood"),
@@ -244,12 +281,7 @@ METRICS: Mapping[str, Metric] = {
 }
 CHAT_METRICS: Mapping[str, Metric] = {
     "efficacy.first_sentence": Metric(
-        compute=over_edits(
-            # No sentence contains a paragraph.
-            lambda edit, evidence: (
-                None if edit.target_text else generates(evidence.texts[edit.text], edit.target_new, chat=True)
-            )
-        ),
+        compute=over_edits(says_target),
         formula="In chat form only: 1 if the first sentence of the greedy answer to the edit's prompt contains o*, as "
         "whole words; it may not begin with o*, as efficacy.greedy requires.",
         source="This project.",

@@ -59,11 +59,12 @@ class Metric:
 
     def requests(self, case: Case) -> list[Requests]:
         """Return what a model is asked about a case, so that its answers have all that `compute` reads."""
-        requests = [self.asks_case(case)] if self.asks_case else []
+        requests = []
+        if self.asks_case:
+            requests.append(self.asks_case(case))
         for group in self.needs:
-            for probe in case.group(group):
-                for query in probe.queries:
-                    requests += [ask(query) for ask in self.asks]
+            for query in case.queries(group):
+                requests += [ask(query) for ask in self.asks]
         return requests
 
 
@@ -86,46 +87,58 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 Compute = Callable[[Case, Evidence], float | None]
 Matcher = Callable[[str, str], bool]  # text, name
-OfQuery = Callable[[Query, Evidence], float | None]
-OfRival = Callable[[Query, str, Evidence], float]
+ScoreQuery = Callable[[Query, Evidence], float | None]
+ScoreRival = Callable[[Query, str, Evidence], float]
 
 
-def over_queries(group: str, of_query: OfQuery) -> Compute:
+def over_queries(group: str, score_query: ScoreQuery) -> Compute:
     """Return a metric of a case: the mean over the queries of a group of probes."""
-    return lambda case, evidence: mean(
-        of_query(query, evidence) for probe in case.group(group) for query in probe.queries
-    )
+
+    def compute(case: Case, evidence: Evidence) -> float | None:
+        return mean(score_query(query, evidence) for query in case.queries(group))
+
+    return compute
 
 
-def over_rivals(group: str, of_rival: OfRival) -> Compute:
+def over_rivals(group: str, score_rival: ScoreRival) -> Compute:
     """Return a metric of a case: the mean over the queries of a group and over the answers that compete with theirs."""
-    return lambda case, evidence: mean(
-        of_rival(query, other, evidence)
-        for probe in case.group(group)
-        for query in probe.queries
-        for other in query.others
-    )
+
+    def compute(case: Case, evidence: Evidence) -> float | None:
+        values = list[float]()
+        for query in case.queries(group):
+            values += [score_rival(query, rival, evidence) for rival in query.others]
+        return mean(values)
+
+    return compute
 
 
-def over_categories(group: str, of_query: OfQuery) -> Compute:
+def over_categories(group: str, score_query: ScoreQuery) -> Compute:
     """Return a metric of a case: `by_category` of a group."""
-    return lambda case, evidence: by_category(case, evidence, group, of_query)
+
+    def compute(case: Case, evidence: Evidence) -> float | None:
+        return by_category(case, evidence, group, score_query)
+
+    return compute
 
 
 def by_category(
-    case: Case, evidence: Evidence, group: str, of_query: OfQuery, *, extra: Iterable[float] = ()
+    case: Case, evidence: Evidence, group: str, score_query: ScoreQuery, *, extra: Iterable[float] = ()
 ) -> float | None:
     """Return the mean over the categories of ``group`` of the mean over their probes; ``extra`` is a further one."""
-    categories: dict[str, list[float | None]] = {"": list(extra)}
+    categories: dict[str, list[float | None]] = {"": list(extra)}  # no probe measures ""
     for probe in case.group(group):
         values = categories.setdefault(probe.measures, [])
-        values.append(mean(of_query(query, evidence) for query in probe.queries))
+        values.append(mean(score_query(query, evidence) for query in probe.queries))
     return mean(mean(values) for values in categories.values())
 
 
 def share_passed(group: str, matches: Matcher) -> Compute:
     """Return a metric: the share of a group's probes that pass; ``matches`` decides whether a text gives an answer."""
-    return lambda case, evidence: mean(passes(probe, evidence, matches) for probe in case.group(group))
+
+    def compute(case: Case, evidence: Evidence) -> float | None:
+        return mean(passes(probe, evidence, matches) for probe in case.group(group))
+
+    return compute
 
 
 def passes(probe: Probe, evidence: Evidence, matches: Matcher) -> bool:
@@ -137,10 +150,10 @@ def passes(probe: Probe, evidence: Evidence, matches: Matcher) -> bool:
 def answered(query: Query, evidence: Evidence, matches: Matcher) -> bool:
     """Return whether the greedy continuation gives the answers: all of them or one, as the query asks."""
     text = evidence.texts[generated_from(query)]
-    given = []
+    is_given = []  # for each right answer, whether the text gives it by one of its names
     for names in query.answers:
-        given.append(any(matches(text, name) for name in names))
-    return all(given) if query.every else any(given)
+        is_given.append(any(matches(text, name) for name in names))
+    return all(is_given) if query.every else any(is_given)
 
 
 def mentioned(query: Query, evidence: Evidence) -> float:
@@ -168,6 +181,11 @@ def rival_nll(query: Query, other: str, evidence: Evidence) -> float:
     return evidence.nll(scored_after(query), other)
 
 
+def rival_perplexity(query: Query, other: str, evidence: Evidence) -> float:
+    """Return exp of `rival_nll`."""
+    return math.exp(min(rival_nll(query, other, evidence), LARGEST_NLL))
+
+
 def prefers_answer(query: Query, other: str, evidence: Evidence) -> float:
     """Return whether the answer is more probable per token than a competing one."""
     return float(nll(query, evidence) < rival_nll(query, other, evidence))
@@ -189,14 +207,18 @@ def unchanged(query: Query, evidence: Evidence) -> float | None:
 
 def same_text(query: Query, evidence: Evidence) -> float | None:
     """Return whether the compared part of the greedy text is the unedited model's; None for the unedited model."""
+    if evidence.before is None:
+        return None
     prompt = generated_from(query)
-    return None if evidence.before is None else float(evidence.before.compared[prompt] == evidence.compared[prompt])
+    return float(evidence.before.compared[prompt] == evidence.compared[prompt])
 
 
 def continue_conditions(case: Case) -> Requests:
     """Return the request for continuations of the conditions of a case's probes."""
-    conditions = [condition for probe in case.probes for condition in probe.conditions]
-    return join_requests(continue_query(condition) for condition in conditions)
+    requests = list[Requests]()
+    for probe in case.probes:
+        requests += [continue_query(condition) for condition in probe.conditions]
+    return join_requests(requests)
 
 
 def ripple_passed(group: str) -> Compute:
@@ -225,4 +247,7 @@ def prefers_positive(query: Query, evidence: Evidence) -> float | None:
     prompt = scored_after(query)
     good = [evidence.nll(prompt, names[0]) for names in query.answers]
     bad = [evidence.nll(prompt, other) for other in query.others]
-    return mean(first < second for first in good for second in bad)
+    wins = list[bool]()
+    for positive in good:
+        wins += [positive < negative for negative in bad]
+    return mean(wins)

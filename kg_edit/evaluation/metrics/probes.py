@@ -6,10 +6,10 @@ source and needs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from kg_edit.edits.record import Query
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.datasets.halluedit import HOPS
 from kg_edit.evaluation.metrics.metric import (
@@ -30,11 +30,11 @@ from kg_edit.evaluation.metrics.metric import (
     prefers_positive,
     ripple_passed,
     rival_nll,
+    rival_perplexity,
     same_text,
     share_passed,
     unchanged,
 )
-from kg_edit.evaluation.statistics import LARGEST_NLL
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.questions import generated_from
 from kg_edit.scoring.requests import (
@@ -50,26 +50,38 @@ from kg_edit.text.matching import begins_with, is_exactly, mentions, substring
 
 def old_answer(case: Case, evidence: Evidence) -> float | None:
     """Return whether the model answers any wording with the answer before the edits, or with an alias of it."""
-    queries = [query for probe in case.group("multihop") for query in probe.queries]
-    matches = [is_exactly(evidence.texts[generated_from(query)], name) for query in queries for name in query.old]
-    return float(any(matches)) if matches else None
+    matches = list[bool]()
+    for query in case.queries("multihop"):
+        text = evidence.texts[generated_from(query)]
+        matches += [is_exactly(text, name) for name in query.old]
+    if not matches:
+        return None
+    return float(any(matches))
 
 
 def hop_wise(case: Case, evidence: Evidence) -> float | None:
     """Return whether the question and every fact of the new chain are answered correctly."""
     question = PROBE_METRICS["multihop.any_of_3"](case, evidence)
     hops = PROBE_METRICS["multihop.instance_wise"](case, evidence)
-    return None if question is None or hops is None else float(question == hops == 1)
+    if question is None or hops is None:
+        return None
+    return float(question == hops == 1)
+
+
+def hop_answered(query: Query, evidence: Evidence) -> bool:
+    """Return whether one fact of the new chain is answered correctly."""
+    return answered(query, evidence, is_exactly)
 
 
 def of_hops(hops: int, compute: Compute) -> Compute:
     """Restrict a metric to the records whose new chain has ``hops`` facts; None for other records."""
 
-    def chosen(case: Case, evidence: Evidence) -> float | None:
-        facts = sum(len(probe.queries) for probe in case.group("hops"))
-        return compute(case, evidence) if facts == hops else None
+    def compute_for_hops(case: Case, evidence: Evidence) -> float | None:
+        if len(case.queries("hops")) != hops:
+            return None
+        return compute(case, evidence)
 
-    return chosen
+    return compute_for_hops
 
 
 _CONTAINS = "greedy continuation, up to its natural stop, contains the answer or an alias as whole words"
@@ -142,8 +154,18 @@ def category_metrics(group: str) -> dict[str, Metric]:
         return {}
     metrics = {f"{group}.greedy": _greedy(group, f"prompts of {group}")}
     if group.startswith("portability."):
-        return metrics | {f"{group}.teacher_forced": _accuracy(group)}
-    return metrics | {f"{group}.unchanged": _unchanged(group)}
+        metrics[f"{group}.teacher_forced"] = _accuracy(group)
+    else:
+        metrics[f"{group}.unchanged"] = _unchanged(group)
+    return metrics
+
+
+def _list_category_metrics() -> dict[str, Metric]:
+    """The metrics of the sub-categories that published data sets have."""
+    metrics = dict[str, Metric]()
+    for group in _CATEGORIES:
+        metrics |= category_metrics(group)
+    return metrics
 
 
 _WHOLE: Mapping[str, Metric] = {
@@ -163,7 +185,7 @@ _WHOLE: Mapping[str, Metric] = {
         needs=("locality-text",),
         asks=(begin_query,),
     ),
-    **{name: metric for part in _CATEGORIES for name, metric in category_metrics(part).items()},
+    **_list_category_metrics(),
     "multihop.any_of_3": Metric(
         compute=share_passed("multihop", is_exactly),
         formula="1 if at least one of the three wordings of the question is answered with the new answer or an alias: "
@@ -268,7 +290,7 @@ _WHOLE: Mapping[str, Metric] = {
         better="lower",
     ),
     "hallucination.own.perplexity": Metric(
-        compute=over_rivals("hallucination", lambda *of: math.exp(min(rival_nll(*of), LARGEST_NLL))),
+        compute=over_rivals("hallucination", rival_perplexity),
         formula="As hallucination.true.perplexity, for the hallucinated sentence, which an edit should make unlikely.",
         source="This project, after SelfCheckGPT's sentences (Manakul et al. 2023).",
         needs=("hallucination",),
@@ -327,7 +349,7 @@ _WHOLE: Mapping[str, Metric] = {
         better="lower",
     ),
     "multihop.hop_share": Metric(
-        compute=over_queries("hops", lambda query, evidence: answered(query, evidence, is_exactly)),
+        compute=over_queries("hops", hop_answered),
         formula="Share of the facts of the new chain that are answered correctly, one question each.",
         source="This project.",
         needs=("hops",),
@@ -401,18 +423,23 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
 """The metrics of the probes that `kg_edit.evaluation.template_probes` makes on request."""
 # Of these there are three more metrics each, over the records whose new chain has 2, 3 or 4 facts.
 _SPLIT = ("any_of_3", "prob", "nll", "old.any_of_3", "hop_share", "instance_wise", "hop_wise")
-PROBE_METRICS: Mapping[str, Metric] = {
-    **_WHOLE,
-    **{
-        f"multihop.{hops}_hops.{name}": replace(
-            _WHOLE[f"multihop.{name}"],
-            compute=of_hops(hops, _WHOLE[f"multihop.{name}"].compute),
-            formula=f"multihop.{name} of the records whose new chain has {hops} facts.",
-            source="MQuAKE (Zhong et al. 2023), whose tables separate 2, 3 and 4 hops.",
-            needs=("multihop", "hops"),
-            asks=(),  # what the whole asks
-        )
-        for hops in (2, 3, 4)
-        for name in _SPLIT
-    },
-}
+
+
+def _split_by_hops() -> dict[str, Metric]:
+    """The multi-hop metrics of `_SPLIT` over the records whose new chain has so many facts."""
+    metrics = dict[str, Metric]()
+    for hops in (2, 3, 4):
+        for name in _SPLIT:
+            whole = _WHOLE[f"multihop.{name}"]
+            metrics[f"multihop.{hops}_hops.{name}"] = replace(
+                whole,
+                compute=of_hops(hops, whole.compute),
+                formula=f"multihop.{name} of the records whose new chain has {hops} facts.",
+                source="MQuAKE (Zhong et al. 2023), whose tables separate 2, 3 and 4 hops.",
+                needs=("multihop", "hops"),
+                asks=(),  # the metric over all records asks the same questions
+            )
+    return metrics
+
+
+PROBE_METRICS: Mapping[str, Metric] = {**_WHOLE, **_split_by_hops()}

@@ -16,7 +16,7 @@ from kg_edit.scoring.requests import continue_query, continue_with_steps, score_
 from kg_edit.text.matching import begins_with
 
 
-def answers(query: Query, evidence: Evidence) -> float:
+def answers_right(query: Query, evidence: Evidence) -> float:
     """Return whether the greedy answer begins with the right answer."""
     return float(answered(query, evidence, begins_with))
 
@@ -24,18 +24,19 @@ def answers(query: Query, evidence: Evidence) -> float:
 def answers_after_steps(query: Query, evidence: Evidence) -> float:
     """Return whether the answer after the written steps begins with the right answer."""
     text = after_steps(evidence.texts[stepped_from(query)])
-    return float(any(begins_with(text, name) for names in query.answers for name in names))
+    return float(any(begins_with(text, name) for name in query.right_names))
 
 
 def answers_as_before(query: Query, evidence: Evidence) -> float | None:
     """Return whether the greedy answer begins with the answer before the edit; None if the query has no old answer."""
     if not query.old:
         return None
-    return float(any(begins_with(evidence.texts[generated_from(query)], name) for name in query.old))
+    text = evidence.texts[generated_from(query)]
+    return float(any(begins_with(text, name) for name in query.old))
 
 
 def gains_most(query: Query, evidence: Evidence) -> float | None:
-    """Return whether, of up to ten objects, the question raises the log-likelihood of the right one most.
+    """Return whether the question raises the log-likelihood of the right object most, among up to ten objects.
 
     None if the query has no other objects.
     """
@@ -71,7 +72,7 @@ _SOURCE = "This project, after RippleEdits (Cohen et al. 2024)."
 
 def _greedy(group: str, what: str) -> Metric:
     return Metric(
-        compute=over_queries(group, answers),
+        compute=over_queries(group, answers_right),
         formula=f"Share of questions, in few-shot form, whose greedy answer begins with the right answer or an "
         f"alias. Questions: {what}.",
         source=_SOURCE,
@@ -80,7 +81,7 @@ def _greedy(group: str, what: str) -> Metric:
     )
 
 
-def _of_cell(group: str, what: str) -> dict[str, Metric]:
+def _list_cell_metrics(group: str, what: str) -> dict[str, Metric]:
     """The five metrics of a cell of two-hop questions."""
     return {
         f"{group}.greedy": _greedy(group, what),
@@ -121,7 +122,14 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
     }
 
 
-RIPPLES_METRICS: Mapping[str, Metric] = {
-    **{f"{group}.greedy": _greedy(group, what) for group, what in _KINDS.items()},
-    **{name: metric for group, what in _CELLS.items() for name, metric in _of_cell(group, what).items()},
-}
+def _list_metrics() -> dict[str, Metric]:
+    """All metrics of a Ripples file by name."""
+    metrics = dict[str, Metric]()
+    for group, what in _KINDS.items():
+        metrics[f"{group}.greedy"] = _greedy(group, what)
+    for group, what in _CELLS.items():
+        metrics |= _list_cell_metrics(group, what)
+    return metrics
+
+
+RIPPLES_METRICS: Mapping[str, Metric] = _list_metrics()

@@ -25,13 +25,16 @@ _WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
 
 
 def ngram_entropy(text: str) -> float:
-    """Return the weighted entropy, in bits, of the bigrams (2/3) and trigrams (4/3) of a text's words, halved."""
+    """Return the weighted entropy, in bits, of the bigrams and trigrams of a text's words.
+
+    (2/3 H_2 + 4/3 H_3) / 2,   H_n = - sum p log2 p over the different n-grams
+    """
     tokens = words(text)
     total = 0.0
     for size, weight in _WEIGHTS.items():
         grams = Counter(tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1))
         shares = [count / grams.total() for count in grams.values()]
-        total -= weight * sum(share * math.log2(share) for share in shares)  # H_n = - sum p log2 p
+        total -= weight * sum(share * math.log2(share) for share in shares)
     return total / len(_WEIGHTS)
 
 
@@ -61,15 +64,14 @@ def fuzzy_prompt(question: str) -> str:
 def right_answers_by_question(case: Case) -> dict[str, tuple[str, ...]]:
     """Return each portability question with its right answers."""
     answers = {question.question: right_answers(question) for question in case.questions}
-    for probe in case.group("portability"):
-        for query in probe.queries:
-            answers[query.prompt] = tuple(name for names in query.answers for name in names)
+    for query in case.queries("portability"):
+        answers[query.prompt] = query.right_names
     return answers
 
 
 def generation_prompts(case: Case) -> tuple[str, ...]:
     """Return the prompts of a case after which text is sampled for fluency and consistency."""
-    return tuple(query.prompt.rstrip() for probe in case.group("generation") for query in probe.queries)
+    return tuple(query.prompt.rstrip() for query in case.queries("generation"))
 
 
 def sample_questions(case: Case) -> Requests:
@@ -89,7 +91,10 @@ def foresee_neighbours(case: Case) -> Requests:
 
 def neighbour_prompts(case: Case) -> tuple[str, ...]:
     """Return the neighbourhood prompts of a case's edits."""
-    return tuple(prompt.rstrip() for edit in case.edits for prompt in edit.neighborhood)
+    prompts = list[str]()
+    for edit in case.edits:
+        prompts += [prompt.rstrip() for prompt in edit.neighborhood]
+    return tuple(prompts)
 
 
 def _fuzzy(case: Case, evidence: Evidence) -> float | None:
@@ -102,11 +107,15 @@ def _fuzzy(case: Case, evidence: Evidence) -> float | None:
 
 def _log_rest(log_p: Mapping[int, float]) -> float:
     """log p of all other tokens together."""
-    return math.log(max(1 - sum(map(math.exp, log_p.values())), _LEAST))
+    listed = sum(map(math.exp, log_p.values()))
+    return math.log(max(1 - listed, _LEAST))
 
 
 def divergence(before: Mapping[int, float], after: Mapping[int, float]) -> float:
-    """Return KL(before || after) in nats, of log p of the same tokens; all other tokens count as one."""
+    """Return KL(before || after) in nats, of log p of the same tokens; all other tokens count as one.
+
+    KL(p || p') = sum p (log p - log p')
+    """
     pairs = [(log_p, after[token]) for token, log_p in before.items()]
     pairs.append((_log_rest(before), _log_rest(after)))
     return sum(math.exp(old) * (old - new) for old, new in pairs)
@@ -123,7 +132,12 @@ def _consistency(case: Case, evidence: Evidence) -> float | None:
     prompts = generation_prompts(case)
     if not prompts or not case.references:
         return None
-    return tfidf_similarity(" ".join(evidence.samples[prompt] for prompt in prompts), case.references)
+    text = " ".join(evidence.samples[prompt] for prompt in prompts)
+    return tfidf_similarity(text, case.references)
+
+
+def _fluency(case: Case, evidence: Evidence) -> float | None:
+    return mean(ngram_entropy(evidence.samples[prompt]) for prompt in generation_prompts(case))
 
 
 EXTRAS: Mapping[str, Metric] = {
@@ -138,9 +152,7 @@ EXTRAS: Mapping[str, Metric] = {
         asks_case=sample_questions,
     ),
     FLUENCY: Metric(
-        compute=lambda case, evidence: mean(
-            ngram_entropy(evidence.samples[prompt]) for prompt in generation_prompts(case)
-        ),
+        compute=_fluency,
         formula="(2/3 · H2 + 4/3 · H3) / 2, Hn the entropy in bits of a text's n-grams of words, mean over the "
         "generation prompts. Sampled as for portability.glame_fuzzy; the prompt's tokens are among the 100.",
         source='"Generation entropy" (GE) of Meng et al. 2022, who write it times 100 and cut words with NLTK; here '

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from kg_edit.edits.record import Query
-from kg_edit.evaluation.metrics.metric import Metric, OfQuery, mentioned, nll, over_queries
+from kg_edit.evaluation.metrics.metric import Metric, ScoreQuery, mentioned, nll, over_queries
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.questions import generated_from
 from kg_edit.scoring.requests import Requests, continue_query, score_answer
@@ -32,6 +32,16 @@ def rouge_n(text: str, reference: str, size: int) -> float:
     return len(wanted & _ngrams(text, size)) / len(wanted)
 
 
+def rouge_1(text: str, reference: str) -> float:
+    """Return ROUGE-1: `rouge_n` of single words."""
+    return rouge_n(text, reference, 1)
+
+
+def rouge_2(text: str, reference: str) -> float:
+    """Return ROUGE-2: `rouge_n` of pairs of words."""
+    return rouge_n(text, reference, 2)
+
+
 def rouge_l(text: str, reference: str) -> float:
     """Return ROUGE-L (Lin 2004): the share of the reference's different words that a common sequence has.
 
@@ -44,7 +54,9 @@ def rouge_l(text: str, reference: str) -> float:
         words.update(sentence)
         for other in _sentences(text):
             common.update(_common_sequence(sentence, other))
-    return len(common) / len(words) if words else 0.0
+    if not words:
+        return 0.0
+    return len(common) / len(words)
 
 
 def bleu(text: str, reference: str) -> float:
@@ -98,8 +110,12 @@ def _common_sequence(words: list[str], others: list[str]) -> list[str]:
         row = [0]
         before = lengths[-1]
         for column, other in enumerate(others):
-            row.append(before[column] + 1 if word == other else max(before[column + 1], row[column]))
+            if word == other:
+                row.append(before[column] + 1)
+            else:
+                row.append(max(before[column + 1], row[column]))
         lengths.append(row)
+    # The sequence itself, from its end: both words belong to it if they are equal, else one of them is left out.
     sequence = []
     first = len(words)
     second = len(others)
@@ -123,19 +139,24 @@ _ROUGE = (
 _BLEU = "BLEU of one to four characters against the target, not smoothed, of the greedy continuation."
 
 
-def _compare_texts(compare: Callable[[str, str], float]) -> OfQuery:
+def _compare_texts(compare: Callable[[str, str], float]) -> ScoreQuery:
     """Return a metric of a query: a comparison of the generated text with the target."""
-    return lambda query, evidence: compare(evidence.texts[generated_from(query)], query.answers[0][0])
+
+    def compare_with_target(query: Query, evidence: Evidence) -> float:
+        return compare(evidence.texts[generated_from(query)], query.answers[0][0])
+
+    return compare_with_target
 
 
 def _overlap(group: str, compare: Callable[[str, str], float], formula: str) -> Metric:
     """Words or characters that a generated text shares with its target."""
+    ask = continue_query if group == PARTS else continue_paragraph
     return Metric(
         compute=over_queries(group, _compare_texts(compare)),
         formula=formula,
         source=f"{_UNKE}.",
         needs=(group,),
-        asks=(continue_query if group == PARTS else continue_paragraph,),
+        asks=(ask,),
     )
 
 
@@ -176,19 +197,19 @@ def _nll(group: str, after: str) -> Metric:
     )
 
 
-def _of_paragraphs(group: str) -> dict[str, Metric]:
+def _list_paragraph_metrics(group: str) -> dict[str, Metric]:
     """The overlaps of the paragraphs after the edit's prompt, or after its paraphrases."""
     return {
-        f"{group}.rouge_1.greedy": _overlap(group, lambda text, target: rouge_n(text, target, 1), _ROUGE),
-        f"{group}.rouge_2.greedy": _overlap(group, lambda text, target: rouge_n(text, target, 2), _ROUGE),
+        f"{group}.rouge_1.greedy": _overlap(group, rouge_1, _ROUGE),
+        f"{group}.rouge_2.greedy": _overlap(group, rouge_2, _ROUGE),
         f"{group}.rouge_l.greedy": _overlap(group, rouge_l, _ROUGE),
         f"{group}.bleu.greedy": _overlap(group, bleu, _BLEU),
     }
 
 
 UNSTRUCTURED_METRICS: Mapping[str, Metric] = {
-    **_of_paragraphs("unstructured"),
-    **_of_paragraphs(PARAPHRASE),
+    **_list_paragraph_metrics("unstructured"),
+    **_list_paragraph_metrics(PARAPHRASE),
     f"{PARTS}.rouge_l.greedy": _overlap(PARTS, rouge_l, _ROUGE),
     f"unstructured.{COSINE}": _cosine("unstructured"),
     f"{PARAPHRASE}.{COSINE}": _cosine(PARAPHRASE),
