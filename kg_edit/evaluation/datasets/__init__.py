@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from kg_common.rows import SUFFIXES
 from kg_edit.edits.edit import Edit
@@ -87,32 +87,29 @@ Records: TypeAlias = "Edits | BenchmarkRecord | Iterable[Edit | BenchmarkRecord 
 """Records of a benchmark, or edits in any form that `as_edits` takes."""
 
 
-def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
+def as_records(records: Records) -> tuple[BenchmarkRecord, ...]:
     """Return the records that a caller gives; an edit becomes one as in a file of own edits, and a file is read.
 
     Raises:
         EditError: a row has a wrong field, there is no record, or something else is given.
         EditFileError: the file can't be read.
     """
-    if isinstance(given, str | Path):
-        return guess_dataset(given)(given)
-    if isinstance(given, BenchmarkRecord):
-        return (given,)
-    if isinstance(given, Edit | EditFile | Mapping) or not isinstance(given, Iterable):
-        return tuple(map(record_of, as_edits(given)))
-    mixed = list(given)
-    if not mixed:
+    if isinstance(records, str | Path):
+        return guess_dataset(records)(records)
+    if isinstance(records, BenchmarkRecord):
+        return (records,)
+    if isinstance(records, Edit | EditFile | Mapping) or not isinstance(records, Iterable):
+        return tuple(map(record_of, as_edits(records)))
+    converted = list[Any](records)
+    if not converted:
         raise EditError([Fault("", "found no records; expected records, edits, or the path of a file of them")])
-    # all rows at once: a fault names the number of its row
-    rows = [record for record in mixed if not isinstance(record, BenchmarkRecord)]
-    edits = iter(as_edits(rows)) if rows else iter(())
-    records = []
-    for record in mixed:
-        if isinstance(record, BenchmarkRecord):
-            records.append(record)
-        else:
-            records.append(record_of(next(edits)))
-    return tuple(records)
+    # Edits and rows are read all at once, so that a fault names the number of its row.
+    places = [place for place, record in enumerate(converted) if not isinstance(record, BenchmarkRecord)]
+    if places:
+        edits = as_edits([converted[place] for place in places])
+        for place, edit in zip(places, edits, strict=True):
+            converted[place] = record_of(edit)
+    return tuple(converted)
 
 
 def read_dataset(
@@ -143,9 +140,11 @@ def read_dataset(
     """
     dataset = find_dataset(name)
     content = dataset.read(path, labels=labels)
-    first = used.start or 0
-    last = len(content.records) + len(content.problems) if used.stop is None else used.stop
-    problems = [problem for problem in content.problems if first < problem.row <= last]
+    problems = []  # those of rows that are used
+    for problem in content.problems:
+        is_before_end = used.stop is None or problem.row <= used.stop
+        if problem.row > (used.start or 0) and is_before_end:
+            problems.append(problem)
     can_go_on = keep_going and content.records
     if problems and not can_go_on:
         raise faulty_file(name, path, problems, way=way, hint=hint)
@@ -239,12 +238,12 @@ def _count_readable(path: str | Path) -> tuple[dict[str, int], list[EditFileErro
         except EditFileError as error:  # the file has not this data set's format: a table, or JSON lines in .json
             counts[name] = 0
             errors[name] = error
-    if len(errors) == len(counts):
-        # A file of any benchmark has the suffix of own edits, whose error names no other benchmark.
-        may_be_own = Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
-        first = next(iter(errors))
-        raise errors[OWN if may_be_own else first]
-    return counts, list(errors.values())
+    if len(errors) < len(counts):
+        return counts, list(errors.values())
+    # A file of any benchmark has the suffix of own edits, whose error names no other benchmark.
+    if Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES:
+        raise errors[OWN]
+    raise next(iter(errors.values()))
 
 
 def _best_reader(counts: Mapping[str, int]) -> str | None:

@@ -1,4 +1,6 @@
-"""Helpers of all loaders: check a row's fields, find a subject in its sentence, bring answers into one shape."""
+"""Helpers of all loaders, in the order of their use: check a row's fields, find the subject in its sentence, build the
+edit, the probes and the record.
+"""
 
 from __future__ import annotations
 
@@ -28,53 +30,62 @@ def without_null(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def fields_of(model: type[AnyRecord], row: object) -> AnyRecord:
+def check_fields(model: type[AnyRecord], row: object) -> AnyRecord:
     """Check a row against the record class of its published form, and return the record."""
     if not isinstance(row, Mapping):
         raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
     return checked(model, without_null(row))
 
 
-def template(text: str, subject: str, *, field: str) -> Template:
+def find_template(text: str, subject: str, *, field: str) -> Template:
     """Replace the first occurrence of the subject in ``text``, as whole words, by {}; case is ignored if needed."""
-    pattern = whole(subject.strip(), text)
-    match = re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE) if subject.strip() else None
+    match = None
+    if subject.strip():
+        pattern = whole(subject.strip(), text)
+        match = re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE)
     if not match:
         raise EditError([Fault(field, f"the subject {subject!r} {ABSENT} {text[:80]!r}; write its name there")])
     return Template(text[: match.start()] + "{}" + text[match.end() :], match[0])
 
 
-def built_edit(fields: Mapping[str, Any], *, names: Mapping[str, str]) -> Edit:
+def build_edit(fields: Mapping[str, Any], *, names: Mapping[str, str]) -> Edit:
     """Build an edit from these fields; faults are reported under the row's own field ``names``."""
     try:
         return checked(Edit, fields)
     except EditError as error:
-        raise EditError(Fault(names.get(fault.field, fault.field), fault.message) for fault in error.faults) from None
+        faults = [Fault(names.get(fault.field, fault.field), fault.message) for fault in error.faults]
+        raise EditError(faults) from None
 
 
-def built(
+def build_record(
     id_: str, edits: Sequence[Edit], probes: Sequence[Probe] = (), *, form: str, remarks: Sequence[Remark] = ()
 ) -> BenchmarkRecord:
     """Build a record of these edits and probes; ``form`` names the published form from which it was read."""
     return BenchmarkRecord(id=id_, edits=tuple(edits), probes=tuple(probes), form=form, remarks=tuple(remarks))
 
 
-def rephrased_edit(
+def build_rephrased_edit(
     name: str, *, prompt: str, subject: str, target_new: str, target_true: str | None, rephrase: str
 ) -> Edit:
-    """Build the edit of a row in EasyEdit's form: a prompt that contains the subject, the targets, one paraphrase or
-    "".
+    """Build the edit of a row in EasyEdit's form.
+
+    ``prompt`` contains the subject; ``rephrase`` is the one paraphrase, or "".
     """
-    parts = template(prompt, subject, field="prompt")
+    parts = find_template(prompt, subject, field="prompt")
     fields: dict[str, Any] = {
         "id": name,
         "subject": parts.subject,
         "prompt": parts.prompt,
         "target_new": target_new,
         "target_true": target_true,
-        "paraphrases": (rephrase,) if rephrase.strip() else (),
+        "paraphrases": non_blank(rephrase),
     }
-    return built_edit(fields, names={"target_true": "ground_truth"})
+    return build_edit(fields, names={"target_true": "ground_truth"})
+
+
+def non_blank(text: str) -> tuple[str, ...]:
+    """Return a text alone in a tuple; () if it is blank."""
+    return (text,) if text.strip() else ()
 
 
 def old_target(new: str, old: str | None) -> tuple[str | None, tuple[Remark, ...]]:
@@ -84,22 +95,24 @@ def old_target(new: str, old: str | None) -> tuple[str | None, tuple[Remark, ...
     return old, ()
 
 
-def answers(value: Any) -> Names:
-    """Right answers, each with its aliases, from a text, a list of aliases, or a list of such lists.
+def list_answers(value: Any) -> Names:
+    """Return the right answers, each with its aliases, from a text, a list of aliases, or a list of such lists.
 
     Entries that are blank or no text are dropped.
     """
-    is_nested = isinstance(value, list) and any(isinstance(group, list) for group in value)
+    groups = [value]  # a text, or the aliases of one answer
+    if isinstance(value, list) and any(isinstance(entry, list) for entry in value):
+        groups = value
     right = []
-    for group in value if is_nested else [value]:
-        listed = group if isinstance(group, list) else [group]
-        names = tuple(name for name in listed if isinstance(name, str) and name.strip())
+    for group in groups:
+        entries = group if isinstance(group, list) else [group]
+        names = tuple(entry for entry in entries if isinstance(entry, str) and entry.strip())
         if names:
             right.append(names)
     return tuple(right)
 
 
-def probe(
+def make_probes(
     measures: str, prompt: str, right: Names, *, form: Form = "question", others: Sequence[str] = ()
 ) -> tuple[Probe, ...]:
     """Return a probe of one query; () if the prompt is blank or there is no answer."""

@@ -19,7 +19,14 @@ from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.rows import to_edit
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditError, Fault
-from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, old_target, probe, template
+from kg_edit.evaluation.datasets.building import (
+    build_edit,
+    build_record,
+    check_fields,
+    find_template,
+    make_probes,
+    old_target,
+)
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, parsed_rows
 
 _NO_QUESTION = (
@@ -51,8 +58,10 @@ def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> Benchma
     # Fluency and consistency are judged on texts that the model generates from these prompts.
     prompts = row.get("generation_prompts") or ()
     queries = tuple(Query(prompt=prompt, form="sentence") for prompt in prompts if prompt.strip())
-    generation = (Probe(measures="generation", queries=queries),) if queries else ()
-    return built(edit.id, [edit], generation, form="CounterFact")
+    probes = []
+    if queries:
+        probes.append(Probe(measures="generation", queries=queries))
+    return build_record(edit.id, [edit], probes, form="CounterFact")
 
 
 def parse_plus(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
@@ -69,8 +78,8 @@ def parse_flat(row: RawRecord, name: str) -> BenchmarkRecord:
     The locality prompt is a locality probe. If its answer is the edit's old target, as in CounterFact, it is also a
     neighborhood prompt.
     """
-    flat = fields_of(FlatRecord, row)
-    parts = template(flat.prompt, flat.subject, field="prompt")
+    flat = check_fields(FlatRecord, row)
+    parts = find_template(flat.prompt, flat.subject, field="prompt")
     old, remarks = old_target(flat.target_new, flat.ground_truth)
     fields: dict[str, Any] = {
         "id": name,
@@ -81,9 +90,9 @@ def parse_flat(row: RawRecord, name: str) -> BenchmarkRecord:
         "paraphrases": (flat.rephrase_prompt,),
         "neighborhood": (flat.locality_prompt,) if flat.locality_ground_truth == old else (),
     }
-    edit = built_edit(fields, names={"target_true": "ground_truth", "paraphrases": "rephrase_prompt"})
-    locality = probe("locality", flat.locality_prompt, ((flat.locality_ground_truth,),), form="sentence")
-    return built(name, [edit], locality, form="CounterFact, EasyEdit's flat form", remarks=remarks)
+    edit = build_edit(fields, names={"target_true": "ground_truth", "paraphrases": "rephrase_prompt"})
+    locality = make_probes("locality", flat.locality_prompt, ((flat.locality_ground_truth,),), form="sentence")
+    return build_record(name, [edit], locality, form="CounterFact, EasyEdit's flat form", remarks=remarks)
 
 
 class Sample(Record):
@@ -105,11 +114,15 @@ class Snippets(Record):
 
 def read_references(path: Path) -> References:
     """Read a file in the form of ROME's attribute_snippets.json; return its texts by relation and object."""
-    references: dict[tuple[str, str], tuple[str, ...]] = {}
-    for snippets in parsed_rows(path, lambda row, _: fields_of(Snippets, row)):
-        key = snippets.relation_id, snippets.target_id
-        references[key] = (*references.get(key, ()), *(sample.text for sample in snippets.samples))
-    return references
+    texts: dict[tuple[str, str], list[str]] = {}
+    for snippets in parsed_rows(path, _parse_snippets):
+        listed = texts.setdefault((snippets.relation_id, snippets.target_id), [])
+        listed += [sample.text for sample in snippets.samples]
+    return {key: tuple(listed) for key, listed in texts.items()}
+
+
+def _parse_snippets(row: object, _: str) -> Snippets:
+    return check_fields(Snippets, row)
 
 
 def with_references(records: Iterable[BenchmarkRecord], references: References) -> tuple[BenchmarkRecord, ...]:

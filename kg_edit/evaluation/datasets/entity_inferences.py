@@ -18,7 +18,7 @@ from typing import NamedTuple
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import EditError, EditFileError, Fault
-from kg_edit.evaluation.datasets.building import Template, built, built_edit, fields_of, template
+from kg_edit.evaluation.datasets.building import Template, build_edit, build_record, check_fields, find_template
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, parsed_rows
 from kg_edit.writing_systems import GLUE
 
@@ -65,26 +65,28 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
 
     If the definition does not name the entity before its mask, the edit's prompt begins with the name and a colon.
     """
-    row = fields_of(EntityRow, raw)
+    row = check_fields(EntityRow, raw)
     defined = _masked(row.definition, field="definition")
     # If the mask continues a word ("(CN<mask>"), the target begins with that word.
-    begun = defined.before.split()[-1] if defined.glued else ""
-    before = defined.before.removesuffix(begun).rstrip()
+    word_start = ""
+    if defined.glued:
+        word_start = defined.before.split()[-1]
+    before = defined.before.removesuffix(word_start).rstrip()
     try:
-        parts = template(before, row.ent_str, field="definition")
+        parts = find_template(before, row.ent_str, field="definition")
     except EditError:
         parts = Template(f"{{}}: {before}", row.ent_str)
     fields = {
         "id": name,
         **parts._asdict(),
-        "target_new": begun + _unmasked(row.def_target, field="def_target"),
+        "target_new": word_start + _unmasked(row.def_target, field="def_target"),
         "ending": defined.after if defined.after.strip(" .") else "",
     }
-    edit = built_edit(fields, names={"prompt": "definition", "target_new": "def_target", "subject": "ent_str"})
+    edit = build_edit(fields, names={"prompt": "definition", "target_new": "def_target", "subject": "ent_str"})
 
     probes = [_parse_probe(row, key) for key in row.probe_sentences]
     form = "Entity Inferences" if row.label else "ECBD"
-    return built(name, [edit], probes, form=form)
+    return build_record(name, [edit], probes, form=form)
 
 
 def _parse_probe(row: EntityRow, key: str) -> Probe:

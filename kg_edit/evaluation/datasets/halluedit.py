@@ -8,7 +8,15 @@ from typing import Any
 from kg_edit.edits.edit import Name, Record, Text
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import EditError, Fault
-from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, old_target, probe, template
+from kg_edit.evaluation.datasets.building import (
+    build_edit,
+    build_record,
+    check_fields,
+    find_template,
+    make_probes,
+    non_blank,
+    old_target,
+)
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
 
 HOPS = (2, 3, 4, 5, 6)
@@ -48,31 +56,31 @@ class HallueditRow(Record):
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row as a record: the edit corrects the wrong answer."""
-    row = fields_of(HallueditRow, _rename_columns(raw))
+    row = check_fields(HallueditRow, _rename_columns(raw))
     old, remarks = old_target(row.object, row.output.strip() or None)
     fields = {
         "id": name,
-        **template(row.question, row.subject, field="question")._asdict(),
+        **find_template(row.question, row.subject, field="question")._asdict(),
         "relation": row.relation.strip() or None,
         "target_new": row.object,
         "target_true": old,
-        "paraphrases": (row.paraphrased_question,) if row.paraphrased_question.strip() else (),
+        "paraphrases": non_blank(row.paraphrased_question),
     }
-    edit = built_edit(fields, names={"prompt": "question", "target_new": "object", "target_true": "output"})
+    edit = build_edit(fields, names={"prompt": "question", "target_new": "object", "target_true": "output"})
     right = ((row.object,),)
     probes = [
-        *probe("efficacy", edit.text, right, form="sentence"),
-        *probe("paraphrase", row.paraphrased_question, right, form="sentence"),
-        *probe("fact-check", row.yes_question, (("Yes",),), others=("No",)),
-        *probe("fact-check", row.no_question, (("No",),), others=("Yes",)),
+        *make_probes("efficacy", edit.text, right, form="sentence"),
+        *make_probes("paraphrase", row.paraphrased_question, right, form="sentence"),
+        *make_probes("fact-check", row.yes_question, (("Yes",),), others=("No",)),
+        *make_probes("fact-check", row.no_question, (("No",),), others=("Yes",)),
         *_multiple_choice(row),
-        *probe("reversed", row.reversed_relation_question, ((edit.subject,),)),
+        *make_probes("reversed", row.reversed_relation_question, ((edit.subject,),)),
     ]
     for hops in HOPS:
         probes += _parse_hops(row, hops)
     if row.locality_question.strip():  # it has no published answer
         probes.append(Probe(measures="locality-text", queries=(Query(prompt=row.locality_question),)))
-    return built(name, [edit], probes, form="HalluEditBench", remarks=remarks)
+    return build_record(name, [edit], probes, form="HalluEditBench", remarks=remarks)
 
 
 def _rename_columns(raw: RawRecord) -> dict[str, Any]:
@@ -93,22 +101,24 @@ def _parse_hops(row: HallueditRow, hops: int) -> tuple[Probe, ...]:
     if bool(question) != bool(answer):
         lacks = "answer" if question else "question"
         raise EditError([Fault(f"{lacks}_{hops}hop", f"is missing; expected both or neither for {hops} hops")])
-    return probe(f"portability.{hops}_hops", question, ((answer,),))
+    return make_probes(f"portability.{hops}_hops", question, ((answer,),))
 
 
 def _multiple_choice(row: HallueditRow) -> tuple[Probe, ...]:
     """The question with its choices, answered by a letter."""
     choices = row.multiple_choice_with_letters
-    right = row.multiple_choice_labels.strip()
-    letters = _LETTER.findall(choices)
     if not choices.strip():
         return ()
-    if right not in letters or len(letters) < 2:
-        expected = f"one of {', '.join(letters)}" if len(letters) > 1 else "choices such as 'A. Python  B. C++'"
-        field = "multiple_choice_labels" if len(letters) > 1 else "multiple_choice_with_letters"
-        raise EditError([Fault(field, f"found {getattr(row, field)!r:.60}; expected {expected}")])
+    letters = _LETTER.findall(choices)
+    if len(letters) < 2:
+        message = f"found {choices!r:.60}; expected choices such as 'A. Python  B. C++'"
+        raise EditError([Fault("multiple_choice_with_letters", message)])
+    right = row.multiple_choice_labels.strip()
+    if right not in letters:
+        message = f"found {row.multiple_choice_labels!r:.60}; expected one of {', '.join(letters)}"
+        raise EditError([Fault("multiple_choice_labels", message)])
     others = [letter for letter in letters if letter != right]
-    return probe("multiple-choice", f"{row.question.strip()} {choices.strip()}", ((right,),), others=others)
+    return make_probes("multiple-choice", f"{row.question.strip()} {choices.strip()}", ((right,),), others=others)
 
 
 HALLUEDIT = Dataset(

@@ -1,6 +1,6 @@
 """Find faults of a benchmark file: in a row, in a record, between records, and between records and a graph's labels.
 
-`lint` reports the faults as `Finding`.
+`lint`, at the end, reports all of them as `Finding`; the functions before it find one sort of faults each.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal, get_args
 
 from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
@@ -48,7 +47,7 @@ class Finding:
     message: str
 
 
-def edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
+def find_edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
     """Yield facts that two records edit to different targets, reported for the later record."""
     targets: dict[tuple[str, str], dict[str, tuple[str, str]]] = defaultdict(dict)
     for record in records:
@@ -56,12 +55,13 @@ def edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
             fact = edit.subject.casefold(), edit.relation_id or edit.prompt
             targets[fact].setdefault(edit.target_new.casefold(), (record.id, edit.target_new))
     for by_target in targets.values():
-        (first, target), *others = by_target.values()
-        for other, another in others:
-            yield Finding("conflicting-edits", other, f"to {another!r} here, to {target!r} in record {first}")
+        (first_id, first_target), *others = by_target.values()
+        for record_id, target in others:
+            message = f"to {target!r} here, to {first_target!r} in record {first_id}"
+            yield Finding("conflicting-edits", record_id, message)
 
 
-def chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
+def find_chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
     """Yield facts of a record's chain (as ids) that another record edits to something else."""
     edited: dict[tuple[str, str], dict[str, tuple[str, Edit]]] = defaultdict(dict)
     for record in records:
@@ -70,17 +70,20 @@ def chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
                 edited[edit.subject_id, edit.relation_id].setdefault(edit.target_new_id, (record.id, edit))
     for record in records:
         for subject, relation, target in record.new_chain:
-            for to, (other, edit) in edited.get((subject, relation), {}).items():
-                if to != target:
-                    change = f"but record {other} edits {edit.text!r} to {edit.target_new!r}"
-                    yield Finding("conflicting-chain", record.id, f"depends on {subject} {relation} {target}, {change}")
+            for other_target, (other_id, edit) in edited.get((subject, relation), {}).items():
+                if other_target != target:
+                    message = f"depends on {subject} {relation} {target}, "
+                    message += f"but record {other_id} edits {edit.text!r} to {edit.target_new!r}"
+                    yield Finding("conflicting-chain", record.id, message)
 
 
-def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
+def find_duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
     """Yield questions that occur twice in a record or in two records, reported for the later one."""
     first: dict[str, str] = {}
     for record in records:
-        questions = [question.question for edit in record.edits for question in edit.portability]
+        questions = list[str]()
+        for edit in record.edits:
+            questions += [question.question for question in edit.portability]
         for probe in record.probes:
             if probe.measures in ("multihop", "recall"):
                 questions += [query.prompt for query in probe.queries]
@@ -91,32 +94,34 @@ def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
             first.setdefault(text, record.id)
 
 
-def unlabelled(records: Sequence[BenchmarkRecord], labels: LabelSource) -> Iterator[Finding]:
+def find_label_faults(records: Sequence[BenchmarkRecord], labels: LabelSource) -> Iterator[Finding]:
     """Yield ids that have no label, or a label other than the entity's name; each once, for its first record."""
+    # the ids, and the entities (id, name), each with the id of its first record
     ids: dict[str, str] = {}
-    names: dict[tuple[str, str], str] = {}
+    entities: dict[tuple[str, str], str] = {}
     for record in records:
-        found = list[str]()
+        record_ids = list[str]()
         for edit in record.edits:
-            found.append(edit.relation_id or "")
-            for key in _named(edit):
-                found.append(key[0])
-                names.setdefault(key, record.id)
+            record_ids.append(edit.relation_id or "")
+            for entity, name in _list_entities(edit):
+                record_ids.append(entity)
+                entities.setdefault((entity, name), record.id)
         for triple in (*record.chain, *record.new_chain):
-            found += triple
-        for id_ in found:
+            record_ids += triple
+        for id_ in record_ids:
             if is_entity_id(id_) or is_property_id(id_):
                 ids.setdefault(id_, record.id)
+
     label_of = labels.labels(sorted(ids))
     for id_, record_id in ids.items():
         if id_ not in label_of:
             yield Finding("unlabelled-id", record_id, f"the graph has no label for {id_}")
-    for (id_, name), record_id in names.items():
-        if id_ in label_of and normalised(label_of[id_]) != normalised(name):
-            yield Finding("other-label", record_id, f"{name!r}, but the graph calls {id_} {label_of[id_]!r}")
+    for (entity, name), record_id in entities.items():
+        if entity in label_of and normalised(label_of[entity]) != normalised(name):
+            yield Finding("other-label", record_id, f"{name!r}, but the graph calls {entity} {label_of[entity]!r}")
 
 
-def _named(edit: Edit) -> tuple[tuple[str, str], ...]:
+def _list_entities(edit: Edit) -> tuple[tuple[str, str], ...]:
     """(id, name) of each entity of an edit that has both."""
     pairs = (
         (edit.subject_id, edit.subject),
@@ -126,34 +131,35 @@ def _named(edit: Edit) -> tuple[tuple[str, str], ...]:
     return tuple((id_, name) for id_, name in pairs if id_ and name)
 
 
-def in_record(record: BenchmarkRecord) -> Iterator[Finding]:
+def find_faults_in(record: BenchmarkRecord) -> Iterator[Finding]:
     """Yield faults inside a record: ids in the place of names, prompts that contain the answer, unchanged answers."""
     for edit in record.edits:
         if mentions(edit.text, edit.target_new):
             yield Finding("target-in-prompt", record.id, f"{edit.target_new!r} in {edit.text[:100]!r}")
         names = (edit.subject, edit.target_new, edit.target_true or "")
-        yield from _ids_in(record, (edit.prompt, *names, *edit.paraphrases))
+        yield from _find_ids(record, (edit.prompt, *names, *edit.paraphrases))
         for question in edit.portability:
             right = (question.answer, *question.aliases)
-            yield from _ids_in(record, (question.question, *right))
-            yield from _of_answer(record, Query(prompt=question.question, answers=(right,)), before=())
+            yield from _find_ids(record, (question.question, *right))
+            yield from _check_answer(record, Query(prompt=question.question, answers=(right,)), before=())
     for probe in record.probes:
         for query in (*probe.queries, *probe.conditions):
-            yield from _ids_in(record, (query.prompt, *chain.from_iterable(query.answers)))
+            yield from _find_ids(record, (query.prompt, *query.right_names))
             if probe.family not in _CHANGED:
                 continue
             before = query.old
             # MQuAKE's rival is the old answer; those of a Ripples question are drawn from its relation's objects.
             if not probe.family.startswith("ripples-"):
                 before = (*before, *query.others)
-            yield from _of_answer(record, query, before=before)
+            yield from _check_answer(record, query, before=before)
 
 
-def _of_answer(record: BenchmarkRecord, query: Query, *, before: Sequence[str]) -> Iterator[Finding]:
+def _check_answer(record: BenchmarkRecord, query: Query, *, before: Sequence[str]) -> Iterator[Finding]:
+    """Yield a fault if the question gives its answer, or if the answer names one of those ``before`` the edits."""
     mentioned = [names[0] for names in query.answers if mentions(query.prompt, names[0])]
     if mentioned:
         yield Finding("answer-in-question", record.id, f"{mentioned[0]!r} in {query.prompt!r}")
-    right = list(chain.from_iterable(query.answers))
+    right = query.right_names
     spellings = {normalised(name) for name in right}
     unchanged = [name for name in before if normalised(name) in spellings]
     if unchanged:
@@ -161,7 +167,8 @@ def _of_answer(record: BenchmarkRecord, query: Query, *, before: Sequence[str]) 
         yield Finding("answer-unchanged", record.id, message)
 
 
-def _ids_in(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding]:
+def _find_ids(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding]:
+    """Yield the texts that are ids, or have one in them, where a name is expected."""
     for text in texts:
         if is_entity_id(text) or is_property_id(text) or _IN_TEXT.search(text):
             yield Finding("unlabelled-id", record.id, f"found {text[:100]!r}; expected a name in the place of the id")
@@ -174,7 +181,7 @@ def lint(reading: FileContent, *, labels: LabelSource | None = None) -> tuple[Fi
     names.
     """
     records = reading.records
-    findings = []
+    findings = list[Finding]()
     for problem in reading.problems:
         # The message of a fault is the only trace of its kind.
         message = problem.fault.message
@@ -187,9 +194,11 @@ def lint(reading: FileContent, *, labels: LabelSource | None = None) -> tuple[Fi
     for record in records:
         findings += [Finding(remark.kind, record.id, remark.message) for remark in record.remarks]
     for record in records:
-        findings += in_record(record)
-    findings += [*edit_conflicts(records), *chain_conflicts(records), *duplicates(records)]
+        findings += find_faults_in(record)
+    findings += find_edit_conflicts(records)
+    findings += find_chain_conflicts(records)
+    findings += find_duplicates(records)
     if labels:
-        findings += unlabelled(records, labels)
+        findings += find_label_faults(records, labels)
     order = {kind: rank for rank, kind in enumerate(get_args(Kind))}
     return tuple(sorted(dict.fromkeys(findings), key=lambda finding: order[finding.kind]))

@@ -7,10 +7,10 @@ neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from kg_edit.edits.edit import Edit
-from kg_edit.edits.record import BenchmarkRecord, Query
+from kg_edit.edits.record import BenchmarkRecord, Query, edits_of
 from kg_edit.text.matching import normalised
 
 
@@ -22,8 +22,7 @@ def locality_queries(edit: Edit, record: BenchmarkRecord) -> tuple[Query, ...]:
     if edit.neighborhood:
         answers = ((edit.target_true,),) if edit.target_true else ()
         return tuple(Query(prompt=prompt, answers=answers, form="sentence") for prompt in edit.neighborhood)
-    queries = (query for probe in record.group("locality") for query in probe.queries)
-    return tuple(query for query in queries if query.answers)
+    return tuple(query for query in record.queries("locality") if query.answers)
 
 
 class HeldOutPrompts:
@@ -34,14 +33,16 @@ class HeldOutPrompts:
     """
 
     def __init__(self, tests: Iterable[BenchmarkRecord]) -> None:
-        every = list(tests)
+        records = list(tests)
         # The subjects, and their words; an unstructured edit may have no subject, and a subject no words ("!!!").
-        subjects = {edit.subject for record in every for edit in record.edits} - {""}
         self._subjects = dict[str, str]()
-        for name in subjects:
-            words = " ".join(normalised(name))
-            self._subjects[name.casefold()] = f" {words} " if words else ""
-        self._asked = {prompt.strip().casefold() for record in every for prompt in _asked(record)}
+        for edit in edits_of(records):
+            if edit.subject:
+                words = " ".join(normalised(edit.subject))
+                self._subjects[edit.subject.casefold()] = f" {words} " if words else ""
+        self._asked = set[str]()
+        for record in records:
+            self._asked.update(prompt.strip().casefold() for prompt in _list_prompts(record))
 
     def without(self, record: BenchmarkRecord) -> BenchmarkRecord | None:
         """Return the record without what the test asks; None if no edit is left.
@@ -77,13 +78,21 @@ class HeldOutPrompts:
         return any(subject in text and words in prompt_words for subject, words in self._subjects.items())
 
 
-def _asked(record: BenchmarkRecord) -> Iterator[str]:
+def _list_prompts(record: BenchmarkRecord) -> list[str]:
+    """All prompts of a record that are scored."""
+    prompts = list[str]()
     for edit in record.edits:
-        yield from (edit.text, *edit.paraphrases, *edit.neighborhood)
-        yield from (question.question for question in edit.portability)
-    yield from (query.prompt for probe in record.probes for query in probe.queries)
+        prompts += [edit.text, *edit.paraphrases, *edit.neighborhood]
+        prompts += [question.question for question in edit.portability]
+    for probe in record.probes:
+        prompts += [query.prompt for query in probe.queries]
+    return prompts
 
 
 def count_locality_queries(records: Sequence[BenchmarkRecord]) -> int:
     """Return the number of prompts in ``records`` whose answers must not change."""
-    return sum(len(locality_queries(edit, record)) for record in records for edit in record.edits)
+    count = 0
+    for record in records:
+        for edit in record.edits:
+            count += len(locality_queries(edit, record))
+    return count

@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit, Name, PropertyId, Record, Text, Texts
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query, Remark, Triple
 from kg_edit.edits.rows import Target
 from kg_edit.errors import EditError, Fault
-from kg_edit.evaluation.datasets.building import built_edit, fields_of, old_target
+from kg_edit.evaluation.datasets.building import build_edit, check_fields, old_target
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
 from kg_edit.text.matching import normalised
 
@@ -71,33 +71,41 @@ class CaseRow(Record):
     split: object = None
 
 
-_FLAT = {f"orig_{field}": field for field in ("triples", "triples_labeled")} | {
-    field: field for field in ("new_triples", "new_triples_labeled", "edit_triples", "edit_triples_idx")
+_FLAT = {  # field of MQuAKE-Remastered -> field of `Chains`
+    "orig_triples": "triples",
+    "orig_triples_labeled": "triples_labeled",
+    "new_triples": "new_triples",
+    "new_triples_labeled": "new_triples_labeled",
+    "edit_triples": "edit_triples",
+    "edit_triples_idx": "edit_triples_idx",
 }
 
 
-def nested(row: RawRecord) -> RawRecord:
+def nest(row: RawRecord) -> RawRecord:
     """Convert a row of MQuAKE-Remastered to the nested form of the other files."""
     if "orig" in row or not {"orig_triples", "edit_triples"} & set(row):
         return row
     flat = row.get("requested_rewrite")
     if not isinstance(flat, list):
         raise EditError([Fault("requested_rewrite", "expected a list of edits")])
-    rewrites = []
-    for rewrite in flat:
-        if not isinstance(rewrite, dict):  # `parse` refuses it, with its place
-            rewrites.append(rewrite)
-            continue
-        # target_new_str and target_new_id become {"target_new": {"str": …, "id": …}}.
-        fields = dict(rewrite)
-        for target in ("target_new", "target_true"):
-            parts = {part: fields.pop(f"{target}_{part}") for part in ("str", "id") if f"{target}_{part}" in fields}
-            if parts:
-                fields[target] = parts
-        rewrites.append(fields)
     rest = {field: value for field, value in row.items() if field not in _FLAT}
     orig = {field: row[flat_name] for flat_name, field in _FLAT.items() if flat_name in row}
-    return {**rest, "requested_rewrite": rewrites, "orig": orig}
+    return {**rest, "requested_rewrite": [_nest_targets(rewrite) for rewrite in flat], "orig": orig}
+
+
+def _nest_targets(rewrite: object) -> object:
+    """Convert target_new_str and target_new_id to {"target_new": {"str": …, "id": …}}, and target_true likewise."""
+    if not isinstance(rewrite, dict):  # `parse` refuses it, with its place
+        return rewrite
+    fields = dict(rewrite)
+    for target in ("target_new", "target_true"):
+        parts = {}
+        for part in ("str", "id"):
+            if f"{target}_{part}" in fields:
+                parts[part] = fields.pop(f"{target}_{part}")
+        if parts:
+            fields[target] = parts
+    return fields
 
 
 def parse(row: RawRecord, name: str) -> BenchmarkRecord:
@@ -106,7 +114,7 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
     The edit probes state each edit; hops asks all facts of the new chain. An edit's subject id is taken from the
     matching triple. Several edits of a case are called ``ID.0``, ``ID.1``, ….
     """
-    case = fields_of(CaseRow, nested(row))
+    case = check_fields(CaseRow, nest(row))
     edits = list[Edit]()
     statements = list[Probe]()
     remarks = list[Remark]()
@@ -115,20 +123,17 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
         remarks += old_remarks
         edit = _build_edit(case, index, name=name, old=old)
         edits.append(edit)
-        right = _right(edit.target_new, _aliases_of_target(case, edit.target_new))
+        right = _list_names(edit.target_new, _aliases_of_target(case, edit.target_new))
         query = Query(prompt=edit.text, answers=(right,), form="sentence")
         statements.append(Probe(measures="edit", queries=(query,)))
     if _has_blank_alias(case):
         remarks.append(Remark(kind="empty-answer", message="an alias of an answer is empty"))
-    hops = [Query(prompt=hop.question, answers=(_right(hop.answer, hop.answer_alias),)) for hop in case.new_single_hops]
+    multihop = Probe(measures="multihop", queries=tuple(_ask_multihop(case)), passes="any")
+    hops = Probe(measures="hops", queries=tuple(map(_ask_hop, case.new_single_hops)))
     return BenchmarkRecord(
         id=name,
         edits=tuple(edits),
-        probes=(
-            Probe(measures="multihop", queries=tuple(_ask_multihop(case)), passes="any"),
-            *statements,
-            Probe(measures="hops", queries=tuple(hops)),
-        ),
+        probes=(multihop, *statements, hops),
         chain=case.orig.triples,
         new_chain=case.orig.new_triples,
         form="MQuAKE",
@@ -156,7 +161,7 @@ def _build_edit(case: CaseRow, index: int, *, name: str, old: str | None) -> Edi
     names["target_new"] = f"{path}.target_new.str"
     names["target_true"] = f"{path}.target_true.str"
     names["subject_id"] = "orig.edit_triples"
-    return built_edit(fields, names=names)
+    return build_edit(fields, names=names)
 
 
 def _find_subject(case: CaseRow, index: int) -> str | None:
@@ -178,10 +183,16 @@ def _aliases_of_target(case: CaseRow, target: str) -> tuple[str, ...]:
 
 def _ask_multihop(case: CaseRow) -> list[Query]:
     """Return the case's question in its wordings; names of the old answer that are also right now are not old ones."""
-    right = _right(case.new_answer, case.new_answer_alias)
+    right = _list_names(case.new_answer, case.new_answer_alias)
     spellings = {normalised(name) for name in right}
-    old = tuple(name for name in _right(case.answer, case.answer_alias) if normalised(name) not in spellings)
+    old_names = _list_names(case.answer, case.answer_alias)
+    old = tuple(name for name in old_names if normalised(name) not in spellings)
     return [Query(prompt=text, answers=(right,), others=(case.answer,), old=old) for text in case.questions]
+
+
+def _ask_hop(hop: Hop) -> Query:
+    """Return the question about one fact of the new chain."""
+    return Query(prompt=hop.question, answers=(_list_names(hop.answer, hop.answer_alias),))
 
 
 def _has_blank_alias(case: CaseRow) -> bool:
@@ -191,8 +202,11 @@ def _has_blank_alias(case: CaseRow) -> bool:
     return not all(alias.strip() for alias in aliases)
 
 
-def _right(name: str, aliases: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([name, *(alias for alias in aliases if alias.strip())]))
+def _list_names(name: str, aliases: Sequence[str]) -> tuple[str, ...]:
+    """The name, then the aliases that are not blank, each once."""
+    names = [name]
+    names += [alias for alias in aliases if alias.strip()]
+    return tuple(dict.fromkeys(names))
 
 
 MQUAKE = Dataset(

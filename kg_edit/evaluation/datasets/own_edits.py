@@ -12,7 +12,7 @@ from kg_edit.edits.files import LabelSource, read_rows, unit_of
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query, form_of
 from kg_edit.edits.rows import to_edit
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.evaluation.datasets.building import built, probe
+from kg_edit.evaluation.datasets.building import build_record, make_probes
 from kg_edit.evaluation.datasets.knowedit import CATEGORIES
 from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, RawRecord, read_document
 from kg_edit.storage.packaged import HUB
@@ -29,20 +29,27 @@ def record_of(edit: Edit) -> BenchmarkRecord:
     The texts generated after the prompts of an unstructured edit are compared with its paragraph.
     """
     target = ((edit.target_new,),)
-    probes = list(probe("efficacy", edit.text, target, form="sentence"))
+    probes = list(make_probes("efficacy", edit.text, target, form="sentence"))
     for prompt in edit.paraphrases:
-        probes += probe("paraphrase", prompt, target, form="sentence")
+        probes += make_probes("paraphrase", prompt, target, form="sentence")
     if edit.target_text:
-        probes += probe(TEXTS[0], edit.text, target, form="sentence")
+        probes += make_probes(TEXTS[0], edit.text, target, form="sentence")
         for prompt in edit.paraphrases:
-            probes += probe(TEXTS[1], prompt, target, form="sentence")
-    near = () if edit.target_true else (LocalityPrompt(prompt=prompt) for prompt in edit.neighborhood)
-    for locality in (*edit.locality, *near):
-        group = ".".join(filter(None, ("locality", locality.category))) if locality.names else "locality-text"
-        form = form_of(locality.prompt) if locality.category else "sentence"
-        query = Query(prompt=locality.prompt, answers=(locality.names,) if locality.names else (), form=form)
-        probes.append(Probe(measures=group, queries=(query,)))
-    return built(edit.id, [edit], probes, form=OWN)
+            probes += make_probes(TEXTS[1], prompt, target, form="sentence")
+    probes += [_make_locality_probe(locality) for locality in edit.locality]
+    if not edit.target_true:
+        probes += [_make_locality_probe(LocalityPrompt(prompt=prompt)) for prompt in edit.neighborhood]
+    return build_record(edit.id, [edit], probes, form=OWN)
+
+
+def _make_locality_probe(locality: LocalityPrompt) -> Probe:
+    """The probe of a prompt whose answer must not change; it may have an answer, and a category."""
+    form = form_of(locality.prompt) if locality.category else "sentence"
+    if not locality.names:
+        return Probe(measures="locality-text", queries=(Query(prompt=locality.prompt, form=form),))
+    group = f"locality.{locality.category}" if locality.category else "locality"
+    query = Query(prompt=locality.prompt, answers=(locality.names,), form=form)
+    return Probe(measures=group, queries=(query,))
 
 
 def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
@@ -74,10 +81,9 @@ class OwnEdits(Dataset):
             return super().read(path, limit=limit, reader=reader)
         file = read_rows(path, labels=labels, allow_conflicts=True, limit=limit)
         unit = unit_of(path)
-        problems = (
-            Problem(path, position, f"row-{position}", fault, f"{unit} {row}")
-            for _, row, fault, position in file.problems
-        )
+        problems = []
+        for _, row, fault, position in file.problems:
+            problems.append(Problem(path, position, f"row-{position}", fault, f"{unit} {row}"))
         return FileContent(tuple(map(record_of, file.edits)), tuple(problems))
 
 

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from kg_edit.edits.edit import Name, Record, Text
+from kg_edit.edits.edit import Edit, Name, Record, Text
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import EditError, Fault
-from kg_edit.evaluation.datasets.building import Template, built, built_edit, fields_of, probe, template
+from kg_edit.evaluation.datasets.building import (
+    build_edit,
+    build_record,
+    check_fields,
+    find_template,
+    make_probes,
+)
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
 
 # The question of each of the sixteen relations, for rows that name no subject.
@@ -72,55 +78,75 @@ class AskedRow(Record):
 
 def rows(document: object) -> Iterable[object]:
     """Return the rows of a list, or those of an object's parts dev and then test."""
-    parts = [document[part] for part in ("dev", "test") if part in document] if isinstance(document, dict) else []
-    return [row for part in parts for row in every_row(part)] if parts else every_row(document)
+    if not isinstance(document, dict) or not document.keys() & {"dev", "test"}:
+        return every_row(document)
+    both = list[object]()
+    for part in ("dev", "test"):
+        if part in document:
+            both += every_row(document[part])
+    return both
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row of either form: the edit teaches the first answer, and the probe recall accepts all answers."""
-    ids = dict[str, str]()
     if "input" in raw:
-        # The short form has neither subject nor relation: the question itself shows both.
-        short_row = fields_of(AskedRow, raw)
-        fact = asked_about(short_row.input)
-        if fact is None:
-            expected = f"the question of one of PopQA's {len(QUESTIONS)} relations"
-            raise EditError([Fault("input", f"{short_row.input!r} is not {expected}")])
-        relation, subject = fact
-        parts = Template(QUESTIONS[relation], subject)
-        right = _answers_of(short_row.output, field="output")
-        names = {"prompt": "input", "subject": "input", "target_new": "output"}
-    else:
-        row = fields_of(PopqaRow, raw)
-        relation = row.prop
-        parts = template(row.question, row.subj, field="question")
-        right = (row.obj, *_answers_of(row.possible_answers, field="possible_answers"))
-        uris = {"subject_id": row.s_uri, "target_new_id": row.o_uri}
-        for field, uri in uris.items():
-            match = _ENTITY.fullmatch(uri.strip())
-            if match:
-                ids[field] = match[1]
-        names = {"prompt": "question", "subject": "subj", "target_new": "obj", "relation": "prop"}
-    fields = {"id": name, **parts._asdict(), "relation": relation, "target_new": right[0], **ids}
-    edit = built_edit(fields, names=names)
-    recall = probe("recall", edit.text, (tuple(dict.fromkeys(right)),))
-    return built(name, [edit], recall, form="PopQA; its own answer is taught")
+        return _parse_short(check_fields(AskedRow, raw), name)
+    row = check_fields(PopqaRow, raw)
+    parts = find_template(row.question, row.subj, field="question")
+    right = (row.obj, *_read_answers(row.possible_answers, field="possible_answers"))
+    fields = {"id": name, **parts._asdict(), "relation": row.prop, "target_new": right[0]}
+    for field, uri in (("subject_id", row.s_uri), ("target_new_id", row.o_uri)):
+        match = _ENTITY.fullmatch(uri.strip())
+        if match:
+            fields[field] = match[1]
+    names = {"prompt": "question", "subject": "subj", "target_new": "obj", "relation": "prop"}
+    return _build(build_edit(fields, names=names), right)
+
+
+def _parse_short(row: AskedRow, name: str) -> BenchmarkRecord:
+    """Parse a row of the short form, which has neither subject nor relation: the question itself shows both."""
+    fact = asked_about(row.input)
+    if fact is None:
+        expected = f"the question of one of PopQA's {len(QUESTIONS)} relations"
+        raise EditError([Fault("input", f"{row.input!r} is not {expected}")])
+    relation, subject = fact
+    right = _read_answers(row.output, field="output")
+    fields = {
+        "id": name,
+        "prompt": QUESTIONS[relation],
+        "subject": subject,
+        "relation": relation,
+        "target_new": right[0],
+    }
+    edit = build_edit(fields, names={"prompt": "input", "subject": "input", "target_new": "output"})
+    return _build(edit, right)
+
+
+def _build(edit: Edit, right: Sequence[str]) -> BenchmarkRecord:
+    """The record of an edit, with the answers that recall accepts."""
+    recall = make_probes("recall", edit.text, (tuple(dict.fromkeys(right)),))
+    return build_record(edit.id, [edit], recall, form="PopQA; its own answer is taught")
 
 
 def asked_about(question: str) -> tuple[str, str] | None:
     """Return the relation and the subject of a question, or None if it is not a question of PopQA."""
-    for relation, pattern in QUESTIONS.items():
-        if match := re.fullmatch(re.escape(pattern).replace(r"\{\}", "(.+)"), question.strip()):
+    for relation, form in QUESTIONS.items():
+        pattern = re.escape(form).replace(r"\{\}", "(.+)")
+        match = re.fullmatch(pattern, question.strip())
+        if match:
             return relation, match[1]
     return None
 
 
-def _answers_of(text: str, *, field: str) -> tuple[str, ...]:
+def _read_answers(text: str, *, field: str) -> tuple[str, ...]:
+    """Read the answers from a list that is written as JSON; entries that are blank or no text are dropped."""
     try:
         listed = json.loads(text)
     except (ValueError, RecursionError):  # no JSON, or nested too deeply
         listed = None
-    names = tuple(name for name in listed if isinstance(name, str) and name.strip()) if isinstance(listed, list) else ()
+    names: tuple[str, ...] = ()
+    if isinstance(listed, list):
+        names = tuple(name for name in listed if isinstance(name, str) and name.strip())
     if not names:
         raise EditError([Fault(field, f"found {text[:60]!r}; expected a list of answers written as JSON")])
     return names

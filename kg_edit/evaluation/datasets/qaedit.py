@@ -8,7 +8,15 @@ from pydantic import Field
 
 from kg_edit.edits.edit import Name, Record, Text
 from kg_edit.edits.record import BenchmarkRecord
-from kg_edit.evaluation.datasets.building import answers, built, built_edit, fields_of, probe, template
+from kg_edit.evaluation.datasets.building import (
+    build_edit,
+    build_record,
+    check_fields,
+    find_template,
+    list_answers,
+    make_probes,
+    non_blank,
+)
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
 
 
@@ -33,22 +41,22 @@ class QaeditRow(Record):
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row as a record; its id begins with the source, as two sources number their questions alike."""
-    row = fields_of(QaeditRow, raw)
+    row = check_fields(QaeditRow, raw)
     fields = {
         "id": f"{row.source}-{name}" if row.source else name,
-        **template(row.prompt, row.subject, field="prompt")._asdict(),
+        **find_template(row.prompt, row.subject, field="prompt")._asdict(),
         "target_new": row.target,
-        "paraphrases": (row.rephrase,) if row.rephrase.strip() else (),
+        "paraphrases": non_blank(row.rephrase),
     }
-    edit = built_edit(fields, names={"target_new": "target", "paraphrases": "rephrase"})
+    edit = build_edit(fields, names={"target_new": "target", "paraphrases": "rephrase"})
     right = ((row.target,),)
     probes = [
-        *probe("efficacy", edit.text, right, form="sentence"),
-        *probe("paraphrase", row.rephrase, right, form="sentence"),
+        *make_probes("efficacy", edit.text, right, form="sentence"),
+        *make_probes("paraphrase", row.rephrase, right, form="sentence"),
     ]
     for question in row.locality:
-        probes += probe("locality", question.loc, answers(question.loc_ans))
-    return built(edit.id, [edit], probes, form="QAEdit")
+        probes += make_probes("locality", question.loc, list_answers(question.loc_ans))
+    return build_record(edit.id, [edit], probes, form="QAEdit")
 
 
 QAEDIT = Dataset(

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AliasChoices, Field
 
-from kg_edit.edits.edit import Name, Record, Text, is_entity_id
+from kg_edit.edits.edit import Edit, Name, Record, Text, is_entity_id
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query, Remark
 from kg_edit.errors import EditError, Fault, did_you_mean
-from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, old_target, probe
+from kg_edit.evaluation.datasets.building import build_edit, build_record, check_fields, make_probes, old_target
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
 
 
@@ -100,16 +100,25 @@ def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> Benchm
         name: the id of the record.
         known: the relations of the data set by name (`relations`).
     """
-    row = fields_of(RippleRow, raw)
-    subject, target, relation = _read(row.edit, known, field="edit")
-    before = row.edit.original_fact
-    stated = _read(before, known, field="edit.original_fact")[1] if before else None
-    old, remarks = old_target(target, stated)
-    ids = {
-        "subject_id": row.edit.subject_id,
-        "target_new_id": row.edit.target_id,
-        "target_true_id": before.target_id if before and old else None,
-    }
+    row = check_fields(RippleRow, raw)
+    edit, remarks = _parse_edit(row, name, known)
+    probes, dropped = _parse_tests(row)
+    if dropped:
+        message = f"{dropped} tests have a query without an answer, and are left out"
+        remarks = (*remarks, Remark(kind="empty-answer", message=message))
+    efficacy = make_probes("efficacy", edit.text, ((edit.target_new,),), form="sentence")
+    form = f"RippleEdits, {row.example_type}" if row.example_type else "RippleEdits"
+    return build_record(name, [edit], [*efficacy, *probes], form=form, remarks=remarks)
+
+
+def _parse_edit(row: RippleRow, name: str, known: Mapping[str, Relation]) -> tuple[Edit, tuple[Remark, ...]]:
+    """Parse the edit of a row, with a remark if its old target is the new one."""
+    subject, target, relation = _parse_fact(row.edit, known, field="edit")
+    old_fact = row.edit.original_fact
+    old_target_name = None
+    if old_fact:
+        _, old_target_name, _ = _parse_fact(old_fact, known, field="edit.original_fact")
+    old, remarks = old_target(target, old_target_name)
     fields: dict[str, Any] = {
         "id": name,
         "subject": subject,
@@ -117,18 +126,18 @@ def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> Benchm
         "target_new": target,
         "target_true": old,
         "relation_id": relation.property or None,
+        "subject_id": _entity_id(row.edit.subject_id),
+        "target_new_id": _entity_id(row.edit.target_id),
     }
-    for field, entity in ids.items():
-        fields[field] = entity if is_entity_id(entity) else None
-    edit = built_edit(fields, names=dict.fromkeys(("subject", "target_new", "target_true"), "edit.prompt"))
+    if old_fact and old:
+        fields["target_true_id"] = _entity_id(old_fact.target_id)
+    names = dict.fromkeys(("subject", "target_new", "target_true"), "edit.prompt")
+    return build_edit(fields, names=names), remarks
 
-    probes, dropped = _parse_tests(row)
-    if dropped:
-        message = f"{dropped} tests have a query without an answer, and are left out"
-        remarks = (*remarks, Remark(kind="empty-answer", message=message))
-    efficacy = probe("efficacy", edit.text, ((edit.target_new,),), form="sentence")
-    form = f"RippleEdits, {row.example_type}" if row.example_type else "RippleEdits"
-    return built(name, [edit], [*efficacy, *probes], form=form, remarks=remarks)
+
+def _entity_id(value: object) -> object:
+    """A value that is an entity's id; None for any other value, such as a date."""
+    return value if is_entity_id(value) else None
 
 
 def _parse_tests(row: RippleRow) -> tuple[list[Probe], int]:
@@ -137,8 +146,8 @@ def _parse_tests(row: RippleRow) -> tuple[list[Probe], int]:
     dropped = 0
     for field, code in CRITERIA.items():
         for test in getattr(row, field):
-            queries = tuple(map(_query, test.test_queries))
-            conditions = tuple(map(_query, test.condition_queries))
+            queries = tuple(map(_parse_query, test.test_queries))
+            conditions = tuple(map(_parse_query, test.condition_queries))
             if not queries or not all(query.answers for query in (*queries, *conditions)):
                 dropped += 1
                 continue
@@ -154,7 +163,7 @@ def relations() -> Mapping[str, Relation]:
     return {name: Relation(property_, template) for name, property_, template in lines[1:]}
 
 
-def _read(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tuple[str, str, Relation]:
+def _parse_fact(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tuple[str, str, Relation]:
     """The subject, the target and the relation of a fact's sentence."""
     if fact.relation not in known:
         unknown = f"unknown relation {fact.relation!r}{did_you_mean(fact.relation, map(str.lower, known))}"
@@ -169,17 +178,20 @@ def _read(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tup
     return match[1], match[2], relation
 
 
-def _query(question: PublishedQuery) -> Query:
+def _parse_query(question: PublishedQuery) -> Query:
     """A query that requires every answer, by any of its names.
 
     One-letter names do not count (one-digit names do), as in the authors' program.
     """
-    names = []
+    right = []
     for answer in question.answers:
-        given = [name for name in (answer.value, *answer.aliases) if name]
-        names.append([name for name in given if len(name.strip()) > 1 or name.strip().isdigit()])
-    right = tuple(tuple(dict.fromkeys(group)) for group in names if group)
-    return Query(prompt=question.prompt, answers=right, every=True, form="sentence")
+        names = dict[str, None]()  # in order, each once
+        for name in (answer.value or "", *answer.aliases):
+            if len(name.strip()) > 1 or name.strip().isdigit():
+                names[name] = None
+        if names:
+            right.append(tuple(names))
+    return Query(prompt=question.prompt, answers=tuple(right), every=True, form="sentence")
 
 
 RIPPLE_EDITS = Dataset(

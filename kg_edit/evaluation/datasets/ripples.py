@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Container, Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -23,7 +22,7 @@ from kg_common.rows import RowFault
 from kg_edit.edits.edit import Edit, Name, Record, Text
 from kg_edit.edits.record import Answer, BenchmarkRecord, Example, Probe, Query
 from kg_edit.errors import ConfigError, EditError, Fault
-from kg_edit.evaluation.datasets.building import built, fields_of
+from kg_edit.evaluation.datasets.building import build_record, check_fields
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
 
 FORMAT = "kg-edit ripples/1"
@@ -42,8 +41,14 @@ Kind = Literal[
 STAYS = ("other-relation", "old-object", "new-object", "same-object")
 GROUPS = (
     "ripples-edit.question",
-    *(f"ripples-{hop}.{graph}" for hop in ("known", "unknown") for graph in ("stated", "withheld")),
-    *(f"ripples-more.{kind}" for kind in ("three-hop", "alias", "description", "inverse")),
+    "ripples-known.stated",
+    "ripples-known.withheld",
+    "ripples-unknown.stated",
+    "ripples-unknown.withheld",
+    "ripples-more.three-hop",
+    "ripples-more.alias",
+    "ripples-more.description",
+    "ripples-more.inverse",
     *(f"ripples-stay.{kind}" for kind in STAYS),
 )
 CHOICES = 10
@@ -95,13 +100,17 @@ def rows(document: object) -> Iterable[object]:
     """Return the records of a file, each with its header; a document of another format is left to `parse`."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return every_row(document)
+    fields = {name: document[name] for name in Header.model_fields if name in document}
     try:  # once, not for each record
-        header = fields_of(Header, {name: document[name] for name in Header.model_fields if name in document})
+        header = check_fields(Header, fields)
     except EditError as error:
         return [RowFault(*error.faults[0])]
     with_header = list[object]()
     for row in every_row(document.get("records", [])):
-        with_header.append({**row, "header": header} if isinstance(row, dict) else row)
+        if isinstance(row, dict):
+            with_header.append({**row, "header": header})
+        else:
+            with_header.append(row)  # `parse` refuses it
     return with_header
 
 
@@ -109,7 +118,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row as a record, with one probe for each question."""
     if "records" in raw:
         raise EditError([Fault("format", f"expected {FORMAT!r}; make the file with `kg-edit data ripples`")])
-    row = fields_of(RippleRow, raw)
+    row = check_fields(RippleRow, raw)
     edit = row.edit
     relation = edit.relation_id
     if edit.target_text:
@@ -118,10 +127,12 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         raise EditError([Fault("edit.relation_id", f"is missing; expected the property, such as P36, {_ASKED}")])
     shared = tuple(text.replace("{}", edit.subject) for text in row.header.paraphrases.get(relation, ()))
     edit = edit.model_copy(update={"id": name, "paraphrases": edit.paraphrases or shared})
+    probes = []
+    for index, question in enumerate(row.questions):
+        probes.append(_make_probe(question, row, f"questions[{index}].hops"))
     itself = RippleQuestion(kind="edit", start=edit.subject, hops=(relation,), answers=(edit.target_new,))
-    probes = [_probe(question, row, f"questions[{index}].hops") for index, question in enumerate(row.questions)]
-    probes.append(_probe(itself, row, "edit.relation_id"))
-    return built(name, [edit], probes, form=f"Ripples, {row.split}")
+    probes.append(_make_probe(itself, row, "edit.relation_id"))
+    return build_record(name, [edit], probes, form=f"Ripples, {row.split}")
 
 
 def split_of(record: BenchmarkRecord) -> str:
@@ -147,47 +158,52 @@ def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozens
         for probe in record.probes:
             if probe.measures.endswith(".withheld"):
                 for query in probe.queries:
-                    names.update(chain.from_iterable(query.answers))
+                    names.update(query.right_names)
         if names:
             answers |= dict.fromkeys((edit.id for edit in record.edits), frozenset(names))
     return answers
 
 
-def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
+def _make_probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
     """The probe of a question; ``field`` is that of its hops, for the message."""
-    header = row.header
-    right = _with_aliases(question.answers, header)
-    old = _with_aliases(question.old, header)
-    taken = {name.casefold() for name in (*right, *old)}
-
-    others = _draw_others(question, row, taken=taken)
     try:
-        # The facts that lead from the edit's new object to the answer, for the ceilings of an evaluation.
-        things = (row.edit.target_new, *question.via, question.answers[0])
-        has_hops = question.kind in ("two-hop", "three-hop")
-        recalled = _sentences(things, question.hops[1:], header) if has_hops else ()
-        query = Query(
-            prompt=worded(question.start, question.hops, header),
-            answers=(right,),
-            others=others,
-            old=old,
-            recalled=" ".join(recalled),
-            examples=_examples(question, header, taken=taken),
-        )
-    except KeyError as error:
+        query = _make_query(question, row)
+    except KeyError as error:  # of a relation that the header does not word
         last = question.hops[-1]
-        is_inverse = last.startswith(_INVERSE) and last.removeprefix(_INVERSE) not in header.inverse
         message = f"relation {error} has no noun; add one to the file's nouns"
-        if is_inverse:
+        if last.startswith(_INVERSE) and last.removeprefix(_INVERSE) not in row.header.inverse:
             message = f"relation {error} has no inverse question; add one to the file's inverse"
         raise EditError([Fault(field, message)]) from None
-
     return Probe(measures=_group_of(question), queries=(query,))
 
 
-def _draw_others(question: RippleQuestion, row: RippleRow, *, taken: Container[str]) -> tuple[str, ...]:
-    """Draw wrong answers to choose from: objects of the last relation, with a seed from the record's id."""
-    objects = [name for name in row.header.choices.get(question.hops[-1], ()) if name.casefold() not in taken]
+def _make_query(question: RippleQuestion, row: RippleRow) -> Query:
+    """The question in words, with its answers, the wrong answers to choose from, and its examples."""
+    header = row.header
+    right = _with_aliases(question.answers, header)
+    old = _with_aliases(question.old, header)
+    answers = {name.casefold() for name in (*right, *old)}
+    # The facts that lead from the edit's new object to the answer, for the ceilings of an evaluation.
+    recalled: tuple[str, ...] = ()
+    if question.kind in ("two-hop", "three-hop"):
+        things = (row.edit.target_new, *question.via, question.answers[0])
+        recalled = _word_facts(things, question.hops[1:], header)
+    return Query(
+        prompt=word_question(question.start, question.hops, header),
+        answers=(right,),
+        others=_draw_others(question, row, answers=answers),
+        old=old,
+        recalled=" ".join(recalled),
+        examples=_find_examples(question, header, answers=answers),
+    )
+
+
+def _draw_others(question: RippleQuestion, row: RippleRow, *, answers: Container[str]) -> tuple[str, ...]:
+    """Draw wrong answers to choose from: objects of the last relation, with a seed from the record's id.
+
+    ``answers`` are the right and the old ones, in lower case.
+    """
+    objects = [name for name in row.header.choices.get(question.hops[-1], ()) if name.casefold() not in answers]
     number = min(CHOICES - 1, len(objects))
     drawn = random.Random(f"{row.id}/{question.hops}").sample(objects, number)  # noqa: S311 - no secret
     if question.kind == "two-hop":
@@ -216,41 +232,49 @@ def _with_aliases(names: Sequence[str], header: Header) -> tuple[str, ...]:
     return tuple(dict.fromkeys(every))
 
 
-def worded(start: str, hops: Sequence[str], header: Header) -> str:
+def word_question(start: str, hops: Sequence[str], header: Header) -> str:
     """Return the question of a path: "On which continent is the country of Rome?"."""
     *before, last = hops
     if last.startswith(_INVERSE):
         return header.inverse[last.removeprefix(_INVERSE)].replace("{}", start)
-    thing = "".join(f"the {header.nouns[hop]} of " for hop in reversed(before)) + start
+    thing = start
+    for hop in before:
+        thing = f"the {header.nouns[hop]} of {thing}"
     if last in header.asks:
         return header.asks[last].replace("{}", thing)
     return f"What is the {header.nouns[last]} of {thing}?"
 
 
-def _sentences(things: Sequence[str], hops: Sequence[str], header: Header) -> tuple[str, ...]:
+def _word_facts(things: Sequence[str], hops: Sequence[str], header: Header) -> tuple[str, ...]:
     """The facts of a path: "The country of Rome is Japan.", "The capital of Japan is Tokyo."."""
-    steps = zip(things, hops, things[1:], strict=False)
-    return tuple(f"The {header.nouns[hop]} of {thing} is {end}." for thing, hop, end in steps)
+    facts = []
+    for position, hop in enumerate(hops[: len(things) - 1]):
+        facts.append(f"The {header.nouns[hop]} of {things[position]} is {things[position + 1]}.")
+    return tuple(facts)
 
 
-def _examples(question: RippleQuestion, header: Header, *, taken: Container[str]) -> tuple[Example, ...]:
+def _find_examples(question: RippleQuestion, header: Header, *, answers: Container[str]) -> tuple[Example, ...]:
     """Two paths like the question's, from other entities to other answers; () if the file has fewer than two.
 
     The question's own hops are preferred, then others of the same length with the same last relation, then that
-    relation alone.
+    relation alone. ``answers`` are the question's right and old ones, in lower case.
     """
-    relations = list(question.hops)
-    ends = [path.split() for path in header.examples if path.split()[-1:] == relations[-1:]]
-    fitting = [hops for hops in ends if len(hops) in (len(relations), 1)]
-    for hops in sorted(fitting, key=lambda hops: (hops != relations, len(hops) != len(relations), hops)):
-        paths = [path for path in header.examples[" ".join(hops)] if path and path[-1].casefold() not in taken]
+    own = list(question.hops)
+    alike = []  # hops that end like the question's, and are as long, or the last one alone
+    for joined_hops in header.examples:
+        hops = joined_hops.split()
+        if hops[-1:] == own[-1:] and len(hops) in (len(own), 1):
+            alike.append(hops)
+    for hops in sorted(alike, key=lambda hops: (hops != own, len(hops) != len(own), hops)):
+        paths = [path for path in header.examples[" ".join(hops)] if path and path[-1].casefold() not in answers]
         if len(paths) >= _SHOWN:
-            examples = []
-            for path in paths[:_SHOWN]:
-                facts = _sentences(path, hops, header)
-                examples.append(Example(question=worded(path[0], hops, header), answer=path[-1], facts=facts))
-            return tuple(examples)
+            return tuple(_make_example(path, hops, header) for path in paths[:_SHOWN])
     return ()
+
+
+def _make_example(path: Sequence[str], hops: Sequence[str], header: Header) -> Example:
+    facts = _word_facts(path, hops, header)
+    return Example(question=word_question(path[0], hops, header), answer=path[-1], facts=facts)
 
 
 RIPPLES = Dataset(

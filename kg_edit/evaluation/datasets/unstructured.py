@@ -6,15 +6,23 @@ cases with a paragraph for each edited fact, and the triples that a language mod
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from kg_edit.edits.edit import Name, Record, Text
+from kg_edit.edits.edit import Edit, Name, Record, Text
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import EditError, Fault
 from kg_edit.evaluation.datasets import mquake
-from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, probe, template
+from kg_edit.evaluation.datasets.building import (
+    build_edit,
+    build_record,
+    check_fields,
+    find_template,
+    make_probes,
+    non_blank,
+)
 from kg_edit.evaluation.datasets.own_edits import TEXTS, record_of
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
 
@@ -54,7 +62,7 @@ class AkewRewrite(mquake.Rewrite):
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row of UnKE as a record."""
-    row = fields_of(UnkeRow, raw)
+    row = check_fields(UnkeRow, raw)
     if len(row.sub_question) != len(row.sub_answer):
         message = f"{len(row.sub_answer)} answers to {len(row.sub_question)} questions; give one answer to each"
         raise EditError([Fault("sub_answer", message)])
@@ -62,12 +70,14 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         "id": name,
         "prompt": row.question,
         "target_text": row.answer,
-        "paraphrases": (row.para_question,) if row.para_question.strip() else (),
+        "paraphrases": non_blank(row.para_question),
     }
-    edit = built_edit(fields, names={"prompt": "question", "target_text": "answer", "paraphrases": "para_question"})
-    pairs = zip(row.sub_question, row.sub_answer, strict=True)
-    parts = [part for query, answer in pairs if answer.strip() for part in probe(PARTS, query, ((answer.strip(),),))]
-    return built(name, [edit], [*record_of(edit).probes, *parts], form="UnKE")
+    edit = build_edit(fields, names={"prompt": "question", "target_text": "answer", "paraphrases": "para_question"})
+    probes = list(record_of(edit).probes)
+    for question, answer in zip(row.sub_question, row.sub_answer, strict=True):
+        if answer.strip():
+            probes += make_probes(PARTS, question, ((answer.strip(),),))
+    return build_record(name, [edit], probes, form="UnKE")
 
 
 def parse_akew(raw: RawRecord, name: str) -> BenchmarkRecord:
@@ -79,32 +89,46 @@ def parse_akew(raw: RawRecord, name: str) -> BenchmarkRecord:
     rewrites = raw.get("requested_rewrite")
     if not isinstance(rewrites, list) or not rewrites or not all(isinstance(rewrite, dict) for rewrite in rewrites):
         raise EditError([Fault("requested_rewrite", "expected a list of edits, each with a paragraph fact_new_uns")])
-    mquake_fields = mquake.Rewrite.model_fields.keys()
-    bare = [{field: value for field, value in rewrite.items() if field in mquake_fields} for rewrite in rewrites]
-    case = mquake.parse({**raw, "requested_rewrite": bare}, name)
+    known = mquake.Rewrite.model_fields
+    of_mquake = []
+    for rewrite in rewrites:
+        of_mquake.append({field: value for field, value in rewrite.items() if field in known})
+    case = mquake.parse({**raw, "requested_rewrite": of_mquake}, name)
     edits = []
     probes = list(case.probes)
     for index, (fact, rewrite) in enumerate(zip(case.edits, rewrites, strict=True)):
         field = f"requested_rewrite[{index}]"
-        try:
-            row = fields_of(AkewRewrite, rewrite)
-        except EditError as error:
-            raise EditError(Fault(f"{field}.{fault.field}", fault.message) for fault in error.faults) from None
-        parts = template(row.question, row.subject, field=f"{field}.question")
-        fields = {
-            "id": fact.id,
-            "prompt": parts.prompt,
-            "subject": parts.subject,
-            "subject_id": fact.subject_id,
-            "relation_id": fact.relation_id,
-            "target_text": row.fact_new_uns,
-        }
-        edits.append(built_edit(fields, names={"prompt": f"{field}.question", "target_text": f"{field}.fact_new_uns"}))
-        probes += record_of(edits[-1]).probes
+        row = _check_rewrite(rewrite, field=field)
+        edit = _build_paragraph_edit(row, fact, field=field)
+        edits.append(edit)
+        probes += record_of(edit).probes
         for triple in row.unsfact_triplets_GPT:
             prompt = triple.prompt.replace("{}", triple.subject)
-            probes += probe(TRIPLE, prompt, ((triple.target,),), form="sentence")
+            probes += make_probes(TRIPLE, prompt, ((triple.target,),), form="sentence")
     return case.model_copy(update={"edits": tuple(edits), "probes": tuple(probes), "form": "AKEW, MQuAKE-CF"})
+
+
+def _check_rewrite(rewrite: Mapping[str, Any], *, field: str) -> AkewRewrite:
+    """Check an edit's fields; a fault names its place in the case."""
+    try:
+        return check_fields(AkewRewrite, rewrite)
+    except EditError as error:
+        faults = [Fault(f"{field}.{fault.field}", fault.message) for fault in error.faults]
+        raise EditError(faults) from None
+
+
+def _build_paragraph_edit(row: AkewRewrite, fact: Edit, *, field: str) -> Edit:
+    """Build the edit whose target is the paragraph, with the ids of MQuAKE's edit ``fact``."""
+    parts = find_template(row.question, row.subject, field=f"{field}.question")
+    fields = {
+        "id": fact.id,
+        "prompt": parts.prompt,
+        "subject": parts.subject,
+        "subject_id": fact.subject_id,
+        "relation_id": fact.relation_id,
+        "target_text": row.fact_new_uns,
+    }
+    return build_edit(fields, names={"prompt": f"{field}.question", "target_text": f"{field}.fact_new_uns"})
 
 
 UNKE = Dataset(

@@ -19,7 +19,14 @@ from kg_common.rows import RowFault
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import EditError, Fault
-from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, old_target, probe, template
+from kg_edit.evaluation.datasets.building import (
+    build_edit,
+    build_record,
+    check_fields,
+    find_template,
+    make_probes,
+    old_target,
+)
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
 from kg_edit.text.matching import sentences
 
@@ -53,19 +60,20 @@ def rows(document: object) -> Iterable[object]:
     The first row of a passage also gets the accurate sentences to ask: its own, and those of passages without an
     inaccurate sentence before it. At the end of the file, the last row gets the remaining ones.
     """
-    waiting = list[tuple[str, str]]()
-    last = dict[str, Any]()
+    waiting = list[tuple[str, str]]()  # accurate sentences that no row has yet: the text before each, and the sentence
+    last = dict[str, Any]()  # the newest row, held back because it may get the remaining sentences
     passage = dict[str, Any]()
     for number, row in enumerate(every_row(document), 1):
         if not _is_passage(row):
-            yield _refused(row, number)
+            yield _refuse(row, number)
             continue
         passage = dict(row)
-        marks = row["annotation"]
-        # "major_inaccurate" and "minor_inaccurate" count alike.
-        inaccurate = [index for index, mark in enumerate(marks) if "inaccurate" in mark]
-        accurate = (index for index in range(len(marks)) if index not in inaccurate)
-        waiting += [(_before(row, index), row["gpt3_sentences"][index]) for index in accurate]
+        inaccurate = []
+        for index, mark in enumerate(row["annotation"]):
+            if "inaccurate" in mark:  # "major_inaccurate" and "minor_inaccurate" count alike
+                inaccurate.append(index)
+            else:
+                waiting.append((_before(row, index), row["gpt3_sentences"][index]))
         for index in inaccurate:
             if last:
                 yield last
@@ -79,16 +87,21 @@ def rows(document: object) -> Iterable[object]:
 
 def _is_passage(row: object) -> TypeGuard[dict[str, Any]]:
     """Whether a row has the fields that `rows` needs; `parse` refuses the other rows."""
-    if not isinstance(row, dict):
+    if not isinstance(row, dict) or not isinstance(row.get("wiki_bio_text"), str):
         return False
-    lists = [row.get(name) for name in ("gpt3_sentences", "annotation")]
-    texts = all(isinstance(value, list) and all(isinstance(part, str) for part in value) for value in lists)
-    if not texts or not isinstance(row.get("wiki_bio_text"), str) or len(lists[0] or ()) != len(lists[1] or ()):
+    written = row.get("gpt3_sentences")
+    marks = row.get("annotation")
+    if not _are_texts(written) or not _are_texts(marks) or len(written) != len(marks):
         return False
-    return bool(row["annotation"]) and all(map(_MARK.fullmatch, row["annotation"]))
+    return bool(marks) and all(map(_MARK.fullmatch, marks))
 
 
-def _refused(row: object, number: int) -> object:
+def _are_texts(value: object) -> TypeGuard[list[str]]:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _refuse(row: object, number: int) -> object:
     """What is wrong with a row that is no passage; as a record is a sentence, the fault has the passage's number."""
     if not isinstance(row, dict):
         return row
@@ -102,7 +115,8 @@ def _refused(row: object, number: int) -> object:
 def _before(row: Mapping[str, Any], index: int) -> str:
     """The text before a sentence: the header, and GPT-3's own sentences."""
     header = f"This is a Wikipedia passage about {_concept(row)}."
-    return " ".join([header, *(sentence.strip() for sentence in row["gpt3_sentences"][:index])])
+    before = [sentence.strip() for sentence in row["gpt3_sentences"][:index]]
+    return " ".join([header, *before])
 
 
 def _concept(row: Mapping[str, Any]) -> str:
@@ -110,14 +124,14 @@ def _concept(row: Mapping[str, Any]) -> str:
     concept = row.get("concept")
     if isinstance(concept, str) and concept.strip():
         return concept.strip()
-    first = next(sentences(row["wiki_bio_text"]), "").rstrip(".")
-    match = _NAME_ENDS.search(first)
-    return " ".join(first[: match.start() if match else None].split()).lower()
+    first_sentence = next(sentences(row["wiki_bio_text"]), "").rstrip(".")
+    person = _NAME_ENDS.split(first_sentence, maxsplit=1)[0]
+    return " ".join(person.split()).lower()
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row made by `rows` as a record."""
-    row = fields_of(PassageRow, raw)
+    row = check_fields(PassageRow, raw)
     if row.index is None:
         marks = "accurate, minor_inaccurate and major_inaccurate, one to be edited"
         raise EditError([Fault("annotation", f"expected a list as long as gpt3_sentences, of {marks}")])
@@ -127,14 +141,14 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     true = list(sentences(row.wiki_bio_text))
     right = true[min(row.index, len(true) - 1)]
     old, remarks = old_target(right, sentence)
-    parts = template(text, _concept(raw), field="wiki_bio_text")
+    parts = find_template(text, _concept(raw), field="wiki_bio_text")
     fields = {"id": name, **parts._asdict(), "target_new": right, "target_true": old}
-    edit = built_edit(fields, names={"target_new": "wiki_bio_text", "target_true": "gpt3_sentences"})
-    probes = [
-        *probe(HALLUCINATION, edit.text, ((right,),), form="sentence", others=(sentence,) if old else ()),
-        *(p for before, after in row.locality for p in probe(ACCURATE, before, ((after.strip(),),), form="sentence")),
-    ]
-    return built(name, [edit], probes, form="WikiBio hallucinations, as GRACE edits them", remarks=remarks)
+    edit = build_edit(fields, names={"target_new": "wiki_bio_text", "target_true": "gpt3_sentences"})
+    others = (sentence,) if old else ()
+    probes = list(make_probes(HALLUCINATION, edit.text, ((right,),), form="sentence", others=others))
+    for before, accurate in row.locality:
+        probes += make_probes(ACCURATE, before, ((accurate.strip(),),), form="sentence")
+    return build_record(name, [edit], probes, form="WikiBio hallucinations, as GRACE edits them", remarks=remarks)
 
 
 WIKIBIO = Dataset(

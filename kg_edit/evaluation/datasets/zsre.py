@@ -12,17 +12,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from kg_edit.edits.edit import Name, Question, Record, Text
-from kg_edit.edits.record import BenchmarkRecord, Probe, Query
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query, Remark
 from kg_edit.edits.rows import Portability
 from kg_edit.evaluation.datasets.building import (
-    answers,
-    built,
-    built_edit,
-    fields_of,
+    build_edit,
+    build_record,
+    build_rephrased_edit,
+    check_fields,
+    find_template,
+    list_answers,
+    make_probes,
+    non_blank,
     old_target,
-    probe,
-    rephrased_edit,
-    template,
 )
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
 
@@ -71,13 +72,13 @@ def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> Benchma
         towards: the target in the MEND/ROME form: ``answers[0]`` (ROME, MEMIT) or ``alt`` (EasyEdit).
     """
     if "prompt" in raw:
-        return _parse_easyedit(fields_of(EasyEditRow, raw), name)
-    return _parse_published(fields_of(ZsreRow, raw), name, towards=towards)
+        return _parse_easyedit(check_fields(EasyEditRow, raw), name)
+    return _parse_published(check_fields(ZsreRow, raw), name, towards=towards)
 
 
 def _parse_easyedit(row: EasyEditRow, name: str) -> BenchmarkRecord:
     old, remarks = old_target(row.target_new, row.ground_truth or None)
-    edit = rephrased_edit(
+    edit = build_rephrased_edit(
         name,
         prompt=row.prompt,
         subject=row.subject,
@@ -85,49 +86,58 @@ def _parse_easyedit(row: EasyEditRow, name: str) -> BenchmarkRecord:
         target_true=old,
         rephrase=row.rephrase_prompt,
     )
-    probes = _probes(edit.text, row.target_new, row.rephrase_prompt, row.locality_prompt, row.locality_ground_truth)
-    return built(name, [edit], probes, form="zsRE, EasyEdit's form; the target is target_new", remarks=remarks)
+    probes = _make_shared_probes(
+        edit.text, row.target_new, row.rephrase_prompt, row.locality_prompt, row.locality_ground_truth
+    )
+    return build_record(name, [edit], probes, form="zsRE, EasyEdit's form; the target is target_new", remarks=remarks)
 
 
 def _parse_published(row: ZsreRow, name: str, *, towards: Towards) -> BenchmarkRecord:
-    new = row.answers[0] if towards == "answers" else row.alt
-    old, remarks = old_target(new, row.answers[0]) if towards == "alt" else (None, ())
-    parts = template(row.src, row.subject, field="src")
+    parts = find_template(row.src, row.subject, field="src")
+    new = row.answers[0]
+    old = None
+    remarks: tuple[Remark, ...] = ()
+    target_field = "answers[0]"
+    form = "zsRE, MEND/ROME form; the target is answers[0], as ROME and MEMIT"
+    if towards == "alt":
+        new = row.alt
+        old, remarks = old_target(new, row.answers[0])
+        target_field = "alt"
+        form = "zsRE, MEND/ROME form; the target is alt, as EasyEdit"
     # The portability and the inverse question were written for ``alt``: they are asked only if it is the target.
-    is_alt = new.strip().casefold() == row.alt.strip().casefold()
+    asks_about_alt = new.strip().casefold() == row.alt.strip().casefold()
     fields: dict[str, Any] = {
         "id": name,
         "subject": parts.subject,
         "prompt": parts.prompt,
         "target_new": new,
         "target_true": old,
-        "paraphrases": (row.rephrase,) if row.rephrase.strip() else (),
-        "portability": (Question.model_validate(row.portability.model_dump()),) if row.portability and is_alt else (),
+        "paraphrases": non_blank(row.rephrase),
     }
-    target = "answers[0]" if towards == "answers" else "alt"
-    edit = built_edit(fields, names={"target_new": target, "target_true": "answers[0]", "prompt": "src"})
-    inverse = row.inverse_question or "" if is_alt else ""
-    probes = [
-        *_probes(edit.text, new, row.rephrase, row.loc, row.loc_ans),
-        *probe("portability.Inverse_Relation", inverse, ((parts.subject,),)),
-        *probe("portability.Subject_Replace", row.alter_subject_question or "", ((new,),)),
-    ]
-    chosen = "answers[0], as ROME and MEMIT" if towards == "answers" else "alt, as EasyEdit"
-    return built(name, [edit], probes, form=f"zsRE, MEND/ROME form; the target is {chosen}", remarks=remarks)
+    if row.portability and asks_about_alt:
+        fields["portability"] = (Question.model_validate(row.portability.model_dump()),)
+    edit = build_edit(fields, names={"target_new": target_field, "target_true": "answers[0]", "prompt": "src"})
+    probes = _make_shared_probes(edit.text, new, row.rephrase, row.loc, row.loc_ans)
+    if row.inverse_question and asks_about_alt:
+        probes += make_probes("portability.Inverse_Relation", row.inverse_question, ((parts.subject,),))
+    if row.alter_subject_question:
+        probes += make_probes("portability.Subject_Replace", row.alter_subject_question, ((new,),))
+    return build_record(name, [edit], probes, form=form, remarks=remarks)
 
 
-def _probes(prompt: str, target: str, rephrase: str, locality: str, answer: str) -> list[Probe]:
+def _make_shared_probes(prompt: str, target: str, rephrase: str, locality: str, answer: str) -> list[Probe]:
+    """The probes that both forms have: of the edit, its paraphrase, and the locality prompt with its answer."""
     right = ((target,),)
     # ROME's program ends the prompts of Natural Questions with a question mark.
     if locality.startswith(_NQ) and not locality.rstrip().endswith("?"):
         locality = f"{locality.rstrip()}?"
     probes = [
-        *probe("efficacy", prompt, right, form="sentence"),
-        *probe("paraphrase", rephrase, right, form="sentence"),
+        *make_probes("efficacy", prompt, right, form="sentence"),
+        *make_probes("paraphrase", rephrase, right, form="sentence"),
     ]
     if locality.strip() and not answer.strip():  # what the unedited model generates is the reference
         return [*probes, Probe(measures="locality-text", queries=(Query(prompt=locality, form="sentence"),))]
-    return [*probes, *probe("locality", locality, answers(answer), form="sentence")]
+    return [*probes, *make_probes("locality", locality, list_answers(answer), form="sentence")]
 
 
 _MEASURES = (

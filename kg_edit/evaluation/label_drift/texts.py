@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, ConfigDict
 
 from kg_edit.edits.edit import Answer, Edit, Name, Record, checked
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault
-from kg_edit.evaluation.datasets.building import built_edit, without_null
+from kg_edit.evaluation.datasets.building import build_edit, without_null
 from kg_edit.evaluation.datasets.reading import parsed_rows
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,18 @@ PROMPT = "Text: {}\nClass:"
 _TESTS = 4  # every fourth older text is a test
 
 
+def _number_to_text(value: object) -> object:
+    return str(value) if isinstance(value, int) else value
+
+
 class LabelledText(Record):
     """A text, its label (a number is converted to text) and optionally its year; other fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
-    id: Annotated[Name, BeforeValidator(lambda found: str(found) if isinstance(found, int) else found)]
+    id: Annotated[Name, BeforeValidator(_number_to_text)]
     text: Name
-    label: Annotated[Answer, BeforeValidator(lambda found: str(found) if isinstance(found, int) else found)]
+    label: Annotated[Answer, BeforeValidator(_number_to_text)]
     year: int | None = None
 
     @property
@@ -67,7 +71,7 @@ def read_texts(path: str | Path) -> tuple[LabelledText, ...]:
     texts = tuple(parsed_rows(Path(path), _text))
     if not texts:
         raise EditFileError(f"{path}: has no texts; expected rows with text and label")
-    (double, times), *_ = Counter(text.id for text in texts).most_common(1)
+    ((double, times),) = Counter(text.id for text in texts).most_common(1)
     if times > 1:
         raise EditFileError(f"{path}: two texts have the id {double!r}; give each text a different id, or no id")
     return texts
@@ -77,22 +81,26 @@ def _text(row: Any, number: str) -> LabelledText:
     if not isinstance(row, dict):
         raise EditError([Fault("", "expected an object {…} with text and label")])
     text = checked(LabelledText, {"id": f"row-{number}", **without_null(row)})
-    built_edit(text.fields, names={"subject": "text", "target_new": "label"})  # an edit of this text must be possible
+    build_edit(text.fields, names={"subject": "text", "target_new": "label"})  # an edit of this text must be possible
     return text
 
 
 def read_label_drift(old: str | Path, new: str | Path | None = None, *, since: int | None = None) -> LabelDrift:
-    """Read two files, ``old`` and ``new`` (GRACE's form), or one file whose texts from the year ``since`` on are the
-    stream.
+    """Read the texts from two files, ``old`` and ``new`` (GRACE's form), or from one file with years.
 
-    Every fourth of the old texts tests what the classifier retains; the others train it. A warning appears if there
-    are too few for a test. A stream with years is sorted by year.
+    In one file, the texts from the year ``since`` on are the stream. Every fourth of the old texts tests what the
+    classifier retains; the others train it. A warning appears if there are too few for a test. A stream with years is
+    sorted by year.
     """
     if (new is None) == (since is None):
         raise ConfigError("give either a file with the newer texts (--stream), or their first year (--since)")
-    texts = read_texts(old)
-    older = texts if since is None else tuple(text for text in texts if _year(text, old) < since)
-    newer = read_texts(new) if new is not None else tuple(text for text in texts if _year(text, old) >= (since or 0))
+    older = read_texts(old)
+    newer: tuple[LabelledText, ...] = ()
+    if new is not None:
+        newer = read_texts(new)
+    elif since is not None:
+        newer = tuple(text for text in older if _year(text, old) >= since)
+        older = tuple(text for text in older if _year(text, old) < since)
     if not older or not newer:
         years = "" if since is None else f"; give another year than {since}"
         raise ConfigError(
@@ -102,7 +110,7 @@ def read_label_drift(old: str | Path, new: str | Path | None = None, *, since: i
     if not test:
         log.warning("TRR is not measured: a test needs at least %d older texts, found %d", _TESTS, len(older))
     stream = sorted(newer, key=lambda text: text.year or 0)  # stable: a file without years remains in its order
-    train = tuple(text for at, text in enumerate(older, 1) if at % _TESTS)
+    train = tuple(text for number, text in enumerate(older, 1) if number % _TESTS)
     return LabelDrift(train=train, test=test, stream=tuple(stream))
 
 

@@ -12,7 +12,7 @@ from kg_edit.edits.aliases import ALIASES
 from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.edits.files import read_edits
 from kg_edit.errors import EditFileError
-from kg_edit.evaluation.datasets.building import template
+from kg_edit.evaluation.datasets.building import find_template
 from tests.kg_edit.edit_rows import GOOD, lines, refusal, write
 from wikidata_cache import WikidataCache, cli, packaged_extract
 
@@ -70,7 +70,7 @@ def test_group_without_prompts_is_refused(field: str, group: dict[str, object], 
 def test_subject_is_found_in_its_prompt(subject: str, prompt: str, expected: str, tmp_path: Path) -> None:
     (edit,) = read(tmp_path, {**EASY_EDIT, "subject": subject, "prompt": prompt})
     unstructured = Edit(subject=subject, prompt=prompt, target_text="A text.")
-    assert edit.prompt == unstructured.prompt == template(prompt, subject, field="prompt").prompt == expected
+    assert edit.prompt == unstructured.prompt == find_template(prompt, subject, field="prompt").prompt == expected
 
 
 def test_recalled_relation_of_an_easy_edit_row_is_read(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from kg_edit.edits.edit import Record
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import EditFileError
 from kg_edit.evaluation.datasets import find_dataset, ripples
-from kg_edit.evaluation.datasets.building import fields_of
+from kg_edit.evaluation.datasets.building import check_fields
 from kg_edit.evaluation.datasets.lint import lint
 from kg_edit.evaluation.datasets.reading import FileContent
 from kg_edit.evaluation.datasets.ripples import split_of, withheld_answers
@@ -127,9 +127,9 @@ def test_header_is_validated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def counted(model: type[Record], row: Mapping[str, Any]) -> Record:
         validated.append(model)
-        return fields_of(model, row)
+        return check_fields(model, row)
 
-    monkeypatch.setattr(ripples, "fields_of", counted)
+    monkeypatch.setattr(ripples, "check_fields", counted)
     doc = document(CAPITAL, paraphrases={"P17": ["{} belongs to"]})
     file = tmp_path / "ripples.json"
     file.write_text(json.dumps({**doc, "records": [{**doc["records"][0], "id": str(number)} for number in range(3)]}))
