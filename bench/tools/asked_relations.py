@@ -20,7 +20,7 @@ from pathlib import Path
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.evaluation.ripples.edits import hashed, is_plain
 from kg_edit.evaluation.ripples.facts import FactTable
-from kg_edit.evaluation.ripples.questions import fact_of
+from kg_edit.evaluation.ripples.questions import find_fact
 from kg_edit.evaluation.ripples.words import RippleWords
 from kg_edit.storage.atomic import write_text
 from kg_edit.text.relation_nouns import relation_nouns
@@ -50,7 +50,7 @@ def examples_of(table: FactTable, relation: str) -> list[tuple[str, str]]:
     mentions = table.mentions(subjects)
     known = sorted(subjects, key=lambda item: (-mentions[item], item))[:_OBJECTS]
     table.read(known)
-    facts = (fact_of(table, item, relation) for item in known if is_plain(table.label(item)))
+    facts = (find_fact(table, item, relation) for item in known if is_plain(table.label(item)))
     things: dict[str, str] = {}
     for fact in facts:
         if fact:

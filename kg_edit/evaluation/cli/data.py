@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,7 +33,14 @@ from kg_edit.errors import ConfigError
 from kg_edit.text.display import plain, terminal_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.table import Table
+
+    from kg_edit.edits.edit import Edit
+    from kg_edit.edits.record import BenchmarkRecord
     from kg_edit.evaluation.datasets.lint import Finding
+    from kg_edit.evaluation.ripples.facts import FactTable
 
 _SHOWN = 3  # faults of a kind
 
@@ -87,8 +94,9 @@ def check(
         typer.echo(json.dumps(report, ensure_ascii=False, indent=2))
     else:
         if findings:
-            _show(findings, len(findings) if every else _SHOWN)
-        faults = f"{len(findings) or 'no'} fault{'s' * (len(findings) != 1)}"
+            shown = len(findings) if every else _SHOWN
+            _show_findings(findings, shown)
+        faults = number_of(len(findings), "fault") if findings else "no faults"
         stdout().print(f"{plain(str(file))}: {number_of(count, 'record')} of {chosen.name}, {faults}")
         if other:
             say(f"{file} looks like {other}: kg-edit data check --dataset {other}")
@@ -96,7 +104,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _show(findings: tuple[Finding, ...], shown: int) -> None:
+def _show_findings(findings: tuple[Finding, ...], shown: int) -> None:
     """Print the first faults of each kind, and how many more there are."""
     rows = list[tuple[str, str, str]]()
     seen = Counter[str]()
@@ -162,47 +170,65 @@ def ripples(
     opened = open_wikidata(graph, contact, needed="questions are made from a graph")
     if edits and ids:
         raise ConfigError("--relations draws edits from the graph, --edits reads your own; give only one of them")
-    own_edits = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates)).edits if edits else ()
-    builder = Builder(
-        model=load(model, dtype, device),
-        table=FactTable(opened, vocabulary),
-        folder=cache_folder() / "knowledge",  # the model's answers, by which a run is resumed
-        seed=seed,
-    )
-    benchmark = builder.build_for(list(own_edits)) if edits else builder.build(ids or tuple(vocabulary.edited), n=n)
+    own_edits: Sequence[Edit] = ()
+    if edits:
+        own_edits = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates)).edits
+    table = FactTable(opened, vocabulary)
+    answers = cache_folder() / "knowledge"  # the model's answers, by which a run is resumed
+    builder = Builder(model=load(model, dtype, device), table=table, folder=answers, seed=seed)
+    if edits:
+        benchmark = builder.build_for(own_edits)
+    else:
+        benchmark = builder.build(ids or tuple(vocabulary.edited), n=n)
     write_ripples(out, benchmark)
+    _show_benchmark(benchmark, table, out)
 
+
+def _show_benchmark(benchmark: Mapping[str, Any], table: FactTable, out: Path) -> None:
+    """Print how many questions were made and left out; exit with code 1 if none was made."""
+    stdout().print(_count_table("questions", benchmark["provenance"]["questions"]))
+    stdout().print(_count_table("left out", benchmark["provenance"]["dropped"]))
+    with_questions = sum(bool(record["questions"]) for record in benchmark["records"])
+    counted = f"{number_of(with_questions, 'edit')} with questions"
+    without = len(benchmark["records"]) - with_questions
+    if without:
+        counted += f", {without} without"
+    say(f"{out}: {counted}")
+    if not with_questions:
+        typer.echo(harmless(f"no question could be made: {_why_no_question(benchmark, table)}"), err=True)
+        raise typer.Exit(1)
+
+
+def _count_table(title: str, counts: Mapping[str, int]) -> Table:
     from rich.table import Table
 
-    for title, counts in (
-        ("questions", benchmark["provenance"]["questions"]),
-        ("left out", benchmark["provenance"]["dropped"]),
-    ):
-        table = Table(title=title, title_justify="left")
-        for header in ("", "number"):
-            table.add_column(header, overflow="fold")
-        for name, number in counts.items():
-            table.add_row(plain(name), str(number))
-        stdout().print(table)
-    count = sum(bool(record["questions"]) for record in benchmark["records"])
-    counted = f"{number_of(count, 'edit')} with questions"
-    if rest := len(benchmark["records"]) - count:
-        counted += f", {rest} without"
-    say(f"{out}: {counted}")
-    if not count:
-        from kg_edit.evaluation.ripples.questions import facts_of
+    table = Table(title=title, title_justify="left")
+    for header in ("", "number"):
+        table.add_column(header, overflow="fold")
+    for name, number in counts.items():
+        table.add_row(plain(name), str(number))
+    return table
 
-        edit_rows = [record["edit"] for record in benchmark["records"]]
-        unknown = [edit for edit in edit_rows if not any(facts_of(builder.table, edit["target_new_id"]))]
-        why = "the model does not know the other hops of any (see the table of what was left out)"
-        if unknown:
-            about = ", ".join(f"{edit['target_new']} ({edit['target_new_id']})" for edit in unknown[:_SHOWN])
-            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-            asks = ", ".join(vocabulary.asked[:_SHOWN])
-            why = f"the graph has no statement of the relations that are asked ({asks}, …) about {about}{more}; give a "
-            why += "larger --graph, such as `wikidata-cache fetch` makes, or other relations with --words"
-        typer.echo(harmless(f"no question could be made: {why}"), err=True)
-        raise typer.Exit(1)
+
+def _why_no_question(benchmark: Mapping[str, Any], table: FactTable) -> str:
+    """Why no question could be made: the graph has no facts about the new objects, or the model knows none."""
+    from kg_edit.evaluation.ripples.questions import find_facts
+
+    unknown = []  # the o* without a fact
+    for record in benchmark["records"]:
+        edit = record["edit"]
+        if not any(find_facts(table, edit["target_new_id"])):
+            unknown.append(f"{edit['target_new']} ({edit['target_new_id']})")
+    if not unknown:
+        return "the model does not know the other hops of any (see the table of what was left out)"
+    about = ", ".join(unknown[:_SHOWN])
+    if len(unknown) > _SHOWN:
+        about += f" and {len(unknown) - _SHOWN} more"
+    asked = ", ".join(table.words.asked[:_SHOWN])
+    return (
+        f"the graph has no statement of the relations that are asked ({asked}, …) about {about}; give a larger "
+        "--graph, such as `wikidata-cache fetch` makes, or other relations with --words"
+    )
 
 
 @app.command()
@@ -241,7 +267,10 @@ def edits(
 
     words = RippleWords.load()
     ids = parse_relations(relations)
-    excluded = Excluded.of(record for path in exclude or () for record in guess_dataset(path)(path))
+    tested = list[BenchmarkRecord]()
+    for path in exclude or ():
+        tested += guess_dataset(path)(path)
+    excluded = Excluded.of(tested)
     table = FactTable(open_wikidata(graph, contact, needed="edits are drawn from a graph"), words)
     with doing("drawing edits from the graph"):
         drawn = training_edits(table, ids or tuple(words.edited), n=n, seed=seed, excluded=excluded)
@@ -250,6 +279,8 @@ def edits(
         if questions:  # edits whose o* the graph does not know are left out
             drawn = with_questions(table.graph, drawn, seed=seed, excluded=excluded)
     write_edits(out, drawn)
-    total = sum(len(edit.portability) for edit in drawn)
-    counts = number_of(len(drawn), "edit") + (f", {number_of(total, 'question')}" if questions else "")
+    counts = number_of(len(drawn), "edit")
+    if questions:
+        total = sum(len(edit.portability) for edit in drawn)
+        counts += f", {number_of(total, 'question')}"
     say(f"{out}: {counts}")

@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from kg_edit.evaluation.datasets.ripples import FORMAT, RippleQuestion
 from kg_edit.evaluation.ripples.edits import (
     Candidates,
     Change,
-    candidates,
-    changes,
+    draw_changes,
+    find_candidates,
     group_by_object,
     hash_of,
     is_plain,
@@ -30,7 +31,7 @@ from kg_edit.evaluation.ripples.edits import (
 )
 from kg_edit.evaluation.ripples.facts import FactTable
 from kg_edit.evaluation.ripples.knowledge import AskedFact, Knowledge
-from kg_edit.evaluation.ripples.questions import Proposal, fact_of, facts_of, proposals, selected
+from kg_edit.evaluation.ripples.questions import Proposal, find_fact, find_facts, propose, select
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import write_text
 from kg_edit.version import __version__
@@ -46,7 +47,11 @@ _CHOICES = 25
 
 @dataclass(frozen=True, kw_only=True)
 class Builder:
-    """Builds the file; ``folder`` stores the model's answers, so that the same command resumes an interrupted build."""
+    """Builds the file, either for edits drawn from the graph (`build`), or for given ones (`build_for`).
+
+    ``folder`` stores the model's answers, so that the same command resumes an interrupted build. ``dropped`` counts why
+    edits and questions were left out.
+    """
 
     model: LanguageModel
     table: FactTable
@@ -57,36 +62,56 @@ class Builder:
     def build(self, relations: Sequence[str], *, n: int) -> Document:
         """Build the document with ``n`` edits of ``relations``, or fewer if the graph has no more."""
         templates = self.table.words.templates(relations)
-        pools = [candidates(self.table, relation, seed=self.seed) for relation in relations]
-        targets = _targets(pools)
-        knowledge = self._knowledge(pools)
-        knowledge.ask((fact for target in targets for fact in facts_of(self.table, target)), about="objects")
-        rich = {o: sum(map(knowledge.knows, facts_of(self.table, o))) for o in targets}
-        chosen = list(changes(self.table, pools, rich, n=n, seed=self.seed))
-        if not chosen:
+        pools = [find_candidates(self.table, relation, seed=self.seed) for relation in relations]
+        knowledge = self._prepare_knowledge(pools)
+        facts = {target: list(find_facts(self.table, target)) for target in _list_targets(pools)}
+        knowledge.ask(chain.from_iterable(facts.values()), about="objects")
+        # How many of the facts about each possible o* the model knows
+        richness = {target: sum(map(knowledge.knows, of_target)) for target, of_target in facts.items()}
+        changes = list(draw_changes(self.table, pools, richness, n=n, seed=self.seed))
+        if not changes:
             raise ConfigError("no edit: the model knows nothing about any o* of these relations; give other relations")
-        edits = [
-            Edit(
-                id=f"ripples-{number:04d}",
-                subject=self.table.label(change.subject) or "",
-                prompt=templates[change.relation],
-                relation=self.table.words.nouns[change.relation],
-                target_true=self.table.label(change.old),
-                target_new=self.table.label(change.new) or "",
-                subject_id=change.subject,
-                relation_id=change.relation,
-                target_true_id=change.old,
-                target_new_id=change.new,
-            )
-            for number, change in enumerate(chosen, 1)
-        ]
-        return self._document(knowledge, chosen, edits, pools)
+        edits = []
+        for number, change in enumerate(changes, 1):
+            edits.append(self._make_edit(change, f"ripples-{number:04d}", prompt=templates[change.relation]))
+        return self._make_document(knowledge, changes, edits, pools)
 
     def build_for(self, edits: Sequence[Edit]) -> Document:
         """Build the document for given edits.
 
         Edits without the ids of r and o*, and those whose o* the graph does not have, are dropped and counted.
         """
+        with_ids = self._keep_with_ids(edits)
+        self.table.read(_items_of(map(_change_of, with_ids)))
+        usable = [edit for edit in with_ids if self.table.label(edit.target_new_id or "")]
+        self.dropped.update(["edit whose target_new_id is not in the graph"] * (len(with_ids) - len(usable)))
+        if not usable:
+            raise ConfigError("the graph has no label for any edit's target_new_id; give a larger graph")
+        changes = [self._complete_change(edit) for edit in usable]
+        items = _items_of(changes)
+        self.table.read(items)
+        relations = sorted({change.relation for change in changes})
+        pools = [find_candidates(self.table, relation, seed=self.seed) for relation in relations]
+        knowledge = self._prepare_knowledge(pools, spared=set(items))
+        return self._make_document(knowledge, changes, usable, pools)
+
+    def _make_edit(self, change: Change, name: str, *, prompt: str) -> Edit:
+        """The edit in words."""
+        return Edit(
+            id=name,
+            subject=self.table.label(change.subject) or "",
+            prompt=prompt,
+            relation=self.table.words.nouns[change.relation],
+            target_true=self.table.label(change.old),
+            target_new=self.table.label(change.new) or "",
+            subject_id=change.subject,
+            relation_id=change.relation,
+            target_true_id=change.old,
+            target_new_id=change.new,
+        )
+
+    def _keep_with_ids(self, edits: Sequence[Edit]) -> list[Edit]:
+        """The edits that have the ids of r and o*, and whose r has a noun; the others are counted as dropped."""
         with_ids = []
         lacking = Counter[str]()
         for edit in edits:
@@ -103,117 +128,150 @@ class Builder:
                 "its relation in words, and fill in the ids with `wikidata-cache link`"
             )
         self.dropped.update(lacking)
-        self.table.read(_items_of(map(_change_of, with_ids)))
-        usable = [edit for edit in with_ids if self.table.label(edit.target_new_id or "")]
-        self.dropped.update(["edit whose target_new_id is not in the graph"] * (len(with_ids) - len(usable)))
-        if not usable:
-            raise ConfigError("the graph has no label for any edit's target_new_id; give a larger graph")
-        # An old object that an edit does not name is the one of the graph.
-        chosen = []
-        for edit, change in zip(usable, map(_change_of, usable), strict=True):
-            old = self.table.current(change.subject, change.relation)
-            if old and not change.old and edit.target_true in (None, *self.table.names(old)):
-                chosen.append(replace(change, old=old))
-            else:
-                chosen.append(change)
-        items = _items_of(chosen)
-        self.table.read(items)
-        pools = [candidates(self.table, r, seed=self.seed) for r in sorted({change.relation for change in chosen})]
-        return self._document(self._knowledge(pools, spared=set(items)), chosen, usable, pools)
+        return with_ids
 
-    def _knowledge(self, pools: Sequence[Candidates], *, spared: Container[str] = ()) -> Knowledge:
+    def _complete_change(self, edit: Edit) -> Change:
+        """The ids of an edit; an old object that it does not name is the one of the graph."""
+        change = _change_of(edit)
+        old = self.table.current(change.subject, change.relation)
+        if old and not change.old and edit.target_true in (None, *self.table.names(old)):
+            return replace(change, old=old)
+        return change
+
+    def _prepare_knowledge(self, pools: Sequence[Candidates], *, spared: Container[str] = ()) -> Knowledge:
         """Choose three example facts for each relation, and make the `Knowledge` that asks with them.
 
         Examples are about frequent objects, and for the edited relations also about frequent subjects. No item of
         ``spared`` is in an example, because examples are not asked.
         """
+        items = dict.fromkeys(_list_targets(pools))  # in order, each once
+        relations = set(self.table.words.asked)
+        for pool in pools:
+            items |= dict.fromkeys(pool.subjects)
+            relations.add(pool.relation)
         by_relation: dict[str, list[AskedFact]] = {}
-        for item in dict.fromkeys([*_targets(pools), *(s for pool in pools for s in pool.subjects)]):
+        for item in items:
             if item in spared:
                 continue
-            for relation in {*self.table.words.asked, *(pool.relation for pool in pools)}:
-                fact = fact_of(self.table, item, relation)
+            for relation in relations:
+                fact = find_fact(self.table, item, relation)
                 if fact:
                     by_relation.setdefault(relation, []).append(fact)
-        # Three facts with different objects, drawn by hash from the first `_SHOWN_FROM` facts of a relation.
         examples: dict[str, list[AskedFact]] = {}
         for relation, facts in by_relation.items():
-            first = list(dict.fromkeys(facts))[:_SHOWN_FROM]
-            drawn: dict[str, AskedFact] = {}
-            for fact in sorted(first, key=lambda fact: hash_of(self.seed, "example", fact.relation, fact.thing)):
-                drawn.setdefault(fact.object, fact)
-            if len(drawn) >= _EXAMPLES:
-                examples[relation] = list(drawn.values())[:_EXAMPLES]
+            drawn = self._draw_examples(facts)
+            if len(drawn) == _EXAMPLES:
+                examples[relation] = drawn
         return Knowledge(self.model, self.table.words, examples, self.folder)
 
-    def _neighbours(self, change: Change, near: Mapping[str, Sequence[str]]) -> list[str]:
-        """At most `_NEIGHBOURS` other subjects with the object o, in hash order."""
-        others = [item for item in near.get(change.old, ()) if item != change.subject]
+    def _draw_examples(self, facts: Iterable[AskedFact]) -> list[AskedFact]:
+        """Draw three facts with different objects, by hash, from the first `_SHOWN_FROM` facts of a relation."""
+        first = list(dict.fromkeys(facts))[:_SHOWN_FROM]
+        by_object: dict[str, AskedFact] = {}
+        for fact in sorted(first, key=lambda fact: hash_of(self.seed, "example", fact.relation, fact.thing)):
+            by_object.setdefault(fact.object, fact)
+        return list(by_object.values())[:_EXAMPLES]
+
+    def _draw_neighbours(self, change: Change, subjects: Mapping[str, Sequence[str]]) -> list[str]:
+        """At most `_NEIGHBOURS` other subjects with the object o, in hash order; ``subjects`` are by object."""
+        others = [item for item in subjects.get(change.old, ()) if item != change.subject]
         return sorted(others, key=lambda item: hash_of(self.seed, change.subject, item))[:_NEIGHBOURS]
 
-    def _document(
+    def _make_document(
         self,
         knowledge: Knowledge,
-        chosen: Sequence[Change],
+        changes: Sequence[Change],
         edits: Sequence[Edit],
         pools: Sequence[Candidates],
     ) -> Document:
-        near = {pool.relation: group_by_object(pool.subjects.items()) for pool in pools}
-        around = [self._neighbours(change, near[change.relation]) for change in chosen]
-        groups = [
-            list(proposals(self.table, change, neighbours=others, name=edit.subject))
-            for change, edit, others in zip(chosen, edits, around, strict=True)
-        ]
+        """Propose the questions of each edit, ask the model the facts that they need, and collect the file."""
+        subjects = {pool.relation: group_by_object(pool.subjects.items()) for pool in pools}
+        groups = list[list[Proposal]]()  # the proposed questions of each edit
         facts = list[AskedFact]()
-        for group in groups:
+        for change, edit in zip(changes, edits, strict=True):
+            neighbours = self._draw_neighbours(change, subjects[change.relation])
+            group = list(propose(self.table, change, neighbours=neighbours, name=edit.subject))
+            groups.append(group)
             for proposal in group:
                 facts += [*proposal.knows, *proposal.lacks]
         knowledge.ask(facts, about="facts")
-        records = [
-            self._record(knowledge, change, edit, group)
-            for change, edit, group in zip(chosen, edits, groups, strict=True)
-        ]
-        proposed = [proposal for group in groups for proposal in group]
+        records = []
+        for index, change in enumerate(changes):
+            records.append(self._make_record(knowledge, change, edits[index], groups[index]))
+
+        proposed = list(chain.from_iterable(groups))
         words = self.table.words
-        used = {record["edit"]["relation_id"] for record in records}
-        for question in _questions_of(records):
-            used.update(question["hops"])
-        examples = {}
-        for relation, facts_of_relation in sorted(knowledge.examples.items()):
-            examples[relation] = [[fact.thing, fact.object] for fact in facts_of_relation]
+        used = _relations_in(records)
         return {
             "format": FORMAT,
-            "provenance": {
-                "kg_edit": __version__,
-                "model": {"name": self.model.name, "fingerprint": self.model.fingerprint},
-                "graph": self.table.graph.source.provenance([]),
-                "facts": "Wikidata, CC0 1.0",
-                "seed": self.seed,
-                "knowledge": list(words.knowledge),
-                "examples": examples,
-                "questions": dict(sorted(_count_kinds(records).items())),
-                "dropped": dict(sorted(self.dropped.items())),
-            },
-            "nouns": {r: words.nouns[r] for r in sorted(used & words.nouns.keys())},
+            "provenance": self._provenance(records, knowledge),
+            "nouns": {relation: words.nouns[relation] for relation in sorted(used & words.nouns.keys())},
             "asks": dict(words.asks),
             "inverse": dict(words.inverse),
-            "paraphrases": {r: list(rule.paraphrases) for r, rule in sorted(words.edited.items())},
+            "paraphrases": {relation: list(rule.paraphrases) for relation, rule in sorted(words.edited.items())},
             "aliases": _collect_aliases(records, proposed),
             "choices": _collect_choices(proposed),
-            "examples": self._examples(records, knowledge),
+            "examples": self._find_examples(records, knowledge),
             "records": records,
         }
 
-    def _record(self, knowledge: Knowledge, change: Change, edit: Edit, proposed: Sequence[Proposal]) -> dict[str, Any]:
+    def _provenance(self, records: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> dict[str, Any]:
+        """From what the file was made, how the model was asked, and how many questions were dropped."""
+        examples = {}
+        for relation, facts in sorted(knowledge.examples.items()):
+            examples[relation] = [[fact.thing, fact.object] for fact in facts]
+        return {
+            "kg_edit": __version__,
+            "model": {"name": self.model.name, "fingerprint": self.model.fingerprint},
+            "graph": self.table.graph.source.provenance([]),
+            "facts": "Wikidata, CC0 1.0",
+            "seed": self.seed,
+            "knowledge": list(self.table.words.knowledge),
+            "examples": examples,
+            "questions": dict(sorted(_count_kinds(records).items())),
+            "dropped": dict(sorted(self.dropped.items())),
+        }
+
+    def _make_record(
+        self, knowledge: Knowledge, change: Change, edit: Edit, proposed: Sequence[Proposal]
+    ) -> dict[str, Any]:
         """A record of the file: the edit with its neighbours, and the questions.
 
         The model need not know the neighbours, as in CounterFact.
         """
-        # A question is dropped and counted unless the model knows, or lacks, exactly the facts that it requires.
-        right = []
+        neighbours = dict.fromkeys(proposal.start for proposal in proposed if proposal.kind == "same-object")
+        if not edit.neighborhood:
+            prompts = [edit.prompt.replace("{}", name) for name in neighbours]
+            edit = edit.model_copy(update={"neighborhood": tuple(prompts[:_NEIGHBORHOOD])})
+        usable = self._keep_answerable(knowledge, proposed)
+        questions = []
+        for proposal in select(proposed, usable, seed=self.seed, name=edit.id):
+            # Half of the statements (o*, r') are withheld from graph methods; a hash decides which.
+            is_stated = proposal.kind != "two-hop" or hash_of("stated", change.new, proposal.hops[-1]) % 2 == 0
+            question = RippleQuestion(
+                kind=proposal.kind,
+                start=proposal.start,
+                hops=proposal.hops,
+                answers=proposal.answers[:1],
+                old=proposal.old,
+                via=proposal.via,
+                known=not proposal.lacks,
+                stated=is_stated,
+            )
+            questions.append(question.model_dump(mode="json", exclude_defaults=True))
+        return {
+            "id": edit.id,
+            "split": change.split,
+            "edit": edit.model_dump(mode="json", exclude_defaults=True, exclude={"id", "relation"}),
+            "questions": questions,
+        }
+
+    def _keep_answerable(self, knowledge: Knowledge, proposed: Iterable[Proposal]) -> list[Proposal]:
+        """The questions of which the model knows, or lacks, exactly the required facts; the others are counted."""
+        usable = []
         for proposal in proposed:
             if all(map(knowledge.knows, proposal.knows)) and all(map(knowledge.lacks, proposal.lacks)):
-                right.append(proposal)
+                usable.append(proposal)
                 continue
             if not all(map(knowledge.has_asked, (*proposal.knows, *proposal.lacks))):
                 reason = "a hop that is an example, or has none"
@@ -222,31 +280,9 @@ class Builder:
             else:
                 reason = "a hop that the model does not know"
             self.dropped[f"{proposal.kind}: {reason}"] += 1
-        same = dict.fromkeys(proposal.start for proposal in proposed if proposal.kind == "same-object")
-        near = tuple(edit.prompt.replace("{}", name) for name in same)[:_NEIGHBORHOOD]
-        full_edit = edit if edit.neighborhood else edit.model_copy(update={"neighborhood": near})
-        questions = [
-            RippleQuestion(
-                kind=proposal.kind,
-                start=proposal.start,
-                hops=proposal.hops,
-                answers=proposal.answers[:1],
-                old=proposal.old,
-                via=proposal.via,
-                known=not proposal.lacks,
-                # Half of the statements (o*, r') are withheld from graph methods; a hash decides which.
-                stated=proposal.kind != "two-hop" or hash_of("stated", change.new, proposal.hops[-1]) % 2 == 0,
-            )
-            for proposal in selected(proposed, right, seed=self.seed, name=edit.id)
-        ]
-        return {
-            "id": edit.id,
-            "split": change.split,
-            "edit": full_edit.model_dump(mode="json", exclude_defaults=True, exclude={"id", "relation"}),
-            "questions": [question.model_dump(mode="json", exclude_defaults=True) for question in questions],
-        }
+        return usable
 
-    def _examples(self, records: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> dict[str, list[list[str]]]:
+    def _find_examples(self, records: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> dict[str, list[list[str]]]:
         """Paths of the graph, as labels, for each kind of path; none starts at a subject or an o* of the file."""
         edited = set[str]()
         kinds = set[tuple[str, ...]]()  # the hops of each kind of path
@@ -260,40 +296,56 @@ class Builder:
         paths = {}
         for hops in sorted(kinds):
             if hops[0].startswith("P"):
-                paths[" ".join(hops)] = self._paths(hops, starts, knowledge)
+                paths[" ".join(hops)] = self._find_paths(hops, starts, knowledge)
         return paths
 
-    def _paths(self, hops: tuple[str, ...], starts: Sequence[str], knowledge: Knowledge) -> list[list[str]]:
+    def _find_paths(self, hops: tuple[str, ...], starts: Sequence[str], knowledge: Knowledge) -> list[list[str]]:
         """Paths over ``hops`` to different ends.
 
         Paths of which the model knows every fact after the first come first.
         """
-        paths: dict[str, tuple[bool, list[str]]] = {}
+        paths: dict[str, tuple[bool, list[str]]] = {}  # label of the end -> whether the model knows it, labels
         for start in starts:
-            path = self.table.followed(start, hops)
-            facts = [fact_of(self.table, item, hop) for item, hop in zip(path or (), hops, strict=False)]
-            if path is None or not all(facts) or not is_plain(self.table.label(start)):
+            path = self.table.follow(start, hops)
+            if path is None or not is_plain(self.table.label(start)):
                 continue
-            known = all(knowledge.knows(fact) for fact in facts[1:] if fact)
+            facts = [find_fact(self.table, item, hop) for item, hop in zip(path, hops, strict=False)]
+            if not all(facts):
+                continue
+            is_known = all(knowledge.knows(fact) for fact in facts[1:] if fact)
             labels = [self.table.label(item) or "" for item in path]
-            if labels[-1] not in paths or known > paths[labels[-1]][0]:
-                paths[labels[-1]] = (known, labels)
+            end = labels[-1]
+            if end not in paths or (is_known and not paths[end][0]):
+                paths[end] = (is_known, labels)
             if sum(known for known, _ in paths.values()) == _PATHS:
                 break
-        return [labels for _, labels in sorted(paths.values(), key=lambda pair: not pair[0])][:_PATHS]
+        known_first = sorted(paths.values(), key=lambda known_and_labels: not known_and_labels[0])
+        return [labels for _, labels in known_first][:_PATHS]
 
 
 def write_ripples(path: Path, document: Document) -> Path:
     """Write the document with one record on each line."""
-    head = {name: part for name, part in document.items() if name != "records"}
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in document["records"])
-    start = json.dumps(head, ensure_ascii=False, indent=None, separators=(",", ":"))[:-1]
+    header = {name: part for name, part in document.items() if name != "records"}
+    start = _compact_json(header).removesuffix("}")
+    lines = ",\n".join(map(_compact_json, document["records"]))
     return write_text(path, f'{start},\n"records":[\n{lines}\n]}}\n')
+
+
+def _compact_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _questions_of(records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     for record in records:
         yield from record["questions"]
+
+
+def _relations_in(records: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The relations of the edits and of the questions."""
+    relations = {record["edit"]["relation_id"] for record in records}
+    for question in _questions_of(records):
+        relations.update(question["hops"])
+    return relations
 
 
 def _count_kinds(records: Iterable[Mapping[str, Any]]) -> Counter[str]:
@@ -338,18 +390,30 @@ def _collect_choices(proposed: Iterable[Proposal]) -> dict[str, list[str]]:
     return choices
 
 
-def _targets(pools: Iterable[Candidates]) -> list[str]:
+def _list_targets(pools: Iterable[Candidates]) -> list[str]:
     """The possible o* of all relations, each once."""
-    return sorted({target for pool in pools for target in pool.targets})
+    targets = set[str]()
+    for pool in pools:
+        targets.update(pool.targets)
+    return sorted(targets)
 
 
 def _items_of(changes: Iterable[Change]) -> list[str]:
-    """The ids in some edits, as far as they are given, each once."""
-    return sorted({item for change in changes for item in (change.subject, change.old, change.new) if item})
+    """The ids in some edits, as far as the edits have them, each once."""
+    items = set[str]()
+    for change in changes:
+        items |= {change.subject, change.old, change.new}
+    return sorted(items - {""})
 
 
 def _change_of(edit: Edit) -> Change:
-    subject = edit.subject_id or ""
-    old = edit.target_true_id or ""
+    """The ids of an edit, "" for a missing one; without an o* that is an entity, it is in the split test."""
     new = edit.target_new_id or ""
-    return Change(subject, edit.relation_id or "", old, new, split_of(new) if is_entity_id(new) else "test")
+    split = split_of(new) if is_entity_id(new) else "test"
+    return Change(
+        subject=edit.subject_id or "",
+        relation=edit.relation_id or "",
+        old=edit.target_true_id or "",
+        new=new,
+        split=split,
+    )

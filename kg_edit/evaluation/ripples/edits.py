@@ -11,7 +11,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 from math import log
 from statistics import fmean, median
 from typing import Literal
@@ -25,6 +24,7 @@ _SUBJECTS = 3000  # subjects of a relation to consider
 _BEST_KNOWN = 250  # the best-known subjects, which may be edited
 _SAME_TARGET = 8  # edits towards one o*, at most
 _NAME = 40  # characters of a name, at most
+_SPECIAL = frozenset('()[]{}|:/"\n')
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,28 @@ class Candidates:
     targets: Sequence[str]
 
 
-def candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
+def find_candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
     """Return the best-known subjects of a relation, and its most frequent objects; the table reads all of them."""
     pairs = table.pairs(relation)
     rule = table.words.edited.get(relation, EditedRelation())
-    frequent = [o for o, _ in Counter(o for _, o in pairs).most_common(2 * _POOL)]
+    counts = Counter(target for _, target in pairs)
+    frequent = [target for target, _ in counts.most_common(2 * _POOL)]
     subjects = sorted({s for s, _ in pairs}, key=lambda s: hash_of(seed, "subject", s))[:_SUBJECTS]
     mentions = table.mentions(subjects)
     best_known = sorted(subjects, key=lambda s: (-mentions[s], s))[:_BEST_KNOWN]
     table.read([*frequent, *best_known])
-    of_kind = [o for o in frequent if is_plain(table.label(o)) and table.is_now(o) and is_of_class(table, o, rule)]
-    current = {s: table.current(s, relation) for s in best_known if is_plain(table.label(s))}
-    chosen = {s: o for s, o in current.items() if o and is_of_class(table, o, rule) and share_no_word(table, s, o)}
-    return Candidates(relation, chosen, of_kind[:_POOL])
+    targets = []
+    for item in frequent:
+        if is_plain(table.label(item)) and table.is_now(item) and is_of_class(table, item, rule):
+            targets.append(item)
+    editable = dict[str, str]()
+    for subject in best_known:
+        if not is_plain(table.label(subject)):
+            continue
+        current = table.current(subject, relation)
+        if current and is_of_class(table, current, rule) and share_no_word(table, subject, current):
+            editable[subject] = current
+    return Candidates(relation, editable, targets[:_POOL])
 
 
 def is_of_class(table: FactTable, item: str, rule: EditedRelation) -> bool:
@@ -77,11 +86,12 @@ def group_by_object(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def share_no_word(table: FactTable, one: str, other: str) -> bool:
     """Return whether two labels share no word: "Paris Saint-Germain" gives away its city."""
-    words = [set((table.label(item) or "").casefold().split()) for item in (one, other)]
-    return words[0].isdisjoint(words[1])
+    words = (table.label(one) or "").casefold().split()
+    other_words = (table.label(other) or "").casefold().split()
+    return set(words).isdisjoint(other_words)
 
 
-def changes(
+def draw_changes(
     table: FactTable, pools: Sequence[Candidates], richness: Mapping[str, int], *, n: int, seed: int
 ) -> Iterator[Change]:
     """Yield up to ``n`` edits, a third of them for ``dev``, taking the relations in turn.
@@ -89,42 +99,59 @@ def changes(
     Relations about whose objects the model knows more than the median get two turns. ``richness`` is the number of
     relations of an o* whose object the model knows; an o* with 0 is not used.
     """
-    means = {pool.relation: fmean([richness.get(o, 0) for o in pool.targets] or [0]) for pool in pools}
+    means = {}
+    for pool in pools:
+        known = [richness.get(target, 0) for target in pool.targets]
+        means[pool.relation] = fmean(known or [0])
     middle = median(means.values())
     turns = []
     for pool in pools:
-        drawn = _of_relation(table, pool, richness, seed=seed)
+        drawn = _draw_in_relation(table, pool, richness, seed=seed)
         turns.append(drawn)
         if means[pool.relation] > middle:
             turns.append(drawn)  # the same iterator: it is asked twice in a round
     remaining = {"dev": n // 3, "test": n - n // 3}
-    taken = set[str]()
-    used = Counter[str]()
-    for change in chain.from_iterable(zip_longest(*turns)):
-        if change is None:
-            continue
-        if remaining[change.split] and change.subject not in taken and used[change.new] < _SAME_TARGET:
+    subjects = set[str]()  # of the edits so far
+    targets = Counter[str]()
+    for change in _take_turns(turns):
+        if remaining[change.split] and change.subject not in subjects and targets[change.new] < _SAME_TARGET:
             remaining[change.split] -= 1
-            taken.add(change.subject)
-            used[change.new] += 1
+            subjects.add(change.subject)
+            targets[change.new] += 1
             yield change
 
 
-def _of_relation(table: FactTable, pool: Candidates, richness: Mapping[str, int], *, seed: int) -> Iterator[Change]:
+def _take_turns(turns: Sequence[Iterator[Change]]) -> Iterator[Change]:
+    """Yield one edit of each iterator in turn, until all are exhausted."""
+    while True:
+        drawn = [next(turn, None) for turn in turns]
+        changes = [change for change in drawn if change]
+        if not changes:
+            return
+        yield from changes
+
+
+def _draw_in_relation(
+    table: FactTable, pool: Candidates, richness: Mapping[str, int], *, seed: int
+) -> Iterator[Change]:
     """Yield the subjects in hash order, each with an o*; an o* with higher richness is drawn more often."""
-    rich = [o for o in pool.targets if richness.get(o)]
     rule = table.words.edited.get(pool.relation, EditedRelation())
-    for subject in sorted(pool.subjects, key=lambda s: hash_of(seed, "edit", s)):
+    for subject in sorted(pool.subjects, key=lambda item: hash_of(seed, "edit", item)):
         old = pool.subjects[subject]
+        unusable = {old, subject, *table.objects(subject, pool.relation)}
         split = split_of(subject)
-        taken = {old, subject, *table.objects(subject, pool.relation)}
-        fitting = [o for o in rich if o not in taken and split_of(o) == split and share_no_word(table, subject, o)]
-        if not rule.classes:
-            classes = table.classes(old)
-            fitting = [o for o in fitting if not classes.isdisjoint(table.classes(o))]
-        if fitting:
-            # A weighted draw: the smallest number wins, with odds in proportion to the squared weight.
-            new = min(fitting, key=lambda o: -log((hash_of(seed, subject, o) + 1) / 2.0**64) / richness[o] ** 2)
+        classes = table.classes(old)
+        ranks = dict[str, float]()
+        for target in pool.targets:
+            if not richness.get(target) or target in unusable or split_of(target) != split:
+                continue
+            is_alike = bool(rule.classes) or not classes.isdisjoint(table.classes(target))
+            if is_alike and share_no_word(table, subject, target):
+                # A weighted draw: the least -log(u) / weight^2 wins, with odds in proportion to weight^2.
+                uniform = (hash_of(seed, subject, target) + 1) / 2.0**64
+                ranks[target] = -log(uniform) / richness[target] ** 2
+        if ranks:
+            new = min(ranks, key=ranks.__getitem__)
             yield Change(subject, pool.relation, old, new, split)
 
 
@@ -141,4 +168,6 @@ def hash_of(*parts: object) -> int:
 
 def is_plain(label: str | None) -> bool:
     """Return whether a label is a short, capitalised name without special characters, so that a model can be asked."""
-    return label is not None and len(label) <= _NAME and not set('()[]{}|:/"\n') & set(label) and label[:1].isupper()
+    if label is None or len(label) > _NAME or not label[:1].isupper():
+        return False
+    return _SPECIAL.isdisjoint(label)

@@ -82,30 +82,36 @@ class FactTable:
 
     def ends(self, item: str, first: str, second: str) -> frozenset[str]:
         """Return the ends of all paths item -first-> … -second-> end, also of the past and without a label."""
-        middles = self.relations(item).get(first, ())
-        return frozenset(end for middle in middles for end in self.relations(middle).get(second, ()))
+        ends = set[str]()
+        for middle in self.relations(item).get(first, ()):
+            ends.update(self.relations(middle).get(second, ()))
+        return frozenset(ends)
 
     def current(self, item: str, relation: str) -> str | None:
         """Return the only object that is not of the past; None if there is none, or several, or it has no label."""
         remaining = [o for o in self.relations(item).get(relation, ()) if self.is_now(o)]
-        return remaining[0] if len(remaining) == 1 and remaining[0] in self._labels else None
+        if len(remaining) != 1 or remaining[0] not in self._labels:
+            return None
+        return remaining[0]
 
     def is_now(self, item: str) -> bool:
         """Return whether, by the statements read, an item is neither of the past nor an internal page of Wikimedia."""
-        statements = self._objects.get(item, {})
-        replaced = _REPLACED_BY in statements or item in self._replaced
-        return not replaced and {*self.words.former, *self.graph.facts.internal}.isdisjoint(statements.get(_KIND, ()))
+        statements = self.relations(item)
+        if _REPLACED_BY in statements or item in self._replaced:
+            return False
+        former = {*self.words.former, *self.graph.facts.internal}
+        return former.isdisjoint(statements.get(_KIND, ()))
 
     @cached_property
     def _replaced(self) -> frozenset[str]:
         """All items that another item "replaces", as the euro does the escudo."""
         return frozenset(o for _, o in self.pairs(_REPLACES))
 
-    def followed(self, item: str, hops: Sequence[str]) -> tuple[str, ...] | None:
+    def follow(self, item: str, hops: Sequence[str]) -> tuple[str, ...] | None:
         """Return the items on a path of current objects, beginning with ``item``; None if the path breaks off."""
         path = [item]
         for hop in hops:
-            end = self.current(path[-1], hop) if path[-1] in self._objects else None
+            end = self.current(path[-1], hop)
             if end is None:
                 return None
             path.append(end)
@@ -116,7 +122,7 @@ class FactTable:
         return [item for item in self._objects if item in self._labels]
 
     def leads_to(self, item: str) -> list[tuple[str, str]]:
-        """(relation, thing) of all statements thing -relation-> item that were read."""
+        """Return (relation, thing) of all statements thing -relation-> item that were read."""
         return sorted(self._incoming.get(item, []))  # the source gives statements in no order
 
     def classes(self, item: str) -> frozenset[str]:

@@ -14,9 +14,9 @@ any such question left is dropped, and so is every record of a data set without 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from kg_edit.edits.edit import Question
@@ -66,65 +66,61 @@ def known_only(
         folder: stores the model's answers.
         most: stop when at least so many records are left; None: ask about all.
     """
-    questions = partial(_questions, forms=_forms())
-    kept = KnownOnly((), 0, 0)
-    start = 0
-    while start < len(records) and (most is None or len(kept.records) < most):
-        size = len(records) if most is None else max(_FEWEST, 2 * (most - len(kept.records)))
-        more = _known(model, records[start : start + size], questions, folder=folder)
-        kept = KnownOnly((*kept.records, *more.records), kept.questions + more.questions, kept.total + more.total)
-        start += size
-    return kept
-
-
-def _known(
-    model: LanguageModel,
-    records: Sequence[BenchmarkRecord],
-    questions: Callable[[BenchmarkRecord], Iterator[Asked]],
-    *,
-    folder: Path,
-) -> KnownOnly:
-    """Ask about all ``records``, whose ``questions`` have the hops that the model must know."""
-    hops = list[Query]()
-    for record in records:
-        for _, needed in questions(record):
-            for hop in needed:
-                hops += hop
-
-    def generated(prompts: Sequence[str]) -> tuple[str, ...]:
-        return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
-
-    prompts = list(map(generated_from, hops))
-    form = f"{_TOKENS} tokens"
-    texts = stored_replies(model, prompts, generated, folder=folder, form=form, about="known hops")
-    right: dict[Query, bool] = {}
-    for query in hops:
-        text = texts[generated_from(query)]
-        met = [_mentions_any(text, names) for names in query.answers]
-        right[query] = all(met) if query.every else any(met)
-
-    remaining = []
+    forms = _make_forms()
+    remaining = list[BenchmarkRecord]()
     count = 0
     total = 0
-    for record in records:
-        total += len(list(questions(record)))
-        reduced = _reduced(record, list(questions(record)), right)
-        left = len(list(questions(reduced)))
-        count += left
-        if left:
-            remaining.append(reduced)
+    start = 0
+    while start < len(records) and (most is None or len(remaining) < most):
+        size = len(records)
+        if most is not None:
+            size = max(_FEWEST, 2 * (most - len(remaining)))
+        batch = records[start : start + size]
+        right = _ask_hops(model, batch, forms, folder=folder)
+        for record in batch:
+            questions = _list_questions(record, forms)
+            reduced = _drop_unknown(record, questions, right)
+            left = len(_list_questions(reduced, forms))
+            total += len(questions)
+            count += left
+            if left:
+                remaining.append(reduced)
+        start += size
     return KnownOnly(tuple(remaining), count, total)
+
+
+def _ask_hops(
+    model: LanguageModel, records: Iterable[BenchmarkRecord], forms: Sequence[str], *, folder: Path
+) -> dict[Query, bool]:
+    """Ask all hops of the records' questions, and return whether each is answered correctly."""
+    queries = list[Query]()
+    for record in records:
+        for _, hops in _list_questions(record, forms):
+            queries += chain.from_iterable(hops)
+
+    def generate(prompts: Sequence[str]) -> tuple[str, ...]:
+        return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
+
+    prompts = list(map(generated_from, queries))
+    form = f"{_TOKENS} tokens"
+    texts = stored_replies(model, prompts, generate, folder=folder, form=form, about="known hops")
+    right: dict[Query, bool] = {}
+    for query in queries:
+        text = texts[generated_from(query)]
+        is_given = [_mentions_any(text, names) for names in query.answers]
+        right[query] = all(is_given) if query.every else any(is_given)
+    return right
 
 
 def _mentions_any(text: str, names: Iterable[str]) -> bool:
     return any(mentions(text, name) for name in names)
 
 
-def _reduced(record: BenchmarkRecord, questions: Sequence[Asked], right: Mapping[Query, bool]) -> BenchmarkRecord:
+def _drop_unknown(record: BenchmarkRecord, questions: Sequence[Asked], right: Mapping[Query, bool]) -> BenchmarkRecord:
     """The record with only the questions of which the model knows every hop: most of the hop's forms are ``right``."""
     known = set[int]()  # questions by identity, because two may be equal
-    for question, needed in questions:
-        knows_all = all(2 * sum(right[query] for query in hop) > len(hop) for hop in needed)
+    for question, hops in questions:
+        knows_all = all(_is_mostly_right(hop, right) for hop in hops)
         is_unknown = isinstance(question, Probe) and question.family == "ripples-unknown"
         if knows_all and not is_unknown:
             known.add(id(question))
@@ -136,25 +132,35 @@ def _reduced(record: BenchmarkRecord, questions: Sequence[Asked], right: Mapping
     return record.model_copy(update={"edits": tuple(edits), "probes": probes})
 
 
-def _questions(record: BenchmarkRecord, *, forms: Sequence[str]) -> Iterator[Asked]:
-    """Yield the portability questions, each with the hops that the model must know, in one form or several."""
+def _is_mostly_right(hop: Sequence[Query], right: Mapping[Query, bool]) -> bool:
+    """Whether more than half of a hop's forms are answered correctly."""
+    return 2 * sum(right[query] for query in hop) > len(hop)
+
+
+def _list_questions(record: BenchmarkRecord, forms: Sequence[str]) -> list[Asked]:
+    """The portability questions, each with the hops that the model must know, in one form or several."""
+    questions = list[Asked]()
     for edit in record.edits:
         for question in edit.portability:
             hop = _recalled_hop(question, forms)
-            yield question, [hop] if hop else []
+            questions.append((question, [hop] if hop else []))
     # MQuAKE, AKEW: hops whose answer is the new target of an edit, which its probe states, are made by the edits.
-    new = {query.answers[0][0] for probe in record.group("edit") for query in probe.queries}
-    chain = list[Query]()
-    for probe in record.group("hops"):
-        chain += [query for query in probe.queries if new.isdisjoint(query.answers[0])]
+    new = {query.answers[0][0] for query in record.queries("edit")}
+    old_hops = [query for query in record.queries("hops") if new.isdisjoint(query.answers[0])]
     for probe in record.probes:
         if probe.family in _FOLLOWS:
-            further = chain if probe.family == "multihop" else ()
-            yield probe, [(query,) for query in (*probe.conditions, *further)]
+            needed = list(probe.conditions)
+            if probe.family == "multihop":
+                needed += old_hops
+            questions.append((probe, [(query,) for query in needed]))
+    return questions
 
 
 def _recalled_hop(question: Question, forms: Sequence[str]) -> tuple[Query, ...]:
-    """CounterFactPlus: "(Rome, capital of, Italy)" is asked as "Rome | capital of |" after examples; () without it."""
+    """The hop of a question of CounterFactPlus, in each form; () for a question without a recalled relation.
+
+    "(Rome, capital of, Italy)" is asked as "Rome | capital of |" after examples, for instance.
+    """
     inner = (question.recalled_relation or "").strip().removeprefix("(").removesuffix(")")
     parts = [part.strip() for part in inner.split(",", 2)]
     if len(parts) < 3 or not parts[2]:
@@ -164,7 +170,7 @@ def _recalled_hop(question: Question, forms: Sequence[str]) -> tuple[Query, ...]
     return tuple(Query(prompt=prompt, answers=((target,),), form="sentence") for prompt in prompts)
 
 
-def _forms() -> tuple[str, ...]:
+def _make_forms() -> tuple[str, ...]:
     """The forms of a fact, each after the examples: with {thing} and {noun} for what is asked."""
     forms = []
     for form in RippleWords.load().knowledge:

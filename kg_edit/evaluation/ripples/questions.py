@@ -55,29 +55,34 @@ class Proposal:
     lacks: tuple[AskedFact, ...] = ()
 
 
-def fact_of(table: FactTable, item: str, relation: str) -> AskedFact | None:
+def find_fact(table: FactTable, item: str, relation: str) -> AskedFact | None:
     """Return the current fact of an item in words; None if there is none, or if object and item share a word."""
     target = table.current(item, relation)
     label = table.label(item)
-    if target is None or label is None or not share_no_word(table, item, target) or _same(table.names(target), [label]):
+    if target is None or label is None:
         return None
-    return AskedFact(relation, label, table.names(target))
+    names = table.names(target)
+    if not share_no_word(table, item, target) or _have_same_name(names, [label]):
+        return None
+    return AskedFact(relation, label, names)
 
 
-def facts_of(table: FactTable, item: str) -> Iterator[AskedFact]:
-    """Return the current facts of an item for the relations ``asked``, in their order."""
-    facts = (fact_of(table, item, relation) for relation in table.words.asked)
-    return (fact for fact in facts if fact)
+def find_facts(table: FactTable, item: str) -> Iterator[AskedFact]:
+    """Yield the current facts of an item for the relations ``asked``, in their order."""
+    for relation in table.words.asked:
+        fact = find_fact(table, item, relation)
+        if fact:
+            yield fact
 
 
-def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], name: str = "") -> Iterator[Proposal]:
+def propose(table: FactTable, change: Change, *, neighbours: Sequence[str], name: str = "") -> Iterator[Proposal]:
     """Yield all questions that the graph has for an edit; ``neighbours`` are other subjects with the object o.
 
     ``name`` is the subject's name in the edit, for a subject that the graph does not have.
     """
     subject = table.label(change.subject) or name
-    old_fact = fact_of(table, change.subject, change.relation)
-    new_facts = list(facts_of(table, change.new))
+    old_fact = find_fact(table, change.subject, change.relation)
+    new_facts = list(find_facts(table, change.new))
     yield from _ask_two_hops(table, change, subject, new_facts)
     yield from _ask_three_hops(table, change, subject, new_facts)
     if old_fact:
@@ -88,7 +93,7 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
         yield Proposal("inverse", table.label(change.new) or "", (f"-{change.relation}",), names)
     yield from _ask_other_relations(table, change, subject)
     if change.old:
-        yield from _ask_about_object("old-object", facts_of(table, change.old), subject)
+        yield from _ask_about_object("old-object", find_facts(table, change.old), subject)
     if change.new:
         yield from _ask_about_object("new-object", new_facts, subject)
     yield from _ask_neighbours(table, change, subject, neighbours)
@@ -101,10 +106,11 @@ def _ask_two_hops(table: FactTable, change: Change, subject: str, new_facts: Seq
         if table.current(change.new, fact.relation) in table.ends(change.old, _COUNTRY, fact.relation):
             continue
         ends = sorted(table.objects(change.old, fact.relation), key=table.is_now, reverse=True)
+        # the labels of all ends first, then their aliases
         names = [table.names(end) for end in ends]
-        labels = [of_one[0] for of_one in names]
+        labels = [end_names[0] for end_names in names]
         old = tuple(dict.fromkeys([*labels, *chain.from_iterable(names)]))
-        if not _same(fact.names, old) and not _same(fact.names, (subject,)):
+        if not _have_same_name(fact.names, old) and not _have_same_name(fact.names, (subject,)):
             hops = (change.relation, fact.relation)
             yield Proposal("two-hop", subject, hops, fact.names, old, knows=(fact,))
             yield Proposal("two-hop", subject, hops, fact.names, old, lacks=(fact,))
@@ -119,15 +125,15 @@ def _ask_three_hops(
         before = table.current(change.old, fact.relation)
         if middle is None:
             continue
-        for last in facts_of(table, middle):
+        for last in find_facts(table, middle):
             # Also where o has several objects, so that the old answer is not certain.
             if table.current(middle, last.relation) in table.ends(change.old, fact.relation, last.relation):
                 continue
-            old_last = fact_of(table, before, last.relation) if before else None
+            old_last = find_fact(table, before, last.relation) if before else None
             old = old_last.names if old_last else ()
             direct = {other.object for other in new_facts if other.relation == last.relation}
             short = {subject, fact.thing, fact.object, *direct}
-            if not _same(last.names, old) and short.isdisjoint(last.names):
+            if not _have_same_name(last.names, old) and short.isdisjoint(last.names):
                 hops = (change.relation, fact.relation, last.relation)
                 yield Proposal("three-hop", subject, hops, last.names, old, via=(fact.object,), knows=(fact, last))
 
@@ -135,7 +141,7 @@ def _ask_three_hops(
 def _ask_aliases(table: FactTable, change: Change, subject: str, old_fact: AskedFact) -> Iterator[Proposal]:
     """s by another name, for which the model knows the old fact too."""
     for alias in table.names(change.subject)[1:]:
-        if len(normalised(alias)) > 1 and not _same((alias,), (subject,)):
+        if len(normalised(alias)) > 1 and not _have_same_name((alias,), (subject,)):
             needed = (old_fact, AskedFact(change.relation, alias, old_fact.names))
             answers = table.names(change.new)
             yield Proposal("alias", alias, (change.relation,), answers, old_fact.names, knows=needed)
@@ -147,7 +153,7 @@ def _ask_descriptions(table: FactTable, change: Change, subject: str, old_fact: 
     for relation, thing in table.leads_to(change.subject):
         if relation not in table.words.asked or thing in (change.old, change.new):
             continue
-        described = fact_of(table, thing, relation)
+        described = find_fact(table, thing, relation)
         names_s = table.current(thing, relation) == change.subject  # and not the one that came after s
         if described and names_s:
             hops = (relation, change.relation)
@@ -160,7 +166,7 @@ def _ask_other_relations(table: FactTable, change: Change, subject: str) -> Iter
     related = {change.old, change.new}
     for item in (change.old, change.new):
         related.update(*table.relations(item).values())
-    for fact in facts_of(table, change.subject):
+    for fact in find_facts(table, change.subject):
         if fact.relation != change.relation and table.current(change.subject, fact.relation) not in related:
             yield Proposal("other-relation", subject, (fact.relation,), fact.names, knows=(fact,))
 
@@ -175,22 +181,25 @@ def _ask_about_object(kind: Kind, facts: Iterable[AskedFact], subject: str) -> I
 def _ask_neighbours(table: FactTable, change: Change, subject: str, neighbours: Sequence[str]) -> Iterator[Proposal]:
     """The edited relation of other subjects; an edit without the id of s is known by its name."""
     for neighbour in neighbours:
-        fact = fact_of(table, neighbour, change.relation)
-        if fact and not _same(table.names(neighbour), (subject,)):
+        fact = find_fact(table, neighbour, change.relation)
+        if fact and not _have_same_name(table.names(neighbour), (subject,)):
             yield Proposal("same-object", fact.thing, (change.relation,), fact.names, knows=(fact,))
 
 
-def _same(one: Iterable[str], other: Iterable[str]) -> bool:
-    return not {normalised(name) for name in one}.isdisjoint(normalised(name) for name in other)
+def _have_same_name(names: Iterable[str], other_names: Iterable[str]) -> bool:
+    """Whether some name is in both, apart from case, accents and articles."""
+    spellings = {normalised(name) for name in names}
+    return not spellings.isdisjoint(map(normalised, other_names))
 
 
-def selected(proposals: Sequence[Proposal], usable: Iterable[Proposal], *, seed: int, name: str) -> list[Proposal]:
+def select(proposals: Sequence[Proposal], usable: Iterable[Proposal], *, seed: int, name: str) -> list[Proposal]:
     """Return the first ``usable`` questions of each kind in hash order (`MOST`), in the order of ``proposals``."""
-    order = {id(question): index for index, question in enumerate(proposals)}
+    order = {id(question): index for index, question in enumerate(proposals)}  # by identity: two may be equal
     chosen: list[Proposal] = []
     groups: dict[tuple[Kind, bool], list[Proposal]] = {}
     for question in usable:
         groups.setdefault((question.kind, bool(question.lacks)), []).append(question)
     for (kind, _), questions in groups.items():
-        chosen += sorted(questions, key=lambda q: hash_of(seed, name, q.start, *q.hops))[: MOST[kind]]
+        drawn = sorted(questions, key=lambda question: hash_of(seed, name, question.start, *question.hops))
+        chosen += drawn[: MOST[kind]]
     return sorted(chosen, key=lambda question: order[id(question)])

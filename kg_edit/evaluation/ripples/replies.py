@@ -5,7 +5,7 @@ An interrupted run continues after the last prompt that it asked, and a second m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -54,11 +54,20 @@ def stored_replies(
     distinct = list(dict.fromkeys(prompts))
     new = sorted(prompt for prompt in distinct if prompt not in texts)
     with Bar(title=about, unit="prompt", total=len(distinct), done=len(distinct) - len(new)) as bar:
-        # Prompts with the same examples before the question are one group, because they share computation.
-        groups = (list(same) for _, same in groupby(new, key=lambda prompt: prompt.rpartition("\n")[0]))
-        for chunk in (rows[at : at + _AT_ONCE] for rows in groups for at in range(0, len(rows), _AT_ONCE)):
+        for chunk in _split(new):
             replies = [Reply(prompt=prompt, text=text) for prompt, text in zip(chunk, generate(chunk), strict=True)]
             append_lines(file, [reply.model_dump_json() for reply in replies])
             texts |= {reply.prompt: reply.text for reply in replies}
             bar.update(len(chunk))
     return {prompt: texts[prompt] for prompt in distinct}
+
+
+def _split(prompts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the sorted prompts in chunks.
+
+    The prompts of a chunk have the same examples before the question, because they then share computation.
+    """
+    for _, same_start in groupby(prompts, key=lambda prompt: prompt.rpartition("\n")[0]):
+        group = list(same_start)
+        for start in range(0, len(group), _AT_ONCE):
+            yield group[start : start + _AT_ONCE]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain
 from math import ceil
 from typing import Self
 
@@ -57,12 +57,15 @@ def training_edits(table: FactTable, relations: Sequence[str], *, n: int, seed: 
     """Draw at most ``n`` edits, alternating between the relations."""
     templates = table.words.templates(relations)
     per_relation = ceil(n / len(relations))
-    drawn = [
-        _draw_edits(table, relation, template=templates[relation], n=per_relation, seed=seed, excluded=excluded)
-        for relation in relations
-    ]
-    in_turn = chain.from_iterable(zip_longest(*drawn))  # None for a relation that has no more edits
-    edits = [edit for edit in in_turn if edit][:n]
+    drawn = []
+    for relation in relations:
+        template = templates[relation]
+        of_relation = _draw_edits(table, relation, template=template, n=per_relation, seed=seed, excluded=excluded)
+        drawn.append(of_relation)
+    edits = list[Edit]()
+    for turn in range(per_relation):
+        edits += [of_relation[turn] for of_relation in drawn if turn < len(of_relation)]
+    edits = edits[:n]
     if not edits:
         raise ConfigError(
             f"the graph has no facts to edit for {', '.join(relations)}; give a larger graph or other relations"

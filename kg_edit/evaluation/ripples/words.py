@@ -46,16 +46,17 @@ class RippleWords(BaseModel):
         content = tomllib.loads(packaged)
         if file:
             try:
-                content = _merged(content, tomllib.loads(utf8_text(file)))
+                content = _merge(content, tomllib.loads(utf8_text(file)))
             except tomllib.TOMLDecodeError as error:
                 raise ConfigError(f"{file}: not TOML: {error}") from None
-        content = _merged({"nouns": dict(relation_nouns())}, content)
+        content = _merge({"nouns": dict(relation_nouns())}, content)
         try:
             words = cls.model_validate(content)
         except ValidationError as error:
             faults = "; ".join(map(str, faults_of(error, cls)))
             raise ConfigError(f"{file or 'ripples.toml'}: {faults}") from None
-        if nameless := [relation for relation in words.asked if relation not in words.nouns]:
+        nameless = [relation for relation in words.asked if relation not in words.nouns]
+        if nameless:
             raise ConfigError(f"{file}: field asked: {nameless[0]} has no noun; add one to [nouns]")
         return words
 
@@ -73,11 +74,12 @@ class RippleWords(BaseModel):
         return templates
 
 
-def _merged(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **one,
-        **{
-            name: _merged(one[name], value) if isinstance(value, dict) and isinstance(one.get(name), dict) else value
-            for name, value in other.items()
-        },
-    }
+def _merge(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with the changes on top: tables are merged, other values are replaced."""
+    merged = dict(content)
+    for name, value in changes.items():
+        if isinstance(value, dict) and isinstance(merged.get(name), dict):
+            merged[name] = _merge(merged[name], value)
+        else:
+            merged[name] = value
+    return merged

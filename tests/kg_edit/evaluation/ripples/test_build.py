@@ -14,7 +14,7 @@ from kg_edit.evaluation.datasets.lint import lint
 from kg_edit.evaluation.ripples.build import Builder, write_ripples
 from kg_edit.evaluation.ripples.edits import Change
 from kg_edit.evaluation.ripples.facts import FactTable
-from kg_edit.evaluation.ripples.questions import Proposal, proposals
+from kg_edit.evaluation.ripples.questions import Proposal, propose
 from kg_edit.evaluation.ripples.words import RippleWords
 from kg_edit.models.language_model import LanguageModel
 from tests.everyday import keep_first
@@ -43,7 +43,7 @@ def fields_of(proposal: Proposal) -> tuple[str, str, tuple[str, ...], tuple[str,
 def test_proposals_are_all_kinds_of_an_edit(tmp_path: Path) -> None:
     """Rome moves to Japan: the questions by hand from the toy graph."""
     change = Change("Q1", "P17", "Q11", "Q12", "test")
-    offered = list(proposals(table_of(tmp_path), change, neighbours=["Q2"]))
+    offered = list(propose(table_of(tmp_path), change, neighbours=["Q2"]))
     complete = [fields_of(proposal) for proposal in offered if not proposal.lacks]
     assert complete == [
         ("two-hop", "Rome", ("P17", "P36"), ("Tokyo",)),
@@ -61,18 +61,18 @@ def test_proposals_are_all_kinds_of_an_edit(tmp_path: Path) -> None:
 
 def test_a_subject_without_its_id_is_no_neighbour_of_itself(tmp_path: Path) -> None:
     change = Change("", "P17", "Q11", "Q12", "test")
-    offered = proposals(table_of(tmp_path), change, neighbours=["Q1", "Q2"], name="the eternal city")
+    offered = propose(table_of(tmp_path), change, neighbours=["Q1", "Q2"], name="the eternal city")
     assert [proposal.start for proposal in offered if proposal.kind == "same-object"] == ["Milan"]
 
 
 def test_answers_that_were_right_before_are_no_questions(tmp_path: Path) -> None:
     """Osaka has no continent of its own; its country's is that of Tokyo. The current old answer comes first."""
     table = table_of(tmp_path)
-    hops = [p.hops for p in proposals(table, Change("", "P159", "Q3", "Q21", "test"), neighbours=(), name="Sony")]
+    hops = [p.hops for p in propose(table, Change("", "P159", "Q3", "Q21", "test"), neighbours=(), name="Sony")]
     assert ("P159", "P30") not in hops
     (moved, _) = [
         proposal
-        for proposal in proposals(table, Change("", "P159", "Q1", "Q21", "test"), neighbours=(), name="Sony")
+        for proposal in propose(table, Change("", "P159", "Q1", "Q21", "test"), neighbours=(), name="Sony")
         if proposal.hops == ("P159", "P17")
     ]
     assert moved.old[:2] == ("Italy", "Papal States")
@@ -88,9 +88,9 @@ def test_build_for_takes_an_old_object_that_is_not_given_from_the_graph(tmp_path
 def test_description_excludes_successors(tmp_path: Path) -> None:
     """Rome lay in the Papal States: today "the country of Rome" is Italy, which this edit does not change."""
     change = Change("Q13", "P30", "Q32", "Q31", "test")
-    offered = list(proposals(table_of(tmp_path), change, neighbours=()))
+    offered = list(propose(table_of(tmp_path), change, neighbours=()))
     assert not [p for p in offered if p.kind == "description"]
-    now = list(proposals(table_of(tmp_path), Change("Q11", "P30", "Q32", "Q31", "test"), neighbours=()))
+    now = list(propose(table_of(tmp_path), Change("Q11", "P30", "Q32", "Q31", "test"), neighbours=()))
     assert {(p.start, p.hops) for p in now if p.kind == "description"} >= {("Milan", ("P17", "P30"))}
 
 
@@ -140,7 +140,7 @@ def test_build_for_needs_only_ids_of_relation_and_target(lacking: str, instead: 
 
 
 def test_inverse_question_has_the_edits_own_name(tmp_path: Path) -> None:
-    offered = list(proposals(table_of(tmp_path), Change("", "P36", "", "Q21", "test"), neighbours=(), name="Atlantis"))
+    offered = list(propose(table_of(tmp_path), Change("", "P36", "", "Q21", "test"), neighbours=(), name="Atlantis"))
     assert [fields_of(p) for p in offered if p.kind == "inverse"] == [("inverse", "Tokyo", ("-P36",), ("Atlantis",))]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation.ripples.edits import candidates, split_of
-from kg_edit.evaluation.ripples.questions import fact_of
+from kg_edit.evaluation.ripples.edits import find_candidates, split_of
+from kg_edit.evaluation.ripples.questions import find_fact
 from kg_edit.evaluation.ripples.words import RippleWords
 from tests.kg_edit.evaluation.ripples.toy import table_of
 
@@ -31,14 +31,14 @@ def test_names_are_usable_aliases(tmp_path: Path) -> None:
 
 def test_fact_of_has_names(tmp_path: Path) -> None:
     table = table_of(tmp_path)
-    fact = fact_of(table, "Q12", "P36")
+    fact = find_fact(table, "Q12", "P36")
     assert fact is not None
     assert (fact.thing, fact.object, fact.relation) == ("Japan", "Tokyo", "P36")
-    assert fact_of(table, "Q4", "P36") is None
+    assert find_fact(table, "Q4", "P36") is None
 
 
 def test_candidates_are_subjects_and_objects_of_the_class(tmp_path: Path) -> None:
-    drawn = candidates(table_of(tmp_path), "P17", seed=0)
+    drawn = find_candidates(table_of(tmp_path), "P17", seed=0)
     assert drawn.subjects["Q1"] == "Q11"
     assert set(drawn.targets) == {"Q11", "Q12", "Q14", "Q15", "Q16"}  # the Papal States are of the past
 
