@@ -17,6 +17,7 @@ from kg_edit.models.loading import check_model_name
 from kg_edit.storage.run_folder import check_folder, replace_run
 
 if TYPE_CHECKING:
+    from kg_edit.edits.edit import Edit
     from kg_edit.evaluation.tracing.summary import LocateSummary
 
 
@@ -75,13 +76,14 @@ def locate(
         raise ConfigError(f"--known {known}: there is no such file; check the path")
     from kg_edit.edits.files import read_edits
 
-    # Two edits of one fact are no conflict here: both are traced
-    read = read_edits(edits, allow_conflicts=True).edits if edits else ()
+    own_edits: tuple[Edit, ...] = ()
+    if edits:  # two edits of one fact are no conflict here: both are traced
+        own_edits = read_edits(edits, allow_conflicts=True).edits
     from kg_edit.evaluation.tracing.run import locate as trace_all
     from kg_edit.evaluation.tracing.trace import TraceSettings, facts_of, read_known
 
     settings = TraceSettings(kind=kind, window=window, samples=samples, answer=answer, seed=seed)
-    facts = read_known(known)[:limit] if known else facts_of(read[:limit])
+    facts = read_known(known)[:limit] if known else facts_of(own_edits[:limit])
     trace = partial(trace_all, load(model, dtype, device), facts, settings, out=out, known_only=known is not None)
     summary = replace_run(out, trace, overwrite=overwrite)
     _show(summary, out)
@@ -91,15 +93,20 @@ def _show(summary: LocateSummary, out: Path) -> None:
     """Print the number of facts, the layer with the largest effect, and the files."""
     peak = summary.peak
     left_out = len(summary.unknown) + len(summary.failed)
-    counted = f"{number_of(summary.facts, 'fact')} traced" + f" of {summary.facts + left_out}" * bool(left_out)
-    counted += f", {len(summary.unknown)} unknown to the model" if summary.unknown else ""
-    counted += f", {len(summary.failed)} failed" if summary.failed else ""
+    counted = f"{number_of(summary.facts, 'fact')} traced"
+    if left_out:
+        counted += f" of {summary.facts + left_out}"
+    if summary.unknown:
+        counted += f", {len(summary.unknown)} unknown to the model"
+    if summary.failed:
+        counted += f", {len(summary.failed)} failed"
     interval = "fewer than five facts, so no interval"
     if peak.ci95 is not None and peak.share is not None:
         interval = f"95 % of resamples: layers {peak.ci95[0]} to {peak.ci95[1]}; exactly this layer in {peak.share:.0%}"
     # The heat maps of the first facts, of which a long list names only the ends.
-    single = sorted(file.name for file in out.glob("heatmap-*.svg"))
-    single = [f"{single[0]} to {single[-1]}"] if len(single) > 2 else single
+    maps = sorted(file.name for file in out.glob("heatmap-*.svg"))
+    if len(maps) > 2:
+        maps = [f"{maps[0]} to {maps[-1]}"]
     layer = "suggested layer" if summary.kind == "mlp" else "peak layer (the suggestion comes from --kind mlp)"
     advice = [
         f"{layer}: {peak.layer}, where restoring at the subject's last token changes p by {peak.effect:+.3f} "
@@ -108,9 +115,8 @@ def _show(summary: LocateSummary, out: Path) -> None:
     ]
     if summary.corrupted >= summary.clean:
         advice = ["no layer is suggested: noise on the subjects does not lower p; trace facts that the model knows"]
-    for line in (
-        f"{counted}: p {summary.clean:.3f} clean, {summary.corrupted:.3f} corrupted",
-        *advice,
-        f"{out}: {', '.join(['heatmap.svg', *single, 'summary.json', 'records.jsonl', 'run.json'])}",
-    ):
+    say(f"{counted}: p {summary.clean:.3f} clean, {summary.corrupted:.3f} corrupted")
+    for line in advice:
         say(line)
+    files = ["heatmap.svg", *maps, "summary.json", "records.jsonl", "run.json"]
+    say(f"{out}: {', '.join(files)}")

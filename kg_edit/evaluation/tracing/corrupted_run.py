@@ -3,8 +3,8 @@
 - `CleanRun`: the unchanged model; its states at every site and its next-token probabilities.
 - `CorruptedRun`: Gaussian noise on the input embeddings of the subject's tokens, for several samples of the noise, and
   P(answer) when clean states are restored at chosen layers and tokens.
-- A site is the output of a block, of its MLP or of its attention (`site`); neighbouring layers are restored together
-  (`default_window`).
+- A site is the output of a block, of its MLP or of its attention (`find_site`). Neighbouring layers are restored
+  together (`default_window`).
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class CleanRun:
     def __init__(self, model: LanguageModel, prompt: Prompt, *, kind: Kind) -> None:
         self.model = model
         self.prompt = prompt
-        self.sites = [site(model, kind, layer) for layer in range(len(model.blocks))]
+        self.sites = [find_site(model, kind, layer) for layer in range(len(model.blocks))]
         states: dict[int, Tensor] = {}
 
         def record(layer: int, state: Tensor) -> None:
             states[layer] = state.reshape(len(prompt.ids), -1).clone()  # a copy: Falcon adds to it in place
 
-        with outputs(self.sites, record):
+        with watch_outputs(self.sites, record):
             hidden = block_output(model, left_pad([prompt.ids], device=model.device), len(model.blocks) - 1)
         self.states = [states[layer] for layer in range(len(self.sites))]
         self.probabilities = model.logits(hidden[0, -1]).float().softmax(-1).cpu()
@@ -87,32 +87,36 @@ class CorruptedRun:
 
         For each entry of ``positions``, the clean outputs of ``layers`` are restored there, with the same noise.
         """
-        clean = self._clean
         parts = list[Tensor]()
         for start in range(0, len(positions), self._entries):
-            batch = positions[start : start + self._entries]
-            # Row and column of each restored state; an entry has one row for each sample.
-            pairs = []
-            for entry, tokens in enumerate(batch):
-                for row in range(entry * self._samples, (entry + 1) * self._samples):
-                    pairs += [(row, token) for token in tokens]
-            at = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T  # [2, restored states]
-
-            def restore(index: int, state: Tensor, at: Tensor = at, entries: int = len(batch)) -> Tensor:
-                rows, columns = at.to(state.device)
-                changed = state.reshape(entries * self._samples, len(clean.prompt.ids), -1).clone()
-                changed[rows, columns] = clean.states[layers[index]].to(changed)[columns]
-                return changed.reshape(state.shape)
-
-            # What enters the lowest restored block is the same for all entries: the corrupted run's state there.
-            first = layers[0] if layers else 0
-            if len(batch) not in self._recorded:
-                self._recorded[len(batch)], _ = self._record(len(batch))
-            hidden = self._recorded[1].inputs[first].repeat(len(batch), 1, 1)
-            with outputs([clean.sites[layer] for layer in layers], restore):
-                hidden = self._recorded[len(batch)].run(hidden, first=first)
-            parts.append(self._read(hidden).reshape(len(batch), self._samples))
+            parts.append(self._restore_batch(layers, positions[start : start + self._entries]))
         return torch.cat(parts) if parts else self.probability.new_zeros(0, self._samples)
+
+    def _restore_batch(self, layers: range, batch: Sequence[Sequence[int]]) -> Tensor:
+        """`restored` of as many entries as one forward pass takes; an entry has one row for each sample."""
+        clean = self._clean
+        rows = len(batch) * self._samples
+        # Row and column of each restored state, [2, restored states]
+        pairs = []
+        for entry, tokens in enumerate(batch):
+            for row in range(entry * self._samples, (entry + 1) * self._samples):
+                pairs += [(row, token) for token in tokens]
+        at = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
+
+        def restore(index: int, state: Tensor) -> Tensor:
+            rows_at, columns_at = at.to(state.device)
+            changed = state.reshape(rows, len(clean.prompt.ids), -1).clone()  # [rows, tokens, width]
+            changed[rows_at, columns_at] = clean.states[layers[index]].to(changed)[columns_at]
+            return changed.reshape(state.shape)
+
+        if len(batch) not in self._recorded:
+            self._recorded[len(batch)], _ = self._record(len(batch))
+        # What enters the lowest restored block is the same for all entries: the corrupted run's state there.
+        first = layers[0] if layers else 0
+        hidden = self._recorded[1].inputs[first].repeat(len(batch), 1, 1)
+        with watch_outputs([clean.sites[layer] for layer in layers], restore):
+            hidden = self._recorded[len(batch)].run(hidden, first=first)
+        return self._read(hidden).reshape(len(batch), self._samples)
 
     @torch.no_grad()
     def _record(self, entries: int) -> tuple[RecordedBlocks, Tensor]:
@@ -131,11 +135,12 @@ class CorruptedRun:
             return changed
 
         batch = left_pad([self._clean.prompt.ids] * (entries * self._samples), device=model.device)
-        with outputs([model.model.get_input_embeddings()], corrupt):
+        with watch_outputs([model.model.get_input_embeddings()], corrupt):
             recorded, hidden = RecordedBlocks.record(model, batch, range(len(model.blocks)), all_inputs=entries == 1)
         return recorded, self._read(hidden)
 
     def _read(self, hidden: Tensor) -> Tensor:
+        """P(answer) after each row's last token, [rows]."""
         return self._clean.model.logits(hidden[:, -1]).float().softmax(-1)[:, self._answer].cpu()
 
 
@@ -176,13 +181,14 @@ def draw_noise(model: LanguageModel, prompt: Prompt, *, level: float, samples: i
         [samples, subject tokens, width], float32, on the CPU.
     """
     digest = hashlib.sha256(f"{seed} {prompt.text}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+    number = int.from_bytes(digest[:8]) >> 1  # 63 bits: torch takes signed seeds
+    generator = torch.Generator().manual_seed(number)
     table = model.model.get_input_embeddings().weight
     assert isinstance(table, Tensor)  # noqa: S101 - true of every causal language model
     return level * torch.randn(samples, len(subject_tokens(prompt)), table.shape[-1], generator=generator)
 
 
-def site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
+def find_site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
     """Return the module whose output is restored.
 
     For an MLP it is the down-projection. What a block does to its output afterwards (dropout, a norm) treats each token
@@ -211,7 +217,7 @@ def window_around(layer: int, *, size: int, layers: int) -> range:
 
 
 @contextmanager
-def outputs(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+def watch_outputs(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
     """Call ``see(index, output)`` whenever one of ``modules`` has run; its result, unless None, replaces the output."""
 
     def hook(index: int, _: nn.Module, __: Any, output: Any) -> Any:

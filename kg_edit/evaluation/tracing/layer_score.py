@@ -67,16 +67,18 @@ def edit_score(efficacy: float, generality: float, specificity: float) -> EditSc
 
 def layer_scores(by_layer: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[LayerScore, ...]:
     """Return the scores of the layers, over the edits that could be made at some layer."""
-    scores = list[LayerScore]()
     made = set[int]()  # the edits that could be made at some layer
+    errors = list[Exception]()
     for row in by_layer.values():
-        made.update(index for index, score in enumerate(row) if isinstance(score, EditScore))
+        for index, score in enumerate(row):
+            if isinstance(score, EditScore):
+                made.add(index)
+            else:
+                errors.append(score)
     if not made:
-        first_row = next(iter(by_layer.values()))
-        for error in first_row:
-            if isinstance(error, Exception):
-                raise error
+        raise errors[0]
     zero = EditScore(efficacy=0.0, generality=0.0, specificity=0.0, score=0.0)  # of an edit that failed at a layer
+    scores = list[LayerScore]()
     for layer, row in by_layer.items():
         results = [row[index] for index in sorted(made)]
         edits = tuple(score if isinstance(score, EditScore) else zero for score in results)
@@ -100,33 +102,34 @@ def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
     It is the default if none is better by `CLEAR` standard errors. With fewer than three edits, the noise is unknown,
     so it is the default as well.
     """
-
-    def parts(score: LayerScore) -> str:
-        mean = score.mean
-        return (
-            f"{mean.score:.3f} (efficacy {mean.efficacy:.2f}, generality {mean.generality:.2f}, "
-            f"specificity {mean.specificity:.2f})"
-        )
-
     best = max(scores, key=lambda score: (score.mean.score, score.layer == default))
     by_layer = {score.layer: score for score in scores}
     usual = by_layer.get(default)
-    best_score = f"layer {best.layer} has the best score, {parts(best)}"
+    best_score = f"layer {best.layer} has the best score, {_word_score(best)}"
     if usual is None:
         return best.layer, f"{best_score}; the default {default} could not be tried"
     if best.layer == default:
-        return default, f"the default layer {default} has the best score of {len(scores)}, {parts(best)}"
+        return default, f"the default layer {default} has the best score of {len(scores)}, {_word_score(best)}"
     # The edits are the same at both layers, so their differences are compared (a paired comparison).
-    differences = [a.score - b.score for a, b in zip(best.edits, usual.edits, strict=True)]
+    differences = [better.score - other.score for better, other in zip(best.edits, usual.edits, strict=True)]
     if len(differences) < _ENOUGH:
-        better = f"layer {best.layer} is better by {fmean(differences):+.3f}"
+        gain = f"layer {best.layer} is better by {fmean(differences):+.3f}"
         few = f"{number_of(len(differences), 'edit')}, too few to tell this from noise"
-        return default, f"the default layer {default} stays: {better} in {few}"
+        return default, f"the default layer {default} stays: {gain} in {few}"
     error = stdev(differences) / len(differences) ** 0.5  # the standard error of the mean difference
     gain = f"{fmean(differences):+.3f} ± {error:.3f} against the default {default}"
     if fmean(differences) <= CLEAR * error:
         return default, f"no layer beats the default {default} clearly: layer {best.layer} by {gain} (standard error)"
-    return best.layer, f"{best_score}: {gain} (standard error), {parts(usual)}"
+    return best.layer, f"{best_score}: {gain} (standard error), {_word_score(usual)}"
+
+
+def _word_score(score: LayerScore) -> str:
+    """A layer's mean score and its parts, in words."""
+    mean = score.mean
+    return (
+        f"{mean.score:.3f} (efficacy {mean.efficacy:.2f}, generality {mean.generality:.2f}, "
+        f"specificity {mean.specificity:.2f})"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +162,8 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
     probes = list[SweepProbes]()
     for edit in edits:
         # In plain text a prompt is asked after a line break, if its subject would be an attention sink.
-        own = [edit.text, *(prompt.rstrip() for prompt in edit.paraphrases[:_PARAPHRASES])]
+        own = [edit.text]
+        own += [prompt.rstrip() for prompt in edit.paraphrases[:_PARAPHRASES]]
         if not edit.forms[0]:
             own = [lead_before(model, prompt, subject=edit.subject) + prompt for prompt in own]
         general = own[1:] + [context.replace(BARE, edit.text) for context in contexts]

@@ -4,7 +4,7 @@ Causal tracing shows where a fact is stored, but not which layer is best to edit
 inform editing?", arXiv 2301.04213). So tracing only names one layer to try; the scores of the edits decide.
 
 - `auto_layer`: the sweep; its outcome is cached, so that the same command uses the same layer again.
-- `choose_layer`: the sweep itself. `candidates`: the layers that it tries.
+- `choose_layer`: the sweep itself. `list_candidates`: the layers that it tries.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def auto_layer(
         "kg_edit": __version__,
         **method_settings(make(config), model),
         "model": {"fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
-        "edits": [edit.model_dump(mode="json") for edit in spread(edits, EDITS)],
+        "edits": [edit.model_dump(mode="json") for edit in pick_spread(edits, EDITS)],
     }
     file = cache_folder() / "layers" / f"{digest(decides)[:16]}.json"
     start = time.perf_counter()
@@ -114,10 +114,10 @@ def choose_layer(
     free = check_choosable(config)
     if not edits:
         raise ConfigError("--layer auto: there are no edits for trying layers; give --layer a number")
-    chosen = spread(edits, EDITS)
+    chosen = pick_spread(edits, EDITS)
     default = free.layer_in(len(model.blocks))
     traced = traced_peak(model, chosen)
-    layers = candidates(len(model.blocks), default=default, traced=traced)
+    layers = list_candidates(len(model.blocks), default=default, traced=traced)
 
     short = _with_few_steps(config)
     steps = getattr(short, "steps", None)
@@ -125,16 +125,7 @@ def choose_layer(
         steps = None
     words = "?" if steps is None else str(steps)
     log.info("--layer auto: %d layers x %d edits, %s steps each", len(layers), len(chosen), words)
-
-    # One pass measures the covariances of all candidates; each method then finds its own in the cache.
-    covariance = short.workload(edits=1).covariance
-    if covariance:
-        find_covariances(model, layers, covariance, progress=progress)
-    probes = sweep_probes(model, chosen)
-    results = dict[int, tuple[EditScore | Exception, ...]]()
-    for layer in Bar(layers, title="layers", unit="layer", shown=progress):
-        results[layer] = edit_scores(model, probes, make(short.model_copy(update={"layer": layer})))
-    scores = layer_scores(results)
+    scores = _score_layers(make, model, short, chosen, layers, progress=progress)
     best, why = decide(scores, default=default)
     return Sweep(
         chosen=best,
@@ -145,6 +136,28 @@ def choose_layer(
         steps=steps,
         layers=scores,
     )
+
+
+def _score_layers(
+    make: Make,
+    model: LanguageModel,
+    config: MethodConfig,
+    edits: Sequence[Edit],
+    layers: Sequence[int],
+    *,
+    progress: bool,
+) -> tuple[LayerScore, ...]:
+    """Make the edits at each layer, and score them."""
+    # One pass measures the covariances of all candidates; each method then finds its own in the cache.
+    covariance = config.workload(edits=1).covariance
+    if covariance:
+        find_covariances(model, layers, covariance, progress=progress)
+    probes = sweep_probes(model, edits)
+    results = dict[int, tuple[EditScore | Exception, ...]]()
+    for layer in Bar(layers, title="layers", unit="layer", shown=progress):
+        method = make(config.model_copy(update={"layer": layer}))
+        results[layer] = edit_scores(model, probes, method)
+    return layer_scores(results)
 
 
 def _with_few_steps(config: MethodConfig) -> MethodConfig:
@@ -165,22 +178,26 @@ def edit_scores(
 
     The prompts are asked in chat form if all edits are made in chat form.
     """
-    patches = method.edit_each([probe.edit for probe in probes])
-    good = {index: patch for index, patch in enumerate(patches) if isinstance(patch, WeightPatch)}
-    reader = model.in_chat(chat=all(probe.edit.forms[0] for probe in probes))
-    likely = score_each(reader, [probes[index].pairs for index in good], patches=list(good.values()))
+    patches = dict[int, WeightPatch]()  # by the number of the edit
     results = list[EditScore | Exception]()
-    for made in patches:
-        if isinstance(made, Exception):
-            results.append(made)
-        else:  # replaced below, if it is a patch of weights
-            results.append(ConfigError(f"--layer auto can't score a patch of the {made.kind}; give --layer a number"))
-    for (index, patch), scored in zip(good.items(), likely, strict=True):
+    for index, patch in enumerate(method.edit_each([probe.edit for probe in probes])):
+        if isinstance(patch, Exception):
+            results.append(patch)
+            continue
+        # the result of a patch of weights is replaced by its score below
+        results.append(ConfigError(f"--layer auto can't score a patch of the {patch.kind}; give --layer a number"))
+        if isinstance(patch, WeightPatch):
+            patches[index] = patch
+
+    reader = model.in_chat(chat=all(probe.edit.forms[0] for probe in probes))
+    pairs = [probes[index].pairs for index in patches]
+    scores = score_each(reader, pairs, patches=list(patches.values()))
+    for index, of_edit in zip(patches, scores, strict=True):
         probe = probes[index]
         # exp(-nll) is the geometric mean of p over the target's tokens.
-        efficacy, *general = (torch.tensor(-scored[pair].nll).exp().item() for pair in probe.pairs)
+        efficacy, *general = [torch.tensor(-of_edit[pair].nll).exp().item() for pair in probe.pairs]
         unedited = next_token_log_p(reader, probe.near)
-        with patch.applied(model):
+        with patches[index].applied(model):
             edited = next_token_log_p(reader, probe.near)
         specificity = float(torch.tensor(-divergence(unedited, edited)).exp())
         results[index] = edit_score(efficacy, fmean(general), specificity)
@@ -198,14 +215,14 @@ def check_choosable(config: MethodConfig) -> LayerConfig:
     return config
 
 
-def spread(edits: Sequence[Edit], count: int) -> tuple[Edit, ...]:
+def pick_spread(edits: Sequence[Edit], count: int) -> tuple[Edit, ...]:
     """Return ``count`` edits evenly spread over the list, in its order; all edits if there are no more."""
     if len(edits) <= count:
         return tuple(edits)
     return tuple(edits[index * len(edits) // count] for index in range(count))
 
 
-def candidates(layers: int, *, default: int, traced: int) -> tuple[int, ...]:
+def list_candidates(layers: int, *, default: int, traced: int) -> tuple[int, ...]:
     """Return at most five layers, in order, without the last: a change there reaches no later token."""
     step = max(1, round(layers / _STEP))
     options = {default - step, default, default + step, traced, (default + traced) // 2}

@@ -112,7 +112,10 @@ def _settings_of_run(
 
 
 def _noise_level(model: LanguageModel, facts: Sequence[TracedFact]) -> float:
-    """The noise has one level for all facts. A fact whose subject can't be found fails later, when it is traced."""
+    """The level of the noise, which is one for all facts.
+
+    A fact whose subject can't be found is left out here; it fails later, when it is traced.
+    """
     prompts = list[Prompt]()
     for fact in facts:
         with suppress(KgEditError):

@@ -88,27 +88,11 @@ class LocateSummary(BaseModel):
         """
         values = _effects(traces)  # [facts, roles, layers]
         means = _means(values, np.ones((1, len(traces))))[0]  # [roles, layers]
-
         # Bootstrap over facts: how often each is drawn in each resample, [resamples, facts].
-        random = random_numbers(seed)
         share = [1 / len(traces)] * len(traces)
-        drawn = random.multinomial(len(traces), share, size=_RESAMPLES).astype(float)
+        drawn = random_numbers(seed).multinomial(len(traces), share, size=_RESAMPLES).astype(float)
         spread = _means(values, drawn)  # [resamples, roles, layers]
-        absent = np.isnan(spread).all(0)
-        low, high = np.nanpercentile(np.where(absent, 0.0, spread), [2.5, 97.5], axis=0)
-        facts_with_role = (~np.isnan(values[:, :, 0])).sum(0)
-        roles = {}
-        for column, role in enumerate(ROLES):
-            facts = int(facts_with_role[column])
-            is_hidden = facts < _FEWEST
-            roles[role] = Effects(
-                facts=facts,
-                mean=_cells(means[column]),
-                ci95_low=_cells(low[column], hide=is_hidden),
-                ci95_high=_cells(high[column], hide=is_hidden),
-            )
         last = ROLES.index(LAST)
-        peak = _find_peak(means[last], spread[:, last], facts=len(traces))
         return cls(
             kind=traces[0].kind,
             window=traces[0].window,
@@ -117,9 +101,33 @@ class LocateSummary(BaseModel):
             unknown=tuple(unknown),
             clean=float(np.mean([trace.clean for trace in traces])),
             corrupted=float(np.mean([trace.corrupted for trace in traces])),
-            roles=roles,
-            peak=peak,
+            roles=_summarise_roles(values, means, spread),
+            peak=_find_peak(means[last], spread[:, last], facts=len(traces)),
         )
+
+
+def _summarise_roles(values: Table, means: Table, spread: Table) -> dict[str, Effects]:
+    """The effects of each role.
+
+    Args:
+        values: the effects in each fact, [facts, roles, layers].
+        means: their means, [roles, layers].
+        spread: the means of the resamples, [resamples, roles, layers]; NaN in one without a fact of the role.
+    """
+    absent = np.isnan(spread).all(0)  # [roles, layers]
+    low, high = np.nanpercentile(np.where(absent, 0.0, spread), [2.5, 97.5], axis=0)
+    facts_with_role = (~np.isnan(values[:, :, 0])).sum(0)  # [roles]
+    roles = {}
+    for column, role in enumerate(ROLES):
+        facts = int(facts_with_role[column])
+        is_hidden = facts < _FEWEST
+        roles[role] = Effects(
+            facts=facts,
+            mean=_cells(means[column]),
+            ci95_low=_cells(low[column], hide=is_hidden),
+            ci95_high=_cells(high[column], hide=is_hidden),
+        )
+    return roles
 
 
 def _effects(traces: Sequence[Trace]) -> Table:
@@ -154,10 +162,11 @@ def _means(values: Table, weights: Table) -> Table:
 
 
 def _cells(row: Table, *, hide: bool = False) -> Cells:
+    """The values of a row [layers]; None for NaN, and for all if ``hide``."""
     cells = list[float | None]()
-    for value in row:
-        is_absent = hide or np.isnan(value)
-        cells.append(None if is_absent else float(value))
+    for value in row.tolist():
+        cell = None if hide or np.isnan(value) else value
+        cells.append(cell)
     return tuple(cells)
 
 
@@ -170,9 +179,9 @@ def draw_summary(summary: LocateSummary, path: Path, *, model: str) -> Path:
     shown = [role for role in ROLES if summary.roles[role].facts]
     effects = []
     for role in shown:
-        effects.append([float(value or 0.0) for value in summary.roles[role].mean])
+        effects.append([value or 0.0 for value in summary.roles[role].mean])
     facts = "one fact" if summary.facts == 1 else f"mean of {summary.facts} facts"
-    title = f"{model}: {_NAMES[summary.kind]} restored, {_layers(summary.window)}, {facts}"
+    title = f"{model}: {_NAMES[summary.kind]} restored, {_word_window(summary.window)}, {facts}"
     return _draw(effects, shown, path, kind=summary.kind, title=title, mark=summary.peak.layer)
 
 
@@ -181,9 +190,10 @@ def draw_trace(trace: Trace, path: Path) -> Path:
     names = []
     for token, role in zip(trace.tokens, trace.roles, strict=True):
         star = "*" if "subject token" in role else ""
-        names.append(repr(token)[1:-1].replace("$", r"\$") + star)
+        escaped = repr(token)[1:-1].replace("$", r"\$")  # line breaks are shown, and $ begins no formula
+        names.append(escaped + star)
     title = f"p({trace.answer.strip()!r}): {trace.clean:.3f} clean, {trace.corrupted:.3f} corrupted; "
-    title += f"{_NAMES[trace.kind]} restored, {_layers(trace.window)}"
+    title += f"{_NAMES[trace.kind]} restored, {_word_window(trace.window)}"
     return _draw(trace.effects, names, path, kind=trace.kind, title=title)
 
 
@@ -196,6 +206,7 @@ def _draw(
     title: str,
     mark: int | None = None,
 ) -> Path:
+    """Draw the effects [rows][layers] as a heat map with a name for each row; ``mark`` is a layer."""
     table = np.array(effects)
     drawn = figure(max(5.0, 2.4 + 0.2 * table.shape[1]), 1.2 + 0.28 * len(names))
     axes = drawn.subplots()
@@ -210,5 +221,5 @@ def _draw(
     return save_figure(drawn, path)
 
 
-def _layers(window: int) -> str:
+def _word_window(window: int) -> str:
     return "one layer" if window == 1 else f"{window} layers at once"

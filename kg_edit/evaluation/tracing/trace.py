@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -130,35 +129,37 @@ def trace(
         clean = CleanRun(model, prompt, kind=settings.kind)
         predicted = int(clean.probabilities.argmax())
         true = _first_answer_token(model, fact)
-        answer = predicted
-        if settings.answer == "true":
-            if true is None:
-                raise ConfigError(
-                    f"the fact {fact.text!r} has no answer to trace; give its edit a target_true, or trace the model's "
-                    "own next token with --answer predicted"
-                )
-            answer = true
+        answer = predicted if settings.answer == "predicted" else _require_answer(true, fact)
         noise = draw_noise(model, prompt, level=level, samples=settings.samples, seed=settings.seed)
         run = CorruptedRun(clean, noise=noise, answer=answer)
         corrupted = float(run.probability.mean())
         grid = _restore_each(run, prompt, corrupted, window=window, layers=len(model.blocks), note=note)
-    measured = [float(clean.probabilities.sum()), *chain(*grid)]
+    measured = [float(clean.probabilities.sum()), *chain.from_iterable(grid)]
     if not all(map(math.isfinite, measured)):
         raise ModelError(f"the model's output after {fact.text!r} is not finite, so nothing can be traced; use float32")
-    decode = model.tokenizer.decode
     return Trace(
         id=fact.id,
         prompt=fact.text,
-        answer=str(decode([answer])),
+        answer=str(model.tokenizer.decode([answer])),
         known=_is_predicted(true, predicted),
         kind=settings.kind,
         window=window,
-        tokens=tuple(str(decode([token])) for token in prompt.ids),
+        tokens=tuple(str(model.tokenizer.decode([token])) for token in prompt.ids),
         roles=roles(prompt),
         clean=float(clean.probabilities[answer]),
         corrupted=corrupted,
         restored=grid,
     )
+
+
+def _require_answer(true: int | None, fact: TracedFact) -> int:
+    """The token of the fact's answer; refuse a fact without one."""
+    if true is None:
+        raise ConfigError(
+            f"the fact {fact.text!r} has no answer to trace; give its edit a target_true, or trace the model's own "
+            "next token with --answer predicted"
+        )
+    return true
 
 
 def _restore_each(
@@ -174,7 +175,7 @@ def _restore_each(
     # A token before the subject is not corrupted, so restoring it changes nothing, and it is not run.
     first = subject_tokens(prompt).start
     entries = [[token] for token in range(first, len(prompt.ids))]
-    columns = list[Sequence[float]]()
+    columns = list[Sequence[float]]()  # of each layer, one value for each token
     for layer in range(layers):
         if note:
             note(f"layer {layer + 1} of {layers}")
@@ -202,9 +203,9 @@ def _is_predicted(true: int | None, predicted: int) -> bool | None:
 def prompt_of(model: LanguageModel, fact: TracedFact, *, target: str | None = None) -> Prompt:
     """Return the fact's prompt with ``target``, after a line break if the subject would be an attention sink."""
     form = model.chat_form if fact.chat else None
-    encoded = partial(encode, model.tokenizer, fact.prompt, subject=fact.subject, chat=form)
-    (context,) = readable_contexts(model, encoded(), (BARE,))
-    return encoded(target=target, context=context)
+    bare = encode(model.tokenizer, fact.prompt, subject=fact.subject, chat=form)
+    (context,) = readable_contexts(model, bare, (BARE,))
+    return encode(model.tokenizer, fact.prompt, subject=fact.subject, chat=form, target=target, context=context)
 
 
 def _first_answer_token(model: LanguageModel, fact: TracedFact) -> int | None:
@@ -221,10 +222,10 @@ def roles(prompt: Prompt) -> tuple[str, ...]:
     """
     subject = subject_tokens(prompt)
     length = len(prompt.ids)
-    token_roles = list[str]()
     named = {length - 1: END, subject.start: FIRST, subject[-1]: LAST}  # the later name wins
     if subject.stop < length - 1:
         named[subject.stop] = NEXT
+    token_roles = list[str]()
     for position in range(length):
         if position in named:
             token_roles.append(named[position])

@@ -18,8 +18,8 @@ from kg_edit.evaluation.tracing.corrupted_run import (
     Kind,
     default_window,
     draw_noise,
+    find_site,
     noise_level,
-    site,
     subject_tokens,
     window_around,
 )
@@ -249,4 +249,4 @@ def test_tracing_refuses_prompts_without_subject_and_unknown_attention() -> None
         name="lacking",
     )
     with pytest.raises(UnsupportedModelError, match=r"model\.layers\.0\.attn; give its path"):
-        site(lacking, "attention", 0)
+        find_site(lacking, "attention", 0)

@@ -26,7 +26,7 @@ from kg_edit.evaluation.tracing.layer_score import (
     layer_scores,
     sweep_probes,
 )
-from kg_edit.evaluation.tracing.layer_sweep import candidates, choose_layer, spread, traced_peak
+from kg_edit.evaluation.tracing.layer_sweep import choose_layer, list_candidates, pick_spread, traced_peak
 from kg_edit.evaluation.tracing.summary import LocateSummary
 from kg_edit.evaluation.tracing.trace import TraceSettings, facts_of, trace
 from kg_edit.methods import find_method
@@ -108,17 +108,17 @@ def no_covariance(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
 
 
 def test_candidates_are_around_the_default_and_the_traced_layer() -> None:
-    assert candidates(30, default=6, traced=4) == (4, 5, 6, 8)
-    assert candidates(30, default=6, traced=16) == (4, 6, 8, 11, 16)
-    assert candidates(30, default=6, traced=29) == (4, 6, 8, 17)  # what is written last is read by no later token
-    assert candidates(4, default=1, traced=0) == (0, 1, 2)
-    assert candidates(1, default=0, traced=0) == (0,)
+    assert list_candidates(30, default=6, traced=4) == (4, 5, 6, 8)
+    assert list_candidates(30, default=6, traced=16) == (4, 6, 8, 11, 16)
+    assert list_candidates(30, default=6, traced=29) == (4, 6, 8, 17)  # what is written last is read by no later token
+    assert list_candidates(4, default=1, traced=0) == (0, 1, 2)
+    assert list_candidates(1, default=0, traced=0) == (0,)
 
 
 def test_spread_takes_edits_from_the_whole_list() -> None:
     many = [EDITS[0].model_copy(update={"id": str(index)}) for index in range(20)]
-    assert [edit.id for edit in spread(many, 6)] == ["0", "3", "6", "10", "13", "16"]
-    assert spread(EDITS, 6) == EDITS
+    assert [edit.id for edit in pick_spread(many, 6)] == ["0", "3", "6", "10", "13", "16"]
+    assert pick_spread(EDITS, 6) == EDITS
 
 
 def test_traced_peak_equals_that_of_the_whole_trace() -> None:
