@@ -34,7 +34,7 @@ from kg_edit.cli.console import friendly
 from kg_edit.cli.method_plan import open_graph
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, unknown_name
-from kg_edit.evaluation.cli.evaluation_graph import graph_for, guarded
+from kg_edit.evaluation.cli.evaluation_graph import graph_for, guard_graph
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.datasets.entity_inferences import sentences_of, with_specificity
@@ -257,7 +257,7 @@ def run_part(part: Part, options: argparse.Namespace) -> None:
     text = None if schedule == "single" else (DATA / "wikitext2" / "test.txt").read_text(encoding="utf-8")
     for row in requested:
         config = row.config()
-        right = guarded(graph_for(graph, every, row.control), config, every)
+        right = guard_graph(graph_for(graph, every, row.control), config, every)
         summary = evaluate(
             find_method(row.method)(model, config, graph=right),
             model,

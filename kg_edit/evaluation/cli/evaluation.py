@@ -43,8 +43,9 @@ from kg_edit.cli.options import (
     Split,
     complete_method,
 )
+from kg_edit.edits.record import edits_of
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation.cli.evaluation_graph import graph_for, guarded
+from kg_edit.evaluation.cli.evaluation_graph import graph_for, guard_graph
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.methods.registry import check_method, find_method
 from kg_edit.models.loading import check_model_name
@@ -53,7 +54,7 @@ from kg_edit.storage.packaged import packaged_graph
 from kg_edit.storage.run_folder import check_folder, replace_run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from kg_edit.cli.method_plan import MethodPlan
     from kg_edit.edits.edit import Edit
@@ -195,9 +196,9 @@ class EvaluateOptions:
         ``skip`` counts rows, also those that can't be read; but records if some rows are left out, as ``limit`` does:
         so ``limit`` N and ``skip`` N never share a record.
         """
-        counts_records = self.split or self.keep_going or self.known_only
-        lost = 0 if counts_records else len({problem.row for problem in content.problems if problem.row <= self.skip})
-        start = self.skip - lost
+        start = self.skip
+        if not (self.split or self.keep_going or self.known_only):
+            start -= len({problem.row for problem in content.problems if problem.row <= self.skip})
         if self.limit is None:
             return slice(start, None)
         return slice(start, start + self.limit)
@@ -213,21 +214,12 @@ class EvaluateOptions:
         Args:
             labels: the source of the labels of ids in own edits.
         """
-        from kg_edit.edits.files import in_form
         from kg_edit.evaluation.datasets import FileContent, read_dataset
         from kg_edit.evaluation.datasets.counterfact import read_references, with_references
         from kg_edit.evaluation.datasets.entity_inferences import read_sentences, with_specificity
         from kg_edit.evaluation.datasets.ripples import part_of
 
-        # Reference texts are read by one extra metric alone.
-        compares = "consistency.tfidf" in self.config.extras
-        if compares and not self.references:
-            raise ConfigError("consistency.tfidf needs reference texts; give --references attribute_snippets.json")
-        if self.references and not compares:
-            raise ConfigError(
-                "--references has no effect without consistency.tfidf; leave it out, or also give --extra "
-                "consistency.tfidf"
-            )
+        self._check_references()
         stop = None if self.limit is None else self.skip + self.limit
         used = slice(self.skip, stop)
         if self.split or self.known_only:
@@ -240,55 +232,49 @@ class EvaluateOptions:
             used=used,
             hint="--keep-going leaves out rows with faults",
         )
-        records: Sequence[BenchmarkRecord] = tuple(
-            record.model_copy(update={"edits": in_form(record.edits, self.edit_chat, both=self.both_forms)})
-            for record in part_of(file.records, self.split)
-        )
+        records = tuple(map(self._in_form, part_of(file.records, self.split)))
         if self.references:
             records = with_references(records, read_references(self.references))
         if self.specificity:
             records = with_specificity(records, read_sentences(self.specificity))
-        content = FileContent(tuple(records), file.problems)
-        scored = records[self.span(content)]
-        if self.skip and not scored:
-            raise ConfigError(f"--skip {self.skip} leaves no record: {self.data} has {len(records)}; skip fewer")
-        if self.config.ceilings and not any(record.has_ceilings for record in scored):
+        content = FileContent(records, file.problems)
+        self._check_effects(content)
+        return content
+
+    def _check_references(self) -> None:
+        """Refuse reference texts without the one extra metric that reads them, and that metric without the texts."""
+        compares = "consistency.tfidf" in self.config.extras
+        if compares and not self.references:
+            raise ConfigError("consistency.tfidf needs reference texts; give --references attribute_snippets.json")
+        if self.references and not compares:
+            raise ConfigError(
+                "--references has no effect without consistency.tfidf; leave it out, or also give --extra "
+                "consistency.tfidf"
+            )
+
+    def _in_form(self, record: BenchmarkRecord) -> BenchmarkRecord:
+        """The record with its edits in plain text or in chat form, as the options ask for."""
+        from kg_edit.edits.files import in_form
+
+        return record.model_copy(update={"edits": in_form(record.edits, self.edit_chat, both=self.both_forms)})
+
+    def _check_effects(self, content: FileContent) -> None:
+        """Refuse options that have no effect on the records that are scored."""
+        records = content.records[self.span(content)]
+        if self.skip and not records:
+            count = len(content.records)
+            raise ConfigError(f"--skip {self.skip} leaves no record: {self.data} has {count}; skip fewer")
+        if self.config.ceilings and not any(record.has_ceilings for record in records):
             raise ConfigError(
                 "--ceilings has no effect, because no record has portability questions or recalled facts; leave it "
                 "out, or use another data set, such as counterfact-plus or ripples"
             )
-        self._refuse_without_effect(scored)
-        return content
+        if self.config.probes or self.config.extras:
+            from kg_edit.evaluation.metrics.sampled_text import EXTRAS
+            from kg_edit.evaluation.template_probes import NEEDS
 
-    def _refuse_without_effect(self, records: Sequence[BenchmarkRecord]) -> None:
-        """Refuse probes and extras if no record has what they need; warn if that is so for some of them."""
-        if not (self.config.probes or self.config.extras):
-            return
-        from kg_edit.evaluation.metrics.sampled_text import EXTRAS
-        from kg_edit.evaluation.template_probes import NEEDS, PROBES, with_probes
-
-        def brings(record: BenchmarkRecord, part: str) -> bool:
-            return bool(record.group(part)) or any(getattr(edit, part, ()) for edit in record.edits)
-
-        def has(record: BenchmarkRecord, name: str) -> bool:
-            if name in PROBES:
-                return bool(with_probes(record, [name]).group(name))
-            return any(brings(record, part) for part in EXTRAS[name].needs)
-
-        for option, names in (("--probes", self.config.probes), ("--extra", self.config.extras)):
-            unused = []
-            needs = set[str]()
-            for name in names:
-                if not any(has(record, name) for record in records):
-                    unused.append(name)
-                    needs.update(NEEDS[name] if name in PROBES else EXTRAS[name].needs)
-            lacking = [part for part in sorted(needs) if not any(brings(record, part) for record in records)]
-            fault = f"{option} {','.join(unused)} has no effect, because no record has "
-            fault += " or ".join(lacking) or " and ".join(sorted(needs))
-            if unused and len(unused) == len(names):
-                raise ConfigError(f"{fault}; leave it out, or use another data set, such as counterfact-plus")
-            if unused:
-                log.warning(fault)
+            _check_needs("--probes", {name: NEEDS[name] for name in self.config.probes}, records)
+            _check_needs("--extra", {name: EXTRAS[name].needs for name in self.config.extras}, records)
 
     @property
     def _graph_names(self) -> list[str] | None:
@@ -303,21 +289,52 @@ class EvaluateOptions:
 
     def ready(self, out: Path) -> Ready:
         """Check the options, read the data and load the model; ``out`` is checked, but not written."""
+        # All that can be wrong without a model is checked before the model is loaded.
         lazy_graph = self.lazy_graph()
-        method = lazy_graph.method
-        check_method(method)
+        check_method(lazy_graph.method)
         check_model_name(self.model)
         check_folder(out)
-
-        # All that can be wrong without a model is checked before the model is loaded.
         content = self.read(lazy_graph)
         lazy_graph.refuse_unread()
+        self._check_control(lazy_graph.method)
+        chosen = self._plan(lazy_graph, content)
+        config = self.config.with_files(
+            general=self.general, general_limit=self.general_limit, retention=self.retention, tokenizer=self.model
+        )
+        # With --known-only the model decides which records are scored.
+        candidates = content.records if self.known_only else content.records[self.span(content)]
+        if not self.known_only:
+            chosen.method.refuse_texts(edits_of(candidates))
+
+        note_choice(self.method, self._graph_names)
+        model = load(self.model, self.dtype, self.device)
+        from kg_edit.methods.run_settings import chat_settings
+
+        # A model without a chat template is refused here, before any work.
+        chat_settings(model, edits_of(candidates), config.chat)
+        scored = candidates
+        if self.known_only:
+            known = self._known(model, content)
+            scored = known.records[self.span(known)]
+            chosen.method.refuse_texts(edits_of(scored))
+        if chosen.auto:
+            chosen = chosen.with_layer(model, sweep_edits(content.records, scored))
+        editor = chosen.on(model)
+        return Ready(
+            options=self, config=config, plan=chosen, method=editor, model=model, scored=scored, content=content
+        )
+
+    def _check_control(self, method: str) -> None:
+        """Refuse a control graph for a method that reads none, and no graph where one is required."""
         if self.control and not find_method(method).needs_graph:
             raise ConfigError(f"--control {self.control}: {method} reads no graph; remove --control")
         if self.control == "none" and self.require_graph:
             raise ConfigError("--control none leaves no edit a statement of o*; remove --require-graph")
+
+    def _plan(self, lazy_graph: LazyGraph, content: FileContent) -> MethodPlan:
+        """The method with its settings and the graph that it may read; what does not fit together is refused."""
         chosen = plan(
-            method,
+            lazy_graph.method,
             preset=self.preset,
             layer=self.layer,
             settings=self.settings,
@@ -326,33 +343,10 @@ class EvaluateOptions:
             require_graph=self.require_graph,
             memory=self.memory,
         )
-        config = self.config.with_files(
-            general=self.general, general_limit=self.general_limit, retention=self.retention, tokenizer=self.model
-        )
         graph = graph_for(chosen.graph, content.records, self.control)
-        chosen = replace(chosen, graph=guarded(graph, chosen.config, content.records))
+        chosen = replace(chosen, graph=guard_graph(graph, chosen.config, content.records))
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
-        # With --known-only the model decides which records are scored.
-        candidates = content.records if self.known_only else content.records[self.span(content)]
-        if not self.known_only:
-            chosen.method.refuse_texts(edit for record in candidates for edit in record.edits)
-
-        note_choice(self.method, self._graph_names)
-        model = load(self.model, self.dtype, self.device)
-        from kg_edit.methods.run_settings import chat_settings
-
-        # A model without a chat template is refused here, before any work.
-        chat_settings(model, (edit for record in candidates for edit in record.edits), config.chat)
-        kept = self._known(model, content) if self.known_only else content
-        scored = kept.records[self.span(kept)]
-        if self.known_only:
-            chosen.method.refuse_texts(edit for record in scored for edit in record.edits)
-        if chosen.auto:
-            chosen = chosen.with_layer(model, sweep_edits(content.records, scored))
-        editor = chosen.on(model)
-        return Ready(
-            options=self, config=config, plan=chosen, method=editor, model=model, scored=scored, content=content
-        )
+        return chosen
 
     def _known(self, model: LanguageModel, content: FileContent) -> FileContent:
         """The records with only the questions that ``--known-only`` keeps."""
@@ -422,10 +416,45 @@ class Ready:
         return summary
 
 
+def _check_needs(option: str, needs: Mapping[str, Sequence[str]], records: Sequence[BenchmarkRecord]) -> None:
+    """Refuse the probes or extras of an option if no record has what they need; warn if that is so for some of them.
+
+    ``needs`` has, by the name of a probe or an extra, the fields of an edit or groups of probes that it needs.
+    """
+    from kg_edit.evaluation.template_probes import PROBES, with_probes
+
+    def brings(record: BenchmarkRecord, part: str) -> bool:
+        return bool(record.group(part)) or any(getattr(edit, part, ()) for edit in record.edits)
+
+    def has(record: BenchmarkRecord, name: str) -> bool:
+        if name in PROBES:
+            return bool(with_probes(record, [name]).group(name))
+        return any(brings(record, part) for part in needs[name])
+
+    unused = []
+    needed = set[str]()
+    for name in needs:
+        if not any(has(record, name) for record in records):
+            unused.append(name)
+            needed.update(needs[name])
+    if not unused:
+        return
+    parts = sorted(needed)
+    lacking = []
+    for part in parts:
+        if not any(brings(record, part) for record in records):
+            lacking.append(part)
+    fault = f"{option} {','.join(unused)} has no effect, because no record has "
+    fault += " or ".join(lacking) or " and ".join(parts)
+    if len(unused) == len(needs):
+        raise ConfigError(f"{fault}; leave it out, or use another data set, such as counterfact-plus")
+    log.warning(fault)
+
+
 def sweep_edits(records: Sequence[BenchmarkRecord], scored: Sequence[BenchmarkRecord]) -> tuple[Edit, ...]:
     """Return the edits on which a layer is chosen: those of records that are not scored; if all are scored, of all."""
     ids = {record.id for record in scored}
     unscored = [record for record in records if record.id not in ids]
     if not unscored:
         log.warning("--layer auto uses records that are also scored; with --skip or --limit, it uses the other records")
-    return tuple(edit for record in unscored or records for edit in record.edits)
+    return edits_of(unscored or records)

@@ -1,8 +1,8 @@
 """The graph that an evaluation lets a method read: without the answers that its questions withhold, or a control of it.
 
 - `graph_for`: the right graph, or a control of it, without the answers of withheld questions.
-- `guarded`: that graph without the answers of all probes, for settings with ``exclude_answers``; without this setting
-  the method knows which answers these are, and reports those that it reads.
+- `guard_graph`: that graph without the answers of all probes, for settings with ``exclude_answers``. Without this
+  setting the method knows which answers these are, and reports those that it reads.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def graph_for(
     graph: SubgraphSource | None, records: Sequence[BenchmarkRecord], control: str | None = None
 ) -> SubgraphSource | None:
     """Return the graph that a method may read: without the answers of withheld questions, or a control of it."""
+    from kg_edit.edits.record import edits_of
     from kg_edit.evaluation.datasets.ripples import withheld_answers
     from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld, WrongGraph
 
@@ -33,7 +34,7 @@ def graph_for(
             raise ConfigError(f"--control {control} needs a graph; give --graph")
         return None
     hidden = withheld_answers(records)
-    pool = tuple(edit for record in records for edit in record.edits)
+    pool = edits_of(records)
     right: SubgraphSource = Withheld(graph, names=hidden) if hidden else graph
     match control:
         case "wrong":
@@ -45,7 +46,7 @@ def graph_for(
     return right
 
 
-def guarded(
+def guard_graph(
     graph: SubgraphSource | None, config: MethodConfig, records: Sequence[BenchmarkRecord]
 ) -> SubgraphSource | None:
     """Return the graph without the answers of the records' probes, if the method's config has ``exclude_answers``.
@@ -65,12 +66,15 @@ def guarded(
         for probe in record.probes:
             if probe.family in _CONSEQUENCES:
                 for query in probe.queries:
-                    probe_answers.update(name for aliases in query.answers for name in aliases)
+                    probe_answers.update(query.right_names)
         for edit in record.edits:
-            # A method that excludes answers knows those of an edit's own questions itself
-            own = () if excludes else asked_answers(edit)
-            if probe_answers or own:
-                names[edit.id] = frozenset(probe_answers.union(own))
+            answers = set(probe_answers)
+            if not excludes:  # a method that excludes answers knows those of an edit's own questions itself
+                answers.update(asked_answers(edit))
+            if answers:
+                names[edit.id] = frozenset(answers)
     if not names:
         return graph
-    return WithoutAnswers(graph, names=names) if excludes else WithAnswersNamed(graph, names=names)
+    if excludes:
+        return WithoutAnswers(graph, names=names)
+    return WithAnswersNamed(graph, names=names)

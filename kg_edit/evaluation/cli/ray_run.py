@@ -49,9 +49,11 @@ def evaluate_on_ray(
     sequences = -(-len(content.records[evaluation.span(content)]) // size)  # rounded up
     if not sequences:
         raise ConfigError(f"{evaluation.data} has no records to score; give another file")
-    parts = [Shard(part=part, parts=min(_PARTS, sequences)) for part in range(min(_PARTS, sequences))]
-    folders = {part: out.absolute() / SHARDS / f"{part.part}-of-{part.parts}" for part in parts}
-    with Bar(title="shards", unit="shard", total=len(parts)) as bar:
+    parts = min(_PARTS, sequences)
+    folders = dict[Shard, Path]()
+    for part in range(parts):
+        folders[Shard(part=part, parts=parts)] = out.absolute() / SHARDS / f"{part}-of-{parts}"
+    with Bar(title="shards", unit="shard", total=parts) as bar:
         _score_shards(ray, evaluation, folders, started=started, done=bar.update)
     return merge(out, list(folders.values()))
 
@@ -66,13 +68,15 @@ def _score_shards(
 ) -> None:
     """Give the shards to workers, one a device, until all are scored."""
     resources = ray.cluster_resources()
-    devices = max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
+    gpus = int(resources.get("GPU", 0))
+    devices = max(1, gpus or int(resources.get("CPU", 1)))
     remaining = deque(folders)
-    busy = dict[Any, tuple[Shard, Any]]()
+    busy = dict[Any, tuple[Shard, Any]]()  # Ray's reference to a result -> the shard and its worker
     lost = Counter[Shard]()
 
     def hire() -> Any:
-        worker = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0)(_Worker).remote(evaluation)
+        worker_class = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(_Worker)
+        worker = worker_class.remote(evaluation)
         started(ray.get(worker.process.remote()))
         return worker
 
@@ -91,13 +95,7 @@ def _score_shards(
                 done()
             except ray.exceptions.RayActorError as error:  # the worker is gone: another one resumes its shard
                 lost[shard] += 1
-                if lost[shard] == _TRIES:
-                    reason = str(error).strip().splitlines() or [type(error).__name__]
-                    raise ModelError(
-                        f"the worker of shard {shard} was lost {_TRIES} times ({reason[0]}); its scores are stored. "
-                        "Find out why it stops (too little memory?), and start again"
-                    ) from error
-                log.warning("the worker of shard %s was lost; another worker continues the shard", shard)
+                _note_loss(shard, lost[shard], error)
                 remaining.append(shard)
                 worker = hire()
             except ray.exceptions.RayTaskError as error:
@@ -107,6 +105,18 @@ def _score_shards(
     finally:
         for _, worker in busy.values():
             ray.kill(worker)
+
+
+def _note_loss(shard: Shard, times: int, error: Exception) -> None:
+    """Warn that the worker of a shard was lost; if that has happened too often, stop."""
+    if times < _TRIES:
+        log.warning("the worker of shard %s was lost; another worker continues the shard", shard)
+        return
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    raise ModelError(
+        f"the worker of shard {shard} was lost {_TRIES} times ({reason[0]}); its scores are stored. Find out why it "
+        "stops (too little memory?), and start again"
+    ) from error
 
 
 class _Worker:
@@ -122,7 +132,8 @@ class _Worker:
 
     def score(self, shard: Shard, out: Path) -> None:
         """Score the records of a shard that are not in ``out`` yet."""
-        self._ready = self._ready or self._evaluation.ready(out)
+        if self._ready is None:
+            self._ready = self._evaluation.ready(out)
         self._ready.run(out, shard=shard)
 
 

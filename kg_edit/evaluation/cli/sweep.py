@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kg_edit.evaluation.case import Case
     from kg_edit.evaluation.cli.sweep_grid import SweepSettings
     from kg_edit.evaluation.cli.sweep_run import Outcome
+    from kg_edit.evaluation.datasets import FileContent
 
 TABLE = "table.md"
 PICTURE = "picture.svg"
@@ -71,11 +72,7 @@ def sweep(
         refuse_unused(context, unread, "with --cells, which only lists the cells of the file")
     if file is None:
         raise ConfigError("no sweep file given; kg-edit sweep --example prints an example")
-    # Options override the file.
-    settings = read_sweep(file)
-    records = {name: value for name, value in (("file", data), ("limit", limit)) if value is not None}
-    options = {name: value for name, value in (("graph", tuple(graph or ())), ("model", model)) if value}
-    settings = settings.model_copy(update={"data": settings.data.model_copy(update=records), **options})
+    settings = _override(read_sweep(file), data=data, graph=graph, model=model, limit=limit)
     if cells:
         for cell in cells_of(settings):
             say(cell.folder)
@@ -85,47 +82,71 @@ def sweep(
     _show(_run(settings, out, contact, overwrite=overwrite), settings, out)
 
 
+def _override(
+    settings: SweepSettings, *, data: Path | None, graph: Sequence[str] | None, model: str | None, limit: int | None
+) -> SweepSettings:
+    """The settings of the file, with the given options on top."""
+    records = dict[str, object]()
+    if data is not None:
+        records["file"] = data
+    if limit is not None:
+        records["limit"] = limit
+    options = dict[str, object]()
+    if graph:
+        options["graph"] = tuple(graph)
+    if model:
+        options["model"] = model
+    return settings.model_copy(update={"data": settings.data.model_copy(update=records), **options})
+
+
 def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: bool) -> tuple[Outcome, ...]:
     """Check all, load the model, then score cell after cell."""
-    from kg_edit.evaluation.case import Case
-    from kg_edit.evaluation.cli.evaluation_graph import graph_for, guarded
+    from kg_edit.evaluation.cli.evaluation_graph import graph_for, guard_graph
     from kg_edit.evaluation.cli.sweep_grid import cells_of
     from kg_edit.evaluation.cli.sweep_run import run_sweep
     from kg_edit.evaluation.config import EvalConfig
-    from kg_edit.evaluation.datasets import read_dataset
     from kg_edit.evaluation.settings import DataSource
     from kg_edit.storage.run_folder import check_folder, replace_run
 
     cells = cells_of(settings)
-    chosen = settings.data
     config = EvalConfig(schedule=settings.schedule, seed=settings.seed)
     check_folder(out)
-    if chosen.file is None:
+    file = settings.data.file
+    if file is None:
         raise ConfigError("the sweep file has no data; give --data FILE, or file = ... in its table [data]")
-    way = 'give dataset = "{}" in the table [data] of the sweep file'
-    content = read_dataset(chosen.dataset, chosen.file, used=slice(0, chosen.limit), way=way)
-    records = content.records
+    content = _read(settings, file)
     skipped = tuple(dict.fromkeys(problem.id for problem in content.problems))
-    if "metrics" in settings.model_fields_set:  # of the default ones the data may lack some
-        _refuse_missing(settings.metrics, [Case.of(record) for record in records[: chosen.limit]])
     # Without a graph in the file, the packaged one for the data if the method of a cell needs a graph
-    packaged = [graph_name(chosen.file)] if any(cell.method.needs_graph for cell in cells) else []
-    graph = graph_for(open_graph(list(settings.graph) or packaged, contact), records)
+    packaged = [graph_name(file)] if any(cell.method.needs_graph for cell in cells) else []
+    graph = graph_for(open_graph(list(settings.graph) or packaged, contact), content.records)
     for cell in cells:
         cell.method.check_inputs(cell.config, graph, ())
     work = partial(
         run_sweep,
         cells,
         load(settings.model, settings.dtype, settings.device),
-        records[: chosen.limit],
+        content.records[: settings.data.limit],
         out=out,
-        graph=lambda config: guarded(graph, config, records),
-        pool=records,
-        data=DataSource.of(chosen.dataset, chosen.file, skipped=skipped),
+        graph=lambda config: guard_graph(graph, config, content.records),
+        pool=content.records,
+        data=DataSource.of(settings.data.dataset, file, skipped=skipped),
         config=config,
         overwrite=overwrite,
     )
     return replace_run(out, work, overwrite=overwrite)
+
+
+def _read(settings: SweepSettings, file: Path) -> FileContent:
+    """Read the records; refuse metrics that the user names and the records lack (the default ones may be lacking)."""
+    from kg_edit.evaluation.case import Case
+    from kg_edit.evaluation.datasets import read_dataset
+
+    limit = settings.data.limit
+    way = 'give dataset = "{}" in the table [data] of the sweep file'
+    content = read_dataset(settings.data.dataset, file, used=slice(0, limit), way=way)
+    if "metrics" in settings.model_fields_set:
+        _refuse_missing(settings.metrics, [Case.of(record) for record in content.records[:limit]])
+    return content
 
 
 def _refuse_missing(metrics: Sequence[str], cases: Sequence[Case]) -> None:
@@ -136,9 +157,12 @@ def _refuse_missing(metrics: Sequence[str], cases: Sequence[Case]) -> None:
         name = "portability" if part == "questions" else part  # of the edit's own parts
         return bool(case.group(part)) or any(getattr(edit, name, ()) for edit in case.edits)
 
+    def has_all(case: Case, needs: Sequence[str]) -> bool:
+        return all(brings(case, part) for part in needs)
+
     for metric in metrics:
         needs = getattr(CATALOGUE[metric], "needs", ())
-        if not any(all(brings(case, part) for part in needs) for case in cases):
+        if not any(has_all(case, needs) for case in cases):
             parts = ", ".join(needs)
             raise ConfigError(f"key metrics: no record has what {metric} needs ({parts}); leave it out of metrics")
 

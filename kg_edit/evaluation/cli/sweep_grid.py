@@ -30,6 +30,7 @@ METHOD = "method"
 PRESET = "preset"
 _MOST_CELLS = 10_000
 _LONGEST = 120  # characters of a folder's name, at most
+_UNUSABLE = re.compile(r"[^A-Za-z0-9._+-]+")  # in the name of a folder
 
 
 class SweepData(BaseModel):
@@ -74,7 +75,7 @@ class SweepSettings(BaseModel):
         if not isinstance(grid, Mapping):
             return grid
         axes: dict[str, Any] = {}
-        for axis, values in _flattened(grid):
+        for axis, values in _flatten(grid):
             if axis in axes:  # as "covariance.tokens" and in a table
                 raise ValueError(f"the axis {axis} is given twice; keep one")
             axes[axis] = values
@@ -120,10 +121,11 @@ def example() -> str:
     return (files("kg_edit") / "data" / "sweep.toml").read_text(encoding="utf-8")
 
 
-def _flattened(grid: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(grid: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the axes with their values; that of a nested table is called "table.axis"."""
     for name, value in grid.items():
         if isinstance(value, Mapping):
-            yield from _flattened(value, f"{start}{name}.")
+            yield from _flatten(value, f"{start}{name}.")
         else:
             yield f"{start}{name}", value
 
@@ -140,25 +142,31 @@ class Cell:
     def folder(self) -> str:
         """The name of the cell's folder, such as ``layer=6 steps=20``."""
         full = " ".join(f"{axis}={value}" for axis, value in self.values.items())
-        named = " ".join(
-            f"{axis}={re.sub(r'[^A-Za-z0-9._+-]+', '-', str(value))}" for axis, value in self.values.items()
-        )
+        names = []
+        for axis, value in self.values.items():
+            usable = _UNUSABLE.sub("-", str(value))
+            names.append(f"{axis}={usable}")
+        name = " ".join(names)
+        if name == full and len(full) <= _LONGEST:
+            return name
         # A name that is cut, or lacks characters, gets a hash, so that two cells never share a folder.
-        return named if full == named and len(full) <= _LONGEST else f"{named[:_LONGEST]} {digest(full)[:8]}"
+        return f"{name[:_LONGEST]} {digest(full)[:8]}"
 
 
 def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
     """Return all cells; the last axis varies fastest."""
     for axis in settings.grid:
         _check_axis(axis, settings)
-    if (count := math.prod(map(len, settings.grid.values()))) > _MOST_CELLS:
+    count = math.prod(map(len, settings.grid.values()))
+    if count > _MOST_CELLS:
         raise ConfigError(
             f"the grid has {count:,} cells, each of them a run; leave values out: at most {_MOST_CELLS:,}"
         )
     cells = []
     for combination in itertools.product(*settings.grid.values()):
         values = dict(zip(settings.grid, combination, strict=True))
-        options = settings.settings | {axis: value for axis, value in values.items() if axis not in (METHOD, PRESET)}
+        axes = {axis: value for axis, value in values.items() if axis not in (METHOD, PRESET)}
+        options = settings.settings | axes
         name = str(values.get(METHOD, settings.method))
         preset = str(values.get(PRESET, settings.preset))
         method = find_method(name)
@@ -187,6 +195,7 @@ def _check_axis(axis: str, settings: SweepSettings) -> None:
 
 
 def _holds(settings: Any, path: list[str], *, kind: type = object) -> bool:
+    """Whether the nested settings have a value of this kind at a path."""
     for name in path:
         if not isinstance(settings, dict) or name not in settings:
             return False

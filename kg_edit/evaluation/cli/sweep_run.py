@@ -32,7 +32,7 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import claim, difference, is_run, read_settings, replace_run
+from kg_edit.storage.run_folder import Settings, claim, difference, is_run, read_settings, replace_run
 from kg_edit.text.display import markdown_table
 
 log = logging.getLogger(__name__)
@@ -82,11 +82,9 @@ def run_sweep(
         "model": {"name": model.name, "fingerprint": model.fingerprint},
         "records_sha256": digest(rows),
     }
-    # More records of the same data extend each cell's run, as they extend a run of `kg-edit evaluate`
-    begun = {len(read_settings(out / cell.folder)["ids"]) for cell in cells if is_run(out / cell.folder)}
-    fewer = [n for n in begun if n < len(rows) and n % config.plan.schedule.sequence == 0 and pool is not None]
-    earlier = [{**settings, "records_sha256": digest(rows[:n])} for n in fewer]
-    grown = next((older for older in earlier if difference(read_settings(out), older) is None), None)
+    grown = None
+    if pool is not None:
+        grown = _find_extended_sweep(cells, rows, settings, out=out, sequence=config.plan.schedule.sequence)
     claim(out, settings, grown=grown, rows=lambda: "other records: another limit, or other data")
     methods = [cell.method(model, cell.config, graph=graph(cell.config)) for cell in cells]
     outcomes = []
@@ -99,23 +97,41 @@ def run_sweep(
     return tuple(outcomes)
 
 
+def _find_extended_sweep(
+    cells: Sequence[Cell], rows: Sequence[object], settings: Settings, *, out: Path, sequence: int
+) -> Settings | None:
+    """The settings of the sweep in ``out``, if this sweep extends it: the same one, on the first of these records.
+
+    More records of the same data then extend each cell's run, as they extend a run of `kg-edit evaluate`; its last
+    sequence must be full.
+    """
+    for cell in cells:
+        if not is_run(out / cell.folder):
+            continue
+        count = len(read_settings(out / cell.folder)["ids"])
+        earlier = {**settings, "records_sha256": digest(rows[:count])}
+        is_full = count % sequence == 0
+        if count < len(rows) and is_full and difference(read_settings(out), earlier) is None:
+            return earlier
+    return None
+
+
 def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:
     """Return a table of means with intervals, seconds per edit and failed records; a dash: no record has a metric."""
     axes = list(outcomes[0].cell.values)
     header = [*axes, *metrics, "s an edit", "failed"]
     base = outcomes[0].summary.base
-    rows = [["unedited", *[""] * (len(axes) - 1), *(_cell(base.get(metric)) for metric in metrics), "", ""]]
+    unedited = ["unedited"] + [""] * (len(axes) - 1)
+    unedited += [_cell(base.get(metric)) for metric in metrics]
+    rows = [[*unedited, "", ""]]
     for outcome in outcomes:
         summary = outcome.summary
-        seconds = outcome.summary.seconds_per_edit
-        rows.append(
-            [
-                *(str(value).replace("|", "\\|") for value in outcome.cell.values.values()),
-                *(_cell(summary.edited.get(metric)) for metric in metrics),
-                "" if seconds is None else f"{seconds:.1f}",
-                str(summary.provenance["failed"] + summary.provenance.get("broken", 0)),
-            ]
-        )
+        row = [str(value).replace("|", "\\|") for value in outcome.cell.values.values()]
+        row += [_cell(summary.edited.get(metric)) for metric in metrics]
+        seconds = "" if summary.seconds_per_edit is None else f"{summary.seconds_per_edit:.1f}"
+        row.append(seconds)
+        row.append(str(summary.provenance["failed"] + summary.provenance.get("broken", 0)))
+        rows.append(row)
     return f"{markdown_table(header, rows, numbers_from=len(axes))}\n\n{caption(outcomes)}\n"
 
 
@@ -125,13 +141,18 @@ def caption(outcomes: Sequence[Outcome]) -> str:
     run = summary.provenance
     every = [outcome.summary.provenance for outcome in outcomes]
     methods = ", ".join(sorted({provenance["method"] for provenance in every}))
-    presets = ", ".join(sorted({provenance["preset"] for provenance in every if provenance.get("preset")}))
-    records = " of ".join(filter(None, (number_of(summary.n, "record"), (run.get("data") or {}).get("dataset"))))
-    named = f"{methods} (preset {presets})" if presets else methods
-    return f"{named} on {run['model']['name']}, {records}, schedule {run['schedule']}"
+    presets = sorted({provenance["preset"] for provenance in every if provenance.get("preset")})
+    if presets:
+        methods += f" (preset {', '.join(presets)})"
+    records = number_of(summary.n, "record")
+    data = run.get("data") or {}
+    if data.get("dataset"):
+        records += f" of {data['dataset']}"
+    return f"{methods} on {run['model']['name']}, {records}, schedule {run['schedule']}"
 
 
 def _cell(estimate: Estimate | None) -> str:
+    """A mean with its interval, or a dash."""
     return interval(estimate) or "\N{EN DASH}"
 
 
@@ -145,36 +166,55 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
     the unedited model's score; other pairs of axes give a heat map. Each combination of values of further axes has its
     own row of panels. Axes with one value are left out.
     """
-    by_axis: dict[str, dict[str, Any]] = {axis: {} for axis in outcomes[0].cell.values}
-    for outcome in outcomes:
-        for axis, value in outcome.cell.values.items():
-            by_axis[axis][str(value)] = value
-    several = {axis: list(values.values()) for axis, values in by_axis.items() if len(values) > 1}
-    first = next(iter(by_axis))
-    grid = several or {first: list(by_axis[first].values())}
-    lines = len(grid) == 1 or (len(grid) == 2 and sum(map(_is_numeric, grid.values())) == 1)
-    shown = {axis: grid[axis] for axis in sorted(grid, key=lambda axis: lines and not _is_numeric(grid[axis]))[:2]}
-    rows = _rows(outcomes, [axis for axis in grid if axis not in shown])
+    grid = _varied_axes(outcomes)
+    numeric = [axis for axis in grid if _is_numeric(grid[axis])]
+    has_lines = len(grid) == 1 or (len(grid) == 2 and len(numeric) == 1)
+    axes = list(grid)
+    if has_lines:  # the numeric axis is the horizontal one
+        axes = numeric + [axis for axis in grid if axis not in numeric]
+    shown = {axis: grid[axis] for axis in axes[:2]}
+    rows = _group(outcomes, [axis for axis in grid if axis not in shown])
     drawn = figure(3.8 * len(metrics), 3.3 * len(rows) + 0.4)
     panels = drawn.subplots(len(rows), len(metrics), squeeze=False)
     for row, (title, group) in zip(panels, rows.items(), strict=True):
         for panel, metric in zip(row, metrics, strict=True):
-            if lines:
-                _lines(panel, group, shown, metric)
+            if has_lines:
+                _draw_lines(panel, group, shown, metric)
             else:
-                _heat_map(panel, group, shown, metric)
-            better = CATALOGUE[metric].better if metric in CATALOGUE else "neither"
-            named = metric if better == "neither" else f"{metric} ({better} is better)"
-            panel.set_title("\n".join(filter(None, [named, title])), fontsize=9)
+                _draw_heat_map(panel, group, shown, metric)
+            titles = [_title_of(metric)]
+            if title:
+                titles.append(title)
+            panel.set_title("\n".join(titles), fontsize=9)
     drawn.suptitle(caption(outcomes), fontsize=10)
     return save_figure(drawn, path)
+
+
+def _varied_axes(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    """The axes that have several values, with their values; the first axis if none has several."""
+    values_by_axis: dict[str, dict[str, Any]] = {axis: {} for axis in outcomes[0].cell.values}
+    for outcome in outcomes:
+        for axis, value in outcome.cell.values.items():
+            values_by_axis[axis][str(value)] = value  # each once
+    grid = {axis: list(values.values()) for axis, values in values_by_axis.items()}
+    several = {axis: values for axis, values in grid.items() if len(values) > 1}
+    if several:
+        return several
+    first = next(iter(grid))
+    return {first: grid[first]}
+
+
+def _title_of(metric: str) -> str:
+    """The metric's name, and which values are better."""
+    better = CATALOGUE[metric].better if metric in CATALOGUE else "neither"
+    return metric if better == "neither" else f"{metric} ({better} is better)"
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def _rows(outcomes: Sequence[Outcome], axes: Sequence[str]) -> dict[str, list[Outcome]]:
+def _group(outcomes: Sequence[Outcome], axes: Sequence[str]) -> dict[str, list[Outcome]]:
     """The outcomes grouped by their values on ``axes``."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -183,11 +223,13 @@ def _rows(outcomes: Sequence[Outcome], axes: Sequence[str]) -> dict[str, list[Ou
     return groups
 
 
-def _lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -> None:
+def _draw_lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -> None:
+    """Draw one line over the first axis for each value of the second one, if there is one."""
     axis, *names = shown
-    values = sorted(shown[axis]) if _is_numeric(shown[axis]) else shown[axis]
+    is_numeric = _is_numeric(shown[axis])
+    values = sorted(shown[axis]) if is_numeric else shown[axis]
     along = sorted(outcomes, key=lambda outcome: _position(outcome, axis, values))
-    for (name, group), colour in zip(_rows(along, names).items(), COLOURS * len(outcomes), strict=False):
+    for (name, group), colour in zip(_group(along, names).items(), COLOURS * len(outcomes), strict=False):
         positions = [_position(outcome, axis, values) for outcome in group]
         means = _numbers(group, metric, "mean")
         low = _numbers(group, metric, "ci95_low")
@@ -197,8 +239,10 @@ def _lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -
     base = outcomes[0].summary.base.get(metric)
     if base is not None and base.mean is not None:
         panel.axhline(base.mean, color="#999999", ls="--", lw=1, label="unedited")
-    labels = None if _is_numeric(values) else list(map(str, values))
-    panel.set_xticks(list(values) if labels is None else range(len(labels)), labels)
+    if is_numeric:
+        panel.set_xticks(list(values))
+    else:
+        panel.set_xticks(range(len(values)), list(map(str, values)))
     panel.set_xlabel(axis)
     if metric in CATALOGUE and is_share(metric):
         panel.set_ylim(-0.02, 1.02)
@@ -219,16 +263,22 @@ def _numbers(outcomes: Sequence[Outcome], metric: str, end: str) -> list[float]:
     return [float("nan") if value is None else float(value) for value in values]
 
 
-def _heat_map(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -> None:
+def _draw_heat_map(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -> None:
+    """Draw the means over two axes: the values of the first one are the rows."""
     (down, rows), (across, columns) = shown.items()
     table = np.full((len(rows), len(columns)), np.nan)
     for outcome, mean in zip(outcomes, _numbers(outcomes, metric, "mean"), strict=True):
-        table[rows.index(outcome.cell.values[down]), columns.index(outcome.cell.values[across])] = mean
+        row = rows.index(outcome.cell.values[down])
+        column = columns.index(outcome.cell.values[across])
+        table[row, column] = mean
     panel.imshow(table, cmap="viridis", aspect="auto")
-    middle = (np.nanmin(table) + np.nanmax(table)) / 2 if np.isfinite(table).any() else 0.0
+    middle = 0.0
+    if np.isfinite(table).any():
+        middle = (np.nanmin(table) + np.nanmax(table)) / 2
     for (y, x), value in np.ndenumerate(table):
         text = "\N{EN DASH}" if np.isnan(value) else f"{value:.3g}"
-        panel.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if value < middle else "black")
+        colour = "white" if value < middle else "black"  # on a dark cell, and on a light one
+        panel.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
     panel.set_xticks(range(len(columns)), list(map(str, columns)))
     panel.set_yticks(range(len(rows)), list(map(str, rows)))
     panel.set_xlabel(across)

@@ -9,7 +9,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query
-from kg_edit.evaluation.cli.evaluation_graph import graph_for, guarded
+from kg_edit.evaluation.cli.evaluation_graph import graph_for, guard_graph
 from kg_edit.graphs.controls import hidden_answers, probe_answers
 from kg_edit.graphs.source import PrivateGraph, graph_identity
 from kg_edit.methods import find_method
@@ -37,7 +37,7 @@ def test_answers_of_probes_are_left_out(name: str) -> None:
     kind = find_method(name).config_class
     for excluded in (True, False):
         config: Any = kind.preset("default", {"exclude_answers": excluded})
-        source = guarded(facts(), config, [RECORD])
+        source = guard_graph(facts(), config, [RECORD])
         assert source is not None
         graph = config.ask(source, EDIT)
         assert ("Rome" in graph) is not excluded and "Europe" in graph
@@ -51,7 +51,7 @@ def test_random_graph_works_behind_a_guard(excluded: bool) -> None:
     record = RECORD.model_copy(update={"edits": (edit,)})
     chosen = find_method("glame-random")
     config: Any = chosen.config_class.preset("default", {"exclude_answers": excluded, "per_node": 4})
-    source = guarded(graph, config, [record])
+    source = guard_graph(graph, config, [record])
     method: Any = chosen(tiny("llama"), config, graph=source)
     plain: Any = chosen(tiny("llama"), config, graph=graph)
     assert set(method.subgraph(edit)) == set(plain.subgraph(edit)) and len(plain.subgraph(edit)) == 6
@@ -59,7 +59,7 @@ def test_random_graph_works_behind_a_guard(excluded: bool) -> None:
 
 def test_subgraph_is_the_same_if_the_answers_are_only_named() -> None:
     config: Any = find_method("glame").config_class.preset("default")
-    source = guarded(facts(), config, [RECORD])
+    source = guard_graph(facts(), config, [RECORD])
     assert source is not None and probe_answers(source, EDIT) == ("Rome",) and hidden_answers(source, EDIT) == ()
     named, plain = config.ask(source, EDIT), config.ask(facts(), EDIT)
     assert named.graph == plain.graph and set(named.edges(keys=True)) == set(plain.edges(keys=True))
@@ -68,7 +68,7 @@ def test_subgraph_is_the_same_if_the_answers_are_only_named() -> None:
 
 def test_glame_plus_learns_no_answer_of_a_probe() -> None:
     config: Any = find_method("glame-plus").config_class.preset("default")
-    source = guarded(facts(), config, [RECORD])
+    source = guard_graph(facts(), config, [RECORD])
     assert source is not None
     objects = objects_of(EDIT, config.ask(source, EDIT), exclude=excluded_answers(EDIT, config))
     assert [label for labels in objects.values() for label in labels] == ["Europe"]
@@ -77,7 +77,7 @@ def test_glame_plus_learns_no_answer_of_a_probe() -> None:
 def test_glame_plus_learns_no_answer_of_a_probe_from_the_model() -> None:
     """The unedited model may know the answer too, which no graph can leave out."""
     config: Any = find_method("glame-plus").config_class.preset("default")
-    source = guarded(facts(), config, [RECORD])
+    source = guard_graph(facts(), config, [RECORD])
     targets = RippleTargets(edit=EDIT, objects={}, config=config, excluded=excluded_answers(EDIT, config, source))
     question = TeacherQuestion(noun="capital", of="Italy", examples=())
     rome, milan = (Answer(text=text, ids=(), lesson=None) for text in ("Rome", "Milan"))
@@ -94,7 +94,7 @@ def test_answers_of_probes_take_no_place_in_the_sample() -> None:
     names = [str(label) for _, end, label in _labelled(unguarded)][:4]
     probes = (Probe(measures="multihop", queries=(Query(prompt="Where?", answers=(tuple(names),)),)),)
     config: Any = find_method("glame").config_class.preset("default", {"exclude_answers": True, "per_node": 8})
-    source = guarded(graph, config, [BenchmarkRecord(id="1", edits=(edit,), probes=probes)])
+    source = guard_graph(graph, config, [BenchmarkRecord(id="1", edits=(edit,), probes=probes)])
     assert source is not None
     subgraph = config.ask(source, edit)
     assert not set(names) & {label for _, label in subgraph.nodes(data="label")}

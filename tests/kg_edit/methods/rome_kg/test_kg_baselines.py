@@ -14,7 +14,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import ConfigError, GraphError, PatchError
-from kg_edit.evaluation.cli.evaluation_graph import guarded
+from kg_edit.evaluation.cli.evaluation_graph import guard_graph
 from kg_edit.graphs.facts import GraphFact, graph_facts
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource, edit_subgraph
 from kg_edit.methods import EditingMethod, find_method
@@ -138,7 +138,7 @@ def test_answers_of_a_records_probes_are_counted(name: str) -> None:
     probe = Probe(measures="multihop", queries=(Query(prompt="Where?", answers=(("Los Angeles",),)),))
     record = BenchmarkRecord(id="1", edits=(LEBRON,), probes=(probe,))
     method = with_graph(model)
-    method.graph = guarded(method.graph, method.config, [record])
+    method.graph = guard_graph(method.graph, method.config, [record])
     (edit_record,) = method.edit([LEBRON]).edits
     facts = [request["edit"]["target_new"] for request in edit_record["requests"]]
     assert edit_record["answers_met"] == sum("Los Angeles" in fact for fact in facts) > 0

@@ -13,7 +13,7 @@ import pytest
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation.cli.evaluation_graph import guarded
+from kg_edit.evaluation.cli.evaluation_graph import guard_graph
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.zoo.in_context.definition import Definition, DefinitionConfig
 from tests.kg_edit.tiny import tiny
@@ -83,7 +83,7 @@ def test_exclude_answers_leaves_out_answers_of_probes(excluded: bool) -> None:
     record = BenchmarkRecord(id="1", edits=(EDIT,), probes=(probe,))
     graph: Any = Graph(Q7577017="British musician", Q1345="city in Pennsylvania")
     config = DefinitionConfig.preset("default", {"exclude_answers": excluded})
-    patch = Definition(tiny("llama"), config, graph=guarded(graph, config, [record])).edit([EDIT])
+    patch = Definition(tiny("llama"), config, graph=guard_graph(graph, config, [record])).edit([EDIT])
     assert isinstance(patch, PromptPatch)
     assert ("Pennsylvania" in patch.prompt_transform("Spike Hughes was")) is not excluded
 
