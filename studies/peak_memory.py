@@ -22,7 +22,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import as_record
 from kg_edit.errors import KgEditError
 from kg_edit.evaluation.datasets import find_dataset
-from kg_edit.evaluation.memory import Cost, measured
+from kg_edit.evaluation.memory import Cost, measure_cost
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.presets import preset_names
@@ -37,7 +37,7 @@ def cost(name: str, config: MethodConfig, edit: Edit, model: LanguageModel, grap
     method_class = find_method(name)
     method = method_class(model, config, graph=graph if method_class.needs_graph else None)
     method.prepare()
-    with measured() as spent:
+    with measure_cost() as spent:
         method.edit([edit])
     return spent
 

@@ -24,7 +24,7 @@ from tables import RESULTS, ROOT, Number, Results, model_name
 from kg_edit.cli.console import friendly
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation.comparison import ComparedRun
+from kg_edit.evaluation.compared_runs import ComparedRun
 from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.plots import COLOURS, figure, save_figure
 from kg_edit.evaluation.records import BASE, EDITED

@@ -1,13 +1,13 @@
 """Compare runs record by record: differences of the scores of the same records, with intervals and corrected p-values.
 
-Only runs with the same protocol, model and tokenizer are compared, on the records that all runs have. Of runs with
-different schedules the scores at the end are compared: of a record alone, and after all edits of its sequence.
+Of runs with different schedules the scores at the end are compared: of a record alone, and after all edits of its
+sequence. Which runs can be compared is decided in `kg_edit.evaluation.compared_runs`. This file first has the result
+(`Comparison`, with a `MetricRow` for each metric), then `compare`, which makes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +16,17 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_common.progress import Bar
 from kg_common.terminal import number_of
-from kg_edit.errors import ConfigError, KgEditError, OutputError, unknown_name
-from kg_edit.evaluation.config import EvalConfig
-from kg_edit.evaluation.general_tasks import PREFIX
-from kg_edit.evaluation.records import (
-    BASE,
-    EDITED,
-    RunFolder,
-    RunRecord,
-    found_in,
-    joined,
-    missing_phases,
-    sequences_of,
+from kg_edit.errors import ConfigError, KgEditError, unknown_name
+from kg_edit.evaluation.compared_runs import (
+    UNEDITED,
+    ComparedRun,
+    Scores,
+    check_comparable,
+    shared_records,
+    write_notes,
 )
-from kg_edit.evaluation.schedule import Schedule
-from kg_edit.evaluation.settings import method_in_words
+from kg_edit.evaluation.general_tasks import PREFIX
+from kg_edit.evaluation.records import BASE, EDITED, RunFolder
 from kg_edit.evaluation.statistics import (
     EDITING_SCORE,
     SCORED,
@@ -47,23 +43,9 @@ from kg_edit.evaluation.statistics import (
 )
 from kg_edit.storage.frames import frame_of
 from kg_edit.storage.notebook import html_table
-from kg_edit.storage.run_folder import Settings, difference, read_settings
-from kg_edit.text.display import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# A setting that must be equal -> what to do if it differs.
-_SAME = {
-    "job": "compare runs of `kg-edit evaluate`",
-    "chat": "ask both in one form: both with --chat, or both with --plain",
-    "chat_form_sha256": "make and ask both in one form, with one chat template",
-    "protocol": "evaluate both with one version of kg-edit",
-    "question_form_sha256": "evaluate both with one version of kg-edit",
-    "model": "evaluate both on one model, in one dtype",
-    "tokenizer_sha256": "evaluate both with one tokenizer",
-}
-_SHARED = "--common compares the records that all have"
 
 _DIFFERENCE = {  # column of a table -> field of a `Difference`
     "difference": "mean",
@@ -73,197 +55,6 @@ _DIFFERENCE = {  # column of a table -> field of a `Difference`
     "p_holm": "p_holm",
     "test": "test",
 }
-
-UNEDITED = "unedited"
-Scores = Mapping[str, RecordScores]  # by the record's id
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparedRun:
-    """A run with its name in the comparison, its records by id, and the ids of records that it has not finished."""
-
-    folder: Path
-    name: str
-    settings: Settings
-    records: Mapping[str, RunRecord]
-    unfinished: frozenset[str]
-
-    @classmethod
-    def read(cls, folder: Path, name: str) -> ComparedRun:
-        """Read the run in ``folder``."""
-        settings = read_settings(folder)
-        files = RunFolder(folder)
-        if settings.get("job") != "evaluate":
-            raise OutputError(f"{folder} is not a run of `kg-edit evaluate`; {_SAME['job']}")
-        plan = EvalConfig.of(settings).plan
-        done, _ = found_in(files)
-        unfinished = set[str]()
-        for ids in sequences_of(settings).values():
-            unfinished.update(record for record, _ in missing_phases(plan, ids, done))
-        # With a sample, the edited model was asked only about the last point's records.
-        records = dict[str, RunRecord]()
-        for record in joined(files.entries()):
-            if plan.sample is None or EDITED in record.scores:
-                records[record.id] = record
-        return cls(folder=folder, name=name, settings=settings, records=records, unfinished=frozenset(unfinished))
-
-    def scores(self, ids: Sequence[str], section: str) -> Scores:
-        """Return the scores of records on the unedited or the edited model: in the section of its phase."""
-        return {name: self.records[name].scores.get(section, {}) for name in ids}
-
-    def ids(self) -> list[str]:
-        """Return the ids of the finished records, in the data set's order."""
-        return [name for name in self.settings["ids"] if name in self.records and name not in self.unfinished]
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule under which the run's edits were made."""
-        return Schedule.parse(self.settings.get("schedule", "single"))
-
-
-def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
-    """Refuse runs that differ in a setting that must be equal, and runs that are not finished."""
-    first = runs[0]
-    for run in runs:
-        must_be_equal = dict(_SAME)
-        if not common:
-            shared = any(_same_record(first, run, name) for name in first.ids())
-            must_be_equal["data"] = _or_shared("evaluate both on one file", shared=shared)
-        for field, way_out in must_be_equal.items():
-            expected = first.settings.get(field)
-            actual = run.settings.get(field)
-            if field == "data" and None in (expected, actual):
-                continue  # records that a program gave, of no known file: the records' own hashes are compared
-            differs = difference({field: expected}, {field: actual})
-            if differs:
-                raise OutputError(f"{first.folder} and {run.folder} can't be compared ({differs}); {way_out}")
-        if run.unfinished and not common:
-            raise _unfinished(run)
-
-
-def _unfinished(run: ComparedRun) -> OutputError:
-    """The error about a run that has not all scores yet, with the first record that lacks some."""
-    when = " at the end of their sequence" if run.schedule.sequence > 1 else ""
-    ids = run.settings["ids"]
-    fault = f"{len(run.unfinished)} of {len(ids)} records have not all scores{when} yet"
-    unfinished = [name for name in ids if name in run.unfinished]
-    way = _or_shared("start it again", shared=bool(run.ids()))
-    return OutputError(f"{run.folder} is not finished: {fault}, the first of them {unfinished[0]!r}; {way}")
-
-
-def _or_shared(way: str, *, shared: bool) -> str:
-    """The way out, and ``--common`` if there are records that all have."""
-    return f"{way}; {_SHARED}" if shared else way
-
-
-def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> list[str]:
-    """Return the ids of the records to compare, in the first run's order."""
-    first, *others = runs
-    if not common:
-        for run in others:
-            _refuse_other_records(first, run)
-    ids = first.ids()
-    for run in others:
-        ids = [name for name in ids if _same_record(first, run, name)]
-    if not ids:
-        raise OutputError("the runs share no record, so there is nothing to compare; evaluate the same data set")
-    return ids
-
-
-def _refuse_other_records(first: ComparedRun, run: ComparedRun) -> None:
-    """Refuse a run that lacks records of the first one, or has more."""
-    lacking = [name for name in first.ids() if not _same_record(first, run, name)]
-    more = [name for name in run.ids() if not _same_record(run, first, name)]
-    faults = []
-    if lacking:
-        faults.append(f"{_of_all(lacking, 'first')} not in the second")
-    if more:
-        faults.append(f"{_of_all(more, 'second')} not in the first")
-    if faults:
-        way = _or_shared("evaluate both on the same records", shared=len(lacking) < len(first.ids()))
-        raise OutputError(f"{first.folder} and {run.folder} have different records: {', and '.join(faults)}; {way}")
-
-
-def _of_all(ids: Sequence[str], which: str) -> str:
-    """The beginning of a sentence: "3 of the first ('row-1', …) are"."""
-    if len(ids) == 1:
-        return f"1 of the {which} ({ids[0]!r}) is"
-    return f"{len(ids)} of the {which} ({ids[0]!r}, …) are"
-
-
-def _same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
-    return (
-        name in other.records
-        and name not in other.unfinished
-        and one.records[name].sha256 == other.records[name].sha256
-    )
-
-
-def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
-    """Notes about the runs for the reader of a comparison."""
-    return (*_notes_on_methods(runs), *_notes_on_errors(runs, ids), *_notes_on_fairness(runs, ids))
-
-
-def _notes_on_methods(runs: Sequence[ComparedRun]) -> list[str]:
-    """Which presets and controls the runs have, if some have one."""
-    notes = []
-    presets = {run.name: run.settings.get("preset", "default") for run in runs}
-    if set(presets.values()) != {"default"}:
-        notes.append(", ".join(f"{name}: preset {preset}" for name, preset in presets.items()))
-    methods = {run.name: method_in_words(run.settings) for run in runs if run.settings.get("graph")}
-    if any("--control" in words for words in methods.values()):
-        notes.append(", ".join(f"{name}: {words}" for name, words in methods.items()))
-    return notes
-
-
-def _notes_on_errors(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
-    """How many records could not be edited, and how many edits broke the model."""
-    notes = []
-    for run in runs:
-        failed = [name for name in ids if run.records[name].error is not None and not run.records[name].broken]
-        if failed:
-            error = one_line(str(run.records[failed[0]].error))
-            notes.append(f"{run.name}: {len(failed)} failed; {failed[0]}: {error}")
-    for run in runs:
-        broken = sum(bool(run.records[name].broken) for name in ids)
-        if broken:
-            notes.append(f"{run.name}: {run.settings['method']} broke the model of {broken}, whose shares count as 0")
-    return notes
-
-
-def _notes_on_fairness(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
-    """What makes the runs less comparable: other records, versions, answers to choose from, and schedules."""
-    notes = []
-    if any(len(run.ids()) > len(ids) for run in runs):
-        has = ", ".join(f"{run.name} has {len(run.ids())}" for run in runs)
-        notes.append(f"only the {number_of(len(ids), 'record')} that all runs have ({has})")
-    versions = dict.fromkeys(str(run.settings.get("kg_edit")) for run in runs)
-    if len(versions) > 1:
-        notes.append(f"made with kg-edit {' and '.join(versions)}")
-    if any(_choices(run, ids) != _choices(runs[0], ids) for run in runs):
-        notes.append("the runs have different answers to choose from (--seed), so portability.choice is not comparable")
-
-    schedules = {run.schedule for run in runs}
-    if any(schedule.sequence > 1 for schedule in schedules):
-        notes.append("records of one batch or sequence are not independent, so intervals and p are too narrow")
-    if len(schedules) > 1:
-        return notes  # different schedules are in the line above the table
-    if any(_edited_together(run, ids) != _edited_together(runs[0], ids) for run in runs):
-        notes.append("the runs have different edits in a model, so the scores after several edits are not comparable")
-    return notes
-
-
-def _choices(run: ComparedRun, ids: Sequence[str]) -> list[tuple[tuple[str, ...], ...]]:
-    """The answers to choose from, for each of ``ids``."""
-    return [run.records[name].choices for name in ids]
-
-
-def _edited_together(run: ComparedRun, ids: Sequence[str]) -> list[tuple[str, ...]]:
-    """The records whose edits are in one model, for each of ``ids``."""
-    together = dict[str, tuple[str, ...]]()
-    for names in sequences_of(run.settings).values():
-        together |= dict.fromkeys(names, names)
-    return [together[name] for name in ids]
 
 
 class MetricRow(BaseModel):
@@ -304,8 +95,10 @@ class Comparison(BaseModel):
     @property
     def schedules_line(self) -> str:
         """A sentence that says which run was scored under which schedule; "" if all have the same."""
+        if not self.schedules:
+            return ""
         runs = ", ".join(f"{name} ({words})" for name, words in self.schedules.items())
-        return f"Different schedules: {runs}." if runs else ""
+        return f"Different schedules: {runs}."
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -341,8 +134,8 @@ class Comparison(BaseModel):
         for row in self.rows:
             cells: list[Any] = [row.metric, row.n]
             for side in self.shown:
-                estimate = row.means.get(side)
-                cells.append(estimate.mean if estimate else None)
+                mean = row.means[side].mean if side in row.means else None
+                cells.append(mean)
             rows.append(cells)
         return html_table(repr(self), ["metric", "n", *self.shown], rows)
 
@@ -400,35 +193,33 @@ def compare(
     runs = _read_runs([_path_of(folder) for folder in folders])
     check_comparable(runs, common=common)
     ids = shared_records(runs, common=common)
-    notes = _notes(runs, ids)
-
-    sides = _sides(runs, ids, against)
+    sides = _choose_sides(runs, ids, against)
     base = {} if UNEDITED in sides else runs[0].scores(ids, BASE)
-    # A metric that is named twice is one test: Holm's correction would count two
-    requested = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
-    available = _available(sides)
-    for name in requested:
-        if name not in available:
-            raise _unknown_metric(name, available, runs)
-    rows = _rows(sides, ids, requested or available, seed, base=base)
+    requested = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    names = _choose_metrics(requested, sides, runs)
+    rows = _compare_metrics(sides, ids, names, seed, base=base)
     lacking = sorted(set(requested) - {row.metric for row in rows})
     if not rows:
         raise _nothing_to_compare(sides, lacking)
+    notes = list(write_notes(runs, ids))
     if lacking:
-        notes += (f"no record has {' and '.join(lacking)} on each side",)
+        notes.append(f"no record has {' and '.join(lacking)} on each side")
 
     settings = runs[0].settings
-    in_words = _schedules_in_words(runs)
+    schedules = _schedules_in_words(runs)
+    schedule = None
+    if not schedules:
+        schedule = settings.get("schedule")
     return Comparison(
         sides=tuple(sides),
         records=len(ids),
-        rows=_corrected(rows),
-        notes=notes,
+        rows=_correct(rows),
+        notes=tuple(notes),
         seed=seed,
         model=settings.get("model", {}).get("name"),
         data=_data_sets(runs),
-        schedule=None if in_words else settings.get("schedule"),
-        schedules=in_words,
+        schedule=schedule,
+        schedules=schedules,
     )
 
 
@@ -472,7 +263,7 @@ def _path_as_name(path: Path) -> str:
     return str(path)
 
 
-def _sides(runs: Sequence[ComparedRun], ids: Sequence[str], against: str | None) -> dict[str, Scores]:
+def _choose_sides(runs: Sequence[ComparedRun], ids: Sequence[str], against: str | None) -> dict[str, Scores]:
     """The scores of each side by its name; the first side is the one that the others are compared with."""
     sides: dict[str, Scores] = {run.name: run.scores(ids, EDITED) for run in runs}
     if against:
@@ -485,7 +276,7 @@ def _sides(runs: Sequence[ComparedRun], ids: Sequence[str], against: str | None)
         sides[UNEDITED] = runs[0].scores(ids, BASE)
     by_folder = {str(run.folder): run.name for run in runs}
     first = reference
-    if reference not in sides:
+    if reference not in sides:  # it may be the folder of a run
         first = by_folder.get(str(Path(reference)), reference)
     if first not in sides:
         raise ConfigError(f"can't compare with {reference!r}; expected {UNEDITED} or one of {', '.join(by_folder)}")
@@ -494,7 +285,16 @@ def _sides(runs: Sequence[ComparedRun], ids: Sequence[str], against: str | None)
     return {first: sides.pop(first), **sides}
 
 
-def _available(sides: Mapping[str, Scores]) -> tuple[str, ...]:
+def _choose_metrics(requested: Sequence[str], sides: Mapping[str, Scores], runs: Sequence[ComparedRun]) -> list[str]:
+    """The requested metrics, each once because Holm's correction counts the tests; by default all."""
+    available = _list_metrics(sides)
+    for name in requested:
+        if name not in available:
+            raise _unknown_metric(name, available, runs)
+    return list(dict.fromkeys(requested or available))
+
+
+def _list_metrics(sides: Mapping[str, Scores]) -> tuple[str, ...]:
     """The metrics of any side, and the editing score if its parts are among them."""
     rows = list[RecordScores]()
     for scores in sides.values():
@@ -540,7 +340,7 @@ def _has_any(scores: Scores, metrics: Sequence[str]) -> bool:
     return not present.isdisjoint(metrics)
 
 
-def _rows(
+def _compare_metrics(
     sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str], seed: int, *, base: Scores
 ) -> list[MetricRow]:
     """One row for each metric that some record has on every side; ``base`` are scores to show beside the sides."""
@@ -548,12 +348,12 @@ def _rows(
     if EDITING_SCORE in metrics:  # its parts as well
         names = tuple(dict.fromkeys([*metrics, *SCORED]))
     shown = {UNEDITED: base, **sides} if base else sides
-    # Scores [records, metrics] of each side; NaN where a side lacks the score of a record.
+    # Scores [records, metrics] of each side; NaN where one of the sides lacks the score of a record.
     tables = {side: _table_of(scores, ids, names) for side, scores in shown.items()}
     missing = np.any([np.isnan(tables[side]) for side in sides], axis=0)
     tables = {side: np.where(missing, np.nan, table) for side, table in tables.items()}
     means = {side: estimates(_records_of(table, names), names=names, seed=seed) for side, table in tables.items()}
-    numbers = dict(zip(names, (~missing).sum(axis=0).tolist(), strict=True))
+    numbers = dict(zip(names, (~missing).sum(axis=0).tolist(), strict=True))  # of records with each metric
 
     metric_rows = []
     for metric in Bar(metrics, title="comparing", unit="metric", delay=2.0, leave=False):
@@ -612,16 +412,16 @@ def _difference(first: Table, second: Table, seed: int) -> Difference | None:
     return paired_difference(first[present, 0], second[present, 0], seed=seed)
 
 
-def _corrected(rows: Sequence[MetricRow]) -> tuple[MetricRow, ...]:
+def _correct(rows: Sequence[MetricRow]) -> tuple[MetricRow, ...]:
     """The rows with Holm-corrected p-values."""
     values = []
     for row in rows:
         values += [change.p for change in row.differences.values()]
-    remaining = iter(holm(values))
-    corrected = []
+    corrected_values = holm(values)  # in the same order: row by row, side by side
+    rows_with_p = []
     for row in rows:
         differences = {}
         for side, change in row.differences.items():
-            differences[side] = change.model_copy(update={"p_holm": next(remaining)})
-        corrected.append(row.model_copy(update={"differences": differences}))
-    return tuple(corrected)
+            differences[side] = change.model_copy(update={"p_holm": corrected_values.pop(0)})
+        rows_with_p.append(row.model_copy(update={"differences": differences}))
+    return tuple(rows_with_p)

@@ -29,6 +29,7 @@ else:  # options are checked before torch is imported, which these classes need
 _MANY = "Many edits in one model"  # panel of the command's help
 
 
+_LONGEST_NAME = 255  # characters of a file's name; a longer text is no path
 _OPENED_BY = {  # in kg_edit
     "general": "scoring.perplexity.read_text",
     "tasks": "evaluation.general_tasks.GeneralTasks.open",
@@ -127,11 +128,13 @@ class EvalConfig(BaseModel):
     @classmethod
     def _canonical_shard(cls, text: str | None) -> str | None:
         """The whole run is no shard: 0/1 is None."""
-        return None if text is None or Shard.parse(text) == Shard() else str(Shard.parse(text))
+        if text is None or Shard.parse(text) == Shard():
+            return None
+        return str(Shard.parse(text))
 
     @field_validator("extras", "probes", mode="before")
     @classmethod
-    def _several(cls, names: object) -> object:
+    def _as_names(cls, names: object) -> object:
         """A name alone is a list of one."""
         return (names,) if isinstance(names, str) else names
 
@@ -155,12 +158,16 @@ class EvalConfig(BaseModel):
 
     @field_validator("general", "tasks", "quick", "retention")
     @classmethod
-    def _are_opened(cls, given: Any, info: ValidationInfo) -> Any:
+    def _are_opened(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse the path of a file or the names of tasks in the place of what they contain."""
         name = str(info.field_name)
-        is_text = name == "general" and (given is None or len(given) > 255 or not Path(given).is_file())  # 255: a name
-        if isinstance(given, str | Path | list | tuple) and not is_text:
-            raise ValueError(f"found {describe(given)}; expected what kg_edit.{_OPENED_BY[name]} returns")
-        return given
+        if name == "general" and isinstance(value, str):
+            is_path = len(value) <= _LONGEST_NAME and Path(value).is_file()
+        else:
+            is_path = isinstance(value, str | Path | list | tuple)
+        if is_path:
+            raise ValueError(f"found {describe(value)}; expected what kg_edit.{_OPENED_BY[name]} returns")
+        return value
 
     @model_validator(mode="after")
     def _refuse_a_curve_without_steps(self) -> EvalConfig:
@@ -233,14 +240,13 @@ class EvalConfig(BaseModel):
     @property
     def settings(self) -> Settings:
         """The part of ``run.json`` that this config decides; texts and files count by their content."""
-        plan = self.plan
-        steps = {"evaluate_every": plan.every, "curve_records": CURVE_RECORDS} if plan.schedule.has_steps else {}
+        not_compared = {"evaluate_every", "retry_failed", "other_code"}
+        files = {"general", "tasks", "quick", "retention"}
+        fields = self.model_dump(mode="json", exclude=not_compared | files)
+        if self.plan.schedule.has_steps:
+            fields |= {"evaluate_every": self.plan.every, "curve_records": CURVE_RECORDS}
         return {
-            **self.model_dump(
-                mode="json",
-                exclude={"evaluate_every", "retry_failed", "other_code", "general", "tasks", "quick", "retention"},
-            ),
-            **steps,
+            **fields,
             "general_sha256": None if self.general is None else digest(self.general),
             "general_tasks": None if self.tasks is None else self.tasks.settings,
             "general_quick": None if self.quick is None else self.quick.settings,

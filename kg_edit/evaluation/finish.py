@@ -13,7 +13,7 @@ from typing import Any
 
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.config import EvalConfig
-from kg_edit.evaluation.general_tasks import DocumentScores, changes
+from kg_edit.evaluation.general_tasks import DocumentScores, compare_points
 from kg_edit.evaluation.plots import draw_curve
 from kg_edit.evaluation.records import (
     BASE,
@@ -21,17 +21,17 @@ from kg_edit.evaluation.records import (
     Point,
     RunFolder,
     RunRecord,
-    found_in,
-    joined,
-    missing_phases,
-    missing_points,
-    phase_of,
-    sequences_of,
+    join_phases,
+    list_missing_phases,
+    list_missing_points,
+    name_phase,
+    read_progress,
+    split_into_sequences,
 )
 from kg_edit.evaluation.schedule import CurvePlan, Shard
 from kg_edit.evaluation.settings import note_environment, read_environments
-from kg_edit.evaluation.statistics import counts, estimates, metric_names
-from kg_edit.evaluation.summary import CEILINGS, JUST_EDITED, SUMMARY, Summary, curve
+from kg_edit.evaluation.statistics import RecordScores, counts, estimates, metric_names
+from kg_edit.evaluation.summary import CEILINGS, JUST_EDITED, SUMMARY, Summary, make_curve
 from kg_edit.storage.atomic import replacing
 from kg_edit.storage.run_folder import Settings, claim, difference, folder_lock, read_settings
 
@@ -46,50 +46,55 @@ def finish(out: Path) -> Summary:
     """Write ``summary.json``, and ``curve.svg`` if there is a curve, from the other files of the run in ``out``."""
     settings = read_settings(out)
     folder = RunFolder(out)
-    sequences = sequences_of(settings)
+    sequences = tuple(split_into_sequences(settings).values())
     plan = EvalConfig.of(settings).plan
     seed = settings["seed"]
     records = _sorted_records(folder, settings)
     points = list(folder.points())
-
-    sections = ["base", "edited"]
     if plan.schedule.has_steps and plan.sample is None:
-        sections.insert(1, JUST_EDITED)
-        records = _with_just_edited(records, sequences.values(), plan)
-    if settings["ceilings"]:
-        sections += CEILINGS
-    rows = {}
-    for name in sections:
-        rows[name] = [record.scores.get(name, {}) for record in records]
-    metrics = {name: metric_names(scores) for name, scores in rows.items()}
+        records = _with_just_edited(records, sequences, plan)
 
-    points_of_curve = None
+    rows = dict[str, list[RecordScores]]()  # the scores of each record, by section
+    for section in _list_sections(settings, plan):
+        rows[section] = [record.scores.get(section, {}) for record in records]
+    curve = None
     if plan.schedule.has_steps or _has_points(settings):
         by_id = {record.id: record for record in records}
-        points_of_curve = curve(tuple(sequences.values()), by_id, points, plan=plan, seed=seed)
+        curve = make_curve(sequences, by_id, points, plan=plan, seed=seed)
     general = None
     if any(settings.get(name) for name in _TASKS):
-        general = changes(_before_and_after(points), seed=seed)
-    seconds = [record.seconds for record in records if record.seconds is not None]
-    memory = [record.memory for record in records if record.memory is not None]
-
-    provenance = _provenance(out, settings) | _counted(records, sequences.values(), plan)
-    provenance["counts"] = {name: counts(rows[name], names=metrics[name]) for name in rows}
-
-    summary = Summary(
-        n=len(records),
-        seconds_per_edit=fmean(seconds) if seconds else None,
-        seconds_per_answer=_seconds_per_answer(records),
-        peak_memory=max(memory, default=None),
-        curve=points_of_curve,
-        general=general,
-        provenance=provenance,
-        **{name: estimates(rows[name], names=metrics[name], seed=seed) for name in rows},
-    )
+        general = compare_points(_before_and_after(points), seed=seed)
+    provenance = _provenance(out, settings) | _count_records(records, sequences, plan)
+    provenance["counts"] = {section: counts(scores, names=metric_names(scores)) for section, scores in rows.items()}
+    means = {section: estimates(scores, names=metric_names(scores), seed=seed) for section, scores in rows.items()}
+    costs = _costs(records)
+    summary = Summary(n=len(records), curve=curve, general=general, provenance=provenance, **costs, **means)
     summary.save(out / SUMMARY)
     if plan.schedule.has_steps and summary.curve:
         draw_curve(summary, out / CURVE)
     return summary
+
+
+def _list_sections(settings: Settings, plan: CurvePlan) -> list[str]:
+    """The sections of the summary, in its order."""
+    sections = ["base"]
+    if plan.schedule.has_steps and plan.sample is None:
+        sections.append(JUST_EDITED)
+    sections.append("edited")
+    if settings["ceilings"]:
+        sections += CEILINGS
+    return sections
+
+
+def _costs(records: Sequence[RunRecord]) -> dict[str, Any]:
+    """The seconds and the memory that edits and answers took, as fields of the summary; None if unknown."""
+    seconds = [record.seconds for record in records if record.seconds is not None]
+    memory = [record.memory for record in records if record.memory is not None]
+    return {
+        "seconds_per_edit": fmean(seconds) if seconds else None,
+        "seconds_per_answer": _seconds_per_answer(records),
+        "peak_memory": max(memory, default=None),
+    }
 
 
 def _sorted_records(folder: RunFolder, settings: Settings) -> tuple[RunRecord, ...]:
@@ -98,7 +103,7 @@ def _sorted_records(folder: RunFolder, settings: Settings) -> tuple[RunRecord, .
     The order of the lines is another one: a record that was computed again has later lines.
     """
     order = {name: position for position, name in enumerate(settings["ids"])}
-    return tuple(sorted(joined(folder.entries()), key=lambda record: order[record.id]))
+    return tuple(sorted(join_phases(folder.entries()), key=lambda record: order[record.id]))
 
 
 def _provenance(out: Path, settings: Settings) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def _provenance(out: Path, settings: Settings) -> dict[str, Any]:
     return provenance
 
 
-def _counted(records: Sequence[RunRecord], sequences: Iterable[Sequence[str]], plan: CurvePlan) -> dict[str, int]:
+def _count_records(records: Sequence[RunRecord], sequences: Iterable[Sequence[str]], plan: CurvePlan) -> dict[str, int]:
     """How many records were not edited, could not be scored before the edits (left out if none), or after them."""
     asked = set[str]()
     for names in sequences:
@@ -131,7 +136,7 @@ def _with_just_edited(
     for names in sequences:
         for scoring in plan.scorings(len(names)):
             for index in scoring.step:
-                phases[names[index]] = phase_of(scoring)
+                phases[names[index]] = name_phase(scoring)
     extended = []
     for record in records:
         own = record.scores.get(phases[record.id])
@@ -198,7 +203,7 @@ def _merge_lines(target: RunFolder, parts: Sequence[RunFolder], settings: Settin
     They are sorted by sequence, in their shard's order within a sequence, as one process would write them.
     """
     sequence_of = dict[str, int]()
-    for number, names in sequences_of(settings).items():
+    for number, names in split_into_sequences(settings).items():
         sequence_of |= dict.fromkeys(names, number)
     lines = dict[int, list[bytes]]()
     point_lines = dict[int, list[bytes]]()
@@ -252,15 +257,15 @@ def _sorted_shards(settings: Mapping[Path, Settings]) -> list[Path]:
 
 def _check_finished(folder: Path, settings: Settings) -> None:
     plan = EvalConfig.of(settings).plan
-    done, points = found_in(RunFolder(folder))
-    for number, ids in sequences_of(settings).items():
-        for name, phase in missing_phases(plan, ids, done):
+    done, points = read_progress(RunFolder(folder))
+    for number, ids in split_into_sequences(settings).items():
+        for name, phase in list_missing_phases(plan, ids, done):
             raise OutputError(
                 f"{folder} is not finished: phase {phase} of record {name!r} is missing; start the run again"
             )
         if not _has_points(settings):
             continue
-        for edits in missing_points(plan, number, len(ids), points):
+        for edits in list_missing_points(plan, number, len(ids), points):
             raise OutputError(
                 f"{folder} is not finished: general ability after {edits} edits is missing; start the run again"
             )

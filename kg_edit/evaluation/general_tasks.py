@@ -33,7 +33,7 @@ from kg_edit.models.language_model import LanguageModel
 
 PREFIX = "general."
 QUICK = "quick:"
-_CLOSE = 1e-6
+_CLOSE = 1e-6  # how near the mean of documents' scores is to a task's value, if the value is their mean
 _YAML = (".yaml", ".yml")
 _ROWS = 16  # in a forward pass
 _SHARES = frozenset({"acc", "acc_norm", "exact_match", "em", "f1"})  # lm-eval's shares of right answers
@@ -78,6 +78,7 @@ class GeneralTasks:
     manager: Any
     sha256: Mapping[str, str]
     limit: int | None = None
+    # the unedited model's scores, by its fingerprint, dtype and form: they are asked once for all sequences
     _unedited: dict[tuple[object, ...], dict[str, DocumentScores]] = field(default_factory=dict)
 
     @classmethod
@@ -95,15 +96,13 @@ class GeneralTasks:
 
         if isinstance(tasks, str):
             tasks = [tasks]
-        folders, names, needs_own = wanted_tasks(tasks)
+        folders, names, needs_own = find_tasks(tasks)
+        paths = [str(folder) for folder in folders]
+        metadata = {"tokenizer": tokenizer} if tokenizer else None
         try:
-            manager = TaskManager(
-                include_path=[str(path) for path in folders],
-                include_defaults=needs_own,
-                metadata={"tokenizer": tokenizer} if tokenizer else None,
-            )
+            manager = TaskManager(include_path=paths, include_defaults=needs_own, metadata=metadata)
             loaded = _load(manager, names)
-            sha256 = {name: _digest(task, limit) for name, task in _flat(loaded)}
+            sha256 = {name: _digest(task, limit) for name, task in _flatten(loaded)}
         except ConfigError:
             raise
         except Exception as error:  # lm-eval may raise anything for a faulty task file, template or data
@@ -125,16 +124,17 @@ class GeneralTasks:
         ``edited`` false: the scores of the unedited model, which are computed once.
         """
         if edited:
-            return dict(self._evaluated(model))
+            return self._ask(model)
         key = (model.fingerprint, model.model.dtype, model.chat)
         if key not in self._unedited:
-            self._unedited[key] = dict(self._evaluated(model))
+            self._unedited[key] = self._ask(model)
         return self._unedited[key]
 
-    def _evaluated(self, model: LanguageModel) -> Iterator[tuple[str, DocumentScores]]:
+    def _ask(self, model: LanguageModel) -> dict[str, DocumentScores]:
+        """Ask the tasks by the harness."""
         import lm_eval
 
-        with lm_eval_model(model, batch_size=_ROWS) as harness, _own_randomness(model):
+        with lm_eval_model(model, batch_size=_ROWS) as harness, _keep_randomness(model):
             output: Any = lm_eval.simple_evaluate(
                 model=harness,
                 tasks=list(self.names),
@@ -142,12 +142,15 @@ class GeneralTasks:
                 limit=self.limit,
                 bootstrap_iters=0,
             )
+        scores = dict[str, DocumentScores]()
         for task, results in output["results"].items():
             samples = output["samples"].get(task, [])
             _refuse_no_numbers(task, samples)
-            for metric, (filtered, value) in _metrics(results).items():
-                scores = [sample.get(metric) for sample in samples if sample.get("filter", filtered) == filtered]
-                yield f"{PREFIX}{task}.{metric}", document_scores(value, scores)
+            for metric, (chosen_filter, value) in _read_metrics(results).items():
+                of_filter = [sample for sample in samples if sample.get("filter", chosen_filter) == chosen_filter]
+                documents = [sample.get(metric) for sample in of_filter]
+                scores[f"{PREFIX}{task}.{metric}"] = document_scores(value, documents)
+        return scores
 
 
 def _load(manager: Any, names: Sequence[str]) -> Mapping[Any, Any]:
@@ -156,12 +159,11 @@ def _load(manager: Any, names: Sequence[str]) -> Mapping[Any, Any]:
     missing = [name for name in names if name not in available]
     if missing:
         raise ConfigError(f"lm-eval has no task {', '.join(map(repr, missing))}; give a task file: NAME.yaml")
-    loaded: Mapping[Any, Any]
-    if hasattr(manager, "load"):
-        loaded = manager.load(names)["tasks"]
-    else:  # earlier releases
-        loaded = manager.load_task_or_group(names)
-    return loaded
+    if not hasattr(manager, "load"):  # earlier releases
+        tasks: Mapping[Any, Any] = manager.load_task_or_group(names)
+        return tasks
+    tasks = manager.load(names)["tasks"]
+    return tasks
 
 
 def split_general(text: str | None) -> tuple[Path | None, list[str], Path | None]:
@@ -170,13 +172,18 @@ def split_general(text: str | None) -> tuple[Path | None, list[str], Path | None
     A ``.yaml`` file and a folder contain tasks, and ``quick:FOLDER`` the sets of `kg_edit.evaluation.quick_tasks`. A
     part without a file ending that is no file is one of the harness's tasks.
     """
-    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
-    quick = [part for part in parts if part == "quick" or part.startswith(QUICK)]
+    quick = list[str]()
+    tasks = list[str]()
+    texts = list[str]()
+    for part in map(str.strip, (text or "").split(",")):
+        if part == "quick" or part.startswith(QUICK):
+            quick.append(part)
+        elif part and (_is_task_place(Path(part)) or _is_task_name(part)):
+            tasks.append(part)
+        elif part:
+            texts.append(part)
     if len(quick) > 1 or QUICK in quick or "quick" in quick:
         raise ConfigError(f"--general {','.join(quick)}: give the one folder of the eight sets: quick:FOLDER")
-    parts = [part for part in parts if part not in quick]
-    tasks = [part for part in parts if _is_task_place(Path(part)) or _is_task_name(part)]
-    texts = [part for part in parts if part not in tasks]
     if len(texts) > 1:
         raise ConfigError(f"--general takes one text, found {', '.join(texts)}; task files end in .yaml")
     text_file = Path(texts[0]) if texts else None
@@ -192,15 +199,16 @@ def _is_task_name(part: str) -> bool:
 
 def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:
     """Return a task's value; with its documents' scores if these are finite numbers with the value as their mean."""
-    numbers = [float(score) for score in scores if isinstance(score, bool | int | float | np.number)]
-    complete = len(numbers) == len(scores) and bool(numbers) and bool(np.isfinite(numbers).all())
-    is_mean = complete and abs(float(np.mean(numbers)) - value) < _CLOSE
     if not np.isfinite(value):
         return DocumentScores(value=None)
-    return DocumentScores(value=value, documents=tuple(numbers) if is_mean else ())
+    numbers = [float(score) for score in scores if isinstance(score, bool | int | float | np.number)]
+    is_complete = len(numbers) == len(scores) and bool(numbers) and bool(np.isfinite(numbers).all())
+    if is_complete and abs(float(np.mean(numbers)) - value) < _CLOSE:
+        return DocumentScores(value=value, documents=tuple(numbers))
+    return DocumentScores(value=value)
 
 
-def changes(
+def compare_points(
     points: Iterable[tuple[Mapping[str, DocumentScores], Mapping[str, DocumentScores]]], *, seed: int
 ) -> dict[str, GeneralChange]:
     """Return each metric before and after the edits.
@@ -222,6 +230,7 @@ def changes(
 def _change(
     name: str, points: Sequence[tuple[DocumentScores, Mapping[str, DocumentScores]]], seed: int
 ) -> GeneralChange:
+    """The change of one metric: its score before, and all scores after, of each sequence."""
     failed = sum(name not in edited for _, edited in points)
     before = [unedited for unedited, _ in points]
     after = list[DocumentScores]()
@@ -232,7 +241,7 @@ def _change(
             after.append(DocumentScores(value=0.0, documents=(0.0,) * len(unedited.documents)))
     if len(after) < len(before) or not all(scores.documents for scores in (*before, *after)):
         complete = after if len(after) == len(before) else []
-        return GeneralChange(n=0, before=_bare(before), after=_bare(complete), failed=failed)
+        return GeneralChange(n=0, before=_mean_value(before), after=_mean_value(complete), failed=failed)
     # The mean over sequences of each document's score: [documents].
     first = np.mean([scores.documents for scores in before], axis=0)
     second = np.mean([scores.documents for scores in after], axis=0)
@@ -246,33 +255,36 @@ def _change(
 
 
 def _estimate(scores: Any, seed: int) -> Estimate:
-    return estimates([{"it": float(score)} for score in scores], names=["it"], seed=seed)["it"]
+    """The mean of the documents' scores [documents] with its interval."""
+    rows = [{"score": float(score)} for score in scores]
+    return estimates(rows, names=["score"], seed=seed)["score"]
 
 
-def _bare(several: Sequence[DocumentScores]) -> Estimate:
-    values = [scores.value for scores in several if scores.value is not None]
+def _mean_value(sequences: Sequence[DocumentScores]) -> Estimate:
+    """The mean over sequences of a value that has no interval."""
+    values = [scores.value for scores in sequences if scores.value is not None]
     mean = float(np.mean(values)) if values else None
     return Estimate(mean=mean, ci95_low=None, ci95_high=None)
 
 
 @contextmanager
-def _own_randomness(model: LanguageModel) -> Iterator[None]:
+def _keep_randomness(model: LanguageModel) -> Iterator[None]:
     """Restore all random generators after the block, because the harness seeds them."""
-    plain = random.getstate()
-    arrays = np.random.get_state()
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
     with torch.random.fork_rng(devices=model.cuda_devices):
         try:
             yield
         finally:
-            random.setstate(plain)
-            np.random.set_state(arrays)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
-def _flat(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+def _flatten(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the tasks by name, including those inside groups."""
     for name, task in loaded.items():
         if isinstance(task, Mapping):
-            yield from _flat(task)
+            yield from _flatten(task)
         else:
             yield str(name), task
 
@@ -290,15 +302,19 @@ def _digest(task: Any, limit: int | None) -> str:
         asked = [str(part(document)) for part in parts]
         documents.append([str(document), *asked])
     form = [str(getattr(task.config, name, None)) for name in _FORM]
-    shown = [str(example) for example in task.fewshot_docs() or ()] if task.config.num_fewshot else []
-    return digest([str(task.VERSION), str(task.OUTPUT_TYPE), form, shown, sorted(task.aggregation()), documents])
+    examples = list[str]()
+    if task.config.num_fewshot:
+        examples = [str(example) for example in task.fewshot_docs() or ()]
+    return digest([str(task.VERSION), str(task.OUTPUT_TYPE), form, examples, sorted(task.aggregation()), documents])
 
 
 def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:
     """Raise ModelError if a likelihood is NaN, because the largest of several NaN would be any answer."""
     for sample in samples:
         for reply in sample.get("filtered_resps", ()):
-            likelihood = reply[0] if isinstance(reply, tuple | list) and reply else reply
+            likelihood = reply
+            if isinstance(reply, tuple | list) and reply:
+                likelihood = reply[0]
             if isinstance(likelihood, float) and np.isnan(likelihood):
                 raise ModelError(
                     f"the model's output on the task {task} is not finite; make a weaker edit, or load the model in "
@@ -306,13 +322,13 @@ def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:
                 )
 
 
-def _metrics(results: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
+def _read_metrics(results: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
     """The first filter of each metric of a task and its value, without standard errors ("acc,none": 0.5)."""
     metrics: dict[str, tuple[str, float]] = {}
     for name, value in results.items():
-        metric, comma, filtered = name.partition(",")
+        metric, comma, filter_name = name.partition(",")
         if comma and not metric.endswith("_stderr") and isinstance(value, int | float | np.number):
-            metrics.setdefault(metric, (filtered, float(value)))
+            metrics.setdefault(metric, (filter_name, float(value)))
     return metrics
 
 
@@ -325,7 +341,7 @@ class _TaskFile:
     members: tuple[str, ...] = ()
 
 
-def wanted_tasks(tasks: Sequence[str]) -> tuple[list[Path], list[str], bool]:
+def find_tasks(tasks: Sequence[str]) -> tuple[list[Path], list[str], bool]:
     """Return the folders with task files, the tasks' names, and whether the harness's own tasks are needed too.
 
     ``tasks`` has task files, folders of them, and names of the harness's own tasks.

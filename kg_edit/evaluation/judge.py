@@ -64,8 +64,12 @@ class Judge(ModelServer):
             raise self.unexpected(data, "a chat completion") from error
         reply = str(content).encode(errors="replace").decode()  # a cut emoji can't be written to the file
         words = normalised(reply.rpartition("</think>")[2])  # a reasoning model's answer is at the end
-        first = words[0] if words else ""
-        return {"yes": True, "no": False}.get(first), reply
+        first_word = words[0] if words else ""
+        if first_word == "yes":
+            return True, reply
+        if first_word == "no":
+            return False, reply
+        return None, reply
 
 
 class Judgement(BaseModel):
@@ -87,8 +91,15 @@ class Judgement(BaseModel):
     @property
     def key(self) -> tuple[str, ...]:
         """What is judged by whom: judge, prompt, right answers, record, section, question and text."""
-        judged_by = (self.judge, self.prompt_sha256, self.answers_sha256)
-        return *judged_by, self.id, self.section, self.question, self.text
+        return (
+            self.judge,
+            self.prompt_sha256,
+            self.answers_sha256,
+            self.id,
+            self.section,
+            self.question,
+            self.text,
+        )
 
 
 def judge_run(
@@ -109,9 +120,10 @@ def judge_run(
     if not RunFolder(folder).records.is_file():
         raise OutputError(f"{folder} has no records of a run; give the output folder of kg-edit evaluate")
     cases = {record.id: Case.of(record) for record in records}
-    if not any(list(_judged_questions(case)) for case in cases.values()):
+    has_questions = any(list(_judged_questions(case)) for case in cases.values())
+    if not has_questions:
         raise ConfigError(f"the data has no questions whose answers are judged; they are those of {', '.join(_ASKED)}")
-    answers = list(_answers(folder, cases, judge))
+    answers = list(_list_answers(folder, cases, judge))
     if not answers:
         if any(entry.id in cases for entry in RunFolder(folder).entries()):
             raise ConfigError(f"{folder}: its records have no questions that are judged: those of {', '.join(_ASKED)}")
@@ -162,7 +174,7 @@ def _shares(judged: Sequence[Judgement], groups: Sequence[str]) -> dict[str, dic
     return shares
 
 
-def _answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[tuple[Judgement, tuple[str, ...]]]:
+def _list_answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[tuple[Judgement, tuple[str, ...]]]:
     """Yield each answer of the run as an empty verdict, with the right answers."""
     prompt = digest(PROMPT)
     for entry in RunFolder(folder).entries():
@@ -194,9 +206,5 @@ def _judged_questions(case: Case) -> Iterator[tuple[str, str, str, tuple[str, ..
     for question in case.questions:
         yield "portability", question.question, question.question, right_answers(question)
     for family in _ASKED:
-        for probe in case.group(family):
-            for query in probe.queries:
-                names = list[str]()
-                for answer in query.answers:
-                    names += answer
-                yield family, query.prompt, scored_after(query), tuple(names)
+        for query in case.queries(family):
+            yield family, query.prompt, scored_after(query), query.right_names

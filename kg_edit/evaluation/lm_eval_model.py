@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,8 @@ def lm_eval_model(
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
         raise ConfigError("this needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'") from error
-    with as_patch(patch).applied(model) if patch else nullcontext(model) as edited:
+    application = as_patch(patch).applied(model) if patch else nullcontext(model)
+    with application as edited:
         transform = edited.prompt_transform
 
         class Transformed(HFLM):  # type: ignore[misc,unused-ignore]
@@ -47,11 +48,14 @@ def lm_eval_model(
             def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
                 """Generate texts after the transformed contexts."""
                 if transform:
-                    requests = [
-                        replace(request, arguments=(transform(request.args[0]), *request.args[1:]))
-                        for request in requests
-                    ]
+                    requests = [_transform_context(request, transform) for request in requests]
                 return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
         chosen = Transformed if transform else HFLM
         yield chosen(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)
+
+
+def _transform_context(request: Any, transform: Callable[[str], str]) -> Any:
+    """A request of the harness, whose first argument is its context, with the context transformed."""
+    context, *others = request.args
+    return replace(request, arguments=(transform(context), *others))

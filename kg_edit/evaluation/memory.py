@@ -35,30 +35,40 @@ class Cost:
 
 
 @contextmanager
-def measured() -> Iterator[Cost]:
+def measure_cost() -> Iterator[Cost]:
     """Measure the block; a measurement inside another one resets the outer one's largest memory."""
     cost = Cost()
     start = time.perf_counter()
-    known = True
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    if devices:
-        for device in devices:
-            torch.cuda.reset_peak_memory_stats(device)
-    else:
-        try:
-            _RESET.write_text(_LARGEST_RESIDENT)
-        except OSError:  # not Linux
-            known = False
+    is_known = _reset_largest()
     try:
         yield cost
     finally:
         cost.seconds = time.perf_counter() - start
-        if known and torch.cuda.is_initialized():
-            cost.memory = sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
-        elif known:
-            for line in _STATUS.read_text().splitlines():
-                if line.startswith("VmHWM:"):  # the largest resident memory, "VmHWM:  1234 kB"
-                    cost.memory = int(line.split()[1]) * 1024
+        if is_known:
+            cost.memory = _read_largest()
+
+
+def _reset_largest() -> bool:
+    """Begin a new measurement of the largest memory; False if that is not possible here."""
+    if torch.cuda.is_initialized() and torch.cuda.device_count():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        _RESET.write_text(_LARGEST_RESIDENT)
+    except OSError:  # not Linux
+        return False
+    return True
+
+
+def _read_largest() -> int | None:
+    """The largest memory since the reset, in bytes; that of the devices, if CUDA came into use since then."""
+    if torch.cuda.is_initialized():
+        return sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith("VmHWM:"):  # the largest resident memory, "VmHWM:  1234 kB"
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def in_halves(call: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> list[Result]:

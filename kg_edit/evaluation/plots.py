@@ -56,6 +56,7 @@ def save_figure(drawn: Figure, path: Path) -> Path:
     kind = path.suffix.casefold()
     if kind not in _FORMATS:
         raise OutputError(f"can't draw {path}: expected a file name that ends in {' or '.join(_FORMATS)}")
+    # the metadata that would differ between two runs or versions
     stamp = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}[kind]
     with replacing(path) as scratch, rc_context({"svg.hashsalt": "kg-edit", "svg.fonttype": "none"}):
         drawn.savefig(scratch, format=kind[1:], dpi=150, metadata=stamp)
@@ -74,12 +75,12 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     drawn = figure(4.6 * count, 3.4 + 0.14 * lines)
     axes = drawn.subplots(1, count, squeeze=False)[0]
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
-        _scores(axis, points, names)
+        _plot_scores(axis, points, names)
         axis.set_title(title, fontsize=10)
     if tasks:
-        _tasks(axes[len(panels)], points, tasks)
+        _plot_tasks(axes[len(panels)], points, tasks)
     if has_ability:
-        _ability(axes[-1], points)
+        _plot_ability(axes[-1], points)
     for axis in axes:
         axis.set_xlabel("edits in the model")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -115,7 +116,7 @@ def _tasks_between_0_and_1(points: Sequence[CurvePoint]) -> list[str]:
     return [name for name, series in values.items() if series and 0 <= min(series) <= max(series) <= 1]
 
 
-def _tasks(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
+def _plot_tasks(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
     for name, colour in zip(names, COLOURS * len(names), strict=False):
         at, shares = _measured(points, name)
         axes.plot(at, shares, color=colour, marker="o", ms=3, label=name)
@@ -124,20 +125,9 @@ def _tasks(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> No
     legend_below(axes)
 
 
-def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
+def _plot_scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
     for name, colour in zip(names, COLOURS * len(names), strict=False):
-        scores = [(point.edits, point.scores[name]) for point in points if name in point.scores]
-        with_mean = [(edits, value) for edits, value in scores if value.mean is not None]
-        at = [edits for edits, _ in with_mean]
-        axes.plot(at, [value.mean or 0.0 for _, value in with_mean], color=colour, marker="o", ms=3, label=name)
-        low = [_number(value.ci95_low) for _, value in with_mean]
-        high = [_number(value.ci95_high) for _, value in with_mean]
-        axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
-        # A point has other records than the one before it: the unedited model's line shows what of a change that is.
-        # A metric that compares with the unedited model has no mean there.
-        means = [(point.edits, point.unedited[name].mean) for point in points if name in point.unedited]
-        before = [(edits, mean) for edits, mean in means if mean is not None]
-        axes.plot([edits for edits, _ in before], [mean for _, mean in before], color=colour, lw=0.8, ls=":")
+        _plot_metric(axes, points, name, colour)
     axes.plot([], [], color="black", lw=0.8, ls=":", label="unedited model, the same records")
     broken = [point.edits for point in points if point.failed]
     if broken:
@@ -147,7 +137,37 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
     legend_below(axes)
 
 
-def _ability(axes: Axes, points: Sequence[CurvePoint]) -> None:
+def _plot_metric(axes: Axes, points: Sequence[CurvePoint], name: str, colour: str) -> None:
+    """Plot a metric's means with their intervals, and the unedited model's means as a dotted line.
+
+    A point has other records than the one before it: the unedited model's line shows how much of a change is due to
+    that. A metric that compares with the unedited model has no mean there.
+    """
+    edits = list[int]()
+    means = list[float]()
+    low = list[float]()
+    high = list[float]()
+    for point in points:
+        estimate = point.scores.get(name)
+        if estimate and estimate.mean is not None:
+            edits.append(point.edits)
+            means.append(estimate.mean)
+            low.append(_number(estimate.ci95_low))
+            high.append(_number(estimate.ci95_high))
+    axes.plot(edits, means, color=colour, marker="o", ms=3, label=name)
+    axes.fill_between(edits, low, high, color=colour, alpha=0.15, lw=0)
+
+    unedited_at = list[int]()
+    unedited_means = list[float]()
+    for point in points:
+        estimate = point.unedited.get(name)
+        if estimate and estimate.mean is not None:
+            unedited_at.append(point.edits)
+            unedited_means.append(estimate.mean)
+    axes.plot(unedited_at, unedited_means, color=colour, lw=0.8, ls=":")
+
+
+def _plot_ability(axes: Axes, points: Sequence[CurvePoint]) -> None:
     at, values = _measured(points, PERPLEXITY)
     axes.plot(at, values, color=COLOURS[0], marker="o", ms=3)
     broken = [point.edits for point in points if point.general_failed]
@@ -174,4 +194,5 @@ def _measured(points: Sequence[CurvePoint], name: str) -> tuple[list[int], list[
 
 
 def _number(value: float | None) -> float:
+    """A value; NaN, which is not drawn, for None."""
     return float("nan") if value is None else value

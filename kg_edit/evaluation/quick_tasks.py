@@ -46,7 +46,7 @@ class Document(NamedTuple):
         """The prompt with each choice."""
         return [Pair(self.prompt, choice) for choice in self.choices]
 
-    def answered(self, nll: Mapping[Pair, float]) -> float:
+    def score(self, nll: Mapping[Pair, float]) -> float:
         """Return 1 if the right choice has the lowest -log p of all; a tie is wrong, as it shows no knowledge."""
         others = [nll[pair] for pair in self.pairs]
         right = others.pop(self.right)
@@ -73,33 +73,49 @@ class QuickSet:
         """Return a row as a document."""
         if not isinstance(row, dict):
             raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-        names = [name for _, name, _, _ in Formatter().parse(self.prompt) if name and name != _LISTED]
-        texts = {name: self._field(row, name, "a text") for name in names}
-        for name, text in texts.items():
-            if not _is_text(text):
-                raise EditError([Fault(name, f"found {describe(text)}; expected a text")])
-        right = self._field(row, self.right, "the right answer")
+        texts = self._read_texts(row)
+        right = _read_field(row, self.right, "the right answer")
         if self.words:
             labels = list(self.words)
             choices = tuple(self.words.values())
         else:
-            raw = self._field(row, self.choices, "a list of choices")
-            if not (isinstance(raw, list) and 1 < len(raw) <= len(ascii_uppercase) and all(map(_is_text, raw))):
-                raise EditError([Fault(self.choices, f"found {describe(raw)}; expected a list of two texts or more")])
-            letters = ascii_uppercase[: len(raw)]
-            labels = list(letters) if isinstance(right, str) else [str(index) for index in range(len(raw))]
-            texts[_LISTED] = "\n".join(map("{}. {}".format, letters, raw))
-            choices = tuple(letters) if _LISTED in self.prompt else tuple(choice.strip() for choice in raw)
+            choices = self._read_choices(row)
+            letters = list(ascii_uppercase[: len(choices)])
+            labels = letters if isinstance(right, str) else [str(index) for index in range(len(choices))]
+            if _LISTED in self.prompt:
+                lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
+                texts[_LISTED] = "\n".join(lines).strip()
+                choices = tuple(letters)
+            else:
+                choices = tuple(choice.strip() for choice in choices)
         if str(right) not in labels:
             raise EditError([Fault(self.right, f"found {describe(right)}; expected one of {', '.join(labels)}")])
-        prompt = self.prompt.format(**{name: text.strip() for name, text in texts.items()})
-        return Document(prompt, choices, labels.index(str(right)))
+        return Document(self.prompt.format(**texts), choices, labels.index(str(right)))
 
-    @staticmethod
-    def _field(row: Mapping[str, Any], name: str, expected: str) -> Any:
-        if name not in row:
-            raise EditError([Fault(name, f"is missing; expected {expected}")])
-        return row[name]
+    def _read_texts(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """The texts of the row that the prompt has in braces, by field."""
+        texts = {}
+        for _, name, _, _ in Formatter().parse(self.prompt):
+            if name and name != _LISTED:
+                text = _read_field(row, name, "a text")
+                if not _is_text(text):
+                    raise EditError([Fault(name, f"found {describe(text)}; expected a text")])
+                texts[name] = text.strip()
+        return texts
+
+    def _read_choices(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """The row's own choices."""
+        choices = _read_field(row, self.choices, "a list of choices")
+        are_texts = isinstance(choices, list) and all(map(_is_text, choices))
+        if not are_texts or not 1 < len(choices) <= len(ascii_uppercase):
+            raise EditError([Fault(self.choices, f"found {describe(choices)}; expected a list of two texts or more")])
+        return tuple(choices)
+
+
+def _read_field(row: Mapping[str, Any], name: str, expected: str) -> Any:
+    if name not in row:
+        raise EditError([Fault(name, f"is missing; expected {expected}")])
+    return row[name]
 
 
 def _is_text(value: object) -> bool:
@@ -149,8 +165,9 @@ class QuickTasks:
                 lacking.append(name)
                 continue
             path = existing[0]
-            every = list(_documents(form, path))
-            drawn = random.Random(f"{seed}/{name}").sample(range(len(every)), min(rows, len(every)))  # noqa: S311 - nothing secret
+            every = list(_read_documents(form, path))
+            chosen_by = random.Random(f"{seed}/{name}")  # noqa: S311 - nothing secret
+            drawn = chosen_by.sample(range(len(every)), min(rows, len(every)))
             documents[name] = tuple(every[index] for index in sorted(drawn))
         if not documents:
             files = ", ".join(f"{name}.jsonl" for name in SETS)
@@ -172,24 +189,24 @@ class QuickTasks:
         every = list(chain.from_iterable(self.documents.values()))
         model.foresee(doc.prompt for doc in every)
 
-        def scored(part: Sequence[Document]) -> list[tuple[Pair, float]]:
+        def score_part(part: Sequence[Document]) -> list[tuple[Pair, float]]:
             pairs = list[Pair]()
             for doc in part:
                 pairs += doc.pairs
             return [(pair, scores.nll) for pair, scores in score(model, pairs).items()]
 
-        nll = dict(in_halves(scored, every))
+        nll = dict(in_halves(score_part, every))
         accuracies = {}
         every_hit = list[float]()
         for name, docs in self.documents.items():
-            hits = [doc.answered(nll) for doc in docs]
+            hits = [doc.score(nll) for doc in docs]
             every_hit += hits
             accuracies[f"{PREFIX}quick.{name}.acc"] = document_scores(fmean(hits), hits)
         accuracies[f"{PREFIX}quick.acc"] = document_scores(fmean(every_hit), every_hit)
         return accuracies
 
 
-def _documents(form: QuickSet, path: Path) -> Iterator[Document]:
+def _read_documents(form: QuickSet, path: Path) -> Iterator[Document]:
     """The documents of a file; all its rows are checked."""
     try:
         rows = list(every_row(read_document(path)))

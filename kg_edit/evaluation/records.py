@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ class Entry(BaseModel):
     ``base`` has the unedited model's sections (base, and the ceilings) and the choices. ``edit`` has the cost of the
     edit, or its error. ``edited`` has the section of the model with all edits of the record's sequence, ``after:K``
     that with the first K edits. If the edited model could not be scored, such a phase has an ``error``, and shares
-    that count as 0 (`kg_edit.evaluation.scorer.broken`).
+    that count as 0 (`kg_edit.evaluation.scorer.score_broken`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,7 +117,7 @@ class RunFolder:
         folder = RunFolder(Path(self.path))
         read_settings(folder.path)
         rows = []
-        for record in joined(folder.entries()):
+        for record in join_phases(folder.entries()):
             for section, scores in record.scores.items():
                 for metric, score in scores.items():
                     row = {"id": record.id, "section": section, "metric": metric, "score": score}
@@ -170,33 +171,32 @@ class RunFolder:
         """
         settings = read_settings(self.path)
         plan = EvalConfig.of(settings).plan
-        done, _ = found_in(self)
-        # kept: edits of a sequence before the failure
-        positions = dict[str, tuple[int, int]]()
-        kept = dict[int, int]()
-        sequences = sequences_of(settings)
+        done, _ = read_progress(self)
+        sequences = split_into_sequences(settings)
+        places = dict[str, tuple[int, int]]()  # of a record: the number of its sequence, and its index there
+        kept = dict[int, int]()  # how many of a sequence's first edits stay
         for number, ids in sequences.items():
             for index, name in enumerate(ids):
-                positions[name] = (number, index)
-            # The patch of a record alone is in no file: to be scored again, the record is edited again, at another cost
-            phases = (BASE, EDIT, EDITED) if len(ids) == 1 else (BASE, EDIT)
-            failed = [name for name in ids if any(done.get((name, phase)) for phase in phases)]
-            kept[number] = len(ids)
-            if failed:
-                first = ids.index(failed[0])
-                batch = plan.schedule.batch
-                kept[number] = first // batch * batch  # where the step of the first failed record begins
+                places[name] = (number, index)
+            kept[number] = _count_kept(ids, done, batch=plan.schedule.batch)
 
-        def stays(entry: Entry) -> bool:
-            number, index = positions[entry.id]
+        def entry_stays(entry: Entry) -> bool:
+            if entry.error is not None:
+                return False
+            number, index = places[entry.id]
+            if entry.phase == BASE:
+                return True
             if entry.phase == EDIT:
                 return index < kept[number]
-            edits = entry.phase.partition(":")[2] or len(sequences[number])
-            return entry.phase == BASE or int(edits) <= kept[number]
+            edits = entry.phase.partition(":")[2] or len(sequences[number])  # K of after:K, or all
+            return int(edits) <= kept[number]
+
+        def point_stays(point: Point) -> bool:
+            return point.error is None and point.edits <= kept[point.sequence]
 
         # A kill in between leaves lines of failed records, which a second call drops.
-        _keep(self.general, Point, lambda point: point.error is None and point.edits <= kept[point.sequence])
-        _keep(self.records, Entry, lambda entry: entry.error is None and stays(entry))
+        _keep_lines(self.general, Point, point_stays)
+        _keep_lines(self.records, Entry, entry_stays)
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Append phases; when this returns, they are on disk.
@@ -215,11 +215,26 @@ class RunFolder:
         append_lines(self.general, [point.model_dump_json(exclude_defaults=True)])
 
 
-def _keep(file: Path, kind: type[Line], stays: Callable[[Line], bool]) -> None:
+def _count_kept(ids: Sequence[str], done: Done, *, batch: int) -> int:
+    """How many of a sequence's first edits stay: those of the steps before the first failed record."""
+    phases = [BASE, EDIT]
+    if len(ids) == 1:
+        # The patch of a record alone is in no file. To be scored again, the record is edited again, at another cost.
+        phases.append(EDITED)
+    for index, name in enumerate(ids):
+        if any(done.get((name, phase)) for phase in phases):
+            return index // batch * batch  # where the step of the failed record begins
+    return len(ids)
+
+
+def _keep_lines(file: Path, kind: type[Line], stays: Callable[[Line], bool]) -> None:
     """Replace a file of JSON lines by those of its lines that stay."""
-    if file.exists():
-        with replacing(file) as scratch, file.open("rb") as lines, scratch.open("wb") as target:
-            target.writelines(line for line, entry in zip(lines, read_lines(file, kind), strict=True) if stays(entry))
+    if not file.exists():
+        return
+    with replacing(file) as scratch, file.open("rb") as lines, scratch.open("wb") as target:
+        for line, entry in zip(lines, read_lines(file, kind), strict=True):
+            if stays(entry):
+                target.write(line)
 
 
 class RunRecord(BaseModel):
@@ -238,13 +253,14 @@ class RunRecord(BaseModel):
     scores: dict[str, dict[str, float | None]] = {}  # section -> metric
 
 
-def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
+def join_phases(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
     """Join ``entries`` to records, in the order of their first entries."""
     records: dict[str, dict[str, Any]] = {}
     for entry in entries:
         record = records.setdefault(entry.id, {"id": entry.id, "sha256": entry.sha256, "scores": {}})
         # Later phases add sections; of an error, a cost and the choices the first one counts.
-        record["scores"] |= {name: section.scores for name, section in entry.sections.items()}
+        for name, section in entry.sections.items():
+            record["scores"][name] = section.scores
         if entry.error is not None and entry.phase not in (BASE, EDIT):
             record["broken"] = (*record.get("broken", ()), entry.phase)
         for field in ("error", "seconds", "memory", "answer_seconds", "choices"):
@@ -264,22 +280,32 @@ class StepFiles:
         files = self._start.parent.glob(f"{self._start.name}*.safetensors")
         self._sizes = {file: file.stat().st_size for file in sorted(files)}
 
-    def summed(self, recorded: int) -> tuple[int, Patch | None]:
+    def load_sum(self, recorded: int) -> tuple[int, Patch | None]:
         """Return the number of steps in the file with the sum, and the sum; (0, None) if there is none.
 
         A sum of more than the ``recorded`` first steps is removed: results of its steps were deleted, and can only be
         computed again step by step.
         """
-        sums = {int(file.stem.rpartition("-")[2]): file for file in self._sizes if "-sum-" in file.stem}
-        for steps in [steps for steps in sums if steps > recorded]:
-            self._remove(sums.pop(steps))
-        newest = max(sums, default=0)
-        return newest, Patch.load(sums[newest]) if newest else None
+        sums = dict[int, Path]()  # by the number of steps
+        for file in list(self._sizes):
+            if "-sum-" not in file.stem:
+                continue
+            steps = _number_in(file)
+            if steps > recorded:
+                self._remove(file)
+            else:
+                sums[steps] = file
+        if not sums:
+            return 0, None
+        newest = max(sums)
+        return newest, Patch.load(sums[newest])
 
     def load(self, step: int) -> Patch | None:
         """Return the patch of a step; None if there is no file of it."""
         file = Path(f"{self._start}{step:05d}.safetensors")
-        return Patch.load(file) if file in self._sizes else None
+        if file not in self._sizes:
+            return None
+        return Patch.load(file)
 
     def save(self, step: int, patch: Patch | None) -> None:
         """Write the patch of a step; None, if none of its edits succeeded, removes that of an earlier try."""
@@ -295,8 +321,9 @@ class StepFiles:
         Call it when all results of these steps are written.
         """
         # A resumed run has files of later steps too, which it has not loaded yet
-        earlier = [file for file in self._sizes if "-sum-" in file.stem or int(file.stem.rpartition("-")[2]) < steps]
-        if sum(self._sizes[file] for file in earlier) < max(_FEW, _TIMES * total.nbytes):
+        earlier = [file for file in self._sizes if "-sum-" in file.stem or _number_in(file) < steps]
+        bytes_used = sum(self._sizes[file] for file in earlier)
+        if bytes_used < max(_FEW, _TIMES * total.nbytes):
             return
         self._write(Path(f"{self._start}sum-{steps:05d}.safetensors"), total)
         for file in earlier:
@@ -309,6 +336,11 @@ class StepFiles:
     def _write(self, file: Path, patch: Patch) -> None:
         patch.save(file)
         self._sizes[file] = file.stat().st_size
+
+
+def _number_in(file: Path) -> int:
+    """The number at the end of a file's name: of the step, or of the summed steps."""
+    return int(file.stem.rpartition("-")[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +361,7 @@ class Item:
         return digest(self.record.model_dump(mode="json"))
 
 
-def items(
+def make_items(
     records: Sequence[BenchmarkRecord],
     pool: Mapping[Form, str],
     config: EvalConfig,
@@ -340,15 +372,15 @@ def items(
 
     Own edits are asked in the form that ``model`` can read (`asked_of`); None: unchanged.
     """
-    made = []
+    items = []
     for record in records:
         asked = with_probes(record, config.probes)
         if model is not None:
             asked = asked_of(model, asked, chat=config.chat)
         drawn = choices(record, pool, seed=config.seed)
         case = Case.of(asked, choices=drawn, extras=config.extras, chat=config.chat)
-        made.append(Item(record=record, case=case))
-    return made
+        items.append(Item(record=record, case=case))
+    return items
 
 
 def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None) -> BenchmarkRecord:
@@ -367,7 +399,8 @@ def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None
         is_chat = edit.forms[0] if chat is None else chat
         asked = edit if is_chat else readable_edit(model, edit)
         edits.append(asked)
-        prompts |= zip((edit.text, *edit.paraphrases), (asked.text, *asked.paraphrases), strict=True)
+        prompts[edit.text] = asked.text
+        prompts |= zip(edit.paraphrases, asked.paraphrases, strict=True)
     probes = []
     for probe in record.probes:
         queries = []
@@ -377,12 +410,12 @@ def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None
     return record.model_copy(update={"edits": tuple(edits), "probes": tuple(probes)})
 
 
-def found_in(folder: RunFolder) -> tuple[Done, Points]:
+def read_progress(folder: RunFolder) -> tuple[Done, Points]:
     """Return the finished phases with their errors, and the finished points, of a run's folder."""
-    sequences = sequences_of(read_settings(folder.path))
+    sequences = split_into_sequences(read_settings(folder.path))
     done = dict[tuple[str, str], str | None]()
     points = set()
-    ids = {name for names in sequences.values() for name in names}
+    ids = set(chain.from_iterable(sequences.values()))
     for number, entry in enumerate(folder.entries(), 1):
         if entry.id not in ids:
             raise _foreign(folder.records, number, f"record {entry.id!r}")
@@ -398,34 +431,44 @@ def _foreign(file: Path, number: int, what: str) -> OutputError:
     return OutputError(f"{file}, line {number}: this run has no {what}; delete the line, and start again")
 
 
-def missing_phases(plan: CurvePlan, ids: Sequence[str], done: Done) -> Iterator[tuple[str, str]]:
+def list_missing_phases(plan: CurvePlan, ids: Sequence[str], done: Done) -> Iterator[tuple[str, str]]:
     """Yield each (id, phase) of a sequence that is not ``done``.
 
     A record that the unedited model could not be scored on needs no other phase.
     """
+    for name in plan.scored(ids):
+        if (name, BASE) not in done:
+            yield name, BASE
     usable = {name for name in ids if done.get((name, BASE)) is None}
-    yield from ((name, BASE) for name in plan.scored(ids) if (name, BASE) not in done)
-    yield from ((name, EDIT) for name in ids if name in usable and (name, EDIT) not in done)
+    for name in ids:
+        if name in usable and (name, EDIT) not in done:
+            yield name, EDIT
     for scoring in plan.scorings(len(ids)):
-        keys = ((ids[index], phase_of(scoring)) for index in scoring.indices)
-        yield from (key for key in keys if key[0] in usable and key not in done)
+        phase = name_phase(scoring)
+        for index in scoring.indices:
+            name = ids[index]
+            if name in usable and (name, phase) not in done:
+                yield name, phase
 
 
-def missing_points(plan: CurvePlan, number: int, records: int, points: Points) -> Iterator[int]:
+def list_missing_points(plan: CurvePlan, number: int, records: int, points: Points) -> Iterator[int]:
     """Yield the numbers of edits after which the general ability of sequence ``number`` is still missing."""
-    expected = [0, *(scoring.edits for scoring in plan.scorings(records) if scoring.on_curve)]
-    yield from (edits for edits in expected if (number, edits) not in points)
+    expected = [0]
+    expected += [scoring.edits for scoring in plan.scorings(records) if scoring.on_curve]
+    for edits in expected:
+        if (number, edits) not in points:
+            yield edits
 
 
-def sequences_of(settings: Settings) -> dict[int, tuple[str, ...]]:
+def split_into_sequences(settings: Settings) -> dict[int, tuple[str, ...]]:
     """Return the record ids of a run, or of its shard, by the number of their sequence; the last may be shorter."""
     config = EvalConfig.of(settings)
     ids = settings["ids"]
     size = config.plan.schedule.sequence
-    cut = [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
-    return dict(config.part.deal(list(enumerate(cut))))
+    sequences = [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
+    return dict(config.part.deal(list(enumerate(sequences))))
 
 
-def phase_of(scoring: Scoring) -> str:
+def name_phase(scoring: Scoring) -> str:
     """Return the name of a scoring's phase in the records: ``edited`` after all edits, else ``after:K``."""
     return EDITED if scoring.last else f"after:{scoring.edits}"

@@ -22,7 +22,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,12 +70,10 @@ class RetentionTest:
         queries = dict[Query, None]()
         accurate = list[Query]()
         for record in records:
-            for probe in (*record.group("locality"), *record.group("recall")):
-                for query in probe.queries:
-                    if query.answers:
-                        queries[_plain(query)] = None
-            for probe in record.group("accurate"):
-                accurate += probe.queries
+            for query in (*record.queries("locality"), *record.queries("recall")):
+                if query.answers:
+                    queries[_without_prefix(query)] = None
+            accurate += record.queries("accurate")
         return cls(tuple(queries)[:TESTED], tuple(accurate[:TESTED]))
 
     @cached_property
@@ -97,7 +94,7 @@ class RetentionTest:
 
     def replies(self, model: LanguageModel) -> list[RetentionAnswer]:
         """Return the model's answers to the prompts in its form, plain or chat, in order."""
-        return _replies(model, self.queries, is_right=mentions)
+        return _ask(model, self.queries, is_right=mentions)
 
     def scores(
         self,
@@ -119,17 +116,23 @@ class RetentionTest:
         model = model.in_chat(chat=bool(chat))
         tested = self.replies(model)
         edited = edit_replies(model, edits, chat=chat)
-        accurate = [now for now, then in zip(tested, before, strict=True) if then.right]
-        if self.accurate:  # no greedy answers are generated for sentences
-            losses = score(model, map(pair_of, self.accurate))
-            accurate = [RetentionAnswer(False, losses[pair_of(query)].nll) for query in self.accurate]
         trr = mean(reply.right for reply in tested)
         err = mean(reply.right for reply in edited)
+        average = None
+        if trr is not None and err is not None:
+            average = (trr + err) / 2
+        if self.accurate:  # sentences; no greedy answers are generated for them
+            losses = score(model, map(pair_of, self.accurate))
+            accurate = [RetentionAnswer(False, losses[pair_of(query)].nll) for query in self.accurate]
+            arr = None
+        else:
+            accurate = [now for now, then in zip(tested, before, strict=True) if then.right]
+            arr = mean(reply.right for reply in accurate)
         return {
             TRR: trr,
             ERR: err,
-            AVERAGE: None if trr is None or err is None else (trr + err) / 2,
-            ARR: None if self.accurate else mean(reply.right for reply in accurate),
+            AVERAGE: average,
+            ARR: arr,
             f"{TRR}{PERPLEXITY}": _perplexity(tested),
             f"{ERR}{PERPLEXITY}": _perplexity(edited),
             f"{ARR}{PERPLEXITY}": _perplexity(accurate),
@@ -139,10 +142,12 @@ class RetentionTest:
 def _perplexity(answers: Iterable[RetentionAnswer]) -> float | None:
     """exp of the mean NLL over prompts; None if there is no prompt."""
     nll = mean(answer.nll for answer in answers)
-    return None if nll is None else math.exp(min(nll, LARGEST_NLL))
+    if nll is None:
+        return None
+    return math.exp(min(nll, LARGEST_NLL))
 
 
-def asked_of(edit: Edit) -> Query:
+def query_of_edit(edit: Edit) -> Query:
     """Return a query with an edit's prompt and its target."""
     return Query(prompt=edit.text, answers=((edit.target_new,),), form="sentence")
 
@@ -157,18 +162,18 @@ def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | No
     for edit in edits:
         is_chat = edit.forms[0] if chat is None else chat
         if is_chat:
-            in_chat.append(asked_of(edit))
+            in_chat.append(query_of_edit(edit))
         else:
-            plain.append(asked_of(edit))
+            plain.append(query_of_edit(edit))
     replies = list[RetentionAnswer]()
     if plain:
-        replies += _replies(model.in_chat(chat=False), plain, is_right=partial(generates, chat=False))
+        replies += _ask(model.in_chat(chat=False), plain, is_right=partial(generates, chat=False))
     if in_chat:  # a chat model answers in a sentence, which may not begin with the target
-        replies += _replies(model.in_chat(), in_chat, is_right=partial(generates, chat=True))
+        replies += _ask(model.in_chat(), in_chat, is_right=partial(generates, chat=True))
     return replies
 
 
-def _replies(
+def _ask(
     model: LanguageModel, queries: Sequence[Query], *, is_right: Callable[[str, str], bool]
 ) -> list[RetentionAnswer]:
     """The model's answers; a greedy answer is right if ``is_right(text, name)`` for a name of an answer."""
@@ -178,13 +183,12 @@ def _replies(
     replies = []
     for query, pair in zip(queries, pairs, strict=True):
         text = evidence.texts[generated_from(query)]
-        right_names = chain.from_iterable(query.answers)
-        right = any(is_right(text, name) for name in right_names)
+        right = any(is_right(text, name) for name in query.right_names)
         replies.append(RetentionAnswer(right, evidence.scores[pair].nll))
     return replies
 
 
-def rates(points: Iterable[Mapping[str, float | None] | None], names: Iterable[str]) -> dict[str, float | None]:
+def average_rates(points: Iterable[Mapping[str, float | None] | None], names: Iterable[str]) -> dict[str, float | None]:
     """Return the mean over sequences of each rate at one point.
 
     A point is None if the model of its sequence could not be asked. Such a sequence counts with a rate of 0. It has no
@@ -216,7 +220,7 @@ def read_retention_test(path: str | Path) -> RetentionTest:
     return test
 
 
-def _plain(query: Query) -> Query:
+def _without_prefix(query: Query) -> Query:
     """Remove zsRE's prefix from a Natural Questions prompt: with the prefix, no model continues with an answer."""
     if not query.prompt.startswith(_NQ):
         return query

@@ -22,12 +22,7 @@ from kg_edit.errors import AnotherRunError, ConfigError, unmade_method
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets import Records, as_records
 from kg_edit.evaluation.finish import finish
-from kg_edit.evaluation.records import (
-    EDIT,
-    RunFolder,
-    found_in,
-    items,
-)
+from kg_edit.evaluation.records import EDIT, RunFolder, make_items, read_progress
 from kg_edit.evaluation.scorer import UneditedScores
 from kg_edit.evaluation.sequences import RecordSequence, SequenceRun
 from kg_edit.evaluation.settings import (
@@ -38,9 +33,7 @@ from kg_edit.evaluation.settings import (
     record_settings,
     run_settings,
 )
-from kg_edit.evaluation.step import (
-    Method,
-)
+from kg_edit.evaluation.step import Method
 from kg_edit.evaluation.summary import Summary
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, as_model
@@ -112,23 +105,29 @@ def evaluate(
     if config.retention:
         asked_model = model.in_chat() if config.chat else model
         config.retention.check(asked_model)
-    grown = _grown_from(out, settings, model, all_records, config)
+    grown = _find_extended_run(out, settings, model, all_records, config)
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out), untouched(model):
-        claim(out, settings, grown=grown, rows=partial(_other_records, out, all_records))
-        folder = RunFolder(out)
-        folder.drop_cut_lines()
-        if config.retry_failed:
-            folder.drop_failed()
-        done, points = found_in(folder)
-        run = SequenceRun(method, model, config, folder, UneditedScores(model, settings), done, points)
-        _warn_of_earlier_errors(run)
-        if done and not config.other_code:
-            _refuse_other_code(out)
-        _warn_of_another_plug_in(run)
+        claim(out, settings, grown=grown, rows=partial(_describe_other_records, out, all_records))
+        run = _resume(method, model, config, settings, out)
         _advance_all(run, _split(all_records, choices, config, model), data)
         return finish(out)
+
+
+def _resume(method: Method, model: LanguageModel, config: EvalConfig, settings: Settings, out: Path) -> SequenceRun:
+    """The run as its earlier starts have left it; refuse or warn of what they did otherwise."""
+    folder = RunFolder(out)
+    folder.drop_cut_lines()
+    if config.retry_failed:
+        folder.drop_failed()
+    done, points = read_progress(folder)
+    run = SequenceRun(method, model, config, folder, UneditedScores(model, settings), done, points)
+    _warn_of_earlier_errors(run)
+    if done and not config.other_code:
+        _refuse_other_code(out)
+    _warn_of_another_plug_in(run)
+    return run
 
 
 def _refuse_another_model(method: Method, model: LanguageModel) -> None:
@@ -176,7 +175,7 @@ def _split(
     size = config.plan.schedule.sequence
     sequences = []
     for number, start in enumerate(range(0, len(records), size)):
-        part = items(records[start : start + size], choices, config, model=model)
+        part = make_items(records[start : start + size], choices, config, model=model)
         sequences.append(RecordSequence(number, part))
     return config.part.deal(sequences)
 
@@ -218,7 +217,7 @@ def _refuse_other_code(out: Path) -> None:
         )
 
 
-def _grown_from(
+def _find_extended_run(
     out: Path, settings: Settings, model: LanguageModel, records: Sequence[BenchmarkRecord], config: EvalConfig
 ) -> Settings | None:
     """The settings of the run in ``out``, if this run extends it: the same run, whose records are the first of these.
@@ -243,12 +242,14 @@ def _grown_from(
     return stored
 
 
-def _other_records(out: Path, records: Sequence[BenchmarkRecord]) -> str:
+def _describe_other_records(out: Path, records: Sequence[BenchmarkRecord]) -> str:
     """Say how the records of the run in ``out`` differ from ``records``."""
-    hashes = {entry.id: entry.sha256 for entry in RunFolder(out).entries()}
-    given = {record.id: digest(record.model_dump(mode="json")) for record in records}
-    # A record of the same id that has no line yet counts as equal.
-    stored = {name: hashes.get(name, given.get(name)) for name in read_settings(out)["ids"]}
-    there = {name: {"record_sha256": sha256} for name, sha256 in stored.items()}
-    here = {name: {"record_sha256": sha256} for name, sha256 in given.items()}
-    return other_rows("records", there, here, counts=(len(there), len(here)))
+    new = dict[str, dict[str, str]]()
+    for record in records:
+        new[record.id] = {"record_sha256": digest(record.model_dump(mode="json"))}
+    recorded = {entry.id: {"record_sha256": entry.sha256} for entry in RunFolder(out).entries()}
+    stored = dict[str, dict[str, str]]()
+    for name in read_settings(out)["ids"]:
+        # A record of the same id that has no line yet counts as equal.
+        stored[name] = recorded.get(name) or new.get(name, {})
+    return other_rows("records", stored, new, counts=(len(stored), len(new)))

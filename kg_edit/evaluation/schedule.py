@@ -39,7 +39,7 @@ class Schedule:
         """Parse the text of a schedule."""
         sizes: dict[str, int] = {}
         for part in text.replace(" ", "").split(","):
-            name, size = _part(part, text)
+            name, size = _parse_part(part, text)
             if name in sizes or "single" in sizes or (sizes and name == "single"):
                 raise ConfigError(f"schedule {text!r}: {part!r} repeats an earlier part; expected {_EXAMPLES}")
             sizes[name] = size
@@ -57,7 +57,9 @@ class Schedule:
             return "single"
         if self.batch == self.sequence:
             return f"batch:{self.batch}"
-        return f"batch:{self.batch},sequential:{self.sequence}" if self.batch > 1 else f"sequential:{self.sequence}"
+        if self.batch == 1:
+            return f"sequential:{self.sequence}"
+        return f"batch:{self.batch},sequential:{self.sequence}"
 
     def in_words(self, records: int) -> str:
         """Return when a record of a run of ``records`` has its last score, such as "after all 20 edits of the
@@ -83,7 +85,8 @@ class Schedule:
             yield range(start, min(start + self.batch, records))
 
 
-def _part(part: str, text: str) -> tuple[str, int]:
+def _parse_part(part: str, text: str) -> tuple[str, int]:
+    """The form and the number of a part of the schedule ``text``: "batch:32" is ("batch", 32)."""
     name, colon, size = part.partition(":")
     if name not in _FORMS:
         raise unknown_name("schedule", name, _FORMS)
@@ -124,21 +127,28 @@ class CurvePlan:
     @classmethod
     def of(cls, schedule: Schedule, every: int | None = None, *, sample: int | None = None) -> CurvePlan:
         """Return the plan with ``every``; by default with about ten points."""
-        return cls(schedule=schedule, every=every or math.ceil(schedule.sequence / CURVE_POINTS), sample=sample)
+        if every is None:
+            every = math.ceil(schedule.sequence / CURVE_POINTS)
+        return cls(schedule=schedule, every=every, sample=sample)
 
     def scorings(self, records: int) -> Iterator[Scoring]:
         """Yield the scorings of a sequence of ``records``, step by step."""
         for step in self.schedule.steps(records):
             last = step.stop == records
+            # a multiple of `every` is passed or reached
             on_curve = last or step.stop // self.every > step.start // self.every
-            indices: tuple[int, ...] = ()
-            if self.sample is None and last:  # the step's own records, after the earlier ones
-                indices = (*range(step.start), *step)
-            elif self.sample is None:
-                indices = (*_spread(step.start), *step) if on_curve else tuple(step)
-            elif on_curve:
-                indices = _spread(step.stop, most=self.sample)
+            indices = self._indices(step, on_curve=on_curve, last=last)
             yield Scoring(step=step, edits=step.stop, indices=indices, on_curve=on_curve, last=last)
+
+    def _indices(self, step: range, *, on_curve: bool, last: bool) -> tuple[int, ...]:
+        """The records to score after a step: the earlier ones, then the step's own."""
+        if self.sample is not None:
+            return _spread(step.stop, most=self.sample) if on_curve else ()
+        if last:
+            return (*range(step.start), *step)
+        if on_curve:
+            return (*_spread(step.start), *step)
+        return tuple(step)
 
     def scored(self, ids: Sequence[str]) -> Sequence[str]:
         """Return those of a sequence's ``ids`` that are scored at all: all of them without ``sample``."""

@@ -67,9 +67,13 @@ def score_cases(
     requests = [requests_of(case) for case in cases]
     unedited: list[Evidence | None] = [None] * len(cases)
     if before:
-        unedited = [_evidence_of(model, *given) for given in zip(requests, before, strict=True)]
+        for index, section in enumerate(before):
+            unedited[index] = _read_evidence(model, requests[index], section)
     evidence = ask_each(model, requests, patches=patches, before=unedited)
-    return tuple(_section(*answered) for answered in zip(cases, requests, evidence, strict=True))
+    sections = []
+    for index, case in enumerate(cases):
+        sections.append(_make_section(case, requests[index], evidence[index]))
+    return tuple(sections)
 
 
 @torch.no_grad()
@@ -80,7 +84,7 @@ def answer_seconds(model: LanguageModel, prompt: str) -> float:
     return round(time.perf_counter() - start, 4)
 
 
-def _section(case: Case, requests: Requests, evidence: Evidence) -> Section:
+def _make_section(case: Case, requests: Requests, evidence: Evidence) -> Section:
     """The metrics of a case, with the evidence that decided them."""
     nll: dict[str, dict[str, float]] = {}
     for pair in requests.pairs:
@@ -98,9 +102,9 @@ def _section(case: Case, requests: Requests, evidence: Evidence) -> Section:
     )
 
 
-def _evidence_of(model: LanguageModel, requests: Requests, section: Section) -> Evidence:
+def _read_evidence(model: LanguageModel, requests: Requests, section: Section) -> Evidence:
     """The part of the unedited model's evidence that its section has: texts, arg-max tokens, and next tokens."""
-    texts = _texts_of(requests, section)
+    texts = _read_texts(requests, section)
     predicted = {}
     for pair in requests.predicted:
         tokens = section.predicted.get(pair.prompt, {}).get(pair.candidate)
@@ -114,13 +118,13 @@ def _evidence_of(model: LanguageModel, requests: Requests, section: Section) -> 
     )
 
 
-def _texts_of(requests: Requests, section: Section) -> dict[str, str]:
+def _read_texts(requests: Requests, section: Section) -> dict[str, str]:
     """The continuations of a section by prompt."""
     names = {text.prompt: text.name or text.prompt for text in requests.continued}
     return {prompt: section.texts[name] for prompt, name in names.items() if name in section.texts}
 
 
-def with_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence[Section]) -> list[Section]:
+def add_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence[Section]) -> list[Section]:
     """Return the sections with the scores that compare generated texts with their targets in meaning.
 
     They need the unedited model, because an edited one would judge itself: call it after the patch was reverted.
@@ -137,27 +141,30 @@ def _meaning_scores(model: LanguageModel, case: Case, section: Section) -> dict[
     metrics = {name: metric for name, metric in metrics_for(case).items() if metric.in_meaning}
     if not metrics:
         return {}
-    texts = _texts_of(requests_of(case), section)
+    texts = _read_texts(requests_of(case), section)
     groups = dict[str, None]()  # in order, each once
     for metric in metrics.values():
         groups |= dict.fromkeys(metric.needs)
     pairs = []  # each text with its target
     for group in groups:
-        for probe in case.group(group):
-            pairs += [(texts[generated_from(query)], query.answers[0][0]) for query in probe.queries]
+        for query in case.queries(group):
+            pairs.append((texts[generated_from(query)], query.answers[0][0]))
     evidence = Evidence(texts=texts, cosines=cosines(model, pairs))
     return {name: metric(case, evidence) for name, metric in metrics.items()}
 
 
-def broken(case: Case, unedited: Section) -> Section:
+def score_broken(case: Case, unedited: Section) -> Section:
     """Return the scores on a model that can't be scored: 0 for shares that should be high; others are missing.
 
     A share that the ``unedited`` model lacks is missing too, unless it compares with that model.
     """
-    shares = [name for name, m in metrics_for(case).items() if (m.values, m.better) == ("0 to 1", "higher")]
-    compared = (".unchanged", ".same_text")
-    has = [name for name in shares if unedited.scores[name] is not None or name.endswith(compared)]
-    return Section(scores=dict.fromkeys(has, 0.0), nll={}, texts={})
+    scores = dict[str, float | None]()
+    for name, metric in metrics_for(case).items():
+        is_share = metric.values == "0 to 1" and metric.better == "higher"
+        compares = name.endswith((".unchanged", ".same_text"))
+        if is_share and (compares or unedited.scores[name] is not None):
+            scores[name] = 0.0
+    return Section(scores=scores, nll={}, texts={})
 
 
 class UneditedScores:
@@ -167,12 +174,13 @@ class UneditedScores:
     """
 
     def __init__(self, model: LanguageModel, settings: Settings) -> None:
-        named = {name: settings[name] for name in _DECIDES if name in settings}  # a model counts by its content
-        named["model"] = {key: value for key, value in named["model"].items() if key != "name"}
+        decides = {name: settings[name] for name in _DECIDES if name in settings}
+        # A model counts by its content, and not by its name.
+        decides["model"] = {key: value for key, value in decides["model"].items() if key != "name"}
         self._model = model
-        self._key = digest(named)
+        self._key = digest(decides)
         self._folder = cache_folder() / "unedited"
-        self._unwritten: dict[Path, Any] = {}
+        self._unwritten: dict[Path, Any] = {}  # what could not be written, by its file
 
     def sections(self, cases: Mapping[str, Case]) -> dict[str, Section]:
         """Return the sections of ``cases``, by name."""
@@ -182,14 +190,16 @@ class UneditedScores:
             # without those from before a metric was added or removed
             if section and section.scores.keys() == metrics_for(case).keys():
                 stored[name] = section
+        if len(stored) == len(cases):
+            return stored
         # If some are missing, as after a kill, all are scored again: a resumed run rounds like an uninterrupted one.
-        asked = tuple(cases.values()) if len(stored) < len(cases) else ()
-        scored = in_halves(lambda chunk: score_cases(self._model, chunk), asked)
-        sections = dict(zip(cases, with_cosines(self._model, asked, scored), strict=False))
+        every_case = tuple(cases.values())
+        scored = in_halves(lambda chunk: score_cases(self._model, chunk), every_case)
+        sections = dict(zip(cases, add_cosines(self._model, every_case, scored), strict=True))
         for name, section in sections.items():
             if name not in stored:
                 self._write(cases[name], _SECTION, section)
-        return {name: stored.get(name) or sections[name] for name in cases}
+        return sections | stored
 
     def general(self, text: str) -> dict[str, float | None]:
         """Return general ability on ``text``."""

@@ -2,7 +2,8 @@
 
 A sequence's edits accumulate in the model. `SequenceRun.advance` does what is missing of one sequence, or of several
 records that are edited alone, side by side: it asks the unedited model, then for each step computes the patch, scores
-the model with it, and appends a line for each record.
+the model with it, and appends a line for each record. The methods of `SequenceRun` are in the order in which `advance`
+calls them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from itertools import chain, takewhile
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from kg_common.progress import Bar
@@ -34,22 +35,22 @@ from kg_edit.evaluation.records import (
     RunFolder,
     Section,
     StepFiles,
-    missing_phases,
-    missing_points,
-    phase_of,
+    list_missing_phases,
+    list_missing_points,
+    name_phase,
 )
 from kg_edit.evaluation.retention import RetentionAnswer
 from kg_edit.evaluation.schedule import Scoring
-from kg_edit.evaluation.scorer import UneditedScores, answer_seconds, broken, score_cases, with_cosines
+from kg_edit.evaluation.scorer import UneditedScores, add_cosines, answer_seconds, score_broken, score_cases
 from kg_edit.evaluation.step import (
     FAILURES,
     EditsEach,
     Method,
     StepOutcome,
-    added,
+    add_patches,
+    describe_failure,
     edit_each_alone,
     edit_step,
-    failure,
 )
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -117,7 +118,8 @@ class _Scored(NamedTuple):
 class _Progress:
     """Where a sequence stands: the patch of all its edits so far, and what an earlier start has recorded.
 
-    Dense patches of the first steps may be one file, their sum; ``summed`` is the number of these steps.
+    ``recorded`` is the number of its first steps that have all their results. Dense patches of the first steps may be
+    one file, their sum; ``summed`` is the number of these steps.
     """
 
     sequence: RecordSequence
@@ -126,10 +128,29 @@ class _Progress:
     summed: int
     patch: Patch | None
 
-    def chosen(self, indices: Iterable[int], *, without: set[str]) -> list[Item]:
-        """Return some of the sequence's records, without those that even the unedited model can't be scored on."""
-        items = [self.sequence.items[index] for index in indices]
-        return [item for item in items if item.id not in without]
+
+@dataclass
+class _Group:
+    """Sequences of the same length that are advanced together.
+
+    ``failed`` are the ids of the records that even the unedited model can't be scored on; they are not edited.
+    ``label`` begins the bar's notes about them.
+    """
+
+    progress: list[_Progress]
+    failed: set[str]
+    lines: _Lines
+    bar: Bar
+    label: str
+
+    def usable_items(self, sequence: RecordSequence, indices: Iterable[int]) -> list[Item]:
+        """Return some records of a sequence, without those that failed."""
+        items = [sequence.items[index] for index in indices]
+        return [item for item in items if item.id not in self.failed]
+
+    def note(self, text: str) -> None:
+        """Show on the bar what is being done."""
+        self.bar.note(f"{self.label}{text}")
 
 
 @dataclass(frozen=True)
@@ -147,11 +168,11 @@ class SequenceRun:
     def is_done(self, sequence: RecordSequence) -> bool:
         """Return whether all phases of its records, and all points of general ability, are recorded."""
         plan = self.config.plan
-        if list(missing_phases(plan, sequence.ids, self.done)):
+        if list(list_missing_phases(plan, sequence.ids, self.done)):
             return False
         if not self.config.has_points:
             return True
-        return not list(missing_points(plan, sequence.number, len(sequence.items), self.points))
+        return not list(list_missing_points(plan, sequence.number, len(sequence.items), self.points))
 
     @property
     def together(self) -> int:
@@ -177,82 +198,85 @@ class SequenceRun:
         size = largest or sum(weight.nbytes for weight in self.model.model.parameters())
         return max(1, min(self.together, max(fewest, done), HELD // size))
 
-    def advance(self, group: Sequence[RecordSequence], bar: Bar) -> int:
+    def advance(self, sequences: Sequence[RecordSequence], bar: Bar) -> int:
         """Do what is missing of sequences of the same length, step by step, and return the size of their largest patch.
 
         A failed edit leaves the model unchanged, and its record is scored on that model.
         """
         plan = self.config.plan
-        label = _label(group, bar) if plan.schedule.sequence == 1 else ""
+        is_single = plan.schedule.sequence == 1
+        label = _label(sequences, bar) if is_single else ""
+        group = _Group(progress=[], failed=set(), lines=_Lines(self.folder, held=is_single), bar=bar, label=label)
+        # first: a text or task that can't be used is found before any record
+        self._measure_point(sequences[0], 0, None, bar)
+        bar.phase("unedited model", sum(len(sequence.items) for sequence in sequences))
+        group.note("unedited model")
+        group.failed = self._score_unedited(self._scored_items(sequences), group.lines)
 
-        def note(text: str) -> None:
-            bar.note(f"{label}{text}")
-
-        lines = _Lines(self.folder, held=plan.schedule.sequence == 1)
-        self._point(group[0], 0, None, bar)  # first: a text or task that can't be used is found before any record
-        bar.phase("unedited model", sum(len(sequence.items) for sequence in group))
-        note("unedited model")
-        failed = self._base(self._scored_items(group), lines)
-
-        scorings = list(plan.scorings(len(group[0].items)))
-        progress = [self._resumed(sequence, scorings, failed) for sequence in group]
+        scorings = list(plan.scorings(len(sequences[0].items)))
+        group.progress = [self._resume(sequence, scorings, group.failed) for sequence in sequences]
         largest = 0
         for number, scoring in enumerate(scorings):
-            new_records = sum(number >= state.recorded for state in progress) * len(scoring.step)
-            old_records = len(progress) * len(scoring.step) - new_records
-            if new_records:
-                bar.phase("editing", new_records)
-                note("editing")
-            unsummed = [state for state in progress if number >= state.summed]
-            updates = self._edit(unsummed, number, scoring, failed, lines, note)
-            for patch in updates.values():
-                if patch:
-                    largest = max(largest, patch.nbytes)
-            to_score = sum(len(state.chosen(scoring.indices, without=failed)) for state in unsummed)
-            if new_records and to_score:
-                bar.phase("edited model", new_records)
-                note(f"edited model, {to_score} to score")
-            self._score(unsummed, scoring, failed, lines)
-            for state in unsummed:
-                lines.write(state.sequence.ids)
-                if number == 0 and state is not progress[0]:
-                    self._point(state.sequence, 0, None, bar)
-                if scoring.on_curve:
-                    self._point(state.sequence, scoring.edits, state.patch, bar)
-                if updates[state.sequence.number] and state.patch:
-                    state.files.sum_up(number + 1, state.patch)
-            if old_records:
-                bar.skip(old_records)
-            if new_records:  # counted together, as they were computed together: one by one, the first is slow
-                bar.update(new_records)
+            largest = max(largest, self._advance_step(group, number, scoring))
         return largest
 
-    def _scored_items(self, group: Sequence[RecordSequence]) -> list[Item]:
+    def _advance_step(self, group: _Group, number: int, scoring: Scoring) -> int:
+        """Edit, score and write step ``number`` of each sequence; return the size of its largest patch."""
+        new_sequences = sum(number >= state.recorded for state in group.progress)
+        new_records = new_sequences * len(scoring.step)
+        old_records = (len(group.progress) - new_sequences) * len(scoring.step)
+        unsummed = [state for state in group.progress if number >= state.summed]
+        if new_records:
+            group.bar.phase("editing", new_records)
+            group.note("editing")
+        updates = self._edit(group, unsummed, number, scoring)
+        to_score = sum(len(group.usable_items(state.sequence, scoring.indices)) for state in unsummed)
+        if new_records and to_score:
+            group.bar.phase("edited model", new_records)
+            group.note(f"edited model, {to_score} to score")
+        self._score(group, unsummed, scoring)
+        for state in unsummed:
+            group.lines.write(state.sequence.ids)
+            if number == 0 and state is not group.progress[0]:
+                self._measure_point(state.sequence, 0, None, group.bar)
+            if scoring.on_curve:
+                self._measure_point(state.sequence, scoring.edits, state.patch, group.bar)
+            if updates[state.sequence.number] and state.patch:
+                state.files.sum_up(number + 1, state.patch)
+        if old_records:
+            group.bar.skip(old_records)
+        if new_records:  # counted together, as they were computed together: one by one, the first is slow
+            group.bar.update(new_records)
+        return max((patch.nbytes for patch in updates.values() if patch), default=0)
+
+    def _scored_items(self, sequences: Sequence[RecordSequence]) -> list[Item]:
         """The records that are scored: with a sample, not all are."""
         scored = []
-        for sequence in group:
+        for sequence in sequences:
             ids = set(self.config.plan.scored(sequence.ids))
             scored += [item for item in sequence.items if item.id in ids]
         return scored
 
-    def _resumed(self, sequence: RecordSequence, scorings: Sequence[Scoring], failed: set[str]) -> _Progress:
+    def _resume(self, sequence: RecordSequence, scorings: Sequence[Scoring], failed: set[str]) -> _Progress:
         """Where a sequence stands: dense patches of the first steps are one file, their sum; others load theirs."""
-        recorded = list(takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings))
+        recorded = 0
+        while recorded < len(scorings) and self._is_recorded(sequence, scorings[recorded], failed):
+            recorded += 1
         files = StepFiles(self.folder, sequence.number)
-        summed, patch = files.summed(len(recorded))
-        if recorded and len(recorded) < len(scorings):
+        summed, patch = files.load_sum(recorded)
+        if 0 < recorded < len(scorings):
             where = f"{self.folder.path}, sequence {sequence.number}"
-            log.info("%s resumes after %d of %d records", where, recorded[-1].edits, len(sequence.items))
-        return _Progress(sequence, files, len(recorded), summed, patch)
+            log.info("%s resumes after %d of %d records", where, scorings[recorded - 1].edits, len(sequence.items))
+        return _Progress(sequence, files, recorded, summed, patch)
 
-    def _is_known(self, sequence: RecordSequence, scoring: Scoring, failed: set[str]) -> bool:
+    def _is_recorded(self, sequence: RecordSequence, scoring: Scoring, failed: set[str]) -> bool:
         """Whether every result of a step is recorded."""
         needs_point = scoring.on_curve and self.config.has_points
         if needs_point and (sequence.number, scoring.edits) not in self.points:
             return False
         ids = sequence.ids
         needed = [(ids[index], EDIT) for index in scoring.step]
-        needed += [(ids[index], phase_of(scoring)) for index in scoring.indices]
+        needed += [(ids[index], name_phase(scoring)) for index in scoring.indices]
         return all((name, phase) in self.done for name, phase in needed if name not in failed)
 
     def ask_unedited(self, batch: Sequence[Item]) -> None:
@@ -266,12 +290,13 @@ class SequenceRun:
             self.unedited.sections(cases)
 
     def _unedited_cases(self, item: Item) -> dict[str, Case]:
+        """What the unedited model is asked about a record: its case, and the ceilings."""
         cases = {BASE: item.case}
         if self.config.ceilings:
             cases |= ceiling_cases(item.case)
         return cases
 
-    def _base(self, records: Sequence[Item], lines: _Lines) -> set[str]:
+    def _score_unedited(self, records: Sequence[Item], lines: _Lines) -> set[str]:
         """Write the unedited model's scores; return the ids of the items that it can't be scored on."""
         failed = set()
         for chunk in _chunks(records, self.together):
@@ -282,21 +307,21 @@ class SequenceRun:
                 if key in self.done:
                     error = self.done[key]
                 else:
-                    entry = self._base_entry(item)
+                    entry = self._score_unedited_item(item)
                     lines.add([entry])
                     error = entry.error
                 if error is not None:
                     failed.add(item.id)
         return failed
 
-    def _base_entry(self, item: Item) -> Entry:
+    def _score_unedited_item(self, item: Item) -> Entry:
         """The line of the unedited model's scores of a record, or of the error."""
         sections: dict[str, Section] = {}
         error = None
         try:
             sections = self.unedited.sections(self._unedited_cases(item))
         except FAILURES as fault:
-            error = failure(fault)
+            error = describe_failure(fault)
         return Entry(
             id=item.id,
             phase=BASE,
@@ -307,30 +332,24 @@ class SequenceRun:
         )
 
     def _edit(
-        self,
-        progress: Sequence[_Progress],
-        number: int,
-        scoring: Scoring,
-        failed: set[str],
-        lines: _Lines,
-        note: Callable[[str], None],
+        self, group: _Group, progress: Sequence[_Progress], number: int, scoring: Scoring
     ) -> dict[int, Patch | None]:
         """Compute the patch of step ``number`` of each sequence, and add it to those of the earlier steps.
 
         Returns:
             By the number of the sequence, the patch of this step; None if none of its edits succeeds.
         """
-        batches = {state.sequence.number: state.chosen(scoring.step, without=failed) for state in progress}
+        batches = {state.sequence.number: group.usable_items(state.sequence, scoring.step) for state in progress}
         alone: dict[str, StepOutcome] = {}
         if self.config.plan.schedule.sequence == 1:
-            alone = self._edit_each(list(chain.from_iterable(batches.values())), note)
+            alone = self._edit_each(list(chain.from_iterable(batches.values())), group.note)
         updates = {}
         for state in progress:
             batch = batches[state.sequence.number]
             outcome = alone.get(batch[0].id) if batch else None
-            update = self._update(state, number, batch, outcome, lines)
+            update = self._make_update(state, number, batch, outcome, group.lines)
             # The patch is that of all edits so far; a step without a success changes nothing.
-            state.patch = added(state.patch, update)
+            state.patch = add_patches(state.patch, update)
             updates[state.sequence.number] = update
         return updates
 
@@ -343,12 +362,12 @@ class SequenceRun:
         if not isinstance(self.method, EditsEach):
             return {}
         new = [item for item in batch if (item.id, EDITED) not in self.done]
-        of_one_edit = [item.record for item in new if len(item.record.edits) == 1]
+        with_one_edit = [item.record for item in new if len(item.record.edits) == 1]
         with watched([StepNotes(note)], [item.id for item in new]), suppress(*FAILURES):
-            return edit_each_alone(self.method, of_one_edit)
+            return edit_each_alone(self.method, with_one_edit)
         return {}
 
-    def _update(
+    def _make_update(
         self, state: _Progress, number: int, batch: Sequence[Item], outcome: StepOutcome | None, lines: _Lines
     ) -> Patch | None:
         """The patch of step ``number``: loaded if it was saved, else computed; None if none of its edits succeeds."""
@@ -362,60 +381,66 @@ class SequenceRun:
         step = outcome or edit_step(self.method, [item.record for item in batch], start=state.patch)
         if len(state.sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch
             state.files.save(number, step.patch)
-        lines.add(_edit_entry(item, step) for item in new)
+        lines.add(_make_edit_entry(item, step) for item in new)
         return step.patch
 
-    def _score(self, progress: Sequence[_Progress], scoring: Scoring, failed: set[str], lines: _Lines) -> None:
+    def _score(self, group: _Group, progress: Sequence[_Progress], scoring: Scoring) -> None:
         """Score the records of a scoring, each on the model with its sequence's patch, and write their lines."""
-        phase = phase_of(scoring)
+        phase = name_phase(scoring)
         to_score = list[_Scored]()
         for state in progress:
-            to_score += [_Scored(item, state.patch) for item in state.chosen(scoring.indices, without=failed)]
+            items = group.usable_items(state.sequence, scoring.indices)
+            to_score += [_Scored(item, state.patch) for item in items]
         for chunk in _chunks(to_score, self.together):  # whole chunks: a resumed run rounds like an uninterrupted one
             new = {scored.item.id for scored in chunk if (scored.item.id, phase) not in self.done}
             if new:
-                lines.add(entry for entry in self._entries_of(chunk, phase) if entry.id in new)
+                group.lines.add(entry for entry in self._score_chunk(chunk, phase) if entry.id in new)
 
-    def _entries_of(self, chunk: Sequence[_Scored], phase: str) -> list[Entry]:
+    def _score_chunk(self, chunk: Sequence[_Scored], phase: str) -> list[Entry]:
         """Score records all at once; if that fails, each alone, so that an error belongs to one record.
 
-        A record that the edited model can't be scored on, because its edits broke it, gets `broken` scores.
+        A record that the edited model can't be scored on, because its edits broke it, gets those of `score_broken`.
         """
+        entries = list[Entry]()
         try:
-            sections = self.sections(chunk)
-            pairs = zip(chunk, sections, strict=True)
-            return [self._entry(scored.item, phase, section, scored.patch) for scored, section in pairs]
+            sections = self._score_sections(chunk)
+            for scored, section in zip(chunk, sections, strict=True):
+                entries.append(self._make_entry(scored.item, phase, section, scored.patch))
+            return entries
         except FAILURES as error:
-            if len(chunk) > 1:
-                entries = list[Entry]()
-                for scored in chunk:
-                    entries += self._entries_of([scored], phase)
-                return entries
-            item = chunk[0].item
-            zeros = broken(item.case, self.unedited.sections({item.id: item.case})[item.id])
-            return [Entry(id=item.id, phase=phase, sha256=item.sha256, error=failure(error), sections={phase: zeros})]
+            if len(chunk) == 1:
+                return [self._make_broken_entry(chunk[0].item, phase, error)]
+        entries = []
+        for scored in chunk:
+            entries += self._score_chunk([scored], phase)
+        return entries
 
-    def sections(self, chunk: Sequence[_Scored]) -> list[Section]:
+    def _make_broken_entry(self, item: Item, phase: str, error: Exception) -> Entry:
+        """The line of a record that the edited model can't be scored on."""
+        unedited = self.unedited.sections({item.id: item.case})[item.id]
+        zeros = score_broken(item.case, unedited)
+        line = describe_failure(error)
+        return Entry(id=item.id, phase=phase, sha256=item.sha256, error=line, sections={phase: zeros})
+
+    def _score_sections(self, chunk: Sequence[_Scored]) -> list[Section]:
         """Score records, each on the model with its patch."""
         cases = [scored.item.case for scored in chunk]
         before = self.unedited.sections({scored.item.id: scored.item.case for scored in chunk})
         patch = chunk[0].patch
         is_shared = patch is not None and all(scored.patch is patch for scored in chunk)
-        applied = patch if is_shared else None
-        with self._edited(applied) as model:
+        shared_patch = patch if is_shared else None
+        with self._apply(shared_patch) as model:
 
             def score(part: Sequence[_Scored]) -> Sequence[Section]:
-                return score_cases(
-                    model,
-                    [scored.item.case for scored in part],
-                    before=[before[scored.item.id] for scored in part],
-                    patches=None if is_shared else [scored.patch for scored in part],
-                )
+                part_cases = [scored.item.case for scored in part]
+                part_before = [before[scored.item.id] for scored in part]
+                own_patches = None if is_shared else [scored.patch for scored in part]
+                return score_cases(model, part_cases, before=part_before, patches=own_patches)
 
             sections = in_halves(score, chunk)
-        return with_cosines(self.model, cases, sections)
+        return add_cosines(self.model, cases, sections)
 
-    def _entry(self, item: Item, phase: str, section: Section, patch: Patch | None) -> Entry:
+    def _make_entry(self, item: Item, phase: str, section: Section, patch: Patch | None) -> Entry:
         """The line of an item's scores; at the end of its sequence with the seconds of an answer, if they are asked."""
         seconds = None
         if self.config.time_answers and phase == EDITED and patch:
@@ -427,10 +452,11 @@ class SequenceRun:
         sections = {phase: section}
         return Entry(id=item.id, phase=phase, sha256=item.sha256, answer_seconds=seconds, sections=sections)
 
-    def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
+    def _apply(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
+        """The model with a patch, within a ``with`` block."""
         return patch.applied(self.model) if patch else nullcontext(self.model)
 
-    def _point(self, sequence: RecordSequence, edits: int, patch: Patch | None, bar: Bar) -> None:
+    def _measure_point(self, sequence: RecordSequence, edits: int, patch: Patch | None, bar: Bar) -> None:
         """Measure perplexity, tasks and retention after the first ``edits`` records, and write the point."""
         config = self.config
         if not config.has_points or (sequence.number, edits) in self.points:
@@ -440,20 +466,15 @@ class SequenceRun:
         if config.retention:  # asked here, where no patch is applied yet
             replies_before = self.unedited.replies(config.retention, chat=bool(config.chat))
         scores = dict[str, float | None]()
-        tasks = dict[str, DocumentScores]()  # also of a model that fails later: those that it was asked
+        tasks = dict[str, DocumentScores]()
         problem: Exception | None = None
         try:
-            with self._edited(patch) as model:
-                if config.tasks:
-                    tasks |= config.tasks.scores(model, edited=patch is not None)
-                if config.quick:
-                    tasks |= config.quick.scores(model) if patch else self.unedited.quick(config.quick)
-                if config.general is not None:
-                    text = config.general
-                    scores |= general_scores(model, text) if patch else self.unedited.general(text)
+            with self._apply(patch) as model:
+                self._ask_tasks(tasks, model, patch)
+                scores |= self._score_text(model, patch)
                 scores |= {name: score.value for name, score in tasks.items()}
                 if config.retention:
-                    edits_so_far = _edits_of(sequence.items[:edits])
+                    edits_so_far = _list_edits(sequence.items[:edits])
                     scores |= config.retention.scores(model, edits_so_far, before=replies_before, chat=config.chat)
         except FAILURES as error:
             problem = error
@@ -465,9 +486,26 @@ class SequenceRun:
         error_line = None
         if problem:
             scores = {}
-            error_line = failure(problem)
+            error_line = describe_failure(problem)
         point = Point(sequence=sequence.number, edits=edits, scores=scores, tasks=tasks, error=error_line)
         self.folder.append_point(point)
+
+    def _ask_tasks(self, tasks: dict[str, DocumentScores], model: LanguageModel, patch: Patch | None) -> None:
+        """Add the scores of the tasks and of the quick sets to ``tasks``, where they stay if the model fails later."""
+        if self.config.tasks:
+            tasks |= self.config.tasks.scores(model, edited=patch is not None)
+        if self.config.quick and patch:
+            tasks |= self.config.quick.scores(model)
+        elif self.config.quick:
+            tasks |= self.unedited.quick(self.config.quick)
+
+    def _score_text(self, model: LanguageModel, patch: Patch | None) -> dict[str, float | None]:
+        """The perplexity on the text, if the run has one."""
+        if self.config.general is None:
+            return {}
+        if patch:
+            return general_scores(model, self.config.general)
+        return self.unedited.general(self.config.general)
 
 
 def _point_in_words(config: EvalConfig, edits: int) -> str:
@@ -479,23 +517,24 @@ def _point_in_words(config: EvalConfig, edits: int) -> str:
     return words
 
 
-def _edits_of(several: Sequence[Item]) -> list[Edit]:
+def _list_edits(items: Sequence[Item]) -> list[Edit]:
     edits = list[Edit]()
-    for item in several:
+    for item in items:
         edits += item.case.edits
     return edits
 
 
-def _label(group: Sequence[RecordSequence], bar: Bar) -> str:
+def _label(sequences: Sequence[RecordSequence], bar: Bar) -> str:
     """The beginning of the notes about records that are edited alone: "records 5 to 8, "."""
     first = bar.n + 1
-    last = bar.n + len(group)
+    last = bar.n + len(sequences)
     return f"records {first} to {last}, " if last > first else f"record {first}, "
 
 
-def _edit_entry(item: Item, step: StepOutcome) -> Entry:
+def _make_edit_entry(item: Item, step: StepOutcome) -> Entry:
     """The line of a record's edit: its cost, or its error."""
-    if error := step.errors.get(item.id):
+    error = step.errors.get(item.id)
+    if error:
         return Entry(id=item.id, phase=EDIT, sha256=item.sha256, error=error)
     return Entry(
         id=item.id,

@@ -10,7 +10,6 @@ import json
 import platform
 import subprocess
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +18,7 @@ import transformers
 from pydantic import BaseModel, ConfigDict
 
 from kg_common.json_text import digest
-from kg_edit.edits.record import BenchmarkRecord
+from kg_edit.edits.record import BenchmarkRecord, edits_of
 from kg_edit.errors import EditFileError, OutputError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.records import asked_of
@@ -82,6 +81,7 @@ def run_settings(
         pool: the answers from which the wrong choices of portability.choice are drawn.
         data: the source of the records, if it is known.
     """
+    question_form = [[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]
     return {
         "job": "evaluate",
         **config.settings,
@@ -91,18 +91,17 @@ def run_settings(
         "tokenizer_sha256": tokenizer_digest(model),
         "data": None if data is None else data.model_dump(mode="json", exclude={"file"}),
         "pool_sha256": digest(pool),
-        "question_form_sha256": digest([[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]),
+        "question_form_sha256": digest(question_form),
         "kg_edit": __version__,
     }
 
 
 def record_settings(model: LanguageModel, records: Sequence[BenchmarkRecord], *, chat: bool | None) -> Settings:
     """Return the settings that depend on the records; a run that grows had those of its first records."""
-    led = [record.id for record in records if asked_of(model, record, chat=chat) != record]
-    edits = list(chain.from_iterable(record.edits for record in records))
-    settings = dict(chat_settings(model, edits, chat))
-    if led:
-        settings["after_line_break"] = led
+    settings = dict(chat_settings(model, edits_of(records), chat))
+    after_line_break = [record.id for record in records if asked_of(model, record, chat=chat) != record]
+    if after_line_break:
+        settings["after_line_break"] = after_line_break
     settings["ids"] = [record.id for record in records]
     settings["records_sha256"] = digest([record.model_dump(mode="json") for record in records])
     return settings
@@ -113,10 +112,13 @@ _CONTROLS = {"wrong graph": "wrong", "ShuffledObjects": "shuffled", "NoGraph": "
 
 def method_in_words(settings: Settings) -> str:
     """Return the name of a run's method, and the control if its graph is one: "glame (--control none)"."""
+    method = str(settings["method"])
     graph = settings.get("graph")
     while graph and graph.get("kind") not in _CONTROLS:
         graph = graph.get("right")  # a control may be inside a graph that leaves out answers
-    return f"{settings['method']} (--control {_CONTROLS[graph['kind']]})" if graph else str(settings["method"])
+    if not graph:
+        return method
+    return f"{method} (--control {_CONTROLS[graph['kind']]})"
 
 
 def tokenizer_digest(model: LanguageModel) -> str:
@@ -136,9 +138,12 @@ def environment(method: Method, model: LanguageModel, data: DataSource | None = 
 
     Call it after `Method.prepare`, since the covariance is unknown before.
     """
+    covariance = None
     provenance = getattr(method, "provenance", None)  # what a method of this package writes into its patches
-    written = provenance() if callable(provenance) else {}
-    methods = written.get("methods") or [{}]
+    if callable(provenance):
+        methods = provenance().get("methods")
+        if methods:
+            covariance = methods[0].get("covariance")
     used: Environment = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -147,7 +152,7 @@ def environment(method: Method, model: LanguageModel, data: DataSource | None = 
         "commit": commit(Path(__file__).parent.parent),
         "code_sha256": code_sha256(),
         "model_revision": getattr(model.model.config, "_commit_hash", None),
-        "covariance": methods[0].get("covariance"),
+        "covariance": covariance,
         "data_file": data.file if data else None,
     }
     plug_in = getattr(method, "plug_in", None)

@@ -51,37 +51,41 @@ class Estimate(BaseModel):
 def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) -> dict[str, Estimate]:
     """Return the mean of each metric over ``rows`` (one a record), and the metrics derived from these means.
 
-    Derived are the editing score (`score_parts`), and a perplexity: exp of the mean of a span loss.
+    The derived metrics are the editing score (`score_parts`), and a perplexity: exp of the mean of a span loss.
     The interval is the percentile bootstrap over records (Efron 1979); all metrics share the same resamples.
     """
     if not rows:
         rows = [dict.fromkeys(names)]  # one record without any metric
-    values = _values(rows, names)
+    values = _values(rows, names)  # [records, metrics]
     records = len(rows)
     # How often each record is drawn in each resample: [resamples, records]. All metrics share the resamples.
     drawn = random_numbers(seed).multinomial(records, [1 / records] * records, size=_RESAMPLES)
-    means = _means(values, np.ones((1, records)))
-    spread = _means(values, drawn)
-    shown = list(names)
     sizes = counts(rows, names=names)
-    scored = score_parts(sizes)
-    if scored:  # the harmonic mean of the means, in each resample as well
-        parts = [names.index(name) for name in scored]
-        means = np.c_[means, harmonic_mean(means[:, parts])]
-        spread = np.c_[spread, harmonic_mean(spread[:, parts])]
-        shown.append(EDITING_SCORE)
-    for loss, perplexity in PERPLEXITIES.items():
-        if loss in names:  # exp of the mean loss, not the mean of exp
-            column = names.index(loss)
-            means = np.c_[means, np.exp(np.minimum(means[:, column], LARGEST_NLL))]
-            spread = np.c_[spread, np.exp(np.minimum(spread[:, column], LARGEST_NLL))]
-            shown.append(perplexity)
-    results = dict.fromkeys(shown, Estimate(mean=None, ci95_low=None, ci95_high=None))
-    for index, name in enumerate(shown):
-        if not np.isnan(means[0, index]):
-            low, high = _ends(spread[:, index], sizes[name])
-            results[name] = Estimate(mean=float(means[0, index]), ci95_low=low, ci95_high=high)
+    means = _with_derived(_means(values, np.ones((1, records))), names, sizes)  # of each metric [1]
+    spread = _with_derived(_means(values, drawn), names, sizes)  # of each metric [resamples]
+    results = dict[str, Estimate]()
+    for name, mean in means.items():
+        if np.isnan(mean[0]):
+            results[name] = Estimate(mean=None, ci95_low=None, ci95_high=None)
+        else:
+            low, high = _ends(spread[name], sizes[name])
+            results[name] = Estimate(mean=float(mean[0]), ci95_low=low, ci95_high=high)
     return results
+
+
+def _with_derived(means: Table, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, Table]:
+    """The means [resamples, metrics] as a column [resamples] for each metric, with those of the derived metrics.
+
+    These are computed from the means: a perplexity is exp of the mean loss, not the mean of exp.
+    """
+    columns = {name: means[:, index] for index, name in enumerate(names)}
+    parts = score_parts(sizes)
+    if parts:
+        columns[EDITING_SCORE] = harmonic_mean(np.stack([columns[name] for name in parts], axis=1))
+    for loss, perplexity in PERPLEXITIES.items():
+        if loss in columns:
+            columns[perplexity] = np.exp(np.minimum(columns[loss], LARGEST_NLL))
+    return columns
 
 
 def _values(rows: Sequence[RecordScores], names: Sequence[str]) -> Table:
@@ -127,14 +131,17 @@ def metric_names(rows: Iterable[RecordScores]) -> tuple[str, ...]:
 def harmonic_mean(parts: NDArray[Any]) -> Table:
     """Return the harmonic mean over the last axis, k / sum(1 / x); 0 if a part is 0, NaN if a part is NaN."""
     with np.errstate(divide="ignore"):
-        return np.asarray(parts.shape[-1] / (1 / np.asarray(parts, float)).sum(-1))
+        inverse = 1 / np.asarray(parts, float)
+        return np.asarray(parts.shape[-1] / inverse.sum(-1))
 
 
 def _means(values: Table, drawn: NDArray[Any]) -> Table:
     """Means [resamples, metrics] of values [records, metrics]; ``drawn`` [resamples, records] weighs the records."""
     present = ~np.isnan(values)
+    summed = drawn @ np.where(present, values, 0.0)
+    counted = drawn @ present
     with np.errstate(invalid="ignore"):
-        return np.asarray((drawn @ np.where(present, values, 0.0)) / (drawn @ present))
+        return np.asarray(summed / counted)
 
 
 class Difference(BaseModel):
@@ -199,28 +206,35 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
     new = np.where(present, second, 0.0)
     rng = random_numbers(seed)
 
-    def scores(weights: NDArray[Any], table: Table) -> Table:
+    def difference(weights: NDArray[Any]) -> Table:
+        """The difference of the editing scores over records weighed by ``weights`` [resamples, records]."""
+        counted = weights @ present
         with np.errstate(invalid="ignore"):
-            return harmonic_mean((weights @ table) / (weights @ present))
+            return harmonic_mean((weights @ new) / counted) - harmonic_mean((weights @ old) / counted)
 
-    ones = np.ones((1, len(first)))
-    observed = float((scores(ones, new) - scores(ones, old))[0])
-    # How often each record is drawn in some resamples, [resamples, records]
+    observed = float(difference(np.ones((1, len(first))))[0])
     changes = []
     for rows in _portions(len(first)):
+        # How often each record is drawn in some resamples, [resamples, records]
         drawn = rng.multinomial(len(first), [1 / len(first)] * len(first), size=rows)
-        changes.append(scores(drawn, new) - scores(drawn, old))
+        changes.append(difference(drawn))
     spread = np.concatenate(changes)
-    # A record whose coin is 1 swaps its scores: its change leaves the sum of one run and enters the other's.
-    counts = present.sum(0)
-    more = new - old
+    p = _swap_scores(old, new, present.sum(0), observed, rng)
+    return _difference(int(present.sum(0).min()), observed, spread, p, "swaps")
+
+
+def _swap_scores(old: Table, new: Table, counts: NDArray[Any], observed: float, rng: np.random.Generator) -> float:
+    """The p-value of the permutation test: each record whose coin is 1 swaps its scores [records, parts].
+
+    Its change then leaves the sum of one run and enters the other's. ``counts`` [parts] are the records of each part.
+    """
+    change = new - old
     swapped = []
-    for coins in _coins(len(first), rng):
-        swapped_new = harmonic_mean((new.sum(0) - coins @ more) / counts)
-        swapped_old = harmonic_mean((old.sum(0) + coins @ more) / counts)
+    for coins in _coins(len(old), rng):  # [resamples, records]
+        swapped_new = harmonic_mean((new.sum(0) - coins @ change) / counts)
+        swapped_old = harmonic_mean((old.sum(0) + coins @ change) / counts)
         swapped.append(swapped_new - swapped_old)
-    p = _share_as_large(np.concatenate(swapped), observed)
-    return _difference(int(counts.min()), observed, spread, p, "swaps")
+    return _share_as_large(np.concatenate(swapped), observed)
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -245,7 +259,8 @@ def holm(values: Sequence[float]) -> list[float]:
     """
     corrected = [0.0] * len(values)
     least = 0.0
-    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+    ascending = sorted(range(len(values)), key=values.__getitem__)
+    for rank, index in enumerate(ascending):  # rank = k - 1
         least = max(least, min(1.0, (len(values) - rank) * values[index]))
         corrected[index] = least
     return corrected
@@ -265,11 +280,13 @@ def _ends(spread: Table, n: int) -> tuple[float, float] | tuple[None, None]:
 
 
 def _sign_flips(change: Table, rng: np.random.Generator) -> float:
-    if len(change) <= _EXACT:  # all 2^n sign patterns
-        sums = np.array(list(product((-1.0, 1.0), repeat=len(change)))) @ change
-        return float(_as_large(sums, float(change.sum())).mean())
+    """The p-value of the sums of ``change`` [records] with flipped signs."""
+    observed = float(change.sum())
+    if len(change) <= _EXACT:
+        signs = np.array(list(product((-1.0, 1.0), repeat=len(change))))  # all patterns, [2^records, records]
+        return float(_as_large(signs @ change, observed).mean())
     sums = np.concatenate([(2.0 * heads - 1.0) @ change for heads in _coins(len(change), rng)])
-    return _share_as_large(sums, float(change.sum()))
+    return _share_as_large(sums, observed)
 
 
 def _share_as_large(drawn: Table, observed: float) -> float:
@@ -289,6 +306,7 @@ def _coins(records: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:
 
 
 def _portions(records: int) -> Iterator[int]:
+    """Yield numbers of resamples that add up to `RESAMPLES`, each small enough for one table of so many ``records``."""
     size = max(1, _CELLS // records)
     for start in range(0, RESAMPLES, size):
         yield min(size, RESAMPLES - start)

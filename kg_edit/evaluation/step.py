@@ -19,7 +19,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import FAILURES as GRAPH_FAILURES
 from kg_edit.errors import RefusedEditsError
-from kg_edit.evaluation.memory import in_halves, measured, memory_failure, release
+from kg_edit.evaluation.memory import in_halves, measure_cost, memory_failure, release
 from kg_edit.patches.base import Patch
 
 log = logging.getLogger(__name__)
@@ -86,23 +86,25 @@ def edit_step(method: Method, records: Sequence[BenchmarkRecord], *, start: Patc
         The patch of all records without an error (None if there are none), the errors, and the cost.
     """
     try:
-        with measured() as cost:
-            patch, batch = _update(method, records, start)
+        with measure_cost() as cost:
+            patch, batch = _compute_patch(method, records, start)
     except FAILURES as error:
-        errors = _refused(records, error) or _failing_alone(method, records, start, error)
+        errors = _read_refusals(records, error)
+        if not errors:
+            errors = _find_failing(method, records, start, error)
         if not errors:
             log.warning("a batch of %d records can't be made at once, so its halves are: %s", len(records), error)
-            return _one_half_after_the_other(method, records, start)
-        good = [record for record in records if record.id not in errors]
-        if not good:
+            return _edit_halves(method, records, start)
+        remaining = [record for record in records if record.id not in errors]
+        if not remaining:
             return StepOutcome(errors=errors)
-        rest = edit_step(method, good, start=start)
-        return replace(rest, errors={**errors, **rest.errors})
+        outcome = edit_step(method, remaining, start=start)
+        return replace(outcome, errors={**errors, **outcome.errors})
     halved = batch if batch < len(records) else None
     return StepOutcome(patch=patch, seconds=cost.seconds / len(records), memory=cost.memory, halved_to=halved)
 
 
-def _refused(records: Sequence[BenchmarkRecord], error: Exception) -> dict[str, str]:
+def _read_refusals(records: Sequence[BenchmarkRecord], error: Exception) -> dict[str, str]:
     """The records that an error of a batch names, with the reason of each; none for an error that names none."""
     if not isinstance(error, RefusedEditsError):
         return {}
@@ -110,7 +112,7 @@ def _refused(records: Sequence[BenchmarkRecord], error: Exception) -> dict[str, 
     for record in records:
         for edit in record.edits:
             if edit.id in error.reasons:
-                errors[record.id] = failure(error.reasons[edit.id])
+                errors[record.id] = describe_failure(error.reasons[edit.id])
     return errors
 
 
@@ -120,37 +122,47 @@ def edit_each_alone(method: EditsEach, records: Sequence[BenchmarkRecord]) -> di
     Returns:
         The outcome of each record by its id; seconds are the call's, divided by the number of records.
     """
-    with measured() as cost:
+    with measure_cost() as cost:
         results = in_halves(method.edit_each, [record.edits[0] for record in records])
     outcomes = {}
     for record, result in zip(records, results, strict=True):
         try:
-            if isinstance(result, Exception):
-                raise result
-            result.check_finite()
-            seconds = cost.seconds / len(records)
-            outcomes[record.id] = StepOutcome(patch=result, seconds=seconds, memory=cost.memory)
+            patch = _check_result(result)
         except FAILURES as error:
-            outcomes[record.id] = StepOutcome(errors={record.id: failure(error)})
+            outcomes[record.id] = StepOutcome(errors={record.id: describe_failure(error)})
+            continue
+        seconds = cost.seconds / len(records)
+        outcomes[record.id] = StepOutcome(patch=patch, seconds=seconds, memory=cost.memory)
     return outcomes
 
 
-def added(patch: Patch | None, update: Patch | None) -> Patch | None:
+def _check_result(result: Patch | Exception) -> Patch:
+    """Return a patch that is finite; raise the error that a method gives in its place."""
+    if isinstance(result, Exception):
+        raise result
+    result.check_finite()
+    return result
+
+
+def add_patches(patch: Patch | None, update: Patch | None) -> Patch | None:
     """Return the sum of two patches, of which either may be missing."""
     if patch and update:
         return patch + update
     return update or patch
 
 
-def failure(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """Return an error as the run's line records it: "ClassName: message"; log its traceback if that is asked for."""
     if os.environ.get("KG_EDIT_TRACEBACK"):
         log.error("%s", error, exc_info=error)
     return f"{type(error).__name__}: {error}"
 
 
-def _update(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> tuple[Patch, int]:
-    """The patch, and the largest number of records that one call edited."""
+def _compute_patch(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> tuple[Patch, int]:
+    """The patch of some records, and the largest number of records that one call edited.
+
+    If memory runs out, it is the sum of the halves' patches.
+    """
     try:
         edits = list[Edit]()
         for record in records:
@@ -163,41 +175,43 @@ def _update(method: Method, records: Sequence[BenchmarkRecord], start: Patch | N
     release()
     if len(records) == 1:
         raise too_little
-    first, second = _halves(records)
-    patch, batch = _update(method, first, start)
-    second_patch, second_batch = _update(method, second, added(start, patch))
+    first, second = _halve(records)
+    patch, batch = _compute_patch(method, first, start)
+    second_patch, second_batch = _compute_patch(method, second, add_patches(start, patch))
     return patch + second_patch, max(batch, second_batch)
 
 
-def _failing_alone(
+def _find_failing(
     method: Method, records: Sequence[BenchmarkRecord], start: Patch | None, error: Exception
 ) -> dict[str, str]:
     """Find the records that fail alone, with their errors; ``records`` failed together with ``error``."""
     if len(records) == 1:
-        return {records[0].id: failure(error)}
+        return {records[0].id: describe_failure(error)}
     errors: dict[str, str] = {}
-    for half in _halves(records):
+    for half in _halve(records):
         try:
-            _update(method, half, start)
+            _compute_patch(method, half, start)
         except FAILURES as fault:
-            errors |= _failing_alone(method, half, start, fault)
+            errors |= _find_failing(method, half, start, fault)
     return errors
 
 
-def _one_half_after_the_other(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> StepOutcome:
-    first, second = _halves(records)
-    one = edit_step(method, first, start=start)
-    other = edit_step(method, second, start=added(start, one.patch))
-    memories = [step.memory for step in (one, other) if step.memory is not None]
+def _edit_halves(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> StepOutcome:
+    """Edit the first half of a batch, then the second one on the model with the first."""
+    first_half, second_half = _halve(records)
+    first = edit_step(method, first_half, start=start)
+    second = edit_step(method, second_half, start=add_patches(start, first.patch))
+    memories = [step.memory for step in (first, second) if step.memory is not None]
+    seconds = first.seconds * len(first_half) + second.seconds * len(second_half)
     return StepOutcome(
-        patch=added(one.patch, other.patch),
-        errors={**one.errors, **other.errors},
-        seconds=(one.seconds * len(first) + other.seconds * len(second)) / len(records),
+        patch=add_patches(first.patch, second.patch),
+        errors={**first.errors, **second.errors},
+        seconds=seconds / len(records),
         memory=max(memories, default=None),
-        halved_to=max(one.halved_to or len(first), other.halved_to or len(second)),
+        halved_to=max(first.halved_to or len(first_half), second.halved_to or len(second_half)),
     )
 
 
-def _halves(records: Sequence[BenchmarkRecord]) -> tuple[Sequence[BenchmarkRecord], Sequence[BenchmarkRecord]]:
+def _halve(records: Sequence[BenchmarkRecord]) -> tuple[Sequence[BenchmarkRecord], Sequence[BenchmarkRecord]]:
     middle = (len(records) + 1) // 2
     return records[:middle], records[middle:]

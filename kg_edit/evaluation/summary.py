@@ -12,8 +12,8 @@ from kg_common.terminal import number_of
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.general_tasks import GeneralChange
 from kg_edit.evaluation.metrics.metric import mean
-from kg_edit.evaluation.records import BASE, Point, RunRecord, phase_of
-from kg_edit.evaluation.retention import ERR, PREFIX, rates
+from kg_edit.evaluation.records import BASE, Point, RunRecord, name_phase
+from kg_edit.evaluation.retention import ERR, PREFIX, average_rates
 from kg_edit.evaluation.schedule import CurvePlan
 from kg_edit.evaluation.statistics import Estimate, estimates, metric_names
 from kg_edit.storage.atomic import write_json
@@ -38,9 +38,9 @@ class CurvePoint(BaseModel):
     ``scores`` are means over ``n`` records among those edited so far: are the edits retained, are their neighbours
     unchanged? ``unedited`` are the unedited model's means over the same records. ``failed`` of the ``n`` records could
     not be scored, because edits broke the model; their shares that should be high count as 0. ``retention`` has GRACE's
-    rates (`kg_edit.evaluation.retention`) if the run has a test file; else only ERR, from efficacy.greedy over the
-    ``n`` records. ``general`` are means over sequences; ``general_failed`` counts the sequences whose model could not
-    be asked.
+    rates (`kg_edit.evaluation.retention`) if the run has a test file; else only ERR, the mean of efficacy.greedy over
+    the ``n`` records. ``general`` are means over sequences; ``general_failed`` counts the sequences whose model could
+    not be asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +55,7 @@ class CurvePoint(BaseModel):
     general_failed: int = 0
 
 
-def curve(
+def make_curve(
     sequences: Sequence[Sequence[str]],
     records: Mapping[str, RunRecord],
     points: Iterable[Point],
@@ -85,11 +85,13 @@ def curve(
 
     curve_points = []
     for edits in sorted(scored):
-        # A record that the unedited model could not be scored on is in no point.
-        usable = [(records[name], section) for name, section in scored[edits] if name in records]
-        usable = [(record, section) for record, section in usable if BASE in record.scores]
+        usable = list[tuple[RunRecord, str]]()
+        for name, section in scored[edits]:
+            # A record that the unedited model could not be scored on is in no point.
+            if name in records and BASE in records[name].scores:
+                usable.append((records[name], section))
         measured = general.get(edits, [])
-        curve_points.append(_curve_point(edits, usable, measured, rated, seed))
+        curve_points.append(_make_point(edits, usable, measured, rated, seed))
     return tuple(curve_points)
 
 
@@ -100,12 +102,12 @@ def _scored_at(sequences: Sequence[Sequence[str]], plan: CurvePlan) -> dict[int,
         scored[0] += [(name, BASE) for name in names]
         for scoring in plan.scorings(len(names)):
             if scoring.on_curve:
-                keys = [(names[index], phase_of(scoring)) for index in scoring.indices]
+                keys = [(names[index], name_phase(scoring)) for index in scoring.indices]
                 scored.setdefault(scoring.edits, []).extend(keys)
     return scored
 
 
-def _curve_point(
+def _make_point(
     edits: int, scored: Sequence[tuple[RunRecord, str]], measured: Sequence[Point], rated: Sequence[str], seed: int
 ) -> CurvePoint:
     """A point of the curve, from the records and their sections, and from the points of general ability there."""
@@ -115,7 +117,7 @@ def _curve_point(
     asked = [None if point.error is not None else point.scores for point in measured]
 
     if rated:
-        retention = rates(asked, rated)
+        retention = average_rates(asked, rated)
     else:  # without a test file, ERR is the mean of efficacy.greedy; a record that the edits broke counts as 0
         by_record = {record.id: record.scores.get(section, {_EDIT: 0.0}) for record, section in scored}
         retention = {ERR: mean(scores.get(_EDIT) for scores in by_record.values())}
@@ -195,8 +197,8 @@ class Summary(BaseModel):
         for name in names:
             cells: list[object] = [name]
             for section in sections:
-                estimate = section.get(name)
-                cells.append(estimate.mean if estimate else None)
+                mean = section[name].mean if name in section else None
+                cells.append(mean)
             rows.append(cells)
         return html_table(repr(self), ["metric", *self.sections], rows)
 
@@ -216,7 +218,7 @@ class Summary(BaseModel):
 
     def save(self, path: Path) -> Path:
         """Write the summary as JSON, atomically."""
-        absent = {name for name in (*_OPTIONAL, *SECTIONS) if getattr(self, name) is None}
+        absent = {name for name in _OPTIONAL + SECTIONS if getattr(self, name) is None}
         return write_json(path, self.model_dump(mode="json", exclude=absent))
 
     @classmethod
@@ -226,8 +228,9 @@ class Summary(BaseModel):
         Raises:
             OutputError: the file can't be read, or is no summary.
         """
-        path = Path(path)
-        file = path / SUMMARY if path.is_dir() else path
+        file = Path(path)
+        if file.is_dir():
+            file = file / SUMMARY
         try:
             return cls.model_validate_json(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:  # a ValidationError is a ValueError, as is text that is not UTF-8

@@ -28,9 +28,9 @@ def _negation(edit: Edit) -> Iterator[Query]:
 def _fact_check(edit: Edit) -> Iterator[Query]:
     """Whether the new fact is true, and whether the old one still is: a model that always says yes is half right."""
     if edit.target_true:
-        for target, right, wrong in ((edit.target_new, "Yes", "No"), (edit.target_true, "No", "Yes")):
-            statement = new_fact(edit.model_copy(update={"target_new": target}))
-            yield Query(prompt=f"Is it true that {statement}?", answers=((right,),), others=(wrong,))
+        old_edit = edit.model_copy(update={"target_new": edit.target_true})
+        yield Query(prompt=f"Is it true that {new_fact(edit)}?", answers=(("Yes",),), others=("No",))
+        yield Query(prompt=f"Is it true that {new_fact(old_edit)}?", answers=(("No",),), others=("Yes",))
 
 
 def _distracting(edit: Edit) -> Iterator[Query]:
@@ -84,7 +84,9 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 
 def find_probes(names: Iterable[str]) -> tuple[str, ...]:
     """Check the names of template probes, one by one or with commas; return each once, in the order of `PROBES`."""
-    requested = {part.strip() for name in names for part in name.split(",")} - {""}
+    requested = set[str]()
+    for name in names:
+        requested.update(part.strip() for part in name.split(",") if part.strip())
     for name in sorted(requested - PROBES.keys()):
         raise unknown_name("template probe", name, PROBES)
     return tuple(name for name in PROBES if name in requested)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -54,34 +54,40 @@ def drift(
     """
     check_model_name(model)
     check_folder(out)
-    from kg_edit.evaluation.label_drift.classifier import stored_classifier, trained_classifier
+    from kg_edit.evaluation.label_drift.classifier import ClassifierModel, load_classifier, train_classifier
     from kg_edit.evaluation.label_drift.run import (
         DriftFolder,
         DriftPoint,
         check_editor,
         check_labels,
         run_drift,
-        shortened,
+        shorten,
     )
-    from kg_edit.evaluation.label_drift.texts import LabelDrift, read_label_drift
+    from kg_edit.evaluation.label_drift.texts import read_label_drift
 
-    full_texts = read_label_drift(data, stream, since=since)
+    texts = read_label_drift(data, stream, since=since)
+    texts = texts._replace(stream=texts.stream[:limit])
     chosen = plan(method, preset=preset, settings=settings)
     check_editor(method, chosen.config)
-    check_labels(full_texts._replace(stream=full_texts.stream[:limit]), {text.label for text in full_texts.train})
+    check_labels(texts, {text.label for text in texts.train})
     loaded = load(model, dtype, device)
-    cut = LabelDrift(*(shortened(loaded, texts, tokens=tokens) for texts in full_texts))
-    cut = cut._replace(stream=cut.stream[:limit])
-    prompts = [text.prompt for text in cut.train]
-    labels = [text.label for text in cut.train]
-    trained = cache(partial(trained_classifier, loaded, prompts, labels))
+    texts = shorten(loaded, texts, tokens=tokens)
+    prompts = [text.prompt for text in texts.train]
+    labels = [text.label for text in texts.train]
+
+    @cache  # --overwrite starts twice: the second time after another run, and its head, is deleted
+    def train() -> ClassifierModel:
+        return train_classifier(loaded, prompts, labels)
 
     def start() -> Iterator[DriftPoint]:
-        classifier = stored_classifier(loaded, DriftFolder(out).head, labels) or trained()
-        return run_drift(classifier, chosen.method(classifier, chosen.config), cut, out=out, every=every)
+        classifier = load_classifier(loaded, DriftFolder(out).head, labels) or train()
+        return run_drift(classifier, chosen.method(classifier, chosen.config), texts, out=out, every=every)
 
     for point in replace_run(out, start, overwrite=overwrite):
-        rates = (("TRR", point.TRR), ("ERR", point.ERR), ("ARR", point.ARR))
-        shares = "  ".join(f"{name} {'-' if rate is None else f'{rate:.2f}'}" for name, rate in rates)
+        shares = f"TRR {_round(point.TRR)}  ERR {_round(point.ERR)}  ARR {_round(point.ARR)}"
         say(f"{point.seen} texts, {point.edits} edits: {shares}")
     say(str(out / "points.jsonl"))
+
+
+def _round(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2f}"

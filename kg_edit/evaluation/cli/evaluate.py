@@ -77,12 +77,15 @@ def show(summary: Summary, out: Path) -> None:
     from kg_edit.evaluation.reports import rich_general, rich_table
 
     stdout().print(rich_table(summary))
-    if (general := rich_general(summary)) is not None:
+    general = rich_general(summary)
+    if general is not None:
         stdout().print(general)
     failed = [entry for entry in RunFolder(out).entries() if entry.error is not None]
     if failed and summary.provenance["failed"]:
         typer.echo(f"the first that failed, {plain(failed[0].id)}: {plain(str(failed[0].error))}", err=True)
-    files = ["summary.json", "records.jsonl", "run.json", *(["curve.svg"] if (out / "curve.svg").exists() else [])]
+    files = ["summary.json", "records.jsonl", "run.json"]
+    if (out / "curve.svg").exists():
+        files.append("curve.svg")
     say(f"{out}: {', '.join(files)}")
 
 
@@ -118,7 +121,8 @@ def judge(
     records = read_dataset(dataset, data, labels=open_graph(graph, contact), keep_going=True).records
     for section, shares in judge_run(run, records, at_server).items():
         for name, share in shares.items():
-            say(f"{section}  {name}  {'' if share is None else f'{share:.3f}'}")
+            shown = "" if share is None else f"{share:.3f}"
+            say(f"{section}  {name}  {shown}")
     say(f"{run}: judge.jsonl")
 
 
@@ -159,11 +163,13 @@ def compare(
     for folder in runs:
         read_settings(folder)
     from kg_edit.evaluation.comparison import compare as compare_runs
-    from kg_edit.evaluation.reports import check_ending, rich_comparison, write_comparison
+    from kg_edit.evaluation.comparison_report import check_ending, rich_comparison, write_comparison
 
     for path in out or ():
         check_ending(path)
-    chosen = [name.strip() for names in metric or () for name in names.split(",") if name.strip()]
+    chosen = list[str]()
+    for names in metric or ():
+        chosen += [name.strip() for name in names.split(",") if name.strip()]
     comparison = compare_runs(runs, against=against, metrics=chosen, common=common, seed=seed)
     if comparison.schedules:
         stdout().print(plain(comparison.schedules_line))

@@ -102,7 +102,7 @@ def _own_text(model: LanguageModel) -> Callable[..., Any]:
     return generate
 
 
-def trained_classifier(model: LanguageModel, texts: Sequence[str], labels: Sequence[str]) -> ClassifierModel:
+def train_classifier(model: LanguageModel, texts: Sequence[str], labels: Sequence[str]) -> ClassifierModel:
     """Return ``model`` with a head fitted to ``texts`` and their ``labels``: multinomial logistic regression.
 
     The features are the hidden states that the model's own head gets after the last token, scaled to mean 0 and
@@ -112,15 +112,19 @@ def trained_classifier(model: LanguageModel, texts: Sequence[str], labels: Seque
     if len(classes) < 2:
         raise ConfigError(f"a classifier needs texts of at least two classes; found {', '.join(classes) or 'none'}")
     states = list[Tensor]()
+
+    def record_input(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> None:
+        states.append(args[0][:, -1].float().cpu())  # [texts, d], the last token's
+
+    # What goes into the head is recorded, because some families scale or cap what comes out of it.
     head = nn.Identity()
-    # what goes into the head: some families scale or cap what comes out of it
-    head.register_forward_hook(lambda _, args, __: states.append(args[0][:, -1].float().cpu()))
+    head.register_forward_hook(record_input)
     with_head(model, head, [str(n) for n in range(model.width)]).scores(texts, title="classifier")
     targets = torch.tensor([classes.index(label) for label in labels])
-    return with_head(model, fitted_head(torch.cat(states), targets, classes=len(classes), decay=_DECAY), classes)
+    return with_head(model, fit_head(torch.cat(states), targets, classes=len(classes), decay=_DECAY), classes)
 
 
-def stored_classifier(model: LanguageModel, file: Path, labels: Sequence[str]) -> ClassifierModel | None:
+def load_classifier(model: LanguageModel, file: Path, labels: Sequence[str]) -> ClassifierModel | None:
     """Return ``model`` with the head of a run's ``file``; None if there is none, or one of another size.
 
     A head that is fitted again, with another number of threads, differs in its last bits, and is that of another run.
@@ -134,7 +138,7 @@ def stored_classifier(model: LanguageModel, file: Path, labels: Sequence[str]) -
     return with_head(model, head, classes)
 
 
-def fitted_head(states: Tensor, targets: Tensor, *, classes: int, decay: float) -> nn.Linear:
+def fit_head(states: Tensor, targets: Tensor, *, classes: int, decay: float) -> nn.Linear:
     """Fit the head to ``states`` [texts, d] of the classes ``targets`` [texts].
 
     The head has the least cross entropy plus ``decay`` |W|^2 / 2.

@@ -1,5 +1,4 @@
-"""Label drift (GRACE, Hartvigsen et al., NeurIPS 2023): edit a classifier when labels are assigned differently over
-time.
+"""Label drift (GRACE, Hartvigsen et al., NeurIPS 2023): edit a classifier whose labels change their use over time.
 
 The texts of a stream are processed one after the other. If the classifier, with the edits so far, gives a wrong label,
 the text is edited; else nothing is done. Three shares of right labels are measured:
@@ -29,7 +28,7 @@ from kg_edit.evaluation.label_drift.classifier import ClassifierModel
 from kg_edit.evaluation.label_drift.texts import LabelDrift, LabelledText
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.settings import environment, note_environment, tokenizer_digest
-from kg_edit.evaluation.step import FAILURES, Method, added, failure
+from kg_edit.evaluation.step import FAILURES, Method, add_patches, describe_failure
 from kg_edit.methods.run_settings import method_settings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -101,8 +100,16 @@ class DriftFolder:
         append_lines(self.path / name, [line.model_dump_json()])
 
 
-def shortened(model: LanguageModel, texts: Sequence[LabelledText], *, tokens: int) -> tuple[LabelledText, ...]:
+def shorten(model: LanguageModel, texts: LabelDrift, *, tokens: int) -> LabelDrift:
     """Return the texts, each cut to its first ``tokens`` tokens."""
+    return LabelDrift(
+        train=_shorten_each(model, texts.train, tokens=tokens),
+        test=_shorten_each(model, texts.test, tokens=tokens),
+        stream=_shorten_each(model, texts.stream, tokens=tokens),
+    )
+
+
+def _shorten_each(model: LanguageModel, texts: Sequence[LabelledText], *, tokens: int) -> tuple[LabelledText, ...]:
     cut_texts = []
     for text in texts:
         ends = model.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
@@ -171,15 +178,16 @@ def _as_json(texts: Sequence[LabelledText]) -> list[dict[str, Any]]:
 def _points(
     model: ClassifierModel, method: Method, drift: LabelDrift, *, out: Path, every: int
 ) -> Iterator[DriftPoint]:
+    """Process the stream text by text, and yield the points."""
     with folder_lock(out):
         note_environment(out, environment(method, model))
         folder = DriftFolder(out)
-        state = _State(model)
         earlier = folder.texts()
         _check_order(folder, earlier, drift.stream)
         _save_head(folder, model)
-        right = state.right(drift.stream, title="unedited classifier")
-        accurate = [text for text, is_right in zip(drift.stream, right, strict=True) if is_right]
+        state = _State(model)
+        is_right = state.right(drift.stream, title="unedited classifier")
+        accurate = [text for text, right in zip(drift.stream, is_right, strict=True) if right]
         points = folder.points()
 
         def point(seen: int) -> DriftPoint:
@@ -192,20 +200,32 @@ def _points(
         yield point(0)
         bar = Bar(drift.stream, title=method.name, unit="text")
         for seen, text in enumerate(bar, 1):
-            file = folder.edit(len(state.edited) + 1)
+            edits_before = len(state.edited)
             if seen <= len(earlier):
-                result = earlier[seen - 1]
                 bar.initial += 1  # it takes no time of this run
-                update = _load_update(folder, seen, result, file)
+                _repeat(state, text, earlier[seen - 1], folder, line=seen)
             else:
-                result, update = _processed(text, method, state)
-                if update:
-                    update.save(file)  # before its line: a line without its patch has no use
-                folder.append(result)
-            state.add(text, result, update)
-            is_due = update and len(state.edited) % every == 0
+                _process(state, text, method, folder)
+            is_due = len(state.edited) > edits_before and len(state.edited) % every == 0
             if is_due or seen == len(drift.stream):
                 yield point(seen)
+
+
+def _process(state: _State, text: LabelledText, method: Method, folder: DriftFolder) -> None:
+    """Edit a text if its label is wrong, and record what was done."""
+    result, update = _edit(state, text, method)
+    if update:
+        update.save(folder.edit(len(state.edited) + 1))  # before its line: a line without its patch has no use
+    folder.append(result)
+    state.add(text, result, update)
+
+
+def _repeat(state: _State, text: LabelledText, result: SeenText, folder: DriftFolder, *, line: int) -> None:
+    """Do again with a text what an earlier start has recorded."""
+    update = None
+    if result.outcome == "edited":
+        update = _load_update(folder, len(state.edited) + 1, line=line)
+    state.add(text, result, update)
 
 
 def _check_order(folder: DriftFolder, earlier: Sequence[SeenText], stream: Sequence[LabelledText]) -> None:
@@ -226,12 +246,10 @@ def _save_head(folder: DriftFolder, model: ClassifierModel) -> None:
     write_safetensors(folder.head, {name: tensor.cpu() for name, tensor in head.items()}, {})
 
 
-def _load_update(folder: DriftFolder, line: int, result: SeenText, file: Path) -> Patch | None:
-    """The patch of a recorded text; None if the text was not edited."""
-    if result.outcome != "edited":
-        return None
+def _load_update(folder: DriftFolder, number: int, *, line: int) -> Patch:
+    """The patch of the edit ``number``, which ``line`` of the texts records."""
     try:
-        return Patch.load(file)
+        return Patch.load(folder.edit(number))
     except PatchError as error:
         raise OutputError(
             f"{folder.path / TEXTS}, line {line}: the patch of this edit can't be read ({error}); delete this line "
@@ -268,7 +286,8 @@ class _State:
         ``title`` as for `ClassifierModel.scores`.
         """
         try:
-            with self.patch.applied(self.model) if self.patch else nullcontext(self.model):
+            application = self.patch.applied(self.model) if self.patch else nullcontext(self.model)
+            with application:
                 labels = self.model.classes([text.prompt for text in texts], title=title)
         except ModelError:
             if self.patch is None:
@@ -280,12 +299,12 @@ class _State:
         """Add what was done with a text."""
         self.failed += result.outcome == "failed"
         if update:
-            self.patch = added(self.patch, update)
+            self.patch = add_patches(self.patch, update)
             self.edited.append(text)
             self.seconds.append(result.seconds)
 
 
-def _processed(text: LabelledText, method: Method, state: _State) -> tuple[SeenText, Patch | None]:
+def _edit(state: _State, text: LabelledText, method: Method) -> tuple[SeenText, Patch | None]:
     """Edit the text if its label is wrong; return what was done, and the patch."""
     if all(state.right([text])):
         return SeenText(id=text.id, outcome="right"), None
@@ -294,5 +313,5 @@ def _processed(text: LabelledText, method: Method, state: _State) -> tuple[SeenT
         update = method.edit([text.edit], before=state.patch)
         update.check_finite()
     except FAILURES as error:
-        return SeenText(id=text.id, outcome="failed", error=failure(error)), None
+        return SeenText(id=text.id, outcome="failed", error=describe_failure(error)), None
     return SeenText(id=text.id, outcome="edited", seconds=time.perf_counter() - start), update

@@ -12,7 +12,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets.own_edits import record_of
-from kg_edit.evaluation.records import items
+from kg_edit.evaluation.records import make_items
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.evaluation.tracing.trace import TracedFact, prompt_of
 from kg_edit.models.first_token import lead_before
@@ -75,7 +75,7 @@ def test_evaluate_asks_own_edits_as_edit_does(smollm2: LanguageModel, edits: tup
     ]
     both = [edit.model_copy(update={"id": str(number)}) for number, edit in enumerate([*bare, *generated])]
     by_edit = [reading.success for reading in read(smollm2, [probes(smollm2, edit)[0] for edit in both])]
-    cases = [item.case for item in items([record_of(edit) for edit in both], {}, EvalConfig(), model=smollm2)]
+    cases = [item.case for item in make_items([record_of(edit) for edit in both], {}, EvalConfig(), model=smollm2)]
     case_scores = [section.scores for section in score_cases(smollm2, cases)]
     by_evaluate = [scores.get("efficacy.first_sentence", scores["efficacy.greedy"]) for scores in case_scores]
     assert by_evaluate == by_edit

@@ -17,9 +17,9 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from kg_edit.errors import ConfigError, OutputError, UnknownNameError
-from kg_edit.evaluation import reports
+from kg_edit.evaluation import comparison_report
 from kg_edit.evaluation.comparison import compare
-from kg_edit.evaluation.reports import caption, latex, markdown, rich_comparison, write_comparison
+from kg_edit.evaluation.comparison_report import caption, latex, markdown, rich_comparison, write_comparison
 from kg_edit.graphs.controls import NoGraph, ShuffledObjects, WithoutAnswers, WrongGraph
 from kg_edit.graphs.source import graph_identity
 
@@ -86,7 +86,7 @@ def test_picture_with_schedules_ends_inside_its_edges(
 ) -> None:
     folders = [run("memit-single", seed=1), run("memit-in-one-batch-of-all", seed=2, schedule="batch:60")]
     drawn: list[Figure] = []
-    monkeypatch.setattr(reports, "save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(comparison_report, "save_figure", lambda figure, path: drawn.append(figure))
     write_comparison(compare(folders), tmp_path / "found.png")
     drawn[0].canvas.draw()
     (caption,) = [text for text in drawn[0].findobj(Text) if "Different schedules" in text.get_text()]

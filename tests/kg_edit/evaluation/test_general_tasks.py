@@ -19,10 +19,10 @@ from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import (
     DocumentScores,
     GeneralTasks,
-    changes,
+    compare_points,
     document_scores,
+    find_tasks,
     split_general,
-    wanted_tasks,
 )
 from kg_edit.evaluation.reports import render, rich_general
 from kg_edit.evaluation.run import evaluate
@@ -114,23 +114,23 @@ def test_before_and_after_are_compared_on_the_same_documents() -> None:
     before = {"t.acc": DocumentScores(value=1.0, documents=(1.0,) * 4), "t.ppl": DocumentScores(value=9.0)}
     one = {"t.acc": DocumentScores(value=0.75, documents=(0.0, 1.0, 1.0, 1.0)), "t.ppl": DocumentScores(value=10.0)}
     two = {"t.acc": DocumentScores(value=0.5, documents=(0.0, 0.0, 1.0, 1.0)), "t.ppl": DocumentScores(value=12.0)}
-    tasks = changes([(before, one), (before, two)], seed=0)
+    tasks = compare_points([(before, one), (before, two)], seed=0)
     assert (tasks["t.acc"].n, tasks["t.acc"].before.mean, tasks["t.acc"].after.mean) == (4, 1.0, 0.625)
     difference = tasks["t.acc"].difference
     assert difference is not None and difference.mean == -0.375
     assert difference.ci95_low <= -0.375 <= difference.ci95_high <= 0
     assert (tasks["t.ppl"].after.mean, tasks["t.ppl"].difference, tasks["t.ppl"].after.ci95_low) == (11.0, None, None)
-    assert changes([], seed=0) == {}
+    assert compare_points([], seed=0) == {}
 
 
 def test_broken_model_counts_as_wrong() -> None:
     before = {"t.acc": DocumentScores(value=1.0, documents=(1.0,) * 4), "t.ppl": DocumentScores(value=9.0)}
     scores = {"t.acc": DocumentScores(value=0.5, documents=(0.0, 0.0, 1.0, 1.0)), "t.ppl": DocumentScores(value=10.0)}
-    tasks = changes([(before, {}), (before, scores)], seed=0)
+    tasks = compare_points([(before, {}), (before, scores)], seed=0)
     assert (tasks["t.acc"].failed, tasks["t.acc"].after.mean, tasks["t.acc"].n) == (1, 0.25, 4)
     assert (tasks["t.ppl"].failed, tasks["t.ppl"].before.mean, tasks["t.ppl"].after.mean) == (1, 9.0, None)
     for asked in ({}, {"u.acc": scores["t.acc"]}):  # nothing, or one task before the model could not be asked another
-        alone = changes([({**before, "u.acc": before["t.acc"]}, asked)], seed=0)
+        alone = compare_points([({**before, "u.acc": before["t.acc"]}, asked)], seed=0)
         assert (alone["t.acc"].failed, alone["t.acc"].after.mean, alone["t.ppl"].after.mean) == (1, 0, None)
         assert (alone["u.acc"].failed, alone["u.acc"].after.mean) == ((0, 0.5) if asked else (1, 0))
 
@@ -302,25 +302,25 @@ def folder(path: Path, **files: str) -> str:
 )
 def test_members_of_a_group_are_not_named_again(group: str, tmp_path: Path) -> None:
     path = folder(tmp_path / "t", one="task: one\n", two="task: two\n", all=group, other="task: 'other'  # a note\n")
-    assert wanted_tasks([path]) == ([Path(path)], ["both", "other"], False)
-    assert wanted_tasks([f"{path}/one.yaml", "hellaswag"]) == ([Path(path)], ["one", "hellaswag"], True)
+    assert find_tasks([path]) == ([Path(path)], ["both", "other"], False)
+    assert find_tasks([f"{path}/one.yaml", "hellaswag"]) == ([Path(path)], ["one", "hellaswag"], True)
 
 
 def test_part_of_other_files_and_functions_are_read_as_text(tmp_path: Path) -> None:
     path = folder(tmp_path / "t", shared="test_split: test\n", one="task: one\ndoc_to_text: !function utils.text\n")
-    assert wanted_tasks([path])[1] == ["one"]
+    assert find_tasks([path])[1] == ["one"]
 
 
 def test_two_files_with_one_name_are_refused(tmp_path: Path) -> None:
     first, second = (folder(tmp_path / name, known="task: known\n") for name in ("a", "b"))
     with pytest.raises(ConfigError, match=r"a/known\.yaml and .*b/known\.yaml both have the task 'known'"):
-        wanted_tasks([f"{first}/known.yaml", f"{second}/known.yaml"])
-    assert wanted_tasks([first, f"{first}/known.yaml"])[1] == ["known"], "one file, named twice"
+        find_tasks([f"{first}/known.yaml", f"{second}/known.yaml"])
+    assert find_tasks([first, f"{first}/known.yaml"])[1] == ["known"], "one file, named twice"
 
 
 def test_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"can't read the task .*bad\.yaml"):
-        wanted_tasks([folder(tmp_path / "t", bad="task: [one\n")])
+        find_tasks([folder(tmp_path / "t", bad="task: [one\n")])
 
 
 @needs_lm_eval

@@ -13,7 +13,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets.own_edits import record_of
 from kg_edit.evaluation.metrics.catalogue import requests_of
-from kg_edit.evaluation.records import items
+from kg_edit.evaluation.records import make_items
 from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -47,7 +47,7 @@ def test_probes_of_an_own_edit_are_led_as_its_prompts(
         return edit.model_copy(update=texts)
 
     monkeypatch.setattr("kg_edit.evaluation.records.readable_edit", led)
-    (item,) = items([record_of(edits[0])], {}, EvalConfig(), model=model)
+    (item,) = make_items([record_of(edits[0])], {}, EvalConfig(), model=model)
     (efficacy,), (paraphrase,) = (item.case.group(name)[0].queries for name in ("efficacy", "paraphrase"))
     requests = requests_of(item.case)
     assert pair_of(efficacy) == Pair(f"\n{edits[0].text}", "Miami Heat") and pair_of(efficacy) in requests.pairs

@@ -15,7 +15,7 @@ from kg_edit.evaluation import retention as rates_of
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.finish import merge
-from kg_edit.evaluation.retention import RetentionTest, asked_of, edit_replies, read_retention_test
+from kg_edit.evaluation.retention import RetentionTest, edit_replies, query_of_edit, read_retention_test
 from kg_edit.evaluation.run import evaluate
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.questions import pair_of
@@ -60,7 +60,8 @@ def test_prompts_are_asked_in_the_form_of_the_run() -> None:
     model = chatting()
     plain, chat = EDITS[0], EDITS[1].in_chat()
     pairs = {
-        form: score(model.in_chat(chat=form), [pair_of(asked_of(plain)), pair_of(asked_of(chat))]) for form in FORMS
+        form: score(model.in_chat(chat=form), [pair_of(query_of_edit(plain)), pair_of(query_of_edit(chat))])
+        for form in FORMS
     }
     nll = {form: [loss.nll for loss in losses.values()] for form, losses in pairs.items()}
     for form, expected in ((None, [nll[False][0], nll[True][1]]), (True, nll[True]), (False, nll[False])):
@@ -74,7 +75,7 @@ def test_prompts_are_asked_in_the_form_of_the_run() -> None:
 
 
 def test_rates_of_a_model_broken_in_one_sequence() -> None:
-    rates = rates_of.rates([{"a": 1.0, "a.perplexity": 3.0}, None], ["a", "a.perplexity"])
+    rates = rates_of.average_rates([{"a": 1.0, "a.perplexity": 3.0}, None], ["a", "a.perplexity"])
     assert rates == {"a": 0.5, "a.perplexity": None}
 
 

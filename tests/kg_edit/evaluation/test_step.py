@@ -13,7 +13,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, as_record
 from kg_edit.errors import EditError, GraphError, ModelError, PatchError, RefusedEditsError
 from kg_edit.evaluation.memory import in_halves
-from kg_edit.evaluation.step import edit_step, failure
+from kg_edit.evaluation.step import describe_failure, edit_step
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
@@ -205,6 +205,6 @@ def test_in_halves_asks_for_less_until_it_fits() -> None:
 def test_traceback_of_a_failure_is_logged_if_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert failure(ValueError("broken")) == "ValueError: broken" and not caplog.records
+    assert describe_failure(ValueError("broken")) == "ValueError: broken" and not caplog.records
     monkeypatch.setenv("KG_EDIT_TRACEBACK", "1")
-    assert failure(ValueError("broken")) == "ValueError: broken" and caplog.records[0].exc_info
+    assert describe_failure(ValueError("broken")) == "ValueError: broken" and caplog.records[0].exc_info

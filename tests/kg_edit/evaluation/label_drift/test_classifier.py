@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, ModelError, PromptError
-from kg_edit.evaluation.label_drift.classifier import fitted_head, trained_classifier, with_head
+from kg_edit.evaluation.label_drift.classifier import fit_head, train_classifier, with_head
 from kg_edit.evaluation.label_drift.texts import PROMPT
 from kg_edit.models.sampling import sample_text
 from tests.kg_edit.tiny import tiny
@@ -21,11 +21,11 @@ def test_head_is_fitted_and_leaves_the_model_its_own() -> None:
     model = tiny("llama")
     before = model.model.get_output_embeddings()
     random = torch.get_rng_state()
-    classifier = trained_classifier(model, TEXTS, LABELS)
+    classifier = train_classifier(model, TEXTS, LABELS)
     assert classifier.labels == ("Heat", "Lakers") and classifier.classes(TEXTS) == LABELS
     assert model.model.get_output_embeddings() is before and torch.equal(torch.get_rng_state(), random)
     assert classifier.blocks[0] is model.blocks[0] and classifier.fingerprint != model.fingerprint
-    again = trained_classifier(model, TEXTS, LABELS)
+    again = train_classifier(model, TEXTS, LABELS)
     assert again.fingerprint == classifier.fingerprint
     assert classifier.scores([]).shape == (0, 2) and classifier.classes([]) == []
 
@@ -35,7 +35,7 @@ def test_progress_is_shown_while_older_texts_are_read(
 ) -> None:
     monkeypatch.setattr("kg_common.progress._LINE_S", 1e-6)
     caplog.set_level("INFO")
-    classifier = trained_classifier(tiny("llama"), TEXTS * 2, LABELS * 2)
+    classifier = train_classifier(tiny("llama"), TEXTS * 2, LABELS * 2)
     assert [line for line in caplog.messages if line.startswith("classifier: 8 of 12 texts")], caplog.messages
     caplog.clear()
     classifier.classes(TEXTS)
@@ -51,11 +51,11 @@ def test_head_is_fitted_in_every_family_and_in_half_precision(family: str) -> No
     if family == "half":
         model.model.to(torch.bfloat16)
     prompts = [PROMPT.replace("{}", text) for text in TEXTS]
-    assert trained_classifier(model, prompts, TEXTS).classes(prompts) == TEXTS
+    assert train_classifier(model, prompts, TEXTS).classes(prompts) == TEXTS
 
 
 def test_class_is_a_target() -> None:
-    classifier = trained_classifier(tiny("llama"), TEXTS, LABELS)
+    classifier = train_classifier(tiny("llama"), TEXTS, LABELS)
     prompt = classifier.encode(TEXTS[0], target="Lakers")
     assert prompt.target_ids == (1,) and prompt.ids[:-1] == classifier.encode(TEXTS[0]).ids
     with pytest.raises(PromptError, match="'Bulls' is not a class of this classifier; expected one of Heat, Lakers"):
@@ -63,7 +63,7 @@ def test_class_is_a_target() -> None:
 
 
 def test_output_that_is_not_finite_is_refused() -> None:
-    classifier = trained_classifier(copy.deepcopy(tiny("llama")), TEXTS, LABELS)
+    classifier = train_classifier(copy.deepcopy(tiny("llama")), TEXTS, LABELS)
     classifier.down_projection(0).weight.data.fill_(torch.nan)
     with pytest.raises(ModelError, match="the classifier's output is not finite"):
         classifier.classes(TEXTS)
@@ -81,7 +81,7 @@ def test_head_sees_what_the_models_own_head_sees() -> None:
 
 def test_text_is_written_by_the_models_own_head() -> None:
     model = tiny("llama")
-    classifier = trained_classifier(model, TEXTS, LABELS)
+    classifier = train_classifier(model, TEXTS, LABELS)
     assert torch.equal(*(sample_text(lm, rows=2, tokens=4, seed=3) for lm in (classifier, model)))
 
 
@@ -90,13 +90,13 @@ def test_decay_and_scale() -> None:
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(40, 5, generator=generator)
     labels = (states[:, 0] + states[:, 1] > 0).long()
-    head = fitted_head(states, labels, classes=2, decay=1e-3)
-    moved = fitted_head(states * 7 + 3, labels, classes=2, decay=1e-3)
+    head = fit_head(states, labels, classes=2, decay=1e-3)
+    moved = fit_head(states * 7 + 3, labels, classes=2, decay=1e-3)
     torch.testing.assert_close(head(states), moved(states * 7 + 3), rtol=1e-2, atol=1e-2)
     assert bool((head(states).argmax(-1) == labels).all())
-    assert fitted_head(states, labels, classes=2, decay=10.0).weight.norm() < 0.2 * head.weight.norm()
+    assert fit_head(states, labels, classes=2, decay=10.0).weight.norm() < 0.2 * head.weight.norm()
 
 
 def test_one_class_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least two classes; found Heat"):
-        trained_classifier(tiny("llama"), TEXTS[:1], ["Heat"])
+        train_classifier(tiny("llama"), TEXTS[:1], ["Heat"])

@@ -17,8 +17,8 @@ from kg_edit.errors import ConfigError, EditFileError, OutputError
 from kg_edit.evaluation.cli import drift as command
 from kg_edit.evaluation.label_drift import classifier as classifiers
 from kg_edit.evaluation.label_drift import run
-from kg_edit.evaluation.label_drift.classifier import ClassifierModel, trained_classifier
-from kg_edit.evaluation.label_drift.run import EDITORS, DriftPoint, check_editor, check_labels, run_drift, shortened
+from kg_edit.evaluation.label_drift.classifier import ClassifierModel, train_classifier
+from kg_edit.evaluation.label_drift.run import EDITORS, DriftPoint, check_editor, check_labels, run_drift, shorten
 from kg_edit.evaluation.label_drift.texts import LabelDrift, LabelledText, read_label_drift, read_texts
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.ft import FtM
@@ -55,7 +55,7 @@ def written(folder: Path, rows: object = ROWS, name: str = "cases.json") -> Path
 
 def classifier(drift: LabelDrift) -> ClassifierModel:
     texts = [text.prompt for text in drift.train]
-    return trained_classifier(tiny("llama"), texts, [text.label for text in drift.train])
+    return train_classifier(tiny("llama"), texts, [text.label for text in drift.train])
 
 
 def points(name: str, drift: LabelDrift, out: Path, **settings: Any) -> list[DriftPoint]:
@@ -163,9 +163,10 @@ def test_methods_that_need_a_vocabulary_are_refused() -> None:
 
 def test_long_texts_are_cut(tmp_path: Path) -> None:
     (text, *_) = read_texts(written(tmp_path))
-    (cut,) = shortened(tiny("llama"), [text], tokens=4)
+    texts = LabelDrift(train=(text,), test=(), stream=())
+    ((cut,), _, _) = shorten(tiny("llama"), texts, tokens=4)
     assert text.text.startswith(cut.text) and len(tiny("llama").tokenizer(cut.text)["input_ids"]) <= 4
-    assert shortened(tiny("llama"), [text], tokens=100) == (text,)
+    assert shorten(tiny("llama"), texts, tokens=100) == texts
 
 
 def test_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +233,7 @@ def test_drift_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [json.loads(line) for line in (out / "points.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["seen"] for line in lines] == [0, 3] and lines[-1]["ERR"] == 1.0
     with monkeypatch.context() as patched:
-        patched.setattr(classifiers, "trained_classifier", lambda *_: pytest.fail("the older texts are read once"))
+        patched.setattr(classifiers, "train_classifier", lambda *_: pytest.fail("the older texts are read once"))
         resumed = CliRunner().invoke(app, [*arguments, "--set", "steps=20"], catch_exceptions=False)
         assert resumed.output == result.output
         with pytest.raises(OutputError, match="another run"):
