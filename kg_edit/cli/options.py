@@ -167,8 +167,12 @@ Start = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
 Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"],
-    typer.Option(help="Precision of the weights; `auto`: float32 on a CPU, else bfloat16.", rich_help_panel=MACHINE),
+    Literal["auto", "float32", "bfloat16", "float16", "nf4", "int8"],
+    typer.Option(
+        help="Precision of the weights; `auto`: float32 on a CPU, else bfloat16. `nf4` (4 bit) and `int8` are made by "
+        "bitsandbytes.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ….", rich_help_panel=MACHINE)]
 Memory = Annotated[

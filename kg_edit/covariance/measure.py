@@ -44,7 +44,7 @@ from kg_edit.covariance.moment import (
 from kg_edit.errors import CovarianceError
 from kg_edit.models.devices import free_bytes
 from kg_edit.models.hooks import untouched
-from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.version import code_sha256
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def start(
         raise CovarianceError(
             "these layers have different sizes; give the number of tokens, or measure the layers one by one"
         )
-    sizes = {layer: weight_matrix(model.down_projection(layer)).shape[1] for layer in identities}
+    sizes = {layer: matrix_shape(model.down_projection(layer))[1] for layer in identities}
     fresh = Position(identities=identities, sizes=sizes, model_name=model.name, ridge=ridge, part=part, parts=parts)
     path = fresh.path(folder)
     if not path.is_file():

@@ -34,7 +34,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError
 from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.hooks import refuse_patched
-from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.models.loading import cache_folder
 from kg_edit.storage.atomic import mark_used
 from kg_edit.storage.setting_fields import NAMES_A_FILE, Seed
@@ -197,7 +197,7 @@ def _identities(
 
 def key_size(model: LanguageModel, layer: int) -> int:
     """Return d_ff, the size of a key: the number of columns of the layer's down-projection weight [d, d_ff]."""
-    return int(weight_matrix(model.down_projection(layer)).shape[1])
+    return matrix_shape(model.down_projection(layer))[1]
 
 
 def _find_missing(identities: dict[int, Identity], folder: Path) -> dict[int, Identity]:

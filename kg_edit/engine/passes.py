@@ -17,7 +17,7 @@ from math import ceil, inf
 from typing import Any, Protocol, TypeVar
 
 from kg_edit.models.devices import pass_megabytes
-from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel, matrix_shape
 
 _FEWEST = 32  # tokens of a pass, however little memory there is
 _CPU_MOST = 512  # tokens; larger passes are no faster on a CPU, and no longer fit into its caches
@@ -58,7 +58,7 @@ def pass_limit(model: LanguageModel, layer: int, megabytes: float = inf) -> Pass
         layer: the lowest block with a gradient, 0-based.
         megabytes: the memory that a pass may take, besides the model itself.
     """
-    inner = weight_matrix(model.down_projection(layer)).shape[1]
+    inner = matrix_shape(model.down_projection(layer))[1]
     vocabulary = model.model.get_output_embeddings().weight.shape[0]
     numbers = count_numbers(model.width, inner, blocks=len(model.blocks) - layer, vocabulary=vocabulary)
     size = model.model.dtype.itemsize

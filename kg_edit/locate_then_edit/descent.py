@@ -334,7 +334,7 @@ def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:
     A model with hooks is not copied: the hooks of a patch (GRACE, MELO, …) read the ends or sums of the prompts of the
     model that the patch is applied to, and would see nothing of a copy.
     """
-    if dtype == "model" or model.model.dtype == torch.bfloat16 or is_hooked(model.model):
+    if dtype == "model" or model.model.dtype == torch.bfloat16 or is_hooked(model.model) or model.is_quantised:
         return model
     # `deepcopy` takes from its memo, by id, what is copied already: so it does not copy the weights in their own dtype.
     memo = dict(_cast(model.model))

@@ -25,7 +25,7 @@ from kg_edit.engine import chosen_engine
 from kg_edit.engine.replay import Ascending
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.models.hooks import added, watched, with_prompt_ends
-from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.models.prompts import Batch, Prompt, left_pad
 
 Site = Literal["block", "value"]  # the block's output, or the output of its down-projection
@@ -159,8 +159,8 @@ class OtherTokens:
     @torch.no_grad()
     def at(self, layer: int) -> OtherKeys:
         """Return H of all requests together in block ``layer``, on the model in its present state."""
-        weight = weight_matrix(self._model.down_projection(layer))
-        others = OtherKeys.none(weight.shape[1], weight.device)
+        down = self._model.down_projection(layer)
+        others = OtherKeys.none(matrix_shape(down)[1], next(down.parameters()).device)
         seen = dict[str, Tensor]()
 
         def note(key: Tensor, _: Tensor) -> None:

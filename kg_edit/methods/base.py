@@ -23,7 +23,7 @@ from kg_edit.edits.edit import Edit, refuse_clash, refuse_same_ids
 from kg_edit.edits.inputs import Edits, as_edits
 from kg_edit.errors import FAILURES, ConfigError, EditError, Fault, PatchError
 from kg_edit.methods.config import MethodConfig, Trains
-from kg_edit.models.architectures import refuse_recurrent
+from kg_edit.models.architectures import refuse_quantised, refuse_recurrent
 from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel, as_model
@@ -34,6 +34,8 @@ from kg_edit.storage.setting_fields import input_files
 from kg_edit.version import __version__, code_sha256
 
 Made = TypeVar("Made")
+# Families that train or rewrite the stored weight itself, which a quantised layer has not in the form of numbers
+_CHANGE_STORED_WEIGHTS = ("fine-tuning", "adapter", "neurons", "gradient", "hypernetwork")
 
 
 class EditingMethod(ABC):
@@ -90,6 +92,8 @@ class EditingMethod(ABC):
 
     def __init__(self, model: LanguageModel, config: MethodConfig, *, graph: Any = None) -> None:
         self._refuse_no_graph(graph)
+        if model.is_quantised and self.family in _CHANGE_STORED_WEIGHTS:
+            raise refuse_quantised(self.name)
         if model.is_recurrent and not self.takes_recurrent:
             refuse_recurrent(model.name)
         if config.preset_name not in config.preset_names():
@@ -378,6 +382,7 @@ class EditingMethod(ABC):
                 "name": self.model.name,
                 "fingerprint": self.model.fingerprint,
                 "dtype": str(self.model.model.dtype),  # the fingerprint survives a cast, an edit does not
+                "stored": self.model.precision,
             },
             "code_sha256": self._code_sha256,
             "versions": {

@@ -175,6 +175,15 @@ def refuse_recurrent(name: str) -> NoReturn:
     )
 
 
+def refuse_quantised(name: str) -> UnsupportedModelError:
+    """Return the error for a method of this name that trains or rewrites stored weights, on a quantised model."""
+    return UnsupportedModelError(
+        f"{name} changes the stored weights, and this model's are quantised; take a method whose change stays beside "
+        "them (rome, glame, memit, alphaedit, lora, grace) or in the prompt (rag, graph-memory), or load the model in "
+        "bfloat16"
+    )
+
+
 def width_of_experts(text: PreTrainedConfig) -> int:
     """Return the inner width of all experts of a token together, from the config of a mixture's blocks."""
     width = getattr(text, "moe_intermediate_size", None) or text.intermediate_size
@@ -195,13 +204,24 @@ def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
             f"{type(model).__name__} does not fit its ModelSpec {spec}: {error}; give the right module paths"
         ) from error
     weight = getattr(down, "weight", None)
-    if not isinstance(weight, nn.Parameter) or weight.dim() != 2 or not weight.is_floating_point():
+    is_linear = hasattr(down, "in_features")  # also one with a quantised weight, of another shape or name
+    if not is_linear and not (isinstance(weight, nn.Parameter) and weight.dim() == 2):
         raise UnsupportedModelError(
-            f"{spec.blocks}.0.{spec.down_projection} is a {type(down).__name__} "
-            "without a matrix of floating-point weights: "
-            "quantised weights can't be edited. Load the unquantised checkpoint (dtype bfloat16 takes half of "
-            "float32's memory), edit that, and quantise the result"
+            f"{spec.blocks}.0.{spec.down_projection} is a {type(down).__name__}, which is no linear layer; give the "
+            "path of the block's second matrix"
         )
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Return whether a linear layer stores its weight in fewer bits than it computes with."""
+    from torch import Tensor
+
+    if not hasattr(module, "in_features"):
+        return False
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return True  # compressed-tensors packs it into a tensor of another name
+    return not weight.is_floating_point() or weight.dtype.itemsize < _HALF
 
 
 def optional_module(model: nn.Module, path: str | None) -> nn.Module | None:
@@ -215,7 +235,11 @@ def optional_module(model: nn.Module, path: str | None) -> nn.Module | None:
     return module if isinstance(module, nn.Module) else None
 
 
+_HALF = 2  # bytes of a number: a type with fewer is a quantised one
 FORMAT = "2-"  # prefix of a fingerprint; the first format, which read one column of most matrices, had no prefix
+
+
+_PACKED_ELEMENTS = 4096  # elements that are read of a matrix whose rows and columns a quantisation has packed
 
 
 def content_fingerprint(model: PreTrainedModel) -> str:
@@ -237,6 +261,8 @@ def fingerprint_of(family: str, parameters: Iterable[tuple[str, Tensor]]) -> str
         digest.update(json.dumps([name, list(parameter.shape)]).encode())
         # The elements (0, 0), (1, 1), … of the matrix; the shorter index wraps around, so all rows and columns count.
         stored = parameter.detach()
+        if not stored.is_floating_point():  # packed by a quantisation: one long column
+            stored = stored.reshape(-1)[:: max(1, stored.numel() // _PACKED_ELEMENTS)]
         matrix = stored.reshape(-1, stored.shape[-1]) if stored.dim() else stored.reshape(1, 1)
         rows, columns = matrix.shape
         count = max(rows, columns) if matrix.numel() else 0

@@ -32,11 +32,13 @@ from kg_edit.models.architectures import (
     check_spec,
     content_fingerprint,
     find_spec,
+    is_quantised,
     optional_module,
     refuse_experts,
 )
 from kg_edit.models.devices import takes_onednn, use_onednn
 from kg_edit.models.loading import (
+    QUANTISED,
     WAYS,
     cached_only,
     check_blocks,
@@ -49,6 +51,7 @@ from kg_edit.models.loading import (
 )
 from kg_edit.models.prompts import ChatForm, Prompt, encode
 
+_ROWS = 512  # of the identity, of which one pass of a quantised layer makes columns of W
 _SHOWN = 60  # the most characters of a prompt that a message shows
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # names of blocks with keys and values
 # The attribute of the module that has its fingerprints, because several `LanguageModel`s may share a module
@@ -93,8 +96,9 @@ class LanguageModel:
     ) -> LanguageModel:
         """Load a named model (`kg-edit models`), a hub id, a folder, or a ``.gguf`` file.
 
-        ``dtype`` is ``auto`` (float32 on CPU, bfloat16 on an accelerator) or the name of a torch dtype. ``device_map``
-        is that of accelerate (``auto``, or a device for each module name), to spread a model over several devices.
+        ``dtype`` is ``auto`` (float32 on CPU, bfloat16 on an accelerator), the name of a torch dtype, or ``nf4`` or
+        ``int8``, in which bitsandbytes stores the linear layers (`kg_edit.models.quantised`). ``device_map`` is that of
+        accelerate (``auto``, or a device for each module name), to spread a model over several devices.
 
         Raises:
             ModelError: there is no such model, it can't be loaded, or there is not enough memory for it.
@@ -103,6 +107,7 @@ class LanguageModel:
         name = str(name)
         target = pick_device(device)
         torch_dtype = pick_dtype(dtype, target)  # a wrong one is refused before a GGUF file is dequantised
+        quantise = str(dtype) if str(dtype) in QUANTISED else ""
         path = resolve_model(name)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         if cached_only(path, revision):
@@ -110,21 +115,31 @@ class LanguageModel:
         try:
             config = AutoConfig.from_pretrained(path, **options)
             chosen = spec or find_spec(config)
-            _refuse_quantised(config, name)
             stored = stored_names(Path(path))
             if stored:
                 check_blocks(getattr(config.get_text_config(), "num_hidden_layers", 0), stored)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            how: dict[str, Any] = {"dtype": torch_dtype, "device_map": device_map}
+            if quantise:
+                from kg_edit.models.quantised import quantised_options, stored_fingerprint
+
+                how = quantised_options(quantise, torch_dtype, target)
             with _without_bars(path):
-                model = load_whole(path, {"dtype": torch_dtype, "device_map": device_map, **options})
-            if device_map is None:
+                model = load_whole(path, how | options)
+            if device_map is None and not quantise:
                 nn.Module.to(model, target)
-        except UnsupportedModelError:
+            digest = None
+            if quantise:
+                digest = stored_fingerprint(path, config, local="local_files_only" in options)
+        except ModelError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
             raise ModelError(_why_not_loaded(error, name, path)) from error
         _use_quick_kernels(model)
-        return cls.wrap(model, tokenizer, name=name, spec=chosen)
+        loaded = cls.wrap(model, tokenizer, name=name, spec=chosen)
+        if digest is not None:
+            setattr(model, _FINGERPRINTS, (digest,))
+        return loaded
 
     @classmethod
     def wrap(
@@ -160,6 +175,10 @@ class LanguageModel:
             # shapes. The switch is that of the process; torch's other kernels need no preparation.
             torch.backends.cuda.enable_cudnn_sdp(False)
         model.eval()
+        if any(is_quantised(module) for module in model.modules()):
+            from kg_edit.models.quantised import keep_gradients
+
+            keep_gradients(model)
         note_fingerprint(model)
         return cls(model=model, tokenizer=tokenizer, spec=chosen, name=name)
 
@@ -287,13 +306,12 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
-        dtype = str(self.model.dtype).removeprefix("torch.")
         parts = [
             self.model.config.model_type,
             f"{len(self.blocks)} layers",
             f"width {self.width}",
             f"{millions:,.1f}M weights",
-            f"{dtype} on {self.device}",
+            f"{self.precision} on {self.device}",
         ]
         if self.chat:
             parts.append("in chat form")
@@ -306,6 +324,20 @@ class LanguageModel:
 
     def _repr_html_(self) -> str:
         return f"<code>{escape(repr(self))}</code>"
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether linear layers store their weights in fewer bits than they compute with."""
+        return any(is_quantised(module) for module in self.model.modules())
+
+    @property
+    def precision(self) -> str:
+        """How the weights are stored: a dtype such as float32, or nf4, int8 or another type of quantised layers."""
+        if self.is_quantised:
+            from kg_edit.models.quantised import quantisation_of
+
+            return quantisation_of(self.model)
+        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def text_config(self) -> PreTrainedConfig:
@@ -403,18 +435,6 @@ class LanguageModel:
         return logits
 
 
-def _refuse_quantised(config: PreTrainedConfig, name: str) -> None:
-    """Refuse a model whose config says that its weights are quantised."""
-    quantised = getattr(config, "quantization_config", None)
-    if quantised is None:
-        return
-    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
-    raise UnsupportedModelError(
-        f"{name!r} has quantised weights ({method}), which can't be edited. Load the unquantised "
-        "checkpoint (dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
-    )
-
-
 def _why_not_loaded(error: Exception, name: str, path: str) -> str:
     """Return the message about a model that can't be loaded from ``path``."""
     reason = in_short(error)
@@ -472,12 +492,42 @@ def _way_to_a_model(given: object) -> str:
 
 
 def weight_matrix(module: nn.Module) -> Tensor:
-    """Return a projection's weight as [out, in] (a view), for a Linear or for GPT-2's transposed Conv1D."""
+    """Return a projection's weight as [out, in]: a view, for a Linear or for GPT-2's transposed Conv1D.
+
+    Of a quantised layer it is the dequantised matrix, which takes a pass of the layer.
+    """
+    if is_quantised(module):
+        return dequantised(module)
     weight = module.weight
     assert isinstance(weight, Tensor)  # noqa: S101 - check_spec has seen it
     if isinstance(module, Conv1D):
         return weight.T
     return weight
+
+
+@torch.no_grad()
+def dequantised(module: Any) -> Tensor:
+    """Return W [out, in] in float32 as the layer computes with it: its output for the identity, without the bias."""
+    device = next(module.parameters()).device
+    dtype = getattr(module, "compute_dtype", None) or torch.float32
+    columns = []
+    for start in range(0, module.in_features, _ROWS):
+        size = min(_ROWS, module.in_features - start)
+        rows = torch.zeros(size, module.in_features, dtype=dtype, device=device)
+        rows[:, start:].fill_diagonal_(1)
+        columns.append(type(module).forward(module, rows).float())  # without the hooks of a patch
+    matrix = torch.cat(columns)  # W^T + bias, [in, out]
+    if module.bias is not None:
+        matrix = matrix - module.bias.float()
+    return matrix.T
+
+
+def matrix_shape(module: Any) -> tuple[int, int]:
+    """Return the shape (out, in) of a projection's weight."""
+    if is_quantised(module):
+        return module.out_features, module.in_features
+    rows, columns = weight_matrix(module).shape
+    return rows, columns
 
 
 @contextmanager

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # names are checked before torch is imported
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+QUANTISED = ("nf4", "int8")  # besides the dtypes of torch (`kg_edit.models.quantised`)
 _BLOCK = re.compile(r"\.([0-9]{1,6})\.")  # in the name of a weight
 
 log = logging.getLogger(__name__)
@@ -326,13 +327,16 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Return the dtype, or that with this name; ``auto`` is float32 on a CPU and bfloat16 elsewhere."""
+    """Return the dtype to compute in, given or by its name; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
+
+    With quantised weights (`QUANTISED`) it is that of ``auto``.
+    """
     import torch
 
     dtype = str(dtype).removeprefix("torch.")
-    if dtype == "auto":
+    if dtype == "auto" or dtype in QUANTISED:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     torch_dtype = getattr(torch, dtype, None)
     if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point or torch_dtype.itemsize == 1:
-        raise ModelError(f"dtype {dtype!r} is unknown; use auto, float32, bfloat16 or float16")
+        raise ModelError(f"dtype {dtype!r} is unknown; use auto, float32, bfloat16, float16, nf4 or int8")
     return torch_dtype

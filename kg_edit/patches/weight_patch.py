@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.errors import ModelError, PatchError, PatchMismatchError, describe
+from kg_edit.models.architectures import is_quantised
 from kg_edit.models.hooks import exclusive
-from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel, matrix_shape, weight_matrix
 from kg_edit.patches.base import Kind, Patch, join_provenances
 from kg_edit.patches.changes import KEY, STATE, check_factors, is_identity
 
@@ -232,12 +233,15 @@ class WeightPatch(Patch):
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Add the change to the model's weights within the ``with`` block; afterwards restore the exact weights."""
         modules = self.modules(model)
-        originals = {name: module.weight.detach().clone() for name, module in modules.items()}
+        stored = {name: module for name, module in modules.items() if not is_quantised(module)}
+        packed = {name: self.factors[name] for name in modules if name not in stored}
+        originals = {name: module.weight.detach().clone() for name, module in stored.items()}
         try:
-            self._add_to(modules)
-            yield model
+            self._add_to(stored)
+            with wholly_patched(model, replace(self, factors=packed) if packed else None):  # beside quantised weights
+                yield model
         finally:
-            _put_back(modules, originals)
+            _put_back(stored, originals)
 
     def merge_into(self, model: LanguageModel) -> None:
         """Change the model's weights for good. The model is another one afterwards, with another fingerprint."""
@@ -247,6 +251,11 @@ class WeightPatch(Patch):
             raise ModelError(f"found {describe(given)}; expected a LanguageModel; {way}")
         with exclusive(model):
             modules = self.modules(model)
+            if any(is_quantised(module) for module in modules.values()):
+                raise PatchError(
+                    f"the weights of {model.name!r} are quantised, so nothing can be merged into them; apply the patch "
+                    "beside them, export it (kg-edit patch export --to peft), or merge it into the unquantised model"
+                )
             originals = {name: module.weight.detach().clone() for name, module in modules.items()}
             try:
                 self._add_to(modules)
@@ -369,12 +378,16 @@ def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.
     """
     try:
         module = model.model.get_submodule(name.removesuffix(".weight"))
-        actual = tuple(weight_matrix(module).shape)
+        actual = matrix_shape(module)
     except AttributeError as error:
         raise PatchMismatchError(f"{model.name!r} has no weight {name}; the patch is for another model") from error
     if actual != shape:
         raise PatchMismatchError(f"{name} is {actual} in {model.name!r}, the patch is for {shape}")
     return module
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
 
 
 def place_factors(model: LanguageModel, patches: Sequence[WeightPatch | None]) -> list[WeightPatch | None]:
@@ -389,7 +402,7 @@ def place_factors(model: LanguageModel, patches: Sequence[WeightPatch | None]) -
         modules = patch.modules(model)
         factors = dict[str, Factors]()
         for name, pair in patch.factors.items():
-            factors[name] = pair.exact_on(weight_matrix(modules[name]).device)
+            factors[name] = pair.exact_on(_device_of(modules[name]))
         moved[id(patch)] = replace(patch, factors=factors)
     return [moved.get(id(patch)) for patch in patches]
 
@@ -412,7 +425,7 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
         if patch is not None:
             modules |= patch.modules(model)
             for name, pair in patch.factors.items():
-                device = weight_matrix(modules[name]).device
+                device = _device_of(modules[name])
                 factors.setdefault(name, {})[owner] = pair.exact_on(device)
 
     with ExitStack() as stack:

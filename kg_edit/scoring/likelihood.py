@@ -24,7 +24,7 @@ from kg_edit.errors import ModelError
 from kg_edit.models.architectures import width_of_experts
 from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import index_for, wants_prompt_ends, with_prompt_ends
-from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched, place_factors
 from kg_edit.scoring.pairs import LIKELIEST, Pair, TokenScores
@@ -109,7 +109,7 @@ def nodes_at_once(model: LanguageModel) -> int:
     if model.spec.down_projection is None:
         inner = width_of_experts(model.text_config)
     else:
-        inner = weight_matrix(model.down_projection(0)).shape[1]
+        inner = matrix_shape(model.down_projection(0))[1]
     states = (4 * model.width + 3 * inner + _WIDTH) * model.model.dtype.itemsize
     logits = 3 * 4 * model.model.get_output_embeddings().weight.shape[0]
     return max(_NODES, int(1e6 * megabytes / (states + logits)))

@@ -107,7 +107,7 @@ def render_refusing_template() -> object:
         "folder without a tokenizer": (load_without_tokenizer, ModelError, "or a .gguf file"),
         "hub id, offline": (lambda _: load("nobody/nothing"), ModelError, "can't load the model 'nobody/nothing'"),
         "unknown dtype": (lambda _: load("smollm2-135m", dtype="float7"), ModelError, "use auto, float32"),
-        "dtype of integers": (lambda _: load("smollm2-135m", dtype="int8"), ModelError, "use auto, float32"),
+        "dtype of integers": (lambda _: load("smollm2-135m", dtype="int32"), ModelError, "use auto, float32"),
         "no such device": (lambda _: pick_device(torch.device("cuda:99")), ModelError, "no device 'cuda:99'"),
         # Families
         "unknown family": (lambda folder: load_config(folder, "biogpt"), UnsupportedModelError, "known types: "),
@@ -122,7 +122,7 @@ def render_refusing_template() -> object:
             UnsupportedModelError,
             "Gemma 4 E2B",
         ),
-        "quantised weights": (load_quantised, UnsupportedModelError, "Load the unquantised"),
+        "quantised weights that are not there": (load_quantised, ModelError, "can't load the model"),
         "weights on disk": (wrap_offloaded, UnsupportedModelError, "left on disk"),
         "infinite weight": (lambda _: wrap_with_number(float("inf")), ModelError, "down_proj.weight of 'large'"),
         "weight that is NaN": (lambda _: wrap_with_number(float("nan")), ModelError, "down_proj.weight of 'large'"),

@@ -1,0 +1,108 @@
+"""Models whose linear layers are stored in a few bits: 4 (nf4) and 8 (int8) by bitsandbytes, or others of transformers.
+
+Nothing of an edit needs the stored weight itself: a value is read from the output of the down-projection, a key from
+its input, the gradient passes through the layer, and a patch is added beside it (`WeightPatch.stacked_on`),
+
+    y = quantised(W) x + left (right^T x)
+
+What does need W (norms, R-ROME's residual) gets the dequantised matrix (`weight_matrix`).
+
+``nf4`` and ``int8`` are precisions of the same checkpoint, as bfloat16 is: the model has the fingerprint of the stored
+weights from which it was quantised, so a patch that was made in bfloat16 fits it, and the other way round.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from importlib.util import find_spec as find_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from kg_edit.errors import ModelError
+from kg_edit.models.architectures import fingerprint_of, is_quantised
+
+
+def quantised_options(kind: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Return the arguments with which transformers quantises a model while it loads it.
+
+    Args:
+        kind: ``nf4`` or ``int8``.
+        dtype: what is computed with, and the type of what is not quantised (embeddings, norms, the head).
+        device: where the model is loaded to.
+    """
+    if find_module("bitsandbytes") is None:
+        raise ModelError(f"the dtype {kind} needs the package bitsandbytes: pip install 'kg-edit[quantised]'")
+    from transformers import BitsAndBytesConfig
+
+    # It logs at every product that it computes in float16, and once that it has no kernel for this processor.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if kind == "nf4":
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    else:
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    return {"quantization_config": config, "device_map": {"": str(device)}, "dtype": dtype}
+
+
+def keep_gradients(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew for a CPU, in a form that no gradient passes.
+
+    It does so in the first forward pass without gradients, on processors that compute in bfloat16.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - of a module without types
+
+
+def quantisation_of(model: nn.Module) -> str:
+    """Return how most linear layers are stored: ``nf4``, ``int8``, or the number type; "" if they are not quantised."""
+    for module in model.modules():
+        if is_quantised(module):
+            weight = getattr(module, "weight", None)
+            state = getattr(weight, "quant_state", None)
+            if state is not None:
+                return str(state.quant_type)
+            return str(getattr(weight, "dtype", "packed")).removeprefix("torch.")
+    return ""
+
+
+def stored_fingerprint(path: str, config: PreTrainedConfig, *, local: bool) -> str | None:
+    """Return the fingerprint of the checkpoint's stored weights, reading one tensor at a time.
+
+    Args:
+        path: a folder, or a hub id whose files are in the hub's cache.
+        config: the model's config.
+        local: whether the hub must not be asked.
+
+    Returns:
+        None if a weight is not in a safetensors file under the name of its parameter.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(path, allow_patterns=["*.safetensors"], local_files_only=local))
+    with torch.device("meta"):
+        blank: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    try:
+        return fingerprint_of(config.model_type, _stored_parameters(blank, folder))
+    except KeyError:
+        return None
+
+
+def _stored_parameters(model: PreTrainedModel, folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield each parameter of ``model``, sorted by name, from the safetensors files of a folder."""
+    from safetensors import safe_open
+
+    files = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(str(file), framework="pt") as shard:
+            for name in shard.keys():  # noqa: SIM118 - no mapping
+                files[name] = file
+    for name, _ in sorted(model.named_parameters()):
+        with safe_open(str(files[name]), framework="pt") as shard:
+            yield name, shard.get_tensor(name)
