@@ -19,7 +19,7 @@ from wikidata_cache.source_spec import SourceSpec, open_source
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Binding, Source
 from wikidata_cache.sources.user_queries import check_select, forbid_service, in_order_of
-from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
+from wikidata_cache.subgraphs.build import build_edit_subgraphs, build_neighbourhood
 from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
 from wikidata_cache.subgraphs.facts import Facts, where_known
 from wikidata_cache.subgraphs.options import DEFAULTS, OPTION_NAMES, Leakage, SubgraphOptions, check_options
@@ -142,7 +142,7 @@ class WikidataCache:
         for edit in edits:
             check_edit(edit)
         try:
-            graphs = edit_subgraphs(edits, self.facts, options)
+            graphs = build_edit_subgraphs(edits, self.facts, options)
         except AmbiguousLabelError as error:
             edit = next(edit for edit in edits if edit.target_new_id is None and edit.target_new == error.label)
             raise self.in_rank(edit, error) from None
@@ -172,7 +172,7 @@ class WikidataCache:
         check_ids([entity])
         check_options(options)
         plain = replace(options, roots=(), max_edges=None, leakage=Leakage())
-        return self._with_source(item_subgraph(entity, self.facts, plain))
+        return self._with_source(build_neighbourhood(entity, self.facts, plain))
 
     def _with_source(self, graph: Subgraph) -> Subgraph:
         # The statements of the outermost nodes were not read, so the provenance leaves these nodes out.

@@ -184,7 +184,7 @@ def guarding(source: SubgraphSource, edit: Edit, options: SubgraphOptions, answe
     """
     met = list(answers) if "leakage" in supported(source) else []
     while met:
-        options = replace(options, leakage=options.leakage.also(met))
+        options = replace(options, leakage=options.leakage.add_answers(met))
         graph = edit_subgraph(source, edit, options)
         labels = {str(graph.nodes[node]["label"]) for node in answers_in(graph, answers)}
         met = sorted(labels.difference(options.leakage.answers))

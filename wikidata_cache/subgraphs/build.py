@@ -12,20 +12,19 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal, NamedTuple
 
 import networkx as nx
 
-from kg_common.ids import is_item, is_property
+from kg_common.ids import is_item
 from wikidata_cache.errors import TruthyOnlyError, WikidataCacheError
 from wikidata_cache.ids import Statement
-from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, leakage_filter, try_ends, with_merged_answers
-from wikidata_cache.subgraphs.facts import Facts, as_attributes
+from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, add_merged_answers, leakage_filter, try_ends
+from wikidata_cache.subgraphs.facts import Facts, summarize_claims
 from wikidata_cache.subgraphs.options import SubgraphOptions
-from wikidata_cache.subgraphs.rules import Consequence
+from wikidata_cache.subgraphs.rules import Consequence, Rules
 from wikidata_cache.subgraphs.sampling import other_end, priority, sample
 from wikidata_cache.subgraphs.subgraph import Subgraph
 from wikidata_cache.values import is_value
@@ -35,33 +34,40 @@ logger = logging.getLogger(__name__)
 Role = Literal["subject", "target_new", "target_true", "neighbour"]
 
 
-def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: SubgraphOptions) -> list[Subgraph]:
+def build_edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: SubgraphOptions) -> list[Subgraph]:
     """Build the subgraph of each edit; requests are shared."""
     if not edits:
         return []
-    options = with_merged_answers(options, facts)
-    all_ends = list[EditEnds]()
+    options = add_merged_answers(options, facts)
+    resolved = list[EditEnds]()
     for ends in try_ends(edits, facts):
         if isinstance(ends, WikidataCacheError):
             raise ends
-        all_ends.append(ends)
-    expansions = [_start(ends, options, facts) for ends in all_ends]
+        resolved.append(ends)
+    expansions = [_start(ends, options, facts) for ends in resolved]
+    named_ids = set[str]()
+    for ends, expansion in zip(resolved, expansions, strict=True):
+        named_ids |= ends.ids
+        named_ids.update(consequence.rule.head for consequence in expansion.consequences)
+
     # The edge s -r-> o* of the edit is hop 1, so the roots are expanded hops - 1 times.
     rounds = [options.per_node] * (options.hops - 1)
-    heads = {consequence.rule.head for expansion in expansions for consequence in expansion.consequences}
-    expand(facts, expansions, options, per_node=rounds, also={id_ for ends in all_ends for id_ in ends.ids} | heads)
-    return [
-        _edit_subgraph(ends, expansion, options, facts) for ends, expansion in zip(all_ends, expansions, strict=True)
-    ]
+    expand(facts, expansions, options, per_node=rounds, also_label=named_ids)
+    graphs = []
+    for ends, expansion in zip(resolved, expansions, strict=True):
+        graphs.append(_assemble_edit(ends, expansion, options, facts))
+    return graphs
 
 
-def item_subgraph(entity: str, facts: Facts, options: SubgraphOptions) -> Subgraph:
+def build_neighbourhood(entity: str, facts: Facts, options: SubgraphOptions) -> Subgraph:
     """Build the subgraph around one item, without any edit."""
     expansion = Expansion(frontier=[entity], hops={entity: 0})
-    expand(facts, [expansion], options, per_node=[options.per_node] * options.hops, also=[entity])
+    expand(facts, [expansion], options, per_node=[options.per_node] * options.hops, also_label=[entity])
+    graph = Subgraph()
     steps = list(expansion.steps.values())
-    graph = _assemble(facts, steps, {entity: 0}, {entity: "subject"}, claims=options.claims)
-    return _with_provenance(graph, options, expansion)
+    _add_nodes(graph, facts, _find_hops(steps, {entity: 0}), roles={entity: "subject"}, words={})
+    _add_statements(graph, facts, steps, claims=options.claims)
+    return _add_provenance(graph, options, expansion)
 
 
 class SampledStatement(NamedTuple):
@@ -83,25 +89,28 @@ class Expansion:
 
     frontier: Sequence[str]  # nodes to expand next
     hops: dict[str, int]  # at which each node was reached
-    closed: Callable[[str], bool] = lambda node: False  # True for nodes that may be reached but not expanded
-    forbidden: Callable[[Statement], str | None] = lambda statement: None  # the reason to leave out a statement
-    named: Collection[str] = ()  # entities for which the edit itself has a label
+    is_closed: Callable[[str], bool] = lambda node: False  # whether a node may be reached but not expanded
+    find_reason: Callable[[Statement], str | None] = lambda statement: None  # why to leave a statement out; None: keep
+    words: Collection[str] = ()  # nodes for which the edit itself has a label
     steps: dict[Statement, SampledStatement] = field(default_factory=dict)
     hubs: list[str] = field(default_factory=list)  # nodes that were not expanded along their incoming statements
     dropped: Counter[str] = field(default_factory=Counter)  # number of statements that were left out, by reason
     consequences: Sequence[Consequence] = ()  # what follows from the edit by the rules of the options
 
-    def eligible(self, facts: Facts, options: SubgraphOptions) -> dict[str, list[Statement]]:
+    def select_eligible(self, facts: Facts, options: SubgraphOptions) -> dict[str, list[Statement]]:
         """Return the statements that may be sampled, by frontier node; the facts must be prefetched."""
         if options.incoming:
             self.hubs += filter(facts.is_hub, self.frontier)
-        offered: dict[str, list[Statement]] = {}
+        eligible: dict[str, list[Statement]] = {}
         for node in self.frontier:
-            usable = facts.usable(node, options, named=self.named, dropped=self.dropped)
-            reasons = [self.forbidden(statement) for statement in usable]
-            self.dropped.update(reason for reason in reasons if reason is not None)
-            offered[node] = [s for s, reason in zip(usable, reasons, strict=True) if reason is None]
-        return offered
+            eligible[node] = []
+            for statement in facts.usable(node, options, labelled=self.words, dropped=self.dropped):
+                reason = self.find_reason(statement)
+                if reason is None:
+                    eligible[node].append(statement)
+                else:
+                    self.dropped[reason] += 1
+        return eligible
 
     def advance(
         self, eligible: Mapping[str, Sequence[Statement]], degrees: Mapping[str, int], options: SubgraphOptions, m: int
@@ -114,7 +123,7 @@ class Expansion:
             options: seed and policy of the sampling.
             m: statements to keep of each node.
         """
-        reached: dict[str, None] = {}
+        reached = list[str]()
         for node, offered in eligible.items():
             chosen = sample(offered, m, node=node, seed=options.seed, policy=options.policy, degrees=degrees)
             self.dropped["not_sampled"] += len(offered) - len(chosen)
@@ -123,9 +132,9 @@ class Expansion:
                 self.steps.setdefault(statement, step)  # a statement may be sampled from both of its ends
                 if step.reached not in self.hops:
                     self.hops[step.reached] = step.hop
-                    if not is_value(step.reached) and not self.closed(step.reached):
-                        reached[step.reached] = None
-        self.frontier = list(reached)
+                    if not is_value(step.reached) and not self.is_closed(step.reached):
+                        reached.append(step.reached)
+        self.frontier = reached
 
 
 def expand(
@@ -134,7 +143,7 @@ def expand(
     options: SubgraphOptions,
     *,
     per_node: Sequence[int],
-    also: Collection[str] = (),
+    also_label: Collection[str] = (),
 ) -> None:
     """Expand all neighbourhoods in place, one round for each entry of `per_node`.
 
@@ -143,62 +152,108 @@ def expand(
         expansions: the neighbourhoods.
         options: direction, ranks, seed and policy.
         per_node: statements to keep of each node, for each round.
-        also: ids whose labels are fetched in the same requests.
+        also_label: ids whose labels are fetched in the same requests.
     """
     for m in per_node:
-        frontier = sorted({node for expansion in expansions for node in expansion.frontier})
-        facts.prefetch(frontier, options, also=also)
-        eligible = [expansion.eligible(facts, options) for expansion in expansions]
+        frontier = set[str]()
+        for expansion in expansions:
+            frontier.update(expansion.frontier)
+        facts.prefetch(sorted(frontier), options, also_label=also_label)
+        eligible = [expansion.select_eligible(facts, options) for expansion in expansions]
         degrees: Mapping[str, int] = {}
         if options.policy == "inverse-hub":
-            ends = set[str]()
-            for offered in eligible:
-                for node, stated in offered.items():
-                    ends.update(other_end(statement, node) for statement in stated)
-            degrees = dict.fromkeys(ends, 0) | facts.degrees(end for end in ends if not is_value(end))
+            degrees = _count_degrees(eligible, facts)
         for expansion, offered in zip(expansions, eligible, strict=True):
             expansion.advance(offered, degrees, options, m)
-    facts.labels(also)  # one request for all edits, where no round has fetched them
+    facts.labels(also_label)  # one request for all edits, where no round has fetched them
     if options.claims:
-        facts.claims({statement.subject for expansion in expansions for statement in expansion.steps})
-    if options.values and per_node and not facts.has_values and "values" not in facts.warned:
-        facts.warned.add("values")
-        logger.warning(
-            "%s: no date and no quantity about these items. A store has them if it was made by `load --values`; the "
-            "packaged extract and TSV files have none",
-            facts.source.name,
-        )
+        subjects = set[str]()
+        for expansion in expansions:
+            subjects.update(statement.subject for statement in expansion.steps)
+        facts.claims(subjects)
+    if options.values and per_node:
+        _warn_without_values(facts)
+
+
+def _count_degrees(eligible: Iterable[Mapping[str, Sequence[Statement]]], facts: Facts) -> dict[str, int]:
+    """Return the in-degree of the other end of each statement; that of a date or a quantity is 0."""
+    ends = set[str]()
+    for offered in eligible:
+        for node, statements in offered.items():
+            ends.update(other_end(statement, node) for statement in statements)
+    degrees = dict.fromkeys(ends, 0)
+    degrees |= facts.degrees(end for end in ends if not is_value(end))
+    return degrees
+
+
+def _warn_without_values(facts: Facts) -> None:
+    """Warn, once, if no item that was read has a date or a quantity."""
+    if facts.has_values or "values" in facts.warned:
+        return
+    facts.warned.add("values")
+    logger.warning(
+        "%s: no date and no quantity about these items. A store has them if it was made by `load --values`; the "
+        "packaged extract and TSV files have none",
+        facts.source.name,
+    )
 
 
 def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
-    nodes = [ends.nodes[root] for root in options.roots]
-    roots = [node for node in nodes if node is not None]
-    open_subject = "subject" in options.roots
-    forbidden = leakage_filter(ends, options, facts)
+    """Return the expansion of an edit before its first round."""
+    roots = [ends.nodes[root] for root in options.roots]
+    frontier = list(dict.fromkeys(node for node in roots if node is not None))
+    hops = dict.fromkeys(frontier, 1)
+    hops[ends.target_new] = 1
+    hops[ends.subject] = 0  # also where the subject is a root
+
+    find_reason = leakage_filter(ends, options, facts)
     consequences = list[Consequence]()
-    if options.rules is not None:  # all statements that no rule reads are forbidden too
-        stated = facts.out(filter(is_item, (ends.target_new, ends.subject)))
-        existing = (Statement(node, *pair) for node, pairs in stated.items() for pair in pairs)
-        derived = options.rules.consequences(ends.new_edge, stated[ends.target_new], existing=existing)
-        read = [c.premise for c in derived if c.premise and forbidden(c.premise) is None][: options.per_node]
-        consequences = [c for c in derived if c.premise is None or c.premise in read]
-        forbidden = partial(_outside, read)
-    return Expansion(
-        frontier=list(dict.fromkeys(roots)),
-        hops={**dict.fromkeys(roots, 1), ends.target_new: 1, ends.subject: 0},  # s, then the roots and o*
+    if options.rules is not None:
+        consequences = _derive(options.rules, ends, facts, find_reason, most=options.per_node)
+        find_reason = _keep_only({consequence.premise for consequence in consequences})
+
+    def is_closed(node: str) -> bool:
         # The statements of s are answers to many test questions, so s is expanded only as a root.
-        closed=lambda node: not open_subject and ends.is_subject(node, facts.label(node)),
-        forbidden=forbidden,
-        named=ends.words,
+        return "subject" not in options.roots and ends.is_subject(node, facts.label(node))
+
+    return Expansion(
+        frontier=frontier,
+        hops=hops,
+        is_closed=is_closed,
+        find_reason=find_reason,
+        words=ends.words,
         consequences=consequences,
     )
 
 
-def _outside(read: Collection[Statement | None], statement: Statement) -> str | None:
-    return None if statement in read else "no_rule"
+def _derive(
+    rules: Rules, ends: EditEnds, facts: Facts, find_reason: Callable[[Statement], str | None], *, most: int
+) -> list[Consequence]:
+    """Return what follows from an edit by the rules; they may read `most` statements of o*, none that leaks an answer.
+
+    What the graph states about s and o* already is left out.
+    """
+    stated = facts.out(filter(is_item, (ends.target_new, ends.subject)))
+    existing = list[Statement]()
+    for node, pairs in stated.items():
+        existing += [Statement(node, *pair) for pair in pairs]
+    derived = rules.consequences(ends.new_edge, stated[ends.target_new], existing=existing)
+    premises = [consequence.premise for consequence in derived if consequence.premise]
+    read = [premise for premise in premises if find_reason(premise) is None][:most]
+    return [consequence for consequence in derived if consequence.premise is None or consequence.premise in read]
 
 
-def _edit_subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, facts: Facts) -> Subgraph:
+def _keep_only(premises: Collection[Statement | None]) -> Callable[[Statement], str | None]:
+    """Return a function that gives the reason "no_rule" for every statement that no rule reads."""
+
+    def find_reason(statement: Statement) -> str | None:
+        return None if statement in premises else "no_rule"
+
+    return find_reason
+
+
+def _assemble_edit(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, facts: Facts) -> Subgraph:
+    """Make the labelled graph of an expanded edit: nodes, the edit's own edge, statements, consequences, provenance."""
     steps = list(expansion.steps.values())
     if options.max_edges is not None:  # the nearest ones, beside the edge of the edit itself, which is always there
         steps.sort(key=lambda step: (step.hop, priority(step.statement, seed=options.seed)))
@@ -206,33 +261,59 @@ def _edit_subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOption
     expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
 
     # The old object is a node from the start only where it is a root; else a statement has to lead to it.
-    old = ends.target_true_id
-    hops = {ends.subject: 0, ends.target_new: 1}
+    first = {ends.subject: 0, ends.target_new: 1}
     roles: dict[str, Role] = {ends.target_new: "target_new", ends.subject: "subject"}
+    old = ends.target_true_id
     if old:
         roles.setdefault(old, "target_true")
         if "target_true" in options.roots:
-            hops.setdefault(old, 1)
-    graph = _assemble(facts, steps, hops, roles, claims=options.claims, ends=ends)
+            first.setdefault(old, 1)
+    graph = Subgraph()
+    _add_nodes(graph, facts, _find_hops(steps, first), roles=roles, words=ends.words)
+    subject, relation, target = ends.new_edge
+    graph.add_edge(subject, target, key=relation, property=relation, label=ends.relation_label(facts), role="edit")
+    _add_statements(graph, facts, steps, claims=options.claims)
     if options.rules is not None:
-        read = {step.statement for step in steps}
-        graph.graph["consequences"] = [
-            _add_consequence(graph, consequence, facts)
-            for consequence in expansion.consequences
-            if (consequence.premise is None or consequence.premise in read) and facts.label(consequence.rule.head)
-        ]
+        graph.graph["consequences"] = _add_consequences(graph, expansion.consequences, steps, facts)
 
-    graph.graph |= {
-        "target_new_resolved": None if ends.edit.target_new_id else ends.target_new,
-        "redirects": dict(ends.redirects),
-        "old_edge": ends.replaced(facts),
-        "old_edge_stated": ends.old_edge and facts.states(ends.old_edge),
-        "new_edge_stated": facts.states(ends.new_edge) if ends.subject_id else None,
-        "unexpanded_roots": [root for root in options.roots if ends.nodes[root] is None],
-    }
+    graph.graph |= _describe_edit(ends, options, facts)
     if options.hops > 1 and "target_new" in options.roots:
         _warn_where_unlabelled(ends, facts, options)
-    return _with_provenance(graph, options, expansion)
+    return _add_provenance(graph, options, expansion)
+
+
+def _describe_edit(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> dict[str, object]:
+    """Return the provenance of the edit: how its ids were resolved, and which of its two edges the graph states."""
+    resolved = None
+    if not ends.edit.target_new_id:
+        resolved = ends.target_new
+    old_edge_stated = None
+    if ends.old_edge is not None:
+        old_edge_stated = facts.states(ends.old_edge)
+    new_edge_stated = None
+    if ends.subject_id:
+        new_edge_stated = facts.states(ends.new_edge)
+    return {
+        "target_new_resolved": resolved,
+        "redirects": dict(ends.redirects),
+        "old_edge": ends.replaced(facts),
+        "old_edge_stated": old_edge_stated,
+        "new_edge_stated": new_edge_stated,
+        "unexpanded_roots": [root for root in options.roots if ends.nodes[root] is None],
+    }
+
+
+def _add_consequences(
+    graph: Subgraph, consequences: Iterable[Consequence], steps: Iterable[SampledStatement], facts: Facts
+) -> list[dict[str, object]]:
+    """Add the consequences whose premise is in the graph and whose relation has a label; return them for reports."""
+    read: set[Statement | None] = {step.statement for step in steps}
+    read.add(None)  # a consequence without premise follows from the edit alone
+    added = []
+    for consequence in consequences:
+        if consequence.premise in read and facts.label(consequence.rule.head):
+            added.append(_add_consequence(graph, consequence, facts))
+    return added
 
 
 def _add_consequence(graph: Subgraph, derived: Consequence, facts: Facts) -> dict[str, object]:
@@ -245,51 +326,53 @@ def _add_consequence(graph: Subgraph, derived: Consequence, facts: Facts) -> dic
     return {"statement": list(derived.statement), "labels": names, **measures}
 
 
-def _assemble(
-    facts: Facts,
-    steps: Sequence[SampledStatement],
-    first: Mapping[str, int],
-    roles: Mapping[str, Role],
-    *,
-    claims: bool,
-    ends: EditEnds | None = None,
-) -> Subgraph:
-    """Make the graph of the sampled statements, with the edge of the edit, if any. With `claims`, edges get times.
+def _find_hops(steps: Iterable[SampledStatement], first: Mapping[str, int]) -> dict[str, int]:
+    """Return {node: hop}, in the order of the graph: the `first` nodes, and then the others by hop and id.
 
-    `first` has the nodes from which the graph starts, with their hops. They come first, the others by hop and id.
+    A node's hop is that of the first step that touches it.
     """
-    # A node's hop is that of the first step that touches it.
     hops = dict(first)
-    words = ends.words if ends else {}
     for step in sorted(steps, key=lambda step: step.hop):
         hops.setdefault(step.node, step.hop - 1)
         hops.setdefault(step.reached, step.hop)
-    graph = Subgraph()
-    for node in [*first, *sorted(hops.keys() - first.keys(), key=lambda node: (hops[node], node))]:
-        label = (facts.label(node) if is_item(node) or is_value(node) else None) or words.get(node) or node
-        graph.add_node(node, label=label, hop=hops[node], role=roles.get(node, "neighbour"))
-    if ends is not None:
-        subject, relation, target = ends.new_edge
-        text = (facts.label(relation) if is_property(relation) else None) or ends.edit.relation or ""
-        graph.add_edge(subject, target, key=relation, property=relation, label=text, role="edit")
+    others = sorted(hops.keys() - first.keys(), key=lambda node: (hops[node], node))
+    return {node: hops[node] for node in (*first, *others)}
+
+
+def _add_nodes(
+    graph: Subgraph, facts: Facts, hops: Mapping[str, int], *, roles: Mapping[str, Role], words: Mapping[str, str]
+) -> None:
+    """Add nodes with hop, role and label: that of the graph, else the edit's own words, else the id."""
+    for node, hop in hops.items():
+        label = None
+        if is_item(node) or is_value(node):
+            label = facts.label(node)
+        if not label:
+            label = words.get(node, node)
+        graph.add_node(node, label=label, hop=hop, role=roles.get(node, "neighbour"))
+
+
+def _add_statements(graph: Subgraph, facts: Facts, steps: Iterable[SampledStatement], *, claims: bool) -> None:
+    """Add the sampled statements as edges; with `claims`, edges get ranks and times."""
     for step in sorted(steps):
         subject, relation, target = step.statement
-        more: dict[str, object] = {}
+        ranks_and_times: dict[str, object] = {}
         if claims:
             stated = [c for c in facts.claims([subject])[subject] if (c.property, c.object) == (relation, target)]
             if not stated:
                 raise TruthyOnlyError(subject, facts.source.name)
-            more = as_attributes(stated)
-        name = facts.label(relation)
-        graph.add_edge(subject, target, key=relation, property=relation, label=name, role="statement", **more)
-    return graph
+            ranks_and_times = summarize_claims(stated)
+        label = facts.label(relation)
+        graph.add_edge(
+            subject, target, key=relation, property=relation, label=label, role="statement", **ranks_and_times
+        )
 
 
 def _warn_where_unlabelled(ends: EditEnds, facts: Facts, options: SubgraphOptions) -> None:
     """Warn, once for each o*, if all its statements were dropped because labels are missing."""
     dropped: Counter[str] = Counter()
     node = ends.target_new
-    usable = facts.usable(node, options, named=ends.words, dropped=dropped)
+    usable = facts.usable(node, options, labelled=ends.words, dropped=dropped)
     unlabelled = dropped["unlabelled_item"] + dropped["unlabelled_property"]
     if usable or not unlabelled or node in facts.warned:
         return
@@ -301,7 +384,8 @@ def _warn_where_unlabelled(ends: EditEnds, facts: Facts, options: SubgraphOption
     )
 
 
-def _with_provenance(graph: Subgraph, options: SubgraphOptions, expansion: Expansion) -> Subgraph:
+def _add_provenance(graph: Subgraph, options: SubgraphOptions, expansion: Expansion) -> Subgraph:
+    """Add the options, what was left out and the content hash, and return the graph."""
     dropped = {reason: count for reason, count in sorted(expansion.dropped.items()) if count}
     graph.graph |= {**options.provenance(), "hubs": sorted(set(expansion.hubs)), "dropped": dropped}
     graph.graph["content_hash"] = content_hash(graph)
@@ -312,8 +396,10 @@ def content_hash(graph: nx.MultiDiGraph) -> str:
     """Return the sha256 of a subgraph's sorted triples, labels, roles and claims, equal from any source."""
     edges = []
     for subject, target, key, data in graph.edges(keys=True, data=True):
-        edge = (subject, key, target, data["label"], data["role"])
-        edges.append((*edge, data["claims"]) if "claims" in data else edge)
+        edge = [subject, key, target, data["label"], data["role"]]
+        if "claims" in data:
+            edge.append(data["claims"])
+        edges.append(edge)
     edges.sort()
     # Hops follow from the edges, so they are left out.
     nodes = sorted((node, data["label"], data["role"]) for node, data in graph.nodes(data=True))

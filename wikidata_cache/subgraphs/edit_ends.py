@@ -135,13 +135,26 @@ class EditEnds:
     def replaced(self, facts: Facts) -> dict[str, str | None] | None:
         """Return the old edge for pictures: subject, property, object, label, object_label; None without old object."""
         old = self.target_true_id
-        relation = self.edit.relation_id
-        words = (old and facts.label(old)) or self.edit.target_true
+        words = None
+        if old:
+            words = facts.label(old)
+        words = words or self.edit.target_true
         if not words:
             return None
-        label = (relation and facts.label(relation)) or self.edit.relation or ""
-        edge = {"subject": self.subject, "property": self.relation, "object": old}
-        return {**edge, "label": label, "object_label": words}
+        return {
+            "subject": self.subject,
+            "property": self.relation,
+            "object": old,
+            "label": self.relation_label(facts),
+            "object_label": words,
+        }
+
+    def relation_label(self, facts: Facts) -> str:
+        """Return the label of the relation, else the edit's own words for it, else ""."""
+        label = None
+        if self.edit.relation_id:
+            label = facts.label(self.edit.relation_id)
+        return label or self.edit.relation or ""
 
     def is_subject(self, node: str, label: str | None) -> bool:
         """Return whether a node is the edit's subject: by id, or by label where the edit has no subject id."""
@@ -162,8 +175,9 @@ class EditEnds:
             return False
         a = statement.subject
         b = statement.object
-        forward = self.is_subject(a, label(a)) and self.is_target_true(b, label(b))
-        return forward or (self.is_subject(b, label(b)) and self.is_target_true(a, label(a)))
+        if self.is_subject(a, label(a)) and self.is_target_true(b, label(b)):
+            return True
+        return self.is_subject(b, label(b)) and self.is_target_true(a, label(a))
 
 
 def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | WikidataCacheError]:
@@ -173,116 +187,137 @@ def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | Wikidat
     none, or whose new object is not in the graph, there is a BadOptionError, AmbiguousLabelError, UnknownLabelError or
     EntityNotInGraphError.
     """
-    results: list[EditEnds | WikidataCacheError | None] = [_malformed(edit) for edit in edits]
+    results: list[EditEnds | WikidataCacheError | None] = [_find_malformed_id(edit) for edit in edits]
     sound = [number for number, error in enumerate(results) if error is None]
 
     # Where o* has no id, its label has to name exactly one item.
-    named = _resolved({edits[n].target_new for n in sound if edits[n].target_new_id is None}, facts)
+    labels = {edits[number].target_new for number in sound if edits[number].target_new_id is None}
+    items = _resolve_labels(labels, facts)
     targets: dict[int, str] = {}
     for number in sound:
-        target = edits[number].target_new_id or named[edits[number].target_new]
+        edit = edits[number]
+        target = edit.target_new_id or items[edit.target_new]
         if isinstance(target, str):
             targets[number] = target
         else:
             results[number] = target
 
-    ends = _followed([(edits[number], target) for number, target in targets.items()], facts)
-    for number, end in zip(targets, _checked(ends, facts), strict=True):
-        results[number] = end
-    return [end for end in results if end is not None]
+    ends = _follow_redirects([(edits[number], target) for number, target in targets.items()], facts)
+    unknown = _find_unknown_targets(ends, facts)
+    for number, end in zip(targets, ends, strict=True):
+        if end.target_new in unknown:
+            results[number] = EntityNotInGraphError(end.target_new, end.edit.target_new, facts.source.name)
+        else:
+            results[number] = end
+    return [result for result in results if result is not None]
 
 
-def _malformed(edit: EditLike) -> BadOptionError | None:
+def _find_malformed_id(edit: EditLike) -> BadOptionError | None:
     for name in ("subject_id", "target_new_id", "target_true_id", "relation_id"):
+        is_id = is_item
+        example = "Q42"
+        if name == "relation_id":
+            is_id = is_property
+            example = "P19"
         value = getattr(edit, name)
-        is_id = is_property if name == "relation_id" else is_item
         if value is not None and not is_id(value):
-            problem = f"{name}={value!r} of the edit of {edit.subject!r}"
-            example = "P19" if name == "relation_id" else "Q42"
-            return BadOptionError(f"{problem}: expected an id such as {example}.")
+            return BadOptionError(
+                f"{name}={value!r} of the edit of {edit.subject!r}: expected an id such as {example}."
+            )
     return None
 
 
-def _resolved(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCacheError]:
+def _resolve_labels(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCacheError]:
     """Return for each label its only item, or an error where none or several have it; internal items do not count."""
-    named = {label: list(filter(is_item, ids)) for label, ids in facts.named(labels).items()}
     # One request each for the types of all candidates, and for the statements of the ambiguous ones.
-    types = facts.types({entity for ids in named.values() for entity in ids})
-    external = dict[str, list[str]]()
+    named = {label: list(filter(is_item, ids)) for label, ids in facts.named(labels).items()}
+    types = facts.types(set().union(*named.values()))
+    candidates: dict[str, list[str]] = {}
     ambiguous = set[str]()
     for label, ids in named.items():
-        external[label] = [entity for entity in ids if facts.internal.isdisjoint(types[entity])]
-        if len(external[label]) > 1:
-            ambiguous.update(external[label])
-    stated = facts.out(ambiguous)
+        candidates[label] = [entity for entity in ids if facts.internal.isdisjoint(types[entity])]
+        if len(candidates[label]) > 1:
+            ambiguous.update(candidates[label])
+    statements = facts.out(ambiguous)
+
     results: dict[str, str | WikidataCacheError] = {}
-    for label, candidates in external.items():
-        if not candidates:
+    for label, ids in candidates.items():
+        if not ids:
             results[label] = UnknownLabelError(label, facts.source.name)
-        elif len(candidates) == 1:
-            results[label] = candidates[0]
+        elif len(ids) == 1:
+            results[label] = ids[0]
         else:
             # The item with the most statements is probably meant, so the message lists it first.
-            candidates = sorted(candidates, key=lambda entity: (-len(stated[entity]), entity))
-            words = facts.labels(set().union(*(types[entity] for entity in candidates)))
-            described = []
-            for entity in candidates:
-                kinds = sorted(words.get(kind, kind) for kind in types[entity])
-                described.append(f"{entity} ({', '.join(kinds) or 'no known type'})")
-            results[label] = AmbiguousLabelError(label, candidates, described)
+            ranked = sorted(ids, key=lambda entity: (-len(statements[entity]), entity))
+            results[label] = AmbiguousLabelError(label, ranked, _describe(ranked, types, facts))
     return results
 
 
-def _followed(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> list[EditEnds]:
+def _describe(ids: Sequence[str], types: Mapping[str, frozenset[str]], facts: Facts) -> list[str]:
+    """Return each item with the labels of its types, such as "Q65 (city, county seat)"."""
+    words = facts.labels(set().union(*(types[entity] for entity in ids)))
+    described = []
+    for entity in ids:
+        kinds = sorted(words.get(kind, kind) for kind in types[entity])
+        described.append(f"{entity} ({', '.join(kinds) or 'no known type'})")
+    return described
+
+
+def _follow_redirects(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> list[EditEnds]:
     """Return the ends of each (edit, new object) pair, with merged items replaced."""
-    # An item with statements was not merged, and neither was an old object that the graph states under the edit's ids.
-    stated = facts.out({node for edit, target in pairs for node in (target, edit.subject_id) if node})
-    doubtful = {entity for entity, pairs_of in stated.items() if not pairs_of}
+    redirects = facts.redirects(_find_doubtful(pairs, facts))
+    all_ends = []
+    for edit, target in pairs:
+        ends = (edit.subject_id, target, edit.target_true_id)
+        replacing = {entity: redirects[entity] for entity in ends if entity and entity in redirects}
+        all_ends.append(
+            EditEnds(
+                edit,
+                target_new=replacing.get(target, target),
+                subject_id=edit.subject_id and replacing.get(edit.subject_id, edit.subject_id),
+                target_true_id=edit.target_true_id and replacing.get(edit.target_true_id, edit.target_true_id),
+                redirects=replacing,
+            )
+        )
+    return all_ends
+
+
+def _find_doubtful(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> set[str]:
+    """Return the ids that Wikidata may have merged into another item.
+
+    An item with statements was not merged, and neither was an old object that the graph states under the edit's ids.
+    """
+    asked = {target for _, target in pairs}
+    asked |= {edit.subject_id for edit, _ in pairs if edit.subject_id}
+    stated = facts.out(asked)
+    doubtful = {entity for entity, statements in stated.items() if not statements}
     for edit, _ in pairs:
         old = edit.target_true_id
         if old and (edit.relation_id, old) not in stated.get(edit.subject_id or "", ()):
             doubtful.add(old)
-    redirects = facts.redirects(doubtful)
-    ends = []
-    for edit, target in pairs:
-        subject = edit.subject_id
-        old = edit.target_true_id
-        followed = {entity: redirects[entity] for entity in (subject, target, old) if entity and entity in redirects}
-        ends.append(
-            EditEnds(
-                edit,
-                target_new=followed.get(target, target),
-                subject_id=subject and followed.get(subject, subject),
-                target_true_id=old and followed.get(old, old),
-                redirects=followed,
-            )
-        )
-    return ends
+    return doubtful
 
 
-def _checked(ends: Sequence[EditEnds], facts: Facts) -> list[EditEnds | WikidataCacheError]:
-    """Return the ends, with an EntityNotInGraphError in place of each whose new object is not in the graph."""
-    stated = facts.out({node for end in ends for node in (end.target_new, end.subject_id) if node})
-    silent = {end.target_new for end in ends if not stated[end.target_new]}
-    labelled = facts.labels(silent)
-    unknown = silent - labelled.keys() - facts.mentioned(silent - labelled.keys())
-    checked = list[EditEnds | WikidataCacheError]()
-    for end in ends:
-        if end.target_new in unknown:
-            checked.append(EntityNotInGraphError(end.target_new, end.edit.target_new, facts.source.name))
-        else:
-            checked.append(end)
-    return checked
+def _find_unknown_targets(all_ends: Sequence[EditEnds], facts: Facts) -> set[str]:
+    """Return the new objects that are not in the graph: it has no statement of or about them, and no label."""
+    asked = {ends.target_new for ends in all_ends}
+    # The statements of the subjects are needed later; one request fetches both.
+    asked |= {ends.subject_id for ends in all_ends if ends.subject_id}
+    stated = facts.out(asked)
+    silent = {ends.target_new for ends in all_ends if not stated[ends.target_new]}
+    unlabelled = silent - facts.labels(silent).keys()
+    return unlabelled - facts.mentioned(unlabelled)
 
 
-def with_merged_answers(options: SubgraphOptions, facts: Facts) -> SubgraphOptions:
+def add_merged_answers(options: SubgraphOptions, facts: Facts) -> SubgraphOptions:
     """Return the options; an answer that was merged is joined by the item that replaces it, the only one in the graph.
 
     Offline, an answer whose redirect is not in the cache counts as not merged.
     """
     answers = options.leakage.answers
     merged = where_known(facts.redirects, filter(is_item, answers))
-    return replace(options, leakage=options.leakage.also(merged[answer] for answer in answers if answer in merged))
+    replacing = [merged[answer] for answer in answers if answer in merged]
+    return replace(options, leakage=options.leakage.add_answers(replacing))
 
 
 def leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Callable[[Statement], str | None]:
@@ -298,15 +333,18 @@ def leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Ca
     exempt = (ends.subject, ends.target_new)
     silent_subject = options.incoming and "subject" not in options.roots
 
-    def reason(statement: Statement) -> str | None:
+    def find_reason(statement: Statement) -> str | None:
         if statement == ends.new_edge:
             return "edit_edge_again"
         if leakage.drop_old_edge and ends.is_old_edge(statement, facts.label):
             return "old_edge"
-        nodes = (statement.subject, statement.object)
-        if leakage.answers and any(n not in exempt and leakage.gives_away(n, facts.label(n)) for n in nodes):
-            return "answer"
+        if leakage.answers:
+            for node in (statement.subject, statement.object):
+                if node not in exempt and leakage.gives_away(node, facts.label(node)):
+                    return "answer"
         subject = statement.subject
-        return "of_the_subject" if silent_subject and ends.is_subject(subject, facts.label(subject)) else None
+        if silent_subject and ends.is_subject(subject, facts.label(subject)):
+            return "of_the_subject"
+        return None
 
-    return reason
+    return find_reason

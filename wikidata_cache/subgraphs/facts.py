@@ -72,9 +72,11 @@ class Facts:
     def label(self, entity: str) -> str | None:
         """Return the label of one id, or the words of a date or a quantity, or None."""
         labels = self._known["label"]
-        if entity not in labels and is_value(entity):
-            return words(entity, self.label)
-        label = labels[entity] if entity in labels else self._ask(templates.LABELS, [entity])[entity]
+        if entity not in labels:
+            if is_value(entity):
+                return words(entity, self.label)
+            self._ask(templates.LABELS, [entity])  # adds the answer to `labels`
+        label = labels[entity]
         return label[0] if label else None
 
     def descriptions(self, ids: Iterable[str]) -> dict[str, str]:
@@ -123,7 +125,10 @@ class Facts:
 
     def statements(self, node: str, options: SubgraphOptions) -> list[Statement]:
         """Return all statements of a prefetched node, with housekeeping; for a hub, no incoming statements."""
-        pairs = self._known["claims" if options.claims else "out"][node]
+        if options.claims:
+            pairs = self._known["claims"][node]  # longer than pairs: rank and times come after property and object
+        else:
+            pairs = self._known["out"][node]
         if options.values:
             pairs = [*pairs, *self._known["values"][node]]
         statements = dict.fromkeys(Statement(node, pair[0], pair[1]) for pair in pairs)  # several claims, one statement
@@ -141,17 +146,17 @@ class Facts:
         """Return whether a prefetched node has too many incoming statements to expand (more than `queries.HUB`)."""
         return self._known["in"].get(node, ()) is None
 
-    def prefetch(self, ids: Collection[str], options: SubgraphOptions, *, also: Collection[str] = ()) -> None:
-        """Fetch all facts that `usable` needs for these nodes, and the labels of the ids in `also`, in few requests."""
+    def prefetch(self, ids: Collection[str], options: SubgraphOptions, *, also_label: Collection[str] = ()) -> None:
+        """Fetch all facts that `usable` needs for these nodes, and the labels of further ids, in few requests."""
         if options.values:
             self.values(ids)  # first, since the Action API answers with the other statements too
         stated = self.out(ids)
         if options.claims:
             # A source without ranks would give empty subgraphs, so it is refused at the first node that shows it.
-            full = self.claims(ids)
-            bare = [node for node in ids if stated[node] and not full[node]]
-            if bare:
-                raise TruthyOnlyError(bare[0], self.source.name)
+            claims = self.claims(ids)
+            for node in ids:
+                if stated[node] and not claims[node]:
+                    raise TruthyOnlyError(node, self.source.name)
         if options.incoming:
             self.incoming(ids)
         # Statements with housekeeping properties are dropped anyway: their values need neither types nor labels.
@@ -162,20 +167,23 @@ class Facts:
                 if statement.property not in self._meta:
                     relations.add(statement.property)
                     others.add(other_end(statement, node))
-        values = {other for other in others if is_value(other)} if options.values else set()
-        self.types(others - values)
-        units = filter(None, map(unit_of, values))
-        self.labels((relations | others).difference(values).union(units, ids, also))
+        units = set[str]()
+        if options.values:
+            values = {other for other in others if is_value(other)}
+            others -= values
+            units.update(filter(None, map(unit_of, values)))
+        self.types(others)
+        self.labels(relations.union(others, units, ids, also_label))
 
     def usable(
-        self, node: str, options: SubgraphOptions, *, named: Container[str], dropped: Counter[str]
+        self, node: str, options: SubgraphOptions, *, labelled: Container[str], dropped: Counter[str]
     ) -> list[Statement]:
         """Return the statements of a prefetched node that are not housekeeping and whose parts have labels.
 
         Args:
             node: the item.
             options: direction, ranks, and whether dates and quantities count.
-            named: entities that need no label, because the edit has one for them.
+            labelled: entities that need no label, because the edit has one for them.
             dropped: counts, by reason, the statements that are left out.
         """
         types = self._known["types"]
@@ -190,7 +198,7 @@ class Facts:
                 dropped["internal_item"] += 1
             elif labels[relation] is None:
                 dropped["unlabelled_property"] += 1
-            elif self.label(other) is None and other not in named:
+            elif self.label(other) is None and other not in labelled:
                 dropped["unlabelled_item"] += 1
             else:
                 usable.append(statement)
@@ -211,7 +219,7 @@ class Facts:
 
 
 def _pairs(answer: Json) -> list[tuple[str, str]]:
-    """The pairs of a JSON answer, which has lists of two."""
+    """Return the pairs of a JSON answer, which has lists of two."""
     return [(first, second) for first, second in answer]
 
 
@@ -234,15 +242,15 @@ class Claim(NamedTuple):
     end: str
 
 
-def as_attributes(claims: Iterable[Claim]) -> dict[str, object]:
+def summarize_claims(claims: Iterable[Claim]) -> dict[str, object]:
     """Return the edge attributes of claims: `rank`, `start` and `end` of the best claim, and all `claims`, best first.
 
     The best claim has the highest rank, then the latest start, then the latest end; no end counts as the latest.
     """
     latest = sorted(claims, key=lambda claim: (_moment(claim.start), not claim.end, _moment(claim.end)), reverse=True)
     best_first = sorted(latest, key=lambda claim: claim.rank != "preferred")  # a stable sort
-    each = [{"rank": c.rank, "start": c.start or None, "end": c.end or None} for c in best_first]
-    return {**each[0], "claims": each}
+    described = [{"rank": c.rank, "start": c.start or None, "end": c.end or None} for c in best_first]
+    return {**described[0], "claims": described}
 
 
 def _moment(time: str) -> tuple[int, str]:
@@ -250,6 +258,8 @@ def _moment(time: str) -> tuple[int, str]:
     year, _, rest = time.removeprefix("-").partition("-")
     try:
         number = int(year)
-        return -number if time.startswith("-") else number, rest
     except ValueError:  # no time, or a year of thousands of digits: any text that a full statement has
         return -(10**9), time
+    if time.startswith("-"):
+        number = -number
+    return number, rest

@@ -42,18 +42,19 @@ class Leakage:
     drop_old_edge: bool = True
 
     def __post_init__(self) -> None:
-        given: object = self.answers
+        found: object = self.answers  # any type: callers may not have checked it
         answers = tuple(self.answers)  # first, since a generator can be read only once
-        if isinstance(given, str) or not all(isinstance(text, str) and text.strip() for text in answers):
-            raise BadOptionError(f"answers={given!r}: expected a tuple of ids or labels, none of them empty.")
+        are_texts = all(isinstance(text, str) and text.strip() for text in answers)
+        if isinstance(found, str) or not are_texts:
+            raise BadOptionError(f"answers={found!r}: expected a tuple of ids or labels, none of them empty.")
         object.__setattr__(self, "answers", answers)
 
     def gives_away(self, node: str, label: str | None) -> bool:
         """Return whether a node is an answer, by its id or its label."""
-        return node in self.answers or (label is not None and folded(label) in self._folded)
+        return node in self.answers or (label is not None and fold(label) in self._folded)
 
-    def also(self, answers: Iterable[str]) -> Leakage:
-        """Return the same with further answers."""
+    def add_answers(self, answers: Iterable[str]) -> Leakage:
+        """Return a copy with further answers."""
         return Leakage((*self.answers, *answers), self.drop_old_edge)
 
     def provenance(self) -> dict[str, object]:
@@ -62,7 +63,7 @@ class Leakage:
 
     @cached_property
     def _folded(self) -> frozenset[str]:
-        return frozenset(folded(answer) for answer in self.answers)
+        return frozenset(fold(answer) for answer in self.answers)
 
 
 MOST_HOPS = 100  # no two items of Wikidata are so far apart
@@ -111,20 +112,14 @@ class SubgraphOptions:
     values: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("hops", 1), ("per_node", 0), ("seed", None), ("max_edges", 1)):
-            value = getattr(self, name)
-            if name == "max_edges" and value is None:
-                continue
-            if not isinstance(value, Integral):
-                raise BadOptionError(f"{name}={value!r}: expected a whole number.")
-            if least is not None and value < least:
-                raise BadOptionError(f"{name}={value}: expected at least {least}.")
-            if name == "hops" and int(value) > MOST_HOPS:
-                raise BadOptionError(f"hops={value}: expected at most {MOST_HOPS}.")
-            object.__setattr__(self, name, int(value))  # JSON cannot hold the integers of numpy
-        for name, kind in (("policy", Policy), ("direction", Direction), ("statements", Statements)):
-            if getattr(self, name) not in get_args(kind):
-                raise BadOptionError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(kind))}.")
+        self._check_number("hops", least=1, most=MOST_HOPS)
+        self._check_number("per_node", least=0)
+        self._check_number("seed")
+        if self.max_edges is not None:
+            self._check_number("max_edges", least=1)
+        self._check_choice("policy", get_args(Policy))
+        self._check_choice("direction", get_args(Direction))
+        self._check_choice("statements", get_args(Statements))
         roots = tuple(self.roots)
         if isinstance(self.roots, str) or not set(roots) <= set(get_args(Root)):
             raise BadOptionError(f"roots={self.roots!r}: expected a sequence from {', '.join(get_args(Root))}.")
@@ -133,9 +128,28 @@ class SubgraphOptions:
             raise BadOptionError(f"leakage={self.leakage!r}: expected a Leakage, such as Leakage(answers=('Q65',)).")
         if not isinstance(self.rules, Rules | None):
             raise BadOptionError(f"rules={self.rules!r}: expected Rules, such as read_rules('rules.tsv').")
-        if self.values and (self.claims or self.rules is not None):
-            other = "rules" if self.rules is not None else "statements='all'"
-            raise BadOptionError(f"values=True reads statements of best rank, and not with {other}; leave one out.")
+        if self.values and self.rules is not None:
+            raise BadOptionError("values=True reads statements of best rank, and not with rules; leave one out.")
+        if self.values and self.claims:
+            raise BadOptionError(
+                "values=True reads statements of best rank, and not with statements='all'; leave one out."
+            )
+
+    def _check_number(self, name: str, *, least: int | None = None, most: int | None = None) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, Integral):
+            raise BadOptionError(f"{name}={value!r}: expected a whole number.")
+        number = int(value)
+        if least is not None and number < least:
+            raise BadOptionError(f"{name}={number}: expected at least {least}.")
+        if most is not None and number > most:
+            raise BadOptionError(f"{name}={number}: expected at most {most}.")
+        object.__setattr__(self, name, number)  # JSON cannot hold the integers of numpy
+
+    def _check_choice(self, name: str, choices: Sequence[str]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise BadOptionError(f"{name}={value!r}: expected one of {', '.join(choices)}.")
 
     @property
     def incoming(self) -> bool:
@@ -153,9 +167,16 @@ class SubgraphOptions:
 
     def provenance(self) -> dict[str, object]:
         """Return the options as plain JSON values."""
-        plain = {name: value for name, value in vars(self).items() if name != "rules" and (value or name != "values")}
-        rules = {} if self.rules is None else {"rules": self.rules.provenance()}
-        return plain | {"roots": list(self.roots), "leakage": self.leakage.provenance()} | rules
+        plain: dict[str, object] = dict(vars(self))
+        plain["roots"] = list(self.roots)
+        plain["leakage"] = self.leakage.provenance()
+        # `rules` and `values` are only recorded where they are used.
+        del plain["rules"]
+        if self.rules is not None:
+            plain["rules"] = self.rules.provenance()
+        if not self.values:
+            del plain["values"]
+        return plain
 
 
 DEFAULTS = SubgraphOptions()
@@ -168,6 +189,6 @@ def check_options(options: object) -> None:
         raise BadOptionError(f"options={options!r}: expected SubgraphOptions, such as SubgraphOptions(hops=2).")
 
 
-def folded(text: str) -> str:
+def fold(text: str) -> str:
     """Return a label in the form for comparison: without case, width (NFKC) and extra spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

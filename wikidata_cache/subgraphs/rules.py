@@ -56,8 +56,11 @@ class Rule:
 
     def words(self, labels: Mapping[str, str]) -> str:
         """Return the rule in words, such as "place of birth, country => country of citizenship"."""
-        *body, head = (labels.get(name, name) for name in self.relations)
-        return f"{', '.join(body)} => {head}{' (inverse)' if self.arguments == 'y,x' else ''}"
+        names = [labels.get(relation, relation) for relation in self.relations]
+        text = f"{', '.join(names[:-1])} => {names[-1]}"
+        if self.arguments == "y,x":
+            text += " (inverse)"
+        return text
 
 
 class Consequence(NamedTuple):
@@ -102,24 +105,29 @@ class Rules:
             about_object: (r2, z) of the statements o* -r2-> z.
             existing: statements that the graph has already, which do not have to change.
         """
-        subject, relation, target = edit
         unchanged = {edit, *existing}
         stated = sorted(set(about_object))
         by_statement: dict[Statement, Consequence] = {}
-        for rule in self._by_first.get(relation, ()):
-            if rule.second is None:
-                ends = (subject, target) if rule.arguments == "x,y" else (target, subject)
-                derived = [Consequence(Statement(ends[0], rule.head, ends[1]), rule, None)]
-            else:
-                values = [value for second, value in stated if second == rule.second and value != subject]
-                derived = [
-                    Consequence(Statement(subject, rule.head, value), rule, Statement(target, rule.second, value))
-                    for value in values
-                ]
-            for consequence in derived:
+        for rule in self._by_first.get(edit.property, ()):
+            for consequence in _apply(rule, edit, stated):
                 if consequence.statement not in unchanged:
                     by_statement.setdefault(consequence.statement, consequence)
         return list(by_statement.values())
+
+
+def _apply(rule: Rule, edit: Statement, stated: Iterable[tuple[str, str]]) -> list[Consequence]:
+    """Return what follows from s -r1-> o* by one rule; `stated` has (r2, z) of the statements o* -r2-> z."""
+    subject, _, target = edit
+    if rule.second is None and rule.arguments == "x,y":
+        return [Consequence(Statement(subject, rule.head, target), rule, None)]
+    if rule.second is None:
+        return [Consequence(Statement(target, rule.head, subject), rule, None)]
+    consequences = []
+    for relation, value in stated:
+        if relation == rule.second and value != subject:
+            premise = Statement(target, rule.second, value)
+            consequences.append(Consequence(Statement(subject, rule.head, value), rule, premise))
+    return consequences
 
 
 def read_rules(path: str | Path) -> Rules:
@@ -137,22 +145,26 @@ def read_rules(path: str | Path) -> Rules:
         cells = line.split("\t")
         if number == 1 and cells[0] in ("rule", ""):
             continue
-        match = _RULE.fullmatch(cells[0])
-        if match is None or (match[2] is None) == (match[4] == "x,z"):
-            raise BadOptionError(
-                f"{path}, line {number}, rule: found {cells[0]!r:.80}; expected such as P19(x,y) & P17(y,z) => P27(x,z)"
-            )
-        try:
-            support = int(cells[1])
-            confidence = float(cells[2])
-        except (IndexError, ValueError):
-            raise BadOptionError(
-                f"{path}, line {number}, support and confidence: found {cells[1:3]}; expected a whole number and a "
-                f"number, such as 120 and 0.85."
-            ) from None
-        rules.append(Rule(match[1], match[2], match[3], match[4], support, confidence))
+        rules.append(_read_rule(cells, f"{path}, line {number}"))
     if not rules:
         raise BadOptionError(
             f"{path} has no rules; make it with `wikidata-cache rules GRAPH --out {quote(path.name)}`."
         )
     return Rules(rules)
+
+
+def _read_rule(cells: Sequence[str], place: str) -> Rule:
+    """Return the rule of a row; `place` is its file and line, for messages."""
+    match = _RULE.fullmatch(cells[0])
+    # r2 and the arguments x,z belong together.
+    if match is None or (match[2] is None) == (match[4] == "x,z"):
+        raise BadOptionError(f"{place}, rule: found {cells[0]!r:.80}; expected such as P19(x,y) & P17(y,z) => P27(x,z)")
+    try:
+        support = int(cells[1])
+        confidence = float(cells[2])
+    except (IndexError, ValueError):
+        raise BadOptionError(
+            f"{place}, support and confidence: found {cells[1:3]}; expected a whole number and a number, such as 120 "
+            f"and 0.85."
+        ) from None
+    return Rule(match[1], match[2], match[3], match[4], support, confidence)

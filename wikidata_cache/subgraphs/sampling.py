@@ -63,18 +63,21 @@ def other_end(statement: Statement, node: str) -> str:
 
 
 def _uniform(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
-    return lambda _: 0
+    def rank(statement: Statement) -> float:
+        return 0
+
+    return rank
 
 
 def _relation_stratified(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
     # The rank is the number of statements of the same relation and direction that come before by priority.
     seen: Counter[tuple[str, bool]] = Counter()
-    turns = {}
+    ranks = {}
     for statement in sorted(keyed, key=keyed.__getitem__):
-        stratum = statement.property, statement.subject == node
-        turns[statement] = seen[stratum]
+        stratum = (statement.property, statement.subject == node)
+        ranks[statement] = seen[stratum]
         seen[stratum] += 1
-    return turns.__getitem__
+    return ranks.__getitem__
 
 
 def _inverse_hub(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:

@@ -54,19 +54,21 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         Raises:
             MissingExtraError: torch_geometric is not installed.
         """
-        torch = _library("torch", "to_pyg", "torch-geometric")
-        geometric = _library("torch_geometric.data", "to_pyg", "torch-geometric")
-        row = {node: number for number, node in enumerate(self)}
+        torch = _import_library("torch", "to_pyg", "torch-geometric")
+        geometric = _import_library("torch_geometric.data", "to_pyg", "torch-geometric")
         edges = list(self.edges(keys=True, data=True))
-        relations = {key: data.get("label", key) for _, _, key, data in sorted(edges, key=lambda edge: edge[2])}
-        kind = {key: number for number, key in enumerate(relations)}
-        long = {"dtype": torch.long}
+        row = {node: number for number, node in enumerate(self)}
+        ends = [(row[subject], row[target]) for subject, target, _, _ in edges]
+        relations = {}
+        for _, _, key, data in sorted(edges, key=lambda edge: edge[2]):
+            relations[key] = data.get("label", key)
+        number_of = {key: number for number, key in enumerate(relations)}
         return geometric.Data(
             num_nodes=len(row),
-            edge_index=torch.tensor([(row[u], row[v]) for u, v, _, _ in edges], **long).reshape(-1, 2).t().contiguous(),
-            edge_type=torch.tensor([kind[key] for _, _, key, _ in edges], **long),
+            edge_index=torch.tensor(ends, dtype=torch.long).reshape(-1, 2).t().contiguous(),  # [2, edges]
+            edge_type=torch.tensor([number_of[key] for _, _, key, _ in edges], dtype=torch.long),
             edit_mask=torch.tensor([data.get("role") == "edit" for *_, data in edges], dtype=torch.bool),
-            hop=torch.tensor([self.nodes[node].get("hop", 0) for node in row], **long),
+            hop=torch.tensor([self.nodes[node].get("hop", 0) for node in row], dtype=torch.long),
             node_ids=list(row),
             node_labels=[self.nodes[node]["label"] for node in row],
             roles=[self.nodes[node].get("role", "neighbour") for node in row],
@@ -82,12 +84,14 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        pandas = _library("pandas", "to_dataframe", "kg-edit[pandas]")
+        pandas = _import_library("pandas", "to_dataframe", "kg-edit[pandas]")
         label = self.nodes(data="label")
-        rows = [
-            (u, label[u], key, data.get("label", key), v, label[v], data.get("role", "statement"), edge_hop(self, u, v))
-            for u, v, key, data in self.edges(keys=True, data=True)
-        ]
+        rows = []
+        for subject, target, key, data in self.edges(keys=True, data=True):
+            relation = data.get("label", key)
+            role = data.get("role", "statement")
+            hop = edge_hop(self, subject, target)
+            rows.append((subject, label[subject], key, relation, target, label[target], role, hop))
         frame: pd.DataFrame = pandas.DataFrame(rows, columns=list(COLUMNS))
         return frame
 
@@ -104,22 +108,17 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         graph.bind("wd", ENTITY)
         graph.bind("wdt", DIRECT)
         label = rdflib.URIRef(RDFS_LABEL)
-        term = dict[str, rdflib.term.Node]()
-        for node in self:
-            if is_value(node):
-                text, datatype = typed_literal(node)
-                term[node] = rdflib.Literal(text, datatype=rdflib.URIRef(datatype), normalize=False)
-            elif is_entity(node):
-                term[node] = rdflib.URIRef(ENTITY + node)
-            else:
-                term[node] = rdflib.BNode(node.removeprefix("_:"))
+        term = {node: _rdf_term(node) for node in self}
         for node, data in self.nodes(data=True):
             if data["label"] != node and not is_value(node):
                 graph.add((term[node], label, rdflib.Literal(data["label"], lang="en")))
-        for u, v, key, data in self.edges(keys=True, data=True):
-            direct = DIRECT + key if is_property(key) else EDIT_IRI
-            entity = ENTITY + key if is_property(key) else EDIT_IRI
-            graph.add((term[u], rdflib.URIRef(direct), term[v]))
+        for subject, target, key, data in self.edges(keys=True, data=True):
+            predicate = EDIT_IRI
+            entity = EDIT_IRI
+            if is_property(key):
+                predicate = DIRECT + key
+                entity = ENTITY + key
+            graph.add((term[subject], rdflib.URIRef(predicate), term[target]))
             if data.get("label") not in (None, "", key):
                 graph.add((rdflib.URIRef(entity), label, rdflib.Literal(data["label"], lang="en")))
         return graph
@@ -180,21 +179,39 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
 
 def edge_hop(graph: nx.MultiDiGraph, subject: str, target: str) -> int:
     """Return the hop of an edge: one more than the hop of its subject, or of its nearer end for direction "both"."""
-    hops = [graph.nodes[end].get("hop", 0) for end in (subject, target)]
-    return 1 + int(min(hops) if graph.graph.get("direction") == "both" else hops[0])
+    hop = graph.nodes[subject].get("hop", 0)
+    if graph.graph.get("direction") == "both":
+        hop = min(hop, graph.nodes[target].get("hop", 0))
+    return 1 + int(hop)
+
+
+def _rdf_term(node: str) -> rdflib.term.Node:
+    """Return a node as a literal (a date or a quantity), an IRI (an entity), or else a blank node."""
+    import rdflib
+
+    if is_value(node):
+        text, datatype = typed_literal(node)
+        return rdflib.Literal(text, datatype=rdflib.URIRef(datatype), normalize=False)
+    if is_entity(node):
+        return rdflib.URIRef(ENTITY + node)
+    return rdflib.BNode(node.removeprefix("_:"))
 
 
 def _scalars(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return the attributes with every value as a number or as text that XML can hold."""
     scalars: dict[str, Any] = {}
     for name, value in attributes.items():
-        if not isinstance(value, bool | int | float):
-            value = _NOT_XML.sub(" ", value if isinstance(value, str) else json.dumps(value, sort_keys=True))
-        scalars[name] = value
+        if isinstance(value, bool | int | float):
+            scalars[name] = value
+            continue
+        text = value
+        if not isinstance(value, str):
+            text = json.dumps(value, sort_keys=True)
+        scalars[name] = _NOT_XML.sub(" ", text)
     return scalars
 
 
-def _library(module: str, wanted_by: str, requirement: str) -> Any:
+def _import_library(module: str, wanted_by: str, requirement: str) -> Any:
     try:
         with warnings.catch_warnings():  # in a notebook, PyTorch Geometric's bars warn that they are text
             warnings.filterwarnings("ignore", message="IProgress not found")

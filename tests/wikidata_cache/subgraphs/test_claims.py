@@ -8,7 +8,7 @@ from tests.wikidata_cache.full_graph import ADA, CAVS, DEPRECATED, HEAT, HUB, LA
 from tests.wikidata_cache.wikidata_helpers import EDITS, triples
 from wikidata_cache import Leakage, WikidataCache
 from wikidata_cache.errors import TruthyOnlyError, WikidataCacheError
-from wikidata_cache.subgraphs.facts import Claim, as_attributes
+from wikidata_cache.subgraphs.facts import Claim, summarize_claims
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 BOTH_ENDS = ("target_new", "subject")
@@ -85,11 +85,14 @@ def claim(rank: str, start: str, end: str = "") -> Claim:
 )
 def test_best_claim_gives_rank_and_times(better: Claim, worse: Claim) -> None:
     for claims in ([better, worse], [worse, better]):
-        assert (as_attributes(claims)["rank"], as_attributes(claims)["start"]) == (better.rank, better.start or None)
-        assert as_attributes(claims)["end"] == (better.end or None)
+        assert (summarize_claims(claims)["rank"], summarize_claims(claims)["start"]) == (
+            better.rank,
+            better.start or None,
+        )
+        assert summarize_claims(claims)["end"] == (better.end or None)
 
 
 @pytest.mark.parametrize("text", ["", "unknown", "²-01-01T00:00:00Z", f"{'9' * 5_000}-01-01T00:00:00Z"])
 def test_text_that_is_no_time_is_the_earliest(text: str) -> None:
     dated = Claim("P54", "Q1", "normal", "-0044-03-15T00:00:00Z", "")
-    assert as_attributes([Claim("P54", "Q1", "normal", text, ""), dated])["start"] == dated.start
+    assert summarize_claims([Claim("P54", "Q1", "normal", text, ""), dated])["start"] == dated.start
