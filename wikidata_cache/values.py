@@ -33,8 +33,18 @@ _YEAR = 9
 _MONTH = 10
 _DAY = 11
 _MONTHS = (
-    *("January", "February", "March", "April", "May", "June"),
-    *("July", "August", "September", "October", "November", "December"),
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 )
 _VALUE = re.compile(
     r"\^(?P<year>-?\d{4,12})-(?P<month>\d\d)-(?P<day>\d\d)T00:00:00Z/(?P<precision>[7-9]|1[01])"
@@ -57,14 +67,23 @@ def date_value(time: str, precision: int) -> str | None:
     match = _RDF_TIME.fullmatch(time)
     if match is None or precision < _CENTURY:
         return None
-    year = int(match[1])
-    month = int(match[2] or 1)
-    day = int(match[3] or 1)
-    month = month if precision >= _MONTH else 1
-    day = day if precision >= _DAY else 1
+    month = 1
+    if precision >= _MONTH:
+        month = int(match[2] or 1)
+    day = 1
+    if precision >= _DAY:
+        day = int(match[3] or 1)
     if not (1 <= month <= len(_MONTHS) and 1 <= day <= 31):
         return None
-    return f"^{'-' if year < 0 else ''}{abs(year):04d}-{month:02d}-{day:02d}T00:00:00Z/{min(precision, _DAY)}"
+    return f"^{_write_date(int(match[1]), month, day)}T00:00:00Z/{min(precision, _DAY)}"
+
+
+def _write_date(year: int, month: int, day: int) -> str:
+    """Return a date such as 1984-12-30, or -0043-03-15 for a year before 0."""
+    sign = ""
+    if year < 0:
+        sign = "-"
+    return f"{sign}{abs(year):04d}-{month:02d}-{day:02d}"
 
 
 def quantity_value(amount: str, unit: str = "") -> str | None:
@@ -73,12 +92,21 @@ def quantity_value(amount: str, unit: str = "") -> str | None:
         number = Decimal(amount)
     except InvalidOperation:
         return None
-    if not number.is_finite() or abs(number.adjusted()) > 100 or not (unit in _ONE or is_item(unit)):
+    if not number.is_finite() or abs(number.adjusted()) > 100:
+        return None
+    if unit in _ONE:
+        unit = ""
+    elif not is_item(unit):
         return None
     digits = f"{number:f}"  # not normalize(), which rounds to 28 digits
-    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
-    value = f"{'0' if digits == '-0' else digits}{'' if unit in _ONE else unit}"
-    return value if is_value(value) else None
+    if "." in digits:
+        digits = digits.rstrip("0").rstrip(".")
+    if digits == "-0":
+        digits = "0"
+    value = digits + unit
+    if not is_value(value):
+        return None
+    return value
 
 
 def literal_value(text: str, datatype: str) -> str | None:
@@ -123,26 +151,38 @@ def rdf_time(value: Any) -> str:
     match = _JSON_TIME.fullmatch(value["time"])
     if match is None:
         raise ValueError(f"expected a time, found {value['time']!r:.80}")
-    year = int(match[2]) if match[1] == "+" else 1 - int(match[2])
+    year = int(match[2])
+    if match[1] == "-":
+        year = 1 - year
     month = max(1, int(match[3]))
     day = max(1, int(match[4]))
     if value["precision"] >= _DAY and value["calendarmodel"].endswith(_JULIAN):
-        # Days since noon of 1 January 4713 BCE (the Julian day), from the one calendar and into the other.
-        late = (14 - month) // 12  # the years of this count begin in March
-        years = year + 4800 - late
-        number = day + (153 * (month + 12 * late - 3) + 2) // 5 + 365 * years + years // 4 - 32083
-        quarters = 4 * (number + 1401 + (4 * number + 274277) // 146097 * 3 // 4 - 38) + 3
-        fifths = 5 * (quarters % 1461 // 4) + 2
-        day = fifths % 153 // 5 + 1
-        month = (fifths // 153 + 2) % 12 + 1
-        year = quarters // 1461 - 4716 + (14 - month) // 12
-    return f"{'-' if year < 0 else ''}{abs(year):04d}-{month:02d}-{day:02d}{match[5]}"
+        year, month, day = _julian_to_gregorian(year, month, day)
+    return _write_date(year, month, day) + match[5]
+
+
+def _julian_to_gregorian(year: int, month: int, day: int) -> tuple[int, int, int]:
+    """Convert a date by its Julian day, the number of days since noon of 1 January 4713 BCE.
+
+    The formulas are those of https://en.wikipedia.org/wiki/Julian_day (Richards). Years begin in March there.
+    """
+    is_late = (14 - month) // 12  # 1 in January and February, which belong to the year before
+    years = year + 4800 - is_late
+    number = day + (153 * (month + 12 * is_late - 3) + 2) // 5 + 365 * years + years // 4 - 32083
+    quarters = 4 * (number + 1401 + (4 * number + 274277) // 146097 * 3 // 4 - 38) + 3
+    fifths = 5 * (quarters % 1461 // 4) + 2
+    day = fifths % 153 // 5 + 1
+    month = (fifths // 153 + 2) % 12 + 1
+    year = quarters // 1461 - 4716 + (14 - month) // 12
+    return year, month, day
 
 
 def unit_of(value: str) -> str | None:
     """Return the id of the unit of a value, or None."""
     match = _VALUE.fullmatch(value)
-    return match["unit"] if match else None
+    if match is None:
+        return None
+    return match["unit"]
 
 
 def words(value: str, label: Callable[[str], str | None]) -> str | None:
@@ -156,21 +196,33 @@ def words(value: str, label: Callable[[str], str | None]) -> str | None:
             return number
         unit = label(match["unit"])
         return unit and f"{number} {unit}"
-    year = int(match["year"])
-    precision = int(match["precision"])
+    return _date_words(int(match["year"]), int(match["month"]), int(match["day"]), int(match["precision"]))
+
+
+def _date_words(year: int, month: int, day: int, precision: int) -> str:
     era = ""
     if year < 1:
         era = " BCE"
         year = 1 - year
     if precision == _CENTURY:
-        count = (year + 99) // 100
-        ending = "th" if count % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
-        return f"{count}{ending} century{era}"
+        century = (year + 99) // 100
+        return f"{_ordinal(century)} century{era}"
     if precision == _DECADE:
         return f"{year // 10 * 10}s{era}"
-    day = f"{int(match['day'])} " if precision == _DAY else ""
-    month = f"{_MONTHS[int(match['month']) - 1]} " if precision >= _MONTH else ""
-    return f"{day}{month}{year}{era}"
+    text = f"{year}{era}"
+    if precision >= _MONTH:
+        text = f"{_MONTHS[month - 1]} {text}"
+    if precision == _DAY:
+        text = f"{day} {text}"
+    return text
+
+
+def _ordinal(number: int) -> str:
+    """Return a number such as 1st, 2nd, 3rd, 4th, 11th, 21st."""
+    if number % 100 in (11, 12, 13):
+        return f"{number}th"
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def typed_literal(value: str) -> tuple[str, str]:
@@ -180,12 +232,15 @@ def typed_literal(value: str) -> tuple[str, str]:
     """
     match = _VALUE.fullmatch(value)
     if match is None:
-        raise ValueError(f"{value!r} is no value")
+        raise ValueError(f"{value!r} is neither a date nor a quantity")
     if match["amount"]:
         return match["amount"], f"{XSD}decimal"
     year = match["year"]
     month = match["month"]
     day = match["day"]
-    forms = {_DAY: (f"{year}-{month}-{day}", "date"), _MONTH: (f"{year}-{month}", "gYearMonth")}
-    text, name = forms.get(int(match["precision"]), (year, "gYear"))
-    return text, f"{XSD}{name}"
+    precision = int(match["precision"])
+    if precision == _DAY:
+        return f"{year}-{month}-{day}", f"{XSD}date"
+    if precision == _MONTH:
+        return f"{year}-{month}", f"{XSD}gYearMonth"
+    return year, f"{XSD}gYear"

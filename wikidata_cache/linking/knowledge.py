@@ -19,7 +19,7 @@ from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.queries import Role
 from wikidata_cache.sources.source import Source
-from wikidata_cache.sources.templates import worded
+from wikidata_cache.sources.templates import match_words
 from wikidata_cache.stores.ntriples import KIND_IRIS
 from wikidata_cache.subgraphs.facts import Facts, where_known
 
@@ -195,7 +195,7 @@ def open_index(source: Source) -> LabelIndex | None:
     names = (
         LabelEntry(entity, row["l"], row["lang"], kind)
         for kind in _KINDS
-        for row in source.select(f"SELECT ?e ?l ?lang WHERE {{ {worded('e', f'<{KIND_IRIS[kind]}>')} }}")
+        for row in source.select(f"SELECT ?e ?l ?lang WHERE {{ {match_words('e', f'<{KIND_IRIS[kind]}>')} }}")
         if is_entity(entity := local_id(row["e"]))
     )
     numbers = ((local_id(row["s"]), int(row["n"])) for row in source.select(_NUMBERS))

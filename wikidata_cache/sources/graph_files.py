@@ -22,7 +22,7 @@ from pyoxigraph import Literal, NamedNode, Quad, RdfFormat, Store
 from kg_common.ids import is_entity, is_item, is_property
 from kg_common.progress import Bar
 from kg_common.rows import SUBJECT_COLUMNS
-from wikidata_cache.errors import GraphFileError, PrivateGraphError
+from wikidata_cache.errors import GraphFileError, PrivateGraphError, WikidataCacheError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
 from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file, sibling_labels
 
@@ -41,12 +41,16 @@ def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
     names = [path.name for path in paths]
     hashes = {}
     for path in paths:
-        unique = path.name if names.count(path.name) == 1 else str(path)
+        unique = path.name
+        if names.count(path.name) > 1:
+            unique = str(path)
         hashes[unique] = load_file(store, path)
     if not len(store):
         raise GraphFileError(paths[0], "contains no statement; expected lines such as 'Q42<tab>P31<tab>Q5'")
-    sibling = None if _has_labels(store) else sibling_labels(paths)
-    if sibling:
+    sibling = None
+    if not _has_labels(store):
+        sibling = sibling_labels(paths)
+    if sibling is not None:
         logger.info("No labels in %s; also loading %s from the same folder", ", ".join(hashes), sibling.name)
         hashes[sibling.name] = load_file(store, sibling)
     if not _has_labels(store):
@@ -99,26 +103,44 @@ def open_graph_file(path: Path) -> Iterator[CountingReader]:
 
 
 def _tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
-    first = True  # no statement was read yet
-    for number, raw in enumerate(reader, start=1):
+    is_first = True  # no statement was read yet
+    encoding = "utf-8-sig"  # a file may begin with a byte order mark
+    for number, row in enumerate(reader, start=1):
         try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            line = row.decode(encoding).rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise GraphFileError(path, f"is not UTF-8 ({error.reason}); convert it", line=number) from error
+        encoding = "utf-8"
         cells = [cell.strip() for cell in line.split("\t")]
         if not line.strip() or (number == 1 and cells[0].lower() in SUBJECT_COLUMNS):
             continue
-        subject, relation, value = cells if len(cells) == 3 else ("", "", "")
-        if is_entity(subject) and relation == "label" and value:
-            yield Quad(NamedNode(ENTITY + subject), NamedNode(RDFS_LABEL), Literal(value, language="en"))
-        elif is_item(subject) and is_property(relation) and is_item(value):
-            yield Quad(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + value))
-        elif first and value and not (is_entity(subject) or is_property(relation)):
-            raise PrivateGraphError(path)
-        else:
-            expected = "expected three tab-separated cells: Q42 P31 Q5, or Q42 label text"
-            raise GraphFileError(path, f"found {' | '.join(cells)!r}; {expected}", line=number)
-        first = False
+        quad = _read_quad(cells)
+        if quad is None:
+            raise _explain_bad_row(path, number, cells, is_first=is_first)
+        yield quad
+        is_first = False
+
+
+def _read_quad(cells: Sequence[str]) -> Quad | None:
+    """Return the statement or the label of a row; None if it is neither."""
+    if len(cells) != 3:
+        return None
+    subject, relation, value = cells
+    if is_entity(subject) and relation == "label" and value:
+        return Quad(NamedNode(ENTITY + subject), NamedNode(RDFS_LABEL), Literal(value, language="en"))
+    if is_item(subject) and is_property(relation) and is_item(value):
+        return Quad(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + value))
+    return None
+
+
+def _explain_bad_row(path: Path, number: int, cells: Sequence[str], *, is_first: bool) -> WikidataCacheError:
+    """Return the error for a row that can't be read. Three names in the first row tell that the graph is private."""
+    if is_first and len(cells) == 3:
+        subject, relation, value = cells
+        if value and not (is_entity(subject) or is_property(relation)):
+            return PrivateGraphError(path)
+    expected = "expected three tab-separated cells: Q42 P31 Q5, or Q42 label text"
+    return GraphFileError(path, f"found {' | '.join(cells)!r}; {expected}", line=number)
 
 
 def _has_labels(store: Store) -> bool:
@@ -137,7 +159,9 @@ class CountingReader:
         self.begun = False
         self._path = path
         self._raw: IO[bytes] = path.open("rb")
-        self._file = gzip.GzipFile(fileobj=self._raw) if path.name.lower().endswith(".gz") else self._raw
+        self._file: IO[bytes] = self._raw
+        if path.name.lower().endswith(".gz"):
+            self._file = cast(IO[bytes], gzip.GzipFile(fileobj=self._raw))
         size = path.stat().st_size
         self._bar = Bar(title=path.name, unit="B", total=size, shown=size >= _PROGRESS_FROM, leave=False)
 
@@ -151,7 +175,8 @@ class CountingReader:
     def read(self, size: int = -1, /) -> bytes:
         """Return up to `size` unzipped bytes, without a byte order mark; all remaining bytes for -1."""
         chunk = self._file.read(size)
-        chunk = chunk if self.begun else chunk.removeprefix(BOM_UTF8)
+        if not self.begun:
+            chunk = chunk.removeprefix(BOM_UTF8)
         self.lines += chunk.count(b"\n")
         self.begun = self.begun or bool(chunk)
         self._bar.update(self._raw.tell() - self._bar.n)
@@ -159,7 +184,7 @@ class CountingReader:
 
     def __iter__(self) -> Iterator[bytes]:
         while line := self._file.readline(_LONGEST_LINE):
-            self.lines = self.lines + 1
+            self.lines += 1
             self.begun = True
             if len(line) == _LONGEST_LINE:
                 raise GraphFileError(self._path, f"has a line of more than {_LONGEST_LINE} bytes", line=self.lines)

@@ -1,7 +1,7 @@
 """Embedded Oxigraph (pyoxigraph) as a source: graph files in memory, or a store on disk that is opened read-only."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from pyoxigraph import Literal, NamedNode, QuerySolutions, Store
@@ -51,7 +51,8 @@ class OxigraphSource(SparqlSource):
     @classmethod
     def from_store(cls, folder: Path) -> "OxigraphSource":
         """Open a store made by `load`, or a plain Oxigraph folder, read-only."""
-        if loaded := store_of(folder):
+        loaded = store_of(folder)
+        if loaded is not None:
             manifest = read_manifest(loaded)
             store = open_database(loaded, manifest)
             name = loaded.resolve().name
@@ -65,9 +66,9 @@ class OxigraphSource(SparqlSource):
                 f"`wikidata-cache load SOURCE --store FOLDER`, or give the graph file itself."
             ) from error
         with store_read_errors(folder):
-            empty = next(store.quads_for_pattern(None, None, None, None), None) is None
+            first = next(store.quads_for_pattern(None, None, None, None), None)
             changed = (folder / "CURRENT").stat().st_mtime_ns
-        if empty:  # some network file systems return empty data without an error
+        if first is None:  # some network file systems return empty data without an error
             raise SourceStringError(
                 f"oxigraph:{folder} contains no triples. Check the folder, and the file system that it is on."
             )
@@ -76,7 +77,7 @@ class OxigraphSource(SparqlSource):
             name=f"oxigraph:{folder.name}",
             provenance={"kind": "oxigraph", "folder": folder.name, "changed_ns": changed},
             folder=folder,
-            label_file=next((path for path in (folder / LABELS, folder.parent / LABELS) if path.is_file()), None),
+            label_file=_find_label_file(folder),
         )
 
     @property
@@ -91,12 +92,15 @@ class OxigraphSource(SparqlSource):
 
     def statements(self) -> Iterator[Statement]:
         """Yield all truthy item-valued statements of the graph, in no order."""
-        with store_read_errors(self._folder) if self._folder else nullcontext():
+        with self._read_errors():
             for subject, predicate, target, _ in self._store.quads_for_pattern(None, None, None, None):
-                if isinstance(subject, NamedNode) and isinstance(target, NamedNode):
-                    statement = Statement(*(local_id(node.value) for node in (subject, predicate, target)))
-                    if predicate.value.startswith(DIRECT) and is_item(statement.subject) and is_item(statement.object):
-                        yield statement
+                if not (isinstance(subject, NamedNode) and isinstance(target, NamedNode)):
+                    continue
+                if not predicate.value.startswith(DIRECT):
+                    continue
+                statement = Statement(local_id(subject.value), local_id(predicate.value), local_id(target.value))
+                if is_item(statement.subject) and is_item(statement.object):
+                    yield statement
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """Return file names with sha256, a store's content hash, or a plain folder's modification time in ns."""
@@ -105,7 +109,7 @@ class OxigraphSource(SparqlSource):
     def select(self, query: str) -> list[Binding]:
         """Return the rows of a SELECT query."""
         forbid_service(query, "queries of a local graph stay on this machine")
-        with store_read_errors(self._folder) if self._folder else nullcontext():
+        with self._read_errors():
             try:
                 solutions = self._store.query(query)
             except SyntaxError as error:
@@ -124,3 +128,17 @@ class OxigraphSource(SparqlSource):
                         row[name] = term.value
                 rows.append(row)
             return rows
+
+    def _read_errors(self) -> AbstractContextManager[None]:
+        """Return a context that turns errors of a store on disk into StoreErrors; a store in memory has none."""
+        if self._folder is None:
+            return nullcontext()
+        return store_read_errors(self._folder)
+
+
+def _find_label_file(folder: Path) -> Path | None:
+    """Return the label index in the folder of a database or in its parent, or None."""
+    for path in (folder / LABELS, folder.parent / LABELS):
+        if path.is_file():
+            return path
+    return None

@@ -19,7 +19,7 @@ from wikidata_cache.ids import ENTITY
 
 Role = Literal["object", "subject"]
 
-RELATION_END = re.compile("(P[1-9][0-9]*) (object|subject)()", re.ASCII)
+RELATION_END = re.compile("(P[1-9][0-9]*) (object|subject)", re.ASCII)
 ITEM_AT_END = re.compile("(P[1-9][0-9]*) (object|subject) (Q[1-9][0-9]*)", re.ASCII)
 
 # The variables with literals; others have IRIs.
@@ -39,29 +39,40 @@ class RelationEnd(NamedTuple):
     item: str
 
 
-def parse_relation_end(key: str, *, item: bool) -> RelationEnd:
-    """Parse "P19 object", or with `item` "P19 object Q65"."""
-    match = (ITEM_AT_END if item else RELATION_END).fullmatch(key)
+def parse_relation_end(key: str) -> RelationEnd:
+    """Parse an end of a relation, such as "P19 object"."""
+    match = RELATION_END.fullmatch(key)
     if match is None:
-        expected = "P19 object Q65" if item else "P19 object"
-        raise BadOptionError(f"{key!r} is not an end of a relation: expected a text such as {expected!r}.")
-    return RelationEnd(*match.groups())
+        raise BadOptionError(f"{key!r} is not an end of a relation: expected a text such as 'P19 object'.")
+    return RelationEnd(match[1], match[2], "")
+
+
+def parse_item_at_end(key: str) -> RelationEnd:
+    """Parse an item at an end of a relation, such as "P19 object Q65"."""
+    match = ITEM_AT_END.fullmatch(key)
+    if match is None:
+        raise BadOptionError(f"{key!r} is not an end of a relation: expected a text such as 'P19 object Q65'.")
+    return RelationEnd(match[1], match[2], match[3])
 
 
 def marked_select(variables: str, *parts: str) -> str:
     """Return a SELECT query of the union of these group patterns. Its answer ends with a digest of the query."""
     union = " UNION ".join(f"{{ {part} }}" for part in parts)
-    digest = hashlib.sha256(f"{variables} {union}".encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    digest = _digest(f"{variables} {union}")
     end = f'{{ BIND("{digest}" AS ?end) }}'
     return f"{_PREFIX}SELECT {variables} ?end WHERE {{ {union} UNION {end} }} ORDER BY ?end"
 
 
 def echo_query(query: str) -> tuple[str, dict[str, str]]:
     """Return a query whose only row has a digest of `query`, and that row."""
-    digest = hashlib.sha256(query.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    digest = _digest(query)
     return f'SELECT ?echo WHERE {{ BIND("{digest}" AS ?echo) }}', {"echo": digest}
 
 
 def end_mark(query: str) -> str:
     """Return the value of `?end` in the last row of the answer to a query of `marked_select`."""
     return query.rpartition('BIND("')[2][:_DIGITS]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]

@@ -36,11 +36,12 @@ def _list(fits: Check) -> Check:
 
 
 def _row(*cells: Check) -> Check:
-    return lambda value: (
-        isinstance(value, list)
-        and len(value) == len(cells)
-        and all(fits(cell) for fits, cell in zip(cells, value, strict=True))
-    )
+    def fits(value: Any) -> bool:
+        if not isinstance(value, list) or len(value) != len(cells):
+            return False
+        return all(check(cell) for check, cell in zip(cells, value, strict=True))
+
+    return fits
 
 
 def _or_none(fits: Check) -> Check:
@@ -53,6 +54,10 @@ def _count(value: Any) -> bool:
 
 def _bool(value: Any) -> bool:
     return isinstance(value, bool)
+
+
+def _binding(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 _ITEM = _text(is_item)
@@ -73,7 +78,7 @@ _SHAPES: Mapping[str, Check] = {
     "at_end": _bool,
     "sitelinks": _or_none(_count),
     "values": _list(_row(_PROPERTY, _text(is_value))),
-    "query": _list(lambda row: isinstance(row, dict) and all(isinstance(text, str) for text in row.values())),
+    "query": _list(_binding),
 }
 _IDS: Mapping[str, Callable[[str], bool]] = {  # of the kinds whose ids are not those of entities
     "named": lambda label: True,

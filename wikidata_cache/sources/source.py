@@ -154,14 +154,16 @@ def read_answer(
     content = [row for row in rows if "end" not in row]
     if len(content) == len(rows):
         raise TruncatedAnswerError(name, len(rows))
-    if {row["end"] for row in rows if "end" in row} != {end_mark(query)}:
+    marks = {row["end"] for row in rows if "end" in row}
+    if marks != {end_mark(query)}:
         raise WrongAnswerError(name, "found the answer to another query (a proxy may ignore the query in the URL)")
     try:
         requested = {None, *ids}
-        if other := next((row for row in content if template.about(row) not in requested), None):
-            raise ValueError(f"a row about {str(template.about(other))[:80]!r}, which was not requested")
+        for row in content:
+            about = template.about(row)
+            if about not in requested:
+                raise ValueError(f"a row about {str(about)[:80]!r}, which was not requested")
         return template.read(ids, content)
     except (KeyError, ValueError) as error:
-        raise WrongAnswerError(
-            name, f"found rows that do not fit the query ({type(error).__name__}: {error})"
-        ) from error
+        problem = f"found rows that do not fit the query ({type(error).__name__}: {error})"
+        raise WrongAnswerError(name, problem) from error

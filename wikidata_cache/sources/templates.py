@@ -11,12 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 from pyoxigraph import Literal
 
 from kg_common.ids import is_entity, is_item, is_property
 from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL, SAME_AS, local_id
-from wikidata_cache.sources.queries import HUB, RelationEnd, marked_select, parse_relation_end
+from wikidata_cache.sources.queries import HUB, RelationEnd, marked_select, parse_item_at_end, parse_relation_end
 from wikidata_cache.sources.source import Binding, Fact, Template
 from wikidata_cache.values import DATATYPES, XSD, date_value, literal_value, quantity_value
 
@@ -43,7 +44,7 @@ def _item_valued(property_: str, value: str) -> str:
     return f'{_item(value)} FILTER(STRSTARTS(STR(?{property_}), "{DIRECT}P"))'
 
 
-def worded(variable: str, predicate: str) -> str:
+def match_words(variable: str, predicate: str) -> str:
     """Return the pattern of the texts of a variable in a language of LANGUAGES: variables l and lang."""
     return f"?{variable} {predicate} ?l . BIND(LCASE(LANG(?l)) AS ?lang) FILTER(?lang IN ({_LANGUAGES}))"
 
@@ -52,10 +53,14 @@ def _triple(end: RelationEnd) -> str:
     return _TRIPLES[end.role].format(direct=DIRECT, relation=end.relation)
 
 
-def _of_each(variables: str, pattern: str) -> Callable[[Sequence[str]], str]:
-    """Return the query of a pattern for some ids, which are bound to the first variable."""
+def _query_each(variables: str, pattern: str) -> Callable[[Sequence[str]], str]:
+    """Return a function from ids to the query of a pattern, in which the first variable has these ids."""
     first = variables.partition(" ")[0]
-    return lambda ids: marked_select(variables, f"VALUES {first} {{ {_names(ids)} }} {pattern}")
+
+    def query(ids: Sequence[str]) -> str:
+        return marked_select(variables, f"VALUES {first} {{ {_names(ids)} }} {pattern}")
+
+    return query
 
 
 # What a row is about.
@@ -67,6 +72,10 @@ def _entity(row: Binding) -> str:
     return local_id(row["e"])
 
 
+def _item_at_end(row: Binding) -> str:
+    return f"{row['r']} {local_id(row['e'])}"
+
+
 def out_query(ids: Sequence[str]) -> str:
     """Return the query for all truthy item-valued statements of these ids, with labels and types of their values.
 
@@ -76,13 +85,13 @@ def out_query(ids: Sequence[str]) -> str:
     statements = f"VALUES ?s {{ {subjects} }} ?s ?p ?o . {_item_valued('p', 'o')}"
     # Each part repeats this subquery: engines that evaluate bottom-up would otherwise join with every label there is.
     objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_item_valued('q', 'e')} }} }}"
-    labels = f"{objects} {worded('e', _RDFS_LABEL)}"
+    labels = f"{objects} {match_words('e', _RDFS_LABEL)}"
     types = f"{objects} ?e <{DIRECT}P31> ?t"
     return marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
 
 
-def _sorted_lists(rows: Iterable[tuple[str, ...]]) -> list[list[str]]:
-    """The rows in their order, as JSON has them."""
+def _sorted_lists(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    """Return the rows sorted, as lists, since JSON has no tuples."""
     return [list(row) for row in sorted(rows)]
 
 
@@ -90,9 +99,10 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     statements: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
         if "o" in row:
-            pair = local_id(row["p"]), local_id(row["o"])
-            if is_property(pair[0]) and is_item(pair[1]):
-                statements[local_id(row["s"])].add(pair)
+            relation = local_id(row["p"])
+            target = local_id(row["o"])
+            if is_property(relation) and is_item(target):
+                statements[local_id(row["s"])].add((relation, target))
     out_facts = [Fact("out", entity, _sorted_lists(statements[entity])) for entity in ids]
 
     # The labels and types of the values come in the same answer; a row about anything else is a wrong answer.
@@ -101,13 +111,19 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     for row in about_values:
         if row["e"] not in values:
             raise ValueError(f"a row about {row['e'][:80]!r}, which is not the value of any statement")
-    objects = sorted({target for pairs in statements.values() for _, target in pairs})
-    return out_facts + _read_labels(objects, about_values) + _types(objects, about_values, "e", "t")
+    objects = set[str]()
+    for pairs in statements.values():
+        objects.update(target for _, target in pairs)
+    labels = _read_labels(sorted(objects), about_values)
+    types = _read_types(sorted(objects), about_values, "e", "t")
+    return out_facts + labels + types
 
 
 def _about_statement(row: Binding) -> str | None:
     """Return the subject of a row; None for a row about a value, which `_read_out` checks."""
-    return None if "e" in row and "s" not in row else _subject(row)
+    if "e" in row and "s" not in row:
+        return None
+    return _subject(row)
 
 
 OUT = Template("out/1", "out", out_query, _read_out, _about_statement)
@@ -129,8 +145,11 @@ def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
         incoming[local_id(row["e"])].append((local_id(row["s"]), local_id(row["p"])))
     facts = []
     for entity in ids:
+        if len(incoming[entity]) > HUB:
+            facts.append(Fact("in", entity, None))
+            continue
         pairs = sorted([s, p] for s, p in set(incoming[entity]) if is_item(s) and is_property(p))
-        facts.append(Fact("in", entity, None if len(incoming[entity]) > HUB else pairs))
+        facts.append(Fact("in", entity, pairs))
     return facts
 
 
@@ -175,38 +194,41 @@ def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
         target = local_id(row["o"])
         rank = row["rank"].rpartition("#")[2].removesuffix("Rank").lower()
         if is_property(relation) and is_item(target):
-            claim = relation, target, rank, _time(row.get("start", "")), _time(row.get("end_time", ""))
-            claims[local_id(row["s"])].add(claim)
+            start = _normalize_time(row.get("start", ""))
+            end = _normalize_time(row.get("end_time", ""))
+            claims[local_id(row["s"])].add((relation, target, rank, start, end))
     return [Fact("claims", entity, _sorted_lists(claims[entity])) for entity in ids]
 
 
-def _time(text: str) -> str:
+def _normalize_time(text: str) -> str:
     """Return an xsd:dateTime in the form that Wikidata writes; engines rewrite time zones and years BCE."""
     match = _TIME.fullmatch(text)
-    return f"{match['sign']}{int(match['year']):04d}-{match['rest']}Z" if match else text
+    if match is None:
+        return text
+    return f"{match['sign']}{int(match['year']):04d}-{match['rest']}Z"
 
 
-CLAIMS = Template("claims/1", "claims", _of_each("?s ?p ?o ?rank ?start ?end_time", _CLAIMS), _read_claims, _subject)
+CLAIMS = Template("claims/1", "claims", _query_each("?s ?p ?o ?rank ?start ?end_time", _CLAIMS), _read_claims, _subject)
 
 
-def _types(ids: Iterable[str], rows: Sequence[Binding], subject: str = "s", kind: str = "o") -> list[Fact]:
-    types = _gathered(rows, subject, kind)  # half of all rows; a FILTER in the query would cost more than checking here
+def _read_types(ids: Iterable[str], rows: Sequence[Binding], subject: str = "s", kind: str = "o") -> list[Fact]:
+    types = _gather(rows, subject, kind)  # half of all rows; a FILTER in the query would cost more than checking here
     return [Fact("types", entity, sorted(filter(is_item, types[entity]))) for entity in ids]
 
 
 # The classes of which the ids are instances.
-TYPES = Template("types/1", "types", _of_each("?s ?o", f"?s <{DIRECT}P31> ?o"), _types, _subject)
+TYPES = Template("types/1", "types", _query_each("?s ?o", f"?s <{DIRECT}P31> ?o"), _read_types, _subject)
 
 
 def _read_labels(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    return [Fact("label", entity, best) for entity, best in _best_wordings(ids, rows)]
+    return [Fact("label", entity, best) for entity, best in _choose_wordings(ids, rows)]
 
 
 def _read_descriptions(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    return [Fact("description", entity, best and best[0]) for entity, best in _best_wordings(ids, rows)]
+    return [Fact("description", entity, best and best[0]) for entity, best in _choose_wordings(ids, rows)]
 
 
-def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[str, list[str] | None]]:
+def _choose_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[str, list[str] | None]]:
     """Return (id, [text, language]) per id, in the first of LANGUAGES that has a text; (id, None) if none has."""
     ranked: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for row in rows:
@@ -223,18 +245,19 @@ def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[st
 
 
 _WORDINGS = "?e ?l ?lang"
-LABELS = Template("labels/1", "label", _of_each(_WORDINGS, worded("e", _RDFS_LABEL)), _read_labels, _entity)
+LABELS = Template("labels/1", "label", _query_each(_WORDINGS, match_words("e", _RDFS_LABEL)), _read_labels, _entity)
 DESCRIPTIONS = Template(
-    "descriptions/1", "description", _of_each(_WORDINGS, worded("e", _DESCRIPTION)), _read_descriptions, _entity
+    "descriptions/1", "description", _query_each(_WORDINGS, match_words("e", _DESCRIPTION)), _read_descriptions, _entity
 )
 
 
 def named_query(labels: Sequence[str]) -> str:
     """Return the query for the entities with exactly one of these labels in a language of LANGUAGES: rows e, l."""
-    literals = " ".join(str(Literal(label, language=language)) for label in sorted(labels) for language in LANGUAGES)
-    return marked_select(
-        "?e ?l", f'VALUES ?l {{ {literals} }} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))'
-    )
+    literals = []
+    for label in sorted(labels):
+        literals += [str(Literal(label, language=language)) for language in LANGUAGES]
+    values = f"VALUES ?l {{ {' '.join(literals)} }}"
+    return marked_select("?e ?l", f'{values} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))')
 
 
 def _read_named(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -254,15 +277,15 @@ def _read_mentioned(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 
 # The ids that are the value of at least one truthy statement.
 _STATED = f'FILTER EXISTS {{ ?s ?p ?e FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) }}'
-MENTIONED = Template("mentioned/1", "mentioned", _of_each("?e", _STATED), _read_mentioned, _entity)
+MENTIONED = Template("mentioned/1", "mentioned", _query_each("?e", _STATED), _read_mentioned, _entity)
 
 
 def _read_redirects(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    targets = _gathered(rows, "s", "o")  # one target on Wikidata; of several in a file, the first by text
+    targets = _gather(rows, "s", "o")  # one target on Wikidata; of several in a file, the first by text
     return [Fact("redirect", entity, min(targets[entity], default=None)) for entity in ids]
 
 
-def _gathered(rows: Sequence[Binding], subject: str, value: str) -> dict[str, set[str]]:
+def _gather(rows: Sequence[Binding], subject: str, value: str) -> dict[str, set[str]]:
     values: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if value in row:
@@ -272,7 +295,7 @@ def _gathered(rows: Sequence[Binding], subject: str, value: str) -> dict[str, se
 
 # The items into which the ids were merged.
 _MERGED = f"?s <{SAME_AS}> ?o . {_item('o')}"
-REDIRECTS = Template("redirects/1", "redirect", _of_each("?s ?o", _MERGED), _read_redirects, _subject)
+REDIRECTS = Template("redirects/1", "redirect", _query_each("?s ?o", _MERGED), _read_redirects, _subject)
 
 
 def ends_query(ends: Sequence[str]) -> str:
@@ -280,12 +303,12 @@ def ends_query(ends: Sequence[str]) -> str:
 
     The engine chooses which 1,000 entities it samples. Between engines, the shares of types agree, except of rare ones.
     """
-    parts = (
-        f'{{ SELECT ("{end}" AS ?r) ?e ?t WHERE {{ {{ SELECT DISTINCT ?e WHERE {{ '
-        f"{_triple(parse_relation_end(end, item=False))} FILTER(isIRI(?e)) }} LIMIT {_SAMPLE} }} "
-        f"?e <{DIRECT}P31> ?t . FILTER(isIRI(?t)) }} }}"
-        for end in sorted(ends)
-    )
+    parts = []
+    for end in sorted(ends):
+        triple = _triple(parse_relation_end(end))
+        entities = f"{{ SELECT DISTINCT ?e WHERE {{ {triple} FILTER(isIRI(?e)) }} LIMIT {_SAMPLE} }}"
+        types = f"?e <{DIRECT}P31> ?t . FILTER(isIRI(?t))"
+        parts.append(f'{{ SELECT ("{end}" AS ?r) ?e ?t WHERE {{ {entities} {types} }} }}')
     return marked_select("?r ?e ?t", *parts)
 
 
@@ -297,9 +320,9 @@ def _read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
             pairs[row["r"]].add((local_id(row["e"]), local_id(row["t"])))
     facts = []
     for end in ends:
-        counts = Counter(kind for _, kind in pairs[end])
         entities = {entity for entity, _ in pairs[end]}
-        facts.append(Fact("ends", end, [len(entities), [[kind, n] for kind, n in sorted(counts.items())]]))
+        counts = Counter(kind for _, kind in pairs[end])
+        facts.append(Fact("ends", end, [len(entities), _sorted_lists(counts.items())]))
     return facts
 
 
@@ -308,22 +331,23 @@ ENDS = Template("ends/1", "ends", ends_query, _read_ends, itemgetter("r"), size=
 
 def at_end_query(keys: Sequence[str]) -> str:
     """Return the query for those of these keys whose item is at that end of the relation: rows r, e."""
-    ends = sorted(parse_relation_end(key, item=True) for key in keys)
     parts = []
-    for (relation, role), group in groupby(ends, key=lambda end: end[:2]):
-        alike = list(group)
-        names = " ".join(f"wd:{end.item}" for end in alike)
-        parts.append(f'VALUES ?e {{ {names} }} FILTER EXISTS {{ {_triple(alike[0])} }} BIND("{relation} {role}" AS ?r)')
+    ends = sorted(parse_item_at_end(key) for key in keys)
+    for (relation, role), group in groupby(ends, key=lambda end: (end.relation, end.role)):
+        same_end = list(group)
+        names = " ".join(f"wd:{end.item}" for end in same_end)
+        exists = f"FILTER EXISTS {{ {_triple(same_end[0])} }}"
+        parts.append(f'VALUES ?e {{ {names} }} {exists} BIND("{relation} {role}" AS ?r)')
     return marked_select("?r ?e", *parts)
 
 
 def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     """Return facts with the value True or False: whether the item is at that end of the relation in any statement."""
-    present = {f"{row['r']} {local_id(row['e'])}" for row in rows if "e" in row}
+    present = {_item_at_end(row) for row in rows if "e" in row}
     return [Fact("at_end", key, key in present) for key in keys]
 
 
-AT_END = Template("at_end/1", "at_end", at_end_query, _read_at_end, lambda row: f"{row['r']} {_entity(row)}")
+AT_END = Template("at_end/1", "at_end", at_end_query, _read_at_end, _item_at_end)
 
 
 def _read_sitelinks(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -332,7 +356,7 @@ def _read_sitelinks(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 
 
 _PAGES = f"?e <{_RANK}sitelinks> ?n"
-SITELINKS = Template("sitelinks/1", "sitelinks", _of_each("?e ?n", _PAGES), _read_sitelinks, _entity)
+SITELINKS = Template("sitelinks/1", "sitelinks", _query_each("?e ?n", _PAGES), _read_sitelinks, _entity)
 
 
 def values_query(ids: Sequence[str]) -> str:
@@ -361,7 +385,8 @@ def _read_values(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     stated: dict[tuple[str, str, str], set[str | None]] = defaultdict(set)
     for row in rows:
         text = row["v"]
-        key = local_id(row["s"]), local_id(row["p"]), quantity_value(text) or _time(text)
+        normal = quantity_value(text) or _normalize_time(text)  # engines may write one literal in several forms
+        key = (local_id(row["s"]), local_id(row["p"]), normal)
         if "type" in row:
             literals[key] = row["type"]
         elif "unit" in row:
@@ -381,7 +406,19 @@ VALUES = Template("values/1", "values", values_query, _read_values, _subject)
 TEMPLATES = {
     template.kind: template
     for template in (
-        *(OUT, IN, DEGREE, CLAIMS, TYPES, LABELS, DESCRIPTIONS),
-        *(NAMED, MENTIONED, REDIRECTS, ENDS, AT_END, SITELINKS, VALUES),
+        OUT,
+        IN,
+        DEGREE,
+        CLAIMS,
+        TYPES,
+        LABELS,
+        DESCRIPTIONS,
+        NAMED,
+        MENTIONED,
+        REDIRECTS,
+        ENDS,
+        AT_END,
+        SITELINKS,
+        VALUES,
     )
 }

@@ -1,7 +1,7 @@
 """SELECT queries written by users: their canonical text, their cache key, and a check that forbids SERVICE.
 
-Both use a small SPARQL 1.1 tokenizer (strings, IRIs, comments, names, words). If engines could disagree about what is a
-comment or an IRI, the whole query counts as code, and its text stays unchanged.
+All three use a small SPARQL 1.1 tokenizer (strings, IRIs, comments, names, words). If engines could disagree about what
+is a comment or an IRI, the whole query counts as code, and its text stays unchanged.
 """
 
 import hashlib
@@ -31,17 +31,27 @@ _UPDATES = ("insert", "delete", "load", "clear", "create", "drop", "copy", "move
 
 
 def check_select(query: str) -> None:
-    """Refuse a text that is no SELECT query."""
+    """Refuse a text that is not a SELECT query."""
     if not is_text(query):
         raise UserQueryError("The query contains a lone surrogate (half of a character); remove it.")
-    form = next((word for word in _words(query) if word in _FORMS + _UPDATES), None)
+    form = _find_form(query)
     if form in _UPDATES:
         raise UserQueryError(
             f"The query is an update ({form.upper()}). Graphs are only read here: write a SELECT query."
         )
     if form != "select":
-        problem = f"has the form {form.upper()}" if form else "has no SELECT"
+        problem = "has no SELECT"
+        if form:
+            problem = f"has the form {form.upper()}"
         raise UserQueryError(f"The query {problem}; only SELECT queries return rows. Write SELECT ... WHERE {{ ... }}.")
+
+
+def _find_form(query: str) -> str | None:
+    """Return the word that tells what the query does, such as "select" or "insert"; None if there is none."""
+    for word in _words(query):
+        if word in _FORMS or word in _UPDATES:
+            return word
+    return None
 
 
 def canonical(query: str) -> str:
@@ -97,6 +107,7 @@ def _has_service(query: str) -> bool:
 
 
 def _doubtful(kind: str, text: str) -> bool:
+    """Return whether engines may disagree about a token: an IRI, or "less than" and what follows."""
     return kind == "iri" and not _SURELY_IRI.match(text)
 
 
@@ -116,5 +127,8 @@ def _tokens(query: str) -> Iterator[tuple[str, str]]:
 
 
 def _character(escape: re.Match[str]) -> str:
+    """Return the character of an escape such as \\u0053, or the escape itself if there is no such character."""
     number = int(escape[1] or escape[2], 16)
-    return chr(number) if number < 0x110000 else escape[0]
+    if number >= 0x110000:
+        return escape[0]
+    return chr(number)
