@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from hashlib import blake2b
+from math import ceil
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar, cast
 
@@ -77,21 +78,21 @@ class ChunkReader:
         """Yield the chunks of the file from byte `start` of the unzipped text; `lines` lines come before that byte."""
         number = lines + 1
         try:
-            skip = start
-            while skip:
-                read = len(self._file.read(min(skip, CHUNK)))
-                if not read:
-                    raise EOFError("the file is shorter than in the earlier run")
-                skip -= read
+            self._skip(start)
             while text := self._file.read(CHUNK):
                 # A chunk ends at a line end: read the rest of its last line.
-                rest = b"" if text.endswith(b"\n") else self._file.readline(_LONGEST_LINE)
+                rest = b""
+                if not text.endswith(b"\n"):
+                    rest = self._file.readline(_LONGEST_LINE)
                 text += rest
                 if len(rest) == _LONGEST_LINE:
                     raise GraphFileError(self.path, _TOO_LONG, line=number + text.count(b"\n"))
                 start += len(text)
-                block = text if text.endswith(b"\n") else text + b"\n"
-                block = block.removeprefix(BOM_UTF8) if number == 1 else block
+                block = text
+                if not block.endswith(b"\n"):  # the last line of the file
+                    block += b"\n"
+                if number == 1:
+                    block = block.removeprefix(BOM_UTF8)
                 yield Chunk(block, number, start)
                 number += block.count(b"\n")
             if self._raw.read(1):  # Python takes a damaged part of a .bz2 for its end, without an error
@@ -101,6 +102,14 @@ class ChunkReader:
             raise GraphFileError(self.path, problem, line=number) from error
         except OSError as error:
             raise GraphFileError(self.path, f"cannot be read ({error.strerror or error})", line=number) from error
+
+    def _skip(self, size: int) -> None:
+        """Read and drop the next `size` bytes of the unzipped text."""
+        while size:
+            read = len(self._file.read(min(size, CHUNK)))
+            if not read:
+                raise EOFError("the file is shorter than in the earlier run")
+            size -= read
 
 
 class _HashingFile:
@@ -112,12 +121,12 @@ class _HashingFile:
         self.digest = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
-        return self._seen(self._file.read(size))
+        return self._count(self._file.read(size))
 
     def readline(self, size: int = -1) -> bytes:
-        return self._seen(self._file.readline(size))
+        return self._count(self._file.readline(size))
 
-    def _seen(self, data: bytes) -> bytes:
+    def _count(self, data: bytes) -> bytes:
         self.digest.update(data)
         self._bar.update(len(data))
         return data
@@ -148,8 +157,9 @@ def _unzipped(file: IO[bytes], path: Path) -> IO[bytes]:
 
 
 def _unreadable(path: Path, error: OSError) -> GraphFileError:
-    problem = "does not exist; check the path" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-    return GraphFileError(path, problem)
+    if isinstance(error, FileNotFoundError):
+        return GraphFileError(path, "does not exist; check the path")
+    return GraphFileError(path, f"cannot be read ({error})")
 
 
 class Batch(NamedTuple):
@@ -169,29 +179,33 @@ class Batch(NamedTuple):
 def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batch]:
     """Translate the chunks; yield batches of about 400,000 triples, or of 512 MiB of input if it has fewer triples."""
     kept: list[bytes] = []
-    size = read = 0
+    size = 0  # bytes of kept lines
+    read = 0  # bytes of input
     chunk = None
     for chunk in chunks:
         translated = translate(chunk.lines, chunk.first)
         # Repeated lines of one chunk count once; `load` recounts if lines of different chunks are equal.
-        kept += translated if len(set(translated)) == len(translated) else dict.fromkeys(translated)
+        if len(set(translated)) == len(translated):
+            kept += translated
+        else:
+            kept += dict.fromkeys(translated)
         size += sum(map(len, translated))
         read += len(chunk.lines)
         if size >= _KEPT or read >= _READ:
-            yield _batch(kept, chunk)
+            yield _make_batch(kept, chunk)
             kept = []
             size = 0
             read = 0
     if chunk is not None:
-        yield _batch(kept, chunk)
+        yield _make_batch(kept, chunk)
 
 
-def _batch(kept: list[bytes], chunk: Chunk) -> Batch:
+def _make_batch(kept: list[bytes], chunk: Chunk) -> Batch:
     import numpy as np  # takes a tenth of a second; sources import this module too
 
-    texts = [line for line in kept if b'"' in line]
+    texts = [line + b"\n" for line in kept if b'"' in line]
     numbers = statement_numbers(kept)  # [statements, 3]: subject, property, object
-    size = -(-len(kept) // PARTS) or 1
+    size = max(1, ceil(len(kept) / PARTS))  # lines of a part
     # How many statements contain each id: items as subject or object, properties with a minus.
     items, of_items = np.unique(numbers[:, (0, 2)], return_counts=True)
     properties, of_properties = np.unique(numbers[:, 1], return_counts=True)
@@ -199,15 +213,23 @@ def _batch(kept: list[bytes], chunk: Chunk) -> Batch:
     counts = np.concatenate([of_items, of_properties])
     return Batch(
         triples=tuple(b"\n".join(kept[start : start + size]) for start in range(0, len(kept), size)),
-        names=b"".join([line + b"\n" for line in texts]),
+        names=b"".join(texts),
         weights=np.column_stack([ids, counts]).astype("<i8").tobytes(),
         triple_count=len(kept),
         statements=len(numbers),
         content_hash=content_hash(kept),
-        probe=next((line.decode() for line in kept[len(kept) // 2 :] if len(line) < _LONGEST_PROBE), ""),
+        probe=_choose_probe(kept),
         end=chunk.end,
         lines=chunk.first - 1 + chunk.lines.count(b"\n"),
     )
+
+
+def _choose_probe(lines: Sequence[bytes]) -> str:
+    """Return the first line in the second half that is short enough, or an empty text."""
+    for number in range(len(lines) // 2, len(lines)):
+        if len(lines[number]) < _LONGEST_PROBE:
+            return lines[number].decode()
+    return ""
 
 
 def content_hash(lines: Sequence[bytes]) -> int:
@@ -227,7 +249,8 @@ def read_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
     """Yield the same items; a thread produces the next item while the caller uses the current one."""
     # The engine releases the GIL while it stores a batch, so that the next one is read meanwhile.
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
+        item = next(items, None)
+        while item is not None:
             coming = thread.submit(next, items, None)
             yield item
+            item = coming.result()

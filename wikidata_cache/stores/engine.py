@@ -119,14 +119,15 @@ def store_write_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space" in str(error).lower()
-        way = "free some space" if full else "make its folder writable"
+        way = "make its folder writable"
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if is_full or "no space" in str(error).lower():  # the engine's errors have no number
+            way = "free some space"
         raise StoreError(target, f"cannot be written ({error}); {way} {_AGAIN}") from error
 
 
 def index_names(path: Path, spooled: Path, weights: Path) -> tuple[LabelCounts, WeightCounts]:
     """Write the label index to `path` from the spool files of names and weights; return the sizes of both."""
-
     with spooled.open("rb") as file:
         rows = names(line.removesuffix(b"\n") for line in file)
         entries = map(LabelEntry._make, rows)

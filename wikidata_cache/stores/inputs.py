@@ -88,7 +88,7 @@ class Input:
             case "CoDEx labels":
                 return codex_labels(self.path, bad)
 
-    def checked(self, chunks: Iterator[Chunk], bad: BadLines) -> Iterator[Chunk]:
+    def check(self, chunks: Iterator[Chunk], bad: BadLines) -> Iterator[Chunk]:
         """Yield the same chunks; call `bad.cut_off` where a JSON array lacks its closing bracket."""
         if self.kind == "JSON dump" and self.header.lstrip().startswith(b"["):
             return check_array_closed(chunks, bad.cut_off)
@@ -109,7 +109,13 @@ def find_inputs(sources: Iterable[str | Path]) -> list[Input]:
         if files.count(file) > 1:
             raise GraphFileError(file, "is given twice; give it once")
     names = Counter(file.name for file in files)
-    return [detect(file, file.name if names[file.name] == 1 else str(file)) for file in files]
+    inputs = []
+    for file in files:
+        name = file.name
+        if names[name] > 1:
+            name = str(file)
+        inputs.append(detect(file, name))
+    return inputs
 
 
 def detect(path: Path, name: str) -> Input:
@@ -124,7 +130,9 @@ def detect(path: Path, name: str) -> Input:
         )
     for kind, form in _FORMS.items():
         if form.match(body):
-            head = body if kind == "JSON dump" else start
+            head = start
+            if kind == "JSON dump":
+                head = body  # its bracket comes after comments and empty lines
             first_line, _, _ = head.partition(b"\n")
             return Input(path, name, kind, first_line)
     raise GraphFileError(path, f"is not a graph: it begins with {start[:40]!r}; expected {_EXPECTED}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from kg_common.atomic import user_path, write_atomically
 from wikidata_cache.errors import BadOptionError, GraphFileError, LabelIndexError, StoreError
 from wikidata_cache.ids import LANGUAGES, RDFS_LABEL, release
-from wikidata_cache.stores.chunks import Chunk, add_hashes, batches, open_chunks, read_ahead
+from wikidata_cache.stores.chunks import Batch, Chunk, add_hashes, batches, open_chunks, read_ahead
 from wikidata_cache.stores.engine import Database, index_names, store_write_errors
 from wikidata_cache.stores.inputs import BadLines, Input, LoadOptions, detect, find_inputs, sibling_labels
 from wikidata_cache.stores.manifest import (
@@ -81,21 +81,30 @@ def load(
     # Everything that decides the content: a load with another plan does not resume, but starts over. The labels file
     # nearby is loaded too if the sources have no labels.
     paths = [source.path for source in inputs]
+    files = [_describe_file(path) for path in paths]
+    nearby = []
     labels = sibling_labels(paths)
-    files = [_state_of(path) for path in paths]
-    nearby = [_state_of(labels)] if labels else []
+    if labels is not None:
+        nearby.append(_describe_file(labels))
     plan = [FORMAT, release(), options.keep_all, options.values, files, nearby]
     with store_write_errors(target):
         restore(target)
-        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-            if not is_store(target):
-                raise StoreError(target, "exists already, and is not a store; give another --store")
-            if not force:
-                raise StoreError(target, "is already a store; replace it with --force, or give another --store")
+        _check_target(target, force=force)
         with open_work(target, plan) as work:
             report = _build_or_resume(work, inputs, options)
             swap_in(work.folder, target)
     return report
+
+
+def _check_target(target: Path, *, force: bool) -> None:
+    """Refuse a place that is taken: by anything but an empty folder, or with `force` a store."""
+    is_empty_folder = target.is_dir() and not any(target.iterdir())
+    if not target.exists() or is_empty_folder:
+        return
+    if not is_store(target):
+        raise StoreError(target, "exists already, and is not a store; give another --store")
+    if not force:
+        raise StoreError(target, "is already a store; replace it with --force, or give another --store")
 
 
 def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadReport:
@@ -157,9 +166,9 @@ def _load_all(work: Work, inputs: Sequence[Input], options: LoadOptions) -> int:
     """Add the sources that are not done yet to the database, compact it, and return the number of distinct triples."""
     progress = work.progress
     with Database(work.folder) as database:
-        for source in inputs[len(progress.done) :]:
+        for source in inputs[len(progress.done) :]:  # the others were loaded before an interruption
             _load_source(work, database, source, options)
-        for source in _labels_nearby(work, inputs):
+        for source in _find_labels_nearby(work, inputs):
             _load_source(work, database, source, options)
         if not progress.triples:
             names = ", ".join(source.path.name for source in inputs)
@@ -179,31 +188,17 @@ def _load_all(work: Work, inputs: Sequence[Input], options: LoadOptions) -> int:
 def _load_source(work: Work, database: Database, source: Input, options: LoadOptions) -> None:
     """Add the rest of one file, batch by batch, and record it as done."""
     progress = work.progress
-    before = work.progress.skipped
+    skipped_before = progress.skipped
     bad = BadLines(source.path, leave_out=options.skip_bad_lines)
-    translate = source.translate(options, bad)
     with open_chunks(source.path) as reader:
-        chunks = source.checked(reader.chunks(start=progress.offset, lines=progress.lines), bad)
-        read = batches(_as_one_chunk(chunks) if source.kind == "CoDEx labels" else chunks, translate)
-        with closing(read_ahead(read)) as coming:
+        chunks = source.check(reader.chunks(start=progress.offset, lines=progress.lines), bad)
+        if source.kind == "CoDEx labels":
+            chunks = _as_one_chunk(chunks)
+        with closing(read_ahead(batches(chunks, source.translate(options, bad)))) as coming:
             for batch in coming:
-                try:
-                    database.add(batch.triples)
-                except SyntaxError as error:  # missed by the fast test; the engine only counts the lines it gets
-                    problem = f"is not N-Triples before line {batch.lines}: {error.msg}"
-                    raise GraphFileError(source.path, problem) from error
-                # progress.json is written last: what it counts is in the database and in the spool files.
-                progress.skipped = before + bad.until(batch.lines)
-                progress.names = work.spool(NAMES, batch.names)
-                progress.weights = work.spool(WEIGHTS, batch.weights)
-                progress.offset = batch.end
-                progress.lines = batch.lines
-                progress.kept += batch.triple_count
-                progress.statements += batch.statements
-                progress.content_hash = add_hashes(progress.content_hash, batch.content_hash)
-                if batch.probe and len(progress.probes) < _PROBES:
-                    progress.probes.append(batch.probe)
-                work.record()
+                _add_batch(work, database, batch, source.path)
+                progress.skipped = skipped_before + bad.until(batch.lines)
+                work.record()  # last: what progress.json counts is in the database and in the spool files
         progress.done.append(
             SourceFile(
                 name=source.path.name,
@@ -214,9 +209,29 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
                 kept=progress.kept,
             )
         )
-    progress.offset = progress.lines = progress.kept = 0
-    progress.skipped = before + bad.count
+    progress.offset = 0
+    progress.lines = 0
+    progress.kept = 0
+    progress.skipped = skipped_before + bad.count
     work.record()
+
+
+def _add_batch(work: Work, database: Database, batch: Batch, path: Path) -> None:
+    """Add a batch to the database and to the spool files, and count it in the progress."""
+    progress = work.progress
+    try:
+        database.add(batch.triples)
+    except SyntaxError as error:  # missed by the fast test; the engine only counts the lines it gets
+        raise GraphFileError(path, f"is not N-Triples before line {batch.lines}: {error.msg}") from error
+    progress.names = work.spool(NAMES, batch.names)
+    progress.weights = work.spool(WEIGHTS, batch.weights)
+    progress.offset = batch.end
+    progress.lines = batch.lines
+    progress.kept += batch.triple_count
+    progress.statements += batch.statements
+    progress.content_hash = add_hashes(progress.content_hash, batch.content_hash)
+    if batch.probe and len(progress.probes) < _PROBES:
+        progress.probes.append(batch.probe)
 
 
 def _as_one_chunk(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -226,7 +241,7 @@ def _as_one_chunk(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         yield Chunk(b"".join(part.lines for part in parts), parts[0].first, parts[-1].end)
 
 
-def _labels_nearby(work: Work, inputs: Sequence[Input]) -> list[Input]:
+def _find_labels_nearby(work: Work, inputs: Sequence[Input]) -> list[Input]:
     """Return the labels file in the folder of sources that have no labels, as `graph_files.py` does; else []."""
     if len(work.progress.done) > len(inputs):
         return []
@@ -243,7 +258,7 @@ def _labels_nearby(work: Work, inputs: Sequence[Input]) -> list[Input]:
     return [detect(sibling, sibling.name)]
 
 
-def _state_of(path: Path) -> list[object]:
-    """The path of a file, its size and the time of its last change."""
+def _describe_file(path: Path) -> list[object]:
+    """Return the path of a file, its size and the time of its last change."""
     state = path.stat()
     return [str(path.absolute()), state.st_size, state.st_mtime_ns]

@@ -96,8 +96,10 @@ def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
     By default, only the files whose modification time differs are hashed and compared; with `every`, all are.
     """
     make = "make one with `wikidata-cache load SOURCE --store FOLDER`"
+    if folder.is_file():
+        raise StoreError(folder, f"is a file; {make}")
     if not folder.is_dir():
-        raise StoreError(folder, f"{'is a file' if folder.is_file() else 'there is no such folder'}; {make}")
+        raise StoreError(folder, f"there is no such folder; {make}")
     if not is_store(folder):
         if (folder / "progress.json").is_file() or folder.name.endswith(".loading"):
             problem = "is an unfinished store of `wikidata-cache load`; run the same command again to finish it"
@@ -133,7 +135,9 @@ def store_of(folder: Path) -> Path | None:
     """Return the store: `folder` if it is a store, its parent if it is the database of a store, else None."""
     if is_store(folder):
         return folder
-    return folder.parent if folder.name == ENGINE and is_store(folder.parent) else None
+    if folder.name == ENGINE and is_store(folder.parent):
+        return folder.parent
+    return None
 
 
 def open_database(folder: Path, manifest: Manifest) -> Store:
@@ -168,15 +172,15 @@ def store_read_errors(folder: Path) -> Iterator[None]:
 def stored_files(folder: Path) -> dict[str, StoredFile]:
     """Return all files of a store by path, except the engine's LOCK and LOG files, which change."""
     engine = [path for path in sorted((folder / ENGINE).iterdir()) if not path.name.startswith("LO")]
-    paths = (*engine, folder / LABELS)
-    stats = [path.stat() for path in paths]
+    paths = [*engine, folder / LABELS]
+    stats = {path: path.stat() for path in paths}
     hashes = _sha256(paths)
-    return {
-        path.relative_to(folder).as_posix(): StoredFile(
-            bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=hashes[path]
+    files = {}
+    for path in paths:
+        files[path.relative_to(folder).as_posix()] = StoredFile(
+            bytes=stats[path].st_size, mtime_ns=stats[path].st_mtime_ns, sha256=hashes[path]
         )
-        for path, stat in zip(paths, stats, strict=True)
-    }
+    return files
 
 
 def _check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool) -> None:
@@ -194,22 +198,29 @@ def _check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool) 
         if every or stat.st_mtime_ns != expected.mtime_ns:
             doubtful.append(name)
     begun = time.monotonic()
-    try:
-        hashes = _sha256([folder / name for name in doubtful])
-    except OSError as error:
-        where = error.filename or "a file"
-        problem = f"the store or its disk is damaged: {where} cannot be read ({error.strerror or error})"
-        raise _unusable(folder, problem) from error
-    for name in doubtful:
-        if hashes[folder / name] != files[name].sha256:
-            raise _unusable(folder, f"is damaged: the content of {name} is not what was loaded")
+    _check_hashes(folder, {name: files[name] for name in doubtful})
     seconds = time.monotonic() - begun
     if not every and seconds > _SLOW_S:
         logger.info(
             "%s: %d files whose times have changed were read in %.0f s, and are intact (copies with the same times, as "
             "by cp -a or rsync -a, are not read)",
-            *(folder, len(doubtful), seconds),
+            folder,
+            len(doubtful),
+            seconds,
         )
+
+
+def _check_hashes(folder: Path, files: Mapping[str, StoredFile]) -> None:
+    """Raise StoreError, which names the file, if the content of a file is not what was loaded."""
+    try:
+        hashes = _sha256([folder / name for name in files])
+    except OSError as error:
+        where = error.filename or "a file"
+        problem = f"the store or its disk is damaged: {where} cannot be read ({error.strerror or error})"
+        raise _unusable(folder, problem) from error
+    for name, expected in files.items():
+        if hashes[folder / name] != expected.sha256:
+            raise _unusable(folder, f"is damaged: the content of {name} is not what was loaded")
 
 
 def _sha256(paths: Sequence[Path]) -> dict[Path, str]:

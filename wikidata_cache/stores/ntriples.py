@@ -63,6 +63,7 @@ _IDS = re.compile(
     rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> <http://www\.wikidata\.org/prop/direct/P([0-9]{1,18})> "
     rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> \."
 )
+_UNIT_OF_NUMBERS = 199  # Q199, the number one
 _NAME = re.compile(rb"<" + _W + rb'entity/([QP][0-9]+)> <([^>]+)> "(.*)"@([a-z-]+) \.')
 _UNESCAPED = re.compile(r"\\(?:u([0-9A-F]{4})|(.))")
 _CHARACTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
@@ -75,7 +76,19 @@ def wanted_lines_translator(bad: BadLineHandler, *, values: bool) -> LineTransla
 
     `bad` is called for unreadable lines.
     """
+    pattern = _wanted_pattern(values=values)
+
+    def translate(lines: bytes, first: int) -> list[bytes]:
+        tidy = _tidy(lines, first, bad)
+        return _canonical(pattern.findall(b"\n" + tidy), tidy, first, bad)
+
+    return translate
+
+
+def _wanted_pattern(*, values: bool) -> re.Pattern[bytes]:
+    """Return the pattern of a wanted line, with the end of the line before it: (subject, predicate, object, " .")."""
     spoken = b"|".join(re.escape(language.encode()) for language in LANGUAGES)
+    # Predicates and objects, by the kind of the subject.
     of_an_item: tuple[bytes, ...] = (
         rb"<" + _W + rb"prop/direct/P[0-9]+> " + _ITEM,
         _TEXTS + rb' "[^\n]*"@(?i:' + spoken + rb")",
@@ -95,15 +108,13 @@ def wanted_lines_translator(bad: BadLineHandler, *, values: bool) -> LineTransla
             rb"<" + _O + rb"(?:timeValue|timePrecision|quantityAmount)> " + _LITERAL,
             rb"<" + _O + rb"quantityUnit> " + _ITEM,
         )
-    lines = {rb"entity/[QP][0-9]+": of_an_item, rb"entity/statement/[^>\n]+": of_a_node, rb"value/[^>\n]+": of_a_value}
-    content = b"|".join(subject + rb"> (?:" + b"|".join(kept) + rb")" for subject, kept in lines.items() if kept)
-    pattern = re.compile(rb"\n(<" + _W + rb"(?:" + content + rb") \.)(?=\n)")  # from the line end before the line
-
-    def translate(lines: bytes, first: int) -> list[bytes]:
-        tidy = _tidy(lines, first, bad)
-        return _canonical(pattern.findall(b"\n" + tidy), tidy, first, bad)
-
-    return translate
+    by_subject = {
+        rb"entity/[QP][0-9]+": of_an_item,
+        rb"entity/statement/[^>\n]+": of_a_node,
+        rb"value/[^>\n]+": of_a_value,
+    }
+    content = b"|".join(subject + rb"> (?:" + b"|".join(kept) + rb")" for subject, kept in by_subject.items() if kept)
+    return re.compile(rb"\n(<" + _W + rb"(?:" + content + rb") \.)(?=\n)")
 
 
 def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
@@ -124,29 +135,46 @@ def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
 def _tidy(lines: bytes, first: int, bad: BadLineHandler) -> bytes:
     """Return the same number of lines; each is empty, or a triple with single spaces and " ." at its end."""
     # Counting is much faster than matching: most chunks are tidy, and are returned as they are.
-    count = lines.count(b"\n")
-    begun = lines.count(b"\n<") + lines.count(b"\n_:") + lines.startswith((b"<", b"_:"))
-    if begun == count == lines.count(b" .\n") and not any(end + b"\n" in lines for end in _LOOSE_ENDS):
-        position = 0
-        while match := _MAYBE_NOT_SPACED.search(lines, position):
-            if not _SPACED.match(lines, lines.rfind(b"\n", 0, match.start()) + 1):
-                break
-            position = lines.find(b"\n", match.start())
-        else:
-            return lines
+    if _surely_tidy(lines):
+        return lines
     tidy = []
     for number, row in enumerate(lines.removesuffix(b"\n").split(b"\n"), start=first):
-        usual = _SPACED.match(row) and row.endswith(b" .") and not row.endswith(_LOOSE_ENDS)
-        tidy.append(row if usual else _parsed(row, number, bad))
+        is_tidy = _SPACED.match(row) and row.endswith(b" .") and not row.endswith(_LOOSE_ENDS)
+        if not is_tidy:
+            row = _parse_line(row, number, bad)
+        tidy.append(row)
     return b"\n".join(tidy) + b"\n"
 
 
-def _parsed(line: bytes, number: int, bad: BadLineHandler) -> bytes:
+def _surely_tidy(lines: bytes) -> bool:
+    """Test fast whether all lines are surely triples with single spaces. False means that each must be checked."""
+    count = lines.count(b"\n")
+    begun = lines.count(b"\n<") + lines.count(b"\n_:") + lines.startswith((b"<", b"_:"))
+    if begun != count or lines.count(b" .\n") != count:
+        return False
+    if any(end + b"\n" in lines for end in _LOOSE_ENDS):
+        return False
+    # What looks like a missing or a second space may be part of a text; then the line as a whole is spaced correctly.
+    position = 0
+    while match := _MAYBE_NOT_SPACED.search(lines, position):
+        line_start = lines.rfind(b"\n", 0, match.start()) + 1
+        if not _SPACED.match(lines, line_start):
+            return False
+        position = lines.find(b"\n", match.start())
+    return True
+
+
+def _parse_line(line: bytes, number: int, bad: BadLineHandler) -> bytes:
     try:
-        triples = list(parse(line, RdfFormat.N_TRIPLES, lenient=True))
+        return _serialize(line)
     except SyntaxError as error:
         bad(number, f"is not N-Triples: {error.msg}")
         return b""
+
+
+def _serialize(line: bytes) -> bytes:
+    """Return the canonical form of a line as the engine writes it; empty for a line without a triple."""
+    triples = list(parse(line, RdfFormat.N_TRIPLES, lenient=True))
     return (serialize(triples, format=RdfFormat.N_TRIPLES) or b"").removesuffix(b"\n")
 
 
@@ -156,27 +184,38 @@ def _canonical(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandler) 
         return kept
     canonical = []
     for line in kept:
-
-        def at_fault(_: int, problem: str, line: bytes = line) -> None:  # finding the number is slow: errors only
-            before = (b"\n" + tidy).find(b"\n" + line + b"\n")
-            bad(first + tidy.count(b"\n", 0, before), problem)
-
+        if _is_canonical(line):
+            canonical.append(line)
+            continue
         try:
-            line.decode()
-            usual = _CANONICAL.fullmatch(line) is not None and _STRING not in line
-        except UnicodeDecodeError:
-            usual = False
-        canonical.append(line if usual else _parsed(line, first, at_fault))
-    return [line for line in canonical if line]
+            canonical.append(_serialize(line))
+        except SyntaxError as error:
+            # Finding the number of a line is slow, so it is looked for only here.
+            before = (b"\n" + tidy).find(b"\n" + line + b"\n")
+            number = first + tidy.count(b"\n", 0, before)
+            bad(number, f"is not N-Triples: {error.msg}")
+    return canonical
+
+
+def _is_canonical(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return _CANONICAL.fullmatch(line) is not None and _STRING not in line
 
 
 def _surely_canonical(text: bytes) -> bool:
     """Test fast whether all lines are surely canonical. False means that each line must be checked."""
-    if any(part in text for part in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f", _STRING)) or _CAPITALS.search(text):
+    if any(part in text for part in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f", _STRING)):
+        return False
+    if _CAPITALS.search(text):
         return False
     # Each triple with a text has two quotes that are not escaped: one after "> ", one at the end of the text.
     quotes = text.count(b'"') - text.count(rb"\"")
-    if quotes != 2 * text.count(b'> "') or len(text.translate(None, _CONTROL)) != len(text):
+    if quotes != 2 * text.count(b'> "'):
+        return False
+    if len(text.translate(None, _CONTROL)) != len(text):  # without control characters
         return False
     try:
         text.decode()
@@ -199,7 +238,7 @@ def value_lines(entity: str, relation: str, value: str) -> list[bytes]:
     else:
         amount, _, unit = value.partition("Q")
         literal = f'"{amount}"^^<{XSD}decimal>'
-        parts = {"quantityAmount": literal, "quantityUnit": f"<{ENTITY}Q{unit or 199}>"}
+        parts = {"quantityAmount": literal, "quantityUnit": f"<{ENTITY}Q{unit or _UNIT_OF_NUMBERS}>"}
     base = "http://www.wikidata.org/"
     name = blake2b(f"{relation} {value}".encode(), digest_size=16).hexdigest()
     item = f"<{ENTITY}{entity}>"
@@ -238,5 +277,12 @@ def names(lines: Iterator[bytes] | Sequence[bytes]) -> Iterator[Name]:
         if match and kind in ("label", "alias"):
             text = match[3].decode()
             if "\\" in text:
-                text = _UNESCAPED.sub(lambda m: chr(int(m[1], 16)) if m[1] else _CHARACTERS.get(m[2], m[2]), text)
+                text = _UNESCAPED.sub(_unescape, text)
             yield match[1].decode(), text, match[4].decode(), kind
+
+
+def _unescape(match: re.Match[str]) -> str:
+    """Return the character of an escape such as `\\u00e9` or `\\n`."""
+    if match[1]:
+        return chr(int(match[1], 16))
+    return _CHARACTERS.get(match[2], match[2])

@@ -45,15 +45,16 @@ _ESCAPED = re.compile(r"\\(.)")
 
 def plain_rows(bad: BadLineHandler) -> LineTranslator:
     """Return a translator of plain rows, the TSV format of this package; `bad` is called for unreadable rows."""
-    return _translator(_plain_row, bad)
+    return _translate_rows(_convert_plain_row, bad)
 
 
-def _plain_row(cells: list[str]) -> Iterable[bytes]:
+def _convert_plain_row(cells: list[str]) -> Iterable[bytes]:
     if len(cells) == 3:
+        subject, relation, value = cells
         if _ROW.fullmatch("\t".join(cells).encode()):
-            return [statement_line(*(cell.encode() for cell in cells))]
-        if cells[1] == "label" and cells[2] and is_entity(cells[0]):
-            return [text_line(cells[0], "label", cells[2], "en")]
+            return [statement_line(subject.encode(), relation.encode(), value.encode())]
+        if relation == "label" and value and is_entity(subject):
+            return [text_line(subject, "label", value, "en")]
     row = " | ".join(cells)
     raise ValueError(f"found {row[:80]!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text")
 
@@ -61,44 +62,63 @@ def _plain_row(cells: list[str]) -> Iterable[bytes]:
 def kgtk_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
     """Return a translator of KGTK edge files, whose first line is `header`; `bad` is called for unreadable rows."""
     names = header.decode(errors="replace").strip("\ufeff\r\n").split("\t")
-    subject = names.index("node1")
-    relation = names.index("label")
-    value = names.index("node2")
+    subject_column = names.index("node1")
+    relation_column = names.index("label")
+    value_column = names.index("node2")
 
-    def row(cells: list[str]) -> Iterable[bytes]:
+    def convert(cells: list[str]) -> Iterable[bytes]:
         if len(cells) != len(names):
             raise ValueError(f"found {len(cells)} cells; expected {len(names)}, as in the header")
-        entity = cells[subject]
-        name = cells[relation]
-        target = cells[value]
+        entity = cells[subject_column]
+        name = cells[relation_column]
+        target = cells[value_column]
         if cells == names or not is_entity(entity):  # the header, or a statement about another edge
             return ()
         if _ROW.fullmatch(f"{entity}\t{name}\t{target}".encode()):
             return [statement_line(entity.encode(), name.encode(), target.encode())]
         text = _KGTK_TEXT.fullmatch(target)
-        if name not in KIND_IRIS or not text or text[2].lower() not in LANGUAGES:
+        if name not in KIND_IRIS or not text:
             return ()
-        return [text_line(entity, name, _ESCAPED.sub(r"\1", text[1]), text[2].lower())]
+        language = text[2].lower()
+        if language not in LANGUAGES:
+            return ()
+        return [text_line(entity, name, _ESCAPED.sub(r"\1", text[1]), language)]
 
-    return _translator(row, bad)
+    return _translate_rows(convert, bad)
 
 
-def _translator(row: RowConverter, bad: BadLineHandler) -> LineTranslator:
+def _translate_rows(convert: RowConverter, bad: BadLineHandler) -> LineTranslator:
+    """Return a translator of tab-separated rows: plain statements at once, all others by `convert`."""
+
     def translate(lines: bytes, first: int) -> list[bytes]:
         kept: list[bytes] = []
         for number, line in enumerate(lines.removesuffix(b"\n").split(b"\n"), start=first):
-            if match := _ROW.fullmatch(line):
+            match = _ROW.fullmatch(line)
+            if match:
                 kept.append(statement_line(*match.groups()))
                 continue
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
-                header = number == 1 and text.partition("\t")[0].lower() in SUBJECT_COLUMNS
-                kept += row([cell.strip() for cell in text.split("\t")]) if text.strip() and not header else ()
+                kept += _convert_line(line, number, convert)
+            except UnicodeDecodeError as error:
+                bad(number, f"is not UTF-8 ({error.reason})")
             except ValueError as error:
-                bad(number, f"is not UTF-8 ({error.reason})" if isinstance(error, UnicodeDecodeError) else str(error))
+                bad(number, str(error))
         return kept
 
     return translate
+
+
+def _convert_line(line: bytes, number: int, convert: RowConverter) -> Iterable[bytes]:
+    """Return the N-Triples of a row; none for an empty one, and for the header of a file."""
+    encoding = "utf-8"
+    if number == 1:
+        encoding = "utf-8-sig"  # the file may begin with a byte order mark
+    text = line.decode(encoding).rstrip("\r")
+    cells = [cell.strip() for cell in text.split("\t")]
+    is_header = number == 1 and text.partition("\t")[0].lower() in SUBJECT_COLUMNS
+    if is_header or not text.strip():
+        return ()
+    return convert(cells)
 
 
 def json_entities(bad: BadLineHandler, *, values: bool) -> LineTranslator:
@@ -114,7 +134,7 @@ def json_entities(bad: BadLineHandler, *, values: bool) -> LineTranslator:
             if text in (b"", b"[", b"]"):
                 continue
             try:
-                kept += _entity(parse(text), values=values)
+                kept += _entity_lines(parse(text), values=values)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 bad(number, f"is not an entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
         return kept
@@ -128,7 +148,8 @@ def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iter
     last = b"]"
     number = 0
     for chunk in chunks:
-        if text := chunk.lines.rstrip():
+        text = chunk.lines.rstrip()
+        if text:
             last = text[text.rfind(b"\n") + 1 :].strip()
             number = chunk.first + text.count(b"\n")
         if pending:
@@ -143,24 +164,31 @@ def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iter
         yield pending
 
 
-def _entity(entity: Json, *, values: bool) -> Iterator[bytes]:
+def _entity_lines(entity: Json, *, values: bool) -> Iterator[bytes]:
     name = entity["id"]
     if not is_entity(name):  # a lexeme
         return
+    yield from _text_lines(entity, name)
+    if is_item(name):
+        yield from _truthy_lines(entity, name, values=values)
+
+
+def _text_lines(entity: Json, name: str) -> Iterator[bytes]:
+    """Yield the labels, descriptions and aliases in the wanted languages."""
     for kind, key in (("label", "labels"), ("description", "descriptions"), ("alias", "aliases")):
         texts = entity.get(key) or {}  # PHP writes an empty map as []
         for language in LANGUAGES:
-            entry = texts.get(language)
-            if not entry:
-                continue
-            for text in entry if kind == "alias" else [entry]:
-                yield text_line(name, kind, text["value"], language)
-    if not is_item(name):
-        return
+            entries = texts.get(language) or []
+            if kind != "alias":  # only aliases are lists
+                entries = [entries] if entries else []
+            for entry in entries:
+                yield text_line(name, kind, entry["value"], language)
+
+
+def _truthy_lines(entity: Json, name: str, *, values: bool) -> Iterator[bytes]:
+    """Yield the statements of the best rank that each property has; deprecated ones never are truthy."""
     for relation, statements in (entity.get("claims") or {}).items():
-        # Truthy are the statements of the best rank that the property has; deprecated ones never are.
-        ranks = {statement["rank"] for statement in statements}
-        best = next((rank for rank in _RANKS if rank in ranks), None)
+        best = _best_rank(statements)
         truthy = [statement for statement in statements if statement["rank"] == best]
         for item in dict.fromkeys(map(_item_value, truthy)):
             if item and is_property(relation):
@@ -173,19 +201,33 @@ def _entity(entity: Json, *, values: bool) -> Iterator[bytes]:
                 yield from value_lines(name, relation, literal)
 
 
+def _best_rank(statements: Iterable[Json]) -> str | None:
+    ranks = {statement["rank"] for statement in statements}
+    for rank in _RANKS:
+        if rank in ranks:
+            return rank
+    return None
+
+
 def _item_value(statement: Json) -> str | None:
     """Return the item that is the value of a statement; None for unknown values, no values and other value types."""
     snak = statement["mainsnak"]
     if snak["snaktype"] != "value" or snak["datavalue"]["type"] != "wikibase-entityid":
         return None
     value = snak["datavalue"]["value"]
-    name = value.get("id") or f"{'Q' if value['entity-type'] == 'item' else 'P'}{value['numeric-id']}"
-    return name if is_item(name) else None
+    name = value.get("id")
+    if not name and value["entity-type"] == "item":  # old dumps have the number alone
+        name = f"Q{value['numeric-id']}"
+    if not name or not is_item(name):
+        return None
+    return str(name)
 
 
 def codex_labels(path: Path, bad: BadLineHandler) -> LineTranslator:
     """Return a translator of a whole file `{id: {"label": …, "description": …}}`; the folder's name is the language."""
-    language = path.parent.name if path.parent.name in LANGUAGES else LANGUAGES[0]
+    language = path.parent.name
+    if language not in LANGUAGES:
+        language = LANGUAGES[0]
 
     def translate(text: bytes, first: int) -> list[bytes]:
         try:

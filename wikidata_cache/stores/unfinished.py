@@ -94,11 +94,9 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
         with FileLock(folder / _LOCK, timeout=0):
             if not (folder / _LOCK).exists():  # the process that held the lock has just moved the folder away
                 raise StoreError(target, "another process has just finished loading this store")
-            progress = _resumed(folder, plan)
+            progress = _read_progress(folder, plan)
             if progress is None:
-                for path in folder.iterdir():
-                    if path.name != _LOCK:
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _empty(folder)
                 progress = Progress(plan)
             yield Work(folder, progress)
     except Timeout as error:
@@ -129,7 +127,19 @@ def restore(target: Path) -> None:
         _backup_path(target).replace(target)
 
 
-def _resumed(folder: Path, plan: list[object]) -> Progress | None:
+def _empty(folder: Path) -> None:
+    """Delete everything in the folder but the lock."""
+    for path in folder.iterdir():
+        if path.name == _LOCK:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _read_progress(folder: Path, plan: list[object]) -> Progress | None:
+    """Return the progress of an earlier load with the same plan; None if there is none."""
     try:
         progress = Progress(**parse((folder / PROGRESS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
