@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 from urllib.request import Request
@@ -21,8 +20,8 @@ from wikidata_cache.endpoints.endpoint import (
     MAX_ATTEMPTS,
     TRANSIENT,
     EndpointSource,
-    exchange,
     now,
+    record_exchange,
 )
 from wikidata_cache.endpoints.failures import parse_reply, printable, seconds_to_wait, text_of, wrong_answer
 from wikidata_cache.endpoints.transport import Reply, Transport
@@ -108,15 +107,11 @@ class ActionApi(EndpointSource):
             return []
         most = str(min(limit, _BATCH))
         by_name = {"action": "wbsearchentities", "search": text, "language": "en", "uselang": "en", "type": kind}
-        hits, _ = self._get(by_name | {"limit": most}, "search", lambda hits: [_checked_id(hit["id"]) for hit in hits])
-        if terms := " ".join(re.findall(r"\w+", text)):  # this removes the operators of the search syntax
+        hits, _ = self._get(by_name | {"limit": most}, "search", _parse_hits)
+        terms = " ".join(re.findall(r"\w+", text))  # without the operators of the search syntax
+        if terms:
             by_word = {"action": "query", "list": "search", "srsearch": terms, "srnamespace": _NAMESPACES[kind]}
-            # Titles of pages are such as "Q42" or "Property:P31".
-            more, _ = self._get(
-                by_word | {"srlimit": most},
-                "query",
-                lambda answer: [_checked_id(page["title"].rpartition(":")[2]) for page in answer["search"]],
-            )
+            more, _ = self._get(by_word | {"srlimit": most}, "query", _parse_pages)
             hits += more
         return list(dict.fromkeys(hits))
 
@@ -124,13 +119,18 @@ class ActionApi(EndpointSource):
         """Return the existing entities by requested id; a merged id gives the entity into which it was merged."""
         entities: dict[str, ApiEntity] = {}
         for block in batches(sorted(set(ids)), size=_BATCH):
-            entities |= self._block(block, "labels|aliases|descriptions|claims")[0]
+            found, _ = self._get_entities(block, "labels|aliases|descriptions|claims")
+            entities |= found
         return entities
 
-    def _block(self, ids: Sequence[str], props: str) -> tuple[dict[str, ApiEntity], Exchange]:
+    def _get_entities(self, ids: Sequence[str], props: str) -> tuple[dict[str, ApiEntity], Exchange]:
         """Return what `entities` returns for at most 50 ids, with `props` as the API names them, and the request."""
         request = {"action": "wbgetentities", "props": props, "languages": "|".join(LANGUAGES), "ids": "|".join(ids)}
-        return self._get(request, "entities", partial(_parse_entities, requested=ids))
+
+        def parse(answer: Json) -> dict[str, ApiEntity]:
+            return _parse_entities(answer, requested=ids)
+
+        return self._get(request, "entities", parse)
 
     def can_answer(self, template: Template | None) -> bool:
         """Return whether the source answers a question; None stands for a user's query."""
@@ -144,15 +144,13 @@ class ActionApi(EndpointSource):
         if not self.can_answer(template):
             raise self._needs_sparql(f"a question of the kind {template.kind!r}")
         props = _PROPS[template.kind]
-        entities, exchange = self._block(block, props)
+        entities, exchange = self._get_entities(block, props)
         # Each answer also has the facts of the other kinds that its parts of the entities hold.
         kinds = [kind for kind, parts in _PROPS.items() if parts in props and kind in (template.kind, *_FREE)]
-        facts = [
-            Fact(kind, requested, value)
-            for requested in block
-            for kind, value in _values(requested, entities.get(requested)).items()
-            if kind in kinds
-        ]
+        facts = []
+        for requested in block:
+            values = _to_values(requested, entities.get(requested))
+            facts += [Fact(kind, requested, value) for kind, value in values.items() if kind in kinds]
         return Answer("wbgetentities/1", facts, exchange)
 
     def _needs_sparql(self, what: str) -> EndpointError:
@@ -163,26 +161,30 @@ class ActionApi(EndpointSource):
         """Send a request and return the parsed `field` of its answer; retry where waiting helps."""
         query = urlencode({**parameters, "format": "json", "formatversion": "2"})
 
-        def once() -> tuple[T, Exchange]:
+        def ask_once() -> tuple[T, Exchange]:
             fetched_at = now()
-            reply = self._reply(query)
-            content = self._field(reply, field)
+            reply = self._send(query)
+            content = self._read_field(reply, field)
             try:
-                return parse(content), exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(content))
+                parsed = parse(content)
+                return parsed, record_exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(content))
             except _MALFORMED as error:
                 problem = f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
                 raise wrong_answer(self.name, problem) from error
 
-        return self._with_retries(once, lambda error: MAX_ATTEMPTS if error.trouble in (*TRANSIENT, "cut off") else 1)
+        def count_attempts(error: EndpointError) -> int:
+            if error.trouble in TRANSIENT or error.trouble == "cut off":
+                return MAX_ATTEMPTS
+            return 1
 
-    def _field(self, reply: Reply, field: str) -> Json:
-        try:
-            answer = json_text.parse(reply.body) if reply.is_complete and reply.status == 200 else None
-        except ValueError:
-            answer = None
-        if isinstance(answer, dict) and field in answer:
+        return self._with_retries(ask_once, count_attempts)
+
+    def _read_field(self, reply: Reply, field: str) -> Json:
+        """Return a field of the answer; raise EndpointError if the reply is anything else."""
+        answer = _parse_object(reply)
+        if field in answer:
             return answer[field]
-        error = answer.get("error") if isinstance(answer, dict) else None
+        error = answer.get("error")
         if isinstance(error, dict):
             code = str(error.get("code", "unknown"))
             raise EndpointError(
@@ -197,19 +199,70 @@ class ActionApi(EndpointSource):
         raise EndpointError(self.name, "bad answer", "found SPARQL results; expected JSON of the API", _SUGGESTION)
 
 
+def _parse_object(reply: Reply) -> dict[str, Json]:
+    """Return the JSON object of a reply; {} if the reply is incomplete, an error, or anything else than an object."""
+    if not reply.is_complete or reply.status != 200:
+        return {}
+    try:
+        answer = json_text.parse(reply.body)
+    except ValueError:
+        return {}
+    if not isinstance(answer, dict):
+        return {}
+    return answer
+
+
+def _parse_hits(hits: Json) -> list[str]:
+    return [_check_id(hit["id"]) for hit in hits]
+
+
+def _parse_pages(answer: Json) -> list[str]:
+    """Return the ids in the titles of pages, such as "Q42" or "Property:P31"."""
+    return [_check_id(page["title"].rpartition(":")[2]) for page in answer["search"]]
+
+
 def _parse_entities(answer: Json, requested: Collection[str]) -> dict[str, ApiEntity]:
     """Return the existing entities in an answer of wbgetentities, by the id that was requested."""
-    if extra := answer.keys() - set(requested):
+    extra = answer.keys() - set(requested)
+    if extra:
         raise ValueError(f"found entities that were not requested: {', '.join(map(str, sorted(extra)))[:80]}")
     return {entity: _parse_entity(content) for entity, content in answer.items() if "missing" not in content}
 
 
 def _parse_entity(content: Json) -> ApiEntity:
-    def texts(field: str) -> dict[str, str]:  # by language; the API writes an empty object as []
-        return {str(language): text_of(term) for language, term in (content.get(field) or {}).items()}
+    labels = _parse_texts(content, "labels")
+    descriptions = _parse_texts(content, "descriptions")
+    statements = _parse_statements(content)
+    pages = None
+    if "sitelinks" in content:
+        pages = len(content["sitelinks"])
+    return ApiEntity(
+        _check_id(content["id"]),
+        tuple(_parse_names(content, labels)),
+        _choose_text(labels),
+        _choose_text(descriptions),
+        frozenset(statements.truthy),
+        tuple(sorted(statements.claims)),
+        pages,
+        frozenset(statements.values),
+    )
 
-    labels = texts("labels")
-    descriptions = texts("descriptions")
+
+def _parse_texts(content: Json, field: str) -> dict[str, str]:
+    """Return the texts of a field by language; the API writes an empty object as []."""
+    return {str(language): text_of(term) for language, term in (content.get(field) or {}).items()}
+
+
+def _choose_text(texts: Mapping[str, str]) -> str | None:
+    """Return the text in the first of LANGUAGES that has one, or None."""
+    for language in LANGUAGES:
+        if language in texts:
+            return texts[language]
+    return None
+
+
+def _parse_names(content: Json, labels: Mapping[str, str]) -> list[Name]:
+    """Return the labels and aliases in the wanted languages, the preferred language first."""
     aliases = {}
     for language, terms in (content.get("aliases") or {}).items():
         aliases[language] = [text_of(term) for term in terms]
@@ -218,47 +271,55 @@ def _parse_entity(content: Json) -> ApiEntity:
         if labels.get(language):
             names.append((labels[language], language, "label"))
         names += [(alias, language, "alias") for alias in aliases.get(language, ())]
+    return names
 
-    # Truthy statements have the best rank that their property has; deprecated ones never count. Values that are neither
-    # items nor dates nor quantities are left out, and so are statements without a value.
-    statements = set[tuple[str, str]]()
-    kept = set[Claim]()
-    values = set[tuple[str, str]]()
+
+@dataclass
+class _Statements:
+    """The statements of an entity; `truthy` and `values` have the best rank that their property has."""
+
+    truthy: set[tuple[str, str]] = field(default_factory=set)  # property, item
+    claims: set[Claim] = field(default_factory=set)
+    values: set[tuple[str, str]] = field(default_factory=set)  # property, date or quantity
+
+
+def _parse_statements(content: Json) -> _Statements:
+    """Return the statements whose value is an item, a date or a quantity; deprecated ones never count."""
+    statements = _Statements()
     for relation, claims in (content.get("claims") or {}).items():
         if not is_property(relation):
             raise ValueError(f"found statements of {relation!r:.80}, which is not a property")
-        ranks = [claim["rank"] for claim in claims]
-        if wrong := [rank for rank in ranks if rank not in _RANKS]:
-            raise ValueError(f"expected a rank, found {wrong[0]!r:.80}")
-        best = next((rank for rank in ("preferred", "normal") if rank in ranks), None)
-        for claim, rank in zip(claims, ranks, strict=True):
+        best = _best_rank([claim["rank"] for claim in claims])
+        for claim in claims:
+            rank = claim["rank"]
             datavalue = claim["mainsnak"].get("datavalue", {})
-            literal = json_value(datavalue) if rank == best else None
-            if literal:
-                values.add((relation, literal))
+            if rank == best:
+                literal = json_value(datavalue)
+                if literal:
+                    statements.values.add((relation, literal))
             value = datavalue.get("value")
-            item = value.get("id", "") if isinstance(value, Mapping) else ""
+            item = ""
+            if isinstance(value, Mapping):
+                item = value.get("id", "")
             if rank == "deprecated" or not is_item(item):
                 continue
             if rank == best:
-                statements.add((relation, item))
-            starts = _times(claim, "P580")
-            ends = _times(claim, "P582")
-            kept |= {(relation, item, rank, start, end) for start in starts for end in ends}
+                statements.truthy.add((relation, item))
+            for start in _times(claim, "P580"):
+                for end in _times(claim, "P582"):
+                    statements.claims.add((relation, item, rank, start, end))
+    return statements
 
-    label = next((labels[language] for language in LANGUAGES if language in labels), None)
-    description = next((descriptions[language] for language in LANGUAGES if language in descriptions), None)
-    pages = len(content["sitelinks"]) if "sitelinks" in content else None
-    return ApiEntity(
-        _checked_id(content["id"]),
-        tuple(names),
-        label,
-        description,
-        frozenset(statements),
-        tuple(sorted(kept)),
-        pages,
-        frozenset(values),
-    )
+
+def _best_rank(ranks: Collection[Json]) -> str | None:
+    """Return "preferred" if a statement of the property has this rank, else "normal" or None."""
+    for rank in ranks:
+        if rank not in _RANKS:
+            raise ValueError(f"expected a rank, found {rank!r:.80}")
+    for rank in ("preferred", "normal"):
+        if rank in ranks:
+            return rank
+    return None
 
 
 def _times(claim: Json, qualifier: str) -> list[str]:
@@ -267,7 +328,7 @@ def _times(claim: Json, qualifier: str) -> list[str]:
     return [rdf_time(snak["datavalue"]["value"]) for snak in snaks if "datavalue" in snak] or [""]
 
 
-def _checked_id(entity: Json) -> str:
+def _check_id(entity: Json) -> str:
     if not is_entity(entity):
         raise ValueError(f"expected an id, found {entity!r:.80}")
     return str(entity)
@@ -279,15 +340,19 @@ def is_action_api(url: str) -> bool:
     return re.split("[?#]", url, maxsplit=1)[0].endswith("/api.php")
 
 
-def _values(requested: str, entity: ApiEntity | None) -> dict[Kind, Json]:
+def _to_values(requested: str, entity: ApiEntity | None) -> dict[Kind, Json]:
     """Return what SPARQL has about an id: nothing for a missing one, for a merged one the item that replaces it."""
-    merged = entity.id if entity and entity.id != requested else None
-    content = entity if entity and not merged else _NOTHING
+    merged = None
+    content = _NOTHING
+    if entity is not None and entity.id == requested:
+        content = entity
+    elif entity is not None:
+        merged = entity.id
     statements = sorted(content.statements)
-    labels = ([text, language] for text, language, kind in content.names if kind == "label" and text.strip())
+    labels = [[text, language] for text, language, kind in content.names if kind == "label" and text.strip()]
     return {
         "redirect": merged,
-        "label": next(labels, None),
+        "label": labels[0] if labels else None,
         "description": content.description,
         "mentioned": entity is not None,
         "out": [list(pair) for pair in statements],

@@ -33,8 +33,10 @@ class EndpointChain:
 
     def __init__(self, endpoints: Sequence[EndpointSource]) -> None:
         other = [endpoint for endpoint in endpoints if host_of(endpoint.name) in OTHER_PARTS]
-        self._endpoints = [endpoint for endpoint in endpoints if endpoint not in other] or other
-        self._parts = other if other != self._endpoints else []
+        main = [endpoint for endpoint in endpoints if endpoint not in other]
+        # An endpoint of another part alone is a graph like any other.
+        self._endpoints = main or other
+        self._parts = other if main else []
         self._refusals: dict[str, EndpointError] = {}
 
     @property
@@ -49,24 +51,24 @@ class EndpointChain:
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield answers that together cover the ids."""
         if not self._parts:
-            yield from self._first_free(template, ids)
+            yield from self._ask_first_free(template, ids)
             return
-        roads = [self._first_free, *(part.ask for part in self._parts)]
+        asks = [self._ask_first_free, *(part.ask for part in self._parts)]
         remaining = list(ids)
-        for road in roads:
+        for ask in asks:
             requested = remaining
             remaining = []
-            for answer in road(template, requested):
+            for answer in ask(template, requested):
                 # "Nothing" of an id is known when the last part was asked; so is that of others, such as the label of a
                 # value, which the answer is also about but which may be in another part.
                 facts = [fact for fact in answer.facts if not _is_nothing(fact)]
                 nothing = [fact for fact in answer.facts if fact.kind == template.kind and _is_nothing(fact)]
-                if road is roads[-1]:
+                if ask is asks[-1]:
                     facts += nothing
                 remaining += [fact.id for fact in nothing]
                 yield replace(answer, facts=facts)
 
-    def _first_free(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
+    def _ask_first_free(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield answers that together cover the ids, of endpoints with the same part of the graph."""
         remaining = list(ids)
         troubles = dict(self._refusals)
@@ -95,7 +97,8 @@ class EndpointChain:
 
     def _able(self, template: Template | None) -> list[EndpointSource]:
         """Return the endpoints that can answer a question; if there is none, all, for their error."""
-        return [endpoint for endpoint in self._endpoints if endpoint.can_answer(template)] or self._endpoints
+        able = [endpoint for endpoint in self._endpoints if endpoint.can_answer(template)]
+        return able or self._endpoints
 
     def _turns(
         self, endpoints: Sequence[EndpointSource], troubles: dict[str, EndpointError]
@@ -122,7 +125,9 @@ class EndpointChain:
 
 def _is_nothing(fact: Fact) -> bool:
     """Return whether a fact is that there is nothing; None in the place of statements means too many."""
-    return not fact.value and not (fact.kind == "in" and fact.value is None)
+    if fact.kind == "in" and fact.value is None:
+        return False
+    return not fact.value
 
 
 def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:
@@ -130,5 +135,6 @@ def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:
     if len(errors) == 1:
         return last
     waits = [error.retry_after for error in errors if error.retry_after is not None]
-    problem = f"all {len(errors)} endpoints failed: {'; '.join(f'{e.url}: {e.problem} ({e.trouble})' for e in errors)}"
+    described = [f"{error.url}: {error.problem} ({error.trouble})" for error in errors]
+    problem = f"all {len(errors)} endpoints failed: {'; '.join(described)}"
     return EndpointError(name, last.trouble, problem, last.suggestion, retry_after=min(waits, default=None))

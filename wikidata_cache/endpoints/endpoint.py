@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import TypeVar
 
 from wikidata_cache.endpoints.failures import (
@@ -114,9 +113,7 @@ class EndpointSource(SparqlSource):
             block = remaining[: size.ids]
             try:
                 answer = self._answer(template, block)
-                # The same check as for an imported snapshot: what the endpoint sends may be cached and shared.
-                if problem := next((problem for fact in answer.facts if (problem := value_problem(*fact))), None):
-                    raise wrong_answer(self.name, problem)
+                self._check_facts(answer)
             except EndpointError as error:
                 if error.trouble not in _SPLITTABLE:
                     raise
@@ -134,44 +131,62 @@ class EndpointSource(SparqlSource):
 
         A user's query has no end mark. Therefore a second request checks that the endpoint answers the query it gets.
         """
-        rows = self._rows(query, alone=True)[0]
-        # Virtuoso names unnamed columns callret-0, ...
-        names = {name for row in rows for name in row if not name.startswith("callret")}
-        if foreign := sorted(name for name in names if f"?{name}" not in query and f"${name}" not in query):
-            raise wrong_answer(
-                self.name, f"found the variables {', '.join(foreign[:5])[:200]}, which are not in the query"
-            )
+        rows, _ = self._ask_rows(query, alone=True)
+        names = set[str]().union(*rows)
+        foreign = []
+        for name in sorted(names):
+            is_unnamed = name.startswith("callret")  # Virtuoso names unnamed columns callret-0, ...
+            if not is_unnamed and f"?{name}" not in query and f"${name}" not in query:
+                foreign.append(name)
+        if foreign:
+            problem = f"found the variables {', '.join(foreign[:5])[:200]}, which are not in the query"
+            raise wrong_answer(self.name, problem)
         echo, mark = echo_query(query)
-        if self._rows(echo, alone=True)[0] != [mark]:
+        echoed, _ = self._ask_rows(echo, alone=True)
+        if echoed != [mark]:
             raise wrong_answer(self.name, "found the answer to another query (a proxy may ignore the query in the URL)")
         return rows
+
+    def _check_facts(self, answer: Answer) -> None:
+        """Refuse malformed facts, as in an imported snapshot: what the endpoint sends may be cached and shared."""
+        for fact in answer.facts:
+            problem = value_problem(*fact)
+            if problem:
+                raise wrong_answer(self.name, problem)
 
     def _answer(self, template: Template, block: Sequence[str]) -> Answer:
         query = template.query(block)
         fetched_at = now()
-        rows, reply = self._rows(query, alone=len(block) == 1, literals=LITERALS)
+        rows, reply = self._ask_rows(query, alone=len(block) == 1, literals=LITERALS)
         try:
             facts = read_answer(template, block, query, rows, self.name)
         except TruncatedAnswerError as error:
             raise truncated_answer(self.name, error.rows) from error
         except WrongAnswerError as error:
             raise wrong_answer(self.name, error.problem) from error
-        record = exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(rows) - 1)  # without the end mark
+        record = record_exchange(
+            self.name, query, reply, fetched_at=fetched_at, rows=len(rows) - 1
+        )  # without the end mark
         return Answer(template.name, facts, record)
 
-    def _rows(self, query: str, *, alone: bool, literals: Container[str] | None = None) -> tuple[list[Binding], Reply]:
+    def _ask_rows(
+        self, query: str, *, alone: bool, literals: Container[str] | None = None
+    ) -> tuple[list[Binding], Reply]:
         """Send a query, with retries; return its rows and the reply. `alone`: the query can't be split."""
 
-        def once() -> tuple[list[Binding], Reply]:
-            reply = self._reply(query)
+        def ask_once() -> tuple[list[Binding], Reply]:
+            reply = self._send(query)
             return parse_reply(reply, self.name, literals=literals), reply
 
-        return self._with_retries(once, partial(self._attempts, alone=alone))
+        def count_attempts(error: EndpointError) -> int:
+            return self._count_attempts(error, alone=alone)
 
-    def _with_retries(self, once: Callable[[], T], attempts: Callable[[EndpointError], int]) -> T:
-        """Call `once` when the host may be asked, and again after failures for which waiting helps.
+        return self._with_retries(ask_once, count_attempts)
 
-        `attempts` returns the total number of attempts that a failure allows.
+    def _with_retries(self, ask_once: Callable[[], T], count_attempts: Callable[[EndpointError], int]) -> T:
+        """Call `ask_once` when the host may be asked, and again after failures for which waiting helps.
+
+        `count_attempts` returns the total number of attempts that a failure allows.
         """
         forbid_when_offline(self.name)
         budget = WaitBudget(self.patience)
@@ -180,25 +195,29 @@ class EndpointSource(SparqlSource):
             tries += 1
             try:
                 with self._limiter.slot(self.name, budget):
-                    return once()
+                    return ask_once()
             except EndpointError as error:
                 wait = self._limiter.wait(self.name)
-                if tries >= attempts(error) or wait > budget.remaining:
+                if tries >= count_attempts(error) or wait > budget.remaining:
                     if error.trouble in _RATE_LIMITED and wait:
                         raise self._limiter.too_soon_error(self.name, budget) from error
                     raise
                 logger.warning("%s: %s (%s). Trying again in %.3g s", error.url, error.problem, error.trouble, wait)
 
-    def _attempts(self, error: EndpointError, *, alone: bool) -> int:
+    def _count_attempts(self, error: EndpointError, *, alone: bool) -> int:
         """Return the total number of attempts that this failure allows; switch to POST after HTTP 414."""
         if error.status == 414 and not self._transport.post:
             self._transport.post = True
             return MAX_ATTEMPTS
-        if error.trouble in TRANSIENT or (alone and (error.trouble == "cut off" or error.status in (503, 504))):
+        if error.trouble in TRANSIENT:
             return MAX_ATTEMPTS
-        return 2 if error.trouble == "cut off" else 1  # "cut off" may be transient: one retry before the block is split
+        if alone and (error.trouble == "cut off" or error.status in (503, 504)):  # there is no smaller block to try
+            return MAX_ATTEMPTS
+        if error.trouble == "cut off":  # may be transient: one retry before the block is split
+            return 2
+        return 1
 
-    def _reply(self, query: str) -> Reply:
+    def _send(self, query: str) -> Reply:
         try:
             return self._transport.send(query)
         except Exception as error:  # urllib, http.client and socket share no base class
@@ -227,7 +246,7 @@ class _BlockSize:
         """Double the size after enough answered blocks of this size in a row, up to the template's."""
         if ids < self.ids:  # the last block of a question says nothing about full ones
             return
-        self.streak = self.streak + 1
+        self.streak += 1
         self.probing = False
         if self.streak >= self.needed and self.ids < self.most:
             self.ids = min(self.most, 2 * self.ids)
@@ -235,7 +254,7 @@ class _BlockSize:
             self.probing = True
 
 
-def exchange(url: str, query: str, reply: Reply, *, fetched_at: str, rows: int) -> Exchange:
+def record_exchange(url: str, query: str, reply: Reply, *, fetched_at: str, rows: int) -> Exchange:
     """Return the record of a request and its reply."""
     headers = {name: reply.headers[name] for name in _HEADERS if name in reply.headers}
     return Exchange(url, query, fetched_at, reply.elapsed_ms, rows, hashlib.sha256(reply.body).hexdigest(), headers)

@@ -7,6 +7,7 @@ else.
 
 import time
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, InvalidURL
@@ -39,30 +40,32 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
         raise timed_out(url, f"the server stopped early (X-SQL-State {reply.headers['x-sql-state']})", status=200)
     if "json" not in reply.headers.get("content-type", ""):
         raise _foreign(reply, url)
-    try:
-        content = parse(reply.body) if reply.is_complete else None
-    except ValueError:  # the text is not JSON, or not UTF-8
-        content = None
+    content = None
+    if reply.is_complete:
+        with suppress(ValueError):  # the text is not JSON, or not UTF-8
+            content = parse(reply.body)
     if content is None and _has(reply.body[-4_000:], _TIMEOUT_SIGNS):
         raise timed_out(url, "the answer was cut off by a time limit of the server", status=200)
     if content is None:
         problem = f"the answer ended too early, after {len(reply.body)} bytes"
         raise EndpointError(url, "cut off", problem, f"Try again later, or ask for fewer edits at a time. {ELSEWHERE}")
     try:
-        bindings: list[Mapping[str, Mapping[str, Any]]] = content["results"]["bindings"]
-        rows: list[Binding] = []
-        for binding in bindings:
-            row: dict[str, str] = {}
-            for name, term in binding.items():
-                is_literal = literals is None or name in literals
-                if term["type"] == "uri" and literals is not None and is_literal:
-                    raise ValueError(f"an IRI as ?{name}")
-                if term["type"] == "uri" or (term["type"] in _LITERAL and is_literal):
-                    row[name] = text_of(term)
-            rows.append(row)
+        return [_parse_binding(binding, literals) for binding in content["results"]["bindings"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _foreign(reply, url) from error
-    return rows
+
+
+def _parse_binding(binding: Mapping[str, Mapping[str, Any]], literals: Container[str] | None) -> Binding:
+    row: dict[str, str] = {}
+    for name, term in binding.items():
+        may_be_literal = literals is None or name in literals
+        if term["type"] == "uri":
+            if literals is not None and may_be_literal:
+                raise ValueError(f"an IRI as ?{name}")
+            row[name] = text_of(term)
+        elif term["type"] in _LITERAL and may_be_literal:
+            row[name] = text_of(term)
+    return row
 
 
 def text_of(term: Mapping[str, Any]) -> str:
@@ -70,7 +73,9 @@ def text_of(term: Mapping[str, Any]) -> str:
     value = term["value"]
     if not isinstance(value, str):
         raise TypeError(f"expected a text, found {value!r:.80}")
-    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _foreign(reply: Reply, url: str) -> EndpointError:
@@ -99,24 +104,28 @@ def _from_status(reply: Reply, url: str) -> EndpointError:
         return timed_out(url, reason, status=status)
     if status in (413, 414, 431):
         return EndpointError(url, "too long", reason, f"The query is too long for this server. {_FEWER}", status=status)
-    trouble: EndpointTrouble = "rejected"
-    if status == 429 and _has(text, ("outage", "aggressively")):
-        trouble = "outage"
-        advice = "The service limits all clients during an outage; try again later."
-    elif status == 429:
-        trouble = "throttled"
-        advice = f"Wait {'a minute' if wait is None else f'{wait:.0f} s'} before asking again."
-    elif status == 403:
-        trouble = "refused"
-        advice = _BANNED
-    elif status >= 500 or status == 408:
-        trouble = "unavailable"
-        advice = "The server has a problem; try again later."
-    else:
-        location = printable(reply.headers.get("location", ""))
-        moved = f" The endpoint has moved to {location}." if location else ""
-        advice = f"Check a query of your own, and the URL: of a SPARQL 1.1 query endpoint, or an Action API.{moved}"
+    trouble, advice = _explain_status(reply, text, wait)
     return EndpointError(url, trouble, reason, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
+
+
+def _explain_status(reply: Reply, text: bytes, wait: float | None) -> tuple[EndpointTrouble, str]:
+    """Return the kind of failure that a status stands for, and what to do about it."""
+    status = reply.status
+    if status == 429 and _has(text, ("outage", "aggressively")):
+        return "outage", "The service limits all clients during an outage; try again later."
+    if status == 429 and wait is None:
+        return "throttled", "Wait a minute before asking again."
+    if status == 429:
+        return "throttled", f"Wait {wait:.0f} s before asking again."
+    if status == 403:
+        return "refused", _BANNED
+    if status >= 500 or status == 408:
+        return "unavailable", "The server has a problem; try again later."
+    advice = "Check a query of your own, and the URL: of a SPARQL 1.1 query endpoint, or an Action API."
+    location = printable(reply.headers.get("location", ""))
+    if location:
+        advice += f" The endpoint has moved to {location}."
+    return "rejected", advice
 
 
 def connection_error(error: Exception, url: str, timeout: float) -> EndpointError:
@@ -156,8 +165,9 @@ def wrong_answer(url: str, problem: str) -> EndpointError:
 def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
     """Return the same error for a question about the single id `name`, which cannot be split further."""
     problem = f"asked for the single id {name!r} ({kind}): {error.problem}"
-    quiet = f"Give a longer timeout, or try again when the endpoint is less busy. {ELSEWHERE}"
-    suggestion = quiet if error.trouble == "timeout" else error.suggestion
+    suggestion = error.suggestion
+    if error.trouble == "timeout":
+        suggestion = f"Give a longer timeout, or try again when the endpoint is less busy. {ELSEWHERE}"
     return EndpointError(
         error.url, error.trouble, problem, suggestion, status=error.status, retry_after=error.retry_after
     )
@@ -174,7 +184,12 @@ def _text(body: bytes) -> str:
 
 def printable(text: str) -> str:
     """Return a foreign text as one line of printable characters."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    characters = []
+    for character in text:
+        if not character.isprintable():
+            character = " "
+        characters.append(character)
+    return " ".join("".join(characters).split())
 
 
 def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
@@ -183,25 +198,27 @@ def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
     A date is compared with the date of the reply, since the clock of this machine may be wrong.
     """
     retry_after = headers.get("retry-after")
-    date = headers.get("date")
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():
         return min(float(retry_after), LONGEST_WAIT)
-    until = _time(retry_after)
-    since = _time(date)
+    until = _parse_date(retry_after)
     if until is None:
         return None
-    return min(max(0.0, until - (time.time() if since is None else since)), LONGEST_WAIT)
+    since = _parse_date(headers.get("date"))
+    if since is None:
+        since = time.time()
+    return min(max(0.0, until - since), LONGEST_WAIT)
 
 
-def _time(date: str | None) -> float | None:
+def _parse_date(date: str | None) -> float | None:
     """Return the Unix time of an HTTP date; None if the text is not a date."""
     if not date:
         return None
     try:
         moment = parsedate_to_datetime(date)
-        # The old form without a zone ("Fri Nov 27 21:46:59 2026") is in UTC like the others (RFC 9110, 5.6.7).
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        if moment.tzinfo is None:  # the old form "Fri Nov 27 21:46:59 2026" is in UTC too (RFC 9110, 5.6.7)
+            moment = moment.replace(tzinfo=UTC)
+        return moment.timestamp()
     except (ValueError, TypeError, OverflowError):
         return None

@@ -74,7 +74,9 @@ class RateLimiter:
             logger.warning("%s: the clock was set back; the wait for this host starts again", host)
             self._store.write(host, state)
         wait = seconds_until_due(state, self._clock.now(), usual_rate(host))
-        return wait if wait > _NOW else 0.0
+        if wait <= _NOW:
+            return 0.0
+        return wait
 
     def too_soon_error(self, url: str, budget: WaitBudget) -> EndpointError:
         """Return the EndpointError for a wait that is longer than `budget`, or after the last attempt.
@@ -86,13 +88,16 @@ class RateLimiter:
         wait = self.wait(url)
         until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         problem = f"no request is allowed before {until}, {wait:.0f} s from now ({self._reason(url)})"
-        too_long = f"this run waits at most {budget.remaining:.0f} s"
-        limit = too_long if wait > budget.remaining else "the last attempt of this run has failed"
+        limit = "the last attempt of this run has failed"
+        if wait > budget.remaining:
+            limit = f"this run waits at most {budget.remaining:.0f} s"
         suggestion = (
             f"Try again then (an earlier request can get you banned); {limit}. "
             f"Facts that are already in the cache are not requested again. {ELSEWHERE}"
         )
-        trouble = state.trouble if state.not_before > now else "throttled"
+        trouble: EndpointTrouble = "throttled"
+        if state.not_before > now:
+            trouble = state.trouble
         return EndpointError(url, trouble, problem, suggestion, retry_after=wait)
 
     @contextmanager
@@ -128,8 +133,10 @@ class RateLimiter:
     def _reason(self, url: str) -> str:
         state = self._store.read(host_of(url))
         rate = state.rate or usual_rate(host_of(url))
-        waiting = state.not_before > self._clock.now()
-        return state.reason if waiting or not rate else f"the host allows one request in {1 / rate:.0f} s"
+        is_held = state.not_before > self._clock.now()
+        if is_held or not rate:
+            return state.reason
+        return f"the host allows one request in {1 / rate:.0f} s"
 
 
 @dataclass
@@ -168,15 +175,20 @@ def after_clock_jump(state: RateLimitState, now: float) -> RateLimitState:
 def seconds_until_due(state: RateLimitState, now: float, usual: float | None) -> float:
     """Return the seconds to wait before the next request; `usual` is the host's known rate in requests per second."""
     rate = state.rate or usual
+    held = state.not_before - now
+    if rate is None:
+        return max(0.0, held)
     # One token is needed: (1 - tokens) / rate seconds until the bucket has it.
-    for_a_token = 0.0 if rate is None else (1.0 - _tokens(state, now, rate)) / rate
-    return max(0.0, for_a_token, state.not_before - now)
+    for_a_token = (1.0 - _count_tokens(state, now, rate)) / rate
+    return max(0.0, for_a_token, held)
 
 
 def with_request(state: RateLimitState, now: float, usual: float | None) -> RateLimitState:
     """Return the state after sending a request at time `now`: the bucket has one token less."""
     rate = state.rate or usual
-    return state if rate is None else replace(state, tokens=_tokens(state, now, rate) - 1.0, at=now)
+    if rate is None:
+        return state
+    return replace(state, tokens=_count_tokens(state, now, rate) - 1.0, at=now)
 
 
 def with_success(state: RateLimitState, usual: float | None) -> RateLimitState:
@@ -185,7 +197,8 @@ def with_success(state: RateLimitState, usual: float | None) -> RateLimitState:
     rate = state.rate
     if rate is not None and successes % _RECOVERY == 0:
         rate *= _GROWTH
-        rate = None if rate >= (usual or _FREE_RATE) else rate
+        if rate >= (usual or _FREE_RATE):
+            rate = None
     return replace(state, rate=rate, outages=0, failures=0, successes=successes, reason="")
 
 
@@ -196,26 +209,33 @@ def with_failure(
     state = replace(state, successes=0)
     if error.trouble == "throttled":  # half the rate from now on, and no request for the time the host asks for
         rate = (state.rate or usual or 2 * _FIRST_RATE) / 2
-        wait = _THROTTLED_WAIT if error.retry_after is None else error.retry_after
-        return _held(replace(state, rate=max(rate, OUTAGE_RATE), tokens=0.0, at=now), error, now, wait)
+        slower = replace(state, rate=max(rate, OUTAGE_RATE), tokens=0.0, at=now)
+        wait = _THROTTLED_WAIT
+        if error.retry_after is not None:
+            wait = error.retry_after
+        return _hold(slower, error, now, wait)
     if error.trouble == "outage":  # 65 s, doubled by each further refusal, up to an hour
-        wait = max(error.retry_after or 0.0, min(_OUTAGE_WAIT * 2.0 ** min(state.outages, 10), _LONGEST_OUTAGE_WAIT))
-        slow = replace(state, rate=OUTAGE_RATE, tokens=0.0, at=now, outages=state.outages + 1)
-        return _held(slow, error, now, wait)
+        slower = replace(state, rate=OUTAGE_RATE, tokens=0.0, at=now, outages=state.outages + 1)
+        doubled = _OUTAGE_WAIT * 2.0 ** min(state.outages, 10)
+        wait = max(error.retry_after or 0.0, min(doubled, _LONGEST_OUTAGE_WAIT))
+        return _hold(slower, error, now, wait)
     if error.trouble == "unavailable":  # exponential back-off: 1, 2, 4, ... s, up to a minute
-        wait = max(error.retry_after or 0.0, min(2.0 ** min(state.failures, 10), _LONGEST_BACKOFF) * jitter)
-        return _held(replace(state, failures=state.failures + 1), error, now, wait)
+        backoff = min(2.0 ** min(state.failures, 10), _LONGEST_BACKOFF) * jitter
+        wait = max(error.retry_after or 0.0, backoff)
+        return _hold(replace(state, failures=state.failures + 1), error, now, wait)
     if error.trouble == "cut off" or error.status in (503, 504):  # a busy server: about a second
-        return _held(state, error, now, jitter)
+        return _hold(state, error, now, jitter)
     return state  # the host works; the query was at fault
 
 
-def _held(state: RateLimitState, error: EndpointError, now: float, wait: float) -> RateLimitState:
-    trouble = error.trouble if error.trouble in ("throttled", "outage") else "unavailable"
+def _hold(state: RateLimitState, error: EndpointError, now: float, wait: float) -> RateLimitState:
+    trouble: EndpointTrouble = "unavailable"
+    if error.trouble in ("throttled", "outage"):
+        trouble = error.trouble
     return replace(state, not_before=now + wait, held_at=now, trouble=trouble, reason=error.problem[:200])
 
 
-def _tokens(state: RateLimitState, now: float, rate: float) -> float:
+def _count_tokens(state: RateLimitState, now: float, rate: float) -> float:
     # Token bucket: tokens(t) = min(size, tokens(t0) + (t - t0) rate), with a size of _BURST seconds of requests.
     gained = abs(now - state.at) * rate  # abs(): a clock that was set back must not stop all requests
     return min(max(1.0, _BURST * rate), state.tokens + gained)
@@ -264,7 +284,9 @@ def host_of(url: str) -> str:
 
 def usual_rate(host: str) -> float | None:
     """Return the rate in requests per second that a host is known to allow; None if only its answers can tell."""
-    return 1.0 if _belongs(host, _ONE_A_SECOND) else None
+    if _belongs(host, _ONE_A_SECOND):
+        return 1.0
+    return None
 
 
 def wants_contact(url: str) -> bool:
@@ -276,19 +298,28 @@ def user_agent(url: str, contact: str | None) -> str:
     """Return the User-Agent with `contact`, else with KG_EDIT_CONTACT."""
     host = host_of(url)
     contact = contact or os.environ.get("KG_EDIT_CONTACT", "")
-    try:
-        contact.encode("latin-1")  # as http.client does
-        usable = contact.isprintable() and (not wants_contact(url) or "@" in contact or "://" in contact)
-    except UnicodeEncodeError:
-        usable = False
+    usable = _is_header_value(contact)
+    if wants_contact(url):
+        usable = usable and ("@" in contact or "://" in contact)
     if not usable:
-        must = "must name a contact address" if wants_contact(url) else "may name a contact address, but only"
+        must = "may name a contact address, but only"
+        if wants_contact(url):
+            must = "must name a contact address"
         raise MissingContactError(
             f"Requests to {host} {must} in Latin letters; found contact={contact!r}. Give "
             f"--contact you@example.org (in Python contact='you@example.org'), or a URL of yours, or set "
             f"KG_EDIT_CONTACT. The address is sent with each request."
         )
     return f"wikidata-cache/{release()} ({contact or 'no contact given'}) SPARQLWrapper/2"
+
+
+def _is_header_value(text: str) -> bool:
+    """Return whether a text can be sent in a header: http.client encodes headers as Latin-1."""
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return text.isprintable()
 
 
 def _belongs(host: str, domains: tuple[str, ...]) -> bool:

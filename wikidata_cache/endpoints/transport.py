@@ -90,15 +90,16 @@ class Transport:
         except HTTPError as error:
             response = cast(HTTPResponse, error)  # an HTTPError wraps a response
         with response:
-            good = response.status == 200
+            is_good = response.status == 200
+            limit = self.max_bytes
+            if not is_good:
+                limit = min(_ERROR_BYTES, self.max_bytes)
             try:
-                limit = self.max_bytes if good else min(_ERROR_BYTES, self.max_bytes)
                 body, complete = read_body(response, deadline=start + self.timeout, limit=limit)
             except AnswerTooLargeError:
-                if good:
+                if is_good:
                     raise
-                # the status is enough for an error message
-                body = b""
+                body = b""  # the status is enough for an error message
                 complete = False
         headers = {name.lower(): value for name, value in response.headers.items()}
         elapsed = round((time.monotonic() - start) * 1000)
@@ -110,7 +111,11 @@ class Transport:
         wrapper = SPARQLWrapper(self.url, returnFormat=JSON, agent=self.agent)
         wrapper.setOnlyConneg(True)
         wrapper.setQuery(query)
-        wrapper.setMethod(POST if self.post or len(self.url) + len(quote_plus(query)) > _GET_LIMIT else GET)
+        is_long = len(self.url) + len(quote_plus(query)) > _GET_LIMIT
+        if self.post or is_long:
+            wrapper.setMethod(POST)
+        else:
+            wrapper.setMethod(GET)
         wrapper.addCustomHttpHeader("Accept-Encoding", "gzip")
         # SPARQLWrapper.query() would lose the headers of five statuses, and leave their bodies zipped.
         request: Request = wrapper._createRequest()

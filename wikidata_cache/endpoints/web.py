@@ -66,9 +66,9 @@ def is_http_address(url: str) -> bool:
     """Return whether requests can be sent to `url`: http or https, a host, a port that is a number, and no spaces."""
     try:
         parts = urlsplit(url)
-        return (
-            parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0 and not re.search(r"[\s\0-\x1f]", url)
-        )
+        if parts.scheme not in _PORTS or not parts.hostname or parts.port == 0:
+            return False
+        return re.search(r"[\s\0-\x1f]", url) is None
     except ValueError:  # such as a port in letters, or a bracket that is not closed
         return False
 
@@ -102,16 +102,23 @@ class _SameHostRedirects(HTTPRedirectHandler):
 
         A POST is sent again as it was. The status 303 asks for a GET without its body, and is not followed.
         """
-        old, new = (
-            (url.scheme, url.hostname, url.port or _PORTS.get(url.scheme))
-            for url in (urlsplit(req.full_url), urlsplit(newurl))
-        )
-        upgrade = old[1:] == (old[1], 80) and new == ("https", old[1], 443)
-        if new != old and not upgrade:
+        old = _origin(req.full_url)
+        new = _origin(newurl)
+        _, host, port = old
+        is_upgrade = port == 80 and new == ("https", host, 443)
+        if new != old and not is_upgrade:
+            return None
+        if req.data is not None and code == 303:
             return None
         if req.data is not None:  # urllib would ask without the body, which is the whole question
-            return None if code == 303 else Request(newurl, req.data, dict(req.headers))  # noqa: S310  # as before
+            return Request(newurl, req.data, dict(req.headers))  # noqa: S310  # as before
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Return the protocol, host and port of a URL."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
 
 
 def whole_reply(request: Request, *, timeout: float, limit: int) -> bytes:
@@ -133,21 +140,29 @@ def read_body(response: HTTPResponse | HTTPError, *, deadline: float, limit: int
     `limit` (bytes) applies to the body as it is sent, and to the unzipped body.
     """
     source = cast(HTTPResponse, response)
-    unzip = _Gunzip(limit) if response.headers.get("Content-Encoding", "").lower() == "gzip" else None
+    unzip: _Gunzip | None = None
+    if response.headers.get("Content-Encoding", "").lower() == "gzip":
+        unzip = _Gunzip(limit)
     body = bytearray()
     packed = 0
     try:
         while chunk := source.read1(_CHUNK):
             packed += len(chunk)
-            for piece in (chunk,) if unzip is None else unzip.feed(chunk):
-                body += piece
+            if unzip is None:
+                body += chunk
+            else:
+                for piece in unzip.feed(chunk):
+                    body += piece
             if packed > limit or len(body) > limit:
                 raise AnswerTooLargeError(limit)
             if time.monotonic() > deadline:
                 raise TimeoutError
     except (HTTPException, ConnectionError, zlib.error):
         return bytes(body), False
-    return bytes(body), not source.length and (unzip is None or unzip.complete)
+    is_complete = not source.length  # the bytes that were announced and have not come
+    if unzip is not None:
+        is_complete = is_complete and unzip.complete
+    return bytes(body), is_complete
 
 
 class _Gunzip:
