@@ -8,7 +8,7 @@ on CounterFact records.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -136,15 +136,21 @@ class LinkResult:
         """The status: "exact" if one candidate clearly leads, else "ambiguous" or "none"."""
         if not self.candidates:
             return "none"
-        best, *others = self.candidates
-        second = others[0].score if others else self.next_score
+        best = self.candidates[0]
+        second = self.next_score
+        if len(self.candidates) > 1:
+            second = self.candidates[1].score
         leads = second is None or round(best.score - second, 2) >= LEAD
-        return "exact" if best.can_settle and leads else "ambiguous"
+        if best.can_settle and leads:
+            return "exact"
+        return "ambiguous"
 
     @property
     def rival(self) -> Candidate | None:
         """The next candidate, if the text is its id or one of its full names too; else None."""
-        return self.candidates[1] if len(self.candidates) > 1 and self.candidates[1].can_settle else None
+        if len(self.candidates) > 1 and self.candidates[1].can_settle:
+            return self.candidates[1]
+        return None
 
     def to_json(self) -> dict[str, object]:
         """Return the result as plain JSON values."""
@@ -160,19 +166,26 @@ class LinkResult:
     @property
     def absence(self) -> str:
         """What a text without candidates is, in words."""
-        nearest = f". The nearest names: {', '.join(self.nearest)}" if self.nearest else ""
-        return f"not in this graph ({self.source}){nearest}"
+        words = f"not in this graph ({self.source})"
+        if self.nearest:
+            words += f". The nearest names: {', '.join(self.nearest)}"
+        return words
 
 
 def name_reason(match: Match, text: str) -> Reason:
     """Return the reason for a name that was found: how well it agrees with the text."""
-    kind = "label" if match.kind == "label" else "alias"
-    points = LABEL if match.kind == "label" else ALIAS
+    kind = "alias"
+    points = ALIAS
+    if match.kind == "label":
+        kind = "label"
+        points = LABEL
     if match.text == text:
         return Reason(points, f"its {kind}, exact match")
-    if normalise(match.text) == normalise(text):
+    found = normalise(match.text)
+    wanted = normalise(text)
+    if found == wanted:
         return Reason(points + OTHERWISE_WRITTEN, f"its {kind}, written {match.text!r}")
-    if set(name_words(normalise(text))) <= set(name_words(normalise(match.text))):
+    if set(name_words(wanted)) <= set(name_words(found)):
         return Reason(WORDS, f"all words are in its {kind} {match.text!r}")
     return Reason(FOUND, f"found by a search; its {kind} is {match.text!r}")
 
@@ -186,7 +199,9 @@ def type_reason(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, st
         return None
     best = max(sorted(info.types), key=lambda kind: ends.shares.get(kind, 0.0))
     share = ends.shares.get(best, 0.0)
-    who = "values" if ends.role == "object" else "subjects"
+    who = "subjects"
+    if ends.role == "object":
+        who = "values"
     if share >= _COMMON:
         return Reason(TYPE, f"{names.get(best, best)}, like {share:.0%} of the {who} of {ends.relation}")
     if share > 0:
@@ -200,13 +215,15 @@ def statements_reason(info: EntityInfo) -> Reason:
     """Return the reason for the number of statements that the graph has about the entity."""
     if info.statements is None:
         return Reason(0.0, "its statements are not in the cache")
-    if not (number := len(info.statements)):
+    number = len(info.statements)
+    if number == 0:
         return Reason(0.0, "no statements about it")
-    counted = f"{number} statements" if number > 1 else "one statement"
-    return Reason(IN_GRAPH + round(TENFOLD * math.log10(number), 1), f"{counted} about it")
+    if number == 1:
+        return Reason(IN_GRAPH, "one statement about it")
+    return Reason(IN_GRAPH + round(TENFOLD * math.log10(number), 1), f"{number} statements about it")
 
 
-def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
+def rank(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Sort by score, highest first; equal scores by id number, since lower numbers are mostly better known entities."""
     return sorted(candidates, key=lambda candidate: (-candidate.score, int(candidate.id[1:])))
 
@@ -216,50 +233,68 @@ def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozen
 
     Items of `internal` classes are left out, unless the text is their id.
     """
-    text = mention.text
-    kind = mention.kind
-    expected_label = mention.expected_label
-    given = given_id(text, kind)
-    matches = () if mention.only_id else knowledge.named(text, limit=POOL, entity=kind)
-    names = {match.id: name_reason(match, text) for match in matches}
-    if given:
-        names[given] = Reason(ID, "given by its id")
+    own_id = parse_id(mention.text, mention.kind)
+    reasons = _find_names(knowledge, mention, own_id)
 
     # One candidate for each entity, or for the entity into which it was merged; its best name is the first reason.
-    about = dict(knowledge.info(names))
-    ends = {entity: about[entity].merged_into or entity for entity in names}
+    about = dict(knowledge.info(reasons))
+    ends = {entity: about[entity].merged_into or entity for entity in reasons}
     about |= knowledge.info(set(ends.values()) - about.keys())
-    by_id = {end: Candidate(end, about[end]) for end in ends.values()}
-    for entity, reason in sorted(names.items(), key=lambda pair: -pair[1].points):
-        candidate = by_id[ends[entity]]
+    candidates = {end: Candidate(end, about[end]) for end in ends.values()}
+    for entity, reason in sorted(reasons.items(), key=lambda pair: -pair[1].points):
+        candidate = candidates[ends[entity]]
         if not candidate.reasons:
             candidate.add(reason)
             if candidate.id != entity:
                 candidate.add(Reason(0.0, f"{entity} was merged into it"))
-    for candidate in by_id.values():
+    for candidate in candidates.values():
         candidate.can_settle = candidate.is_whole
-        candidate.add(statements_reason(candidate.info) if kind == "item" else None)
+        if mention.kind == "item":
+            candidate.add(statements_reason(candidate.info))
 
-    chosen = by_id[ends[given]] if given else None
-    if chosen is not None:
-        if chosen.info in (EntityInfo(), EntityInfo(statements=None)):
-            chosen.add(Reason(0.0, f"{knowledge.name} has no information about it"), can_settle=False)
-        if expected_label is not None:
-            expected = normalise(expected_label)
-            if normalise(chosen.info.label or "") == expected:
-                chosen.add(Reason(0.0, "its label is the expected one"))
-            elif any(
-                match.id in (given, chosen.id) and normalise(match.text) == expected
-                for match in knowledge.named(expected_label, limit=POOL, entity=kind)
-            ):
-                chosen.add(Reason(0.0, f"{expected_label!r} is another name of it"))
-            else:
-                label = f"its label is {chosen.info.label!r}, not {expected_label!r}"
-                chosen.add(Reason(0.0, label), can_settle=False)
-    return [candidate for candidate in by_id.values() if not candidate.info.types & internal or candidate is chosen]
+    # The entity that the text names by its id stays in any case.
+    identified = None
+    if own_id is not None:
+        identified = candidates[ends[own_id]]
+        _check_identified(knowledge, mention, identified, {own_id, identified.id})
+    every = candidates.values()
+    return [each for each in every if each is identified or internal.isdisjoint(each.info.types)]
 
 
-def given_id(text: str, kind: EntityKind) -> str | None:
+def _find_names(knowledge: Knowledge, mention: Mention, own_id: str | None) -> dict[str, Reason]:
+    """Return the entities with a name like the text, and the one of which it is the id, with the reason for each."""
+    reasons = {}
+    if not mention.only_id:
+        for match in knowledge.named(mention.text, limit=POOL, entity=mention.kind):
+            reasons[match.id] = name_reason(match, mention.text)
+    if own_id is not None:
+        reasons[own_id] = Reason(ID, "given by its id")
+    return reasons
+
+
+def _check_identified(knowledge: Knowledge, mention: Mention, candidate: Candidate, ids: Collection[str]) -> None:
+    """Add what speaks for or against an entity that is named by its id: whether it exists, and has the expected label.
+
+    `ids` are the id in the text and that of the candidate, which differ for a merged entity.
+    """
+    if candidate.info in (EntityInfo(), EntityInfo(statements=None)):
+        candidate.add(Reason(0.0, f"{knowledge.name} has no information about it"), can_settle=False)
+    label = mention.expected_label
+    if label is None:
+        return
+    if normalise(candidate.info.label or "") == normalise(label):
+        candidate.add(Reason(0.0, "its label is the expected one"))
+        return
+    for match in knowledge.named(label, limit=POOL, entity=mention.kind):
+        if match.id in ids and normalise(match.text) == normalise(label):
+            candidate.add(Reason(0.0, f"{label!r} is another name of it"))
+            return
+    candidate.add(Reason(0.0, f"its label is {candidate.info.label!r}, not {label!r}"), can_settle=False)
+
+
+def parse_id(text: str, kind: EntityKind) -> str | None:
     """Return the id if the text is one of this kind: Q65, wd:Q65 or https://www.wikidata.org/wiki/Q65; else None."""
     entity = bare_id(text.removeprefix("wd:"))
-    return entity if is_entity(entity) and entity.startswith(LETTERS[kind]) else None
+    if is_entity(entity) and entity.startswith(LETTERS[kind]):
+        return entity
+    return None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 from kg_common.atomic import check_out, write_atomically
 from kg_common.rows import TRIPLET_NAMES, entries
@@ -15,9 +16,10 @@ from wikidata_cache.linking.candidates import LinkResult
 from wikidata_cache.linking.edit_links import LinkedEdit, link_all
 from wikidata_cache.linking.linker import Linker
 
-_TEXTS = {*(field.name for field in fields(EditRow)), *TRIPLET_NAMES} | {
-    *("id", "case_id", "prompt", "ending", "target_text", "ground_truth")
-}
+# The columns of a table whose cells are always texts, whatever they look like.
+_TEXTS = {field.name for field in fields(EditRow)}
+_TEXTS |= set(TRIPLET_NAMES)
+_TEXTS |= {"id", "case_id", "prompt", "ending", "target_text", "ground_truth"}
 
 
 @dataclass(frozen=True)
@@ -60,101 +62,162 @@ def link_edits(
     read = read_edits(edits)
     raw = json_rows(file_of(edits))
     links = list(link_all(linker, read, limit=limit))
-    chosen = _chosen(choices, read, links)
+    choices_by_row = _apply_choices(choices, read, links)
     in_table = file_of(edits).suffix.lower() in (".csv", ".tsv")
     lines: list[str] = []
     unsettled: list[tuple[int, str, LinkResult]] = []
     absent: list[tuple[int, str, LinkResult]] = []
     rivalled: list[tuple[int, str, LinkResult]] = []
     for edit, linked in zip(read, links, strict=True):
-        ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()} | chosen[edit.row]
-        # Open parts are also ids of the row that the row's own label contradicts.
-        pending = {name: part for name, part in linked.parts().items() if name not in ids}
-        for name, part in pending.items():
-            has_id = getattr(edit, name) is not None
-            unknown = not part.candidates or (has_id and part.candidates[0].info.label is None)
-            (absent if unknown else unsettled).append((edit.row, name, part))
+        chosen = choices_by_row[edit.row]
+        clear = linked.clear_candidates()
+        ids = {name: candidate.id for name, candidate in clear.items()} | chosen
+        pending: dict[str, LinkResult] = {}  # parts without an id, or whose id the row's own label contradicts
         for name, part in linked.parts().items():
-            if part.rival and name in linked.clear_candidates() and name not in chosen[edit.row]:
+            if name in clear and name not in chosen and part.rival:
                 rivalled.append((edit.row, name, part))
-        row = raw[edit.row - 1]
-        filled = dict(row) if isinstance(row, Mapping) else {}
-        if in_table:
-            for name, cell in filled.items():
-                if name not in _TEXTS:
-                    filled[name] = _value(str(cell))
-        rewrite = filled.get("requested_rewrite")
-        if isinstance(rewrite, Mapping):  # a record of CounterFact
-            filled["requested_rewrite"] = _with_ids(rewrite, ids)
-        else:  # under the names that the row has: kg-edit refuses target_true_id beside object_id
-            own_names = {field: name for name, field in TRIPLET_NAMES.items() if name in filled}
-            filled |= {own_names.get(field, field): entity for field, entity in ids.items()}
-        filled.pop("candidates", None)  # of an earlier call
-        if pending:
-            offered = {}
-            for name, part in pending.items():
-                offered[name] = [candidate.to_json() for candidate in part.candidates]
-            filled["candidates"] = offered
-        lines.append(json.dumps(filled, ensure_ascii=False) + "\n")
+            if name in ids:
+                continue
+            pending[name] = part
+            if _is_absent(part, has_id=getattr(edit, name) is not None):
+                absent.append((edit.row, name, part))
+            else:
+                unsettled.append((edit.row, name, part))
+        row = _fill(raw[edit.row - 1], ids, pending, in_table=in_table)
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_atomically(out, "".join(lines))
+
     without_id = {edit.row for edit in read if edit.target_new_id is None}
-    not_found = {row for row, name, _ in absent if name == "target_new_id"}
-    incomplete = without_id & not_found | {row for row, _, _ in unsettled}
+    incomplete = {row for row, name, _ in absent if name == "target_new_id" and row in without_id}
+    incomplete |= {row for row, _, _ in unsettled}
     return LinkReport(len(lines), len(lines) - len(incomplete), tuple(unsettled), tuple(absent), tuple(rivalled))
 
 
-def _value(cell: str) -> str | bool | list[str]:
+def _is_absent(part: LinkResult, *, has_id: bool) -> bool:
+    """Return whether the graph has no candidate for a part, or does not know the id that the row has."""
+    if not part.candidates:
+        return True
+    return has_id and part.candidates[0].info.label is None
+
+
+def _fill(
+    row: object, ids: Mapping[str, str], pending: Mapping[str, LinkResult], *, in_table: bool
+) -> dict[str, object]:
+    """Return a row with the ids, and with the candidates of the pending parts."""
+    filled: dict[str, object] = {}
+    if isinstance(row, Mapping):
+        filled.update(row)
+    if in_table:
+        for name, cell in filled.items():
+            if name not in _TEXTS:
+                filled[name] = _parse_cell(str(cell))
+    rewrite = filled.get("requested_rewrite")
+    if isinstance(rewrite, Mapping):  # a record of CounterFact
+        filled["requested_rewrite"] = _with_ids(rewrite, ids)
+    else:  # under the names that the row has: kg-edit refuses target_true_id beside object_id
+        own_names = {field: name for name, field in TRIPLET_NAMES.items() if name in filled}
+        for field, entity in ids.items():
+            filled[own_names.get(field, field)] = entity
+    filled.pop("candidates", None)  # of an earlier call
+    if pending:
+        offered = {}
+        for name, part in pending.items():
+            offered[name] = [candidate.to_json() for candidate in part.candidates]
+        filled["candidates"] = offered
+    return filled
+
+
+def _parse_cell(cell: str) -> str | bool | list[str]:
     """Return what a cell of a table stands for, since JSON has lists and truth values of its own."""
     parts = entries(cell)
-    return parts if len(parts) > 1 else {"true": True, "false": False}.get(cell.lower(), cell)
+    if len(parts) > 1:
+        return parts
+    if cell.lower() == "true":
+        return True
+    if cell.lower() == "false":
+        return False
+    return cell
 
 
-def _chosen(
+def _apply_choices(
     choices: Sequence[tuple[str, str]], edits: Sequence[EditRow], links: Sequence[LinkedEdit]
 ) -> dict[int, dict[str, str]]:
     """Return {row: {id field: chosen id}}, with all rows."""
     chosen: dict[int, dict[str, str]] = {edit.row: {} for edit in edits}
     for selector, entity in choices:
         refused = f"--choose {selector}={entity}: "
-        named = [
-            (edit.row, name, part)
-            for edit, linked in zip(edits, links, strict=True)
-            for name, part in linked.parts().items()
-            if selector in (str(edit.row), part.text)
-        ]
+        named = _find_parts(selector, edits, links)
+        if not named and selector.isdecimal():
+            rows = f"the rows are {edits[0].row} to {edits[-1].row}"
+            raise BadOptionError(f"{refused}there is no row {selector}; {rows}")
         if not named:
-            rows = f"there is no row {selector}; the rows are {edits[0].row} to {edits[-1].row}"
-            raise BadOptionError(refused + (rows if selector.isdecimal() else f"no row has the name {selector!r}"))
-        fitting = [parts for parts in named if entity in {candidate.id for candidate in parts[2].candidates}]
+            raise BadOptionError(f"{refused}no row has the name {selector!r}")
+        fitting = []
+        for part in named:
+            if entity in {candidate.id for candidate in part.result.candidates}:
+                fitting.append(part)
         if not fitting:
-            filled = [(name, part) for _, name, part in named if part.candidates]
-            pending = [(name, part) for name, part in filled if part.status != "exact"]
-            # A row's parts are different things: each candidate is listed under the field whose id it may be
-            offered = dict.fromkeys(
-                f"{name}: {'; '.join(map(str, part.candidates[:3]))}" for name, part in pending or filled
-            )
             raise BadOptionError(
-                f"{refused}{entity} is no candidate there; found {', '.join(offered) or 'none'}. Choose one of "
-                "these, give a larger --limit, or write the id into the row itself."
+                f"{refused}{entity} is not a candidate there; found {_list_candidates(named)}. Choose one of these, "
+                f"give a larger --limit, or write the id into the row itself."
             )
         # An id that is a candidate of an open part is not meant for a part that is settled.
-        fitting = [parts for parts in fitting if parts[2].status != "exact"] or fitting
-        for row, name, _ in fitting:
-            fields = [field for number, field, _ in fitting if number == row]
-            if len(fields) > 1:
-                raise BadOptionError(f"{refused}in row {row} it fits {' and '.join(fields)}; write it into the row.")
-            if chosen[row].setdefault(name, entity) != entity:
-                raise BadOptionError(f"{refused}{chosen[row][name]} is chosen for {name} of row {row} too; keep one.")
+        is_open = [part for part in fitting if part.result.status != "exact"]
+        _record_choice(chosen, entity, is_open or fitting, refused)
     return chosen
+
+
+class _Part(NamedTuple):
+    """A part of an edit: its row, the name of its id field, and its candidates."""
+
+    row: int
+    field: str
+    result: LinkResult
+
+
+def _find_parts(selector: str, edits: Sequence[EditRow], links: Sequence[LinkedEdit]) -> list[_Part]:
+    """Return the parts that a choice names: those of a row by its number, or those with a name in any row."""
+    parts = []
+    for edit, linked in zip(edits, links, strict=True):
+        for field, result in linked.parts().items():
+            if selector in (str(edit.row), result.text):
+                parts.append(_Part(edit.row, field, result))
+    return parts
+
+
+def _list_candidates(parts: Sequence[_Part]) -> str:
+    """Return the first candidates of the open parts (of all, if none is open), each under the field of its id."""
+    filled = [part for part in parts if part.result.candidates]
+    is_open = [part for part in filled if part.result.status != "exact"]
+    offered = []
+    for part in is_open or filled:
+        first = "; ".join(map(str, part.result.candidates[:3]))
+        offered.append(f"{part.field}: {first}")
+    return ", ".join(dict.fromkeys(offered)) or "none"
+
+
+def _record_choice(chosen: dict[int, dict[str, str]], entity: str, parts: Sequence[_Part], refused: str) -> None:
+    """Add a choice to `chosen` in place; refuse an id that fits two parts of a row, and two ids for one part."""
+    for row, field, _ in parts:
+        fields = [part.field for part in parts if part.row == row]
+        if len(fields) > 1:
+            raise BadOptionError(f"{refused}in row {row} it fits {' and '.join(fields)}; write it into the row.")
+        earlier = chosen[row].setdefault(field, entity)
+        if earlier != entity:
+            raise BadOptionError(f"{refused}{earlier} is chosen for {field} of row {row} too; keep one.")
 
 
 def _with_ids(rewrite: Mapping[str, object], ids: Mapping[str, str]) -> dict[str, object]:
     """Return the `requested_rewrite` of a CounterFact record with the ids; some files have objects as texts only."""
-    filled = dict(rewrite) | {name: ids[name] for name in ("subject_id", "relation_id") if name in ids}
+    filled = dict(rewrite)
+    for name in ("subject_id", "relation_id"):
+        if name in ids:
+            filled[name] = ids[name]
     for name in ("target_new", "target_true"):
-        entity = ids.get(f"{name}_id")
-        if entity:
-            target = rewrite.get(name)
-            fields = dict(target) if isinstance(target, Mapping) else {"str": target}
-            filled[name] = {**fields, "id": entity}
+        if f"{name}_id" not in ids:
+            continue
+        target = rewrite.get(name)
+        if not isinstance(target, Mapping):
+            target = {"str": target}
+        filled[name] = {**target, "id": ids[f"{name}_id"]}
     return filled

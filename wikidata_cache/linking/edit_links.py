@@ -23,8 +23,8 @@ from wikidata_cache.linking.candidates import (
     LinkResult,
     Mention,
     Reason,
-    given_id,
-    ranked,
+    parse_id,
+    rank,
 )
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge
 from wikidata_cache.linking.linker import Linker
@@ -68,7 +68,7 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
         limit: the largest number of candidates for each part.
 
     Returns:
-        The ranked candidates of each part.
+        The candidates of each part, the best first.
     """
     subject, relation, target_new, target_true = _mentions(edit)
     relations = linker.candidates(relation)
@@ -78,48 +78,81 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     new = linker.candidates(target_new._replace(relation=property_id))
     old = linker.candidates(target_true._replace(relation=property_id))
 
-    # The facts of the graph that a subject, a relation and an old target form; without relations, any relation counts.
-    # Candidates that match only by some words of a name are tried only if those with whole names form no fact.
-    properties = {candidate.id for candidate in relations}
-    facts: list[Statement] = []
-    for only_whole in (True, False):
-        if facts:
-            break
-        targets = {candidate.id for candidate in old if candidate.is_whole or not only_whole}
-        for candidate in subjects:
-            if only_whole and not candidate.is_whole:
-                continue
-            for relation_id, target in sorted(candidate.info.statements or ()):
-                is_asked = relation_id in properties or not properties
-                if is_asked and target in targets and target != candidate.id:
-                    facts.append(Statement(candidate.id, relation_id, target))
+    facts = _find_facts(subjects, relations, old)
     for part, column in ((subjects, 0), (relations, 1), (old, 2)):
-        for candidate in part:
-            if fact := next((fact for fact in facts if fact[column] == candidate.id), None):
-                candidate.add(Reason(candidates.STATED, f"{' '.join(fact)} is stated in the graph"), can_settle=True)
-
-    # A new object is likely to be of a type of the best candidate for the old object.
+        _reward_stated(part, facts, column)
     if old:
-        best = max(old, key=lambda candidate: candidate.score)
-        shared = {candidate.id: candidate.info.types & best.info.types for candidate in new}
-        names = linker.knowledge.labels(set().union(*shared.values()))
-        for candidate in new:
-            if kinds := sorted(names.get(kind, kind) for kind in shared[candidate.id]):
-                candidate.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.info.label or best.id}"))
+        _reward_like_old(new, old, linker.knowledge)
 
+    relation_result = None
     relation_text = edit.relation or property_id
-    has_old = edit.target_true or edit.target_true_id
+    if relation_text:
+        relation_result = linker.result(relation_text, relation, relations, limit=limit)
+    old_result = None
+    if edit.target_true or edit.target_true_id:
+        old_result = linker.result(edit.target_true or "", target_true, old, limit=limit)
     return LinkedEdit(
         subject=linker.result(edit.subject, subject, subjects, limit=limit),
-        relation=linker.result(relation_text, relation, relations, limit=limit) if relation_text else None,
+        relation=relation_result,
         target_new=linker.result(edit.target_new, target_new, new, limit=limit),
-        target_true=linker.result(edit.target_true or "", target_true, old, limit=limit) if has_old else None,
+        target_true=old_result,
     )
+
+
+def _find_facts(
+    subjects: Sequence[Candidate], relations: Sequence[Candidate], targets: Sequence[Candidate]
+) -> list[Statement]:
+    """Return the facts of the graph that candidates for the subject, the relation and the old object form.
+
+    Candidates that match only by some words of a name are tried only if those with whole names form no fact.
+    """
+    whole_subjects = [candidate for candidate in subjects if candidate.is_whole]
+    whole_targets = [candidate for candidate in targets if candidate.is_whole]
+    return _join(whole_subjects, relations, whole_targets) or _join(subjects, relations, targets)
+
+
+def _join(
+    subjects: Sequence[Candidate], relations: Sequence[Candidate], targets: Sequence[Candidate]
+) -> list[Statement]:
+    """Return the statements of a subject with a relation and a target; without relations, any relation counts."""
+    relation_ids = {candidate.id for candidate in relations}
+    target_ids = {candidate.id for candidate in targets}
+    facts = []
+    for subject in subjects:
+        for relation, target in sorted(subject.info.statements or ()):
+            if relation_ids and relation not in relation_ids:
+                continue
+            if target in target_ids and target != subject.id:
+                facts.append(Statement(subject.id, relation, target))
+    return facts
+
+
+def _reward_stated(part: Sequence[Candidate], facts: Sequence[Statement], column: int) -> None:
+    """Add points to the candidates for one part of an edit (0 subject, 1 relation, 2 object) that form a fact."""
+    first: dict[str, Statement] = {}
+    for fact in facts:
+        first.setdefault(fact[column], fact)
+    for candidate in part:
+        if candidate.id in first:
+            words = f"{' '.join(first[candidate.id])} is stated in the graph"
+            candidate.add(Reason(candidates.STATED, words), can_settle=True)
+
+
+def _reward_like_old(new: Sequence[Candidate], old: Sequence[Candidate], knowledge: Knowledge) -> None:
+    """Add points to candidates for the new object that have a type of the best candidate for the old object."""
+    best = max(old, key=lambda candidate: candidate.score)
+    shared = {candidate.id: candidate.info.types & best.info.types for candidate in new}
+    names = knowledge.labels(set().union(*shared.values()))
+    for candidate in new:
+        kinds = sorted(names.get(kind, kind) for kind in shared[candidate.id])
+        if kinds:
+            candidate.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.info.label or best.id}"))
 
 
 def in_rank(linker: Linker, edit: EditLike, error: AmbiguousLabelError) -> AmbiguousLabelError:
     """Return the error of an edit's new object with its candidates in the order in which the edit ranks them."""
-    ranks = {c.id: rank for rank, c in enumerate(link_edit(linker, edit, limit=POOL).target_new.candidates)}
+    ranked = link_edit(linker, edit, limit=POOL).target_new.candidates
+    ranks = {candidate.id: number for number, candidate in enumerate(ranked)}
     described = dict(zip(error.candidates, error.described, strict=True))
     best = sorted(described, key=lambda entity: ranks.get(entity, len(ranks)))  # stable: the others as they were
     return AmbiguousLabelError(error.label, best, [described[entity] for entity in best])
@@ -131,30 +164,40 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
     Raises the errors of `link_edit`, and those of the graph if it cannot answer, such as CacheMissError.
     """
     mentions = [_mentions(edit) for edit in edits]
-    if not linker.knowledge.is_remote:  # a cache over a local graph goes through all its labels for each question
-        every = chain.from_iterable(mentions)
+    every = list(dict.fromkeys(chain.from_iterable(mentions)))
+    if linker.knowledge.is_remote:
+        _prefetch_names(linker.knowledge, every)
+        linker.prefetch_ends(_find_ends(linker, edits, mentions))
+    else:  # a cache over a local graph goes through all its labels for each question
         linker.knowledge.prefetch_names(mention.text for mention in every if not mention.only_id)
-    else:
-        _prefetch_names(linker.knowledge, list(dict.fromkeys(chain.from_iterable(mentions))))
-        # With the names in memory, the candidates for each end of each relation cost no request.
-        ends: dict[tuple[str, Role], set[str]] = defaultdict(set)
-        for edit, (subject, relation, target_new, target_true) in zip(edits, mentions, strict=True):
-            if property_id := edit.relation_id or _clear_property(linker.candidates(relation)):
-                for part in (subject, target_new, target_true):
-                    ends[property_id, part.role].update(candidate.id for candidate in linker.candidates(part))
-        linker.prefetch_ends(ends)
     for edit in Bar(edits, title="linking", unit="edit", leave=False):
         yield link_edit(linker, edit, limit=limit)
+
+
+def _find_ends(
+    linker: Linker, edits: Sequence[EditLike], mentions: Sequence[tuple[Mention, Mention, Mention, Mention]]
+) -> dict[tuple[str, Role], set[str]]:
+    """Return the candidates for each end of each clear relation; with the names in memory, they cost no request."""
+    ends: dict[tuple[str, Role], set[str]] = defaultdict(set)
+    for edit, (subject, relation, target_new, target_true) in zip(edits, mentions, strict=True):
+        property_id = edit.relation_id or _clear_property(linker.candidates(relation))
+        if property_id is None:
+            continue
+        for part in (subject, target_new, target_true):
+            ends[property_id, part.role].update(candidate.id for candidate in linker.candidates(part))
+    return ends
 
 
 def _mentions(edit: EditLike) -> tuple[Mention, Mention, Mention, Mention]:
     """Return subject, relation, new and old object of an edit to link; a missing part has an empty text."""
 
     def mention(entity: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> Mention:
-        if entity:
-            label = text if text and not is_entity(text) else None
-            return Mention(entity, kind, role, expected_label=label, only_id=True)
-        return Mention((text or "").strip(), kind, role)
+        if not entity:
+            return Mention((text or "").strip(), kind, role)
+        label = None
+        if text and not is_entity(text):
+            label = text
+        return Mention(entity, kind, role, expected_label=label, only_id=True)
 
     return (
         mention(edit.subject_id, edit.subject, role="subject"),
@@ -166,8 +209,10 @@ def _mentions(edit: EditLike) -> tuple[Mention, Mention, Mention, Mention]:
 
 def _clear_property(relations: Sequence[Candidate]) -> str | None:
     """Return the id of the property that clearly leads among the candidates, or None."""
-    linked = LinkResult("", tuple(ranked(relations)), "")
-    return linked.candidates[0].id if linked.status == "exact" else None
+    linked = LinkResult("", tuple(rank(relations)), "")
+    if linked.status != "exact":
+        return None
+    return linked.candidates[0].id
 
 
 def _prefetch_names(knowledge: Knowledge, mentions: Sequence[Mention]) -> None:
@@ -177,18 +222,20 @@ def _prefetch_names(knowledge: Knowledge, mentions: Sequence[Mention]) -> None:
     for mention in Bar(mentions, title="names", unit="name", leave=False):
         if mention.text and not mention.only_id:
             ids |= {match.id for match in knowledge.named(mention.text, limit=POOL, entity=mention.kind)}
-        if given := given_id(mention.text, mention.kind):
-            ids.add(given)
+        own_id = parse_id(mention.text, mention.kind)
+        if own_id:
+            ids.add(own_id)
     about = dict(knowledge.info(ids))
     merged = {info.merged_into for info in about.values() if info.merged_into}
     about |= knowledge.info(merged - about.keys())
-    knowledge.labels({kind for info in about.values() for kind in info.types})
+    knowledge.labels(set[str]().union(*(info.types for info in about.values())))
 
     # Other names of an entity are needed only where its label is not the expected one.
     expected_labels = []
     for mention in mentions:
         info = about.get(mention.text, EntityInfo())
-        info = about[info.merged_into] if info.merged_into else info
+        if info.merged_into:
+            info = about[info.merged_into]
         if mention.expected_label and normalise(info.label or "") != normalise(mention.expected_label):
             expected_labels.append(mention.expected_label)
     knowledge.prefetch_names(expected_labels)

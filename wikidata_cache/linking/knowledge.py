@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kg_common.ids import is_entity, is_item, is_property
@@ -110,7 +110,9 @@ class GraphKnowledge(Knowledge):
 
     def nearest(self, text: str, *, entity: EntityKind) -> Sequence[Match]:
         """Return the entities with a name that is one letter away from the text; () without an index of names."""
-        return self._index.nearest(text, entity=entity) if self._index else ()
+        if self._index is None:
+            return ()
+        return self._index.nearest(text, entity=entity)
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
         """Return the facts about each of the ids."""
@@ -128,8 +130,10 @@ class GraphKnowledge(Knowledge):
         infos = {}
         for entity in ids:
             stated: frozenset[tuple[str, str]] | None = frozenset()
-            if is_item(entity):
-                stated = frozenset(statements[entity]) if entity in statements else None
+            if entity in statements:
+                stated = frozenset(statements[entity])
+            elif is_item(entity):
+                stated = None
             infos[entity] = EntityInfo(
                 labels.get(entity),
                 descriptions.get(entity),
@@ -144,8 +148,12 @@ class GraphKnowledge(Knowledge):
         return where_known(self.facts.labels, ids)
 
     def _labelled(self, text: str, entity: EntityKind) -> list[Match]:
-        ids = self.facts.named([text])[text] if text else ()
-        return [Match(e, text, "", "label", 0) for e in ids if is_entity(e) and is_item(e) == (entity == "item")]
+        if not text:
+            return []
+        is_kind = is_property
+        if entity == "item":
+            is_kind = is_item
+        return [Match(found, text, "", "label", 0) for found in self.facts.named([text])[text] if is_kind(found)]
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,9 @@ def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndType
         )
     end = f"{relation} {role}"
     sampled, counts = facts.ends([end])[end]
-    return RelationEndTypes(relation, role, sampled, {kind: n / sampled for kind, n in counts}) if sampled else None
+    if not sampled:
+        return None
+    return RelationEndTypes(relation, role, sampled, {kind: count / sampled for kind, count in counts})
 
 
 def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
@@ -186,17 +196,22 @@ def open_index(source: Source) -> LabelIndex | None:
     For a cache over a local graph, return the index of the graph. A new index is in memory; it takes about
     ten seconds for half a million names, so `wikidata-cache load` writes one to disk.
     """
-    source = source.graph if isinstance(source, FallbackSource) else source
+    if isinstance(source, FallbackSource):
+        source = source.graph
     if not isinstance(source, OxigraphSource):
         return None
     if source.label_file:
         return LabelIndex(source.label_file)
     logger.debug("Indexing the labels of %s", source.name)
-    names = (
-        LabelEntry(entity, row["l"], row["lang"], kind)
-        for kind in _KINDS
-        for row in source.select(f"SELECT ?e ?l ?lang WHERE {{ {match_words('e', f'<{KIND_IRIS[kind]}>')} }}")
-        if is_entity(entity := local_id(row["e"]))
-    )
     numbers = ((local_id(row["s"]), int(row["n"])) for row in source.select(_NUMBERS))
-    return LabelIndex.in_memory(names, weights=numbers)
+    return LabelIndex.in_memory(_select_names(source), weights=numbers)
+
+
+def _select_names(source: Source) -> Iterator[LabelEntry]:
+    """Yield all labels and aliases in a graph."""
+    for kind in _KINDS:
+        pattern = match_words("e", f"<{KIND_IRIS[kind]}>")
+        for row in source.select(f"SELECT ?e ?l ?lang WHERE {{ {pattern} }}"):
+            entity = local_id(row["e"])
+            if is_entity(entity):
+                yield LabelEntry(entity, row["l"], row["lang"], kind)

@@ -14,7 +14,7 @@ from kg_common.ids import is_item
 from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.labels.label_index import EntityKind
 from wikidata_cache.linking import candidates as scores
-from wikidata_cache.linking.candidates import Candidate, LinkResult, Mention, Reason, build_candidates, ranked
+from wikidata_cache.linking.candidates import Candidate, LinkResult, Mention, Reason, build_candidates, rank
 from wikidata_cache.linking.knowledge import (
     NOT_NOW,
     GraphKnowledge,
@@ -89,11 +89,11 @@ class Linker:
         return candidates
 
     def _add_evidence_of_relation(self, candidates: Sequence[Candidate], relation: str, role: Role) -> None:
-        """Add points to candidates of which the type, or which themselves, are at this end of a relation in the graph.
+        """Add points to candidates that are at this end of a relation in the graph, or whose type is.
 
         Nothing is added before all questions are answered, so a failure leaves the candidates as they were.
         """
-        ends = self._at_end(relation, role)
+        ends = self._sample_end(relation, role)
         if ends is None:
             return
         present = items_at_end(self._graph, relation, role, [candidate.id for candidate in candidates])
@@ -110,12 +110,14 @@ class Linker:
 
     def result(self, text: str, mention: Mention, candidates: Sequence[Candidate], *, limit: int) -> LinkResult:
         """Return the best `limit` candidates, ranked, with the labels of their types; `text` is for the reader."""
-        every = ranked(candidates)
+        every = rank(candidates)
         best = every[:limit]
         names = self.knowledge.labels(set().union(*(candidate.info.types for candidate in best)))
         for candidate in best:
             candidate.types = tuple(sorted(names.get(kind, kind) for kind in candidate.info.types))
-        next_score = every[limit].score if len(every) > limit else None
+        next_score = None
+        if len(every) > limit:
+            next_score = every[limit].score
         nearest: tuple[str, ...] = ()
         if not every:
             near = self.knowledge.nearest(mention.text, entity=mention.kind)
@@ -123,10 +125,10 @@ class Linker:
         return LinkResult(text, tuple(best), self.knowledge.name, self._notes(mention), next_score, nearest)
 
     def _notes(self, mention: Mention) -> tuple[str, ...]:
-        """What could not be compared, for the reader of a result."""
+        """Return what could not be compared, for the reader of a result."""
         if mention.relation is None:
             return ()
-        end = mention.relation, mention.role
+        end = (mention.relation, mention.role)
         if end in self._failures:
             return (f"the relation was not compared: {self._failures[end]}",)
         if end in self._ends and self._ends[end] is None:
@@ -137,7 +139,9 @@ class Linker:
     def knows_property(self, relation: str) -> bool:
         """Return whether the graph has a label, or values or subjects of known type, of a property."""
         with suppress(*NOT_NOW):
-            if any(self._at_end(relation, role) is not None for role in ("object", "subject")):
+            if self._sample_end(relation, "object") is not None:
+                return True
+            if self._sample_end(relation, "subject") is not None:
                 return True
         return bool(self.knowledge.labels([relation]))
 
@@ -153,9 +157,9 @@ class Linker:
                     pairs += [f"{end} {entity}" for entity in ids if is_item(entity)]
             self._graph.at_ends(pairs)
 
-    def _at_end(self, relation: str, role: Role) -> RelationEndTypes | None:
+    def _sample_end(self, relation: str, role: Role) -> RelationEndTypes | None:
         """Return the types of the things at an end of a relation, None without any. A failure is raised again."""
-        end = relation, role
+        end = (relation, role)
         if end not in self._ends:
             if end in self._failures:
                 raise self._failures[end]
@@ -168,5 +172,6 @@ def open_linker(facts: Facts, *, api: ActionApi | None = None) -> Linker:
 
     The ends of relations are always looked up in the graph.
     """
-    knowledge = OnlineKnowledge(api) if api else GraphKnowledge(facts, open_index(facts.source))
-    return Linker(knowledge, facts)
+    if api is not None:
+        return Linker(OnlineKnowledge(api), facts)
+    return Linker(GraphKnowledge(facts, open_index(facts.source)), facts)

@@ -30,11 +30,12 @@ class OnlineKnowledge(Knowledge):
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
         """Return the entities that either search finds, each with its best matching name."""
-        search = text, entity, min(limit, _PER_SEARCH)
+        limit = min(limit, _PER_SEARCH)
+        search = (text, entity, limit)
         if search not in self._searches:
-            self._searches[search] = self._api.search(text, limit=search[2], kind=entity)
+            self._searches[search] = self._api.search(text, limit=limit, kind=entity)
         matches = []
-        for entity_id, entry in self._fetched(self._searches[search]).items():
+        for entity_id, entry in self._fetch(self._searches[search]).items():
             names = [Match(entity_id, name, language, kind, 0) for name, language, kind in entry.names]
             if names:
                 matches.append(max(names, key=lambda match: name_reason(match, text).points))
@@ -43,23 +44,25 @@ class OnlineKnowledge(Knowledge):
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
         """Return the facts that Wikidata has about each of the ids."""
         ids = sorted(set(ids))
-        fetched = self._fetched(ids)
+        fetched = self._fetch(ids)
         about = dict.fromkeys(ids, EntityInfo())
         for entity, entry in fetched.items():
             types = frozenset(value for relation, value in entry.statements if relation == "P31")
-            merged = entry.id if entry.id != entity else None
+            merged = None
+            if entry.id != entity:
+                merged = entry.id
             about[entity] = EntityInfo(entry.label, entry.description, types, entry.statements, merged)
         return about
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """Return {id: label} for the ids that have a label."""
         labels = {}
-        for entity, entry in self._fetched(sorted(set(ids))).items():
+        for entity, entry in self._fetch(sorted(set(ids))).items():
             if entry.label:
                 labels[entity] = entry.label
         return labels
 
-    def _fetched(self, ids: Sequence[str]) -> dict[str, ApiEntity]:
+    def _fetch(self, ids: Sequence[str]) -> dict[str, ApiEntity]:
         missing = [entity for entity in ids if entity not in self._entities]
         if missing:
             entities = self._api.entities(missing)

@@ -158,7 +158,7 @@ def test_candidates_are_chosen_by_row_or_name_on_the_command_line(tmp_path: Path
         ("4=Q90",): "there is no row 4; the rows are 1 to 3",
         ("Pariss=Q90",): "no row has the name 'Pariss'",
         ("1=Q90", "Paris=Q47899"): "Q90 is chosen for target_new_id of row 1 too",
-        ("1=Q150",): "Q150 is no candidate there; found target_new_id: Q90 (Paris: capital of France)",
+        ("1=Q150",): "Q150 is not a candidate there; found target_new_id: Q90 (Paris: capital of France)",
         ("2=Q90",): "Q11 (Anna: human); Q12 (Anna: human), target_new_id: Q150 (French",
         ("1",): "expected a row or a name, and an id",
     }.items():
