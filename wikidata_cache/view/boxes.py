@@ -70,8 +70,9 @@ class Rectangle(NamedTuple):
 
     def meets(self, other: Rectangle) -> bool:
         """Return whether the rectangles share a point."""
-        apart = self.right < other.left or other.right < self.left
-        return not (apart or self.bottom < other.top or other.bottom < self.top)
+        if self.right < other.left or other.right < self.left:
+            return False
+        return self.bottom >= other.top and other.bottom >= self.top
 
     def is_crossed(self, x: float, y: float) -> bool:
         """Return whether the line from (0, 0) to (x, y) enters the rectangle."""
@@ -102,7 +103,11 @@ class BoxGroup(NamedTuple):
         if not self.extent.wider(padding).meets(other.extent):
             return False
         near = [box for box in other.boxes if box.meets(self.extent.wider(padding))]
-        return any(mine.wider(padding).meets(box) for mine in self.boxes for box in near)
+        for mine in self.boxes:
+            widened = mine.wider(padding)
+            if any(widened.meets(box) for box in near):
+                return True
+        return False
 
     def is_crossed(self, x: float, y: float) -> bool:
         """Return whether the line from (0, 0) to (x, y) crosses the core of any box."""
@@ -134,8 +139,10 @@ def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) 
         paddings = _PADDINGS[2:]
     for growth in range(_MAX_GROWTHS):
         scale = 1.125**growth
-        radii = sector.radii[0] * scale, sector.radii[1] * scale
-        rings = 1 if growth < _GROWTHS_BEFORE_STAGGER else _STAGGERED
+        radii = (sector.radii[0] * scale, sector.radii[1] * scale)
+        rings = 1
+        if growth >= _GROWTHS_BEFORE_STAGGER:
+            rings = _STAGGERED
         grown = sector._replace(radii=radii, rings=rings, step=step)
         for padding in paddings:
             points = _fill(centre, parts, grown, padding, 0.0)
@@ -174,49 +181,57 @@ def _fill(
     angle = sector.start + least / 2
     end = sector.start + sector.sweep + 1e-9
     points: list[Point] = []
-    taken: list[BoxGroup] = []
+    placed: list[BoxGroup] = []
     for part in parts:
-        while (point := _free(centre, part, angle, sector, taken, points, padding)) is None:
+        point = _find_free(centre, part, angle, sector, placed, points, padding)
+        while point is None and angle <= end:
             angle += sector.step
-            if angle > end:
-                return None
-        if angle > end:
+            point = _find_free(centre, part, angle, sector, placed, points, padding)
+        if point is None or angle > end:
             return None
         points.append(point)
-        taken.append(part.at(*point))
+        placed.append(part.at(*point))
         angle += max(least, sector.step / 4)
     return points
 
 
-def _free(
+def _find_free(
     centre: Rectangle,
     part: BoxGroup,
     angle: float,
     sector: Sector,
-    taken: list[BoxGroup],
+    placed: list[BoxGroup],
     points: list[Point],
     padding: float,
 ) -> Point | None:
     """Return the place on the innermost ring that has room in this direction, or None.
 
-    The near side of the group's first box is on the ring. `taken` are the groups placed so far, at `points`.
+    The near side of the group's first box is on the ring. `placed` are the groups placed so far, at `points`.
     """
     box = part.boxes[0]
     across = math.cos(angle)
     down = math.sin(angle)
     # From the ring to the middle of the box: its near side is the left one to the right of the centre, and so on
-    half_width = -box.left if across > 0 else box.right
-    half_height = -box.top if down > 0 else box.bottom
+    half_width = box.right
+    if across > 0:
+        half_width = -box.left
+    half_height = box.bottom
+    if down > 0:
+        half_height = -box.top
     for number in range(sector.rings):
         x = across * (sector.radii[0] + number * _STAGGER[0] + half_width)
         y = down * (sector.radii[1] + number * _STAGGER[1] + half_height)
-        if any(box.at(x, y).wider(padding).meets(other.boxes[0]) for other in taken):
+        if any(box.at(x, y).wider(padding).meets(other.boxes[0]) for other in placed):
             continue  # this cheap test rejects most points
         area = part.at(x, y)
-        if area.meets(BoxGroup([centre], centre), padding) or any(area.meets(other, padding) for other in taken):
+        if area.meets(BoxGroup([centre], centre), padding):
+            continue
+        if any(area.meets(other, padding) for other in placed):
             continue
         # No line from the centre to a group may cross another group.
-        if any(other.is_crossed(x, y) for other in taken) or any(area.is_crossed(*point) for point in points):
+        if any(other.is_crossed(x, y) for other in placed):
+            continue
+        if any(area.is_crossed(*point) for point in points):
             continue
         return x, y
     return None
@@ -225,13 +240,16 @@ def _free(
 def _rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[Point]:
     """Return places in rows above and below the centre, in a block about 1.6 times as wide as high."""
     extents = [part.extent for part in parts]
-    sizes = [(extent.right - extent.left + _ROW_GAP, extent.bottom - extent.top + _ROW_GAP) for extent in extents]
-    widest = math.sqrt(1.6 * sum(width * height for width, height in sizes))
-    rows = wrap_rows(extents, [width for width, _ in sizes], widest=widest)
-    heights = [max(extent.bottom - extent.top for extent in row) + _ROW_GAP for row in rows]
-    y = centre.top - _CENTRE_GAP - sum(heights[: len(rows) // 2])
+    widths = [extent.right - extent.left + _ROW_GAP for extent in extents]
+    heights = [extent.bottom - extent.top + _ROW_GAP for extent in extents]
+    area = sum(width * height for width, height in zip(widths, heights, strict=True))
+    rows = wrap_rows(extents, widths, widest=math.sqrt(1.6 * area))
+    row_heights = []
+    for row in rows:
+        row_heights.append(max(extent.bottom - extent.top for extent in row) + _ROW_GAP)
+    y = centre.top - _CENTRE_GAP - sum(row_heights[: len(rows) // 2])
     points = []
-    for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
+    for number, (row, height) in enumerate(zip(rows, row_heights, strict=True)):
         if number == len(rows) // 2:
             y = centre.bottom + _CENTRE_GAP
         x = -sum(extent.right - extent.left + _ROW_GAP for extent in row) / 2
@@ -258,30 +276,37 @@ def place_in_block(
     blocks: dict[str, Block] = {}
     for node in reversed(order):  # from the leaves to the root, without recursion: a chain may be long
         box = Rectangle.of(sizes[node])
-        points: dict[str, Point] = {node: (0.0, 0.0)}
         parts = [blocks.pop(child) for child in children[node]]
-        if not parts:
-            blocks[node] = points, box
-            continue
-        # Leaves first, then larger blocks, in rows of about the same width.
-        gap = _GAP * min(sizes[child][1] for child in children[node])
-        parts.sort(key=lambda part: len(part[0]) > 1)
-        areas = [(extent.right - extent.left + gap, extent.bottom - extent.top + gap) for _, extent in parts]
-        widths = [width for width, _ in areas]
-        widest = max(math.sqrt(_SHAPE * sum(width * height for width, height in areas)), max(widths))
-        y = box.bottom + 2 * gap
-        around = box
-        for row in wrap_rows(parts, widths, widest=widest):
-            height = max(extent.bottom - extent.top for _, extent in row)
-            x = -(sum(extent.right - extent.left + gap for _, extent in row) - gap) / 2
-            for inner, extent in row:
-                top = -y - extent.bottom if is_upwards else y - extent.top
-                points |= {name: (x - extent.left + dx, top + dy) for name, (dx, dy) in inner.items()}
-                around = around.joined(extent.at(x - extent.left, top))
-                x += extent.right - extent.left + gap
-            y += height + gap
-        blocks[node] = points, around.wider(gap)
+        if parts:
+            gap = _GAP * min(sizes[child][1] for child in children[node])
+            blocks[node] = _stack_rows(node, box, parts, gap, is_upwards=is_upwards)
+        else:
+            blocks[node] = ({node: (0.0, 0.0)}, box)
     return blocks[root]
+
+
+def _stack_rows(node: str, box: Rectangle, parts: list[Block], gap: float, *, is_upwards: bool) -> Block:
+    """Return a node with the blocks of its children below (or above) it: leaves first, in rows of about equal width."""
+    parts = sorted(parts, key=lambda part: len(part[0]) > 1)
+    widths = [extent.right - extent.left + gap for _, extent in parts]
+    heights = [extent.bottom - extent.top + gap for _, extent in parts]
+    area = sum(width * height for width, height in zip(widths, heights, strict=True))
+    widest = max(math.sqrt(_SHAPE * area), max(widths))
+    points: dict[str, Point] = {node: (0.0, 0.0)}
+    around = box
+    y = box.bottom + 2 * gap  # the near side of the row, if rows go downwards
+    for row in wrap_rows(parts, widths, widest=widest):
+        x = -(sum(extent.right - extent.left + gap for _, extent in row) - gap) / 2
+        for inner, extent in row:
+            left = x - extent.left
+            top = y - extent.top
+            if is_upwards:
+                top = -y - extent.bottom
+            points |= {name: (left + dx, top + dy) for name, (dx, dy) in inner.items()}
+            around = around.joined(extent.at(left, top))
+            x += extent.right - extent.left + gap
+        y += max(extent.bottom - extent.top for _, extent in row) + gap
+    return points, around.wider(gap)
 
 
 def wrap_rows(items: Sequence[Item], widths: Sequence[float], *, widest: float) -> list[list[Item]]:

@@ -30,7 +30,6 @@ def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
     edges = []
     for number, (source, target, key, data) in enumerate(graph.edges(keys=True, data=True)):
         label = str(data.get("label") or key)
-        note = _note(data)
         edges.append(
             {
                 "id": f"e{number}",
@@ -40,31 +39,44 @@ def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
                 "label": printable(label, longest=300),
                 "text": printable(label, longest=34),
                 "role": data.get("role", "statement"),
-                "note": printable(note, longest=80),
+                "note": printable(_note(data), longest=80),
             }
         )
     nodes = []
-    roles = _ROLES if has_edit(edges) else {}
-    first = first_ring(edges)
     for node, data in graph.nodes(data=True):
-        role = data.get("role", "neighbour")
-        hop = int(data.get("hop", 0))
-        nodes.append(
-            {
-                "id": node,
-                "label": printable(str(data.get("label", node)), longest=300),
-                "description": printable(str(data.get("description") or ""), longest=500),
-                "kind": _KINDS.get(role, _RINGS[min(max(hop - first, 0), 2)]),
-                "role": roles.get(role, f"hop {hop}" if hop else "the item itself"),
-                "hop": hop,
-                "url": f"https://www.wikidata.org/wiki/{node}" if is_entity(node) else "",
-            }
-        )
+        nodes.append(_node_content(node, data, around_edit=has_edit(edges)))
     return {"nodes": nodes, "edges": edges}
 
 
+def _node_content(node: str, data: Mapping[str, Any], *, around_edit: bool) -> dict[str, Any]:
+    role = data.get("role", "neighbour")
+    hop = int(data.get("hop", 0))
+    ring = max(hop - _nearest_hop(around_edit=around_edit), 0)
+    kind = _KINDS.get(role, _RINGS[min(ring, 2)])
+    words = f"hop {hop}"
+    if hop == 0:
+        words = "the item itself"
+    if around_edit:
+        words = _ROLES.get(role, words)
+    url = ""
+    if is_entity(node):
+        url = f"https://www.wikidata.org/wiki/{node}"
+    return {
+        "id": node,
+        "label": printable(str(data.get("label", node)), longest=300),
+        "description": printable(str(data.get("description") or ""), longest=500),
+        "kind": kind,
+        "role": words,
+        "hop": hop,
+        "url": url,
+    }
+
+
 def _note(data: Mapping[str, Any]) -> str:
-    """What an edge says besides its label: "from 1960-01-02 until 1970-01-01, preferred"; days, and this rank alone."""
+    """Return what an edge says besides its label, such as "from 1960-01-02 until 1970-01-01, preferred".
+
+    Times are given as days, and "preferred" is the only rank that is named.
+    """
     days = []
     for word, name in (("from", "start"), ("until", "end")):
         day = str(data.get(name) or "").partition("T")[0]
@@ -103,7 +115,13 @@ def has_edit(edges: list[dict[str, Any]]) -> bool:
 
 def first_ring(edges: list[dict[str, Any]]) -> int:
     """Return the hop of the nearest neighbours: 2 around an edit, whose own edge is hop 1; else 1."""
-    return 2 if has_edit(edges) else 1
+    return _nearest_hop(around_edit=has_edit(edges))
+
+
+def _nearest_hop(*, around_edit: bool) -> int:
+    if around_edit:
+        return 2
+    return 1
 
 
 def printable(text: str, *, longest: int = _LONGEST) -> str:
@@ -111,7 +129,11 @@ def printable(text: str, *, longest: int = _LONGEST) -> str:
     # Category C: control characters, direction overrides, lone surrogates, unassigned code points.
     kept = ""
     for character in text:
-        is_printed = character in _JOINERS or unicodedata.category(character)[0] != "C"
-        kept += character if is_printed else " "
+        if character in _JOINERS or unicodedata.category(character)[0] != "C":
+            kept += character
+        else:
+            kept += " "
     line = " ".join(kept.split())
-    return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
+    if len(line) <= longest:
+        return line
+    return line[: longest - 1].rstrip() + "…"

@@ -45,14 +45,14 @@ def mimebundle(
     graph: nx.MultiDiGraph, *, include: Collection[str] | None = None, exclude: Collection[str] | None = None
 ) -> dict[str, str]:
     """Return {MIME type: content}: the page, the drawing as SVG, and a line of text; the notebook front end chooses."""
+    if not len(graph):
+        return {"text/plain": "An empty subgraph."}
     makers: dict[str, Callable[[], str]] = {
         "text/html": lambda: html(graph),
         "image/svg+xml": lambda: svg(graph, widest=_COLUMN),
         "text/plain": lambda: f"{headline(graph)} ({subtitle(graph, graph_content(with_old_edge(graph)))})",
     }
     kinds = set(include or makers) - set(exclude or ())
-    if not len(graph):
-        return {"text/plain": "An empty subgraph."}
     return {kind: make() for kind, make in makers.items() if kind in kinds}
 
 
@@ -61,10 +61,16 @@ def show(graph: nx.MultiDiGraph, *, static: bool = False) -> None:
     # `IPython` is not imported for this question: where a kernel runs this process, it is imported already.
     get_shell: Callable[[], object] | None = getattr(sys.modules.get("IPython"), "get_ipython", None)
     if get_shell is not None and hasattr(get_shell(), "kernel"):
-        bundle = mimebundle(graph, include=["image/svg+xml" if static else "text/html", "text/plain"])
+        picture = "text/html"
+        if static:
+            picture = "image/svg+xml"
+        bundle = mimebundle(graph, include=[picture, "text/plain"])
         display: Any = import_module("IPython.display").display
         display(bundle, raw=True)
         return
-    text, suffix = (svg(graph), ".svg") if static else (page(graph), ".html")
-    path = Path(tempfile.mkdtemp(prefix="subgraph-")) / f"graph{suffix}"
-    webbrowser.open(write_atomically(path, text).as_uri())
+    folder = Path(tempfile.mkdtemp(prefix="subgraph-"))
+    if static:
+        path = write_atomically(folder / "graph.svg", svg(graph))
+    else:
+        path = write_atomically(folder / "graph.html", page(graph))
+    webbrowser.open(path.as_uri())

@@ -25,6 +25,7 @@ _OUTER = {"far": 6, "beyond": 3}  # pixels in a large graph: only shapes at firs
 _PER_LINE = 22  # characters
 
 _PLACE = re.compile("@@([A-Z]+)@@")
+_LINES = {"edit": "line", "old": "line dashed"}  # CSS class of the edges of a role
 _LEGEND = (  # (CSS class, name); an entry is shown if the page has such a node or edge
     ("s", "{2}"),
     ("new", "new object o*"),
@@ -46,28 +47,18 @@ def page(graph: nx.MultiDiGraph) -> str:
     content = elements(graph)
     heading = headline(graph)
     marked = f"<bdi>{escape(heading)}</bdi>"
-    if edit := _edit_parts(graph):
+    edit = _edit_parts(graph)
+    if edit is not None:
         subject, relation, new = map(escape, edit)
         marked = f'<bdi>{subject}</bdi> <span class="property">{relation} →</span> <bdi class="new">{new}</bdi>'
-
-    # The legend has only the kinds of nodes and edges that are there; hops count from the edit, or from the item.
-    roles = {edge["role"] for edge in content["edges"]}
-    kinds = {node["kind"] for node in content["nodes"]}
-    kinds |= {kind for role, kind in (("edit", "line"), ("old", "line dashed")) if role in roles}
-    ring = first_ring(content["edges"])
-    middle = "subject s" if has_edit(content["edges"]) else "the item itself"
-    legend = "".join(
-        f'<li><span class="swatch {kind}"></span>{name.format(ring, ring + 1, middle)}</li>'
-        for kind, name in _LEGEND
-        if kind in kinds
-    )
+    entities, statements = _counts(content)
     parts = {
         "TITLE": escape(heading),
         "HEADING": marked,
         "SUBTITLE": escape(subtitle(graph, content)),
-        "SUMMARY": escape(f"Graph, {', '.join(_counts(content))}: {heading}"),
-        "LEGEND": legend,
-        "COUNT": f"All as text: {_counts(content)[1]}",
+        "SUMMARY": escape(f"Graph, {entities}, {statements}: {heading}"),
+        "LEGEND": _legend(content),
+        "COUNT": f"All as text: {statements}",
         "ROWS": statement_rows(content),
         "DATA": embeddable(content),
         "STYLE": _file("template/page.css"),
@@ -77,11 +68,30 @@ def page(graph: nx.MultiDiGraph) -> str:
     return _PLACE.sub(lambda match: parts[match[1]], _file("template/page.html"))
 
 
+def _legend(content: GraphContent) -> str:
+    """Return the legend of the kinds of nodes and edges that are there; hops count from the edit, or from the item."""
+    kinds = {node["kind"] for node in content["nodes"]}
+    for edge in content["edges"]:
+        if edge["role"] in _LINES:
+            kinds.add(_LINES[edge["role"]])
+    ring = first_ring(content["edges"])
+    middle = "the item itself"
+    if has_edit(content["edges"]):
+        middle = "subject s"
+    entries = []
+    for kind, name in _LEGEND:
+        if kind in kinds:
+            entries.append(f'<li><span class="swatch {kind}"></span>{name.format(ring, ring + 1, middle)}</li>')
+    return "".join(entries)
+
+
 def headline(graph: nx.MultiDiGraph) -> str:
     """Return the edit as "subject — relation → new object"; without an edit, the label of the first node."""
-    if edit := _edit_parts(graph):
-        return f"{edit[0]} — {edit[1]} → {edit[2]}"
-    return _label(graph, next(iter(graph)))
+    edit = _edit_parts(graph)
+    if edit is None:
+        return _label(graph, next(iter(graph)))
+    subject, relation, new = edit
+    return f"{subject} — {relation} → {new}"
 
 
 def _edit_parts(graph: nx.MultiDiGraph) -> tuple[str, str, str] | None:
@@ -96,7 +106,9 @@ def subtitle(graph: nx.MultiDiGraph, content: GraphContent) -> str:
     """Return one line on what was sampled; `content` is that of the graph with the replaced statement."""
     about = graph.graph
     old = about.get("old_edge")
-    parts = [f"instead of {printable(old['object_label'], longest=80)}"] if old else []
+    parts = []
+    if old:
+        parts.append(f"instead of {printable(old['object_label'], longest=80)}")
     parts += _counts(content)
     if "hops" in about:
         parts.append(f"{number_of(about['hops'], 'hop')}, {about['per_node']} a node, seed {about['seed']}")
@@ -115,7 +127,9 @@ def statement_rows(content: GraphContent) -> str:
     rows = []
     for edge in content["edges"]:
         mark = _MARKS.get(edge["role"], "")
-        row_class = f' class="{edge["role"]}"' if mark else ""
+        row_class = ""
+        if mark:
+            row_class = f' class="{edge["role"]}"'
         text = " · ".join(filter(None, [edge["label"], mark, edge["note"]]))
         ids = escape(f"{edge['source']} {edge['property']} {edge['target']}")
         rows.append(
@@ -130,30 +144,35 @@ def elements(graph: nx.MultiDiGraph) -> GraphContent:
     shown = with_old_edge(graph)
     content = graph_content(shown)
 
-    # Fonts in pixels by kind of node; 12 for the others.
-    fonts: dict[str, int] = {}
-    if len(content["nodes"]) > LARGE:
-        few = sum(node["kind"] == "near" for node in content["nodes"]) <= _FEW
-        fonts = {**_CROWDED, "near": 22 if few else 12, **_OUTER}
-    elif len(content["edges"]) > CROWD:
-        fonts = _CROWDED
-
+    fonts = _choose_fonts(content)
     for node in content["nodes"]:
         font = fonts.get(node["kind"], 12)
         lines = textwrap.wrap(printable(node["label"], longest=2 * _PER_LINE), _PER_LINE, max_lines=2, placeholder="…")
         lines = lines or ["—"]
         width = max(text_width(line, bold=True) for line in lines) + 24  # at 12 pixels
         height = len(lines) * 15 + 14
-        node |= {
-            "lines": "\n".join(lines),
-            "font": font,
-            "width": round(width * font / 12),
-            "height": round(height * font / 12),
-        }
+        node["lines"] = "\n".join(lines)
+        node["font"] = font
+        node["width"] = round(width * font / 12)
+        node["height"] = round(height * font / 12)
     points = place_nodes(shown, {node["id"]: (node["width"], node["height"]) for node in content["nodes"]})
     for node in content["nodes"]:
         node["x"], node["y"] = points[node["id"]]
     return content
+
+
+def _choose_fonts(content: GraphContent) -> dict[str, int]:
+    """Return the sizes of fonts in pixels by kind of node, where they are not 12."""
+    if len(content["nodes"]) > LARGE:
+        near = sum(node["kind"] == "near" for node in content["nodes"])
+        fonts = _CROWDED | _OUTER
+        fonts["near"] = 12
+        if near <= _FEW:
+            fonts["near"] = 22
+        return fonts
+    if len(content["edges"]) > CROWD:
+        return _CROWDED
+    return {}
 
 
 def embeddable(value: object) -> str:
@@ -168,13 +187,14 @@ def _label(graph: nx.MultiDiGraph, node: str) -> str:
 
 def _counts(content: GraphContent) -> list[str]:
     """Return the numbers of entities and statements shown, as two texts."""
-    entities = len(content["nodes"])
+    entities = f"{len(content['nodes'])} entities"
+    if len(content["nodes"]) == 1:
+        entities = "1 entity"
     statements = number_of(len(content["edges"]), "statement")
     replaced = sum(edge["role"] == "old" for edge in content["edges"])
-    return [
-        f"{entities} {'entity' if entities == 1 else 'entities'}",
-        f"{statements}, {replaced} of them replaced" if replaced else statements,
-    ]
+    if replaced:
+        statements += f", {replaced} of them replaced"
+    return [entities, statements]
 
 
 def _file(name: str) -> str:

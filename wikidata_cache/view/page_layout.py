@@ -34,7 +34,7 @@ LARGE = 100  # above this number of nodes, the children of a neighbour are small
 
 def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, tuple[int, int]]:
     """Return the middle (x, y) of each node's box, in pixels; `sizes` are (width, height). No two boxes touch."""
-    tree = _tree(graph)
+    tree = _grow_tree(graph)
     if not tree.roots:
         return {}
     roles = {graph.nodes[root].get("role"): root for root in reversed(tree.roots)}
@@ -44,26 +44,38 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
     if subject is None or subject == main:
         picture = _cluster(main, tree, sizes, _CIRCLE)
     else:
-        # o* with its neighbours everywhere but on the left, where the edge of the edit arrives.
-        ring = Sector(-math.pi + _CLEARANCE[0], 2 * math.pi - sum(_CLEARANCE), _AROUND_ROOT)
-        picture = _cluster(main, tree, sizes, ring)
-        # The subject, with neighbours on the far side of its edges to o* (right) and to o (down); o is below it.
-        down = math.pi / 2 + _CLEARANCE[0]
-        right = 2 * math.pi - _CLEARANCE[1]
-        left = _cluster(subject, tree, sizes, Sector(down, right - down, _AROUND_ROOT))
-        if old is not None and old != main:
-            below = _cluster(old, tree, sizes, Sector(0.0, math.pi, _AROUND_ROOT))
-            left.take(below, 0.0, left.extent.bottom + _DOWN * tree.stretch - below.extent.top)
-        # As near to o* as possible without touching boxes.
-        x = picture.part.boxes[0].left - _BETWEEN * tree.stretch - left.part.boxes[0].right
-        while left.part.at(x, 0.0).meets(picture.part, 30):
-            x -= 10
-        picture.take(left, x, 0.0)
+        if old == main:
+            old = None
+        picture = _place_edit(main, subject, old, tree, sizes)
     for root in tree.roots:  # parts of the graph that no edge connects to the edit, one below the other
         if root not in picture.points:
             other = _cluster(root, tree, sizes, _CIRCLE)
-            picture.take(other, 0.0, picture.extent.bottom + 80 - other.extent.top)
-    return {node: (round(picture.points[node][0]), round(picture.points[node][1])) for node in graph}
+            picture.add(other, 0.0, picture.extent.bottom + 80 - other.extent.top)
+    places = {}
+    for node in graph:
+        x, y = picture.points[node]
+        places[node] = (round(x), round(y))
+    return places
+
+
+def _place_edit(new: str, subject: str, old: str | None, tree: _Tree, sizes: Mapping[str, Size]) -> _Cluster:
+    """Return o* with the subject on its left, and with the old object below the subject."""
+    # o* with its neighbours everywhere but on the left, where the edge of the edit arrives.
+    ring = Sector(-math.pi + _CLEARANCE[0], 2 * math.pi - sum(_CLEARANCE), _AROUND_ROOT)
+    picture = _cluster(new, tree, sizes, ring)
+    # The subject, with neighbours on the far side of its edges to o* (right) and to o (down); o is below it.
+    down = math.pi / 2 + _CLEARANCE[0]
+    right = 2 * math.pi - _CLEARANCE[1]
+    left = _cluster(subject, tree, sizes, Sector(down, right - down, _AROUND_ROOT))
+    if old is not None:
+        below = _cluster(old, tree, sizes, Sector(0.0, math.pi, _AROUND_ROOT))
+        left.add(below, 0.0, left.extent.bottom + _DOWN * tree.stretch - below.extent.top)
+    # As near to o* as possible without touching boxes.
+    x = picture.part.boxes[0].left - _BETWEEN * tree.stretch - left.part.boxes[0].right
+    while left.part.at(x, 0.0).meets(picture.part, 30):
+        x -= 10
+    picture.add(left, x, 0.0)
+    return picture
 
 
 def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) -> _Cluster:
@@ -88,7 +100,7 @@ def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) 
             parts.append(_cluster(child, tree, sizes, Sector(direction - _FAN / 2, _FAN, _AROUND_NEIGHBOUR)))
     points_on_ring = place_on_ring(box.wider(70 * tree.scale), [part.part for part in parts], sector)
     for part, point in zip(parts, points_on_ring, strict=True):
-        cluster.take(part, *point)
+        cluster.add(part, *point)
     return cluster
 
 
@@ -103,7 +115,7 @@ class _Cluster:
     def extent(self) -> Rectangle:
         return self.part.extent
 
-    def take(self, other: _Cluster, x: float, y: float) -> None:
+    def add(self, other: _Cluster, x: float, y: float) -> None:
         """Add another cluster with its root at (x, y)."""
         self.points |= {node: (x + dx, y + dy) for node, (dx, dy) in other.points.items()}
         moved = other.part.at(x, y)
@@ -125,17 +137,18 @@ class _Tree:
     is_large: bool = False
 
 
-def _tree(graph: nx.MultiDiGraph) -> _Tree:
+def _grow_tree(graph: nx.MultiDiGraph) -> _Tree:
     """Return the forest that grows from o*, subject and old object together, then from each node not reached yet."""
     tree = _Tree(children={node: [] for node in graph}, is_large=len(graph) > LARGE)
     if graph.number_of_edges() > CROWD:
         tree.scale = _TIGHT
         tree.stretch = _BOLD
     roles = {role: node for node, role in reversed(list(graph.nodes(data="role")))}
-    first = [roles[role] for role in _ROOTS if role in roles]
+    starts = [[roles[role] for role in _ROOTS if role in roles]]
+    starts += [[node] for node in graph]
     seen: set[str] = set()
-    for starts in (first, *([node] for node in graph)):
-        queue = [node for node in starts if node not in seen]
+    for start in starts:
+        queue = [node for node in start if node not in seen]
         tree.roots += queue
         seen |= set(queue)
         for node in queue:

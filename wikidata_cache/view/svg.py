@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from html import escape
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import networkx as nx
 from kg_common.atomic import write_atomically
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.view.content import printable, with_old_edge
-from wikidata_cache.view.tree import BOX_HEIGHT, lay_out, text_width
+from wikidata_cache.view.tree import BOX_HEIGHT, DrawnNode, lay_out, text_width
 
 # A page may define the custom properties; a file gets the colours after the comma. Converters to PDF support neither
 # var() nor the newer selectors and baselines, so no file needs them.
@@ -82,26 +83,41 @@ def svg(graph: nx.MultiDiGraph, *, title: str | None = None, widest: float = mat
     """Return the drawing as an SVG document with a legend, scaled down to at most `widest` pixels of width."""
     shapes, classes, width, height = _tree_shapes(graph)
     heading = printable(title or "", longest=120)
-    top = _HEADING if heading else 0
-    keys = []
-    x = 24.0
-    y = top + height + _LEGEND / 2
-    for kind, name in _KEYS:
-        if kind in classes:
-            wide = 22 if "edge" in kind else 12
-            sign = f'<path d="M{x:.1f} {y:.1f}h{wide}"/>' if "edge" in kind else _box(x + wide / 2, y, wide, 12)
-            keys.append(f'<g class="{kind}">{sign}</g>{_text(x + wide + 6, y, name, kind="key")}')
-            x += wide + 6 + text_width(name) + 20
-    full = max(width, x, 48 + text_width(heading, bold=True) * 15 / 12), top + height + _LEGEND
-    factor = min(1.0, widest / full[0])
+    top = 0
+    heading_text = ""
+    if heading:
+        top = _HEADING
+        heading_text = _text(24, 22, heading, kind="heading")
+    keys, keys_width = _legend(classes, top + height + _LEGEND / 2)
+    heading_width = 48 + text_width(heading, bold=True) * 15 / 12  # its font has 15 pixels instead of 12
+    full_width = max(width, keys_width, heading_width)
+    full_height = top + height + _LEGEND
+    factor = min(1.0, widest / full_width)
     style = re.sub(r"var\([^,]*, ([^)]*)\)", r"\1", STYLE)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="subgraph" width="{factor * full[0]:.0f}" '
-        f'height="{factor * full[1]:.0f}" viewBox="0 0 {full[0]:.0f} {full[1]:.0f}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="subgraph" width="{factor * full_width:.0f}" '
+        f'height="{factor * full_height:.0f}" viewBox="0 0 {full_width:.0f} {full_height:.0f}" '
         f'style="max-width: 100%; height: auto"><style>{style}</style><rect class="paper" width="100%" height="100%"/>'
-        + (_text(24, 22, heading, kind="heading") if heading else "")
-        + f'<g transform="translate(0 {top})">{shapes}</g>{"".join(keys)}</svg>\n'
+        f'{heading_text}<g transform="translate(0 {top})">{shapes}</g>{keys}</svg>\n'
     )
+
+
+def _legend(classes: Collection[str], y: float) -> tuple[str, float]:
+    """Return the legend of these classes of nodes and edges in one line at y, and its width in pixels."""
+    keys = []
+    x = 24.0
+    for kind, name in _KEYS:
+        if kind not in classes:
+            continue
+        if "edge" in kind:
+            width = 22
+            sign = f'<path d="M{x:.1f} {y:.1f}h{width}"/>'
+        else:
+            width = 12
+            sign = _box(x + width / 2, y, width, 12)
+        keys.append(f'<g class="{kind}">{sign}</g>{_text(x + width + 6, y, name, kind="key")}')
+        x += width + 6 + text_width(name) + 20
+    return "".join(keys), x
 
 
 def inline_svg(graph: nx.MultiDiGraph, *, title: str, most: int = 60) -> str:
@@ -123,14 +139,15 @@ def nearest(graph: nx.MultiDiGraph, most: int) -> nx.MultiDiGraph:
     if graph.number_of_edges() <= most:
         return graph
     hops: dict[str, int] = dict(graph.nodes(data="hop", default=0))
-    edges = sorted(
-        graph.edges(keys=True, data=True),
-        key=lambda edge: (edge[3].get("role") != "edit", max(hops[end] for end in edge[:2])),
-    )[:most]
+    edges = list(graph.edges(keys=True, data=True))
+    edges.sort(key=lambda edge: (edge[3].get("role") != "edit", max(hops[edge[0]], hops[edge[1]])))
+    del edges[most:]
+    ends = set[str]()
+    for subject, target, _, _ in edges:
+        ends.update((subject, target))
     # Not graph.edge_subgraph, whose nodes are in no fixed order: the first one is the root of the tree
     part = nx.MultiDiGraph()
     part.graph.update(graph.graph)
-    ends = {end for edge in edges for end in edge[:2]}
     part.add_nodes_from((node, data) for node, data in graph.nodes(data=True) if node in ends)
     part.add_edges_from(edges)
     return part
@@ -144,42 +161,55 @@ def _tree_shapes(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
     shapes: list[str] = []
     classes: set[str] = set()
     for node in nodes:
-        if node.parent is None:
-            continue
-        # Out of the parent's column, a bend to the line of the node, and straight on to its box, under the label.
-        kind = _EDGES.get(node.edge_role, "edge")
-        above = node.parent.y
-        y = node.y
-        out, bent = node.bend
-        end = node.left
-        label = node.label_x
-        middle = (out + bent) / 2
-        start = node.parent.left + node.parent.width
-        line = f"M{start:.1f} {above:.1f}H{out:.1f}C{middle:.1f} {above:.1f} {middle:.1f} {y:.1f} {bent:.1f} {y:.1f}"
-        shapes.append(
-            f'<g class="{kind}"><path d="{line}H{end - _HEAD:.1f}"/>'
-            f'<path class="head" d="M{end:.1f} {y:.1f}l-{_HEAD} -3.5v7z"/>'
-            f"{_box(label, y, node.edge_width + 4, 14, kind='paper')}"
-            f"{_text(label, y, node.edge_text, kind='label')}</g>"
-        )
-        classes.add(kind)
+        if node.parent is not None:
+            kind = _EDGES.get(node.edge_role, "edge")
+            shapes.append(f'<g class="{kind}">{_edge_shapes(node, node.parent)}</g>')
+            classes.add(kind)
     for node in nodes:
-        kind = f"node {'again' if node.again else _CLASSES.get(node.role, '')}".strip()
+        kind = "node"
+        if node.again:
+            kind = "node again"
+        elif node.role in _CLASSES:
+            kind = f"node {_CLASSES[node.role]}"
         middle = node.left + node.width / 2
-        y = node.y
-        box = _box(middle, y, node.width, BOX_HEIGHT)
-        shapes.append(f'<g class="{kind}">{box}{_text(middle, y, node.text)}</g>')
+        box = _box(middle, node.y, node.width, BOX_HEIGHT)
+        shapes.append(f'<g class="{kind}">{box}{_text(middle, node.y, node.text)}</g>')
         classes.add(kind)
     return "".join(shapes), classes, width, height
+
+
+def _edge_shapes(node: DrawnNode, parent: DrawnNode) -> str:
+    """Return the line from a parent to a node, with its head and its label.
+
+    Out of the parent's column, a bend to the line of the node, and straight on to its box, under the label.
+    """
+    start = parent.left + parent.width
+    out, bent = node.bend
+    middle = (out + bent) / 2
+    end = node.left
+    above = parent.y
+    y = node.y
+    line = f"M{start:.1f} {above:.1f}H{out:.1f}C{middle:.1f} {above:.1f} {middle:.1f} {y:.1f} {bent:.1f} {y:.1f}"
+    return (
+        f'<path d="{line}H{end - _HEAD:.1f}"/>'
+        f'<path class="head" d="M{end:.1f} {y:.1f}l-{_HEAD} -3.5v7z"/>'
+        f"{_box(node.label_x, y, node.edge_width + 4, 14, kind='paper')}"
+        f"{_text(node.label_x, y, node.edge_text, kind='label')}"
+    )
 
 
 def _box(x: float, y: float, width: float, height: float, *, kind: str = "") -> str:
     """Return a rectangle around the point (x, y)."""
     attributes = f'x="{x - width / 2:.1f}" y="{y - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}" rx="5"'
-    return f'<rect class="{kind}" {attributes}/>' if kind else f"<rect {attributes}/>"
+    return f"<rect{_class(kind)} {attributes}/>"
 
 
 def _text(x: float, y: float, text: str, *, kind: str = "") -> str:
     """Return a text whose line has its middle at y."""
-    xy = f'x="{x:.1f}" y="{y + _BASELINE:.1f}"'
-    return f'<text class="{kind}" {xy}>{escape(text)}</text>' if kind else f"<text {xy}>{escape(text)}</text>"
+    return f'<text{_class(kind)} x="{x:.1f}" y="{y + _BASELINE:.1f}">{escape(text)}</text>'
+
+
+def _class(kind: str) -> str:
+    if not kind:
+        return ""
+    return f' class="{kind}"'

@@ -8,6 +8,7 @@ only at the first. Lengths are CSS pixels for a font of 12 pixels; y counts from
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -62,57 +63,82 @@ class DrawnNode:
 
 def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float]]:
     """Return the drawn nodes, each parent before its children, and the (width, height) of the picture."""
+    drawn, children = _grow(graph)
+    _place_across(drawn)
+    leaves = _place_down(drawn, children)
+    right = max((node.left + node.width for node in drawn), default=96.0)
+    return drawn, (right + _MARGIN, (leaves + 1) * LINE)
+
+
+Children = dict[int, list[DrawnNode]]  # by the id() of the parent: one graph node may be drawn several times
+
+
+def _grow(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], Children]:
+    """Return the drawn nodes, breadth-first, and their children: a node is expanded where it is nearest to the root."""
     drawn: list[DrawnNode] = []
-    children: dict[int, list[DrawnNode]] = {}  # by the id() of the parent: one graph node may be drawn several times
+    children: Children = {}
     seen: set[str] = set()
     for root in graph.nodes:
         if root in seen:
             continue
         seen.add(root)
-        # Breadth-first: a node is expanded where it is nearest to the root.
-        queue = [DrawnNode(root, *_text_of(graph, root), column=int(graph.nodes[root].get("hop", 0)))]
+        role, text = _role_and_text(graph, root)
+        queue = [DrawnNode(root, role, text, column=int(graph.nodes[root].get("hop", 0)))]
         for node in queue:
-            children[id(node)] = [] if node.again else _children(graph, node)
+            children[id(node)] = []
+            if not node.again:
+                children[id(node)] = _children(graph, node)
             for child in children[id(node)]:
                 child.again = child.node in seen
                 seen.add(child.node)
                 queue.append(child)
         drawn += queue
+    return drawn, children
 
-    # x: a column begins after the previous column, the bends, and the longest edge label between the two.
+
+def _place_across(drawn: Sequence[DrawnNode]) -> None:
+    """Set x of each node: a column begins after the previous one, the bends, and the longest edge label between."""
     count = max((node.column for node in drawn), default=0) + 1
-    nodes = [0.0] * count
-    labels = [0.0] * count
+    node_widths = [0.0] * count  # the widest node of each column
+    label_widths = [0.0] * count  # the widest label of the edges into each column
     for node in drawn:
-        nodes[node.column] = max(nodes[node.column], node.width)
+        node_widths[node.column] = max(node_widths[node.column], node.width)
         if node.parent is not None:
-            labels[node.column] = max(labels[node.column], node.edge_width)
-    edges = [label + _BEND + _ARROW if label else 0.0 for label in labels]
+            label_widths[node.column] = max(label_widths[node.column], node.edge_width)
+    edge_widths = [0.0] * count
+    for column, width in enumerate(label_widths):
+        if width:
+            edge_widths[column] = width + _BEND + _ARROW
     for node in drawn:
-        node.left = _MARGIN + sum(nodes[: node.column]) + sum(edges[: node.column + 1])
-        start = node.left - edges[node.column]
-        node.bend = start, start + _BEND
+        node.left = _MARGIN + sum(node_widths[: node.column]) + sum(edge_widths[: node.column + 1])
+        start = node.left - edge_widths[node.column]
+        node.bend = (start, start + _BEND)
 
-    # y: leaves get consecutive lines from the top, in the order of a depth-first walk; a parent is at the middle of its
-    # first and last child. In the list, children come after their parents, so the list is read backwards.
-    stack = [node for node in drawn if node.parent is None][::-1]
+
+def _place_down(drawn: Sequence[DrawnNode], children: Children) -> int:
+    """Set y of each node, and return the number of leaves.
+
+    Leaves get consecutive lines from the top, in the order of a depth-first walk; a parent is at the middle of its
+    first and last child.
+    """
+    stack = [node for node in drawn if node.parent is None]
+    stack.reverse()  # the last one is taken first
     leaves = []
     while stack:
         node = stack.pop()
-        stack += children[id(node)][::-1]
+        stack += reversed(children[id(node)])
         if not children[id(node)]:
             leaves.append(node)
     for line, node in enumerate(leaves, start=1):
         node.y = line * LINE
-    for node in reversed(drawn):
-        if below := children[id(node)]:
+    for node in reversed(drawn):  # children come after their parents in the list, so their y is known here
+        below = children[id(node)]
+        if below:
             node.y = (below[0].y + below[-1].y) / 2
-
-    right = max((node.left + node.width for node in drawn), default=96.0)
-    return drawn, (right + _MARGIN, (len(leaves) + 1) * LINE)
+    return len(leaves)
 
 
-def _text_of(graph: nx.MultiDiGraph, node: str) -> tuple[str, str]:
+def _role_and_text(graph: nx.MultiDiGraph, node: str) -> tuple[str, str]:
     data = graph.nodes[node]
     return data.get("role", "neighbour"), printable(data["label"])
 
@@ -121,7 +147,7 @@ def _children(graph: nx.MultiDiGraph, parent: DrawnNode) -> list[DrawnNode]:
     """Return the children of a drawn node: the edit's edge first, the replaced edge last, the others by property."""
     children = []
     for _, target, data in graph.out_edges(parent.node, data=True):
-        role, text = _text_of(graph, target)
+        role, text = _role_and_text(graph, target)
         label = printable(data["label"])
         children.append(DrawnNode(target, role, text, parent, label, data["role"], column=parent.column + 1))
     rank = {"edit": 0, "old": 2}
@@ -132,13 +158,21 @@ def text_width(text: str, *, bold: bool = False) -> float:
     """Return the approximate width of a label, for a font of 12 pixels."""
     width = 0.0
     for character in text:
-        if character in _NARROW:
-            width += 4.032
-        elif unicodedata.east_asian_width(character) in "WF":
-            width += 13.44
-        elif not unicodedata.combining(character):  # an accent is on the letter before it
-            if character in _WIDE:
-                width += 11.04
-            else:
-                width += 8.448 if character.isupper() else 7.2
-    return width * (1.13 if bold else 1.0)
+        width += _character_width(character)
+    if bold:
+        width *= 1.13
+    return width
+
+
+def _character_width(character: str) -> float:
+    if character in _NARROW:
+        return 4.032
+    if unicodedata.east_asian_width(character) in "WF":
+        return 13.44
+    if unicodedata.combining(character):  # an accent is on the letter before it
+        return 0.0
+    if character in _WIDE:
+        return 11.04
+    if character.isupper():
+        return 8.448
+    return 7.2
