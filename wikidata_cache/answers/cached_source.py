@@ -28,7 +28,7 @@ from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Json, Kind, Provenance, Source, Template
 from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key
 
-_LISTED = 20  # up to this many missing ids, the suggested fetch command lists each id
+_LISTED = 20  # up to this many missing ids, the suggested fetch command lists each id, else a file of edits
 _STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims", "values")
 
 T = TypeVar("T")
@@ -75,10 +75,12 @@ class CachedSource:
         self.mode = effective_mode(mode, endpoint=inner is not None, as_of=as_of)
         self.graph = graph
         self.request_counts = RequestCounts()
-        self._given = inner
+        self._to_open = inner
         self._store = store
         self._files = (store, *packs)  # for each id, the first one that knows it is used
-        self._as_of = None if as_of is None else utc(as_of)
+        self._as_of: str | None = None
+        if as_of is not None:
+            self._as_of = utc(as_of)
         self._urls = tuple(urls)
 
     @property
@@ -99,19 +101,24 @@ class CachedSource:
         urls = set[str]()
         times = list[str]()
         for kind in _STATEMENTS:
-            for url, fetched_at in self._first(AnswerStore.origins, kind, ids).values():
+            for url, fetched_at in self._read_files(AnswerStore.origins, kind, ids).values():
                 urls.add(url)
                 times.append(fetched_at)
-        first_and_last = [min(times), max(times)] if times else []
+        first_and_last = []
+        if times:
+            first_and_last = [min(times), max(times)]
         return {"kind": "cache", "graph": self.graph, "urls": sorted(urls), "fetched_at": first_and_last}
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield the cached facts first, then one answer per request for the other ids."""
-        cached = self._look_up(template.kind, ids) if self.mode in ("offline", "cache_first") else {}
+        cached = {}
+        if self.mode in ("offline", "cache_first"):
+            cached = self._look_up(template.kind, ids)
         missing = [entity for entity in ids if entity not in cached]
         if missing and self.mode == "offline":
-            # For many ids, the command names a file of edits instead.
-            what = ["--kind", template.kind, *missing] if len(missing) <= _LISTED else ["EDITS.jsonl"]
+            what = ["--kind", template.kind, *missing]
+            if len(missing) > _LISTED:
+                what = ["EDITS.jsonl"]
             raise CacheMissError(template.kind, missing, self._paths, self.fetch_hint.command(*what), as_of=self._as_of)
         if cached:
             self.request_counts.from_cache += len(cached)
@@ -125,7 +132,7 @@ class CachedSource:
         with Bar(title=template.kind, unit="id", total=len(missing), shown=many, leave=False) as bar:
             while missing:
                 block = missing[: template.size]
-                answers, covered = self._next(inner, template, block)
+                answers, covered = self._answer_block(inner, template, block)
                 missing[: template.size] = [entity for entity in block if entity not in covered]
                 bar.update(len(covered))
                 yield from answers
@@ -135,9 +142,10 @@ class CachedSource:
         if self.mode == "offline":
             forbid_service(query, "the cache is offline")
         key = query_key(query)
-        rows = self._look_up("query", [key]) if self.mode in ("offline", "cache_first") else {}
-        if key in rows:
-            return list(rows[key])
+        if self.mode in ("offline", "cache_first"):
+            rows = self._look_up("query", [key])
+            if key in rows:
+                return list(rows[key])
         if self.mode == "offline":
             hint = self.fetch_hint.for_query()
             raise CacheMissError("query", [canonical(query)[:200]], self._paths, hint, as_of=self._as_of)
@@ -146,17 +154,21 @@ class CachedSource:
             self.request_counts.requests += 1
             return inner.select(query)
         with self._store.request_lock():
-            rows = self._look_up("query", [key]) if self.mode != "refresh" else {}
-            if key in rows:  # another process has cached them in the meantime
-                return list(rows[key])
-            fetched_at = now()
-            start = time.monotonic()
-            bindings = [dict(row) for row in inner.select(query)]
-            elapsed = round(1000 * (time.monotonic() - start))
-            exchange = plain_exchange(inner, query, bindings, fetched_at=fetched_at, elapsed_ms=elapsed)
-            self._store.save(self.graph, "query", [("query", key, bindings)], exchange)
-            self.request_counts.requests += 1
-            return bindings
+            if self.mode == "cache_first":  # another process may have cached them in the meantime
+                rows = self._look_up("query", [key])
+                if key in rows:
+                    return list(rows[key])
+            return self._select_and_cache(inner, query, key)
+
+    def _select_and_cache(self, inner: Source, query: str, key: str) -> Sequence[Binding]:
+        fetched_at = now()
+        start = time.monotonic()
+        rows = [dict(row) for row in inner.select(query)]
+        elapsed = round(1000 * (time.monotonic() - start))
+        exchange = plain_exchange(inner, query, rows, fetched_at=fetched_at, elapsed_ms=elapsed)
+        self._store.save(self.graph, "query", [("query", key, rows)], exchange)
+        self.request_counts.requests += 1
+        return rows
 
     def cached_values(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
         """Return {id: value} for the ids that are in the cache, without a request."""
@@ -177,24 +189,29 @@ class CachedSource:
     @cached_property
     def fetch_hint(self) -> FetchHint:
         """The commands that fetch missing facts, for error messages."""
-        urls = self._urls or sorted({url for store in self._files for url in store.urls(self.graph)})
+        urls = self._urls or sorted(self._cached_urls())
         return FetchHint(self._store.path, self.graph, urls)
+
+    def _cached_urls(self) -> set[str]:
+        """Return the URLs of all endpoints with answers in the cache files."""
+        return set[str]().union(*(store.urls(self.graph) for store in self._files))
 
     @cached_property
     def _others(self) -> set[str]:
         """The endpoints with answers in the cache that were not named, unless all are public services of Wikidata."""
         if not self._urls:
             return set()
-        cached = {url for store in self._files for url in store.urls(self.graph)}
+        cached = self._cached_urls()
         if all(usual_rate(host_of(url)) for url in (*cached, *self._urls)):
             return set()
         return cached.difference(self._urls)
 
     def _warn_of_others(self, kind: str, ids: Iterable[str]) -> None:
         """Warn once of cached answers of an endpoint that was not named, because it may have another graph."""
-        others = {url for url, _ in self._first(AnswerStore.origins, kind, ids).values()} & self._others
+        origins = self._read_files(AnswerStore.origins, kind, ids)
+        others = {url for url, _ in origins.values()} & self._others
         if others:
-            self._others.clear()
+            self._others.clear()  # so that the next answers are not checked
             logger.warning(
                 "%s: facts of %s in the cache are used for %s; if that is another graph, give another cache (--cache, "
                 "KG_CACHE) or a name (--graph-name)",
@@ -210,10 +227,12 @@ class CachedSource:
     @cached_property
     def _inner(self) -> Source:
         """The source to ask, opened at the first question; every mode but "offline" has one."""
-        assert self._given is not None  # noqa: S101  # else the mode is "offline"
-        return self._given() if callable(self._given) else self._given
+        assert self._to_open is not None  # noqa: S101  # else the mode is "offline"
+        if callable(self._to_open):
+            return self._to_open()
+        return self._to_open
 
-    def _next(
+    def _answer_block(
         self, inner: Source, template: Template, block: Sequence[str]
     ) -> tuple[Sequence[Answer], Collection[str]]:
         """Return (answers, ids of the block that they cover); what another process has fetched is read."""
@@ -224,7 +243,9 @@ class CachedSource:
             return answers, block
         with self._store.request_lock():
             # While this process waited for the lock, another one may have fetched the same facts.
-            cached = self._look_up(template.kind, block) if self.mode == "cache_first" else {}
+            cached = {}
+            if self.mode == "cache_first":
+                cached = self._look_up(template.kind, block)
             if cached:
                 self.request_counts.from_cache += len(cached)
                 return [cached_answer(template, cached)], cached
@@ -253,7 +274,9 @@ class CachedSource:
                 returned.append(fact)
             else:
                 is_new = known is _NOTHING
-                returned.append(fact if is_new else fact._replace(value=known))
+                if not is_new:
+                    fact = fact._replace(value=known)
+                returned.append(fact)
             if is_new:
                 new.append(fact)
         exchange = answer.exchange or plain_exchange(inner, template.query(block), answer.facts)
@@ -261,9 +284,9 @@ class CachedSource:
         return Answer(answer.template, returned, exchange)
 
     def _look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
-        return self._first(AnswerStore.look_up, kind, ids)
+        return self._read_files(AnswerStore.look_up, kind, ids)
 
-    def _first(self, read: Callable[..., dict[str, T]], kind: str, ids: Iterable[str]) -> dict[str, T]:
+    def _read_files(self, read: Callable[..., dict[str, T]], kind: str, ids: Iterable[str]) -> dict[str, T]:
         """Return what `read` returns for the ids, each from the first file that knows it."""
         missing = list(ids)
         values = dict[str, T]()
@@ -316,14 +339,17 @@ class FallbackSource:
         if cached:
             yield cached_answer(template, cached)
         missing = [entity for entity in ids if entity not in cached]
-        labelled = self.cache.labelled(missing) if template.kind == "named" else {}
+        labelled: dict[str, set[str]] = {}
+        if template.kind == "named":
+            labelled = self.cache.labelled(missing)
         for answer in self.graph.ask(template, missing):
-            # The cache may have different values for facts of other kinds, so they are left out.
-            facts = [fact for fact in answer.facts if fact.kind == template.kind]
-            for index, fact in enumerate(facts):
-                also = labelled.get(fact.id)
-                if also:
-                    facts[index] = fact._replace(value=sorted(also.union(fact.value)))
+            facts = []
+            for fact in answer.facts:
+                if fact.kind != template.kind:
+                    continue  # the cache may have another value
+                if fact.id in labelled:
+                    fact = fact._replace(value=sorted(labelled[fact.id].union(fact.value)))
+                facts.append(fact)
             yield Answer(template.name, facts)
 
     def select(self, query: str) -> Sequence[Binding]:

@@ -99,8 +99,10 @@ class Database:
     def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         """Return all rows of a query; [] where there is no file yet."""
         with self._lock, cache_file_errors(self.path, reading=True):
-            connection = self._connection(write=False)
-            return [] if connection is None else connection.execute(sql, parameters).fetchall()
+            connection = self._connect(write=False)
+            if connection is None:
+                return []
+            return connection.execute(sql, parameters).fetchall()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection | None]:
@@ -109,7 +111,7 @@ class Database:
         Inside another transaction of this thread, it is part of that one.
         """
         with self._lock, cache_file_errors(self.path, reading=True):
-            connection = self._connection(write=False)
+            connection = self._connect(write=False)
             if connection is None or connection.in_transaction:
                 yield connection
                 return
@@ -123,7 +125,7 @@ class Database:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Open a write transaction: everything that the block writes is saved, or nothing."""
         with self._lock, cache_file_errors(self.path):
-            connection = self._connection(write=True)
+            connection = self._connect(write=True)
             assert connection is not None  # noqa: S101  # writing opens or raises
             connection.execute("BEGIN IMMEDIATE")  # the write lock now: a later upgrade could fail with SQLITE_BUSY
             try:
@@ -138,7 +140,7 @@ class Database:
     def compact(self) -> None:
         """Give the space of deleted rows back to the disk."""
         with self._lock, cache_file_errors(self.path):
-            connection = self._connection(write=True)
+            connection = self._connect(write=True)
             assert connection is not None  # noqa: S101  # writing opens or raises
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -151,11 +153,7 @@ class Database:
         process is about to open it, two processes could hold the lock.
         """
         with cache_file_errors(self.path):
-            folder = self.path.with_name(f"{self.path.name}.locks")
-            if not folder.is_dir():
-                folder.mkdir(parents=True, exist_ok=True)
-                with suppress(OSError):  # as writable as the cache's own folder; some file systems have no permissions
-                    shutil.copymode(self.path.parent, folder)
+            folder = self._make_lock_folder()
             name = re.sub(r"[^\w.-]", "_", purpose)
             lock = FileLock(folder / f"{name}.lock", poll_interval=0.01)
             try:
@@ -168,13 +166,21 @@ class Database:
         finally:
             lock.release()
 
+    def _make_lock_folder(self) -> Path:
+        folder = self.path.with_name(f"{self.path.name}.locks")
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # as writable as the cache's own folder; some file systems have no permissions
+                shutil.copymode(self.path.parent, folder)
+        return folder
+
     def _check_there(self) -> None:
         """Raise CacheFileError if the file was deleted or replaced, because everything written to it would be lost."""
         try:
-            same = self._file is not None and os.path.samestat(self._file, self.path.stat())
+            is_same = self._file is not None and os.path.samestat(self._file, self.path.stat())
         except OSError:
-            same = False
-        if not same:
+            is_same = False
+        if not is_same:
             problem = "was deleted or replaced while it was in use; answers saved since then are lost"
             raise CacheFileError(self.path, problem, "Run the same command again.")
 
@@ -185,7 +191,8 @@ class Database:
                 self._open[2].close()
             self._open = None
 
-    def _connection(self, *, write: bool) -> sqlite3.Connection | None:
+    def _connect(self, *, write: bool) -> sqlite3.Connection | None:
+        """Return the open connection, or open one; None for reading where there is no file yet."""
         if self._open is not None:
             process, may_write, connection = self._open
             if process == os.getpid() and (may_write or not write):
@@ -204,7 +211,9 @@ class Database:
         else:
             opened = _open_reader(self.path)
         self.close()
-        self._file = self.path.stat() if write else None
+        self._file = None
+        if write:
+            self._file = self.path.stat()
         if opened is not None:
             self._open = (os.getpid(), write, opened)
         return opened
@@ -229,7 +238,7 @@ def _open_reader(path: Path) -> sqlite3.Connection | None:
     """Open a connection for reading; None if the file has no tables yet."""
     connection = _connect(path, "ro")
     try:
-        new = _is_new(connection, path)
+        is_new = _is_new(connection, path)
     except sqlite3.OperationalError as error:
         connection.close()
         if error.sqlite_errorname.startswith("SQLITE_BUSY") or path.with_name(f"{path.name}-wal").exists():
@@ -241,11 +250,11 @@ def _open_reader(path: Path) -> sqlite3.Connection | None:
         else:
             # In a read-only folder, SQLite cannot create the shared-memory file for readers; "immutable" does without.
             connection = _connect(path, "ro&immutable=1")
-        new = _is_new(connection, path)
+        is_new = _is_new(connection, path)
     except BaseException:
         connection.close()
         raise
-    if new:
+    if is_new:
         connection.close()
         return None
     return connection
@@ -270,10 +279,8 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     try:
         [[application]] = connection.execute("PRAGMA application_id").fetchall()
         [[version]] = connection.execute("PRAGMA user_version").fetchall()
-        tables = [
-            sql
-            for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'")
-        ]
+        query = "SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+        tables = {" ".join(str(sql).split()) for (sql,) in connection.execute(query)}
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -283,7 +290,7 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     if application == APPLICATION:
         # An untrusted file could run SQL with views, triggers or generated columns, so only our own tables are allowed.
         expected = {" ".join(statement.split()) for statement in _SCHEMA.split(";") if "CREATE TABLE" in statement}
-        if {" ".join(str(sql).split()) for sql in tables} != expected:
+        if tables != expected:
             advice = "It is damaged, or another program has changed it. Import a snapshot into a new file"
             raise CacheFileError(path, "has other tables than a cache", f"{advice}, or {ELSEWHERE}.")
         return False
@@ -313,19 +320,25 @@ def cache_file_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", None) or type(error).__name__
-        meanings = (meaning for start, meaning in _MEANINGS.items() if name.startswith(start))
-        problem, suggestion = next(
-            meanings, ("is damaged, or not a cache file", f"Delete it and fetch again, or {ELSEWHERE}.")
-        )
-        if reading and name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")):
-            problem, suggestion = _UNREADABLE
+        problem, suggestion = _explain(error, reading=reading)
         raise CacheFileError(path, f"{problem} ({error})", suggestion) from error
     except OSError as error:
-        problem, suggestion = (
-            _UNREADABLE if reading else ("cannot be written", f"Make the folder writable, or {ELSEWHERE}.")
-        )
+        problem = "cannot be written"
+        suggestion = f"Make the folder writable, or {ELSEWHERE}."
+        if reading:
+            problem, suggestion = _UNREADABLE
         raise CacheFileError(path, f"{problem} ({error.strerror or error})", suggestion) from error
+
+
+def _explain(error: sqlite3.Error, *, reading: bool) -> tuple[str, str]:
+    """Return the problem and the suggestion for an error of SQLite."""
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    if reading and name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")):
+        return _UNREADABLE
+    for start, meaning in _MEANINGS.items():
+        if name.startswith(start):
+            return meaning
+    return "is damaged, or not a cache file", f"Delete it and fetch again, or {ELSEWHERE}."
 
 
 def dumps(value: Any) -> str:
@@ -344,7 +357,9 @@ def pack(value: Any) -> str | bytes:
     if len(text) < _SHORT_TEXT:
         return text
     packed = zlib.compress(text.encode(), 6)
-    return packed if len(packed) < 0.8 * len(text) else text
+    if len(packed) < 0.8 * len(text):
+        return packed
+    return text
 
 
 def unpack(stored: str | bytes, path: Path) -> Any:

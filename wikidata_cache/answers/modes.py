@@ -48,7 +48,9 @@ def effective_mode(mode: Mode | None, *, endpoint: bool, as_of: str | None = Non
         raise BadOptionError(f"as_of={as_of!r} reads the cache only, so it needs mode='offline'; found mode={mode!r}.")
     if mode not in (None, "offline") and not endpoint:
         raise BadOptionError(f"mode={mode!r} needs an endpoint, but none is given. Give a SPARQL URL as the source.")
-    return "offline" if offline_forced() or as_of is not None or not endpoint else mode or "cache_first"
+    if offline_forced() or as_of is not None or not endpoint:
+        return "offline"
+    return mode or "cache_first"
 
 
 def cache_file(path: str | Path | None = None) -> Path:
@@ -61,7 +63,9 @@ def cache_file(path: str | Path | None = None) -> Path:
 
 def pack_files(packs: Sequence[str | Path] = ()) -> list[Path]:
     """Return the read-only cache files: `packs`, else those of KG_PACKS (separated as in PATH)."""
-    chosen = list(packs) or [part for part in os.environ.get("KG_PACKS", "").split(os.pathsep) if part.strip()]
+    chosen = list(packs)
+    if not chosen:
+        chosen += [part for part in os.environ.get("KG_PACKS", "").split(os.pathsep) if part.strip()]
     return [user_path(pack) for pack in chosen]
 
 
@@ -72,7 +76,9 @@ def utc(time: str) -> str:
     """
     try:
         moment = datetime.fromisoformat(time)
-        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        moment = moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):  # in UTC, a time may be before the year 1
         raise BadOptionError(f"{time!r} is not a time: expected ISO 8601 such as 2026-11-20T12:00:00+00:00.") from None
     return moment.isoformat(timespec="milliseconds")
@@ -88,28 +94,37 @@ class FetchHint:
 
     def command(self, *what: str) -> str:
         """Return the shell command `wikidata-cache fetch WHAT...` with endpoint, cache, contact and graph name."""
-        words = ["wikidata-cache", "fetch", *what]
+        words = []
+        if offline_forced():
+            words += ["env", "-u", "KG_OFFLINE"]
+        words += ["wikidata-cache", "fetch", *what]
         for url in self._endpoints:
             words += ["--endpoint", url]
         words += ["--cache", str(self.cache)]
-        if self._contact:
+        if self._wants_contact:
             words += ["--contact", _CONTACT]
         if self.graph != "wikidata":
             words += ["--graph-name", self.graph]
-        return shlex.join((["env", "-u", "KG_OFFLINE"] if offline_forced() else []) + words)
+        return shlex.join(words)
 
     def for_query(self) -> str:
         """Return the Python call that runs and caches a user's own query; there is no shell command for that."""
         urls = [url for url in self._endpoints if not is_action_api(url)] or [WIKIDATA[0]]
-        options = [repr(urls[0] if len(urls) == 1 else urls), f"cache={str(self.cache)!r}"]
-        options += [f"contact={_CONTACT!r}"] if self._contact else []
-        options += [f"graph_name={self.graph!r}"] if self.graph != "wikidata" else []
+        options = [repr(urls)]
+        if len(urls) == 1:
+            options = [repr(urls[0])]
+        options.append(f"cache={str(self.cache)!r}")
+        if self._wants_contact:
+            options.append(f"contact={_CONTACT!r}")
+        if self.graph != "wikidata":
+            options.append(f"graph_name={self.graph!r}")
         return f"WikidataCache({', '.join(options)}).query(...)"
 
     @property
     def _endpoints(self) -> list[str]:
-        return [url for url in self.urls if url.startswith(("http://", "https://"))] or list(WIKIDATA)
+        urls = [url for url in self.urls if url.startswith(("http://", "https://"))]
+        return urls or list(WIKIDATA)
 
     @property
-    def _contact(self) -> bool:
+    def _wants_contact(self) -> bool:
         return any(map(wants_contact, self._endpoints))

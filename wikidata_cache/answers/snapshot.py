@@ -11,10 +11,8 @@ import hashlib
 import logging
 import sqlite3
 import zlib
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -93,33 +91,39 @@ def export_snapshot(
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")
         filters = {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()}
         # The rows are read twice in one transaction: for the counts and the hash in the header, then for the file.
-        lines = partial(_export_lines, connection, store.path, filters, newest_only)
         summary = Summary()
         digest = hashlib.sha256()
-        for line in lines(summary):
+        for line in _export_lines(connection, store.path, filters, summary, newest_only=newest_only):
             digest.update(line)
         summary.sha256 = digest.hexdigest()
         if not summary.facts:
             suggestion = "Check the graph's name and the time, if given."
             raise CacheFileError(store.path, "contains no facts to export", suggestion)
-        try:
-            # No file name and no time in the gzip header, so that equal caches give equal files.
-            with (
-                replacing(path) as scratch,
-                scratch.open("wb") as raw,
-                gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file,
-            ):
-                file.write(summary.header().encode())
-                file.writelines(lines(Summary()))
-        except OSError as error:
-            suggestion = "Check its folder and the space on its disk, or give another name."
-            raise CacheFileError(path, f"cannot be written ({error.strerror or error})", suggestion) from error
+        lines = _export_lines(connection, store.path, filters, Summary(), newest_only=newest_only)
+        _write_snapshot(path, summary.header().encode(), lines)
     if summary.left_out:
         logger.warning(
             "%s: invalid rows left out: %d (the first: %s). `wikidata-cache fetch --mode refresh` fetches them again.",
-            *(path, len(summary.left_out), summary.left_out[0]),
+            path,
+            len(summary.left_out),
+            summary.left_out[0],
         )
     return summary
+
+
+def _write_snapshot(path: Path, header: bytes, lines: Iterable[bytes]) -> None:
+    try:
+        # No file name and no time in the gzip header, so that equal caches give equal files.
+        with (
+            replacing(path) as scratch,
+            scratch.open("wb") as raw,
+            gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file,
+        ):
+            file.write(header)
+            file.writelines(lines)
+    except OSError as error:
+        suggestion = "Check its folder and the space on its disk, or give another name."
+        raise CacheFileError(path, f"cannot be written ({error.strerror or error})", suggestion) from error
 
 
 @dataclass
@@ -149,29 +153,50 @@ class Summary:
 
 
 def _export_lines(
-    connection: sqlite3.Connection, cache: Path, filters: Mapping[str, str | None], newest_only: bool, summary: Summary
+    connection: sqlite3.Connection,
+    cache: Path,
+    filters: Mapping[str, str | None],
+    summary: Summary,
+    *,
+    newest_only: bool,
 ) -> Iterator[bytes]:
     """Yield the lines of the facts, then of the query log, that an import accepts; count them in `summary`."""
-    urls: dict[int, str] = dict(connection.execute("SELECT id, url FROM urls"))
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for row in connection.execute(_NEWEST_FACTS if newest_only else _FACTS, filters):
-            graph, kind, entity, fetched_at, url, value = row[:6]
-            fact = {"graph": graph, "kind": kind, "id": entity, "fetched_at": fetched_at, "url": urls[url]}
-            yield fact | {"type": "fact", "value": unpack(value, cache)}
-        for (record,) in connection.execute(_LOG, filters):
-            yield unpack(record, cache) | {"type": "query"}
-
-    for row in rows():
-        if problem := row_problem(row):
+    for row in _export_rows(connection, cache, filters, newest_only=newest_only):
+        problem = row_problem(row)
+        if problem:
             summary.left_out.append(problem)
             continue
-        summary.facts += row["type"] == "fact"
-        summary.queries += row["type"] == "query"
+        if row["type"] == "fact":
+            summary.facts += 1
+        else:
+            summary.queries += 1
         summary.created = max(summary.created, str(row["fetched_at"]))
         summary.graphs.add(str(row["graph"]))
         summary.urls.add(str(row["url"]))
         yield (dumps(row) + "\n").encode()
+
+
+def _export_rows(
+    connection: sqlite3.Connection, cache: Path, filters: Mapping[str, str | None], *, newest_only: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield the facts, then the entries of the query log, as JSON objects."""
+    urls: dict[int, str] = dict(connection.execute("SELECT id, url FROM urls"))
+    query = _FACTS
+    if newest_only:
+        query = _NEWEST_FACTS
+    for row in connection.execute(query, filters):
+        graph, kind, entity, fetched_at, url, value = row[:6]  # the newest facts have a seventh column
+        yield {
+            "type": "fact",
+            "graph": graph,
+            "kind": kind,
+            "id": entity,
+            "fetched_at": fetched_at,
+            "url": urls[url],
+            "value": unpack(value, cache),
+        }
+    for (record,) in connection.execute(_LOG, filters):
+        yield unpack(record, cache) | {"type": "query"}
 
 
 def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConflict = "keep") -> Imported:
@@ -185,32 +210,46 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
     Returns:
         The numbers of rows.
     """
-    packaged = str(path) == SAMPLE and not Path(path).exists()
-    path = Path(__file__).parents[1] / "data" / "sample.jsonl.gz" if packaged else Path(path)
     if on_conflict not in get_args(OnConflict):
         raise BadOptionError(f"on_conflict={on_conflict!r}: expected one of {', '.join(get_args(OnConflict))}.")
+    path = Path(path)
+    if str(path) == SAMPLE and not path.exists():
+        path = Path(__file__).parents[1] / "data" / "sample.jsonl.gz"
     if not store.path.exists():  # checked first, so that a wrong file does not leave an empty cache
-        deque(_checked_rows(path), maxlen=0)
-    rows = _checked_rows(path)
+        for _ in _check_rows(path):
+            pass
+    rows = _check_rows(path)
     counts = next(rows)["counts"]
     with store.database.writing() as connection:
         # All facts go to a temporary table first: the file is checked to its end before the cache changes.
         connection.execute(_INCOMING)
         for row in rows:
-            if row["type"] == "query":
-                insert_log(connection, {name: row[name] for name in LOG_FIELDS})
-            else:
-                url = url_number(connection, row["url"])
-                values = row["graph"], row["kind"], row["id"], row["fetched_at"], url, pack(row["value"])
-                connection.execute("INSERT OR IGNORE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?)", values)
+            _insert_incoming(connection, row)
         if on_conflict == "error":
-            for entity, kind, value, _, have in connection.execute(_BOTH, {"latest": latest_time()}):
-                if have is not None and unpack(have, store.path) != unpack(value, store.path):
-                    raise SnapshotError(path, f"contradicts the cache about {entity} (kind {kind})")
-        chosen = _KEEP if on_conflict == "keep" else "SELECT * FROM incoming"
+            _refuse_conflicts(connection, store.path, path)
+        chosen = "SELECT * FROM incoming"
+        if on_conflict == "keep":
+            chosen = _KEEP
         new = connection.execute(f"INSERT OR IGNORE INTO facts {chosen}").rowcount
         connection.execute("DROP TABLE temp.incoming")
     return Imported(counts["facts"], counts["queries"], new)
+
+
+def _insert_incoming(connection: sqlite3.Connection, row: Mapping[str, Any]) -> None:
+    """Add a row of a snapshot to the query log, or to the temporary table of facts."""
+    if row["type"] == "query":
+        insert_log(connection, {name: row[name] for name in LOG_FIELDS})
+        return
+    url = url_number(connection, row["url"])
+    values = (row["graph"], row["kind"], row["id"], row["fetched_at"], url, pack(row["value"]))
+    connection.execute("INSERT OR IGNORE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def _refuse_conflicts(connection: sqlite3.Connection, cache: Path, path: Path) -> None:
+    """Raise SnapshotError if cache and snapshot have different values of a fact."""
+    for entity, kind, value, _, have in connection.execute(_BOTH, {"latest": latest_time()}):
+        if have is not None and unpack(have, cache) != unpack(value, cache):
+            raise SnapshotError(path, f"contradicts the cache about {entity} (kind {kind})")
 
 
 @dataclass(frozen=True)
@@ -222,38 +261,27 @@ class Imported:
     new: int
 
 
-def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _check_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the header, then every row, each checked; compare the hash and the counts at the end."""
     try:
         with gzip.open(path) as file:
-            header = _parsed(path, _line(path, file, 1), 1)
-            if header.get("format") != FORMAT:
-                problem = f"has the format {header.get('format')!r}; this release reads {FORMAT!r}"
-                raise SnapshotError(path, problem, line=1)
-            counts = header.get("counts")
-            expected: Any = (counts.get("facts"), counts.get("queries")) if isinstance(counts, dict) else (None, None)
-            if not all(type(number) is int for number in expected):
-                problem = "its header does not give the numbers of facts and queries; get the file again"
-                raise SnapshotError(path, problem, line=1)
+            header = _parse_object(path, _read_line(path, file, 1), 1)
+            expected = _expected_counts(path, header)
             yield header
 
-            row_counts = {"fact": 0, "query": 0}
+            counts = {"fact": 0, "query": 0}
             digest = hashlib.sha256()
-            number = 1
-            while line := _line(path, file, number := number + 1):
+            number = 2
+            while line := _read_line(path, file, number):
                 digest.update(line)
-                row = _parsed(path, line, number)
-                if row.get("type") not in row_counts:
-                    problem = f"found a row of the type {row.get('type')!r}; expected 'fact' or 'query'"
-                    raise SnapshotError(path, problem, line=number)
-                if objection := row_problem(row):
-                    raise SnapshotError(path, objection, line=number)
-                row_counts[row["type"]] += 1
-                if row_counts["fact"] > expected[0] or row_counts["query"] > expected[1]:
-                    problem = f"has more rows than the {sum(expected)} that its header gives"
+                row = _parse_row(path, line, number)
+                counts[row["type"]] += 1
+                if counts["fact"] > expected["fact"] or counts["query"] > expected["query"]:
+                    problem = f"has more rows than the {sum(expected.values())} that its header gives"
                     raise SnapshotError(path, problem, line=number)
                 yield row
-            if (row_counts["fact"], row_counts["query"]) != expected or digest.hexdigest() != header.get("sha256"):
+                number += 1
+            if counts != expected or digest.hexdigest() != header.get("sha256"):
                 problem = "its rows do not match the counts and the sha256 in its header. Get the file again"
                 raise SnapshotError(path, problem)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -264,7 +292,33 @@ def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise SnapshotError(path, f"{problem}; get the file again") from error
 
 
-def _line(path: Path, file: gzip.GzipFile, number: int) -> bytes:
+def _expected_counts(path: Path, header: Mapping[str, Any]) -> dict[str, int]:
+    """Return the numbers of rows by type that a header gives, after checking its format."""
+    if header.get("format") != FORMAT:
+        problem = f"has the format {header.get('format')!r}; this release reads {FORMAT!r}"
+        raise SnapshotError(path, problem, line=1)
+    counts = header.get("counts")
+    if isinstance(counts, dict):
+        expected = {"fact": counts.get("facts"), "query": counts.get("queries")}
+        if all(type(number) is int for number in expected.values()):
+            return expected
+    problem = "its header does not give the numbers of facts and queries; get the file again"
+    raise SnapshotError(path, problem, line=1)
+
+
+def _parse_row(path: Path, line: bytes, number: int) -> dict[str, Any]:
+    """Return a row of the type "fact" or "query", after checking it."""
+    row = _parse_object(path, line, number)
+    if row.get("type") not in ("fact", "query"):
+        problem = f"found a row of the type {row.get('type')!r}; expected 'fact' or 'query'"
+        raise SnapshotError(path, problem, line=number)
+    problem = row_problem(row)
+    if problem:
+        raise SnapshotError(path, problem, line=number)
+    return row
+
+
+def _read_line(path: Path, file: gzip.GzipFile, number: int) -> bytes:
     longest = largest_answer()
     line = file.readline(longest + 1)
     if len(line) > longest:
@@ -273,7 +327,7 @@ def _line(path: Path, file: gzip.GzipFile, number: int) -> bytes:
     return line
 
 
-def _parsed(path: Path, line: bytes, number: int) -> dict[str, Any]:
+def _parse_object(path: Path, line: bytes, number: int) -> dict[str, Any]:
     try:
         row = parse(line)
     except ValueError as error:

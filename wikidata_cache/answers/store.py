@@ -71,22 +71,27 @@ class AnswerStore:
         rows = self.database.read(_LOOK_UP, _parameters(graph, kind, ids, as_of))
         values = {entity: unpack(value, self.path) for entity, value, _ in rows}
         if self.database.read_only:  # a pack may come from somebody else: check it as `save` checks answers
-            problems = (value_problem(kind, entity, value) for entity, value in values.items())
-            if problem := next(filter(None, problems), None):
-                suggestion = "Do not use this pack (--pack, packs=..., KG_PACKS)."
-                raise CacheFileError(self.path, f"contains an invalid fact: {problem}", suggestion)
+            for entity, value in values.items():
+                problem = value_problem(kind, entity, value)
+                if problem:
+                    suggestion = "Do not use this pack (--pack, packs=..., KG_PACKS)."
+                    raise CacheFileError(self.path, f"contains an invalid fact: {problem}", suggestion)
         return values
 
     def origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
         """Return {id: (URL, time in UTC)} of the answers that `look_up` returns."""
         rows = self.database.read(_ORIGIN, _parameters(graph, kind, ids, as_of))
-        urls = dict(self.database.read("SELECT id, url FROM urls")) if rows else {}
+        urls = {}
+        if rows:
+            urls = dict(self.database.read("SELECT id, url FROM urls"))
         return {entity: (urls[url], fetched_at) for entity, url, fetched_at, _ in rows}
 
     def labelled(self, graph: str, labels: Iterable[str], *, as_of: str | None = None) -> set[str]:
         """Return the ids that have exactly one of these labels in any version."""
         # Compared as stored, without unpacking each row.
-        stored = [pack([label, language]) for label in labels for language in LANGUAGES]
+        stored = list[str | bytes]()
+        for label in labels:
+            stored += [pack([label, language]) for language in LANGUAGES]
         ids: set[str] = set()
         for batch in batches(stored, size=_MOST_VALUES):
             placeholders = f"({', '.join('?' * len(batch))})"
@@ -211,7 +216,10 @@ class CacheRateLimitStore(RateLimitStore):
     def read(self, host: str) -> RateLimitState:
         """Return the state of a host (name and port); `RateLimitState()` for a host that was never asked."""
         rows = self._database.read("SELECT state FROM pace WHERE host = ?", (host,))
-        return _rate_limit(rows[0][0], self._database.path) if rows else RateLimitState()
+        if not rows:
+            return RateLimitState()
+        [[state]] = rows
+        return _parse_rate_limit(state, self._database.path)
 
     def write(self, host: str, state: RateLimitState) -> None:
         """Write the state of a host; it replaces the older state."""
@@ -225,7 +233,7 @@ class CacheRateLimitStore(RateLimitStore):
         return self._database.exclusive(f"host {host}")
 
 
-def _rate_limit(stored: str | bytes, path: Path) -> RateLimitState:
+def _parse_rate_limit(stored: str | bytes, path: Path) -> RateLimitState:
     """Return the state of a host that `write` stored; raise CacheFileError for anything else in a foreign file."""
     state = unpack(stored, path)
     if isinstance(state, dict) and state.keys() == asdict(RateLimitState()).keys():
@@ -258,10 +266,14 @@ def take_inventory(path: Path) -> Inventory | None:
             raise CacheFileError(path, f"is damaged ({found.splitlines()[-1]})", DAMAGED)
         counted = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
         _, first, last = store.span()
+        span = None
+        if first and last:
+            span = (first, last)
+        [[requests]] = database.read("SELECT count(*) FROM queries") or [[0]]
         hosts = database.read("SELECT host, state FROM pace ORDER BY host")
         return Inventory(
             facts={(graph, kind): count for graph, kind, count in counted},
-            requests=sum(count for (count,) in database.read("SELECT count(*) FROM queries")),
-            span=(first, last) if first and last else None,
-            hosts={host: _rate_limit(state, path) for host, state in hosts},
+            requests=requests,
+            span=span,
+            hosts={host: _parse_rate_limit(state, path) for host, state in hosts},
         )

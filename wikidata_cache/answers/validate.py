@@ -32,15 +32,18 @@ LOG_FIELDS: Mapping[str, type] = {
 
 def row_problem(row: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a row of the type "fact" or "query", in words; None for a valid row."""
-    return fact_problem(row) if row["type"] == "fact" else log_entry_problem(row)
+    if row["type"] == "fact":
+        return fact_problem(row)
+    return log_entry_problem(row)
 
 
 def fact_problem(row: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a fact's row (a JSON object with `FACT_FIELDS`), in words; None for a valid row."""
     if set(row) != {"type", *FACT_FIELDS}:
         return f"found the fields {sorted(row)}; expected {', '.join(('type', *FACT_FIELDS))}"
-    if wrong := [name for name in FACT_FIELDS if name != "value" and not isinstance(row[name], str)]:
-        return f"the field {wrong[0]} is not a text"
+    for name in FACT_FIELDS:
+        if name != "value" and not isinstance(row[name], str):
+            return f"the field {name} is not a text"
     return value_problem(row["kind"], row["id"], row["value"]) or origin_problem(row)
 
 
