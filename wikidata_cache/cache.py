@@ -59,7 +59,11 @@ class WikidataCache:
         internal_classes: deny_lists.DenyList | None = None,
         **options: Unpack[SourceOptions],
     ) -> None:
-        self.source: Source = source if isinstance(source, Source) else open_source(source, **options)
+        self.source: Source
+        if isinstance(source, Source):
+            self.source = source
+        else:
+            self.source = open_source(source, **options)
         self.facts = Facts(
             self.source,
             meta=deny_lists.meta_properties(meta_properties),
@@ -69,11 +73,14 @@ class WikidataCache:
     @property
     def about(self) -> str:
         """The source in words: its name, and the size of a local graph."""
-        triples = self.source.size if isinstance(self.source, OxigraphSource) else None
-        size = "" if triples is None else f"{triples:,} triples"
-        sample = "a packaged sample of Wikidata" if self.source.name == packaged_extract().name else ""
-        details = ", ".join(filter(None, (sample, size)))
-        return f"{self.source.name} ({details})" if details else self.source.name
+        details = []
+        if self.source.name == packaged_extract().name:
+            details.append("a packaged sample of Wikidata")
+        if isinstance(self.source, OxigraphSource) and self.source.size is not None:
+            details.append(f"{self.source.size:,} triples")
+        if not details:
+            return self.source.name
+        return f"{self.source.name} ({', '.join(details)})"
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """Return {id: label}: English, else mul, en-gb, en-ca, en-us, simple. Ids without a label are absent."""
@@ -134,8 +141,8 @@ class WikidataCache:
         """Return the `subgraph` of each edit, in the order of the edits. Each hop sends shared requests for all edits.
 
         Raises:
-            BadOptionError: an edit is no edit, or the options are of another type. The errors of `subgraph` are raised
-                as well.
+            BadOptionError: an edit is not an `EditLike`, or the options are of another type. The errors of `subgraph`
+                are raised as well.
         """
         check_options(options)
         edits = list(edits)
@@ -144,8 +151,8 @@ class WikidataCache:
         try:
             graphs = build_edit_subgraphs(edits, self.facts, options)
         except AmbiguousLabelError as error:
-            edit = next(edit for edit in edits if edit.target_new_id is None and edit.target_new == error.label)
-            raise self.in_rank(edit, error) from None
+            meant = [edit for edit in edits if edit.target_new_id is None and edit.target_new == error.label]
+            raise self.in_rank(meant[0], error) from None
         return [self._with_source(graph) for graph in graphs]
 
     def in_rank(self, edit: EditLike, error: WikidataCacheError) -> WikidataCacheError:
@@ -176,6 +183,6 @@ class WikidataCache:
 
     def _with_source(self, graph: Subgraph) -> Subgraph:
         # The statements of the outermost nodes were not read, so the provenance leaves these nodes out.
-        read = (node for node, hop in graph.nodes(data="hop") if hop < graph.graph["hops"])
+        read = [node for node, hop in graph.nodes(data="hop") if hop < graph.graph["hops"]]
         graph.graph["source"] = self.source.provenance(sorted(filter(is_item, read)))
         return graph

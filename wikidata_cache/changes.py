@@ -6,7 +6,7 @@ object by another, (s, r, o -> o*); what is only added, only removed, or replace
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wikidata_cache.answers.store import AnswerStore
@@ -26,6 +26,11 @@ class Change:
     old: str
     new: str
     time: str
+
+    @property
+    def ids(self) -> set[str]:
+        """The ids of all parts."""
+        return {self.subject, self.relation, self.old, self.new}
 
 
 @dataclass(kw_only=True)
@@ -80,7 +85,8 @@ def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -
         new = store.look_up(graph, "out", ids, as_of=until)
         origins = store.origins(graph, "out", ids, as_of=until)
         for item in sorted(old.keys() & new.keys()):
-            changes.compare(item, map(tuple, old[item]), dict.fromkeys(map(tuple, new[item]), origins[item][1]))
+            _, fetched_at = origins[item]
+            changes.compare(item, map(tuple, old[item]), dict.fromkeys(map(tuple, new[item]), fetched_at))
     return changes
 
 
@@ -101,28 +107,39 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
 
 
 def _is_true(claim: Sequence[str], day: str) -> bool:
-    """Whether a claim is true on a day. Times are compared as text; "" is no time, and "-" begins a year B.C."""
+    """Return whether a claim is true on a day. Times are compared as text; "" is no time, and "-" begins a year B.C."""
     _, _, _, start, end = claim
     has_begun = not start or start.startswith("-") or start[:10] <= day
-    return has_begun and not (end.startswith("-") or (end and end[:10] <= day))
+    has_ended = end.startswith("-") or (end != "" and end[:10] <= day)
+    return has_begun and not has_ended
 
 
-def edit_rows(changes: Sequence[Change], store: AnswerStore, *, graph: str) -> Iterator[dict[str, str] | Change]:
-    """Yield a row of an edit file for each change; the change itself if the cache lacks a label of one of its ids."""
+def edit_rows(
+    changes: Sequence[Change], store: AnswerStore, *, graph: str
+) -> tuple[list[dict[str, str]], list[Change]]:
+    """Return a row of an edit file for each change, and the changes of which the cache lacks a label."""
+    rows = []
+    unlabelled = []
     for block in batches(changes, size=_BLOCK):
-        ids = {entity for change in block for entity in (change.subject, change.relation, change.old, change.new)}
+        ids = set[str]().union(*(change.ids for change in block))
         labels = {entity: label[0] for entity, label in store.look_up(graph, "label", ids).items() if label}
         for change in block:
-            parts = {
-                "subject": change.subject,
-                "relation": change.relation,
-                "object": change.old,
-                "new_object": change.new,
-            }
-            if labels.keys() >= set(parts.values()):
-                row = {"id": f"{change.subject} {change.relation} {change.time[:10]}"}
-                for name, entity in parts.items():
-                    row |= {name: labels[entity], f"{name}_id": entity}
-                yield row
+            if labels.keys() >= change.ids:
+                rows.append(_edit_row(change, labels))
             else:
-                yield change
+                unlabelled.append(change)
+    return rows, unlabelled
+
+
+def _edit_row(change: Change, labels: Mapping[str, str]) -> dict[str, str]:
+    parts = {
+        "subject": change.subject,
+        "relation": change.relation,
+        "object": change.old,
+        "new_object": change.new,
+    }
+    row = {"id": f"{change.subject} {change.relation} {change.time[:10]}"}
+    for name, entity in parts.items():
+        row[name] = labels[entity]
+        row[f"{name}_id"] = entity
+    return row

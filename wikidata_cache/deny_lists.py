@@ -14,35 +14,39 @@ from wikidata_cache.errors import DenyListError
 DenyList = Collection[str] | Path  # ids, or the path of a TSV file (a str is a path too)
 
 
-def meta_properties(given: DenyList | None = None) -> frozenset[str]:
+def meta_properties(own: DenyList | None = None) -> frozenset[str]:
     """Return the ids of Wikimedia's housekeeping properties, such as "topic's main category" (P910).
 
-    `given` replaces the packaged list.
+    `own` replaces the packaged list.
     """
-    return _deny_list(given, "meta_properties.tsv", is_property, "P910")
+    return _read_list(own, "meta_properties.tsv", is_property, "P910")
 
 
-def internal_classes(given: DenyList | None = None) -> frozenset[str]:
+def internal_classes(own: DenyList | None = None) -> frozenset[str]:
     """Return the item ids of Wikimedia-internal classes, such as "Wikimedia category" (Q4167836).
 
-    `given` replaces the packaged list.
+    `own` replaces the packaged list.
     """
-    return _deny_list(given, "internal_classes.tsv", is_item, "Q4167836")
+    return _read_list(own, "internal_classes.tsv", is_item, "Q4167836")
 
 
-def _deny_list(given: DenyList | None, packaged: str, is_id: Callable[[str], bool], example: str) -> frozenset[str]:
-    if given is None:
+def _read_list(own: DenyList | None, packaged: str, is_id: Callable[[str], bool], example: str) -> frozenset[str]:
+    if own is None:
         return frozenset(first_column(files("wikidata_cache").joinpath("data", packaged).read_text(encoding="utf-8")))
-    where = f"{given}" if isinstance(given, str | Path) else "the deny-list"
-    try:
-        ids: Collection[str] = (
-            first_column(Path(given).read_text(encoding="utf-8-sig")) if isinstance(given, str | Path) else given
-        )
-    except (OSError, UnicodeDecodeError) as error:
-        raise DenyListError(
-            f"{given} cannot be read ({error}); expected a UTF-8 TSV file with the columns id and label."
-        ) from error
-    if wrong := sorted(text for text in ids if not is_id(text)):
+    where = "the deny-list"
+    ids: Collection[str]
+    if isinstance(own, str | Path):
+        where = str(own)
+        try:
+            ids = first_column(Path(own).read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise DenyListError(
+                f"{own} cannot be read ({error}); expected a UTF-8 TSV file with the columns id and label."
+            ) from error
+    else:
+        ids = own
+    wrong = sorted(text for text in ids if not is_id(text))
+    if wrong:
         raise DenyListError(f"{where}: found {wrong[0]!r}; expected ids such as {example}.")
     return frozenset(ids)
 
@@ -50,4 +54,6 @@ def _deny_list(given: DenyList | None, packaged: str, is_id: Callable[[str], boo
 def first_column(table: str) -> list[str]:
     """Return the first cell of every row except a header; a first row that begins with an id is no header."""
     cells = [line.split("\t")[0].strip() for line in table.split("\n") if line.strip()]
-    return cells if cells and is_entity(cells[0]) else cells[1:]
+    if cells and is_entity(cells[0]):
+        return cells
+    return cells[1:]

@@ -7,7 +7,7 @@ import os
 import platform
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -60,51 +60,81 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
         The result of each check, as soon as it is known.
     """
     yield Finding("release", f"wikidata-cache {release()}, Python {platform.python_version()}")
-    yield _checked("packages", lambda: ", ".join(f"{name} {version(name)}" for name in _PACKAGES))
-    yield _checked("SQLite", _sqlite)
-    yield _checked("packaged extract", lambda: _answers(WikidataCache(packaged_extract())))
+    yield _check("packages", _versions)
+    yield _check("SQLite", _sqlite)
+    yield _check("packaged extract", lambda: _answers(WikidataCache(packaged_extract())))
 
     path = cache_file(cache)
-    hosts = dict[str, RateLimitState]()
-
-    def contents(file: Path) -> str:
-        inventory = take_inventory(file)  # reads the whole file
-        if inventory is None:
-            return "does not exist yet; the first fetch creates it"
-        if file == path:
-            hosts.update(inventory.hosts)
-        kinds = ", ".join(f"{count} {kind} ({graph})" for (graph, kind), count in inventory.facts.items())
-        span = f"; answers from {inventory.span[0]} to {inventory.span[1]}" if inventory.span else ""
-        return f"intact: {kinds or 'no facts'}; {inventory.requests} requests{span}"
-
-    yield _checked(f"cache {path}", lambda: contents(path))
-    for host, state in hosts.items():
-        wait = after_clock_jump(state, time.time()).not_before - time.time()
-        status = f"requires {wait:.0f} s more of waiting: {state.reason}" if wait > 0 else "no wait needed"
-        yield Finding(f"host {host}", status)
+    finding, hosts = _check_cache(f"cache {path}", path)
+    yield finding
+    yield from _check_hosts(hosts)
     for pack in pack_files():
-        yield _checked(f"pack {pack}", lambda pack=pack: contents(pack))  # type: ignore[misc]
+        finding, _ = _check_cache(f"pack {pack}", pack)
+        yield finding
 
-    yield Finding("network", "forbidden by KG_OFFLINE" if offline_forced() else "allowed (KG_OFFLINE is not set)")
-    contact = os.environ.get("KG_EDIT_CONTACT", "")
-    yield Finding("contact", contact or "not set; Wikimedia endpoints need --contact or KG_EDIT_CONTACT")
-    for module, use in _EXTRAS.items():
-        install = f"optional, for {use}: pip install {module}"
-        yield Finding(module, f"installed, for {use}" if find_spec(module) else install)
-
+    yield from _check_environment()
     if graph is not None:
         store = _check_store(graph)
         if store is not None:
             yield store
         if store is None or store.ok:  # on a damaged database, the engine may allocate any amount of memory
-            yield _checked(f"source {graph}", lambda: _source_answers(graph, cache))
+            yield _check(f"source {graph}", lambda: _source_answers(graph, cache))
 
 
-def _checked(what: str, check: Callable[[], str]) -> Finding:
+def _check_environment() -> Iterator[Finding]:
+    """Report the environment variables and the optional libraries."""
+    network = "allowed (KG_OFFLINE is not set)"
+    if offline_forced():
+        network = "forbidden by KG_OFFLINE"
+    yield Finding("network", network)
+    contact = os.environ.get("KG_EDIT_CONTACT", "")
+    yield Finding("contact", contact or "not set; Wikimedia endpoints need --contact or KG_EDIT_CONTACT")
+    for module, use in _EXTRAS.items():
+        result = f"optional, for {use}: pip install {module}"
+        if find_spec(module):
+            result = f"installed, for {use}"
+        yield Finding(module, result)
+
+
+def _check_cache(what: str, path: Path) -> tuple[Finding, Mapping[str, RateLimitState]]:
+    """Read a whole cache file; return what it contains, and the rate limits of the hosts that it knows."""
+    try:
+        inventory = take_inventory(path)
+    except _FAILURES as error:
+        return _broken(what, error), {}
+    if inventory is None:
+        return Finding(what, "does not exist yet; the first fetch creates it"), {}
+    kinds = ", ".join(f"{count} {kind} ({graph})" for (graph, kind), count in inventory.facts.items())
+    result = f"intact: {kinds or 'no facts'}; {inventory.requests} requests"
+    if inventory.span:
+        first, last = inventory.span
+        result += f"; answers from {first} to {last}"
+    return Finding(what, result), inventory.hosts
+
+
+def _check_hosts(hosts: Mapping[str, RateLimitState]) -> Iterator[Finding]:
+    """Report for each host whether a request may be sent now."""
+    for host, state in hosts.items():
+        wait = after_clock_jump(state, time.time()).not_before - time.time()
+        result = "no wait needed"
+        if wait > 0:
+            result = f"requires {wait:.0f} s more of waiting: {state.reason}"
+        yield Finding(f"host {host}", result)
+
+
+def _check(what: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(what, check())
     except _FAILURES as error:
-        return Finding(what, str(error) or type(error).__name__, ok=False)
+        return _broken(what, error)
+
+
+def _broken(what: str, error: Exception) -> Finding:
+    return Finding(what, str(error) or type(error).__name__, ok=False)
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
 
 
 def _sqlite() -> str:
@@ -145,7 +175,9 @@ def _check_store(graph: SourceSpec) -> Finding | None:
         size = sum(file.bytes for file in files.values())
         return f"intact: all {len(files)} files ({size / 1e6:,.1f} MB) have the sha256 that `load` recorded"
 
-    return _checked(f"store {store or folder}", intact) if store or is_plain else None
+    if store is None and not is_plain:
+        return None
+    return _check(f"store {store or folder}", intact)
 
 
 def _source_answers(graph: SourceSpec, cache: Path | None) -> str:
@@ -154,4 +186,7 @@ def _source_answers(graph: SourceSpec, cache: Path | None) -> str:
         return _answers(WikidataCache(source))
     # Each endpoint gets a request of its own: the cache would hide that it is down.
     limiter = RateLimiter(AnswerStore(cache_file(cache)).rate_limits)
-    return "; ".join(_answers(WikidataCache(open_endpoint(url, limiter=limiter))) for url in source.fetch_hint.urls)
+    answers = []
+    for url in source.fetch_hint.urls:
+        answers.append(_answers(WikidataCache(open_endpoint(url, limiter=limiter))))
+    return "; ".join(answers)

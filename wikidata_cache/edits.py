@@ -11,8 +11,8 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kg_common.ids import bare_id, is_item, is_property
 from kg_common.rows import SUFFIXES, TRIPLET_NAMES, RowFault, raw_rows
@@ -59,7 +59,7 @@ def read_edits(file: str | Path) -> list[EditRow]:
         raise EditRowError(path, f"there is no such row; the file has {len(rows)} rows, counted from 1", row=only_row)
     if not rows:
         raise EditRowError(path, f"has no rows; expected one edit per row, such as {_EXAMPLE}")
-    return [_edit(path, number, row) for number, row in rows if only_row in (None, number)]
+    return [_read_edit(path, number, row) for number, row in rows if only_row in (None, number)]
 
 
 def is_edit_file(text: str) -> bool:
@@ -79,36 +79,69 @@ def _split(text: str) -> tuple[Path, int | None]:
     return Path(match["file"]), int(match["row"])
 
 
-def _edit(path: Path, number: int, row: object) -> EditRow:
+def _read_edit(path: Path, number: int, row: object) -> EditRow:
     """Check one row; a problem is an EditRowError that names the row and the field."""
-    refuse = partial(EditRowError, path, row=number)
     if not isinstance(row, Mapping):
-        raise refuse(f"found {type(row).__name__}; expected an object {{...}} of fields")
-
-    # A record of CounterFact has its edit one level below, with "str" and "id" of its objects.
-    if isinstance(rewrite := row.get("requested_rewrite"), Mapping):
-        row = {name: rewrite.get(name) for name in ("subject", "subject_id", "relation", "relation_id")}
-        for name in ("target_new", "target_true"):
-            target = rewrite.get(name)
-            parts = target if isinstance(target, Mapping) else {"str": target}
-            row |= {name: parts.get("str"), f"{name}_id": parts.get("id")}
-
+        problem = f"found {type(row).__name__}; expected an object {{...}} of fields"
+        raise EditRowError(path, problem, row=number)
+    rewrite = row.get("requested_rewrite")
+    if isinstance(rewrite, Mapping):
+        row = _flatten(rewrite)
     texts: dict[str, str] = {}
-    for name, value in row.items():
-        if name not in _KNOWN and name not in _FOREIGN:  # ignored, unless it looks like a misspelt field
-            if near := difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.85):
-                raise refuse(f"unknown; did you mean {near[0]!r}?", field=name)
-            continue
-        field = TRIPLET_NAMES.get(name, name)
-        if field in _FIELDS and value is not None:
-            if not (isinstance(value, str) and value.strip()):
-                raise refuse(f"found {value!r}; expected a text", field=name)
-            text = bare_id(value.strip())
-            if texts.setdefault(field, text) != text:
-                problem = f"found {text!r}, but the same field has {texts[field]!r} under its other name; keep one"
-                raise refuse(problem, field=name)
+    try:
+        for name, value in row.items():
+            _add_text(texts, name, value)
+        _move_ids(texts)
+        _check_fields(texts)
+    except _FieldError as error:
+        raise EditRowError(path, error.problem, row=number, field=error.field) from None
+    return EditRow(row=number, **texts)
 
-    # Ids in label fields move to id fields; a subject or object with an id but no label gets the id as its label.
+
+class _FieldError(Exception):
+    """A field of a row is missing or has a wrong value."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(problem)
+        self.field = field
+        self.problem = problem
+
+
+def _flatten(rewrite: Mapping[str, Any]) -> dict[str, object]:
+    """Return the row of a record of CounterFact, which has the texts and ids of its objects one level below."""
+    row: dict[str, object] = {}
+    for name in ("subject", "subject_id", "relation", "relation_id"):
+        row[name] = rewrite.get(name)
+    for name in ("target_new", "target_true"):
+        target = rewrite.get(name)
+        if isinstance(target, Mapping):
+            row[name] = target.get("str")
+            row[f"{name}_id"] = target.get("id")
+        else:
+            row[name] = target
+    return row
+
+
+def _add_text(texts: dict[str, str], name: str, value: object) -> None:
+    """Add the value of a column to `texts`, under the name of its field; other columns are ignored."""
+    if name not in _KNOWN and name not in _FOREIGN:  # ignored, unless it looks like a misspelt field
+        near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.85)
+        if near:
+            raise _FieldError(name, f"unknown; did you mean {near[0]!r}?")
+        return
+    field = TRIPLET_NAMES.get(name, name)
+    if field not in _FIELDS or value is None:
+        return
+    if not isinstance(value, str) or not value.strip():
+        raise _FieldError(name, f"found {value!r}; expected a text")
+    text = bare_id(value.strip())
+    if texts.setdefault(field, text) != text:
+        problem = f"found {text!r}, but the same field has {texts[field]!r} under its other name; keep one"
+        raise _FieldError(name, problem)
+
+
+def _move_ids(texts: dict[str, str]) -> None:
+    """Move ids in label fields to id fields; a subject or object with an id but no label gets the id as its label."""
     for field in ("subject", "target_true", "target_new"):
         if is_item(texts.get(field, "")):
             texts.setdefault(f"{field}_id", texts[field])
@@ -117,15 +150,17 @@ def _edit(path: Path, number: int, row: object) -> EditRow:
     if is_property(texts.get("relation", "")):
         texts.setdefault("relation_id", texts.pop("relation"))
 
+
+def _check_fields(texts: Mapping[str, str]) -> None:
     for field in ("subject", "target_new"):
         if field not in texts:
-            raise refuse(f"is missing; expected a label, and the id in {field}_id where you know it", field=field)
+            raise _FieldError(field, f"is missing; expected a label, and the id in {field}_id where you know it")
     for field, text in texts.items():
-        if field == "relation_id" and not is_property(text):
-            raise refuse(f"found {text!r}; expected an id such as P19", field=field)
-        if field.endswith("_id") and field != "relation_id" and not is_item(text):
-            raise refuse(f"found {text!r}; expected an id such as Q42", field=field)
-    return EditRow(row=number, **texts)
+        if field == "relation_id":
+            if not is_property(text):
+                raise _FieldError(field, f"found {text!r}; expected an id such as P19")
+        elif field.endswith("_id") and not is_item(text):
+            raise _FieldError(field, f"found {text!r}; expected an id such as Q42")
 
 
 def json_rows(path: Path) -> list[object]:
@@ -135,6 +170,6 @@ def json_rows(path: Path) -> list[object]:
     """
     rows = raw_rows(path, expected="a file of edits")
     for number, row in enumerate(rows, 1):
-        if isinstance(fault := row.value, RowFault):
-            raise EditRowError(path, fault.message, row=number, field=fault.field or None)
+        if isinstance(row.value, RowFault):
+            raise EditRowError(path, row.value.message, row=number, field=row.value.field or None)
     return [row.value for row in rows]

@@ -60,7 +60,9 @@ class GraphFileError(WikidataCacheError):
     """A graph file is missing, empty, corrupt or malformed. The message names the file and, where known, the line."""
 
     def __init__(self, path: Path, problem: str, *, line: int | None = None) -> None:
-        where = f"{path}, line {line}" if line is not None else f"{path}"
+        where = str(path)
+        if line is not None:
+            where += f", line {line}"
         super().__init__(f"{where}: {problem}")
         self.path = path
         self.problem = problem
@@ -71,13 +73,13 @@ class EntityNotInGraphError(EntityLookupError):
     """The graph does not contain an entity: it has no statement of it, no statement with it as value, and no label."""
 
     def __init__(self, entity: str, label: str, source: str) -> None:
-        # The main service has them no more; its empty answer may be in the cache
-        moved = (
-            "Scholarly articles are in a second service: `wikidata-cache fetch EDITS --endpoint "
-            "https://query.wikidata.org/sparql --endpoint https://query-scholarly.wikidata.org/sparql --mode refresh`. "
-            if "query.wikidata.org" in source
-            else ""
-        )
+        moved = ""
+        if "query.wikidata.org" in source:  # which has them no more; its empty answer may be in the cache
+            moved = (
+                "Scholarly articles are in a second service: `wikidata-cache fetch EDITS --endpoint "
+                "https://query.wikidata.org/sparql --endpoint https://query-scholarly.wikidata.org/sparql "
+                "--mode refresh`. "
+            )
         super().__init__(
             f"{entity} ({label}) is not in the graph {source}: no statement, no mention, no label. {moved}"
             f"Give a graph that contains it ({_OTHER_GRAPH}), get it with `wikidata-cache fetch`, or correct the id of "
@@ -212,13 +214,23 @@ class CacheMissError(WikidataCacheError, LookupError):
         needed_by: str = "",
         as_of: str | None = None,
     ) -> None:
-        shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
-        files = ", ".join(str(path) if path.exists() else f"{path} (no such file)" for path in searched)
+        start = "Not"
+        if needed_by:
+            start = f"{needed_by}: not"
+        shown = ", ".join(ids[:10])
+        if len(ids) > 10:
+            shown += f" and {len(ids) - 10} more"
+        files = []
+        for path in searched:
+            missing = "" if path.exists() else " (no such file)"
+            files.append(f"{path}{missing}")
+        too_early = ""
+        if as_of:
+            too_early = f"They were not fetched before {as_of}: give a later time, or leave it out. "
         super().__init__(
-            f"{needed_by}{': n' if needed_by else 'N'}ot in the cache: the facts of the kind {kind!r} for {shown}. "
-            f"Searched offline: {files}. "
-            + (f"They were not fetched before {as_of}: give a later time, or leave it out. " if as_of else "")
-            + f"Fetch them with `{command}`, or run the same again without offline mode."
+            f"{start} in the cache: the facts of the kind {kind!r} for {shown}. "
+            f"Searched offline: {', '.join(files)}. {too_early}"
+            f"Fetch them with `{command}`, or run the same again without offline mode."
         )
         self.kind = kind
         self.ids = tuple(ids)
@@ -232,7 +244,9 @@ class SnapshotError(WikidataCacheError):
     """A snapshot file is malformed, cut off, corrupt, or contradicts the cache. The cache is left unchanged."""
 
     def __init__(self, path: Path, problem: str, *, line: int | None = None) -> None:
-        where = f"{path}, line {line}" if line is not None else f"{path}"
+        where = str(path)
+        if line is not None:
+            where += f", line {line}"
         super().__init__(f"{where}: {problem}. The cache is unchanged.")
 
 

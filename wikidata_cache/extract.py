@@ -6,7 +6,7 @@ This module made the packaged extract (`data/extract.nt.gz`, described in `data/
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from kg_common.atomic import check_out, gzipped, write_atomically
 from kg_common.ids import is_item
 from wikidata_cache import deny_lists
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, SAME_AS, check_ids
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, SAME_AS, Statement, check_ids
 from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.facts import Facts, where_known
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -84,27 +84,50 @@ def build_extract(
     expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
     expand(facts, [expansion], SubgraphOptions(seed=seed), per_node=per_node)
     statements = sorted(expansion.steps)
-    labels = facts.labels({entity for statement in statements for entity in statement}.union(ids))
+    labels = facts.labels(set(ids).union(*statements))
     if not labels:
         raise BadOptionError(
             f"{source.name} has nothing about {', '.join(ids[:5])}; check the ids, or give another graph."
         )
-    stated = facts.out(items)
-    if silent := [entity for entity in ids if not (stated[entity] if is_item(entity) else entity in labels)]:
+    silent = _find_silent(ids, facts.out(items), labels)
+    if silent:
         logger.warning("%s has no statement about %s; check the ids", source.name, ", ".join(silent))
-
-    triples = [Triple(NamedNode(ENTITY + s), NamedNode(DIRECT + p), NamedNode(ENTITY + o)) for s, p, o in statements]
-    for entity, label in sorted(labels.items()):
-        triples.append(Triple(NamedNode(ENTITY + entity), NamedNode(RDFS_LABEL), Literal(label, language="en")))
-    for old, new in sorted(merged.items()):
-        triples.append(Triple(NamedNode(ENTITY + old), NamedNode(SAME_AS), NamedNode(ENTITY + new)))
+    triples = _to_triples(statements, labels, merged)
     content = gzipped(serialize(triples, format=RdfFormat.N_TRIPLES) or b"")
     write_atomically(out, content)
     return ExtractReport(len(statements), len(labels), len(content), hashlib.sha256(content).hexdigest())
 
 
+def _find_silent(
+    ids: Iterable[str], stated: Mapping[str, Sequence[tuple[str, str]]], labels: Mapping[str, str]
+) -> list[str]:
+    """Return the items without a statement, and the properties without a label."""
+    silent = []
+    for entity in ids:
+        if is_item(entity):
+            is_known = bool(stated[entity])
+        else:
+            is_known = entity in labels
+        if not is_known:
+            silent.append(entity)
+    return silent
+
+
+def _to_triples(statements: Iterable[Statement], labels: Mapping[str, str], merged: Mapping[str, str]) -> list[Triple]:
+    """Return statements, labels and redirects as triples, each kind sorted."""
+    triples = []
+    for subject, relation, target in statements:
+        triples.append(Triple(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + target)))
+    for entity, label in sorted(labels.items()):
+        triples.append(Triple(NamedNode(ENTITY + entity), NamedNode(RDFS_LABEL), Literal(label, language="en")))
+    for old, new in sorted(merged.items()):
+        triples.append(Triple(NamedNode(ENTITY + old), NamedNode(SAME_AS), NamedNode(ENTITY + new)))
+    return triples
+
+
 def read_seeds(path: Path) -> list[str]:
     """Return the ids in the first column of a TSV file, such as `data/extract_seeds.tsv`. A header is left out."""
-    if not (ids := deny_lists.first_column(path.read_text(encoding="utf-8-sig"))):
+    ids = deny_lists.first_column(path.read_text(encoding="utf-8-sig"))
+    if not ids:
         raise BadOptionError(f"{path} has no ids; expected one in the first column of each row, such as Q1345.")
     return ids

@@ -40,7 +40,8 @@ class Fetched:
     @property
     def digest(self) -> str:
         """The sha256 (hex) over the content hashes of all subgraphs. Equal subgraphs give equal digests."""
-        return hashlib.sha256("\n".join(str(graph.graph["content_hash"]) for graph in self.graphs).encode()).hexdigest()
+        hashes = [str(graph.graph["content_hash"]) for graph in self.graphs]
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def fetch_edits(
@@ -82,30 +83,35 @@ def fetch_edits(
 def _fetch_together(
     cache: WikidataCache, edits: Sequence[EditRow], path: Path, options: SubgraphOptions, keep_going: bool
 ) -> Fetched:
-    ends = list(zip(edits, try_ends(edits, cache.facts), strict=True))
-    good = [edit for edit, end in ends if isinstance(end, EditEnds)]
-    skipped = [
-        EditRowError(path, str(cache.in_rank(edit, end)), row=edit.row)
-        for edit, end in ends
-        if isinstance(end, WikidataCacheError)
-    ]
+    good = []
+    skipped = []
+    for edit, ends in zip(edits, try_ends(edits, cache.facts), strict=True):
+        if isinstance(ends, EditEnds):
+            good.append(edit)
+        else:
+            skipped.append(EditRowError(path, str(cache.in_rank(edit, ends)), row=edit.row))
     if skipped and not (keep_going and good):
-        more = f" ({len(skipped)} rows have such errors; --keep-going skips them)" if len(skipped) > 1 else ""
-        raise EditRowError(path, f"{skipped[0].problem}{more}", row=skipped[0].row)
+        problem = skipped[0].problem
+        if len(skipped) > 1:
+            problem += f" ({len(skipped)} rows have such errors; --keep-going skips them)"
+        raise EditRowError(path, problem, row=skipped[0].row)
     for fault in skipped:
         logger.warning("skipped: %s", fault)
     graphs = cache.subgraphs(good, options)
 
     contradictions = []
     for edit, graph in zip(good, graphs, strict=True):
-        if faults := _contradictions(edit, cache, graph):
+        faults = _find_contradictions(edit, cache, graph)
+        if faults:
             contradictions.append(f"row {edit.row}: {'; '.join(faults)}; check the id or use `link`")
             logger.warning("%s", contradictions[-1])
-    request_counts = cache.source.request_counts if isinstance(cache.source, CachedSource) else RequestCounts()
+    request_counts = RequestCounts()
+    if isinstance(cache.source, CachedSource):
+        request_counts = cache.source.request_counts
     return Fetched(good, graphs, skipped, contradictions, request_counts)
 
 
-def _contradictions(edit: EditRow, cache: WikidataCache, graph: Subgraph) -> list[str]:
+def _find_contradictions(edit: EditRow, cache: WikidataCache, graph: Subgraph) -> list[str]:
     """Describe the ids of an edit that have another label in the graph than in the row, but for case and accents."""
     faults = []
     for field in ("subject", "relation", "target_true", "target_new"):
@@ -127,7 +133,10 @@ def write_subgraphs(path: Path, fetched: Fetched) -> None:
     """
     lines = []
     for edit, graph in zip(fetched.edits, fetched.graphs, strict=True):
-        node_link = nx.node_link_data(graph, edges="edges") | {"graph": {**graph.graph, "edit": vars(edit)}}
+        node_link = nx.node_link_data(graph, edges="edges")
+        node_link["graph"] = {**graph.graph, "edit": vars(edit)}
         lines.append(json.dumps(node_link, sort_keys=True) + "\n")
     content = "".join(lines).encode()
-    write_atomically(path, gzipped(content) if path.name.endswith(".gz") else content)
+    if path.name.endswith(".gz"):
+        content = gzipped(content)
+    write_atomically(path, content)

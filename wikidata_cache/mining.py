@@ -47,8 +47,8 @@ def mine_rules(statements: Iterable[Statement], *, support: int = 20, confidence
             rules += _select(graph, (first, None, "y,x"), measures, least, confidence)
             # Bodies of two atoms: r1(x,y) & r2(y,z) => r3(x,z), for all r2 at once.
             totals = np.zeros((2, len(graph.names), len(graph.names)), dtype=np.int64)  # [2, r2, r3]
-            for second, a, b in graph.join(x, y):
-                totals += graph.measure(second, a, b)
+            for relations, a, b in graph.join(x, y):
+                totals += graph.measure(relations, a, b)
             for second in np.flatnonzero(totals[0].any(axis=1)).tolist():
                 rules += _select(graph, (first, second, "x,z"), totals[:, second], least, confidence)
             bar.update(1)

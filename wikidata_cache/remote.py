@@ -45,18 +45,22 @@ def open_remote(
             raise SourceStringError(f"{url!r} is not the address of an endpoint; expected such as https://host/sparql.")
     mode = effective_mode(mode, endpoint=bool(urls), as_of=as_of)
     store = AnswerStore(cache_file(cache))
-    limiter = RateLimiter(None if mode == "online" else store.rate_limits)
+    limiter = RateLimiter()
+    if mode != "online":
+        limiter = RateLimiter(store.rate_limits)
 
-    def endpoints() -> Source:
+    def open_endpoints() -> Source:
         opened = [open_endpoint(url, contact=contact, timeout=timeout, limiter=limiter) for url in urls]
-        return opened[0] if len(opened) == 1 else EndpointChain(opened)
+        if len(opened) == 1:
+            return opened[0]
+        return EndpointChain(opened)
 
     # An endpoint that is never needed, because the cache has all answers, needs no contact.
     inner: Source | Callable[[], Source] | None = None
     if mode == "cache_first":
-        inner = endpoints
+        inner = open_endpoints
     elif mode != "offline":
-        inner = endpoints()
+        inner = open_endpoints()
     opened_packs = [open_pack(pack) for pack in pack_files(packs)]
     return CachedSource(inner, store, mode=mode, graph=graph_name, packs=opened_packs, as_of=as_of, urls=urls)
 
@@ -65,5 +69,6 @@ def open_endpoint(
     url: str, *, contact: str | None = None, timeout: float = 90.0, limiter: RateLimiter | None = None
 ) -> EndpointSource:
     """Open a URL as an Action API if it ends in api.php, else as a SPARQL endpoint, with the options of both."""
-    kind = ActionApi if is_action_api(url) else EndpointSource
-    return kind(url, contact=contact, timeout=timeout, limiter=limiter)
+    if is_action_api(url):
+        return ActionApi(url, contact=contact, timeout=timeout, limiter=limiter)
+    return EndpointSource(url, contact=contact, timeout=timeout, limiter=limiter)

@@ -75,12 +75,15 @@ def open_source(
         MissingContactError: a Wikimedia endpoint without a contact (in mode "cache_first" at the first request).
         BadOptionError: the options do not fit each other.
     """
-    parts = _parts(spec) if spec is not None else []
+    parts = []
+    if spec is not None:
+        parts = _split(spec)
     urls = [part for part in parts if part.startswith(_REMOTE)]
     local = [part for part in parts if part not in urls]
     stores = [part for part in local if part.startswith("oxigraph:") or is_store(user_path(part))]
-    if (urls or stores) and len(local) + bool(urls) > 1:
-        raise SourceStringError(f"{(stores or urls)[0]} cannot be combined with other sources; give it alone.")
+    alone = stores or urls
+    if alone and (len(local) > 1 or (local and urls)):
+        raise SourceStringError(f"{alone[0]} cannot be combined with other sources; give it alone.")
     if local and as_of is not None:
         raise BadOptionError(
             f"as_of={as_of!r} replays the cache, but {local[0]} is a local graph without versions. Leave out as_of "
@@ -89,7 +92,10 @@ def open_source(
     if stores:
         return OxigraphSource.from_store(user_path(stores[0].removeprefix("oxigraph:")))
     if local:
-        return OxigraphSource.from_files([file for part in local for file in _files(part)])
+        files = []
+        for part in local:
+            files += _find_files(part)
+        return OxigraphSource.from_files(files)
 
     from wikidata_cache.remote import open_remote  # endpoints and their cache are code that a local graph never runs
 
@@ -105,24 +111,32 @@ def open_source(
     return open_remote(urls, **options)
 
 
-def _parts(spec: SourceSpec) -> list[str]:
+def _split(spec: SourceSpec) -> list[str]:
+    """Return the sources that a specification names, each as a path or a URL."""
     if isinstance(spec, Path):
         return [str(spec)]
+    parts: list[str] = []
     if not isinstance(spec, str):
-        parts = [part for entry in spec for part in _parts(entry)]
+        for entry in spec:
+            parts += _split(entry)
     elif spec.startswith(_REMOTE):
         parts = re.split(r"\s*,\s*(?=https?://)", spec.strip())  # any other comma belongs to the URL
     elif spec.strip() and os.path.exists(user_path(spec)):  # noqa: PTH110  # Path.exists raises for a long list
         parts = [spec]  # a comma here belongs to the name
     else:
-        names = (part.strip().removeprefix("memory:").strip() for part in spec.split(","))
+        names = [part.strip().removeprefix("memory:").strip() for part in spec.split(",")]
         parts = [name for name in names if name]  # an empty one would be the current folder
     if not parts:
         raise SourceStringError(f"An empty source; expected {_FORMS}.")
-    return [str(packaged_extract()) if names_extract(part) else part for part in parts]
+    paths = []
+    for part in parts:
+        if names_extract(part):
+            part = str(packaged_extract())
+        paths.append(part)
+    return paths
 
 
-def _files(part: str) -> list[Path]:
+def _find_files(part: str) -> list[Path]:
     path = user_path(part)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if is_graph_file(file))

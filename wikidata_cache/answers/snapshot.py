@@ -299,9 +299,10 @@ def _expected_counts(path: Path, header: Mapping[str, Any]) -> dict[str, int]:
         raise SnapshotError(path, problem, line=1)
     counts = header.get("counts")
     if isinstance(counts, dict):
-        expected = {"fact": counts.get("facts"), "query": counts.get("queries")}
-        if all(type(number) is int for number in expected.values()):
-            return expected
+        facts = counts.get("facts")
+        queries = counts.get("queries")
+        if type(facts) is int and type(queries) is int:
+            return {"fact": facts, "query": queries}
     problem = "its header does not give the numbers of facts and queries; get the file again"
     raise SnapshotError(path, problem, line=1)
 
@@ -310,8 +311,8 @@ def _parse_row(path: Path, line: bytes, number: int) -> dict[str, Any]:
     """Return a row of the type "fact" or "query", after checking it."""
     row = _parse_object(path, line, number)
     if row.get("type") not in ("fact", "query"):
-        problem = f"found a row of the type {row.get('type')!r}; expected 'fact' or 'query'"
-        raise SnapshotError(path, problem, line=number)
+        found = f"found a row of the type {row.get('type')!r}"
+        raise SnapshotError(path, f"{found}; expected 'fact' or 'query'", line=number)
     problem = row_problem(row)
     if problem:
         raise SnapshotError(path, problem, line=number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,9 @@ def doctor(graph: Graph = None, cache: Cache = None) -> None:
 
     is_sound = True
     for finding in examine(graph, cache=cache):
-        mark = typer.style("ok    ", fg="green") if finding.ok else typer.style("BROKEN", fg="red", bold=True)
+        mark = typer.style("ok    ", fg="green")
+        if not finding.ok:
+            mark = typer.style("BROKEN", fg="red", bold=True)
         typer.echo(f"{mark} {one_line(f'{finding.what}: {finding.result}')}")
         is_sound = is_sound and finding.ok
     if not is_sound:
@@ -86,7 +89,9 @@ def extract(
 
     - `wikidata-cache extract seeds.tsv small.nt.gz -g wikidata.nt.gz --per-node 80 --per-node 20`
     """
-    inputs = [Path(part) for part in graph.split(",")] if graph else []
+    inputs = []
+    if graph:
+        inputs = [Path(part) for part in graph.split(",")]
     check_out(out, ".nt.gz", inputs=inputs)
     try:
         ids = read_seeds(seeds)
@@ -130,11 +135,17 @@ def load(
     from wikidata_cache.stores import load as loading  # numpy takes a tenth of a second to import
 
     options = LoadOptions(keep_all=keep_all, values=values, skip_bad_lines=skip_bad_lines)
-    sources = [packaged_extract() if names_extract(source) else source for source in sources]
-    report = loading.load(sources, store, force=force, options=options)
+    files = []
+    for source in sources:
+        if names_extract(source):
+            source = packaged_extract()
+        files.append(source)
+    report = loading.load(files, store, force=force, options=options)
     counts = report.manifest.counts
     seconds = report.seconds
-    speed = f"; {counts['triples'] / seconds:,.0f} triples a second" if seconds else ""
+    speed = ""
+    if seconds:
+        speed = f"; {counts['triples'] / seconds:,.0f} triples a second"
     echo(
         f"{store}: {counts['triples']:,} triples, {counts['statements']:,} statements about {counts['items']:,} items "
         f"with {counts['properties']:,} properties, {counts['named']:,} entities with a name\n"
@@ -212,11 +223,11 @@ def export(
     - `wikidata-cache export snapshot.jsonl.gz`
     - `wikidata-cache export paper.jsonl.gz --cache paper.sqlite --latest`
     """
-    moment = None if as_of is None else utc(as_of)
+    if as_of is not None:
+        as_of = utc(as_of)
+        latest = True  # the versions that were valid then
     with AnswerStore(cache_file(cache), read_only=True) as store:
-        summary = export_snapshot(
-            store, out, newest_only=latest or as_of is not None, as_of=moment, graph_name=graph_name
-        )
+        summary = export_snapshot(store, out, newest_only=latest, as_of=as_of, graph_name=graph_name)
     echo(f"{out}: {summary.facts} facts, {summary.queries} requests, sha256 of the rows {summary.sha256}")
 
 
@@ -286,16 +297,13 @@ def main() -> None:
         was_interrupted = isinstance(end, KeyboardInterrupt) or end.code == _INTERRUPTED
         if not was_interrupted:
             raise
-        advice = ""
-        for word in sys.argv[1:]:
-            if word in _AFTER_INTERRUPT:
-                advice = _AFTER_INTERRUPT[word]
-                break
-        echo(f"stopped{advice}", err=True)
+        echo(f"stopped{_advise_after_interrupt(sys.argv[1:])}", err=True)
         raise SystemExit(_INTERRUPTED) from None
     except (WikidataCacheError, OSError) as error:
-        way = "" if isinstance(error, WikidataCacheError) else "; check the path, its permissions, and the free space"
-        echo(f"wikidata-cache: {one_line(str(error))}{way}", err=True)
+        line = f"wikidata-cache: {one_line(str(error))}"
+        if isinstance(error, OSError) and not isinstance(error, WikidataCacheError):
+            line += "; check the path, its permissions, and the free space"
+        echo(line, err=True)
         raise SystemExit(2) from None
     except MemoryError as error:
         echo(f"wikidata-cache: there is not enough memory ({one_line(str(error))}); give smaller files", err=True)
@@ -303,3 +311,11 @@ def main() -> None:
     except Exception:  # exit code 1 has another meaning for callers of `link`, `find` and `doctor`
         logging.exception("internal error; please report it with the traceback below")
         raise SystemExit(_FAULT) from None
+
+
+def _advise_after_interrupt(words: Sequence[str]) -> str:
+    """Return what to know after Ctrl-C, by the command that was interrupted."""
+    for word in words:
+        if word in _AFTER_INTERRUPT:
+            return _AFTER_INTERRUPT[word]
+    return ""

@@ -39,7 +39,9 @@ def table_console() -> Console:
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
-    return console if console.is_terminal else Console(width=160, highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(width=160, highlight=False)
 
 
 class HarmlessFormatter(logging.Formatter):
@@ -56,5 +58,6 @@ def set_up_console() -> None:
     handler.setFormatter(HarmlessFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for stream in (sys.stdout, sys.stderr):
-        if reconfigure := getattr(stream, "reconfigure", None):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
             reconfigure(errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from kg_common.atomic import check_out, write_atomically
 from kg_common.terminal import number_of
 from wikidata_cache.answers.modes import cache_file, utc
 from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.changes import Change, Changes, dated_changes, edit_rows, version_changes
 from wikidata_cache.cli.console import echo
 from wikidata_cache.cli.options import Cache, GraphName
 from wikidata_cache.endpoints.endpoint import now
@@ -44,56 +46,81 @@ def diff(
     - `wikidata-cache diff --since 2026-01-01 --until 2026-07-01 --out changed.jsonl`
     - `wikidata-cache diff --since 2024-06-01 --dates --out changed.jsonl`
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    from wikidata_cache.changes import Change, dated_changes, edit_rows, version_changes
-
     start = utc(since)
-    end = now() if until is None else utc(until)
+    end = now()
+    if until is not None:
+        end = utc(until)
     if start >= end:
         raise BadOptionError(f"--since {since} is not before --until {until or end}; give an earlier time.")
     if out is not None:
         check_out(out, ".jsonl", option="--out")
     with AnswerStore(cache_file(cache), read_only=True) as store:
-        kind = "claims" if dates else "out"
+        kind = "out"
+        compare = version_changes
+        if dates:
+            kind = "claims"
+            compare = dated_changes
         item_count = len(store.ids(graph_name, kind))
-        if not item_count:
-            other = ""
-            if not dates and store.ids(graph_name, "claims"):
-                other = "add --dates to read those of kind claims, or "
-            path = store.path if store.path.exists() else f"{store.path} (no such file)"
-            raise BadOptionError(
-                f"{path} has no answers of the kind {kind} for the graph {graph_name}; {other}fetch some: "
-                f"wikidata-cache fetch --kind {kind} Q42 --contact YOU@EXAMPLE.ORG"
-            )
-        compare = dated_changes if dates else version_changes
+        if item_count == 0:
+            raise BadOptionError(_explain_no_answers(store, graph_name, kind))
         changes = compare(store, graph=graph_name, since=start, until=end)
-        entries = list(edit_rows(changes.replacements, store, graph=graph_name))
-    rows = [row for row in entries if not isinstance(row, Change)]
-    bare = [change for change in entries if isinstance(change, Change)]
+        rows, unlabelled = edit_rows(changes.replacements, store, graph=graph_name)
 
     if rows:
-        table = Table(box=None, pad_edge=False)
-        for header in ("subject", "relation", "old object", "new object", "since"):
-            table.add_column(header, overflow="fold")
-        for row in rows:
-            time = row["id"].rpartition(" ")[2]
-            table.add_row(row["subject"], row["relation"], row["object"], row["new_object"], time)
-        Console().print(table)
-    counts = [f"{count} where {what}" for what, count in sorted(changes.other_counts.items())]
-    left_out = f"; left out: {', '.join(counts)}" if counts else ""
-    echo(f"{number_of(len(rows), 'change')} of {number_of(item_count, 'item')}{left_out}")
+        _print_rows(rows)
+    echo(_summarize(changes, len(rows), item_count))
     if not changes.compared:
         echo(
             f"no item has answers from before {since}; later answers are added by `fetch --kind out ... --mode refresh`"
         )
-    if bare:
-        ids = sorted({id_ for change in bare for id_ in (change.subject, change.relation, change.old, change.new)})
-        shown = " ".join(ids) if len(ids) <= 20 else "IDS..."
-        echo(
-            f"left out: {len(bare)} without labels in the cache; fetch them: wikidata-cache fetch --kind label {shown}"
-        )
+    if unlabelled:
+        _print_unlabelled(unlabelled)
     if out is not None:
         write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         echo(f"{out}: {len(rows)} edits")
+
+
+def _summarize(changes: Changes, row_count: int, item_count: int) -> str:
+    summary = f"{number_of(row_count, 'change')} of {number_of(item_count, 'item')}"
+    counts = [f"{count} where {what}" for what, count in sorted(changes.other_counts.items())]
+    if counts:
+        summary += f"; left out: {', '.join(counts)}"
+    return summary
+
+
+def _explain_no_answers(store: AnswerStore, graph_name: str, kind: str) -> str:
+    """Return the message for a cache without answers of the kind: where to get some."""
+    path = str(store.path)
+    if not store.path.exists():
+        path += " (no such file)"
+    other = ""
+    if kind == "out" and store.ids(graph_name, "claims"):
+        other = "add --dates to read those of kind claims, or "
+    return (
+        f"{path} has no answers of the kind {kind} for the graph {graph_name}; {other}fetch some: "
+        f"wikidata-cache fetch --kind {kind} Q42 --contact YOU@EXAMPLE.ORG"
+    )
+
+
+def _print_rows(rows: Sequence[Mapping[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for header in ("subject", "relation", "old object", "new object", "since"):
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        time = row["id"].rpartition(" ")[2]
+        table.add_row(row["subject"], row["relation"], row["object"], row["new_object"], time)
+    Console().print(table)
+
+
+def _print_unlabelled(changes: Sequence[Change]) -> None:
+    """Print how many changes lack labels, and the command that fetches these."""
+    ids = set[str]()
+    for change in changes:
+        ids |= change.ids
+    shown = "IDS..."
+    if len(ids) <= 20:
+        shown = " ".join(sorted(ids))
+    echo(f"left out: {len(changes)} without labels in the cache; fetch them: wikidata-cache fetch --kind label {shown}")

@@ -113,16 +113,8 @@ def fetch(
     """
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.fetch import fetch_edits, write_subgraphs
-    from wikidata_cache.subgraphs.rules import read_rules
 
-    of_edits = [parameter for parameter in context.command.params if parameter.name not in _OF_IDS_TOO]
-    given = [parameter.opts[0] for parameter in of_edits if opt.is_given(context, parameter.name or "")]
-    if kind is not None and given:
-        raise BadOptionError(
-            f"--kind fetches facts about ids, and {', '.join(given)} is for files of edits; leave one of them out."
-        )
-    if kind is None and len(edits) != 1:
-        raise BadOptionError(f"Found {len(edits)} arguments; expected one file of edits, or --kind KIND and ids.")
+    _check_arguments(context, edits, kind)
     if sitelinks is not None:
         check_out(sitelinks, ".json", option="--sitelinks", inputs=map(file_of, edits))
     if out is not None:
@@ -133,9 +125,10 @@ def fetch(
     if graph_of_environment and not endpoint:
         endpoint = [graph_of_environment]
     mode = opt.mode_from_options(mode, offline=offline)
-    is_online = mode != "offline" and as_of is None
+    if not endpoint and mode != "offline" and as_of is None:
+        endpoint = list(WIKIDATA)
     opened = WikidataCache(
-        endpoint or (list(WIKIDATA) if is_online else None),
+        endpoint or None,
         contact=contact,
         cache=cache,
         mode=mode,
@@ -156,27 +149,47 @@ def fetch(
             policy=policy,
             direction=direction,
             statements=statements,
-            rules=None if rules is None else read_rules(rules),
+            rules=opt.read_rule_file(rules),
             values=values,
         )
         rows = read_edits(edits[0])
         fetched = fetch_edits(opened, rows, path=file_of(edits[0]), options=options, keep_going=keep_going)
         if descriptions:
-            opened.facts.descriptions({node for graph in fetched.graphs for node in graph if is_item(node)})
+            nodes = set[str]().union(*fetched.graphs)
+            opened.facts.descriptions(filter(is_item, nodes))
         if sitelinks is not None:
-            # A merged subject has the pages of the item that replaces it.
-            pairs = zip(fetched.edits, fetched.graphs, strict=True)
-            subjects = {}
-            for edit, graph in pairs:
-                if edit.subject_id:
-                    subjects[edit.subject_id] = graph.graph["redirects"].get(edit.subject_id, edit.subject_id)
-            pages = opened.facts.sitelinks(subjects.values())
-            counts = {subject: pages[item] for subject, item in subjects.items() if item in pages}
-            echo(f"{sitelinks}: the pages of {len(counts)} of {len(subjects)} subjects with an id are known")
-            write_atomically(sitelinks, (json.dumps(counts, indent=1) + "\n").encode())
+            _write_sitelinks(opened, fetched, sitelinks)
         if out is not None:
             write_subgraphs(out, fetched)
     _print_counts(fetched)
+
+
+def _check_arguments(context: typer.Context, edits: list[str], kind: Kind | None) -> None:
+    """Refuse options that don't fit together: those for files of edits with --kind, and several files without it."""
+    if kind is None:
+        if len(edits) != 1:
+            raise BadOptionError(f"Found {len(edits)} arguments; expected one file of edits, or --kind KIND and ids.")
+        return
+    unfit = []
+    for parameter in context.command.params:
+        if parameter.name not in _OF_IDS_TOO and opt.is_given(context, parameter.name or ""):
+            unfit.append(parameter.opts[0])
+    if unfit:
+        raise BadOptionError(
+            f"--kind fetches facts about ids, and {', '.join(unfit)} is for files of edits; leave one of them out."
+        )
+
+
+def _write_sitelinks(opened: WikidataCache, fetched: Fetched, path: Path) -> None:
+    """Write the number of Wikipedia pages of each subject; a merged one has those of the item that replaces it."""
+    subjects = {}
+    for edit, graph in zip(fetched.edits, fetched.graphs, strict=True):
+        if edit.subject_id:
+            subjects[edit.subject_id] = graph.graph["redirects"].get(edit.subject_id, edit.subject_id)
+    pages = opened.facts.sitelinks(subjects.values())
+    counts = {subject: pages[item] for subject, item in subjects.items() if item in pages}
+    echo(f"{path}: the pages of {len(counts)} of {len(subjects)} subjects with an id are known")
+    write_atomically(path, (json.dumps(counts, indent=1) + "\n").encode())
 
 
 def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
@@ -184,8 +197,9 @@ def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
 
     if kind not in ("named", "ends", "at_end"):  # their ids are labels, or ends of relations
         check_ids(ids)
-    if wrong := next((text for text in ids if not is_text(text)), None):
-        raise BadOptionError(f"{wrong!r} is not UTF-8; type it in a terminal that is.")
+    for text in ids:
+        if not is_text(text):
+            raise BadOptionError(f"{text!r} is not UTF-8; type it in a terminal that is.")
     count = sum(len(answer.facts) for answer in opened.source.ask(TEMPLATES[kind], sorted(set(ids))))
     echo(f"{len(set(ids))} ids of kind {kind}: {count} facts")
 
@@ -224,12 +238,24 @@ def _add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
     except CacheMissError as miss:
         if not isinstance(source, CachedSource):
             raise
-        words = [*context.params["edits"]]
-        for parameter in context.command.params:
-            name = parameter.name or ""
-            if name in _NOT_IN_HINT or not opt.is_given(context, name):
-                continue
-            value = context.params[name]
-            for entry in value if isinstance(value, list | tuple) else [value]:
-                words += [parameter.opts[0]] if entry is True else [parameter.opts[0], str(entry)]
-        raise CacheMissError(**vars(miss) | {"command": source.fetch_hint.command(*words)}) from miss
+        command = source.fetch_hint.command(*_repeat_arguments(context))
+        raise CacheMissError(**vars(miss) | {"command": command}) from miss
+
+
+def _repeat_arguments(context: typer.Context) -> list[str]:
+    """Return the words of the command line, without the options that the hint adds or that make it offline."""
+    words = [*context.params["edits"]]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in _NOT_IN_HINT or not opt.is_given(context, name):
+            continue
+        option = parameter.opts[0]
+        value = context.params[name]
+        if value is True:
+            words.append(option)
+        elif isinstance(value, list | tuple):
+            for entry in value:
+                words += [option, str(entry)]
+        else:
+            words += [option, str(value)]
+    return words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -67,28 +67,27 @@ def link(
 
     if online and offline:
         raise BadOptionError("--online and --offline disagree; give one of them.")
-    choices = [_choice(choice) for choice in choose or ()]
+    choices = [_parse_choice(choice) for choice in choose or ()]
     is_file = out is not None or is_edit_file(text)
     if is_file:  # checked before a graph is opened, which may take time
-        if out is None:
-            raise BadOptionError(f"{text} is a file of edits; name the file for the linked edits: --out linked.jsonl")
-        check_out(out, ".jsonl", option="--out", inputs=[file_of(text)])
-        read_edits(text)
-        ignored = {"--relation": relation, "--label": label, "--json": as_json}
-        ignored |= {"--role": role != "object", "--kind": kind != "item"}
-        for option, value in ignored.items():
-            if value:
-                raise BadOptionError(
-                    f"{option} is for a single text; leave it out. In a file, each row has its own fields."
-                )
+        options = {"--relation": relation, "--label": label, "--json": as_json}
+        options |= {"--role": role != "object", "--kind": kind != "item"}
+        _check_file(text, out, options)
     elif choices:
         raise BadOptionError("--choose is for a file of edits; leave it out, and write the id that you mean.")
-    checked = None if online and graph is None else context  # the cache is asked too, if there is one yet
+    checked: typer.Context | None = context
+    action_api: ActionApi | None = None
+    if online:
+        action_api = ActionApi(api, contact=contact, timeout=_TIMEOUT_S)
+        if graph is None:
+            checked = None  # the cache is asked too, if there is one yet
     facts = opt.open_cache(graph, context=checked, offline=offline, contact=contact, cache=cache).facts
-    linker = open_linker(facts, api=ActionApi(api, contact=contact, timeout=_TIMEOUT_S) if online else None)
+    linker = open_linker(facts, api=action_api)
     if out is not None:
         raise typer.Exit(_link_file(linker, text, out, limit, choices))
-    property_id = _property(linker, relation) if relation else None
+    property_id = None
+    if relation:
+        property_id = _find_property(linker, relation)
     linked = linker.link(text, relation=property_id, role=role, kind=kind, expected_label=label, limit=limit)
     if as_json:
         echo_json(linked.to_json())
@@ -97,7 +96,20 @@ def link(
     raise typer.Exit(_EXIT_CODES[linked.status])
 
 
-def _choice(text: str) -> tuple[str, str]:
+def _check_file(edits: str, out: Path | None, options: Mapping[str, object]) -> None:
+    """Refuse a file of edits without --out, one that can't be read, and `options` for a single text."""
+    if out is None:
+        raise BadOptionError(f"{edits} is a file of edits; name the file for the linked edits: --out linked.jsonl")
+    check_out(out, ".jsonl", option="--out", inputs=[file_of(edits)])
+    read_edits(edits)
+    for option, value in options.items():
+        if value:
+            raise BadOptionError(
+                f"{option} is for a single text; leave it out. In a file, each row has its own fields."
+            )
+
+
+def _parse_choice(text: str) -> tuple[str, str]:
     """Parse `ROW=ID` or `NAME=ID`."""
     before, _, after = text.rpartition("=")
     selector = before.strip()
@@ -111,22 +123,26 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int, choices: Seque
     from wikidata_cache.linking.edit_file import link_edits
 
     report = link_edits(linker, edits, out, limit=limit, choices=choices)
-    for row, field, linked in sorted((*report.open, *report.absent), key=lambda part: part[0]):
-        best = "; ".join(str(candidate) for candidate in linked.candidates[:3])
-        missing = (row, field, linked) in report.absent
-        echo(f"row {row}, {field}, {linked.text!r}: {linked.absence if missing else best}")
+    for part in sorted((*report.open, *report.absent), key=lambda part: part[0]):
+        row, field, linked = part
+        words = "; ".join(str(candidate) for candidate in linked.candidates[:3])
+        if part in report.absent:
+            words = linked.absence
+        echo(f"row {row}, {field}, {linked.text!r}: {words}")
     for row, field, linked in report.rivalled:
-        taken, other = linked.candidates[:2]
-        echo(f"row {row}, {field}, {linked.text!r}: {taken}, {taken.score} points; not {other}, {other.score}")
+        best, other = linked.candidates[:2]
+        echo(f"row {row}, {field}, {linked.text!r}: {best}, {best.score} points; not {other}, {other.score}")
     echo(f"{out}: {report.complete} of {report.edits} edits settled")
     if report.open:
         row, _, linked = report.open[0]
         echo(f"choose with --choose ROW=ID, such as --choose {row}={linked.candidates[0].id}, and the same command")
         return _EXIT_CODES["ambiguous"]
-    return _EXIT_CODES["exact" if report.complete == report.edits else "none"]
+    if report.complete == report.edits:
+        return _EXIT_CODES["exact"]
+    return _EXIT_CODES["none"]
 
 
-def _property(linker: Linker, relation: str) -> str:
+def _find_property(linker: Linker, relation: str) -> str:
     """Return the id of a property given by id or name; raise BadOptionError for a name that is not clear."""
     if is_property(relation):
         if not linker.knows_property(relation):

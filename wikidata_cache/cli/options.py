@@ -11,6 +11,7 @@ from wikidata_cache.answers.modes import Mode, cache_file, pack_files
 from wikidata_cache.errors import BadOptionError, CacheFileError
 from wikidata_cache.offline import offline_forced
 from wikidata_cache.subgraphs.options import Direction, Statements
+from wikidata_cache.subgraphs.rules import Rules, read_rules
 from wikidata_cache.subgraphs.sampling import Policy
 
 if TYPE_CHECKING:
@@ -158,4 +159,13 @@ def mode_from_options(mode: Mode | None, *, offline: bool) -> Mode | None:
         raise BadOptionError(
             f"--mode {mode} needs an endpoint, but KG_OFFLINE is set; unset KG_OFFLINE, or leave out --mode."
         )
-    return "offline" if offline or offline_forced() else mode
+    if offline or offline_forced():
+        return "offline"
+    return mode
+
+
+def read_rule_file(path: Path | None) -> Rules | None:
+    """Return the rules of --rules, or None without it."""
+    if path is None:
+        return None
+    return read_rules(path)

@@ -55,10 +55,12 @@ def rules(
         raise BadOptionError(
             f"{opened.source.name} has no rule with --support {support} and --confidence {confidence}; give less."
         )
-    labels = opened.labels({name for rule in mined.all for name in rule.relations})
+    labels = opened.labels(set[str]().union(*(rule.relations for rule in mined.all)))
     rows = [f"{rule}\t{rule.support}\t{rule.confidence}\t{one_line(rule.words(labels))}" for rule in mined.all]
     if out is None:
         echo("\n".join(rows))
-    else:
-        write_atomically(out, "".join(f"{row}\n" for row in ["rule\tsupport\tconfidence\twords", *rows]).encode())
-        echo(f"{out}: {len(rows):,} rules of {len({rule.first for rule in mined.all}):,} relations")
+        return
+    table = ["rule\tsupport\tconfidence\twords", *rows]
+    write_atomically(out, "".join(f"{row}\n" for row in table).encode())
+    relations = {rule.first for rule in mined.all}
+    echo(f"{out}: {len(rows):,} rules of {len(relations):,} relations")

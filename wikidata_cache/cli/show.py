@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import webbrowser
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -24,9 +25,10 @@ from wikidata_cache.errors import BadOptionError, WikidataCacheError
 from wikidata_cache.sources.queries import HUB
 from wikidata_cache.subgraphs.facts import where_known
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
-from wikidata_cache.subgraphs.rules import read_rules
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.subgraphs.subgraph import Subgraph
 
@@ -95,13 +97,9 @@ def show(
         check_out(html, ".htm", ".html", option="--html")
     if draw is not None:
         check_out(draw, ".svg", option="--draw")
-    edit = _edit_of(what)
-    for option, value in {"--max-edges": max_edges, "--root": root, "--rules": rules}.items():
-        if edit is None and value:
-            raise BadOptionError(
-                f"{option} is for edits, such as edits.jsonl:1; {what} is an id. Leave {option} out; --hops and "
-                f"--per-node limit the statements of an item."
-            )
+    edit = _read_edit(what)
+    if edit is None:
+        _refuse_options_of_edits(what, {"--max-edges": max_edges, "--root": root, "--rules": rules})
     opened = opt.open_cache(
         graph,
         context=context,
@@ -116,10 +114,12 @@ def show(
     if is_property(what):
         if html or draw:
             raise BadOptionError(f"{what} is a property, and only items can be drawn; give an item, such as Q42.")
-        echo(_described_property(opened, what))
+        echo(_describe_property(opened, what))
         return
+    if hops is None:
+        hops = 1 if edit is None else 2
     options = SubgraphOptions(
-        hops=hops or (1 if edit is None else 2),
+        hops=hops,
         per_node=per_node,
         seed=seed,
         roots=cast(list[Root], root) or ("target_new",),
@@ -127,33 +127,43 @@ def show(
         policy=policy,
         direction=direction,
         statements=statements,
-        rules=None if rules is None else read_rules(rules),
+        rules=opt.read_rule_file(rules),
         values=values,
     )
     if edit is not None:
         subgraph = opened.subgraph(edit, options)
         title = f"{edit.subject}: {edit.target_new} instead of {edit.target_true or 'the current value'}"
     else:
-        subgraph, title = _item(opened, what, options)
+        subgraph, title = _build_item(opened, what, options)
     _print_subgraph(subgraph, title)
     if rules is not None and not subgraph.graph["consequences"]:
         echo(f"No rule of {rules} adds a fact to this edit.")
+    if draw is not None:
+        subgraph.to_svg(draw)
     if html is not None:
         opened.describe(subgraph)
         subgraph.to_html(html)
-        if open_it:
-            webbrowser.open(html.resolve().as_uri())
-    if draw is not None:
-        subgraph.to_svg(draw)
+    if html is not None and open_it:
+        webbrowser.open(html.resolve().as_uri())
 
 
-def _edit_of(what: str) -> EditRow | None:
+def _refuse_options_of_edits(what: str, options: Mapping[str, object]) -> None:
+    for option, value in options.items():
+        if value:
+            raise BadOptionError(
+                f"{option} is for edits, such as edits.jsonl:1; {what} is an id. Leave {option} out; --hops and "
+                f"--per-node limit the statements of an item."
+            )
+
+
+def _read_edit(what: str) -> EditRow | None:
     """Return the edit of a row such as "edits.jsonl:3"; None for an id.
 
-    Raises BadOptionError for several rows or no row number, and EditRowError for a row that is no edit.
+    Raises BadOptionError for several rows or no row number, and EditRowError for a row that is not an edit.
     """
     if not is_edit_file(what):
-        if match := _NO_ROW.fullmatch(what):
+        match = _NO_ROW.fullmatch(what)
+        if match is not None:
             raise BadOptionError(
                 f"{what}: found {match['row']!r} after the colon; expected a row number, such as {match['file']}:1."
             )
@@ -164,7 +174,7 @@ def _edit_of(what: str) -> EditRow | None:
     return rows[0]
 
 
-def _item(opened: WikidataCache, what: str, options: SubgraphOptions) -> tuple[Subgraph, str]:
+def _build_item(opened: WikidataCache, what: str, options: SubgraphOptions) -> tuple[Subgraph, str]:
     """Return the neighbourhood of an item, or of the item into which it was merged, and its title."""
     entity = what
     if not opened.facts.out([what])[what]:
@@ -181,37 +191,30 @@ def _item(opened: WikidataCache, what: str, options: SubgraphOptions) -> tuple[S
 
 def _check_known(opened: WikidataCache, entity: str) -> None:
     """Raise WikidataCacheError for an id of which the graph has neither a statement nor a label."""
-    if not (opened.facts.out([entity])[entity] or opened.labels([entity])):
-        raise WikidataCacheError(
-            f"{entity} is not in the graph {opened.source.name}: no statement, no label. "
-            f"Check the id, give a graph that contains it (-g URL, or -g wd/ made by `load`), or get it with `fetch`."
-        )
+    if opened.facts.out([entity])[entity] or opened.labels([entity]):
+        return
+    raise WikidataCacheError(
+        f"{entity} is not in the graph {opened.source.name}: no statement, no label. "
+        f"Check the id, give a graph that contains it (-g URL, or -g wd/ made by `load`), or get it with `fetch`."
+    )
 
 
-def _described_property(opened: WikidataCache, entity: str) -> str:
+def _describe_property(opened: WikidataCache, entity: str) -> str:
     """Return a property's label and description, and why there is no table of it."""
     _check_known(opened, entity)
     label = opened.labels([entity]).get(entity, entity)
     description = where_known(opened.facts.descriptions, [entity]).get(entity)
-    title = f"{label} ({entity})" + (f": {description}" if description else "")
+    title = f"{label} ({entity})"
+    if description:
+        title += f": {description}"
     return f"{title}\n{entity} is a property: a subgraph only contains statements about items (Q…)."
 
 
 def _print_subgraph(graph: Subgraph, title: str) -> None:
     """Print the statements as a table, and below it a line on what was left out."""
-    from rich.table import Table
-
-    from wikidata_cache.subgraphs.subgraph import edge_hop
-
     console = table_console()
     if graph.number_of_edges():
-        table = Table(title=plain(title), title_justify="left")
-        for column in ("hop", "subject", "property", "object", "ids"):
-            table.add_column(column, overflow="fold")
-        for subject, target, key, data in graph.edges(keys=True, data=True):
-            labels = (graph.nodes[subject]["label"], data["label"] or key, graph.nodes[target]["label"])
-            table.add_row(str(edge_hop(graph, subject, target)), *map(plain, labels), f"{subject} {key} {target}")
-        console.print(table)
+        console.print(_statement_table(graph, title))
         for consequence in graph.graph.get("consequences", ()):
             fact = plain(", ".join(consequence["labels"]))
             console.print(f"follows: {fact}, by {consequence['rule']} ({consequence['confidence']:.2f})")
@@ -221,12 +224,29 @@ def _print_subgraph(graph: Subgraph, title: str) -> None:
     dropped = Counter[str]()
     for reason, count in graph.graph.get("dropped", {}).items():
         dropped[_REASONS.get(reason, reason)] += count
+    hubs = graph.graph["hubs"]
     if dropped:
-        counts = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
-        console.print(plain(f"left out: {', '.join(f'{count} {reason}' for reason, count in counts)}"))
-    if hubs := graph.graph["hubs"]:
+        ranked = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
+        counts = [f"{count} {reason}" for reason, count in ranked]
+        console.print(plain(f"left out: {', '.join(counts)}"))
+    if hubs:
         console.print(f"left out: the incoming statements of {', '.join(hubs)}, more than {HUB} each")
-    if not (dropped or hubs or graph.number_of_edges()):
-        hint = " --direction both also shows statements with it as value."
-        also = "" if graph.graph.get("direction") == "both" else hint
-        console.print(f"The graph has no statement about this item.{also}")
+    if not dropped and not hubs and not graph.number_of_edges():
+        words = "The graph has no statement about this item."
+        if graph.graph.get("direction") != "both":
+            words += " --direction both also shows statements with it as value."
+        console.print(words)
+
+
+def _statement_table(graph: Subgraph, title: str) -> Table:
+    from rich.table import Table
+
+    from wikidata_cache.subgraphs.subgraph import edge_hop
+
+    table = Table(title=plain(title), title_justify="left")
+    for column in ("hop", "subject", "property", "object", "ids"):
+        table.add_column(column, overflow="fold")
+    for subject, target, key, data in graph.edges(keys=True, data=True):
+        labels = (graph.nodes[subject]["label"], data["label"] or key, graph.nodes[target]["label"])
+        table.add_row(str(edge_hop(graph, subject, target)), *map(plain, labels), f"{subject} {key} {target}")
+    return table

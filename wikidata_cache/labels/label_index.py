@@ -109,8 +109,12 @@ class LabelIndex:
     """
 
     def __init__(self, path: Path | sqlite3.Connection) -> None:
-        self._path = path if isinstance(path, Path) else Path(":memory:")
-        self._connection = path if isinstance(path, sqlite3.Connection) else _open(path)
+        if isinstance(path, sqlite3.Connection):
+            self._path = Path(":memory:")
+            self._connection = path
+        else:
+            self._path = path
+            self._connection = _open(path)
 
     @classmethod
     def in_memory(cls, entries: Iterable[LabelEntry], *, weights: Iterable[tuple[str, int]] = ()) -> LabelIndex:
@@ -149,7 +153,8 @@ class LabelIndex:
         if not 0 < len(words) <= _MOST_WORDS:
             return []
         # A quoted word is literal: FTS5 does not read *, NEAR, AND or column filters in it.
-        query = " ".join('"' + word.replace('"', '""') + '"' for word in words)
+        quoted = ['"' + word.replace('"', '""') + '"' for word in words]
+        query = " ".join(quoted)
         return self._best_matches(_WORDS, (query, _ids(entity)), limit)
 
     def nearest(self, text: str, *, limit: int = 5, entity: EntityKind | None = None) -> list[Match]:
@@ -161,11 +166,15 @@ class LabelIndex:
         if not 3 < len(name) <= _LONGEST:
             return []
         # The variants of the text, which the index has or not (https://norvig.com/spell-correct.html).
-        halves = [(name[:middle], name[middle:]) for middle in range(len(name) + 1)]
-        variants = {left + right[1:] for left, right in halves}
-        variants |= {left + right[1::-1] + right[2:] for left, right in halves}
-        for letter in {*ascii_lowercase, *digits, " ", *name}:
-            variants |= {left + letter + right[cut:] for left, right in halves for cut in (0, 1)}
+        letters = {*ascii_lowercase, *digits, " ", *name}
+        variants = set[str]()
+        for middle in range(len(name) + 1):
+            left = name[:middle]
+            right = name[middle:]
+            variants.add(left + right[1:])  # without a letter
+            variants.add(left + right[1::-1] + right[2:])  # with two letters exchanged
+            variants.update(left + letter + right for letter in letters)  # with one more
+            variants.update(left + letter + right[1:] for letter in letters)  # with another one
         return self._best_matches(_ANY_OF, (json.dumps(sorted(variants)), _ids(entity)), limit)
 
     def _best_matches(self, query: str, values: tuple[str, ...], limit: int) -> list[Match]:
@@ -186,7 +195,9 @@ class LabelIndex:
 
 def _ids(entity: EntityKind | None) -> str:
     """Return the pattern of the ids of a kind; SQLite leaves out the others, which may be all that match."""
-    return f"{LETTERS[entity]}*" if entity else "*"
+    if entity is None:
+        return "*"
+    return f"{LETTERS[entity]}*"
 
 
 def build_label_index(
@@ -214,7 +225,10 @@ def build_label_index(
             os.fsync(file.fileno())
         unfinished.replace(path)
     except (sqlite3.Error, OSError) as error:
-        raise LabelIndexError(path, f"cannot be written ({error}){_ROOM if 'full' in str(error) else ''}") from error
+        problem = f"cannot be written ({error})"
+        if "full" in str(error):
+            problem += _ROOM
+        raise LabelIndexError(path, problem) from error
     finally:
         unfinished.unlink(missing_ok=True)
     with LabelIndex(path) as index:
@@ -226,12 +240,7 @@ def fill(
 ) -> WeightCounts:
     """Create the tables of an index in an empty database: stage all names, rank them once, write them in rank order."""
     connection.executescript(_STAGE)
-    rows = (
-        (entity, text.encode("utf-8", "ignore").decode(), language, kind, name)
-        for entity, text, language, kind in entries
-        if (name := normalise(text))
-    )
-    connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?)", rows)
+    connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?)", _staged_rows(entries))
     connection.executemany(_WEIGH, weights)
     connection.commit()
     connection.executescript(_RANK)
@@ -240,6 +249,14 @@ def fill(
     connection.executescript("DROP TABLE staged; DROP TABLE weights")
     connection.commit()
     return weighed
+
+
+def _staged_rows(entries: Iterable[LabelEntry]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield (id, text, language, kind, normalised name), without names that have no visible character."""
+    for entity, text, language, kind in entries:
+        name = normalise(text)
+        if name:
+            yield entity, text.encode("utf-8", "ignore").decode(), language, kind, name
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -267,12 +284,17 @@ def normalise(text: str) -> str:
     if text.isascii() and text.isprintable():
         return " ".join(text.lower().split())
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return " ".join("".join(map(_visible, decomposed)).split())
+    visible = "".join(map(_visible, decomposed))
+    return " ".join(visible.split())
 
 
 def name_words(name: str) -> list[str]:
     """Return the space-separated words of a normalised name, without words that are punctuation only."""
-    return [word for word in name.split() if any(character.isalnum() for character in word)]
+    words = []
+    for word in name.split():
+        if any(character.isalnum() for character in word):
+            words.append(word)
+    return words
 
 
 def _visible(character: str) -> str:
@@ -284,4 +306,6 @@ def _visible(character: str) -> str:
     kind = unicodedata.category(character)
     if kind in _INVISIBLE:
         return ""
-    return " " if kind == "Cc" else character
+    if kind == "Cc":
+        return " "
+    return character
