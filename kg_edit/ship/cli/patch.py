@@ -2,6 +2,7 @@
 
 `add`, `edit`, `remove` and `undo` change it, `list` and `show` print it; `check` (`patch_check`), `merge` and `export`
 (`patch_shipping`) use the sum of its active patches, `push` and `pull` (`patch_live`) put it into a running server.
+`rebase` (`patch_rebase`) brings a ledger to another model.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from kg_edit.models.loading import check_model_name
 from kg_edit.ship.cli.conflicts import show_conflicts
 from kg_edit.ship.cli.patch_check import check
 from kg_edit.ship.cli.patch_live import pull, push
+from kg_edit.ship.cli.patch_rebase import rebase
 from kg_edit.ship.cli.patch_shipping import average, export, extract, merge, subtract
 from kg_edit.text.display import plain
 
@@ -113,7 +115,7 @@ def show(
     """
     from kg_edit.patches.entries import positions_of
     from kg_edit.ship.ledger.listing import Listing
-    from kg_edit.ship.ledger.view import entry_json, entry_lines, event_json, events_table
+    from kg_edit.ship.ledger.view import entry_json, entry_lines, event_json, events_table, rebase_in_words
 
     listing = Listing.open(ledger)
     conflicts = listing.conflicts()
@@ -121,6 +123,8 @@ def show(
         if as_json:
             print_json({"events": [event_json(listing, event) for event in listing.events]})
             return
+        if origin := rebase_in_words(ledger):
+            say(origin)
         stdout().print(events_table(listing))
         show_conflicts(conflicts)
         return
@@ -332,5 +336,5 @@ def _show_added(ledger: Ledger, numbers: Sequence[int]) -> None:
         show_conflicts([conflict for conflict in conflicts if conflict.second.position.step == number])
 
 
-for _command in (check, merge, export, push, pull, extract, subtract, average):
+for _command in (check, merge, export, push, pull, rebase, extract, subtract, average):
     app.command()(_command)

@@ -100,7 +100,7 @@ def merge(
         refuse_unused(context, ("gguf", "gguf_type"), f"with --to {to}", way="give --to gguf")
     _check_push(context, push)
     check_patches([ledger])
-    _check_outside_ledgers(out)
+    check_outside_ledgers(out)
     from kg_edit.ship.checkpoint.merging import merge_checkpoint
     from kg_edit.ship.checkpoint.stored import Checkpoint, checkpoint_folder
     from kg_edit.ship.export.merged_model import check_mergeable
@@ -180,7 +180,7 @@ def export(
     patch, entries = active_at(ledger)
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
-    _check_outside_ledgers(out)
+    check_outside_ledgers(out)
     if not force:
         refuse_known_faults(ledger, entries)
     if rank is not None:
@@ -269,7 +269,7 @@ def _check_edits(model: LanguageModel, patch: Patch, entries: Sequence[Entry], *
         refuse_unfit(entries, failed=failed)
 
 
-def _check_outside_ledgers(out: Path) -> None:
+def check_outside_ledgers(out: Path) -> None:
     """Refuse a path inside a ledger, whose next step would replace a file of the same name."""
     from kg_edit.ship.ledger.log import LOG
 
@@ -361,7 +361,7 @@ def extract(
 
     - `kg-edit patch extract base/ edited/ --out edited.safetensors --edits edits.jsonl`
     """
-    _check_outside_ledgers(out)
+    check_outside_ledgers(out)
     if out.exists():
         raise OutputError(f"{out} already exists; give another --out")
     from kg_edit.edits.files import read_edits
@@ -401,7 +401,7 @@ def subtract(
     from kg_edit.patches.subtraction import subtract_patch
     from kg_edit.ship.export.peft_adapter import is_adapter
 
-    _check_outside_ledgers(out)
+    check_outside_ledgers(out)
     if out.exists():
         raise OutputError(f"{out} already exists; give another --out")
     _check_change(expert)
@@ -464,7 +464,7 @@ def average(
 
     - `kg-edit patch average alphaedit/ trained/ --share 0.4 --share 0.8 --out both.safetensors`
     """
-    _check_outside_ledgers(out)
+    check_outside_ledgers(out)
     if out.exists():
         raise OutputError(f"{out} already exists; give another --out")
     from kg_edit.patches.average import average_patches

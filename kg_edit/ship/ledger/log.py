@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # a ledger is listed without torch
 VERSION = 1
 LOG = "ledger.jsonl"
 PATCHES = "patches"
+REBASED = "rebase.json"  # of a rebased ledger: which models, and which edits the new one knew
+BEFORE = "before"  # the folder of the ledger that it was made from
 _NEAR = 0.8  # difflib's ratio of a misspelled name of a ledger to the right one
 _WAIT = 5.0  # seconds until another writer is done
 

@@ -137,7 +137,14 @@ class RecomputeContext:
     graph: SubgraphSource | nx.DiGraph | None = None
 
     def method(self, patch: Patch) -> EditingMethod:
-        """Return the method that made ``patch``, with its settings."""
+        """Return the method that made ``patch``, with its settings, on the model that it was made on."""
+        if self.model is not None:
+            patch.check_model(self.model)
+            _refuse_other_dtype(patch, self.model)
+        return self.method_anew(patch)
+
+    def method_anew(self, patch: Patch) -> EditingMethod:
+        """Return the method that made ``patch``, with its settings, on whatever model the context has."""
         recorded = recorded_method(patch)
         name = recorded["name"]
         method_class = find_method(name)
@@ -157,8 +164,6 @@ class RecomputeContext:
                     f"that they were made with; give graph=... (CLI:{graph_options or ' --graph'})"
                 )
             graph = open_named(EXTRACT)  # as where the edits were made
-        patch.check_model(self.model)
-        _refuse_other_dtype(patch, self.model)
         if "config" not in recorded:
             raise PatchError(f"the patch does not record the settings of {name}; remove all of its edits together")
         try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from kg_edit.errors import DamagedLedgerError
 from kg_edit.patches.changes import edit_norms
 from kg_edit.patches.conflicts import Conflict
 from kg_edit.patches.entries import EditPosition, Entry
@@ -18,7 +20,7 @@ from kg_edit.patches.guards import division_factor
 from kg_edit.reports.rows import ProbeKind
 from kg_edit.ship.ledger.check import CheckedEdit, CheckedPrompt
 from kg_edit.ship.ledger.listing import Listing
-from kg_edit.ship.ledger.log import Added, Event, Removed
+from kg_edit.ship.ledger.log import BEFORE, REBASED, Added, Event, Removed
 from kg_edit.text.display import one_line
 
 if TYPE_CHECKING:  # a ledger is listed without torch
@@ -58,6 +60,20 @@ def events_table(ledger: Listing) -> Table:
     for event in ledger.events:
         _row(table, event.number, event.time, in_words(event, names))
     return table
+
+
+def rebase_in_words(folder: Path) -> str | None:
+    """Return from which model a ledger was rebased, and what the new one knew already; None if it was not."""
+    try:
+        notes = json.loads((folder / REBASED).read_text(encoding="utf-8"))
+        known = ", ".join(notes["known"]) or "none"
+        return (
+            f"rebased from {notes['from']['name']} to {notes['to']['name']} ({folder / BEFORE}); known there: {known}"
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DamagedLedgerError(f"can't read {folder / REBASED}: {error}; restore it from a backup") from error
 
 
 def names_of(ledger: Listing) -> dict[EditPosition, str]:

@@ -95,7 +95,7 @@ def push_adapter(
             raise ConfigError(
                 f"{server.url} has an adapter {name} already ({present}); give --replace to replace it, or another name"
             )
-        with _put_back(server, name, present), _about_rank(patch):
+        with _put_back(server, name, present), _about_refusals(patch):
             server.load(name, path, present=present)
             found = server.listed().adapters.get(name)
             if found != path:
@@ -174,11 +174,16 @@ def _put_back(server: VllmServer, name: str, present: str | None) -> Iterator[No
 
 
 @contextmanager
-def _about_rank(patch: Patch) -> Iterator[None]:
-    """Say of a server's refusal of the rank which rank it takes, and how much of the change that would keep."""
+def _about_refusals(patch: Patch) -> Iterator[None]:
+    """Say of a server's refusal of the rank which rank it takes, and how much of the change that would keep.
+
+    A server in a container may see no folder at the path; then a note says what to give.
+    """
     try:
         yield
     except ServerError as error:
+        if "No adapter found" in str(error):
+            error.add_note("the server sees no such folder; give --folder, and the path at which it sees it: --seen-at")
         found = _TOO_LARGE.search(str(error))
         if found is None or not isinstance(patch, WeightPatch):
             raise
