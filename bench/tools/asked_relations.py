@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.evaluation.ripples.edits import hashed, is_plain
+from kg_edit.evaluation.ripples.edits import hash_of, is_plain
 from kg_edit.evaluation.ripples.facts import FactTable
 from kg_edit.evaluation.ripples.questions import find_fact
 from kg_edit.evaluation.ripples.words import RippleWords
@@ -46,7 +46,7 @@ def asked_of(table: FactTable, relation: str) -> list[tuple[str, float]]:
 
 def examples_of(table: FactTable, relation: str) -> list[tuple[str, str]]:
     """Five facts (thing, object) of a relation, in words."""
-    subjects = sorted({s for s, _ in table.pairs(relation)}, key=lambda item: hashed("example", item))[:_SUBJECTS]
+    subjects = sorted({s for s, _ in table.pairs(relation)}, key=lambda item: hash_of("example", item))[:_SUBJECTS]
     mentions = table.mentions(subjects)
     known = sorted(subjects, key=lambda item: (-mentions[item], item))[:_OBJECTS]
     table.read(known)

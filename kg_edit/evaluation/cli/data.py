@@ -267,7 +267,7 @@ def edits(
 
     words = RippleWords.load()
     ids = parse_relations(relations)
-    tested = list[BenchmarkRecord]()
+    tested: list[BenchmarkRecord] = []
     for path in exclude or ():
         tested += guess_dataset(path)(path)
     excluded = Excluded.of(tested)
