@@ -461,7 +461,7 @@ def other_label(graph: nx.MultiDiGraph, edit: Edit) -> str | None:
     return label
 
 
-def why_alone(graph: nx.MultiDiGraph, edit: Edit, settings: SubgraphSettings) -> str:
+def say_what_is_missing(graph: nx.MultiDiGraph, edit: Edit, settings: SubgraphSettings) -> str:
     """Return why an edit's subgraph has only its own edge: o* has no statements, or no rule reads them."""
     unread = graph.graph.get("dropped", {}).get("no_rule")
     if unread:

@@ -106,10 +106,11 @@ class EditingMethod(ABC):
         self.memory = pass_megabytes(model.device) or self.memory
         self.layers = config.written_layers(len(model.blocks))
         self._fingerprint = model.fingerprint
-        # Raises early if the model has no such layer, or experts in the place of its matrix
-        find_module = model.block if self.family in (None, "low-rank") else model.down_projection
-        for layer in self.layers:
-            find_module(layer)
+        for layer in self.layers:  # raises early if there is no such layer, or if experts are in the matrix's place
+            if self.family in (None, "low-rank"):
+                model.block(layer)
+            else:
+                model.down_projection(layer)
 
     @property
     def layer(self) -> int:
@@ -122,7 +123,8 @@ class EditingMethod(ABC):
             noun = "layer" if len(self.layers) == 1 else "layers"
             parts.append(f"{noun} {', '.join(str(layer) for layer in self.layers)}")
         if self.graph is not None:
-            parts.append(f"graph {getattr(self.graph, 'about', type(self.graph).__name__)}")
+            about = getattr(self.graph, "about", type(self.graph).__name__)
+            parts.append(f"graph {about}")
         settings = self.config.model_dump(exclude_defaults=True)
         if settings:
             parts.append(f"settings={settings}")
@@ -200,18 +202,19 @@ class EditingMethod(ABC):
             refuse_clash(requested)  # before anything is measured
         earlier = None if start is None else as_patch(start)
         applied = None if before is None else as_patch(before)
-        for given in (earlier, applied):
-            if given is not None:
-                given.check_model(self.model)  # before any work
+        for earlier_patch in (earlier, applied):
+            if earlier_patch is not None:
+                earlier_patch.check_model(self.model)  # before any work
         self._prepare_unpatched()  # before a patch is applied, so that the result is the same with and without it
         patch = self.empty_patch() if earlier is None else earlier
 
         with Bar(title=self.name, unit="edit", total=len(requested), shown=progress) as bar:
             for batch in self._batches(requested):
-                seen = (*callbacks, StepNotes(bar.note, most=self.config.most_steps))
-                with annotate_errors(*batch), watched(seen, [edit.id for edit in batch]):
+                watchers = (*callbacks, StepNotes(bar.note, most=self.config.most_steps))
+                with annotate_errors(*batch), watched(watchers, [edit.id for edit in batch]):
                     on_model = patch if applied is None else applied + patch
-                    new_patch = self._finish(self._make_batch(batch, on_model), batch)
+                    new_patch = self._make_batch(batch, on_model)
+                    new_patch = self._finish(new_patch, batch)
                     guard(new_patch, patch)
                     patch = patch + new_patch
                     after_each(patch)
@@ -304,9 +307,9 @@ class EditingMethod(ABC):
             return
         for edit in edits:
             if edit.target_text:
-                able = ", ".join(entry.name for entry in method_entries().values() if entry.takes_text)
+                able = [entry.name for entry in method_entries().values() if entry.takes_text]
                 found = f"{cls.name} does not make unstructured edits, such as the edit {edit.id!r}"
-                raise EditError([Fault("target_text", f"{found}; methods that do: {able}")])
+                raise EditError([Fault("target_text", f"{found}; methods that do: {', '.join(able)}")])
 
     @classmethod
     def _refuse_no_graph(cls, graph: object | None) -> None:
@@ -330,7 +333,7 @@ class EditingMethod(ABC):
     def _prepare_unpatched(self) -> None:
         """Run `prepare` on the model without a patch, because measurements are stored under the model's name."""
         refuse_patched(self.model)
-        if self.model.fingerprint != self._fingerprint:  # contexts and C are those of the model before
+        if self.model.fingerprint != self._fingerprint:  # contexts and C were measured on the model as it was
             name = type(self).__name__
             raise PatchError(
                 f"a patch was merged into the model since this {name} was made; make it again: {name}.on(…)"
@@ -359,12 +362,15 @@ class EditingMethod(ABC):
             patch.modules(self.model)  # raises if a shape differs
             patch = patch.with_weight_norms(self.model)
         patch.check_finite()
-        recorded = {record.get("edit", {}).get("id") for record in patch.edits}
-        missing = [self.record(edit) for edit in edits if edit.id not in recorded]
-        records = [*patch.edits, *missing]
+        made_records = list(patch.edits)
+        recorded_ids = {record.get("edit", {}).get("id") for record in made_records}
+        records = list(made_records)
+        for edit in edits:
+            if edit.id not in recorded_ids:
+                records.append(self.record(edit))
         if self.joint:
             records = [{**record, "batch": len(edits)} for record in records]
-        if records == [*patch.edits]:
+        if records == made_records:
             return patch
         return patch.with_records(records, self.provenance())
 
@@ -374,9 +380,9 @@ class EditingMethod(ABC):
 
     def provenance(self) -> dict[str, Any]:
         """Return what every patch of this method records: model, versions, method, settings, input files."""
-        recorded: dict[str, Any] = {"name": self.name, "config": self.config.model_dump(mode="json")}
+        method: dict[str, Any] = {"name": self.name, "config": self.config.model_dump(mode="json")}
         if self._input_files:
-            recorded["files_sha256"] = self._input_files
+            method["files_sha256"] = self._input_files
         return {
             "model": {
                 "name": self.model.name,
@@ -390,7 +396,7 @@ class EditingMethod(ABC):
                 "torch": torch.__version__,
                 "transformers": version("transformers"),
             },
-            "methods": [recorded],
+            "methods": [method],
         }
 
     @cached_property

@@ -40,7 +40,9 @@ WORDINGS = (
 )
 QUESTIONS = tuple(wording for wording in WORDINGS if not wording.startswith("[hop]"))  # without the heading
 
+# Words that two names may share although they have nothing to do with each other
 _COMMON = {"the", "and", "for", "language", "languages", "city", "united", "new", "company"}
+# Relations whose objects would be an odd answer to a question
 _VAGUE = {"kind", "broader kind", "larger whole", "part", "largest part", "counterpart", "quality", "neighbour"}
 _COMPARED = 40  # the objects of one noun that are compared, at most
 _OWN_QUESTIONS = 2  # how often the edit itself is among its stated facts
@@ -89,18 +91,18 @@ class Answer:
 
 
 def direct_question(noun: str, thing: str) -> str:
-    """Return the question for the object of one relation of a thing: "Q: What is the currency of Japan?\nA:"."""
+    """Return the question for the object of one relation of a thing: "Q: What is the currency of Japan?", then "A:"."""
     return f"Q: What is the {noun} of {thing}?\nA:"
 
 
 def objects_of(
-    edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str], every: bool = False
+    edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str], every_relation: bool = False
 ) -> dict[str, list[str]]:
     """Return the objects of the graph's statements about o*, by the relation's noun.
 
-    The relations that things like o* usually have are first (`asked_nouns`). The others follow with ``every``, or if it
-    is not known which relations are usual. Left out are objects that contain a word of ``exclude``, relations that only
-    name a kind or a part, and those without a noun (`_nouns`).
+    The relations that things like o* usually have are first (`asked_nouns`). The others follow with
+    ``every_relation``, or if it is not known which relations are usual. Objects that contain a word of ``exclude`` are
+    left out, as are relations that only name a kind or a part, and relations without a noun (`_nouns`).
     """
     objects: dict[str, list[str]] = {}
     for noun, label in _statements_of_target(graph):
@@ -110,7 +112,7 @@ def objects_of(
         if label not in labels:
             labels.append(label)
     order = list(asked_nouns(edit.relation_id))
-    if every or not order:
+    if every_relation or not order:
         order += relation_nouns().values()
     return {noun: objects[noun] for noun in order if noun in objects}
 
@@ -129,7 +131,7 @@ def _statements_of_target(graph: nx.MultiDiGraph) -> list[tuple[str, str]]:
 
 
 def _can_be_asked_for(label: str, edit: Edit) -> bool:
-    """Return whether an object can be the answer to a question about s: a name, and neither that of s nor of o*."""
+    """Return whether an object can be the answer to a question about s: it has a name, which is not that of s or o*."""
     is_id = re.fullmatch("[QP][0-9]+", label) is not None  # an entity without a label is named by its id
     is_target = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
     return not is_id and not is_target and not overlaps(label, edit.subject)
@@ -162,7 +164,7 @@ def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, per
 
 
 def first_hop(edit: Edit) -> str:
-    """Return the edited relation as a noun: "country of origin"; one without a noun (`_nouns`) by its words."""
+    """Return the edited relation as a noun, such as "country of origin"; without a noun (`_nouns`), as its words."""
     nouns = _nouns()
     for name in (edit.relation_id, edit.relation):
         if name and name.casefold() in nouns:
@@ -220,8 +222,8 @@ def likeliest_first(
 
 
 def _compute_costs(model: LanguageModel, pairs: Sequence[Pair]) -> dict[Pair, float]:
-    """Return the sum over a candidate's tokens of -log p, of the pairs that can be encoded and fit into the model."""
-    counts = dict[Pair, int]()  # the tokens of each candidate
+    """Return the sum over a candidate's tokens of -log p, for each pair that can be encoded and fits into the model."""
+    counts = dict[Pair, int]()  # how many tokens each candidate has
     for pair in pairs:
         try:
             prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)
@@ -253,7 +255,7 @@ def stated_facts(
     facts = list[ComposedFact]()
     if not gives_away(edit.target_new, exclude):
         facts += [ComposedFact(hop=first_hop(edit), target=edit.target_new)] * _OWN_QUESTIONS
-    objects = objects_of(edit, graph, exclude=exclude, every=True)
+    objects = objects_of(edit, graph, exclude=exclude, every_relation=True)
     likeliest = likeliest_first(model, edit.target_new, objects, nouns=most)
     return [*facts, *ripples(edit, likeliest, limit=most, per_relation=1)]
 
@@ -297,4 +299,6 @@ def _encode_fact(
             prompt = encode(model.tokenizer, template, subject=subject, target=fact.target, context=context)
         except PromptError:  # the target can't be located after this wording
             return None
-    return prompt if _fits(model, prompt) else None
+    if not _fits(model, prompt):
+        return None
+    return prompt

@@ -33,7 +33,7 @@ from kg_edit.errors import ConfigError, Fault, UnknownNameError, describe, fault
 
 LARGEST_COUNT = 1_000_000  # of steps, texts, ranks: more would take years, or more memory than any machine has
 LARGEST_NUMBER = 1e12  # of rates, weights, bounds: larger ones only overflow
-_OTHER_RANGE = ("seed", "covariance.seed", "covariance.tokens")
+_ANY_SIZE = ("seed", "covariance.seed", "covariance.tokens")  # settings that may exceed LARGEST_COUNT
 
 
 Family = Literal[
@@ -112,33 +112,36 @@ class MethodConfig(BaseModel):
 
     @field_validator("*", mode="wrap")
     @classmethod
-    def _refuse_odd_values(cls, value: Any, take: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    def _refuse_odd_values(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         """Refuse true and false as numbers (pydantic makes them 1 and 0), huge counts and empty names, also nested."""
-        taken = take(value)
-        for field, given, expected in cls._faults(value, taken, info.field_name or ""):
-            message = f"found {describe(given)}; expected {expected}"
+        validated = validate(value)
+        for field, odd_value, expected in cls._find_odd_values(value, validated, info.field_name or ""):
+            message = f"found {describe(odd_value)}; expected {expected}"
             raise PydanticCustomError("value_error", "{error}", {"error": message, "field": field})
-        return taken
+        return validated
 
     @classmethod
-    def _faults(cls, given: Any, taken: Any, field: str) -> Iterator[tuple[str, Any, str]]:
-        """Yield (field, value, what is expected) of each bool, huge count or empty name; ``taken`` is validated."""
-        if isinstance(given, bool) and not isinstance(taken, bool):
-            yield field, given, "a number"
-        elif given == "" and not field.endswith("]"):  # an unset variable of a shell; in a list, no first word
-            yield field, given, "a name; leave the setting out for none"
-        elif isinstance(taken, int) and taken > LARGEST_COUNT and field not in _OTHER_RANGE:
-            yield field, given, f"at most {LARGEST_COUNT}"
-        elif isinstance(taken, float) and abs(taken) > LARGEST_NUMBER:
-            yield field, given, f"at most {LARGEST_NUMBER:g}"
-        elif isinstance(given, dict) and isinstance(taken, (dict, BaseModel)):
-            inside = dict(taken)
-            for name, value in given.items():
-                if name in inside:
-                    yield from cls._faults(value, inside[name], f"{field}.{name}")
-        elif isinstance(given, (list, tuple)) and isinstance(taken, (list, tuple)):
-            for number, (value, inside) in enumerate(zip(given, taken, strict=False)):
-                yield from cls._faults(value, inside, f"{field}[{number}]")
+    def _find_odd_values(cls, raw: Any, validated: Any, field: str) -> Iterator[tuple[str, Any, str]]:
+        """Yield (field, value, what is expected) of each bool, huge count or empty name in a value.
+
+        ``raw`` is the value as it was passed in, ``validated`` what pydantic made of it.
+        """
+        if isinstance(raw, bool) and not isinstance(validated, bool):
+            yield field, raw, "a number"
+        elif raw == "" and not field.endswith("]"):  # such as an unset variable of a shell; in a list "" is a word
+            yield field, raw, "a name; leave the setting out for none"
+        elif isinstance(validated, int) and validated > LARGEST_COUNT and field not in _ANY_SIZE:
+            yield field, raw, f"at most {LARGEST_COUNT}"
+        elif isinstance(validated, float) and abs(validated) > LARGEST_NUMBER:
+            yield field, raw, f"at most {LARGEST_NUMBER:g}"
+        elif isinstance(raw, dict) and isinstance(validated, (dict, BaseModel)):
+            validated_entries = dict(validated)
+            for name, raw_entry in raw.items():
+                if name in validated_entries:
+                    yield from cls._find_odd_values(raw_entry, validated_entries[name], f"{field}.{name}")
+        elif isinstance(raw, (list, tuple)) and isinstance(validated, (list, tuple)):
+            for number, (raw_entry, entry) in enumerate(zip(raw, validated, strict=False)):
+                yield from cls._find_odd_values(raw_entry, entry, f"{field}[{number}]")
 
     @classmethod
     def preset(
@@ -173,31 +176,30 @@ class MethodConfig(BaseModel):
     def _preset_values(cls, name: str, method: str | None) -> dict[str, Any]:
         """Return the values of a preset: of this class, or published for the method."""
         presets = {"default": {}, **cls.presets}
-        values = presets.get(name)
-        if values is None:
-            published_as = cls.published_as or method
-            if published_as is None:
-                raise unknown_name("preset", name, presets)
-            from kg_edit.methods.presets import published_settings  # reads its tables only for a preset
+        if name in presets:
+            return presets[name]
+        published_as = cls.published_as or method
+        if published_as is None:
+            raise unknown_name("preset", name, presets)
+        from kg_edit.methods.presets import published_settings  # here, as it reads a table of all published presets
 
-            values = published_settings(name, published_as, config_presets=presets)
-        return values
+        return published_settings(name, published_as, config_presets=presets)
 
     @classmethod
     def _refuse_unknown(
         cls, values: Mapping[str, Any], settings: Mapping[str, Any], *, method: str | None, of: str
     ) -> None:
-        """Refuse the first of ``values`` that is not a setting; ``settings`` has them as they were given."""
-        for key in values:
-            if key in cls.model_fields:
-                continue
-            if key == method:  # written as where several methods run: rome.steps=3
-                wrong = [name for name in settings if name.startswith(f"{method}.")]
-                if wrong:
-                    bare = wrong[0].removeprefix(f"{method}.")
-                    way = f"leave out the method's name, {bare}={settings[wrong[0]]}"
-                    raise UnknownNameError(f"unknown setting{of} {wrong[0]!r}: {way}")
-            raise unknown_name(f"setting{of}", key, cls.model_fields)
+        """Refuse the first of ``values`` that is not a setting; ``settings`` has them as the caller wrote them."""
+        unknown = [name for name in values if name not in cls.model_fields]
+        if not unknown:
+            return
+        if unknown[0] == method:  # written as where several methods run: rome.steps=3
+            prefix = f"{method}."
+            for name, value in settings.items():
+                if name.startswith(prefix):
+                    way = f"leave out the method's name, {name.removeprefix(prefix)}={value}"
+                    raise UnknownNameError(f"unknown setting{of} {name!r}: {way}")
+        raise unknown_name(f"setting{of}", unknown[0], cls.model_fields)
 
     @property
     def preset_name(self) -> str:
@@ -274,15 +276,21 @@ def _nest(settings: Mapping[str, Any]) -> dict[str, Any]:
         inner: Any = nested
         for group in groups:
             values = inner.get(group, {})
-            if not isinstance(values, Mapping) or (group == groups[-1] and last in values):
-                raise ConfigError(f"{name} is set twice: by this name, and by {group}; keep one")
-            inner[group] = dict(values)
+            if not isinstance(values, Mapping):
+                raise _set_twice(name, group)
+            inner[group] = dict(values)  # a copy, as the caller's own dict must stay as it is
             inner = inner[group]
+        if last in inner:
+            raise _set_twice(name, groups[-1])
         inner[last] = value
     return nested
 
 
-DEPTH = 0.2
+def _set_twice(name: str, group: str) -> ConfigError:
+    return ConfigError(f"{name} is set twice: by this name, and by {group}; keep one")
+
+
+DEPTH = 0.2  # of the default layer, as a fraction of the number of blocks
 
 
 def default_layer(blocks: int) -> int:
@@ -321,7 +329,9 @@ class LayerConfig(MethodConfig):
 
 
 def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, int) else value
+    if isinstance(value, int):
+        return (value,)
+    return value
 
 
 def _refuse_disorder(layers: tuple[int, ...]) -> tuple[int, ...]:

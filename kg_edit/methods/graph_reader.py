@@ -1,4 +1,7 @@
-"""Methods that read a knowledge graph: `GraphMethod` holds one, `GraphReader` reads the subgraph of each edit."""
+"""Methods that read a knowledge graph: `GraphMethod` holds one, `GraphReader` reads the subgraph of each edit.
+
+`GraphSettings` says which subgraph an edit gets (`GraphSettings.ask`).
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from kg_edit.graphs.source import (
     has_statements,
     open_named,
     other_label,
-    why_alone,
+    say_what_is_missing,
 )
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
@@ -37,7 +40,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.setting_fields import Seed
 
-_NAMED = 5  # edits without statements of o* that a run names
+_MOST_NAMED = 5  # a run names at most so many edits of whose o* the graph states nothing
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class GraphSettings(MethodConfig):
         return 2
 
     def ask(self, source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
-        """Ask ``source`` for the edit's subgraph with these settings; without o*, it is the edit's own edge alone."""
+        """Ask ``source`` for the edit's subgraph. If the graph does not have o*, it is the edit's own edge alone."""
         answers = asked_answers(edit) if self.guards_answers else ()
         options = self.graph.options(hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed)
         try:
@@ -75,9 +78,10 @@ class GraphSettings(MethodConfig):
         if answers:
             graph = without_answers(graph, answers)
         if self.graph.require and not has_statements(graph):
+            why = say_what_is_missing(graph, edit, self.graph)
             raise GraphError(
-                f"{why_alone(graph, edit, self.graph)}; add some, give another graph or table of rules, or leave out "
-                "graph.require (CLI: --require-graph)"
+                f"{why}; add some, give another graph or table of rules, or leave out graph.require "
+                "(CLI: --require-graph)"
             )
         return graph
 
@@ -119,7 +123,9 @@ class GraphMethod(EditingMethod):
         """Return the graph that `on` was given, opened; without one, the packaged extract, if the method needs one."""
         if graph is None and cls.needs_graph:
             graph = EXTRACT
-        return open_named(graph) if isinstance(graph, str | Path) else graph
+        if isinstance(graph, str | Path):
+            return open_named(graph)
+        return graph
 
     def source_of(self, graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
         """Return the source of subgraphs for a given ``graph``."""
@@ -150,28 +156,28 @@ class GraphReader(GraphMethod):
 
     needs_graph = True
     config: GraphSettings
-    _reported = False
+    _answers_reported = False  # whether the log has said that a subgraph contains a test's answer
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
         """Check the inputs, and ask the graph for every edit's subgraph."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, GraphSettings) and graph is not None  # noqa: S101 - needs_graph
-        others = []
+        other_labels = []
         for edit in edits:
             with annotate_errors(edit):
                 subgraph = config.ask(graph, edit)
                 config.check_subgraph(edit, subgraph)
             label = other_label(subgraph, edit)
             if label:
-                others.append(f"edit {edit.id!r}: {edit.target_new_id} is {label!r}, not {edit.target_new!r}")
-        if others:
+                other_labels.append(f"edit {edit.id!r}: {edit.target_new_id} is {label!r}, not {edit.target_new!r}")
+        if other_labels:
             log.warning(
                 "%d of %d edits have a target_new_id with another label in the graph, so their subgraphs may be about "
                 "something else: %s",
-                len(others),
+                len(other_labels),
                 len(edits),
-                "; ".join(others[:3]),
+                "; ".join(other_labels[:3]),
             )
 
     @cached_property
@@ -184,7 +190,7 @@ class GraphReader(GraphMethod):
         return {}
 
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
-        """Return the edit's subgraph, fetched once."""
+        """Return the edit's subgraph. It is fetched once, when the log also says what a user should know about it."""
         assert self.graph is not None  # noqa: S101 - needs_graph
         if edit in self._subgraphs:
             return self._subgraphs[edit]
@@ -193,33 +199,37 @@ class GraphReader(GraphMethod):
             del self._subgraphs[oldest]
         subgraph = self.config.ask(self.graph, edit)
         check_labels(self.model, subgraph)
-        self._subgraphs[edit] = subgraph
+        self._subgraphs[edit] = subgraph  # before the two reports, which read it from here
         self._report_answers(edit)
-        if states_nothing(self.graph):  # each edit reads its own fact alone, by choice
-            return subgraph
-        why = self.why_alone(edit)
-        self.stated[edit.id] = not why
-        if why:
-            self._warn_of_alone(edit, why)
+        self._report_alone(edit)
         return subgraph
 
-    def _warn_of_alone(self, edit: Edit, why: str) -> None:
-        """Warn that an edit is made from its own fact alone; the first `_NAMED` edits are named."""
-        count = len(edits_alone(self))
-        if count > _NAMED:
+    def _report_alone(self, edit: Edit) -> None:
+        """Note in `stated` whether the graph states anything of o*; warn of the first `_MOST_NAMED` edits without."""
+        if states_nothing(self.graph):  # each edit reads its own fact alone, by choice
             return
-        more = "; further ones are not named" if count == _NAMED else ""
-        log.warning("edit %r: %s%s", edit.id, why, more)
+        why = self.why_alone(edit)
+        self.stated[edit.id] = not why
+        if not why:
+            return
+        count = len(edits_alone(self))
+        if count < _MOST_NAMED:
+            log.warning("edit %r: %s", edit.id, why)
+        elif count == _MOST_NAMED:
+            log.warning("edit %r: %s; further ones are not named", edit.id, why)
 
     def why_alone(self, edit: Edit) -> str:
         """Return why this method reads s -r-> o* alone, in words; "" if the subgraph has statements of o*."""
         subgraph = self.subgraph(edit)
         if has_statements(subgraph):
             return ""
-        near = "" if edit.target_new_id else "; wikidata-cache link finds other spellings"
+        missing = say_what_is_missing(subgraph, edit, self.config.graph)
+        advice = ""
         if isinstance(self.graph, PrivateGraph):
-            near = self.graph.near(edit.target_new)
-        return f"{why_alone(subgraph, edit, self.config.graph)}{near}, so {self.name} reads s -r-> o* alone"
+            advice = self.graph.near(edit.target_new)
+        elif not edit.target_new_id:
+            advice = "; wikidata-cache link finds other spellings"
+        return f"{missing}{advice}, so {self.name} reads s -r-> o* alone"
 
     def answers_met(self, edit: Edit) -> list[str]:
         """Return the labels in the edit's subgraph that overlap an answer of its test questions or probes."""
@@ -234,11 +244,13 @@ class GraphReader(GraphMethod):
         return (*asked_answers(edit), *probe_answers(self.graph, edit))
 
     def _report_answers(self, edit: Edit) -> None:
-        """Log once per run that the subgraph has answers to a benchmark's test questions, which an evaluation names.
+        """Log once per run that a subgraph contains answers to a benchmark's test questions, which the graph knows.
 
-        Elsewhere a method is meant to read these facts: an answer that follows from an edit of one's own.
+        Outside a benchmark nothing is logged, as a method is meant to read the facts that follow from an edit.
         """
-        if self._reported or self.config.exclude_answers or not probe_answers(self.graph, edit):
+        if self._answers_reported or self.config.exclude_answers:
+            return
+        if not probe_answers(self.graph, edit):
             return
         try:  # an incomplete subgraph has no answers to look up; the code that uses it raises the error
             check_graph(self._subgraphs[edit])
@@ -247,23 +259,26 @@ class GraphReader(GraphMethod):
             return
         labels = self.answers_met(edit)
         if labels:
-            self._reported = True
+            self._answers_reported = True
+            named = ", ".join(repr(label) for label in labels[:3])
             log.info(
                 "edit %r: the graph that %s reads contains %s, with words of an answer to a test question of this "
                 "record; leave such answers out with the setting exclude_answers=true (--set exclude_answers=true)",
                 edit.id,
                 self.name,
-                ", ".join(repr(label) for label in labels[:3]),
+                named,
             )
 
 
 def subgraph_of(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | None:
     """Return the subgraph that a method reads for ``edit``; None if it reads no graph."""
-    return method.subgraph(edit) if isinstance(method, GraphReader) else None
+    if isinstance(method, GraphReader):
+        return method.subgraph(edit)
+    return None
 
 
 def edits_alone(method: EditingMethod) -> list[str]:
     """Return the ids of the edits that a method made from their own fact alone, as the graph states nothing of o*."""
     if not isinstance(method, GraphReader):
         return []
-    return [name for name, stated in method.stated.items() if not stated]
+    return [id_ for id_, is_stated in method.stated.items() if not is_stated]

@@ -1,4 +1,8 @@
-"""The base of methods that find values by gradient descent and write them under keys: ROME, GLAME, MEMIT and others."""
+"""The base of methods that find values by gradient descent and write them under keys: ROME, GLAME, MEMIT and others.
+
+`ValueConfig` has their common settings. `ValueMethod` holds what all edits of a method share: the contexts around the
+prompts, and the covariance C of each layer. How values are found and written is up to the subclasses.
+"""
 
 from __future__ import annotations
 
@@ -150,8 +154,9 @@ class ValueMethod(EditingMethod):
         """The mean norm of the unedited model's values, for the setting ``anchor``."""
         from kg_edit.locate_then_edit.long_run import mean_value_norm  # few runs use the setting
 
-        # A batch's values are those of the last layer. GLAME-Plus' second layer has none of this kind.
-        layer = self.layers[-1] if self.family == "joint" else self.layers[0]
+        layer = self.layers[0]  # GLAME-plus has a second layer, where answers are written and not values
+        if self.family == "joint":  # a batch is spread over its layers, and finds its values at the last one
+            layer = self.layers[-1]
         with untouched(self.model):  # `provenance` may ask first, as for the contexts
             return mean_value_norm(
                 self.model,
@@ -173,31 +178,34 @@ class ValueMethod(EditingMethod):
         That is the keys and values of its prompts, in every block, and what it trains, with gradients and Adam's means.
         Those of the contexts are kept once, if the model's attention allows it (`SharedContexts.prefix`).
         """
+        # Bytes of the key and the value of one token in all blocks, each [d].
         token_bytes = 2 * self.model.width * len(self.model.blocks) * self.model.model.dtype.itemsize
+        shared_starts = self._find_shared_starts(requests)
+        longest = max((len(ids) for ids in shared_starts), default=0)
+        shared_bytes = token_bytes * len(shared_starts) * longest  # the shorter ones are padded
+
+        first = 0  # of the present part
+        part_bytes = shared_bytes
+        for index, request in enumerate(requests):
+            longest_row = max(_count_own_tokens(row, shared_starts) for row in request.rewrites)
+            row_bytes = token_bytes * longest_row
+            request_bytes = row_bytes * len(request.rewrites) + _OPTIMISER_BYTES * self.parameters
+            if index > first and part_bytes + request_bytes > self.memory * 1e6:
+                yield slice(first, index)
+                first = index
+                part_bytes = shared_bytes
+            part_bytes += request_bytes
+        if requests:
+            yield slice(first, len(requests))
+
+    def _find_shared_starts(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
+        """Return the token ids of the contexts that are kept once for all prompts; none if the attention forbids it."""
         rows = chain.from_iterable(request.rewrites for request in requests)
         longest_row = max((len(row.ids) for row in rows), default=0)
-        starts = list[tuple[int, ...]]()  # the token ids of the contexts that are kept once
-        if mask_decides(self.model, longest_row):
-            starts = list(dict.fromkeys(context_starts(self.model, self.contexts)))
-        longest_context = max((len(ids) for ids in starts), default=0)
-        shared = token_bytes * len(starts) * longest_context  # padded to the longest
-
-        def count_own_tokens(row: Prompt) -> int:
-            index = longest_start(starts, row.ids)
-            return len(row.ids) if index is None else len(row.ids) - len(starts[index])
-
-        start = 0
-        size = float(shared)
-        for index, request in enumerate(requests):
-            longest = max(count_own_tokens(row) for row in request.rewrites)
-            needed = token_bytes * longest * len(request.rewrites) + _OPTIMISER_BYTES * self.parameters
-            if index > start and size + needed > self.memory * 1e6:
-                yield slice(start, index)
-                start = index
-                size = float(shared)
-            size += needed
-        if requests:
-            yield slice(start, len(requests))
+        if not mask_decides(self.model, longest_row):
+            return []
+        starts = context_starts(self.model, self.contexts)
+        return list(dict.fromkeys(starts))  # each once
 
     def prepare(self) -> None:
         """Sample the contexts, load or measure the covariances, and with ``anchor`` measure the values' norm."""
@@ -223,3 +231,11 @@ class ValueMethod(EditingMethod):
         if self.config.anchor:
             provenance["methods"][0] |= {"value_norm": self.value_norm}
         return provenance
+
+
+def _count_own_tokens(row: Prompt, shared_starts: Sequence[tuple[int, ...]]) -> int:
+    """Return the number of tokens of a row after the longest of the ``shared_starts`` with which it begins."""
+    index = longest_start(shared_starts, row.ids)
+    if index is None:
+        return len(row.ids)
+    return len(row.ids) - len(shared_starts[index])

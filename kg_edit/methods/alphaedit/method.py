@@ -72,6 +72,7 @@ class AlphaEdit(JointMethod):
 
     @cached_property
     def _null_spaces(self) -> dict[int, NullSpace]:
+        """P of each layer, once `null_space` has computed it."""
         return {}
 
     def prepare(self) -> None:
@@ -83,7 +84,7 @@ class AlphaEdit(JointMethod):
     def null_space(self, layer: int) -> NullSpace:
         """Return P, the projection onto the free directions of the keys of ``layer``; computed once per layer."""
         if layer not in self._null_spaces:
-            self._null_spaces[layer] = null_space(
+            self._null_spaces[layer] = find_null_space(
                 self.covariances[layer],
                 threshold=self.config.threshold,
                 relative=self.config.relative,
@@ -93,12 +94,15 @@ class AlphaEdit(JointMethod):
 
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
         """Return (P (K_p K_p^T + hold H + K K^T) + ridge I)^-1 P K, with the keys K_p of earlier batches."""
-        earlier = keys[:, :0] if protected is None else protected.to(keys)
-        rows = self.config.hold**0.5 * others.rows.to(keys)
-        all_keys = torch.cat([keys, earlier, rows.T], 1)  # H's rows are further keys
+        # [K, K_p, sqrt(hold) N^T], where N [n, d_ff] are the keys of other tokens: N^T N is H.
+        all_keys = keys
+        if protected is not None:
+            all_keys = torch.cat([all_keys, protected.to(keys)], 1)
+        others_keys = self.config.hold**0.5 * others.rows.to(keys).T
+        all_keys = torch.cat([all_keys, others_keys], 1)
         projected = self.null_space(layer).project(all_keys)
         if others.moment is not None:
-            # Many other tokens: H is a matrix [d_ff, d_ff], so M = (I + hold P H / ridge)^-1 P instead of P.
+            # With many other tokens H is a matrix [d_ff, d_ff], and (I + hold P H / ridge)^-1 P takes the place of P.
             system = self.config.hold / self.config.ridge * self.null_space(layer).project(others.moment.to(keys))
             system.diagonal().add_(1.0)
             projected = torch.linalg.solve(system, projected)
@@ -123,7 +127,7 @@ class NullSpace:
         return keys - used_part.to(keys)
 
 
-def null_space(
+def find_null_space(
     covariance: Covariance, *, threshold: float, relative: bool = True, device: torch.device = CPU
 ) -> NullSpace:
     """Return the projection onto the span of C's eigenvectors with eigenvalues below ``threshold``.
@@ -135,18 +139,9 @@ def null_space(
         threshold: the eigenvalue below which a direction is free.
         relative: the threshold is a multiple of the mean eigenvalue (trace(C) / d_ff), because models differ in scale
             by orders of magnitude; the published threshold is absolute.
-        device: where the eigenvectors are computed, and stay; the CPU does it if there is no room, or no float64. If
-            float64 is slow there, they are in float32.
+        device: where the eigenvectors are computed, and stay; see `_find_eigenvectors`.
     """
-    eigh_device = device if has_float64(device) else CPU
-    try:
-        dtype = torch.float64 if has_fast_float64(eigh_device) else torch.float32
-        values, vectors = torch.linalg.eigh(covariance.moment.to(eigh_device).to(dtype))
-    except RuntimeError as error:  # no room, or its library does not converge
-        if eigh_device == CPU:
-            raise
-        log.debug("%s can't compute the eigenvectors of C, so the CPU does: %s", eigh_device, error)
-        values, vectors = torch.linalg.eigh(covariance.moment.cpu().double())
+    values, vectors = _find_eigenvectors(covariance.moment, device)  # ascending [d_ff], [d_ff, d_ff] in columns
     bound = threshold
     if relative:
         bound *= float(values.mean())
@@ -157,3 +152,23 @@ def null_space(
             "so there is no direction to edit in; give a higher threshold"
         )
     return projection
+
+
+def _find_eigenvectors(moment: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues and eigenvectors of C, in float32 if float64 is slow on the device.
+
+    The CPU computes them if the device has no float64, or no room for them.
+    """
+    if not has_float64(device):
+        device = CPU
+    dtype = torch.float32
+    if has_fast_float64(device):
+        dtype = torch.float64
+    try:
+        values, vectors = torch.linalg.eigh(moment.to(device).to(dtype))
+    except RuntimeError as error:  # no room, or its library does not converge
+        if device == CPU:
+            raise
+        log.debug("%s can't compute the eigenvectors of C, so the CPU does: %s", device, error)
+        values, vectors = torch.linalg.eigh(moment.cpu().double())
+    return values, vectors

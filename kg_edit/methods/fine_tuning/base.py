@@ -1,4 +1,4 @@
-"""What gradient methods share: `TuningMethod` (a statement's row and its loss), and `FineTuning` of one weight.
+"""What gradient methods share: `TuningMethod` has the training row of an edit, `FineTuning` tunes one weight on rows.
 
 The loss of an edit is the mean of -log P over the tokens that its row should predict (`rows`). Adam trains a change of
 the down-projection W [d, d_ff] that is never written into the model: it is added to the module's output while the model
@@ -112,7 +112,7 @@ class FineTuning(TuningMethod):
         with untouched(self.model):
             self.prepare()
 
-            # The rows. An edit that can't be encoded has its exception as the result, and stops no other one.
+            # The rows. An edit that can't be encoded has its exception as the result; the others are still made.
             results = dict[int, Patch | Exception]()
             statements = list[Statement]()
             for index, edit in enumerate(edits):
@@ -130,21 +130,21 @@ class FineTuning(TuningMethod):
 
         The changes of a group take half of ``memory`` at most, and so does a pass of its rows.
         """
-        # ``memory`` is in MB, so 5e5 bytes a MB are half of it. A pass pads its rows to the longest.
-        size = _COPIES * no_change(self.model.down_projection(self.layer)).nbytes
-        most = int(self.memory * 5e5 / size)
-        room = pass_limit(self.model, self.layer, self.memory / 2).tokens
+        change_bytes = _COPIES * no_change(self.model.down_projection(self.layer)).nbytes
+        most_changes = int(self.memory * 5e5 / change_bytes)  # ``memory`` is in MB, and half of it is for changes
+        most_tokens = pass_limit(self.model, self.layer, self.memory / 2).tokens
         group = list[Statement]()
         lengths = list[int]()  # of the rows of the group, in tokens
         for statement in statements:
             own_lengths = [len(row.ids) for row in statement.rows]
-            together = lengths + own_lengths
-            if group and (len(group) >= most or len(together) * max(together) > room):
+            lengths_together = lengths + own_lengths
+            tokens = len(lengths_together) * max(lengths_together)  # a pass pads its rows to the longest
+            if group and (len(group) >= most_changes or tokens > most_tokens):
                 yield group
                 group = []
-                together = own_lengths
+                lengths_together = own_lengths
             group.append(statement)
-            lengths = together
+            lengths = lengths_together
         if group:
             yield group
 
@@ -190,10 +190,10 @@ def loss_notes(losses: Sequence[float]) -> dict[str, Any]:
     return {"steps": len(losses), "loss_before": round(losses[0], 6), "loss_after": round(losses[-1], 6)}
 
 
-def moved_before(before: Patch, name: str, *, like: Tensor) -> Tensor:
-    """Return the change [d, d_ff] of the weight ``name`` in the patch ``before``; type and device are of ``like``."""
-    moved = torch.zeros_like(like, requires_grad=False)
+def sum_changes(before: Patch, name: str, *, like: Tensor) -> Tensor:
+    """Return the change [d, d_ff] of the weight ``name`` in the patch ``before``, with type and device of ``like``."""
+    change = torch.zeros_like(like, requires_grad=False)
     for part in before.parts:
         if isinstance(part, WeightPatch) and name in part.factors:
-            moved += part.factors[name].product.to(moved)
-    return moved
+            change += part.factors[name].product.to(change)
+    return change

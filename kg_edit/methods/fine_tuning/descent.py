@@ -49,15 +49,17 @@ def changed(
 
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         inputs = args[0]
-        sizes = [len(inputs)] if counts is None else list(counts)
+        sizes = [len(inputs)]
+        if counts is not None:
+            sizes = list(counts)
         rows = inputs.to(changes[0]).reshape(sum(sizes), -1, inputs.shape[-1])  # OPT has rows and tokens in one
         parts = []
         for x, change in zip(rows.split(sizes), changes, strict=True):
             parts.append(linear(x, round_change(module, change)))  # D x, [rows of the edit, tokens, out]
-        moved = torch.cat(parts)
+        added = torch.cat(parts)  # [rows, tokens, out]
         if acting is not None:
-            moved = moved * acting.to(moved).reshape(*moved.shape[:-1], 1)
-        return output + moved.reshape(output.shape).to(output)
+            added = added * acting.to(added).reshape(*added.shape[:-1], 1)
+        return output + added.reshape(output.shape).to(output)
 
     with module.register_forward_hook(add, prepend=True):  # first: hooks of patches read the changed output
         yield
@@ -180,8 +182,8 @@ class OwnDescent:
 def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], settings: Descent) -> None:
     """Train the changes of all ``edits`` in place, at most ``settings.steps`` evaluations each.
 
-    Each edit stops by its own loss; a loss that is not finite ends its edit only (``error``). No step
-    follows an edit's last evaluation, so the loss of its final change is known.
+    Each edit stops by its own loss. A loss that is not finite ends only the descent of its edit, whose ``error`` says
+    so. No step follows an edit's last evaluation, so the loss of its final change is known.
     """
     optimizer = settings.optimizer([edit.change for edit in edits])
     indices = {edit: index for index, edit in enumerate(edits)}
@@ -199,20 +201,28 @@ def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], setti
         if not running or step == settings.steps - 1:
             return
 
-        # One backward pass for all: the changes are independent, so the gradient of the sum is each edit's own.
         optimizer.zero_grad()
-        totals = []
-        for edit in running:
-            total = losses[edit]
-            if edit.penalty is not None:
-                total = total + edit.penalty()
-            totals.append(total)
-        torch.stack(totals).sum().backward()
-        for edit in set(passes.edits).difference(running):
-            edit.change.grad = None  # with a gradient of 0, Adam's momentum would move the change of a finished edit
+        _run_backward(running, losses)
+        for edit in passes.edits:
+            if edit not in running:
+                edit.change.grad = None  # at a gradient of 0, Adam's momentum would still move a finished edit's change
         optimizer.step()
         for edit in running:
             edit.constrain()
+
+
+def _run_backward(running: Sequence[OwnDescent], losses: Mapping[OwnDescent, Tensor]) -> None:
+    """Compute the gradients of all changes in one backward pass.
+
+    The changes are independent, so the gradient of the sum of the losses is each edit's own.
+    """
+    totals = []
+    for edit in running:
+        total = losses[edit]
+        if edit.penalty is not None:
+            total = total + edit.penalty()
+        totals.append(total)
+    torch.stack(totals).sum().backward()
 
 
 class _Passes:

@@ -53,7 +53,9 @@ def train_epochs(
             values = RowLosses(model, layer, [rows[index] for index in batch])()  # [batch]
             mean = checked_loss(values.mean(), epoch)
             losses[batch] = values.detach().cpu()
-            if epoch < descent.steps - 1 and not (skip_learned and mean < descent.stop_below):
+            is_last_epoch = epoch == descent.steps - 1
+            is_skipped = skip_learned and mean < descent.stop_below
+            if not is_last_epoch and not is_skipped:
                 take_step(optimizer, values.mean())
         epochs.append(losses)
         report_losses(epoch, dict(enumerate(losses[:edits].tolist())), of=edits)

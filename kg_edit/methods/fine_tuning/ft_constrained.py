@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kg_edit.methods.entries import method_entry
-from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, moved_before
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, sum_changes
 from kg_edit.patches.base import Patch
 
 
@@ -42,7 +42,7 @@ class FtConstrained(FineTuning):
 
     def constraint(self, change: Tensor, before: Patch) -> Callable[[], None]:
         """Return a function that clamps the sum of the change [d, d_ff] and earlier changes to the ball."""
-        moved = moved_before(before, self.model.weight_name(self.layer), like=change)
+        moved = sum_changes(before, self.model.weight_name(self.layer), like=change)
         # -radius <= moved + change <= radius; where ``moved`` is outside already, the bound is 0: no further out.
         low = (-self.config.radius - moved).clamp(max=0)
         high = (self.config.radius - moved).clamp(min=0)

@@ -46,9 +46,13 @@ def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
     if aim == "prompt_last":
         targets = tuple((start - 1, token) for token in prompt.target_ids)
         return TrainingRow(ids=prompt.ids[:start], targets=targets, prompt_end=start - 1)
-    ids = prompt.ids if end is None else (*prompt.ids, end)
-    first = start if aim == "target" else 1
-    targets = tuple((at - 1, ids[at]) for at in range(first, len(ids)))
+    ids = prompt.ids
+    if end is not None:
+        ids = (*ids, end)
+    first = 1  # the first token that is predicted
+    if aim == "target":
+        first = start
+    targets = tuple((position - 1, ids[position]) for position in range(first, len(ids)))
     return TrainingRow(ids=ids[:-1], targets=targets, prompt_end=start - 1)
 
 
@@ -75,7 +79,9 @@ class RowLosses:
                 owners.append(index)
                 columns.append(pad + position)
                 tokens.append(token)
-            acting_at = None if row.acting_at is None else pad + row.acting_at
+            acting_at = None
+            if row.acting_at is not None:
+                acting_at = pad + row.acting_at
             self._acting_at.append(acting_at)
         self._owners = torch.tensor(owners)
         self._columns = torch.tensor(columns)
@@ -87,8 +93,8 @@ class RowLosses:
         """Return the losses [rows] in float32, differentiable in the parameters that hooks use."""
         logits = self.logits().float()
         tokens, owners, counts = index_for((self._tokens, self._owners, self._counts), logits)
-        nll = cross_entropy(logits, tokens, reduction="none")
-        return nll.new_zeros(len(counts)).index_add(0, owners, nll) / counts
+        nll = cross_entropy(logits, tokens, reduction="none")  # [targets]
+        return nll.new_zeros(len(counts)).index_add(0, owners, nll) / counts  # the mean over each row's targets
 
     @property
     def acting(self) -> Tensor | None:

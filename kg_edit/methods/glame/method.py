@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from kg_edit.graphs.rgnn import RGNN
     from kg_edit.methods.composed_facts import ComposedFact
 
-_REPRESENTATION_DEPTH = 0.1
-# Of ``graph_rows``, as in `glame_plus`:
+_REPRESENTATION_DEPTH = 0.1  # the paper says an early layer; as a fraction of the number of blocks
+# For the setting ``graph_rows``, the defaults of GLAME-plus:
 _STATEMENTS = 500  # statements of o* to choose from
 _SHOWN = 3  # facts about other things before a question
 
@@ -120,15 +120,15 @@ class GraphValues(GraphReader):
         deltas = list[GraphValue]()
         notes = list[dict[str, Any]]()
         for edit, value in zip(edits, values, strict=True):
-            subgraph, of_subgraph = self.encode(edit)
-            notes.append(of_subgraph)
+            subgraph, subgraph_notes = self.encode(edit)
+            notes.append(subgraph_notes)
             rgnn = self.start_rgnn(value)
             deltas.append(GraphValue(subgraph.to(value.device), value, self.config, rgnn=rgnn))
         return GraphValue.together(deltas), notes
 
     def start_rgnn(self, value: Tensor) -> RGNN:
         """Return the R-GNN of a new edit: as it is drawn, or with ``warm_start`` as the previous edit left it."""
-        if self._first is None:  # drawn once, as in a large model that takes longer than a step of all its blocks
+        if self._first is None:  # drawn once: in a large model, drawing takes longer than a step through its blocks
             self._first = new_rgnn(len(value), self.config).to(value.device)
         rgnn = deepcopy(self._first)
         if self.config.warm_start:
@@ -229,16 +229,20 @@ class GraphValue(nn.Module, Delta):
         self._config = config
         self.rgnn = rgnn
         self.keeps_lowest = config.keep_lowest or config.dropout > 0
-        self._size = value.norm(dim=-1, keepdim=True)
-        self.gate = nn.Parameter(torch.zeros_like(self._size[..., 0])) if config.gate else None
-        # Dropout is drawn on the CPU, so that it is the same on all devices; a graph has no part there.
+        self._size = value.norm(dim=-1, keepdim=True)  # |m|, [..., 1]
+        self.gate = None
+        if config.gate:
+            self.gate = nn.Parameter(torch.zeros_like(self._size[..., 0]))  # [...]: one number for each edit
+        # Dropout is drawn on the CPU, so that it is the same on all devices; a CUDA graph can't contain that.
         on_gpu = value.device.type == "cuda" and chosen_engine() == "fast"
         self._repeated = RepeatedInPlace(capture=on_gpu and not config.dropout)
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
         config = self._config
-        fused = self._value.device.type == "cuda" or None  # one pass over the weights instead of a dozen
+        fused = None  # PyTorch's default
+        if self._value.device.type == "cuda":
+            fused = True  # one pass over the weights instead of a dozen
         return torch.optim.AdamW(
             self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused
         )
@@ -259,20 +263,24 @@ class GraphValue(nn.Module, Delta):
         return joint
 
     def change(self) -> Tensor:
-        """Return the current change m* - m = z_s^n, shaped like the value."""
-        named = dict(self.named_parameters())
+        """Return the current change m* - m = z_s^n, shaped like the value: the result of `forward`.
+
+        On CUDA the kernels of `forward` are recorded once and replayed. For that it has to be a function of tensors,
+        so the parameters are passed to it one by one.
+        """
+        parameters = dict(self.named_parameters())
 
         def compute(*tensors: Tensor) -> Tensor:
-            z: Tensor = functional_call(self, dict(zip(named, tensors, strict=True)), ())
+            z: Tensor = functional_call(self, dict(zip(parameters, tensors, strict=True)), ())
             return z
 
-        return self._repeated(compute, *named.values())  # `forward`, on CUDA as a graph of its kernels
+        return self._repeated(compute, *parameters.values())
 
     def forward(self) -> Tensor:
         """Compute z_s^n, shaped like the value; gradients flow through the rescaling."""
         graph = self._subgraph
         nodes = self.rgnn(graph.nodes, graph.edges, graph.relations, graph.sizes)  # [..., nodes, d]
-        z: Tensor = nodes.flatten(0, -2)[graph.subject]  # z_s^n, [..., d]
+        z: Tensor = nodes.flatten(0, -2)[graph.subject]  # z_s^n [..., d]: the row of each edit's subject
         if self.gate is not None:  # gate |m| / sqrt(d): 0 at first, then of the size of m
             z = z * (self.gate[..., None] * self._size / z.shape[-1] ** 0.5)
         # |m* - m| <= clamp_norm_factor |m|
@@ -313,13 +321,17 @@ _PAPER: dict[str, Any] = {
 class GlameConfig(GraphConfig, RankOneConfig):
     """GLAME's settings, and ``graph_rows``, which puts what the graph states into the loss as well.
 
-    Presets: with ``default`` the change starts at 0, that is, at the unedited model. ``paper`` has the paper's
-    equations; what the paper does not say is the public code's (g, a leaky ReLU: after a ReLU m* - m could have no
-    negative coordinate; learning rate, clamp, `keep_lowest`) or ROME's (20 steps, contexts; that code has 25 to 50
-    steps, by data set, as the presets of the models). ``code`` has the settings of the public code (GPT-J on
-    CounterFact), except the layers and m, which is the paper's 20 for GPT-2 XL (that code: 19, GPT-J: 34); `RGNN` lists
-    where that code differs from the paper. What still differs from that code: the clamp rescales, also in the first
-    evaluation, and gradients see it; statements are a seeded sample and not the file's first ones.
+    Presets:
+
+    - ``default``: the change starts at 0, that is, at the unedited model.
+    - ``paper``: the paper's equations. What the paper does not say is as in the public code (the learning rate, the
+      clamp, `keep_lowest`, and as g a leaky ReLU: after a ReLU, m* - m could have no negative coordinate) or as in ROME
+      (the contexts and 20 steps; the public code has 25 to 50 steps, by data set, and so have the presets of models).
+    - ``code``: the settings of the public code for GPT-J on CounterFact. The layers are the default ones, and
+      ``per_node`` is the paper's 20 for GPT-2 XL (the code has 19 there, and 34 for GPT-J). `RGNN` lists where that
+      code differs from the paper. Two differences from the code remain. The clamp rescales the change in every
+      evaluation, also in the first, and gradients flow through it. The statements are a seeded sample, and not the
+      first ones of a file.
     """
 
     graph_rows: NonNegativeInt = Field(
@@ -355,8 +367,9 @@ class GlameConfig(GraphConfig, RankOneConfig):
     def workload(self, *, edits: int) -> Workload:
         """Return the workload of the R-GNN, with a row for each statement and two for the edit as questions."""
         workload = super().workload(edits=edits)
-        further = self.graph_rows + 2 if self.graph_rows else 0
-        return replace(workload, rows=workload.rows + further)
+        if not self.graph_rows:
+            return workload
+        return replace(workload, rows=workload.rows + self.graph_rows + 2)
 
 
 class Glame(GraphValues, RankOneMethod):
@@ -388,7 +401,8 @@ class Glame(GraphValues, RankOneMethod):
 
         assert self.graph is not None  # noqa: S101 - needs_graph
         config = self.config
-        graph = config.model_copy(update={"per_node": _STATEMENTS}).ask(self.graph, edit)
+        all_statements = config.model_copy(update={"per_node": _STATEMENTS})
+        graph = all_statements.ask(self.graph, edit)
         facts = stated_facts(self.model, edit, graph, most=config.graph_rows, exclude=self.test_answers(edit))
         rows = rows_of(self.model, edit.subject, [(fact, None) for fact in facts], shown=_SHOWN)
         self._learned[edit] = facts
@@ -396,12 +410,13 @@ class Glame(GraphValues, RankOneMethod):
 
     @cached_property
     def _learned(self) -> dict[Edit, list[ComposedFact]]:
+        """The facts that the request of an edit has as rows, until `propose` puts them into the edit's notes."""
         return {}
 
     def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
         """Return the R-GNNs of the edits; the notes also have the facts of ``graph_rows``."""
         deltas, notes = super().propose(edits, values)
         if self.config.graph_rows:
-            for edit, of_edit in zip(edits, notes, strict=True):
-                of_edit["learned"] = {fact.hop: fact.target for fact in self._learned.pop(edit)}
+            for edit, edit_notes in zip(edits, notes, strict=True):
+                edit_notes["learned"] = {fact.hop: fact.target for fact in self._learned.pop(edit)}
         return deltas, notes

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
@@ -44,14 +45,15 @@ from kg_edit.models.prompts import Prompt, encode, left_pad
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.text.relation_nouns import relation_examples
 
-DEPTH = 0.87
+DEPTH = 0.87  # of the late block, as a fraction of the number of blocks (table ripples-layer of results/)
 # Well-known things of many kinds, used if the edited relation has too few examples.
 _KNOWN = ("Google", "Mount Everest", "Paris", "Toyota", "Albert Einstein", "Uppsala University", "Sony", "Marie Curie")
 _ROWS = 32  # questions about other things in one pass
 _CACHED = 4096  # questions whose keys are cached
 _STOP_BELOW = 0.005  # far lower than the answer itself needs, because lambda shrinks each written value
-Asking = Callable[[str], Sequence[Prompt]]
-"""A function that gives the rows of an edit's prompt, in its contexts, with another subject."""
+
+FindRewrites = Callable[[str], Sequence[Prompt]]
+"""A function that returns the rows of an edit's prompt, in its contexts, with another subject."""
 
 
 class AnswerOptions(BaseModel):
@@ -97,6 +99,15 @@ class WrittenAnswers:
     facts: tuple[ComposedFact, ...]
     nll: tuple[tuple[float, float], ...]
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The facts and their mean losses, for the patch's record."""
+        return {
+            "facts": {fact.hop: fact.target for fact in self.facts},
+            "nll_before": round(sum(before for before, _ in self.nll) / len(self.nll), 6),
+            "nll_after": round(sum(after for _, after in self.nll) / len(self.nll), 6),
+        }
+
 
 def write_answers(
     model: LanguageModel,
@@ -104,7 +115,7 @@ def write_answers(
     *,
     subject: str,
     others: Sequence[str],
-    rewrites: Asking,
+    find_rewrites: FindRewrites,
     layer: int,
     covariance: Covariance,
     options: AnswerOptions,
@@ -118,12 +129,12 @@ def write_answers(
         facts: the facts whose questions are to be answered.
         subject: the edit's subject.
         others: other things, for which the answers to the same questions should not change.
-        rewrites: gives the edit's own prompt in its contexts, with another subject.
+        find_rewrites: returns the edit's own prompt in its contexts, with another subject.
         layer: the block that is written.
         covariance: C of the block's down-projection.
         options: the settings.
         edited: a context manager in which the edit itself is applied to ``model``.
-        cache: that of keys and prefixes shared by edits.
+        cache: the keys and prefixes that edits share.
 
     Returns:
         The update, or None if no question can be encoded with its target.
@@ -139,30 +150,31 @@ def write_answers(
             groups.append(encoded)
     if not questions:
         return None
-    groups.append(tuple(_edit_last_token(row) for row in rewrites(subject)))  # the edit's own prompt is the last "fact"
+    groups.append(tuple(_edit_last_token(row) for row in find_rewrites(subject)))  # the edit's prompt: the last "fact"
     rows_of_s = chain.from_iterable(groups)
     starts = cache.starts.contexts(model, [row.ids[: row.subject_first] for row in rows_of_s])
 
-    about_others = _ask_about(model, others, list(questions.values()), rewrites)
-    theirs = cache.keys(model, about_others, layer, starts)  # [d_ff, n]
+    # The same questions about other things: only their keys are needed.
+    about_others = _ask_about(model, others, list(questions.values()), find_rewrites)
+    keys_of_others = cache.keys(model, about_others, layer, starts)  # [d_ff, n]
 
     # V and K: the values of the facts by gradient descent, on the edited model, and their keys
     with edited:
         rows = AnswerRows(model, layer, groups, starts)
-        values, seen = answer_values(rows, options)
-    right = directions(rows.keys[rows.predicts].T, theirs, covariance, options)
+        values, losses = answer_values(rows, options)
+    right = directions(rows.keys[rows.predicts].T, keys_of_others, covariance, options)
     left = values[rows.predicts].T.contiguous()
-    nll = [(losses[0], losses[-1]) for losses in seen]
     written = tuple(questions)
-    return WrittenAnswers(factors=Factors(left=left, right=right), facts=written, nll=tuple(nll[: len(written)]))
+    nll = tuple((losses[index][0], losses[index][-1]) for index in range(len(written)))  # not of the edit's own prompt
+    return WrittenAnswers(factors=Factors(left=left, right=right), facts=written, nll=nll)
 
 
 def _ask_about(
-    model: LanguageModel, others: Sequence[str], questions: Sequence[Question], rewrites: Asking
+    model: LanguageModel, others: Sequence[str], questions: Sequence[Question], find_rewrites: FindRewrites
 ) -> list[Prompt]:
-    """Return n rows: each question, and the edit's prompt, about each other thing in one of its wordings or contexts.
+    """Return n rows: each question, and the edit's prompt, about each other thing.
 
-    A row that can't be encoded is left out.
+    Each row has only one wording or context; these take turns. A row that can't be encoded is left out.
     """
     about_others = list[Prompt]()
     for question in questions:
@@ -171,9 +183,11 @@ def _ask_about(
             if row is not None:
                 about_others.append(row)
     for number, other in enumerate(others):
-        with suppress(PromptError, ModelError):
-            in_contexts = rewrites(other)
-            about_others.append(_edit_last_token(in_contexts[number % len(in_contexts)]))
+        try:
+            rewrites = find_rewrites(other)
+        except (PromptError, ModelError):
+            continue
+        about_others.append(_edit_last_token(rewrites[number % len(rewrites)]))
     return about_others
 
 
@@ -183,9 +197,9 @@ class AnswerRows:
     An answer has the tokens a_1 ... a_n; a_j is predicted at the position before it.
 
     Attributes:
-        predicts: where a fact has such a position, [facts, n].
+        predicts: whether a fact predicts a token at the position, [facts, n].
         keys: the inputs of the down-projection there, the mean over the wordings, [facts, n, d_ff].
-        norms: the norms of its output, the mean over the wordings, [facts, n].
+        norms: the norms of its output there, the mean over the wordings, [facts, n].
     """
 
     def __init__(
@@ -202,29 +216,24 @@ class AnswerRows:
         self._model = model
         self.width = model.width
         rows = list(chain.from_iterable(groups))
-        seen = list[Tensor]()  # the input and the output of the down-projection
+        states = list[Tensor]()  # the input and the output of the down-projection
 
         def note(key: Tensor, value: Tensor) -> None:
-            seen.extend((key, value))
+            states.extend((key, value))
 
         batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
         prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
         with torch.no_grad(), watched(model.down_projection(layer), note):
             self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
-        keys, values = [state.reshape(*batch.ids.shape, -1).float() for state in seen]  # [rows, n, .]
+        keys, values = [state.reshape(*batch.ids.shape, -1).float() for state in states]  # [rows, n, .]
 
-        # For each row its fact, and the share of one of its answer's tokens in the fact's loss
-        facts = list[int]()
-        shares = list[float]()
-        for fact, group in enumerate(groups):
-            for row in group:
-                facts.append(fact)
-                shares.append(1 / (len(group) * len(row.target_ids)))
         device = keys.device  # of the late block; the input embedding may be on another one
-        self._fact = torch.tensor(facts, device=device)
-        self._share = torch.tensor(shares)
+        facts, shares = _share_losses(groups)
+        self._fact = torch.tensor(facts, device=device)  # [rows]
+        self._share = torch.tensor(shares)  # [rows]
+        # The positions that predict a token of an answer: their rows and places in the row, [reads] each, and the token
         self._reads = read_index(rows, [-row.edited_at for row in rows], device)
-        self._targets = torch.tensor(list(chain.from_iterable(row.target_ids for row in rows)))
+        self._targets = torch.tensor(list(chain.from_iterable(row.target_ids for row in rows)))  # [reads]
         self._selected: tuple[int, ...] | None = None  # the facts of the present `_selection`
         self.keys = self._mean(keys)
         self.norms = self._mean(values.norm(dim=-1, keepdim=True))[..., 0]
@@ -232,11 +241,12 @@ class AnswerRows:
 
     def _mean(self, states: Tensor) -> Tensor:
         """Return the mean of ``states`` [rows, n, ...] over each fact's rows, [facts, n, ...]; 0 where none is read."""
-        read = torch.zeros(states.shape[:2], device=states.device)
-        read[self._reads] = 1
+        is_read = torch.zeros(states.shape[:2], device=states.device)  # [rows, n]
+        is_read[self._reads] = 1
         facts = int(self._fact.max()) + 1
-        total = states.new_zeros(facts, *states.shape[1:]).index_add(0, self._fact, states * read[..., None])
-        count = states.new_zeros(facts, states.shape[1]).index_add(0, self._fact, read)
+        # Sums over the rows of each fact, [facts, n, ...] and [facts, n]
+        total = states.new_zeros(facts, *states.shape[1:]).index_add(0, self._fact, states * is_read[..., None])
+        count = states.new_zeros(facts, states.shape[1]).index_add(0, self._fact, is_read)
         return total / count.clamp(min=1)[..., None]
 
     def nll(self, change: Tensor, facts: Sequence[int]) -> Tensor:
@@ -247,27 +257,41 @@ class AnswerRows:
         if tuple(facts) != self._selected:  # selected again only when a fact has ended, as that waits for the device
             self._selection = self._select(facts)
             self._selected = tuple(facts)
-        reads, of_read, targets, share = self._selection
+        reads, fact_of_read, targets, share = self._selection
         hidden = self._above.start + change[self._fact].to(self._above.start)  # [rows, n, d]
         with quick_backward(hidden):
-            states = self._above.run(hidden)[index_for(reads, hidden)]
+            states = self._above.run(hidden)[index_for(reads, hidden)]  # [reads, d]
             logits = self._model.logits(states).float()
-        targets, of_read, share = index_for((targets, of_read, share), logits)
-        each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        return each.new_zeros(len(facts)).index_add(0, of_read, each * share)
+        targets, fact_of_read, share = index_for((targets, fact_of_read, share), logits)
+        nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")  # [reads]
+        return nll.new_zeros(len(facts)).index_add(0, fact_of_read, nll * share)  # the sum over the reads of each fact
 
     def _select(self, facts: Sequence[int]) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
         """Return the reads of ``facts``: (rows, positions), and for each its index in ``facts``, target and share."""
         rows = self._reads[0].cpu()
         device = self._fact.device
-        index = torch.full((int(self._fact.max()) + 1,), -1)  # -1: not among ``facts``
+        index = torch.full((int(self._fact.max()) + 1,), -1)  # of each fact in ``facts``; -1: it is not there
         index[list(facts)] = torch.arange(len(facts))
-        of_read = index[self._fact.cpu()[rows]]
-        chosen = of_read >= 0
+        fact_of_read = index[self._fact.cpu()[rows]]  # [reads]
+        chosen = fact_of_read >= 0
         targets = self._targets[chosen]
         share = self._share[rows[chosen]]
         reads = (self._reads[0][chosen.to(device)], self._reads[1][chosen.to(device)])
-        return reads, of_read[chosen].to(device), targets.to(device), share.to(device)
+        return reads, fact_of_read[chosen].to(device), targets.to(device), share.to(device)
+
+
+def _share_losses(groups: Sequence[Sequence[Prompt]]) -> tuple[list[int], list[float]]:
+    """Return for each row the index of its fact, and the share that each token of its answer has in the fact's loss.
+
+    A fact's loss is the mean over its wordings of the mean over the answer's tokens.
+    """
+    facts = list[int]()
+    shares = list[float]()
+    for fact, group in enumerate(groups):
+        for row in group:
+            facts.append(fact)
+            shares.append(1 / (len(group) * len(row.target_ids)))
+    return facts, shares
 
 
 def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, list[list[float]]]:
@@ -276,20 +300,20 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
     A fact ends as soon as its loss is small enough, because Adam would keep changing its value with steps of the same
     length. The second result has the loss of each fact at every step in which it was computed.
     """
-    limits = options.bound * rows.norms[..., None]
+    limits = options.bound * rows.norms[..., None]  # bound |m|, [facts, n, 1]
     values = torch.zeros(*rows.norms.shape, rows.width, device=rows.norms.device, requires_grad=True)
     optimiser = torch.optim.Adam([values], lr=options.learning_rate)
-    seen: list[list[float]] = [[] for _ in values]
+    losses: list[list[float]] = [[] for _ in values]
     active = list(range(len(values)))
     final = dict[int, Tensor]()
     for step in range(options.steps):
         nll = rows.nll(values, active)
-        for fact, now in zip(active, nll.tolist(), strict=True):  # one wait for the device
-            seen[fact].append(now)
+        for fact, loss in zip(active, nll.tolist(), strict=True):  # one wait for the device
+            losses[fact].append(loss)
         # The value of a fact that ends here is kept; what the optimiser does with it from now on does not matter.
         is_last_step = step == options.steps - 1
         for fact in active:
-            goes_on = seen[fact][-1] >= _STOP_BELOW  # false of a loss that is not a number
+            goes_on = losses[fact][-1] >= _STOP_BELOW  # false of a loss that is not a number
             if is_last_step or not goes_on:
                 final[fact] = values[fact].detach().clone()
         active = [fact for fact in active if fact not in final]
@@ -302,7 +326,7 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
         with torch.no_grad():  # |v| <= bound |m|
             size = values.norm(dim=-1, keepdim=True).clamp(min=1e-12)
             values.mul_((limits / size).clamp(max=1.0))
-    return torch.stack([final[fact] for fact in sorted(final)]), seen
+    return torch.stack([final[fact] for fact in sorted(final)]), losses
 
 
 @torch.no_grad()
@@ -315,8 +339,9 @@ def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: An
     if others.shape[1]:
         held = OtherKeys.none(len(keys), keys.device).plus(others.T)
     solved = covariance.with_ridge(options.ridge).solve(keys, others=held, weight=options.others_weight)  # A^-1 K
-    gram = exact(keys).T @ solved
-    gram.diagonal().add_(options.softness * gram.diagonal().mean())
+    gram = exact(keys).T @ solved  # K^T A^-1 K, [facts, facts]
+    gram.diagonal().add_(options.softness * gram.diagonal().mean())  # + lambda I
+    # The gram matrix is symmetric, so X gram^-1 is the transpose of gram^-1 X^T.
     solution: Tensor = torch.linalg.solve(gram, solved.T).T.float().contiguous()
     return solution
 
@@ -336,15 +361,16 @@ class Question:
     def row_in(self, model: LanguageModel, subject: str, number: int) -> Prompt | None:
         """Return the row in the wording of this number, edited at its last token; None if it can't be used."""
         template, context = self.forms[number % len(self.forms)]
-        with suppress(PromptError, ModelError):
+        try:
             row = encode(model.tokenizer, template, subject=subject, target=self.target, context=context)
             # An answer ends with the line break that also ends the example facts before a question. Some tokenizers,
             # such as Llama-2's, put a token for a space before it.
             end: int = model.tokenizer("\n\n", add_special_tokens=False)["input_ids"][-1]
             row = replace(row, ids=(*row.ids, end))
             model.check_length(row)
-            return _edit_last_token(row)
-        return None
+        except (PromptError, ModelError):
+            return None
+        return _edit_last_token(row)
 
 
 def question_of(fact: ComposedFact, *, shown: int) -> Question:
@@ -363,7 +389,7 @@ class KnownQuestions:
 
     Edits of one relation ask the same questions about the same other things. Prefixes and keys are computed on the
     model without the edit, so they are the same for all edits: the update should change the answers about other things
-    as little as possible. The keys belong to one state of the model.
+    as little as possible. Each key is cached with the state of the model that it was computed on.
     """
 
     def __init__(self) -> None:
@@ -376,7 +402,7 @@ class KnownQuestions:
         Rows that are equal up to this token count once.
         """
         state = model_state(model)
-        unique = {(state, layer, row.ids[: row.edited_at + 1]): row for row in rows}
+        unique = {(state, layer, row.ids[: row.edited_at + 1]): row for row in rows}  # {entry of the cache: row}
         if not unique:
             return torch.empty(weight_matrix(model.down_projection(layer)).shape[1], 0)
         new = [entry for entry in unique if entry not in self._cached]

@@ -55,11 +55,11 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
-# The facts of the forms before: of usual relations alone, and with ``LATE_BLOCK`` in the late block alone.
+# Settings of two presets: ``USUAL`` learns facts of usual relations only, ``LATE_BLOCK`` writes them there only.
 USUAL: dict[str, Any] = {"every_relation": False, "stated": 6}
 LATE_BLOCK: dict[str, Any] = {**USUAL, "ripple_weight": 0.0, "further_steps": 28}
 
-_KEPT = 150  # tokens before the subject of a question, for one relation r'; measured on 3 edits
+_TOKENS_BEFORE_SUBJECT = 150  # of the questions for one relation r', all together; measured on 3 edits
 
 
 class GlamePlusConfig(GraphSettings, RippleConfig):
@@ -134,7 +134,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
         """Return ROME's workload, plus one row for each recalled relation and each statement."""
         workload = super().workload(edits=edits)
         extra_rows = self.recalled + self.stated
-        return replace(workload, rows=workload.rows + extra_rows, kept=_KEPT * extra_rows)
+        return replace(workload, rows=workload.rows + extra_rows, kept=_TOKENS_BEFORE_SUBJECT * extra_rows)
 
 
 class GlamePlus(GraphReader, Rome):
@@ -147,22 +147,24 @@ class GlamePlus(GraphReader, Rome):
 
     @cached_property
     def _ripples(self) -> dict[Edit, RippleTargets]:
+        """The questions around each edit of the present call."""
         return {}
 
     @cached_property
     def _known(self) -> KnownQuestions:
+        """What was computed for questions that several edits share."""
         return KnownQuestions()
 
     @cached_property
     def _taught(self) -> dict[Edit, list[ComposedFact]]:
+        """What the teacher answered about each edit of the present call, for the late block."""
         return {}
 
     def ripples(self, edit: Edit) -> RippleTargets:
         """Return the questions and facts around the edit; computed once, on the model in its present state."""
         if edit not in self._ripples:
             excluded = excluded_answers(edit, self.config, self.graph)
-            every = self.config.every_relation
-            objects = objects_of(edit, self.subgraph(edit), exclude=excluded, every=every)
+            objects = objects_of(edit, self.subgraph(edit), exclude=excluded, every_relation=self.config.every_relation)
             ranked = likeliest_first(self.model, edit.target_new, objects, nouns=self.config.stated)
             implied = implied_facts(edit, self.subgraph(edit), exclude=excluded)
             self._ripples[edit] = RippleTargets(
@@ -206,9 +208,9 @@ class GlamePlus(GraphReader, Rome):
         """Return ``patch``, extended by the update of the late block with the answers that follow from its edit."""
         late = self.layers[-1]
 
-        def rewrites(subject: str) -> tuple[Prompt, ...]:
-            about_it = edit.model_copy(update={"subject": subject})
-            return Request.of(self.model, about_it, self.contexts).rewrites
+        def find_rewrites(subject: str) -> tuple[Prompt, ...]:
+            with_subject = edit.model_copy(update={"subject": subject})
+            return Request.of(self.model, with_subject, self.contexts).rewrites
 
         with untouched(self.model):
             targets = self.ripples(edit)
@@ -217,7 +219,7 @@ class GlamePlus(GraphReader, Rome):
                 [*targets.stated, *self._taught.get(edit, ()), *targets.own[:1]],
                 subject=edit.subject,
                 others=others_than(edit, most=options.others),
-                rewrites=rewrites,
+                find_rewrites=find_rewrites,
                 layer=late,
                 covariance=self.covariances[late],
                 options=options,
@@ -226,23 +228,17 @@ class GlamePlus(GraphReader, Rome):
             )
         if written is None:  # no question can be asked
             return patch
-        answers = {
-            "layer": late,
-            "facts": {fact.hop: fact.target for fact in written.facts},
-            "nll_before": round(sum(before for before, _ in written.nll) / len(written.nll), 6),
-            "nll_after": round(sum(after for _, after in written.nll) / len(written.nll), 6),
-        }
         (record,) = patch.edits
-        record = {**record, "answers": answers}
+        record = {**record, "answers": {"layer": late, **written.summary}}
         factors = {**patch.factors, self.model.weight_name(late): written.factors}
         return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})
 
     def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
         """Return ROME's changes; the notes record the graph, and the facts that were learned from it."""
         delta, notes = super().propose(edits, values)
-        for edit, of_edit in zip(edits, notes, strict=True):
-            of_edit["graph"] = dict(self.subgraph(edit).graph)
-            of_edit["stated"] = {fact.hop: fact.target for fact in self.ripples(edit).stated}
+        for edit, edit_notes in zip(edits, notes, strict=True):
+            edit_notes["graph"] = dict(self.subgraph(edit).graph)
+            edit_notes["stated"] = {fact.hop: fact.target for fact in self.ripples(edit).stated}
         return delta, notes
 
     def request(self, edit: Edit) -> Request:
@@ -259,10 +255,13 @@ class GlamePlus(GraphReader, Rome):
         return replace(request, further=rows_of(self.model, edit.subject, known, shown=self.config.shown))
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
-        """Return ROME's loss, plus that of what follows. The teacher is asked about all edits in one batch."""
-        taught = self._teacher_rows(edits, model)
+        """Return ROME's loss, plus that of what follows. The teacher is asked about all edits in one batch.
+
+        What it answers is also kept for the late block (`write_late`).
+        """
+        taught = self._ask_teacher(edits, model)
         for edit, rows in zip(edits, taught, strict=True):
-            self._taught[edit] = [fact for fact, _ in rows]  # for the late block
+            self._taught[edit] = [fact for fact, _ in rows]
         if not self.config.ripple_weight:
             return super().objective(model, edits, requests)
 
@@ -274,23 +273,25 @@ class GlamePlus(GraphReader, Rome):
             extended.append(replace(request, further=tuple(weighted)))
         return super().objective(model, edits, extended)
 
-    def _teacher_rows(
+    def _ask_teacher(
         self, edits: Sequence[Edit], model: LanguageModel
     ) -> list[list[tuple[ComposedFact, Answer | None]]]:
         """Return for each edit the facts about o* that the unedited model answers, each with its answer."""
         questions = list[TeacherQuestion]()  # of all edits, which the model is asked in one batch
         for edit in edits:
-            questions += self.ripples(edit).asks
+            questions += self.ripples(edit).teacher_questions
         answers = answers_of(model, questions, most=self.config.answer_tokens, store=self._known.starts)
         rows_by_edit = []
-        first = 0
+        first = 0  # of the questions about the edit
         for edit in edits:
             targets = self.ripples(edit)
+            own_questions = targets.teacher_questions
+            own_answers = answers[first : first + len(own_questions)]
+            first += len(own_questions)
             rows = list[tuple[ComposedFact, Answer | None]]()
-            for question, answer in zip(targets.asks, answers[first:], strict=False):
-                fact = targets.learned(question, answer)
+            for question, answer in zip(own_questions, own_answers, strict=True):
+                fact = targets.fact_to_learn(question, answer)
                 if fact and len(rows) < self.config.recalled:
                     rows.append((fact, answer))
-            first += len(targets.asks)
             rows_by_edit.append(rows)
         return rows_by_edit

@@ -1,8 +1,8 @@
 """The questions of `glame-plus` about one edit, for the teacher and for the edited model.
 
-`RippleTargets` holds all questions of an edit. The edit and a statement of o* in the graph make a `ComposedFact`. Of a
-relation without such a fact the model may be asked about o* itself; these are the relations that objects of r have most
-often in a graph (`asked_nouns`).
+`RippleTargets` holds all questions of an edit. The edit and a statement of o* in the graph make a `ComposedFact`. For a
+relation without such a fact, the unedited model may be asked about o* itself. These are the relations that objects of r
+have most often in a graph (`asked_nouns`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class RippleTargets:
         return [*self.implied, *composed][:limit]
 
     @property
-    def asks(self) -> list[TeacherQuestion]:
+    def teacher_questions(self) -> list[TeacherQuestion]:
         """Questions for the teacher: relations that things like o* usually have, of which no fact is `stated`.
 
         There are up to twice as many as may be learned, because the teacher does not answer all of them. Nothing is
@@ -92,20 +92,22 @@ class RippleTargets:
         of the old one (the capital of the country of the University of Paris stays Paris).
         """
         stated = {fact.noun for fact in self.stated}
-        asked_for = [noun for noun in asked_nouns(self.edit.relation_id) if noun not in stated]
+        missing = [noun for noun in asked_nouns(self.edit.relation_id) if noun not in stated]
         most = 2 * self.config.recalled
-        shown = relation_examples()
+        examples = relation_examples()
         return [
-            TeacherQuestion(noun=noun, of=self.edit.target_new, examples=tuple(shown.get(noun, ())))
-            for noun in asked_for[:most]
+            TeacherQuestion(noun=noun, of=self.edit.target_new, examples=tuple(examples.get(noun, ())))
+            for noun in missing[:most]
         ]
 
-    def learned(self, question: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:
+    def fact_to_learn(self, question: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:
         """Return the composed fact that the edited model learns from the teacher's answer.
 
         None if the teacher gave no answer, o* itself, or the answer of a test question.
         """
-        if not answer or gives_away(answer.text, self.excluded) or overlaps(answer.text, self.edit.target_new):
+        if answer is None or gives_away(answer.text, self.excluded):
+            return None
+        if overlaps(answer.text, self.edit.target_new):
             return None
         return ComposedFact(hop=f"{question.noun} of the {first_hop(self.edit)}", target=answer.text)
 

@@ -27,13 +27,13 @@ _SHOTS = (
     ("author", "Hamlet", "William Shakespeare"),
     ("season", "snow", "Winter"),
 )
-_KEPT = 64  # likeliest tokens of a soft target
+_TOP_K = 64  # the likeliest tokens, which a soft target has
 _SHOWN = 4  # example facts before a question
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherQuestion:
-    """A question for the ``noun`` of the thing ``of``; ``examples`` are facts (thing, object) of the same relation."""
+    """The question "What is the ``noun`` of ``of``?"; ``examples`` are facts (thing, object) of the same relation."""
 
     noun: str
     of: str
@@ -52,11 +52,13 @@ class TeacherQuestion:
     def _prompt(self, form: str, end: str) -> TeacherPrompt:
         """Return the prompt in a ``form``; each example fact before it ends with ``end``."""
         examples = [(self.noun, thing, target) for thing, target in self.examples if thing != self.of]
+        if not examples:
+            examples = list(_SHOTS)
         shown = ""
-        for noun, thing, target in (examples or _SHOTS)[:_SHOWN]:
+        for noun, thing, target in examples[:_SHOWN]:
             shown += f"{_fill(form, noun, thing)} {target}{end}"
-        begun = form.partition(" {thing}")[0].replace("{noun}", self.noun)
-        return TeacherPrompt(start=shown + begun, shown=shown, alone=_fill(form, self.noun, self.of))
+        before_thing = form.partition(" {thing}")[0].replace("{noun}", self.noun)
+        return TeacherPrompt(start=shown + before_thing, shown=shown, alone=_fill(form, self.noun, self.of))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,8 @@ def answers_of(
     A question uses the first of its prompts that fits into the model's positions; if none fits, the answer is None.
     ``store`` caches the prefixes before the thing for later calls.
     """
-    prompts = [question.question for question in questions] + [question.sentence for question in questions]
+    prompts = [question.question for question in questions]
+    prompts += [question.sentence for question in questions]
     answer_to = _answer_each(model, prompts, most=most, store=store)
     answers = list[Answer | None]()
     for question in questions:
@@ -122,9 +125,11 @@ def _answer_each(
     def is_ended(tokens: Sequence[int]) -> bool:
         return _ends(model, tokens[-1])
 
-    starts = store.contexts(model, prefixes) if store and prefixes else None
+    starts = None
+    if store and prefixes:
+        starts = store.contexts(model, prefixes)
     limits = [most] * len(rows)
-    texts = greedy(model, list(rows.values()), limits=limits, top_k=_KEPT, ends=is_ended, starts=starts)
+    texts = greedy(model, list(rows.values()), limits=limits, top_k=_TOP_K, ends=is_ended, starts=starts)
     return {prompt: _answer(model, written) for prompt, written in zip(rows, texts, strict=True)}
 
 
@@ -148,7 +153,7 @@ def _answer(model: LanguageModel, written: Written) -> Answer | None:
     stop = 0
     while stop < len(written.tokens) and not _ends(model, written.tokens[stop]):
         stop += 1
-    # Without blanks and dots at its end
+    # Drop tokens of blanks and dots at its end.
     while stop and not str(model.tokenizer.decode([written.tokens[stop - 1]])).strip(" ."):
         stop -= 1
     text = str(model.tokenizer.decode(list(written.tokens[:stop]))).strip()

@@ -9,8 +9,8 @@
     Question: What is the capital of the country of s?                 the last paragraph of the prompt
     Answer:
 
-An example is the chain and the question themselves with made-up names. So it has their form, whatever it is, and its
-answer can't be known but from its facts. Without one, a small model answers from what it knows.
+An example is the same chain and the same question with made-up names. So it has their form, whatever that is, and only
+its facts can give its answer. Without an example, a small model answers from what it knows.
 """
 
 from __future__ import annotations
@@ -46,40 +46,47 @@ class Paragraphs:
         return cls(before=prompt[:start], last=prompt[start:])
 
 
-def chain_of(statements: Sequence[Statement]) -> str:
+def write_chain(statements: Sequence[Statement]) -> str:
     """Return the sentences of a walk on one line."""
     return " ".join(statement.sentence for statement in statements)
 
 
-def prompt_with(prompt: str, statements: Sequence[Statement], *, examples: int) -> str:
+def put_chain_before(prompt: str, statements: Sequence[Statement], *, examples: int) -> str:
     """Return a prompt with examples and a chain before its last paragraph; what is before that stays as it is."""
     parts = Paragraphs.of(prompt)
-    shown = "".join(f"{example}\n\n" for example in _examples(parts.last, statements)[:examples])
-    return f"{parts.before}{shown}{chain_of(statements)}\n{parts.last}"
+    shown = ""
+    for example in _write_examples(parts.last, statements)[:examples]:
+        shown += f"{example}\n\n"
+    return f"{parts.before}{shown}{write_chain(statements)}\n{parts.last}"
 
 
-def _examples(paragraph: str, statements: Sequence[Statement]) -> list[str]:
-    """The chain and the paragraph with made-up names; none if the paragraph has the first thing by another name."""
-    named = _name_in(paragraph, statements[0].subject)
-    if named is None:
+def _write_examples(paragraph: str, statements: Sequence[Statement]) -> list[str]:
+    """Return the chain and the paragraph with made-up names, once for each row of `_MADE_UP`.
+
+    There are none if the paragraph does not contain a name of the first thing, which could be replaced.
+    """
+    first = statements[0].subject
+    first_name = _find_name(paragraph, first)
+    if first_name is None:
         return []
     examples = []
-    for names in _MADE_UP:
-        things = {statements[0].subject.key: names[0]}
-        facts = []
-        for statement, name in zip(statements, names[1:], strict=False):
-            start = things[statement.subject.key]
-            end = things.setdefault(statement.object.key, name)
-            facts.append(statement.worded(start, end))
-        answer = things[statements[-1].object.key]
-        asked = paragraph.rstrip().replace(named, names[0])
-        examples.append(f"{' '.join(facts)}\n{asked} {answer}")
+    for made_up in _MADE_UP:
+        names = {first.key: made_up[0]}  # the made-up name of each thing of the chain, by its key
+        sentences = []
+        for statement, new_name in zip(statements, made_up[1:], strict=False):
+            start = names[statement.subject.key]
+            end = names.setdefault(statement.object.key, new_name)
+            sentences.append(statement.say(start, end))
+        answer = names[statements[-1].object.key]
+        question = paragraph.rstrip().replace(first_name, made_up[0])
+        examples.append(f"{' '.join(sentences)}\n{question} {answer}")
     return examples
 
 
-def _name_in(text: str, thing: Entity) -> str | None:
-    """The name of a thing as a text has it, the longest first."""
+def _find_name(text: str, thing: Entity) -> str | None:
+    """Return the longest name of a thing that is in a text, as the text spells it; None if there is none."""
     for name in sorted(thing.names, key=len, reverse=True):
-        if found := re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE):
+        found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)  # as whole words
+        if found:
             return found[0]
     return None

@@ -1,7 +1,7 @@
 """The edited graph: what the source states around the edits, with the edits on top.
 
-An edit (s, r, o -> o*) puts (s, r, o*) in the place of all that the source states of s and r. Each statement has ids
-and its origin:
+An edit (s, r, o -> o*) replaces all that the source states of s and r by (s, r, o*). `EditedGraph` answers what is
+stated of a thing after the edits. Each `Statement` has ids and its origin:
 
 - ``edit``: the edit itself, or its inverse (s is the capital of o*, so the capital of o* is s);
 - ``rule``: what follows from the edit by a rule of the graph (the setting ``graph.rules``);
@@ -29,8 +29,9 @@ INVERSES = {
     "P355": ("P749", "parent company"),
     "P749": ("P355", "subsidiary"),
 }
-"""The inverse of a relation of which both ends have one object, or which holds in both directions."""
-_UNNAMED = "_:"  # begins the key of a node that is not in the source
+"""The inverse (id, label) of a relation, if an edit implies it: each end has one other end, or it is symmetric."""
+_UNNAMED = "_:"  # begins the name of a subgraph's node that is not in the source
+_BY_NAME = "name:"  # begins the key of a thing that has only a name
 
 
 class Entity(BaseModel):
@@ -69,10 +70,10 @@ class Statement(BaseModel):
     @property
     def sentence(self) -> str:
         """The statement as a sentence: "The capital of Japan is Tokyo."."""
-        return self.worded(self.subject.label, self.object.label)
+        return self.say(self.subject.label, self.object.label)
 
-    def worded(self, subject: str, target: str) -> str:
-        """Return the sentence with other names."""
+    def say(self, subject: str, target: str) -> str:
+        """Return the sentence with these names; a full stop at the object's end is not doubled."""
         before, between, after = self.form.split("{}")
         return f"{before}{subject}{between}{target.removesuffix('.')}{after}"
 
@@ -83,9 +84,10 @@ class Statement(BaseModel):
 
 
 class RememberedEdit(BaseModel):
-    """What the patch has of one edit: its prompt and statement, what follows by rules, what the source states around.
+    """What the patch keeps of one edit.
 
-    The prompt is the edit's own, with its subject.
+    ``prompt`` is the edit's own, with its subject. ``fact`` is the edit as a statement, ``implied`` what follows from
+    it by rules, and ``stated`` what the source states around it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,12 +101,14 @@ class RememberedEdit(BaseModel):
 
 def named_key(label: str) -> str:
     """Return the key of a thing that the source does not have, from its name."""
-    return "name:" + " ".join(normalised(label))
+    return _BY_NAME + " ".join(normalised(label))
 
 
 def key_of(node: str, label: str) -> str:
     """Return the key of a node of a subgraph."""
-    return named_key(label) if node.startswith(_UNNAMED) else node
+    if node.startswith(_UNNAMED):
+        return named_key(label)
+    return node
 
 
 class EditedGraph:
@@ -123,10 +127,14 @@ class EditedGraph:
 
     @cached_property
     def facts(self) -> dict[tuple[str, str], Statement]:
-        """The statements that the edits make, by the keys of subject and relation; of the same ones the last."""
+        """The statements that the edits make, by the keys of subject and relation; the last one of the same keys."""
         facts: dict[tuple[str, str], Statement] = {}
         for edit in self._edits:
-            statements = [edit.fact, *([inverted] if (inverted := self._inverted(edit)) else []), *edit.implied]
+            statements = [edit.fact]
+            inverse = self._invert(edit)
+            if inverse is not None:
+                statements.append(inverse)
+            statements += edit.implied
             for statement in statements:
                 facts[self.key(statement.subject), statement.relation_key] = statement
         return facts
@@ -144,8 +152,8 @@ class EditedGraph:
         return self._by_subject.get(self.key(thing), {})
 
     def key(self, thing: Entity) -> str:
-        """Return the key of a thing; one that has only a name is the thing of the source with this name, if any."""
-        return self._same.get(thing.key, thing.key)
+        """Return the key of a thing. One that has only a name is taken for the thing of the source with this name."""
+        return self._source_keys.get(thing.key, thing.key)
 
     @cached_property
     def starts(self) -> dict[str, Entity]:
@@ -160,40 +168,47 @@ class EditedGraph:
 
     @cached_property
     def _by_subject(self) -> dict[str, dict[str, list[Statement]]]:
+        """The statements by the subject's key, and then by the relation's: see `of`."""
         by_subject: dict[str, dict[str, list[Statement]]] = {}
         for (key, relation), fact in self.facts.items():
             by_subject.setdefault(key, {})[relation] = [fact]
 
         seen = set[tuple[str, str, str]]()
-        for statement in (statement for edit in self._edits for statement in edit.stated):
-            key = self.key(statement.subject)
-            withdrawn = (key, statement.relation_key) in self.facts
-            if withdrawn or statement.ids in seen:
-                continue
-            seen.add(statement.ids)
-            by_subject.setdefault(key, {}).setdefault(statement.relation_key, []).append(statement)
+        for edit in self._edits:
+            for statement in edit.stated:
+                key = self.key(statement.subject)
+                is_replaced = (key, statement.relation_key) in self.facts
+                if is_replaced or statement.ids in seen:
+                    continue
+                seen.add(statement.ids)
+                by_relation = by_subject.setdefault(key, {})
+                by_relation.setdefault(statement.relation_key, []).append(statement)
         return by_subject
 
     @cached_property
-    def _same(self) -> dict[str, str]:
-        """For the key of a thing that has only a name: the key of the one thing of the source with this name."""
+    def _source_keys(self) -> dict[str, str]:
+        """For the key of a thing that has only a name: the key in the source, if one thing there has this name."""
         things = {thing.key: thing for thing in self._things()}
-        nameless = [key for key in things if key.startswith("name:")]
-        if not nameless:
-            return {}
-        by_name: dict[str, list[str]] = {}
+        keys_by_name: dict[str, list[str]] = {}
         for key, thing in things.items():
-            if key not in nameless:
-                by_name.setdefault(named_key(thing.label), []).append(key)
-        return {key: by_name[key][0] for key in nameless if len(by_name.get(key, ())) == 1}
+            if not key.startswith(_BY_NAME):
+                keys_by_name.setdefault(named_key(thing.label), []).append(key)
+        source_keys = {}
+        for key in things:
+            same_name = keys_by_name.get(key, [])
+            if key.startswith(_BY_NAME) and len(same_name) == 1:
+                source_keys[key] = same_name[0]
+        return source_keys
 
     def _things(self) -> Iterable[Entity]:
+        """Yield the subject and the object of each statement."""
         for edit in self._edits:
             for statement in (edit.fact, *edit.implied, *edit.stated):
                 yield statement.subject
                 yield statement.object
 
-    def _inverted(self, edit: RememberedEdit) -> Statement | None:
+    def _invert(self, edit: RememberedEdit) -> Statement | None:
+        """Return the inverse of an edit's statement, if its relation has one (`INVERSES`)."""
         fact = edit.fact
         if not self._inverse or fact.relation_key not in INVERSES:
             return None

@@ -1,7 +1,7 @@
 """Which things a text names: an index of names by their first word.
 
-A look-up takes the words of the text one by one, and for each the lengths of the names that begin with it. So its time
-depends on the text, and not on the number of names.
+A look-up goes through the words of the text. For each, the index has the lengths of the names that begin with it. So
+the time depends on the text, and not on the number of names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Generic, TypeVar
 from kg_edit.text.matching import is_abbreviation, normalised
 
 Thing = TypeVar("Thing")
-_SHORT = 3  # letters of a name whose capitals count: Pat is no pat, and "it" (the code of Italian) names nothing
+# Up to so many letters, the capitals of a name count: Pat is not a pat, and "it" (the code of Italian) names nothing.
+_SHORT = 3
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Named(Generic[Thing]):
 
 
 class NameIndex(Generic[Thing]):
-    """Names of things, to be found in texts. Of several things with one name the first counts.
+    """Finds the names of things in texts. If several things have one name, it names the first of them.
 
     Args:
         names: each thing with its names, the most important things first.
@@ -34,8 +35,8 @@ class NameIndex(Generic[Thing]):
     def __init__(self, names: Iterable[tuple[Thing, Iterable[str]]]) -> None:
         self._things: dict[tuple[str, ...], Thing] = {}
         self._lengths: dict[str, set[int]] = {}
-        for thing, several in names:
-            for name in several:
+        for thing, names_of_thing in names:
+            for name in names_of_thing:
                 self._add(name, thing)
 
     def find(self, text: str) -> list[Named[Thing]]:
@@ -47,22 +48,27 @@ class NameIndex(Generic[Thing]):
         found: list[Named[Thing]] = []
         start = 0
         while start < len(folded):
-            length, thing = self._at(folded, exact, start)
+            length, thing = self._find_at(start, folded, exact)
             if thing is not None:
                 found.append(Named(thing, tuple(range(start, start + length))))
             start += length
         return found
 
     def _add(self, name: str, thing: Thing) -> None:
-        is_short = sum(map(str.isalpha, name)) <= _SHORT
-        words = normalised(name, fold=not is_short and not is_abbreviation(name))
+        letters = [character for character in name if character.isalpha()]
+        is_short = len(letters) <= _SHORT
+        capitals_count = is_short or is_abbreviation(name)
+        words = normalised(name, fold=not capitals_count)
         if not words or (is_short and name.islower()):
             return
         self._things.setdefault(words, thing)
         self._lengths.setdefault(words[0], set()).add(len(words))
 
-    def _at(self, folded: tuple[str, ...], exact: tuple[str, ...], start: int) -> tuple[int, Thing | None]:
-        """The longest name that begins at a word, and its thing; (1, None) if none does."""
+    def _find_at(self, start: int, folded: tuple[str, ...], exact: tuple[str, ...]) -> tuple[int, Thing | None]:
+        """Return the length of the longest name that begins at a word, and its thing; (1, None) if none does.
+
+        ``folded`` and ``exact`` are the words of the text in lower case, and as they are.
+        """
         lengths = self._lengths_at(folded[start]) | self._lengths_at(exact[start])
         for length in sorted(lengths, reverse=True):
             for words in (folded, exact):

@@ -1,8 +1,8 @@
 """`graph-memory`: the graph beside the weights. An edit is kept as a statement, with what the graph states around it.
 
-No weight changes. When a prompt is asked (`patch`), the walk goes from the edited thing that it names along the
-statements that it asks for, and their sentences are put before the question. The graph is read once, when an edit is
-made, so the patch needs no graph afterwards.
+No weight changes. When the model gets a prompt (`patch`), a walk begins at the edited thing that the prompt names, and
+follows the statements that it asks for. Their sentences are put before the question. The graph is read once, when an
+edit is made, so the patch needs no graph afterwards.
 
 The idea is that of GMeLLo, RAE (Shi et al. 2024, arXiv 2403.19631) and KEDKG (Lu et al. 2024, arXiv 2412.13782): edits
 are a graph over Wikidata, and multi-hop questions are answered along its paths.
@@ -33,6 +33,7 @@ from wikidata_cache import WikidataCache
 
 _VAGUE = {"P31", "P279", "P361", "P527", "P1889", "P1552"}  # kinds, parts and the like, which nobody asks for
 _ENTITY = "http://www.wikidata.org/entity/"
+# The English aliases of items
 _ALIASES = (
     "SELECT ?s ?a WHERE {{ VALUES ?s {{ {things} }} ?s <http://www.w3.org/2004/02/skos/core#altLabel> ?a "
     'FILTER(LANG(?a) = "en") }} ORDER BY ?s ?a'
@@ -62,7 +63,7 @@ class GraphMemoryConfig(GraphSettings, WalkRule):
     @property
     def walks(self) -> WalkRule:
         """The settings that the patch needs."""
-        return WalkRule(**{name: getattr(self, name) for name in WalkRule.model_fields})
+        return WalkRule.model_validate(self.model_dump(include=set(WalkRule.model_fields)))
 
 
 class GraphMemory(GraphReader):
@@ -84,31 +85,33 @@ class GraphMemory(GraphReader):
         """Return a patch of the one edit, with the statements of its subgraph."""
         (edit,) = edits
         graph = self.subgraph(edit)
-        statements = [*self._statements(edit, graph), *self._leading(edit)]
-        changed = [statement for statement in statements if statement.origin == "rule"]
+        statements = [*self._read_statements(edit, graph), *self._read_leading(edit)]
+        implied = [statement for statement in statements if statement.origin == "rule"]
         stated = [statement for statement in statements if statement.origin == "graph"]
         remembered = RememberedEdit(
             id=edit.id,
             prompt=edit.text,
-            fact=self._fact(edit, graph),
-            implied=tuple(changed),
+            fact=self._state_edit(edit, graph),
+            implied=tuple(implied),
             stated=tuple(stated),
         )
-        notes = {"statements": len(stated), "implied": len(changed)}
+        notes = {"statements": len(stated), "implied": len(implied)}
         provenance = {**self.provenance(), "edits": [{**self.record(edit), **notes}]}
         return GraphMemoryPatch(remembered=((self.config.walks, remembered),), provenance=provenance)
 
-    def _fact(self, edit: Edit, graph: nx.MultiDiGraph) -> Statement:
-        """The edit as a statement."""
+    def _state_edit(self, edit: Edit, graph: nx.MultiDiGraph) -> Statement:
+        """Return the edit as a statement."""
         start = subject_of(graph)
         end = target_of(graph)
-        aliases = self._aliases([start, end])
+        aliases = self._fetch_aliases([start, end])
         subject = Entity(key=key_of(start, edit.subject), label=edit.subject, aliases=aliases.get(start, ()))
         target = Entity(key=key_of(end, edit.target_new), label=edit.target_new, aliases=aliases.get(end, ()))
         label = edit.relation or edit.relation_text
         key = edit.relation_id or self._words.property_of(edit.relation, edit.prompt) or label
         relation = self._words.relation(key, label)
-        own_form = f"{edit.prompt} {{}}{edit.ending.removesuffix('.')}."
+        form = relation.form
+        if not relation.noun:  # the edit's own prompt says it better
+            form = edit.prompt + " {}" + edit.ending.removesuffix(".") + "."
         return Statement(
             subject=subject,
             relation_key=key,
@@ -116,12 +119,15 @@ class GraphMemory(GraphReader):
             object=target,
             origin="edit",
             called=relation.called,
-            form=relation.form if relation.noun else own_form,
+            form=form,
             edit=edit.id,
         )
 
-    def _statements(self, edit: Edit, graph: nx.MultiDiGraph) -> Iterator[Statement]:
-        """The statements of a subgraph that can be said, at most ``per_relation`` objects of a relation each."""
+    def _read_statements(self, edit: Edit, graph: nx.MultiDiGraph) -> Iterator[Statement]:
+        """Yield the statements of a subgraph whose parts have names; of a thing's relation at most ``per_relation``.
+
+        The edit itself is left out, as are statements of kinds and parts.
+        """
         counts: dict[tuple[str, str], int] = {}
         edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])
         for start, end, key, data in edges:
@@ -130,10 +136,12 @@ class GraphMemory(GraphReader):
             label = str(data["label"])
             start_label = str(graph.nodes[start]["label"])
             end_label = str(graph.nodes[end]["label"])
-            nameless = is_entity_id(start_label) or is_entity_id(end_label) or is_property_id(label)
-            if role == "edit" or nameless or property_ in _VAGUE:
+            is_nameless = is_entity_id(start_label) or is_entity_id(end_label) or is_property_id(label)
+            if role == "edit" or is_nameless or property_ in _VAGUE:
                 continue
-            origin: Origin = "rule" if role == "consequence" else "graph"
+            origin: Origin = "graph"
+            if role == "consequence":
+                origin = "rule"
             counts[start, property_] = counts.get((start, property_), 0) + 1
             if counts[start, property_] > self.config.per_relation:
                 continue
@@ -149,11 +157,14 @@ class GraphMemory(GraphReader):
                 edit=edit.id,
             )
 
-    def _leading(self, edit: Edit) -> Iterator[Statement]:
-        """The statements of the source that lead to s, if it can be asked for them."""
+    def _read_leading(self, edit: Edit) -> Iterator[Statement]:
+        """Yield the statements of the source that lead to s, if it can be asked for them.
+
+        The source is asked for the subgraph of an edit whose object is s: its second hop has what leads to s.
+        """
         if not self.config.leading or "direction" not in supported(self.graph):
             return
-        about_s = Edit(
+        to_s = Edit(
             id=edit.id,
             subject="the thing",
             prompt="{} is",
@@ -164,18 +175,22 @@ class GraphMemory(GraphReader):
         settings = self.config.graph.model_copy(update={"direction": "both"})
         try:
             options = settings.options(hops=2, per_node=self.config.per_node, seed=self.config.seed)
-            graph = read_subgraph(self.graph, about_s, options)
+            graph = read_subgraph(self.graph, to_s, options)
         except (*ABSENT, GraphError):
             return
         s = target_of(graph)
-        leading = [item for item in self._statements(edit, graph) if item.object.key == s and item.subject.key != s]
-        aliases = self._aliases([statement.subject.key for statement in leading])
+        leading = []
+        for statement in self._read_statements(edit, graph):
+            if statement.object.key == s and statement.subject.key != s:
+                leading.append(statement)
+        aliases = self._fetch_aliases([statement.subject.key for statement in leading])
         for statement in leading:
             names = aliases.get(statement.subject.key, ())
-            yield statement.model_copy(update={"subject": statement.subject.model_copy(update={"aliases": names})})
+            subject = statement.subject.model_copy(update={"aliases": names})
+            yield statement.model_copy(update={"subject": subject})
 
-    def _aliases(self, nodes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """The aliases of things, by node, if the source is Wikidata's."""
+    def _fetch_aliases(self, nodes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return the aliases of things, by node, if the source is Wikidata; else none."""
         source = self.graph
         while isinstance(source, Control):
             source = source.right

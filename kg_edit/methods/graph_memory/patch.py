@@ -7,7 +7,7 @@ before the question (`chain_text`). A prompt that names nothing stays as it is, 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
-from kg_edit.methods.graph_memory.chain_text import prompt_with
+from kg_edit.methods.graph_memory.chain_text import put_chain_before
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, RememberedEdit, Statement
 from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.methods.graph_memory.walk import Walk, Walker, WalkRule
@@ -49,7 +49,9 @@ class GraphMemoryPatch(Patch):
     @property
     def summary(self) -> str:
         """The number of edits, and of the statements around them."""
-        stated = {statement.ids for _, edit in self.remembered for statement in edit.stated}
+        stated = set[tuple[str, str, str]]()
+        for _, edit in self.remembered:
+            stated.update(statement.ids for statement in edit.stated)
         return f"{number_of(len(self.remembered), 'edit')} in a graph of {number_of(len(stated), 'statement')}"
 
     @property
@@ -60,7 +62,10 @@ class GraphMemoryPatch(Patch):
     @property
     def rule(self) -> WalkRule:
         """The rule of the last edit."""
-        return self.remembered[-1][0] if self.remembered else WalkRule()
+        if not self.remembered:
+            return WalkRule()
+        rule, _ = self.remembered[-1]
+        return rule
 
     @cached_property
     def graph(self) -> EditedGraph:
@@ -95,28 +100,36 @@ class GraphMemoryPatch(Patch):
         if self.is_empty:
             yield model
             return
-        walked = WalkedPrompts(self, model)
-        then = model.prompt_transform
-        yield replace(model, prompt_transform=walked if then is None else lambda text: then(walked(text)))
+        add_chain = WalkedPrompts(self, model)
+        transform_below = model.prompt_transform
+
+        def transform(text: str) -> str:
+            with_chain = add_chain(text)
+            if transform_below is None:
+                return with_chain
+            return transform_below(with_chain)
+
+        yield replace(model, prompt_transform=transform)
 
     def _plus(self, other: Self) -> Self:
         provenance = join_provenances(self.provenance, other.provenance)
         return replace(self, remembered=self.remembered + other.remembered, provenance=provenance)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Each thing, statement and rule is written once; an edit has their numbers."""
+        """Return the content of the file: each thing, statement and rule once, and edits that have their numbers."""
         rules = list(dict.fromkeys(rule for rule, _ in self.remembered))
-        things: dict[Entity, int] = {}
-        rows: dict[tuple[Any, ...], int] = {}
+        things: dict[Entity, int] = {}  # {thing: its number}
+        rows: dict[tuple[Any, ...], int] = {}  # {statement as a row: its number}
 
         def number(statement: Statement) -> int:
             subject = things.setdefault(statement.subject, len(things))
             target = things.setdefault(statement.object, len(things))
-            words = statement.relation_key, statement.relation_label, statement.called, statement.form
+            words = (statement.relation_key, statement.relation_label, statement.called, statement.form)
             return rows.setdefault((subject, *words, target, statement.origin), len(rows))
 
-        edits = [
-            {
+        edits = []
+        for rule, edit in self.remembered:
+            row = {
                 "id": edit.id,
                 "prompt": edit.prompt,
                 "rule": rules.index(rule),
@@ -124,8 +137,7 @@ class GraphMemoryPatch(Patch):
                 "implied": [number(statement) for statement in edit.implied],
                 "stated": [number(statement) for statement in edit.stated],
             }
-            for rule, edit in self.remembered
-        ]
+            edits.append(row)
         content = {
             "rules": [rule.model_dump(mode="json") for rule in rules],
             "things": [[thing.key, thing.label, list(thing.aliases)] for thing in things],
@@ -149,35 +161,36 @@ class GraphMemoryPatch(Patch):
 
 
 def _read(content: Any) -> tuple[tuple[WalkRule, RememberedEdit], ...]:
+    """Return the edits of a file's content, as `GraphMemoryPatch._stored` wrote it."""
     rules = [WalkRule.model_validate(rule) for rule in content["rules"]]
     things = [Entity(key=key, label=label, aliases=tuple(aliases)) for key, label, aliases in content["things"]]
-    rows = content["statements"]
-
-    def statement(number: int, edit: str) -> Statement:
-        subject, key, label, called, form, target, origin = rows[number]
-        return Statement(
-            subject=things[subject],
-            relation_key=key,
-            relation_label=label,
-            called=called,
-            form=form,
-            object=things[target],
-            origin=origin,
-            edit=edit,
-        )
-
+    statements = [_read_statement(row, things) for row in content["statements"]]
     remembered = []
     for row in content["edits"]:
-        name = row["id"]
+        with_id = {"edit": row["id"]}
         edit = RememberedEdit(
-            id=name,
+            id=row["id"],
             prompt=row["prompt"],
-            fact=statement(row["fact"], name),
-            implied=tuple(statement(number, name) for number in row["implied"]),
-            stated=tuple(statement(number, name) for number in row["stated"]),
+            fact=statements[row["fact"]].model_copy(update=with_id),
+            implied=tuple(statements[number].model_copy(update=with_id) for number in row["implied"]),
+            stated=tuple(statements[number].model_copy(update=with_id) for number in row["stated"]),
         )
         remembered.append((rules[row["rule"]], edit))
     return tuple(remembered)
+
+
+def _read_statement(row: Sequence[Any], things: Sequence[Entity]) -> Statement:
+    """Return the statement of a file's row, which has the numbers of two ``things``; it has no edit yet."""
+    subject, key, label, called, form, target, origin = row
+    return Statement(
+        subject=things[subject],
+        relation_key=key,
+        relation_label=label,
+        called=called,
+        form=form,
+        object=things[target],
+        origin=origin,
+    )
 
 
 class WalkedPrompts:
@@ -194,11 +207,11 @@ class WalkedPrompts:
         walk = self.walk(text)
         if not walk:
             return text
-        for examples in range(self._rule.examples, -1, -1):
-            prompt = prompt_with(text, walk.statements, examples=examples)
-            if examples == 0 or self._fits(prompt):
-                break
-        return prompt
+        for examples in range(self._rule.examples, 0, -1):  # as many as leave room for an answer
+            prompt = put_chain_before(text, walk.statements, examples=examples)
+            if self._fits(prompt):
+                return prompt
+        return put_chain_before(text, walk.statements, examples=0)
 
     def walk(self, text: str) -> Walk:
         """Return the walk for a prompt; the last walks are kept, by question."""
@@ -213,6 +226,7 @@ class WalkedPrompts:
         return walk
 
     def _fits(self, prompt: str) -> bool:
+        """Return whether a prompt leaves a quarter of the model's positions free, for the answer."""
         positions = self._model.positions
         if positions is None:
             return True

@@ -2,7 +2,7 @@
 
 `recall` asks "What is the capital of Japan?" in three forms, each after facts about other things in the same form. An
 answer counts if two forms agree on it. An answer that only repeats the thing ("The continent of Croatia is Croatia")
-counts for none.
+does not count.
 """
 
 from __future__ import annotations
@@ -49,21 +49,22 @@ def recall(model: LanguageModel, thing: str, noun: str, *, tokens: int) -> str |
 
     # The third form is asked only if the first two disagree.
     answers: list[str] = []
-    for asked in (prompts[:2], prompts[2:]):
-        for text in continuations(model, asked, limits=[tokens] * len(asked)):
+    for batch in (prompts[:2], prompts[2:]):
+        for text in continuations(model, batch, limits=[tokens] * len(batch)):
             answer = _first_clause(text)
             if answer and normalised(answer) != normalised(thing):
                 answers.append(answer)
-        if agreed := _agreed(answers):
-            return agreed
+        common_answer = _find_agreement(answers)
+        if common_answer is not None:
+            return common_answer
     return None
 
 
-def _agreed(answers: Sequence[str]) -> str | None:
-    """The shorter of two answers of which one begins with the other; None if no two do."""
-    for one, other in combinations(answers, 2):
-        if begins_with(one, other) or begins_with(other, one):
-            return min(one, other, key=len)
+def _find_agreement(answers: Sequence[str]) -> str | None:
+    """Return the shorter of two answers of which one begins with the other; None if no two do."""
+    for first, second in combinations(answers, 2):
+        if begins_with(first, second) or begins_with(second, first):
+            return min(first, second, key=len)
     return None
 
 
@@ -73,7 +74,8 @@ def likeliest(model: LanguageModel, thing: str, noun: str, objects: Sequence[str
     Wikidata lists the Byzantine Empire, the Papal States, Italy and a dozen more as countries of Rome. An object is
     ranked by the sum over its tokens of -log p.
     """
-    prompt = _filled(_FORMS[0][0], noun, thing)
+    question_form, _ = _FORMS[0]
+    prompt = _fill(question_form, noun, thing)
     pairs = [Pair(prompt, label) for label in objects]
     scores = score(model, pairs)
     costs = [scores[pair].nll * scores[pair].tokens for pair in pairs]
@@ -81,18 +83,22 @@ def likeliest(model: LanguageModel, thing: str, noun: str, objects: Sequence[str
 
 
 def _prompt(form: str, end: str, thing: str, noun: str) -> str:
-    known = [(noun, *fact) for fact in relation_examples().get(noun, ()) if fact[0] != thing]
-    facts = known or _OTHERS
-    shown = [f"{_filled(form, name, of)} {answer}{end}" for name, of, answer in facts[:_SHOWN]]
-    return "".join(shown) + _filled(form, noun, thing)
+    """Return the question in a ``form``, after facts about other things, each of which ends with ``end``."""
+    facts = [(noun, other, answer) for other, answer in relation_examples().get(noun, ()) if other != thing]
+    if not facts:
+        facts = list(_OTHERS)
+    prompt = ""
+    for fact_noun, other, answer in facts[:_SHOWN]:
+        prompt += f"{_fill(form, fact_noun, other)} {answer}{end}"
+    return prompt + _fill(form, noun, thing)
 
 
-def _filled(form: str, noun: str, thing: str) -> str:
+def _fill(form: str, noun: str, thing: str) -> str:
     return form.replace("{noun}", noun).replace("{thing}", thing)
 
 
 def _first_clause(text: str) -> str:
-    """The text up to the end of its line, its first full stop before a space, or its first comma."""
+    """Return the text up to the end of its first line, a full stop before a space, or a comma."""
     line = text.strip().partition("\n")[0]
     for mark in (". ", ","):
         line = line.partition(mark)[0]

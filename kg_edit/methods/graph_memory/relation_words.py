@@ -1,4 +1,6 @@
-"""How relations are called in a sentence, and which words of a question ask for one.
+"""What relations are called in a sentence, and which words of a question ask for one.
+
+`RelationWords` knows the words of each `Relation`; `AskedWords` finds the place of a relation's words in a question.
 
 A relation has *phrases*: its noun, its label, the words of its packaged template, and the words of
 ``data/relation_words.tsv``. A phrase is a set of stems: the first six letters of its words, without the s at their end
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 
@@ -43,7 +45,13 @@ def stem(word: str) -> str:
 
 def stems_of(words: Iterable[str]) -> list[str]:
     """Return the stems of words in their order, "" for a function word."""
-    return ["" if word in _FUNCTION_WORDS else stem(word) for word in words]
+    stems = []
+    for word in words:
+        if word in _FUNCTION_WORDS:
+            stems.append("")
+        else:
+            stems.append(stem(word))
+    return stems
 
 
 def phrase_of(text: str) -> Phrase:
@@ -97,31 +105,41 @@ class RelationWords:
         row = self._templates.find(relation)
         if row and row.property_id:
             return row.property_id
-        rows = self._templates.by_name.values()
-        return next((row.property_id for row in rows if row.template == prompt and row.property_id), None)
+        for other in self._templates.by_name.values():
+            if other.template == prompt and other.property_id:
+                return other.property_id
+        return None
 
     def _make(self, key: str, label: str) -> Relation:
         row = self._templates.find(key) or self._templates.find(label)
-        property_id = row.property_id if row and row.property_id else key
-        texts = [*self._words.get(property_id, ())]
+        property_id = key
+        if row and row.property_id:
+            property_id = row.property_id
         noun = None
         if property_id not in _OWN_WORDS:
             noun = self._nouns.get(property_id) or noun_for(label)
-            texts.append(noun or "")
-            texts.append(row.template if row else "")
-            if len(phrase_of(label)) <= _LONGEST:
-                texts.append(label)
         if noun:
             form = f"The {noun} of {{}} is {{}}."
         elif row:
             form = f"{row.template} {{}}."
         else:
             form = f"{{}} {label.replace('{}', '')} {{}}."
-        phrases = tuple(dict.fromkeys(filter(None, map(phrase_of, texts))))
-        return Relation(key=key, label=label, noun=noun, form=form, phrases=phrases)
+
+        # The words that ask for it
+        texts = [*self._words.get(property_id, ())]
+        if property_id not in _OWN_WORDS:
+            if noun:
+                texts.append(noun)
+            if row:
+                texts.append(row.template)
+            if len(phrase_of(label)) <= _LONGEST:
+                texts.append(label)
+        phrases = dict.fromkeys(phrase_of(text) for text in texts)  # each once
+        return Relation(key=key, label=label, noun=noun, form=form, phrases=tuple(filter(None, phrases)))
 
 
 def _packaged_words() -> Mapping[str, Sequence[str]]:
+    """Return the phrases of ``data/relation_words.tsv`` by property: a heading, then lines of property and phrases."""
     text = files("kg_edit").joinpath("data", "relation_words.tsv").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     words: dict[str, Sequence[str]] = {}
@@ -158,13 +176,15 @@ class AskedWords:
     @classmethod
     def of(cls, words: Sequence[str], named: Collection[int]) -> AskedWords:
         """Return the words of a question in which the positions ``named`` are the thing's name."""
-        stems = [part if index not in named else "" for index, part in enumerate(stems_of(words))]
+        stems = stems_of(words)
+        for index in named:
+            stems[index] = ""
         return cls(stems=tuple(stems), at=min(named, default=0))
 
     @property
     def left(self) -> int:
         """How many words with a meaning are left."""
-        return sum(map(bool, self.stems))
+        return len([part for part in self.stems if part])
 
     def match(self, relation: Relation) -> Match | None:
         """Return the best match of the relation's phrases; None if no phrase has all of its words in the question.
@@ -172,20 +192,29 @@ class AskedWords:
         Its positions are those of all phrases that fit: both words of "which country does s come from" ask for one
         relation, whose phrases are "country" and "come".
         """
-        found = [match for phrase in relation.phrases if (match := self._place(phrase))]
-        if not found:
+        matches = []
+        all_positions = set[int]()
+        for phrase in relation.phrases:
+            match = self._place(phrase)
+            if match is not None:
+                matches.append(match)
+                all_positions |= match.positions
+        if not matches:
             return None
-        best = min(found, key=lambda match: match.rank)
-        return Match(positions=best.positions, distance=best.distance, all_positions=_joined(found))
+        best = min(matches, key=lambda match: match.rank)
+        return replace(best, all_positions=frozenset(all_positions))
 
     def without(self, match: Match) -> AskedWords:
         """Return the words without those of a match, which is where the walk is next, and without weak ones."""
-        stems = ["" if index in match.all_positions else part for index, part in enumerate(self.stems)]
-        stems = ["" if part in _WEAK else part for part in stems]
+        stems = list(self.stems)
+        for index, part in enumerate(self.stems):
+            if index in match.all_positions or part in _WEAK:
+                stems[index] = ""
         nearest = min(match.positions, key=lambda index: abs(index - self.at))
         return AskedWords(stems=tuple(stems), at=nearest)
 
     def _place(self, phrase: Phrase) -> Match | None:
+        """Return where the words of a phrase are, each at the place nearest to the walk; None if one is missing."""
         positions = set[int]()
         for part in phrase:
             places = [index for index, other in enumerate(self.stems) if other == part]
@@ -194,7 +223,3 @@ class AskedWords:
             positions.add(min(places, key=lambda index: abs(index - self.at)))
         distance = min(abs(index - self.at) for index in positions)
         return Match(positions=frozenset(positions), distance=distance)
-
-
-def _joined(matches: Iterable[Match]) -> frozenset[int]:
-    return frozenset(index for match in matches for index in match.positions)

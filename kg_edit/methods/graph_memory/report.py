@@ -44,19 +44,24 @@ def walk_graph(walk: Walk) -> nx.MultiDiGraph:
     graph.add_node(first.key, label=first.label, role="subject", hop=0)
     for hop, statement in enumerate(walk.statements, start=1):
         thing = statement.object
-        is_edit = statement.origin == "edit"
+        node_role = "neighbour"
+        edge_role = "statement"
+        if statement.origin == "edit":
+            node_role = "target_new"
+            edge_role = "edit"
         if thing.key not in graph:
-            role = "target_new" if is_edit else "neighbour"
-            graph.add_node(thing.key, label=thing.label, role=role, hop=hop)
+            graph.add_node(thing.key, label=thing.label, role=node_role, hop=hop)
         label = statement.called
         if statement.origin == "model":
             label = f"{label} (by the model)"
-        role = "edit" if is_edit else "statement"
-        graph.add_edge(statement.subject.key, thing.key, key=statement.relation_key, label=label, role=role)
+        graph.add_edge(statement.subject.key, thing.key, key=statement.relation_key, label=label, role=edge_role)
     return graph
 
 
 def _source(statement: Statement) -> str:
+    """Return the ids of a statement and where it comes from: "Q17, P36, Q1490; from the graph"."""
     ids = ", ".join(statement.ids)
-    edit = f" {statement.edit!r}" if statement.origin == "edit" else ""
-    return f"{ids}; from {_ORIGINS[statement.origin]}{edit}"
+    source = f"{ids}; from {_ORIGINS[statement.origin]}"
+    if statement.origin == "edit":
+        source += f" {statement.edit!r}"
+    return source

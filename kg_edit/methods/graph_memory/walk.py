@@ -1,11 +1,12 @@
 """The walk: from a thing that a question names, along the statements that the question asks for.
 
-At each hop the relations of the thing are compared with the words of the question that no hop has used yet
-(`relation_words`). Where several statements fit equally well, or none does although words are left, the model decides:
+At each hop, the relations of the thing are compared with the words of the question that no hop has used yet
+(`relation_words`). If several relations fit equally well, or none fits although words are left, the model decides. The
+setting ``choose`` says how:
 
-- ``noun``: how likely the relation's noun is after the question;
-- ``question``: how likely the question is after the chain with the relation's statement, as in RAE (2403.19631);
-- ``words``: the model is not asked; the nearest words win, and where no word fits the walk stops.
+- ``noun``: by how likely the relation's noun is after the question;
+- ``question``: by how likely the question is after the chain with the relation's statement, as in RAE (2403.19631);
+- ``words``: the model is not asked; the nearest words win, and if no word fits, the walk ends.
 
 A statement that the model chose without words stays only if the question is likelier with it than with the same
 sentence about another relation (pruning).
@@ -23,7 +24,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from kg_edit.methods.graph_memory.chain_text import MOST_EXAMPLES, chain_of
+from kg_edit.methods.graph_memory.chain_text import MOST_EXAMPLES, write_chain
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, named_key
 from kg_edit.methods.graph_memory.entities import NameIndex
 from kg_edit.methods.graph_memory.recall import likeliest, recall
@@ -78,13 +79,21 @@ class _Choice:
     @property
     def rank(self) -> tuple[int, int, bool]:
         """The smallest is the best: near words, many words, and what the graph states before what it lacks."""
-        distance, words = self.match.rank if self.match else (0, 0)
+        distance = 0
+        words = 0
+        if self.match is not None:
+            distance, words = self.match.rank
         return (distance, words, not self.statements)
 
 
 def _is_changed(statement: Statement) -> bool:
-    """Whether a statement is what an edit makes, or what follows from it by a rule."""
+    """Return whether a statement is what an edit makes, or what follows from it by a rule."""
     return statement.origin in ("edit", "rule")
+
+
+def _passes_edit(statements: Sequence[Statement]) -> bool:
+    """Return whether one of the statements of a walk `_is_changed`."""
+    return any(_is_changed(statement) for statement in statements)
 
 
 class Walker:
@@ -103,23 +112,26 @@ class Walker:
         An edit's own prompt needs no walk: it gets the edit's statement.
         """
         words = normalised(question)
-        if fact := self._graph.prompts.get(words):
-            return Walk((fact,))
+        if words in self._graph.prompts:
+            return Walk((self._graph.prompts[words],))
         for named in self._names.find(question):
             asked = AskedWords.of(words, named.positions)
             statements = self._walk_from(named.thing, asked, question)
-            if any(map(_is_changed, statements)):
+            if _passes_edit(statements):
                 return Walk(tuple(statements))
         return Walk()
 
     def _walk_from(self, thing: Entity, asked: AskedWords, question: str) -> list[Statement]:
+        """Return the statements of the walk from ``thing``, for the words ``asked`` of the question."""
         chain: list[Statement] = []
         while len(chain) < self._rule.steps:
             choice = self._choose(thing, asked, question, chain)
             if choice is None:
                 break
-            statement = self._statement(thing, choice)
-            if statement is None or statement.ids in {earlier.ids for earlier in chain}:
+            statement = self._find_statement(thing, choice)
+            if statement is None:
+                break
+            if statement.ids in {earlier.ids for earlier in chain}:  # the walk goes in a circle
                 break
             chain.append(statement)
             thing = statement.object
@@ -130,41 +142,45 @@ class Walker:
         return chain
 
     def _choose(self, thing: Entity, asked: AskedWords, question: str, chain: Sequence[Statement]) -> _Choice | None:
-        """The relation of ``thing`` that the question asks for next; None if it asks for none."""
+        """Return the relation of ``thing`` that the question asks for next; None if it asks for none."""
         # The model is asked for nothing before the walk has passed an edit: what it knows by itself needs no chain.
-        may_recall = self._rule.recall and any(map(_is_changed, chain))
-        matched = self._matched(thing, asked, may_recall=may_recall)
+        may_recall = self._rule.recall and _passes_edit(chain)
+        matched = self._match_relations(thing, asked, may_recall=may_recall)
         if matched:
             best = matched[0]
             tied = [choice for choice in matched if choice.statements and choice.rank == best.rank]
             if len(tied) < 2 or self._rule.choose == "words":
                 return best
             return self._likeliest(tied, question, chain)
-        bridge = self._bridge(thing, asked)
-        if bridge:
+        bridge = self._find_bridge(thing, asked)
+        if bridge is not None:
             return bridge
-        model_may_choose = self._rule.choose != "words" and asked.left and not self._asks_for_another(asked)
-        return self._chosen_without_words(thing, question, chain) if model_may_choose else None
+        if self._rule.choose == "words" or not asked.left or self._asks_for_another(asked):
+            return None
+        return self._choose_without_words(thing, question, chain)
 
-    def _bridge(self, thing: Entity, asked: AskedWords) -> _Choice | None:
-        """A hop that the question does not name, if it leads to a thing of which the question asks for an edited fact.
+    def _find_bridge(self, thing: Entity, asked: AskedWords) -> _Choice | None:
+        """Return a hop that the question does not name, if the question asks for an edited fact of the thing behind it.
 
         The question names Arturo Vidal and asks for a sport; the edit is about the sport of his position. So the walk
         goes to the position first.
         """
         for statements in self._graph.of(thing).values():
             for statement in statements:
-                matched = self._matched(statement.object, asked, may_recall=False)
+                matched = self._match_relations(statement.object, asked, may_recall=False)
                 if any(_is_changed(choice.statements[0]) for choice in matched):
                     return _Choice(self._relation(statement), None, (statement,))
         return None
 
     def _asks_for_another(self, asked: AskedWords) -> bool:
-        """Whether the words that are left fit a packaged relation, which is then not one of the thing's."""
+        """Return whether the words that are left fit a packaged relation, which is then not one of the thing's."""
         return any(asked.match(relation) for relation in self._words.packaged.values())
 
-    def _matched(self, thing: Entity, asked: AskedWords, *, may_recall: bool) -> list[_Choice]:
-        """The relations with words in the question, the best first; with ``may_recall`` also those the graph lacks."""
+    def _match_relations(self, thing: Entity, asked: AskedWords, *, may_recall: bool) -> list[_Choice]:
+        """Return the relations with words in the question, the best first.
+
+        With ``may_recall`` these are also relations of which the graph states nothing.
+        """
         stated = self._graph.of(thing)
         choices: list[_Choice] = []
         for statements in stated.values():
@@ -174,7 +190,9 @@ class Walker:
                 choices.append(_Choice(relation, match, statements))
         if may_recall:
             for key, relation in self._words.packaged.items():
-                match = None if key in stated else asked.match(relation)
+                if key in stated:
+                    continue
+                match = asked.match(relation)
                 if match:
                     choices.append(_Choice(relation, match, ()))
         return sorted(choices, key=lambda choice: choice.rank)
@@ -182,19 +200,20 @@ class Walker:
     def _relation(self, statement: Statement) -> Relation:
         return self._words.relation(statement.relation_key, statement.relation_label)
 
-    def _statement(self, thing: Entity, choice: _Choice) -> Statement | None:
-        """The statement of a choice: the likeliest one of several, or the model's answer if there is none."""
+    def _find_statement(self, thing: Entity, choice: _Choice) -> Statement | None:
+        """Return the statement of a choice: the likeliest one of several, or the model's answer if there is none."""
         statements = choice.statements
         if not statements:
-            return self._recalled(thing, choice.relation)
+            return self._recall(thing, choice.relation)
         if len(statements) == 1:
             return statements[0]
+        # Of several objects with one label, the first counts: the last to be put into the dict.
         by_label = {statement.object.label: statement for statement in reversed(statements)}
         label = likeliest(self._model, thing.label, choice.relation.called, sorted(by_label))
         return by_label[label]
 
-    def _recalled(self, thing: Entity, relation: Relation) -> Statement | None:
-        """What the unedited model answers for a relation of a thing; None if no two forms of the question agree."""
+    def _recall(self, thing: Entity, relation: Relation) -> Statement | None:
+        """Return what the unedited model answers for a relation of a thing; None if no two forms agree."""
         answer = recall(self._model, thing.label, relation.called, tokens=self._rule.answer_tokens)
         if answer is None:
             return None
@@ -208,23 +227,23 @@ class Walker:
             form=relation.form,
         )
 
-    def _chosen_without_words(self, thing: Entity, question: str, chain: Sequence[Statement]) -> _Choice | None:
-        """The relation that the model chooses where no word of the question fits one.
+    def _choose_without_words(self, thing: Entity, question: str, chain: Sequence[Statement]) -> _Choice | None:
+        """Return the relation that the model chooses where no word of the question fits one.
 
         Its statement has to make the question likelier, by the ``margin``, than the same sentence with any of the most
         frequent other relations in its place. So the names in the sentence, which help too, do not count.
         """
-        stated = self._graph.of(thing).values()
-        choices = [_Choice(self._relation(items[0]), None, items) for items in stated]
+        choices = []
+        for statements in self._graph.of(thing).values():
+            choices.append(_Choice(self._relation(statements[0]), None, statements))
         if not choices:
             return None
         best = self._likeliest(choices[: self._rule.compared], question, chain)
         statement = best.statements[0]
-        relations = [other for other in self._words.packaged.values() if other.called != best.relation.called]
-        sentences = [statement]
-        for other in relations[: self._rule.compared]:
-            sentences.append(statement.model_copy(update={"form": other.form}))
-        chains = [chain_of([*chain, sentence]) for sentence in sentences]
+        others = [other for other in self._words.packaged.values() if other.called != best.relation.called]
+        chains = [write_chain([*chain, statement])]
+        for other in others[: self._rule.compared]:
+            chains.append(write_chain([*chain, statement.model_copy(update={"form": other.form})]))
         costs = self._question_nll(chains, question)
         gain = min(costs[1:]) - costs[0]
         if gain <= self._rule.margin:
@@ -232,7 +251,7 @@ class Walker:
         return best
 
     def _likeliest(self, choices: Sequence[_Choice], question: str, chain: Sequence[Statement]) -> _Choice:
-        """The choice that the model finds likeliest, by the noun or by the question."""
+        """Return the choice that the model finds likeliest, by the noun or by the question."""
         if len(choices) == 1:
             return choices[0]
         if self._rule.choose == "noun":
@@ -241,12 +260,12 @@ class Walker:
             scores = score(self._model, pairs)
             costs = [scores[pair].nll for pair in pairs]
         else:
-            chains = [chain_of([*chain, choice.statements[0]]) for choice in choices]
+            chains = [write_chain([*chain, choice.statements[0]]) for choice in choices]
             costs = self._question_nll(chains, question)
         return choices[costs.index(min(costs))]
 
     def _question_nll(self, chains: Sequence[str], question: str) -> list[float]:
-        """-log p of the question after each chain, mean over its tokens."""
+        """Return -log p of the question after each chain, the mean over its tokens."""
         pairs = [Pair(f"{chain}\nQuestion:".lstrip(), question) for chain in chains]
         scores = score(self._model, pairs)
         return [scores[pair].nll for pair in pairs]

@@ -90,9 +90,8 @@ class JointConfig(ValueConfig):
 
     def workload(self, *, edits: int) -> Workload:
         """Return the cost of one descent on the fact's prompt in every context, and one covariance C for each layer."""
-        rows = 1 + len(self.context_starts)
         return Workload(
-            rows=rows,
+            rows=1 + len(self.context_starts),
             context_tokens=len(self.context_starts) * self.context_tokens,
             covariance=self.covariance,
             keys=self.remember > 0,
@@ -192,13 +191,15 @@ class JointMethod(ValueMethod):
                     self.facts(edit)
                     warn_of_lead(self.model, edit, method=self.name)
                     continue
-                for request in self.requests_of(edit):  # without the contexts, which would take ten times as long
-                    for chat in request.forms:
-                        self.model.encode_fact(
-                            request.prompt, subject=request.subject, target=request.target_new, chat=chat
-                        )
-                alone = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0])
-                warn_of_unread(self.model, alone, edit=edit.id)
+                for fact in self.edits_to_write(edit):
+                    self._check_forms(fact)
+                without_target = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0])
+                warn_of_unread(self.model, without_target, edit=edit.id)
+
+    def _check_forms(self, fact: Edit) -> None:
+        """Encode a fact's prompt in each form, but not in the contexts, which would take ten times as long."""
+        for chat in fact.forms:
+            self.model.encode_fact(fact.prompt, subject=fact.subject, target=fact.target_new, chat=chat)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Find all values in one descent, then write all facts together.
@@ -209,25 +210,13 @@ class JointMethod(ValueMethod):
             self.prepare()
             groups, opposed = self.batch_facts(edits)
 
-            # z of all facts (Eq. 16); those of a batch that was just refused are known.
-            known = self._known_values(before, dict(zip(edits, groups, strict=True)))
-            new = list[Fact]()
-            for edit, group in zip(edits, groups, strict=True):
-                if edit not in known:
-                    new += group
-            found = self.find_values(new)
-            values = list[list[FactValue]]()
-            for edit, group in zip(edits, groups, strict=True):
-                if edit in known:
-                    values.append(known[edit])
-                else:
-                    values.append(found[: len(group)])
-                    found = found[len(group) :]
+            # z of all facts (Eq. 16).
+            values = self._find_batch_values(edits, groups, before)
 
             # W + R K^T (lambda C + K K^T)^-1 (Eq. 14), in each layer for all facts.
             try:
                 records = self.batch_records(edits, groups, values, opposed)
-            except PatchError:
+            except PatchError:  # the caller may make the batch again without the refused edits: `_take_known_values`
                 self._refused_batch = before, dict(zip(edits, values, strict=True))
                 raise
             states = [value.target_state for value in chain.from_iterable(values)]
@@ -241,13 +230,50 @@ class JointMethod(ValueMethod):
         opposed = list[int]()
         for edit in edits:
             with annotate_errors(edit):
-                every = self.facts(edit)
-            usable = every
+                facts = self.facts(edit)
+            usable = facts
             if not edit.target_text:
-                usable = tuple(fact for fact in every if targets.get(fact.edit.text, fact.target) == fact.target)
+                usable = tuple(fact for fact in facts if targets.get(fact.edit.text, fact.target) == fact.target)
             groups.append(usable)
-            opposed.append(len(every) - len(usable))
+            opposed.append(len(facts) - len(usable))
         return groups, opposed
+
+    def _find_batch_values(
+        self, edits: Sequence[Edit], groups: Sequence[Sequence[Fact]], before: Patch
+    ) -> list[list[FactValue]]:
+        """Find the values of each edit's facts in one descent, but for those that a refused batch left behind."""
+        known = self._take_known_values(before, dict(zip(edits, groups, strict=True)))
+        new = list[Fact]()
+        for edit, group in zip(edits, groups, strict=True):
+            if edit not in known:
+                new += group
+        found = self.find_values(new)
+        values = list[list[FactValue]]()
+        for edit, group in zip(edits, groups, strict=True):
+            if edit in known:
+                values.append(known[edit])
+            else:
+                values.append(found[: len(group)])
+                found = found[len(group) :]
+        return values
+
+    def _take_known_values(self, before: Patch, facts: Mapping[Edit, Sequence[Fact]]) -> dict[Edit, list[FactValue]]:
+        """Return the values that were found for a batch just before some of its edits were refused, and forget them.
+
+        They hold if the batch is made again on the same patch ``before``, and for edits that have as many facts as
+        then. So a batch without its refused edits takes no second descent.
+        """
+        if self._refused_batch is None:
+            return {}
+        beneath, values = self._refused_batch
+        self._refused_batch = None
+        if beneath is not before and not (beneath.is_empty and before.is_empty):
+            return {}
+        known = {}
+        for edit, edit_values in values.items():
+            if len(edit_values) == len(facts.get(edit, ())):
+                known[edit] = edit_values
+        return known
 
     def batch_records(
         self,
@@ -266,15 +292,15 @@ class JointMethod(ValueMethod):
         """
         records = list[Record]()
         refused = dict[Edit, PatchError]()
-        for edit, group, those, left_out in zip(edits, groups, values, opposed, strict=True):
+        for index, edit in enumerate(edits):
             try:
                 with annotate_errors(edit):
-                    record = new_record(self.record(edit), group, those) | self.notes(edit)
+                    record = new_record(self.record(edit), groups[index], values[index]) | self.notes(edit)
             except PatchError as error:
                 refused[edit] = error
                 continue
-            if left_out:
-                record["opposed"] = left_out
+            if opposed[index]:
+                record["opposed"] = opposed[index]
             records.append(record)
         if refused:
             first = next(iter(refused))
@@ -283,18 +309,6 @@ class JointMethod(ValueMethod):
                     raise refused[first]
                 raise RefusedEditsError({edit.id: why for edit, why in refused.items()})
         return records
-
-    def _known_values(self, before: Patch, facts: Mapping[Edit, Sequence[Fact]]) -> dict[Edit, list[FactValue]]:
-        """Return the values of edits that were just in a batch with refused ones, found on the same patch.
-
-        An edit must have as many facts as there. So the batch without the refused edits takes no second descent. The
-        values are forgotten after this call.
-        """
-        beneath, values = self._refused_batch or (None, {})
-        self._refused_batch = None
-        if beneath is not before and not (beneath and beneath.is_empty and before.is_empty):
-            return {}
-        return {edit: found for edit, found in values.items() if len(found) == len(facts.get(edit, ()))}
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Find the values of all edits in one descent, then write each edit into a patch of its own."""
@@ -314,7 +328,7 @@ class JointMethod(ValueMethod):
 
             # z of all facts in one descent, then one patch for each edit.
             values = self.find_values(list(chain(*facts.values())))
-            first = 0
+            first = 0  # of the values that belong to the edit
             for index, group in facts.items():
                 own_values = values[first : first + len(group)]
                 first += len(group)
@@ -335,12 +349,12 @@ class JointMethod(ValueMethod):
         """Return the facts that are written for an edit, each with its prompts."""
         if edit.target_text:
             return self.chunks(edit)
-        return tuple(self.fact(request) for request in self.requests_of(edit))
+        return tuple(self.fact(fact) for fact in self.edits_to_write(edit))
 
     def chunks(self, edit: Edit) -> tuple[Fact, ...]:
-        """Return a fact for each chunk of an edit's text: after all text before it, at the last token of that.
+        """Return a fact for each chunk of an edit's text. Its prompt is all the text before it, up to the last token.
 
-        The published code changes the states of earlier chunks while it looks for the next one's; here each value is
+        The published code changes the states of earlier chunks while it looks for the next one's. Here each value is
         found on the unchanged model, so that all are found in one descent.
         """
         statement = encode_statement(self.model, edit, method=self.name)
@@ -348,6 +362,7 @@ class JointMethod(ValueMethod):
         facts = []
         for number, start in enumerate(starts):
             end = min(start + self.config.chunk_tokens, len(statement.ids))
+            # Earlier chunks are written too, each at the token before it.
             other_ends = tuple(other - 1 for other in starts if other < end and other != start)
             row = replace(
                 statement,
@@ -362,13 +377,13 @@ class JointMethod(ValueMethod):
             facts.append(Fact(edit=chunk, prompts=Request(rewrites=(row,))))
         return tuple(facts)
 
-    def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
-        """Return the edit itself; a subclass may add further facts after it."""
+    def edits_to_write(self, edit: Edit) -> tuple[Edit, ...]:
+        """Return the edit itself; a subclass may add further facts after it, each in the form of an edit."""
         return (edit,)
 
-    def fact(self, request: Edit) -> Fact:
+    def fact(self, edit: Edit) -> Fact:
         """Return a fact with its prompts: its own with the target in every context, and "{subject} is a"."""
-        return Fact(edit=request, prompts=Request.of(self.model, request, self.contexts))
+        return Fact(edit=edit, prompts=Request.of(self.model, edit, self.contexts))
 
     def notes(self, edit: Edit) -> dict[str, Any]:
         """Return further entries of an edit's record; none by default."""
@@ -403,7 +418,7 @@ class JointMethod(ValueMethod):
     def objective(self, model: LanguageModel, requests: Sequence[Request]) -> Objective:
         """Return the loss as a function of z - h for facts with the prompts ``requests``; its ``value`` is h.
 
-        ``model`` is the own one or a copy of it.
+        ``model`` is `self.model` or a copy of it.
         """
         layer = self.layers[-1]
         engine = find_engine(model, layer, self.contexts, memory=self.memory, forward=self.forward)
@@ -444,7 +459,7 @@ class JointMethod(ValueMethod):
         return delta, [{} for _ in edits]
 
     def regulariser(self, loss: Objective) -> Penalty:
-        """Return the further term of the facts of ``loss``: `penalty`."""
+        """Return the further term of ``loss``, which a subclass may compute from all its facts: here `penalty`."""
         return self.penalty
 
     def penalty(self, change: Tensor, state: Tensor) -> Tensor:
@@ -463,12 +478,12 @@ class JointMethod(ValueMethod):
         requests = [fact.prompts for fact in facts]
         held = requests if self.config.hold else ()
         others = OtherTokens(self.model, held, self.layers, memory=self.memory / 2)
-        remain = find_facts_to_protect(before, facts)  # [earlier facts]
+        is_protected = find_facts_to_protect(before, facts)  # [earlier facts]
 
         def find_directions(layer: int, keys: Tensor) -> Tensor:
-            protected = self.protected(layer, before)
-            if protected is not None and protected.shape[1] == len(remain):
-                protected = protected[:, remain.to(protected.device)]
+            protected = self.protected(layer, before)  # [d_ff, earlier facts]
+            if protected is not None and protected.shape[1] == len(is_protected):
+                protected = protected[:, is_protected.to(protected.device)]
             right = self.directions(layer, keys, others=others.at(layer), protected=protected)
             return self.adjust_directions(layer, right)
 
@@ -535,20 +550,25 @@ class JointMethod(ValueMethod):
         remaining = WeightPatch(factors={}, provenance=self.provenance())
         for batch in batches_without(patch, ids, methods=self.provenance()["methods"]):
             # The keys of a batch are those of the model with the batches before it, as when the patch was made.
-            applied: Patch = before + remaining if before else remaining
-            with applied.applied(self.model), untouched(self.model):
+            beneath: Patch = remaining
+            if before is not None:
+                beneath = before + remaining
+            with beneath.applied(self.model), untouched(self.model):
                 facts = list[Fact]()
                 for record in batch.records:
-                    own, *further = facts_of(record)
-                    if own.target_text:
-                        facts += self.chunks(own)
-                    else:
-                        facts += [self.fact(request) for request in (own, *further)]
-                written = self.write(facts, batch.values.T, batch.records, applied)
+                    facts += self._read_facts(record)
+                written = self.write(facts, batch.values.T, batch.records, beneath)
                 assert isinstance(written, WeightPatch)  # noqa: S101 - of a separable method
-                norms = written.with_weight_norms(self.model).provenance
-                remaining = remaining._plus(replace(written, provenance=norms))
+                with_norms = written.with_weight_norms(self.model)
+                remaining = remaining._plus(replace(written, provenance=with_norms.provenance))
         return remaining
+
+    def _read_facts(self, record: Record) -> list[Fact]:
+        """Return the facts that a patch's record lists, each with its prompts."""
+        edit, *further = facts_of(record)
+        if edit.target_text:
+            return list(self.chunks(edit))
+        return [self.fact(fact) for fact in (edit, *further)]
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, with the layers, the contexts and the covariances."""

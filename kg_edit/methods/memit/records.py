@@ -63,8 +63,9 @@ def new_record(record: Record, facts: Sequence[Fact], values: Sequence[FactValue
 
     The first of ``facts`` is the edit itself.
     """
-    own, *further = [_record_fact(fact, value) for fact, value in zip(facts, values, strict=True)]
-    completed = {**own, **record}  # a field of the edit's own record wins
+    fact_records = [_record_fact(fact, value) for fact, value in zip(facts, values, strict=True)]
+    completed = {**fact_records[0], **record}  # a field of the edit's own record wins
+    further = fact_records[1:]
     if further:
         completed["requests"] = further
     return completed
@@ -83,7 +84,7 @@ def _record_fact(fact: Fact, value: FactValue) -> dict[str, Any]:
 
 def with_updates(records: Sequence[Record], updates: Tensor) -> list[Record]:
     """Return the records of a batch, with the norms of its facts' ``updates`` [facts] and the size of the batch."""
-    parts = updates.split([width(record) for record in records])
+    parts = updates.split([count_facts(record) for record in records])
     complete = list[Record]()
     for record, part in zip(records, parts, strict=True):
         norms = {**record["norms"], "update": round(float(part.norm()), 6)}
@@ -91,21 +92,24 @@ def with_updates(records: Sequence[Record], updates: Tensor) -> list[Record]:
     return complete
 
 
-def width(record: Record) -> int:
+def count_facts(record: Record) -> int:
     """Return the number of facts of a record, which is its number of columns in the state ``value``."""
     return 1 + len(record.get("requests", ()))
 
 
 def texts_of(record: Record) -> list[str]:
     """Return the text of the prompt of each fact of a record, as `Edit.text`."""
-    edits = (record["edit"], *(request["edit"] for request in record.get("requests", ())))
-    return [edit.get("prompt", "").replace("{}", edit.get("subject", "")) for edit in edits]
+    texts = []
+    for fact in (record, *record.get("requests", ())):
+        edit = fact["edit"]
+        texts.append(edit.get("prompt", "").replace("{}", edit.get("subject", "")))
+    return texts
 
 
 def facts_of(record: Record) -> list[Edit]:
     """Return the facts that were written for an edit; the edit itself is the first one."""
-    further = [request["edit"] for request in record.get("requests", ())]
-    return [checked(Edit, fields, context=STORED) for fields in (record["edit"], *further)]
+    facts = (record, *record.get("requests", ()))
+    return [checked(Edit, fact["edit"], context=STORED) for fact in facts]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -127,8 +131,8 @@ def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Rec
         kept = list[Record]()
         columns = list[Tensor]()
         for record in remaining[:size]:
-            own_values = values[:, column : column + width(record)]
-            column += width(record)
+            own_values = values[:, column : column + count_facts(record)]
+            column += count_facts(record)
             if record["edit"]["id"] not in ids:
                 kept.append(record)
                 columns.append(own_values)
@@ -140,14 +144,17 @@ def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Rec
 
 def _check_removal(patch: Patch, ids: Collection[str], methods: Sequence[Record]) -> Tensor:
     """Return the values z [d, facts] of a patch, once it is clear that the edits ``ids`` can be removed from it."""
-    if list(patch.provenance.get("methods", ())) != list(methods):
-        names = ", ".join(str(method.get("name")) for method in patch.provenance.get("methods", ())) or "no method"
+    patch_methods = list(patch.provenance.get("methods", ()))
+    if patch_methods != list(methods):
+        names = "no method"
+        if patch_methods:
+            names = ", ".join(str(method.get("name")) for method in patch_methods)
         raise PatchError(
             f"this patch was made by {names}, not only by {methods[0]['name']} with the current settings; build the "
             "method with the settings, contexts and covariances that the patch's provenance names"
         )
     values = state_of(patch, VALUE)
-    if values is None or values.shape[1] != sum(width(record) for record in patch.edits):
+    if values is None or values.shape[1] != sum(count_facts(record) for record in patch.edits):
         raise PatchError("this patch does not contain the values of its edits; make a new patch without these edits")
     if any(record.get("scale", 1.0) != 1.0 for record in patch.edits):
         raise PatchError(

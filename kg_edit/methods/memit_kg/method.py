@@ -37,6 +37,6 @@ class MemitKg(GraphRequestMethod, Memit):
     config_class = MemitKgConfig
     config: MemitKgConfig
 
-    def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
-        """Return the requests that MEMIT writes for an edit: the edit itself, then the facts of its subgraph."""
+    def edits_to_write(self, edit: Edit) -> tuple[Edit, ...]:
+        """Return what MEMIT writes for an edit: the edit itself, then the facts of its subgraph."""
         return (edit, *self.further_edits(edit))

@@ -54,7 +54,7 @@ from kg_edit.patches.changes import KEY, change_norm
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 KeyVariant = Literal["rome", "r-rome"]
-_SMALLEST_COSINE = 1e-4
+_SMALLEST_COSINE = 1e-4  # of the key and the update's direction; below it the update is 10,000 times as long as m* - m
 
 # The published code has more contexts and a larger clamp, and neither further steps, nor the keys of other tokens or of
 # earlier edits.
@@ -89,9 +89,8 @@ class RankOneConfig(ValueConfig, LayerConfig):
 
     def workload(self, *, edits: int) -> Workload:
         """Return the cost of one descent on the edit's prompt in every context, and one covariance C."""
-        rows = 1 + sum(count for _, count in self.context_lengths)
         return Workload(
-            rows=rows,
+            rows=1 + sum(count for _, count in self.context_lengths),
             context_tokens=sum(length * count for length, count in self.context_lengths),
             covariance=self.covariance,
             keys=self.remember > 0,
@@ -153,8 +152,8 @@ class RankOneMethod(ValueMethod):
             with annotate_errors(edit):
                 for chat in edit.forms:
                     self.model.encode_fact(edit.prompt, subject=edit.subject, target=edit.target_new, chat=chat)
-                    alone = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=chat)
-                    warn_of_unread(self.model, alone, edit=edit.id)
+                    without_target = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=chat)
+                    warn_of_unread(self.model, without_target, edit=edit.id)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the patch of the one edit: a batch of one."""
@@ -171,7 +170,7 @@ class RankOneMethod(ValueMethod):
         with untouched(self.model):
             self.prepare()  # contexts and C, which all edits share
 
-            # The prompts. An edit that can't be encoded has its exception as the result, and stops no other one.
+            # The prompts. An edit that can't be encoded has its exception as the result; the others are still made.
             results = dict[int, Patch | Exception]()
             requests = dict[int, Request]()
             for index, edit in enumerate(edits):
@@ -230,7 +229,7 @@ class RankOneMethod(ValueMethod):
         return values
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
-        """Return the loss of ``edits`` with their prompts ``requests``; ``model`` is the own one or a copy of it."""
+        """Return the loss of ``edits`` with their prompts ``requests``; ``model`` is `self.model` or a copy of it."""
         loss = Objective(
             model,
             self.layer,
@@ -257,9 +256,9 @@ class RankOneMethod(ValueMethod):
         rows = list(chain.from_iterable(request.rewrites for request in requests))
         keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, site="value")
         counts = [len(request.rewrites) for request in requests]
-        mean_keys = torch.stack([edit_keys.mean(0) for edit_keys in keys.split(counts)])
-        bare = torch.tensor([0, *counts[:-1]]).cumsum(0)  # the first row of each edit is its bare prompt
-        return values[bare], keys[bare], mean_keys
+        mean_keys = torch.stack([edit_keys.mean(0) for edit_keys in keys.split(counts)])  # over an edit's rows
+        bare_rows = torch.tensor([0, *counts[:-1]]).cumsum(0)  # [edits]: the first row of each is its bare prompt
+        return values[bare_rows], keys[bare_rows], mean_keys
 
     @torch.no_grad()
     def write(self, edit: Edit, value: EditValue, *, before: Patch | None = None) -> Patch:
@@ -271,19 +270,17 @@ class RankOneMethod(ValueMethod):
             before: the patch that is applied to the model, for ``remember``; None: there is none.
         """
         value.descent.check()
-        change = value.descent.change  # m* - m, [d]
-        rewrites = value.request.rewrites
         name = self.model.weight_name(self.layer)
         others = None
         if self.config.hold:  # the keys of the prompts' other tokens, at which the descent did not make the change
-            others = other_keys(self.model, rewrites, self.layer)
+            others = other_keys(self.model, value.request.rewrites, self.layer)
         earlier = None
         if before is not None and not before.is_empty:
             from kg_edit.locate_then_edit.long_run import remember  # only an edit after others needs it
 
             earlier = remember(before, name, weight=self.config.remember)
         factors = rank_one_update(
-            change=change,
+            change=value.descent.change,  # m* - m, [d]
             mean_key=value.mean_key,
             bare_key=value.bare_key,
             covariance=self.covariance,
@@ -295,16 +292,23 @@ class RankOneMethod(ValueMethod):
         )
         factors = replace(factors, right=self.adjust_directions(self.layer, factors.right))
         updates = self.adjust_updates({name: factors}, before)
+        return self._make_patch(edit, value, name, updates)
+
+    def _make_patch(self, edit: Edit, value: EditValue, name: str, updates: dict[str, Factors]) -> WeightPatch:
+        """Return the patch of the ``updates``, with the edit's record and its key, which ``remember`` reads later.
+
+        ``name`` is that of the edited weight, by which ``updates`` has its factors.
+        """
         norms = {
             "value": round(float(value.clean.norm()), 6),
-            "change": round(float(change.norm()), 6),
+            "change": round(float(value.descent.change.norm()), 6),
             "update": round(change_norm(updates[name]), 6),
         }
         record = {**self.record(edit), "norms": norms, **value.descent.summary, **value.notes}
         provenance = {**self.provenance(), "edits": [record]}
         state = {}
         if self.config.remember:
-            state = {KEY + name: value.mean_key[:, None]}
+            state = {KEY + name: value.mean_key[:, None]}  # [d_ff, 1 edit]
         return WeightPatch(factors=updates, provenance=provenance, state=state)
 
     def provenance(self) -> dict[str, Any]:
@@ -343,8 +347,8 @@ def rank_one_update(
         hold: w, the weight of H = N^T N / n, where C has weight 1.
         earlier: K_p, the keys of earlier edits, [d_ff, earlier edits].
     """
-    # u = (C + w H + K_p K_p^T / lambda)^-1 k*: the direction that changes the outputs of ordinary keys, and of earlier
-    # edits' keys, least. lambda = d_ff / 10, MEMIT's default here, weighs C against an edit's key. u's length cancels.
+    # u = (C + w H + K_p K_p^T / lambda)^-1 k*: the direction that least changes the outputs of ordinary keys and of
+    # earlier edits' keys. lambda = d_ff / 10 weighs C against an edit's key, as in MEMIT. The length of u cancels.
     held = OtherKeys.none(len(mean_key), mean_key.device)
     if others is not None:
         held = held.plus(others, weight=hold / max(1, len(others)))

@@ -72,7 +72,8 @@ class GraphRequestConfig(GraphSettings):
 
     def _drop_own_words(self, edit: Edit, facts: Sequence[GraphFact], most: int) -> tuple[GraphFact, ...]:
         """Return at most ``most`` facts that are not in the edit's own words."""
-        return tuple(fact for fact in facts if fact.text != edit.text)[:most]
+        others = [fact for fact in facts if fact.text != edit.text]
+        return tuple(others[:most])
 
 
 class GraphRequestMethod(GraphReader):
@@ -92,9 +93,10 @@ class GraphRequestMethod(GraphReader):
         return tuple(further)
 
     def notes(self, edit: Edit) -> dict[str, Any]:
-        """Return what follows by which rule, and how many further facts have an object that overlaps an answer.
+        """Return further entries of an edit's record.
 
-        The first only with ``graph.rules``, the second only for edits that have test questions.
+        With ``graph.rules`` these are what follows by which rule; for an edit with test questions, how many further
+        facts have an object that overlaps an answer.
         """
         notes: dict[str, Any] = {}
         if self.config.graph.rules is not None:
@@ -119,8 +121,8 @@ def _overlaps_any(object_: str, answers: Sequence[str]) -> bool:
 class RomeKgConfig(GraphRequestConfig, RomeConfig):
     """ROME's settings, and how many facts of each kind become further edits.
 
-    The facts about o* share one key, and the composed ones share that of the edit: each is written over the earlier
-    ones, with a value m* of up to three times their length. So with five of each kind most edits fail
+    The facts about o* share one key, and the composed ones share that of the edit. Each is therefore written over the
+    earlier ones, with a value m* of up to three times their length. So with five of each kind most edits fail
     (docs/glame.md). The preset ``paper`` has ROME's published settings and 20 facts of the kind ``chained``, no others.
     """
 

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, moved_before
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, sum_changes
 from kg_edit.methods.fine_tuning.descent import changed, no_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import untouched
@@ -68,7 +68,7 @@ class FtEwc(FineTuning):
         """Return a function that computes the penalty on ``change`` [d, d_ff], a scalar."""
         fixed = self.config.anchor == "original"
         name = self.model.weight_name(self.layer)
-        moved = moved_before(before, name, like=change) if fixed else torch.zeros_like(change, requires_grad=False)
+        moved = sum_changes(before, name, like=change) if fixed else torch.zeros_like(change, requires_grad=False)
         return lambda: 0.5 * self.config.ewc_weight * (self.fisher * (moved + change).square()).sum()
 
 

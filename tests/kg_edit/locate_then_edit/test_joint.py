@@ -9,7 +9,7 @@ from torch import Tensor
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError, PatchError
 from kg_edit.locate_then_edit.joint import joint_directions
-from kg_edit.methods.alphaedit.method import null_space
+from kg_edit.methods.alphaedit.method import find_null_space
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -68,7 +68,7 @@ def test_alphaedit_solves_the_published_system(edits: int) -> None:
     keys, earlier = draw(10, edits), draw(10, 4, seed=7)
     rows = draw(10, 6, seed=3)
     moment = rows @ rows.T
-    space = null_space(covariance(moment), threshold=1e-6)
+    space = find_null_space(covariance(moment), threshold=1e-6)
     basis = torch.linalg.svd(rows)[0][:, 6:]  # orthogonal to all that C was measured from
     projection = basis @ basis.T
     assert space.free == 4
@@ -83,13 +83,13 @@ def test_alphaedit_solves_the_published_system(edits: int) -> None:
 
 def test_null_space_threshold_is_relative_or_absolute() -> None:
     moment = covariance(torch.diag(torch.tensor([8.0, 1.0, 0.1, 0.01])))  # mean 2.2775
-    assert null_space(moment, threshold=0.5).free == 3
-    assert null_space(moment, threshold=0.5, relative=False).free == 2
-    assert null_space(moment, threshold=0.01).free == 1
-    kept = null_space(moment, threshold=0.5).project(torch.ones(4, 1))
+    assert find_null_space(moment, threshold=0.5).free == 3
+    assert find_null_space(moment, threshold=0.5, relative=False).free == 2
+    assert find_null_space(moment, threshold=0.01).free == 1
+    kept = find_null_space(moment, threshold=0.5).project(torch.ones(4, 1))
     torch.testing.assert_close(kept.abs(), torch.tensor([[0.0], [1.0], [1.0], [1.0]]).double())
     with pytest.raises(CovarianceError, match="no direction"):
-        null_space(moment, threshold=1e-6)
+        find_null_space(moment, threshold=1e-6)
 
 
 def test_eigenvectors_that_a_device_can_not_compute_are_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,14 +104,14 @@ def test_eigenvectors_that_a_device_can_not_compute_are_the_cpus(monkeypatch: py
     monkeypatch.setattr(torch.linalg, "eigh", full)
     monkeypatch.setattr("kg_edit.methods.alphaedit.method.has_fast_float64", lambda device: True)
     moment = covariance(torch.diag(torch.tensor([8.0, 1.0])))
-    assert null_space(moment, threshold=1.0, device=torch.device("meta")).used.tolist() == [[1.0], [0.0]]
+    assert find_null_space(moment, threshold=1.0, device=torch.device("meta")).used.tolist() == [[1.0], [0.0]]
 
 
 def test_projection_in_float32_is_that_of_float64_up_to_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     moment, keys = covariance(full(60)), draw(60, 5)
-    exact = null_space(moment, threshold=1.0).project(keys)
+    exact = find_null_space(moment, threshold=1.0).project(keys)
     monkeypatch.setattr("kg_edit.methods.alphaedit.method.has_fast_float64", lambda device: False)
-    rough = null_space(moment, threshold=1.0)
+    rough = find_null_space(moment, threshold=1.0)
     assert rough.used.dtype == torch.float32 and rough.project(keys).dtype == torch.float64
     assert (rough.project(keys) - exact).norm() < 1e-4 * keys.norm()
 

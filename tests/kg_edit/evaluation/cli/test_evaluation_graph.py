@@ -81,8 +81,8 @@ def test_glame_plus_learns_no_answer_of_a_probe_from_the_model() -> None:
     targets = RippleTargets(edit=EDIT, objects={}, config=config, excluded=excluded_answers(EDIT, config, source))
     question = TeacherQuestion(noun="capital", of="Italy", examples=())
     rome, milan = (Answer(text=text, ids=(), lesson=None) for text in ("Rome", "Milan"))
-    assert targets.learned(question, rome) is None
-    assert targets.learned(question, milan) is not None
+    assert targets.fact_to_learn(question, rome) is None
+    assert targets.fact_to_learn(question, milan) is not None
     assert excluded_answers(EDIT, config, facts()) == []
 
 
