@@ -80,10 +80,10 @@ def diff(
     if html:
         inputs = [prompts] if prompts else []
         check_out(html, ".html", option="--html", inputs=inputs)
-    from kg_edit.reports.differences import compare_prompts, counted, difference_page, difference_table
-    from kg_edit.reports.prompts import asked_once, packaged_prompts, read_prompts
+    from kg_edit.reports.differences import compare_prompts, count_in_words, difference_page, difference_table
+    from kg_edit.reports.prompts import join_repeats, packaged_prompts, read_prompts
 
-    entries = asked_once(read_prompts(prompts)) if prompts else packaged_prompts()
+    entries = join_repeats(read_prompts(prompts)) if prompts else packaged_prompts()
     if chat:
         entries = tuple(entry.model_copy(update={"chat": True}) for entry in entries)
     edited: LanguageModel | Patch
@@ -101,7 +101,7 @@ def diff(
         typer.echo(_as_json(differences, model=unedited_name))
     else:
         stdout().print(difference_table(differences))
-        stdout().print(counted(differences))
+        stdout().print(count_in_words(differences))
     if html:
         write_text(html, difference_page(differences, title=one_line(f"{unedited_name}, {edited_name}")))
         typer.echo(plain(str(html)), err=True)

@@ -290,7 +290,7 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
 
 def _show(run: EditRun) -> None:
     """Print the table of the probes, the verdict with its remarks, what else changed, and the files."""
-    from kg_edit.reports.differences import counted, difference_table
+    from kg_edit.reports.differences import count_in_words, difference_table
     from kg_edit.reports.report import terminal_table
 
     console = stdout()
@@ -311,7 +311,7 @@ def _show(run: EditRun) -> None:
         if len(changed) > _SHOWN:
             console.print(f"and {len(changed) - _SHOWN} more that changed, in report.html")
         with_chat = any(row.probe.chat for row in run.rows)
-        console.print(counted(run.differences, forms=with_chat))
+        console.print(count_in_words(run.differences, forms=with_chat))
     where = f"{plain(str(run.folder))}:"
     names = ", ".join(run.files)
     if len(f"{where} {names}") <= console.width:

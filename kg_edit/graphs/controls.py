@@ -32,12 +32,12 @@ from kg_edit.graphs.source import (
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 
-_ALL = 500  # statements of a donor, at most
+_MOST_STATEMENTS = 500  # of a donor
 
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """A source around another source; a subclass defines how it changes a subgraph."""
+    """A source around another source, the ``right`` one; a subclass defines how it changes the subgraph of an edit."""
 
     right: SubgraphSource
 
@@ -48,9 +48,9 @@ class Control:
 
     def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
         """Return the changed subgraph of an edit, with this control in its attributes."""
-        true = read_subgraph(self.right, edit, options)
-        check_graph(true)
-        graph = self.change(true, edit, options)
+        right = read_subgraph(self.right, edit, options)
+        check_graph(right)
+        graph = self.change(right, edit, options)
         graph.graph |= self.provenance()
         nodes = sorted(str(node) for node in graph.nodes(data="label"))
         edges = sorted(str(edge) for edge in graph.edges(keys=True, data="label"))
@@ -86,37 +86,39 @@ def states_nothing(graph: object) -> bool:
     return isinstance(graph, NoGraph)
 
 
+class PoolObject(NamedTuple):
+    """An object of a relation r': its label, and the o* of a pool that have it (by id or label)."""
+
+    label: str
+    owners: set[str]
+
+
 @dataclass(frozen=True, eq=False)
 class ShuffledObjects(Control):
     """The statements of o* with the objects of other o*: those of the edits in ``pool`` that have the same r'.
 
-    A statement is left out if the pool has no other object for it, that o* itself has not and no other statement was
-    given. Nodes behind the old objects are left out too. No object is one that the guard of the sampling (`Leakage`)
-    leaves out.
+    A statement gets an object that o* itself does not have for r', that no other statement got, and that the guard of
+    the sampling (`Leakage`) does not leave out. If the pool has none, the statement is left out. Nodes behind the old
+    objects are left out too.
     """
 
     pool: Sequence[Edit] = ()
-    _read: dict[bool, Mapping[str, Mapping[str, tuple[str, set[str]]]]] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    # What `_objects` has read, by its argument ``values``
+    _read: dict[bool, Mapping[str, Mapping[str, PoolObject]]] = field(default_factory=dict, init=False, repr=False)
 
     def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph with other objects in o*'s statements."""
         root = target_of(graph)
         shuffled = bare(graph)
         statements = []
-        for _, end, key, data in graph.out_edges(root, keys=True, data=True):
-            if data.get("role") != "edit":
-                statements.append((str(key), end, data))
-        taken = {end for _, end, _ in statements} | set(shuffled)  # no statement gets one of these
-        own_name = edit.target_new_id or edit.target_new
-        for key, end, data in sorted(statements, key=lambda statement: statement[:2]):
+        for statement in _statements(graph, incoming=False):
+            statements.append((str(statement.key), statement.end, statement.data))
+        statements.sort(key=lambda statement: statement[:2])
+        excluded = {end for _, end, _ in statements} | set(shuffled)  # no statement gets one of these
+        for key, end, data in statements:
             candidates = dict[str, str]()
-            for name, (label, owners) in self._objects(values=options.values).get(key, {}).items():
-                # o* may have more objects than the sampled ones, so that its own are told by their owner.
-                is_own = own_name in owners
-                is_used = name in taken or shuffled.has_edge(root, name, key)
-                if not (is_own or is_used or options.leakage.gives_away(name, label)):
+            for name, label in self._find_candidates(key, edit, options).items():
+                if name not in excluded and not shuffled.has_edge(root, name, key):
                     candidates[name] = label
             if not candidates:
                 continue
@@ -126,29 +128,41 @@ class ShuffledObjects(Control):
             shuffled.add_edge(root, drawn, key=key, **data)
         return shuffled
 
-    def _objects(self, *, values: bool) -> Mapping[str, Mapping[str, tuple[str, set[str]]]]:
-        """Return for each relation the objects of the pool's o*: label, and whose they are; ``values``: dates too."""
+    def _find_candidates(self, key: str, edit: Edit, options: SubgraphOptions) -> dict[str, str]:
+        """Return the pool's objects of the relation ``key``, by node the label, without o*'s own and guarded ones."""
+        target = edit.target_new_id or edit.target_new
+        candidates = {}
+        for name, item in self._objects(values=options.values).get(key, {}).items():
+            # o* may have more objects than the sampled ones; its own are told by their owners.
+            if target not in item.owners and not options.leakage.gives_away(name, item.label):
+                candidates[name] = item.label
+        return candidates
+
+    def _objects(self, *, values: bool) -> Mapping[str, Mapping[str, PoolObject]]:
+        """Return the objects of the pool's o* by relation and node; with ``values`` also dates and quantities."""
         if values in self._read:
             return self._read[values]
-        objects: dict[str, dict[str, tuple[str, set[str]]]] = {}
+        objects: dict[str, dict[str, PoolObject]] = {}
         donors = {donor.target_new_id or donor.target_new: donor for donor in self.pool}
         for owner, donor in donors.items():
             try:
-                graph = read_subgraph(self.right, donor, SubgraphOptions(per_node=_ALL, values=values))
+                graph = read_subgraph(self.right, donor, SubgraphOptions(per_node=_MOST_STATEMENTS, values=values))
             except FAILURES:  # the donor is not in the graph
                 continue
-            for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
-                if data.get("role") == "edit":
-                    continue
-                of_relation = objects.setdefault(str(key), {})
-                _, owners = of_relation.setdefault(str(end), (str(graph.nodes[end]["label"]), set()))
-                owners.add(owner)
+            for statement in _statements(graph, incoming=False):
+                node = str(statement.end)
+                objects_of_relation = objects.setdefault(str(statement.key), {})
+                if node not in objects_of_relation:
+                    label = str(graph.nodes[statement.end]["label"])
+                    objects_of_relation[node] = PoolObject(label, set())
+                objects_of_relation[node].owners.add(owner)
         self._read[values] = objects
         return objects
 
     def notes(self) -> dict[str, Any]:
         """Return a hash of the pool."""
-        return {"pool_sha256": digest(sorted({donor.target_new_id or donor.target_new for donor in self.pool}))}
+        targets = {donor.target_new_id or donor.target_new for donor in self.pool}
+        return {"pool_sha256": digest(sorted(targets))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +205,7 @@ class WithoutAnswers(Withheld):
 class WithAnswersNamed(Control):
     """The right graph, unchanged. ``names[edit id]`` are the answers to the probes of an edit's record.
 
-    They leave no trace in the subgraph: it has the identity of the right graph's.
+    They leave no trace in a subgraph, which has the identity of the right graph.
     """
 
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -224,8 +238,10 @@ class WrongGraph(Control):
         """Return the edit's own edge, with the donors' statements instead of those of o*."""
         wrong = bare(graph)
         incoming = options.incoming
-        recorded = [name for name in options.changed() if name not in SAMPLING]
-        wrong.graph = {name: graph.graph[name] for name in recorded if name in graph.graph}
+        wrong.graph = {}
+        for name in options.changed():
+            if name in graph.graph and name not in SAMPLING:
+                wrong.graph[name] = graph.graph[name]
         size = len(_statements(graph, incoming))
         count = len(_statements(wrong, incoming))
         for donor in self._donors(edit, options.seed):
@@ -270,15 +286,19 @@ def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
     """Return donors from their names in the graph: item ids such as Q1345, or labels."""
     pool = []
     for name in names:
-        is_id = is_entity_id(name)
+        label = name
+        item = None
+        if is_entity_id(name):
+            label = f"item {name}"
+            item = name
         pool.append(
             Edit(
                 id=name,
                 subject="the subject",
                 prompt="{} is",
                 relation="relation",  # the edit's own edge needs one, and is not used
-                target_new=f"item {name}" if is_id else name,
-                target_new_id=name if is_id else None,
+                target_new=label,
+                target_new_id=item,
             )
         )
     return tuple(pool)
@@ -307,34 +327,47 @@ def _statements(graph: nx.MultiDiGraph, incoming: bool) -> list[Statement]:
 
 
 def _graft(
-    wrong: nx.MultiDiGraph, other: nx.MultiDiGraph, true: nx.MultiDiGraph, *, room: int, seed: int, incoming: bool
+    wrong: nx.MultiDiGraph, other: nx.MultiDiGraph, right: nx.MultiDiGraph, *, room: int, seed: int, incoming: bool
 ) -> None:
-    """Add at most ``room`` statements of ``other``'s o* to the o* of ``wrong``, with the nodes behind them."""
+    """Add statements of a donor's o* to the o* of ``wrong``, with the nodes behind them.
+
+    Args:
+        wrong: the graph that is changed.
+        other: the subgraph of the donor.
+        right: the right subgraph; its statements are not added.
+        room: how many statements are added at most.
+        seed: decides their order.
+        incoming: whether statements that lead to o* are added too.
+    """
     root = target_of(wrong)
-    theirs = target_of(other)
-    if theirs in {root, subject_of(wrong)}:  # the same entity under another name in the pool
+    donor = target_of(other)
+    if donor in {root, subject_of(wrong)}:  # the same entity under another name in the pool
         return
-    known = {(statement.leaves, statement.key, statement.end) for statement in _statements(true, incoming)}
-    excluded = {subject_of(wrong), root, subject_of(other), theirs}
+    known = {(statement.leaves, statement.key, statement.end) for statement in _statements(right, incoming)}
+    excluded = {subject_of(wrong), root, subject_of(other), donor}
     inside = other.subgraph([key for key in other if key not in excluded])
-    paths = inside.to_undirected(as_view=True) if incoming else inside
+    paths = inside
+    if incoming:
+        paths = inside.to_undirected(as_view=True)
 
     def draw(statement: Statement) -> bytes:
         return hash_of(seed, statement.end, statement.key)
 
+    added = 0
     for statement in sorted(_statements(other, incoming), key=draw):
+        if added == room:
+            return
         leaves, key, end, data = statement
-        start, stop = (root, end) if leaves else (end, root)
-        is_known = (leaves, key, end) in known or wrong.has_edge(start, stop, key)
-        if not room or end in excluded or is_known:
+        edge = (root, end, key) if leaves else (end, root, key)
+        if end in excluded or (leaves, key, end) in known or wrong.has_edge(*edge):
             continue
         reached = inside.subgraph({end, *nx.descendants(paths, end)})  # the nodes behind the statement
         for node, node_data in reached.nodes(data=True):
             if node not in wrong:
                 wrong.add_node(node, **node_data)
         wrong.add_edges_from(reached.edges(keys=True, data=True))
-        wrong.add_edge(start, stop, key=key, **data)
-        room -= 1
+        wrong.add_edge(*edge, **data)
+        added += 1
 
 
 def hidden_answers(source: object, edit: Edit) -> tuple[str, ...]:
@@ -343,7 +376,7 @@ def hidden_answers(source: object, edit: Edit) -> tuple[str, ...]:
 
 
 def probe_answers(source: object, edit: Edit) -> tuple[str, ...]:
-    """Return the answers to the probes of an edit's record that a graph has the names of, excluded or not."""
+    """Return the answers to the probes of an edit's record whose names a graph has, excluded or not."""
     return _names(source, edit, WithoutAnswers | WithAnswersNamed)
 
 
@@ -353,7 +386,7 @@ def withheld_names(source: object, edit: Edit) -> tuple[str, ...]:
 
 
 def _names(source: object, edit: Edit, kind: Any) -> tuple[str, ...]:
-    """Return the names that a source, and those that it is around, have for an edit, if they are of this kind."""
+    """Return the names for an edit of those controls around a source that are of this ``kind``."""
     names = list[str]()
     while isinstance(source, Control):
         if isinstance(source, kind):

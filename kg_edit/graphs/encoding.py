@@ -25,9 +25,8 @@ from kg_edit.models.prompts import Batch, left_pad, split_passes
 from kg_edit.models.sampling import document_start
 
 Pooling = Literal["last", "mean", "both"]
-# labels in one pass, and their tokens with padding
-_ROWS = 256
-_TOKENS = 8192
+_ROWS = 256  # labels in one pass
+_TOKENS = 8192  # tokens in one pass, with padding
 _SHOWN = 60  # characters of a label in a message
 
 
@@ -57,7 +56,7 @@ class EncodedSubgraph:
         edges = []
         subjects = []
         for index, graph in enumerate(graphs):
-            first_row = index * max(sizes)  # of the graph, in [graphs * nodes]
+            first_row = index * max(sizes)  # of this graph, in [graphs * nodes]
             edges.append(graph.edges + first_row)
             subjects.append(graph.subject + first_row)
         return cls(
@@ -106,8 +105,10 @@ def encode_subgraph(
     check_graph(graph)
     check_labels(model, graph)
     keys = sorted(graph.nodes)
+    # (subject, object, key, label) of each edge, in an order that does not depend on the graph's
     edges = sorted(graph.edges(keys=True, data="label"), key=lambda edge: (*edge[:2], str(edge[2])))
-    labels = [graph.nodes[key]["label"] for key in keys] + [label for *_, label in edges]
+    labels = [graph.nodes[key]["label"] for key in keys]
+    labels += [label for *_, label in edges]
     vectors = label_vectors(model, labels, layer=layer, pooling=pooling, start_token=start_token)
 
     # A statement s -r-> o becomes the message o -> s: an edge has its object first.
@@ -115,9 +116,9 @@ def encode_subgraph(
     objects = [row[end] for _, end, _, _ in edges]
     subjects = [row[start] for start, _, _, _ in edges]
     return EncodedSubgraph(
-        nodes=vectors[: len(keys)],
+        nodes=vectors[: len(keys)],  # [nodes, d]
         edges=torch.tensor([objects, subjects], device=vectors.device),
-        relations=vectors[len(keys) :],
+        relations=vectors[len(keys) :],  # [edges, d]
         subject=row[subject_of(graph)],
     )
 
@@ -128,14 +129,15 @@ def check_labels(model: LanguageModel, graph: nx.MultiDiGraph) -> None:
     if longest is None:
         return
     for subject, target, data in graph.edges(data=True):
-        ends = graph.nodes[subject], graph.nodes[target]
-        names = [str(labelled.get("label", "")) for labelled in (ends[0], data, ends[1])]
-        if all(len(name.encode()) <= longest for name in names):  # a token has at least one byte
-            continue
+        parts = (graph.nodes[subject], data, graph.nodes[target])
+        names = [str(part.get("label", "")) for part in parts]
         for name in names:
-            if len(_row(model, name, start_token=False)[0]) > longest:
-                shown = " | ".join(_shown(each) for each in names)
-                raise GraphError(f"in the statement {shown}: {_too_long(model, name)}")
+            if len(name.encode()) <= longest:  # a token has at least one byte
+                continue
+            tokens, _ = _row(model, name, start_token=False)
+            if len(tokens) > longest:
+                statement = " | ".join(_shorten(part) for part in names)
+                raise GraphError(f"in the statement {statement}: {_too_long(model, name)}")
 
 
 def _longest(model: LanguageModel) -> int | None:
@@ -146,13 +148,15 @@ def _longest(model: LanguageModel) -> int | None:
 
 def _too_long(model: LanguageModel, label: str) -> str:
     return (
-        f"the label {_shown(label)} has more tokens than the {_longest(model)} positions of {model.name}; shorten it, "
-        "or leave it out of the graph"
+        f"the label {_shorten(label)} has more tokens than the {_longest(model)} positions of {model.name}; "
+        "shorten it, or leave it out of the graph"
     )
 
 
-def _shown(label: str) -> str:
-    return repr(label) if len(label) <= _SHOWN else f"{label[:_SHOWN]!r}…"
+def _shorten(label: str) -> str:
+    if len(label) <= _SHOWN:
+        return repr(label)
+    return f"{label[:_SHOWN]!r}…"
 
 
 @torch.no_grad()
@@ -174,8 +178,8 @@ def label_vectors(
         layer: the block, 0-based.
         pooling: the last token's state (paper), the mean over the label's tokens (public code), or the mean of both.
         start_token: put the document's start and a line break before each label. In many models, the first token of a
-            text is an attention sink (`models.first_token`), which has the same huge hidden state for every token; in
-            some models, so is the first token after the document's start.
+            text is an attention sink (`models.first_token`): its hidden state is huge, and the same whatever the token
+            is. In some models, the first token after the document's start is one too.
     """
     vectors: dict[str, Tensor] = {}
     for padded, batch in _batches(model, labels, start_token=start_token):
@@ -196,7 +200,10 @@ def label_vectors(
 def _batches(
     model: LanguageModel, labels: Sequence[str], *, start_token: bool
 ) -> Iterator[tuple[Batch, list[tuple[str, int]]]]:
-    """Yield left-padded batches of the distinct labels by length: the rows, and (label, number of its own tokens)."""
+    """Yield left-padded batches of the distinct labels, short ones first: the rows, and (label, own tokens) of each.
+
+    A label's own tokens are those without a start of the document or a line break before it; only their number counts.
+    """
     ids = dict[str, list[int]]()
     own_tokens = dict[str, int]()
     for label in sorted(set(labels)):
@@ -219,13 +226,16 @@ def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[i
         lead = model.tokenizer(LEAD, add_special_tokens=False)["input_ids"]
         tokens = model.tokenizer(label, add_special_tokens=False)["input_ids"]
         before = [document_start(model.tokenizer), *lead]
-        return [*before, *tokens], len(before) if tokens else 0
+        if not tokens:  # an empty label is represented by what is before it
+            return before, 0
+        return [*before, *tokens], len(before)
     encoding = model.tokenizer(label, return_special_tokens_mask=True)
     special = list(encoding["special_tokens_mask"])
-    if 0 not in special:
+    if 0 not in special:  # an empty label
         return [document_start(model.tokenizer)], 0
-    end = len(special) - special[::-1].index(0)
-    return list(encoding["input_ids"])[:end], special.index(0)
+    first = special.index(0)  # of its own tokens
+    end = len(special) - special[::-1].index(0)  # behind the last of them
+    return list(encoding["input_ids"])[:end], first
 
 
 def _unit_rms(vectors: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import io
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -45,17 +44,23 @@ def has_names(path: Path) -> bool:
         return kind in (".csv", ".graphml")
     with open_graph_file(path) as reader:
         for raw in reader:
-            cells = [cell.strip() for cell in raw.decode("utf-8-sig", errors="replace").split("\t")]
-            if any(cells) and not _header(cells):
-                has_ids = _has_ids(cells)
-                log.info("%s: its statements have %s", path, "Wikidata's ids" if has_ids else "names")
-                return not has_ids
+            line = raw.decode("utf-8-sig", errors="replace")
+            cells = [cell.strip() for cell in line.split("\t")]
+            if not any(cells) or _find_columns(cells):  # a blank line, or a header
+                continue
+            if _has_ids(cells):
+                log.info("%s: its statements have Wikidata's ids", path)
+                return False
+            log.info("%s: its statements have names", path)
+            return True
     return False
 
 
 def _has_ids(cells: Sequence[str]) -> bool:
     """Return whether a row is `Q42 P31 Q5` or `Q42 label Douglas Adams`, whatever its last cell has."""
-    return len(cells) > 1 and is_entity(cells[0]) and (is_property(cells[1]) or cells[1] == "label")
+    if len(cells) < 2 or not is_entity(cells[0]):
+        return False
+    return is_property(cells[1]) or cells[1] == "label"
 
 
 def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
@@ -70,41 +75,50 @@ def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
     """
     graph = nx.MultiDiGraph()
     files = dict[str, str]()
-    count = 0
     for path in paths:
         if _kind(path) == ".graphml":
             if len(paths) > 1:
                 raise GraphError(f"{path}: a GraphML file has keys of its own, so it can't be combined; give it alone")
             return _read_graphml(path)
-        before = graph.number_of_edges()
-        skipped = 0
-        first: tuple[str, str, str] | None = None
-        with open_graph_file(path) as reader:
-            for head, relation, tail in _read_table(reader, path):
-                first = first or (head, relation, tail)
-                if graph.has_edge(head, tail, relation):
-                    skipped += 1
-                    continue
-                graph.add_edge(head, tail, key=relation, label=relation)
-                count += 1
-                if count > _MOST:
-                    raise GraphError(f"{path}: there are more than {_MOST:,} statements; give a part of them")
-            name = str(path) if path.name in files else path.name
-            files[name] = reader.sha256()
-        if first is None:
-            raise GraphError(f"{path}: has no statement; {_FORM}")
-        new = count - before
-        log.info("%s: read %s, %d skipped (repeated rows)", path, number_of(new, "statement"), skipped)
-        if new > 2 and _is_apart(graph, *first):
-            log.warning("%s: its first row is read as the statement %s; %s", path, ", ".join(first), _HEADER)
+        sha256 = _add_table(graph, path)
+        name = path.name
+        if name in files:  # of another folder
+            name = str(path)
+        files[name] = sha256
     return graph, files
+
+
+def _add_table(graph: nx.MultiDiGraph, path: Path) -> str:
+    """Add the statements of a CSV or TSV file to ``graph``, and return the file's SHA-256."""
+    count = graph.number_of_edges()
+    new = 0
+    repeated = 0
+    first: tuple[str, str, str] | None = None
+    with open_graph_file(path) as reader:
+        for head, relation, tail in _read_table(reader, path):
+            if first is None:
+                first = (head, relation, tail)
+            if graph.has_edge(head, tail, relation):
+                repeated += 1
+                continue
+            graph.add_edge(head, tail, key=relation, label=relation)
+            new += 1
+            if count + new > _MOST:
+                raise GraphError(f"{path}: there are more than {_MOST:,} statements; give a part of them")
+        sha256 = reader.sha256()
+    if first is None:
+        raise GraphError(f"{path}: has no statement; {_FORM}")
+    log.info("%s: read %s, %d skipped (repeated rows)", path, number_of(new, "statement"), repeated)
+    if new > 2 and _is_apart(graph, *first):
+        log.warning("%s: its first row is read as the statement %s; %s", path, ", ".join(first), _HEADER)
+    return sha256
 
 
 def _is_apart(graph: nx.MultiDiGraph, head: str, relation: str, tail: str) -> bool:
     """Return whether no other statement has one of the three names, as with a header."""
     degrees = dict(graph.degree([head, tail]))
-    same = sum(key == relation for *_, key in graph.edges(keys=True))
-    return bool(degrees[head] == degrees[tail] == same == 1)
+    uses = sum(key == relation for *_, key in graph.edges(keys=True))  # of the relation
+    return bool(degrees[head] == degrees[tail] == uses == 1)
 
 
 def _kind(path: Path) -> str:
@@ -116,49 +130,60 @@ def _read_table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, 
     """Yield (head, relation, tail) of the rows of a CSV or TSV file; blank lines and the header are left out."""
     lines = _decode(reader, path)
     start = list[str]()  # up to the first line that is not blank; the line numbers count from here
+    first_line = ""
     for line in lines:
         start.append(line)
+        first_line = line
         if line.strip():
             break
     # Without a header, the separator is the one that makes three cells of the first line.
-    separator = _find_separator(start[-1] if start else "", usual=_SEPARATORS[_kind(path)])
+    separator = _find_separator(first_line, usual=_SEPARATORS[_kind(path)])
     rows = table_rows(chain(start, lines), separator)
 
     columns = [0, 1, 2]  # of head, relation and tail
     width = len(columns)
-    for number, (first, cells) in enumerate(rows):
-        where = f"{path}, line {first}"
+    is_first = True
+    for line_number, cells in rows:
+        where = f"{path}, line {line_number}"
         if isinstance(cells, RowFault):
             raise GraphError(f"{where}: {cells.message}")
-        header = _header(cells) if number == 0 else None
-        if header:
-            columns = header
-            width = len(cells)
-            continue
-        if _has_ids(cells):
-            raise GraphError(f"{where}: has ids of Wikidata; a graph of them is a .tsv file with tabs, or N-Triples")
-        if len(cells) != width:
-            raise GraphError(
-                f"{where}: found {len(cells)} cells; {_FORM}; put a cell with a separator into double quotes"
-            )
-        head, relation, tail = [cells[column] for column in columns]
-        for field, text in zip(_COLUMNS, (head, relation, tail), strict=True):
+        if is_first:
+            is_first = False
+            header = _find_columns(cells)
+            if header is not None:
+                columns = header
+                width = len(cells)
+                continue
+        _check_cells(cells, width, where)
+        statement = [cells[column] for column in columns]
+        for field, text in zip(_COLUMNS, statement, strict=True):
             if not text:
                 raise GraphError(f"{where}, field {field}: is empty; {_FORM}; give it, or remove the line")
+        head, relation, tail = statement
         yield head, relation, tail
+
+
+def _check_cells(cells: Sequence[str], width: int, where: str) -> None:
+    """Refuse a row of Wikidata's ids, and one that does not have ``width`` cells; ``where`` begins the message."""
+    if _has_ids(cells):
+        raise GraphError(f"{where}: has ids of Wikidata; a graph of them is a .tsv file with tabs, or N-Triples")
+    if len(cells) != width:
+        raise GraphError(f"{where}: found {len(cells)} cells; {_FORM}; put a cell with a separator into double quotes")
 
 
 def _find_separator(line: str, *, usual: str) -> str:
     """Return the first separator that makes at least three cells of a line; the usual one if none does."""
     for separator in (usual, ",", ";", "\t"):
-        with suppress(csv.Error):  # a cell that is too long: its line is named when it is read
+        try:
             rows = list(csv.reader([line.replace("\r", " ")], delimiter=separator))
-            if rows and len(rows[0]) > 2:
-                return separator
+        except csv.Error:  # a cell that is too long: its line is named when it is read
+            continue
+        if rows and len(rows[0]) > 2:
+            return separator
     return usual
 
 
-def _header(cells: Sequence[str]) -> list[int] | None:
+def _find_columns(cells: Sequence[str]) -> list[int] | None:
     """Return the columns of head, relation and tail if ``cells`` are a header, else None."""
     names = [cell.strip().casefold() for cell in cells]
     columns = list[int]()
@@ -171,14 +196,18 @@ def _header(cells: Sequence[str]) -> list[int] | None:
 
 
 def _decode(reader: CountingReader, path: Path) -> Iterator[str]:
+    """Yield the lines of a file as text."""
+    encoding = "utf-8-sig"  # the first line may begin with a byte order mark
     for number, raw in enumerate(reader, start=1):
         try:
-            yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield raw.decode(encoding)
+            encoding = "utf-8"
         except UnicodeDecodeError as error:
             raise GraphError(f"{path}, line {number}: is not UTF-8 ({error.reason}); save the file as UTF-8") from None
 
 
 def _read_graphml(path: Path) -> tuple[nx.MultiDiGraph, dict[str, str]]:
+    """Return the graph of a GraphML file, and the SHA-256 of the file by its name."""
     with open_graph_file(path) as reader:
         if path.stat().st_size > _LARGEST:
             raise GraphError(f"{path}: has more than {_LARGEST / 1e6:g} MB; write the statements as CSV")

@@ -28,11 +28,13 @@ from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph, su
 from kg_edit.text.matching import without_accents
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
-_OPEN_ENDS = frozenset({"after", "as", "at", "by", "for", "from", "in", "of", "on", "to", "with"})  # as in "part of"
+Kind = Literal["statement", "composed", "chained", "consequence"]
+
+# A label of a relation that ends or begins so is not a noun: "part of", "has part", "located on street".
+_OPEN_ENDS = frozenset({"after", "as", "at", "by", "for", "from", "in", "of", "on", "to", "with"})
 _VERBS = ("contains ", "has ", "shares ", "uses ")
 _STATES = ("described ", "located ")
-_DROPPED = ("member of ", "located in the ")  # "member of sports team" becomes "sports team", a name for o'
-Kind = Literal["statement", "composed", "chained", "consequence"]
+_DROPPED = ("member of ", "located in the ")  # "member of sports team" becomes "sports team", a noun for o'
 _LETTERS = 4  # an answer of at least this length is also looked for inside words
 
 
@@ -68,8 +70,8 @@ def graph_facts(
 
     Facts whose object is s, o* or an id are left out.
 
-    Within a kind, facts are sorted by hashes. So the order does not depend on the order of the graph, and fewer facts
-    are the first ones of more. Each prompt occurs once: of several objects of a relation, the first one counts.
+    Within a kind, facts are sorted by hashes. So the order does not depend on the order of the graph, and a smaller
+    ``limit`` gives the first facts of a larger one. Each prompt occurs once, with the first of its objects.
 
     Args:
         edit: the edit.
@@ -81,30 +83,33 @@ def graph_facts(
     check_graph(graph)
     target = target_of(graph)
     wording = Wording.of(edit, graph, target=target)
-
-    # The distinct statements about o* that can be used, as labels: (property, r', o').
-    taken = {_fold(edit.subject), _fold(edit.target_new), _fold(graph.nodes[target]["label"])}
-    statements = set[tuple[str, str, str]]()
-    for _, end, key, data in graph.out_edges(target, keys=True, data=True):
-        relation = _on_one_line(data["label"])
-        label = _on_one_line(graph.nodes[end]["label"])
-        has_names = not is_entity_id(label) and not is_property_id(relation)  # and not only ids
-        if data.get("role") != "edit" and has_names and _fold(label) not in taken:
-            statements.add((str(data.get("property", key)), relation, label))
-    usable = sorted(statements, key=lambda statement: (hash_of(seed, statement[1], statement[2]), statement))
-
-    # Each kind in the given order, each prompt once: the first object of a relation counts.
+    statements = _read_statements(edit, graph, target, seed=seed)
     facts = list[GraphFact]()
     for kind in kinds:
-        subject = wording.target if kind == "statement" else edit.subject
-        by_prompt: dict[str, GraphFact] = {}
-        for property_, relation, label in usable:
+        subject = edit.subject
+        if kind == "statement":
+            subject = wording.target
+        by_prompt: dict[str, GraphFact] = {}  # the first object of each prompt
+        for property_, relation, label in statements:
             prompt = wording.prompt(kind, property_, relation)
             if prompt.count("{}") == 1:  # a label may contain braces
                 fact = GraphFact(kind=kind, subject=subject, relation=relation, object=label, prompt=prompt)
                 by_prompt.setdefault(prompt, fact)
         facts += list(by_prompt.values())[:limit]
     return tuple(facts)
+
+
+def _read_statements(edit: Edit, graph: nx.MultiDiGraph, target: str, *, seed: int) -> list[tuple[str, str, str]]:
+    """Return the distinct statements about o* that can be put into words, as (property, label of r', label of o')."""
+    own_names = {_fold(edit.subject), _fold(edit.target_new), _fold(graph.nodes[target]["label"])}
+    statements = set[tuple[str, str, str]]()
+    for _, end, key, data in graph.out_edges(target, keys=True, data=True):
+        relation = _on_one_line(data["label"])
+        label = _on_one_line(graph.nodes[end]["label"])
+        has_names = not is_entity_id(label) and not is_property_id(relation)  # and not only ids
+        if data.get("role") != "edit" and has_names and _fold(label) not in own_names:
+            statements.add((str(data.get("property", key)), relation, label))
+    return sorted(statements, key=lambda statement: (hash_of(seed, statement[1], statement[2]), statement))
 
 
 def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tuple[GraphFact, ...]:
@@ -114,7 +119,10 @@ def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tupl
     """
     check_graph(graph)
     wording = Wording.of(edit, graph, target=target_of(graph))
-    edges = [edge for edge in graph.edges(data=True) if edge[2].get("role") == "consequence"]
+    edges = []
+    for start, end, data in graph.edges(data=True):
+        if data.get("role") == "consequence":
+            edges.append((start, end, data))
     edges.sort(key=lambda edge: (-edge[2]["confidence"], edge[2]["property"], edge[1]))
     by_text: dict[str, GraphFact] = {}
     for start, end, data in edges:
@@ -122,7 +130,8 @@ def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tupl
         relation = _on_one_line(data["label"])
         label = _on_one_line(graph.nodes[end]["label"])
         prompt = wording.prompt("statement", data["property"], relation)
-        if prompt.count("{}") == 1 and not (is_entity_id(label) or is_property_id(relation)):
+        has_names = not is_entity_id(label) and not is_property_id(relation)
+        if prompt.count("{}") == 1 and has_names:
             fact = GraphFact(kind="consequence", subject=subject, relation=relation, object=label, prompt=prompt)
             by_text.setdefault(fact.text, fact)
     return tuple(by_text.values())[:limit]
@@ -135,29 +144,33 @@ def hash_of(seed: int, *parts: str) -> bytes:
 
 def target_of(graph: nx.MultiDiGraph) -> str:
     """Return the key of o*'s node: the node with its role, or else the object of the edit's edge."""
-    roles = [key for key, data in graph.nodes(data=True) if data.get("role") == "target_new"]
-    edges = [target for _, target, data in graph.edges(data=True) if data.get("role") == "edit"]
-    targets = sorted(set(roles or edges))
+    targets = {key for key, data in graph.nodes(data=True) if data.get("role") == "target_new"}
+    if not targets:
+        targets = {target for _, target, data in graph.edges(data=True) if data.get("role") == "edit"}
+    targets = sorted(targets)
     if len(targets) != 1:
         raise GraphError(f"one node needs role='target_new', found {len(targets)}: {targets[:5]}; give it to o*'s node")
     return str(targets[0])
 
 
 def overlaps(text: str, other: str) -> bool:
-    """Return whether the words of one text occur in the other, without case and accents; long names in a word too."""
-    one = _fold(text)
-    two = _fold(other)
-    if not one or not two:
+    """Return whether one text occurs in the other, without case and accents: as words, or if it is long, in a word."""
+    short, long = sorted((_fold(text), _fold(other)), key=len)
+    if not short:
         return False
-    short, long = sorted((one, two), key=len)
-    return f" {short} " in f" {long} " or (len(short) >= _LETTERS and short in long)
+    if len(short) >= _LETTERS:
+        return short in long
+    return f" {short} " in f" {long} "
 
 
 def answers_in(graph: nx.MultiDiGraph, answers: Sequence[str]) -> list[str]:
     """Return the nodes of an edit's subgraph whose label `overlaps` one of ``answers``, except s and o* themselves."""
     ends = {subject_of(graph), target_of(graph)}
-    labels = {node: str(label) for node, label in graph.nodes(data="label") if node not in ends}
-    return [node for node, label in labels.items() if any(overlaps(label, answer) for answer in answers)]
+    found = []
+    for node, label in graph.nodes(data="label"):
+        if node not in ends and any(overlaps(str(label), answer) for answer in answers):
+            found.append(node)
+    return found
 
 
 def without_answers(graph: nx.MultiDiGraph, answers: Sequence[str]) -> nx.MultiDiGraph:
@@ -178,16 +191,18 @@ def without_nodes(graph: nx.MultiDiGraph, nodes: Iterable[str]) -> nx.MultiDiGra
 def guarding(source: SubgraphSource, edit: Edit, options: SubgraphOptions, answers: Sequence[str]) -> SubgraphOptions:
     """Return the options with a guard (`Leakage`) under which no node of the subgraph overlaps one of ``answers``.
 
-    The guard leaves out whole labels, before a node's statements are sampled. So the labels that overlap an answer join
-    it until none is sampled, and another statement takes the place of each. A source without the guard keeps its
-    options.
+    The guard knows whole labels, and leaves them out before a node's statements are sampled. So the labels that overlap
+    an answer are added to it until none is sampled; another statement takes the place of each. A source without the
+    guard keeps its options.
     """
-    met = list(answers) if "leakage" in supported(source) else []
-    while met:
-        options = replace(options, leakage=options.leakage.add_answers(met))
+    if "leakage" not in supported(source):
+        return options
+    to_exclude = list(answers)
+    while to_exclude:
+        options = replace(options, leakage=options.leakage.add_answers(to_exclude))
         graph = edit_subgraph(source, edit, options)
         labels = {str(graph.nodes[node]["label"]) for node in answers_in(graph, answers)}
-        met = sorted(labels.difference(options.leakage.answers))
+        to_exclude = sorted(labels.difference(options.leakage.answers))
     return options
 
 
@@ -198,12 +213,19 @@ def _on_one_line(label: str) -> str:
 def _fold(text: str) -> str:
     """Return the words in lower case, without accents and punctuation; the text itself if it has no words."""
     letters = without_accents(text.casefold())
-    return " ".join(re.findall(r"\w+", letters)) or _on_one_line(letters)
+    words = re.findall(r"\w+", letters)
+    if not words:
+        return _on_one_line(letters)
+    return " ".join(words)
 
 
 @dataclass(frozen=True)
 class Wording:
-    """The words for facts around one edit: o*'s label, and a phrase for what s has by r ("the sports team of {}")."""
+    """The words for facts around one edit.
+
+    ``target`` is o*'s label. ``thing`` is a phrase for what s has by r, such as "the sports team of {}"; None if r has
+    no noun.
+    """
 
     edit_prompt: str
     target: str
@@ -214,33 +236,18 @@ class Wording:
     def of(cls, edit: Edit, graph: nx.MultiDiGraph, *, target: str) -> Self:
         """Return the words for facts around ``edit``; ``target`` is the key of o*."""
         templates = RelationTemplates.load()
-        # The label of r from the graph, the edit or the table; none if it is only the prompt's words.
-        row = templates.find(edit.relation_id) or templates.find(edit.relation)
-        in_graph = [str(data["label"]) for _, _, data in graph.edges(data=True) if data.get("role") == "edit"]
-        words_of_prompt = edit.model_copy(update={"relation": None}).relation_text
-        relation = None
-        for label in (*in_graph, edit.relation, row.label if row else None):
-            if label and label != words_of_prompt and not is_property_id(label):
-                relation = _on_one_line(label)
-                break
-        noun = noun_for(relation)
-        thing = f"the {noun} of {{}}" if noun else None
-        return cls(edit.prompt, _on_one_line(graph.nodes[target]["label"]), thing, templates)
+        noun = noun_for(_find_label(edit, graph, templates))
+        thing = None
+        if noun:
+            thing = f"the {noun} of {{}}"
+        label = _on_one_line(graph.nodes[target]["label"])
+        return cls(edit_prompt=edit.prompt, target=label, thing=thing, templates=templates)
 
     def prompt(self, kind: str, property_id: str, relation: str) -> str:
         """Return the prompt of a statement, a composed or a chained fact with r' = ``relation``; {} is its subject."""
         if kind == "chained":
             return f"{self.edit_prompt} {self.target}, {relation}"
-        row = self.templates.find(property_id) or self.templates.find(relation)
-        noun = noun_for(relation)
-        if row:
-            template = row.template
-        elif relation.startswith(_VERBS):
-            template = f"{{}} {relation}"
-        elif noun:
-            template = f"The {noun} of {{}} is"
-        else:
-            template = f"{{}} is {relation}"
+        template = self._find_template(property_id, relation)
         if kind == "statement":
             return template
         if self.thing:  # a composed fact: "The sports team of {} has its headquarters in"
@@ -250,11 +257,39 @@ class Wording:
             return f"{self.edit_prompt} one that {template.removeprefix('{} ')}"
         return f"{self.edit_prompt} one whose {relation} is"
 
+    def _find_template(self, property_id: str, relation: str) -> str:
+        """Return the prompt of a statement with {} for its subject: a relation's template, or made from its label."""
+        row = self.templates.find(property_id) or self.templates.find(relation)
+        if row:
+            return row.template
+        if relation.startswith(_VERBS):
+            return f"{{}} {relation}"
+        noun = noun_for(relation)
+        if noun:
+            return f"The {noun} of {{}} is"
+        return f"{{}} is {relation}"
+
+
+def _find_label(edit: Edit, graph: nx.MultiDiGraph, templates: RelationTemplates) -> str | None:
+    """Return the label of r from the graph, the edit or the table; None if there are only the words of the prompt."""
+    labels = [str(data["label"]) for _, _, data in graph.edges(data=True) if data.get("role") == "edit"]
+    if edit.relation:
+        labels.append(edit.relation)
+    row = templates.find(edit.relation_id) or templates.find(edit.relation)
+    if row:
+        labels.append(row.label)
+    words_of_prompt = edit.model_copy(update={"relation": None}).relation_text
+    for label in labels:
+        if label and label != words_of_prompt and not is_property_id(label):
+            return _on_one_line(label)
+    return None
+
 
 def noun_for(relation: str | None) -> str | None:
     """Return a noun for a relation's object: "sports team" for "member of sports team"; None for "part of" and such."""
+    noun = relation or ""
     for start in _DROPPED:
-        relation = (relation or "").removeprefix(start)
-    if not relation or relation.split()[-1] in _OPEN_ENDS or relation.startswith((*_VERBS, *_STATES)):
+        noun = noun.removeprefix(start)
+    if not noun or noun.split()[-1] in _OPEN_ENDS or noun.startswith((*_VERBS, *_STATES)):
         return None
-    return relation
+    return noun

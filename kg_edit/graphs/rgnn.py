@@ -41,7 +41,9 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
     def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> Tensor:
         """Return z' [..., nodes, d] for ``edges`` [2, edges] (object, subject) and ``relations`` [edges, d]."""
         by_messages, by_itself = self.terms(nodes, edges, relations)
-        return by_itself if by_messages is None else by_itself + by_messages
+        if by_messages is None:
+            return by_itself
+        return by_itself + by_messages
 
     def terms(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the two terms of Eq. 5 before g: W_1 aggr (z_o + z_r), and W_2 z_s, [..., nodes, d] each.
@@ -67,8 +69,10 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
         return received
 
     def message(self, nodes_j: Tensor, relations: Tensor) -> Tensor:
-        """Return an edge's message: z_o + z_r, or z_o alone without relations, [edges, d]."""
-        return nodes_j + relations if self._relations else nodes_j
+        """Return an edge's message, z_o + z_r or z_o alone, [edges, d]; PyG puts z_o of each edge into ``nodes_j``."""
+        if self._relations:
+            return nodes_j + relations
+        return nodes_j
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -149,11 +153,13 @@ class RGNN(nn.Module):
             relations: z_r, [edges, d].
             sizes: how many nodes each of several graphs has without padding.
         """
+        if not sizes:
+            sizes = (nodes.shape[-2],)  # one graph, which has no padding
         drops = self.training and self._dropout_rate > 0
         for layer in self.layers:
             nodes = self.activate(layer(nodes, edges, relations), layer)
             if drops and self._has_activation(layer):
-                nodes = self._drop_numbers(nodes, sizes or (nodes.shape[-2],))
+                nodes = self._drop_numbers(nodes, sizes)
         return nodes
 
     def _drop_numbers(self, nodes: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -171,7 +177,9 @@ class RGNN(nn.Module):
 
     def activate(self, nodes: Tensor, layer: nn.Module) -> Tensor:
         """Return g of the output of ``layer``, without dropout; the output itself after a last layer without g."""
-        return nn.functional.leaky_relu(nodes, self._slope) if self._has_activation(layer) else nodes
+        if not self._has_activation(layer):
+            return nodes
+        return nn.functional.leaky_relu(nodes, self._slope)
 
     def _has_activation(self, layer: nn.Module) -> bool:
         return layer is not self.layers[-1] or self._final_activation
@@ -186,10 +194,11 @@ class RGNN(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, RelationalLayer)  # noqa: S101
             by_messages, by_itself = layer.terms(nodes, edges, relations)
-            before = by_itself if by_messages is None else by_itself + by_messages
-            nodes = self.activate(before, layer)
-            messages = torch.zeros_like(nodes[subject]) if by_messages is None else by_messages[subject]
-            traced.append(SubjectTerms(by_messages=messages, by_itself=by_itself[subject], z=nodes[subject]))
+            if by_messages is None:
+                by_messages = torch.zeros_like(by_itself)
+            nodes = self.activate(by_itself + by_messages, layer)
+            terms = SubjectTerms(by_messages=by_messages[subject], by_itself=by_itself[subject], z=nodes[subject])
+            traced.append(terms)
         return traced
 
 

@@ -44,12 +44,17 @@ if TYPE_CHECKING:
     from wikidata_cache import WikidataCache
 
 _SUBJECT = "_:subject"
-_RELATION = ("label", "relation", "type", "predicate")  # attributes of an edge, the first text of which is its relation
-_OFTEN = 5  # times that a relation occurs which is not a misspelling
-_PAIRS = 100_000  # of names that are compared
+_RELATION = (
+    "label",
+    "relation",
+    "type",
+    "predicate",
+)  # attributes of an edge; the first that is a text is its relation
+_OFTEN = 5  # a relation that occurs so often is not a misspelling
+_PAIRS = 100_000  # of names that are compared, at most
 _NEAR = 0.88  # difflib's ratio: "locatd in" and "located in" have 0.95, "works as" and "works at" 0.875
-_NEAR_LABEL = 0.8  # that of a label, which is only named
-_SEARCHED = 10_000  # labels; a search among more would take long for each edit
+_NEAR_LABEL = 0.8  # the same for a label, which a message only suggests
+_SEARCHED = 10_000  # labels that are searched, at most; among more a search would take long for each edit
 
 log = logging.getLogger(__name__)
 
@@ -76,15 +81,22 @@ class PrivateGraph:
         if not self.graph.is_directed():
             raise GraphError("the graph is undirected; give a networkx.DiGraph or MultiDiGraph with edges from s to o")
         if len(self._nodes) < len(self.graph):
-            ((text, _),) = Counter(str(node) for node in self.graph).most_common(1)
+            counts = Counter(str(node) for node in self.graph)
+            text = max(counts, key=counts.__getitem__)
             raise GraphError(f"several nodes of the graph are written {text!r}; give them keys that differ as texts")
         nameless = [edge for edge in self.graph.edges(data=True) if _relation_of(edge[2]) is None]
         if nameless:
             raise _no_relation(nameless)
+        self._warn_of_misspellings()
+
+    def _warn_of_misspellings(self) -> None:
+        """Warn if a relation is written nearly as a frequent one."""
         near = near_relations(str(_relation_of(data)) for _, _, data in self.graph.edges(data=True))
         if near:
             rare, frequent = near[0]
-            more = f" ({len(near) - 1} more such relations)" if len(near) > 1 else ""
+            more = ""
+            if len(near) > 1:
+                more = f" ({len(near) - 1} more such relations)"
             log.warning(
                 "the graph has the relation %r once and %r often; if the first is misspelled, correct it: it is read "
                 "as a relation of its own%s",
@@ -115,10 +127,10 @@ class PrivateGraph:
         for hop in range(2, options.hops + 1):
             reached: list[str] = []
             for node in frontier:
-                offered = [statement for statement in self._statements(node) if statement.object != subject]
-                if node == subject:  # where s is o*
-                    offered = [statement for statement in offered if not self._is_old(statement.object, edit)]
-                for _, relation, end in bottom_m(offered, options.per_node, seed=options.seed):
+                statements = [statement for statement in self._statements(node) if statement.object != subject]
+                if node == subject:  # s is o* itself
+                    statements = [statement for statement in statements if not self._is_old(statement.object, edit)]
+                for _, relation, end in bottom_m(statements, options.per_node, seed=options.seed):
                     if end not in subgraph:
                         subgraph.add_node(end, label=self._labels[end], role="neighbour", hop=hop)
                         reached.append(end)
@@ -134,7 +146,10 @@ class PrivateGraph:
     @property
     def about(self) -> str:
         """The graph in words: its files, and its size."""
-        return f"{', '.join(self.files) or 'in networkx'} (statements between names: {self.graph.number_of_edges():,})"
+        place = "in networkx"
+        if self.files:
+            place = ", ".join(self.files)
+        return f"{place} (statements between names: {self.graph.number_of_edges():,})"
 
     def labels(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the labels of those ``ids`` that are keys of nodes, for the rows of an edit file that have ids."""
@@ -153,6 +168,7 @@ class PrivateGraph:
 
     @cached_property
     def _hash(self) -> str:
+        """The SHA-256 of all nodes, labels and edges."""
         edges = list[Statement]()
         for key in self._labels:
             edges += self._statements(key)
@@ -178,34 +194,43 @@ class PrivateGraph:
 
     @cached_property
     def _labels(self) -> dict[str, str]:
+        """The name of each node by its key as text."""
         labels = {}
         for key, node in self._nodes.items():
             data = self.graph.nodes[node]
-            names = [data.get("label"), data.get("name"), key]
-            # A table's empty cell may be NaN.
-            usable = [str(name) for name in names if isinstance(name, str | int) and str(name).strip()]
-            labels[key] = usable[0] if usable else key
+            labels[key] = key
+            for name in (data.get("label"), data.get("name")):
+                if isinstance(name, str | int) and str(name).strip():  # a table's empty cell may be NaN
+                    labels[key] = str(name)
+                    break
         return labels
 
     def _find(self, id_: str | None, label: str) -> str | None:
-        key = id_.removeprefix("node:") if id_ else None
-        if key in self._labels:
-            return key
+        """Return the key of a node from its id, or else from its label; None if no node has the label.
+
+        An id is a key; ``node:KEY`` says that it has to be one, and not an id of Wikidata.
+        """
         named = self._named.get(label, [])
-        if id_ and id_ != key:
-            if not named:
-                way = "give the key of a node"
-            elif len(named) == 1:
-                way = f"its label {label!r} alone finds it too"
-            else:
-                way = f"those with the label {label!r} are {', '.join(sorted(named)[:5])}"
-            raise GraphError(f"the graph has no node {key!r}, which {id_!r} names; {way}")
+        shown = ", ".join(sorted(named)[:5])
+        if id_:
+            key = id_.removeprefix("node:")
+            if key in self._labels:
+                return key
+            if id_.startswith("node:"):
+                if not named:
+                    way = "give the key of a node"
+                elif len(named) == 1:
+                    way = f"its label {label!r} alone finds it too"
+                else:
+                    way = f"those with the label {label!r} are {shown}"
+                raise GraphError(f"the graph has no node {key!r}, which {id_!r} names; {way}")
+        if not named:
+            return None
         if len(named) > 1:
             raise GraphError(
-                f"several nodes have the label {label!r}: {', '.join(sorted(named)[:5])}; give the key of one as "
-                f"its id: node:{min(named)}"
+                f"several nodes have the label {label!r}: {shown}; give the key of one as its id: node:{min(named)}"
             )
-        return named[0] if named else None
+        return named[0]
 
     def near(self, label: str) -> str:
         """Return ", did you mean 'x'?" with the node's label that is written nearly as ``label``, or nothing."""
@@ -213,11 +238,15 @@ class PrivateGraph:
             return ""
         folded = {name.casefold(): name for name in self._named}
         matches = get_close_matches(label.casefold(), folded, n=1, cutoff=_NEAR_LABEL)
-        if not matches or folded[matches[0]] == label:
+        if not matches:
             return ""
-        return f", did you mean {folded[matches[0]]!r}?"
+        nearest = folded[matches[0]]
+        if nearest == label:
+            return ""
+        return f", did you mean {nearest!r}?"
 
     def _statements(self, key: str) -> Iterator[Statement]:
+        """Yield the statements of a node."""
         for _, target, data in self.graph.out_edges(self._nodes[key], data=True):
             relation = _relation_of(data)
             assert relation is not None  # noqa: S101 - checked when the object was made
@@ -225,6 +254,7 @@ class PrivateGraph:
 
 
 def _relation_of(data: Mapping[str, Any]) -> str | None:
+    """Return the relation of an edge from its attributes; None if it has none."""
     for name in _RELATION:
         text = data.get(name)
         if isinstance(text, str) and text.strip():
@@ -248,17 +278,20 @@ def near_relations(relations: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _no_relation(edges: Sequence[tuple[object, object, Mapping[str, Any]]]) -> GraphError:
+    """Return the error for ``edges`` without a relation; it names the first one."""
     start, end, data = edges[0]
-    given = [name for name in _RELATION if data.get(name) is not None]
-    if given:
-        have = f"its {given[0]} is {describe(data[given[0]])}, which is no name"
+    odd_names = [name for name in _RELATION if data.get(name) is not None]
+    if odd_names:
+        found = f"its {odd_names[0]} is {describe(data[odd_names[0]])}, which is no name"
     elif data:
-        have = f"its attributes are {', '.join(str(name) for name in data)}"
+        found = f"its attributes are {', '.join(str(name) for name in data)}"
     else:
-        have = "it has no attributes"
-    more = f" ({len(edges) - 1} more such edges)" if len(edges) > 1 else ""
+        found = "it has no attributes"
+    more = ""
+    if len(edges) > 1:
+        more = f" ({len(edges) - 1} more such edges)"
     return GraphError(
-        f"the edge {start!r} -> {end!r} has no relation: {have}; put the relation's name into its label (or relation, "
+        f"the edge {start!r} -> {end!r} has no relation: {found}; put the relation's name into its label (or relation, "
         f"type, predicate), or remove the edge{more}"
     )
 
@@ -295,28 +328,31 @@ def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None 
             files and folders of Wikidata's ids, a store, a URL.
         contact: your e-mail address or URL, which Wikimedia requires.
     """
-    from wikidata_cache import WikidataCache
+    from wikidata_cache import WikidataCache  # here, as a private graph does not need it
 
-    parts = [names] if isinstance(names, str | Path) else list(names)
-    for part in parts:
-        check_graph_name(str(part))
-    paths = [user_path(part) for part in parts]
+    if isinstance(names, str | Path):
+        names = [names]
+    for name in names:
+        check_graph_name(str(name))
+    paths = [user_path(name) for name in names]
     try:
         fact_paths = [path for path in paths if has_names(path)]
-        if fact_paths:
-            if len(fact_paths) < len(paths):
-                raise GraphError(
-                    f"{fact_paths[0]} has names, so it can't be combined with a graph of Wikidata's ids; give one kind"
-                )
-            graph, files = read_facts(fact_paths)
-            try:
-                return PrivateGraph(graph, files)
-            except GraphError as error:  # only GraphML can have such edges
-                raise GraphError(f"{fact_paths[0]}: {error}") from None
-        sources = [packaged_graph(str(part)) or part for part in parts]
-        return WikidataCache(sources[0] if len(sources) == 1 else sources, contact=contact)
+        if not fact_paths:
+            sources = [packaged_graph(str(name)) or name for name in names]
+            if len(sources) == 1:
+                return WikidataCache(sources[0], contact=contact)
+            return WikidataCache(sources, contact=contact)
+        if len(fact_paths) < len(paths):
+            raise GraphError(
+                f"{fact_paths[0]} has names, so it can't be combined with a graph of Wikidata's ids; give one kind"
+            )
+        graph, files = read_facts(fact_paths)
     except WikidataCacheError as error:
         raise GraphError(str(error)) from error
+    try:
+        return PrivateGraph(graph, files)
+    except GraphError as error:  # only GraphML can have such edges
+        raise GraphError(f"{fact_paths[0]}: {error}") from None
 
 
 def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
@@ -332,7 +368,9 @@ def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
 def graph_identity(graph: SubgraphSource) -> dict[str, Any]:
     """Return the graph's files and hashes, or its URL, without the time at which it was asked."""
     source: Any = getattr(graph, "source", graph)
-    identity = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
+    identity = {"kind": type(source).__name__}
+    if hasattr(source, "provenance"):
+        identity = source.provenance()
     return {key: value for key, value in identity.items() if key != "fetched_at"}
 
 
@@ -409,22 +447,26 @@ SAMPLING = frozenset(("hops", "per_node", "seed"))
 
 def edit_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
     """Return the edit's subgraph. If the edit has no relation, the words of its prompt are the label of its edge."""
-    return read_subgraph(source, edit.model_copy(update={"relation": edit.relation_text or None}), options)
+    with_relation = edit.model_copy(update={"relation": edit.relation_text or None})
+    return read_subgraph(source, with_relation, options)
 
 
 def supported(source: SubgraphSource) -> frozenset[str]:
     """Return the names of the options that a source reads."""
-    return source.supports if isinstance(source, ConfigurableSource) else frozenset()
+    if isinstance(source, ConfigurableSource):
+        return source.supports
+    return frozenset()
 
 
 def read_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
     """Return the source's subgraph of an edit."""
     supports = supported(source)
-    other = sorted(set(options.changed()) - supports - SAMPLING)
-    if other:
+    unsupported = sorted(set(options.changed()) - supports - SAMPLING)
+    if unsupported:
+        names = ", ".join(sorted(supports)) or "no setting"
         raise ConfigError(
-            f"this graph does not support the setting graph.{other[0]}: {type(source).__name__} supports "
-            f"{', '.join(sorted(supports)) or 'no setting'}. Leave the setting out, or give a Wikidata graph"
+            f"this graph does not support the setting graph.{unsupported[0]}: {type(source).__name__} supports "
+            f"{names}. Leave the setting out, or give a Wikidata graph"
         )
     if isinstance(source, ConfigurableSource):
         return source.subgraph(edit, options)
@@ -453,10 +495,12 @@ def other_label(graph: nx.MultiDiGraph, edit: Edit) -> str | None:
     """Return the label of ``target_new_id`` in the subgraph; None if it is ``target_new`` with more or fewer words."""
     item = edit.target_new_id or ""
     node = graph.graph.get("redirects", {}).get(item, item)
-    label = str(graph.nodes[node]["label"]) if node in graph else edit.target_new
-    stored = set(name_words(normalise(label)))
-    given = set(name_words(normalise(edit.target_new)))
-    if stored <= given or given <= stored:
+    if node not in graph:
+        return None
+    label = str(graph.nodes[node]["label"])
+    words_of_label = set(name_words(normalise(label)))
+    words_of_target = set(name_words(normalise(edit.target_new)))
+    if words_of_label <= words_of_target or words_of_target <= words_of_label:
         return None
     return label
 
@@ -483,12 +527,11 @@ def check_graph(graph: nx.MultiDiGraph) -> None:
     for key, data in graph.nodes(data=True):
         _check_label(data, f"node {key} has no label; give it one, or leave it out of the graph")
     for subject, target, data in graph.edges(data=True):
+        complaint = f"edge {subject} -> {target} has no label; give it one, or leave it out of the graph"
         if data.get("role") == "edit":
             complaint = (
                 "the edit has no relation, and its prompt only has the subject; give relation, such as 'capital'"
             )
-        else:
-            complaint = f"edge {subject} -> {target} has no label; give it one, or leave it out of the graph"
         _check_label(data, complaint)
 
 
@@ -501,6 +544,7 @@ def subject_of(graph: nx.MultiDiGraph) -> str:
 
 
 def _check_label(data: dict[str, Any], complaint: str) -> None:
+    """Check that a node or an edge has a label that is a text with words."""
     label = data.get("label")
     if not isinstance(label, str) or not label.strip():
         raise GraphError(complaint)

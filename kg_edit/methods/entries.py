@@ -1,4 +1,4 @@
-"""The methods of the core. One entry a method: the catalogue that listings read."""
+"""The methods of the core, one entry for each, in the order of their names: the catalogue that listings read."""
 
 from kg_edit.registry import MethodEntry
 

@@ -72,7 +72,7 @@ _SHARED = {  # what all methods of a family have in common, as a sentence
     ("graph", "yes"): "They need a graph.",
     ("graph", "no"): "They need no graph.",
 }
-_CHOICES = """## Which one to take
+_CHOICES_HEAD = """## Which one to take
 
 This advice follows from what was measured on SmolLM2-135M ([results](results.md)):
 """
@@ -127,10 +127,11 @@ CHOICES = (
 
 def row_of(entry: MethodEntry) -> tuple[str, ...]:
     """Return the row of a method in the table of all methods; the columns are `HEADER`."""
+    family = entry.family or "its own"
     batch = "together" if entry.joint else "sequence"
     remove = "exact" if entry.separable else "recomputed"
     graph = "yes" if entry.needs_graph else "no"
-    return (entry.name, entry.about, entry.family or "its own", entry.changes, batch, remove, graph, entry.paper)
+    return (entry.name, entry.about, family, entry.changes, batch, remove, graph, entry.paper)
 
 
 def settings(method: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
@@ -139,6 +140,7 @@ def settings(method: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
 
 
 def _settings(config: BaseModel, group: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield the settings of a config, and those of the groups in it, whose names begin with ``group``."""
     for field, info in type(config).model_fields.items():
         default = getattr(config, field)
         if isinstance(default, BaseModel):
@@ -153,9 +155,12 @@ _BLOCKS = 30  # number of blocks of SmolLM2-135M
 def computes(method: type[EditingMethod]) -> str:
     """Return a sentence on the computation of a method: its family, what it trains, and its default layers."""
     layers = method.config_class.model_construct().written_layers(_BLOCKS)
-    where = ", ".join(str(layer) for layer in layers) or "none"
-    if len(layers) > 1 and layers == tuple(range(layers[0], layers[-1] + 1)):
+    if not layers:
+        where = "none"
+    elif len(layers) > 1 and layers == tuple(range(layers[0], layers[-1] + 1)):
         where = f"{layers[0]} to {layers[-1]}"
+    else:
+        where = ", ".join(str(layer) for layer in layers)
     family = method.family or "its own"
     return f"Family: {family}. Trains: {method.trains}. Layers by default, in a model of {_BLOCKS} blocks: {where}."
 
@@ -169,7 +174,7 @@ def methods_page() -> str:
         row["method"] = _linked(row["method"])
         families.setdefault(row["family"], []).append(row)
     choices = [(choice.want, f"`{choice.take}`", choice.because) for choice in CHOICES]
-    sections = [_HEAD, _CHOICES, markdown_table(Choice._fields, choices)]
+    sections = [_HEAD, _CHOICES_HEAD, markdown_table(Choice._fields, choices)]
     for name, rows in families.items():
         if rows:
             sections.append(_family_section(name, rows))

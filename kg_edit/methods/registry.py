@@ -36,9 +36,10 @@ def find_method(name: str | type[EditingMethod]) -> type[EditingMethod]:
         raise ConfigError(f"found {describe(name)}; expected the name of a method, such as 'rome'")
     check_method(name)
     entry = method_entries()[name]
-    found = load(entry.target)
-    from kg_edit.methods.base import EditingMethod
+    method = load(entry.target)
+    from kg_edit.methods.base import EditingMethod  # here, as it imports torch, which listings do without
 
-    if not (isinstance(found, type) and issubclass(found, EditingMethod)) or found.entry.name != name:
+    is_method = isinstance(method, type) and issubclass(method, EditingMethod)
+    if not is_method or method.entry.name != name:
         raise ConfigError(f"{entry.target}: expected the subclass of EditingMethod with the entry {name!r}")
-    return found
+    return method

@@ -1,4 +1,7 @@
-"""The settings of a method and of its model that decide a run's results; a run folder keeps them, to refuse others."""
+"""The settings of a method and of its model that decide a run's results.
+
+A run folder keeps them, and refuses to continue with others.
+"""
 
 from __future__ import annotations
 
@@ -48,5 +51,7 @@ def method_settings(method: Configured, model: LanguageModel) -> Settings:
 
 def chat_settings(model: LanguageModel, edits: Iterable[Edit], chat: bool | None = None) -> Settings:
     """Return the hash of the chat form if an edit is made or asked in it (``chat``: whether all are), else {}."""
-    used = chat or any(edit.chat for edit in edits)
-    return {"chat_form_sha256": model.chat_form.sha256} if used else {}
+    is_used = chat or any(edit.chat for edit in edits)
+    if not is_used:
+        return {}
+    return {"chat_form_sha256": model.chat_form.sha256}

@@ -59,4 +59,7 @@ def warn_of_lead(model: LanguageModel, edit: Edit, *, method: str) -> None:
 
 
 def _lead(model: LanguageModel, edit: Edit, *, chat: bool) -> str:
-    return "" if chat else lead_before(model, edit.text, subject=edit.subject)
+    """Return what is put before an edit's prompt: a line break or nothing, and in chat form always nothing."""
+    if chat:
+        return ""
+    return lead_before(model, edit.text, subject=edit.subject)

@@ -9,37 +9,38 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from itertools import chain
 
+# Pixels: the picture, and its margins, in which the numbers and the names of the axes are
 WIDTH = 520
 HEIGHT = 230
 _LEFT = 52
 _RIGHT = 12
 _TOP = 10
 _BOTTOM = 36
+_SPARK = (84, 22)  # width and height of a `sparkline`
 _FEW = 40  # lines with at most this many points also have dots
-_TICKS = 5
-_SPARK = (84, 22)
+_TICKS = 5  # numbers on an axis, about
 
 Point = tuple[float, float]
 
 
 def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str, y_label: str) -> str:
     """Return a chart of lines of points (x, y), from y = 0 on, with numbers on both axes; "" if no y is finite."""
-    finite = {name: _finite_points(line) for name, line in lines.items()}
-    points = list(chain.from_iterable(finite.values()))
+    points = list[Point]()
+    for line in lines.values():
+        points += _finite_points(line)
     if not points:
         return ""
-    wide = ticks(max(x for x, _ in points), whole_numbers=True)
-    tall = ticks(max(y for _, y in points))
-    scale = _Scale(wide[-1], tall[-1])
-    parts = [*_axes(wide, tall, scale, x_label, y_label)]
-    for number, line in enumerate(lines.values()):
+    x_ticks = ticks(max(x for x, _ in points), whole_numbers=True)
+    y_ticks = ticks(max(y for _, y in points))
+    scale = _Scale(x_ticks[-1], y_ticks[-1])
+    parts = [*_axes(x_ticks, y_ticks, scale, x_label, y_label)]
+    legend = ""
+    for number, (name, line) in enumerate(lines.items()):
         parts.append(f'<path class="line line-{number}" d="{_path(line, scale)}"/>')
         parts += _dots(number, line, scale)
-    legend = "".join(
-        f'<span class="key line-{number}">{escape(name)}</span>' for number, name in enumerate(lines) if finite[name]
-    )
+        if _finite_points(line):
+            legend += f'<span class="key line-{number}">{escape(name)}</span>'
     head = f'<svg class="chart" role="img" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
     return f'<p class="keys">{legend}</p>{head}<title>{escape(title)}</title>{"".join(parts)}</svg>'
 
@@ -53,18 +54,18 @@ def sparkline(values: Sequence[float]) -> str:
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) < 2:
         return ""
-    wide, tall = _SPARK
+    width, height = _SPARK
     top = max(max(finite), 1e-12)
     points = []
     for index, value in enumerate(values):
-        if math.isfinite(value):
-            x = 2 + (wide - 4) * index / (len(values) - 1)
-            y = tall - 2 - (tall - 4) * max(value, 0) / top
+        if math.isfinite(value):  # with a margin of two pixels
+            x = 2 + (width - 4) * index / (len(values) - 1)
+            y = height - 2 - (height - 4) * max(value, 0) / top
             points.append(f"{x:.1f},{y:.1f}")
     line = " ".join(points)
     ends = f"{values[0]:.2g} to {values[-1]:.2g}"
     return (
-        f'<svg class="spark" role="img" width="{wide}" height="{tall}" viewBox="0 0 {wide} {tall}">'
+        f'<svg class="spark" role="img" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
         f'<title>{ends}</title><polyline points="{line}"/></svg>'
     )
 
@@ -84,27 +85,30 @@ def ticks(most: float, *, whole_numbers: bool = False) -> list[float]:
 
 
 class _Scale:
-    """Converts a chart's numbers to pixels."""
+    """Converts a chart's numbers to pixels; the axes end at the numbers ``x_end`` and ``y_end``."""
 
-    def __init__(self, wide: float, tall: float) -> None:
-        self._wide = wide or 1.0
-        self._tall = tall or 1.0
+    def __init__(self, x_end: float, y_end: float) -> None:
+        self._x_end = x_end or 1.0
+        self._y_end = y_end or 1.0
 
     def x(self, value: float) -> float:
-        """Pixels from the left."""
-        return _LEFT + (WIDTH - _LEFT - _RIGHT) * value / self._wide
+        """Return the pixels from the left."""
+        return _LEFT + (WIDTH - _LEFT - _RIGHT) * value / self._x_end
 
     def y(self, value: float) -> float:
-        """Pixels from the top."""
-        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * max(value, 0.0) / self._tall
+        """Return the pixels from the top."""
+        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * max(value, 0.0) / self._y_end
 
 
-def _axes(wide: Sequence[float], tall: Sequence[float], scale: _Scale, x_label: str, y_label: str) -> Iterator[str]:
-    for value in tall:
+def _axes(
+    x_ticks: Sequence[float], y_ticks: Sequence[float], scale: _Scale, x_label: str, y_label: str
+) -> Iterator[str]:
+    """Yield the lines, numbers and names of both axes."""
+    for value in y_ticks:
         y = scale.y(value)
         yield f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>'
         yield f'<text class="tick y" x="{_LEFT - 6}" y="{y:.1f}">{value:g}</text>'
-    for value in wide:
+    for value in x_ticks:
         yield f'<text class="tick x" x="{scale.x(value):.1f}" y="{HEIGHT - _BOTTOM + 14}">{value:g}</text>'
     middle = _TOP + (HEIGHT - _TOP - _BOTTOM) / 2
     yield f'<text class="name x" x="{_LEFT + (WIDTH - _LEFT - _RIGHT) / 2}" y="{HEIGHT - 5}">{escape(x_label)}</text>'
@@ -112,7 +116,7 @@ def _axes(wide: Sequence[float], tall: Sequence[float], scale: _Scale, x_label: 
 
 
 def _path(line: Sequence[Point], scale: _Scale) -> str:
-    """The SVG path of a line, which starts again after a number that is not finite."""
+    """Return the SVG path of a line, which starts again after a number that is not finite."""
     parts = []
     pen = "M"
     for x, y in line:
@@ -125,7 +129,7 @@ def _path(line: Sequence[Point], scale: _Scale) -> str:
 
 
 def _dots(number: int, line: Sequence[Point], scale: _Scale) -> Iterator[str]:
-    """A dot for each point of a short line; its tooltip has the numbers."""
+    """Yield a dot for each point of a short line; its tooltip has the numbers."""
     if len(line) > _FEW:
         return
     for x, y in _finite_points(line):

@@ -30,12 +30,12 @@ class Count(BaseModel):
 
 
 def count_rows(rows: Sequence[ReportRow]) -> dict[str, Count]:
-    """Count the rows of each kind but the edits' own prompts, by the names of `COUNTED`; a kind without rows is out."""
+    """Count the rows of each kind but the edits' own prompts, by the names of `COUNTED`; an empty kind is left out."""
     counts = {}
     for kind, name in COUNTED.items():
-        of_kind = [row for row in rows if row.probe.kind == kind]
-        if of_kind:
-            unedited = sum(row.unedited.right for row in of_kind)
-            edited = sum(row.edited.right for row in of_kind)
-            counts[name] = Count(prompts=len(of_kind), unedited=unedited, edited=edited)
+        matching = [row for row in rows if row.probe.kind == kind]
+        if matching:
+            unedited = sum(row.unedited.right for row in matching)
+            edited = sum(row.edited.right for row in matching)
+            counts[name] = Count(prompts=len(matching), unedited=unedited, edited=edited)
     return counts

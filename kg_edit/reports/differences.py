@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -35,6 +35,7 @@ from kg_edit.reports.counts import Count
 from kg_edit.reports.prompts import AskedPrompt
 from kg_edit.reports.rows import LINE_BREAK
 from kg_edit.scoring.asking import ask, check_requests
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.generation import compared_text
 from kg_edit.scoring.judging import generates, tidy_text
 from kg_edit.scoring.pairs import Pair
@@ -60,10 +61,12 @@ class PromptDifference(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """Return unchanged, changed, or no answer."""
+        """In words: unchanged, changed, or no answer."""
         if not self.answered:
             return "no answer"
-        return "unchanged" if self.unchanged else "changed"
+        if self.unchanged:
+            return "unchanged"
+        return "changed"
 
     @property
     def answered(self) -> bool:
@@ -105,58 +108,64 @@ def compare_prompts(
         PatchError: the patch can't be read, or another one is applied to the model.
         PatchMismatchError: the patch is for another model.
     """
-    records: Patch
-    if isinstance(patch, LanguageModel):  # its change is in its weights; the records of its edits are beside them
-        merged = patch
-        records = WeightPatch(factors={}, provenance=merged_provenance(patch.name))
-    else:
-        merged = None
-        records = as_patch(patch)
     model = as_model(model)
+    records: Patch
+    edited: AbstractContextManager[LanguageModel]
+    if isinstance(patch, LanguageModel):  # its change is in its weights; the records of its edits are beside them
+        records = WeightPatch(factors={}, provenance=merged_provenance(patch.name))
+        edited = nullcontext(patch)
+    else:
+        records = as_patch(patch)
+        edited = records.applied(model)
     entries = _lead(model, _as_prompts(prompts), records)
     check_prompts(model, entries, tokens=tokens)
     requests = [entry.requests(tokens=tokens) for entry in entries]
-    unedited = ask(model, requests, progress=show_if(progress, "unedited"))
-    applied = records.applied(model) if merged is None else nullcontext(merged)
-    with applied as edited_model:
-        edited = ask(edited_model, requests, progress=show_if(progress, "edited"))
+    old_answers = ask(model, requests, progress=show_if(progress, "unedited"))
+    with edited as edited_model:
+        new_answers = ask(edited_model, requests, progress=show_if(progress, "edited"))
     differences = []
-    for entry, before, after in zip(entries, unedited, edited, strict=True):
-        old = tidy_text(before.texts[entry.text])
-        new = tidy_text(after.texts[entry.text])
-        pairs = [Pair(entry.text, answer) for answer in entry.answer]
-        difference = PromptDifference(
-            asked=entry,
-            unchanged=is_unchanged(model, entry, old, new, tokens=tokens),
-            unedited=old,
-            edited=new,
-            unedited_probabilities=tuple(before.scores[pair].probability for pair in pairs),
-            edited_probabilities=tuple(after.scores[pair].probability for pair in pairs),
-        )
-        differences.append(difference)
+    for entry, old, new in zip(entries, old_answers, new_answers, strict=True):
+        differences.append(_compare(model, entry, old, new, tokens=tokens))
     return tuple(differences)
+
+
+def _compare(
+    model: LanguageModel, prompt: AskedPrompt, old: Evidence, new: Evidence, *, tokens: int
+) -> PromptDifference:
+    """Compare what the unedited and the edited model answered to one prompt."""
+    unedited = tidy_text(old.texts[prompt.text])
+    edited = tidy_text(new.texts[prompt.text])
+    pairs = [Pair(prompt.text, answer) for answer in prompt.answer]
+    return PromptDifference(
+        asked=prompt,
+        unchanged=is_unchanged(model, prompt, unedited, edited, tokens=tokens),
+        unedited=unedited,
+        edited=edited,
+        unedited_probabilities=tuple(old.scores[pair].probability for pair in pairs),
+        edited_probabilities=tuple(new.scores[pair].probability for pair in pairs),
+    )
 
 
 def _as_prompts(prompts: AskedPrompt | str | Sequence[AskedPrompt | str]) -> list[AskedPrompt]:
     """Return one prompt or several as a list; a text is a prompt without an answer."""
-    several: Sequence[AskedPrompt | str]
-    if isinstance(prompts, Sequence) and not isinstance(prompts, str):
-        several = prompts
-    else:
-        several = [prompts]
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        prompts = [prompts]
     entries = []
-    for entry in several:
-        asked = AskedPrompt(prompt=entry) if isinstance(entry, str) else entry
-        if not isinstance(asked, AskedPrompt):
-            raise PromptError(f"found {describe(asked)} in the place of a prompt; give a text or an AskedPrompt")
-        entries.append(asked)
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            entries.append(AskedPrompt(prompt=prompt))
+        elif isinstance(prompt, AskedPrompt):
+            entries.append(prompt)
+        else:
+            raise PromptError(f"found {describe(prompt)} in the place of a prompt; give a text or an AskedPrompt")
     return entries
 
 
 def _lead(model: LanguageModel, entries: Sequence[AskedPrompt], records: Patch) -> list[AskedPrompt]:
     """Return the prompts, with a line break before those in plain text that need one after the edits of ``records``."""
     plain = tuple(dict.fromkeys(entry.prompt for entry in entries if not entry.chat))
-    led = dict(zip(plain, with_start(model, plain, patch=records).texts, strict=True))
+    texts = with_start(model, plain, patch=records).texts
+    led = dict(zip(plain, texts, strict=True))
     prompts = []
     for entry in entries:
         if entry.chat:
@@ -168,16 +177,18 @@ def _lead(model: LanguageModel, entries: Sequence[AskedPrompt], records: Patch) 
 
 def show_if(progress: bool, title: str) -> str | None:
     """Return the title of a progress bar; None if none is shown."""
-    return title if progress else None
+    if progress:
+        return title
+    return None
 
 
 def is_unchanged(
     model: LanguageModel, prompt: AskedPrompt, unedited: str, edited: str, *, tokens: int = COMPARED
 ) -> bool:
     """Return whether the edited model gives the unedited model's answer, as the module's description defines it."""
-    given = [answer for answer in prompt.answer if generates(unedited, answer, chat=prompt.chat)]
-    if given:
-        return any(generates(edited, answer, chat=prompt.chat) for answer in given)
+    answers_before = [answer for answer in prompt.answer if generates(unedited, answer, chat=prompt.chat)]
+    if answers_before:
+        return any(generates(edited, answer, chat=prompt.chat) for answer in answers_before)
     old = compared_text(model, unedited, tokens=tokens, chat=prompt.chat)
     new = compared_text(model, edited, tokens=tokens, chat=prompt.chat)
     return old == new
@@ -189,8 +200,10 @@ def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt], *, token
         try:
             check_requests(model, [entry.requests(tokens=tokens)])
         except KgEditError as error:
-            of = f" of the edit {entry.edit!r}" if entry.edit else ""
-            error.add_note(f"in the prompt {entry.prompt!r}{of}")
+            note = f"in the prompt {entry.prompt!r}"
+            if entry.edit:
+                note += f" of the edit {entry.edit!r}"
+            error.add_note(note)
             raise
 
 
@@ -203,27 +216,31 @@ def read_differences(path: Path) -> tuple[PromptDifference, ...]:
         return ()
 
 
-def counted(differences: Sequence[PromptDifference], *, forms: bool = False) -> str:
+def count_in_words(differences: Sequence[PromptDifference], *, forms: bool = False) -> str:
     """Return how many prompts are unchanged, those of the edits apart from others.
 
     For example: "1 of 2 locality prompts, 28 of 30 unrelated prompts unchanged". Prompts that neither model answers are
     counted apart. The form in which they were asked is named if one was asked in chat form, or if ``forms`` is set.
     """
     names_form = forms or any(row.asked.chat for row in differences)
-    by_name: dict[str, list[bool]] = {}
+    by_name: dict[str, list[bool]] = {}  # for each answered prompt whether it is unchanged
     for row in differences:
-        name = counted_as(row)
-        if names_form:
-            name += " in chat form" if row.asked.chat else " in plain text"
+        name = group_name(row)
+        if names_form and row.asked.chat:
+            name += " in chat form"
+        elif names_form:
+            name += " in plain text"
         flags = by_name.setdefault(name, [])
         if row.answered:
             flags.append(row.unchanged)
-    unchanged = ", ".join(f"{sum(flags)} of {len(flags)} {name}" for name, flags in by_name.items()) + " unchanged"
+    counts = [f"{sum(flags)} of {len(flags)} {name}" for name, flags in by_name.items()]
+    line = f"{', '.join(counts)} unchanged"
     silent = [row for row in differences if not row.answered]
-    if not silent:
-        return unchanged
-    way = "" if all(row.asked.chat for row in silent) else "; in chat form (--chat) a question may get one"
-    return f"{unchanged}; {number_of(len(silent), 'prompt')} without an answer: both models end their text at once{way}"
+    if silent:
+        line += f"; {number_of(len(silent), 'prompt')} without an answer: both models end their text at once"
+    if not all(row.asked.chat for row in silent):
+        line += "; in chat form (--chat) a question may get one"
+    return line
 
 
 def difference_table(differences: Sequence[PromptDifference]) -> Table:
@@ -233,33 +250,33 @@ def difference_table(differences: Sequence[PromptDifference]) -> Table:
     table.show_edge = False
     table.padding = (0, 1, 0, 0)
     has_answers = any(row.asked.answer for row in differences)
-    header = _HEADER if has_answers else _HEADER[:-1]
-    for name in header:
-        table.add_column(name, overflow="fold")
+    for name in _HEADER:
+        if name != "answer" or has_answers:
+            table.add_column(name, overflow="fold")
     for row in differences:
         colour = {"unchanged": "green", "changed": "red", "no answer": "yellow"}[row.verdict]
         cells = [
             Text(row.verdict, style=colour),
-            Text(_shown(row.asked.prompt)),
-            Text(_answer(row.unedited)),
-            Text(_answer(row.edited), style=colour),
+            Text(_show(row.asked.prompt)),
+            Text(_show_answer(row.unedited)),
+            Text(_show_answer(row.edited), style=colour),
         ]
         if has_answers:
-            cells.append(Text("\n".join(map(_shown, row.probabilities))))
+            cells.append(Text("\n".join(_show(text) for text in row.probabilities)))
         table.add_row(*cells)
     return table
 
 
 def difference_markdown(differences: Sequence[PromptDifference], *, forms: bool = False) -> str:
-    """Return the prompts as a section of Markdown, with `counted` as its first line; ``forms`` as there."""
+    """Return the prompts as a section of Markdown that begins with `count_in_words`, which takes ``forms``."""
     rows = []
     for row in differences:
-        prompt = _shown(row.asked.prompt)
+        prompt = _show(row.asked.prompt)
         probabilities = "; ".join(row.probabilities)
-        cells = (row.verdict, prompt, _answer(row.unedited), _answer(row.edited), probabilities)
+        cells = (row.verdict, prompt, _show_answer(row.unedited), _show_answer(row.edited), probabilities)
         rows.append([escaped_markdown(one_line(cell)) for cell in cells])
     table = markdown_table(_HEADER, rows)
-    return f"## What else changed?\n\n{counted(differences, forms=forms)}\n\n{table}\n"
+    return f"## What else changed?\n\n{count_in_words(differences, forms=forms)}\n\n{table}\n"
 
 
 def difference_rows(differences: Sequence[PromptDifference]) -> str:
@@ -267,14 +284,13 @@ def difference_rows(differences: Sequence[PromptDifference]) -> str:
     lines = []
     for row in differences:
         kind = {"unchanged": "good", "changed": "bad", "no answer": "warn"}[row.verdict]
-        texts = "".join(
-            f'<td data-label="{name}" dir="auto">{escape(_answer(text))}</td>'
-            for name, text in (("unedited", row.unedited), ("edited", row.edited))
-        )
-        answers = "<br>".join(escape(_shown(text)) for text in row.probabilities)
-        prompt = escape(_shown(row.asked.prompt))
+        prompt = escape(_show(row.asked.prompt))
+        unedited = escape(_show_answer(row.unedited))
+        edited = escape(_show_answer(row.edited))
+        answers = "<br>".join(escape(_show(text)) for text in row.probabilities)
         lines.append(
-            f'<tr><td><span class="{kind}">{row.verdict}</span></td><td dir="auto">{prompt}</td>{texts}'
+            f'<tr><td><span class="{kind}">{row.verdict}</span></td><td dir="auto">{prompt}</td>'
+            f'<td data-label="unedited" dir="auto">{unedited}</td><td data-label="edited" dir="auto">{edited}</td>'
             f'<td data-label="answer" dir="auto">{answers}</td></tr>'
         )
     heads = "".join(f'<th scope="col">{name}</th>' for name in _HEADER)
@@ -283,8 +299,13 @@ def difference_rows(differences: Sequence[PromptDifference]) -> str:
 
 def difference_page(differences: Sequence[PromptDifference], *, title: str) -> str:
     """Return a self-contained HTML page of the prompts."""
-    parts = {"TITLE": escape(title), "STYLE": page_file("report.css"), "VERDICT": counted(differences)}
-    return fill_template("differences.html", parts | {"TABLE": difference_rows(differences)})
+    parts = {
+        "TITLE": escape(title),
+        "STYLE": page_file("report.css"),
+        "VERDICT": count_in_words(differences),
+        "TABLE": difference_rows(differences),
+    }
+    return fill_template("differences.html", parts)
 
 
 def page_file(name: str) -> str:
@@ -294,31 +315,35 @@ def page_file(name: str) -> str:
 
 def fill_template(template: str, parts: Mapping[str, str]) -> str:
     """Return a template of `page_file` with ``parts`` in the place of ``@@NAME@@``."""
-    # In one pass: a placeholder within a text that was put in is not replaced
+    # In one pass, so that a placeholder within a text that was put in is not replaced.
     return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], page_file(template))
 
 
-def _shown(text: str) -> str:
+def _show(text: str) -> str:
+    """Return a text on one line, with a sign for each line break."""
     return one_line(text.replace("\n", f"{LINE_BREAK} ")).strip()
 
 
-def _answer(text: str) -> str:
-    return _shown(text) or "(nothing)"
+def _show_answer(text: str) -> str:
+    return _show(text) or "(nothing)"
 
 
 def count_unchanged(differences: Sequence[PromptDifference]) -> dict[str, Count]:
-    """Count the prompts that should not change, by the names of `counted_as`; ``edited`` are those unchanged.
+    """Count the prompts that should not change, by `group_name`; those that are unchanged count as ``edited``.
 
     Prompts that neither model answers are not counted.
     """
     flags = dict[str, list[bool]]()
     for row in differences:
         if row.answered:
-            flags.setdefault(counted_as(row), []).append(row.unchanged)
-    return {name: Count(prompts=len(of), unedited=len(of), edited=sum(of)) for name, of in flags.items()}
+            flags.setdefault(group_name(row), []).append(row.unchanged)
+    counts = {}
+    for name, group in flags.items():
+        counts[name] = Count(prompts=len(group), unedited=len(group), edited=sum(group))
+    return counts
 
 
-def counted_as(difference: PromptDifference) -> str:
+def group_name(difference: PromptDifference) -> str:
     """Return the name under which a prompt is counted: those of edits, of a file, or unrelated ones."""
     names = {"edit": "locality prompts", "file": "prompts"}
     return names.get(difference.asked.source, "unrelated prompts")

@@ -1,4 +1,8 @@
-"""The job behind `kg-edit edit`: make edits, and write a folder with the patch, the checks and a picture; resumable."""
+"""The job behind `kg-edit edit`: make edits, and write a folder with the patch, the checks and a picture; resumable.
+
+`run_edits` has the stages in their order. What each needs follows below: making the edits (`_make_or_load`), asking the
+prompts, and writing the report.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ from kg_edit.reports.differences import (
     read_differences,
 )
 from kg_edit.reports.probes import check_probes
-from kg_edit.reports.prompts import asked_once, own_prompts, unrelated_prompts
+from kg_edit.reports.prompts import join_repeats, own_prompts, unrelated_prompts
 from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
 from kg_edit.reports.retry import make_alone, read_alone
@@ -130,6 +134,7 @@ def run_edits(
     Returns:
         The rows of the report and the verdict.
     """
+    # Check everything that can be checked before the folder is made.
     out = Path(out)
     all_edits = edits
     edits, repeats = without_repeats(all_edits)
@@ -144,53 +149,77 @@ def run_edits(
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         claim(out, settings)
+
+        # Make the edits.
         patch = _make_or_load(
             method, edits, out, force=force, keep_going=keep_going, callbacks=callbacks, progress=progress
         )
         if keep_going:
             made = _made_ids(patch)
             edits = tuple(edit for edit in edits if edit.id in made)
-        recorded = known_rows(out / RECORDS, edits)
-        rows = BeforeAfter(recorded)
-        if not recorded:
+
+        # Ask the edits' prompts, and make the failed edits alone.
+        known = known_rows(out / RECORDS, edits)
+        rows = BeforeAfter(known)
+        if not known:
             rows = before_and_after(model, patch, edits, progress=progress)
             write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
         failed_ids = {result.edit for result in Verdict.of(rows).failed}
         failed = [edit for edit in edits if edit.id in failed_ids]
         if alone and len(edits) > 1:
             make_alone(method, failed, out, progress=progress)
-        # The report is written last, so a run with a report is finished. It keeps the prompts that it asked, and the
-        # report itself if the verdict is the same.
-        finished = bool(recorded) and (out / REPORT).is_file()
-        if finished:
+
+        # Ask what else changed. The report is written last, so a run with a report is finished. It keeps the prompts
+        # that it asked, and the report itself if the verdict is the same.
+        is_finished = bool(known) and (out / REPORT).is_file()
+        if is_finished:
             differences = read_differences(out / LOCALITY)
         else:
             differences = _ask_other_prompts(model, patch, edits, locality_check=locality_check, progress=progress)
-        graph_of_commands = graph if method.graph_identity else ()
-        verdict = Verdict.of(
-            rows,
-            unchanged=count_unchanged(differences),
-            method=method.name,
-            preset=method.config.preset_name,
-            graph=graph_of_commands,
-            joint=method.joint,
-            subjects={edit.id: edit.subject for edit in edits},
-            tokens={edit.id: _count_target_tokens(model, edit) for edit in edits if not edit.target_text},
-            alone=read_alone(out),
-            repeats=repeats,
-            opposes=find_opposed(edits),
-            refused=find_disabling(patch, (), model),
-            model=model.name,
-            experts=model.spec.down_projection is None,
-            folder=out,
-        )
+
+        # Judge and write.
+        verdict = _judge(method, edits, patch, rows, differences, graph=graph, repeats=repeats, folder=out)
         run = EditRun(out, rows, verdict, differences)
-        if finished and _has_verdict(out, verdict):
+        if is_finished and _has_verdict(out, verdict):
             return run
         if failed:
             write_edits(out / FAILED, failed)
         _write_report(run, method, edits, patch)
         return run
+
+
+def _judge(
+    method: EditingMethod,
+    edits: Sequence[Edit],
+    patch: Patch,
+    rows: BeforeAfter,
+    differences: Sequence[PromptDifference],
+    *,
+    graph: Sequence[str],
+    repeats: Sequence[tuple[str, str]],
+    folder: Path,
+) -> Verdict:
+    """Return the verdict of a run, with all that its advice and commands need; the last arguments are `Verdict`'s."""
+    model = method.model
+    if not method.graph_identity:  # the method reads no graph, so a command needs no --graph
+        graph = ()
+    return Verdict.of(
+        rows,
+        unchanged=count_unchanged(differences),
+        method=method.name,
+        preset=method.config.preset_name,
+        graph=graph,
+        joint=method.joint,
+        subjects={edit.id: edit.subject for edit in edits},
+        tokens={edit.id: _count_target_tokens(model, edit) for edit in edits if not edit.target_text},
+        alone=read_alone(folder),
+        repeats=repeats,
+        opposes=find_opposed(edits),
+        refused=find_disabling(patch, (), model),
+        model=model.name,
+        experts=model.spec.down_projection is None,
+        folder=folder,
+    )
 
 
 def _check_edits(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], *, progress: bool) -> None:
@@ -199,16 +228,20 @@ def _check_edits(method: EditingMethod, model: LanguageModel, edits: Sequence[Ed
     if method.joint:
         refuse_clash(edits)
     check_probes(model, edits, progress=progress)
-    check_prompts(model, [prompt for prompt in own_prompts(edits) if not prompt.answer])  # the others are probes
+    without_answer = [prompt for prompt in own_prompts(edits) if not prompt.answer]
+    check_prompts(model, without_answer)  # the others are probes, which were checked
 
 
 def _has_verdict(out: Path, verdict: Verdict) -> bool:
     """Return whether the folder's report has the same results of all edits as ``verdict``."""
     stored = Verdict.beside(out / PATCH)
-    return stored is not None and stored.model_dump(include={"edits"}) == verdict.model_dump(include={"edits"})
+    if stored is None:
+        return False
+    return stored.model_dump(include={"edits"}) == verdict.model_dump(include={"edits"})
 
 
 def _made_ids(patch: Patch) -> set[str]:
+    """Return the ids of the edits in a patch."""
     return {record["edit"]["id"] for record in patch.provenance["edits"]}
 
 
@@ -228,8 +261,9 @@ def _warn_of_a_sequence(method: EditingMethod, model: LanguageModel, edits: Sequ
     """Warn that a method makes several edits in sequence, in which later ones may spoil earlier ones."""
     if len(edits) <= FEW or method.joint or method.kind != "weights":
         return
-    able = len(edits) <= MANY and model.spec.down_projection
-    way = "; --method alphaedit makes them all at once" if able else ""
+    way = ""
+    if len(edits) <= MANY and model.spec.down_projection:
+        way = "; --method alphaedit makes them all at once"
     log.warning(_IN_SEQUENCE, method.name, len(edits), way)
 
 
@@ -237,17 +271,22 @@ def _warn_of_one_subject(method: EditingMethod, edits: Sequence[Edit]) -> None:
     """Warn of edits with the same subject, and so nearly the same key, if the method writes under keys."""
     if method.family not in ("rank-one", "joint"):
         return
-    first = dict[str, str]()  # the first edit of each subject
+    first_edits = dict[str, str]()  # the id of the first edit of each subject
     pairs = []
     for edit in edits:
-        before = first.setdefault(edit.subject, edit.id)
-        if edit.subject and before != edit.id:
-            pairs.append((before, edit))
-    if pairs:
-        before, edit = pairs[0]
-        more = f" ({len(pairs) - 1} more such edits)" if len(pairs) > 1 else ""
-        why = "one of them may fail" if method.joint else "the later edit may overwrite the earlier one"
-        log.warning(_ONE_SUBJECT, before, edit.id, edit.subject, more, why)
+        first = first_edits.setdefault(edit.subject, edit.id)
+        if edit.subject and first != edit.id:
+            pairs.append((first, edit))
+    if not pairs:
+        return
+    first, edit = pairs[0]
+    more = ""
+    if len(pairs) > 1:
+        more = f" ({len(pairs) - 1} more such edits)"
+    why = "the later edit may overwrite the earlier one"
+    if method.joint:
+        why = "one of them may fail"
+    log.warning(_ONE_SUBJECT, first, edit.id, edit.subject, more, why)
 
 
 def _write_report(run: EditRun, method: EditingMethod, edits: Sequence[Edit], patch: Patch) -> None:
@@ -257,7 +296,7 @@ def _write_report(run: EditRun, method: EditingMethod, edits: Sequence[Edit], pa
         write_text(out / LOCALITY, "".join(f"{difference.model_dump_json()}\n" for difference in run.differences))
     graphs = {}
     for edit in edits:
-        subgraph = _subgraph(method, edit)
+        subgraph = _read_subgraph(method, edit)
         if subgraph is not None:
             graphs[edit.id] = subgraph
     first_graph = graphs.get(edits[0].id)
@@ -291,8 +330,9 @@ def _other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> str | None:
 def _count_target_tokens(model: LanguageModel, edit: Edit) -> int:
     """Return the number of tokens of an edit's new target, after its prompt."""
     is_chat = edit.forms[0]
-    asked = model.in_chat() if is_chat else model
-    return len(asked.encode(edit.text, target=edit.target_new).target_ids)
+    if is_chat:
+        model = model.in_chat()
+    return len(model.encode(edit.text, target=edit.target_new).target_ids)
 
 
 def _make_or_load(
@@ -314,41 +354,22 @@ def _make_or_load(
         return finished
     partial = out / PARTIAL
     start = _load_partial(partial, edits)
-    made = set[str]() if start is None else _made_ids(start)
+    remaining = list(edits)
+    if start is not None:
+        made = _made_ids(start)
+        remaining = [edit for edit in edits if edit.id not in made]
     saves = _PartialSaves(out, start)
-    seen = SeenEdits()
-    if start is not None and not force:
-        seen.add(start)
-
-    def guard(latest: Patch, _: Patch) -> None:
-        if not force:
-            refuse_disabling(latest, seen, method.model)
-
-    def make(wanted: Sequence[Edit]) -> Patch:
-        if start is not None and not wanted:  # the run was killed after its last edit
-            return start
-        try:
-            return method.edit(
-                wanted,
-                start=start,
-                after_each=saves.save_if_due,
-                guard=guard,
-                callbacks=(*callbacks, saves.losses),
-                progress=progress,
-            )
-        except RefusedEditsError as error:
-            others = [edit for edit in wanted if edit.id not in error.reasons]
-            something_is_left = bool(others) or start is not None
-            if not (keep_going and something_is_left):
-                if others:
-                    error.add_note("--keep-going leaves such edits out, and makes the others")
-                raise
-            for name, reason in error.reasons.items():
-                log.warning("left out: the edit %r: %s", name, reason)
-            return make(others)
-
     try:
-        patch = make([edit for edit in edits if edit.id not in made])
+        patch = _make(
+            method,
+            remaining,
+            start,
+            force=force,
+            keep_going=keep_going,
+            saves=saves,
+            callbacks=callbacks,
+            progress=progress,
+        )
         saves.losses.append_to(out / LOSSES)
         patch.save(path)
     except BaseException as error:  # also Ctrl-C
@@ -359,6 +380,52 @@ def _make_or_load(
         raise
     partial.unlink(missing_ok=True)
     return patch
+
+
+def _make(
+    method: EditingMethod,
+    edits: Sequence[Edit],
+    start: Patch | None,
+    *,
+    force: bool,
+    keep_going: bool,
+    saves: _PartialSaves,
+    callbacks: Sequence[Callback],
+    progress: bool,
+) -> Patch:
+    """Make the edits that remain on top of ``start``, and save in between; the other arguments are `run_edits`'s.
+
+    With ``keep_going``, a batch is made again without the edits that were refused.
+    """
+    seen = SeenEdits()
+    if start is not None and not force:
+        seen.add(start)
+
+    def guard(new_patch: Patch, _: Patch) -> None:
+        if not force:
+            refuse_disabling(new_patch, seen, method.model)
+
+    while edits or start is None:
+        try:
+            return method.edit(
+                edits,
+                start=start,
+                after_each=saves.save_if_due,
+                guard=guard,
+                callbacks=(*callbacks, saves.losses),
+                progress=progress,
+            )
+        except RefusedEditsError as error:
+            others = [edit for edit in edits if edit.id not in error.reasons]
+            something_is_left = bool(others) or start is not None
+            if not keep_going or not something_is_left:
+                if others:
+                    error.add_note("--keep-going leaves such edits out, and makes the others")
+                raise
+            for name, reason in error.reasons.items():
+                log.warning("left out: the edit %r: %s", name, reason)
+            edits = others
+    return start  # the run was killed after its last edit, or the last ones were refused
 
 
 def _load_partial(path: Path, edits: Sequence[Edit]) -> Patch | None:
@@ -406,24 +473,25 @@ def warn_of_other_code(patch: Patch, path: Path, *, script_sha256: str | None = 
     """Warn that a patch which is continued, or only shown again, was made with other code of kg-edit or a script."""
     if not patch.edits:
         return
-    of = []
+    changed = []
     if patch.provenance.get("code_sha256") != code_sha256():
-        of.append("kg-edit")
+        changed.append("kg-edit")
     if script_sha256 and patch.provenance.get("script_sha256") != script_sha256:
-        of.append("the script")
-    if of:
-        log.warning("%s was made with other code of %s; another --out makes its edits anew", path, " and ".join(of))
+        changed.append("the script")
+    if changed:
+        names = " and ".join(changed)
+        log.warning("%s was made with other code of %s; another --out makes its edits anew", path, names)
 
 
 def _ask_other_prompts(
     model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, locality_check: bool, progress: bool
 ) -> tuple[PromptDifference, ...]:
     """Ask the edits' locality prompts, and with ``locality_check`` the unrelated ones, on both models."""
-    prompts = asked_once(own_prompts(edits))
+    prompts = join_repeats(own_prompts(edits))
     if locality_check:
         try:
-            asked = asked_once((*prompts, *unrelated_prompts(edits)))
-            return compare_prompts(model, patch, asked, progress=progress)
+            all_prompts = join_repeats((*prompts, *unrelated_prompts(edits)))
+            return compare_prompts(model, patch, all_prompts, progress=progress)
         except KgEditError as error:  # a model of few positions, or a tokenizer that can't separate a packaged answer
             log.warning("the unrelated prompts can't be asked: %s", error)
     return compare_prompts(model, patch, prompts, progress=progress)
@@ -436,13 +504,19 @@ def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
         rows = tuple(ReportRow.model_validate_json(line) for line in lines if line)
     except (OSError, ValueError, ValidationError):
         return ()
-    return rows if {row.edit for row in rows} == {edit.id for edit in edits} else ()
+    if {row.edit for row in rows} != {edit.id for edit in edits}:
+        return ()
+    return rows
 
 
 def _draw(graph: nx.MultiDiGraph, edit: Edit, out: Path) -> None:
     """Draw an edit's subgraph: ``subgraph-ID.svg``."""
-    # Only characters that every file system accepts
-    name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in edit.id)[:60]
+    name = ""
+    for character in edit.id[:60]:
+        if character.isalnum() or character in "-_":
+            name += character
+        else:
+            name += "-"  # not every file system accepts the others
     path = out / f"subgraph-{name}.svg"
     try:
         draw(graph, path, title=f"{edit.text} {edit.target_new}")
@@ -450,20 +524,23 @@ def _draw(graph: nx.MultiDiGraph, edit: Edit, out: Path) -> None:
         raise OutputError(f"can't write {path}: {error.strerror or error}; the patch is complete") from error
 
 
-def _subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None:
+def _read_subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None:
     """Return the subgraph that the method read; an error becomes its text, because the report must not fail."""
     try:
         graph = subgraph_of(method, edit)
-        return None if graph is None else _with_hops(graph)
+        if graph is None:
+            return None
+        return _with_hops(graph)
     except (KgEditError, WikidataCacheError) as error:
         return f"The graph could not be read again: {error}"
 
 
 def _with_hops(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
     """Return ``graph`` with each node's distance from the subject, which a user's own graph may lack."""
-    near = nx.single_source_shortest_path_length(graph.to_undirected(as_view=True), subject_of(graph))
-    placed = graph.copy()
-    for key, data in placed.nodes(data=True):
-        data.setdefault("hop", near.get(key, 1 + max(near.values())))
+    distances = nx.single_source_shortest_path_length(graph.to_undirected(as_view=True), subject_of(graph))
+    beyond = 1 + max(distances.values())  # for nodes that are not connected with the subject
+    with_hops = graph.copy()
+    for key, data in with_hops.nodes(data=True):
+        data.setdefault("hop", distances.get(key, beyond))
         data.setdefault("role", "neighbour")
-    return placed
+    return with_hops

@@ -8,7 +8,6 @@ the unedited and on the edited model, and shows the result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from kg_common.progress import Bar
 from kg_edit.edits.edit import Edit
@@ -29,41 +28,51 @@ def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None)
         chat: in chat form, or in plain text; None: in the form in which the edit is made. An edit that is made in both
             forms is asked in plain text; its own prompt is also asked in chat form.
     """
-    in_chat = [probe.model_copy(update={"chat": True}) for probe in _probes(edit, (edit.text, *edit.paraphrases))]
-    asks_in_chat = edit.forms[0] if chat is None else chat
+    in_chat = []
+    for probe in _probes(edit, edit.text, edit.paraphrases):
+        in_chat.append(probe.model_copy(update={"chat": True}))
+    asks_in_chat = edit.forms[0]
+    if chat is not None:
+        asks_in_chat = chat
     if asks_in_chat:
         return tuple(in_chat)
-    # The first token of a text is an attention sink for some models: a subject there needs a line break before it
-    led = readable_edit(model, edit) if model else edit
-    first, *others = _probes(edit, (led.text, *led.paraphrases))
-    both = chat is None and len(edit.forms) > 1
-    if both:
-        return (first, in_chat[0], *others)
-    return (first, *others)
+    # The first token of a text is an attention sink for some models: a subject there needs a line break before it.
+    readable = edit
+    if model is not None:
+        readable = readable_edit(model, edit)
+    rewrite, *others = _probes(edit, readable.text, readable.paraphrases)
+    if chat is None and len(edit.forms) > 1:
+        return (rewrite, in_chat[0], *others)
+    return (rewrite, *others)
 
 
-def _probes(edit: Edit, prompts: Sequence[str]) -> tuple[ReportProbe, ...]:
-    """Return the probes of an edit in plain text; ``prompts`` are its prompt and its paraphrases."""
+def _probes(edit: Edit, prompt: str, paraphrases: Sequence[str]) -> list[ReportProbe]:
+    """Return the probes of an edit in plain text, the rewrite first.
+
+    ``prompt`` and ``paraphrases`` are those of the edit, or the same with a line break in front.
+    """
     new = edit.target_new
     old = edit.target_true
-    stated = partial(_statement, wanted=new, unwanted=old, several_lines=edit.target_text is not None)
-    return (
-        stated("rewrite", prompts[0]),
-        *(stated("paraphrase", prompt) for prompt in prompts[1:]),
-        *(
-            ReportProbe(
-                kind="portability",
-                prompt=question.question,
-                ask=generated_from(query_of(question)),
-                score=scored_after(query_of(question)),
-                wanted=question.answer,
-                aliases=right_answers(question),
-            )
-            for question in edit.portability
-        ),
-        # A locality prompt is about another subject with the old object, which must not change
-        *(_statement("locality", prompt, old, new) for prompt in edit.neighborhood if old),
-    )
+    is_paragraph = edit.target_text is not None
+    edit_probes = [_statement("rewrite", prompt, new, old, several_lines=is_paragraph)]
+    for paraphrase in paraphrases:
+        edit_probes.append(_statement("paraphrase", paraphrase, new, old, several_lines=is_paragraph))
+    for question in edit.portability:
+        query = query_of(question)
+        probe = ReportProbe(
+            kind="portability",
+            prompt=question.question,
+            ask=generated_from(query),
+            score=scored_after(query),
+            wanted=question.answer,
+            aliases=right_answers(question),
+        )
+        edit_probes.append(probe)
+    # A locality prompt is about another subject with the old object, which must not change.
+    if old:
+        for neighbour in edit.neighborhood:
+            edit_probes.append(_statement("locality", neighbour, old, new))
+    return edit_probes
 
 
 def locality_probes(edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
@@ -72,19 +81,20 @@ def locality_probes(edit: Edit, *, chat: bool | None = None) -> tuple[ReportProb
     `kg_edit.reports.differences` compares these prompts before and after an edit. Where only the edited model is at
     hand, as in `kg-edit patch check`, it is asked for the answer. ``chat`` is as in `probes`.
     """
-    in_chat = edit.forms[0] if chat is None else chat
-    return tuple(
-        _statement("locality", prompt.prompt, prompt.answer, None).model_copy(
-            update={"aliases": prompt.names, "chat": in_chat}
-        )
-        for prompt in edit.locality
-        if prompt.answer
-    )
+    if chat is None:
+        chat = edit.forms[0]
+    locality = []
+    for prompt in edit.locality:
+        if prompt.answer:
+            probe = _statement("locality", prompt.prompt, prompt.answer, None)
+            locality.append(probe.model_copy(update={"aliases": prompt.names, "chat": chat}))
+    return tuple(locality)
 
 
 def _statement(
     kind: ProbeKind, prompt: str, wanted: str, unwanted: str | None, *, several_lines: bool = False
 ) -> ReportProbe:
+    """Return the probe of a prompt that the ``wanted`` text should continue."""
     text = prompt.rstrip()  # a space at the end would change the target's tokens
     shown = text.replace("\n", f"{LINE_BREAK} ")  # a table cell has one line
     return ReportProbe(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from kg_common.errors import EditRowError
 from kg_common.rows import RowFault, entries, raw_rows
-from kg_edit.edits.edit import Edit, LocalityPrompt, Name, Record, Text, checked
+from kg_edit.edits.edit import Edit, Name, Record, Text, checked
 from kg_edit.edits.files import unit_of
 from kg_edit.edits.templates import RelationTemplates, utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, first_faults
@@ -24,12 +24,15 @@ _ARTICLE_TWICE = re.compile(r"\b(an?|the) (?:an?|the)\b", re.IGNORECASE)
 RELATED = 10  # prompts about the edits' relations, at most
 Source = Literal["edit", "relation", "unrelated", "file"]
 _ROWS = (".jsonl", ".json", ".csv")
-_HEADER = ("prompt", ["answer"])
+_HEADER = ["prompt", "answer"]
 _FORM = 'expected a prompt in each row, such as {"prompt": "The capital of Italy is", "answer": "Rome"}'
 
 
 def _several(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+    """Return a text as a tuple of one; anything else as it is."""
+    if isinstance(value, str):
+        return (value,)
+    return value
 
 
 class AskedPrompt(Record):
@@ -85,24 +88,28 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     suffix = path.suffix.lower()
     if suffix not in _ROWS:
         for number, line in enumerate(utf8_text(path).split("\n"), 1):
-            prompt, *answers = line.rstrip("\r").split("\t")
-            if line.strip() and (number, prompt, answers) != (1, *_HEADER):
-                yield number, {"prompt": prompt, "answer": [name for name in answers if name.strip()]}
+            cells = line.rstrip("\r").split("\t")
+            is_header = number == 1 and cells == _HEADER
+            if line.strip() and not is_header:
+                yield number, {"prompt": cells[0], "answer": [name for name in cells[1:] if name.strip()]}
         return
     try:
         rows = raw_rows(path, expected="a file of prompts", header_fault=_header_fault)
     except EditRowError as error:
         raise EditFileError(str(error)) from None
     for row in rows:
-        value: Any = {"prompt": row.value} if isinstance(row.value, str) else row.value
+        value: Any = row.value
+        if isinstance(value, str):
+            value = {"prompt": value}
         if isinstance(value, dict):  # a null field counts as absent, as in a file of edits
             value = {name: field for name, field in value.items() if field is not None}
-        if suffix == ".csv" and isinstance(value, dict) and "answer" in value:
-            value = {**value, "answer": entries(value["answer"])}
+            if suffix == ".csv" and "answer" in value:
+                value["answer"] = entries(value["answer"])
         yield row.line, value
 
 
 def _header_fault(header: Sequence[str]) -> str | None:
+    """Return what is wrong with the header of a CSV file; None if nothing is."""
     if "target_new" in header:
         return f"has the columns of edits; {_FORM}"
     for name in header:
@@ -116,22 +123,25 @@ def _header_fault(header: Sequence[str]) -> str | None:
 def own_prompts(edits: Iterable[Edit]) -> tuple[AskedPrompt, ...]:
     """Return the prompts of the field ``locality`` of edits, each in the form in which its edit is asked.
 
-    Neighborhood prompts without the old object, which is their answer, are no probes of the report: they are here too.
+    The neighborhood prompts of an edit without an old object are here too: the old object is their answer, so without
+    it they are not probes of the report.
     """
     prompts = []
     for edit in edits:
-        near = () if edit.target_true else (LocalityPrompt(prompt=prompt) for prompt in edit.neighborhood)
-        for row in (*edit.locality, *near):
-            chat = edit.forms[0]
+        chat = edit.forms[0]
+        for row in edit.locality:
             prompts.append(AskedPrompt(prompt=row.prompt, answer=row.names, chat=chat, source="edit", edit=edit.id))
+        if not edit.target_true:
+            for neighbour in edit.neighborhood:
+                prompts.append(AskedPrompt(prompt=neighbour, chat=chat, source="edit", edit=edit.id))
     return tuple(prompts)
 
 
-def asked_once(prompts: Iterable[AskedPrompt]) -> tuple[AskedPrompt, ...]:
-    """Return each prompt once, where it comes first; one that is given again adds its answers."""
+def join_repeats(prompts: Iterable[AskedPrompt]) -> tuple[AskedPrompt, ...]:
+    """Return each prompt once, where it comes first, with the answers of all its repeats."""
     by_text: dict[tuple[str, bool], AskedPrompt] = {}
     for prompt in prompts:
-        key = prompt.text, prompt.chat
+        key = (prompt.text, prompt.chat)
         first = by_text.setdefault(key, prompt)
         answers = dict.fromkeys((*first.answer, *prompt.answer))
         by_text[key] = first.model_copy(update={"answer": tuple(answers)})
@@ -140,35 +150,34 @@ def asked_once(prompts: Iterable[AskedPrompt]) -> tuple[AskedPrompt, ...]:
 
 def packaged_prompts(*, chat: bool = False) -> tuple[AskedPrompt, ...]:
     """Return the twenty packaged prompts about many things, each with its answer."""
-    return tuple(
-        AskedPrompt(prompt=prompt, answer=(answer,), chat=chat, source="unrelated")
-        for prompt, answer in _packaged_rows("unrelated_prompts.tsv")
-    )
+    prompts = []
+    for prompt, answer in _packaged_rows("unrelated_prompts.tsv"):
+        prompts.append(AskedPrompt(prompt=prompt, answer=(answer,), chat=chat, source="unrelated"))
+    return tuple(prompts)
 
 
 def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
     """Return the packaged prompts, and up to ten about other subjects with the relations of the edits.
 
     They are asked in the form of the first edit. A prompt that mentions the subject of an edit is left out, because it
-    may be about the edited fact; and one that is a neighborhood prompt of an edit, because the report has it already.
+    may be about the edited fact. A neighborhood prompt of an edit is left out too, because the report has it already.
     """
     chat = edits[0].forms[0]
     subjects = {edit.subject for edit in edits}
-    near = set[str]()  # the neighborhood prompts that the report asks anyway
+    asked_anyway = set[str]()
     for edit in edits:
         if edit.target_true:
-            near.update(prompt.rstrip() for prompt in edit.neighborhood)
-    # Of several relations, one prompt of each comes first, then a second one of each
-    by_relation = zip_longest(*_related(edits, chat=chat).values())
-    related = [prompt for prompt in chain.from_iterable(by_relation) if prompt and prompt.text not in near]
-    related = [prompt for prompt in related if not _mentions_any(prompt, subjects)]
-    packaged = [prompt for prompt in packaged_prompts(chat=chat) if prompt.text not in near]
-    packaged = [prompt for prompt in packaged if not _mentions_any(prompt, subjects)]
+            asked_anyway.update(prompt.rstrip() for prompt in edit.neighborhood)
+
+    def is_unrelated(prompt: AskedPrompt) -> bool:
+        return prompt.text not in asked_anyway and not any(mentions(prompt.prompt, name) for name in subjects)
+
+    packaged = [prompt for prompt in packaged_prompts(chat=chat) if is_unrelated(prompt)]
+    related = list[AskedPrompt]()
+    # Of several relations, one prompt of each comes first, then a second one of each.
+    for prompts in zip_longest(*_related(edits, chat=chat).values()):
+        related += [prompt for prompt in prompts if prompt is not None and is_unrelated(prompt)]
     return (*packaged, *related[:RELATED])
-
-
-def _mentions_any(prompt: AskedPrompt, names: Iterable[str]) -> bool:
-    return any(mentions(prompt.prompt, name) for name in names)
 
 
 def _related(edits: Iterable[Edit], *, chat: bool) -> dict[str, list[AskedPrompt]]:
@@ -183,12 +192,15 @@ def _related(edits: Iterable[Edit], *, chat: bool) -> dict[str, list[AskedPrompt
     related: dict[str, list[AskedPrompt]] = {}
     for edit in edits:
         row = templates.find(edit.relation_id) or templates.find(edit.relation) or by_template.get(edit.prompt)
-        relation = edit.relation_id or (row.property_id if row else "")
-        if relation in facts and relation not in related and "{}" in edit.prompt:
-            related[relation] = [
-                AskedPrompt(prompt=_about(thing, edit.prompt), answer=(name,), chat=chat, source="relation")
-                for thing, name in facts[relation]
-            ]
+        relation = edit.relation_id or ""
+        if not relation and row is not None:
+            relation = row.property_id or ""
+        if relation not in facts or relation in related or "{}" not in edit.prompt:
+            continue
+        related[relation] = []
+        for thing, name in facts[relation]:
+            prompt = AskedPrompt(prompt=_about(thing, edit.prompt), answer=(name,), chat=chat, source="relation")
+            related[relation].append(prompt)
     return related
 
 
@@ -207,5 +219,6 @@ def _about(thing: str, template: str) -> str:
 
 
 def _packaged_rows(name: str) -> list[list[str]]:
+    """Return the cells of a packaged table's rows, without its comments and its heading."""
     text = (files("kg_edit") / "data" / name).read_text(encoding="utf-8")
     return [line.split("\t") for line in text.splitlines() if not line.startswith("#")][1:]

@@ -1,4 +1,4 @@
-"""Report what a patch changed: ask the unedited and the edited model, tables for people and programs.
+"""Report what a patch changed: ask the unedited and the edited model, and put the answers into tables.
 
 `kg_edit.reports.report_page` shows the same as an HTML page, with pictures.
 """
@@ -48,11 +48,17 @@ class BeforeAfter(tuple[ReportRow, ...]):
         """
         rows = []
         for row in self:
-            cells: dict[str, object] = {"edit": row.edit, "kind": label(row.probe)}
-            cells |= {"prompt": row.probe.prompt, "target": row.probe.wanted}
+            cells: dict[str, object] = {
+                "edit": row.edit,
+                "kind": label(row.probe),
+                "prompt": row.probe.prompt,
+                "target": row.probe.wanted,
+            }
             for name, reading in (("unedited", row.unedited), ("edited", row.edited)):
-                cells |= {name: reading.text, f"{name} success": reading.success}
-                cells |= {f"{name} right": reading.right, f"{name} nats": reading.nats}
+                cells[name] = reading.text
+                cells[f"{name} success"] = reading.success
+                cells[f"{name} right"] = reading.right
+                cells[f"{name} nats"] = reading.nats
             rows.append(cells)
         return frame_of(rows)
 
@@ -85,10 +91,10 @@ def before_and_after(
     unedited = read(model, asked, progress=show_if(progress, "unedited"))
     with patch.applied(model) as edited_model:
         edited = read(edited_model, asked, progress=show_if(progress, "edited"))
-    return BeforeAfter(
-        ReportRow(edit=id_, probe=probe, unedited=old, edited=new)
-        for id_, probe, old, new in zip(ids, asked, unedited, edited, strict=True)
-    )
+    rows = []
+    for index, probe in enumerate(asked):
+        rows.append(ReportRow(edit=ids[index], probe=probe, unedited=unedited[index], edited=edited[index]))
+    return BeforeAfter(rows)
 
 
 _HEADER = ("", "prompt", "target", "unedited", "edited", "nats/token")
@@ -104,11 +110,16 @@ def terminal_table(rows: Sequence[ReportRow]) -> Table:
     for name in _SHORT_HEADER:
         table.add_column(name, no_wrap=name == "nats", overflow="fold")
     for index, row in enumerate(rows):
-        # A line ends the section of an edit
-        last = index + 1 == len(rows) or rows[index + 1].edit != row.edit
+        is_last_of_edit = index + 1 == len(rows) or rows[index + 1].edit != row.edit
         kind, prompt, target, unedited, edited, nats = _cells(row)
-        cells = [Text(cell) for cell in (kind, f"{prompt} → {target}", unedited)]
-        table.add_row(*cells, Text(edited, style=_COLOURS[sign(row.edited)]), nats, end_section=last)
+        table.add_row(
+            Text(kind),
+            Text(f"{prompt} → {target}"),
+            Text(unedited),
+            Text(edited, style=_COLOURS[sign(row.edited)]),
+            nats,
+            end_section=is_last_of_edit,  # draws a line
+        )
     return table
 
 
@@ -139,7 +150,8 @@ def markdown(
         lines += [f"- {escaped_markdown(one_line(line))}" for line in verdict.remarks]
         lines.append("")
     if verdict.commands:
-        lines += ["```", *map(one_line, verdict.commands), "```", ""]
+        commands = [one_line(command) for command in verdict.commands]
+        lines += ["```", *commands, "```", ""]
     lines += [escaped_markdown(patch.summary), ""]
     lines += [*_table(rows), "", escaped_markdown(note(rows)), ""]
     if differences:
@@ -149,8 +161,10 @@ def markdown(
 
 def _table(rows: Sequence[ReportRow]) -> list[str]:
     """Return the lines of the Markdown table."""
-    ruler = "|---" * len(_HEADER) + "|"
-    return [markdown_row(_HEADER), ruler, *(markdown_row(map(escaped_markdown, _cells(row))) for row in rows)]
+    lines = [markdown_row(_HEADER), "|---" * len(_HEADER) + "|"]
+    for row in rows:
+        lines.append(markdown_row([escaped_markdown(cell) for cell in _cells(row)]))
+    return lines
 
 
 def note(rows: Sequence[ReportRow]) -> str:
@@ -177,6 +191,7 @@ def label(probe: ReportProbe) -> str:
 
 
 def _cells(row: ReportRow) -> tuple[str, ...]:
+    """Return the cells of a row, by `_HEADER`."""
     cells = (
         label(row.probe),
         row.probe.prompt,
@@ -193,6 +208,8 @@ def sign(reading: Reading) -> str:
 
     ``~`` only occurs for statements with another target; for other probes, right means success.
     """
-    if reading.success != reading.right:
+    if reading.success and reading.right:
+        return "✓"
+    if reading.success or reading.right:
         return "~"
-    return "✓" if reading.success else "✗"
+    return "✗"

@@ -1,10 +1,12 @@
 """The report of an edit run as one self-contained HTML page: the texts of the unedited and the edited model.
 
-`report_page` shows a table of all edits, the size of the change of each weight (both only where there are several
-edits), and for each edit its probes, its loss curve, its subgraph and the facts of it that were edited too. With many
-edits these are folded. On a phone the cells of a row are one below the other, and a subgraph is a list. All text is
-escaped, and only the page's own script may run (its hash is in the page's content security policy). The templates are
-in `kg_edit/reports/page`.
+`report_page` shows for each edit its probes, its loss curve, its subgraph and the facts of it that were edited too.
+With many edits these are folded. If there are several edits, a table of all of them and the sizes of the weights'
+changes come first. On a phone the cells of a row are one below the other, and a subgraph is a list. All text is escaped, and
+only the page's own script may run (its hash is in the page's content security policy). The templates are in
+`kg_edit/reports/page`.
+
+The functions follow the page from top to bottom; each returns a part of it as HTML.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import chain
 from typing import Any
 
 import networkx as nx
@@ -28,8 +29,8 @@ from kg_edit.reports.charts import line_chart, sparkline
 from kg_edit.reports.counts import COUNTED, Count, count_rows
 from kg_edit.reports.differences import (
     PromptDifference,
+    count_in_words,
     count_unchanged,
-    counted,
     difference_rows,
     fill_template,
     page_file,
@@ -65,8 +66,10 @@ class _Size:
 
     @property
     def share(self) -> float | None:
-        """The change's norm divided by the weight's norm."""
-        return self.change / self.norm if self.norm else None
+        """The change's norm divided by the weight's norm; None if that is not known."""
+        if not self.norm:
+            return None
+        return self.change / self.norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +97,12 @@ class _Entry:
     @property
     def badge(self) -> str:
         """Whether the edit succeeded; green only if its target is also the more likely one."""
-        right = self.rewrite.edited.right
-        if self.rewrite.edited.success:
-            kind = "good" if right else "warn"
-            return f'<span class="badge {kind}">success</span>'
-        if right:
+        reading = self.rewrite.edited
+        if reading.success and reading.right:
+            return '<span class="badge good">success</span>'
+        if reading.success:
+            return '<span class="badge warn">success</span>'
+        if reading.right:
             return '<span class="badge warn">more likely, failed</span>'
         return '<span class="badge bad">failed</span>'
 
@@ -127,27 +131,28 @@ def report_page(
         differences: the locality prompts and the unrelated prompts, as both models answered them.
     """
     curves = curves or {}
-    entries = _entries(rows, patch, curves, graphs or {})
-    several = len(entries) > 1  # a single edit is described once
+    verdict = verdict or Verdict.of(rows)
+    entries = _make_entries(rows, patch, curves, graphs or {})
     provenance = {name: patch.provenance[name] for name in ("model", "versions", "methods") if name in patch.provenance}
-    # Edits that one descent made have a curve together
-    ids = {entry.id for entry in entries}
-    batches = {name: curve for name, curve in curves.items() if ".." in name and name not in ids}
     script = page_file("report.js")
+    overview = ""
+    weights = ""
+    heading = "The edit"
+    if len(entries) > 1:  # a single edit is described once
+        overview = _overview(entries)
+        weights = _weights(patch)
+        heading = "Each edit"
     parts = {
         "TITLE": escape(headline(patch)),
-        "VERDICT": _verdict(entries, verdict or Verdict.of(rows)),
+        "VERDICT": _verdict(entries, verdict),
         "SUMMARY": _text(patch.summary),
         "TILES": _tiles(rows, differences),
-        "OVERVIEW": _overview(entries) if several else "",
+        "OVERVIEW": overview,
         "NOTE": _text(note(rows)),
         "DIFFERENCES": _differences(differences, forms=any(row.probe.chat for row in rows)),
-        "WEIGHTS": _weights(patch) if several else "",
-        "EACH": "Each edit" if several else "The edit",
-        "BATCHES": "".join(
-            f"<section><h2>The loss of the batch {_text(name)}</h2>{_chart(curve)}</section>"
-            for name, curve in batches.items()
-        ),
+        "WEIGHTS": weights,
+        "EACH": heading,
+        "BATCHES": _batch_losses(entries, curves),
         "EDITS": "\n".join(_edit(entry, is_open=len(entries) <= _OPEN) for entry in entries),
         "MADE": escape(json.dumps(provenance, indent=1, ensure_ascii=False, sort_keys=True)),
         "STYLE": page_file("report.css") + svg.STYLE,
@@ -157,24 +162,18 @@ def report_page(
     return fill_template("report.html", parts)
 
 
-def _entries(
+def _make_entries(
     rows: Sequence[ReportRow], patch: Patch, curves: Mapping[str, Curve], graphs: Graphs
 ) -> tuple[_Entry, ...]:
+    """Return the data of each edit, in the order of the rows."""
     by_edit: dict[str, list[ReportRow]] = {}
     for row in rows:
         by_edit.setdefault(row.edit, []).append(row)
     records = {str(record["edit"]["id"]): record for record in patch.edits}
-    changes = changes_of(patch)
-    sizes: dict[str, list[_Size]] = {}
-    edit_columns = columns(changes)
-    if edit_columns is not None:  # without columns of its own, the part of an edit in a change is not known
-        for record, indices in zip(changes.edits, edit_columns, strict=True):
-            sizes[str(record["edit"]["id"])] = [
-                _Size(weight=name, change=change_norm(pair, indices), norm=changes.weight_norms.get(name))
-                for name, pair in changes.factors.items()
-            ]
-    return tuple(
-        _Entry(
+    sizes = _edit_sizes(patch)
+    entries = []
+    for number, (name, edit_rows) in enumerate(by_edit.items(), 1):
+        entry = _Entry(
             number=number,
             id=name,
             rows=edit_rows,
@@ -183,8 +182,23 @@ def _entries(
             curve=curves.get(name, ()),
             graph=graphs.get(name),
         )
-        for number, (name, edit_rows) in enumerate(by_edit.items(), 1)
-    )
+        entries.append(entry)
+    return tuple(entries)
+
+
+def _edit_sizes(patch: Patch) -> dict[str, list[_Size]]:
+    """Return the sizes of the weights' changes by each edit; {} if the patch does not have them apart."""
+    changes = changes_of(patch)
+    edit_columns = columns(changes)
+    if edit_columns is None:
+        return {}
+    sizes: dict[str, list[_Size]] = {}
+    for record, indices in zip(changes.edits, edit_columns, strict=True):
+        sizes[str(record["edit"]["id"])] = [
+            _Size(weight=name, change=change_norm(pair, indices), norm=changes.weight_norms.get(name))
+            for name, pair in changes.factors.items()
+        ]
+    return sizes
 
 
 def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
@@ -195,21 +209,25 @@ def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
         kind = "warn"
     else:
         kind = "bad"
-    counted = f'<span class="{kind}">{verdict.counted}</span>'
+    line = f'<span class="{kind}">{verdict.counted}</span>'
     failed = [entry for entry in entries if not entry.rewrite.edited.success]
-    advice = "".join(f"<li>{_text(line)}</li>" for line in verdict.remarks)
-    advice = f'<ul class="advice soft">{advice}</ul>' if advice else ""
+    if failed:
+        links = [f'<a href="#edit-{entry.number}">{_text(entry.id)}</a>' for entry in failed[:_LINKS]]
+        line += f"; {len(failed)} failed: {', '.join(links)}"
+    if len(failed) > _LINKS:
+        line += f" and {len(failed) - _LINKS} more"
+    advice = ""
+    if verdict.remarks:
+        remarks = "".join(f"<li>{_text(remark)}</li>" for remark in verdict.remarks)
+        advice = f'<ul class="advice soft">{remarks}</ul>'
     if verdict.commands:
         commands = "\n".join(_text(command) for command in verdict.commands)
         advice += f"<pre>{commands}</pre>"
-    if not failed:
-        return f'<p class="verdict">{counted}</p>{advice}'
-    links = ", ".join(f'<a href="#edit-{entry.number}">{_text(entry.id)}</a>' for entry in failed[:_LINKS])
-    more = f" and {len(failed) - _LINKS} more" if len(failed) > _LINKS else ""
-    return f'<p class="verdict">{counted}; {len(failed)} failed: {links}{more}</p>{advice}'
+    return f'<p class="verdict">{line}</p>{advice}'
 
 
 def _tiles(rows: Sequence[ReportRow], differences: Sequence[PromptDifference]) -> str:
+    """Return the counts of prompts that are right or unchanged, as items of a list."""
     tiles = [f"<li><b>{count}</b><span>{name} right</span></li>" for name, count in count_rows(rows).items()]
     unchanged = count_unchanged(differences).values()
     if unchanged:
@@ -220,15 +238,20 @@ def _tiles(rows: Sequence[ReportRow], differences: Sequence[PromptDifference]) -
 
 
 def _differences(differences: Sequence[PromptDifference], *, forms: bool) -> str:
-    """Return the section with the prompts that should not change, the changed ones first; ``forms`` as in `counted`."""
+    """Return the section of the prompts that should not change, the changed ones first.
+
+    ``forms`` is as in `count_in_words`.
+    """
     if not differences:
         return ""
-    table = f'<table class="probes">{difference_rows(sorted(differences, key=lambda row: row.unchanged))}</table>'
-    is_open = len(differences) <= _OPEN or not all(row.unchanged for row in differences)
-    opened = " open" if is_open else ""
+    changed_first = sorted(differences, key=lambda row: row.unchanged)
+    table = f'<table class="probes">{difference_rows(changed_first)}</table>'
+    opened = ""
+    if len(differences) <= _OPEN or not all(row.unchanged for row in differences):
+        opened = " open"
     return (
         '<section aria-labelledby="other"><h2 id="other">What else changed?</h2>'
-        f'<p class="soft">{counted(differences, forms=forms)}</p>'
+        f'<p class="soft">{count_in_words(differences, forms=forms)}</p>'
         f"<details{opened}><summary>Prompts that should not change</summary>"
         f"{_wide(table, 'prompts that should not change')}</details></section>"
     )
@@ -236,49 +259,59 @@ def _differences(differences: Sequence[PromptDifference], *, forms: bool) -> str
 
 def _overview(entries: Sequence[_Entry]) -> str:
     """Return the section with the table of all edits; columns without a value are left out."""
-    counts_of = {entry.number: count_rows(entry.rows) for entry in entries}
-    found = set(chain.from_iterable(counts_of.values()))
-    names = [name for name in COUNTED.values() if name in found]
-    sized = any(entry.shares for entry in entries)
-    curved = any(entry.curve for entry in entries)
-    heads = ["", "edit", "", "unedited", "edited", *names]
-    if sized:
-        heads.append("change / weight")
-    if curved:
-        heads.append("loss")
-    lines = []
+    found = set[str]()
     for entry in entries:
-        cells = [
-            f'<td class="number soft">{entry.number}</td>',
-            f'<td class="fact"><a href="#edit-{entry.number}">{_fact(entry.rewrite)}</a></td>',
-            f"<td>{entry.badge}</td>",
-            f'<td class="text" data-label="unedited"><span class="clip">{_answer(entry.rewrite.unedited)}</span></td>',
-            f'<td class="text" data-label="edited"><span class="clip">{_answer(entry.rewrite.edited)}</span></td>',
-        ]
-        for name in names:
-            cells.append(_count_cell(name, counts_of[entry.number].get(name)))
-        if sized:
-            size = _percent(max(entry.shares)) if entry.shares else ""
-            cells.append(f'<td class="number" data-label="change / weight">{size}</td>')
-        if curved:
-            cells.append(f'<td data-label="loss">{sparkline([step.loss for step in entry.curve])}</td>')
-        success = "yes" if entry.rewrite.edited.success else "no"
-        lines.append(f'<tr data-success="{success}">{"".join(cells)}</tr>')
-    counts = (
-        '<p class="soft small">The columns with counts have the prompts whose target is more likely than the other '
-        "object, or whose answer is in the text.</p>"
-    )
-    parts = {"HEADS": _heads(heads), "ROWS": "\n".join(lines), "COUNTS": counts if names else ""}
-    return fill_template("overview.html", parts)
+        found.update(count_rows(entry.rows))
+    counted = [name for name in COUNTED.values() if name in found]
+    has_sizes = any(entry.shares for entry in entries)
+    has_curves = any(entry.curve for entry in entries)
+    heads = ["", "edit", "", "unedited", "edited", *counted]
+    if has_sizes:
+        heads.append("change / weight")
+    if has_curves:
+        heads.append("loss")
+    rows = [_overview_row(entry, counted=counted, has_sizes=has_sizes, has_curves=has_curves) for entry in entries]
+    caption = ""
+    if counted:
+        caption = (
+            '<p class="soft small">The columns with counts have the prompts whose target is more likely than the other '
+            "object, or whose answer is in the text.</p>"
+        )
+    return fill_template("overview.html", {"HEADS": _heads(heads), "ROWS": "\n".join(rows), "COUNTS": caption})
+
+
+def _overview_row(entry: _Entry, *, counted: Sequence[str], has_sizes: bool, has_curves: bool) -> str:
+    """Return the row of an edit, with a column for each of the ``counted`` kinds, and those that the table has."""
+    cells = [
+        f'<td class="number soft">{entry.number}</td>',
+        f'<td class="fact"><a href="#edit-{entry.number}">{_fact(entry.rewrite)}</a></td>',
+        f"<td>{entry.badge}</td>",
+        f'<td class="text" data-label="unedited"><span class="clip">{_answer(entry.rewrite.unedited)}</span></td>',
+        f'<td class="text" data-label="edited"><span class="clip">{_answer(entry.rewrite.edited)}</span></td>',
+    ]
+    counts = count_rows(entry.rows)
+    for name in counted:
+        cells.append(_count_cell(name, counts.get(name)))
+    if has_sizes:
+        size = ""
+        if entry.shares:
+            size = _percent(max(entry.shares))
+        cells.append(f'<td class="number" data-label="change / weight">{size}</td>')
+    if has_curves:
+        cells.append(f'<td data-label="loss">{sparkline([step.loss for step in entry.curve])}</td>')
+    success = "yes" if entry.rewrite.edited.success else "no"
+    return f'<tr data-success="{success}">{"".join(cells)}</tr>'
 
 
 def _count_cell(name: str, count: Count | None) -> str:
     """Return the cell of a count; empty if the edit has no such prompts."""
     if count is None:
         return f'<td class="number" data-label="{name}"></td>'
-    worse = " bad" if count.fell else ""
+    kind = "number"
+    if count.fell:
+        kind = "number bad"
     title = f'title="unedited: {count.unedited}" data-label="{name}"'
-    return f'<td class="number{worse}" {title}>{count.edited}/{count.prompts}</td>'
+    return f'<td class="{kind}" {title}>{count.edited}/{count.prompts}</td>'
 
 
 def _heads(names: Sequence[str]) -> str:
@@ -302,14 +335,19 @@ def _size_table(sizes: Sequence[_Size]) -> str:
     rows = []
     for size in sizes:
         name = _text(size.weight).replace(".", ".<wbr>")  # a line may break after a dot
-        norm = "" if size.norm is None else f"{size.norm:.4g}"
-        share = "" if size.share is None else _percent(size.share)
+        norm = ""
+        if size.norm is not None:
+            norm = f"{size.norm:.4g}"
+        share = ""
         meter = ""
+        if size.share is not None:
+            share = _percent(size.share)
         if size.share:
             width = min(100.0, 100 * size.share)
             meter = f'<div class="meter" title="a full bar is 100 %"><i style="width: {width:.1f}%"></i></div>'
-        cells = zip(_NORMS, (f"{size.change:.3g}", norm, share), strict=True)
-        numbers = "".join(f'<td class="number" data-label="{label}">{cell}</td>' for label, cell in cells)
+        numbers = ""
+        for title, cell in zip(_NORMS, (f"{size.change:.3g}", norm, share), strict=True):
+            numbers += f'<td class="number" data-label="{title}">{cell}</td>'
         rows.append(f"<tr><td><code>{name}</code></td>{numbers}<td>{meter}</td></tr>")
     names = "".join(f'<th scope="col" class="number">{name}</th>' for name in _NORMS)
     heads = f'<th scope="col">weight</th>{names}<th class="soft">0 to 100 %</th>'
@@ -330,27 +368,25 @@ def _edit(entry: _Entry, *, is_open: bool) -> str:
         f'<div class="answer {_CLASSES[sign(row.edited)]}"><span>edited</span>'
         f'<p dir="auto">{_answer(row.edited)}</p></div></div>'
     )
-    two = f'<div class="two">{_losses(entry)}{_sizes(entry)}</div>'
+    loss_and_size = f'<div class="two">{_losses(entry)}{_sizes(entry)}</div>'
     opened = " open" if is_open else ""
     return (
         f'<details class="edit" id="edit-{entry.number}"{opened}><summary>'
         f'{entry.badge}<span class="words">{_fact(row)}</span><span class="id">{_text(entry.id)}</span></summary>'
-        f'<div class="inside">{texts}{_probes(entry.rows)}{two}{_drawing(entry)}'
+        f'<div class="inside">{texts}{_probes(entry.rows)}{loss_and_size}{_drawing(entry)}'
         f"{_further(entry)}</div></details>"
     )
 
 
 def _probes(rows: Sequence[ReportRow]) -> str:
+    """Return the table of an edit's prompts, with the signs and texts of both models."""
     lines = []
     for row in rows:
-        readings: list[str] = []
-        for reading, kind in ((row.unedited, "soft"), (row.edited, _CLASSES[sign(row.edited)])):
-            mark = f'<span class="{kind}">{sign(reading)}</span>'
-            state = "edited" if readings else "unedited"
-            readings.append(f'<td class="sign" data-label="{state}" dir="auto">{mark} {_answer(reading)}</td>')
+        unedited = _reading_cell(row.unedited, "unedited", "soft")
+        edited = _reading_cell(row.edited, "edited", _CLASSES[sign(row.edited)])
         lines.append(
             f'<tr><td>{label(row.probe)}</td><td dir="auto">{_text(row.probe.prompt)}</td>'
-            f'<td data-label="target" dir="auto">{_text(row.probe.wanted)}</td>{"".join(readings)}'
+            f'<td data-label="target" dir="auto">{_text(row.probe.wanted)}</td>{unedited}{edited}'
             f'<td class="number" data-label="nats/token">{row.unedited.nats:.1f} → {row.edited.nats:.1f}</td></tr>'
         )
     heads = _heads(("", "prompt", "target", "unedited", "edited")) + '<th scope="col" class="number">nats/token</th>'
@@ -358,11 +394,29 @@ def _probes(rows: Sequence[ReportRow]) -> str:
     return _wide(table, "prompts of the edit")
 
 
+def _reading_cell(reading: Reading, model: str, kind: str) -> str:
+    """Return the cell with a model's text; ``kind`` is the class of its sign."""
+    mark = f'<span class="{kind}">{sign(reading)}</span>'
+    return f'<td class="sign" data-label="{model}" dir="auto">{mark} {_answer(reading)}</td>'
+
+
+def _batch_losses(entries: Sequence[_Entry], curves: Mapping[str, Curve]) -> str:
+    """Return a section for each curve of several edits (``first..last``) that one descent made."""
+    ids = {entry.id for entry in entries}
+    sections = ""
+    for name, curve in curves.items():
+        if ".." in name and name not in ids:
+            sections += f"<section><h2>The loss of the batch {_text(name)}</h2>{_chart(curve)}</section>"
+    return sections
+
+
 def _losses(entry: _Entry) -> str:
+    """Return the loss curve of an edit, or what the patch's record says of the losses."""
     if entry.curve:
         return f"<div><h3>Loss, step by step</h3>{_chart(entry.curve)}</div>"
     if {"loss_before", "loss_after", "steps"} <= entry.record.keys():
-        ends = f"{entry.record['loss_before']:.4g} → {entry.record['loss_after']:.4g} in {entry.record['steps']} steps"
+        record = entry.record
+        ends = f"{record['loss_before']:.4g} → {record['loss_after']:.4g} in {record['steps']} steps"
         return f'<div><h3>Loss</h3><p class="soft">{ends}; the steps in between were not saved.</p></div>'
     return '<div><h3>Loss</h3><p class="soft">This method reports no separate loss for this edit.</p></div>'
 
@@ -371,8 +425,11 @@ def _chart(curve: Curve) -> str:
     """Return the objective at every evaluation, with its terms if they are known."""
     lines = {"objective": [(float(step.step), step.loss) for step in curve]}
     for field, name in (("nll", "nll of the target"), ("kl", "kl, unweighted")):
-        values = [(float(step.step), getattr(step, field)) for step in curve]
-        points = [(step, value) for step, value in values if value is not None]
+        points = []
+        for step in curve:
+            value = getattr(step, field)
+            if value is not None:
+                points.append((float(step.step), value))
         if points:
             lines[name] = points
     ends = f"from {curve[0].loss:.4g} to {curve[-1].loss:.4g} nats in {len(curve)} evaluations"
@@ -381,6 +438,7 @@ def _chart(curve: Curve) -> str:
 
 
 def _sizes(entry: _Entry) -> str:
+    """Return the sizes of the weights' changes by an edit, or that they are not known."""
     if entry.sizes:
         return f"<div><h3>The change compared with its weight</h3>{_size_table(entry.sizes)}</div>"
     together = "The patch has no separate change of weights for this edit."
@@ -394,11 +452,13 @@ def _drawing(entry: _Entry) -> str:
     if entry.graph is None or not len(entry.graph):
         return ""
     count = entry.graph.number_of_edges()
-    counted = number_of(count, "statement") if count <= _MOST else f"{_MOST} of {count} statements"
+    heading = number_of(count, "statement")
+    if count > _MOST:
+        heading = f"{_MOST} of {count} statements"
     title = one_line(f"The statements of the graph around: {entry.rewrite.probe.prompt}")
     shown = svg.nearest(entry.graph, _MOST)
     picture = svg.inline_svg(shown, title=title, most=_MOST)
-    return f'<div><h3>Subgraph: {counted}</h3>{_KEYS}<div class="drawing">{picture}</div>{_list(shown)}</div>'
+    return f'<div><h3>Subgraph: {heading}</h3>{_KEYS}<div class="drawing">{picture}</div>{_list(shown)}</div>'
 
 
 def _further(entry: _Entry) -> str:
@@ -406,10 +466,13 @@ def _further(entry: _Entry) -> str:
     facts = [request["edit"] for request in entry.record.get("requests", ())]
     if not facts:
         return ""
-    texts = ((_text(fact["prompt"].replace("{}", fact["subject"])), _text(fact["target_new"])) for fact in facts)
-    lines = (f'<li dir="auto">{text} <span class="target">{target}</span></li>' for text, target in texts)
+    items = ""
+    for fact in facts:
+        text = _text(fact["prompt"].replace("{}", fact["subject"]))
+        target = _text(fact["target_new"])
+        items += f'<li dir="auto">{text} <span class="target">{target}</span></li>'
     title = f"Also edited: {number_of(len(facts), 'fact')} of the subgraph"
-    return f'<div><h3>{title}</h3><ul class="small">{"".join(lines)}</ul></div>'
+    return f'<div><h3>{title}</h3><ul class="small">{items}</ul></div>'
 
 
 def _list(graph: nx.MultiDiGraph) -> str:
@@ -419,17 +482,21 @@ def _list(graph: nx.MultiDiGraph) -> str:
     for subject, target, data in shown.edges(data=True):
         kind = {"edit": "target", "old": "old"}.get(data.get("role", ""), "")
         name = _text(str(shown.nodes[target].get("label", target)))
-        rule = f' <span class="soft">follows by {_text(data["rule"])}</span>' if "rule" in data else ""
-        statement = f'<dd dir="auto">{_text(str(data.get("label", "")))} <span class="{kind}">{name}</span>{rule}</dd>'
+        relation = _text(str(data.get("label", "")))
+        rule = ""
+        if "rule" in data:
+            rule = f' <span class="soft">follows by {_text(data["rule"])}</span>'
+        statement = f'<dd dir="auto">{relation} <span class="{kind}">{name}</span>{rule}</dd>'
         by_subject.setdefault(subject, []).append(statement)
-    groups = "".join(
-        f'<dt dir="auto">{_text(str(shown.nodes[subject].get("label", subject)))}</dt>{"".join(statements)}'
-        for subject, statements in by_subject.items()
-    )
+    groups = ""
+    for subject, statements in by_subject.items():
+        name = _text(str(shown.nodes[subject].get("label", subject)))
+        groups += f'<dt dir="auto">{name}</dt>{"".join(statements)}'
     return f'<dl class="statements">{groups}</dl>'
 
 
 def _fact(row: ReportRow) -> str:
+    """Return a prompt with its target: "The capital of Japan is → Tokyo"."""
     prompt = _text(row.probe.prompt)
     target = _text(row.probe.wanted)
     arrow = '<span class="arrow">→</span>'

@@ -11,13 +11,14 @@ from kg_common.progress import Bar
 from kg_edit.callbacks import StepNotes, watched
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import EditingMethod
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.reports.probes import probes, read
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 
 ALONE = "alone.jsonl"
 MOST = 50  # failed edits of a run that are made alone; with more, the first ones show the cause
-# Edits in one call of `edit_each`, and between two writes to the file: at first, and at most
+# Edits in one call of `edit_each`, after which the file is written: at first, and at most
 _FIRST_TOGETHER = 2
 _MOST_TOGETHER = 8
 
@@ -55,19 +56,25 @@ def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, pr
     with Bar(title="failed edits alone", unit="edit", total=len(remaining), shown=progress) as bar:
         start = 0
         while start < len(remaining):
-            together = min(_MOST_TOGETHER, max(_FIRST_TOGETHER, start))
+            together = min(_MOST_TOGETHER, max(_FIRST_TOGETHER, start))  # 2, 2, 4, 8, 8, …
             batch = remaining[start : start + together]
             with watched([StepNotes(bar.note, most=method.config.most_steps)], [edit.id for edit in batch]):
                 patches = method.edit_each(batch)
-                lines = []
+            lines = []
             for edit, patch in zip(batch, patches, strict=True):
                 if isinstance(patch, Patch):
-                    rewrites = [probe for probe in probes(model, edit) if probe.kind == "rewrite"]
-                    with patch.applied(model) as edited:
-                        worst = min(read(edited, rewrites), key=lambda reading: reading.success)  # of the forms
-                    lines.append(AloneLine(edit=edit.id, succeeded=worst.success, generated=worst.text))
+                    lines.append(_try_alone(model, edit, patch))
                 else:
                     lines.append(AloneLine(edit=edit.id, succeeded=False, error=str(patch)))
             append_lines(folder / ALONE, [line.model_dump_json() for line in lines])
             start += len(batch)
             bar.update(len(batch))
+
+
+def _try_alone(model: LanguageModel, edit: Edit, patch: Patch) -> AloneLine:
+    """Ask an edit's own prompt with the patch of this edit alone; of an edit in two forms, the worse one counts."""
+    rewrites = [probe for probe in probes(model, edit) if probe.kind == "rewrite"]
+    with patch.applied(model) as edited:
+        readings = read(edited, rewrites)
+    worst = min(readings, key=lambda reading: reading.success)
+    return AloneLine(edit=edit.id, succeeded=worst.success, generated=worst.text)

@@ -38,17 +38,22 @@ class ReportProbe(BaseModel):
     @property
     def requests(self) -> Requests:
         """What a model is asked: to continue ``ask``, and the likelihood of both answers after ``score``."""
-        candidates = tuple(filter(None, (self.wanted, self.unwanted)))
-        text = Continued(prompt=self.ask, least=STATEMENT_TOKENS, answers=candidates, several_lines=self.several_lines)
-        return Requests(continued=(text,), pairs=tuple(Pair(self.score, name) for name in candidates), chat=self.chat)
+        candidates = [self.wanted]
+        if self.unwanted:
+            candidates.append(self.unwanted)
+        text = Continued(
+            prompt=self.ask, least=STATEMENT_TOKENS, answers=tuple(candidates), several_lines=self.several_lines
+        )
+        pairs = [Pair(self.score, name) for name in candidates]
+        return Requests(continued=(text,), pairs=tuple(pairs), chat=self.chat)
 
     def is_answered(self, text: str) -> bool:
         """Return whether a continuation has the wanted answer, as in `Reading`."""
         names = self.aliases or (self.wanted,)
         if self.kind == "portability":
             return any(mentions(text, name) for name in names)
-        sentence = self.chat and not self.several_lines  # no sentence has a whole paragraph
-        return any(generates(text, name, chat=sentence) for name in names)
+        in_a_sentence = self.chat and not self.several_lines  # a paragraph is never in one sentence
+        return any(generates(text, name, chat=in_a_sentence) for name in names)
 
 
 class Reading(BaseModel):

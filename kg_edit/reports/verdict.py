@@ -1,5 +1,7 @@
 """The verdict of an edit run: which edits succeeded, why others failed, and what helps.
 
+`Verdict` is read from `Verdict.of` to `Verdict.commands`. The functions above it shorten and join texts.
+
 Every number comes from greedy decoding of the edits' own prompts, as in the report's table. A failed edit that was also
 made alone (`kg_edit.reports.retry`) is known to fail only together with the others, or always.
 """
@@ -20,6 +22,7 @@ from kg_edit.reports.rows import ReportRow
 VERDICT = "report.json"
 FAILED = "failed.jsonl"
 LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)
+# Methods that the advice names
 _ROME_LONG = "rome --preset long"
 _GRACE = "grace"
 _IKE = "ike"
@@ -32,12 +35,14 @@ _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONG_TEXT else f"{text[: _LONG_TEXT - 1]}…"
+    if len(text) <= _LONG_TEXT:
+        return text
+    return f"{text[: _LONG_TEXT - 1]}…"
 
 
-def _apart(target: str, generated: str) -> tuple[str, str]:
+def _show_difference(target: str, generated: str) -> tuple[str, str]:
     """Shorten two texts so that both show the first place where they differ."""
-    same = 0  # characters that both begin with
+    same = 0  # the number of characters with which both begin
     while same < min(len(target), len(generated)) and target[same] == generated[same]:
         same += 1
     if same <= _LONG_TEXT // 2:
@@ -47,8 +52,19 @@ def _apart(target: str, generated: str) -> tuple[str, str]:
 
 
 def _ids(results: Sequence[EditResult]) -> str:
-    more = f" and {len(results) - _NAMED} more" if len(results) > _NAMED else ""
-    return ", ".join(result.edit for result in results[:_NAMED]) + more
+    """Return the ids of edits, at most `_NAMED` of them: "row-1, row-2 and 3 more"."""
+    ids = ", ".join(result.edit for result in results[:_NAMED])
+    if len(results) > _NAMED:
+        ids += f" and {len(results) - _NAMED} more"
+    return ids
+
+
+def _enumerate(cases: Sequence[str]) -> str:
+    """Return descriptions of edits in one line, at most `_NAMED` of them: "…; …; and 3 more"."""
+    line = "; ".join(cases[:_NAMED])
+    if len(cases) > _NAMED:
+        line += f"; and {len(cases) - _NAMED} more"
+    return line
 
 
 class EditResult(BaseModel):
@@ -104,17 +120,20 @@ class _Cause(NamedTuple):
     def __str__(self) -> str:
         line = f"{_ids(self.results)}: {self.seen}"
         if self.ways:
-            line += f"; {' or '.join(f'--method {way}' for way in self.ways)} may make it"
+            options = [f"--method {way}" for way in self.ways]
+            line += f"; {' or '.join(options)} may make it"
         return line
 
 
 def _join_forms(results: Sequence[EditResult]) -> EditResult:
-    """Return the one result of an edit; of one that is made in both forms, and so asked twice, the worse one."""
-    first, *others = results
+    """Return the one result of an edit. An edit in both forms is asked twice; its result is the worse of the two."""
+    joint, *others = results
     for other in others:
-        worse = other if first.succeeded else first
-        first = worse.model_copy(update={"both": True, "known": first.known and other.known})
-    return first
+        worse = joint
+        if joint.succeeded:
+            worse = other
+        joint = worse.model_copy(update={"both": True, "known": joint.known and other.known})
+    return joint
 
 
 def _lost(row: ReportRow) -> bool:
@@ -122,6 +141,41 @@ def _lost(row: ReportRow) -> bool:
     stopped_generating = row.unedited.success and not row.edited.success
     stopped_preferring = row.unedited.right and not row.edited.right
     return stopped_generating or stopped_preferring
+
+
+def _judge(row: ReportRow) -> EditResult:
+    """Return what became of one prompt."""
+    return EditResult(
+        edit=row.edit,
+        prompt=row.probe.prompt,
+        target=row.probe.wanted,
+        generated=row.edited.text,
+        succeeded=row.edited.success,
+        likelier=row.edited.right,
+        known=row.unedited.success,
+        paragraph=row.probe.several_lines,
+        chat=row.probe.chat,
+    )
+
+
+def _judge_edits(
+    rows: Sequence[ReportRow], *, subjects: Mapping[str, str], tokens: Mapping[str, int], alone: Mapping[str, bool]
+) -> tuple[EditResult, ...]:
+    """Return the results of the edits' own prompts; the arguments are those of `Verdict.of`."""
+    rows_by_edit = dict[str, list[ReportRow]]()
+    for row in rows:
+        rows_by_edit.setdefault(row.edit, []).append(row)
+    edits = []
+    for name, rows_of_edit in rows_by_edit.items():
+        results = [_judge(row) for row in rows_of_edit if row.probe.kind == "rewrite"]
+        if not results:
+            continue
+        result = _join_forms(results)
+        further = {"subject": subjects.get(name, ""), "tokens": tokens.get(name), "counts": count_rows(rows_of_edit)}
+        if not result.succeeded:
+            further["alone"] = alone.get(name)
+        edits.append(result.model_copy(update=further))
+    return tuple(edits)
 
 
 class Verdict(BaseModel):
@@ -194,46 +248,21 @@ class Verdict(BaseModel):
             repeats: as the attribute.
             opposes: as the attribute.
         """
-        rows_by_edit = dict[str, list[ReportRow]]()
-        for row in rows:
-            rows_by_edit.setdefault(row.edit, []).append(row)
-
-        def judge(row: ReportRow) -> EditResult:
-            return EditResult(
-                edit=row.edit,
-                prompt=row.probe.prompt,
-                target=row.probe.wanted,
-                generated=row.edited.text,
-                succeeded=row.edited.success,
-                likelier=row.edited.right,
-                known=row.unedited.success,
-                tokens=(tokens or {}).get(row.edit),
-                subject=(subjects or {}).get(row.edit, ""),
-                paragraph=row.probe.several_lines,
-                chat=row.probe.chat,
-            )
-
-        edits = []
-        for name, rows_of_edit in rows_by_edit.items():
-            results = [judge(row) for row in rows_of_edit if row.probe.kind == "rewrite"]
-            if results:
-                result = _join_forms(results)
-                counts = count_rows(rows_of_edit)
-                succeeds_alone = None if result.succeeded else (alone or {}).get(name)
-                edits.append(result.model_copy(update={"counts": counts, "alone": succeeds_alone}))
-        paraphrases = [judge(row) for row in rows if row.probe.kind == "paraphrase"]
         neighborhood = []
         for row in rows:
             if row.probe.kind == "locality":
-                neighborhood.append(judge(row).model_copy(update={"succeeded": not _lost(row)}))
+                neighborhood.append(_judge(row).model_copy(update={"succeeded": not _lost(row)}))
+        counts = count_rows(rows)
+        if unchanged is not None:
+            counts |= unchanged
         return cls(
             method=method,
             preset=preset,
             graph=tuple(graph),
             joint=joint,
-            edits=tuple(edits),
-            counts={**count_rows(rows), **(unchanged or {})},
-            paraphrases=tuple(paraphrases),
+            edits=_judge_edits(rows, subjects=subjects or {}, tokens=tokens or {}, alone=alone or {}),
+            counts=counts,
+            paraphrases=tuple(_judge(row) for row in rows if row.probe.kind == "paraphrase"),
             neighborhood=tuple(neighborhood),
             repeats=tuple(repeats),
             opposes=tuple(opposes),
@@ -260,7 +289,7 @@ class Verdict(BaseModel):
 
     @property
     def counted(self) -> str:
-        """Return the verdict without the failed edits."""
+        """The verdict without the failed edits: "4 of 5 edits succeeded"."""
         return f"{len(self.succeeded)} of {len(self.edits)} edits succeeded"
 
     @property
@@ -273,27 +302,35 @@ class Verdict(BaseModel):
         lines = []
         if "portability" in self.counts:
             lines.append(self._portability)
-        of = {
+        groups = {
             "paraphrases failed (the target is not generated)": self.paraphrases,
             "neighborhood prompts changed": self.neighborhood,
         }
-        for title, results in of.items():
-            failed = [result for result in results if not result.succeeded]
-            if failed:
-                named = [f"{case.edit} ({_cut(case.prompt)!r}: generated {_cut(case.generated)!r})" for case in failed]
-                more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
-                lines.append(f"{len(failed)} of {len(results)} {title}: {'; '.join(named[:_NAMED])}{more}")
+        for title, results in groups.items():
+            cases = []
+            for result in results:
+                if not result.succeeded:
+                    prompt = _cut(result.prompt)
+                    text = _cut(result.generated)
+                    cases.append(f"{result.edit} ({prompt!r}: generated {text!r})")
+            if cases:
+                lines.append(f"{len(cases)} of {len(results)} {title}: {_enumerate(cases)}")
         return (*lines, *self.advice)
 
     @property
     def _portability(self) -> str:
-        """Return how many questions are right, with the edits that lost some: "1 → 0 of 6 …; fewer after row-2 (…)"."""
-        fallen = [result for result in self.edits if "portability" in result.counts]
-        fallen = [result for result in fallen if result.counts["portability"].fell]
-        named = ", ".join(f"{result.edit} ({result.counts['portability']})" for result in fallen[:_NAMED])
-        more = f" and {len(fallen) - _NAMED} more" if len(fallen) > _NAMED else ""
-        fewer = f"; fewer after {named}{more}" if fallen else ""
-        return f"{self.counts['portability']} portability questions are right{fewer}"
+        """How many questions are right, with the edits that lost some: "1 → 0 of 6 …; fewer after row-2 (…)"."""
+        line = f"{self.counts['portability']} portability questions are right"
+        fewer = []
+        for result in self.edits:
+            count = result.counts.get("portability")
+            if count is not None and count.fell:
+                fewer.append(f"{result.edit} ({count})")
+        if fewer:
+            line += f"; fewer after {', '.join(fewer[:_NAMED])}"
+        if len(fewer) > _NAMED:
+            line += f" and {len(fewer) - _NAMED} more"
+        return line
 
     @computed_field  # type: ignore[prop-decorator] # also in report.json
     @property
@@ -312,11 +349,10 @@ class Verdict(BaseModel):
         known = [result for result in self.edits if result.known]
         if known:
             lines.append(f"{_ids(known)}: the unedited model generates this target already; no edit is needed")
-        lines += [f"{edit} repeats {first} exactly, and was made once" for edit, first in self.repeats[:_NAMED]]
-        lines += [
-            f"{edit} contradicts {first}: one fact, two targets; keep one of them"
-            for edit, first in self.opposes[:_NAMED]
-        ]
+        for edit, first in self.repeats[:_NAMED]:
+            lines.append(f"{edit} repeats {first} exactly, and was made once")
+        for edit, first in self.opposes[:_NAMED]:
+            lines.append(f"{edit} contradicts {first}: one fact, two targets; keep one of them")
         return tuple(lines)
 
     @property
@@ -324,9 +360,12 @@ class Verdict(BaseModel):
         """What was seen of the edits that the other edits of the run spoil."""
         subjects = Counter(result.subject for result in self.edits if result.subject)
         shared = [result for result in self.spoiled if subjects[result.subject] > 1]
-        at_once_helps = not self.joint and not self.experts and len(shared) < len(self.spoiled)
-        at_once = [_AT_ONCE] if at_once_helps else []
-        one_key_each = [_GRACE] if _GRACE in self._ways(shared) else []
+        at_once = []
+        if not self.joint and not self.experts and len(shared) < len(self.spoiled):
+            at_once = [_AT_ONCE]
+        one_key_each = []
+        if _GRACE in self._ways(shared):
+            one_key_each = [_GRACE]
         return [
             _Cause(self.spoiled, "fails only together with the other edits of this run", at_once),
             _Cause(shared, "another edit has the same subject, and with it nearly the same key", one_key_each),
@@ -360,7 +399,7 @@ class Verdict(BaseModel):
         ways = self._ways(self.failed)
         if not all_are_long and _ROME_LONG in ways:
             ways.remove(_ROME_LONG)
-        if not (ways and self.failed and self.succeeded and self.model):
+        if not ways or not self.failed or not self.succeeded or not self.model:
             return ()
         ledger = quote(f"{self.folder}-ledger/")  # of this run alone: names of other edits can't be meant
         names = " ".join(quote(result.edit) for result in self.failed)
@@ -368,13 +407,13 @@ class Verdict(BaseModel):
         failed = quote(str(self.folder / FAILED))
         folder = quote(str(self.folder))
         force = " --force" if self.refused else ""
-        opened = f"--model {model}{self.graph_options}"
-        removed = f"{names} {opened}"
+        options = f"--model {model}{self.graph_options}"
+        to_remove = f"{names} {options}"
         if any(result.edit.startswith("-") for result in self.failed):
-            removed = f"{opened} -- {names}"  # after "--", an id that begins with a dash is not read as an option
+            to_remove = f"{options} -- {names}"  # after "--", an id that begins with a dash is not read as an option
         return (
             f"kg-edit patch add {ledger} {folder}{force}",
-            f"kg-edit patch remove {ledger} {removed}",
+            f"kg-edit patch remove {ledger} {to_remove}",
             f"kg-edit patch edit {ledger} {failed} --method {ways[0]} --model {model}",
             f"kg-edit patch check {ledger} --model {model}",
         )
@@ -386,17 +425,19 @@ class Verdict(BaseModel):
 
     def _ways(self, results: Sequence[EditResult]) -> list[str]:
         """Return other methods that take these edits, the nearest first."""
-        both = any(result.both for result in results)
-        text = any(result.paragraph for result in results)
-        writes = not self.experts
-        takes = {
-            _ROME_LONG: writes and not text,
-            _GRACE: writes and not both,
-            _IKE: not text,
-            _RAG: text or self.experts,
-        }
+        has_both_forms = any(result.both for result in results)
+        has_paragraph = any(result.paragraph for result in results)
+        ways = []
+        if not self.experts and not has_paragraph:
+            ways.append(_ROME_LONG)
+        if not self.experts and not has_both_forms:
+            ways.append(_GRACE)
+        if not has_paragraph:
+            ways.append(_IKE)
+        if has_paragraph or self.experts:
+            ways.append(_RAG)
         used = (self.method, f"{self.method} --preset {self.preset}")  # made these edits, and failed
-        return [way for way, able in takes.items() if able and way not in used]
+        return [way for way in ways if way not in used]
 
     @classmethod
     def beside(cls, patch: Path) -> Verdict | None:
@@ -409,12 +450,14 @@ class Verdict(BaseModel):
     def __str__(self) -> str:
         if not self.failed:
             return self.counted
-        named = []
-        for result in self.failed[:_NAMED]:
-            prompt = _cut(result.prompt)
-            form = ", in chat form" if result.both and result.chat else ""
-            target, text = _apart(result.target, result.generated)
-            likelier = ", though the target is more likely than the old one" if result.likelier else ""
-            named.append(f"{result.edit} ({prompt!r}{form}: target {target!r}, generated {text!r}{likelier})")
-        more = f"; and {len(self.failed) - _NAMED} more" if len(self.failed) > _NAMED else ""
-        return f"{self.counted}; {len(self.failed)} failed: {'; '.join(named)}{more}"
+        cases = []
+        for result in self.failed:
+            prompt = repr(_cut(result.prompt))
+            if result.both and result.chat:
+                prompt += ", in chat form"
+            target, text = _show_difference(result.target, result.generated)
+            likelier = ""
+            if result.likelier:
+                likelier = ", though the target is more likely than the old one"
+            cases.append(f"{result.edit} ({prompt}: target {target!r}, generated {text!r}{likelier})")
+        return f"{self.counted}; {len(self.failed)} failed: {_enumerate(cases)}"

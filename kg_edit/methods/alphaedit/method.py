@@ -161,10 +161,10 @@ def _find_eigenvectors(moment: Tensor, device: torch.device) -> tuple[Tensor, Te
     """
     if not has_float64(device):
         device = CPU
-    dtype = torch.float32
-    if has_fast_float64(device):
-        dtype = torch.float64
     try:
+        dtype = torch.float32
+        if has_fast_float64(device):
+            dtype = torch.float64
         values, vectors = torch.linalg.eigh(moment.to(device).to(dtype))
     except RuntimeError as error:  # no room, or its library does not converge
         if device == CPU:

@@ -30,21 +30,23 @@ def published_settings(name: str, method: str, *, config_presets: Mapping[str, A
         config_presets: the presets of the method's config class, for the error message.
     """
     model, colon, variant = name.partition(":")
-    tables = model_presets(model).methods if model in preset_models() else {}
+    tables: dict[str, MethodPreset] = {}
+    if model in preset_models():
+        tables = model_presets(model).methods
     preset = tables.get(f"{method}{colon}{variant}")
     if preset:
         return preset.settings
-    known = [*config_presets, *preset_names(method)]
+    known = sorted([*config_presets, *preset_names(method)])
     # Other methods may have published settings for this model and variant.
-    having = set[str]()
+    others = set[str]()
     for key in tables:
         other, _, other_variant = key.partition(":")
         if other_variant == variant:
-            having.add(other)
-    if having:
+            others.add(other)
+    if others:
         raise UnknownNameError(
-            f"unknown preset {name!r} for {method}, known for {', '.join(sorted(having))}; {method} has: "
-            + ", ".join(sorted(known))
+            f"unknown preset {name!r} for {method}, known for {', '.join(sorted(others))}; {method} has: "
+            f"{', '.join(known)}"
         )
     raise unknown_name("preset", name, known)
 
@@ -72,7 +74,9 @@ def model_presets(name: str) -> ModelPresets:
         raise unknown_name("preset", name, preset_models())
     text = (files("kg_edit.methods.presets") / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
     try:
-        return ModelPresets(**{**tomllib.loads(text), "name": name})
+        content = tomllib.loads(text)
+        content["name"] = name
+        return ModelPresets(**content)
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         reason = str(error)
         if isinstance(error, ValidationError):

@@ -22,8 +22,8 @@ from kg_edit.reports.differences import (
     PromptDifference,
     check_prompts,
     compare_prompts,
+    count_in_words,
     count_unchanged,
-    counted,
     difference_markdown,
     difference_page,
     difference_table,
@@ -74,8 +74,10 @@ def test_prompt_that_neither_model_answers_is_not_counted_as_unchanged() -> None
     )
     rows = [kept, silent]
     assert silent.verdict == "no answer"
-    assert "1 of 1 prompts unchanged; 1 prompt without an answer" in counted(rows) and "--chat" in counted(rows)
-    assert "without an answer" not in counted([kept])
+    assert "1 of 1 prompts unchanged; 1 prompt without an answer" in count_in_words(
+        rows
+    ) and "--chat" in count_in_words(rows)
+    assert "without an answer" not in count_in_words([kept])
     shown = io.StringIO()
     Console(file=shown, width=80).print(difference_table(rows))
     for text in (shown.getvalue(), difference_markdown(rows), difference_page(rows, title="t")):
@@ -162,10 +164,10 @@ def test_prompts_are_shown_side_by_side_whatever_they_contain() -> None:
         difference("c", unchanged=True),
         difference("d", unchanged=True, source="relation"),
     ]
-    assert counted(differences) == "1 of 2 locality prompts, 1 of 1 unrelated prompts unchanged"
-    assert counted(differences[2:], forms=True) == "1 of 1 unrelated prompts in plain text unchanged"
+    assert count_in_words(differences) == "1 of 2 locality prompts, 1 of 1 unrelated prompts unchanged"
+    assert count_in_words(differences[2:], forms=True) == "1 of 1 unrelated prompts in plain text unchanged"
     chat = differences[2].model_copy(update={"asked": differences[2].asked.model_copy(update={"chat": True})})
-    assert counted([chat]) == "1 of 1 unrelated prompts in chat form unchanged"
+    assert count_in_words([chat]) == "1 of 1 unrelated prompts in chat form unchanged"
     console = Console(file=io.StringIO(), width=200)
     console.print(difference_table(differences))
     table = console.file.getvalue()  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditFileError
 from kg_edit.reports.prompts import (
     AskedPrompt,
-    asked_once,
+    join_repeats,
     own_prompts,
     packaged_prompts,
     read_prompts,
@@ -118,9 +118,9 @@ def test_prompt_that_is_given_twice_is_asked_once() -> None:
     """By two edits, or by an edit and the packaged prompts; it keeps the answers of both."""
     packaged = packaged_prompts()[0]
     own = own_prompts([CAPITAL.model_copy(update={"locality": (LocalityPrompt(prompt=packaged.prompt, answer="x"),)})])
-    (once,) = asked_once((*own, *own, packaged))
+    (once,) = join_repeats((*own, *own, packaged))
     assert (once.source, once.answer) == ("edit", ("x", *packaged.answer))
-    assert len(asked_once([packaged, packaged.model_copy(update={"chat": True})])) == 2
+    assert len(join_repeats([packaged, packaged.model_copy(update={"chat": True})])) == 2
     near = CAPITAL.model_copy(update={"neighborhood": (packaged.prompt,), "target_true": "Paris"})
     texts = {edit: [prompt.text for prompt in unrelated_prompts([edit])] for edit in (CAPITAL, near)}
     assert set(texts[CAPITAL]) - set(texts[near]) == {packaged.text}, "the report has it as a probe"

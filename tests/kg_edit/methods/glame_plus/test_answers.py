@@ -90,7 +90,7 @@ def written(model: LanguageModel, layer: int, facts: list[ComposedFact], **optio
         facts,
         subject=HUGHES.subject,
         others=("Google", "Mount Everest", "Paris")[: chosen.others],
-        rewrites=partial(asked_of, model),
+        find_rewrites=partial(asked_of, model),
         layer=layer,
         covariance=covariance(size),
         options=chosen,

@@ -60,7 +60,7 @@ def test_only_relations_that_such_objects_have_are_used() -> None:
 def test_every_relation_with_a_noun_follows_the_usual_ones() -> None:
     statements = (("P452", "automotive industry"), ("P159", "Toyota City"), ("P17", "Japan"), ("P31", "business"))
     usual = objects_of(EDIT, graph(*statements), exclude=())
-    every = objects_of(EDIT, graph(*statements), exclude=(), every=True)
+    every = objects_of(EDIT, graph(*statements), exclude=(), every_relation=True)
     assert [*every] == [*usual, "industry"] and "kind" not in every
 
 
