@@ -57,8 +57,9 @@ def main() -> None:
 
 def _report_stop(arguments: list[str]) -> None:
     """Say that the command was stopped, and whether the same command continues the work."""
-    entry = command_entries().get(arguments[0]) if arguments else None
     message = "kg-edit: stopped"
-    if entry is not None and entry.resumes:
-        message += "; run the same command again to continue with what is finished"
+    if arguments:
+        entry = command_entries().get(arguments[0])
+        if entry is not None and entry.resumes:
+            message += "; run the same command again to continue with what is finished"
     typer.echo(message, err=True)

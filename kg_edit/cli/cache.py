@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WIKIDATA = "wikidata"
 _ALL = (*KINDS, WIKIDATA, "all")
+_KIND_NAMES = ", ".join(f"`{name}`" for name in _ALL)
 
 
 def cache(
@@ -31,7 +32,7 @@ def cache(
         typer.Argument(
             metavar="KINDS...",
             show_default="a line for each kind",
-            help=f"Kinds whose files are listed, or deleted: {', '.join(f'`{name}`' for name in _ALL)}.",
+            help=f"Kinds whose files are listed, or deleted: {_KIND_NAMES}.",
             autocompletion=completion(lambda: _ALL),
         ),
     ] = None,
@@ -79,7 +80,6 @@ def _show(items: Sequence[CachedItem], chosen: set[str], *, by_kind: bool) -> No
     from rich.table import Table
 
     console = stdout()
-    folder = cache_folder()
     first_column = "kind" if by_kind else "file or folder"
     table = Table(first_column, "size", "used", "what it is", box=None, pad_edge=False)
     table.columns[0].overflow = "fold"
@@ -93,8 +93,9 @@ def _show(items: Sequence[CachedItem], chosen: set[str], *, by_kind: bool) -> No
         _add_wikidata(table, by_kind=by_kind)
     if table.row_count:
         console.print(table)
-    total = sum(item.size for item in items)
-    say(f"{folder}: {size_text(total)} in {sum(len(item.files) for item in items)} files")
+    size = sum(item.size for item in items)
+    count = sum(len(item.files) for item in items)
+    say(f"{cache_folder()}: {size_text(size)} in {count} files")
     if by_kind and table.row_count:
         console.print("kg-edit cache KIND lists the files of a kind; --clear deletes them")
 
@@ -102,24 +103,27 @@ def _show(items: Sequence[CachedItem], chosen: set[str], *, by_kind: bool) -> No
 def _add_kinds(table: Table, items: Sequence[CachedItem]) -> None:
     """Add a row for each kind of which there are items: their size, first and last use, and number."""
     for kind, about in KINDS.items():
-        of_kind = [item for item in items if item.kind == kind]
-        if of_kind:
-            size = sum(item.size for item in of_kind)
-            dates = sorted({_day(item.used) for item in of_kind})
-            period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-            table.add_row(kind, size_text(size), period, f"{len(of_kind)} {about}")
+        matching = [item for item in items if item.kind == kind]
+        if matching:
+            size = sum(item.size for item in matching)
+            dates = sorted({_day(item.used) for item in matching})
+            period = dates[0]
+            if len(dates) > 1:
+                period = f"{dates[0]} to {dates[-1]}"
+            table.add_row(kind, size_text(size), period, f"{len(matching)} {about}")
 
 
 def _add_wikidata(table: Table, *, by_kind: bool) -> None:
     """Add the row of the file with the answers about Wikidata, if there is one."""
     from wikidata_cache.answers.store import AnswerStore
 
-    path = _answers()
+    path = _answers_file()
     if not path.exists():
         return
     with AnswerStore(path, read_only=True) as store:
         count, oldest, newest = store.span()
-    period = " to ".join(dict.fromkeys(time[:10] for time in (oldest, newest) if time))
+    days = dict.fromkeys(time[:10] for time in (oldest, newest) if time)  # each once
+    period = " to ".join(days)
     size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*") if file.is_file())
     file = plain(str(path))
     if by_kind:
@@ -131,30 +135,27 @@ def _add_wikidata(table: Table, *, by_kind: bool) -> None:
 def _clear(items: Sequence[CachedItem], chosen: set[str], *, days: float, yes: bool) -> None:
     """Delete what can be deleted, after a question; print what is left, and why."""
     deletable, remaining = clearable(items, days=days)
-    size = size_text(sum(item.size for item in deletable))
     before = None  # answers of an earlier time are deleted; None: all answers
     if days:
         before = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds")
     clears_answers = WIKIDATA in chosen and _has_answers(before)
-
-    parts = []
-    if deletable:
-        kinds = ", ".join(dict.fromkeys(item.kind for item in deletable))
-        parts.append(f"{len(deletable)} of {kinds} in {cache_folder()}")
-    if clears_answers:
-        parts.append(f"answers about Wikidata in {_answers()}, which `wikidata-cache export` saves")
-    if not parts:
+    if not deletable and not clears_answers:
         _say_remaining(remaining)
-        stored = WIKIDATA not in chosen and _answers().exists()
-        way = f"; answers about Wikidata are in {_answers()}: kg-edit cache {WIKIDATA} --clear" if stored else ""
-        say(f"there is nothing to delete{way}")
+        message = "there is nothing to delete"
+        if WIKIDATA not in chosen and _answers_file().exists():
+            message += f"; answers about Wikidata are in {_answers_file()}: kg-edit cache {WIKIDATA} --clear"
+        say(message)
         return
-    what = " and ".join(parts)
+
+    size = size_text(sum(item.size for item in deletable))
+    what = _describe(deletable, clears_answers=clears_answers)
     if yes:
         say(f"deleting {what}")  # nobody is asked, so the folders are named here
     else:
-        sized = f"{what} ({size})" if deletable else what
-        if not _confirm_deletion(sized):
+        question = f"Delete {what}?"
+        if deletable:
+            question = f"Delete {what} ({size})?"
+        if not _confirm(question):
             stdout().print("nothing was deleted")
             return
 
@@ -171,9 +172,19 @@ def _clear(items: Sequence[CachedItem], chosen: set[str], *, days: float, yes: b
     say("; ".join(messages))
 
 
-def _confirm_deletion(what: str) -> bool:
-    """Ask whether to delete; without a terminal, refuse."""
-    question = f"Delete {what}?"
+def _describe(deletable: Sequence[CachedItem], *, clears_answers: bool) -> str:
+    """Return in words what will be deleted, and from where."""
+    parts = []
+    if deletable:
+        kinds = ", ".join(dict.fromkeys(item.kind for item in deletable))
+        parts.append(f"{len(deletable)} of {kinds} in {cache_folder()}")
+    if clears_answers:
+        parts.append(f"answers about Wikidata in {_answers_file()}, which `wikidata-cache export` saves")
+    return " and ".join(parts)
+
+
+def _confirm(question: str) -> bool:
+    """Ask a question; without a terminal, refuse."""
     has_terminal = sys.stdin is not None and sys.stdin.isatty()  # a service has no stdin
     if not has_terminal:
         raise ConfigError(f"{question} Nobody can answer here; give --yes")
@@ -184,40 +195,48 @@ def _has_answers(before: str | None) -> bool:
     """Return whether answers about Wikidata are stored that are older than the time ``before``; None: any."""
     from wikidata_cache.answers.store import AnswerStore
 
-    path = _answers()
+    path = _answers_file()
     if not path.exists():
         return False
     with AnswerStore(path, read_only=True) as store:
         count, oldest, _ = store.span()
+    if count == 0:
+        return False
     if before is None:
-        return count > 0
-    return count > 0 and oldest is not None and oldest < before
+        return True
+    return oldest is not None and oldest < before
 
 
 def _delete_answers(before: str | None) -> int:
     """Delete the answers that are older than the time ``before``, None: all, and return their number."""
     from wikidata_cache.answers.store import AnswerStore
 
-    with AnswerStore(_answers()) as store:
+    with AnswerStore(_answers_file()) as store:
         return store.forget(before=before)
 
 
 def _say_remaining(remaining: Iterable[CachedItem]) -> None:
+    """Print what can't be deleted, and why."""
     for item in remaining:
-        why = f"{item.foreign[0].name} in it is not kg-edit's" if item.foreign else "used in the last ten minutes"
+        why = "used in the last ten minutes"
+        if item.foreign:
+            why = f"{item.foreign[0].name} in it is not kg-edit's"
         say(f"left: {_name(item)}, {why}")
 
 
 def _name(item: CachedItem) -> str:
-    path = item.path if len(item.files) > 1 else item.files[0]
-    return str(path)
+    """Return the path of an item: its folder, or its file if there is only one."""
+    if len(item.files) > 1:
+        return str(item.path)
+    return str(item.files[0])
 
 
 def _day(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().date().isoformat()
 
 
-def _answers() -> Path:
+def _answers_file() -> Path:
+    """Return the file of the answers about Wikidata."""
     from wikidata_cache.answers.modes import cache_file
 
     return cache_file()

@@ -52,13 +52,14 @@ def list_methods() -> None:
     from kg_edit.registry import method_entries
 
     console = stdout()
-    console.width = min(console.width, _WIDEST) if console.is_terminal else _WIDEST
+    if not console.is_terminal or console.width > _WIDEST:
+        console.width = _WIDEST
     table = Table(box=None, pad_edge=False)
     for header in _BRIEF:
         table.add_column(header, overflow="fold", no_wrap=header == "method")
     for _, entry in sorted(method_entries().items()):
-        cells = dict(zip(HEADER, map(plain, row_of(entry)), strict=True))
-        table.add_row(*(cells[name] for name in _BRIEF))
+        cells = dict(zip(HEADER, row_of(entry), strict=True))
+        table.add_row(*(plain(cells[name]) for name in _BRIEF))
     console.print(table, "All columns: kg-edit methods --markdown. One method: kg-edit methods NAME")
     console.print("\nWhich one to take, from what was measured on SmolLM2-135M:")
     for choice in CHOICES:
@@ -66,6 +67,7 @@ def list_methods() -> None:
 
 
 def _show_method(name: str) -> None:
+    """Print the settings and the presets of a method."""
     from rich.table import Table
 
     from kg_edit.methods.registry import check_method, find_method
@@ -75,14 +77,14 @@ def _show_method(name: str) -> None:
     from kg_edit.methods.presets import preset_names
 
     method_class = find_method(name)
-    table = Table(
-        title=f"{name}: {plain(method_class.entry.about)} ({plain(method_class.entry.paper)})", title_justify="left"
-    )
+    entry = method_class.entry
+    table = Table(title=f"{name}: {plain(entry.about)} ({plain(entry.paper)})", title_justify="left")
     for header in ("setting", "default", "meaning"):
         table.add_column(header, overflow="fold", no_wrap=header == "setting")
     for row in settings(method_class):
-        table.add_row(*map(plain, row))
-    presets = [*method_class.config_class.preset_names(), *preset_names(method_class.config_class.published_as or name)]
+        table.add_row(*(plain(cell) for cell in row))
+    config_class = method_class.config_class
+    presets = [*config_class.preset_names(), *preset_names(config_class.published_as or name)]
     stdout().print(table, computes(method_class), f"presets: {', '.join(presets)}")
 
 

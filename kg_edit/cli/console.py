@@ -20,6 +20,7 @@ from kg_edit.text.display import plain
 from wikidata_cache.errors import WikidataCacheError
 
 _LONGEST = 300  # characters of an error of the system, which may have a long path
+_PIPED = 200  # characters of a line of piped output
 
 
 def stdout() -> Console:
@@ -28,9 +29,9 @@ def stdout() -> Console:
     Piped output has whole lines, unless ``COLUMNS`` is set.
     """
     console = Console(highlight=False, emoji=False)
-    return (
-        console if console.is_terminal or "COLUMNS" in os.environ else Console(width=200, highlight=False, emoji=False)
-    )
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PIPED
+    return console
 
 
 def stderr() -> Console:
@@ -51,7 +52,8 @@ def quiet(*others: str) -> Iterator[None]:
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):
-        if reconfigure := getattr(stream, "reconfigure", None):
+        reconfigure = getattr(stream, "reconfigure", None)  # not every stream that replaces these has it
+        if reconfigure is not None:
             reconfigure(errors="replace")
     with warnings.catch_warnings(), ExitStack() as shown:
         for name in ("kg_edit", "wikidata_cache", *others):
@@ -74,7 +76,8 @@ def friendly(*others: str) -> Iterator[None]:
             report(error)
             raise SystemExit(2) from None
         except KeyboardInterrupt as error:
-            typer.echo("\n  ".join(["kg-edit: stopped", *getattr(error, "__notes__", ())]), err=True)
+            notes = getattr(error, "__notes__", ())
+            typer.echo("\n  ".join(["kg-edit: stopped", *notes]), err=True)
             raise SystemExit(130) from None
         except OSError as error:
             way = "check the path, its permissions, and the free space"
@@ -86,12 +89,11 @@ def friendly(*others: str) -> Iterator[None]:
             report(OutputError(message))
             raise SystemExit(2) from None
         except Exception as error:
-            if is_memory_error(error):
-                first = next(iter(str(error).splitlines()), "MemoryError")
-                way = "give smaller files or settings, or see with `kg-edit plan` what the run needs"
-                report(ModelError(f"there is not enough memory ({first}); {way}"))
-            else:
+            if not is_memory_error(error):
                 raise
+            lines = str(error).splitlines() or ["MemoryError"]
+            way = "give smaller files or settings, or see with `kg-edit plan` what the run needs"
+            report(ModelError(f"there is not enough memory ({lines[0]}); {way}"))
             raise SystemExit(2) from None
 
 

@@ -62,9 +62,10 @@ def covariance(
     - `kg-edit covariance --model smollm2-135m --layers 4-8 --corpus text.txt --tokens 1000000`
     - `kg-edit covariance list`
     """
-    if command := context.invoked_subcommand:
-        every = [parameter.name for parameter in context.command.params if parameter.name]
-        refuse_unused(context, every, f"before {command}", way=f"give options of {command} after it")
+    command = context.invoked_subcommand
+    if command is not None:
+        names = [parameter.name for parameter in context.command.params if parameter.name]
+        refuse_unused(context, names, f"before {command}", way=f"give options of {command} after it")
         return
     corpus = corpus or "packaged"
     if corpus != "self":
@@ -77,9 +78,9 @@ def covariance(
     try:
         config = CovarianceConfig(corpus=corpus, tokens=tokens, seed=seed, ridge=ridge)
     except ValidationError as error:
-        faults = faults_of(error, CovarianceConfig)
-        raise ConfigError("; ".join(f"--{fault.field}: {fault.message}" for fault in faults)) from None
-    open_corpus(config.corpus)  # so is a text that can't be read
+        faults = [f"--{fault.field}: {fault.message}" for fault in faults_of(error, CovarianceConfig)]
+        raise ConfigError("; ".join(faults)) from None
+    open_corpus(config.corpus)  # a text that can't be read is such an error too
     language_model = load(model, dtype, device)
     chosen = parse_layers(layers, len(language_model.blocks))
     _show(measure_covariances(language_model, chosen, config, folder=folder).values(), folder)
@@ -93,38 +94,53 @@ def parse_layers(text: str | None, count: int | None) -> list[int]:
         return list(range(count or 0))
     layers: set[int] = set()
     for piece in text.split(","):
-        first, dash, last = (part.strip() for part in piece.partition("-"))
-        ends = (first, last if dash else first)
-        if not all(end.isdecimal() and len(end) <= _DIGITS for end in ends) or int(ends[0]) > int(ends[1]):
+        piece_layers = _parse_piece(piece)
+        if not piece_layers:
             raise ConfigError(f"--layers {text}: expected layers such as 4-8, 4,6,8 or all; found {piece!r}")
-        layers |= set(range(int(ends[0]), int(ends[1]) + 1))
+        layers.update(piece_layers)
     if count is not None and max(layers) >= count:
         raise ConfigError(f"--layers {text}: the model has layers 0 to {count - 1}")
     return sorted(layers)
 
 
+def _parse_piece(text: str) -> range:
+    """Return the layers of a piece of ``--layers``, such as 4 or 4-8; none if it is neither."""
+    first, dash, last = [part.strip() for part in text.partition("-")]
+    if not dash:
+        last = first
+    for number in (first, last):
+        if not number.isdecimal() or len(number) > _DIGITS:
+            return range(0)
+    return range(int(first), int(last) + 1)
+
+
 def _show(manifests: Iterable[Manifest], folder: Path | None) -> None:
-    """Print three lines a covariance, as a table of 80 columns would break the modules' names; then the folder."""
+    """Print three lines for each covariance, and then the folder; a table would break the names of modules."""
     from kg_edit.covariance.store import store_folder, stored_covariances
 
     shown = list(manifests)
     for manifest in shown:
-        turned = "unknown, too few tokens"
-        if manifest.doublings:
-            last = manifest.doublings[-1]
-            angles = " → ".join(f"{doubling.median_degrees:.1f}°" for doubling in manifest.doublings)
-            turned = f"{angles} ({last.tokens_before:,} to {last.tokens:,}; at most {last.max_degrees:.1f}°)"
-        for line in (
-            f"{manifest.module} of {manifest.model_name or manifest.model}: {manifest.id}, {manifest.count:,} tokens",
-            f"  text: {manifest.corpus}",
-            f"  source: {manifest.source}; its error is known only of what kg-edit covariance itself measures"
-            if manifest.source
-            else f"  direction turned as tokens doubled: {turned}",
-        ):
-            say(line)
+        model = manifest.model_name or manifest.model
+        say(f"{manifest.module} of {model}: {manifest.id}, {manifest.count:,} tokens")
+        say(f"  text: {manifest.corpus}")
+        say(f"  {_describe_error(manifest)}")
     total = len(stored_covariances(folder))
-    counted = f"{len(shown)} of " * (len(shown) < total) + number_of(total, "covariance")
-    say(f"{folder or store_folder()}: {counted}")
+    count = number_of(total, "covariance")
+    if len(shown) < total:
+        count = f"{len(shown)} of {count}"
+    say(f"{folder or store_folder()}: {count}")
+
+
+def _describe_error(manifest: Manifest) -> str:
+    """Return what is known of the error of a covariance, in words."""
+    if manifest.source:
+        return f"source: {manifest.source}; its error is known only of what kg-edit covariance itself measures"
+    if not manifest.doublings:
+        return "direction turned as tokens doubled: unknown, too few tokens"
+    last = manifest.doublings[-1]
+    angles = " → ".join(f"{doubling.median_degrees:.1f}°" for doubling in manifest.doublings)
+    span = f"{last.tokens_before:,} to {last.tokens:,}; at most {last.max_degrees:.1f}°"
+    return f"direction turned as tokens doubled: {angles} ({span})"
 
 
 @app.command("import")
@@ -153,13 +169,17 @@ def import_published(
     """
     if layer is not None and len(files) > 1:
         raise ConfigError(f"--layer {layer} is the layer of one file; give one file, or names that begin with a module")
-    if missing := [file for file in files if not file.is_file()]:
-        raise ConfigError(f"{missing[0]}: there is no such file")
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"{file}: there is no such file")
     check_model_name(model)
     from kg_edit.covariance.published import import_covariance
 
     language_model = load(model, dtype, device)
-    _show([import_covariance(file, language_model, layer=layer, name=name, folder=folder) for file in files], folder)
+    manifests = []
+    for file in files:
+        manifests.append(import_covariance(file, language_model, layer=layer, name=name, folder=folder))
+    _show(manifests, folder)
 
 
 @app.command("list")

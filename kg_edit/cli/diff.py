@@ -11,7 +11,7 @@ import typer
 
 from kg_common.atomic import check_out
 from kg_edit.cli.console import stdout
-from kg_edit.cli.generate import check_patches, model_for, summed
+from kg_edit.cli.generate import check_patches, load_sum, model_for
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import PATCHES, Device, Dtype
 from kg_edit.errors import ConfigError
@@ -69,21 +69,23 @@ def diff(
     from kg_edit.patches.provenance import merged_provenance
     from kg_edit.storage.atomic import write_text
 
-    merged = merged_provenance(model) if model and not patch else {}
-    base = merged.get("model", {}).get("name")
-    if not (patch or base):
+    base = None  # the unedited model of a merged one
+    if model and not patch:
+        base = merged_provenance(model).get("model", {}).get("name")
+    if not patch and not base:
         raise ConfigError(
             "there is nothing to compare; give --patch PATH, or --model with the folder of a model that `kg-edit patch "
             "merge` wrote"
         )
     check_patches(patch)
     if html:
-        inputs = [prompts] if prompts else []
-        check_out(html, ".html", option="--html", inputs=inputs)
+        check_out(html, ".html", option="--html", inputs=[prompts] if prompts else [])
     from kg_edit.reports.differences import compare_prompts, count_in_words, difference_page, difference_table
     from kg_edit.reports.prompts import join_repeats, packaged_prompts, read_prompts
 
-    entries = join_repeats(read_prompts(prompts)) if prompts else packaged_prompts()
+    entries = packaged_prompts()
+    if prompts:
+        entries = join_repeats(read_prompts(prompts))
     if chat:
         entries = tuple(entry.model_copy(update={"chat": True}) for entry in entries)
     edited: LanguageModel | Patch
@@ -92,7 +94,7 @@ def diff(
         edited = load(model, dtype, device)
         edited_name = model
     else:
-        edited = summed(patch or ())
+        edited = load_sum(patch or ())
         unedited_name = model_for(edited, model)
         edited_name = edited.summary
     unedited = load(unedited_name, dtype, device)

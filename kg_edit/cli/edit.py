@@ -253,7 +253,8 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
             peak += f", more than the {free / 1e9:.1f} GB free"
         memory.append(peak)
     summary = f"{edits:,} edits by {planned.method.name} take {' and '.join(memory)} (see kg-edit plan)"
-    if not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):  # a service has none
+    has_terminal = all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr))  # a service has no streams
+    if not has_terminal:
         raise ConfigError(f"{summary}; add --yes to start them, or give fewer edits")
     if planned.method.joint:  # one batch
         after = "They are saved when all are made. Ctrl-C before that loses them; later, the same command resumes."
@@ -290,28 +291,21 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
 
 def _show(run: EditRun) -> None:
     """Print the table of the probes, the verdict with its remarks, what else changed, and the files."""
-    from kg_edit.reports.differences import count_in_words, difference_table
     from kg_edit.reports.report import terminal_table
 
     console = stdout()
     verdict = run.verdict
     console.print(terminal_table(run.rows))
-    colour = "yellow" if verdict.failed else "green"
+    colour = "green"
+    if verdict.failed:
+        colour = "yellow"
     console.print(plain(one_line(str(verdict))), style=colour)
     for line in verdict.remarks:
         console.print(f"- {plain(line)}")
     for command in verdict.commands:
         say(command)
     if run.differences:
-        of_edits = [row for row in run.differences if row.asked.source == "edit"]
-        changed = [row for row in run.differences if row.asked.source != "edit" and not row.unchanged]
-        shown = [*of_edits, *changed[:_SHOWN]]
-        if shown:
-            console.print(difference_table(shown))
-        if len(changed) > _SHOWN:
-            console.print(f"and {len(changed) - _SHOWN} more that changed, in report.html")
-        with_chat = any(row.probe.chat for row in run.rows)
-        console.print(count_in_words(run.differences, forms=with_chat))
+        _show_differences(run)
     where = f"{plain(str(run.folder))}:"
     names = ", ".join(run.files)
     if len(f"{where} {names}") <= console.width:
@@ -319,3 +313,24 @@ def _show(run: EditRun) -> None:
     else:  # the path stays whole, on a line of its own
         console.print(where, soft_wrap=True)
         console.print(names)
+
+
+def _show_differences(run: EditRun) -> None:
+    """Print the prompts of the edits that should not change, the unrelated ones that did, and the counts."""
+    from kg_edit.reports.differences import count_in_words, difference_table
+
+    console = stdout()
+    from_edits = []
+    changed = []
+    for row in run.differences:
+        if row.asked.source == "edit":
+            from_edits.append(row)
+        elif not row.unchanged:
+            changed.append(row)
+    shown = [*from_edits, *changed[:_SHOWN]]
+    if shown:
+        console.print(difference_table(shown))
+    if len(changed) > _SHOWN:
+        console.print(f"and {len(changed) - _SHOWN} more that changed, in report.html")
+    with_chat = any(row.probe.chat for row in run.rows)
+    console.print(count_in_words(run.differences, forms=with_chat))

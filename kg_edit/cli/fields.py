@@ -30,28 +30,36 @@ def with_fields_of(
         after: the command's own options that the help shows after a field; the rest of them come last.
     """
 
+    field_options = dict(signature(fields, eval_str=True).parameters)
+    models = dict[str, type[BaseModel]]()  # the fields that are replaced by the fields of a model
+    for name, option in field_options.items():
+        kind = option.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            models[name] = kind
+
     def decorate(command: Command[FieldsT, Own]) -> Callable[..., None]:
+        # The options in the order of the help. The command's first parameter is the dataclass.
         _, *parameters = signature(command, eval_str=True).parameters.values()
         own_options = {option.name: option for option in parameters}
         ordered = list[Parameter]()
-        plain = list[str]()
-        models = dict[str, type[BaseModel]]()
-        for name, option in signature(fields, eval_str=True).parameters.items():
-            kind = option.annotation
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                models[name] = kind
-                ordered += options_of(kind)
+        for name, option in field_options.items():
+            if name in models:
+                ordered += options_of(models[name])
             else:
-                plain.append(name)
                 ordered.append(option)
-            ordered += [own_options.pop(other) for other in after.get(name, ())]
-        ordered = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in (*ordered, *own_options.values())]
+            for own_name in after.get(name, ()):
+                ordered.append(own_options.pop(own_name))
+        ordered += own_options.values()
+        ordered = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in ordered]
 
         @wraps(command)
         def run(**options: Any) -> None:
-            values = {name: options.pop(name) for name in plain}
-            for name, kind in models.items():
-                values[name] = _built(kind, {option.name: options.pop(option.name) for option in options_of(kind)})
+            values = dict[str, Any]()
+            for name in field_options:
+                if name in models:
+                    values[name] = _build(models[name], options)
+                else:
+                    values[name] = options.pop(name)
             command(fields(**values), **options)  # type: ignore[call-arg]
 
         run.__signature__ = signature(command).replace(parameters=ordered)  # type: ignore[attr-defined]
@@ -71,22 +79,38 @@ def options_of(model: type[BaseModel]) -> list[Parameter]:
     for name, field in model.model_fields.items():
         if not field.description:
             continue
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        flag = str(extra.get("flag", f"--{name.replace('_', '-')}"))
-        several = get_origin(field.annotation) is tuple
-        kind: Any = list[str] | None if several else field.annotation
-        shown = str(extra["show_default"]) if "show_default" in extra else True
-        panel = str(extra["panel"]) if "panel" in extra else None
-        option = typer.Option(flag, help=field.description, show_default=shown, rich_help_panel=panel)
+        extra: Mapping[str, Any] = {}
+        if isinstance(field.json_schema_extra, dict):
+            extra = field.json_schema_extra
+        kind: Any = field.annotation
+        default = field.default
+        if get_origin(kind) is tuple:
+            kind = list[str] | None
+            default = None
+        option = typer.Option(
+            extra.get("flag", _flag(name)),
+            help=field.description,
+            show_default=extra.get("show_default", True),
+            rich_help_panel=extra.get("panel"),
+        )
         annotation = Annotated[kind, option]
-        default = None if several else field.default
         parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     return parameters
 
 
-def _built(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _build(model: type[BaseModel], options: dict[str, Any]) -> BaseModel:
+    """Build a model from the values of its options, which are taken out of ``options``."""
+    values = {}
+    for option in options_of(model):
+        value = options.pop(option.name)
+        if value is not None:
+            values[option.name] = value
     try:
-        return model.model_validate({name: value for name, value in values.items() if value is not None})
+        return model.model_validate(values)
     except ValidationError as error:
-        faults = (f"--{fault.field.replace('_', '-')}: {fault.message}" for fault in faults_of(error, model))
+        faults = [f"{_flag(fault.field)}: {fault.message}" for fault in faults_of(error, model)]
         raise ConfigError("; ".join(faults)) from None

@@ -58,8 +58,9 @@ def generate(
     - `kg-edit generate --patch out/patch.safetensors "The Eiffel Tower is in the city of"`
     - `kg-edit generate --chat "Where is the Eiffel Tower?"`
     """
-    if not all(map(str.strip, prompts)):
-        raise ConfigError("a prompt is empty; give a text to continue")
+    for prompt in prompts:
+        if not prompt.strip():
+            raise ConfigError("a prompt is empty; give a text to continue")
     if chat:
         refuse_unused(context, ("start", "explain", "picture"), "with --chat")
     if picture and len(prompts) > 1:
@@ -70,15 +71,16 @@ def generate(
     from kg_edit.patches.weight_patch import WeightPatch
     from kg_edit.scoring.text_start import with_start
 
-    # Without a patch, the sum is an empty one, and the edited model is the unedited one
-    combined = summed(patch or ())
+    # Without a patch, the sum is an empty one, and the edited model is the unedited one.
+    combined = load_sum(patch or ())
     language_model = load(model, dtype, device)
     if chat:
         with combined.applied(language_model) as edited:
             _answer(edited, prompts, tokens=tokens)
         return
-    # A merged model has its edits in its weights, and their records beside them
-    records = combined if patch else WeightPatch(factors={}, provenance=merged_provenance(model))
+    records = combined
+    if not patch:  # a merged model has its edits in its weights, and their records beside them
+        records = WeightPatch(factors={}, provenance=merged_provenance(model))
     inputs, remark = with_start(language_model, prompts, patch=records, start=start)
     if remark:
         log.warning(remark)
@@ -96,7 +98,8 @@ def _answer(edited: LanguageModel, prompts: Sequence[str], *, tokens: int) -> No
 
     answers = [ask(edited, prompt, tokens=tokens, chat=True) for prompt in prompts]
     for prompt, answer in zip(prompts, answers, strict=True):
-        lines = [f"[dim]{plain(prompt)}[/dim]", *map(plain, answer.splitlines())]
+        lines = [f"[dim]{plain(prompt)}[/dim]"]
+        lines += [plain(line) for line in answer.splitlines()]
         stdout().print("\n".join(lines), soft_wrap=True)
         _note_empty(prompt, answer)
 
@@ -109,8 +112,9 @@ def _continue(edited: LanguageModel, prompts: Sequence[str], inputs: Sequence[st
     texts = continuations(edited, inputs, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text.rstrip(CUT))}", soft_wrap=True)
-        is_question = prompt.rstrip().endswith("?")
-        way = "; --chat asks it as a question" if is_question else ""
+        way = ""
+        if prompt.rstrip().endswith("?"):
+            way = "; --chat asks it as a question"
         _note_empty(prompt, text, way=way)
 
 
@@ -136,7 +140,9 @@ def _draw(edited: LanguageModel, text: str, picture: Path) -> None:
     from kg_edit.methods.graph_memory.report import draw_walk
 
     transform = edited.prompt_transform
-    walk = transform.walk(text) if isinstance(transform, WalkedPrompts) else None
+    walk = None
+    if isinstance(transform, WalkedPrompts):
+        walk = transform.walk(text)
     if not walk:
         raise ConfigError(
             "--picture: there is no walk to draw; give a patch of graph-memory and a text that it changes"
@@ -159,29 +165,36 @@ def model_for(patch: Patch, name: str | None) -> str:
 
 
 def _note_empty(prompt: str, answer: str, *, way: str = "") -> None:
+    """Warn if an answer is empty; ``way`` is what to do."""
     if not answer.strip():
         log.warning("%s: the model ended its answer at once%s", one_line(prompt), way)
 
 
-def summed(paths: Sequence[Path]) -> Patch:
+def load_sum(paths: Sequence[Path]) -> Patch:
     """Load the patches at these paths and return their sum; warn if it is empty, or if edits contradict each other."""
-    from dataclasses import replace
-
     from kg_edit.patches.base import Patch
-    from kg_edit.patches.conflicts import contradictions
-    from kg_edit.patches.entries import entries_of
     from kg_edit.patches.weight_patch import total
 
     patches = [Patch.load(path) for path in paths]
     combined = total(patches)
     if paths and combined.is_empty:
-        log.warning("%s: no edit is active, so the model is the unedited one", ", ".join(map(str, paths)))
+        log.warning("%s: no edit is active, so the model is the unedited one", ", ".join(str(path) for path in paths))
     if len(paths) > 1:
         with suppress(PatchError):  # a patch without readable records can still be applied
-            entries: list[Entry] = []
-            for path, patch in zip(paths, patches, strict=True):
-                # Several patches may have an edit of one id
-                entries += [replace(entry, name=f"{entry.name} of {path}") for entry in entries_of(patch)]
-            for conflict in contradictions(entries)[:_NAMED]:
-                log.warning("contradiction: %s", conflict)
+            _warn_of_contradictions(paths, patches)
     return combined
+
+
+def _warn_of_contradictions(paths: Sequence[Path], patches: Sequence[Patch]) -> None:
+    """Warn of edits of several patches that contradict each other."""
+    from dataclasses import replace
+
+    from kg_edit.patches.conflicts import contradictions
+    from kg_edit.patches.entries import entries_of
+
+    entries: list[Entry] = []
+    for path, patch in zip(paths, patches, strict=True):
+        for entry in entries_of(patch):
+            entries.append(replace(entry, name=f"{entry.name} of {path}"))  # several patches may have one id
+    for conflict in contradictions(entries)[:_NAMED]:
+        log.warning("contradiction: %s", conflict)

@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 from kg_edit.cli.console import stdout
 from kg_edit.cli.options import CHAT, CHECKS, COVARIANCE, LOGGING, MACHINE
 
-_NAMES = 24  # columns, if the longest name is longer: it gets a line of its own
+_NAMES = 24  # width of the column of names, at most; a longer name gets a line of its own
 _VALUES = {"<str>": "TEXT", "<list[str]>": "TEXT", "<int>": "N", "<list[int]>": "N", "<float>": "X", "<path>": "PATH"}
 _LAST = (CHAT, COVARIANCE, CHECKS, LOGGING, MACHINE)
 
@@ -32,7 +32,8 @@ class PagedCommand(TyperCommand):
         from rich.markdown import Markdown
 
         console = stdout()
-        console.print(Padding(Text(self.get_usage(ctx).replace("Usage:  ", "Usage: "), style="bold"), (1, 1, 0, 1)))
+        usage = self.get_usage(ctx).replace("Usage:  ", "Usage: ")
+        console.print(Padding(Text(usage, style="bold"), (1, 1, 0, 1)))
         text = re.sub(r"(?<!\n)\n(?![\n-])", " ", self.help or "")  # a paragraph is one line of the docstring
         console.print(Padding(Markdown(text), 1))
         panels: dict[str, list[tuple[str, str]]] = {}
@@ -40,21 +41,23 @@ class PagedCommand(TyperCommand):
             record = parameter.get_help_record(ctx)
             if record is None:
                 continue
-            usual_panel = "Options" if parameter.param_type_name == "option" else "Arguments"
-            panel = getattr(parameter, "rich_help_panel", None) or usual_panel
+            panel = getattr(parameter, "rich_help_panel", None)
+            if not panel:
+                panel = "Options" if parameter.param_type_name == "option" else "Arguments"
             panels.setdefault(panel, []).append(record)
         others = [name for name in panels if name not in _LAST]
-        for name in dict.fromkeys(["Arguments", "Options", *others, *_LAST]):
+        for name in dict.fromkeys(["Arguments", "Options", *others, *_LAST]):  # each once
             if name in panels:
                 console.print(Panel(_rows(panels[name]), title=name, title_align="left", border_style="dim"))
 
 
 def _rows(records: list[tuple[str, str]]) -> Group:
     """Return a line for each option: its name and value, and the help; a long name has a line of its own."""
-    named = [(_name(name), Text(_help(text))) for name, text in records]
-    width = min(_NAMES, max(len(name) for name, _ in named))
+    width = min(_NAMES, max(len(_shorten_types(name)) for name, _ in records))
     rows: list[Table | Text] = []
-    for name, text in named:
+    for typed_name, help_text in records:
+        name = _shorten_types(typed_name)
+        text = Text(_join_notes(help_text))
         text.highlight_regex(r"`[^`]+`", "cyan")
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(width=width, no_wrap=True)
@@ -68,14 +71,15 @@ def _rows(records: list[tuple[str, str]]) -> Group:
     return Group(*rows)
 
 
-def _name(name: str) -> str:
+def _shorten_types(name: str) -> str:
+    """Return the name of an option with a short name for the type of its value."""
     for typed, shown in _VALUES.items():
         name = name.replace(typed, shown)
     return name
 
 
-def _help(text: str) -> str:
-    """The help with its notes, such as the default, in brackets after it."""
+def _join_notes(text: str) -> str:
+    """Return the help with its notes, such as the default, in brackets right after it."""
     return re.sub(r"\[default: \((.*?)\)(;|\])", r"[default: \1\2", text.replace("  [", " ["))
 
 

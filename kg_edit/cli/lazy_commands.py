@@ -24,8 +24,9 @@ class LazyCommands(Commands):
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands, panel by panel."""
         entries = command_entries().values()
+        panels = [*_PANELS, *[entry.panel for entry in entries]]
         names = list[str]()
-        for panel in dict.fromkeys([*_PANELS, *(entry.panel for entry in entries)]):
+        for panel in dict.fromkeys(panels):  # each once
             names += [entry.name for entry in entries if entry.panel == panel]
         return names
 
@@ -36,7 +37,7 @@ class LazyCommands(Commands):
             return None
         if self._lists:
             return TyperCommand(entry.name, help=entry.about, rich_help_panel=entry.panel)
-        return built_command(entry)
+        return build_command(entry)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that is typed."""
@@ -62,16 +63,16 @@ class LazyCommands(Commands):
             self._lists = False
 
 
-def built_command(entry: CommandEntry) -> Any:
+def build_command(entry: CommandEntry) -> Any:
     """Import the function or the group of an entry, and return its command."""
-    found = load(entry.target)
+    target = load(entry.target)
     if entry.group:
-        found._add_completion = False  # which is the top command's
-        use_pages(found)
-        command = typer.main.get_command(found)
+        app = target
+        app._add_completion = False  # the top command has it
+        use_pages(app)
     else:
-        alone = typer.Typer(rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False)
-        alone.command(entry.name, cls=PagedCommand)(found)
-        command = typer.main.get_command(alone)
+        app = typer.Typer(rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False)
+        app.command(entry.name, cls=PagedCommand)(target)
+    command = typer.main.get_command(app)
     command.name = entry.name
     return command

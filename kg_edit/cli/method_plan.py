@@ -1,4 +1,8 @@
-"""Turn options into a method: its name, preset, settings, layer and graph are checked before a model is loaded."""
+"""Turn options into a method: its name, preset, settings, layer and graph are checked before a model is loaded.
+
+`plan` makes a `MethodPlan` from the options; `MethodPlan.usable` checks the edits, and `MethodPlan.on` makes the method.
+Then come the model, the choice of a method, and the graph of the options.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _SHOWN = 20  # edits that can't be made, in a message
-_OF_THE_GRAPH = (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError, GraphError)  # are listed for all edits
+# Errors of one edit and the graph, which are listed for all edits of a file
+_OF_THE_GRAPH = (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError, GraphError)
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +67,13 @@ def parse_settings(pairs: list[str], *, layer: str | None = None, corpus: str | 
         layer: the value of ``--layer``.
         corpus: the value of ``--corpus``, which is the setting covariance.corpus.
     """
+    all_pairs = list(pairs)
+    if layer is not None:
+        all_pairs.append(f"layer={layer}")
+    if corpus is not None:
+        all_pairs.append(f"covariance.corpus={corpus}")
     settings: dict[str, Any] = {}
-    options = {"layer": layer, "covariance.corpus": corpus}
-    for pair in [*pairs, *(f"{name}={value}" for name, value in options.items() if value is not None)]:
+    for pair in all_pairs:
         path, equals, text = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set {pair}: expected NAME=VALUE, such as --set steps=30")
@@ -105,78 +114,105 @@ class MethodPlan:
             graph: the texts of ``--graph``, for that command.
             keep_going: leave out edits that can't be made, and list them on stderr.
         """
-        faults: dict[Edit, Exception] = {}
         with doing("checking the edits"):
-            # Each check opens what all edits share, such as the corpus of C: all edits are checked at once, and only a
-            # part with a fault is halved, until every wrong edit is known.
-            parts = [tuple(edits)]
-            while parts:
-                part = parts.pop()
-                try:
-                    self.method.check_inputs(self.config, self.graph, part)
-                except (KgEditError, WikidataCacheError) as error:
-                    listed = file is not None and isinstance(error, _OF_THE_GRAPH)
-                    if not part or (len(part) == len(edits) and not (keep_going or listed)):
-                        raise
-                    if len(part) == 1:
-                        faults[part[0]] = error
-                    else:
-                        half = len(part) // 2
-                        parts += [part[half:], part[:half]]
-        if faults and not keep_going:
-            command = link_command(file, graph) if file else None
-            raise _all_faults(faults, command)
-        if faults and len(faults) == len(edits):
-            raise next(iter(faults.values()))
+            faults = self._find_faults(edits, from_file=file is not None, keep_going=keep_going)
+        if not faults:
+            return tuple(edits)
+        if not keep_going:
+            command = None
+            if file is not None:
+                command = link_command(file, graph)
+            raise _join_faults(faults, command)
+        if len(faults) == len(edits):
+            raise faults[edits[0]]
         for edit, fault in faults.items():
             typer.echo(f"skipped: {edit.id}: {fault}", err=True)
         return tuple(edit for edit in edits if edit not in faults)
+
+    def _find_faults(self, edits: Sequence[Edit], *, from_file: bool, keep_going: bool) -> dict[Edit, Exception]:
+        """Return the error of each edit that can't be made; an error that is not of single edits is raised.
+
+        Each check opens what all edits share, such as the corpus of C. So all edits are checked at once, and only a
+        part with a fault is halved, until every wrong edit is known.
+        """
+        faults: dict[Edit, Exception] = {}
+        parts = [tuple(edits)]
+        while parts:
+            part = parts.pop()
+            try:
+                self.method.check_inputs(self.config, self.graph, part)
+            except (KgEditError, WikidataCacheError) as error:
+                is_listed = keep_going or (from_file and isinstance(error, _OF_THE_GRAPH))
+                if not part or (len(part) == len(edits) and not is_listed):
+                    raise
+                if len(part) == 1:
+                    faults[part[0]] = error
+                else:
+                    half = len(part) // 2
+                    parts += [part[half:], part[:half]]
+        return faults
 
     def with_layer(self, model: LanguageModel, edits: Sequence[Edit]) -> MethodPlan:
         """Return the plan with its layer chosen on a few of ``edits``, if that was asked for (--layer auto)."""
         if not self.auto:
             return self
-        sweep = service("layer choice").auto_layer(
-            lambda config: self.method(model, config, graph=self.graph), model, self.config, edits
-        )
-        return replace(self, config=self.config.model_copy(update={"layer": sweep.chosen}), auto=False, sweep=sweep)
+
+        def make_method(config: MethodConfig) -> EditingMethod:
+            return self.method(model, config, graph=self.graph)
+
+        sweep = service("layer choice").auto_layer(make_method, model, self.config, edits)
+        config = self.config.model_copy(update={"layer": sweep.chosen})
+        return replace(self, config=config, auto=False, sweep=sweep)
 
     @property
     def layer_choice(self) -> dict[str, Any] | None:
         """How the layer was chosen, for the file ``layer.json``; None if it was not."""
-        return {"version": 1, **self.sweep.model_dump(mode="json")} if self.sweep else None
+        if not self.sweep:
+            return None
+        return {"version": 1, **self.sweep.model_dump(mode="json")}
 
     def on(self, model: LanguageModel) -> EditingMethod:
         """Bind the method to a loaded model, and set its memory limit."""
         method = self.method(model, self.config, graph=self.graph)
-        method.memory = self.memory or method.memory
+        if self.memory:
+            method.memory = self.memory
         return method
 
 
-def _all_faults(faults: Mapping[Edit, Exception], link: str | None) -> Exception:
-    """Make one error for all edits that can't be made, with the command that resolves names."""
-    unclear = any(isinstance(fault, AmbiguousLabelError | UnknownLabelError) for fault in faults.values())
-    way = (
-        "Resolve all names at once with this command, choose where several candidates are left (--choose ROW=ID), and "
-        f"edit that file:\n  {link}"
-    )
-    first = next(iter(faults.values()))
+def _join_faults(faults: Mapping[Edit, Exception], link: str | None) -> Exception:
+    """Return one error for all edits that can't be made; ``link`` is the command that resolves their names."""
+    way = None
+    if link and any(isinstance(fault, AmbiguousLabelError | UnknownLabelError) for fault in faults.values()):
+        way = (
+            "Resolve all names at once with this command, choose where several candidates are left (--choose ROW=ID), "
+            f"and edit that file:\n  {link}"
+        )
     if len(faults) == 1:
-        if unclear and link:
-            first.add_note(way)
-        return first
-    shown = [f"  {edit.id}: {fault}" for edit, fault in list(faults.items())[:_SHOWN]]
-    more = [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-    last = [way] if unclear and link else []
-    return GraphError("\n".join([f"{len(faults)} edits can't be made:", *shown, *more, *last]))
+        (fault,) = faults.values()
+        if way:
+            fault.add_note(way)
+        return fault
+    lines = [f"{len(faults)} edits can't be made:"]
+    for edit, fault in list(faults.items())[:_SHOWN]:
+        lines.append(f"  {edit.id}: {fault}")
+    if len(faults) > _SHOWN:
+        lines.append(f"  and {len(faults) - _SHOWN} more")
+    if way:
+        lines.append(way)
+    return GraphError("\n".join(lines))
 
 
 def link_command(edits: Path, graph: Sequence[str] | None) -> str:
     """Return the command that fills ids into a file of edits, from the same graph."""
-    paths = [part if part == EXTRACT else str(packaged_graph(part) or part) for part in graph or ()]
-    named = [f"--graph {shlex.quote(path)}" for path in paths]
+    words = ["wikidata-cache link", shlex.quote(str(edits))]
+    for name in graph or ():
+        path = name  # wikidata-cache knows the extract by its name
+        if name != EXTRACT:
+            path = str(packaged_graph(name) or name)
+        words.append(f"--graph {shlex.quote(path)}")
     linked = edits.with_name(f"{edits.stem}-linked.jsonl")
-    return " ".join(["wikidata-cache link", shlex.quote(str(edits)), *named, "--out", shlex.quote(str(linked))])
+    words.append(f"--out {shlex.quote(str(linked))}")
+    return " ".join(words)
 
 
 def plan(
@@ -211,15 +247,20 @@ def plan(
         raise ConfigError(
             f"--corpus has no effect: {method} reads no covariance; leave it out, or give another --method"
         )
-    required = ["graph.require=true"] if require_graph else []
-    number = None if layer in (None, AUTO) else str(layer)
-    if number is not None and not number.isdecimal():
-        raise ConfigError(f"--layer {layer}: expected a layer's number from 0 on, or auto")
-    overrides = parse_settings([*(settings or []), *required], layer=number, corpus=corpus)
+    pairs = list(settings or ())
+    if require_graph:
+        pairs.append("graph.require=true")
+    auto = layer == AUTO
+    number = None
+    if layer is not None and not auto:
+        number = str(layer)
+        if not number.isdecimal():
+            raise ConfigError(f"--layer {layer}: expected a layer's number from 0 on, or auto")
+    overrides = parse_settings(pairs, layer=number, corpus=corpus)
     config = method_class.config_class.preset(preset, overrides, method=method)
-    if layer == AUTO:
+    if auto:
         service("layer choice").check_choosable(config)
-    return MethodPlan(method_class, config, graph, auto=layer == AUTO, memory=memory)
+    return MethodPlan(method_class, config, graph, auto=auto, memory=memory)
 
 
 def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
@@ -249,7 +290,11 @@ def choose_method(method: str | None, graph: Sequence[str] | None) -> str:
         method: the value of ``--method``.
         graph: the texts of ``--graph``, or the name of a packaged graph that is used.
     """
-    return method or ("glame" if graph else "rome")
+    if method:
+        return method
+    if graph:
+        return "glame"
+    return "rome"
 
 
 def note_choice(method: str | None, graph: Sequence[str] | None) -> None:
@@ -284,8 +329,8 @@ def report_stated(method: EditingMethod) -> None:
 class LazyGraph:
     """The graph of ``--graph``, or a method's default, opened when it is needed.
 
-    So a bad row without ids is reported before torch is imported, which is needed to ask the method's class.
-    ``labelled`` is whether it was asked for labels.
+    To know whether a method needs a graph takes its class, and so torch. A bad row without ids is reported before that.
+    ``labelled`` is whether the graph was asked for labels.
     """
 
     method: str
@@ -305,15 +350,19 @@ class LazyGraph:
     @property
     def about(self) -> str:
         """The graph in words; empty if there is none."""
-        return self.source.about if self.source else ""
+        if self.source is None:
+            return ""
+        return self.source.about
 
     def labels(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return the labels of those ``ids`` that have one in the graph."""
         self.labelled = True
-        return self.source.labels(ids) if self.source else {}
+        if self.source is None:
+            return {}
+        return self.source.labels(ids)
 
     def refuse_unread(self) -> None:
-        """Refuse a graph that was given and that nothing reads; to be called after the edits are read."""
+        """Refuse a graph of ``--graph`` that nothing reads; to be called after the edits are read."""
         if not self.graph or self.labelled or not self.source:  # a missing graph is an error before torch is imported
             return
         method_class = find_method(self.method)
@@ -325,8 +374,11 @@ class LazyGraph:
 
 
 def graph_name(data: Path) -> str:
-    """The packaged graph for a benchmark: the one of its name if ``data`` is a packaged name, else the extract."""
-    return str(data) if packaged_graph(str(data)) else EXTRACT
+    """Return the packaged graph for a benchmark: the one of its name if ``data`` is a packaged name, else the extract."""
+    name = str(data)
+    if packaged_graph(name):
+        return name
+    return EXTRACT
 
 
 def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | PrivateGraph | None:
@@ -364,9 +416,12 @@ def open_wikidata(graph: list[str] | None, contact: str | None, *, needed: str) 
 def doing(what: str) -> Iterator[None]:
     """Show ``what`` with a spinner on stderr while the block runs; without a terminal, log it every ten seconds.
 
-    Rich's own status would write an empty line if stderr is no terminal.
+    Rich's own status would write an empty line if stderr is not a terminal.
     """
     console = Console(stderr=True)
-    shown = console.status(plain(what)) if console.is_terminal else log_progress(what)
-    with shown:
-        yield
+    if console.is_terminal:
+        with console.status(plain(what)):
+            yield
+    else:
+        with log_progress(what):
+            yield

@@ -202,9 +202,13 @@ def refuse_unused(context: typer.Context, names: Sequence[str], where: str, *, w
     """
     typed = typed_options(context, names)
     if typed:
-        have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
-        instead = f", or {way}" if way else ""
-        raise ConfigError(f"{', '.join(typed)} {have} no effect {where}; leave {them} out{instead}")
+        names_typed = ", ".join(typed)
+        message = f"{names_typed} have no effect {where}; leave them out"
+        if len(typed) == 1:
+            message = f"{names_typed} has no effect {where}; leave it out"
+        if way:
+            message += f", or {way}"
+        raise ConfigError(message)
 
 
 def typed_options(context: typer.Context, names: Sequence[str]) -> list[str]:

@@ -54,6 +54,7 @@ def plan(
     from kg_edit.planning.memory import estimate, suggestions
     from kg_edit.planning.shape import shape_of
 
+    # Everything that can be wrong is checked before the sizes are read, which may take a download.
     chosen = planned(method, preset=preset, layer=layer, settings=settings, corpus=corpus)
     covariance = chosen.config.workload(edits=edits).covariance
     if covariance:
@@ -64,9 +65,10 @@ def plan(
         kind = pick_dtype(dtype, machine.device)
         needs = estimate(chosen.method, chosen.config, shape, machine, edits=edits, dtype=kind, limit=memory)
 
+    dtype_name = str(kind).removeprefix("torch.")
     _print_line(
         f"{method} on {shape.name}: {shape.family}, {shape.parameters / 1e9:.2f} B parameters, {shape.layers} blocks, "
-        f"d {shape.width}, d_ff {shape.inner}; {str(kind).removeprefix('torch.')} on {machine.device}; "
+        f"d {shape.width}, d_ff {shape.inner}; {dtype_name} on {machine.device}; "
         f"layers: {_name_layers(needs.job.layers)}"
     )
     stdout().print(_parts_table(needs))

@@ -2,9 +2,9 @@
 
 `report_page` shows for each edit its probes, its loss curve, its subgraph and the facts of it that were edited too.
 With many edits these are folded. If there are several edits, a table of all of them and the sizes of the weights'
-changes come first. On a phone the cells of a row are one below the other, and a subgraph is a list. All text is escaped, and
-only the page's own script may run (its hash is in the page's content security policy). The templates are in
-`kg_edit/reports/page`.
+changes come first. On a phone the cells of a row are one below the other, and a subgraph is a list. All text is
+escaped, and only the page's own script may run (its hash is in the page's content security policy). The templates are
+in `kg_edit/reports/page`.
 
 The functions follow the page from top to bottom; each returns a part of it as HTML.
 """

@@ -102,12 +102,12 @@ class GraphMemoryPatch(Patch):
             return
         add_chain = WalkedPrompts(self, model)
         transform_below = model.prompt_transform
+        if transform_below is None:
+            yield replace(model, prompt_transform=add_chain)
+            return
 
         def transform(text: str) -> str:
-            with_chain = add_chain(text)
-            if transform_below is None:
-                return with_chain
-            return transform_below(with_chain)
+            return transform_below(add_chain(text))
 
         yield replace(model, prompt_transform=transform)
 

@@ -74,9 +74,8 @@ def test_prompt_that_neither_model_answers_is_not_counted_as_unchanged() -> None
     )
     rows = [kept, silent]
     assert silent.verdict == "no answer"
-    assert "1 of 1 prompts unchanged; 1 prompt without an answer" in count_in_words(
-        rows
-    ) and "--chat" in count_in_words(rows)
+    counts = count_in_words(rows)
+    assert "1 of 1 prompts unchanged; 1 prompt without an answer" in counts and "--chat" in counts
     assert "without an answer" not in count_in_words([kept])
     shown = io.StringIO()
     Console(file=shown, width=80).print(difference_table(rows))
