@@ -12,7 +12,7 @@ python pipelines/memit.py triplets.csv --preset paper --set 'layers=[4,5,6]' --o
 from __future__ import annotations
 
 import logging
-from itertools import chain, islice
+from itertools import chain
 
 import torch
 from stages import show_descent, show_update, start
@@ -51,15 +51,19 @@ def main() -> None:
                 descents = descend(loss, delta, config.stops)
                 if config.anchor:
                     descents = memit.anchor_values(descents, requests[part])
-                for fact, h, descent, noted in zip(facts[part], loss.value, descents, notes, strict=True):
+                for index, fact in enumerate(facts[part]):
+                    h = loss.value[index]
+                    descent = descents[index]
                     show_descent(f"2. z of {fact.edit.text} {fact.target}: |h|", descent, size=float(h.norm()))
-                    values.append(FactValue(state=h, descent=descent, notes=noted))
+                    values.append(FactValue(state=h, descent=descent, notes=notes[index]))
 
             # 3. The updates, an equal share in each block: W + R (lambda C + K K^T)^-1 K (Eq. 14).
             z = torch.stack([value.target_state for value in values])  # [facts, d]
-            remaining = iter(values)
-            of_edits = [list(islice(remaining, len(group))) for group in groups]
-            records = memit.batch_records(edits, groups, of_edits, opposed)
+            values_by_edit = []
+            for group in groups:
+                values_by_edit.append(values[: len(group)])
+                values = values[len(group) :]
+            records = memit.batch_records(edits, groups, values_by_edit, opposed)
             patch = memit.write(facts, z, records, run.patch)
             show_update(3, patch)
         run.add(patch)

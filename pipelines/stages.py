@@ -104,6 +104,36 @@ def start(
 
     ``preset`` is the preset that the script takes unless another one is given.
     """
+    options = read_options(method_class, about, arguments, preset=preset)
+    check_folder(options.out)
+    graph = open_named(options.graph)  # also has the labels of ids in the triplets
+    edits = read_edits(options.triplets, labels=graph).edits
+    settings = parse_settings(options.set)
+    config = method_class.config_class.preset(options.preset, settings, method=method_class.name)
+    method_class.check_inputs(config, graph, edits)  # mistakes are found before the model is loaded
+
+    model = LanguageModel.load(options.model)
+    method = method_class(model, config, graph=graph)
+    method.check(edits)
+    identity = run_settings(method, model, edits)
+    check_folder(options.out, identity)
+    method.prepare()  # contexts and covariances, on the unedited model
+    options.out.mkdir(parents=True, exist_ok=True)
+    claim(options.out, identity)
+
+    script = folder_sha256(Path(__file__).parent)  # the patch says by which state of the scripts it was made
+    patch = method.empty_patch().with_records([], {"script_sha256": script})
+    for name in (PARTIAL, PATCH):
+        if (options.out / name).is_file():
+            patch = Patch.load(options.out / name)
+            warn_of_other_code(patch, options.out / name, script_sha256=script)
+    return Run(method=method, model=model, edits=edits, out=options.out, force=options.force, patch=patch)
+
+
+def read_options(
+    method_class: type[EditingMethod], about: str, arguments: Sequence[str] | None, *, preset: str
+) -> argparse.Namespace:
+    """Read the options of a script; the arguments are those of `start`."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("triplets", type=Path, help="CSV, TSV, JSONL or JSON: triplets, or edits with prompts")
     parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
@@ -117,30 +147,7 @@ def start(
     out = Path("out") / method_class.name
     parser.add_argument("--out", type=Path, default=out, help=f"folder of the patch and the report (default: {out})")
     parser.add_argument("--force", action="store_true", help="accept an edit that would probably break the model")
-    options = parser.parse_args(arguments)
-
-    check_folder(options.out)
-    graph = open_named(options.graph)  # also has the labels of ids in the triplets
-    edits = read_edits(options.triplets, labels=graph).edits
-    settings = parse_settings(options.set)
-    config = method_class.config_class.preset(options.preset, settings, method=method_class.name)
-    method_class.check_inputs(config, graph, edits)  # mistakes are found before the model is loaded
-    model = LanguageModel.load(options.model)
-    method = method_class(model, config, graph=graph)
-    method.check(edits)
-    identity = run_settings(method, model, edits)
-    check_folder(options.out, identity)
-    method.prepare()  # contexts and covariances, on the unedited model
-    options.out.mkdir(parents=True, exist_ok=True)
-    claim(options.out, identity)
-    patch = method.empty_patch()
-    script = folder_sha256(Path(__file__).parent)  # the patch says by which state of the scripts it was made
-    patch = patch.with_records([], {"script_sha256": script})
-    for name in (PARTIAL, PATCH):
-        if (options.out / name).is_file():
-            patch = Patch.load(options.out / name)
-            warn_of_other_code(patch, options.out / name, script_sha256=script)
-    return Run(method=method, model=model, edits=edits, out=options.out, force=options.force, patch=patch)
+    return parser.parse_args(arguments)
 
 
 def show_subgraph(graph: nx.MultiDiGraph) -> None:

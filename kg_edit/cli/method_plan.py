@@ -1,6 +1,6 @@
 """Turn options into a method: its name, preset, settings, layer and graph are checked before a model is loaded.
 
-`plan` makes a `MethodPlan` from the options; `MethodPlan.usable` checks the edits, and `MethodPlan.on` makes the method.
+`plan` makes a `MethodPlan` from the options; `MethodPlan.usable` checks the edits, `MethodPlan.on` makes the method.
 Then come the model, the choice of a method, and the graph of the options.
 """
 
@@ -374,7 +374,7 @@ class LazyGraph:
 
 
 def graph_name(data: Path) -> str:
-    """Return the packaged graph for a benchmark: the one of its name if ``data`` is a packaged name, else the extract."""
+    """Return the packaged graph for a benchmark: the one of its name, if it is a packaged one, or else the extract."""
     name = str(data)
     if packaged_graph(name):
         return name

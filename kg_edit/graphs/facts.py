@@ -144,10 +144,10 @@ def hash_of(seed: int, *parts: str) -> bytes:
 
 def target_of(graph: nx.MultiDiGraph) -> str:
     """Return the key of o*'s node: the node with its role, or else the object of the edit's edge."""
-    targets = {key for key, data in graph.nodes(data=True) if data.get("role") == "target_new"}
-    if not targets:
-        targets = {target for _, target, data in graph.edges(data=True) if data.get("role") == "edit"}
-    targets = sorted(targets)
+    nodes = {key for key, data in graph.nodes(data=True) if data.get("role") == "target_new"}
+    if not nodes:
+        nodes = {target for _, target, data in graph.edges(data=True) if data.get("role") == "edit"}
+    targets = sorted(nodes)
     if len(targets) != 1:
         raise GraphError(f"one node needs role='target_new', found {len(targets)}: {targets[:5]}; give it to o*'s node")
     return str(targets[0])

@@ -39,7 +39,6 @@ def find_method(name: str | type[EditingMethod]) -> type[EditingMethod]:
     method = load(entry.target)
     from kg_edit.methods.base import EditingMethod  # here, as it imports torch, which listings do without
 
-    is_method = isinstance(method, type) and issubclass(method, EditingMethod)
-    if not is_method or method.entry.name != name:
-        raise ConfigError(f"{entry.target}: expected the subclass of EditingMethod with the entry {name!r}")
-    return method
+    if isinstance(method, type) and issubclass(method, EditingMethod) and method.entry.name == name:
+        return method
+    raise ConfigError(f"{entry.target}: expected the subclass of EditingMethod with the entry {name!r}")

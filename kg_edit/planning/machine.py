@@ -20,11 +20,12 @@ _CGROUP = Path("/sys/fs/cgroup")
 class Machine:
     """The free bytes of the main memory (``host``) and of the device's own memory (``accelerator``).
 
-    None: unknown, or the device has no memory of its own.
+    They are None if they are unknown, or if the device has no memory of its own. ``is_here`` is false for a device that
+    this machine does not have.
     """
 
     device: torch.device
-    is_here: bool = True  # else only what a run needs is known
+    is_here: bool = True
     host: int | None
     accelerator: int | None
 
@@ -35,33 +36,45 @@ class Machine:
 
 
 def this_machine(device: str = "auto") -> Machine:
-    """Measure the free memory; ``device`` is auto, cpu, cuda, cuda:1 … Of a device that is not here, none is known."""
+    """Measure the free memory; ``device`` is auto, cpu, cuda, cuda:1 … It is unknown for a device that is not here."""
     try:
         chosen = pick_device(device)
-    except ModelError:
+    except ModelError as error:
         try:
-            return Machine(device=torch.device(device), is_here=False, host=None, accelerator=None)
-        except RuntimeError:
-            pass
-        raise
+            absent = torch.device(device)
+        except RuntimeError:  # not the name of a device
+            raise error from None
+        return Machine(device=absent, is_here=False, host=None, accelerator=None)
     return Machine(device=chosen, host=free_memory(), accelerator=free_bytes(chosen))
 
 
 def free_memory() -> int | None:
     """Return the bytes that a new process may take, also within a container's limit; None if unknown."""
-    free: int | None
+    known = [count for count in (_free_in_system(), _free_in_container()) if count is not None]
+    return min(known, default=None)
+
+
+def _free_in_system() -> int | None:
+    """Return the available bytes; on systems other than Linux, the whole physical memory."""
     try:
-        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        try:  # no Linux: the whole physical memory
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, OSError, ValueError):
-            free = None
-    try:  # what a container's limit leaves
+        for line in _MEMINFO.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _free_in_container() -> int | None:
+    """Return the bytes that a container's limit leaves; None if there is no limit."""
+    try:
         limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
         used = (_CGROUP / "memory.current").read_text(encoding="ascii").strip()
-        below = None if limit == "max" else max(0, int(limit) - int(used))
+        if limit == "max":
+            return None
+        return max(0, int(limit) - int(used))
     except (OSError, ValueError):
-        below = None
-    return min((bytes_ for bytes_ in (free, below) if bytes_ is not None), default=None)
+        return None

@@ -1,12 +1,15 @@
 """Estimate the memory of a run from the model's shape and the method's settings, and whether it fits this machine.
 
-Each part is a number of bytes with its formula. d is the width, d_ff the inner width of an MLP, V the vocabulary, L the
-number of blocks, l the edited one. Measured on SmolLM2-135M and on random models of known shapes (`bench/growth.py`).
+`estimate` makes an `Estimate` of a `Job`, whose parts (`memory_parts`) are numbers of bytes with their formulas. d is
+the width, d_ff the inner width of an MLP, V the vocabulary, l the edited block. The constants were measured on
+SmolLM2-135M and on random models of known shapes (`bench/growth.py`).
+
 Time is not estimated: edit one fact and multiply.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -32,11 +35,10 @@ RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model
 CUDA = 0.5e9  # work memory of libraries, and of a captured step; measured on an H200: 0.3 to 0.9 GB (`bench/gpu.py`)
 FLOAT32 = 4
 FLOAT64 = 8
-# bytes of an edit's texts and record; of its encoded prompts (measured)
-_RECORD = 9e3
-_ENCODED = 10e3
-# tokens from the subject's end on, of a prompt, of a target: as in CounterFact
-_TAIL = 4
+_RECORD = 9e3  # bytes of an edit's texts and record, measured
+_ENCODED = 10e3  # bytes of its encoded prompts, measured
+# Tokens, as in CounterFact
+_TAIL = 4  # of a prompt, from the subject's end on
 _PROMPT = 8
 _TARGET = 1
 
@@ -81,7 +83,9 @@ class Job:
     @property
     def memory(self) -> Memory:
         """The memory that holds the weights: main memory if the device is the CPU."""
-        return "main memory" if self.machine.is_cpu else "accelerator"
+        if self.machine.is_cpu:
+            return "main memory"
+        return "accelerator"
 
     @property
     def load(self) -> Workload:
@@ -101,14 +105,18 @@ class Job:
         """The number of values that an optimiser holds at once: of one edit, or of all if the method is joint."""
         shape = self.shape
         load = self.load
-        facts = self.edits * self.load.facts
+        facts = 1
+        if self.method.joint:
+            facts = self.edits * self.load.facts
         match self.method.trains:
             case "value":  # [d] a fact
-                return shape.width * (float(facts) if self.method.joint else 1.0)
+                return float(shape.width * facts)
             case "graph network":  # two matrices [d, d] for each hop; of a batch, as many as fit into the limit
-                each = 2.0 * load.hops * shape.width**2
-                together = max(1, min(facts, int(self.limit / (4.0 * FLOAT32 * each)))) if each else 1
-                return each * (together if self.method.joint else 1)
+                numbers = 2.0 * load.hops * shape.width**2
+                if not numbers:
+                    return 0.0
+                most = int(self.limit / (4.0 * FLOAT32 * numbers))
+                return numbers * max(1, min(facts, most))
             case "weight":  # [d, d_ff] in each layer
                 return float(shape.width) * shape.inner * len(self.layers)
             case "all weights":
@@ -121,177 +129,270 @@ class Job:
 
 def memory_parts(job: Job) -> Iterator[Part]:
     """Yield the parts of a job that take memory."""
+    yield from _base_parts(job)
+    if job.load.covariance:
+        yield from _covariance_parts(job)
+    if job.method.family not in (None, "in-context"):
+        yield _backward_part(job)
+    if job.method.trains in ("value", "graph network"):
+        yield _prompts_part(job)
+    if job.load.kept:
+        yield Part(
+            what="beginnings of questions",
+            bytes=min(MEGABYTES * 2**20, float(job.edits) * job.load.kept * job.shape.cache * job.size),
+            phase="editing",
+            memory=job.memory,
+            formula=f"{job.load.kept} tokens an edit, at most {MEGABYTES:.0f} MB",
+        )
+    if job.trained:  # each number, its gradient and Adam's two means, in float32
+        yield Part(
+            what="trained numbers, and Adam",
+            bytes=4.0 * FLOAT32 * job.trained,
+            phase="editing",
+            memory=job.memory,
+            formula=f"{job.trained:,.0f} numbers x 16",
+        )
+    yield _patch_part(job)
+    yield _texts_part(job)
+    yield Part(
+        what="checks of unedited and edited model",
+        bytes=float(BATCH_ROWS * job.shape.vocabulary * (job.size + 2 * FLOAT32)),
+        phase="checking",
+        memory=job.memory,
+        formula=f"{BATCH_ROWS} rows of logits, with float32 copies",
+    )
+
+
+def _base_parts(job: Job) -> Iterator[Part]:
+    """Yield the program and the model."""
     shape = job.shape
-    load = job.load
-    size = job.size
-    memory = job.memory
-    layers = len(job.layers)
-    joint = job.method.joint
-    family = job.method.family
     yield Part(what="Python, torch, transformers", bytes=RUNTIME, phase="always", memory="main memory")
     yield Part(
         what="the model",
-        bytes=float(size) * shape.parameters,
+        bytes=float(job.size) * shape.parameters,
         phase="always",
-        memory=memory,
-        formula=f"{shape.parameters:,} parameters x {size}",
+        memory=job.memory,
+        formula=f"{shape.parameters:,} parameters x {job.size}",
     )
-    if memory == "accelerator":
-        yield Part(what="libraries and graphs of steps", bytes=CUDA, phase="editing", memory=memory)
-    if load.covariance:
-        yield from _covariance_parts(job)
+    if job.memory == "accelerator":
+        yield Part(what="libraries and graphs of steps", bytes=CUDA, phase="editing", memory=job.memory)
 
-    # A forward and backward pass keeps (10 d + 5 d_ff) a token and block above l, and V for the head; most methods take
-    # as many tokens at once as `tokens_at_once` allows.
-    # The rows of a descent run from the changed token on (the subject's last, or of a codebook the prompt's last); in a
-    # recurrent model they run whole (`WholeForward`).
-    row_tokens = load.rows * (_TARGET if family == "codebook" else _TAIL)
+
+def _backward_part(job: Job) -> Part:
+    """Return what a forward and backward pass keeps.
+
+    For each token that is 10 d + 5 d_ff numbers in each block from l on, and V numbers for the head.
+    """
+    shape = job.shape
+    blocks = shape.layers - min(job.layers)
+    numbers = count_numbers(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary)
+    tokens = _count_pass_tokens(job, numbers)
+    return Part(
+        what="states for the backward pass",
+        bytes=float(job.size * numbers) * tokens,
+        phase="editing",
+        memory=job.memory,
+        formula=f"{tokens:,.0f} tokens x ((10 d + 5 d_ff) x {blocks} blocks + V)",
+    )
+
+
+def _count_pass_tokens(job: Job, numbers: int) -> float:
+    """Return how many tokens a pass has, of which each keeps ``numbers``.
+
+    Most methods take as many tokens at once as `tokens_at_once` allows.
+    """
+    load = job.load
+    most = tokens_at_once(numbers, size=job.size, limit=job.limit, cpu=job.machine.is_cpu)
+    match job.method.family:
+        case "rank-one" | "joint":
+            tokens = _count_row_tokens(job)
+            if job.method.joint:
+                tokens *= load.facts * job.edits
+        case "codebook":
+            tokens = _count_row_tokens(job) * min(job.edits, load.together)
+        case "neurons":
+            tokens = load.rows * _TAIL
+        case "gradient":
+            tokens = _PROMPT * job.edits
+        case _:  # the rows of a step are one pass, of any size
+            return float(load.rows * _PROMPT + load.context_tokens)
+    return min(most, float(tokens))
+
+
+def _count_row_tokens(job: Job) -> int:
+    """Return the tokens of all rows of a fact, from the changed token on.
+
+    That is the subject's last token, or for a codebook the prompt's last one. In a recurrent model, rows run whole
+    (`WholeForward`).
+    """
+    load = job.load
+    if job.shape.recurrent:
+        return load.rows * _PROMPT + load.context_tokens
+    if job.method.family == "codebook":
+        return load.rows * _TARGET
+    return load.rows * _TAIL
+
+
+def _prompts_part(job: Job) -> Part:
+    """Return what a descent keeps of each fact that it takes at once.
+
+    That is keys and values of the fact's prompts in all blocks; the input of the edited block, of the one above, and
+    the last output, 3 d a token of its tails; d_ff a row; and one row of clean logits. The contexts' keys and values
+    are kept once for all facts; the rows of one fact alone have a copy. A recurrent model keeps no keys and values: the
+    input of the edited block and the last output, 2 d a token.
+    """
+    shape = job.shape
+    load = job.load
+    rows = load.rows + 1
     if shape.recurrent:
-        row_tokens = load.rows * _PROMPT + load.context_tokens
-    if family not in (None, "in-context"):
-        lowest = min(job.layers)
-        blocks = shape.layers - lowest
-        kept = count_numbers(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary)
-        most = tokens_at_once(kept, size=size, limit=job.limit, cpu=job.machine.is_cpu)
-        if family in ("rank-one", "joint"):
-            tokens = min(most, float(row_tokens * (load.facts * job.edits if joint else 1)))
-        elif family == "codebook":
-            tokens = min(most, float(row_tokens * min(job.edits, load.together)))
-        elif family == "neurons":
-            tokens = min(most, float(load.rows * _TAIL))
-        elif family == "gradient":
-            tokens = min(most, float(_PROMPT * job.edits))
-        else:  # the rows of a step are one pass, of any size
-            tokens = float(load.rows * _PROMPT + load.context_tokens)
-        yield Part(
-            what="states for the backward pass",
-            bytes=float(size * kept) * tokens,
-            phase="editing",
-            memory=memory,
-            formula=f"{tokens:,.0f} tokens x ((10 d + 5 d_ff) x {blocks} blocks + V)",
-        )
-
-    # Of each fact that a descent takes at once: keys and values of its prompts in all blocks; the input of the edited
-    # block, of the one above, and the last output, 3 d a token of its tails; d_ff a row; and one row of clean logits.
-    # The contexts' keys and values are kept once for all facts; the rows of one fact alone have a copy.
-    # A recurrent model keeps no keys and values: the input of the edited block and the last output, 2 d a token.
-    if job.method.trains in ("value", "graph network"):
+        fact_tokens = _count_row_tokens(job)
+        contexts = 0
+        states = 2.0 * shape.width * fact_tokens
+    else:
         fact_tokens = load.rows * _PROMPT
         contexts = load.context_tokens
-        rows = load.rows + 1
         states = fact_tokens * shape.cache + 3.0 * rows * _TAIL * shape.width
-        if shape.recurrent:
-            fact_tokens = row_tokens
-            contexts = 0
-            states = 2.0 * shape.width * row_tokens
-        facts = float(load.facts * job.edits if joint else load.facts * min(job.edits, load.together))
-        shared = contexts * (1.0 if facts > 1 else 2.0)
-        token = 2.0 * shape.width * shape.layers * size  # as `ValueMethod.portions` counts
-        most = max(1.0, (job.limit - shared * token) / (token * max(fact_tokens, 1)))
-        numbers = states + rows * shape.inner + shape.vocabulary
-        yield Part(
-            what="prompts: keys, values, states",
-            bytes=(min(facts, most) * numbers + shared * shape.cache) * size,
-            phase="editing",
-            memory=memory,
-            formula=f"{fact_tokens} tokens a fact, {number_of(int(facts), 'fact')} within --memory; "
-            f"contexts: {shared:.0f} tokens",
-        )
-    if load.kept:
-        yield Part(
-            what="beginnings of questions",
-            bytes=min(MEGABYTES * 2**20, float(job.edits) * load.kept * shape.cache * size),
-            phase="editing",
-            memory=memory,
-            formula=f"{load.kept} tokens an edit, at most {MEGABYTES:.0f} MB",
-        )
-    if trained := job.trained:  # each number, its gradient and Adam's two means, in float32
-        held = 4.0 * FLOAT32 * trained
-        formula = f"{trained:,.0f} numbers x 16"
-        yield Part(what="trained numbers, and Adam", bytes=held, phase="editing", memory=memory, formula=formula)
+    facts = load.facts * min(job.edits, load.together)
+    if job.method.joint:
+        facts = load.facts * job.edits
+    copies = 1.0 if facts > 1 else 2.0
+    shared = contexts * copies  # tokens
+    token_bytes = 2.0 * shape.width * shape.layers * job.size  # as `ValueMethod.portions` counts
+    most_facts = max(1.0, (job.limit - shared * token_bytes) / (token_bytes * max(fact_tokens, 1)))
+    numbers = states + rows * shape.inner + shape.vocabulary
+    return Part(
+        what="prompts: keys, values, states",
+        bytes=(min(float(facts), most_facts) * numbers + shared * shape.cache) * job.size,
+        phase="editing",
+        memory=job.memory,
+        formula=f"{fact_tokens} tokens a fact, {number_of(facts, 'fact')} within --memory; "
+        f"contexts: {shared:.0f} tokens",
+    )
 
-    # The patch has a pair of factors, d + d_ff numbers, and a key, d_ff, for each fact and layer; or whole matrices.
+
+def _patch_part(job: Job) -> Part:
+    """Return the patch: for each fact and layer two factors, d + d_ff numbers, and a key, d_ff; or whole matrices."""
+    shape = job.shape
+    load = job.load
+    layers = len(job.layers)
+    family = job.method.family
     if family in ("fine-tuning", "low-rank", "adapter"):
-        rank = load.rank * (1 if joint else job.edits)
+        rank = load.rank
+        if not job.method.joint:
+            rank *= job.edits
+    elif family == "hypernetwork":
+        rank = job.edits * _PROMPT  # MEND: rank one a token
     else:
-        rank = job.edits * (_PROMPT if family == "hypernetwork" else load.facts)  # MEND: rank one a token
-    sides = shape.width + (shape.width if family == "low-rank" else shape.inner)  # LoRA changes the attention
-    whole = job.method.trains in ("weight", "all weights") or load.dense
-    full = min(shape.width, shape.inner)
-    numbers = float(layers * load.matrices * sides * (full if whole else min(rank, full)))
+        rank = job.edits * load.facts
+    sides = shape.width + shape.inner
+    if family == "low-rank":  # LoRA changes the attention, whose matrices are [d, d]
+        sides = 2 * shape.width
+
+    full_rank = min(shape.width, shape.inner)
+    is_whole = job.method.trains in ("weight", "all weights") or load.dense
+    if is_whole:
+        formula = "whole matrices"
+        numbers = float(layers * load.matrices * sides * full_rank)
+    else:
+        formula = f"rank {rank}, layers: {layers}"
+        numbers = float(layers * load.matrices * sides * min(rank, full_rank))
     if job.method.trains == "all weights":
         numbers = float(layers * (shape.block + shape.identities))
-    keys = layers * shape.inner * rank if load.keys else 0
-    yield Part(
-        what="the patch",
-        bytes=FLOAT32 * (numbers + keys),
-        phase="always",
-        memory="main memory",
-        formula=("whole matrices" if whole else f"rank {rank}, layers: {layers}") + ", and keys" * bool(keys),
-    )
+    if load.keys:
+        formula += ", and keys"
+        numbers += layers * shape.inner * rank
+    return Part(what="the patch", bytes=FLOAT32 * numbers, phase="always", memory="main memory", formula=formula)
 
-    # A batch also holds each fact's encoded prompts, and four matrices of keys in float64 in each layer.
-    facts_in_all = job.edits * load.facts
-    each_fact = _RECORD + (_ENCODED + layers * 4.0 * FLOAT64 * shape.inner if joint else 0.0)
-    yield Part(
-        what="texts and records",
-        bytes=facts_in_all * each_fact,
-        phase="editing",
-        memory="main memory",
-        formula=number_of(facts_in_all, "fact") + (", their prompts and keys" if joint else ""),
-    )
-    yield Part(
-        what="checks of unedited and edited model",
-        bytes=float(BATCH_ROWS * shape.vocabulary * (size + 2 * FLOAT32)),
-        phase="checking",
-        memory=memory,
-        formula=f"{BATCH_ROWS} rows of logits, with float32 copies",
+
+def _texts_part(job: Job) -> Part:
+    """Return the texts and records of the facts; a batch also has their prompts, and four matrices of keys a layer."""
+    facts = job.edits * job.load.facts
+    formula = number_of(facts, "fact")
+    fact_bytes = _RECORD
+    if job.method.joint:
+        formula += ", their prompts and keys"
+        fact_bytes += _ENCODED + len(job.layers) * 4.0 * FLOAT64 * job.shape.inner
+    return Part(
+        what="texts and records", bytes=facts * fact_bytes, phase="editing", memory="main memory", formula=formula
     )
 
 
 def _covariance_parts(job: Job) -> Iterator[Part]:
     """Yield what C takes: to measure it, to compare it with that of half the text, to factor it, and to hold it."""
+    shape = job.shape
+    layers = len(job.layers)
+    square = float(shape.inner) ** 2
+    tokens, piece = _count_text(job)
+    yield _measuring_part(job, piece)
+
+    compared = 0.0
+    if tokens > piece:  # C, its factor and a copy, in float64; the sums of all layers and of their halves
+        compared = square * (3 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2)
+    memory = job.memory
+    free = job.machine.accelerator
+    if free is not None and free < float(job.size) * shape.parameters + compared:
+        memory = "main memory"
+    formula = f"d_ff² x (24 + 6 x {layers})"
+    yield Part(what="comparing C", bytes=compared, phase="comparing C", memory=memory, formula=formula)
+
+    yield Part(
+        what="C",
+        bytes=layers * square * FLOAT32,
+        phase="always",
+        memory="main memory",
+        formula=f"d_ff² x 4 x {layers}",
+    )
+    yield Part(  # where C is solved with
+        what="factors of C",
+        bytes=layers * square * FLOAT64,
+        phase="always",
+        memory=job.memory,
+        formula=f"d_ff² x 8 x {layers}",
+    )
+    copies = 1
+    if job.method.joint:  # eigenvectors with their workspace, or C with the held keys
+        copies = 4
+    yield Part(
+        what="factoring C",
+        bytes=copies * square * FLOAT64,
+        phase="factoring C",
+        memory=job.memory,
+        formula=f"d_ff² x {copies * FLOAT64}",
+    )
+
+
+def _count_text(job: Job) -> tuple[int, int]:
+    """Return how many tokens C is measured from, and how many of them are in a piece; of more pieces C is compared."""
+    config = job.load.covariance
+    assert config is not None  # noqa: S101 - the caller has seen it
+    tokens = config.tokens_for(job.shape.inner)
+    if config.corpus != "self":
+        return tokens, chunk_size(tokens)
+    piece = SelfCorpus.rows * SelfCorpus.length
+    return math.ceil(tokens / piece) * piece, piece  # the model writes whole pieces
+
+
+def _measuring_part(job: Job, piece: int) -> Part:
+    """Return what a pass over a ``piece`` of the text takes, with the sums of all layers."""
     config = job.load.covariance
     assert config is not None  # noqa: S101 - the caller has seen it
     shape = job.shape
-    size = job.size
     layers = len(job.layers)
-    square = float(job.shape.inner) ** 2
-    tokens = config.tokens_for(shape.inner)
-    sums = layers * square * FLOAT64 / 2  # half of each symmetric C, in float64
+    sums = layers * float(shape.inner) ** 2 * FLOAT64 / 2  # half of each symmetric C, in float64
     if config.corpus == "self":
-        piece = SelfCorpus.rows * SelfCorpus.length
-        tokens = -(-tokens // piece) * piece  # the model writes whole pieces
-        measuring = float(size) * shape.cache * piece + 4.0 * FLOAT32 * SelfCorpus.rows * shape.vocabulary + sums
+        logits = 4.0 * FLOAT32 * SelfCorpus.rows * shape.vocabulary
+        taken = float(job.size) * shape.cache * piece + logits + sums
         formula = f"keys and values of {SelfCorpus.rows} x {SelfCorpus.length} tokens, logits, sums"
     else:
-        piece = chunk_size(tokens)
-        states = size * batch_tokens(cpu=job.machine.is_cpu) * (4.0 * shape.width + 3.0 * shape.inner)
-        measuring = states + layers * FLOAT32 * WAITING * shape.inner + sums
+        states = job.size * batch_tokens(cpu=job.machine.is_cpu) * (4.0 * shape.width + 3.0 * shape.inner)
+        waiting = layers * FLOAT32 * WAITING * shape.inner
+        taken = states + waiting + sums
         formula = "a block's states of a pass, waiting keys, sums"
-    yield Part(what="measuring C", bytes=measuring, phase="measuring C", memory=job.memory, formula=formula)
-
-    # C, its factor and a copy, in float64; the sums of all layers and of their halves.
-    compared = square * (3 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2) if tokens > piece else 0.0
-    formula = f"d_ff² x (24 + 6 x {layers})"
-    free = job.machine.accelerator
-    weights = float(size) * shape.parameters
-    memory: Memory = "main memory" if free is not None and free < weights + compared else job.memory
-    yield Part(what="comparing C", bytes=compared, phase="comparing C", memory=memory, formula=formula)
-    held = layers * square * FLOAT32
-    formula = f"d_ff² x 4 x {layers}"
-    yield Part(what="C", bytes=held, phase="always", memory="main memory", formula=formula)
-    # where it is solved with
-    held = layers * square * FLOAT64
-    formula = f"d_ff² x 8 x {layers}"
-    yield Part(what="factors of C", bytes=held, phase="always", memory=job.memory, formula=formula)
-    copies = 4 if job.method.joint else 1  # a batch: eigenvectors with their workspace, or C with the held keys
-    factoring = copies * square * FLOAT64
-    formula = f"d_ff² x {copies * FLOAT64}"
-    yield Part(what="factoring C", bytes=factoring, phase="factoring C", memory=job.memory, formula=formula)
+    return Part(what="measuring C", bytes=taken, phase="measuring C", memory=job.memory, formula=formula)
 
 
 def _peak(parts: Iterable[Part]) -> float:
+    """Return the bytes at the worst moment: the parts that are always there, and the largest phase."""
     phases: dict[str, float] = {"always": 0.0}
     for part in parts:
         phases[part.phase] = phases.get(part.phase, 0.0) + part.bytes
@@ -317,13 +418,19 @@ class Estimate:
 
     def available(self, memory: Memory) -> int | None:
         """Return the bytes that are free now; None if unknown."""
-        return self.job.machine.host if memory == "main memory" else self.job.machine.accelerator
+        if memory == "main memory":
+            return self.job.machine.host
+        return self.job.machine.accelerator
 
     @property
     def lacking(self) -> tuple[Memory, ...]:
         """The memories that have fewer free bytes than the job needs."""
-        free = {memory: self.available(memory) for memory in MEMORIES}
-        return tuple(memory for memory, has in free.items() if has is not None and self.needed(memory) > has)
+        lacking = list[Memory]()
+        for memory in MEMORIES:
+            free = self.available(memory)
+            if free is not None and self.needed(memory) > free:
+                lacking.append(memory)
+        return tuple(lacking)
 
 
 def estimate(
@@ -352,33 +459,45 @@ def estimate(
         refuse_experts(shape.name)
     if shape.recurrent and not method.takes_recurrent:
         refuse_recurrent(shape.name)
-    weights = shape.parameters * torch.empty(0, dtype=dtype).element_size()
-    remaining = None if machine.accelerator is None else max(0.0, machine.accelerator - weights) / 2
-    most = limit * 1e6 if limit else method.memory * 1e6 if remaining is None else remaining
-    job = Job(method=method, config=config, shape=shape, machine=machine, dtype=dtype, edits=edits, limit=most)
-    if beyond := [layer for layer in job.layers if not 0 <= layer < shape.layers]:
-        raise ConfigError(f"there is no layer {beyond[0]}: {shape.name} has layers 0 to {shape.layers - 1}")
-    notes = {
-        "hypernetwork": "training the editor (kg-edit mend train) is not counted",
-        "in-context": "each prompt gets longer by the text that is put in front of it",
-        None: f"the method {method.name} declares no family, so only the model and a patch of rank one are counted",
-    }
-    remarks = [notes[method.family]] if method.family in notes else []
-    if "linear_attention" in shape.recurrent and method.family not in (None, "in-context"):
-        # measured on random Qwen3.5 of widths 256 and 1024: 2.2 to 4.8 times the numbers of `count_numbers`
-        remarks.append(
+    if limit:
+        limit_bytes = limit * 1e6
+    elif machine.accelerator is None:
+        limit_bytes = method.memory * 1e6
+    else:
+        weights = shape.parameters * torch.empty(0, dtype=dtype).element_size()
+        limit_bytes = max(0.0, machine.accelerator - weights) / 2
+    job = Job(method=method, config=config, shape=shape, machine=machine, dtype=dtype, edits=edits, limit=limit_bytes)
+    for layer in job.layers:
+        if not 0 <= layer < shape.layers:
+            raise ConfigError(f"there is no layer {layer}: {shape.name} has layers 0 to {shape.layers - 1}")
+    return Estimate(job=job, parts=tuple(memory_parts(job)), notes=tuple(_notes(job)))
+
+
+def _notes(job: Job) -> Iterator[str]:
+    """Yield what a user should know that no part says."""
+    family = job.method.family
+    shape = job.shape
+    if family == "hypernetwork":
+        yield "training the editor (kg-edit mend train) is not counted"
+    elif family == "in-context":
+        yield "each prompt gets longer by the text that is put in front of it"
+    elif family is None:
+        name = job.method.name
+        yield f"the method {name} declares no family, so only the model and a patch of rank one are counted"
+    if "linear_attention" in shape.recurrent and family not in (None, "in-context"):
+        # Measured on random Qwen3.5 of widths 256 and 1024: 2.2 to 4.8 times the numbers of `count_numbers`
+        yield (
             "linear attention keeps more for the backward pass than is counted: without the package "
             "flash-linear-attention two to five times as much"
         )
-    facts = edits * job.load.facts
-    if method.family in ("rank-one", "joint") and facts > shape.inner / 2:
+    facts = job.edits * job.load.facts
+    if family in ("rank-one", "joint") and facts > shape.inner / 2:
         # The mean over the facts of k^T (lambda C + K K^T)^-1 k is at most rank(K K^T) / facts <= d_ff / facts.
-        remarks.append(
+        yield (
             f"{facts:,} facts share the {shape.inner:,} inputs of a layer, so only a part of each change can be "
             f"written; of more than {shape.inner:,} facts, on average at most d_ff / facts. A method that keeps the "
             "facts beside the weights, such as rag, has no such limit"
         )
-    return Estimate(job=job, parts=tuple(memory_parts(job)), notes=tuple(remarks))
 
 
 def suggestions(estimated: Estimate) -> tuple[str, ...]:
@@ -391,19 +510,22 @@ def suggestions(estimated: Estimate) -> tuple[str, ...]:
     if job.size > 2 and job.memory in estimated.lacking:
         saved = job.shape.parameters * (job.size - 2) / 1e9
         ways.append(f"--dtype bfloat16 saves {saved:.1f} GB for the model; edits are still solved in float32")
+    peak = max(estimated.needed(memory) for memory in estimated.lacking)
     states = bytes_of.get("states for the backward pass", 0.0)
-    if states >= 0.1 * max(estimated.needed(memory) for memory in estimated.lacking):
+    if states >= 0.1 * peak:
         if job.method.family in _LIMITED:
             way = f"`kg-edit evaluate --memory {states / 2e6:.0f}`, or `method.memory` in Python,"
             ways.append(f"{way} makes passes smaller: the same results, a little slower")
         elif "batch_size" in type(job.config).model_fields:
             ways.append("a smaller batch_size makes steps smaller; the results differ")
-    held = sum(map(estimated.added_by_covariance, estimated.lacking))
-    if held >= 0.2 * max(estimated.needed(memory) for memory in estimated.lacking):
+    added = sum(estimated.added_by_covariance(memory) for memory in estimated.lacking)
+    if added >= 0.2 * peak:
         ways.append(
-            f"C adds {held / 1e9:.1f} GB to the peak: fewer layers need less, and ft-m, lora or grace need no C"
+            f"C adds {added / 1e9:.1f} GB to the peak: fewer layers need less, and ft-m, lora or grace need no C"
         )
-    short = max(estimated.needed(memory) - (estimated.available(memory) or 0) for memory in estimated.lacking) / 1e9
+    missing = max(estimated.needed(memory) - (estimated.available(memory) or 0) for memory in estimated.lacking)
     where = " and ".join(estimated.lacking)
-    ways.append(f"{short:.1f} GB more {where}, or a smaller model; in Python, device_map='auto' uses several devices")
+    ways.append(
+        f"{missing / 1e9:.1f} GB more {where}, or a smaller model; in Python, device_map='auto' uses several devices"
+    )
     return tuple(ways)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from kg_edit.errors import ModelError, did_you_mean
@@ -20,13 +21,22 @@ from kg_edit.models.loading import NAMED_MODELS, cached_only, named_model_file, 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """A model's sizes: ``width`` is d, ``inner`` d_ff; ``block`` counts the elements of one block's matrices, and
-    ``identities`` those of identity matrices with which whole changes of them are written (`Factors.dense`).
+    """A model's sizes.
 
-    ``parameters`` counts all parameters. ``cache`` is the number of values that one token adds to the KV cache of all
-    attention blocks together. ``experts``: the model is a mixture of experts, whose blocks have no down-projection.
-    ``adds_mlp``: a block adds the MLP's output as it is, without a norm or a factor. ``recurrent``: the kinds of blocks
-    that are no attention, as the config names them.
+    Attributes:
+        name: as the user named it.
+        family: its family.
+        layers: the number of blocks.
+        width: d.
+        inner: d_ff.
+        vocabulary: the number of tokens in the vocabulary.
+        block: the number of elements of one block's matrices.
+        identities: that of the identity matrices with which whole changes of them are written (`Factors.dense`).
+        parameters: the number of all parameters.
+        cache: how many values one token adds to the KV cache of all attention blocks together.
+        experts: whether it is a mixture of experts, whose blocks have no down-projection.
+        adds_mlp: whether a block adds the MLP's output as it is, without a norm or a factor.
+        recurrent: the kinds of blocks that are not attention, as the config names them.
     """
 
     name: str
@@ -66,17 +76,8 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         raise ModelError(
             f"can't read the size of {name!r} from its config: {error}; check that config.json is complete"
         ) from error
-    # The width of the keys, all heads together; less than d if heads share keys.
-    heads = text.num_attention_heads
-    multi_query = getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False)  # Falcon
-    of_keys = 1 if multi_query else getattr(text, "num_key_value_heads", None) or heads
-    attended = int(of_keys * (getattr(text, "head_dim", None) or text.hidden_size // heads))
     recurrent = [kind for kind in getattr(text, "layer_types", None) or () if kind not in ATTENTION]
-    # Gemma 2, OLMo 2 and EXAONE 4; GLM-4; LFM3; Granite; OPT-350M
-    norms = any(
-        re.fullmatch(r"post_(feedforward|mlp|ffn)_(layer)?norm", part) for part, _ in blocks[0].named_children()
-    )
-    scales = getattr(text, "residual_multiplier", 1.0) != 1.0 or not getattr(text, "do_layer_norm_before", True)
+    attention_blocks = len(blocks) - len(recurrent)
     matrices = [part.shape for part in blocks[0].parameters() if part.dim() >= 2]
     return ModelShape(
         name=name,
@@ -85,19 +86,40 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         width=width,
         inner=inner,
         vocabulary=model.get_output_embeddings().weight.shape[0],
-        block=sum(map(math.prod, matrices)),
+        block=sum(math.prod(sides) for sides in matrices),
         identities=sum(min(sides) ** 2 for sides in matrices),
         parameters=sum(part.numel() for part in model.parameters()),
-        cache=2 * (len(blocks) - len(recurrent)) * attended,
+        cache=2 * attention_blocks * _key_width(text),  # a key and a value each
         experts=spec.down_projection is None,
-        adds_mlp=not (norms or scales),
+        adds_mlp=_adds_mlp(text, blocks[0]),
         recurrent=tuple(sorted(set(recurrent))),
     )
 
 
+def _key_width(text: PretrainedConfig) -> int:
+    """Return the width of a token's keys, all heads together; it is less than d if heads share keys."""
+    heads = text.num_attention_heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):  # Falcon
+        key_heads = 1
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return int(key_heads * head_width)
+
+
+def _adds_mlp(text: PretrainedConfig, block: nn.Module) -> bool:
+    """Return whether a block adds the MLP's output as it is."""
+    for name, _ in block.named_children():
+        if re.fullmatch(r"post_(feedforward|mlp|ffn)_(layer)?norm", name):  # Gemma 2, OLMo 2, EXAONE 4; GLM-4; LFM3
+            return False
+    if getattr(text, "residual_multiplier", 1.0) != 1.0:  # Granite
+        return False
+    return bool(getattr(text, "do_layer_norm_before", True))  # not of OPT-350M
+
+
 def _config(name: str) -> PretrainedConfig:
     """Read the config of a model, from the preset if there is one, else from its files or the hub."""
-    for preset in map(model_presets, preset_models()):
+    for preset_name in preset_models():
+        preset = model_presets(preset_name)
         if name.casefold() in (preset.name, preset.model.casefold()) and not Path(name).exists():
             published: PretrainedConfig = AutoConfig.for_model(**preset.config)
             return published
@@ -107,19 +129,24 @@ def _config(name: str) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(**source, local_files_only=cached)
     except Exception as error:  # transformers and the GGUF reader may raise anything for a damaged file
         text = str(error).strip().removeprefix(f"can't load the model {name!r}: ")
-        first = (text.splitlines() or [type(error).__name__])[0]
-        near = "" if Path(name).exists() else did_you_mean(name, preset_models())
+        lines = text.splitlines() or [type(error).__name__]
+        near = ""
+        if not Path(name).exists():
+            near = did_you_mean(name, preset_models())
         known = ", ".join(preset_models())
         raise ModelError(
-            f"can't read the config of {name!r}{near or ':'} {first}; give a named model, a folder with config.json, a "
-            f".gguf file, a hub id whose config can be fetched, or one that is known without: {known}"
+            f"can't read the config of {name!r}{near or ':'} {lines[0]}; give a named model, a folder with "
+            "config.json, a .gguf file, a hub id whose config can be fetched, or one that is known without: "
+            f"{known}"
         ) from error
     return config
 
 
 def _source(name: str) -> dict[str, Any]:
-    """Where to read a config; for a GGUF file from its header, without dequantising it."""
-    path = named_model_file(name) if name in NAMED_MODELS else Path(name)
+    """Return where to read a config; that of a GGUF file is read from its header, without dequantising the file."""
+    path = Path(name)
+    if name in NAMED_MODELS:
+        path = named_model_file(name)
     if path.suffix == ".gguf" and path.is_file():
         return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     if path.is_dir() and not (path / "config.json").is_file():
