@@ -61,11 +61,13 @@ def rows_of(model: LanguageModel, corpora: Sequence[str], edits: Sequence[Edit])
         for name, rome in methods.items():
             patches = [rome.write(edit, value) for edit, value in zip(batch, values, strict=True)]
             sections = score_cases(model, [Case.of(edit) for edit in batch], patches=patches)
+            # The angle between the directions C^-1 k* of both corpora, [edits]
             cosines = torch.cosine_similarity(rome.covariance.solve(keys), first.covariance.solve(keys), dim=0)
-            for row, edit, section, cosine in zip(rows, batch, sections, cosines.clamp(max=1), strict=True):
+            angles = torch.rad2deg(cosines.clamp(max=1).acos())
+            for index, edit in enumerate(batch):
+                section = sections[index]
                 nll = section.nll[edit.text][edit.target_new]
-                angle = float(torch.rad2deg(cosine.acos()))
-                row[name] = {**section.scores, "nll": nll, "angle": angle}
+                rows[index][name] = {**section.scores, "nll": nll, "angle": float(angles[index])}
         yield from rows
 
 
@@ -76,25 +78,31 @@ def numbers(rows: Sequence[Row], corpora: Sequence[str], about: dict[str, str]) 
         for metric, key in SHOWN.items():
             values[name, metric] = np.array([row[name][key] for row in rows], dtype=np.float64)
     first, *others = corpora
-    labels = {name: Path(name).stem if "/" in name else name for name in corpora}
+    labels = {name: name for name in corpora}
+    for name in corpora:
+        if "/" in name:  # a file
+            labels[name] = Path(name).stem
     for name in corpora:
         for metric in SHOWN:
-            yield Number(**about, settings=labels[name], metric=metric, mean=f"{np.nanmean(values[name, metric]):.3f}")
+            mean = np.nanmean(values[name, metric])
+            yield Number(**about, settings=labels[name], metric=metric, mean=f"{mean:.3f}")
     for other in others:
         named = about | {"settings": f"{labels[first]} - {labels[other]}"}
         for metric in SHOWN:
-            pair = np.stack([values[other, metric], values[first, metric]])
-            gap = paired_difference(*pair[:, ~np.isnan(pair).any(0)], seed=0)
+            pair = np.stack([values[other, metric], values[first, metric]])  # [2, records]
+            both_known = ~np.isnan(pair).any(0)
+            gap = paired_difference(*pair[:, both_known], seed=0)
             if gap:
-                low = "" if gap.ci95_low is None else f"{gap.ci95_low:+.3f}"
-                high = "" if gap.ci95_high is None else f"{gap.ci95_high:+.3f}"
-                yield Number(**named, metric=metric, mean=f"{gap.mean:+.3f}", low=low, high=high)
+                ends = {}
+                if gap.ci95_low is not None and gap.ci95_high is not None:
+                    ends = {"low": f"{gap.ci95_low:+.3f}", "high": f"{gap.ci95_high:+.3f}"}
+                yield Number(**named, metric=metric, mean=f"{gap.mean:+.3f}", **ends)
         degrees = float(np.median([row[other]["angle"] for row in rows]))
         yield Number(**named, metric="angle", mean=f"{degrees:.1f}", note="°")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Score the records that are not scored yet, and write the numbers into results/."""
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", default=DEV, help="CounterFactPlus")
     parser.add_argument("--model", default="smollm2-135m")
@@ -106,7 +114,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="records after these")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "corpora", metavar="FOLDER")
     parser.add_argument("--commit", default="", help="of the table")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Score the records that are not scored yet, and write the numbers into results/."""
+    options = read_options(arguments)
     corpora = options.corpora.split(",")
     records = find_dataset("counterfact-plus")(options.data)[options.skip :][: options.limit]
     edits = [record.edits[0] for record in records]
@@ -117,8 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     claim(folder, {**settings, "corpora": corpora})
     file = folder / "records.jsonl"
     drop_cut_line(file)  # of a killed run
-    stored = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    scored: dict[str, Row] = {row["id"]: row for row in stored}
+    scored: dict[str, Row] = {}
+    if file.exists():
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            scored[row["id"]] = row
     for row in rows_of(model, corpora, [edit for edit in edits if edit.id not in scored]):
         append_lines(file, [json.dumps(row)])
         scored[row["id"]] = row

@@ -44,7 +44,7 @@ STARTS = (
 ROWS = 2 * len(STARTS)
 
 
-def piece(model: LanguageModel, number: int) -> list[str]:
+def write_piece(model: LanguageModel, number: int) -> list[str]:
     """Return `ROWS` sampled texts of `LENGTH` tokens; every other one has a start of `STARTS`."""
     tokenizer = model.tokenizer
     start_ids = list[list[int]]()
@@ -53,15 +53,22 @@ def piece(model: LanguageModel, number: int) -> list[str]:
         start_ids.append([])
     batch = left_pad([[document_start(tokenizer), *ids] for ids in start_ids], device=model.device)
     sampled = continue_text(model, batch.ids, batch.mask, tokens=LENGTH, seed=number).tolist()
-    rows = [[*start, *more][:LENGTH] for start, more in zip(start_ids, sampled, strict=True)]
-    return [text.rstrip("\ufffd") for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+    rows = []
+    for start, continuation in zip(start_ids, sampled, strict=True):
+        rows.append([*start, *continuation][:LENGTH])
+    texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return [text.rstrip("\ufffd") for text in texts]  # the last token may be half a character
 
 
 def write(model: LanguageModel, pieces: range, partial: Path) -> Iterator[int]:
     """Append the texts of ``pieces`` to ``partial``, a line of JSON each; yield the number of each piece."""
+    content = ""
+    if partial.exists():
+        content = partial.read_text(encoding="utf-8")
     for number in pieces:
-        lines = [json.dumps(text, ensure_ascii=False) + "\n" for text in piece(model, number)]
-        write_text(partial, (partial.read_text(encoding="utf-8") if partial.exists() else "") + "".join(lines))
+        for text in write_piece(model, number):
+            content += json.dumps(text, ensure_ascii=False) + "\n"
+        write_text(partial, content)
         yield number
 
 
@@ -73,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=PACKAGED, metavar="FILE.jsonl.gz")
     options = parser.parse_args(arguments)
     partial = options.out.with_name("corpus.partial.jsonl")
-    written = partial.read_text(encoding="utf-8").count("\n") // ROWS if partial.exists() else 0
+    written = 0  # pieces
+    if partial.exists():
+        written = partial.read_text(encoding="utf-8").count("\n") // ROWS
     model = LanguageModel.load(options.model, dtype="bfloat16")  # writes twice as fast as in float32
     for number in islice(write(model, range(written, PIECES), partial), options.pieces):
         log.info("piece %d of %d", number + 1, PIECES)

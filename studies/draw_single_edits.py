@@ -17,7 +17,7 @@ from kg_edit.evaluation.plots import COLOURS, figure, save_figure
 PANELS = {"efficacy, greedy": "success", "paraphrase": "a paraphrase", "neighborhood": "neighbours unchanged"}
 
 
-def editors(numbers: Sequence[Number]) -> dict[str, dict[str, Number]]:
+def select_rows(numbers: Sequence[Number]) -> dict[str, dict[str, Number]]:
     """Return {row: {metric: number}} of the rows that have all records and all panels."""
     rows: dict[str, dict[str, Number]] = {}
     for number in numbers:
@@ -34,10 +34,12 @@ def draw(rows: dict[str, dict[str, Number]], path: Path) -> Path:
         picture = figure(8.0, 0.17 * len(names) + 0.8)
         panels = picture.subplots(1, len(PANELS), sharey=True)
         for axes, (metric, title), colour in zip(panels, PANELS.items(), COLOURS, strict=False):
-            for row, number in enumerate(rows[name][metric] for name in names):
+            for row, name in enumerate(names):
+                number = rows[name][metric]
                 mean = float(number.mean)
-                # all edits succeeded or none did: the bootstrap has no interval
-                axes.hlines(row, float(number.low or mean), float(number.high or mean), color=colour, linewidth=1)
+                low = float(number.low or mean)  # the bootstrap has no interval if all edits succeeded, or none did
+                high = float(number.high or mean)
+                axes.hlines(row, low, high, color=colour, linewidth=1)
                 axes.plot(mean, row, "o", color=colour, markersize=3.5)
             axes.axvline(float(unedited[metric].mean), color="#888888", linestyle="--", linewidth=0.8)
             axes.set_xlim(-0.03, 1.03)
@@ -52,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the numbers and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "single_edits.svg", help="the picture")
-    draw(editors(Results().tables["single"]), parser.parse_args(arguments).out)
+    options = parser.parse_args(arguments)
+    rows = select_rows(Results().tables["single"])
+    draw(rows, options.out)
 
 
 if __name__ == "__main__":

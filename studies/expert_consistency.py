@@ -33,12 +33,22 @@ def shares(method: Memoe, records: Sequence[BenchmarkRecord]) -> dict[str, float
     edits = [record.edits[0] for record in records]
     patch = method.edit(edits)
     experts = method.routes(patch, [edit.text for edit in edits])
-    result = {"the edit before": sum(a == b for a, b in zip(experts[1:], experts, strict=False)) / (len(experts) - 1)}
+    measured: dict[str, float] = {"experts in use": len(set(experts))}
+    measured["the edit before"] = share_equal(experts[1:], experts[:-1])
     for metric, field in METRICS.items():
-        prompts = [(expert, text) for expert, edit in zip(experts, edits, strict=True) for text in getattr(edit, field)]
-        routed = method.routes(patch, [text for _, text in prompts])
-        result[metric] = sum(a == b for (a, _), b in zip(prompts, routed, strict=True)) / len(prompts)
-    return {"experts in use": len(set(experts)), **result}
+        prompts = list[str]()
+        experts_of_edits = list[int]()  # of each prompt
+        for expert, edit in zip(experts, edits, strict=True):
+            prompts += getattr(edit, field)
+            experts_of_edits += [expert] * len(getattr(edit, field))
+        measured[metric] = share_equal(method.routes(patch, prompts), experts_of_edits)
+    return measured
+
+
+def share_equal(first: Sequence[int], second: Sequence[int]) -> float:
+    """Return the share of places at which two sequences of experts are equal."""
+    equal = [one == other for one, other in zip(first, second, strict=True)]
+    return sum(equal) / len(equal)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,10 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for experts in (4, 8):
         for anchors in (True, False):
             config = MemoeConfig.preset("default", {"experts": experts, "anchors": anchors})
-            settings = f"{experts} experts, {'with' if anchors else 'without'} anchors"
-            about = {"table": "memoe-experts", "data": "CounterFactPlus", "n": str(len(records)), "method": "memoe"}
-            about |= {"settings": settings + (" (default)" if config == MemoeConfig() else "")}
-            about |= {"model": model_name(options.model)}
+            settings = f"{experts} experts, without anchors"
+            if anchors:
+                settings = f"{experts} experts, with anchors"
+            if config == MemoeConfig():
+                settings += " (default)"
+            about = {
+                "table": "memoe-experts",
+                "data": "CounterFactPlus",
+                "n": str(len(records)),
+                "method": "memoe",
+                "settings": settings,
+                "model": model_name(options.model),
+            }
             measured = shares(Memoe(model, config), records)
             results = Results(options.results)  # read again: another script may have written there
             results.add(Number(**about, metric=metric, mean=f"{value:.2f}") for metric, value in measured.items())

@@ -66,8 +66,8 @@ def sanitation(limit: int) -> Study:
     retained = list[Pair]()
     for record in test:
         retained += [pair_of(query) for query in locality_queries(record.edits[0], record)]
-    learned = [_as_question(edit) for record in train for edit in record.edits]
-    questions = [_as_question(edit) for record in test for edit in record.edits]
+    learned = _as_questions(train)
+    questions = _as_questions(test)
     return Study(
         wanted=tuple(edit.model_copy(update={"target_true": None}) for edit in learned),
         unwanted=tuple(_towards_old(edit) for edit in learned),
@@ -80,16 +80,22 @@ def sanitation(limit: int) -> Study:
     )
 
 
-def _as_question(edit: Edit) -> Edit:
-    return edit.model_copy(update={"prompt": format_question(edit.prompt)})
+def _as_questions(records: Sequence[BenchmarkRecord]) -> list[Edit]:
+    """Return the edits of the records, each with a question as its prompt."""
+    edits = []
+    for record in records:
+        for edit in record.edits:
+            edits.append(edit.model_copy(update={"prompt": format_question(edit.prompt)}))
+    return edits
 
 
 def _towards_old(edit: Edit) -> Edit:
+    """Return an edit whose new target is the old one."""
     return edit.model_copy(update={"target_new": edit.target_true, "target_true": None})
 
 
 def wikibio(limit: int) -> Study:
-    """``limit`` people to train on, of the train file, and ``limit`` other people to ask about, of the test file."""
+    """Train on ``limit`` people of the train file, and ask about ``limit`` other people of the test file."""
     train = _by_person(_records(FOLDER / "wikibio-train-all.json"))
     test = _by_person(_records(FOLDER / "wikibio-test-all.json"))
     learned = dict(islice(train.items(), limit + 1))
@@ -108,7 +114,7 @@ def wikibio(limit: int) -> Study:
 
 
 def _by_person(records: Sequence[BenchmarkRecord]) -> dict[str, BenchmarkRecord]:
-    """The first record of each person: the files have several, one after the other."""
+    """Return the first record of each person: the files have several, one after the other."""
     by_person: dict[str, BenchmarkRecord] = {}
     for record in records:
         by_person.setdefault(record.edits[0].subject, record)
@@ -116,13 +122,17 @@ def _by_person(records: Sequence[BenchmarkRecord]) -> dict[str, BenchmarkRecord]
 
 
 def _true_and_false(records: Sequence[BenchmarkRecord]) -> list[tuple[Edit, Edit]]:
-    """Of each biography but the last: its beginning with its own sentence, and with that of the next biography."""
-    pairs = ((one.edits[0], other.edits[0]) for one, other in pairwise(records))
-    return [(one, one.model_copy(update={"target_new": other.target_new})) for one, other in pairs]
+    """Return for each biography but the last its beginning with its own sentence, and with the next biography's."""
+    pairs = []
+    for record, next_record in pairwise(records):
+        (true,) = record.edits[:1]
+        (other,) = next_record.edits[:1]
+        pairs.append((true, true.model_copy(update={"target_new": other.target_new})))
+    return pairs
 
 
 def _records(file: Path) -> tuple[BenchmarkRecord, ...]:
-    """All records of a file of KnowEdit that can be read; the others are named."""
+    """Return all records of a file of KnowEdit that can be read; log those that can't."""
     content = find_dataset("knowedit").read(file)
     for problem in content.problems:
         log.warning("left out: %s", problem)
@@ -133,7 +143,9 @@ def adapters(model: LanguageModel, study: Study, *, epochs: int) -> tuple[Patch,
     """Train the expert and the anti-expert, each as a LoRA of its own."""
     kind = find_method("ext-sub")
     settings = {**SETTINGS, "steps": epochs + 1}
-    expert_settings = {**settings, "locality": str(study.locality)} if study.locality else settings
+    expert_settings = dict(settings)
+    if study.locality:
+        expert_settings["locality"] = str(study.locality)
     expert = kind(model, kind.config_class.preset("default", expert_settings))
     anti = kind(model, kind.config_class.preset("default", settings))
     return expert.edit(study.wanted), anti.edit(study.unwanted)
@@ -141,8 +153,10 @@ def adapters(model: LanguageModel, study: Study, *, epochs: int) -> tuple[Patch,
 
 def scores(model: LanguageModel, columns: Columns, text: str) -> dict[str, Estimate]:
     """Return the mean -log p of each column, of sentences how often the true one is likelier, and the perplexity."""
-    every = [pair for pairs in columns.values() for pair in pairs]
-    scored = score(model, list(dict.fromkeys(every)))
+    all_pairs = list[Pair]()
+    for pairs in columns.values():
+        all_pairs += pairs
+    scored = score(model, list(dict.fromkeys(all_pairs)))  # each once
     values = dict[str, Sequence[float]]()
     for name, pairs in columns.items():
         values[name] = [scored[pair].nll for pair in pairs]
@@ -163,8 +177,8 @@ STUDIES: dict[str, tuple[str, Callable[[int], Study], int, int]] = {
 }  # with the default numbers of rows and epochs
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train both adapters, and write a row per model."""
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=STUDIES)
     parser.add_argument("--text", type=Path, default=DATA / "wikitext2" / "test.txt", help="text of the perplexity")
@@ -172,7 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, help="epochs with updates; by default 5, of wikibio 3")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train both adapters, and write a row per model."""
+    options = read_options(arguments)
     data, build, limit, epochs = STUDIES[options.data]
     limit = options.limit or limit
     model = LanguageModel.load(options.model)
@@ -196,12 +215,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, row in rows.items():
         log.info("%s: %s", name, row)
         method, _, settings = name.partition(", ")
-        for metric, value in row.items():
-            count = str(len(study.columns.get(metric, ())) or limit)
-            ends = zip(("mean", "low", "high"), (value.mean, value.ci95_low, value.ci95_high), strict=True)
-            numbers = {end: f"{stat:.{1 if 'perplexity' in metric else 2}f}" for end, stat in ends if stat is not None}
-            results.add([Number(**about, n=count, method=method, settings=settings, metric=metric, **numbers)])
+        for metric, estimate in row.items():
+            count = len(study.columns.get(metric, ())) or limit
+            results.add(
+                [
+                    Number(
+                        **about,
+                        n=str(count),
+                        method=method,
+                        settings=settings,
+                        metric=metric,
+                        mean=format_value(estimate.mean, metric),
+                        low=format_value(estimate.ci95_low, metric),
+                        high=format_value(estimate.ci95_high, metric),
+                    )
+                ]
+            )
     results.save()
+
+
+def format_value(value: float | None, metric: str) -> str:
+    """Return a value with two decimals, a perplexity with one; "" if there is none."""
+    if value is None:
+        return ""
+    if "perplexity" in metric:
+        return f"{value:.1f}"
+    return f"{value:.2f}"
 
 
 if __name__ == "__main__":

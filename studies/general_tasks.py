@@ -33,7 +33,7 @@ Rows = list[dict[str, Any]]
 
 
 def known_task(data: Path) -> dict[str, Any]:
-    """The task of known facts: the likelihood of the object."""
+    """Return the task of known facts: the likelihood of the object."""
     return {
         **_task("known_facts", data),
         "output_type": "loglikelihood",
@@ -44,7 +44,7 @@ def known_task(data: Path) -> dict[str, Any]:
 
 
 def choice_task(data: Path) -> dict[str, Any]:
-    """The task of choices between objects."""
+    """Return the task of choices between objects."""
     return {
         **_task("popqa_choice", data),
         "output_type": "multiple_choice",
@@ -56,6 +56,7 @@ def choice_task(data: Path) -> dict[str, Any]:
 
 
 def _task(name: str, data: Path) -> dict[str, Any]:
+    """Return what both tasks have: the name and the file of the data."""
     return {
         "task": name,
         "dataset_path": "json",
@@ -88,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the other objects and their order")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tasks")
     options = parser.parse_args(arguments)
-    known_facts = [{name: row[name] for name in ("prompt", "attribute")} for row in _read(options.known)]
+    known_facts = []
+    for row in _read(options.known):
+        known_facts.append({"prompt": row["prompt"], "attribute": row["attribute"]})
     questions = list(choices(_read(options.popqa), seed=options.seed))
     for name, rows, task in (("known_facts", known_facts, known_task), ("popqa_choice", questions, choice_task)):
         data = options.out / f"{name}.json"

@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 from study import RIPPLES
-from tables import RESULTS, ROOT, Number, Results, model_name
+from tables import RESULTS, ROOT, Number, Results, format_share, model_name
 from torch import Tensor
 
 from kg_edit.cli.console import friendly
@@ -52,6 +52,7 @@ from kg_edit.text.relation_nouns import relation_nouns
 TABLE = "ripples-ceiling"
 UNEDITED = "no block"
 DIRECT = "asked directly"
+METRICS = ("right", "says o*")  # what is known of an answer
 TOKENS = 12  # of an answer, at least
 log = logging.getLogger("studies.patched_states")
 
@@ -69,11 +70,18 @@ def two_hops(record: BenchmarkRecord) -> list[TwoHops]:
     """Return the record's questions whose second hop SmolLM2 knew when the file was made."""
     (edit,) = record.edits
     first_hop = f"the {relation_nouns().get(edit.relation_id or '')} of {edit.subject}"
-    queries = [query for probe in record.probes if probe.family == "ripples-known" for query in probe.queries]
-    return [_question(query, edit, first_hop) for query in queries if query.prompt.count(first_hop) == 1]
+    questions = []
+    for probe in record.probes:
+        if probe.family != "ripples-known":
+            continue
+        for query in probe.queries:
+            if query.prompt.count(first_hop) == 1:
+                questions.append(_split_hops(query, edit, first_hop))
+    return questions
 
 
-def _question(query: Query, edit: Edit, first_hop: str) -> TwoHops:
+def _split_hops(query: Query, edit: Edit, first_hop: str) -> TwoHops:
+    """Return a question about s and its second hop; ``first_hop`` are the words in it that mean o*."""
     prompt = generated_from(query)
     before, asked, after = prompt.rpartition(query.prompt)
     second_hop = before + asked.replace(first_hop, edit.target_new) + after
@@ -121,15 +129,16 @@ def patched_answers(model: LanguageModel, row: Prompt, states: dict[int, Tensor]
 
     # Greedy decoding; the change has been made, and lives on in the keys and values of the later blocks.
     written: list[list[int]] = [[] for _ in range(rows)]
+    texts = list[str]()
     for _ in range(tokens):
-        following = output.logits[:, -1].argmax(-1)
-        for answer, token in zip(written, following.tolist(), strict=True):
+        next_ids = output.logits[:, -1].argmax(-1)  # [rows]
+        for answer, token in zip(written, next_ids.tolist(), strict=True):
             answer.append(token)
         texts = [str(model.tokenizer.decode(answer)) for answer in written]
-        if all("\n" in text.lstrip(" ") for text in texts):
+        if all("\n" in text.lstrip(" ") for text in texts):  # an answer is a line
             break
-        output = model.model(input_ids=following[:, None], past_key_values=output.past_key_values, use_cache=True)
-    return [str(model.tokenizer.decode(answer)).strip().partition("\n")[0] for answer in written]
+        output = model.model(input_ids=next_ids[:, None], past_key_values=output.past_key_values, use_cache=True)
+    return [text.strip().partition("\n")[0] for text in texts]
 
 
 def measure(model: LanguageModel, record: BenchmarkRecord, blocks: Sequence[int]) -> list[dict[str, list[bool]]]:
@@ -143,19 +152,27 @@ def measure(model: LanguageModel, record: BenchmarkRecord, blocks: Sequence[int]
         asked = encode(model.tokenizer, question.template, subject=edit.subject)
         texts = patched_answers(model, direct, {}, tokens=tokens)
         texts += patched_answers(model, asked, states_after(model, own, blocks), tokens=tokens)
-        of_question = dict[str, list[bool]]()
-        for name, text in zip([DIRECT, UNEDITED, *map(str, blocks)], texts, strict=True):
+        judged = dict[str, list[bool]]()
+        for name, text in zip(answer_names(blocks), texts, strict=True):
             is_right = any(begins_with(text, answer) for answer in question.answers)
-            of_question[name] = [is_right, begins_with(text, edit.target_new)]
-        measured.append(of_question)
+            judged[name] = [is_right, begins_with(text, edit.target_new)]
+        measured.append(judged)
     return measured
+
+
+def answer_names(blocks: Sequence[int]) -> list[str]:
+    """Return the names of the answers to a question: that of the second hop, of no change, and by block."""
+    return [DIRECT, UNEDITED, *[str(block) for block in blocks]]
 
 
 def run(model: LanguageModel, records: Sequence[BenchmarkRecord], blocks: Sequence[int], file: Path) -> list[Any]:
     """Measure all records, or those that ``file`` has no line of yet; return what it has of all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    done = {line["id"]: line["questions"] for line in lines}
+    done = {}
+    if file.is_file():
+        for line in file.read_text().splitlines():
+            stored = json.loads(line)
+            done[stored["id"]] = stored["questions"]
     for record in records:
         if record.id not in done:
             done[record.id] = measure(model, record, blocks)
@@ -167,7 +184,9 @@ def run(model: LanguageModel, records: Sequence[BenchmarkRecord], blocks: Sequen
 
 def numbers(measured: Sequence[Any], blocks: Sequence[int], *, data: str, model: str) -> list[Number]:
     """Return the rows of the table: those of all questions, and of those whose second hop is right when asked for."""
-    known = [[question for question in questions if question[DIRECT][0]] for questions in measured]
+    known = []
+    for questions in measured:
+        known.append([question for question in questions if question[DIRECT][0]])
     return [
         *rows_of(measured, blocks, "", data=data, model=model),
         *rows_of(known, blocks, f"{DIRECT}: right", data=data, model=model),
@@ -176,32 +195,47 @@ def numbers(measured: Sequence[Any], blocks: Sequence[int], *, data: str, model:
 
 def rows_of(measured: Sequence[Any], blocks: Sequence[int], group: str, *, data: str, model: str) -> list[Number]:
     """Return by block the shares of right answers, and of answers that are o*: means over the records."""
-    metrics = ("right", "says o*")
-    names = [DIRECT, UNEDITED, *map(str, blocks)]
-    rows = list[dict[str, float | None]]()
+    rows = list[dict[str, float | None]]()  # of each record with questions, the shares by column
+    columns = list[tuple[str, str]]()
+    for name in answer_names(blocks):
+        columns += [(name, metric) for metric in METRICS]
     for questions in measured:
         if questions:
-            rows.append(
-                {
-                    f"{name} {metric}": fmean(question[name][kind] for question in questions)
-                    for name in names
-                    for kind, metric in enumerate(metrics)
-                }
+            row = dict[str, float | None]()
+            for name, metric in columns:
+                flags = [question[name][METRICS.index(metric)] for question in questions]
+                row[f"{name} {metric}"] = fmean(flags)
+            rows.append(row)
+    found = estimates(rows, names=[f"{name} {metric}" for name, metric in columns], seed=0)
+    numbers_of_group = list[Number]()
+    for name, metric in columns:
+        settings = [name]
+        if name.isdecimal():
+            settings = [f"block {name}"]
+        if group:
+            settings.append(group)
+        if model != "SmolLM2-135M":
+            settings.append(model)
+        note = ""
+        if (name, metric) == (UNEDITED, "right"):
+            note = f"{sum(len(questions) for questions in measured)} questions"
+        estimate = found[f"{name} {metric}"]
+        numbers_of_group.append(
+            Number(
+                table=TABLE,
+                data=data,
+                n=str(len(rows)),
+                method="state of o*",
+                settings=", ".join(settings),
+                metric=metric,
+                mean=format_share(estimate.mean),
+                low=format_share(estimate.ci95_low),
+                high=format_share(estimate.ci95_high),
+                model=model,
+                note=note,
             )
-    found = estimates(rows, names=[f"{name} {metric}" for name in names for metric in metrics], seed=0)
-    result = list[Number]()
-    for name in names:
-        block = f"block {name}" if name.isdecimal() else name
-        other_model = "" if model == "SmolLM2-135M" else model
-        settings = ", ".join(filter(None, (block, group, other_model)))
-        about = {"table": TABLE, "data": data, "n": str(len(rows)), "method": "state of o*", "settings": settings}
-        for metric in metrics:
-            estimate = found[f"{name} {metric}"]
-            ends = (estimate.mean, estimate.ci95_low, estimate.ci95_high)
-            mean, low, high = ("" if value is None else f"{value:.2f}" for value in ends)
-            note = f"{sum(map(len, measured))} questions" if (name, metric) == (UNEDITED, "right") else ""
-            result.append(Number(**about, metric=metric, mean=mean, low=low, high=high, model=model, note=note))
-    return result
+        )
+    return numbers_of_group
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -217,8 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     model = LanguageModel.load(options.model, dtype="float32")
     depth = len(model.blocks)
-    spread = dict.fromkeys(round(depth * tenth / 10) for tenth in range(10))
-    blocks = [int(block) for block in options.blocks.split(",")] if options.blocks else list(spread)
+    blocks = list(dict.fromkeys(round(depth * tenth / 10) for tenth in range(10)))  # a shallow model has fewer
+    if options.blocks:
+        blocks = [int(block) for block in options.blocks.split(",")]
     records = part_of(find_dataset("ripples")(options.data), options.split)[: options.limit]
     name = model_name(options.model)
     file = options.out / f"{name}-{options.split}.jsonl".replace(" ", "-").lower()

@@ -32,19 +32,24 @@ from wikidata_cache import WikidataCache
 log = logging.getLogger("studies.peak_memory")
 
 
-def cost(name: str, config: MethodConfig, edit: Edit, model: LanguageModel, graph: WikidataCache | None) -> Cost:
+def measure_cost(
+    name: str, config: MethodConfig, edit: Edit, model: LanguageModel, graph: WikidataCache | None
+) -> Cost:
     """Prepare the method, and measure one edit."""
     method_class = find_method(name)
-    method = method_class(model, config, graph=graph if method_class.needs_graph else None)
+    if not method_class.needs_graph:
+        graph = None
+    method = method_class(model, config, graph=graph)
     method.prepare()
     with measure_cost() as spent:
         method.edit([edit])
     return spent
 
 
-def _measure(name: str, config: MethodConfig, edit: Edit, model: LanguageModel, graph: WikidataCache) -> None:
+def _print_cost(name: str, config: MethodConfig, edit: Edit, model: LanguageModel, graph: WikidataCache) -> None:
+    """Print what one edit takes, or why it can't be made; runs in a process of its own."""
     try:
-        spent = cost(name, config, edit, model, graph)
+        spent = measure_cost(name, config, edit, model, graph)
     except KgEditError as error:
         log.info("%s: %s", name, error)
     else:
@@ -64,16 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     edit = as_record(next(iter(find_dataset("counterfact-plus")(options.data)))).edits[0]
     model = LanguageModel.load(options.model)
     graph = WikidataCache(options.graph)
-    for name in options.methods.split(",") if options.methods else method_names():
+    names = method_names()
+    if options.methods:
+        names = tuple(options.methods.split(","))
+    for name in names:
         settings = {key: value for method, key, value in options.set if method == name}
         if needs_network(name, settings):
             continue
         kind = find_method(name).config_class
-        presets = (*kind.preset_names(), *preset_names(kind.published_as or name))
-        preset = options.preset if options.preset in presets else "default"
+        preset = "default"
+        if options.preset in (*kind.preset_names(), *preset_names(kind.published_as or name)):
+            preset = options.preset
         config = kind.preset(preset, settings, method=name)
         # a forked child has the model already, and its memory is the edit's own
-        child = multiprocessing.get_context("fork").Process(target=_measure, args=(name, config, edit, model, graph))
+        child = multiprocessing.get_context("fork").Process(target=_print_cost, args=(name, config, edit, model, graph))
         child.start()
         child.join()
 

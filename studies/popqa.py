@@ -42,8 +42,8 @@ from kg_edit.zoo.in_context.popularity import (
 )
 
 METRIC = "recall.substring"  # PopQA's accuracy
-PARTS = 10
-NO_LIMIT = 1e12
+PARTS = 10  # of the rows, by popularity
+NO_LIMIT = 1e12  # a popularity that no subject has: every question gets a paragraph
 
 log = logging.getLogger("studies.popqa")
 
@@ -59,6 +59,8 @@ class Answers(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit the limits, run what is missing, write OUT/limits.json and the table, and draw the picture."""
     options = _parser().parse_args(arguments)
+
+    # The rows in a drawn order: the first ones are for the limits.
     records = {record.id: record for record in find_dataset("popqa")(options.data)}
     order = np.random.default_rng(options.seed).permutation(list(records)).tolist()[: options.limit]
     cut = round(options.train * len(order))
@@ -67,12 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = LanguageModel.load(options.model)
     popularity = popularities(options.data, records)
 
+    # The limit of each relation.
     train = run(options, model, [records[name] for name in order[:cut]], "train")
     relations = {name: record.edits[0].relation_text for name, record in records.items()}
-    outcomes = zip(train.ids, train.alone, train.told, strict=True)
-    limits = fitted_limits(Asked(relations[id_], popularity[id_], bool(a), bool(t)) for id_, a, t in outcomes)
+    asked = []
+    for id_, alone, told in zip(train.ids, train.alone, train.told, strict=True):
+        asked.append(Asked(relations[id_], popularity[id_], bool(alone), bool(told)))
+    limits = fitted_limits(asked)
     write_text(options.out / "limits.json", f"{json.dumps(limits, indent=2)}\n")
 
+    # The other rows: alone, always with a paragraph, and with the gate.
     test = [records[name] for name in order[cut:]]
     always = run(options, model, test, "always")
     gated = run(options, model, test, "gated", limits)
@@ -85,11 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "gated: has a paragraph": below.astype(float),
     }
     results = Results(options.results)
-    results.tables["popqa"] = [*shares(values, columns, model_name(options.model))]
+    results.tables["popqa"] = list(shares(values, columns, model_name(options.model)))
     results.save()
     log.info("Limits from %d questions: %s", len(train.ids), limits)
     for other in ("alone", "always a paragraph"):
-        if gap := paired_difference(columns[other], columns["gated"], seed=0):
+        gap = paired_difference(columns[other], columns["gated"], seed=0)
+        if gap:
             log.info("gated - %s: %+.3f [%s, %s], p %.2g", other, gap.mean, gap.ci95_low, gap.ci95_high, gap.p)
     if options.picture:
         draw(values, columns, options.picture)
@@ -98,8 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def popularities(path: Path, records: Mapping[str, BenchmarkRecord]) -> dict[str, float]:
     """Return {id of a record: the popularity of its subject}."""
     table = read_popularity(path)
-    edits = {name: record.edits[0] for name, record in records.items()}
-    return {name: popularity_in(table, edit) or 0.0 for name, edit in edits.items()}
+    return {name: popularity_in(table, record.edits[0]) or 0.0 for name, record in records.items()}
 
 
 def run(
@@ -110,20 +116,33 @@ def run(
     limits: Mapping[str, float] | None = None,
 ) -> Answers:
     """Run or continue the rows; without ``limits`` each question has a paragraph before it."""
-    settings = {"passages": str(options.data), "popularity": str(options.data), "limits": dict(limits or {})}
-    config = PopularityConfig.preset("default", {**settings, "limit": NO_LIMIT if limits is None else 0.0})
+    settings = {
+        "passages": str(options.data),
+        "popularity": str(options.data),
+        "limits": dict(limits or {}),
+        "limit": 0.0,
+    }
+    if limits is None:
+        settings["limit"] = NO_LIMIT
+    config = PopularityConfig.preset("default", settings)
     out = options.out / name
     evaluate(PopularityRetrieval(model, config), model, records, out=out)
     compared = ComparedRun.read(out, "popqa")
     ids = tuple(compared.ids())
-    sides = (compared.scores(ids, section).values() for section in (BASE, EDITED))
-    return Answers(ids, *(np.array([scores[METRIC] for scores in side], dtype=float) for side in sides))
+    alone = [scores[METRIC] for scores in compared.scores(ids, BASE).values()]
+    told = [scores[METRIC] for scores in compared.scores(ids, EDITED).values()]
+    return Answers(ids=ids, alone=np.array(alone, dtype=float), told=np.array(told, dtype=float))
 
 
 def shares(values: np.ndarray, columns: Mapping[str, np.ndarray], model: str) -> Iterator[Number]:
     """Yield the share of each column by tenth of popularity, and of all questions."""
-    parts = {f"popularity {values[part].min():,.0f} to {values[part].max():,.0f}": part for part in tenths(values)}
-    for row, part in {**parts, f"all {len(values)}": np.arange(len(values))}.items():
+    parts = {}
+    for part in tenths(values):
+        lowest = values[part].min()
+        highest = values[part].max()
+        parts[f"popularity {lowest:,.0f} to {highest:,.0f}"] = part
+    parts[f"all {len(values)}"] = np.arange(len(values))
+    for row, part in parts.items():
         for metric, answers in columns.items():
             about = {"table": "popqa", "data": "PopQA", "model": model, "n": str(len(part))}
             yield Number(**about, method=row, settings="", metric=metric, mean=f"{answers[part].mean():.2f}")

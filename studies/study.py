@@ -28,7 +28,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from tables import RESULTS, ROOT, Results, of_run
+from tables import RESULTS, ROOT, Results, join_words, of_run
 
 from kg_edit.cli.console import friendly
 from kg_edit.cli.method_plan import open_graph
@@ -82,30 +82,56 @@ class Part:
 
     def records(self) -> list[BenchmarkRecord]:
         """Return all records of the part that can be read, in its order."""
-        dataset = find_dataset(self.dataset)
         if self.dataset == "ripples":
-            return [*part_of(dataset(self.data), self.split)]
-        fitting: list[BenchmarkRecord] = []
-        files = sorted(DATA.glob(str(self.data))) if isinstance(self.data, str) else [self.data]
+            return list(part_of(find_dataset("ripples")(self.data), self.split))
+        records = self._read_files()
+        if self.hops is not None:
+            records = [record for record in records if len(record.chain) == self.hops]
+        if self.others:
+            records = _add_specificity(records, self.others)
+        if self.spread:
+            records = _spread_hops(records)
+        return records[self.skip :]
+
+    def _read_files(self) -> list[BenchmarkRecord]:
+        """Return the records of all files of the part; if there are several, an id begins with its file's name."""
+        files = [Path(self.data)]
+        if isinstance(self.data, str):
+            files = sorted(DATA.glob(self.data))
+        records: list[BenchmarkRecord] = []
         for file in files:
-            content = dataset.read(file)
+            content = find_dataset(self.dataset).read(file)
             for problem in content.problems:
                 log.warning("left out: %s", problem)
-            prefix = f"{file.stem}-" if len(files) > 1 else ""
-            fitting += [record.model_copy(update={"id": f"{prefix}{record.id}"}) for record in content.records]
-        fitting = [record for record in fitting if self.hops in (None, len(record.chain))]
-        if self.others:
-            draw = random.Random(0)  # noqa: S311 - which sentences are asked
-            sentences = [sentence for record in fitting for sentence in sentences_of(record)]
-            drawn = [draw.sample(sentences, self.others) for _ in fitting]
-            asked = list[BenchmarkRecord]()
-            for record, chosen in zip(fitting, drawn, strict=True):
-                asked += with_specificity([record], chosen)
-            fitting = asked
-        if self.spread:
-            groups = [[record for record in fitting if len(record.chain) == hops] for hops in (2, 3, 4)]
-            fitting = [record for row in zip_longest(*groups) for record in row if record is not None]
-        return fitting[self.skip :]
+            for record in content.records:
+                id_ = record.id
+                if len(files) > 1:
+                    id_ = f"{file.stem}-{record.id}"
+                records.append(record.model_copy(update={"id": id_}))
+        return records
+
+
+def _add_specificity(records: Sequence[BenchmarkRecord], count: int) -> list[BenchmarkRecord]:
+    """Return the records, each with ``count`` drawn sentences about other entities."""
+    draw = random.Random(0)  # noqa: S311 - which sentences are asked
+    sentences = []
+    for record in records:
+        sentences += sentences_of(record)
+    extended = list[BenchmarkRecord]()
+    for record in records:
+        extended += with_specificity([record], draw.sample(sentences, count))
+    return extended
+
+
+def _spread_hops(records: Sequence[BenchmarkRecord]) -> list[BenchmarkRecord]:
+    """Return the records of 2, 3 and 4 hops in turn."""
+    groups = []
+    for hops in (2, 3, 4):
+        groups.append([record for record in records if len(record.chain) == hops])
+    spread = list[BenchmarkRecord]()
+    for row in zip_longest(*groups):
+        spread += [record for record in row if record is not None]
+    return spread
 
 
 ZSRE = Part(table="zsre", dataset="zsre", data=DATA / "zsre" / "zsre_mend_eval_portability_gpt4.json")
@@ -181,55 +207,75 @@ class Row:
         if "covariance" in kind.model_fields:
             recorded["covariance"] = {"corpus": "self"}
         if "remember" in kind.model_fields:
-            recorded["remember"] = 1.0 if self.method in _REMEMBERING else 0.0
+            recorded["remember"] = 0.0
+            if self.method in _REMEMBERING:
+                recorded["remember"] = 1.0
         config = kind.preset(self.preset, {**recorded, **self.settings}, method=self.method)
         config.refuse_idle()
         return config
 
-    def said(self) -> str:
-        """Return what the table shows after the method's name: preset, label, control and seed, as far as given."""
-        preset = "" if self.preset == "default" else self.preset
-        seed = f"seed {self.settings['seed']}" if "seed" in self.settings else ""
-        return ", ".join(filter(None, (preset, self.label, CONTROLS.get(self.control or ""), seed)))
+    def description(self) -> str:
+        """Return what the table shows after the method's name: the preset, the label, the control and the seed."""
+        parts = []
+        if self.preset != "default":
+            parts.append(self.preset)
+        if self.label:
+            parts.append(self.label)
+        if self.control is not None:
+            parts.append(CONTROLS[self.control])
+        if "seed" in self.settings:
+            parts.append(f"seed {self.settings['seed']}")
+        return ", ".join(parts)
 
     def folder(self) -> str:
         """Return the name of the run's folder."""
-        return re.sub(r"[^\w.]+", "-", f"{self.method} {self.said()}").strip("-")
+        return re.sub(r"[^\w.]+", "-", f"{self.method} {self.description()}").strip("-")
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
     """Yield the requested rows, and with --controls a row per control of each method that reads a graph."""
-    texts = options.rows.split(",") if options.rows else [*method_names()]
-    parsed = [parse_row(text) for text in texts]
+    texts = list(method_names())
+    if options.rows:
+        texts = options.rows.split(",")
+    requested = [parse_row(text) for text in texts]
+    names = [name for name, _, _ in requested]
     for method, _, _ in options.set:
-        if method not in {name for name, _, _ in parsed}:
-            raise unknown_name("method of --set", method, [name for name, _, _ in parsed])
-    for name, preset, changes in parsed:
+        if method not in names:
+            raise unknown_name("method of --set", method, names)
+    for name, preset, changes in requested:
         kind = find_method(name)
-        control = None
-        labels = [options.label]
-        settings: dict[str, Any] = {}
-        for change in changes:
-            if change in VARIANTS:
-                label, of_variant = VARIANTS[change]
-                labels.append(label)
-                settings |= of_variant
-            elif change not in CONTROLS:
-                raise unknown_name("control", change, {**CONTROLS, **VARIANTS})
-            elif not kind.needs_graph:
-                raise ConfigError(f"{name}+{change}: {name} reads no graph, so a control would change nothing; drop it")
-            else:
-                control = change
-        settings |= {key: value for method, key, value in options.set if method == name}
+        row = apply_changes(name, preset, changes, label=options.label)
+        settings = {**row.settings, **{key: value for method, key, value in options.set if method == name}}
         if needs_network(name, settings) and not options.rows:
             log.info("no run of %s, which needs a trained network: --rows %s --set %s.network=FOLDER", *[name] * 3)
             continue
         config = kind.config_class.preset(preset, dict(settings), method=name)
         if options.seed and "seed" in kind.config_class.model_fields and "seed" not in config.idle():
             settings["seed"] = options.seed
-        for row_control in (control, *(CONTROLS if options.controls and kind.needs_graph else ())):
-            label = ", ".join(filter(None, labels))
-            yield Row(method=name, preset=preset, control=row_control, label=label, settings=settings)
+        row = replace(row, settings=settings)
+        yield row
+        if options.controls and kind.needs_graph:
+            for control in CONTROLS:
+                yield replace(row, control=control)
+
+
+def apply_changes(name: str, preset: str, changes: Sequence[str], *, label: str) -> Row:
+    """Return the row of a method with its changes: variants, which have settings and words, and at most one control."""
+    control = None
+    labels = [label] if label else []
+    settings: dict[str, Any] = {}
+    for change in changes:
+        if change in VARIANTS:
+            variant_label, variant_settings = VARIANTS[change]
+            labels.append(variant_label)
+            settings |= variant_settings
+        elif change not in CONTROLS:
+            raise unknown_name("control", change, {**CONTROLS, **VARIANTS})
+        elif not find_method(name).needs_graph:
+            raise ConfigError(f"{name}+{change}: {name} reads no graph, so a control would change nothing; drop it")
+        else:
+            control = change
+    return Row(method=name, preset=preset, control=control, label=", ".join(labels), settings=settings)
 
 
 def parse_row(text: str) -> tuple[str, str, list[str]]:
@@ -246,40 +292,54 @@ def needs_network(name: str, settings: Mapping[str, Any]) -> bool:
 
 def run_part(part: Part, options: argparse.Namespace) -> None:
     """Run or continue each row of a part, and write its numbers to results/."""
-    requested = [*rows(options)]
-    every = part.records()
-    records = every[: options.limit]
-    later = every[options.limit :]
+    requested = list(rows(options))
+    all_records = part.records()
+    records = all_records[: options.limit]
     model = LanguageModel.load(options.model, dtype=options.dtype)
     graph = open_graph([str(part.graph)], None)
-    schedule = part.schedule.format(n=len(records), batch=min(len(records), options.batch))
-    edits = "" if schedule == "single" else f"{len(records)} edits"
-    text = None if schedule == "single" else (DATA / "wikitext2" / "test.txt").read_text(encoding="utf-8")
+    config = evaluation_config(part, all_records, options)
     for row in requested:
-        config = row.config()
-        right = guard_graph(graph_for(graph, every, row.control), config, every)
+        method_config = row.config()
+        row_graph = guard_graph(graph_for(graph, all_records, row.control), method_config, all_records)
         summary = evaluate(
-            find_method(row.method)(model, config, graph=right),
+            find_method(row.method)(model, method_config, graph=row_graph),
             model,
             records,
             out=options.out / options.part / row.folder(),
-            pool=every[: max(options.limit, POOL)],
-            config=EvalConfig(
-                schedule=schedule,
-                evaluate_every=options.every,
-                sample=options.sample,
-                general=text,
-                retention=RetentionTest.of(later[: part.kept]) if part.kept else None,
-                ceilings=part.ceilings,
-                probes=part.probes,
-                extras=part.extras,
-                time_answers=part.timed,
-            ),
+            pool=all_records[: max(options.limit, POOL)],
+            config=config,
         )
+        edits = ""
+        if config.schedule != "single":
+            edits = f"{len(records)} edits"
+        words = join_words(row.description(), edits)
         results = Results(options.results)  # read again: another study may have written there meanwhile
-        results.add(of_run(results, part.table, summary, row.method, ", ".join(filter(None, (row.said(), edits)))))
+        results.add(of_run(results, part.table, summary, row.method, words))
         results.save()
         log.info("%s: done", row.folder())
+
+
+def evaluation_config(part: Part, records: Sequence[BenchmarkRecord], options: argparse.Namespace) -> EvalConfig:
+    """Return how a part is evaluated; ``records`` are all of the part, of which the first ``--limit`` are edited."""
+    count = min(len(records), options.limit)
+    schedule = part.schedule.format(n=count, batch=min(count, options.batch))
+    text = None
+    if schedule != "single":
+        text = (DATA / "wikitext2" / "test.txt").read_text(encoding="utf-8")
+    retention = None
+    if part.kept:
+        retention = RetentionTest.of(records[options.limit :][: part.kept])
+    return EvalConfig(
+        schedule=schedule,
+        evaluate_every=options.every,
+        sample=options.sample,
+        general=text,
+        retention=retention,
+        ceilings=part.ceilings,
+        probes=part.probes,
+        extras=part.extras,
+        time_answers=part.timed,
+    )
 
 
 def set_option(parser: argparse.ArgumentParser) -> None:

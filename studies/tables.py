@@ -18,9 +18,9 @@ import re
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from itertools import pairwise
+from itertools import chain
 from math import hypot, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,7 +77,12 @@ class Number(NamedTuple):
     @property
     def row(self) -> str:
         """The name of the row of a table that shows the number."""
-        return ", ".join(filter(None, (self.method, self.settings)))
+        return join_words(self.method, self.settings)
+
+
+def join_words(*words: str) -> str:
+    """Return words with commas between them, without empty ones."""
+    return ", ".join(word for word in words if word)
 
 
 class Results:
@@ -97,10 +102,10 @@ class Results:
         for number in numbers:
             cells = {(old.row, old.metric): old for old in self.tables[number.table]}
             cells[number.row, number.metric] = number
-            rows = list(dict.fromkeys(row for row, _ in cells))
-            self.tables[number.table] = sorted(
-                cells.values(), key=lambda old: rows.index(old.row)
-            )  # rows stay together
+            by_row: dict[str, list[Number]] = {}  # the numbers of a row stay together
+            for cell in cells.values():
+                by_row.setdefault(cell.row, []).append(cell)
+            self.tables[number.table] = list(chain.from_iterable(by_row.values()))
 
     def save(self) -> None:
         """Write the CSV files."""
@@ -124,35 +129,27 @@ class Results:
         table = view.get("table", name)
         options: dict[str, Any] = self.words["tables"][table] | view
         numbers = self.tables[table]
-        cells = {(number.row, number.metric): number for number in numbers}
-        rows = options.get("rows") or [*dict.fromkeys(number.row for number in numbers)]
-        shown = options.get("columns") or _metrics(numbers)
-        percent = bool(options.get("percent"))
-        without = options.get("appendix_without", []) if short else []
+        rows, metrics = _rows_and_metrics(numbers, options, short=short)
         known = {number.row for number in numbers}
-        absent = [row for row in (*rows, *without) if row not in known]
-        if absent:
-            raise ValueError(f"{name}: results/ has no row {absent[0]!r} in {table}")
-        if short:
-            shown = options.get("appendix_columns", shown)
-            rows = [row for row in rows if row not in without]
+        for row in (*rows, *options.get("appendix_without", [])):
+            if row not in known:
+                raise ValueError(f"{name}: results/ has no row {row!r} in {table}")
+        cells = {(number.row, number.metric): number for number in numbers}
+        percent = bool(options.get("percent"))
 
         def text(row: str, metric: str) -> str:
             return shown_text(cells.get((row, metric)), percent=percent, intervals=intervals)
 
-        if options.get("metrics_as_rows"):
-            # rows of one metric may have different records: "200 / 180"
-            body = []
-            for metric in shown:
-                counts = dict.fromkeys(cell.n for cell in numbers if cell.metric == metric)
-                texts = [text(row, metric) for row in rows]
-                body.append([metric, " / ".join(counts), *texts])
-            return markdown(["", "n", *rows], body)
         body = []
+        if options.get("metrics_as_rows"):
+            for metric in metrics:
+                # Rows of one metric may have different records: "200 / 180"
+                counts = dict.fromkeys(cell.n for cell in numbers if cell.metric == metric)
+                body.append([metric, " / ".join(counts), *[text(row, metric) for row in rows]])
+            return markdown(["", "n", *rows], body)
         for row in rows:
-            texts = [text(row, metric) for metric in shown]
-            body.append([row, *texts])
-        return markdown(["", *shown], body)
+            body.append([row, *[text(row, metric) for metric in metrics]])
+        return markdown(["", *metrics], body)
 
     def number(self, table: str, row: str, metric: str) -> Number:
         """Return one number."""
@@ -172,12 +169,27 @@ class Results:
         return "\n".join(parts)
 
 
+def _rows_and_metrics(
+    numbers: Sequence[Number], options: Mapping[str, Any], *, short: bool
+) -> tuple[list[str], list[str]]:
+    """Return the names of the rows and of the metrics that a table shows; ``short`` as in `Results.markdown`."""
+    rows = options.get("rows") or list(dict.fromkeys(number.row for number in numbers))
+    metrics = options.get("columns") or _metrics(numbers)
+    if short:
+        metrics = options.get("appendix_columns", metrics)
+        without = options.get("appendix_without", [])
+        rows = [row for row in rows if row not in without]
+    return rows, metrics
+
+
 def _metrics(numbers: Sequence[Number]) -> list[str]:
     """Return the metrics in the order of the row that has most of them; the others follow."""
-    rows: dict[str, list[str]] = {}
+    by_row: dict[str, list[str]] = {}
     for number in numbers:
-        rows.setdefault(number.row, []).append(number.metric)
-    return [*dict.fromkeys([*max(rows.values(), key=len), *(number.metric for number in numbers)])]
+        by_row.setdefault(number.row, []).append(number.metric)
+    longest = max(by_row.values(), key=len)
+    all_metrics = [number.metric for number in numbers]
+    return list(dict.fromkeys([*longest, *all_metrics]))  # each once
 
 
 def shown_text(number: Number | None, *, percent: bool = False, intervals: bool = True) -> str:
@@ -186,39 +198,53 @@ def shown_text(number: Number | None, *, percent: bool = False, intervals: bool 
         return ""
     low = _digits(number.low, percent=percent)
     high = _digits(number.high, percent=percent)
-    parts = [_digits(number.mean, percent=percent)]
+    parts = []
+    if number.mean:
+        parts.append(_digits(number.mean, percent=percent))
     if intervals and low != high:  # a bootstrap of equal values has no interval
         parts.append(f"[{low}, {high}]")
-    parts.append(number.note)
-    text = " ".join(filter(None, parts))
-    return f"{text}, p {number.p}" if number.p and intervals else text
+    if number.note:
+        parts.append(number.note)
+    text = " ".join(parts)
+    if number.p and intervals:
+        text += f", p {number.p}"
+    return text
 
 
 def _digits(value: str, *, percent: bool) -> str:
+    """Return a value in percent, or with commas if it is a large whole number."""
     if percent and value:
         return f"{Decimal(value) * 100:.0f}"
-    return f"{int(value):,}" if re.fullmatch(r"\d{5,}", value) else value
+    if re.fullmatch(r"\d{5,}", value):
+        return f"{int(value):,}"
+    return value
+
+
+def format_share(value: float | None) -> str:
+    """Return a value with two decimals, as the CSV files have shares; "" if there is none."""
+    if value is None:
+        return ""
+    return f"{value:.2f}"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table; a bar or star in a cell is escaped."""
     lines = []
     for row in (header, *rows):
-        cells = " | ".join(map(_escaped, row))
+        cells = " | ".join(_escape(cell) for cell in row)
         lines.append(f"| {cells} |")
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return re.sub(r"([|*])", r"\\\1", text)
 
 
 # The claims of the papers.
 
-# two-sided 5 %; the same and 80 % power: 1.96 + 0.84
-_Z = 1.96
-_POWER = 2.8
-_MARGIN = 0.05  # "the same", or a level, holds within it
+_Z = 1.96  # of a two-sided test at 5 %
+_POWER = 2.8  # the same with 80 % power: 1.96 + 0.84
+_MARGIN = 0.05  # a claim of "the same" or of a level holds within it
 CLAIM_COLUMNS = ("claim", "theirs", "ours", "difference [95 %]", "measured", "verdict")
 CLAIMS_INTRODUCTION = """# The claims of the papers
 
@@ -252,7 +278,8 @@ def error_of(number: Number) -> float:
         return (float(number.high) - float(number.low)) / (2 * _Z)
     mean = float(number.mean)
     n = int(number.n or 0)
-    if not (0 <= mean <= 1 and n) or re.search("nll|perplexity|times", number.metric):
+    is_share = 0 <= mean <= 1 and not re.search("nll|perplexity|times", number.metric)
+    if not n or not is_share:
         raise ValueError(f"{number.table}, {number.row}, {number.metric}: no interval, so the verdict is by hand")
     share = (mean * n + 2) / (n + 4)
     return sqrt(share * (1 - share) / (n + 4))
@@ -268,26 +295,39 @@ def verdict_of(difference: float, error: float, expect: str, effect: float = 0, 
         effect: the smallest of their differences, a share; 0 if the paper gives none.
         differs: in what the measurement is not the paper's.
     """
-    within = _MARGIN if expect in ("same", "at least") else 0
-    claimed = {"more": difference, "less": -difference, "same": -abs(difference), "at least": difference}[expect]
-    low = claimed + within - _Z * error
-    high = claimed + within + _Z * error
-    note = f" ({differs})" if differs else ""
+    # How far the difference is on the side of the claim
+    distances = {
+        "more": difference,
+        "less": -difference,
+        "same": _MARGIN - abs(difference),
+        "at least": _MARGIN + difference,
+    }
+    low = distances[expect] - _Z * error
+    high = distances[expect] + _Z * error
+    if low > 0 and not differs:
+        return "reproduced"
     if low > 0:
-        return f"direction{note}" if differs else "reproduced"
-    if high < effect / 2:
-        return f"contradicted{note}"
-    theirs = f", theirs {100 * effect:.3g}" if effect else ""
-    return f"not seen, needs {100 * _POWER * error:.0f}{theirs}{note}"
+        verdict = "direction"
+    elif high < effect / 2:
+        verdict = "contradicted"
+    else:
+        verdict = f"not seen, needs {100 * _POWER * error:.0f}"
+        if effect:
+            verdict += f", theirs {100 * effect:.3g}"
+    if differs:
+        verdict += f" ({differs})"
+    return verdict
 
 
 def claim_cells(results: Results, claim: dict[str, Any]) -> list[str]:
     """Return the row of a claim of claims.toml: claim, theirs, ours, difference, what was measured, verdict."""
     head = [claim.get("claim", ""), claim.get("theirs", "")]
     first = results.number(claim["table"], claim["row"], claim["metric"])
-    model = "" if first.model == "SmolLM2-135M" else f", {first.model}"
-    n = f"; n {first.n}" if first.n not in ("", "100") else ""
-    measured = f"`{first.table}`: {first.metric}{n}{model}"
+    measured = f"`{first.table}`: {first.metric}"
+    if first.n not in ("", "100"):
+        measured += f"; n {first.n}"
+    if first.model != "SmolLM2-135M":
+        measured += f", {first.model}"
     if "verdict" in claim:
         return [*head, f"`{first.row}`: {shown_text(first)}", "", measured, claim["verdict"]]
     ours = f"`{first.row}` {100 * float(first.mean):.0f}"
@@ -300,7 +340,10 @@ def claim_cells(results: Results, claim: dict[str, Any]) -> list[str]:
         other = results.number(claim.get("against_table", first.table), row, metric)
         difference = float(first.mean) - float(other.mean)
         error = hypot(error, error_of(other))
-        ours += f", `{row if 'against' in claim else metric}` {100 * float(other.mean):.0f}"
+        other_name = metric
+        if "against" in claim:
+            other_name = row
+        ours += f", `{other_name}` {100 * float(other.mean):.0f}"
     low = f"{100 * (difference - _Z * error):+.0f}"
     mean = f"{100 * difference:+.0f}"
     high = f"{100 * (difference + _Z * error):+.0f}"
@@ -315,14 +358,27 @@ def claims_page(results: Results) -> str:
     parts = []
     verdicts = Counter[str]()
     for paper in papers:
-        rows = [claim_cells(results, claim) for claim in paper["claims"] if "cost" not in claim]
-        for above, row in reversed([*pairwise(rows)]):
-            row[4] = "" if row[4] == above[4] else row[4]  # what was measured; an empty cell is as above
-        costs = [claim for claim in paper["claims"] if "cost" in claim]
-        undone = "\n".join(_escaped(f"- Not run: {claim['claim']}. Cost: {claim['cost']}.") for claim in costs)
-        verdicts.update([re.split("[,:(]", row[-1])[0].strip() for row in rows] + ["not run"] * len(costs))
-        table = markdown(CLAIM_COLUMNS, rows) if rows else ""
-        parts.append("\n\n".join(filter(None, (f"## {paper['name']}", paper["about"], table, undone))) + "\n")
+        rows = list[list[str]]()
+        not_run = list[str]()
+        measured = ""  # in the row above
+        for claim in paper["claims"]:
+            if "cost" in claim:
+                not_run.append(_escape(f"- Not run: {claim['claim']}. Cost: {claim['cost']}."))
+                continue
+            row = claim_cells(results, claim)
+            verdicts[re.split("[,:(]", row[-1])[0].strip()] += 1
+            if row[4] == measured:
+                row[4] = ""  # an empty cell is as above
+            else:
+                measured = row[4]
+            rows.append(row)
+        sections = [f"## {paper['name']}", paper["about"]]
+        if rows:
+            sections.append(markdown(CLAIM_COLUMNS, rows))
+        if not_run:
+            sections.append("\n".join(not_run))
+            verdicts["not run"] += len(not_run)
+        parts.append("\n\n".join(section for section in sections if section) + "\n")
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
     return "\n".join([CLAIMS_INTRODUCTION.format(counts=counts), *parts])
 
@@ -338,28 +394,41 @@ def of_run(results: Results, table: str, run: Summary, method: str, settings: st
     """
     described = results.words["tables"][table]
     n = str(max(run.provenance["counts"]["edited"].values(), default=run.n))  # of a long sequence a sample is scored
-    other = "" if n == next((number.n for number in results.tables[table]), n) else f"{n} records"
     model = model_name(run.provenance.get("model", {}).get("name", "smollm2-135m"))
-    if described.get("names_model") or model != next((number.model for number in results.tables[table]), model):
-        other = ", ".join(filter(None, (other, model)))
+    other_records = ""
+    other_model = ""
+    if described.get("names_model"):
+        other_model = model
+    if results.tables[table]:
+        first = results.tables[table][0]
+        if n != first.n:
+            other_records = f"{n} records"
+        if model != first.model:
+            other_model = model
     rows = {"base": ("unedited", ""), "edited": (method, settings)}
-    rows |= {section: ("unedited", detail) for section, detail in CEILINGS.items() if section in run.sections}
+    for section, detail in CEILINGS.items():
+        if section in run.sections:
+            rows[section] = ("unedited", detail)
     for section, (name, detail) in rows.items():
         about = {
             "table": table,
             "data": described["data"],
             "n": n,
             "method": name,
-            "settings": ", ".join(filter(None, (detail, other))),
+            "settings": join_words(detail, other_records, other_model),
             "model": model,
             "commit": str(run.provenance.get("commit") or "")[:7],
         }
         for label, metric in described["metrics"].items():
-            estimate = dict(zip(("mean", "low", "high"), value_of(run, section, metric), strict=True))
-            if estimate["mean"] is not None:
-                digits = 1 if metric in COSTS or metric.endswith(("nll", "perplexity")) else 2
-                values = {part: f"{value:.{digits}f}" for part, value in estimate.items() if value is not None}
-                yield Number(**about, metric=label, **values)
+            digits = 2
+            if metric in COSTS or metric.endswith(("nll", "perplexity")):
+                digits = 1
+            texts = []
+            for value in value_of(run, section, metric):
+                texts.append("" if value is None else f"{value:.{digits}f}")
+            mean, low, high = texts
+            if mean:
+                yield Number(**about, metric=label, mean=mean, low=low, high=high)
 
 
 COSTS = ("seconds", "perplexity")
@@ -378,19 +447,33 @@ def model_name(name: str) -> str:
 def value_of(run: Summary, section: str, metric: str) -> tuple[float | None, float | None, float | None]:
     """Return mean and interval of a metric; of scores of the whole model, the value at the curve's end."""
     if metric == "seconds":
-        return (run.seconds_per_edit if section == "edited" else None), None, None
-    if metric == "answer":  # its seconds, as a multiple of the unedited model's
-        times = run.seconds_per_answer if section == "edited" else None
-        return (times["edited"] / times["base"] if times else None), None, None
-    if metric == "perplexity" or metric.startswith(("retention.", "general.")):
-        points = run.curve or ()
-        if not points or section not in ("base", "edited"):
+        if section != "edited":
             return None, None, None
-        point = points[0 if section == "base" else -1]
-        name = "general.perplexity" if metric == "perplexity" else metric
-        return {**point.retention, **point.general}.get(name), None, None
+        return run.seconds_per_edit, None, None
+    if metric == "answer":  # its seconds, as a multiple of the unedited model's
+        times = run.seconds_per_answer
+        if section != "edited" or not times:
+            return None, None, None
+        return times["edited"] / times["base"], None, None
+    if metric == "perplexity":
+        return _value_on_curve(run, section, "general.perplexity"), None, None
+    if metric.startswith(("retention.", "general.")):
+        return _value_on_curve(run, section, metric), None, None
     score = run.sections[section].get(metric)
-    return (score.mean, score.ci95_low, score.ci95_high) if score else (None, None, None)
+    if not score:
+        return None, None, None
+    return score.mean, score.ci95_low, score.ci95_high
+
+
+def _value_on_curve(run: Summary, section: str, metric: str) -> float | None:
+    """Return a score of the whole model: of the unedited one the curve's first value, of the edited one its last."""
+    points = run.curve or ()
+    if not points or section not in ("base", "edited"):
+        return None
+    point = points[-1]
+    if section == "base":
+        point = points[0]
+    return {**point.retention, **point.general}.get(metric)
 
 
 # The pages.
@@ -403,18 +486,24 @@ def rendered(results: Results, root: Path = ROOT) -> dict[Path, str]:
         root / APPENDIX.relative_to(ROOT): results.appendix(),
         root / CLAIMS.relative_to(ROOT): claims_page(results),
     }
-    texts = {page: page.read_text(encoding="utf-8") for page in pages if page not in generated}
-    updated = {
-        page: MARKED.sub(lambda match: f"{match[1]}{results.markdown(match[2])}\n{match[4]}", text)
-        for page, text in texts.items()
-    }
+
+    def fill(match: re.Match[str]) -> str:
+        return f"{match[1]}{results.markdown(match[2])}\n{match[4]}"
+
+    updated = {}
+    for page in pages:
+        if page not in generated:
+            updated[page] = MARKED.sub(fill, page.read_text(encoding="utf-8"))
     return updated | generated
 
 
 def outdated(results: Results, root: Path = ROOT) -> dict[Path, str]:
     """Return the pages whose tables differ from the CSV files, with the text that they should have."""
-    pages = rendered(results, root).items()
-    return {page: text for page, text in pages if not page.is_file() or page.read_text(encoding="utf-8") != text}
+    differing = {}
+    for page, text in rendered(results, root).items():
+        if not page.is_file() or page.read_text(encoding="utf-8") != text:
+            differing[page] = text
+    return differing
 
 
 def render(results: Results) -> None:

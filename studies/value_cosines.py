@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from study import RIPPLES
-from tables import RESULTS, ROOT, Number, Results, model_name
+from tables import RESULTS, ROOT, Number, Results, format_share, model_name
 from torch import Tensor
 
 from kg_edit.cli.console import friendly
@@ -87,8 +87,8 @@ def measure(methods: Mapping[str, RankOneMethod], edit: Edit) -> dict[str, float
     return {name: float(torch.cosine_similarity(own, change, dim=0)) for name, change in changes.items()}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the records, or those that are left, and write the table value-cosines."""
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--data", default=RIPPLES, help="a file of Ripples, or a packaged one, whose graph is read too")
@@ -96,15 +96,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=100, help="so many records; %(default)s by default")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "value_cosines.jsonl", help="a line for each record")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
-    every = part_of(find_dataset("ripples")(options.data), "dev")
-    records = every[: options.limit]
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the records, or those that are left, and write the table value-cosines."""
+    options = read_options(arguments)
+    all_records = part_of(find_dataset("ripples")(options.data), "dev")
+    records = all_records[: options.limit]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
-    done: dict[str, dict[str, float]] = {line["id"]: line["cosines"] for line in lines}
+    done: dict[str, dict[str, float]] = {}
+    if options.out.is_file():
+        for line in options.out.read_text().splitlines():
+            stored = json.loads(line)
+            done[stored["id"]] = stored["cosines"]
     model = LanguageModel.load(options.model, dtype="float32")
-    methods = editors(model, every, options.graph)
+    methods = editors(model, all_records, options.graph)
     for record in records:
         if record.id not in done:
             done[record.id] = measure(methods, record.edits[0])
@@ -118,10 +125,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cosines = list[Number]()
     for row, estimate in found.items():
         method, _, settings = row.partition(", ")
-        ends = (estimate.mean, estimate.ci95_low, estimate.ci95_high)
-        mean, low, high = ("" if value is None else f"{value:.2f}" for value in ends)
         cosines.append(
-            Number(**about, method=method, settings=settings, metric="cosine with glame", mean=mean, low=low, high=high)
+            Number(
+                **about,
+                method=method,
+                settings=settings,
+                metric="cosine with glame",
+                mean=format_share(estimate.mean),
+                low=format_share(estimate.ci95_low),
+                high=format_share(estimate.ci95_high),
+            )
         )
     results = Results(options.results)  # read again: another study may have written there meanwhile
     results.add(cosines)

@@ -15,7 +15,7 @@ from tests.pipelines.scripts import STUDIES, module
 def test_the_picture_has_the_rows_of_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(STUDIES)
     drawing = module("draw_single_edits")
-    rows = drawing.editors(drawing.Results().tables["single"])
+    rows = drawing.select_rows(drawing.Results().tables["single"])
     assert next(iter(rows)) == "unedited" and len(rows) > 50
     assert not any("records" in name for name in rows)
     drawing.main(["--out", str(tmp_path / "drawn.svg")])

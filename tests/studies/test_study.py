@@ -87,7 +87,7 @@ def test_ripples_with_a_control(
 def test_a_row_has_its_own_settings_and_folder(study: ModuleType) -> None:
     options = ("--rows", "glame:code+none,rome", "--set", "rome.clamp_norm_factor=4", "--set", "rome.steps=3")
     glame, rome = rows(study, *options, "--seed", "1", "--label", "three steps")
-    assert (glame.said(), glame.folder()) == (
+    assert (glame.description(), glame.folder()) == (
         "code, three steps, no graph, seed 1",
         "glame-code-three-steps-no-graph-seed-1",
     )
@@ -100,9 +100,9 @@ def test_a_row_has_its_own_settings_and_folder(study: ModuleType) -> None:
 
 def test_a_row_names_its_variants(study: ModuleType) -> None:
     code, alone = rows(study, "--rows", "glame:code+start-token+wrong,glame-plus+graph-alone")
-    assert (code.said(), code.control) == ("code, start token, wrong graph", "wrong")
+    assert (code.description(), code.control) == ("code, start token, wrong graph", "wrong")
     assert code.config().start_token and not code.config().gate, "the rest is the preset's"
-    assert (alone.said(), alone.config().recalled) == ("graph alone", 0)
+    assert (alone.description(), alone.config().recalled) == ("graph alone", 0)
 
 
 def test_methods_without_their_network_are_left_out(study: ModuleType) -> None:
