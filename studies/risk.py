@@ -32,7 +32,7 @@ from kg_edit.evaluation.datasets import readable_records
 from kg_edit.evaluation.statistics import estimates
 from kg_edit.methods.rome.method import Rome
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.reports.prompts import AskedPrompt, asked_once, packaged_prompts, unrelated_prompts
+from kg_edit.reports.prompts import AskedPrompt, join_repeats, packaged_prompts, unrelated_prompts
 from kg_edit.reports.risk import predict_risks
 from kg_edit.scoring.likelihood import next_token_log_p
 
@@ -44,7 +44,7 @@ log = logging.getLogger("studies.risk")
 def prompts_beside(edit: Edit) -> tuple[AskedPrompt, ...]:
     """Return the prompts that the edit should not change: its neighbours', of its relation, and unrelated ones."""
     neighbours = [AskedPrompt(prompt=prompt, source="edit") for prompt in edit.neighborhood]
-    return asked_once((*neighbours, *unrelated_prompts([edit]), *packaged_prompts()))
+    return join_repeats((*neighbours, *unrelated_prompts([edit]), *packaged_prompts()))
 
 
 def measure(method: Rome, edit: Edit, other: Edit) -> dict[str, list[float]]:

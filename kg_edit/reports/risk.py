@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,7 +35,7 @@ from kg_edit.models.devices import exact
 from kg_edit.models.hooks import StopForwardError, stopping, untouched, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad, split_passes
-from kg_edit.reports.prompts import AskedPrompt, asked_once, own_prompts, unrelated_prompts
+from kg_edit.reports.prompts import AskedPrompt, join_repeats, own_prompts, unrelated_prompts
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -104,43 +105,61 @@ def predict_risks(
         )
     if prompts is None:
         prompts = (*own_prompts(edits), *unrelated_prompts(edits))
-    asked = asked_once(prompts)
-    model = method.model
-    encoded = [model.encode(prompt.text, chat=prompt.chat) for prompt in asked]
-    at_edits = torch.zeros(len(edits), len(edits), dtype=torch.float64)  # of edit i at edit j's key
-    at_prompts = torch.zeros(len(edits), len(asked), dtype=torch.float64)  # of edit i at prompt j
-    tokens = torch.zeros(len(edits), len(asked), dtype=torch.long)  # at which of its tokens
-
-    with untouched(model), torch.no_grad():
-        requests = [Request.of(model, edit, method.contexts) for edit in edits]
-        for layer in method.layers:
-            keys, directions = _keys_and_directions(method, requests, layer)  # [edits, d_ff], [d_ff, edits]
-            of_own_key = (keys * directions.T).sum(1)  # u_i . k_i, [edits]
-            scaled = directions / of_own_key
-
-            at_edits = torch.maximum(at_edits, (keys @ scaled).T.abs().cpu())
-            for number, token_keys in enumerate(_keys_of_prompts(model, encoded, layer)):
-                shares = (token_keys.to(scaled) @ scaled).abs().cpu()  # [tokens, edits]
-                most, token = shares.max(0)
-                grew = most > at_prompts[:, number]
-                at_prompts[grew, number] = most[grew]
-                tokens[grew, number] = token[grew]
-
+    asked = join_repeats(prompts)
+    encoded = [method.model.encode(prompt.text, chat=prompt.chat) for prompt in asked]
+    shares = _compute_shares(method, edits, encoded)
     risks = []
     for index, edit in enumerate(edits):
         near = []
         for number, prompt in enumerate(encoded):
-            token_id = prompt.ids[int(tokens[index, number])]
-            share = float(at_prompts[index, number])
-            near.append(Reach(text=asked[number].text, token=str(model.tokenizer.decode([token_id])), share=share))
+            token_id = prompt.ids[int(shares.tokens[index, number])]
+            token = str(method.model.tokenizer.decode([token_id]))
+            share = float(shares.at_prompts[index, number])
+            near.append(Reach(text=asked[number].text, token=token, share=share))
         others = []
         for number, other in enumerate(edits):
             if other.subject != edit.subject:
-                share = float(at_edits[index, number])
+                share = float(shares.at_edits[index, number])
                 others.append(Reach(text=other.text, edit=other.id, token=other.subject, share=share))
         same = tuple(other.id for other in edits if other.subject == edit.subject and other.id != edit.id)
         risks.append(EditRisk(edit=edit, prompts=_sorted(near), edits=_sorted(others), same_subject=same))
     return tuple(risks)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Shares:
+    """The shares of edit i (rows), the largest over the layers.
+
+    Attributes:
+        at_edits: at the key of edit j, [edits, edits].
+        at_prompts: at the token of prompt j that gets the most, [edits, prompts].
+        tokens: the places of these tokens, [edits, prompts].
+    """
+
+    at_edits: Tensor
+    at_prompts: Tensor
+    tokens: Tensor
+
+
+def _compute_shares(method: RankOneMethod | JointMethod, edits: Sequence[Edit], prompts: Sequence[Prompt]) -> _Shares:
+    """Return |u_i . n| / |u_i . k_i| of each edit at the keys n of the other edits and of the prompts' tokens."""
+    model = method.model
+    at_edits = torch.zeros(len(edits), len(edits), dtype=torch.float64)
+    at_prompts = torch.zeros(len(edits), len(prompts), dtype=torch.float64)
+    tokens = torch.zeros(len(edits), len(prompts), dtype=torch.long)
+    with untouched(model), torch.no_grad():
+        requests = [Request.of(model, edit, method.contexts) for edit in edits]
+        for layer in method.layers:
+            keys, directions = _keys_and_directions(method, requests, layer)  # [edits, d_ff], [d_ff, edits]
+            scaled = directions / (keys * directions.T).sum(1)  # u_i / (u_i . k_i), [d_ff, edits]
+            at_edits = torch.maximum(at_edits, (keys @ scaled).T.abs().cpu())
+            for number, token_keys in enumerate(_keys_of_prompts(model, prompts, layer)):
+                token_shares = (token_keys.to(scaled) @ scaled).abs().cpu()  # [tokens, edits]
+                most, token = token_shares.max(0)
+                is_larger = most > at_prompts[:, number]  # than in the layers before, [edits]
+                at_prompts[is_larger, number] = most[is_larger]
+                tokens[is_larger, number] = token[is_larger]
+    return _Shares(at_edits=at_edits, at_prompts=at_prompts, tokens=tokens)
 
 
 def refuse_risky(risks: Iterable[EditRisk], *, most: float) -> None:
@@ -166,8 +185,10 @@ def risk_table(risks: Iterable[EditRisk]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for header in ("edit", "share", "unrelated prompt that gets the most", "share", "edit that gets the most"):
-        table.add_column(header, overflow="fold", justify="right" if header == "share" else "left")
+    table.add_column("edit", overflow="fold")
+    for kind in ("unrelated prompt", "edit"):
+        table.add_column("share", overflow="fold", justify="right")
+        table.add_column(f"{kind} that gets the most", overflow="fold")
     table.add_column("same subject", overflow="fold")
     for risk in risks:
         table.add_row(
@@ -180,6 +201,7 @@ def risk_table(risks: Iterable[EditRisk]) -> Table:
 
 
 def _largest_in_words(reaches: Sequence[Reach]) -> tuple[str, str]:
+    """Return the largest share and where it arrives; the first of ``reaches`` has it."""
     if not reaches:
         return "", ""
     largest = reaches[0]
@@ -191,7 +213,7 @@ def _keys_and_directions(
 ) -> tuple[Tensor, Tensor]:
     """Return the keys k of the bare prompts [edits, d_ff], and the directions U [d_ff, edits], in float64."""
     model = method.model
-    rows = [row for request in requests for row in request.rewrites]
+    rows = list(chain.from_iterable(request.rewrites for request in requests))
     counts = [len(request.rewrites) for request in requests]
     row_keys, _ = subject_states(model, rows, layer=layer, last=layer)
     by_edit = row_keys.split(counts)  # [contexts, d_ff] of each edit
@@ -199,7 +221,8 @@ def _keys_and_directions(
 
     if isinstance(method, JointMethod):
         batch = torch.stack([mean_key(keys) for keys in by_edit], 1)  # K, [d_ff, edits]
-        held = OtherTokens(model, requests if method.config.hold else (), [layer], memory=0.0).at(layer)
+        others = requests if method.config.hold else ()
+        held = OtherTokens(model, others, [layer], memory=0.0).at(layer)
         directions = method.directions(layer, exact(batch), others=held, protected=None)
     else:
         columns = []
