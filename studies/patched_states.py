@@ -195,17 +195,10 @@ def numbers(measured: Sequence[Any], blocks: Sequence[int], *, data: str, model:
 
 def rows_of(measured: Sequence[Any], blocks: Sequence[int], group: str, *, data: str, model: str) -> list[Number]:
     """Return by block the shares of right answers, and of answers that are o*: means over the records."""
-    rows = list[dict[str, float | None]]()  # of each record with questions, the shares by column
     columns = list[tuple[str, str]]()
     for name in answer_names(blocks):
         columns += [(name, metric) for metric in METRICS]
-    for questions in measured:
-        if questions:
-            row = dict[str, float | None]()
-            for name, metric in columns:
-                flags = [question[name][METRICS.index(metric)] for question in questions]
-                row[f"{name} {metric}"] = fmean(flags)
-            rows.append(row)
+    rows = [_shares(questions, columns) for questions in measured if questions]
     found = estimates(rows, names=[f"{name} {metric}" for name, metric in columns], seed=0)
     numbers_of_group = list[Number]()
     for name, metric in columns:
@@ -236,6 +229,15 @@ def rows_of(measured: Sequence[Any], blocks: Sequence[int], group: str, *, data:
             )
         )
     return numbers_of_group
+
+
+def _shares(questions: Sequence[Any], columns: Sequence[tuple[str, str]]) -> dict[str, float | None]:
+    """Return the share of a record's questions for which each column, (answer, metric), is true."""
+    shares = dict[str, float | None]()
+    for name, metric in columns:
+        flags = [question[name][METRICS.index(metric)] for question in questions]
+        shares[f"{name} {metric}"] = fmean(flags)
+    return shares
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -420,15 +420,16 @@ def of_run(results: Results, table: str, run: Summary, method: str, settings: st
             "commit": str(run.provenance.get("commit") or "")[:7],
         }
         for label, metric in described["metrics"].items():
-            digits = 2
-            if metric in COSTS or metric.endswith(("nll", "perplexity")):
-                digits = 1
-            texts = []
-            for value in value_of(run, section, metric):
-                texts.append("" if value is None else f"{value:.{digits}f}")
-            mean, low, high = texts
+            mean, low, high = [_format_score(value, metric) for value in value_of(run, section, metric)]
             if mean:
                 yield Number(**about, metric=label, mean=mean, low=low, high=high)
+
+
+def _format_score(value: float | None, metric: str) -> str:
+    """Return a score with two decimals, or with one if it is no share; "" if there is none."""
+    if value is not None and (metric in COSTS or metric.endswith(("nll", "perplexity"))):
+        return f"{value:.1f}"
+    return format_share(value)
 
 
 COSTS = ("seconds", "perplexity")

@@ -79,7 +79,8 @@ def diff(
         )
     check_patches(patch)
     if html:
-        check_out(html, ".html", option="--html", inputs=[prompts] if prompts else [])
+        inputs = [prompts] if prompts else []
+        check_out(html, ".html", option="--html", inputs=inputs)
     from kg_edit.reports.differences import compare_prompts, count_in_words, difference_page, difference_table
     from kg_edit.reports.prompts import join_repeats, packaged_prompts, read_prompts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,6 +53,8 @@ from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
     from kg_edit.cli.method_plan import MethodPlan
+    from kg_edit.edits.edit import Edit
+    from kg_edit.methods import EditingMethod
     from kg_edit.reports.edit_run import EditRun
 
 _SHOWN = 10  # changed answers to unrelated prompts in the terminal; the report has all
@@ -195,15 +198,9 @@ def edit(
         chosen = planned.with_layer(language_model, usable)
         editor = chosen.on(language_model)
         if dry_run or most_reach is not None:
-            from kg_edit.reports.risk import predict_risks, refuse_risky, risk_table
-
-            risks = predict_risks(editor, usable)
-            if dry_run:
-                stdout().print(risk_table(risks))
-            if most_reach is not None:
-                refuse_risky(risks, most=most_reach)
-            if dry_run:
-                return
+            _check_reach(editor, usable, show=dry_run, most=most_reach)
+        if dry_run:
+            return
         make = partial(
             run_edits,
             editor,
@@ -227,6 +224,17 @@ def edit(
         typer.echo(f"skipped: {problem}", err=True)
     if require_success and run.verdict.failed:
         raise typer.Exit(1)
+
+
+def _check_reach(editor: EditingMethod, edits: Sequence[Edit], *, show: bool, most: float | None) -> None:
+    """Predict what each edit would reach besides its fact; print it, or refuse an edit that would reach too far."""
+    from kg_edit.reports.risk import predict_risks, refuse_risky, risk_table
+
+    risks = predict_risks(editor, edits)
+    if show:
+        stdout().print(risk_table(risks))
+    if most is not None:
+        refuse_risky(risks, most=most)
 
 
 def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device: str) -> None:

@@ -129,16 +129,9 @@ def _kind(path: Path) -> str:
 def _read_table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (head, relation, tail) of the rows of a CSV or TSV file; blank lines and the header are left out."""
     lines = _decode(reader, path)
-    start = list[str]()  # up to the first line that is not blank; the line numbers count from here
-    first_line = ""
-    for line in lines:
-        start.append(line)
-        first_line = line
-        if line.strip():
-            break
-    # Without a header, the separator is the one that makes three cells of the first line.
-    separator = _find_separator(first_line, usual=_SEPARATORS[_kind(path)])
-    rows = table_rows(chain(start, lines), separator)
+    start = _read_start(lines)
+    separator = _find_separator(start[-1] if start else "", usual=_SEPARATORS[_kind(path)])
+    rows = table_rows(chain(start, lines), separator)  # so the line numbers count from the file's first line
 
     columns = [0, 1, 2]  # of head, relation and tail
     width = len(columns)
@@ -161,6 +154,16 @@ def _read_table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, 
                 raise GraphError(f"{where}, field {field}: is empty; {_FORM}; give it, or remove the line")
         head, relation, tail = statement
         yield head, relation, tail
+
+
+def _read_start(lines: Iterator[str]) -> list[str]:
+    """Take the lines up to the first one that is not blank; the separator is that which makes three cells of it."""
+    start = list[str]()
+    for line in lines:
+        start.append(line)
+        if line.strip():
+            break
+    return start
 
 
 def _check_cells(cells: Sequence[str], width: int, where: str) -> None:
