@@ -132,13 +132,13 @@ def test_killed_run_loses_no_curve(between: str, tmp_path: Path, monkeypatch: py
 def test_report_without_its_graph_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """The patch is made; the page tells why there is no picture."""
     glame = method("glame", tiny("llama"))
-    assert isinstance(edit_run._subgraph(glame, EDIT), nx.MultiDiGraph)
+    assert isinstance(edit_run._read_subgraph(glame, EDIT), nx.MultiDiGraph)
 
     def gone(*_: object) -> None:
         raise OfflineError("no network")
 
     monkeypatch.setattr(Glame, "subgraph", gone)
-    assert edit_run._subgraph(glame, EDIT) == "The graph could not be read again: no network"
+    assert edit_run._read_subgraph(glame, EDIT) == "The graph could not be read again: no network"
 
 
 def test_finished_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
