@@ -32,7 +32,7 @@ from wikidata_cache import WikidataCache
 log = logging.getLogger("studies.peak_memory")
 
 
-def measure_cost(
+def prepare_and_measure(
     name: str, config: MethodConfig, edit: Edit, model: LanguageModel, graph: WikidataCache | None
 ) -> Cost:
     """Prepare the method, and measure one edit."""
@@ -49,7 +49,7 @@ def measure_cost(
 def _print_cost(name: str, config: MethodConfig, edit: Edit, model: LanguageModel, graph: WikidataCache) -> None:
     """Print what one edit takes, or why it can't be made; runs in a process of its own."""
     try:
-        spent = measure_cost(name, config, edit, model, graph)
+        spent = prepare_and_measure(name, config, edit, model, graph)
     except KgEditError as error:
         log.info("%s: %s", name, error)
     else:
