@@ -22,45 +22,55 @@ Edits: TypeAlias = "Edit | EditFile | Row | str | Path | Iterable[Edit | Row]"
 _EXPECTED = "expected an Edit, a list of edits, or the path of a file of them"
 
 
-def as_edits(given: Edits) -> tuple[Edit, ...]:
-    """Return the edits that a caller gives."""
-    if isinstance(given, Edit):
-        return (given,)
-    if isinstance(given, (list, tuple)) and given and all(isinstance(row, Edit) for row in given):
-        return tuple(given)
+def as_edits(edits: Edits) -> tuple[Edit, ...]:
+    """Return the edits that a caller gives, in any of the forms of `Edits`."""
+    if isinstance(edits, Edit):
+        return (edits,)
+    if isinstance(edits, (list, tuple)) and edits and all(isinstance(row, Edit) for row in edits):
+        return tuple(edits)
     from kg_edit.edits.files import EditFile, read_edits
     from kg_edit.edits.templates import RelationTemplates
 
-    match given:
-        case EditFile(edits=edits) if edits:
-            return edits
-        case EditFile():
-            raise EditError([Fault("", f"no row of the file is an edit; {_EXPECTED}")])
-        case str() if " " in given.strip() and not Path(given).suffix:  # a sentence, and no path
-            raise EditError([Fault("", f"found {describe(given)}; {_EXPECTED}")])
-        case str() | Path():
-            return read_edits(given).edits
-        case Mapping():
-            return (_from_row(given, RelationTemplates.load()),)
-    other: object = given
+    if isinstance(edits, EditFile):
+        if not edits.edits:
+            raise _refusal("no row of the file is an edit")
+        return edits.edits
+    if isinstance(edits, str) and " " in edits.strip() and not Path(edits).suffix:  # a sentence, and not a path
+        raise _refusal(f"found {describe(edits)}")
+    if isinstance(edits, str | Path):
+        return read_edits(edits).edits
+    if isinstance(edits, Mapping):
+        return (_from_row(edits, RelationTemplates.load()),)
+    other: object = edits
     if isinstance(other, BaseModel) or not isinstance(other, Iterable):  # pydantic's models can be iterated too
-        raise EditError([Fault("", f"found {describe(other)}; {_EXPECTED}")])
-    templates = RelationTemplates.load()
-    result = list[Edit]()
-    for number, row in enumerate(given, 1):
+        raise _refusal(f"found {describe(other)}")
+    result = _from_rows(edits, RelationTemplates.load())
+    if not result:
+        raise _refusal("found no edits")
+    return tuple(result)
+
+
+def _refusal(found: str) -> EditError:
+    """Return the error for something else in the place of edits."""
+    return EditError([Fault("", f"{found}; {_EXPECTED}")])
+
+
+def _from_rows(rows: Iterable[Edit | Row], templates: RelationTemplates) -> list[Edit]:
+    """Return the edits of rows; a fault names the number of its row, from 1."""
+    edits = list[Edit]()
+    for number, row in enumerate(rows, 1):
         try:
             edit = row if isinstance(row, Edit) else _from_row(row, templates)
         except EditError as error:
             raise EditError(Fault("", f"edit {number}: {fault}") for fault in error.faults) from None
-        result.append(edit)
-    if not result:
-        raise EditError([Fault("", f"found no edits; {_EXPECTED}")])
-    return tuple(result)
+        edits.append(edit)
+    return edits
 
 
 def _from_row(row: Row, templates: RelationTemplates) -> Edit:
+    """Return the edit of one row."""
     from kg_edit.edits.rows import to_edit
 
     if not isinstance(row, Mapping):
-        raise EditError([Fault("", f"found {describe(row)}; {_EXPECTED}")])
+        raise _refusal(f"found {describe(row)}")
     return to_edit(row, labels={}, templates=templates)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kg_common.terminal import one_line as one_line
 from kg_common.terminal import plain as plain
@@ -76,7 +76,7 @@ def terminal_table(
         table.pad_edge = False
     for column, title in enumerate(header):
         is_number = numbers_from is not None and column >= numbers_from
-        side = "right" if is_number else "left"
+        side: Literal["left", "right"] = "right" if is_number else "left"
         # A long cell is broken, and not cut: names of metrics differ only at their ends.
         table.add_column(title, justify=side, overflow="fold")
     for row in rows:
