@@ -30,6 +30,12 @@ COMMANDS = (
         panel="Measure",
     ),
     CommandEntry(
+        "export-results",
+        "Write the results of a run in the format of Every Eval Ever, which others read.",
+        target="kg_edit.evaluation.cli.export_results:export_results",
+        panel="Measure",
+    ),
+    CommandEntry(
         "metrics",
         "List the metrics with formula, source and range.",
         target="kg_edit.evaluation.cli.metrics:metrics",
