@@ -11,15 +11,20 @@ import re
 import runpy
 import shlex
 import shutil
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from typer.testing import CliRunner
 
+from kg_edit.ship.cli.serve import listening
 from tests.kg_edit.command_line import Result, Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT, MQUAKE, QUESTION
+from tests.kg_edit.ship.app.serving import answering
 from tests.kg_edit.tiny import CHAT_TEMPLATE
 from tests.pages import COMMANDS, README, ROOT, TUTORIALS, DocPage
 from tests.wikidata_cache.wikidata_helpers import Server
@@ -32,6 +37,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PAGES = [README, COMMANDS, *TUTORIALS]
 FINDS = {  # exit codes that say what was found, beside 0
     "kg-edit patch check": {1},  # what a tiny model does not say
+    "kg-edit patch rebase": {1},
     "kg-edit patch export corrections/": {2},  # the same: --check refuses
     "kg-edit data check": {1},  # faults of the file
     "kg-edit data ripples": {1},  # a tiny model knows no other hop
@@ -48,9 +54,13 @@ MADE = {  # a page: files that its commands leave
     "repeat-a-row": ("table.md", "table.tex", "runs/glame/summary.json"),
     "update-a-model": ("changed.jsonl", "updated/report.md"),
     "correct-a-fact": ("palace/report.md", "corrections"),
-    "ship-an-edit": ("merged/model.safetensors", "adapter/adapter_model.safetensors", "adapter-gguf"),
+    "ship-an-edit": (
+        *("merged/model.safetensors", "adapter/adapter_model.safetensors", "adapter-gguf"),
+        *("next/model.safetensors", "next-ledger/before/ledger.jsonl"),
+    ),
 }
 BEFORE = {"ship-an-edit": "first-edit"}  # a page that uses another one's files
+SERVED = "http://127.0.0.1:8000"  # that `kg-edit serve` answers at
 PORT = "http://127.0.0.1:7878/query"  # that `oxigraph serve-read-only` answers at
 
 
@@ -90,13 +100,27 @@ def inputs(place: Path, tiny_folder: Path, server: Server, monkeypatch: pytest.M
     shutil.copyfile(packaged_extract(), place / "wikidata.nt.gz")
     shutil.copytree(tiny_folder, place / "tiny")
     (place / "tiny" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    for user in ("models.language_model", "ship.export.merged_model"):
+    for user in ("models.language_model", "ship.export.merged_model", "ship.checkpoint.stored"):
         monkeypatch.setattr(f"kg_edit.{user}.resolve_model", _stand_in(place / "tiny"))
     monkeypatch.setattr("kg_edit.patches.guards.SHARE", 1e9)  # what a random model's weights are is no measure
-    monkeypatch.setattr("kg_edit.ship.cli.serve.run", lambda app, listener: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     monkeypatch.setattr("wikidata_cache.cli.fetch.WIKIDATA", (server.url,))
     return place
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The address at which the page's `kg-edit serve` answers until the end of the page, on a free port."""
+    addresses: list[str] = []
+    with ExitStack() as stack:
+
+        def serve(app: FastAPI, _: socket.socket) -> None:
+            listener = stack.enter_context(listening("127.0.0.1", 0))
+            stack.enter_context(answering(app, listener))
+            addresses.append(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+        monkeypatch.setattr("kg_edit.ship.cli.serve.run", serve)
+        yield addresses
 
 
 def _stand_in(folder: Path) -> object:
@@ -107,7 +131,7 @@ Shell = Callable[[str], Result | None]
 
 
 @pytest.fixture
-def shell(kg_edit: Run, server: Server) -> Shell:
+def shell(kg_edit: Run, server: Server, served: list[str]) -> Shell:
     """A command of a page; None where it is not run here."""
 
     def run(command: str) -> Result | None:
@@ -116,7 +140,7 @@ def shell(kg_edit: Run, server: Server) -> Shell:
             runpy.run_path(arguments[0], run_name="__main__")
             return Result(0, "", "")
         if tool == "kg-edit":
-            return kg_edit(*arguments)
+            return kg_edit(*(served[-1] if part == SERVED else part for part in arguments))
         if tool == "wikidata-cache":
             result = CliRunner().invoke(cli.app, [server.url if part == PORT else part for part in arguments])
             return Result(result.exit_code, result.output, repr(result.exception))

@@ -99,6 +99,13 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "kg-edit patch export ledger/ --to peft": Expected(leaves="adapter/adapter_model.safetensors"),
     "kg-edit patch export ledger/ --to gguf": Expected(leaves="adapter-gguf/adapter.gguf"),
     "kg-edit serve": Expected(),
+    "kg-edit patch push ledger/ ": Expected(r"edited has 2 edits"),
+    "kg-edit patch check ledger/ --server": Expected(r"2 of 2 edits succeed"),
+    "kg-edit patch push ledger/@2": Expected(r"edited has 1 edit, from \S+, instead of"),
+    "kg-edit patch pull": Expected(r"edited is taken out"),
+    "kg-edit audit": Expected(r"leaves 0 of them unexplained"),
+    "kg-edit patch merge ledger/@2": Expected(leaves="next/model.safetensors"),
+    "kg-edit patch rebase": Expected(r"dropped: iphone[\s\S]*1 of 1 edit succeed", "next-ledger/before/ledger.jsonl"),
 }
 ANSWERS = """
 import sys, time, urllib.request
@@ -144,10 +151,13 @@ def test_every_command_of_the_pages_is_run_and_looked_at() -> None:
 def shell_script(logs: Path, pages: Path) -> str:
     """The script: each command in the one shell, its output and exit code into files of its number.
 
-    A server runs until the next command is done, or until it has answered where it is the last one.
+    A server runs until another one is started, or until the last command of its page is done.
     """
     parts, shown, server = ["export PYTHONDONTWRITEBYTECODE=1 COLUMNS=200"], None, ""
     for step in steps():
+        if server and (_answers(step) or step.page is not shown):
+            parts.append(server)
+            server = ""
         if step.page is not shown:  # the page's files are there when its first command runs
             parts.append(f"cp -R {shlex.quote(str(pages / Path(step.page.name).stem))}/. .")
             shown = step.page
@@ -155,8 +165,7 @@ def shell_script(logs: Path, pages: Path) -> str:
         into = f">{log}.out 2>{log}.err </dev/null"
         parts.append(f"{step.command} {into} &\nserver=$!" if answers else f"{{ {step.command}\n}} {into}")
         parts.append(f"{answers + '; ' if answers else ''}echo $? >{log}.code")
-        parts.append(server)
-        server = "kill $server; wait $server" if answers else ""
+        server = "kill $server; wait $server" if answers else server
     return "\n".join([*filter(None, parts), server]) + "\n"
 
 

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ModelError, PatchMismatchError
 from kg_edit.models.architectures import fingerprint_of
-from kg_edit.models.loading import cached_only, check_model_name
+from kg_edit.models.loading import cached_only, check_model_name, resolve_model
 from kg_edit.ship.export.merged_model import blank_model
 
 INDEX = "model.safetensors.index.json"
@@ -82,10 +82,14 @@ class Checkpoint:
     def of(cls, model: str) -> Checkpoint:
         """Open the checkpoint of a model: a folder, or a hub id, whose files are downloaded if they are not there.
 
+        A GGUF file, or a named model that is one, is dequantised into a folder of the cache, as for loading it.
+
         Raises:
             ModelError: the model has no safetensors files.
         """
         folder = checkpoint_folder(model)
+        if folder is None and check_model_name(model) is not None:
+            folder = Path(resolve_model(model))
         if folder is None:
             raise ModelError(f"{model} has no safetensors files; give a folder or a hub id of a model that has")
         return cls.open(folder)

@@ -83,7 +83,8 @@ def _show(findings: tuple[Finding, ...], *, has_ledger: bool) -> None:
         say("no weight differs from the base")
         return
     stdout().print(_table_of(findings))
-    differ = f"{number_of(len(findings), 'weight')} differ"
+    verb = "differs" if len(findings) == 1 else "differ"
+    differ = f"{number_of(len(findings), 'weight')} {verb}"
     if has_ledger:
         unexplained = sum(not finding.is_explained for finding in findings)
         say(f"{differ}; the ledger leaves {unexplained} of them unexplained")

@@ -27,6 +27,7 @@ from kg_edit.storage.run_folder import PATCH
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
 _TOO_LARGE = re.compile(r"rank (?P<rank>\d+) is greater than max_lora_rank (?P<limit>\d+)")
+_SMALLEST_LIMIT = 8  # of vLLM's --max-lora-rank, which is a power of 2
 _DIGITS = 12  # of the hash of its content that a folder's name has
 # how strongly llama.cpp's server applies an adapter
 ON = 1.0
@@ -190,9 +191,12 @@ def _about_refusals(patch: Patch) -> Iterator[None]:
         limit = int(found["limit"])
         _, shares = patch.reduced(limit)
         kept = min(shares.values())
+        wanted = _SMALLEST_LIMIT
+        while wanted < int(found["rank"]):
+            wanted *= 2
         raise PatchError(
             f"the patch has rank {found['rank']}, and the server takes at most {limit}: give --rank {limit}, which "
-            f"keeps {kept:.2%} of the change's squared norm, or start the server with --max-lora-rank {found['rank']}"
+            f"keeps {kept:.2%} of the change's squared norm, or start the server with --max-lora-rank {wanted}"
         ) from error
 
 
