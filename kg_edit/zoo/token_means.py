@@ -37,7 +37,8 @@ class TokenMeans:
         if layer is not None:
             self._block = model.block(layer)
         elif model.text_config is model.model.config:  # in some families the head calls this module, not the base model
-            self._block = model.model.get_submodule(model.spec.blocks.rpartition(".")[0])
+            parent, _, _ = model.spec.blocks.rpartition(".")  # such as model of model.layers
+            self._block = model.model.get_submodule(parent)
         else:  # with images, that module gets embeddings, not ids
             self._block = model.model.base_model
         self._key = f"{layer}/{name}"
@@ -51,7 +52,7 @@ class TokenMeans:
     def attached(self) -> Iterator[TokenMeans]:
         """Record the calls of the block inside the ``with`` block."""
         try:
-            with self._block.register_forward_pre_hook(self._note, with_kwargs=True):
+            with self._block.register_forward_pre_hook(self._record_call, with_kwargs=True):
                 yield self
         finally:
             self._mask = None
@@ -69,17 +70,22 @@ class TokenMeans:
         states = inputs.float().reshape(rows, tokens, -1)
         ones = states.new_ones(rows, tokens, 1)
         # The last column counts the tokens: sum_{j <= t} (x_j, 1), [rows, tokens, d + 1].
-        sums = self._visible(states.device) @ torch.cat([states, ones], -1)
+        sums = self._visible_tokens(states.device) @ torch.cat([states, ones], -1)
         if self._cache is not None:
             cache = CacheSums.of(self._cache)
             if self._key in cache.token_sums:  # of the tokens of earlier calls
                 sums = sums + cache.token_sums[self._key].to(sums.device)[:, None]
             if cache.stores_sums:
                 cache.token_sums[self._key] = sums[:, -1].detach()
-        return (sums[..., :-1] / sums[..., -1:].clamp(min=1)).reshape(len(inputs), -1)
+        counts = sums[..., -1:].clamp(min=1)  # 0 at padding
+        return (sums[..., :-1] / counts).reshape(len(inputs), -1)
 
-    def _visible(self, device: torch.device) -> Tensor:
-        """Return which new tokens are in the text up to each new token: 1 or 0, [rows, tokens (up to), tokens]."""
+    def _visible_tokens(self, device: torch.device) -> Tensor:
+        """Return which tokens of the call are in the text up to each token, as 1 or 0.
+
+        The shape is [rows, tokens, tokens]: the last axis has the tokens that are seen, the one before it those that
+        see them. It is [1, tokens, tokens] if all rows see alike.
+        """
         _, tokens = self.size
         causal = torch.ones(1, tokens, tokens, device=device).tril()
         mask = self._mask
@@ -101,8 +107,8 @@ class TokenMeans:
             return _whole_texts(seen)
         return seen
 
-    def _note(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record a call of the block: its size, its mask and its cache."""
+    def _record_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record the size of a call, its attention mask, and its cache."""
         state = _input_of(args, kwargs)
         self.size = (0, 0)
         if state is not None:
@@ -138,7 +144,7 @@ class AfterMarker(TokenMeans):
         self._marker = marker
         self._first = model.block(0)
         self._ids: Tensor | None = None  # of a call of the transformer whose first block has not begun
-        self._after: Tensor | None = None
+        self._after: Tensor | None = None  # 1 or 0 for each token, [tokens, 1]; None if no text has the marker
 
     @contextmanager
     def attached(self) -> Iterator[AfterMarker]:
@@ -159,9 +165,9 @@ class AfterMarker(TokenMeans):
             return None
         return self._after
 
-    def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record a call of the transformer."""
-        super()._note(block, args, kwargs)
+    def _record_call(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record a call of the transformer, and its token ids for `_begin`."""
+        super()._record_call(block, args, kwargs)
         self._ids = _input_of(args, kwargs)
         self._after = None
 

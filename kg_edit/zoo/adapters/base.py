@@ -127,7 +127,7 @@ def inputs_at(method: AdapterMethod, rows: Sequence[TrainingRow], *, reads: Read
         block_output(method.model, batch, method.layer)
     positions = list[int]()
     for index, row in enumerate(rows):
-        first = (index + 1) * width - len(row.ids)  # of the row's first token; it is padded on the left
+        first = (index + 1) * width - len(row.ids)  # the position of the row's first token: rows are padded on the left
         positions += [first + position for position, _ in row.targets]
     return seen[0][torch.tensor(positions, device=seen[0].device)]
 
@@ -149,9 +149,10 @@ def own_text_inputs(model: LanguageModel, layer: int, *, reads: Reads, texts: in
     """
     seen: list[Tensor] = []
     rows = sample_rows(model, rows=texts, tokens=tokens, seed=seed)
-    with watched(
-        read_module(model, layer, reads),
-        lambda inputs, _: seen.append(inputs.reshape(-1, inputs.shape[-1]).float()),
-    ):
+
+    def see(inputs: Tensor, _: Tensor) -> None:
+        seen.append(inputs.reshape(-1, inputs.shape[-1]).float())
+
+    with watched(read_module(model, layer, reads), see):
         block_output(model, left_pad(rows, device=model.device), layer)
     return seen[0]

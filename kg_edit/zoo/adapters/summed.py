@@ -12,7 +12,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.fine_tuning.base import record
-from kg_edit.methods.fine_tuning.rows import RowLosses
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_hooks import Reads, replacing_output
 from kg_edit.patches.adapter_patch import Adapter
@@ -166,47 +165,66 @@ class SummedMethod(AdapterMethod):
 
         start = adapter.parameters(self.device)
         learned = self.learned()
-        change = dict[str, Tensor]()
+        trained = dict[str, Tensor]()  # the change of each trained parameter
         for name, tensor in start.items():
             if learned is None or name in learned:
-                change[name] = torch.zeros_like(tensor, requires_grad=True)
+                trained[name] = torch.zeros_like(tensor, requires_grad=True)
+        losses = self._descend(adapter, start, trained, [self.row(edit) for edit in edits])
 
-        def now() -> dict[str, Tensor]:
-            moved = {name: start[name] + difference for name, difference in change.items()}
+        changes = {name: torch.zeros_like(tensor).cpu() for name, tensor in start.items()}
+        for name, change in trained.items():
+            changes[name] = change.detach().cpu()
+        all_changes = torch.cat([change.flatten() for change in changes.values()])
+        records = list[dict[str, Any]]()
+        for edit, edit_losses in zip(edits, losses.tolist(), strict=True):
+            records.append(record(self, edit, change=all_changes, losses=edit_losses))
+        return replace(adapter, changes=changes), records
+
+    def _descend(
+        self,
+        adapter: SummedAdapter,
+        start: Mapping[str, Tensor],
+        trained: Mapping[str, Tensor],
+        rows: Sequence[TrainingRow],
+    ) -> Tensor:
+        """Train the changes of parameters in place, and return the losses of each row, [rows, evaluations].
+
+        Args:
+            adapter: the adapter of the earlier edits.
+            start: its parameters.
+            trained: the change of each trained parameter, which gets a gradient.
+            rows: the prompts with their targets.
+        """
+        here = inputs_at(self, rows, reads=adapter.reads)  # [tokens, in]
+        row_losses = RowLosses(self.model, self.layer, rows)
+        losses = list[Tensor]()  # of each evaluation, [rows]
+
+        def parameters() -> dict[str, Tensor]:
+            moved = {name: start[name] + change for name, change in trained.items()}
             return {**start, **moved}
 
-        rows = [self.row(edit) for edit in edits]
-        here = inputs_at(self, rows, reads=adapter.reads)  # [tokens, in]
-        losses = RowLosses(self.model, self.layer, rows)
-
-        each = list[Tensor]()  # the loss of each edit in each evaluation, [edits]
-
         def loss() -> Tensor:
-            values = losses()
-            each.append(values.detach())
+            values = row_losses()
+            losses.append(values.detach())
             return values.mean()
+
+        def penalty() -> Tensor:
+            return self.penalty(adapter, parameters(), here)
 
         with adapter.features(self.model, self.layer) as features:
 
-            def forward(inputs: Tensor, output: Tensor, *, training: bool) -> Tensor:
-                return adapter.forward(now(), features(inputs), output, training=training)
+            def forward_in_training(inputs: Tensor, output: Tensor) -> Tensor:
+                return adapter.forward(parameters(), features(inputs), output, training=True)
 
-            with replacing_output(self.model, self.layer, partial(forward, training=True), reads=adapter.reads):
-                self.config.descent.run(list(change.values()), loss, penalty=lambda: self.penalty(adapter, now(), here))
+            def forward(inputs: Tensor, output: Tensor) -> Tensor:
+                return adapter.forward(parameters(), features(inputs), output)
+
+            with replacing_output(self.model, self.layer, forward_in_training, reads=adapter.reads):
+                self.config.descent.run(list(trained.values()), loss, penalty=penalty)
             # The last loss is recorded in the form that the patch has, which may differ from that of the training.
-            with (
-                replacing_output(self.model, self.layer, partial(forward, training=False), reads=adapter.reads),
-                torch.no_grad(),
-            ):
-                each[-1] = losses()
-
-        changes = {name: torch.zeros_like(tensor).cpu() for name, tensor in start.items()}
-        changes |= {name: difference.detach().cpu() for name, difference in change.items()}
-        whole = torch.cat([tensor.flatten() for tensor in changes.values()])
-        records = list[dict[str, Any]]()
-        for edit, edit_losses in zip(edits, torch.stack(each, 1).tolist(), strict=True):
-            records.append(record(self, edit, change=whole, losses=edit_losses))
-        return replace(adapter, changes=changes), records
+            with replacing_output(self.model, self.layer, forward, reads=adapter.reads), torch.no_grad():
+                losses[-1] = row_losses()
+        return torch.stack(losses, 1)
 
 
 def linear_init(rows: int, columns: int, draw: torch.Generator) -> Tensor:

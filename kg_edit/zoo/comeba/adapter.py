@@ -7,7 +7,7 @@ With the module's input x at a token and the update D = left right^T [d, d_ff] o
     r(x) = |D x|,    z(x) = (r(x) - mean) / deviation              over inputs of other text
     y    = W x + [z(x) >= t] D x,    t = min(alpha, z - (1 - share) |z|),    z = min_i z(k_i)
 
-where k_i are the keys of the edits; z - (1 - share) |z| is share * z while z is above 0. The update is large at these
+where k_i are the keys of the edits. If z is above 0, z - (1 - share) |z| is share * z. The update is large at these
 keys and small at others, so r marks the edited tokens as outliers. The published program computes mean and deviation
 over the tokens of the current text. Here they come from texts that the model writes itself, so that the gate of a token
 does not depend on the text around it.
@@ -31,6 +31,8 @@ from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.zoo.adapters.summed import AdapterSettings
+
+_SLACK = 1e-3  # share by which the threshold is lowered when keys are compared with it
 
 
 class GateSettings(AdapterSettings):
@@ -85,7 +87,7 @@ class GatedUpdate(Adapter):
         mean, deviation = self.scale
         sizes = (self.keys.float() @ self.change.T).norm(dim=-1)
         smallest = float((sizes.min() - mean) / deviation)
-        return min(self.settings.alpha, _below(smallest, 1 - self.settings.share))
+        return min(self.settings.alpha, _reduce_by(1 - self.settings.share, smallest))
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Return the tensors by name."""
@@ -101,10 +103,12 @@ class GatedUpdate(Adapter):
         update = Factors(left=tensors["left"], right=tensors["right"])
         keys = tensors["keys"]
         others = tensors["others"]
-        shapes = [tuple(part.shape) for part in (update.left, update.right, keys, others)]
-        if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
-            raise ValueError(f"factors, keys and others are {shapes}")
-        if {shapes[1][0]} != {shapes[2][1], shapes[3][1]}:
+        parts = (update.left, update.right, keys, others)
+        if any(part.dim() != 2 for part in parts) or update.left.shape[1] != update.right.shape[1]:
+            raise ValueError(f"factors, keys and others are {[tuple(part.shape) for part in parts]}")
+        d_ff = len(update.right)
+        if keys.shape[1] != d_ff or others.shape[1] != d_ff:
+            shapes = [tuple(part.shape) for part in parts]
             raise ValueError(f"keys and others don't fit factors of {shapes[:2]}: {shapes[2:]}")
         return cls(update=update, keys=keys, others=others, settings=GateSettings.model_validate(metadata))
 
@@ -120,22 +124,20 @@ class GatedUpdate(Adapter):
     @contextmanager
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, the module's output is W x, plus D x at tokens that pass the gate."""
+        # The key that is nearest to the threshold has to pass it although batching changes the key's rounding.
+        threshold = _reduce_by(_SLACK, self.threshold)
         change = self.change.to(device)
         mean, deviation = self.scale
-        threshold = _below(self.threshold, _SLACK)
 
         def forward(inputs: Tensor, output: Tensor) -> Tensor:
-            update = inputs @ change.T
-            far = (update.norm(dim=-1, keepdim=True) - mean) / deviation >= threshold
-            return torch.where(far, output + update, output)
+            update = inputs @ change.T  # D x of each token, [tokens, d]
+            z_scores = (update.norm(dim=-1, keepdim=True) - mean) / deviation  # [tokens, 1]
+            return torch.where(z_scores >= threshold, output + update, output)
 
         with replacing_output(model, layer, forward):
             yield
 
 
-_SLACK = 1e-3  # the key that is nearest to the threshold passes, although batching changes its rounding
-
-
-def _below(z: float, share: float) -> float:
-    """``z`` less a share of its size, also below 0."""
+def _reduce_by(share: float, z: float) -> float:
+    """Return z - share |z|, which is below z for every sign of z."""
     return z - share * abs(z)

@@ -4,9 +4,9 @@ With C the covariance of the keys, K_p the keys of earlier batches and K those o
 
     D = R K^T (lambda C + K_p K_p^T + K K^T)^-1                      [d, d_ff]
 
-R and K are taken on the model with the full updates of the earlier batches, as if every gate were open: at the edited
-keys the gates are open. The weights themselves do not change: the sum of all D is added only at tokens whose keys are
-near to edited keys. The gate is defined in `kg_edit.zoo.comeba.adapter`.
+R [d, facts] and K [d_ff, facts] are taken on the model with the full updates of the earlier batches, as if every gate
+were open, because the gates are open at the edited keys. The weights themselves do not change: the sum of all D is
+added only at tokens whose keys are near to edited keys. The gate is defined in `kg_edit.zoo.comeba.adapter`.
 """
 
 from __future__ import annotations
@@ -78,11 +78,13 @@ class Comeba(Memit):
 
     def _make_batch(self, edits: Sequence[Edit], before: Patch) -> Patch:
         """Call `make` on the model with the full updates of earlier batches in the weights, without their gates."""
-        rest: Patch = before
+        ungated: Patch = before
         for place in self._places:
-            rest = without_adapter(rest, place) or WeightPatch(factors={})
-        held = WeightPatch(factors=self._earlier(before))
-        with (rest if held.is_empty else rest + held).applied(self.model):
+            ungated = without_adapter(ungated, place) or WeightPatch(factors={})
+        updates = WeightPatch(factors=self._earlier(before))
+        if not updates.is_empty:
+            ungated = ungated + updates
+        with ungated.applied(self.model):
             return self.make(edits, before=before)
 
     def write(self, facts: Sequence[Fact], target_states: Tensor, records: Sequence[Record], before: Patch) -> Patch:
@@ -113,6 +115,7 @@ class Comeba(Memit):
         return [(GatedUpdate.method, self.model.weight_name(layer)) for layer in self.layers]
 
     def _earlier(self, before: Patch) -> dict[str, Factors]:
+        """Return the full updates of earlier batches, by the weights' names."""
         updates = dict[str, Factors]()
         for method, name in self._places:
             adapter = adapter_at(before, (method, name))

@@ -52,7 +52,9 @@ class Deferral(BaseModel):
     def placed(self, keys: Tensor) -> Tensor:
         """Return keys [..., d_ff] as float32 points whose Euclidean distance is the metric."""
         points = keys.float()
-        return torch.nn.functional.normalize(points, dim=-1) if self.metric == "unit" else points
+        if self.metric == "unit":
+            return torch.nn.functional.normalize(points, dim=-1)
+        return points
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,13 +131,15 @@ class Regions:
     def of(self, points: Tensor) -> Tensor:
         """Return the entry for each of ``points`` [points, d_ff]: that of the nearest ball if it is inside, else -1."""
         balls = self.balls(points)
-        return balls if not len(self.entries) else torch.where(balls >= 0, self.entries[balls], -1)
+        if not len(self.entries):
+            return balls
+        return torch.where(balls >= 0, self.entries[balls], -1)
 
     def balls(self, points: Tensor) -> Tensor:
         """Return the nearest ball for each of ``points`` [points, d_ff] that is inside of it, else -1."""
         if not len(self.entries):
             return torch.full((len(points),), -1, device=points.device)
-        # for more than 25 rows `cdist` would use products, which are inexact for near points
+        # By default, `cdist` uses products for more than 25 rows, which are inexact for near points.
         nearest = torch.cdist(points, self.centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
         distance = (points - self.centres[nearest]).norm(dim=-1)
         inside = distance <= self.radii[nearest] * _SLACK
@@ -157,10 +161,7 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
     Each entry in turn is compared with the nearest earlier ball i, at distance d from its centre:
 
     - init: if d > ε_i + ε, the entry gets a new ball with radius ε.
-    - expand: otherwise, if the labels are equal, ball i grows. Algorithm 1 adds ε to its radius (``widen``), the
-      published program extends it to the new key (``coverage``). If the key is already inside, nothing changes.
-      In MELO the centre becomes the mean of the ball's keys, and the radius the largest distance of one of them, at
-      least ε (``mean``).
+    - expand: otherwise, if the labels are equal, ball i grows (`_GrowingBalls.expand`).
     - split: otherwise, the entry gets a new ball, and both balls end half-way between the key and the older centre.
 
     Beyond the paper: if two edits with different labels have the same key, only the later one is used.
@@ -171,54 +172,96 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
         rule: the settings.
     """
     points = rule.placed(keys)
-    epsilon = rule.radius
-    passed = _superseded(keys, points, labels, epsilon)
-    centres = torch.empty_like(points)
-    radii = list[float]()
-    entries = list[int]()  # the entry that made each ball
-    owners = torch.full((len(labels),), -1, device=points.device)
+    superseded = _superseded(keys, points, labels, rule.radius)
+    balls = _GrowingBalls(points, rule)
     for entry in range(len(labels)):
-        if entry in passed:
+        if entry in superseded:
             continue
-        nearest = 0
-        distance = 0.0
-        if entries:
-            distances = (centres[: len(entries)] - points[entry]).norm(dim=-1)
-            nearest = int(distances.argmin())
-            distance = float(distances[nearest])
-        if not entries or distance > epsilon + radii[nearest]:  # init
-            radius = epsilon
-        elif labels[entry] == labels[entries[nearest]]:  # expand
-            owners[entry] = nearest
-            if rule.expand == "mean":
-                members = points[owners == nearest]
-                centres[nearest] = members.mean(0)
-                radii[nearest] = max(epsilon, float((members - centres[nearest]).norm(dim=-1).max()))
-            elif distance > radii[nearest]:
-                # a wider ball contains the key, else it would be an init
-                radii[nearest] = radii[nearest] + epsilon if rule.expand == "widen" else distance
-                if rule.expand == "moving-average":
-                    centres[nearest] = (centres[nearest] + points[entry]) / 2
+        if not balls.entries:
+            balls.add(entry, radius=rule.radius)
             continue
+        nearest, distance = balls.nearest_to(entry)
+        if distance > rule.radius + balls.radii[nearest]:  # init
+            balls.add(entry, radius=rule.radius)
+        elif labels[entry] == labels[balls.entries[nearest]]:
+            balls.expand(nearest, entry, distance)
         else:  # split
-            radii[nearest] = max(distance / 2 - _GAP, 0.0)
-            radius = distance / 2
-            outside = (points - centres[nearest]).norm(dim=-1) > radii[nearest]
-            owners[outside & (owners == nearest)] = -1
-        owners[entry] = len(entries)
-        centres[len(entries)] = points[entry]
-        entries.append(entry)
-        radii.append(radius)
-    return Regions(
-        centres=centres[: len(entries)].clone(),
-        radii=torch.tensor(radii, dtype=torch.float32, device=points.device),
-        entries=torch.tensor(entries, dtype=torch.long, device=points.device),
-        owners=owners,
-    )
+            balls.shrink(nearest, radius=max(distance / 2 - _GAP, 0.0))
+            balls.add(entry, radius=distance / 2)
+    return balls.finished()
+
+
+class _GrowingBalls:
+    """The balls while the entries are added, one after the other.
+
+    ``entries`` and ``radii`` have an item for each ball: the entry that made it, and its radius. ``centres`` has room
+    for a ball of each entry, [entries, d_ff]. ``owners`` is as in `Regions`.
+    """
+
+    def __init__(self, points: Tensor, rule: Deferral) -> None:
+        self.points = points
+        self.rule = rule
+        self.entries = list[int]()
+        self.radii = list[float]()
+        self.centres = torch.empty_like(points)
+        self.owners = torch.full((len(points),), -1, device=points.device)
+
+    def nearest_to(self, entry: int) -> tuple[int, float]:
+        """Return the ball whose centre is nearest to an entry's key, and its distance."""
+        distances = (self.centres[: len(self.entries)] - self.points[entry]).norm(dim=-1)
+        nearest = int(distances.argmin())
+        return nearest, float(distances[nearest])
+
+    def add(self, entry: int, *, radius: float) -> None:
+        """Add a ball around an entry's key."""
+        ball = len(self.entries)
+        self.owners[entry] = ball
+        self.centres[ball] = self.points[entry]
+        self.entries.append(entry)
+        self.radii.append(radius)
+
+    def expand(self, ball: int, entry: int, distance: float) -> None:
+        """Let a ball grow to an entry's key, which is at this distance from its centre.
+
+        Algorithm 1 adds ε to the radius (``widen``), so that the ball contains the key, or else the key would be an
+        init. The published program extends the ball to the key (``coverage``). If the key is already inside, nothing
+        changes. In MELO the centre becomes the mean of the ball's keys, and the radius the largest distance of one of
+        them, at least ε (``mean``).
+        """
+        self.owners[entry] = ball
+        if self.rule.expand == "mean":
+            members = self.points[self.owners == ball]
+            self.centres[ball] = members.mean(0)
+            self.radii[ball] = max(self.rule.radius, float((members - self.centres[ball]).norm(dim=-1).max()))
+            return
+        if distance <= self.radii[ball]:
+            return
+        if self.rule.expand == "widen":
+            self.radii[ball] += self.rule.radius
+        else:
+            self.radii[ball] = distance
+        if self.rule.expand == "moving-average":
+            self.centres[ball] = (self.centres[ball] + self.points[entry]) / 2
+
+    def shrink(self, ball: int, *, radius: float) -> None:
+        """Give a ball a smaller radius; keys that are outside then have no ball."""
+        self.radii[ball] = radius
+        is_outside = (self.points - self.centres[ball]).norm(dim=-1) > radius
+        self.owners[is_outside & (self.owners == ball)] = -1
+
+    def finished(self) -> Regions:
+        """Return the balls as tensors."""
+        device = self.points.device
+        return Regions(
+            centres=self.centres[: len(self.entries)].clone(),
+            radii=torch.tensor(self.radii, dtype=torch.float32, device=device),
+            entries=torch.tensor(self.entries, dtype=torch.long, device=device),
+            owners=self.owners,
+        )
 
 
 def _superseded(keys: Tensor, points: Tensor, labels: Sequence[str], epsilon: float) -> set[int]:
-    """The indices of entries for which a later entry has the same key and another label.
+    """Return the indices of entries for which a later entry has the same key and another label.
 
     Keys count as the same if they differ by rounding, in the coarser of the types in which they were computed.
     """
@@ -229,13 +272,14 @@ def _superseded(keys: Tensor, points: Tensor, labels: Sequence[str], epsilon: fl
     for coarser in (torch.float16, torch.bfloat16):
         exact = (keys.to(coarser).to(keys.dtype) == keys).all(dim=-1)
         eps = torch.where(exact, eps.clamp(min=torch.finfo(coarser).eps), eps)
-    near = (_ROUNDING * eps * points.norm(dim=-1)).clamp(min=_SAME_KEY * epsilon)
-    wide = torch.maximum(near[:, None], near[None])  # [entries, entries]
-    rough = torch.cdist(points, points)  # inexact, but by far less than 1e-2 of a key's length
-    pairs = (rough <= wide + 1e-2 * points.norm(dim=-1)[:, None]).triu(1).nonzero().tolist()
-    passed = set[int]()
+    own_tolerances = (_ROUNDING * eps * points.norm(dim=-1)).clamp(min=_SAME_KEY * epsilon)  # [entries]
+    tolerances = torch.maximum(own_tolerances[:, None], own_tolerances[None])  # [entries, entries]
+    # `cdist` is fast and inexact, but by far less than 1e-2 of a key's length. It finds the pairs to compare exactly.
+    distances = torch.cdist(points, points)
+    pairs = (distances <= tolerances + 1e-2 * points.norm(dim=-1)[:, None]).triu(1).nonzero().tolist()
+    superseded = set[int]()
     for first, second in pairs:
-        is_same_key = (points[first] - points[second]).norm() <= wide[first, second]
+        is_same_key = (points[first] - points[second]).norm() <= tolerances[first, second]
         if labels[first] != labels[second] and is_same_key:
-            passed.add(first)
-    return passed
+            superseded.add(first)
+    return superseded

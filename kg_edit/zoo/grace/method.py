@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -37,10 +36,11 @@ _BATCH = 32  # edits in one descent; each is trained as if it were alone, so thi
 
 
 class GraceConfig(LayerConfig):
-    """GRACE's settings. The preset ``paper`` has those of the published code, except layer, replaced output and growth.
+    """GRACE's settings.
 
-    The published code takes a step after each evaluation of the loss. Here no step follows the last evaluation, so
-    ``paper`` has one more.
+    The preset ``paper`` has those of the published code, except for the layer, the replaced output and the growth of
+    balls. The published code takes a step after each evaluation of the loss. Here no step follows the last evaluation,
+    so ``paper`` has one more.
     """
 
     depth: ClassVar[float] = 0.75
@@ -88,9 +88,9 @@ class Grace(CodebookMethod):
     """One entry per edit: a key, the down-projection's input at the prompt's last token, and a value, its output there.
 
     Other codebook entries are not active while the value is trained, so each edit can be removed; earlier patches of
-    weights are active. The value is used if the last token of a prompt
-    lies within the key's radius: for the prompt itself and very similar ones. On SmolLM2-135M a larger radius covers
-    neighbours as well as paraphrases (docs/adapters.md).
+    weights are active. The value is used if the last token of a prompt lies within the key's radius: for the prompt
+    itself and very similar ones. On SmolLM2-135M a larger radius covers neighbours as well as paraphrases
+    (docs/adapters.md).
     """
 
     entry = method_entry("grace")
@@ -113,7 +113,7 @@ class Grace(CodebookMethod):
         requests = dict[int, Request]()
         with untouched(self.model):
             for index, edit in enumerate(edits):
-                request = attempt(edit, partial(self.row, edit))
+                request = self._try_row(edit)
                 if isinstance(request, Exception):
                     results[index] = request
                 else:
@@ -121,8 +121,8 @@ class Grace(CodebookMethod):
             indices = list(requests)
             for start in range(0, len(indices), _BATCH):
                 batch = indices[start : start + _BATCH]
-                trained = self._trained([(edits[index], requests[index]) for index in batch])
-                results |= dict(zip(batch, trained, strict=True))
+                patches = self._train([(edits[index], requests[index]) for index in batch])
+                results.update(zip(batch, patches, strict=True))
         return tuple(results[index] for index in range(len(edits)))
 
     def row(self, edit: Edit) -> Request:
@@ -130,17 +130,20 @@ class Grace(CodebookMethod):
         prompt = super().row(edit)
         return Request(rewrites=(replace(prompt, subject_last=prompt.target_start - 1),))
 
-    def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
-        yield from (edits[start : start + _BATCH] for start in range(0, len(edits), _BATCH))
+    def _try_row(self, edit: Edit) -> Request | Exception:
+        """Return the row of an edit, or the exception if it can't be encoded."""
+        return attempt(edit, lambda: self.row(edit))
 
-    def _trained(self, pairs: Sequence[tuple[Edit, Request]]) -> list[Patch | Exception]:
-        """Train a value for each edit, all in one descent; a patch or an exception for each."""
-        if not pairs:
-            return []
+    def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
+        for start in range(0, len(edits), _BATCH):
+            yield edits[start : start + _BATCH]
+
+    def _train(self, pairs: Sequence[tuple[Edit, Request]]) -> list[Patch | Exception]:
+        """Train a value for each edit, all in one descent; return a patch or an exception for each."""
         requests = [request for _, request in pairs]
         engine = find_engine(self.model, self.layer, memory=self.memory)
         objective = Objective(self.model, self.layer, requests, kl_weight=0.0, engine=engine)
-        outputs = objective.value  # the module's own, at the prompts' last tokens, [edits, d]
+        outputs = objective.value  # of the module itself, at the prompts' last tokens, [edits, d]
         keys = objective.bare_key  # its inputs there, [edits, d_ff]
 
         # delta = v - output starts at 0 (warm), or where v is one random vector [d], the same for all edits (cold).
@@ -152,12 +155,23 @@ class Grace(CodebookMethod):
         stops = Stops(steps=self.config.steps, stop_below=self.config.stop_below)
         descents = descend(objective, delta, stops)
         patches = list[Patch | Exception]()
-        for (edit, _), key, output, descent in zip(pairs, keys, outputs, descents, strict=True):
-            patches.append(attempt(edit, partial(self._entry, edit, key, output, descent)))
+        for index, (edit, _) in enumerate(pairs):
+            patches.append(self._try_entry(edit, keys[index], outputs[index], descents[index]))
         return patches
 
+    def _try_entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch | Exception:
+        """Return the patch of one edit, or the exception if it is not finite."""
+        return attempt(edit, lambda: self._entry(edit, key, output, descent))
+
     def _entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
-        """The patch of one edit."""
+        """Return the patch of one edit.
+
+        Args:
+            edit: the edit.
+            key: k, [d_ff].
+            output: the module's own output at the prompt's last token, [d].
+            descent: the training of v - output.
+        """
         value = output + descent.change  # v, [d]
         norms = {"key": key.norm(), "value": value.norm(), "change": descent.change.norm()}
         computed = (*descent.losses[-1], norms["key"], norms["value"])
@@ -165,11 +179,10 @@ class Grace(CodebookMethod):
             raise ModelError(
                 "the loss of the value is not finite; give a lower learning_rate, or load the model in float32"
             )
-        record = {
-            **self.record(edit),
-            "norms": {name: round(float(norm), 6) for name, norm in norms.items()},
-            **{name: descent.summary[name] for name in ("steps", "loss_before", "loss_after")},
-        }
+        record = self.record(edit)
+        record["norms"] = {name: round(float(norm), 6) for name, norm in norms.items()}
+        for name in ("steps", "loss_before", "loss_after"):
+            record[name] = descent.summary[name]
         book = Codebook(
             keys=key[None].to(self.model.model.dtype).cpu(),  # on the CPU, like a codebook that is read from a file
             values=value[None].cpu(),

@@ -48,10 +48,11 @@ class CodebookPatch(Patch):
     @property
     def summary(self) -> str:
         """The modules, with the number of keys and of edits for each."""
-        return ", ".join(
-            f"{name}: {number_of(len(book.regions.entries), 'key')} for {number_of(len(book), 'edit')}"
-            for name, book in self.codebooks.items()
-        )
+        parts = []
+        for name, book in self.codebooks.items():
+            keys = number_of(len(book.regions.entries), "key")
+            parts.append(f"{name}: {keys} for {number_of(len(book), 'edit')}")
+        return ", ".join(parts)
 
     @property
     def nbytes(self) -> int:
@@ -65,7 +66,9 @@ class CodebookPatch(Patch):
 
     def without(self, ids: Collection[str]) -> Self:
         """Return the patch without the edits with these ids, as if they had never been made."""
-        known = {edit_id for book in self.codebooks.values() for edit_id in book.ids}
+        known = set[str]()
+        for book in self.codebooks.values():
+            known.update(book.ids)
         provenance = without_edits(self.provenance, ids, known=known)
         books = {name: book.without(ids) for name, book in self.codebooks.items()}
         return replace(self, codebooks=books, provenance=provenance)
@@ -75,7 +78,7 @@ class CodebookPatch(Patch):
         return not isinstance(earlier, CodebookPatch)
 
     def share_of(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """Return {}, as `without` removes single edits exactly."""
+        """Return {}, because `without` removes single edits exactly."""
         return {}
 
     def _plus(self, other: Self) -> Self:
@@ -154,31 +157,38 @@ def _replacing(model: LanguageModel, name: str, module: nn.Module, book: Codeboo
     values = book.values
     shape = (0, 0)  # rows and tokens of the block's last call
 
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def record_shape(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal shape
-        rows, tokens = (args[0] if args else kwargs["hidden_states"]).shape[:2]
+        hidden_states = args[0] if args else kwargs["hidden_states"]  # [rows, tokens, d]
+        rows, tokens, _ = hidden_states.shape
         shape = rows, tokens
 
-    def replace(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def find_entries(points: Tensor) -> Tensor:
+        """Return the entry of each of ``points`` [tokens, d_ff], or -1."""
+        if book.deferral.lookup == "every-token":
+            return regions.of(points)
+        ends = prompt_ends(model, *shape).flatten().to(points.device)  # [tokens]
+        entries = torch.full((len(points),), -1, device=points.device)
+        entries[ends] = regions.of(points[ends])
+        return entries
+
+    def replace_output(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         nonlocal regions, values
         inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, d_ff]; some families flatten their MLP's input
         if values.device != inputs.device or values.dtype != output.dtype:
             regions = regions.to(inputs.device)
             values = values.to(inputs.device, output.dtype)
         with torch.no_grad():
-            points = book.deferral.placed(inputs)
-            if book.deferral.lookup == "every-token":
-                entries = regions.of(points)
-            else:
-                ends = prompt_ends(model, *shape).flatten().to(inputs.device)  # [tokens]
-                entries = torch.full((len(points),), -1, device=points.device)
-                entries[ends] = regions.of(points[ends])
+            entries = find_entries(book.deferral.placed(inputs))  # [tokens]
         flat = output.reshape(len(inputs), -1)  # [tokens, d]
         changed = torch.where((entries >= 0)[:, None], values[entries.clamp(min=0)], flat)
         return changed.reshape(output.shape)
 
     block = model.block(layer_of(model, name))
-    with block.register_forward_pre_hook(note, with_kwargs=True), module.register_forward_hook(replace):
+    with (
+        block.register_forward_pre_hook(record_shape, with_kwargs=True),
+        module.register_forward_hook(replace_output),
+    ):
         yield
 
 

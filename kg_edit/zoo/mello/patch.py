@@ -18,7 +18,7 @@ from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
-from kg_edit.patches.prompt_patch import FactBook, PromptPatch, PromptRule
+from kg_edit.patches.prompt_patch import FactBook, PromptFact, PromptPatch, PromptRule
 from kg_edit.text.matching import bare_question
 from kg_edit.zoo.mello.demonstrations import DEMONSTRATIONS, show_demonstrations
 from kg_edit.zoo.mello.greedy_writer import GreedyWriter
@@ -97,7 +97,9 @@ class LoopPatch(PromptPatch):
 
     @cached_property
     def _memory(self) -> FactBook:
-        facts = [fact for book in self.books for fact in book.facts]
+        facts = list[PromptFact]()
+        for book in self.books:
+            facts += book.facts
         return FactBook(rule=self.rule, facts=tuple(facts))
 
 

@@ -2,13 +2,14 @@
 
 A block is one slice of r ranks of a LoRA, A_i [r, d_ff] and B_i [r, d]. With x the module's input at a token:
 
-    c = the nearest cluster's keys, if |x - centre| <= radius              at the last token of a prompt, x = q
+    q = x at the last token of a prompt
+    c = the keys of the nearest cluster, if |q - centre| <= radius
     i = arg min |q - k_i| over the keys k_i of c
-    y = W x + B_iᵀ A_i x                                                  from this token on; else y = W x
+    y = W x + B_iᵀ A_i x                          from this token on; y = W x before it, and where no cluster has q
 
-Clusters are the balls of a codebook (`kg_edit.zoo.grace.codebook.regions`): keys with one target form a cluster
-around their mean; where clusters with different targets meet, both are cut, and keys outside of what is left are
-forgotten. Outside of all clusters nothing is added, so the output is W x bit for bit.
+Clusters are the balls of a codebook (`kg_edit.zoo.grace.codebook.regions`). Keys with one target form a cluster around
+their mean. Where clusters with different targets meet, both are cut, and keys outside of what is left are forgotten.
+Outside of all clusters nothing is added, so the output is W x bit for bit.
 
 A text reaches the block's layer token by token, so tokens after the end of a prompt find its block by a mean over the
 text so far (`kg_edit.zoo.token_means`). If a text has the ends of several prompts, the blocks of all of them act.
@@ -48,7 +49,8 @@ class Blocks(Codebook):
     def on(self, device: torch.device) -> Self:
         """Return the same blocks, with their tensors on ``device``."""
         moved = replace(self, keys=self.keys.to(device), values=self.values.to(device))
-        vars(moved)["regions"] = self.regions.to(device)  # the radii are rounded alike on every device
+        # The cached property is filled in: radii that are computed on another device would be rounded in another way.
+        vars(moved)["regions"] = self.regions.to(device)
         return moved
 
     def nearest(self, inputs: Tensor) -> Tensor:
@@ -57,8 +59,9 @@ class Blocks(Codebook):
         keys = self.deferral.placed(self.keys)
         balls = self.regions.balls(points)  # [tokens]
         distances = torch.cdist(points, keys, compute_mode="donot_use_mm_for_euclid_dist")  # [tokens, entries]
-        other = (balls[:, None] != self.regions.owners) | (balls < 0)[:, None]
-        least, entries = distances.masked_fill(other, torch.inf).min(-1)
+        # An entry can be chosen where its own cluster has the token, [tokens, entries]
+        is_foreign = (balls[:, None] != self.regions.owners) | (balls < 0)[:, None]
+        least, entries = distances.masked_fill(is_foreign, torch.inf).min(-1)
         return torch.where(least.isfinite(), entries, -1)
 
     def added(self, inputs: Tensor, output: Tensor, active: Tensor) -> Tensor:
@@ -70,7 +73,7 @@ class Blocks(Codebook):
             active: whether an entry acts at a token, [tokens, entries].
         """
         for entry in active.any(0).nonzero().flatten().tolist():
-            at = active[:, entry].nonzero().flatten()
+            at = active[:, entry].nonzero().flatten()  # the tokens at which the entry acts
             a, b = self.values[entry].split([inputs.shape[1], output.shape[1]], dim=-1)  # [r, d_ff], [r, d]
             output = output.index_add(0, at, inputs[at] @ a.T @ b)
         return output
@@ -96,19 +99,23 @@ class BlockPatch(CodebookPatch):
         assert isinstance(book, Blocks)  # noqa: S101 - the patch's ``book_class``
         layer = layer_of(model, name)
         blocks = book.on(weight_matrix(module).device)
+        by_prompt = blocks.deferral.lookup == "prompt-end"
         with TokenMeans(model, layer, name=self.file_kind).attached() as means:
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:
                 with torch.no_grad():
                     matches = inputs.new_zeros(len(inputs), len(blocks))  # 1 where a token's own key finds an entry
-                    looked_up = torch.ones(len(inputs), dtype=torch.bool)
-                    if blocks.deferral.lookup == "prompt-end":
-                        looked_up = prompt_ends(model, *means.size).flatten()
-                    at = looked_up.to(inputs.device).nonzero().flatten()
-                    entries = blocks.nearest(inputs[at])
-                    matches[at[entries >= 0], entries[entries >= 0]] = 1.0
-                    active = (matches if blocks.deferral.lookup == "every-token" else means.of(matches)) > 0
-                return blocks.added(inputs, output, active)
+                    if by_prompt:
+                        is_looked_up = prompt_ends(model, *means.size).flatten().to(inputs.device)  # [tokens]
+                        positions = is_looked_up.nonzero().flatten()
+                    else:
+                        positions = torch.arange(len(inputs), device=inputs.device)
+                    entries = blocks.nearest(inputs[positions])
+                    found = entries >= 0
+                    matches[positions[found], entries[found]] = 1.0
+                    if by_prompt:  # a mean over the text so far is above 0 from the first match on
+                        matches = means.of(matches)
+                return blocks.added(inputs, output, matches > 0)
 
             with replacing_output(model, layer, forward):
                 yield

@@ -46,8 +46,10 @@ class MeloConfig(AdapterConfig):
 
     @field_validator("deferral", mode="before")
     @classmethod
-    def _by_the_mean(cls, rule: object) -> object:
-        return {"expand": "mean", **rule} if isinstance(rule, dict) else rule  # a part of the group, such as the radius
+    def _expand_by_mean(cls, rule: object) -> object:
+        if not isinstance(rule, dict):
+            return rule
+        return {"expand": "mean", **rule}  # the rule may be a part of the settings, such as the radius alone
 
     def workload(self, *, edits: int) -> Workload:
         """Return the workload: one descent on the edit's row, with a pair of factors of one matrix."""
@@ -75,36 +77,43 @@ class Melo(CodebookMethod):
         """Train the block of one edit."""
         (edit,) = edits
         with untouched(self.model):
-            row = self.row(edit)
-            end = row.prompt_end
-            assert end is not None  # noqa: S101 - the row of a prompt
-
-            # The block: A [r, d_ff] random, B [r, d] zero, so that B^T A x is 0 at first
-            weight = weight_matrix(self.model.down_projection(self.layer))
-            d, d_ff = weight.shape
-            rank = self.config.rank
-            draw = torch.Generator().manual_seed(self.config.seed)
-            a = linear_init(rank, d_ff, draw).to(weight.device).requires_grad_()
-            b = torch.zeros(rank, d, device=weight.device, requires_grad=True)
-            key = list[Tensor]()  # the module's input at the prompt's last token, [d_ff]
-
-            def forward(inputs: Tensor, output: Tensor) -> Tensor:
-                key[:] = [inputs[end].detach()]
-                edited = output[end:] + inputs[end:] @ a.T @ b
-                return torch.cat([output[:end], edited])
-
-            row_losses = RowLosses(self.model, self.layer, [row])
-            with replacing_output(self.model, self.layer, forward):
-                losses = self.config.descent.run([a, b], lambda: row_losses().mean())
-
+            key, a, b, losses = self._train_block(self.row(edit))
         book = Blocks(
-            keys=key[0][None].to(self.model.model.dtype).cpu(),  # its rounding shows which keys are the same
-            values=torch.cat([a, b], dim=1).detach()[None].cpu(),
+            keys=key[None].to(self.model.model.dtype).cpu(),  # its rounding shows which keys are the same
+            values=torch.cat([a, b], dim=1)[None].cpu(),
             labels=(edit.target_new,),
             ids=(edit.id,),
             deferral=self.config.deferral,
         )
-        noted = record(self, edit, change=b.detach().T @ a.detach(), losses=losses)
-        noted["norms"]["key"] = round(float(key[0].norm()), 6)
-        provenance = {**self.provenance(), "edits": [noted]}
+        edit_record = record(self, edit, change=b.T @ a, losses=losses)
+        edit_record["norms"]["key"] = round(float(key.norm()), 6)
+        provenance = {**self.provenance(), "edits": [edit_record]}
         return BlockPatch(codebooks={self.model.weight_name(self.layer): book}, provenance=provenance)
+
+    def _train_block(self, row: TrainingRow) -> tuple[Tensor, Tensor, Tensor, list[float]]:
+        """Train the block of an edit.
+
+        Returns:
+            The key [d_ff], A [r, d_ff], B [r, d], and the losses.
+        """
+        end = row.prompt_end
+        assert end is not None  # noqa: S101 - the row of a prompt
+        # A is random and B is zero, so that B^T A x is 0 at first.
+        weight = weight_matrix(self.model.down_projection(self.layer))
+        d, d_ff = weight.shape
+        rank = self.config.rank
+        draw = torch.Generator().manual_seed(self.config.seed)
+        a = linear_init(rank, d_ff, draw).to(weight.device).requires_grad_()
+        b = torch.zeros(rank, d, device=weight.device, requires_grad=True)
+        key = torch.empty(d_ff, device=weight.device)
+
+        def forward(inputs: Tensor, output: Tensor) -> Tensor:
+            nonlocal key
+            key = inputs[end].detach()  # the same in each pass, as no block acts before this token
+            edited = output[end:] + inputs[end:] @ a.T @ b
+            return torch.cat([output[:end], edited])
+
+        row_losses = RowLosses(self.model, self.layer, [row])
+        with replacing_output(self.model, self.layer, forward):
+            losses = self.config.descent.run([a, b], lambda: row_losses().mean())
+        return key, a.detach(), b.detach(), losses

@@ -7,11 +7,11 @@ With x [d_ff] the down-projection's input at a token, E experts W_e [d, d_ff] an
 
 The layer's own weight W_0 does not change. The experts start at 0, the router from random numbers.
 
-anchor(x) [d] is the mean embedding of the names up to this token. MEMoE finds the named entities of a sentence with
-another model. Here a simple rule does: a token belongs to a name if it begins a word with a capital letter. Only the
-first token of each word counts. The first word of a text has a capital letter in any case; it does not count if the
-tokenizer writes no space before it. A token can't know what comes after it, so its anchor is the mean over the names up
-to it, and 0 before the first name (`kg_edit.zoo.token_means`).
+anchor(x) [d] is the mean embedding of the names up to this token, and 0 before the first name
+(`kg_edit.zoo.token_means`), because a token can't know what comes after it. MEMoE finds the named entities of a
+sentence with another model. Here a simple rule does: a token belongs to a name if it begins a word with a capital
+letter. Only the first token of each word counts. The first word of a text has a capital letter in any case; it does not
+count if the tokenizer writes no space before it.
 """
 
 from __future__ import annotations
@@ -80,17 +80,19 @@ class Experts(SummedAdapter):
         width = self.size[0]
         with Anchors(model, layer, name=self.method).attached() as anchors:
 
-            def features(inputs: Tensor) -> Tensor:
+            def add_anchor(inputs: Tensor) -> Tensor:
+                if not self.settings.anchors:
+                    return torch.cat([inputs, inputs.new_zeros(len(inputs), width)], -1)
                 anchor = anchors.of(inputs)
-                # the embedding of some models is narrower than their blocks
+                # The embeddings of some models are narrower than their blocks, so they are filled up with zeros.
                 fitting = pad(anchor, (0, max(0, width - anchor.shape[1])))[:, :width]
-                return torch.cat([inputs, fitting if self.settings.anchors else torch.zeros_like(fitting)], -1)
+                return torch.cat([inputs, fitting], -1)
 
-            yield features
+            yield add_anchor
 
     def gates(self, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
         """Return g [tokens, E]: the router's probabilities, set to 0 except the ``top`` largest."""
-        # x and anchor are normalised each, because their norms differ by orders of magnitude
+        # Each of x and anchor is scaled to entries of the size 1: their norms differ by orders of magnitude.
         parts = features.split([self.size[1], features.shape[1] - self.size[1]], -1)
         scaled = torch.cat([normalize(part, dim=-1) * part.shape[1] ** 0.5 for part in parts], -1)
         probabilities = (scaled @ parameters["router"].T).softmax(-1)
@@ -101,9 +103,11 @@ class Experts(SummedAdapter):
         self, parameters: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False
     ) -> Tensor:
         """Return W_0 x + scale sum_e g_e W_e x; ``inputs`` are [x; anchor(x)]."""
-        outputs = (inputs[:, : self.size[1]] @ parameters["experts"].T).reshape(len(inputs), -1, self.size[0])
-        # [tokens, E, 1] * [tokens, E, d], summed over the experts
-        return output + self.settings.scale * (self.gates(parameters, inputs)[..., None] * outputs).sum(1)
+        d, d_ff = self.size
+        outputs = inputs[:, :d_ff] @ parameters["experts"].T  # W_e x of all experts, [tokens, E * d]
+        outputs = outputs.reshape(len(inputs), -1, d)  # [tokens, E, d]
+        gates = self.gates(parameters, inputs)[..., None]  # [tokens, E, 1]
+        return output + self.settings.scale * (gates * outputs).sum(1)
 
 
 class Anchors:
@@ -122,11 +126,11 @@ class Anchors:
     def attached(self) -> Iterator[Anchors]:
         """Record the embedded token ids and the calls of the block inside the ``with`` block."""
 
-        def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+        def record_ids(_: nn.Module, args: tuple[Any, ...]) -> None:
             self._ids = args[0]
 
         try:
-            with self._embedding.register_forward_pre_hook(note), self._means.attached():
+            with self._embedding.register_forward_pre_hook(record_ids), self._means.attached():
                 yield self
         finally:
             self._ids = None
@@ -143,24 +147,28 @@ class Anchors:
         ids = ids.reshape(-1).to(weight.device)
         is_name = self._names.to(ids.device)[ids][:, None]  # [tokens, 1]
         # The mean over the names is (mean of is_name * embedding) / (mean of is_name), both over all tokens so far.
-        means = self._means.of(torch.cat([is_name * weight[ids].float(), is_name], -1).to(inputs.device))
-        return means[:, :-1] / means[:, -1:].clamp(min=torch.finfo(means.dtype).eps)
+        features = torch.cat([is_name * weight[ids].float(), is_name], -1)  # [tokens, d + 1]
+        means = self._means.of(features.to(inputs.device))
+        share_of_names = means[:, -1:].clamp(min=torch.finfo(means.dtype).eps)  # not 0 before the first name
+        return means[:, :-1] / share_of_names
 
 
 def name_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
     """Return a vector [size] with 1 for each token id that begins a word with a capital letter, else 0.
 
-    A tokenizer that puts a space before every text writes its first word as any other one. There the words of which
-    texts usually begin ("The", "Where") can't be distinguished from names, and count.
+    A tokenizer that puts a space before every text writes its first word like any other one. With it, the words with
+    which texts usually begin ("The", "Where") can't be distinguished from names, and count.
     """
     words: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))  # type: ignore[assignment]
 
-    def capital(word: str) -> bool:
-        first = word[1:2]
+    def begins_with_capital(word: str) -> bool:
+        first = word[1:2]  # after the space
         if not (first.isascii() and first.isalpha()):  # a byte-level vocabulary writes other letters as bytes
             first = str(tokenizer.convert_tokens_to_string([word])).lstrip()[:1]
         return first.isupper()
 
     is_name = torch.zeros(size)
-    is_name[[number for number, word in enumerate(words) if word and word.startswith(_SPACES) and capital(word)]] = 1.0
+    for number, word in enumerate(words):
+        if word and word.startswith(_SPACES) and begins_with_capital(word):
+            is_name[number] = 1.0
     return is_name

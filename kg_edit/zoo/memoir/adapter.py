@@ -66,7 +66,7 @@ class ResidualMemory(Adapter):
     @classmethod
     def empty(cls, shape: tuple[int, int], background: Tensor, settings: MaskSettings) -> ResidualMemory:
         """Return a memory without edits, for a weight of the shape (d, d_ff)."""
-        none = torch.zeros(0, _count(settings, shape[1]))
+        none = torch.zeros(0, _count_columns(settings, shape[1]))
         return cls(weight=torch.zeros(shape), masks=none, background=background.cpu(), settings=settings)
 
     @property
@@ -90,10 +90,11 @@ class ResidualMemory(Adapter):
     @classmethod
     def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Build the adapter from the results of `metadata` and `tensors`."""
-        settings, (rows, width) = MaskSettings.model_validate(metadata), tensors["weight"].shape
+        settings = MaskSettings.model_validate(metadata)
+        rows, width = tensors["weight"].shape
         masks = tensors["masks"]
         background = tensors["background"]
-        if masks.dim() != 2 or masks.shape[1] != _count(settings, width) or background.shape != (width,):
+        if masks.dim() != 2 or masks.shape[1] != _count_columns(settings, width) or background.shape != (width,):
             raise ValueError(f"masks {tuple(masks.shape)} or background don't fit a weight [{rows}, {width}]")
         if masks.numel() and not (masks.min() >= 0 and masks.max() < width):
             raise ValueError(f"a mask has a column outside of the weight [{rows}, {width}]")
@@ -114,8 +115,8 @@ class ResidualMemory(Adapter):
         return replace(self, weight=self.weight + later.weight, masks=torch.cat([self.masks, later.masks]))
 
     def mask(self, means: Tensor) -> Tensor:
-        """Return the masks [texts, k] for mean inputs abar [texts, d_ff]."""
-        count = _count(self.settings, self.shape[1])
+        """Return the masks [texts, k] for mean inputs abar [texts, d_ff]: pi(top-k of |abar - background|)."""
+        count = _count_columns(self.settings, self.shape[1])
         top = (means.float() - self.background.to(means.device)).abs().topk(count, dim=-1).indices
         return self._permutation.to(means.device)[top].sort(-1).values
 
@@ -139,8 +140,10 @@ class ResidualMemory(Adapter):
             return torch.zeros_like(means)
         masks = self.mask(means)
         overlaps = self.bits(masks) @ bits.T / masks.shape[1]  # [tokens, edits]
-        best, index = overlaps.flip(-1).max(-1)  # of equal ones `max` returns the first, here the latest
-        return bits[len(bits) - 1 - index] * (best >= self.settings.threshold)[:, None]
+        # Of equal overlaps `max` returns the first one, so the edits are reversed to get the latest.
+        best, index_from_end = overlaps.flip(-1).max(-1)  # [tokens] each
+        nearest = bits[len(bits) - 1 - index_from_end]  # [tokens, d_ff]
+        return nearest * (best >= self.settings.threshold)[:, None]
 
     @contextmanager
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
@@ -156,6 +159,6 @@ class ResidualMemory(Adapter):
                 yield
 
 
-def _count(settings: MaskSettings, width: int) -> int:
-    """k, the number of columns in a mask."""
+def _count_columns(settings: MaskSettings, width: int) -> int:
+    """Return k, the number of columns in a mask."""
     return max(1, round(settings.columns * width))

@@ -18,7 +18,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.replay import block_output
 from kg_edit.methods.fine_tuning.base import record
-from kg_edit.methods.fine_tuning.rows import RowLosses
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import untouched, watched
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import sample_rows
@@ -79,8 +79,26 @@ class Memoir(AdapterMethod):
         first_position, _ = row.targets[0]  # of the token that predicts the target's first one
         prompt = row.ids[: first_position + 1]
         mask = memory.mask(self.means([prompt]))  # [1, k]
+        change, losses = self._train_columns(row, mask, memory)
 
-        # Adam on the columns of the mask alone. They act at the tokens whose mask the patch will open.
+        full_change = torch.zeros(self.shape, device=mask.device)
+        full_change[:, mask[0]] = change
+        adapter = ResidualMemory(
+            weight=full_change.cpu(), masks=mask.float().cpu(), background=memory.background, settings=memory.settings
+        )
+        return adapter, [record(self, edit, change=change, losses=losses)]
+
+    def _train_columns(self, row: TrainingRow, mask: Tensor, memory: ResidualMemory) -> tuple[Tensor, list[float]]:
+        """Train the columns of a mask alone; they act at the tokens whose mask the patch will open.
+
+        Args:
+            row: the edit's prompt with its target.
+            mask: the edit's mask, [1, k].
+            memory: of the earlier edits, which acts too.
+
+        Returns:
+            The change of the columns [d, k], and the losses.
+        """
         change = torch.zeros(self.shape[0], mask.shape[1], device=mask.device, requires_grad=True)  # [d, k]
         weight = memory.weight.to(mask.device)
         bits = memory.bits(torch.cat([memory.masks.to(mask.device), mask]))
@@ -94,13 +112,7 @@ class Memoir(AdapterMethod):
             row_losses = RowLosses(self.model, self.layer, [row])
             with replacing_output(self.model, self.layer, forward):
                 losses = self.config.descent.run([change], lambda: row_losses().mean())
-
-        full_change = torch.zeros(self.shape, device=mask.device)
-        full_change[:, mask[0]] = change.detach()
-        adapter = ResidualMemory(
-            weight=full_change.cpu(), masks=mask.float().cpu(), background=memory.background, settings=memory.settings
-        )
-        return adapter, [record(self, edit, change=change.detach(), losses=losses)]
+        return change.detach(), losses
 
     @torch.no_grad()
     def means(self, rows: Sequence[Sequence[int]]) -> Tensor:

@@ -68,16 +68,20 @@ class Neurons(Adapter):
         rows, columns = map(int, metadata["shape"])
         parts = {name: tensors[name] for name in ("keys", "biases", "values", "queries")}
         shapes = {name: tuple(tensor.shape) for name, tensor in parts.items()}
-        count = len(parts["keys"])
-        if shapes != {name: (count,) if name == "biases" else (count, rows) for name in parts}:
+        n = len(parts["keys"])
+        expected = {"keys": (n, rows), "biases": (n,), "values": (n, rows), "queries": (n, rows)}
+        if shapes != expected:
             raise ValueError(f"the neurons' tensors don't fit together or a width of {rows}: {shapes}")
         return cls(size=(rows, columns), **parts)
 
     def plus(self, later: Self) -> Self:
         """Return the neurons of both adapters, this one's first."""
-        theirs = later.tensors()
         return type(self)(
-            size=self.size, **{name: torch.cat([own, theirs[name]]) for name, own in self.tensors().items()}
+            size=self.size,
+            keys=torch.cat([self.keys, later.keys]),
+            biases=torch.cat([self.biases, later.biases]),
+            values=torch.cat([self.values, later.values]),
+            queries=torch.cat([self.queries, later.queries]),
         )
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

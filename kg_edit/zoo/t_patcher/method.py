@@ -34,7 +34,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.descent import Descent
-from kg_edit.methods.fine_tuning.rows import RowLosses
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
@@ -140,24 +140,8 @@ class TPatcher(AdapterMethod):
         before = existing.on(self.device)
         row = self.row(edit)
         row_losses = RowLosses(self.model, self.layer, [row])
-
-        # The mistakes: the first tokens of the target that are not the likeliest, with the MLP's input q at each.
-        def forward_before(h: Tensor, output: Tensor) -> Tensor:
-            return output + fired(h, *before)
-
-        with torch.no_grad(), replacing_output(self.model, self.layer, forward_before, reads="mlp"):
-            likeliest = row_losses.logits().argmax(-1).tolist()
-        wrong = [index for index, (_, token) in enumerate(row.targets) if likeliest[index] != token]
-        inputs = inputs_at(self, [row], reads="mlp")  # [target's tokens, d]
-        queries = inputs[torch.tensor(wrong[: self.config.most], dtype=torch.long, device=inputs.device)]  # [n, d]
-
-        # The memory: other text, and earlier mistakes. A prompt that is edited again has its old queries here too;
-        # without them removed, the new neuron could not be active at its own mistake.
-        old = existing.queries.to(queries)
-        distances = torch.cdist(old, queries, compute_mode="donot_use_mm_for_euclid_dist")
-        again = (distances <= _SAME * queries.norm(dim=-1)).any(-1)
-        memory = torch.cat([self.memory_queries, old[~again]])  # [tokens, d]
-
+        queries = self._queries_of_mistakes(row, row_losses, before)  # q, [n, d]
+        memory = self._memory_for(queries, existing)  # m, [tokens, d]
         new = NewNeurons.at(queries, amplify=self.config.amplify, seed=self.config.seed)
 
         def forward(h: Tensor, output: Tensor) -> Tensor:
@@ -169,7 +153,7 @@ class TPatcher(AdapterMethod):
         with replacing_output(self.model, self.layer, forward, reads="mlp"):
             losses = descent.run(
                 new.parameters,
-                lambda: row_losses().mean(),
+                lambda: row_losses().mean(),  # l_e
                 penalty=lambda: neuron_loss(new.keys, new.biases, queries, memory, self.config),
             )
         keys, biases, values = new.tensors
@@ -183,6 +167,37 @@ class TPatcher(AdapterMethod):
         change = torch.cat([adapter.keys, adapter.values, torch.zeros(1, self.shape[0])])  # 0 if there is no neuron
         return adapter, [record(self, edit, change=change, losses=losses) | {"neurons": len(keys)}]
 
+    def _queries_of_mistakes(
+        self, row: TrainingRow, row_losses: RowLosses, before: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """Return the MLP's inputs at the mistakes, [n, d]: at most ``most`` of the settings, the first ones.
+
+        Args:
+            row: the prompt with its target.
+            row_losses: the row's losses, which also give its logits.
+            before: keys, biases and values of the earlier neurons.
+        """
+
+        def forward(h: Tensor, output: Tensor) -> Tensor:
+            return output + fired(h, *before)
+
+        with torch.no_grad(), replacing_output(self.model, self.layer, forward, reads="mlp"):
+            likeliest = row_losses.logits().argmax(-1).tolist()
+        wrong = [index for index, (_, token) in enumerate(row.targets) if likeliest[index] != token]
+        inputs = inputs_at(self, [row], reads="mlp")  # [target's tokens, d]
+        return inputs[torch.tensor(wrong[: self.config.most], dtype=torch.long, device=inputs.device)]
+
+    def _memory_for(self, queries: Tensor, existing: Neurons) -> Tensor:
+        """Return the inputs at which the new neurons should be inactive, [tokens, d]: other text, earlier mistakes.
+
+        A prompt that is edited again has its old mistakes among the earlier ones. They are left out, or else a new
+        neuron could not be active at its own mistake.
+        """
+        old = existing.queries.to(queries)  # [earlier, d]
+        distances = torch.cdist(old, queries, compute_mode="donot_use_mm_for_euclid_dist")  # [earlier, n]
+        is_again = (distances <= _SAME * queries.norm(dim=-1)).any(-1)  # [earlier]
+        return torch.cat([self.memory_queries, old[~is_again]])
+
 
 def neuron_loss(keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor, config: TPatcherConfig) -> Tensor:
     """Return activation_weight l_a + memory_weight (l_m1 + l_m2).
@@ -195,11 +210,12 @@ def neuron_loss(keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor, c
         config: the weights, the margin and ``hardest``.
     """
     if not len(keys):
-        return keys.sum()
+        return keys.sum()  # 0, with a gradient
 
-    def mean_of_hardest(values: Tensor) -> Tensor:  # S: the mean of the largest exp(values [tokens, n])
-        largest = values.clamp(max=_EXP).flatten().topk(min(config.hardest, values.numel())).values
-        return largest.exp().mean()
+    def mean_of_hardest(values: Tensor) -> Tensor:
+        """S: the mean of the largest exp(values [tokens, n])."""
+        count = min(config.hardest, values.numel())
+        return values.clamp(max=_EXP).flatten().topk(count).values.exp().mean()
 
     here = (queries * keys).sum(-1) + biases  # [n]
     elsewhere = memory @ keys.T + biases  # [tokens, n]
@@ -211,9 +227,9 @@ def neuron_loss(keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor, c
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NewNeurons:
-    """Neurons in training: ``keys`` [n, d], ``biases`` [n], ``values`` [n, d], and their ``factors`` [n, d] or None.
+    """Neurons in training: ``keys`` [n, d], ``biases`` [n], ``values`` [n, d], and ``factors`` [n, d] or None.
 
-    The neurons' values are ``values``, or ``values * factors``.
+    With factors, v = values * factors; without, v = values.
     """
 
     keys: Tensor

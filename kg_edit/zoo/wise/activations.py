@@ -38,19 +38,20 @@ class TrainedTexts:
         texts = [*row_inputs, *unrelated]
         self._inputs = torch.cat(texts)  # [tokens of all texts, d_ff]
         self._lengths = [len(text) for text in texts]
-        self._rows = len(rows)
-        self._target_positions = [
-            torch.tensor([position for position, _ in row.targets], device=self._inputs.device) for row in rows
-        ]
+        self._target_positions = list[Tensor]()  # of each row, where a token of the target is predicted
+        for row in rows:
+            positions = [position for position, _ in row.targets]
+            self._target_positions.append(torch.tensor(positions, device=self._inputs.device))
 
     def activations(self, change: Tensor) -> Activations:
         """Return the activations with the change D [d, d_ff]; an edit's row counts where its target is predicted."""
         norms = (self._inputs @ change.T).norm(dim=-1)  # |D x|, [tokens of all texts]
         means = [running_means(text) for text in norms.split(self._lengths)]
+        rows = len(self._target_positions)
         edited = list[Tensor]()
-        for mean, positions in zip(means[: self._rows], self._target_positions, strict=True):
+        for mean, positions in zip(means[:rows], self._target_positions, strict=True):
             edited.append(mean[positions].min())
-        return Activations(edited=torch.stack(edited), unrelated=torch.cat(means[self._rows :]))
+        return Activations(edited=torch.stack(edited), unrelated=torch.cat(means[rows:]))
 
 
 def running_means(values: Tensor) -> Tensor:
@@ -70,6 +71,6 @@ def margin_loss(activations: Activations, alpha: float, beta: float, gamma: floa
     edited, unrelated = activations
     differences = edited[:, None] - unrelated  # a_e - a_i, [rows, tokens]
     faults = (unrelated - alpha, beta - edited, gamma - differences)
-    # Counted, not selected: how many are over a margin is known on the device alone, and need not be waited for.
+    # What is over a margin is counted instead of selected: a selection would have to wait for its size from the device.
     means = [fault.relu().sum() / (fault > 0).sum().clamp(min=1) for fault in faults]
     return torch.stack(means).sum()

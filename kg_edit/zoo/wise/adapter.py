@@ -47,9 +47,10 @@ class MemorySettings(AdapterSettings):
     merge: PositiveInt = Field(2, description="k: complete shards that are merged into one memory; 1: none are")
     density: float = Field(0.53, gt=0, le=1, description="share of a shard's entries, the largest, that a merge keeps")
     retrieve: bool = Field(
-        True, description="several memories, of which a text uses the one with the largest activation; false: all "
-        "shards are merged into one (WISE-Merge)"
-    )  # fmt: skip
+        True,
+        description="several memories, of which a text uses the one with the largest activation; false: all shards "
+        "are merged into one (WISE-Merge)",
+    )
     ratio: float = Field(
         0.88, gt=0, le=1, description="a memory is used above this share of the least activation of its edits"
     )
@@ -161,7 +162,7 @@ class SideMemory(Adapter):
         return list(groups.values())
 
     def _is_complete(self, group: Sequence[int]) -> bool:
-        """Whether a group has all of its shards, each with all of its edits.
+        """Return whether a group has all of its shards, each with all of its edits.
 
         In a sum of patches that were made apart, a shard may have more edits than `shard`, and the next one none.
         """
@@ -177,15 +178,16 @@ class SideMemory(Adapter):
     def _merge_all(self) -> Memory:
         """Merge all shards: one group after the other joins the one memory, as in the published program (WISE-Merge).
 
-        The new shards have the weight 0.4 together, what is merged already 0.6.
+        The new shards together have the weight 0.4, and what is merged already has 0.6.
         """
         merged: Tensor | None = None
         for group in self._groups():
             changes = [self.shards[number] for number in group]
             weights = [1 / len(group)] * len(group)
             if merged is not None:
-                changes = [*changes, merged]
-                weights = [*(_LATER * weight for weight in weights), 1 - _LATER]
+                changes.append(merged)
+                weights = [_LATER * weight for weight in weights]
+                weights.append(1 - _LATER)
             merged = merge_by_ties(changes, weights, density=self.settings.density)
         assert merged is not None  # noqa: S101 - there are shards
         return self._memory(merged, list(self.shards))

@@ -92,14 +92,15 @@ class WiseConfig(MemorySettings, AdapterConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the density of a merge, if nothing is merged."""
-        return {"density": "with merge=1 no shards are merged"} if self.merge == 1 and self.retrieve else {}
+        if self.merge > 1 or not self.retrieve:
+            return {}
+        return {"density": "with merge=1 no shards are merged"}
 
     def workload(self, *, edits: int) -> Workload:
         """Return the workload: one descent on the edit's prompt in every context."""
-        contexts = len(self.context_starts)
-        return Workload(
-            rows=1 + contexts * len(self.context_tokens), context_tokens=contexts * sum(self.context_tokens)
-        )
+        starts = len(self.context_starts)
+        contexts = starts * len(self.context_tokens)
+        return Workload(rows=1 + contexts, context_tokens=starts * sum(self.context_tokens))
 
 
 class GradientDescent(Descent):
@@ -132,9 +133,10 @@ class Wise(AdapterMethod):
         contexts = [BARE]
         with untouched(self.model):  # `provenance` may ask first, of a model in training mode
             for length in config.context_tokens:
-                contexts += started_contexts(self.model, starts=config.context_starts, tokens=length, seed=config.seed)[
-                    1:
-                ]  # without the bare one
+                _, *started = started_contexts(
+                    self.model, starts=config.context_starts, tokens=length, seed=config.seed
+                )  # the first one is the bare one again
+                contexts += started
         return tuple(contexts)
 
     @cached_property
@@ -145,7 +147,7 @@ class Wise(AdapterMethod):
 
     @cached_property
     def unit(self) -> float:
-        """What alpha, beta and gamma are multiples of: the median |W x| in unrelated text, or 1."""
+        """The unit of alpha, beta and gamma: the median |W x| in unrelated text, or 1."""
         if not self.config.relative:
             return 1.0
         outputs = torch.cat(self.unrelated) @ weight_matrix(self.module).detach().float().T  # W x, [tokens, d]
@@ -184,24 +186,9 @@ class Wise(AdapterMethod):
         change.register_hook(lambda gradient: gradient * subspace)
 
         rows = self.rows(edit)
-        row_losses = RowLosses(self.model, self.layer, rows)
         row_inputs = self.inputs([row.ids for row in rows], ends=[row.prompt_end for row in rows])
         texts = TrainedTexts(rows, row_inputs, self.unrelated)
-        alpha = self.unit * config.alpha
-        beta = self.unit * config.beta
-        gamma = self.unit * config.gamma
-
-        def loss() -> Tensor:
-            negative_log_p = row_losses().mean()  # Eq. 4
-            margins = margin_loss(texts.activations(change), alpha, beta, gamma)  # Eq. 5
-            return negative_log_p + margins / self.unit
-
-        def keep_within_bound() -> None:
-            with torch.no_grad():
-                change.clamp_(-config.bound, config.bound)
-
-        with replacing_output(self.model, self.layer, lambda x, output: output + x @ change.T):
-            losses = config.descent.run([change], loss, constrain=keep_within_bound)
+        losses = self._descend(change, rows, texts)
 
         # What later texts are compared with: the edit's least activation
         with torch.no_grad():
@@ -220,6 +207,32 @@ class Wise(AdapterMethod):
             "unrelated_activation": round(float(activations.unrelated.max()), 6),
         }
         return adapter, [record(self, edit, change=adapter.shards[number], losses=losses) | notes]
+
+    def _descend(self, change: Tensor, rows: Sequence[TrainingRow], texts: TrainedTexts) -> list[float]:
+        """Train D in place, and return the losses.
+
+        Args:
+            change: D [d, d_ff], which gets a gradient.
+            rows: the edit's prompt with its target in every context.
+            texts: the same rows and unrelated texts, whose activations the margins compare.
+        """
+        config = self.config
+        row_losses = RowLosses(self.model, self.layer, rows)
+        alpha = self.unit * config.alpha
+        beta = self.unit * config.beta
+        gamma = self.unit * config.gamma
+
+        def loss() -> Tensor:
+            negative_log_p = row_losses().mean()  # Eq. 4
+            margins = margin_loss(texts.activations(change), alpha, beta, gamma)  # Eq. 5
+            return negative_log_p + margins / self.unit
+
+        def keep_within_bound() -> None:
+            with torch.no_grad():
+                change.clamp_(-config.bound, config.bound)
+
+        with replacing_output(self.model, self.layer, lambda x, output: output + x @ change.T):
+            return config.descent.run([change], loss, constrain=keep_within_bound)
 
     @torch.no_grad()
     def inputs(self, rows: Sequence[Sequence[int]], *, ends: Sequence[int | None] | None = None) -> list[Tensor]:
