@@ -6,7 +6,6 @@ They learn from a file of edits. The result is a folder for `--set network=FOLDE
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,7 +68,7 @@ _LOSSES = {  # method: (column, field of a validation, decimals)
 
 
 def _learner(method: str) -> typer.Typer:
-    """Return the group of a method whose network learns from a file of edits, with its command ``train``."""
+    """Return the commands of a method whose network learns from a file of edits: a group with ``train``."""
     example = _EXAMPLE.format(method)
     app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=_TRAINS[method], epilog=example)
     app.callback()(lambda: None)  # with a callback, typer keeps the name of an only command
@@ -92,11 +91,12 @@ def _learner(method: str) -> typer.Typer:
         records = training_records(data, dataset, limit, leave_out or [])
         from kg_edit.storage.run_folder import check_folder, replace_run
 
-        kind, learn = _training_of(method)
-        config = kind.preset(preset, parse_settings(settings or []))
+        settings_class, learn = _training_of(method)
+        config = settings_class.preset(preset, parse_settings(settings or []))
         check_folder(out)
-        work = partial(learn, load(model, dtype, device), records, config, out)
-        _show(method, replace_run(out, work, overwrite=overwrite), out)
+        language_model = load(model, dtype, device)
+        manifest = replace_run(out, lambda: learn(language_model, records, config, out), overwrite=overwrite)
+        _show(method, manifest, out)
 
     return app
 
@@ -141,29 +141,21 @@ def training_records(
         limit: use only the first records of ``data``.
         leave_out: test files, by whose subjects and prompts records are left out (`HeldOutPrompts`).
     """
-    from kg_edit.evaluation.datasets import find_dataset, guess_dataset
     from kg_edit.evaluation.datasets.locality import HeldOutPrompts, count_locality_queries
 
-    def read(path: Path, dataset: str | None = None) -> tuple[BenchmarkRecord, ...]:
-        reader = find_dataset(dataset) if dataset else guess_dataset(path)
-        content = reader.read(path)
-        for problem in content.problems:
-            typer.echo(f"skipped: {problem}", err=True)
-        return tuple(content.records)
-
-    records = read(data, dataset)[:limit]
+    records = _read_records(data, dataset)[:limit]
     if not leave_out:
         return [record for record in records if record.edits]
-    # An edit is left out with its prompts, not the whole record: others of the record may be about another subject
-    test_records: list[BenchmarkRecord] = []
+    test_records = list[BenchmarkRecord]()
     for path in leave_out:
-        test_records += read(path)
+        test_records += _read_records(path)
     test = HeldOutPrompts(test_records)
-    remaining: list[BenchmarkRecord] = []
+    # Of a record, only the edits about a subject of the test are left out, with their prompts.
+    remaining = list[BenchmarkRecord]()
     for record in records:
-        cut = test.without(record)
-        if cut:
-            remaining.append(cut)
+        rest = test.without(record)
+        if rest:
+            remaining.append(rest)
     edits = sum(len(record.edits) for record in records)
     edits_left = sum(len(record.edits) for record in remaining)
     prompts = count_locality_queries(records)
@@ -175,6 +167,17 @@ def training_records(
     return remaining
 
 
+def _read_records(path: Path, dataset: str | None = None) -> list[BenchmarkRecord]:
+    """Read the records of a file, and print which rows are skipped; ``dataset`` None: detected from the file."""
+    from kg_edit.evaluation.datasets import find_dataset, guess_dataset
+
+    reader = find_dataset(dataset) if dataset else guess_dataset(path)
+    content = reader.read(path)
+    for problem in content.problems:
+        typer.echo(f"skipped: {problem}", err=True)
+    return list(content.records)
+
+
 def _show(method: str, manifest: Any, out: Path) -> None:
     """Print the losses of each validation, and how the method uses the network."""
     rows = []
@@ -184,7 +187,8 @@ def _show(method: str, manifest: Any, out: Path) -> None:
             cells[0] += " *"
         for _, field, decimals in _LOSSES[method]:
             value = getattr(validation, field)
-            cells.append("" if value is None else f"{value:.{decimals}f}")
+            cell = "" if value is None else f"{value:.{decimals}f}"
+            cells.append(cell)
         rows.append(cells)
     header = ["steps", *(column for column, _, _ in _LOSSES[method])]
     table = terminal_table(header, rows, numbers_from=0, lines=False)

@@ -1,4 +1,4 @@
-"""KE's network (De Cao et al., EMNLP 2021, arXiv 2104.08164, section 3.2): an LSTM reads an edit, gates its gradient.
+"""KE's network (De Cao et al., EMNLP 2021, arXiv 2104.08164, section 3.2): an LSTM reads an edit and gates a gradient.
 
 A bidirectional LSTM reads the tokens of the edit's prompt and new target. For every weight W [m, n], a small MLP then
 outputs vectors alpha, beta [m], gamma, delta [n] and a number eta. With the gradient G of -log p(new target):
@@ -56,7 +56,7 @@ class KeNetwork(nn.Module):
         self.heads = nn.ModuleList(_Linear(inner, 2 * m + 2 * n + 1) for m, n in self.shapes.values())
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            # uniform within 1 / sqrt(size), as PyTorch does by default
+            # Uniform within 1 / sqrt(size), as PyTorch does by default, but from a generator of our own
             for module, size in ((self.reader, hidden), (self.bottom, 2 * hidden)):
                 for parameter in module.parameters():
                     parameter.uniform_(-(size**-0.5), size**-0.5, generator=generator)
@@ -89,14 +89,16 @@ class KeNetwork(nn.Module):
         """
         changes: dict[str, tuple[Tensor, Tensor]] = {}
         for (name, (m, n)), head in zip(self.shapes.items(), self.heads, strict=True):
-            u, d = (part.to(read.device) for part in factors[name])
-            alpha, beta, gamma, delta, eta = head(read).split([m, m, n, n, 1], -1)  # [edits, ...] each
-            size = torch.sigmoid(eta)[:, None]
-            gate, shift = (m * part.softmax(-1)[:, None] for part in (alpha, beta))
+            u, d = factors[name]
+            alpha, beta, gamma, delta, eta = head(read).split([m, m, n, n, 1], -1)  # [edits, m], ..., [edits, 1]
+            rate = torch.sigmoid(eta)[:, None]  # [edits, 1, 1]
+            gate = m * alpha.softmax(-1)[:, None]  # [edits, 1, m]
+            shift = m * beta.softmax(-1)[:, None]  # [edits, 1, m]
             # sigmoid(eta) (A * G + B) as one product left^T right: a row for each token of G, and one more for B. A
             # token without a gradient has d = 0, and adds nothing.
-            lefts = [size * gate * d, size * shift]
-            changes[name] = torch.cat(lefts, 1), torch.cat([gamma[:, None] * u, delta[:, None]], 1)
+            left = torch.cat([rate * gate * d.to(read.device), rate * shift], 1)  # [edits, tokens + 1, m]
+            right = torch.cat([gamma[:, None] * u.to(read.device), delta[:, None]], 1)  # [edits, tokens + 1, n]
+            changes[name] = left, right
         return changes
 
 
@@ -122,7 +124,10 @@ class ConditionedNetwork:
 
         Its rank is the number of tokens with a gradient, plus one.
         """
-        alive = {name: (u[has_gradient(d)][None], d[has_gradient(d)][None]) for name, (u, d) in factors.items()}
+        alive = dict[str, tuple[Tensor, Tensor]]()
+        for name, (u, d) in factors.items():
+            tokens = has_gradient(d)
+            alive[name] = u[tokens][None], d[tokens][None]
         return as_factors(self.changes(alive))
 
 

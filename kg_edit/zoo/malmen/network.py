@@ -85,11 +85,15 @@ def ridge_rows(keys: Tensor, ridge: Tensor) -> Tensor:
     Of its two forms, with tokens or inputs as unknowns, the one with the smaller matrix is solved.
     """
     k = exact(keys)
-    few = len(k) <= k.shape[1]
-    gram = k @ k.T if few else k.T @ k
-    gram = gram + ridge.to(gram.device) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    solved: Tensor = torch.linalg.solve(gram, k if few else k.T)  # [tokens, in], or its transpose
-    return (solved if few else solved.T).to(keys)
+    if len(k) <= k.shape[1]:
+        solved: Tensor = torch.linalg.solve(_with_ridge(k @ k.T, ridge), k)  # (K K^T + ridge I)^-1 K
+    else:
+        solved = torch.linalg.solve(_with_ridge(k.T @ k, ridge), k.T).T  # K (K^T K + ridge I)^-1
+    return solved.to(keys)
+
+
+def _with_ridge(gram: Tensor, ridge: Tensor) -> Tensor:
+    return gram + ridge.to(gram.device) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@
     L_e   = mean of -log p_edited(new target | prompt), for the edits' own prompts and paraphrases, after the batch
     L_loc = mean of KL(p_unedited || p_edited) on unrelated prompts
 
-The gradient is computed in two stages, so that memory does not grow with
-the batch: first of the losses by the factors of the updates, a few rows at a time; then by the network.
+The gradient is computed in two stages, so that memory does not grow with the batch. The first stage goes from the
+losses to the factors of the update, a few rows at a time; the second goes on to the network.
 
 RLEdit trains by the same steps on sequences of batches (`Course`).
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ from kg_edit.zoo.mend.training import MendRun, train_editor
 from kg_edit.zoo.trained.lower_states import LowerStates
 from kg_edit.zoo.trained.training import CHECKPOINT_SECONDS
 
-# prompts in one pass of the model, and their tokens with padding
+# The most prompts in one pass of the model, and the most tokens with padding
 _ROWS = 64
 _TOKENS = 8192
 
@@ -149,30 +150,58 @@ def sequence_losses(
         with WeightPatch(factors=earlier).applied(passes.model):
             change = network.changes(passes.at_targets(batch.edits))
 
-            # Stage 1: down to the factors of the update. The graph of each part is freed before the next one runs.
+            # Stage 1: down to the factors of the update, where the gradient of L_t lands.
             leaves = {name: _leaf(pair) for name, pair in change.items()}
-            total = 0.0  # L_t
             first = max(0, number + 1 - course.look_back)
-            for age, rows in enumerate(reversed(batches[first : number + 1])):
-                factor = course.decay**age
-                edit_loss = _descend(passes.edit_losses(leaves, rows), factor * settings.edit_weight)
-                divergence = _descend(passes.localities(leaves, rows), factor * settings.locality_weight)
-                total += factor * (settings.edit_weight * edit_loss + settings.locality_weight * divergence)
-                if age == 0:
-                    edit += edit_loss / len(batches)
-                    locality += divergence / len(batches)
-            if course.norm_weight:
-                squares = [squared_norm(pair) for pair in leaves.values()]
-                total += course.norm_weight * _descend(squares, course.norm_weight)
-            check(total)
+            newest_first = batches[first : number + 1][::-1]
+            losses = _backward_to_factors(passes, leaves, newest_first, settings)
+            check(losses.total)
 
             # Stage 2: on to the network
             for name, pair in change.items():
                 for part, leaf in zip(pair, leaves[name], strict=True):
                     if leaf.grad is not None:
                         part.backward(leaf.grad)
+        edit += losses.edit / len(batches)
+        locality += losses.locality / len(batches)
         earlier = _add(earlier, as_factors(leaves))
     return edit, locality
+
+
+class _UpdateLosses(NamedTuple):
+    """L_t of an update, and L_e and the KL of its own batch."""
+
+    total: float
+    edit: float
+    locality: float
+
+
+def _backward_to_factors(
+    passes: Passes, leaves: Changes, newest_first: Sequence[Rows], settings: MalmenTraining
+) -> _UpdateLosses:
+    """Compute L_t of an update, and add its gradient to the factors; the graph of each part is freed before the next.
+
+    Args:
+        passes: of the model with the earlier updates.
+        leaves: the factors of the update, which get the gradient.
+        newest_first: the batches of the loss: the update's own, then the one before it, and so on.
+        settings: the weights of the losses, and the course.
+    """
+    course = settings.course
+    edits = list[float]()
+    localities = list[float]()
+    total = 0.0
+    for age, rows in enumerate(newest_first):
+        factor = course.decay**age
+        edit = _descend(passes.edit_losses(leaves, rows), factor * settings.edit_weight)
+        locality = _descend(passes.localities(leaves, rows), factor * settings.locality_weight)
+        total += factor * (settings.edit_weight * edit + settings.locality_weight * locality)
+        edits.append(edit)
+        localities.append(locality)
+    if course.norm_weight:
+        squares = [squared_norm(pair) for pair in leaves.values()]
+        total += course.norm_weight * _descend(squares, course.norm_weight)
+    return _UpdateLosses(total, edits[0], localities[0])
 
 
 def held_out_losses(passes: Passes, network: MalmenNetwork, batches: Sequence[Rows]) -> tuple[float, float]:
@@ -205,7 +234,10 @@ def _descend(parts: Iterable[Tensor], weight: float) -> float:
 
 
 def _add(earlier: Mapping[str, Factors], more: Mapping[str, Factors]) -> dict[str, Factors]:
-    return {name: earlier[name] + pair if name in earlier else pair for name, pair in more.items()}
+    """Return the sum of the updates so far and a new one, which has all weights; there are none before the first."""
+    if not earlier:
+        return dict(more)
+    return {name: earlier[name] + pair for name, pair in more.items()}
 
 
 def squared_norm(change: tuple[Tensor, Tensor]) -> Tensor:

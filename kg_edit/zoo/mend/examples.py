@@ -1,7 +1,7 @@
 """The training data of MEND: an edit's prompt, prompts that mean the same, and unrelated prompts (MEND, section 3).
 
-PropMEND (arXiv 2506.08920) adds portability questions, and takes the gradient of the whole
-statement instead of its target.
+PropMEND (arXiv 2506.08920) adds portability questions, and takes the gradient of the whole statement instead of its
+target. `make_examples` encodes the prompts of edits, and `BatchOrder` draws the rows of each training step from them.
 
 The seed and the number of a step determine its edits (`BatchOrder`), so a run that was killed continues with the same
 edits.
@@ -57,7 +57,7 @@ class Rows:
         edits: the statements.
         unrelated: one prompt for each edit.
         further: pairs (index of the edit, prompt that the edited model should answer).
-        learned: whether the statements' targets are learned as well; not if the edits' own prompts are in ``further``.
+        learned: whether the statements' targets are learned too. They are not if ``further`` has the edits' prompts.
     """
 
     edits: tuple[Prompt, ...]
@@ -79,8 +79,8 @@ class Rows:
             if equivalent is not None:
                 further.append((owner, equivalent))
 
-        # With the gradient of the whole statement, the edit's own prompt is asked as a further prompt: then the loss is
-        # that of the target alone.
+        # With the gradient of the whole statement, the statement itself is not learned. The edit's own prompt is a
+        # further prompt, so that the loss is that of the target alone.
         learned = all(example.statement is example.edit for example in examples)
         for owner, example in enumerate(examples):
             if not learned:
@@ -108,31 +108,15 @@ def make_examples(
     The unrelated prompts are the edit's neighbours, or else the locality probes of its record.
     """
     examples = list[Example]()
-    left_out = 0
     edits = training_edits(items)
-    chat = sum(edit.chat is not False for edit, _ in edits)
-    if chat:
-        log.warning("%d edits have chat set; the training uses their prompts in plain text", chat)
+    in_chat = sum(edit.chat is not False for edit, _ in edits)
+    if in_chat:
+        log.warning("%d edits have chat set; the training uses their prompts in plain text", in_chat)
     for edit, locality in edits:
-        lead = lead_before(model, edit.text, subject=edit.subject)
-        encoded = _encoded(model, [(lead + edit.text, edit.target_new)])
-        if not encoded:
-            left_out += 1
-            continue
-        questions = list[tuple[str, str]]()
-        for probe in edit.portability:
-            is_question = query_of(probe).form == "question"  # and not the start of a statement
-            questions.append((f"Q: {probe.question}\nA:" if is_question else probe.question, probe.answer))
-        statement = whole_statement(encoded[0]) if gradient_of == "text" else encoded[0]
-        examples.append(
-            Example(
-                edit=encoded[0],
-                statement=statement,
-                equivalents=_encoded(model, ((text, edit.target_new) for text in edit.paraphrases)),
-                unrelated=_encoded(model, locality),
-                questions=_encoded(model, questions),
-            )
-        )
+        example = _make_example(model, edit, locality, gradient_of=gradient_of)
+        if example:
+            examples.append(example)
+    left_out = len(edits) - len(examples)
     if left_out:
         log.warning(
             "%d edits are left out: their target's first token merges with the prompt's end, or they are longer than "
@@ -142,8 +126,40 @@ def make_examples(
     return examples
 
 
-def _encoded(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> tuple[Prompt, ...]:
-    """Encode the pairs (text, target) that can be encoded."""
+def _make_example(
+    model: LanguageModel, edit: Edit, locality: Iterable[tuple[str, str]], *, gradient_of: str
+) -> Example | None:
+    """Encode the prompts of an edit; return None if its own prompt can't be encoded.
+
+    Args:
+        model: the language model.
+        edit: the edit.
+        locality: its locality prompts with their answers.
+        gradient_of: "target" or "text", as in `MendTraining`.
+    """
+    lead = lead_before(model, edit.text, subject=edit.subject)
+    encoded = _encode_all(model, [(lead + edit.text, edit.target_new)])
+    if not encoded:
+        return None
+    (own,) = encoded
+    statement = whole_statement(own) if gradient_of == "text" else own
+    questions = list[tuple[str, str]]()
+    for probe in edit.portability:
+        text = probe.question
+        if query_of(probe).form == "question":  # and not the start of a statement
+            text = f"Q: {text}\nA:"
+        questions.append((text, probe.answer))
+    return Example(
+        edit=own,
+        statement=statement,
+        equivalents=_encode_all(model, [(text, edit.target_new) for text in edit.paraphrases]),
+        unrelated=_encode_all(model, locality),
+        questions=_encode_all(model, questions),
+    )
+
+
+def _encode_all(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> tuple[Prompt, ...]:
+    """Encode the pairs (text, target); those that can't be encoded are left out."""
     prompts = list[Prompt]()
     for text, target in pairs:
         try:
@@ -153,7 +169,7 @@ def _encoded(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> tuple[Pr
     return tuple(prompts)
 
 
-def own_prompts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[Prompt, ...]:
+def sample_prompts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[Prompt, ...]:
     """Sample texts from the model, in which every token is a target."""
     texts = sample_rows(model, rows=rows, tokens=tokens, seed=seed)
     return tuple(Prompt(text="", ids=row, target_start=1) for row in texts)
@@ -190,7 +206,7 @@ class BatchOrder:
                 f"questions = {settings.questions}, and no edit has a portability question (field "
                 "portability); draw edits with questions by kg-edit data edits --questions, or set questions=0"
             )
-        texts = own_prompts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
+        texts = sample_prompts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
         return cls(examples, texts, settings)
 
     def rows(self, step: int) -> Rows:
@@ -206,7 +222,7 @@ class BatchOrder:
             yield Rows.of(batch, self._texts, random, questions=self.settings.questions)
 
     def prompts(self) -> Iterator[Prompt]:
-        """Yield all prompts of which the rows of a step or of the validation are drawn."""
+        """Yield all prompts from which the rows of a step or of the validation are drawn."""
         for example in (*self.examples, *self._held_out):
             yield from (example.edit, example.statement, *example.equivalents, *example.unrelated)
             if self.settings.questions:

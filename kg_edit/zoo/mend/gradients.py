@@ -12,7 +12,7 @@ dict; by default they are all matrices of the MLPs of the last blocks (`mlp_weig
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +42,14 @@ def gradient_factors(
     """
     passes = EditedPasses(model, [prompt], names)
     loss = nll(passes, [0])
-    factors = {name: (u[0], delta[0]) for name, (u, delta) in edit_factors(passes, loss, rows=1).items()}
-    if not all(torch.isfinite(u).all() and torch.isfinite(delta).all() for u, delta in factors.values()):
-        raise ModelError(
-            f"the gradient of {prompt.text!r} is not finite (loss {float(loss.detach())}); "
-            "if the model is in float16, load it in bfloat16 or float32"
-        )
+    factors = dict[str, tuple[Tensor, Tensor]]()
+    for name, (u, delta) in edit_factors(passes, loss, rows=1).items():
+        if not (torch.isfinite(u).all() and torch.isfinite(delta).all()):
+            raise ModelError(
+                f"the gradient of {prompt.text!r} is not finite (loss {float(loss.detach())}); "
+                "if the model is in float16, load it in bfloat16 or float32"
+            )
+        factors[name] = u[0], delta[0]
     return factors, float(loss.detach())
 
 
@@ -107,7 +109,8 @@ class EditedPasses:
         self._modules = edited_modules(model, names)
         self._prompts = prompts
         rows = [read_tokens(prompt) for prompt in prompts]
-        ends = [prompt.target_start - 1 or None for prompt in prompts]  # 0: all of the text is learned
+        # The last token of each prompt, for patches that act from there on; None where the whole text is the target.
+        ends = [prompt.target_start - 1 or None for prompt in prompts]
         self._batch = left_pad(rows, device=model.device, ends=ends)
         length = self._batch.ids.shape[1]
         self._shifts = [length - len(row) for row in rows]
@@ -118,7 +121,8 @@ class EditedPasses:
         with ExitStack() as stack:
             for name, module in self._modules.items():
                 stack.enter_context(module.register_forward_hook(self._record(name)))
-            stack.enter_context(lower.replayed(rows, length) if lower else nullcontext())
+            if lower:
+                stack.enter_context(lower.replayed(rows, length))
             self._blocks, self._clean = RecordedBlocks.record(model, self._batch, layers)
 
     def _record(self, name: str) -> Callable[..., Tensor]:
@@ -192,11 +196,11 @@ class EditedPasses:
         return hook
 
     def _without_padding(self, state: Tensor) -> Tensor:
-        """``state`` [rows, length, size] with 0 at padding, where a model may compute NaN."""
+        """Return ``state`` [rows, length, size] with 0 at padding, where a model may compute NaN."""
         return state.masked_fill(self._padding.to(state.device), 0)
 
     def _by_row(self, state: Tensor) -> Tensor:
-        """``state`` as [rows, length, size]; some model families flatten the input of their MLP."""
+        """Return ``state`` as [rows, length, size]; some model families flatten the input of their MLP."""
         return state.reshape(*self._batch.ids.shape, -1)
 
 
@@ -234,7 +238,7 @@ def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
 
 def block_weights(model: LanguageModel, layer: int) -> tuple[str, ...]:
     """Return the state-dict names of the matrices of the MLP of block ``layer``: gate if there is one, up, down."""
-    parent = model.weight_name(layer).removesuffix(_WEIGHT).rpartition(".")[0]
+    parent, _, _ = model.weight_name(layer).removesuffix(_WEIGHT).rpartition(".")  # such as model.layers.6.mlp
     children = model.model.get_submodule(parent).named_children()
     return tuple(f"{parent}.{name}{_WEIGHT}" for name, child in children if isinstance(child, nn.Linear | Conv1D))
 
@@ -268,5 +272,8 @@ def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, Shape
 
 def first_block(model: LanguageModel, names: Sequence[str]) -> int:
     """Return the lowest block (0-based) with one of the weights; an edit does not affect the blocks below it."""
-    numbers = [name.removeprefix(f"{model.spec.blocks}.").partition(".")[0] for name in names]
-    return min(int(number) for number in numbers)
+    layers = list[int]()
+    for name in names:
+        number, _, _ = name.removeprefix(f"{model.spec.blocks}.").partition(".")  # such as 6 of 6.mlp.down_proj.weight
+        layers.append(int(number))
+    return min(layers)

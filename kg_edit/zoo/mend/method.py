@@ -110,7 +110,9 @@ class Mend(StatementMethod):
                 change, record = self._change(edit)
                 changes.append(change)
                 records.append(record)
-        factors = {name: Factors.total([change[name] for change in changes]) for name in changes[0]}
+        factors = dict[str, Factors]()
+        for name in self.editor.weights:
+            factors[name] = Factors.total([change[name] for change in changes])
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
 
     def _change(self, edit: Edit) -> tuple[Mapping[str, Factors], dict[str, Any]]:
@@ -145,7 +147,7 @@ class Mend(StatementMethod):
 
     @cached_property
     def editor(self) -> Editor:
-        """The editor of the settings."""
+        """The editor that the settings name: a trained one, or a plain step of gradient descent."""
         folder = self._folder(self.config)
         return self.untrained() if folder is None else self.load(folder)
 
@@ -154,17 +156,22 @@ class Mend(StatementMethod):
         shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))
         network = self.network_class(shapes, rank=1, edit_lr=self.config.edit_lr)
         network.to(self.model.device).requires_grad_(False)
-        return Editor(weights=shapes, factors=lambda _, factors: network.factors(factors), note={"digest": "untrained"})
+        return _editor_of(network, {"digest": "untrained"}, of_statement=False)
 
     def load(self, folder: Path) -> Editor:
         """Return the network that the training command wrote to ``folder``."""
         kind = self.manifest_class
         assert issubclass(kind, MendManifest)  # noqa: S101 - KE, which has another, loads its own
         trained = self.file_format.trained(folder, self.model, kind, kind.network)
-        network = trained.network
-        return Editor(
-            weights=network.shapes,
-            factors=lambda _, factors: network.factors(factors),
-            note=trained.note,
-            of_statement=trained.manifest.training.gradient_of == "text",
-        )
+        of_statement = trained.manifest.training.gradient_of == "text"
+        return _editor_of(trained.network, trained.note, of_statement=of_statement)
+
+
+def _editor_of(network: MendNetwork, note: dict[str, Any], *, of_statement: bool) -> Editor:
+    """Return the editor with a network that reads the gradients alone, and not the edits' prompts."""
+    return Editor(
+        weights=network.shapes,
+        factors=lambda _, gradients: network.factors(gradients),
+        note=note,
+        of_statement=of_statement,
+    )

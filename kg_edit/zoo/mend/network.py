@@ -44,7 +44,7 @@ class LowRankLayer(nn.Module):
     def forward(self, x: Tensor, member: int) -> Tensor:
         """Map ``x`` [..., size] to [..., size]; ``member`` is the weight's index among the weights of its shape."""
         inner = x @ self.down.T @ self.up.T + self.bias
-        # clamp, unlike relu, has a gradient at 0, where everything starts
+        # `clamp` has a gradient at 0, where everything starts; `relu` has none
         return x + (self.scale[member] * inner + self.offset[member]).clamp(min=0)
 
 
@@ -64,15 +64,16 @@ class MendNetwork(nn.Module):
         self._edit_lr = edit_lr
         self._indices = {name: index for index, name in enumerate(self.shapes)}
         # Weights of one shape share the matrices of their layers; each has its own scale, offset, rate and statistics.
-        same: dict[Shape, list[str]] = {}
+        counts = dict[Shape, int]()
+        self._members = dict[str, int]()  # the index of a weight among those of its shape
         for name, shape in self.shapes.items():
-            same.setdefault(shape, []).append(name)
-        self._members = {name: members.index(name) for members in same.values() for name in members}
+            self._members[name] = counts.get(shape, 0)
+            counts[shape] = self._members[name] + 1
         generator = torch.Generator().manual_seed(seed)
         self.layers = nn.ModuleDict()
-        for shape, members in same.items():
+        for shape, count in counts.items():
             self.layers[_key(shape)] = nn.ModuleList(
-                LowRankLayer(sum(shape), rank=rank, members=len(members), generator=generator) for _ in range(layers)
+                LowRankLayer(sum(shape), rank=rank, members=count, generator=generator) for _ in range(layers)
             )
         self.log_rates = nn.Parameter(torch.zeros(len(self.shapes)))  # the logarithm of rate / edit_lr
         for index, shape in enumerate(self.shapes.values()):
@@ -107,7 +108,7 @@ class MendNetwork(nn.Module):
 
     @property
     def rates(self) -> list[nn.Parameter]:
-        """The learned logarithms of numbers that each weight has of its own."""
+        """The parameters with a number for each weight: the logarithm of its rate."""
         return [self.log_rates]
 
     def rate(self, name: str) -> Tensor:
@@ -139,12 +140,14 @@ class MendNetwork(nn.Module):
 
         Its rank is the number of tokens with a gradient.
         """
-        alive = {name: (u[has_gradient(delta)], delta[has_gradient(delta)]) for name, (u, delta) in factors.items()}
-        changes = self.changes(alive)
-        return {
-            name: Factors(left=left.T.contiguous(), right=right.T.contiguous())
-            for name, (left, right) in changes.items()
-        }
+        alive = dict[str, tuple[Tensor, Tensor]]()
+        for name, (u, delta) in factors.items():
+            tokens = has_gradient(delta)
+            alive[name] = u[tokens], delta[tokens]
+        edit_factors = dict[str, Factors]()
+        for name, (left, right) in self.changes(alive).items():
+            edit_factors[name] = Factors(left=left.T.contiguous(), right=right.T.contiguous())
+        return edit_factors
 
     def _statistics(self, name: str) -> tuple[Tensor, Tensor]:
         index = self._indices[name]

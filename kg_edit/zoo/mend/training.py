@@ -99,8 +99,6 @@ def train_editor(
 ) -> Trained:
     """Train a network that turns an edit's gradient into a change of the weights: that of MEND, KE, MALMEN or RLEdit.
 
-    The other arguments are those of `train`.
-
     Args:
         model: the language model.
         edits: the training edits, or records with edits.
@@ -117,11 +115,15 @@ def train_editor(
     all_fields: dict[str, Any] = {"shapes": weight_shapes(model, weights), "training": settings, **fields}
     digest = digest_of(training_edits(edits))
     manifest = kind(model=model.fingerprint, model_name=model.name, edits=digest, **all_fields)
+
+    def start(checkpoint: Path) -> EditorRun:
+        return run(model, BatchOrder.of(model, edits, settings), manifest, checkpoint)
+
     return run_training(
         model,
         manifest,
         out,
-        lambda path: run(model, BatchOrder.of(model, edits, settings), manifest, path),
+        start,
         format=format,
         progress=progress,
         checkpoint_seconds=checkpoint_seconds,
@@ -171,7 +173,8 @@ def losses_after(
         locality_weight: c_loc.
         lower: stored states of the lower blocks, which then do not run.
     """
-    edits = range(len(rows.edits))  # of the rows in the pass, these are the edits' own
+    # The rows of the pass: the edits' own ones, then the unrelated prompts, one for each edit.
+    edits = range(len(rows.edits))
     unrelated = range(len(rows.edits), len(rows.edits) + len(rows.unrelated))
 
     # All rows run through the unedited model once; the network turns the edits' gradients into changes.
@@ -186,24 +189,31 @@ def losses_after(
     logits = passes.logits([*edits, *unrelated], changes, owners)
     edit_logits, unrelated_logits = logits.split([len(logits) - len(clean), len(clean)])
 
-    # L_loc
+    # L_loc: KL(p_unedited || p_edited), the mean over the rows of the mean over a row's target tokens
     _, shares = passes.targets(unrelated)
     divergence = (clean.exp() * (clean - unrelated_logits.log_softmax(-1))).sum(-1)  # [reads of unrelated]
     locality = (divergence * shares).sum()
 
-    # L_e is the mean over the edits' own rows, if they are learned, and the further prompts. These run in a pass of
-    # their own, because they are longer.
+    # L_e: the mean over the edits' own rows, if they are learned, and the further prompts
     edit = nll(passes, edits, edit_logits)
     if rows.further:
-        owners = torch.tensor([owner for owner, _ in rows.further])
-        prompts = [prompt for _, prompt in rows.further]
-        with torch.no_grad():
-            passes = EditedPasses(model, prompts, list(changes), lower=lower)
-        indices = range(len(prompts))
-        further = nll(passes, indices, passes.logits(indices, changes, owners))
+        further = _further_loss(model, changes, rows, lower=lower)
         learned = len(rows.edits) if rows.learned else 0
-        edit = (learned * edit + len(prompts) * further) / (learned + len(prompts))
+        edit = (learned * edit + len(rows.further) * further) / (learned + len(rows.further))
     return Losses(edit=edit, locality=locality, total=edit_weight * edit + locality_weight * locality)
+
+
+def _further_loss(model: LanguageModel, changes: Changes, rows: Rows, *, lower: LowerStates | None) -> Tensor:
+    """Return the mean loss on the further prompts, each under the change of its edit.
+
+    They run in a pass of their own, because they are longer.
+    """
+    owners = torch.tensor([owner for owner, _ in rows.further])
+    prompts = [prompt for _, prompt in rows.further]
+    with torch.no_grad():
+        passes = EditedPasses(model, prompts, list(changes), lower=lower)
+    indices = range(len(prompts))
+    return nll(passes, indices, passes.logits(indices, changes, owners))
 
 
 class EditorRun(TrainingRun[Validation]):
@@ -255,8 +265,8 @@ class EditorRun(TrainingRun[Validation]):
         rows = {read_tokens(prompt) for prompt in self.order.prompts()}
         # A step draws for each edit its own prompt, a paraphrase, an unrelated prompt, and the questions.
         drawn = settings.steps * settings.edits_a_step * (3 + settings.questions)
-        size = sum(len(row) for row in rows) * self.model.width * self.model.model.dtype.itemsize
-        if self._first and drawn >= 2 * len(rows) and size <= _STATES_GB * 1e9:
+        nbytes = sum(len(row) for row in rows) * self.model.width * self.model.model.dtype.itemsize
+        if self._first and drawn >= 2 * len(rows) and nbytes <= _STATES_GB * 1e9:
             self._lower = lower_states(self.model, rows, self._first, self._file, progress=progress)
 
     def finish(self, path: Path, manifest: Manifest) -> Manifest:

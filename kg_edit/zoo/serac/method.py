@@ -53,7 +53,9 @@ class SeracConfig(MethodConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the layer, if there is a trained network."""
-        return {"layer": "the trained network has its own layer"} if self.network else {}
+        if not self.network:
+            return {}
+        return {"layer": "the trained network has its own layer"}
 
 
 class Serac(EditingMethod):
@@ -114,16 +116,19 @@ class Serac(EditingMethod):
     def _empty(self) -> ScopePatch:
         """The patch without edits, which has the network and the rule."""
         trained = self._trained
+        changes = dict[str, Pair]()
         if trained is None:
             network = "untrained"
-            layer = default_layer(len(self.model.blocks)) if self.config.layer is None else self.config.layer
+            layer = self.config.layer
+            if layer is None:
+                layer = default_layer(len(self.model.blocks))
             scope = Scope.untrained(self.model.width)
-            changes = dict[str, Pair]()
         else:
             network = trained.digest
             layer = trained.manifest.layer
             scope = trained.network.scope
-            changes = trained.network.changes
+            for name, (left, right) in trained.network.changes.items():
+                changes[name] = left.detach().cpu(), right.detach().cpu()
         self.model.block(layer)  # raises early if the model has no such layer
 
         marker = find_marker(self.model.tokenizer, name=self.model.name)
@@ -137,7 +142,7 @@ class Serac(EditingMethod):
         return ScopePatch(
             rule=rule,
             scope=scope.to("cpu"),
-            changes={name: (left.detach().cpu(), right.detach().cpu()) for name, (left, right) in changes.items()},
+            changes=changes,
             facts=(),
             provenance=self.provenance(),
         )

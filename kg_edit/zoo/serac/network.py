@@ -18,7 +18,8 @@ from kg_edit.zoo.trained import training
 from kg_edit.zoo.trained.files import NetworkFormat, NetworkManifest
 
 FORMAT = NetworkFormat(key="kg_edit_serac", thing="SERAC network", command="kg-edit serac train")
-_SCALE = 20.0  # with this scale and offset, a head's probability exceeds 1/2 if the mean cosine is above 0.6
+# With the initial scale and offset, a head's probability exceeds 1/2 if the mean cosine is above 0.6.
+_SCALE = 20.0
 _OFFSET = -12.0
 _SPREAD = 0.02  # deviation of the heads' initial weights; equal heads would stay equal in training
 

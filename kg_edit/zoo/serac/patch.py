@@ -122,9 +122,9 @@ class ScopePatch(Patch):
     @cached_property
     def _memory(self) -> tuple[list[ScopedFact], Vectors]:
         """The latest fact for each prompt, in the order of the edits, and their vectors as one batch."""
-        last = {fact.prompt.casefold(): index for index, fact in enumerate(self.facts)}
-        current = [self.facts[index] for index in sorted(last.values())]
-        return current, Vectors.joined([(fact.vectors, fact.weights) for fact in current])
+        latest = {fact.prompt.casefold(): index for index, fact in enumerate(self.facts)}  # a later fact replaces one
+        facts = [self.facts[index] for index in sorted(latest.values())]
+        return facts, Vectors.joined([(fact.vectors, fact.weights) for fact in facts])
 
     def prompt_transform(self, model: LanguageModel, prompt: str) -> str:
         """Return the counterfactual model's prompt if ``prompt`` is in the scope of an edit, else ``prompt`` itself."""
@@ -167,7 +167,7 @@ class ScopePatch(Patch):
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Yield another `LanguageModel` with the same weights; the low-rank changes act only after the marker."""
         self.check_model(model)
-        transformed = dict[str, str]()  # kept, as a prompt is scored with many targets
+        transformed = dict[str, str]()  # by prompt, because a prompt is scored with many targets
         outer = model.prompt_transform
 
         def transform(prompt: str) -> str:

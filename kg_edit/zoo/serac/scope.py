@@ -20,7 +20,6 @@ The published classifier is a language model of its own, or compares two embeddi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Self
 
@@ -71,7 +70,9 @@ class Scope:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Build the classifier from its tensors, given by name."""
-        scope = cls(**{name: tensors[name] for name in ("project", "weigh", "scale", "offset")})
+        scope = cls(
+            project=tensors["project"], weigh=tensors["weigh"], scale=tensors["scale"], offset=tensors["offset"]
+        )
         if scope.project.dim() != 2 or scope.weigh.dim() != 2:
             raise ValueError("the scope's tensors don't fit together")
         heads, width = scope.weigh.shape
@@ -115,7 +116,7 @@ class Scope:
     def log_chances(self, edits: Vectors, texts: Vectors) -> Tensor:
         """Return log g for each pair of an edit and a text, [edits, texts]."""
         # Each token i of an edit with each token j of a text: v_i . v_j
-        alike = torch.einsum("eis,xjs->exij", edits.vectors, texts.vectors)
+        alike = torch.einsum("eis,xjs->exij", edits.vectors, texts.vectors)  # [edits, texts, tokens i, tokens j]
         is_padding = ~texts.vectors.any(-1)  # [texts, tokens]; the vectors of tokens have length 1, so they are not 0
         nearest = alike.masked_fill(is_padding[None, :, None, :], -1.0).amax(-1)  # max over j, [edits, texts, tokens i]
         scores = torch.einsum("exi,eih->exh", nearest, edits.weights)  # [edits, texts, heads]
@@ -132,10 +133,14 @@ def text_states(model: LanguageModel, text: str, layer: int) -> Tensor:
         text: any text.
         layer: the block, 0-based.
     """
-    last_paragraph = text.rstrip().rpartition("\n\n")[2]
+    _, _, last_paragraph = text.rstrip().rpartition("\n\n")
     longest = min(_LONGEST, model.positions or _LONGEST)
     ids = encode(model.tokenizer, last_paragraph).ids[-longest:]
     if not ids:
         return torch.zeros(0, model.width, device=model.device)
-    with untouched(model) if model.model.training else nullcontext(), torch.no_grad():
-        return block_output(model, left_pad([ids], device=model.device), layer)[0]
+    batch = left_pad([ids], device=model.device)
+    with torch.no_grad():
+        if not model.model.training:
+            return block_output(model, batch, layer)[0]
+        with untouched(model):
+            return block_output(model, batch, layer)[0]

@@ -68,11 +68,15 @@ def train(
         training=settings,
         edits=digest_of(training_edits(edits)),
     )
+
+    def start(checkpoint: Path) -> SeracRun:
+        return SeracRun(model, ExampleOrder.of(model, edits, settings), manifest, checkpoint)
+
     return run_training(
         model,
         manifest,
         out,
-        lambda path: SeracRun(model, ExampleOrder.of(model, edits, settings), manifest, path),
+        start,
         format=FORMAT,
         progress=progress,
         checkpoint_seconds=checkpoint_seconds,
@@ -92,8 +96,8 @@ class SeracRun(TrainingRun[Validation]):
         self._states = StateCache(model, manifest.layer)
         self._marker = find_marker(model.tokenizer, name=model.name)
         held_out = order.held_out_questions()
-        self._asked = [question for question in held_out if encode_question(model, self._marker, question)]
-        if not self._asked:
+        self._questions = [question for question in held_out if encode_question(model, self._marker, question)]
+        if not self._questions:
             raise ConfigError(
                 f"none of the {len(held_out)} held-out edits can be asked: their target's first token merges with the "
                 "prompt's end, or they are longer than the model's positions; give other edits, or take another model"
@@ -132,17 +136,17 @@ class SeracRun(TrainingRun[Validation]):
         scope, inside, outside = ((weights @ torch.tensor(scores)) / weights.sum()).tolist()
 
         edit = 0.0
-        for start in range(0, len(self._asked), self._batch):
-            questions = self._asked[start : start + self._batch]
+        for start in range(0, len(self._questions), self._batch):
+            questions = self._questions[start : start + self._batch]
             edit += len(questions) * float(answer_loss(self._model, self._network, self._marker, questions))
-        edit /= len(self._asked)
+        edit /= len(self._questions)
         return Validation(step=step, total=scope + edit, scope=scope, edit=edit, inside=inside, outside=outside)
 
 
 class StateCache:
     """A cache of the hidden states of texts after one block; each text runs once, in a pass of its own.
 
-    They are kept in main memory: a training reads tens of thousands of texts, and a step compares few of them.
+    The states stay in main memory: a training reads tens of thousands of texts, and a step compares few of them.
     """
 
     def __init__(self, model: LanguageModel, layer: int) -> None:
@@ -155,7 +159,7 @@ class StateCache:
         for text in texts:
             if text not in self._known:
                 self._known[text] = text_states(self._model, text, self._layer).cpu()
-        return [self._known[text].to(self._model.device) for text in texts]  # where the network is
+        return [self._known[text].to(self._model.device) for text in texts]  # the network's device
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -183,9 +187,12 @@ def score_scopes(network: SeracNetwork, states: StateCache, rows: ScopeRows) -> 
     """
     scope = network.scope
     count = len(rows.edits)
+    # The texts in three parts (each edit's inside text, outside texts, other texts), and the edit of each text
     outside_owners = [owner for owner, _ in rows.outside]
-    texts = [*rows.inside, *(text for _, text in rows.outside), *rows.texts]
-    owners: list[int | None] = [*range(count), *outside_owners, *(None for _ in rows.texts)]  # the edits of the texts
+    outside_texts = [text for _, text in rows.outside]
+    texts = [*rows.inside, *outside_texts, *rows.texts]
+    owners: list[int | None] = [*range(count), *outside_owners]
+    owners += [None] * len(rows.texts)
 
     edit_vectors = scope.padded_vectors(states.of([edit.text for edit in rows.edits]))
     text_vectors = scope.padded_vectors(states.of(texts))
@@ -196,17 +203,20 @@ def score_scopes(network: SeracNetwork, states: StateCache, rows: ScopeRows) -> 
     outside = log_chances[outside_owners, count + torch.arange(len(outside_owners))]
 
     # Each edit with the texts of other edits, or of none, that are certainly out of its scope
-    is_far = [
-        [rows.is_outside(edit, text, owner) for text, owner in zip(texts, owners, strict=True)] for edit in range(count)
-    ]
+    is_far = list[list[bool]]()  # [edits][texts]
+    for edit in range(count):
+        is_far.append([rows.is_outside(edit, text, owner) for text, owner in zip(texts, owners, strict=True)])
     far = log_chances[torch.tensor(is_far, device=log_chances.device)]
 
     losses = [-log_complement(part).mean() for part in (outside, far) if len(part)]
     outside_loss = torch.stack(losses).mean() if losses else log_chances.new_zeros(())
+    share_outside = 1.0  # if there are no outside texts
+    if len(outside):
+        share_outside = float((outside < _EVEN).float().mean())
     return ScopeScores(
         loss=(outside_loss - inside.mean()) / 2,
         inside=float((inside >= _EVEN).float().mean()),
-        outside=float((outside < _EVEN).float().mean()) if len(outside) else 1.0,
+        outside=share_outside,
     )
 
 

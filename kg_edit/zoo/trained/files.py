@@ -66,7 +66,8 @@ class Trained(Generic[Network, Manifest]):
     @property
     def note(self) -> dict[str, Any]:
         """The network in the provenance of a patch: its digest, and data on its training."""
-        return {"digest": self.digest, **self.manifest.model_dump(mode="json", include={"edits", "examples", "steps"})}
+        training = self.manifest.model_dump(mode="json", include={"edits", "examples", "steps"})
+        return {"digest": self.digest, **training}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class NetworkFormat:
             untrained: the setting of this name.
             instead: what the method does untrained, for the error message.
         """
-        if (network is None) == (not untrained):
+        if bool(untrained) == (network is not None):  # both, or neither
             raise ConfigError(
                 f"this method needs a trained {self.thing}. Train one: {self.command} --data EDITS --model NAME --out "
                 f"FOLDER, and give its folder: --set network=FOLDER. Or {instead}: --set untrained=true. Give exactly "
@@ -113,14 +114,14 @@ class NetworkFormat:
                     f"{path} was trained for the method {name}: use --method {name}, or train one with {self.command}"
                 )
             metadata = parse(keys[self.key])
-            if metadata["version"] <= VERSION:
-                return kind.model_validate(metadata["manifest"])
+            if metadata["version"] > VERSION:
+                raise ModelError(
+                    f"{path} has version {metadata['version']} of its format, and this kg-edit reads version "
+                    f"{VERSION}; update kg-edit"
+                )
+            return kind.model_validate(metadata["manifest"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
             raise self.damaged(path, error) from error
-        raise ModelError(
-            f"{path} has version {metadata['version']} of its format, and this kg-edit reads version {VERSION}; "
-            "update kg-edit"
-        )
 
     def tensors(self, path: Path) -> dict[str, Tensor]:
         """Read all tensors of a file."""
@@ -158,8 +159,9 @@ class NetworkFormat:
         tensors = self.tensors(path)
         with FakeTensorMode():  # tensors without memory: a wrong manifest can't allocate a huge network
             expected = {name: tuple(tensor.shape) for name, tensor in build(manifest).state_dict().items()}
-        for name in sorted(expected.keys() | tensors.keys()):
-            shape = tuple(tensors[name].shape) if name in tensors else None
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for name in sorted(expected.keys() | shapes.keys()):
+            shape = shapes.get(name)
             if expected.get(name) != shape:
                 raise self.damaged(path, f"the tensor {name} has the shape {shape}, expected {expected.get(name)}")
         network = build(manifest)

@@ -1,8 +1,8 @@
 """The hidden states below a block, computed once for many rows of tokens.
 
 A training that only changes blocks from ``first`` on runs the same rows again and again through the same lower blocks.
-`LowerStates` has the input [tokens, d] of block ``first`` for each row; while it is `replayed`, the lower blocks let
-their input pass, and block ``first`` gets the stored states.
+`lower_states` computes the input [tokens, d] of block ``first`` for each row, once. While a `LowerStates` is
+`replayed`, the lower blocks return their input unchanged, and block ``first`` gets the stored states.
 
 A row's states do not depend on the batch in which the row is used: rows of equal length are computed together, in a
 fixed order, without padding.
@@ -29,7 +29,7 @@ from kg_edit.models.prompts import left_pad, split_passes
 from kg_edit.storage.atomic import write_safetensors
 
 Row = tuple[int, ...]
-# rows of equal length in one pass, and their tokens
+# The most rows of equal length in one pass, and the most tokens
 _ROWS = 32
 _TOKENS = 8192
 
@@ -62,8 +62,8 @@ class LowerStates:
             state[number, length - len(row) :] = self.states[start : start + len(row)]
         with ExitStack() as stack:
             for layer in range(self.first):
-                stack.enter_context(_passing(self.model.block(layer), self.outputs))
-            stack.enter_context(_entered_by(self.model.block(self.first), state))
+                stack.enter_context(_skipped(self.model.block(layer), self.outputs))
+            stack.enter_context(_fed_with(self.model.block(self.first), state))
             yield
 
 
@@ -90,37 +90,45 @@ def lower_states(
     rows_sha256 = digest([first, ordered])
     states = _read(file, shape, rows_sha256)
     if states is None:
-        # [all tokens, d]
-        computed = torch.empty(shape, dtype=model.model.dtype)
-        filled = 0
         with Bar(title="states of the lower blocks", unit="text", total=len(ordered), shown=progress) as bar:
-            for length, same in groupby(ordered, len):
-                group = list(same)
-                for numbers in split_passes([length] * len(group), rows=_ROWS, tokens=_TOKENS):
-                    batch = left_pad(group[numbers.start : numbers.stop], device=model.device)
-                    output = block_output(model, batch, first - 1).flatten(0, 1)  # [rows * tokens, d], no padding
-                    computed[filled : filled + len(output)] = output.cpu()
-                    filled += len(output)
-                    bar.update(len(batch.ids))
+            computed = _compute(model, ordered, first, bar)
         write_safetensors(file, {"states": computed}, {"rows_sha256": rows_sha256})
         states = _read(file, shape, rows_sha256)  # as a memory map
     assert states is not None  # noqa: S101 - just written
-    return LowerStates(model=model, first=first, starts=starts, states=states, outputs=_outputs(model, ordered[0]))
+    outputs = _count_outputs(model, ordered[0])
+    return LowerStates(model=model, first=first, starts=starts, states=states, outputs=outputs)
+
+
+def _compute(model: LanguageModel, ordered: Sequence[Row], first: int, bar: Bar[Any]) -> Tensor:
+    """Return the input of block ``first`` for rows that are ordered by length, one after the other, [all tokens, d]."""
+    states = torch.empty(sum(map(len, ordered)), model.width, dtype=model.model.dtype)
+    filled = 0
+    for length, same_length in groupby(ordered, len):
+        group = list(same_length)
+        for numbers in split_passes([length] * len(group), rows=_ROWS, tokens=_TOKENS):
+            batch = left_pad(group[numbers.start : numbers.stop], device=model.device)  # without padding
+            output = block_output(model, batch, first - 1).flatten(0, 1)  # [rows * tokens, d]
+            states[filled : filled + len(output)] = output.cpu()
+            filled += len(output)
+            bar.update(len(batch.ids))
+    return states
 
 
 def _read(file: Path, shape: tuple[int, int], rows_sha256: str) -> Tensor | None:
-    """The states of a file; None if there is no file, or it is damaged or of other rows."""
+    """Return the states of a file; None if there is no file, or it is damaged or of other rows."""
     try:
         with safe_open(file, framework="pt") as opened:
-            same = (opened.metadata() or {}).get("rows_sha256") == rows_sha256
+            metadata = opened.metadata() or {}
             states: Tensor = opened.get_tensor("states")
     except (OSError, SafetensorError):
         return None
-    return states if same and states.shape == shape else None
+    if metadata.get("rows_sha256") != rows_sha256 or states.shape != shape:
+        return None
+    return states
 
 
-def _outputs(model: LanguageModel, row: Row) -> int:
-    """The length of the tuple that a block returns, or 0 if it returns the hidden state alone."""
+def _count_outputs(model: LanguageModel, row: Row) -> int:
+    """Return the length of the tuple that a block returns, or 0 if it returns the hidden state alone."""
     seen: list[Any] = []
     batch = left_pad([row], device=model.device)
     with model.block(0).register_forward_hook(lambda _, __, output: seen.append(output)):
@@ -129,11 +137,13 @@ def _outputs(model: LanguageModel, row: Row) -> int:
 
 
 @contextmanager
-def _passing(block: nn.Module, outputs: int) -> Iterator[None]:
-    """Let ``block`` return its input."""
+def _skipped(block: nn.Module, outputs: int) -> Iterator[None]:
+    """Within the ``with`` block, ``block`` returns its input; if ``outputs`` is above 0, in a tuple of this length."""
 
     def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
-        return (hidden_states, *[None] * (outputs - 1)) if outputs else hidden_states
+        if not outputs:
+            return hidden_states
+        return (hidden_states, *[None] * (outputs - 1))
 
     previous = block.__dict__.get("forward")  # accelerate's, if there is one
     block.__dict__["forward"] = forward
@@ -146,13 +156,15 @@ def _passing(block: nn.Module, outputs: int) -> Iterator[None]:
 
 
 @contextmanager
-def _entered_by(block: nn.Module, state: Tensor) -> Iterator[None]:
-    """Replace the hidden state that ``block`` gets by ``state`` [rows, tokens, d]."""
+def _fed_with(block: nn.Module, state: Tensor) -> Iterator[None]:
+    """Within the ``with`` block, ``block`` gets ``state`` [rows, tokens, d] instead of its hidden state."""
 
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        original = args[0] if args else kwargs["hidden_states"]
-        replacement = state.to(original.device)
-        return ((replacement, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": replacement})
+    def feed(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            original, *others = args
+            return (state.to(original.device), *others), kwargs
+        original = kwargs["hidden_states"]
+        return args, {**kwargs, "hidden_states": state.to(original.device)}
 
-    with block.register_forward_pre_hook(enter, with_kwargs=True):
+    with block.register_forward_pre_hook(feed, with_kwargs=True):
         yield

@@ -123,14 +123,17 @@ class State(Generic[Measured]):
             part, _, rest = name.partition("/")
             parts.setdefault(part, {})[rest] = tensor
         self.format.fill(self.network, parts["now"], path)
-        device = next(self.network.parameters()).device
+        first_parameter, *_ = self.network.parameters()
+        device = first_parameter.device
         self.best = {name: tensor.to(device) for name, tensor in parts["best"].items()}
         for name, parameter in self.network.named_parameters():
-            slots = {slot: parts["adam"].get(f"{slot}/{name}") for slot in _SLOTS}
-            if None not in slots.values():
-                # The moments are on the device of the network; Adam wants the step counter on the CPU.
-                moments = {slot: value.to(device) for slot, value in slots.items() if value is not None}
-                self.optimizer.state[parameter] = {**moments, "step": slots["step"]}
+            adam = parts["adam"]
+            if all(f"{slot}/{name}" in adam for slot in _SLOTS):
+                self.optimizer.state[parameter] = {
+                    "step": adam[f"step/{name}"],  # Adam wants the step counter on the CPU
+                    "exp_avg": adam[f"exp_avg/{name}"].to(device),
+                    "exp_avg_sq": adam[f"exp_avg_sq/{name}"].to(device),
+                }
 
 
 class TrainingRun(ABC, Generic[Measured]):
@@ -140,7 +143,7 @@ class TrainingRun(ABC, Generic[Measured]):
     """
 
     name: ClassVar[str]
-    lower: ClassVar[str] = "a lower learning_rate"  # what a training needs whose loss is not finite
+    lower: ClassVar[str] = "a lower learning_rate"  # what helps if the loss is not finite
 
     def __init__(self, state: State[Measured], settings: TrainingConfig, path: Path, *, examples: int) -> None:
         self.state = state
@@ -220,10 +223,11 @@ class TrainingRun(ABC, Generic[Measured]):
         self.check_loss(validation.total)
         validations = (*state.progress.validations, validation)
         state.progress = state.progress.model_copy(update={"validations": validations})
-        is_best = state.progress.best == validation
-        if is_best:
-            state.best = {name: tensor.detach().clone() for name, tensor in state.network.state_dict().items()}
-        log.info("on held-out examples after %s%s", validation, " (best so far)" if is_best else "")
+        if state.progress.best != validation:
+            log.info("on held-out examples after %s", validation)
+            return
+        log.info("on held-out examples after %s (best so far)", validation)
+        state.best = {name: tensor.detach().clone() for name, tensor in state.network.state_dict().items()}
 
     def finish(self, path: Path, manifest: Manifest) -> Manifest:
         """Complete the manifest, write it with the best network, and delete the checkpoint."""
@@ -294,12 +298,13 @@ class Passes(Generic[Example]):
         self._order = list[Example]()
 
     def examples(self, step: int) -> list[Example]:
-        """Return the examples of a step (from 0). All are shuffled once a pass: a step of many takes no time for it."""
-        steps = len(self._examples) // self._batch
-        if self._number != step // steps:
-            self._number = step // steps
-            self._order = shuffled(self._examples, f"pass {self._number} {self._seed}")
-        start = step % steps * self._batch
+        """Return the examples of a step (from 0). They are shuffled at the first step of a pass alone."""
+        steps_per_pass = len(self._examples) // self._batch
+        number, step_of_pass = divmod(step, steps_per_pass)
+        if number != self._number:
+            self._number = number
+            self._order = shuffled(self._examples, f"pass {number} {self._seed}")
+        start = step_of_pass * self._batch
         return self._order[start : start + self._batch]
 
 

@@ -50,7 +50,7 @@ from kg_edit.patches.changes import change_norm
 from kg_edit.patches.weight_patch import SUM, Factors, WeightPatch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
-from kg_edit.zoo.mend.examples import own_prompts
+from kg_edit.zoo.mend.examples import sample_prompts
 from kg_edit.zoo.mend.gradients import EditedPasses, block_weights, first_block, weight_shapes
 
 _EPSILON = torch.finfo(torch.float32).eps  # added to every deviation, as published
@@ -97,7 +97,7 @@ class UltraEditConfig(MethodConfig):
         return names
 
     def idle(self) -> dict[str, str]:
-        """Return the layers and projections, if the weights are named, and what describes texts that there are not."""
+        """Return the layers and projections, if the weights are named, and the settings of texts, if there are none."""
         unused = dict[str, str]()
         if self.weights:
             unused |= dict.fromkeys(("layers", "projections"), "weights names the edited matrices")
@@ -117,8 +117,9 @@ class UltraEditConfig(MethodConfig):
 
     def workload(self, *, edits: int) -> Workload:
         """Return the workload: a backward pass on the edit's row, and the changes of two matrices of most MLPs."""
-        named = len(self.weights) / len(self.written_layers(0)) if self.weights else 0
-        return Workload(matrices=round(named) or {"in": 2, "down": 1, "all": 3}[self.projections])
+        if self.weights:
+            return Workload(matrices=round(len(self.weights) / len(self.written_layers(0))))  # on average
+        return Workload(matrices={"in": 2, "down": 1, "all": 3}[self.projections])
 
 
 def block_of(name: str) -> int:
@@ -182,11 +183,19 @@ class UltraEdit(StatementMethod):
         if not self.weights:
             names = list[str]()
             for layer in self.layers:
-                down = model.weight_name(layer)
-                others = [name for name in block_weights(model, layer) if name != down]
-                names += {"all": block_weights(model, layer), "down": (down,), "in": others}[config.projections]
+                names += self._weights_of(layer)
             self.weights = tuple(names)
         self.shapes = weight_shapes(model, self.weights)  # (out, in) by name
+
+    def _weights_of(self, layer: int) -> list[str]:
+        """Return the names of the matrices of a layer's MLP that ``projections`` selects."""
+        down = self.model.weight_name(layer)
+        if self.config.projections == "down":
+            return [down]
+        names = block_weights(self.model, layer)
+        if self.config.projections == "all":
+            return list(names)
+        return [name for name in names if name != down]
 
     def prepare(self) -> None:
         """Read the model's own texts, once."""
@@ -199,7 +208,7 @@ class UltraEdit(StatementMethod):
         if not self.config.texts:
             return {}
         config = self.config
-        prompts = own_prompts(self.model, rows=config.texts, tokens=config.text_tokens, seed=config.seed)
+        prompts = sample_prompts(self.model, rows=config.texts, tokens=config.text_tokens, seed=config.seed)
         return self._join(self.token_features(prompts))
 
     def _join(self, rows: Sequence[TokenFeatures]) -> dict[str, Tensor]:
@@ -215,28 +224,39 @@ class UltraEdit(StatementMethod):
         for edit in edits:
             with annotate_errors(edit):
                 prompts.append(self.row(edit))
+        # 1. [h, g] of each token of a target
         with untouched(self.model):
-            texts = self.texts
+            _ = self.texts
             rows = self.token_features(prompts)
         for edit, prompt, row in zip(edits, prompts, rows, strict=True):
-            if not all(torch.isfinite(feature).all() for feature in row.features.values()):
-                with annotate_errors(edit):
-                    raise ModelError(
-                        f"the gradient of {prompt.text!r} is not finite (loss {row.nll}); "
-                        "if the model is in float16, load it in bfloat16 or float32"
-                    )
-
-        # 2. The statistics of all tokens so far: of these edits, of earlier calls, and of the texts.
+            with annotate_errors(edit):
+                _check_finite(row, prompt)
         features = self._join(rows)
+
+        # 2. The statistics of all tokens so far
         of_edits = {name: Statistics.of(value) for name, value in features.items()}
+        statistics = self._add_earlier(of_edits, before)
+
+        # 3 and 4, for each weight on its own
+        factors = dict[str, Factors]()
+        for name in self.weights:
+            factors[name] = self._solve(name, features[name], statistics[name])
+        return WeightPatch(
+            factors={name: Factors.total([pair]) for name, pair in factors.items()},  # dense where that takes less
+            provenance={**self.provenance(), "edits": self.records(edits, rows, factors)},
+            state={SUM + name: own.sums for name, own in of_edits.items()},
+        )
+
+    def _add_earlier(self, of_edits: Mapping[str, Statistics], before: Patch) -> dict[str, Statistics]:
+        """Return the statistics of these edits, of earlier calls and of the texts together, by weight."""
         seen = dict[str, Statistics]()
         for name in self.weights:
             seen[name] = of_edits[name]
             earlier = state_of(before, SUM + name)
             if earlier is not None:
                 seen[name] += Statistics(earlier)
-            if texts:
-                seen[name] += Statistics.of(texts[name])
+            if self.texts:
+                seen[name] += Statistics.of(self.texts[name])
         if self.config.statistics == "shape":
             seen = self._pool_by_shape(seen)
         if min(statistics.count for statistics in seen.values()) < 2:
@@ -244,31 +264,31 @@ class UltraEdit(StatementMethod):
                 "one token has no deviation to normalise by; give more edits at once, or let the statistics start with "
                 "texts of the model (--set texts=32)"
             )
+        return seen
 
-        factors = dict[str, Factors]()
-        for name, (out, size) in self.shapes.items():
-            # 3. V [tokens, out]
-            hn, gn = seen[name].normalise(features[name]).split([size, out], 1)
-            values = -self.config.rate * (hn**2).sum(1, keepdim=True) * gn
+    def _solve(self, name: str, features: Tensor, statistics: Statistics) -> Factors:
+        """Return the change of one weight [out, in], from its features [tokens, in + out]."""
+        out, size = self.shapes[name]
 
-            # 4. The rows of (H H^T + ridge I)^-1 H that belong to V. The texts are further rows of H, with v = 0.
-            inputs = features[name][:, :size].double()
-            if texts and self.config.hold:
-                inputs = torch.cat([inputs, self.config.hold**0.5 * texts[name][:, :size].to(inputs)])
-            solved = solve_ridge(inputs, self.config.ridge)[: len(values)]  # [tokens, in]
-            factors[name] = Factors(left=values.T.float().contiguous(), right=solved.T.float().contiguous())
+        # 3. V [tokens, out]
+        hn, gn = statistics.normalise(features).split([size, out], 1)
+        values = -self.config.rate * (hn**2).sum(1, keepdim=True) * gn
 
-        return WeightPatch(
-            factors={name: Factors.total([pair]) for name, pair in factors.items()},  # dense where that takes less
-            provenance={**self.provenance(), "edits": self.records(edits, rows, factors)},
-            state={SUM + name: statistics.sums for name, statistics in of_edits.items()},
-        )
+        # 4. The rows of (H H^T + ridge I)^-1 H that belong to V. The texts are further rows of H, with v = 0.
+        inputs = features[:, :size].double()
+        if self.texts and self.config.hold:
+            inputs = torch.cat([inputs, self.config.hold**0.5 * self.texts[name][:, :size].to(inputs)])
+        solved = solve_ridge(inputs, self.config.ridge)[: len(values)]  # [tokens, in]
+        return Factors(left=values.T.float().contiguous(), right=solved.T.float().contiguous())
 
     def _pool_by_shape(self, seen: Mapping[str, Statistics]) -> dict[str, Statistics]:
         """Return for each weight the statistics of all weights of its shape, as published."""
         by_shape = dict[tuple[int, int], Statistics]()
         for name, shape in self.shapes.items():
-            by_shape[shape] = by_shape[shape] + seen[name] if shape in by_shape else seen[name]
+            if shape in by_shape:
+                by_shape[shape] += seen[name]
+            else:
+                by_shape[shape] = seen[name]
         return {name: by_shape[shape] for name, shape in self.shapes.items()}
 
     def records(
@@ -283,9 +303,12 @@ class UltraEdit(StatementMethod):
             for index, (left, right) in enumerate(zip(lefts, rights, strict=True)):
                 squared[index] += change_norm(Factors(left=left, right=right)) ** 2
         records = list[dict[str, Any]]()
-        for edit, row, count, square in zip(edits, rows, counts, squared, strict=True):
-            notes = {"nll_before": round(row.nll, 6), "tokens": count, "norms": {"update": round(square**0.5, 6)}}
-            records.append({**self.record(edit), **notes})
+        for index, edit in enumerate(edits):
+            record = self.record(edit)
+            record["nll_before"] = round(rows[index].nll, 6)
+            record["tokens"] = counts[index]
+            record["norms"] = {"update": round(squared[index] ** 0.5, 6)}
+            records.append(record)
         return records
 
     def provenance(self) -> dict[str, Any]:
@@ -311,15 +334,25 @@ class UltraEdit(StatementMethod):
             nlls = cross_entropy(passes.logits(rows), tokens, reduction="none")  # [tokens of all rows]
             deltas = passes.deltas(nlls.sum())
             counts = [len(prompt.target_ids) for prompt in batch]
-            for row, (count, nll) in enumerate(zip(counts, nlls.detach().split(counts), strict=True)):
+            nlls_by_row = nlls.detach().split(counts)
+            for row, count in enumerate(counts):
                 # A row is padded on the left, and its last tokens are those that predict the target.
                 features = dict[str, Tensor]()
                 for name, delta in deltas.items():
                     h = passes.inputs[name][row, -count:].float()  # [tokens, in]
                     g = delta[row, -count:]  # [tokens, out]
                     features[name] = torch.cat([h, g], 1)
-                all_features.append(TokenFeatures(features=features, nll=float(nll.mean())))
+                all_features.append(TokenFeatures(features=features, nll=float(nlls_by_row[row].mean())))
         return all_features
+
+
+def _check_finite(row: TokenFeatures, prompt: Prompt) -> None:
+    for features in row.features.values():
+        if not torch.isfinite(features).all():
+            raise ModelError(
+                f"the gradient of {prompt.text!r} is not finite (loss {row.nll}); "
+                "if the model is in float16, load it in bfloat16 or float32"
+            )
 
 
 def solve_ridge(inputs: Tensor, ridge: float) -> Tensor:
