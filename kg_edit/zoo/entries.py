@@ -376,4 +376,5 @@ COMMANDS = (
 
 def method_entry(name: str) -> MethodEntry:
     """Return the entry of a method, which its class refers to."""
-    return next(entry for entry in METHODS if entry.name == name)
+    entries = {entry.name: entry for entry in METHODS}
+    return entries[name]

@@ -8,9 +8,9 @@ also aligns the changes r = z - h of the facts of a batch with their keys k. For
 
 The second sum is over the nearest keys alone, with P_k over these. The closed form is MEMIT's.
 
-The public code finds one value after the other, each aligned with those before it; here all facts of a descent are
-found together, each aligned with the present changes of the others, and with those of the batch's earlier descents,
-if not all facts fit into one. There r starts at h |k| / |h| if |h| < 100, here at 0.
+The public code finds one value after the other, each aligned with those before it. Here all facts of a descent are
+found together, each aligned with the present changes of the others; if not all facts fit into one descent, also with
+the changes of the batch's earlier descents. In the public code r starts at h |k| / |h| if |h| < 100, here at 0.
 """
 
 from __future__ import annotations
@@ -52,9 +52,12 @@ class EametConfig(MemitConfig):
         "fast": FAST,
         "paper": {
             **PUBLISHED,
-            **{"steps": 25, "stop_below": 0.01, "weight_decay": 1e-3, "clamp_norm_factor": 4.0},
-            **{"context_starts": (*STARTS, "However", "Also", "Nevertheless", "He", "It", "Can")},
-            **{"mom2_weight": 15_000.0},
+            "steps": 25,
+            "stop_below": 0.01,
+            "weight_decay": 1e-3,
+            "clamp_norm_factor": 4.0,
+            "context_starts": (*STARTS, "However", "Also", "Nevertheless", "He", "It", "Can"),
+            "mom2_weight": 15_000.0,
         },
     }
 
@@ -108,7 +111,8 @@ class Eamet(Memit):
         key_cosines = (k[:facts] @ k.T).masked_fill(itself, _FAR)
         moved = change.detach().any(1, keepdim=True)  # a change of 0 has no direction, and an endless gradient of it
         r = normalize(change.where(moved, change.detach()), dim=1)
-        others = torch.cat([r.detach(), *(normalize(changes, dim=1) for changes in earlier)])
+        found = [normalize(changes, dim=1) for changes in earlier]
+        others = torch.cat([r.detach(), *found])
         change_cosines = (r @ others.T).masked_fill(itself, _FAR)
 
         # KL(P_k || P_r)

@@ -92,26 +92,31 @@ class ExtSub(Lora):
                     expert_rows.append(self.row(edit))
                     if edit.target_true:
                         old_rows[index] = self.row(edit.model_copy(update={"target_new": edit.target_true}))
-            expert, expert_losses = self._adapter([*expert_rows, *self._locality], edits=len(edits))
-            anti, old_losses = self._adapter(list(old_rows.values())) if old_rows else (WeightPatch(factors={}), [])
-        factors = subtract_patch(expert, anti, strength=config.strength, extract=config.extract).factors
+            expert, expert_losses = self._train_adapter([*expert_rows, *self._locality], edits=len(edits))
+            anti_expert = WeightPatch(factors={})
+            old_losses = dict[int, list[float]]()  # by the index of the edit
+            if old_rows:
+                anti_expert, losses_in_order = self._train_adapter(list(old_rows.values()))
+                old_losses = dict(zip(old_rows, losses_in_order, strict=True))
+        factors = subtract_patch(expert, anti_expert, strength=config.strength, extract=config.extract).factors
 
         # The norms are those of the change of all edits of the call; the losses are those of the two adapters, before
         # the subtraction.
         norms = weight_norms(factors)
-        ends = dict(zip(old_rows, old_losses, strict=True))
         records = list[dict[str, Any]]()
-        for index, (edit, losses) in enumerate(zip(edits, expert_losses, strict=False)):  # locality rows come last
+        for index, edit in enumerate(edits):
             record = {**self.record(edit), "norms": norms}
+            losses = expert_losses[index]
             record |= {"expert_loss_before": round(losses[0], 6), "expert_loss_after": round(losses[-1], 6)}
-            if index in ends:
-                record |= {"old_loss_before": round(ends[index][0], 6), "old_loss_after": round(ends[index][-1], 6)}
+            if index in old_losses:
+                losses = old_losses[index]
+                record |= {"old_loss_before": round(losses[0], 6), "old_loss_after": round(losses[-1], 6)}
             if len(edits) > 1:
                 record["shared"] = True
             records.append(record)
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
 
-    def _adapter(self, rows: Sequence[TrainingRow], *, edits: int = 0) -> tuple[WeightPatch, list[list[float]]]:
+    def _train_adapter(self, rows: Sequence[TrainingRow], *, edits: int = 0) -> tuple[WeightPatch, list[list[float]]]:
         """Train an adapter on ``rows``; return its patch, and each row's loss in each epoch.
 
         The losses of the first ``edits`` rows are reported as those of the edits.
@@ -132,19 +137,25 @@ class ExtSub(Lora):
 
     @cached_property
     def _locality(self) -> list[TrainingRow]:
-        pairs = read_locality(self.config.locality) if self.config.locality else ()
-        return [row_of(self.model.encode(prompt, target=answer), self.config.aim) for prompt, answer in pairs]
+        rows = list[TrainingRow]()
+        if self.config.locality:
+            for prompt, answer in read_locality(self.config.locality):
+                rows.append(row_of(self.model.encode(prompt, target=answer), self.config.aim))
+        return rows
 
 
 def read_locality(path: str | Path) -> tuple[tuple[str, str], ...]:
     """Read the locality prompts of a benchmark's file, each with its first answer."""
-    records = readable_records(path)
-    queries = [query for record in records for edit in record.edits for query in locality_queries(edit, record)]
-    pairs = [pair_of(query) for query in queries if query.answers]
-    prompts = tuple(dict.fromkeys((pair.prompt, pair.candidate) for pair in pairs))
+    prompts = dict[tuple[str, str], None]()  # a set that keeps the order
+    for record in readable_records(path):
+        for edit in record.edits:
+            for query in locality_queries(edit, record):
+                if query.answers:
+                    pair = pair_of(query)
+                    prompts[pair.prompt, pair.candidate] = None
     if not prompts:
         raise EditFileError(
             f"{path}: no record has a locality prompt with an answer, or a neighbour of an edit with an old target; "
             "give a file that has one, as locality"
         )
-    return prompts
+    return tuple(prompts)

@@ -91,14 +91,18 @@ class AdaLora(Lora):
 
     def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
         """Train on ``row``; return the changes of the weights by their names, and the losses."""
-        removes = self.config.rank < self.config.initial_rank  # PEFT can't remove none
         with svd_adapted(self.model, self.targets, self.config) as adapters:
             row_losses = RowLosses(self.model, 0, [row])
+
+            def remove_triplets() -> None:
+                if self.config.rank < self.config.initial_rank:  # PEFT fails if there are none to remove
+                    adapters.allocate()
+
             losses = self.config.descent.run(
                 adapters.parameters,
                 lambda: row_losses().mean(),
                 penalty=lambda: self.config.orthogonality * adapters.distance(),
-                constrain=adapters.allocate if removes else lambda: None,
+                constrain=remove_triplets,
             )
             return adapters.factors(), losses
 

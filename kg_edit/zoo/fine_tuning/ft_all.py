@@ -76,8 +76,8 @@ class FtAll(TuningMethod):
 
 def matrices_of(model: LanguageModel, layer: int) -> list[str]:
     """Return the full names of all projections of block ``layer``."""
-    inside = model.block(layer).named_modules()
-    return [f"{model.spec.blocks}.{layer}.{name}" for name, module in inside if is_projection(module)]
+    modules = model.block(layer).named_modules()
+    return [f"{model.spec.blocks}.{layer}.{name}" for name, module in modules if is_projection(module)]
 
 
 @contextmanager

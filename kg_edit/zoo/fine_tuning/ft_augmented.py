@@ -13,9 +13,9 @@ The rows of L_e are the edits' prompts, bare and after a sampled text, and those
 after a sampled text (`AugmentedRows`). In a share ``at_subject`` of them the changes act at the subject's last token
 alone, as those of ROME's line do when a value is optimised: what is learned there serves the fact in other words too.
 
-In a sequence p is the model without the earlier edits, so that what they changed elsewhere does not add up (after a
-method with an adapter, p is the model with it). The paper has true facts in the place of L_s and L_t, and trains all
-weights or LoRA.
+In a sequence p is the model without the earlier edits, so that what they changed elsewhere does not add up. (After a
+method with an adapter, p is the model with the adapter.) The paper trains on true facts instead of L_s and L_t, and
+trains all weights or LoRA.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ from kg_edit.text.relation_nouns import example_things
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.fine_tuning.ft_retrain import still_valid
 
-_FIRST_DEPTH = 0.13  # of the default layers, as a part of the model's depth: 4 to 10 of 30
+# The default layers, as parts of the model's depth: 4 to 10 of 30
+_FIRST_DEPTH = 0.13
 _END_DEPTH = 0.36
 
 # For hundreds of edits in one call; at_subject and kept_texts were chosen on the second thousand of CounterFact.
@@ -112,13 +113,18 @@ class FtAugmentedConfig(StatementConfig):
         The bare rows of the edits are padded to those in contexts.
         """
         batch = min(edits, self.batch_size)
-        padded = 2 * self.context_tokens if self.contexts else 0
-        rows = batch * (1 + bool(self.contexts) + self.subjects)
-        return Workload(rows=rows, context_tokens=batch * padded + self.texts * self.text_tokens)
+        rows_per_edit = 1 + self.subjects  # the edit's own, and those with other subjects
+        context_tokens = 0
+        if self.contexts:
+            rows_per_edit += 1
+            context_tokens = 2 * self.context_tokens * batch
+        return Workload(rows=batch * rows_per_edit, context_tokens=context_tokens + self.texts * self.text_tokens)
 
     def idle(self) -> dict[str, str]:
         """Return the length of the contexts, if there are none."""
-        return {} if self.contexts else {"context_tokens": "with contexts=0 no texts come before a prompt"}
+        if self.contexts:
+            return {}
+        return {"context_tokens": "with contexts=0 no texts come before a prompt"}
 
 
 class FtAugmented(TuningMethod):
@@ -139,7 +145,8 @@ class FtAugmented(TuningMethod):
     def contexts(self) -> tuple[str, ...]:
         """Templates ``TEXT. {}``; none with ``contexts=0``."""
         lengths = ((self.config.context_tokens, self.config.contexts),)
-        return sample_contexts(self.model, lengths=lengths, seed=self.config.seed)[1:]  # without the bare one
+        _, *sampled = sample_contexts(self.model, lengths=lengths, seed=self.config.seed)  # the first one is bare
+        return tuple(sampled)
 
     @cached_property
     def texts(self) -> list[TrainingRow]:
@@ -269,8 +276,10 @@ class AugmentedRows:
         self._earlier = still_valid(before, edits)
         self._seed = f"{method.config.seed}/{len(before.edits)}"
         self._edited_texts = {edit.text for edit in (*edits, *self._earlier)}
-        self._subjects = tuple(dict.fromkeys([*(edit.subject for edit in edits), *example_things()]))
-        self._edited_subjects = dict[str, set[str]]()  # by template: many edits share one, and every epoch asks again
+        subjects = [edit.subject for edit in edits]
+        self._subjects = tuple(dict.fromkeys([*subjects, *example_things()]))  # each once
+        # By template, because many edits share one, and every epoch asks again
+        self._unedited_subjects = dict[str, list[str]]()
 
     def bare(self, batch: Sequence[int]) -> list[TrainingRow]:
         """Return the bare row of each edit of a batch."""
@@ -283,7 +292,10 @@ class AugmentedRows:
         edits = [self._edits[index] for index in batch]
 
         # The edits bare, and each after a sampled text
-        edited = [self.row_in(BARE, edit, draw) for edit in edits] if config.at_subject else self.bare(batch)
+        if config.at_subject:
+            edited = [self.row_in(BARE, edit, draw) for edit in edits]
+        else:
+            edited = self.bare(batch)
         edited += self._in_contexts(edits, draw)
 
         # Earlier edits of the sequence: half of them after a sampled text, the others bare
@@ -292,7 +304,9 @@ class AugmentedRows:
         edited += self._bare_rows(earlier[half:])
         edited += self._in_contexts(earlier[:half], draw)
 
-        others = [row for edit in edits for row in self.about_others(edit, draw)]
+        others = list[TrainingRow]()
+        for edit in edits:
+            others += self.about_others(edit, draw)
         texts = draw.sample(self._method.texts, min(config.texts, len(self._method.texts)))
         return StepRows(edited=edited, others=others, texts=texts)
 
@@ -310,7 +324,10 @@ class AugmentedRows:
             return []
         rows = list[TrainingRow]()
         for edit in edits:
-            rows.append(self.row_in(draw.choice(contexts), edit, draw) if edit.subject else self._method.row(edit))
+            if edit.subject:
+                rows.append(self.row_in(draw.choice(contexts), edit, draw))
+            else:
+                rows.append(self._method.row(edit))
         return rows
 
     def row_in(self, context: str, edit: Edit, draw: Random) -> TrainingRow:
@@ -336,12 +353,12 @@ class AugmentedRows:
     def about_others(self, edit: Edit, draw: Random) -> list[TrainingRow]:
         """Return the edit's prompt about other subjects, except those with which it is an edited prompt."""
         template = edit.prompt
-        if template not in self._edited_subjects:
-            self._edited_subjects[template] = {
-                subject for subject in self._subjects if template.replace("{}", subject) in self._edited_texts
-            }
-        edited = self._edited_subjects[template]
-        unedited = [subject for subject in self._subjects if subject not in edited]
+        if template not in self._unedited_subjects:
+            texts = {subject: template.replace("{}", subject) for subject in self._subjects}
+            self._unedited_subjects[template] = [
+                subject for subject, text in texts.items() if text not in self._edited_texts
+            ]
+        unedited = self._unedited_subjects[template]
         rows = list[TrainingRow]()
         for subject in draw.sample(unedited, min(self._config.subjects, len(unedited))):
             ids = self._model.encode_fact(template, subject=subject, chat=edit.one_form(self._method.name)).ids

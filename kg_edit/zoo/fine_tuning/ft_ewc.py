@@ -66,10 +66,16 @@ class FtEwc(FineTuning):
 
     def penalty(self, change: Tensor, before: Patch) -> Callable[[], Tensor]:
         """Return a function that computes the penalty on ``change`` [d, d_ff], a scalar."""
-        fixed = self.config.anchor == "original"
-        name = self.model.weight_name(self.layer)
-        moved = sum_changes(before, name, like=change) if fixed else torch.zeros_like(change, requires_grad=False)
-        return lambda: 0.5 * self.config.ewc_weight * (self.fisher * (moved + change).square()).sum()
+        if self.config.anchor == "original":
+            moved = sum_changes(before, self.model.weight_name(self.layer), like=change)
+        else:
+            moved = torch.zeros_like(change, requires_grad=False)
+
+        def compute() -> Tensor:
+            from_anchor = moved + change  # W - W*
+            return 0.5 * self.config.ewc_weight * (self.fisher * from_anchor.square()).sum()
+
+        return compute
 
 
 def diagonal_fisher(model: LanguageModel, layer: int, config: FtEwcConfig) -> Tensor:

@@ -48,9 +48,11 @@ class LocFt(FineTuning):
 
     def row(self, edit: Edit) -> TrainingRow:
         """Return the training row of an edit: its prompt and its target, and the end-of-text token as ``end`` sets."""
-        end = self.model.tokenizer.eos_token_id if self.config.end else None
-        if self.config.end and end is None:
-            raise PromptError(f"the tokenizer of {self.model.name!r} has no end-of-text token; set end=false")
+        end = None
+        if self.config.end:
+            end = self.model.tokenizer.eos_token_id
+            if end is None:
+                raise PromptError(f"the tokenizer of {self.model.name!r} has no end-of-text token; set end=false")
         prompt = encode_statement(self.model, edit, method=self.name, with_ending=self.config.aim == "text")
         return row_of(prompt, self.config.aim, end=end)
 
@@ -77,9 +79,11 @@ class LocFt(FineTuning):
                     layer=self.layer,
                     skip_learned=True,
                 )
-        pairs = zip(edits, losses.tolist(), strict=True)
-        return self.patch(change.detach(), [record(self, edit, change=change, losses=curve) for edit, curve in pairs])
+        records = []
+        for edit, edit_losses in zip(edits, losses.tolist(), strict=True):
+            records.append(record(self, edit, change=change, losses=edit_losses))
+        return self.patch(change.detach(), records)
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
-        """Make each edit alone, one after the other: mini-batches are no descents that could share passes."""
+        """Make each edit alone, one after the other: descents by mini-batches can't share passes of the model."""
         return EditingMethod.make_each(self, edits, before=before)

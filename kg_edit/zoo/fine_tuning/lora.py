@@ -109,12 +109,7 @@ class Lora(TuningMethod):
         (edit,) = edits
         with untouched(self.model):
             factors, losses = self.train(self.row(edit))
-        record = {
-            **self.record(edit),
-            "norms": weight_norms(factors),
-            **self.notes(factors),
-            **loss_notes(losses),
-        }
+        record = {**self.record(edit), "norms": weight_norms(factors), **self.notes(factors), **loss_notes(losses)}
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
 
     def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
@@ -152,14 +147,15 @@ def target_modules(
             recurrent block has in its place.
         layers: blocks, 0-based; None: all.
     """
+    if layers is None:
+        layers = range(len(model.blocks))
     names = list[str]()
-    for layer in range(len(model.blocks)) if layers is None else layers:
+    for layer in layers:
         projections = [name for name, module in model.block(layer).named_modules() if is_projection(module)]
-        mixing = [model.spec.attention]
-        if model.is_recurrent:  # such a part has another name in each family: all outside of the MLP
-            mlp = (model.spec.down_projection or "mlp.").rpartition(".")[0]
-            mixing = [name for name in projections if not name.startswith(f"{mlp}.")]
-        for part in mixing if modules is None else modules:
+        parts = modules
+        if parts is None:
+            parts = _token_mixing_parts(model, projections)
+        for part in parts:
             inside = [name for name in projections if f".{part}." in f".{name}."]
             if not inside:
                 raise ConfigError(
@@ -167,6 +163,17 @@ def target_modules(
                 )
             names += [f"{model.spec.blocks}.{layer}.{name}" for name in inside]
     return list(dict.fromkeys(names))
+
+
+def _token_mixing_parts(model: LanguageModel, projections: Sequence[str]) -> list[str]:
+    """Return the name of a block's attention, or the projections that a recurrent block has in its place.
+
+    The recurrent part has another name in each family, so these are all projections outside of the MLP.
+    """
+    if not model.is_recurrent:
+        return [model.spec.attention]
+    mlp, _, _ = (model.spec.down_projection or "mlp.").rpartition(".")
+    return [name for name in projections if not name.startswith(f"{mlp}.")]
 
 
 def is_projection(module: nn.Module) -> bool:

@@ -44,7 +44,9 @@ class PromptConfig(MethodConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the encoder, if BM25 compares."""
-        return {"encoder": "gate=bm25 compares words; set gate=similarity"} if self.gate == "bm25" else {}
+        if self.gate != "bm25":
+            return {}
+        return {"encoder": "gate=bm25 compares words; set gate=similarity"}
 
 
 class PromptMethod(EditingMethod):

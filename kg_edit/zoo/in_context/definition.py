@@ -50,7 +50,9 @@ class DefinitionConfig(PromptConfig):
         idle = super().idle()
         if self.insert in ("fact", "random"):
             idle["exclude_answers"] = f"insert={self.insert} inserts no description"
-        return idle if self.insert == "random" else {**idle, "seed": "only insert=random draws a fact"}
+        if self.insert != "random":
+            idle["seed"] = "only insert=random draws a fact"
+        return idle
 
 
 class Definition(GraphMethod, PromptMethod):
@@ -142,6 +144,7 @@ class Descriptions(Protocol):
 
 
 def _descriptions(graph: object) -> Descriptions | None:
+    """Return the source of descriptions of a graph, or of the one that a control changes; None if it has none."""
     while isinstance(graph, Withheld | WithAnswersNamed):  # `_definitions` leaves out what they withhold
         graph = graph.right
     source: Descriptions | None = getattr(graph, "facts", None)

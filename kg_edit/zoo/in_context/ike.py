@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
@@ -76,9 +76,9 @@ class IkeConfig(PromptConfig):
         divisor = gcd(*self.ratio)
         shares = [share // divisor for share in self.ratio]
         rounds, rest = divmod(count, sum(shares))
-        kinds = rounds * _repeat_kinds(shares) if rounds else []
+        kinds = rounds * _repeat_kinds(shares)
 
-        # The rest by the largest remainders: the kind that lacks most of its part of the rest is next.
+        # The rest is given out by the largest remainders: the next one is the kind that lacks most of its part.
         extras = [0] * len(shares)
         for _ in range(rest):
             lacking = [share * rest / sum(shares) - extra for share, extra in zip(shares, extras, strict=True)]
@@ -96,7 +96,8 @@ class IkeConfig(PromptConfig):
         """Return what only drawn demonstrations use, if none is drawn: there is no training file, or ``count`` is 0."""
         if self.demonstrations and self.count:
             return {}
-        return {**super().idle(), **dict.fromkeys(("ratio", "seed"), "no demonstration is drawn from a training file")}
+        why = "no demonstration is drawn from a training file"
+        return {**super().idle(), "ratio": why, "seed": why}
 
     def check_source(self) -> None:
         """Check that a training file is set if ``source`` needs one, and not set if ``source`` is ``patch``."""
@@ -197,7 +198,10 @@ class Demonstrations:
 
     @cached_property
     def _facts(self) -> list[tuple[Edit, BenchmarkRecord]]:
-        return [(edit, record) for record in self.records for edit in record.edits]
+        facts = list[tuple[Edit, BenchmarkRecord]]()
+        for record in self.records:
+            facts += [(edit, record) for edit in record.edits]
+        return facts
 
     @cached_property
     def _index(self) -> Index:
@@ -211,30 +215,36 @@ class Demonstrations:
         name this subject or are one of these, because they test the edit.
         """
         subject = edit.subject.casefold()
-        unchanged = {*edit.neighborhood, *(pair.prompt for pair in edit.locality)}
+        unchanged = {pair.prompt for pair in edit.locality}
+        unchanged.update(edit.neighborhood)
 
         def tests_the_edit(prompt: str) -> bool:
             return subject in prompt.casefold() or prompt in unchanged
 
-        scores = self._index(new_fact(edit))
-        allowed = list[tuple[Edit, BenchmarkRecord]]()
-        allowed_scores = list[float]()
-        for (other, record), score in zip(self._facts, scores, strict=True):
-            if other.subject.casefold() != subject and other.text not in unchanged:
-                allowed.append((other, record))
-                allowed_scores.append(score)
-        near = [allowed[index] for index in best(allowed_scores, config.count)]
-
-        # The kinds are shuffled for each edit, so that they do not go along with the similarity.
+        near = self._most_similar(edit, unchanged, count=config.count)
+        # The kinds are shuffled for each edit, so that the most similar facts are not all of one kind.
         draw = random.Random(f"{config.seed}/{edit.id}")  # noqa: S311 - nothing secret
         drawn = config.kinds(len(near))
         draw.shuffle(drawn)
         examples = list[str]()
         for (other, record), kind in zip(near, drawn, strict=True):
             paraphrases = [prompt for prompt in other.paraphrases if not tests_the_edit(prompt)]
-            kept = [pair for pair in retained(other, record) if not tests_the_edit(pair[0])]
+            kept = [(prompt, answer) for prompt, answer in retained(other, record) if not tests_the_edit(prompt)]
             examples.append(demonstration(other, kind, draw, paraphrases=paraphrases, retained=kept))
         return tuple(examples)
+
+    def _most_similar(
+        self, edit: Edit, unchanged: Collection[str], *, count: int
+    ) -> list[tuple[Edit, BenchmarkRecord]]:
+        """Return the facts most similar to an edit, without those about its subject or of an ``unchanged`` prompt."""
+        scores = self._index(new_fact(edit))
+        allowed = list[tuple[Edit, BenchmarkRecord]]()
+        allowed_scores = list[float]()
+        for (other, record), score in zip(self._facts, scores, strict=True):
+            if other.subject.casefold() != edit.subject.casefold() and other.text not in unchanged:
+                allowed.append((other, record))
+                allowed_scores.append(score)
+        return [allowed[index] for index in best(allowed_scores, count)]
 
 
 def read_demonstrations(path: str | Path, encoder: str | None = None) -> Demonstrations:
@@ -244,7 +254,12 @@ def read_demonstrations(path: str | Path, encoder: str | None = None) -> Demonst
 
 def retained(edit: Edit, record: BenchmarkRecord) -> list[tuple[str, str]]:
     """Return the prompts whose answers an edit must not change, as they are written, with their answers."""
-    return [(query.prompt, query.answers[0][0]) for query in locality_queries(edit, record) if query.answers]
+    pairs = list[tuple[str, str]]()
+    for query in locality_queries(edit, record):
+        if query.answers:
+            answer, *_ = query.answers[0]  # the first name of the first answer
+            pairs.append((query.prompt, answer))
+    return pairs
 
 
 def demonstration(

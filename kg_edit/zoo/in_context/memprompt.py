@@ -75,12 +75,10 @@ class MemPrompt(PromptMethod):
         """Return the clarification; with ``feedback=mistakes`` it is withheld if the model is right without it."""
         notes: dict[str, Any] = {}
         if self.config.feedback == "mistakes":
-            # An edit in both forms, plain and chat, has to be right in both; the note has the first wrong answer.
-            with untouched(self.model):
-                readers = [self.model.in_chat() if chat else self.model for chat in edit.forms]
-                answers = [ask(reader, edit.text, tokens=_TOKENS) for reader in readers]
+            answers = self._ask(edit)
             wrong = [answer for answer in answers if not begins_with(answer, edit.target_new)]
-            notes = {"answer": (wrong or answers)[0], "withheld": not wrong}
+            first_answer, *_ = wrong or answers
+            notes = {"answer": first_answer, "withheld": not wrong}
         fact = PromptFact(
             id=edit.id,
             subject=edit.subject,
@@ -90,3 +88,12 @@ class MemPrompt(PromptMethod):
             withheld=notes.get("withheld", False),
         )
         return fact, notes
+
+    def _ask(self, edit: Edit) -> list[str]:
+        """Return the model's answer in each form in which the edit is made, plain and chat."""
+        answers = list[str]()
+        with untouched(self.model):
+            for chat in edit.forms:
+                reader = self.model.in_chat() if chat else self.model
+                answers.append(ask(reader, edit.text, tokens=_TOKENS))
+        return answers

@@ -58,7 +58,7 @@ def read_passages(path: str | Path) -> tuple[str, ...]:
     texts = tuple(dict.fromkeys(found))
     if not texts:
         raise EditFileError(f"{path}: found no paragraphs; {_EXPECTED}")
-    # bm25s raises a bare ValueError for texts without a word
+    # bm25s raises a ValueError without a message for texts without a word
     if not any(bm25s.tokenize(text, return_ids=False, show_progress=False)[0] for text in texts):
         raise EditFileError(f"{path}: no paragraph has a word to search for, of two letters or more; {_EXPECTED}")
     return texts
@@ -72,7 +72,9 @@ def _read_row(row: object) -> Iterator[str]:
     text = row.get("text")
     if isinstance(text, str) and text.strip():
         line = " ".join(text.split())
-        yield f"{title}: {line}" if title else line
+        if title:
+            line = f"{title}: {line}"
+        yield line
     paragraphs = row.get("paragraphs")
     if isinstance(paragraphs, str):  # PopQA writes the text of a Python list
         try:

@@ -33,7 +33,7 @@ from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 from kg_edit.zoo.in_context.passages import Passages, read_passages
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
-_MOST_STATEMENTS = 10_000
+_MOST_STATEMENTS = 10_000  # about one subject, that are counted
 
 
 class PopularityConfig(PromptConfig):
@@ -58,8 +58,8 @@ class PopularityConfig(PromptConfig):
 class PopularityRetrieval(GraphMethod, PromptMethod):
     """Puts the fact into the prompt only if the subject is so unpopular that the model alone can't be trusted.
 
-    A withheld fact has no effect: about a popular subject the model answers as before. The limits should be
-    chosen for each relation on separate questions (`studies/popqa.py` does it).
+    A withheld fact has no effect: about a popular subject the model answers as before. The limits should be chosen for
+    each relation on separate questions (`studies/popqa.py` does it).
     """
 
     entry = method_entry("popularity-retrieval")
@@ -156,9 +156,11 @@ def _popqa_pairs(content: object) -> list[tuple[str, object]]:
         if not isinstance(row, dict):
             continue
         question = str(row.get("input") or row.get("question") or "")
+        subject = row.get("subj")
         parsed = popqa.asked_about(question)
-        subject = row.get("subj") or (parsed and parsed[1])
-        subject_id = str(row.get("s_uri") or "").rpartition("/")[2]
+        if not subject and parsed:
+            _, subject = parsed
+        _, _, subject_id = str(row.get("s_uri") or "").rpartition("/")
         for name in (subject, question, subject_id):
             if name:
                 pairs.append((str(name), row.get("s_pop")))
@@ -185,7 +187,9 @@ def statements(graph: SubgraphSource, edit: Edit) -> float:
         return statements(graph.right, edit)
     if isinstance(graph, PrivateGraph):
         nodes = (edit.subject_id,) if edit.subject_id in graph.graph else graph.find(edit.subject)
-        return float(graph.graph.out_degree(nodes[0])) if len(nodes) == 1 else 0.0
+        if len(nodes) != 1:
+            return 0.0
+        return float(graph.graph.out_degree(nodes[0]))
     if not isinstance(graph, Neighbourhoods):
         raise ConfigError(
             f"can't count popularity in a {type(graph).__name__}; "
@@ -194,7 +198,8 @@ def statements(graph: SubgraphSource, edit: Edit) -> float:
     items = (edit.subject_id,) if edit.subject_id else graph.find(edit.subject)
     if len(items) != 1:
         return 0.0
-    return float(graph.neighbourhood(items[0], SubgraphOptions(hops=1, per_node=_MOST_STATEMENTS)).number_of_edges())
+    neighbourhood = graph.neighbourhood(items[0], SubgraphOptions(hops=1, per_node=_MOST_STATEMENTS))
+    return float(neighbourhood.number_of_edges())
 
 
 def best_threshold(popularity: Sequence[float], without: Sequence[bool], retrieved: Sequence[bool]) -> float:
@@ -211,18 +216,19 @@ def best_threshold(popularity: Sequence[float], without: Sequence[bool], retriev
     Returns:
         Of equally good limits the lowest; -1 if no fact should be used (an unknown subject has popularity 0).
     """
-    # The limit moves up from below all questions: each one that it passes is answered with the fact instead of without.
-    # It can only stop between different popularities.
-    rows = sorted(zip(popularity, without, retrieved, strict=True))
-    right = sum(alone for _, alone, _ in rows)  # answered correctly with the present limit
+    # The limit moves up from below all questions. The questions that it passes are answered with the fact instead of
+    # without, all of one popularity at once.
+    gains = defaultdict[float, int](int)  # by popularity
+    for value, alone, with_fact in zip(popularity, without, retrieved, strict=True):
+        gains[value] += with_fact - alone
     best = -1.0
-    most = right
-    for index, (value, alone, with_fact) in enumerate(rows):
-        right += with_fact - alone
-        last_of_its_kind = index + 1 == len(rows) or rows[index + 1][0] > value
-        if last_of_its_kind and right > most:
+    most = 0
+    gain = 0  # questions that are answered correctly beyond those without any fact
+    for value in sorted(gains):
+        gain += gains[value]
+        if gain > most:
             best = value
-            most = right
+            most = gain
     return best
 
 

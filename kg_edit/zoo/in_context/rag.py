@@ -37,7 +37,7 @@ class RagConfig(PromptConfig):
     @model_validator(mode="before")
     @classmethod
     def _threshold_of_the_gate(cls, settings: Any) -> Any:
-        """Half of a name is in many others: among thousands of facts it would be found by every second prompt."""
+        """Set the usual threshold for gate=subject: half of a name is in many others, which would find the fact."""
         if isinstance(settings, dict) and settings.get("gate") == "subject":
             return {"threshold": PromptRule.model_fields["threshold"].default, **settings}
         return settings

@@ -36,7 +36,7 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.text.relation_nouns import WORDINGS, diverse_prompts
 from kg_edit.zoo.entries import method_entry
-from kg_edit.zoo.kn.neurons import neuron_attributions, refined_neurons, shared_neurons
+from kg_edit.zoo.kn.neurons import Neurons, neuron_attributions, refined_neurons, shared_neurons
 
 REFINED: dict[str, Any] = {"share": 0.7, "neurons": (2, 5), "prompts": "diverse"}
 
@@ -143,13 +143,7 @@ class Kn(EditingMethod):
             attributions = neuron_attributions(
                 self.model, self._prompts(edit), self.layers, steps=config.steps, tokens=config.answer_tokens
             )
-            if config.neurons is None:
-                chosen = shared_neurons(attributions.scores, threshold=config.threshold, share=config.share)
-            else:
-                least, most = config.neurons
-                chosen = refined_neurons(
-                    attributions.scores, threshold=config.threshold, share=config.share, least=least, most=most
-                )
+            chosen = self._choose(attributions.scores)
             if not chosen.mask.any():
                 raise PatchError(
                     f"no neuron for the old answer {edit.target_true!r} after {edit.text!r}; try another method"
@@ -159,14 +153,7 @@ class Kn(EditingMethod):
                 strength *= attributions.activity.sign()
             column = self.direction(old=old, new=new)  # [d]
 
-        # Column i of W [d, d_ff] gets strength_i column: in each layer a change of rank 1, column strength^T.
-        factors = dict[str, Factors]()
-        for layer, layer_strength in zip(self.layers, strength, strict=True):
-            if layer_strength.any():
-                device = weight_matrix(self.model.down_projection(layer)).device
-                left = column[:, None].clone().to(device)
-                right = layer_strength[:, None].clone().to(device)
-                factors[self.model.weight_name(layer)] = Factors(left=left, right=right)
+        factors = self._add_to_columns(column, strength)
         neurons = [[self.layers[row], neuron] for row, neuron in chosen.mask.nonzero().tolist()]
         record = {
             **self.record(edit),
@@ -175,6 +162,32 @@ class Kn(EditingMethod):
             "shared_by": round(chosen.share, 6),
         }
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
+
+    def _choose(self, scores: Tensor) -> Neurons:
+        """Choose the neurons by their attributions [prompts, layers, d_ff], as the settings say."""
+        config = self.config
+        if config.neurons is None:
+            return shared_neurons(scores, threshold=config.threshold, share=config.share)
+        least, most = config.neurons
+        return refined_neurons(scores, threshold=config.threshold, share=config.share, least=least, most=most)
+
+    def _add_to_columns(self, column: Tensor, strength: Tensor) -> dict[str, Factors]:
+        """Return the changes by the weights' names: column i of a layer's W [d, d_ff] gets strength_i column.
+
+        That is a change of rank 1, column strength^T, of each layer with a chosen neuron.
+
+        Args:
+            column: what is added, [d].
+            strength: of each neuron, [layers, d_ff].
+        """
+        factors = dict[str, Factors]()
+        for layer, layer_strength in zip(self.layers, strength, strict=True):
+            if layer_strength.any():
+                device = weight_matrix(self.model.down_projection(layer)).device
+                left = column[:, None].clone().to(device)
+                right = layer_strength[:, None].clone().to(device)
+                factors[self.model.weight_name(layer)] = Factors(left=left, right=right)
+        return factors
 
     def _answers(self, edit: Edit) -> tuple[int, int]:
         """Return the first token of the old answer, and that of the new one."""
@@ -223,8 +236,10 @@ class Kn(EditingMethod):
         head = self.model.model.get_output_embeddings().weight  # [vocabulary, d], or [vocabulary, d_embedding]
         assert isinstance(head, Tensor)  # noqa: S101 - true of every causal language model
         mixed = self.config.write * head[new].float() - self.config.erase * head[old].float()
-        through = optional_module(self.model.model, self.model.spec.project_out)
-        return mixed if through is None else mixed @ weight_matrix(through).to(mixed)
+        project_out = optional_module(self.model.model, self.model.spec.project_out)  # before the head, if there is one
+        if project_out is None:
+            return mixed
+        return mixed @ weight_matrix(project_out).to(mixed)
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, and the contexts."""

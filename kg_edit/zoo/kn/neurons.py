@@ -64,9 +64,10 @@ def neuron_attributions(
             rows.append(Prompt(text=prompt.text, ids=ids, target_start=token, subject_last=token - 1))
             owners.append(index)
 
-    # A pass runs several intervals of the integral at once: as many copies of the rows, a divisor of ``steps``.
+    # A pass runs several intervals of the integral at once, each on a copy of the rows. Their number divides ``steps``.
     most = max(_ROWS // len(rows), 1)
-    together = max(copies for copies in range(1, steps + 1) if steps % copies == 0 and copies <= most)
+    divisors = [copies for copies in range(1, steps + 1) if steps % copies == 0]
+    together = max(copies for copies in divisors if copies <= most)
     recorded, neurons = _record_neurons(model, rows, layers, copies=together)
 
     scores = list[Tensor]()  # [prompts, d_ff] of each layer
@@ -95,18 +96,18 @@ def _record_neurons(
     batch = right_pad([tail(row) for row in rows] * copies, model.device, ends=tail_ends(rows) * copies)
     neurons: dict[int, Tensor] = {}
 
-    def keep(layer: int) -> Callable[[Tensor, Tensor], None]:
-        def hook(keys: Tensor, _: Tensor) -> None:
-            neurons[layer] = keys.float()
+    def record_keys(layer: int) -> Callable[[Tensor, Tensor], None]:
+        def record(keys: Tensor, _: Tensor) -> None:
+            neurons[layer] = keys.float().reshape(len(rows) * copies, -1)
 
-        return hook
+        return record
 
     with ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(watched(model.down_projection(layer), keep(layer)))
+            stack.enter_context(watched(model.down_projection(layer), record_keys(layer)))
         blocks = range(min(layers), len(model.blocks))
         recorded, _ = RecordedBlocks.record(model, batch, blocks, prefix=prefix, all_inputs=True)
-    return recorded, {layer: keys.reshape(len(rows) * copies, -1) for layer, keys in neurons.items()}
+    return recorded, neurons
 
 
 def _chance_by_neurons(
@@ -193,7 +194,7 @@ def refined_neurons(scores: Tensor, *, threshold: float, share: float, least: in
 
     fitting = [p for p, size in sizes.items() if least <= size <= most]
     if fitting:
-        nearest = min(fitting, key=lambda p: (abs(p - share), -p))
+        nearest = min(fitting, key=lambda p: (abs(p - share), -p))  # of two equally near ones, the higher share
         return Neurons(mask=masks[nearest], share=nearest)
     too_large = [p for p, size in sizes.items() if size > most]
     if not too_large:

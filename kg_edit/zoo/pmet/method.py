@@ -2,7 +2,8 @@
 
 1. Gradient descent finds two changes [d] at the subject's last token in the last edited layer, with which the model
    predicts the fact: delta_a of the attention's output, delta_m of the MLP's. The loss is ROME's, with a penalty for
-   each. Only v* = m + delta_m is wanted from the MLP: what delta_a does is said to be no knowledge of the fact.
+   each. Only v* = m + delta_m is written, into the MLP: the paper says that what delta_a does is not knowledge of the
+   fact.
 2. Layer by layer, in ascending order, MEMIT's update with a square root in place of the number of layers left:
 
     W_l += R K^T (lambda C_l + K K^T)^-1,   R = (v* - m) / sqrt(layers left)  [d, facts]
@@ -50,8 +51,11 @@ class PmetConfig(MemitConfig):
         "fast": FAST,
         "paper": {
             **PUBLISHED,
-            **{"steps": 30, "learning_rate": 0.2, "kl_weight": 1.0},
-            **{"clamp_norm_factor": 0.75, "mom2_weight": 6_000.0},
+            "steps": 30,
+            "learning_rate": 0.2,
+            "kl_weight": 1.0,
+            "clamp_norm_factor": 0.75,
+            "mom2_weight": 6_000.0,
         },
     }
 
@@ -94,7 +98,9 @@ class BothOutputs(TailForward):
         def shifted(output: Any) -> Any:
             state = hidden_state(output)
             moved = state + attended.to(state).reshape(state.shape)
-            return (moved, *output[1:]) if isinstance(output, tuple) else moved
+            if isinstance(output, tuple):
+                return (moved, *output[1:])
+            return moved
 
         with added(self._attention, shifted):
             return super().logits(value)
@@ -132,7 +138,8 @@ class Pmet(Memit):
 
     def split_written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
         """Return m [facts, d] and delta_m: the attention's part is not written."""
-        return states[:, 0], [replace(descent, change=descent.change[0]) for descent in descents]
+        of_mlp = [replace(descent, change=descent.change[0]) for descent in descents]
+        return states[:, 0], of_mlp
 
     def share(self, remaining: int) -> float:
         """Return 1 / sqrt(layers left)."""

@@ -22,12 +22,13 @@ _ENERGY = 0.5  # share of the eigenvalues' sum that the principal directions hav
 def principal_directions(weight: Tensor) -> Tensor:
     """Return V [d_ff, directions] of ``weight`` W [d, d_ff], in float64.
 
-    With A the rows of W at norm 1, they are the eigenvectors of A^T A with the largest eigenvalues, as many as have
-    half of the eigenvalues' sum.
+    With A the rows of W scaled to norm 1, they are the eigenvectors of A^T A with the largest eigenvalues, as many as
+    have half of the eigenvalues' sum. If u is an eigenvector of the smaller A A^T with the eigenvalue e, the one of
+    A^T A is A^T u / sqrt(e).
     """
     rows = exact(weight)
     rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-8)  # A
-    values, vectors = torch.linalg.eigh(rows @ rows.T)  # the smaller A A^T, [d, d], has the same eigenvalues
+    values, vectors = torch.linalg.eigh(rows @ rows.T)  # of A A^T, [d, d]
     values = values.flip(0).clamp(min=0)  # the largest first
     vectors = vectors.flip(1)
     share = values.cumsum(0) / values.sum()
@@ -75,7 +76,9 @@ def pruned(update: Factors, weight: Tensor, *, earlier: Sequence[Factors], base:
         unedited = unedited - exact(pair.product).to(unedited.device)
 
     # S = L R^T has the singular values of the small Q_L^T L R^T Q_R.
-    total = Factors.total([*(pair.exact_on(update.left.device) for pair in earlier), update])
+    updates = [pair.exact_on(update.left.device) for pair in earlier]
+    updates.append(update)
+    total = Factors.total(updates)
     left, in_left = torch.linalg.qr(exact(total.left))
     right, in_right = torch.linalg.qr(exact(total.right))
     u, sigma, v = torch.linalg.svd(in_left @ in_right.T, full_matrices=False)

@@ -1,11 +1,11 @@
 """ROME, MEMIT and EMMET with restrained updates: SPHERE, RECT and PRUNE (`kg_edit.zoo.restrained.bounds`).
 
-`Restrained` overrides the two methods through which an update goes before it is in the patch: `adjust_directions` gets
-the right factor U [d_ff, facts] of one layer's update R U^T, before the next layer is computed, `adjust_updates` gets
-the updates of all layers. Another method is restrained alike: ``class RestrainedPmet(Restrained, Pmet)``.
+`Restrained` overrides the two methods through which an update goes before it is in the patch. `adjust_directions` gets
+the right factor U [d_ff, facts] of one layer's update R U^T, before the next layer is computed. `adjust_updates` gets
+the updates of all layers. Another method is restrained in the same way: ``class RestrainedPmet(Restrained, Pmet)``.
 
-In the public code of SPHERE all updates are projected after the last layer, here each before the next layer is
-computed. PRUNE's public code bounds the updates once, after all edits, here after each batch.
+The public code of SPHERE projects all updates after the last layer. Here each is projected before the next layer is
+computed. PRUNE's public code bounds the updates once, after all edits. Here it is done after each batch.
 """
 
 from __future__ import annotations
@@ -105,8 +105,9 @@ class Restrained(ValueMethod):
 
 def updates_of(name: str, patch: Patch | None) -> list[Factors]:
     """Return the updates of the weight ``name`` in ``patch``, which may be a stack of patches."""
-    parts = () if patch is None else patch.parts
-    return [part.factors[name] for part in parts if isinstance(part, WeightPatch) and name in part.factors]
+    if patch is None:
+        return []
+    return [part.factors[name] for part in patch.parts if isinstance(part, WeightPatch) and name in part.factors]
 
 
 class RestrainedRomeConfig(RestrainedConfig, RomeConfig):
@@ -133,7 +134,9 @@ class RestrainedRome(Restrained, Rome):
 
     def principal(self, layer: int) -> Tensor:
         """Return V [d_ff, directions], those of the present call if there is one."""
-        return super().principal(layer) if self._principal is None else self._principal
+        if self._principal is not None:
+            return self._principal
+        return super().principal(layer)
 
 
 class RestrainedMemitConfig(RestrainedConfig, MemitConfig):
