@@ -111,7 +111,7 @@ class Mend(StatementMethod):
                 changes.append(change)
                 records.append(record)
         factors = dict[str, Factors]()
-        for name in self.editor.weights:
+        for name in changes[0]:
             factors[name] = Factors.total([change[name] for change in changes])
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
 
@@ -156,7 +156,7 @@ class Mend(StatementMethod):
         shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))
         network = self.network_class(shapes, rank=1, edit_lr=self.config.edit_lr)
         network.to(self.model.device).requires_grad_(False)
-        return _editor_of(network, {"digest": "untrained"}, of_statement=False)
+        return _editor_of(network, shapes, {"digest": "untrained"}, of_statement=False)
 
     def load(self, folder: Path) -> Editor:
         """Return the network that the training command wrote to ``folder``."""
@@ -164,13 +164,13 @@ class Mend(StatementMethod):
         assert issubclass(kind, MendManifest)  # noqa: S101 - KE, which has another, loads its own
         trained = self.file_format.trained(folder, self.model, kind, kind.network)
         of_statement = trained.manifest.training.gradient_of == "text"
-        return _editor_of(trained.network, trained.note, of_statement=of_statement)
+        return _editor_of(trained.network, trained.network.shapes, trained.note, of_statement=of_statement)
 
 
-def _editor_of(network: MendNetwork, note: dict[str, Any], *, of_statement: bool) -> Editor:
+def _editor_of(network: MendNetwork, weights: Iterable[str], note: dict[str, Any], *, of_statement: bool) -> Editor:
     """Return the editor with a network that reads the gradients alone, and not the edits' prompts."""
     return Editor(
-        weights=network.shapes,
+        weights=weights,
         factors=lambda _, gradients: network.factors(gradients),
         note=note,
         of_statement=of_statement,

@@ -99,7 +99,7 @@ def lower_states(
     return LowerStates(model=model, first=first, starts=starts, states=states, outputs=outputs)
 
 
-def _compute(model: LanguageModel, ordered: Sequence[Row], first: int, bar: Bar[Any]) -> Tensor:
+def _compute(model: LanguageModel, ordered: Sequence[Row], first: int, bar: Bar) -> Tensor:
     """Return the input of block ``first`` for rows that are ordered by length, one after the other, [all tokens, d]."""
     states = torch.empty(sum(map(len, ordered)), model.width, dtype=model.model.dtype)
     filled = 0
