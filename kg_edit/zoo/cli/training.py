@@ -146,12 +146,12 @@ def training_records(
     records = _read_records(data, dataset)[:limit]
     if not leave_out:
         return [record for record in records if record.edits]
-    test_records = list[BenchmarkRecord]()
+    test_records: list[BenchmarkRecord] = []
     for path in leave_out:
         test_records += _read_records(path)
     test = HeldOutPrompts(test_records)
     # Of a record, only the edits about a subject of the test are left out, with their prompts.
-    remaining = list[BenchmarkRecord]()
+    remaining: list[BenchmarkRecord] = []
     for record in records:
         rest = test.without(record)
         if rest:
