@@ -35,6 +35,7 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COPIES = "repository"
 LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
 MADE = re.compile(r"<!-- (facts|settings): ([a-z-]+) -->")
+INTERVAL = re.compile(r"\[([-+\d.]+), ([-+\d.]+)\]")
 ARXIV = re.compile(r"(?<=arXiv )(\d{4}\.\d{5})")
 
 
@@ -148,9 +149,18 @@ def _first_sentence(markdown: str) -> str:
 
 
 def _in_its_words(markdown: str) -> str:
-    """Tables within a list are indented by four spaces; of escapes only those that Python-Markdown knows are left."""
-    lines = [re.sub(r"^ {2,3}(?=\|)", "    ", line).replace("\\~", "~") for line in markdown.split("\n")]
-    return "\n".join(line if line.lstrip().startswith("|") else line.replace("\\|", "|") for line in lines)
+    """Tables within a list are indented by four spaces; of escapes only those that Python-Markdown knows are left.
+
+    In a table an interval such as [0.90, 1.00] is kept on one line.
+    """
+    lines = []
+    for line in markdown.split("\n"):
+        words = re.sub(r"^ {2,3}(?=\|)", "    ", line).replace("\\~", "~")
+        if words.lstrip().startswith("|"):
+            lines.append(INTERVAL.sub(r"[\1,&nbsp;\2]", words))
+        else:
+            lines.append(words.replace("\\|", "|"))
+    return "\n".join(lines)
 
 
 def _outside(page: str, link: str) -> str:

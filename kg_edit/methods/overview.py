@@ -26,7 +26,7 @@ all methods. `kg-edit methods NAME` prints the settings of a method. These are t
 - *batch* says how the edits of one call are made. They are computed together, or in sequence, each on the model with
   the earlier ones. (`grace` and `melo` make each edit without their earlier entries.)
 - *remove* says what happens when one edit is removed from many. Where it is exact, the other edits keep their values.
-  Else the ledger [computes the others again](patches.md#what-removing-means).
+  Otherwise the ledger [computes the others again](patches.md#what-removing-means).
 - *graph* says whether the method needs a knowledge graph.
 """
 PAGES = {  # the pages of docs/ with the sections of a family's methods, in the order of docs/methods.md
