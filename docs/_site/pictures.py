@@ -150,11 +150,11 @@ def photograph_served_page(browser: Chromium, work: Path) -> None:
     """Make two edits on the served page; photograph the first try, and the ledger with both."""
     with serving(work) as address:
         page = opened(browser, address, 1180)
-        page.until("document.getElementById('about').textContent.includes('rome')")
+        page.until("document.getElementById('about')?.textContent.includes('rome')")
         tower = ("The Eiffel Tower", "{} is in the city of", "Rome", "The Louvre is in the city of")
         try_edit(page, *tower)
         page.call("Page.reload")
-        page.until("document.getElementById('about').textContent.includes('rome')")
+        page.until("document.getElementById('about')?.textContent.includes('rome')")
         try_edit(page, *tower)  # the first one has measured C, so this one shows the time of an edit
         photograph(page, "page", "document.querySelector('main')")
         add = "document.getElementById('add-edit').click()"
