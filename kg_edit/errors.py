@@ -236,12 +236,10 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
         if kind == "string_type" and location in wrong_sizes:
             continue  # the value is a list, and the fault is its length
         path = _write_path(location)
-        if _is_explained(path, faults, kind=kind, is_tried=is_tried):
-            continue
         field = entry.get("ctx", {}).get("field") or path
         if kind == "literal_error" and faults and faults[-1].field == field:  # a certain word is taken as well
             faults[-1] = Fault(field, f"{faults[-1].message}, or {expected_of(entry)}")
-        else:
+        elif not _is_explained(path, faults, kind=kind, is_tried=is_tried):
             faults.append(Fault(field, _message_of(entry, location, model, faults)))
     return tuple(faults)
 
