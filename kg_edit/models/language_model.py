@@ -102,12 +102,17 @@ class LanguageModel:
 
         Raises:
             ModelError: there is no such model, it can't be loaded, or there is not enough memory for it.
-            UnsupportedModelError: its family has no `ModelSpec`, or its weights are quantised.
+            UnsupportedModelError: its family has no `ModelSpec`.
         """
         name = str(name)
         target = pick_device(device)
         torch_dtype = pick_dtype(dtype, target)  # a wrong one is refused before a GGUF file is dequantised
-        quantise = str(dtype) if str(dtype) in QUANTISED else ""
+        placement: dict[str, Any] = {"dtype": torch_dtype, "device_map": device_map}
+        is_packed = str(dtype) in QUANTISED
+        if is_packed:
+            from kg_edit.models.quantised import quantised_options
+
+            placement = quantised_options(str(dtype), torch_dtype, target)
         path = resolve_model(name)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         if cached_only(path, revision):
@@ -119,26 +124,22 @@ class LanguageModel:
             if stored:
                 check_blocks(getattr(config.get_text_config(), "num_hidden_layers", 0), stored)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            how: dict[str, Any] = {"dtype": torch_dtype, "device_map": device_map}
-            if quantise:
-                from kg_edit.models.quantised import quantised_options, stored_fingerprint
-
-                how = quantised_options(quantise, torch_dtype, target)
             with _without_bars(path):
-                model = load_whole(path, how | options)
-            if device_map is None and not quantise:
+                model = load_whole(path, placement | options)
+            if placement["device_map"] is None:
                 nn.Module.to(model, target)
-            digest = None
-            if quantise:
-                digest = stored_fingerprint(path, config, local="local_files_only" in options)
-        except ModelError:
+        except UnsupportedModelError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
             raise ModelError(_why_not_loaded(error, name, path)) from error
         _use_quick_kernels(model)
         loaded = cls.wrap(model, tokenizer, name=name, spec=chosen)
-        if digest is not None:
-            setattr(model, _FINGERPRINTS, (digest,))
+        if is_packed:
+            from kg_edit.models.quantised import stored_fingerprint
+
+            digest = stored_fingerprint(path, config, local="local_files_only" in options)
+            if digest is not None:
+                setattr(model, _FINGERPRINTS, (digest,))
         return loaded
 
     @classmethod
@@ -153,7 +154,7 @@ class LanguageModel:
         """Wrap a model and a tokenizer that are already in memory; puts the model in evaluation mode.
 
         Raises:
-            UnsupportedModelError: its family has no `ModelSpec`, its weights are quantised, or not in memory.
+            UnsupportedModelError: its family has no `ModelSpec`, or its weights are not in memory.
             PromptError: the tokenizer gives no character offsets (it is not a fast one).
             ModelError: a weight is not finite.
         """

@@ -113,7 +113,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "inner layer that is not there": ((*GLAME, "--set", "representation_layer=9"), "there is no layer 9: "),
     "unknown device": (
         (*ROME, "--device", "gpu"),
-        "there is no device 'gpu' here: torch does not know this name; use auto",
+        "here: torch does not know this name; use auto",
     ),
     "absent device": ((*ROME, "--device", "cuda:97"), "there is no device 'cuda:97' here"),
     "missing templates": ((*ROME, "--templates", "none.tsv"), "none.tsv: no such file"),
