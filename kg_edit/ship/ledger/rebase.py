@@ -192,21 +192,25 @@ def _rebase_step(
 ) -> Patch:
     """Compute a step again on the new model, on top of ``before``, and continue what was made of it."""
     made = saves.load()
-    seen = SeenEdits(() if force or made is None else (made,))
+    seen = SeenEdits()
+    done = set[str]()
+    if made is not None:
+        seen.add(made)
+        done.update(record["edit"]["id"] for record in made.edits)
+    beneath = None if before.is_empty else before
 
     def guard(latest: Patch, _: Patch) -> None:
         if not force:
             refuse_disabling(latest, seen, method.model)
 
     for batch in batches(records, joint=method.joint):
-        ids = set() if made is None else {record["edit"]["id"] for record in made.edits}
-        wanted = [edit_of(record) for record in batch if record["edit"]["id"] not in ids]
+        wanted = [edit_of(record) for record in batch if record["edit"]["id"] not in done]
         if not wanted:
             continue
         made = method.edit(
             wanted,
             start=made,
-            before=None if before.is_empty else before,
+            before=beneath,
             guard=guard,
             after_each=saves.save_if_due,
             progress=progress,

@@ -45,6 +45,10 @@ class Pushed:
     replaced: str | None
 
 
+class _NotPutBackError(ServerError):
+    """A server may still have what was pushed, because it did not answer when it was asked to undo it."""
+
+
 def check_name(name: str) -> None:
     """Refuse a name that a server may read as something else; SGLang splits names at a colon."""
     if not _NAME.fullmatch(name):
@@ -139,6 +143,8 @@ def _written(write: Callable[[Path], object], folder: Path, name: str) -> Iterat
             (scratch / name).rename(target)
         try:
             yield target
+        except _NotPutBackError:  # the server may still read the folder
+            raise
         except BaseException:
             if is_new:
                 shutil.rmtree(target, ignore_errors=True)
@@ -161,17 +167,24 @@ def _put_back(server: VllmServer, name: str, present: str | None) -> Iterator[No
         yield
     except BaseException as error:
         try:
-            now = server.listed().adapters.get(name)
-            if now == present:
-                pass
-            elif present is None:
-                server.unload(name)
-            else:
-                server.load(name, present, present=now)
+            _restore(server, name, present)
         except KgEditError as failure:
             had = f"the adapter at {present}" if present else "no adapter"
-            error.add_note(f"the server had {had} as {name}, which can't be put back now: {failure}")
+            raise _NotPutBackError(
+                f"{error}; the server had {had} as {name}, and can't be asked to have it again: {failure}"
+            ) from error
         raise
+
+
+def _restore(server: VllmServer, name: str, present: str | None) -> None:
+    """Make the server have the adapter at ``present`` under this name, or none."""
+    now = server.listed().adapters.get(name)
+    if now == present:
+        return
+    if present is None:
+        server.unload(name)
+    else:
+        server.load(name, present, present=now)
 
 
 @contextmanager

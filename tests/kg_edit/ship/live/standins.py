@@ -36,6 +36,7 @@ class StandIn(Loopback):
         self.takes_adapters: bool = options.get("takes_adapters", True)
         self.fault: tuple[str, int] = options.get("fault", ("", 0))
         self.loads = 0
+        self.is_down = False
         self.asked: list[dict[str, Any]] = []
 
     @property
@@ -125,6 +126,9 @@ class Handler(QuietHandler):
     server: StandIn
 
     def do_GET(self) -> None:
+        if self.server.is_down:
+            self.close_connection = True
+            return
         if self.path == "/lora-adapters" and isinstance(self.server, Llama):
             self.answer(200, json.dumps(self.server.listed).encode())
             return
@@ -170,7 +174,8 @@ class Handler(QuietHandler):
             self.close_connection = True
             return
         status, text = server.change(route, body)
-        if fault == "dies after":  # the adapter is loaded, and nobody says so
+        server.is_down = fault == "dies for good"
+        if fault in ("dies after", "dies for good"):  # the adapter is loaded, and nobody says so
             self.close_connection = True
             return
         self.answer(status, text.encode())

@@ -103,6 +103,13 @@ def test_server_has_what_it_had_after_a_fault(push: Run, place: Path, server: St
     assert server.adapters == before and len(list((place / "pushed").iterdir())) == 1
 
 
+def test_server_that_dies_for_good_may_still_read_the_folder(push: Run, place: Path, server: StandIn) -> None:
+    server.fault = ("dies for good", 1)
+    result = push(server, "--as", "edited")
+    assert result.code == 2 and "had no adapter as edited, and can't be asked" in result.err, result.err
+    assert Path(server.adapters["edited"]).is_dir()
+
+
 def test_edits_that_fail_there_are_taken_out_again(push: Run, place: Path, server: StandIn) -> None:
     server.texts = {HEAT.text: " Miami Heat"}
     result = push(server, "--as", "edited", "--check")

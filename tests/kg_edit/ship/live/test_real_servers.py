@@ -32,7 +32,7 @@ from tests.kg_edit.ship.export.test_shipped import SHAPES
 
 __all__ = ["cache", "kg_edit", "place"]  # fixtures
 NAME, LAYER, RANK = "smollm2-135m", 6, 8
-START_S = 900  # vLLM imports and compiles for minutes on a busy machine
+START_S = 1800  # vLLM imports and compiles for minutes, on a busy machine for many
 PROMPT = "This sentence is here because servers store what they computed of a long beginning of a text. " * 3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
