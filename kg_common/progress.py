@@ -144,7 +144,9 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
 
     @property
     def counted(self) -> str:
-        """The count in words: "3 of 8 edits"."""
+        """The count in words: "3 of 8 edits"; "3 edits" where nobody knows how many there are."""
+        if self.total is None:
+            return f"{self.n:,} {self.unit}s"
         if self.unit == "B":
             done = self.format_sizeof(self.n, "B", 1000)
             total = self.format_sizeof(self.total, "B", 1000)
@@ -164,6 +166,8 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
 
     def _remaining(self) -> float:
         """Return the seconds that are left, from what was done in this run; 0 if that is not known."""
+        if self.total is None:
+            return 0.0
         now = time.time()
         done: float = self.n - self.initial
         more: float = self.total - self.n

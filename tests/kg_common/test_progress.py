@@ -162,3 +162,12 @@ def test_duration_has_one_unit(seconds: float, words: str) -> None:
 def test_process_without_stderr_has_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)  # of pythonw, of a service, after `2>&-`
     assert list(Bar([1, 2], title="rome", unit="edit")) == [1, 2]
+
+
+def test_work_of_unknown_length_is_counted(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with Bar(iter(range(3)), title="read", unit="row") as bar:
+        for _ in range(3):
+            clock.now += 11
+            bar.update()
+    assert caplog.messages[0] == "read: 1 rows, 11 s so far" and caplog.messages[-1] == "read: 3 rows in 33 s"

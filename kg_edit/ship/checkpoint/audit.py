@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kg_common.progress import Bar
 from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import load_tokenizer
@@ -92,8 +91,7 @@ def audit(
     unembedding = _unembedding(base)
     tokenizer = load_tokenizer(str(base.folder))
     findings = []
-    tensors = changed_tensors(base, edited)
-    for name, before, after in Bar(tensors, title="audit", unit="tensor", shown=progress):
+    for name, before, after in changed_tensors(base, edited, title="audit", progress=progress):
         if before.dim() != 2:
             norm = float((after.double() - before.double()).norm())
             findings.append(Finding(name=name, shape=tuple(before.shape), rank=None, norm=norm))

@@ -79,7 +79,7 @@ def extract_patch(
     """
     differences = list[Difference]()
     others = list[str]()
-    for name, before, after in Bar(changed_tensors(base, edited), title="extract", unit="tensor", shown=progress):
+    for name, before, after in changed_tensors(base, edited, title="extract", progress=progress):
         if before.dim() == 2:
             differences.append(split(name, before, after, rank=rank))
         else:
@@ -95,13 +95,17 @@ def extract_patch(
     return WeightPatch(factors=factors, provenance=_provenance(base, edited, differences, edits))
 
 
-def changed_tensors(base: Checkpoint, edited: Checkpoint) -> Iterator[tuple[str, Tensor, Tensor]]:
+def changed_tensors(
+    base: Checkpoint, edited: Checkpoint, *, title: str, progress: bool = True
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield the name, W and W' of each tensor that differs; matrices as [out, in]. One pair is in memory at a time.
+
+    A bar with the ``title`` counts the tensors of the checkpoint, if ``progress`` is set.
 
     Raises:
         PatchMismatchError: the checkpoints have other tensors, or another shape of one.
     """
-    for name in _shared_names(base, edited):
+    for name in Bar(_shared_names(base, edited), title=title, unit="tensor", shown=progress):
         before = base.find(name).read()
         after = edited.find(name).read()
         if before.shape != after.shape:
