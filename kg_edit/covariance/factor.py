@@ -1,22 +1,23 @@
-"""A^-1 B for C's A = C + ridge I [d_ff, d_ff], on the device of B, to the residual of float64.
+"""Solve A X = B for a covariance with its ridge, A = C + ridge mean(diag C) I [d_ff, d_ff], as exactly as float64 does.
 
-A is factored once (Cholesky). On a device whose float64 is slow (`has_fast_float64`, measured) the factor is in
-float32, and the solution is refined with residuals in float64 (Wilkinson; Higham, Accuracy and Stability, ch. 12):
+A is factored once (Cholesky), and the factor solves for every B. `Factor` makes up to three attempts, in this order:
 
-    x <- x + (L L^T)^-1 (b - A x)
+1. float32 on the device, if its float64 is slow (`has_fast_float64`, measured). The solution is refined with residuals
+   in float64 (Wilkinson; Higham, Accuracy and Stability, ch. 12):
 
-Each step multiplies the error by about cond(A) times float32's precision. Measured on SmolLM2-135M, layer 5: cond(A) is
-250, and two steps reach the residual of float64. If the steps do not get there, the factor is in float64 after all.
+       x <- x + (L L^T)^-1 (b - A x)
 
-The CPU always has float64. It also factors what the device has no room for, and what is on a device without float64
-(`kg_edit.models.devices`). A factor stays on its device if it takes at most half of what is free there, else in pinned
-main memory.
+   Each step multiplies the error by about cond(A) times float32's precision. Measured on SmolLM2-135M, layer 5: cond(A)
+   is 250, and two steps reach the residual of float64. If A is too ill-conditioned for that, attempt 2 follows.
+2. float64 on the device. If the device has no room for attempt 1 or 2, attempt 3 follows.
+3. float64 on the CPU. This is the only attempt for a device without float64 (`kg_edit.models.devices`).
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,8 +35,26 @@ _STEPS = 10  # the most steps of a refinement; a matrix that needs more is too i
 _ROWS = 1024  # rows of A that are in float64 at once
 
 
+class _Attempt(NamedTuple):
+    """Where A is factored and A X = B is solved, and whether in float64 (exact) or in float32."""
+
+    device: torch.device
+    exact: bool
+
+
+def _list_attempts(device: torch.device) -> list[_Attempt]:
+    """Return the attempts for a device in their order: see the top of this file."""
+    attempts = list[_Attempt]()
+    if not has_fast_float64(device):
+        attempts.append(_Attempt(device, exact=False))
+    attempts.append(_Attempt(device, exact=True))
+    if device != CPU:
+        attempts.append(_Attempt(CPU, exact=True))
+    return attempts
+
+
 class Factor:
-    """The Cholesky factor of A = C + ridge mean(diag C) I, and A^-1 B with it, on one device.
+    """The Cholesky factor of A = C + ridge mean(diag C) I, and A^-1 B with it.
 
     Args:
         moment: C, [d_ff, d_ff].
@@ -46,72 +65,61 @@ class Factor:
     def __init__(self, moment: Tensor, ridge: float, device: torch.device) -> None:
         self._c = moment
         self._ridge = ridge
-        self._device = device
-        self._make(exact=has_fast_float64(device))
-
-    def _make(self, *, exact: bool) -> None:
-        """Factor in float64 (``exact``) or float32; in float64 after all if float32 finds A not positive definite."""
-        self._exact = exact
-        try:
-            is_definite = self._factor()
-        except (RuntimeError, MemoryError) as error:
-            if self._device == CPU or not is_memory_error(error):
-                raise
-            self._to_cpu()
-            return
-        if is_definite:
-            return
-        if exact:
-            raise torch.linalg.LinAlgError("the matrix is not positive definite")  # type: ignore[attr-defined]
-        self._make(exact=True)
-
-    def _factor(self) -> bool:
-        """Factor A in the chosen precision; return False if it is not positive definite."""
-        if self._device.type == "cuda":  # cuSOLVER takes memory of its own, which torch may keep for later tensors
-            torch.cuda.empty_cache()
-        # C is sent as it is, and converted there; it may be gigabytes.
-        dtype = torch.float64 if self._exact else torch.float32
-        matrix = self._c.to(self._device).to(dtype, copy=True)
-        shift = self._ridge * matrix.diagonal().double().mean()  # rounded to float32, A would be another matrix
-        matrix.diagonal().add_(shift)  # in place, so there is no second copy for the ridge
-        lower, failed = torch.linalg.cholesky_ex(matrix)
-        if failed:
-            return False
-        self._lower = _keep(lower)
-        self._shift = shift
-        if not self._exact:  # for the residuals
-            self._c = _keep(self._c.to(self._device))
-        return True
-
-    def _to_cpu(self) -> None:
-        """Factor and solve on the CPU from now on."""
-        log.debug(
-            "%s has no room for the factor of a matrix of size %d, so the CPU does it", self._device, len(self._c)
-        )
-        self._c = self._c.cpu()
-        self._device = CPU
-        self._make(exact=True)
+        self._attempts = _list_attempts(device)  # the first is the current one; those that failed are removed
+        self._lower: Tensor | None = None  # L of the current attempt [d_ff, d_ff], made when it is first needed
+        self._shift = torch.zeros(())  # ridge mean(diag C), in float64
 
     def solve(self, columns: Tensor) -> Tensor:
         """Return A^-1 B in float64, on the device of ``columns`` B [d_ff, n], which is in float64."""
-        solution: Tensor | None
-        try:
-            rhs = columns.to(self._device)
-            lower = self._lower.to(self._device, non_blocking=True)
-            if self._exact:
-                solution = torch.cholesky_solve(rhs, lower)
+        while True:
+            attempt = self._attempts[0]
+            try:
+                solution = self._try(attempt, columns)
+            except (RuntimeError, MemoryError) as error:
+                if attempt.device == CPU or not is_memory_error(error):
+                    raise
+                log.debug("%s has no room for a matrix of size %d, so the CPU solves", attempt.device, len(self._c))
+                self._attempts = self._attempts[-1:]
+                self._c = self._c.cpu()
             else:
-                solution = refine(self._c.to(self._device, non_blocking=True), self._shift, lower, rhs)
-        except (RuntimeError, MemoryError) as error:  # less may be free now than when it was factored
-            if self._device == CPU or not is_memory_error(error):
-                raise
-            self._to_cpu()
-            return self.solve(columns)
-        if solution is None:
-            log.debug("a matrix of size %d is too ill-conditioned for a factor in float32", len(rhs))
-            self._make(exact=True)
-            return self.solve(columns)
-        return solution.to(columns.device)
+                if solution is not None:
+                    return solution.to(columns.device)
+                log.debug("a matrix of size %d is too ill-conditioned for a factor in float32", len(self._c))
+                self._attempts = self._attempts[1:]
+            self._lower = None
+
+    def _try(self, attempt: _Attempt, columns: Tensor) -> Tensor | None:
+        """Return A^-1 B on the attempt's device; None if A is too ill-conditioned for float32."""
+        if self._lower is None:
+            self._lower = self._factor(attempt)
+        if self._lower is None:
+            return None
+        rhs = columns.to(attempt.device)
+        lower = self._lower.to(attempt.device, non_blocking=True)
+        if attempt.exact:
+            return torch.cholesky_solve(rhs, lower)
+        moment = self._c.to(attempt.device, non_blocking=True)
+        return refine(moment, self._shift, lower, rhs)
+
+    def _factor(self, attempt: _Attempt) -> Tensor | None:
+        """Return the Cholesky factor L of A; None if float32 finds A not positive definite."""
+        if attempt.device.type == "cuda":  # cuSOLVER takes memory of its own, which torch may keep for later tensors
+            torch.cuda.empty_cache()
+        # C is sent as it is, and converted there; it may be gigabytes.
+        dtype = torch.float64 if attempt.exact else torch.float32
+        matrix = self._c.to(attempt.device).to(dtype, copy=True)
+        # The shift stays in float64: if it was rounded to float32, A would be another matrix.
+        self._shift = self._ridge * matrix.diagonal().double().mean()
+        matrix.diagonal().add_(self._shift)  # in place, so there is no second copy for the ridge
+        lower, failed = torch.linalg.cholesky_ex(matrix)
+        if failed and attempt.exact:
+            raise torch.linalg.LinAlgError("the matrix is not positive definite")  # type: ignore[attr-defined]
+        if failed:
+            return None
+        lower = _offload_if_tight(lower)
+        if not attempt.exact:  # the residuals need C there
+            self._c = _offload_if_tight(self._c.to(attempt.device))
+        return lower
 
 
 def refine(moment: Tensor, shift: Tensor, lower: Tensor, columns: Tensor) -> Tensor | None:
@@ -141,10 +149,10 @@ def refine(moment: Tensor, shift: Tensor, lower: Tensor, columns: Tensor) -> Ten
     return solution
 
 
-def _keep(matrix: Tensor) -> Tensor:
-    """Return the matrix on its device if it takes at most half of what is free there, else in pinned main memory."""
+def _offload_if_tight(matrix: Tensor) -> Tensor:
+    """Return the matrix on its device if as much memory again is free there, else in (pinned) main memory."""
     free = free_bytes(matrix.device)
-    if free is None or matrix.nbytes <= free:  # ``free`` is what is left beside it
+    if free is None or free >= matrix.nbytes:
         return matrix
     log.debug("a factor of %d MB is kept in main memory", matrix.nbytes / 1e6)
     if matrix.is_cuda:

@@ -37,10 +37,12 @@ from kg_edit.errors import EditError, Fault, did_you_mean
 
 Row = Mapping[str, object]
 Labels = Mapping[str, str]
+Fields = dict[str, object]  # by the names of `Edit`
+NameInFile = Mapping[str, str]  # a field name of `Edit` -> the name of the same field in the file, where it differs
 
 # Field name of `Edit` -> its name in a triplet, and in a CounterFact record.
-_TRIPLET = {own: theirs for theirs, own in TRIPLET_NAMES.items()}
-_COUNTERFACT = {
+_EDIT_TO_TRIPLET = {edit_name: triplet_name for triplet_name, edit_name in TRIPLET_NAMES.items()}
+_EDIT_TO_COUNTERFACT = {
     "id": "case_id",
     "subject": "requested_rewrite.subject",
     "prompt": "requested_rewrite.prompt",
@@ -48,7 +50,7 @@ _COUNTERFACT = {
     "target_new_id": "requested_rewrite.target_new.id",
 }
 _EDIT_FIELDS = tuple(Edit.model_fields)
-_TRIPLET_FIELDS = tuple(_TRIPLET.get(name, name) for name in _EDIT_FIELDS)
+_TRIPLET_FIELDS = tuple(_EDIT_TO_TRIPLET.get(name, name) for name in _EDIT_FIELDS)
 _ENTITIES = ("subject", "target_true", "target_new")
 MADE_UP = "The {} of {{}} is"  # the prompt for a relation that has no template
 FIELDS = tuple(dict.fromkeys(_EDIT_FIELDS + _TRIPLET_FIELDS))
@@ -57,7 +59,7 @@ FIELDS = tuple(dict.fromkeys(_EDIT_FIELDS + _TRIPLET_FIELDS))
 class Target(Record):
     """An object in a CounterFact record."""
 
-    str: Name
+    label: Name = Field(alias="str")
     id: EntityId | None = None
 
 
@@ -110,26 +112,21 @@ def to_edit(
         templates: for rows without a prompt.
         looked_in: the graph that the labels are from, in words; empty: there was none.
     """
-    row = _number_as_text(_drop_nulls(row))
-    row, names = rename_fields(row, triplet=_is_triplet(row))
-    if "requested_rewrite" in row:
-        fields = _from_counterfact(checked(CounterFactRecord, row), labels, templates)
-        names = _COUNTERFACT
-    elif _is_triplet(row):
-        _refuse_unknown(row, _TRIPLET_FIELDS)
-        fields = _from_triplet(row, labels, templates, looked_in)
-        names = {**_TRIPLET, **names}
+    filled = _number_as_text(_drop_nulls(row))
+    if "requested_rewrite" in filled:
+        fields, name_in_file = _from_counterfact(filled, labels, templates)
+    elif _is_triplet(filled):
+        fields, name_in_file = _from_triplet(filled, labels, templates, looked_in)
     else:
-        _refuse_unknown(row, _EDIT_FIELDS)
-        fields = _from_edit_row(row, labels, templates)
+        fields, name_in_file = _from_edit_row(filled, labels, templates)
     if "ending" in fields:
         fields["ending"] = _with_space(fields["ending"])
     if row_id is not None:
-        fields = {"id": row_id, **fields}
+        fields.setdefault("id", row_id)
     try:
         return checked(Edit, fields)
     except EditError as error:
-        raise EditError(Fault(names.get(field, field), message) for field, message in error.faults) from None
+        raise EditError(Fault(name_in_file.get(name, name), message) for name, message in error.faults) from None
 
 
 def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
@@ -142,7 +139,7 @@ def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
     elif _is_triplet(row):
         try:
             renamed, _ = rename_fields(row, triplet=True)
-            fields = _rename_triplet(renamed)
+            fields = _triplet_to_edit(renamed)
         except EditError:  # to_edit raises it again, where the row's number is known
             return set()
         ids = [fields.get(name) for name in (*_ENTITIES, "relation", "relation_id")]
@@ -185,40 +182,38 @@ def _lacks_prompt(row: Row) -> bool:
 
 def _is_triplet(row: Row) -> bool:
     """Return whether the row has a field that only triplets have."""
-    return not row.keys().isdisjoint(_TRIPLET.values())
+    return not row.keys().isdisjoint(_EDIT_TO_TRIPLET.values())
 
 
 def _refuse_unknown(row: Row, known: tuple[str, ...]) -> None:
     """Refuse fields that are not known, and name the field that the writer probably meant."""
-    faults = []
-    for name in row:
-        if name in known:
-            continue
-        if name in FIELDS:
-            hint = f" in a triplet; expected {_TRIPLET[name]!r}"
-        else:
-            hint = did_you_mean(name, FIELDS) or f"; known: {', '.join(known)}"
-        faults.append(Fault(name, f"unknown field{hint}"))
-    if faults:
-        raise EditError(faults)
+    unknown = [name for name in row if name not in known]
+    if unknown:
+        raise EditError(Fault(name, f"unknown field{_hint_at_field(name, known)}") for name in unknown)
 
 
-def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
-    """Return the fields of the edit that a CounterFact record describes."""
+def _hint_at_field(name: str, known: tuple[str, ...]) -> str:
+    """Return what an error adds about the unknown field ``name``: the field that was probably meant, or all fields."""
+    if name in _EDIT_TO_TRIPLET:  # the row is a triplet, with a field of an edit
+        return f" in a triplet; expected {_EDIT_TO_TRIPLET[name]!r}"
+    return did_you_mean(name, FIELDS) or f"; known: {', '.join(known)}"
+
+
+def _from_counterfact(row: Row, labels: Labels, templates: RelationTemplates) -> tuple[Fields, NameInFile]:
+    """Return the fields of the edit that a CounterFact record describes, and their names in the record."""
+    used, _ = rename_fields(row, triplet=False)  # a record has no other names; its unused fields are removed
+    record = checked(CounterFactRecord, used)
     rewrite = record.requested_rewrite
-    true = rewrite.target_true
     template = templates.find(rewrite.relation_id)
     questions = tuple[Question, ...]()
     if record.portability is not None:
         questions = (Question.model_validate(record.portability.model_dump()),)
-    return {
+    fields: Fields = {
         "id": record.case_id,
         "subject": rewrite.subject,
         "subject_id": rewrite.subject_id,
         "prompt": rewrite.prompt,
-        "target_true": true.str if true else None,
-        "target_true_id": true.id if true else None,
-        "target_new": rewrite.target_new.str,
+        "target_new": rewrite.target_new.label,
         "target_new_id": rewrite.target_new.id,
         "relation": template.label if template else labels.get(rewrite.relation_id or ""),
         "relation_id": rewrite.relation_id,
@@ -228,25 +223,52 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
         "locality": record.locality,
         "chat": record.chat,
     }
+    old = rewrite.target_true
+    if old is not None:
+        fields["target_true"] = old.label
+        fields["target_true_id"] = old.id
+    return fields, _EDIT_TO_COUNTERFACT
 
 
-def _from_edit_row(row: Row, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
+def _from_edit_row(row: Row, labels: Labels, templates: RelationTemplates) -> tuple[Fields, NameInFile]:
     """Return the fields of an edit; its prompt is made from its relation if it has none."""
-    fields = dict(row)
-    if _lacks_prompt(row):
+    fields, name_in_file = rename_fields(row, triplet=False)
+    _refuse_unknown(fields, _EDIT_FIELDS)
+    if _lacks_prompt(fields):
         for name in ("relation", "relation_id"):
             if name in fields:
                 fields[name] = _bare(fields[name])
         fields |= _relation_fields(fields, labels, templates)
-    return fields
+    return fields, name_in_file
 
 
-def _rename_triplet(row: Row) -> dict[str, object]:
+def _from_triplet(
+    row: Row, labels: Labels, templates: RelationTemplates, looked_in: str
+) -> tuple[Fields, NameInFile]:
+    """Return the fields of the edit that a triplet describes; ids in the place of names get their labels."""
+    triplet, aliases = rename_fields(row, triplet=True)
+    _refuse_unknown(triplet, _TRIPLET_FIELDS)
+    fields = _triplet_to_edit(triplet)
+    for edit_name in _ENTITIES:
+        entity = fields.get(edit_name)
+        stated_id = fields.get(f"{edit_name}_id")
+        if is_entity_id(entity) and stated_id in (None, entity):  # an id in the place of a label
+            if not labels.get(entity):
+                triplet_name = _EDIT_TO_TRIPLET.get(edit_name, edit_name)
+                raise EditError([_without_label(entity, triplet_name, looked_in)])
+            fields[edit_name] = labels[entity]
+            fields[f"{edit_name}_id"] = entity
+    fields |= _relation_fields(fields, labels, templates)
+    return fields, {**_EDIT_TO_TRIPLET, **aliases}
+
+
+def _triplet_to_edit(triplet: Row) -> Fields:
     """Rename the fields of a triplet to those of an `Edit`, and shorten each Wikidata address to its id."""
-    fields = dict[str, object]()
-    for name, own_name in zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True):
-        if own_name in row:
-            fields[name] = _bare(row[own_name])
+    fields = Fields()
+    for edit_name in _EDIT_FIELDS:
+        triplet_name = _EDIT_TO_TRIPLET.get(edit_name, edit_name)
+        if triplet_name in triplet:
+            fields[edit_name] = _bare(triplet[triplet_name])
     return fields
 
 
@@ -255,20 +277,6 @@ def _bare(value: object) -> object:
     if not isinstance(value, str):
         return value
     return bare_id(value.strip())
-
-
-def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked_in: str) -> dict[str, object]:
-    """Return the fields of the edit that a triplet describes; ids in the place of names get their labels."""
-    fields = _rename_triplet(row)
-    for name in _ENTITIES:
-        entity = fields.get(name)
-        if not is_entity_id(entity) or fields.get(f"{name}_id") not in (None, entity):
-            continue
-        if not labels.get(entity):
-            raise EditError([_without_label(entity, _TRIPLET.get(name, name), looked_in)])
-        fields[name] = labels[entity]
-        fields[f"{name}_id"] = entity
-    return fields | _relation_fields(fields, labels, templates)
 
 
 def _without_label(entity: str, field: str, looked_in: str) -> Fault:
@@ -282,35 +290,35 @@ def _without_label(entity: str, field: str, looked_in: str) -> Fault:
     return Fault(field, f"found the id {entity}, for which {where} no label; {way}")
 
 
-def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
-    """Return the relation's id, its label, and the prompt: the row's own prompt, or else one made from the relation."""
+def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) -> Fields:
+    """Return the relation's label, its id, and the prompt.
+
+    Each is what the row says, else what the relation's template says. A label may also be the graph's, and a prompt may
+    be made from the label.
+    """
     name = fields.get("relation")
-    id_ = fields.get("relation_id")
+    property_id = fields.get("relation_id")
     prompt = fields.get("prompt")
-    if not (isinstance(name, str | None) and isinstance(id_, str | None) and isinstance(prompt, str | None)):
+    if not (isinstance(name, str | None) and isinstance(property_id, str | None) and isinstance(prompt, str | None)):
         return {}  # the check of the edit's types gives a better message
-    if is_property_id(name) and id_ in (None, name):
-        id_ = name
+    if is_property_id(name) and property_id in (None, name):  # an id in the place of a label
+        property_id = name
         name = None
-    template = templates.find(id_) or templates.find(name)
-    if name and not template and not id_ and not prompt:
+    template = templates.find(property_id) or templates.find(name)
+    if name and not (template or property_id or prompt):
         _refuse_misspelt(name, templates)
 
-    # What the row says comes first, then the template, then the graph's label.
-    label = name
-    if not label and template:
-        label = template.label
-    elif not label:
-        label = labels.get(id_ or "")
-    if not prompt and template:
-        prompt = template.template
-    elif not prompt and label:
-        prompt = MADE_UP.format(label)
-    if not id_ and template:
-        id_ = template.property_id
+    if template:
+        label = name or template.label
+        property_id = property_id or template.property_id
+        prompt = prompt or template.template
+    else:
+        label = name or labels.get(property_id or "", "")
+        if label and not prompt:
+            prompt = MADE_UP.format(label)
     if not prompt:
-        raise EditError([Fault("relation", _why_no_prompt(id_))])
-    return {"relation": label, "relation_id": id_ or None, "prompt": prompt}
+        raise EditError([Fault("relation", _why_no_prompt(property_id))])
+    return {"relation": label or None, "relation_id": property_id or None, "prompt": prompt}
 
 
 def _refuse_misspelt(relation: str, templates: RelationTemplates) -> None:

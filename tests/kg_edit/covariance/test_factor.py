@@ -59,8 +59,9 @@ def test_real_covariance_is_solved_as_precisely_as_in_float64(smollm2: LanguageM
     ridged = c.double()
     ridged.diagonal().add_(1e-4 * ridged.diagonal().mean())
     expected = torch.cholesky_solve(keys, torch.linalg.cholesky(ridged))
-    solved = covariance(c).solve(keys)
     solver = Factor(c, 1e-4, CPU)
+    solved = solver.solve(keys)
+    assert solver._lower is not None
     assert solver._lower.dtype == torch.float32, "the test must be able to fail"
 
     def residual(solution: Tensor) -> float:
@@ -78,6 +79,7 @@ def test_ill_conditioned_matrix_is_factored_in_float64(slow_float64: None) -> No
     hilbert = (1 / (number[:, None] + number + 1)).float()
     solver, columns = Factor(hilbert, 0.0, CPU), torch.ones(8, 1, dtype=torch.float64)
     solution = solver.solve(columns)
+    assert solver._lower is not None
     assert solver._lower.dtype == torch.float64
     assert (hilbert.double() @ solution - columns).norm() < 1e-4
 
@@ -87,7 +89,6 @@ def test_matrix_that_only_float32_finds_positive_definite_is_an_error(slow_float
     numbers = torch.linspace(0.5, 1.5, 50, dtype=torch.float64)
     matrices = [torch.tensor([[1.0, a], [a, a * a - 1e-9]], dtype=torch.float64) for a in numbers.tolist()]
     (passing, *_) = (matrix for matrix in matrices if not torch.linalg.cholesky_ex(matrix.float())[1])
-    Factor(passing, 0.0, CPU)
     with pytest.raises(CovarianceError, match="not positive definite"):
         covariance(passing, ridge=0.0).solve(torch.ones(2))
 
@@ -101,9 +102,11 @@ def test_device_that_is_full_by_now_leaves_the_solution_to_the_cpu(monkeypatch: 
         return solve(columns, lower)
 
     solve, solver = torch.cholesky_solve, Factor(torch.diag(torch.tensor([2.0, 4.0])), 0.0, CPU)
-    solver._device = torch.device("meta")
+    columns = torch.ones(2, 1, dtype=torch.float64)
+    solver.solve(columns)  # makes the factor
+    solver._attempts.insert(0, factor._Attempt(torch.device("meta"), exact=True))
     monkeypatch.setattr(torch, "cholesky_solve", full)
-    solution = solver.solve(torch.ones(2, 1, dtype=torch.float64))
+    solution = solver.solve(columns)
     torch.testing.assert_close(solution, torch.tensor([[0.5], [0.25]], dtype=torch.float64))
 
 
