@@ -242,9 +242,7 @@ def _from_edit_row(row: Row, labels: Labels, templates: RelationTemplates) -> tu
     return fields, name_in_file
 
 
-def _from_triplet(
-    row: Row, labels: Labels, templates: RelationTemplates, looked_in: str
-) -> tuple[Fields, NameInFile]:
+def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked_in: str) -> tuple[Fields, NameInFile]:
     """Return the fields of the edit that a triplet describes; ids in the place of names get their labels."""
     triplet, aliases = rename_fields(row, triplet=True)
     _refuse_unknown(triplet, _TRIPLET_FIELDS)

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -81,26 +82,34 @@ def open_to_readers(folder: Path) -> None:
 
 
 def append_lines(file: Path, lines: Iterable[str]) -> None:
-    """Append lines to a file in one write; when this returns, they are on disk."""
+    """Append lines to a file; when this returns, they are on disk, and if it raises, none of them is."""
     data = "".join(line + "\n" for line in lines).encode()
     try:
         with file.open("ab", buffering=0) as handle:
-            before = handle.tell()
-            try:
-                written = handle.write(data)
-                if written < len(data):
-                    handle.write(data[written:])  # a full disk accepts a part, and then raises
-                os.fsync(handle.fileno())
-            except OSError:
-                with suppress(OSError):  # if this fails, drop_cut_line removes the incomplete line later
-                    handle.truncate(before)
-                raise
+            _write_all_or_nothing(handle, data)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        way = "free disk space" if full else "check the path and its permissions"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        way = "free disk space" if is_full else "check the path and its permissions"
         raise OutputError(
             f"can't write {file}: {error.strerror}; {way}, and start again: the lines so far are kept"
         ) from error
+
+
+def _write_all_or_nothing(handle: FileIO, data: bytes) -> None:
+    """Write data at the end of an unbuffered file, and wait until the disk has it; on an error, undo what was written.
+
+    If that fails too, `drop_cut_line` removes the incomplete line later.
+    """
+    end = handle.tell()
+    try:
+        written = handle.write(data)
+        if written < len(data):
+            handle.write(data[written:])  # a full disk accepts a part of the data, and then raises
+        os.fsync(handle.fileno())
+    except OSError:
+        with suppress(OSError):
+            handle.truncate(end)
+        raise
 
 
 def drop_cut_line(file: Path) -> None:

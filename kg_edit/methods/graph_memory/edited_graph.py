@@ -1,7 +1,7 @@
 """The edited graph: what the source states around the edits, with the edits on top.
 
-An edit (s, r, o -> o*) replaces all that the source states of s and r by (s, r, o*). `EditedGraph` answers what is
-stated of a thing after the edits. Each `Statement` has ids and its origin:
+An edit (s, r, o -> o*) replaces all that the source states of s and r by (s, r, o*). `EditedGraph` finds what is
+stated of a thing after the edits. Each `Statement` has the keys of its parts and its origin:
 
 - ``edit``: the edit itself, or its inverse (s is the capital of o*, so the capital of o* is s);
 - ``rule``: what follows from the edit by a rule of the graph (the setting ``graph.rules``);
@@ -11,8 +11,7 @@ stated of a thing after the edits. Each `Statement` has ids and its origin:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,7 +34,11 @@ _BY_NAME = "name:"  # begins the key of a thing that has only a name
 
 
 class Entity(BaseModel):
-    """A thing: its key in the source (Q17, or a node of a private graph), its label, and its other names."""
+    """A thing: its key, its label, and its other names.
+
+    The key is that of the source (Q17, or a node of a private graph). A thing that the source does not have gets a key
+    from its name: "name:new osaka".
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,8 +55,8 @@ class Entity(BaseModel):
 class Statement(BaseModel):
     """A statement (subject, relation, object), with the key and label of each, and where it comes from.
 
-    ``edit`` is the id of the edit that made it, or around which it was read. ``called`` is the relation's noun or
-    label, and ``form`` its sentence with {} for subject and object.
+    ``edit`` is the id of the edit that made it, or around which it was read. ``relation_name`` is the relation's noun
+    or label, and ``sentence_template`` its sentence with {} for subject and object.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,8 +66,8 @@ class Statement(BaseModel):
     relation_label: str
     object: Entity
     origin: Origin
-    called: str
-    form: str
+    relation_name: str
+    sentence_template: str
     edit: str = ""
 
     @property
@@ -74,11 +77,11 @@ class Statement(BaseModel):
 
     def say(self, subject: str, target: str) -> str:
         """Return the sentence with these names; a full stop at the object's end is not doubled."""
-        before, between, after = self.form.split("{}")
+        before, between, after = self.sentence_template.split("{}")
         return f"{before}{subject}{between}{target.removesuffix('.')}{after}"
 
     @property
-    def ids(self) -> tuple[str, str, str]:
+    def part_keys(self) -> tuple[str, str, str]:
         """The keys of subject, relation and object."""
         return (self.subject.key, self.relation_key, self.object.key)
 
@@ -99,100 +102,75 @@ class RememberedEdit(BaseModel):
     stated: Annotated[tuple[Statement, ...], Field(strict=False)] = ()
 
 
-def named_key(label: str) -> str:
-    """Return the key of a thing that the source does not have, from its name."""
-    return _BY_NAME + " ".join(normalised(label))
+def key_from_name(name: str) -> str:
+    """Return the key of a thing that the source does not have."""
+    return _BY_NAME + " ".join(normalised(name))
 
 
-def key_of(node: str, label: str) -> str:
-    """Return the key of a node of a subgraph."""
+def key_from_node(node: str, label: str) -> str:
+    """Return the key of a node of a subgraph: the node, or its name's key if the source does not have it."""
     if node.startswith(_UNNAMED):
-        return named_key(label)
+        return key_from_name(label)
     return node
 
 
 class EditedGraph:
     """The statements around some edits, under the edits. A later edit of the same s and r replaces an earlier one.
 
+    An example: the edit "the capital of Japan is Osaka", whose new object has only a name, over a source that states
+    of Japan (Q17) that its capital (P36) is Tokyo and its continent (P30) is Asia, and that has Osaka (Q35765), too:
+
+        _source_keys  {"name:osaka": "Q35765"}
+        facts         {("Q17", "P36"): "The capital of Japan is Osaka.",
+                       ("Q35765", "P1376"): "Osaka is the capital of Japan."}
+        _statements   {"Q17": {"P36": ["The capital of Japan is Osaka."], "P30": ["The continent of Japan is Asia."]},
+                       "Q35765": {"P1376": ["Osaka is the capital of Japan."]}}
+
     Args:
         edits: in the order in which they were made.
         words: the packaged words of relations.
         inverse: whether an edit also states its inverse (`INVERSES`).
+
+    Attributes:
+        facts: the statements that the edits make, by the keys of subject and relation.
+        starts: the things from which a walk can reach an edit, by key.
     """
 
     def __init__(self, edits: Sequence[RememberedEdit], words: RelationWords, *, inverse: bool = True) -> None:
         self._edits = edits
         self._words = words
-        self._inverse = inverse
+        # Each of these needs those above it.
+        self._source_keys = self._match_names()
+        self.facts = self._collect_facts(inverse=inverse)
+        self._statements = self._collect_statements()
+        self._answers = self._answer_prompts()
+        self.starts = self._collect_starts()
 
-    @cached_property
-    def facts(self) -> dict[tuple[str, str], Statement]:
-        """The statements that the edits make, by the keys of subject and relation; the last one of the same keys."""
-        facts: dict[tuple[str, str], Statement] = {}
-        for edit in self._edits:
-            statements = [edit.fact]
-            inverse = self._invert(edit)
-            if inverse is not None:
-                statements.append(inverse)
-            statements += edit.implied
-            for statement in statements:
-                facts[self.key(statement.subject), statement.relation_key] = statement
-        return facts
-
-    @cached_property
-    def prompts(self) -> dict[tuple[str, ...], Statement]:
-        """The statement of each edit by the words of its own prompt."""
-        prompts: dict[tuple[str, ...], Statement] = {}
-        for edit in self._edits:
-            prompts[normalised(edit.prompt)] = self.facts[self.key(edit.fact.subject), edit.fact.relation_key]
-        return prompts
-
-    def of(self, thing: Entity) -> dict[str, list[Statement]]:
+    def find_statements(self, thing: Entity) -> dict[str, list[Statement]]:
         """Return the statements of a thing by relation: those of the edits, and the source's for other relations."""
-        return self._by_subject.get(self.key(thing), {})
+        return self._statements.get(self._find_key(thing), {})
 
-    def key(self, thing: Entity) -> str:
-        """Return the key of a thing. One that has only a name is taken for the thing of the source with this name."""
+    def answer(self, prompt_words: tuple[str, ...]) -> Statement | None:
+        """Return the fact that answers an edit's own prompt; None for another prompt.
+
+        A later edit of the same s and r answers the prompts of the earlier ones, too.
+        """
+        return self._answers.get(prompt_words)
+
+    def _find_key(self, thing: Entity) -> str:
+        """Return the key of a thing: that of the source, if the source has one thing with its name."""
         return self._source_keys.get(thing.key, thing.key)
 
-    @cached_property
-    def starts(self) -> dict[str, Entity]:
-        """The things from which a walk can reach an edit, by key: subjects of edits, and what leads to one in a hop."""
-        edited = {key: statement.subject for (key, _), statement in self.facts.items()}
-        starts = dict(edited)
-        for edit in self._edits:
-            for statement in edit.stated:
-                if self.key(statement.object) in edited:
-                    starts.setdefault(self.key(statement.subject), statement.subject)
-        return starts
+    def _match_names(self) -> dict[str, str]:
+        """Return for the key of each thing that has only a name the key of the one thing of the source with this name.
 
-    @cached_property
-    def _by_subject(self) -> dict[str, dict[str, list[Statement]]]:
-        """The statements by the subject's key, and then by the relation's: see `of`."""
-        by_subject: dict[str, dict[str, list[Statement]]] = {}
-        for (key, relation), fact in self.facts.items():
-            by_subject.setdefault(key, {})[relation] = [fact]
-
-        seen = set[tuple[str, str, str]]()
-        for edit in self._edits:
-            for statement in edit.stated:
-                key = self.key(statement.subject)
-                is_replaced = (key, statement.relation_key) in self.facts
-                if is_replaced or statement.ids in seen:
-                    continue
-                seen.add(statement.ids)
-                by_relation = by_subject.setdefault(key, {})
-                by_relation.setdefault(statement.relation_key, []).append(statement)
-        return by_subject
-
-    @cached_property
-    def _source_keys(self) -> dict[str, str]:
-        """For the key of a thing that has only a name: the key in the source, if one thing there has this name."""
+        A name that several things of the source have is left out.
+        """
         things = {thing.key: thing for thing in self._things()}
         keys_by_name: dict[str, list[str]] = {}
         for key, thing in things.items():
             if not key.startswith(_BY_NAME):
-                keys_by_name.setdefault(named_key(thing.label), []).append(key)
+                keys_by_name.setdefault(key_from_name(thing.label), []).append(key)
         source_keys = {}
         for key in things:
             same_name = keys_by_name.get(key, [])
@@ -200,18 +178,64 @@ class EditedGraph:
                 source_keys[key] = same_name[0]
         return source_keys
 
-    def _things(self) -> Iterable[Entity]:
+    def _collect_facts(self, *, inverse: bool) -> dict[tuple[str, str], Statement]:
+        """Return what the edits state; of several facts with the same keys of subject and relation, the last one."""
+        facts: dict[tuple[str, str], Statement] = {}
+        for edit in self._edits:
+            statements = [edit.fact]
+            if inverse and edit.fact.relation_key in INVERSES:
+                statements.append(self._invert(edit))
+            statements += edit.implied
+            for statement in statements:
+                facts[self._find_key(statement.subject), statement.relation_key] = statement
+        return facts
+
+    def _collect_statements(self) -> dict[str, dict[str, list[Statement]]]:
+        """Return the statements by the subject's key, and then by the relation's."""
+        collected: dict[str, dict[str, list[Statement]]] = {}
+        for (subject_key, relation_key), fact in self.facts.items():
+            collected.setdefault(subject_key, {})[relation_key] = [fact]
+
+        seen = set[tuple[str, str, str]]()
+        for edit in self._edits:
+            for statement in edit.stated:
+                subject_key = self._find_key(statement.subject)
+                is_replaced = (subject_key, statement.relation_key) in self.facts
+                if is_replaced or statement.part_keys in seen:
+                    continue
+                seen.add(statement.part_keys)
+                by_relation = collected.setdefault(subject_key, {})
+                by_relation.setdefault(statement.relation_key, []).append(statement)
+        return collected
+
+    def _answer_prompts(self) -> dict[tuple[str, ...], Statement]:
+        """Return the fact that answers each edit's own prompt, by the words of the prompt."""
+        answers: dict[tuple[str, ...], Statement] = {}
+        for edit in self._edits:
+            subject_key = self._find_key(edit.fact.subject)
+            answers[normalised(edit.prompt)] = self.facts[subject_key, edit.fact.relation_key]
+        return answers
+
+    def _collect_starts(self) -> dict[str, Entity]:
+        """Return the subjects of facts, and the things from which one hop leads to such a subject."""
+        edited = {subject_key: fact.subject for (subject_key, _), fact in self.facts.items()}
+        starts = dict(edited)
+        for edit in self._edits:
+            for statement in edit.stated:
+                if self._find_key(statement.object) in edited:
+                    starts.setdefault(self._find_key(statement.subject), statement.subject)
+        return starts
+
+    def _things(self) -> Iterator[Entity]:
         """Yield the subject and the object of each statement."""
         for edit in self._edits:
             for statement in (edit.fact, *edit.implied, *edit.stated):
                 yield statement.subject
                 yield statement.object
 
-    def _invert(self, edit: RememberedEdit) -> Statement | None:
-        """Return the inverse of an edit's statement, if its relation has one (`INVERSES`)."""
+    def _invert(self, edit: RememberedEdit) -> Statement:
+        """Return the inverse of an edit's fact, whose relation is one of `INVERSES`."""
         fact = edit.fact
-        if not self._inverse or fact.relation_key not in INVERSES:
-            return None
         inverse, label = INVERSES[fact.relation_key]
         relation = self._words.relation(inverse, label)
         return Statement(
@@ -220,7 +244,7 @@ class EditedGraph:
             relation_label=label,
             object=fact.subject,
             origin="edit",
-            called=relation.called,
-            form=relation.form,
+            relation_name=relation.name,
+            sentence_template=relation.sentence_template,
             edit=edit.id,
         )

@@ -23,7 +23,7 @@ from kg_edit.graphs.controls import Control
 from kg_edit.graphs.facts import target_of
 from kg_edit.graphs.source import ABSENT, read_subgraph, subject_of, supported
 from kg_edit.methods.entries import method_entry
-from kg_edit.methods.graph_memory.edited_graph import Entity, Origin, RememberedEdit, Statement, key_of
+from kg_edit.methods.graph_memory.edited_graph import Entity, Origin, RememberedEdit, Statement, key_from_node
 from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
 from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.methods.graph_memory.walk import WalkRule
@@ -104,22 +104,22 @@ class GraphMemory(GraphReader):
         start = subject_of(graph)
         end = target_of(graph)
         aliases = self._fetch_aliases([start, end])
-        subject = Entity(key=key_of(start, edit.subject), label=edit.subject, aliases=aliases.get(start, ()))
-        target = Entity(key=key_of(end, edit.target_new), label=edit.target_new, aliases=aliases.get(end, ()))
+        subject = Entity(key=key_from_node(start, edit.subject), label=edit.subject, aliases=aliases.get(start, ()))
+        target = Entity(key=key_from_node(end, edit.target_new), label=edit.target_new, aliases=aliases.get(end, ()))
         label = edit.relation or edit.relation_text
         key = edit.relation_id or self._words.property_of(edit.relation, edit.prompt) or label
         relation = self._words.relation(key, label)
-        form = relation.form
+        sentence_template = relation.sentence_template
         if not relation.noun:  # the edit's own prompt says it better
-            form = edit.prompt + " {}" + edit.ending.removesuffix(".") + "."
+            sentence_template = edit.prompt + " {}" + edit.ending.removesuffix(".") + "."
         return Statement(
             subject=subject,
             relation_key=key,
             relation_label=label,
             object=target,
             origin="edit",
-            called=relation.called,
-            form=form,
+            relation_name=relation.name,
+            sentence_template=sentence_template,
             edit=edit.id,
         )
 
@@ -147,13 +147,13 @@ class GraphMemory(GraphReader):
                 continue
             relation = self._words.relation(property_, label)
             yield Statement(
-                subject=Entity(key=key_of(start, start_label), label=start_label),
+                subject=Entity(key=key_from_node(start, start_label), label=start_label),
                 relation_key=property_,
                 relation_label=label,
-                object=Entity(key=key_of(end, end_label), label=end_label),
+                object=Entity(key=key_from_node(end, end_label), label=end_label),
                 origin=origin,
-                called=relation.called,
-                form=relation.form,
+                relation_name=relation.name,
+                sentence_template=relation.sentence_template,
                 edit=edit.id,
             )
 

@@ -51,7 +51,7 @@ class GraphMemoryPatch(Patch):
         """The number of edits, and of the statements around them."""
         stated = set[tuple[str, str, str]]()
         for _, edit in self.remembered:
-            stated.update(statement.ids for statement in edit.stated)
+            stated.update(statement.part_keys for statement in edit.stated)
         return f"{number_of(len(self.remembered), 'edit')} in a graph of {number_of(len(stated), 'statement')}"
 
     @property
@@ -124,7 +124,12 @@ class GraphMemoryPatch(Patch):
         def number(statement: Statement) -> int:
             subject = things.setdefault(statement.subject, len(things))
             target = things.setdefault(statement.object, len(things))
-            words = (statement.relation_key, statement.relation_label, statement.called, statement.form)
+            words = (
+                statement.relation_key,
+                statement.relation_label,
+                statement.relation_name,
+                statement.sentence_template,
+            )
             return rows.setdefault((subject, *words, target, statement.origin), len(rows))
 
         edits = []
@@ -181,13 +186,13 @@ def _read(content: Any) -> tuple[tuple[WalkRule, RememberedEdit], ...]:
 
 def _read_statement(row: Sequence[Any], things: Sequence[Entity]) -> Statement:
     """Return the statement of a file's row, which has the numbers of two ``things``; it has no edit yet."""
-    subject, key, label, called, form, target, origin = row
+    subject, key, label, name, sentence_template, target, origin = row
     return Statement(
         subject=things[subject],
         relation_key=key,
         relation_label=label,
-        called=called,
-        form=form,
+        relation_name=name,
+        sentence_template=sentence_template,
         object=things[target],
         origin=origin,
     )

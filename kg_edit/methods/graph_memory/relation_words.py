@@ -61,20 +61,20 @@ def phrase_of(text: str) -> Phrase:
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation: its ``key`` in the graph (P36, or a label of a private graph), its noun, its form, and its phrases.
+    """A relation: its ``key`` in the graph (P36, or a label of a private graph), its words, and its phrases.
 
-    The noun is None if it has none ("part of"). ``form`` is its sentence with {} for subject and object: "The capital
-    of {} is {}.".
+    The noun is None if it has none ("part of"). ``sentence_template`` has {} for subject and object: "The capital of {}
+    is {}.".
     """
 
     key: str
     label: str
     noun: str | None
-    form: str
+    sentence_template: str
     phrases: tuple[Phrase, ...]
 
     @property
-    def called(self) -> str:
+    def name(self) -> str:
         """The noun, or the label."""
         return self.noun or self.label
 
@@ -119,11 +119,11 @@ class RelationWords:
         if property_id not in _OWN_WORDS:
             noun = self._nouns.get(property_id) or noun_for(label)
         if noun:
-            form = f"The {noun} of {{}} is {{}}."
+            sentence_template = f"The {noun} of {{}} is {{}}."
         elif row:
-            form = f"{row.template} {{}}."
+            sentence_template = f"{row.template} {{}}."
         else:
-            form = f"{{}} {label.replace('{}', '')} {{}}."
+            sentence_template = f"{{}} {label.replace('{}', '')} {{}}."
 
         # The words that ask for it
         texts = [*self._words.get(property_id, ())]
@@ -135,7 +135,9 @@ class RelationWords:
             if len(phrase_of(label)) <= _LONGEST:
                 texts.append(label)
         phrases = dict.fromkeys(phrase_of(text) for text in texts)  # each once
-        return Relation(key=key, label=label, noun=noun, form=form, phrases=tuple(filter(None, phrases)))
+        return Relation(
+            key=key, label=label, noun=noun, sentence_template=sentence_template, phrases=tuple(filter(None, phrases))
+        )
 
 
 def _packaged_words() -> Mapping[str, Sequence[str]]:

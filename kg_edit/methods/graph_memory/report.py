@@ -51,7 +51,7 @@ def walk_graph(walk: Walk) -> nx.MultiDiGraph:
             edge_role = "edit"
         if thing.key not in graph:
             graph.add_node(thing.key, label=thing.label, role=node_role, hop=hop)
-        label = statement.called
+        label = statement.relation_name
         if statement.origin == "model":
             label = f"{label} (by the model)"
         graph.add_edge(statement.subject.key, thing.key, key=statement.relation_key, label=label, role=edge_role)
@@ -60,7 +60,7 @@ def walk_graph(walk: Walk) -> nx.MultiDiGraph:
 
 def _source(statement: Statement) -> str:
     """Return the ids of a statement and where it comes from: "Q17, P36, Q1490; from the graph"."""
-    ids = ", ".join(statement.ids)
+    ids = ", ".join(statement.part_keys)
     source = f"{ids}; from {_ORIGINS[statement.origin]}"
     if statement.origin == "edit":
         source += f" {statement.edit!r}"

@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from kg_edit.methods.graph_memory.chain_text import MOST_EXAMPLES, write_chain
-from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, named_key
+from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, key_from_name
 from kg_edit.methods.graph_memory.entities import NameIndex
 from kg_edit.methods.graph_memory.recall import likeliest, recall
 from kg_edit.methods.graph_memory.relation_words import AskedWords, Match, Relation, RelationWords
@@ -112,8 +112,9 @@ class Walker:
         An edit's own prompt needs no walk: it gets the edit's statement.
         """
         words = normalised(question)
-        if words in self._graph.prompts:
-            return Walk((self._graph.prompts[words],))
+        fact = self._graph.answer(words)
+        if fact is not None:
+            return Walk((fact,))
         for named in self._names.find(question):
             asked = AskedWords.of(words, named.positions)
             statements = self._walk_from(named.thing, asked, question)
@@ -131,7 +132,7 @@ class Walker:
             statement = self._find_statement(thing, choice)
             if statement is None:
                 break
-            if statement.ids in {earlier.ids for earlier in chain}:  # the walk goes in a circle
+            if statement.part_keys in {earlier.part_keys for earlier in chain}:  # the walk goes in a circle
                 break
             chain.append(statement)
             thing = statement.object
@@ -165,7 +166,7 @@ class Walker:
         The question names Arturo Vidal and asks for a sport; the edit is about the sport of his position. So the walk
         goes to the position first.
         """
-        for statements in self._graph.of(thing).values():
+        for statements in self._graph.find_statements(thing).values():
             for statement in statements:
                 matched = self._match_relations(statement.object, asked, may_recall=False)
                 if any(_is_changed(choice.statements[0]) for choice in matched):
@@ -181,7 +182,7 @@ class Walker:
 
         With ``may_recall`` these are also relations of which the graph states nothing.
         """
-        stated = self._graph.of(thing)
+        stated = self._graph.find_statements(thing)
         choices: list[_Choice] = []
         for statements in stated.values():
             relation = self._relation(statements[0])
@@ -209,22 +210,22 @@ class Walker:
             return statements[0]
         # Of several objects with one label, the first counts: the last to be put into the dict.
         by_label = {statement.object.label: statement for statement in reversed(statements)}
-        label = likeliest(self._model, thing.label, choice.relation.called, sorted(by_label))
+        label = likeliest(self._model, thing.label, choice.relation.name, sorted(by_label))
         return by_label[label]
 
     def _recall(self, thing: Entity, relation: Relation) -> Statement | None:
         """Return what the unedited model answers for a relation of a thing; None if no two forms agree."""
-        answer = recall(self._model, thing.label, relation.called, tokens=self._rule.answer_tokens)
+        answer = recall(self._model, thing.label, relation.name, tokens=self._rule.answer_tokens)
         if answer is None:
             return None
         return Statement(
             subject=thing,
             relation_key=relation.key,
-            relation_label=relation.called,
-            object=Entity(key=named_key(answer), label=answer),
+            relation_label=relation.name,
+            object=Entity(key=key_from_name(answer), label=answer),
             origin="model",
-            called=relation.called,
-            form=relation.form,
+            relation_name=relation.name,
+            sentence_template=relation.sentence_template,
         )
 
     def _choose_without_words(self, thing: Entity, question: str, chain: Sequence[Statement]) -> _Choice | None:
@@ -234,16 +235,18 @@ class Walker:
         frequent other relations in its place. So the names in the sentence, which help too, do not count.
         """
         choices = []
-        for statements in self._graph.of(thing).values():
+        for statements in self._graph.find_statements(thing).values():
             choices.append(_Choice(self._relation(statements[0]), None, statements))
         if not choices:
             return None
         best = self._likeliest(choices[: self._rule.compared], question, chain)
         statement = best.statements[0]
-        others = [other for other in self._words.packaged.values() if other.called != best.relation.called]
+        others = [other for other in self._words.packaged.values() if other.name != best.relation.name]
         chains = [write_chain([*chain, statement])]
         for other in others[: self._rule.compared]:
-            chains.append(write_chain([*chain, statement.model_copy(update={"form": other.form})]))
+            chains.append(
+                write_chain([*chain, statement.model_copy(update={"sentence_template": other.sentence_template})])
+            )
         costs = self._question_nll(chains, question)
         gain = min(costs[1:]) - costs[0]
         if gain <= self._rule.margin:
@@ -256,7 +259,7 @@ class Walker:
             return choices[0]
         if self._rule.choose == "noun":
             prompt = f"Question: {question}\nThe question asks for the"
-            pairs = [Pair(prompt, choice.relation.called) for choice in choices]
+            pairs = [Pair(prompt, choice.relation.name) for choice in choices]
             scores = score(self._model, pairs)
             costs = [scores[pair].nll for pair in pairs]
         else:

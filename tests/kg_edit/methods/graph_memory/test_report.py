@@ -27,8 +27,8 @@ def test_picture_has_all_things_and_marks_what_the_model_said(tmp_path: Path) ->
         relation_label="founder",
         object=Entity(key="name:asparuh", label="Asparuh"),
         origin="model",
-        called="founder",
-        form="The founder of {} is {}.",
+        relation_name="founder",
+        sentence_template="The founder of {} is {}.",
     )
     walk = Walk((fact, founder))
     labels = [label for _, _, label in walk_graph(walk).edges(data="label")]

@@ -61,7 +61,7 @@ def test_edit_states_its_inverse_unless_it_is_switched_off() -> None:
 
 def test_old_object_is_withdrawn() -> None:
     edited: EditedGraph = memory(BULGARIA).graph
-    labels = [item.object.label for item in edited.of(edited.starts["Bulgaria"])["P36"]]
+    labels = [item.object.label for item in edited.find_statements(edited.starts["Bulgaria"])["P36"]]
     assert labels == ["Oslo"]
 
 
