@@ -25,7 +25,7 @@ from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.memory import Cost, measure_cost
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.presets import preset_names
+from kg_edit.methods.presets import list_presets
 from kg_edit.models.language_model import LanguageModel
 from wikidata_cache import WikidataCache
 
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         kind = find_method(name).config_class
         preset = "default"
-        if options.preset in (*kind.preset_names(), *preset_names(kind.published_as or name)):
+        if options.preset in (*kind.preset_names(), *list_presets(kind.published_as or name)):
             preset = options.preset
         config = kind.preset(preset, settings, method=name)
         # a forked child has the model already, and its memory is the edit's own

@@ -62,8 +62,8 @@ def test_random_weights_need_no_packaged_model(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
     sections = importlib.import_module("tools.gpu_sections")
     tiny = SimpleNamespace(name="published", config=sections.TINY | {"vocab_size": 49_152}, methods={})
-    monkeypatch.setattr(sections, "preset_models", lambda: ("published",))
-    monkeypatch.setattr(sections, "model_presets", lambda _: tiny)
+    monkeypatch.setattr(sections, "list_published_models", lambda: ("published",))
+    monkeypatch.setattr(sections, "read_presets", lambda _: tiny)
     common = {"model": "published", "dtype": "float32"}
     clock = sections.Clock(whole=200, section=200)
     notes = []

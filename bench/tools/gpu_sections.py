@@ -38,7 +38,7 @@ from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.alphaedit.method import AlphaEdit
 from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.presets import model_presets, preset_models
+from kg_edit.methods.presets import list_published_models, read_presets
 from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.methods.value_method import ValueMethod
 from kg_edit.models.devices import free_bytes, pass_megabytes
@@ -181,7 +181,7 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device) -> tuple[L
     """
     if name == REAL:
         return LanguageModel.load(name, device=str(device), dtype=str(dtype).removeprefix("torch.")), ""
-    of_presets = {model_presets(preset).name: model_presets(preset).config for preset in preset_models()}
+    of_presets = {read_presets(preset).name: read_presets(preset).config for preset in list_published_models()}
     config = AutoConfig.for_model(**(TINY if name == "tiny" else of_presets[name]), bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
     with torch.device(device):
@@ -384,7 +384,7 @@ class Shaped:
     def _settings(self, method: str) -> Any:
         """Default settings in the layers of the shape's preset; for the tiny model few steps."""
         config = find_method(method).config_class
-        published = {} if self.name == "tiny" else model_presets(self.name).methods
+        published = {} if self.name == "tiny" else read_presets(self.name).methods
         settings = TINY_SETTINGS if self.name == "tiny" else published[method].settings if method in published else {}
         names = TINY_SETTINGS if self.name == "tiny" else ("layer", "layers")
         layers = {name: settings[name] for name in names if name in settings and name in config.model_fields}

@@ -23,7 +23,7 @@ from pymdownx.superfences import SuperFencesException
 
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.overview import computes, settings
-from kg_edit.methods.presets import preset_names
+from kg_edit.methods.presets import list_presets
 from kg_edit.registry import method_entries
 from kg_edit.text.display import markdown_table
 from kg_edit.version import __version__
@@ -95,7 +95,7 @@ def facts_of(name: str) -> str:
     batch = "computed together" if entry.joint else "made one after the other"
     removal = "exactly" if entry.separable else "by computing the others again"
     config = find_method(name).config_class
-    presets = [*config.preset_names(), *preset_names(config.published_as or name)]
+    presets = [*config.preset_names(), *list_presets(config.published_as or name)]
     trains, layers = computes(find_method(name)).removesuffix(".").split(". ")[1:]
     rows = [
         ["paper", paper.replace("docs/", "").replace("|", "\\|")],

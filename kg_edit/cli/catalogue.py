@@ -74,7 +74,7 @@ def _show_method(name: str) -> None:
 
     check_method(name)  # a misspelt name is an error before torch is imported
     from kg_edit.methods.overview import computes, settings
-    from kg_edit.methods.presets import preset_names
+    from kg_edit.methods.presets import list_presets
 
     method_class = find_method(name)
     entry = method_class.entry
@@ -84,7 +84,7 @@ def _show_method(name: str) -> None:
     for row in settings(method_class):
         table.add_row(*(plain(cell) for cell in row))
     config_class = method_class.config_class
-    presets = [*config_class.preset_names(), *preset_names(config_class.published_as or name)]
+    presets = [*config_class.preset_names(), *list_presets(config_class.published_as or name)]
     stdout().print(table, computes(method_class), f"presets: {', '.join(presets)}")
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from kg_edit.errors import ModelError, did_you_mean
-from kg_edit.methods.presets import model_presets, preset_models
+from kg_edit.methods.presets import list_published_models, read_presets
 from kg_edit.models.architectures import find_spec, width_of_experts
 from kg_edit.models.language_model import ATTENTION, weight_matrix
 from kg_edit.models.loading import NAMED_MODELS, cached_only, named_model_file, resolve_model
@@ -118,8 +118,8 @@ def _adds_mlp(text: PretrainedConfig, block: nn.Module) -> bool:
 
 def _config(name: str) -> PretrainedConfig:
     """Read the config of a model, from the preset if there is one, else from its files or the hub."""
-    for preset_name in preset_models():
-        preset = model_presets(preset_name)
+    for preset_name in list_published_models():
+        preset = read_presets(preset_name)
         if name.casefold() in (preset.name, preset.model.casefold()) and not Path(name).exists():
             published: PretrainedConfig = AutoConfig.for_model(**preset.config)
             return published
@@ -132,8 +132,8 @@ def _config(name: str) -> PretrainedConfig:
         lines = text.splitlines() or [type(error).__name__]
         near = ""
         if not Path(name).exists():
-            near = did_you_mean(name, preset_models())
-        known = ", ".join(preset_models())
+            near = did_you_mean(name, list_published_models())
+        known = ", ".join(list_published_models())
         raise ModelError(
             f"can't read the config of {name!r}{near or ':'} {lines[0]}; give a named model, a folder with "
             "config.json, a .gguf file, a hub id whose config can be fetched, or one that is known without: "

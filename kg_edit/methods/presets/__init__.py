@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -31,47 +31,52 @@ def published_settings(name: str, method: str, *, config_presets: Mapping[str, A
     """
     model, colon, variant = name.partition(":")
     tables: dict[str, MethodPreset] = {}
-    if model in preset_models():
-        tables = model_presets(model).methods
-    preset = tables.get(f"{method}{colon}{variant}")
-    if preset:
-        return preset.settings
-    known = sorted([*config_presets, *preset_names(method)])
-    # Other methods may have published settings for this model and variant.
-    others = set[str]()
-    for key in tables:
-        other, _, other_variant = key.partition(":")
-        if other_variant == variant:
-            others.add(other)
+    if model in list_published_models():
+        tables = read_presets(model).methods
+    table_name = f"{method}{colon}{variant}"
+    if table_name in tables:
+        return tables[table_name].settings
+
+    known = sorted([*config_presets, *list_presets(method)])
+    others = _methods_with(variant, tables)
     if others:
         raise UnknownNameError(
-            f"unknown preset {name!r} for {method}, known for {', '.join(sorted(others))}; {method} has: "
-            f"{', '.join(known)}"
+            f"unknown preset {name!r} for {method}, known for {', '.join(others)}; {method} has: {', '.join(known)}"
         )
     raise unknown_name("preset", name, known)
 
 
-def preset_names(method: str) -> list[str]:
+def _methods_with(variant: str, tables: Iterable[str]) -> list[str]:
+    """Return the methods that have a table with this variant ("" for the plain one) among the names of tables."""
+    methods = set[str]()
+    for table_name in tables:
+        method, _, table_variant = table_name.partition(":")
+        if table_variant == variant:
+            methods.add(method)
+    return sorted(methods)
+
+
+def list_presets(method: str) -> list[str]:
     """Return the names that ``--preset`` takes for ``method``, variants included, besides those of its config class."""
     names = []
-    for model in preset_models():
-        for key in model_presets(model).methods:
+    for model in list_published_models():
+        for key in read_presets(model).methods:
             other, colon, variant = key.partition(":")
             if other == method:
                 names.append(f"{model}{colon}{variant}")
     return sorted(names)
 
 
-def preset_models() -> tuple[str, ...]:
+def list_published_models() -> tuple[str, ...]:
     """Return the names of the models that have a preset file."""
     names = [entry.name for entry in files("kg_edit.methods.presets").iterdir()]
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)))
 
 
-def model_presets(name: str) -> ModelPresets:
+def read_presets(name: str) -> ModelPresets:
     """Return the published settings for the model ``name``, by method."""
-    if name not in preset_models():
-        raise unknown_name("preset", name, preset_models())
+    if name not in list_published_models():
+        raise unknown_name("preset", name, list_published_models())
     text = (files("kg_edit.methods.presets") / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
     try:
         content = tomllib.loads(text)
@@ -87,9 +92,9 @@ def model_presets(name: str) -> ModelPresets:
 def warn_of_another_model(preset: str, config: Mapping[str, Any]) -> None:
     """Warn if a preset is published for a model with another ``config.json``: its layers were chosen for that one."""
     name = preset.partition(":")[0]
-    if name not in preset_models():
+    if name not in list_published_models():
         return
-    published = model_presets(name)
+    published = read_presets(name)
     differ = [key for key, value in published.config.items() if key in config and config[key] != value]
     if differ:
         sizes = ", ".join(f"{key} {published.config[key]} there, {config[key]} here" for key in differ[:3])

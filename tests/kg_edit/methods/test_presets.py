@@ -12,7 +12,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
-from kg_edit.methods.presets import model_presets, preset_models, preset_names, published_settings
+from kg_edit.methods.presets import list_presets, list_published_models, published_settings, read_presets
 from kg_edit.planning.shape import ModelShape, shape_of
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import EDITS, Run, cache, kg_edit, place, tiny_folder
@@ -21,7 +21,7 @@ from tests.kg_edit.tiny import tiny
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
-EVERY = [(model, key) for model in preset_models() for key in model_presets(model).methods]
+EVERY = [(model, key) for model in list_published_models() for key in read_presets(model).methods]
 PARAMETERS = {  # as their authors count them
     "gemma-3-27b": 27_009_346_304,
     "gemma-3-4b": 3_880_263_168,
@@ -53,8 +53,8 @@ first_of_each_model = pytest.mark.parametrize(  # the others are slow
     ("model", "key"),
     [
         pytest.param(model, key, id=f"{model}-{key}", marks=() if index == 0 else pytest.mark.slow)
-        for model in preset_models()
-        for index, key in enumerate(model_presets(model).methods)
+        for model in list_published_models()
+        for index, key in enumerate(read_presets(model).methods)
     ],
 )
 
@@ -84,7 +84,7 @@ def graph() -> nx.MultiDiGraph:
 
 
 def test_every_promised_model_has_a_file() -> None:
-    assert set(preset_models()) == set(PARAMETERS)
+    assert set(list_published_models()) == set(PARAMETERS)
 
 
 @functools.cache
@@ -100,7 +100,7 @@ def test_config_of_a_preset_has_the_size_of_its_model(model: str) -> None:
 @every
 def test_preset_is_read_as_it_is_written(model: str, key: str) -> None:
     method, preset = names(model, key)
-    table = model_presets(model).methods[key]
+    table = read_presets(model).methods[key]
     kind = find_method(method).config_class
     read = json.loads(kind.preset(preset, method=method).model_dump_json())
     for name, value in table.settings.items():
@@ -113,11 +113,11 @@ def test_preset_is_read_as_it_is_written(model: str, key: str) -> None:
 def test_published_low_rank_training_makes_all_its_updates(method: str) -> None:
     """EasyEdit's program and Ext-Sub's stop at no loss; a rate of 5e-3 is below 0.01 long before 70 updates."""
     kind = find_method(method).config_class
-    for preset in ("paper", *preset_names(method)):
+    for preset in ("paper", *list_presets(method)):
         assert kind.preset(preset, method=method).model_dump()["stop_below"] == 0.0, preset
 
 
-@pytest.mark.parametrize("key", model_presets("smollm2-135m").methods)
+@pytest.mark.parametrize("key", read_presets("smollm2-135m").methods)
 def test_smollm2_preset_is_the_default_with_its_layers(key: str) -> None:
     kind = find_method(key).config_class
     preset, default = kind.preset("smollm2-135m", method=key).model_dump(), kind.preset("default").model_dump()
@@ -143,10 +143,10 @@ def test_preset_makes_an_edit_on_a_tiny_model_of_its_family(
     method, preset = names(model, key)
     chosen = find_method(method)
     config = chosen.config_class.preset(preset, {**shallow(preset, method), **QUICK[method]}, method=method)
-    family = model_presets(model).config["model_type"]
+    family = read_presets(model).config["model_type"]
     patch = chosen(tiny(family), config, graph=graph()).edit([EDIT])
     (warned,) = [line for line in caplog.messages if "is published for" in line]
-    assert f"the preset {preset} is published for {model_presets(model).about} (" in warned
+    assert f"the preset {preset} is published for {read_presets(model).about} (" in warned
     patch.check_finite()
     assert not patch.is_empty
     assert [record["method"] for record in patch.edits] == [method]
@@ -162,8 +162,8 @@ def shallow(preset: str, method: str) -> dict[str, Any]:
 
 
 def test_presets_are_of_their_methods() -> None:
-    assert "qwen2.5-7b" in preset_names("rome")
-    assert "qwen2.5-7b" not in preset_names("glame")
+    assert "qwen2.5-7b" in list_presets("rome")
+    assert "qwen2.5-7b" not in list_presets("glame")
 
 
 @pytest.mark.slow

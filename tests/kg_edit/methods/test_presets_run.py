@@ -26,7 +26,7 @@ from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods import find_method, value_method
 from kg_edit.methods.alphaedit import method as alphaedit
 from kg_edit.methods.memit import method as memit
-from kg_edit.methods.presets import model_presets
+from kg_edit.methods.presets import read_presets
 from kg_edit.methods.rome import method as rome
 from kg_edit.models import sampling
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -142,7 +142,7 @@ def _note_covariances(record: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(seen: Seen, model: str, key: str) -> dict[str, Any]:
     """Make an edit by the preset as it stands; its published settings."""
     method, preset = names(model, key)
-    chosen, table = find_method(method), model_presets(model)
+    chosen, table = find_method(method), read_presets(model)
     config = chosen.config_class.preset(preset, method=method)
     seen.model = narrow(table.config)
     seen.patch = chosen(seen.model, config, graph=seen.source).edit([EDIT])

@@ -24,7 +24,7 @@ from kg_edit.methods.config import Family
 from kg_edit.methods.fine_tuning.ft import Ft
 from kg_edit.methods.glame.method import GraphValues
 from kg_edit.methods.memit.method import MemitConfig
-from kg_edit.methods.presets import preset_models
+from kg_edit.methods.presets import list_published_models
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -118,7 +118,7 @@ def test_plan_has_the_layers_that_are_written(family: str) -> None:
 @pytest.mark.slow
 def test_a_gguf_files_header_says_as_much_as_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = shape_of("smollm2-135m")
-    monkeypatch.setattr(shapes, "preset_models", lambda: ())
+    monkeypatch.setattr(shapes, "list_published_models", lambda: ())
     assert shape_of("smollm2-135m") == expected
 
 
@@ -345,7 +345,7 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
     assert (missing.code, missing.out) == (2, "")
     assert "can't read the corpus none.txt: No such file or directory" in missing.err
     named = re.findall(r"[\w.-]+\w", kg_edit("plan", "--help").out)
-    assert {*preset_models()} <= {*named}
+    assert {*list_published_models()} <= {*named}
 
 
 @pytest.mark.parametrize(
