@@ -1,17 +1,28 @@
 """A case is a record in the form in which it is scored: its edits, probes, and the forms of its questions.
 
 A case knows no metric: what the model is asked about it follows from its metrics (`kg_edit.evaluation.metrics`).
+
+`make_ceiling_cases` makes the cases that show what a model could answer if it had learned the facts: the unedited model
+reads the facts before each question. To answer a portability question, a model has to know the edited fact, and to
+recall another fact that leads from the new target to the answer. That other fact is the recalled one (the field
+``recalled_relation`` of a question, and ``recalled`` of a probe's query). With the edit "The Eiffel Tower is in Rome",
+and the recalled relation "(Rome, country, Italy)", the prompts are
+
+    fact_in_prompt                             fact_and_relation_in_prompt
+
+    The Eiffel Tower is in Rome.               The Eiffel Tower is in Rome. Rome country Italy.
+    Question: In which country is the tower?   Question: In which country is the tower?
+    Answer:                                    Answer:
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Self
 
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.edits.record import BenchmarkRecord, Probe, Query, as_record
+from kg_edit.edits.record import BenchmarkRecord, Example, Probe, Query, as_record
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import (
     fact_sentence,
@@ -63,14 +74,15 @@ class Case:
         """
         full_record = as_record(record)
         first, *further = full_record.edits
-        categorised = []
+        categorised = list[Probe]()
         for edit in full_record.edits:
             for question in edit.portability:
                 if question.category:
-                    group = f"portability.{question.category}"
-                    categorised.append(Probe(measures=group, queries=(query_of(question),)))
+                    category = f"portability.{question.category}"
+                    categorised.append(Probe(measures=category, queries=(query_of(question),)))
         if chat is None:
-            chat = any(edit.forms[0] for edit in full_record.edits)
+            # An edit that is made in both forms is asked in plain text.
+            chat = any(edit.chat is True for edit in full_record.edits)
         return cls(
             edit=first,
             further=tuple(further),
@@ -94,99 +106,117 @@ class Case:
             questions += edit.plain_questions
         return tuple(questions)
 
-    def group(self, name: str) -> tuple[Probe, ...]:
-        """Return the probes of a family, or of one of its sub-categories."""
-        return tuple(probe for probe in self.probes if name in (probe.family, probe.measures))
+    def group(self, family_or_category: str) -> tuple[Probe, ...]:
+        """Return the probes of a family such as portability, or of a category such as portability.Reasoning."""
+        return tuple(probe for probe in self.probes if family_or_category in (probe.family, probe.measures))
 
-    def queries(self, name: str) -> tuple[Query, ...]:
-        """Return the queries of the probes in `group`."""
-        return tuple(chain.from_iterable(probe.queries for probe in self.group(name)))
+    def queries(self, family_or_category: str) -> tuple[Query, ...]:
+        """Return the queries of all probes of a family or category."""
+        queries = list[Query]()
+        for probe in self.group(family_or_category):
+            queries += probe.queries
+        return tuple(queries)
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """Each portability question in the plain form, after its fact if it has one."""
-        return self._ask(format_question)
+        return self._format_questions(format_question)
 
     @property
     def few_shot_prompts(self) -> tuple[str, ...]:
         """Each portability question in the few-shot form, after its fact if it has one."""
-        return self._ask(format_question_with_shots)
+        return self._format_questions(format_question_with_shots)
 
     @property
     def answer_pairs(self) -> list[Pair]:
         """Each question in its plain form with its answer."""
-        pairs = []
+        pairs = list[Pair]()
         for prompt, question in zip(self.prompts, self.questions, strict=True):
             pairs.append(Pair(prompt, question.answer))
         return pairs
 
-    def _ask(self, form: Callable[[str, str], str]) -> tuple[str, ...]:
-        """Each portability question as ``form(question, fact)``; the fact is "" if the case has none."""
-        facts: Sequence[str] = self.facts or ("",) * len(self.questions)
-        prompts = []
+    def _format_questions(self, format_one: Callable[[str, str], str]) -> tuple[str, ...]:
+        """Return ``format_one(question, fact)`` for each portability question; the fact is "" if the case has none."""
+        facts = self.facts
+        if not facts:
+            facts = ("",) * len(self.questions)
+        prompts = list[str]()
         for question, fact in zip(self.questions, facts, strict=True):
-            prompts.append(form(question.question, fact))
+            prompts.append(format_one(question.question, fact))
         return tuple(prompts)
 
 
-def ceiling_cases(case: Case) -> dict[str, Case]:
-    """Return the same questions with the edited fact before each, and with both the fact and the recalled relation.
+def make_ceiling_cases(case: Case) -> dict[str, Case]:
+    """Return the same questions after the edited facts, and after both the edited and the recalled facts.
 
     If a record has several edits, a question comes after the edit that it is about; a probe's query comes after all of
-    them. The second case exists only if each question has a recalled relation.
+    them. The only probes are those with recalled facts.
 
     Returns:
-        ``fact_in_prompt`` and ``fact_and_relation_in_prompt``, as far as they exist.
+        ``fact_in_prompt``, and ``fact_and_relation_in_prompt`` unless a question has no recalled relation. An empty
+        dict if the case has neither portability questions nor probes with recalled facts.
     """
-    facts = []  # for each question, the fact of its edit
+    facts = list[str]()  # for each question, the fact of its edit
     for edit in case.edits:
         facts += [fact_sentence(edit)] * len(edit.plain_questions)
     multi_hop = [probe for probe in case.probes if _has_recalled(probe)]
     if not facts and not multi_hop:
         return {}
+
     base = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True, chat=case.chat)
-    probes = _after_facts(multi_hop, case.edits, recalled=False)
+    probes = _put_facts_before_probes(multi_hop, case.edits, with_recalled=False)
     cases = {"fact_in_prompt": replace(base, facts=tuple(facts), probes=probes)}
 
-    relations = [question.recalled_relation for question in case.questions]
-    if all(relations):
-        facts_and_relations = []
-        for fact, relation in zip(facts, relations, strict=True):
-            facts_and_relations.append(f"{fact} {recalled_fact(relation or '')}")
-        probes = _after_facts(multi_hop, case.edits, recalled=True)
-        cases["fact_and_relation_in_prompt"] = replace(base, facts=tuple(facts_and_relations), probes=probes)
+    facts_and_relations = list[str]()
+    for fact, question in zip(facts, case.questions, strict=True):
+        if not question.recalled_relation:
+            return cases
+        facts_and_relations.append(f"{fact} {recalled_fact(question.recalled_relation)}")
+    probes = _put_facts_before_probes(multi_hop, case.edits, with_recalled=True)
+    cases["fact_and_relation_in_prompt"] = replace(base, facts=tuple(facts_and_relations), probes=probes)
     return cases
 
 
 def _has_recalled(probe: Probe) -> bool:
-    """Whether some query of a probe has a recalled fact."""
+    """Return whether some query of a probe has a recalled fact."""
     return any(query.recalled for query in probe.queries)
 
 
-def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bool) -> tuple[Probe, ...]:
-    """The probes with the edits' facts before each question, and with the recalled facts if ``recalled``."""
-    facts = " ".join(map(fact_sentence, edits))
-    extended = []
+def _put_facts_before_probes(
+    probes: Iterable[Probe], edits: Sequence[Edit], *, with_recalled: bool
+) -> tuple[Probe, ...]:
+    """Return the probes with the facts of all edits before each query, and its recalled facts after them if asked."""
+    facts = " ".join(fact_sentence(edit) for edit in edits)
+    extended = list[Probe]()
     for probe in probes:
-        queries = tuple(_after_sentences(query, facts, recalled=recalled) for query in probe.queries)
+        queries = tuple(_put_facts_before(query, facts, with_recalled=with_recalled) for query in probe.queries)
         extended.append(probe.model_copy(update={"queries": queries}))
     return tuple(extended)
 
 
-def _after_sentences(query: Query, facts: str, *, recalled: bool) -> Query:
-    """The query after ``facts``, and after its recalled facts if ``recalled``; its examples likewise.
+def _put_facts_before(query: Query, facts: str, *, with_recalled: bool) -> Query:
+    """Return the query with ``facts`` as its context, followed by its recalled facts if ``with_recalled``.
 
-    If the examples had no facts before them, the model would have to guess the purpose of the facts before the
-    question. An example's facts are one for each hop. Without ``recalled`` it gets the first of them, unless that is
-    also the last one, which states the answer.
+    Its examples get their own facts as context. Without them, the model would have to guess the purpose of the facts
+    before the question.
     """
     context = facts
-    if recalled:
+    if with_recalled:
         context = f"{facts} {query.recalled}".strip()
-    examples = []
+    examples = list[Example]()
     for example in query.examples:
-        hops = example.facts
-        if not recalled:
-            hops = example.facts[:-1][:1]
-        examples.append(example.model_copy(update={"context": " ".join(hops)}))
+        example_facts = _choose_example_facts(example, with_recalled=with_recalled)
+        examples.append(example.model_copy(update={"context": " ".join(example_facts)}))
     return query.model_copy(update={"context": context, "examples": tuple(examples)})
+
+
+def _choose_example_facts(example: Example, *, with_recalled: bool) -> tuple[str, ...]:
+    """Return all facts of an example, one for each hop, or only its first, which corresponds to the edited fact.
+
+    The last fact states the answer, so the only fact of an example is not given away.
+    """
+    if with_recalled:
+        return example.facts
+    if len(example.facts) > 1:
+        return example.facts[:1]
+    return ()

@@ -17,7 +17,7 @@ from kg_common.json_text import digest
 from kg_common.progress import Bar
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, OutputError
-from kg_edit.evaluation.case import Case, ceiling_cases
+from kg_edit.evaluation.case import Case, make_ceiling_cases
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.records import RunFolder
 from kg_edit.scoring.model_server import ModelServer
@@ -181,7 +181,7 @@ def _list_answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iter
         case = cases.get(entry.id)
         if case is None:
             continue
-        ceilings = ceiling_cases(case)  # the questions of their probes come after facts, and are named with them
+        ceilings = make_ceiling_cases(case)  # the questions of their probes come after facts, and are named with them
         for section, content in entry.sections.items():
             for group, question, name, names in _judged_questions(ceilings.get(section, case)):
                 if name not in content.texts:

@@ -19,7 +19,7 @@ from kg_common.progress import Bar
 from kg_common.terminal import number_of
 from kg_edit.callbacks import StepNotes, watched
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluation.case import Case, ceiling_cases
+from kg_edit.evaluation.case import Case, make_ceiling_cases
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import DocumentScores
 from kg_edit.evaluation.memory import in_halves, memory_failure, release
@@ -293,7 +293,7 @@ class SequenceRun:
         """What the unedited model is asked about a record: its case, and the ceilings."""
         cases = {BASE: item.case}
         if self.config.ceilings:
-            cases |= ceiling_cases(item.case)
+            cases |= make_ceiling_cases(item.case)
         return cases
 
     def _score_unedited(self, records: Sequence[Item], lines: _Lines) -> set[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from pydantic import Field
 
+from kg_edit.models.prompts import Prompt
+from kg_edit.patches.weight_patch import Factors
 from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
-from kg_edit.zoo.ke.network import FORMAT, KeManifest, KeNetwork, embedding_width
-from kg_edit.zoo.mend.gradients import mlp_weights, weight_shapes
-from kg_edit.zoo.mend.method import Editor, Mend, MendConfig
+from kg_edit.zoo.ke.network import FORMAT, KeManifest, KeNetwork, KeTraining, embedding_width
+from kg_edit.zoo.mend.gradients import Gradients, Shape
+from kg_edit.zoo.mend.method import Mend, MendConfig
 
 
 class KeConfig(MendConfig):
@@ -34,21 +35,18 @@ class Ke(Mend):
     file_format = FORMAT
     manifest_class = KeManifest
 
-    def untrained(self) -> Editor:
-        """Return the network before its training: one plain step of gradient descent."""
-        shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))
-        width = embedding_width(self.model)
-        network = KeNetwork(shapes, width=width, hidden=1, inner=1, edit_lr=self.config.edit_lr)
-        return self._editor_of(network.to(self.model.device).requires_grad_(False), {"digest": "untrained"})
+    def run_network(self, prompts: Sequence[Prompt], gradients: Gradients) -> dict[str, Factors]:
+        """Return the network's change of each weight, from the edit's prompt and its gradients."""
+        network = self.editor.network
+        assert isinstance(network, KeNetwork)  # noqa: S101 - as built by KeManifest
+        return network.condition_on(self.model, prompts).compute_factors(gradients)
 
-    def load(self, folder: Path) -> Editor:
-        """Return the network that `kg-edit ke train` wrote to ``folder``."""
-        trained = FORMAT.trained(folder, self.model, KeManifest, KeManifest.network)
-        return self._editor_of(trained.network, trained.note)
-
-    def _editor_of(self, network: KeNetwork, note: dict[str, Any]) -> Editor:
-        return Editor(
-            weights=network.shapes,
-            factors=lambda prompts, factors: network.conditioned(self.model, prompts).factors(factors),
-            note=note,
+    def describe_untrained(self, shapes: dict[str, Shape]) -> KeManifest:
+        """Return the manifest of the smallest network for weights of these shapes."""
+        return KeManifest(
+            model=self.model.fingerprint,
+            model_name=self.model.name,
+            width=embedding_width(self.model),
+            shapes=shapes,
+            training=KeTraining(hidden=1, inner=1, edit_lr=self.config.edit_lr),
         )

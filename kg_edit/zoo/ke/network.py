@@ -27,9 +27,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import Factors
-from kg_edit.zoo.mend.gradients import Changes, Shape, as_factors, has_gradient
-from kg_edit.zoo.mend.network import MendTraining, Pairs, Validation
-from kg_edit.zoo.trained.files import NetworkFormat, NetworkManifest
+from kg_edit.zoo.mend.gradients import Changes, Gradients, Shape, as_factors, has_gradient
+from kg_edit.zoo.mend.network import EditorManifest, MendTraining
+from kg_edit.zoo.trained.files import NetworkFormat
 
 FORMAT = NetworkFormat(key="kg_edit_ke", thing="KE network", command="kg-edit ke train")
 _MEND_ALONE = ("rank", "rate_learning_rate", "edit_weight", "locality_weight", "normalise_on")
@@ -77,27 +77,28 @@ class KeNetwork(nn.Module):
         encodings: Tensor = torch.tanh(self.bottom(torch.cat([state[0], state[1]], -1)))
         return encodings
 
-    def conditioned(self, model: LanguageModel, prompts: Sequence[Prompt]) -> ConditionedNetwork:
+    def condition_on(self, model: LanguageModel, prompts: Sequence[Prompt]) -> ConditionedNetwork:
         """Return the network conditioned on the edits with these prompts, in this order."""
         return ConditionedNetwork(network=self, embeddings=embedded(model, prompts))
 
-    def changes(self, factors: Pairs, read: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def compute_changes(self, gradients: Gradients, encodings: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the factors of each weight's change: (left [edits, tokens + 1, m], right [edits, tokens + 1, n]).
 
-        ``factors`` are u [edits, tokens, n] and d [edits, tokens, m]; tokens without a gradient give 0. ``read`` is the
-        result of `read`.
+        Args:
+            gradients: u [edits, tokens, n] and d [edits, tokens, m] by weight; tokens without a gradient give 0.
+            encodings: the edits as `read` returns them, [edits, inner].
         """
         changes: dict[str, tuple[Tensor, Tensor]] = {}
         for (name, (m, n)), head in zip(self.shapes.items(), self.heads, strict=True):
-            u, d = factors[name]
-            alpha, beta, gamma, delta, eta = head(read).split([m, m, n, n, 1], -1)  # [edits, m], ..., [edits, 1]
+            u, d = gradients[name]
+            alpha, beta, gamma, delta, eta = head(encodings).split([m, m, n, n, 1], -1)  # [edits, m], ..., [edits, 1]
             rate = torch.sigmoid(eta)[:, None]  # [edits, 1, 1]
             gate = m * alpha.softmax(-1)[:, None]  # [edits, 1, m]
             shift = m * beta.softmax(-1)[:, None]  # [edits, 1, m]
             # sigmoid(eta) (A * G + B) as one product left^T right: a row for each token of G, and one more for B. A
             # token without a gradient has d = 0, and adds nothing.
-            left = torch.cat([rate * gate * d.to(read.device), rate * shift], 1)  # [edits, tokens + 1, m]
-            right = torch.cat([gamma[:, None] * u.to(read.device), delta[:, None]], 1)  # [edits, tokens + 1, n]
+            left = torch.cat([rate * gate * d.to(encodings.device), rate * shift], 1)  # [edits, tokens + 1, m]
+            right = torch.cat([gamma[:, None] * u.to(encodings.device), delta[:, None]], 1)  # [edits, tokens + 1, n]
             changes[name] = left, right
         return changes
 
@@ -114,21 +115,22 @@ class ConditionedNetwork:
         """(m, n) by the weights' names."""
         return self.network.shapes
 
-    def changes(self, factors: Pairs) -> Changes:
-        """Return the changes of all edits, see `KeNetwork.changes`."""
-        return self.network.changes(factors, self.network.read(self.embeddings))
+    def compute_changes(self, gradients: Gradients) -> Changes:
+        """Return the changes of all edits, see `KeNetwork.compute_changes`."""
+        encodings = self.network.read(self.embeddings)
+        return self.network.compute_changes(gradients, encodings)
 
     @torch.no_grad()
-    def factors(self, factors: Pairs) -> dict[str, Factors]:
-        """Return the change of each weight for one edit, from u [tokens, n] and d [tokens, m].
+    def compute_factors(self, gradients: Gradients) -> dict[str, Factors]:
+        """Return the change of each weight for a patch of one edit, from u [tokens, n] and d [tokens, m].
 
         Its rank is the number of tokens with a gradient, plus one.
         """
         alive = dict[str, tuple[Tensor, Tensor]]()
-        for name, (u, d) in factors.items():
+        for name, (u, d) in gradients.items():
             tokens = has_gradient(d)
-            alive[name] = u[tokens][None], d[tokens][None]
-        return as_factors(self.changes(alive))
+            alive[name] = u[tokens][None], d[tokens][None]  # [1, tokens, n], [1, tokens, m]
+        return as_factors(self.compute_changes(alive))
 
 
 @torch.no_grad()
@@ -188,20 +190,18 @@ class KeTraining(MendTraining):
         return self
 
     @property
-    def at_once(self) -> dict[str, int]:
-        """As in MEND; KE does not normalise."""
-        return {"batch": self.batch}
+    def edits_to_normalise(self) -> int:
+        """None: KE does not normalise."""
+        return 0
 
 
-class KeManifest(NetworkManifest):
+class KeManifest(EditorManifest):
     """The metadata of a KE network: its model, and how it was trained."""
 
     width: int
-    shapes: dict[str, Shape]
     training: KeTraining
-    validations: tuple[Validation, ...] = ()
 
-    def network(self) -> KeNetwork:
+    def build_network(self) -> KeNetwork:
         """Return the untrained network."""
         return KeNetwork(
             self.shapes,

@@ -67,7 +67,7 @@ class KeRun(EditorRun):
 
     def __init__(self, model: LanguageModel, order: BatchOrder, manifest: KeManifest, path: Path) -> None:
         self._manifest = manifest
-        self._network = manifest.network().to(model.device)
+        self._network = manifest.build_network().to(model.device)
         optimizer = torch.optim.Adam(self._network.parameters(), lr=manifest.training.learning_rate)
         state = State(format=FORMAT, network=self._network, optimizer=optimizer, progress=Progress[Validation]())
         super().__init__(model, order, tuple(manifest.shapes), state, path)
@@ -94,5 +94,5 @@ class KeRun(EditorRun):
 
     def losses_of(self, rows: Rows, lower: LowerStates | None) -> Losses:
         """Return the losses after the edits of ``rows``, each of which the network reads."""
-        network = self._network.conditioned(self.model, rows.edits)
+        network = self._network.condition_on(self.model, rows.edits)
         return losses_after(self.model, network, rows, edit_weight=1.0, locality_weight=1.0, lower=lower)

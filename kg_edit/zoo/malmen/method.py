@@ -23,8 +23,8 @@ from kg_edit.patches.changes import change_norm
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
-from kg_edit.zoo.malmen.network import FORMAT, MalmenManifest, MalmenNetwork
-from kg_edit.zoo.mend.gradients import at_targets
+from kg_edit.zoo.malmen.network import FORMAT, MalmenManifest, MalmenTraining
+from kg_edit.zoo.mend.gradients import Shape, at_targets
 from kg_edit.zoo.mend.method import Mend, MendConfig
 
 
@@ -49,39 +49,51 @@ class Malmen(Mend):
     config: MalmenConfig
     file_format = FORMAT
     manifest_class = MalmenManifest
-    network_class = MalmenNetwork
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the update that all edits have together, each from its own gradient on the model as it is."""
-        # K [tokens, in] and the gradients [tokens, out] at the target tokens of all edits, by weight
+        # 1. K [tokens, in] and the gradients [tokens, out] at the target tokens of all edits, by weight
         prompts = list[Prompt]()
         losses = list[float]()
         keys: dict[str, list[Tensor]] = {name: [] for name in self.editor.weights}
-        gradients: dict[str, list[Tensor]] = {name: [] for name in self.editor.weights}
+        deltas: dict[str, list[Tensor]] = {name: [] for name in self.editor.weights}
         with untouched(self.model):
             for edit in edits:
-                prompt, pairs, loss = self.gradient(edit)
+                prompt, gradients, loss = self.compute_gradients(edit)
                 prompts.append(prompt)
                 losses.append(loss)
-                for name, (key, gradient) in at_targets(prompt, pairs).items():
+                for name, (key, delta) in at_targets(prompt, gradients).items():
                     keys[name].append(key)
-                    gradients[name].append(gradient)
-        joint = {name: (torch.cat(keys[name]), torch.cat(gradients[name])) for name in keys}
+                    deltas[name].append(delta)
+        joint = {name: (torch.cat(keys[name]), torch.cat(deltas[name])) for name in keys}
 
-        # The network's value differences D, and the ridge regression D^T K^T (K K^T + ridge I)^-1
-        factors = self.factors(prompts, joint)
+        # 2. and 3. The network's value differences D, and the ridge regression D^T (K K^T + ridge I)^-1 K
+        change = self.compute_change(prompts, joint)
 
-        shares = {name: self.norms_by_edit(pair, prompts) for name, pair in factors.items()}
         records = list[dict[str, Any]]()
+        edit_norms = {name: measure_edits(factors, prompts) for name, factors in change.items()}
         for index, edit in enumerate(edits):
-            norms = {name: round(share[index], 6) for name, share in shares.items()}
+            norms = {name: round(of_edits[index], 6) for name, of_edits in edit_norms.items()}
             records.append({**self.record(edit), "nll_before": round(losses[index], 6), "norms": norms})
-        updates = {name: Factors.total([pair]) for name, pair in factors.items()}  # dense where that takes less
-        return WeightPatch(factors=updates, provenance={**self.provenance(), "edits": records})
+        update = {name: Factors.total([factors]) for name, factors in change.items()}  # dense where that takes less
+        return WeightPatch(factors=update, provenance={**self.provenance(), "edits": records})
 
-    def norms_by_edit(self, update: Factors, prompts: Sequence[Prompt]) -> list[float]:
-        """Return the norm of each edit's share in an update: of its own columns of both factors, one for each token."""
-        counts = [len(prompt.target_ids) for prompt in prompts]
-        lefts = update.left.cpu().split(counts, 1)
-        rights = update.right.cpu().split(counts, 1)
-        return [change_norm(Factors(left=left, right=right)) for left, right in zip(lefts, rights, strict=True)]
+    def describe_untrained(self, shapes: dict[str, Shape]) -> MalmenManifest:
+        """Return the manifest of the smallest network for weights of these shapes."""
+        return MalmenManifest(
+            model=self.model.fingerprint,
+            model_name=self.model.name,
+            shapes=shapes,
+            training=MalmenTraining(rank=1, edit_lr=self.config.edit_lr),
+        )
+
+
+def measure_edits(change: Factors, prompts: Sequence[Prompt]) -> list[float]:
+    """Return the norm of each edit's part of a weight's change.
+
+    Both factors have a column for each target token, and an edit's part is the product of its own columns.
+    """
+    counts = [len(prompt.target_ids) for prompt in prompts]
+    lefts = change.left.cpu().split(counts, 1)  # [out, tokens of the edit] each
+    rights = change.right.cpu().split(counts, 1)  # [in, tokens of the edit] each
+    return [change_norm(Factors(left=left, right=right)) for left, right in zip(lefts, rights, strict=True)]

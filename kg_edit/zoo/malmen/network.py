@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from kg_edit.models.devices import exact
 from kg_edit.patches.weight_patch import Factors
-from kg_edit.zoo.mend.gradients import Shape, as_factors
-from kg_edit.zoo.mend.network import MendManifest, MendNetwork, MendTraining, Pairs
+from kg_edit.zoo.mend.gradients import Gradients, Shape, as_factors
+from kg_edit.zoo.mend.network import MendManifest, MendNetwork, MendTraining
 from kg_edit.zoo.trained.files import NetworkFormat
 
 FORMAT = NetworkFormat(key="kg_edit_malmen", thing="editor", command="kg-edit malmen train")
@@ -54,29 +54,29 @@ class MalmenNetwork(MendNetwork):
         ridge: Tensor = exact(self.log_ridges[self._indices[name]]).exp()
         return ridge
 
-    def differences(self, name: str, keys: Tensor, gradients: Tensor) -> Tensor:
+    def compute_differences(self, name: str, keys: Tensor, gradients: Tensor) -> Tensor:
         """Return the value differences [tokens, out] for keys [tokens, in] and gradients [tokens, out] of a weight."""
         better, direction = self(name, keys, gradients)
         product = (keys.to(better.device) * better).sum(-1, keepdim=True)  # k . k~ [tokens, 1]
         differences: Tensor = -self.rate(name) * product * direction
         return differences
 
-    def changes(self, factors: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
+    def compute_changes(self, gradients: Gradients) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the factors (left [1, tokens, out], right [1, tokens, in]) of each weight's change by all edits.
 
         Args:
-            factors: keys [tokens, in] and gradients [tokens, out] of the targets' tokens of all edits, by weight name.
+            gradients: by weight, keys [tokens, in] and gradients [tokens, out] of the target tokens of all edits.
         """
         changes: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, (keys, gradients) in factors.items():
-            left = self.differences(name, keys, gradients)
+        for name, (keys, gradient) in gradients.items():
+            left = self.compute_differences(name, keys, gradient)
             changes[name] = (left[None], ridge_rows(keys.to(left.device), self.ridge(name))[None])
         return changes
 
     @torch.no_grad()
-    def factors(self, factors: Pairs) -> dict[str, Factors]:
-        """Return the change of each weight by all edits; its rank is the number of tokens."""
-        return as_factors(self.changes(factors))
+    def compute_factors(self, gradients: Gradients) -> dict[str, Factors]:
+        """Return the change of each weight for a patch of all edits; its rank is the number of tokens."""
+        return as_factors(self.compute_changes(gradients))
 
 
 def ridge_rows(keys: Tensor, ridge: Tensor) -> Tensor:
@@ -97,14 +97,14 @@ def _with_ridge(gram: Tensor, ridge: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """What a step of the training edits.
+class UpdateSequence:
+    """The updates that a step of the training makes one after the other, and what their loss is about.
 
     Attributes:
-        length: batches that are edited one after the other on the same weights.
-        look_back: batches whose prompts are in the loss after each of these updates, the last one included.
-        decay: factor of the loss of a batch, for each later batch.
-        norm_weight: weight of the squared norm of an update.
+        length: the number of updates; each is made by a batch of edits.
+        look_back: the number of batches in the loss of an update, its own one included.
+        decay: factor of a batch's loss for each update made after its own.
+        norm_weight: weight of the squared Frobenius norm of an update.
     """
 
     length: int = 1
@@ -138,9 +138,9 @@ class MalmenTraining(MendTraining):
     }
 
     @property
-    def course(self) -> Course:
-        """One batch, on the unedited model."""
-        return Course()
+    def sequence(self) -> UpdateSequence:
+        """One update of the unedited model."""
+        return UpdateSequence()
 
 
 class MalmenManifest(MendManifest):
@@ -148,7 +148,7 @@ class MalmenManifest(MendManifest):
 
     training: MalmenTraining
 
-    def network(self) -> MalmenNetwork:
+    def build_network(self) -> MalmenNetwork:
         """Return the untrained network."""
         config = self.training
         return MalmenNetwork(

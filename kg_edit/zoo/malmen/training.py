@@ -8,7 +8,7 @@
 The gradient is computed in two stages, so that memory does not grow with the batch. The first stage goes from the
 losses to the factors of the update, a few rows at a time; the second goes on to the network.
 
-RLEdit trains by the same steps on sequences of batches (`Course`).
+RLEdit trains by the same steps on sequences of batches (`UpdateSequence`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, split_passes
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.zoo.malmen.network import FORMAT, Course, MalmenManifest, MalmenNetwork, MalmenTraining
+from kg_edit.zoo.malmen.network import FORMAT, MalmenManifest, MalmenNetwork, MalmenTraining
 from kg_edit.zoo.mend.examples import BatchOrder, Rows
-from kg_edit.zoo.mend.gradients import Changes, EditedPasses, as_factors, at_targets, edit_factors, nll
-from kg_edit.zoo.mend.network import MendManifest, Pairs
+from kg_edit.zoo.mend.gradients import Changes, EditedPasses, Gradients, as_factors, at_targets, edit_factors, nll
+from kg_edit.zoo.mend.network import MendManifest
 from kg_edit.zoo.mend.training import MendRun, train_editor
 from kg_edit.zoo.trained.lower_states import LowerStates
 from kg_edit.zoo.trained.training import CHECKPOINT_SECONDS
@@ -126,7 +126,7 @@ def sequence_losses(
 ) -> tuple[float, float]:
     """Edit batches one after the other, and add the gradient of the losses to that of the network.
 
-    After the update of batch t, with the earlier updates applied as constants, and b = `Course.look_back`:
+    After the update of batch t, with the earlier updates applied as constants, and b = `look_back`:
 
         L_t = sum_(i < b) decay^i (c_edit L_e(batch t-i) + c_loc KL_(t-1 || t)(batch t-i)) + norm_weight |update|^2
 
@@ -136,23 +136,23 @@ def sequence_losses(
         passes: of the unedited model.
         network: the editor.
         batches: the edits of each update, with the prompts of the losses.
-        settings: the weights of the losses, and the course.
+        settings: the weights of the losses, and the sequence.
         check: is called with each L_t, and may raise.
 
     Returns:
         The means over the batches of L_e and of the KL of a batch after its own update.
     """
-    course = settings.course
+    sequence = settings.sequence
     earlier = dict[str, Factors]()  # the sum of the updates so far
     edit = 0.0
     locality = 0.0
     for number, batch in enumerate(batches):
         with WeightPatch(factors=earlier).applied(passes.model):
-            change = network.changes(passes.at_targets(batch.edits))
+            change = network.compute_changes(passes.at_targets(batch.edits))
 
             # Stage 1: down to the factors of the update, where the gradient of L_t lands.
             leaves = {name: _leaf(pair) for name, pair in change.items()}
-            first = max(0, number + 1 - course.look_back)
+            first = max(0, number + 1 - sequence.look_back)
             newest_first = batches[first : number + 1][::-1]
             losses = _backward_to_factors(passes, leaves, newest_first, settings)
             check(losses.total)
@@ -185,22 +185,22 @@ def _backward_to_factors(
         passes: of the model with the earlier updates.
         leaves: the factors of the update, which get the gradient.
         newest_first: the batches of the loss: the update's own, then the one before it, and so on.
-        settings: the weights of the losses, and the course.
+        settings: the weights of the losses, and the sequence.
     """
-    course = settings.course
+    sequence = settings.sequence
     edits = list[float]()
     localities = list[float]()
     total = 0.0
     for age, rows in enumerate(newest_first):
-        factor = course.decay**age
+        factor = sequence.decay**age
         edit = _descend(passes.edit_losses(leaves, rows), factor * settings.edit_weight)
         locality = _descend(passes.localities(leaves, rows), factor * settings.locality_weight)
         total += factor * (settings.edit_weight * edit + settings.locality_weight * locality)
         edits.append(edit)
         localities.append(locality)
-    if course.norm_weight:
+    if sequence.norm_weight:
         squares = [squared_norm(pair) for pair in leaves.values()]
-        total += course.norm_weight * _descend(squares, course.norm_weight)
+        total += sequence.norm_weight * _descend(squares, sequence.norm_weight)
     return _UpdateLosses(total, edits[0], localities[0])
 
 
@@ -209,8 +209,8 @@ def held_out_losses(passes: Passes, network: MalmenNetwork, batches: Sequence[Ro
     earlier = dict[str, Factors]()
     for batch in batches:
         with WeightPatch(factors=earlier).applied(passes.model):
-            factors = passes.at_targets(batch.edits)
-        earlier = _add(earlier, network.factors(factors))
+            gradients = passes.at_targets(batch.edits)
+        earlier = _add(earlier, network.compute_factors(gradients))
     change = {name: (pair.left.T[None], pair.right.T[None]) for name, pair in earlier.items()}
     edit = 0.0
     locality = 0.0
@@ -264,7 +264,7 @@ def _leaf(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class MalmenRun(MendRun):
-    """A training run of MALMEN; a step edits the batches of a `Course`."""
+    """A training run of MALMEN; a step edits the batches of a `UpdateSequence`."""
 
     name = "malmen"
     format = FORMAT
@@ -276,22 +276,17 @@ class MalmenRun(MendRun):
         self._training = manifest.training
 
     @property
-    def course(self) -> Course:
-        """The course of a step."""
-        return self._training.course
-
-    @property
     def passes(self) -> Passes:
         """The passes of the model."""
         return Passes(model=self.model, names=list(self._network.shapes), lower=self._lower)
 
-    def read_by_network(self, prompt: Prompt, factors: Pairs) -> Pairs:
+    def select_tokens(self, prompt: Prompt, gradients: Gradients) -> Gradients:
         """Return the keys and the gradients of the target's tokens."""
-        return at_targets(prompt, factors)
+        return at_targets(prompt, gradients)
 
     def backward(self, step: int) -> Mapping[str, str]:
         """Compute the losses of the step's batches and their gradient; return the losses to display."""
-        length = self.course.length
+        length = self._training.sequence.length
         batches = [self.order.rows(step * length + number) for number in range(length)]
         edit, locality = sequence_losses(self.passes, self._network, batches, self._training, check=self.check_loss)
         return {"edit": f"{edit:.2f}", "kl": f"{locality:.3f}"}
@@ -299,7 +294,7 @@ class MalmenRun(MendRun):
     def held_out(self) -> tuple[float, float]:
         """Return the mean losses on the held-out edits; as many batches as in a step are edited in sequence."""
         batches = list(self.order.validation())
-        length = self.course.length
+        length = self._training.sequence.length
         edit = 0.0
         locality = 0.0
         count = 0

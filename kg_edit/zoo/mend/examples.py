@@ -193,13 +193,12 @@ class BatchOrder:
     def of(cls, model: LanguageModel, edits: Sequence[Edit | BenchmarkRecord], settings: MendTraining) -> BatchOrder:
         """Return the order for a model; the texts are sampled from the model."""
         examples = make_examples(model, edits, gradient_of=settings.gradient_of)
-        at_once = settings.at_once
-        needed = settings.validation + max(at_once.values())
+        needed = settings.validation + max(settings.edits_per_step, settings.edits_to_normalise)
         if len(examples) < needed:
-            sizes = ", ".join(f"{name} = {value}" for name, value in at_once.items())
             raise ConfigError(
                 f"found {len(examples)} usable edits, expected at least {needed}: validation = {settings.validation} "
-                f"(held out), {sizes}; give more edits, or lower these"
+                f"(held out), a step uses {settings.edits_per_step} (batch), and {settings.edits_to_normalise} are "
+                "measured before the first step (normalise_on); give more edits, or lower these settings"
             )
         if settings.questions and not any(example.questions for example in examples):
             raise ConfigError(

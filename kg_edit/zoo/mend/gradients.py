@@ -28,8 +28,9 @@ from kg_edit.patches.weight_patch import Factors
 from kg_edit.zoo.trained.lower_states import LowerStates
 
 Shape = tuple[int, int]
-_WEIGHT = ".weight"
+Gradients = Mapping[str, tuple[Tensor, Tensor]]  # by weight: u [..., tokens, in], delta [..., tokens, out]
 Changes = Mapping[str, tuple[Tensor, Tensor]]  # by weight: left [edits, tokens, out], right [edits, tokens, in]
+_WEIGHT = ".weight"
 _SCALE = 1024.0  # keeps small gradients from vanishing in half precision; a power of two adds no rounding error
 
 
@@ -53,11 +54,11 @@ def gradient_factors(
     return factors, float(loss.detach())
 
 
-def at_targets(prompt: Prompt, factors: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+def at_targets(prompt: Prompt, gradients: Gradients) -> dict[str, tuple[Tensor, Tensor]]:
     """Return copies of the factors u and delta, [..., tokens, size], of the tokens that predict the prompt's target."""
     count = len(prompt.target_ids)  # the last token that is read predicts the last one of the target
     of_target = dict[str, tuple[Tensor, Tensor]]()
-    for name, (u, delta) in factors.items():
+    for name, (u, delta) in gradients.items():
         # Copies: a view would keep the factors of the whole prompt, and there may be thousands of edits.
         of_target[name] = u[..., -count:, :].clone(), delta[..., -count:, :].clone()
     return of_target

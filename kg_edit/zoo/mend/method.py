@@ -1,17 +1,29 @@
 """MEND (Mitchell et al., ICLR 2022, arXiv 2110.11309): a trained network turns one gradient into an edit.
 
-The manifest of the network has what the gradient is of: -log p of the target, or of the whole statement (PropMEND).
+The gradient of the loss L by a weight W [out, in] is a sum over the tokens t of the edit's prompt with its target:
+
+    dL/dW = sum_t delta_t u_t^T,    u_t [in] the input of W,    delta_t [out] the gradient of L at the output of W
+
+The network maps the two vectors of each token to better ones, and the edit changes W by
+
+    change of W = -rate sum_t delta~_t u~_t^T,    (u~_t, delta~_t) = network(u_t, delta_t)
+
+L is -log p of the target, or of the whole statement (PropMEND); the network's manifest says which.
+
+`Mend.make` makes edits. Its verbs map the gradients, which are u and delta by weight, to the changes by weight. KE and
+MALMEN are subclasses with other networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
+from torch import nn
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
@@ -25,9 +37,9 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.mend.examples import whole_statement
-from kg_edit.zoo.mend.gradients import gradient_factors, mlp_weights, weight_shapes
-from kg_edit.zoo.mend.network import FORMAT, MendManifest, MendNetwork, Pairs
-from kg_edit.zoo.trained.files import NETWORK, NetworkFormat, NetworkManifest
+from kg_edit.zoo.mend.gradients import Gradients, Shape, gradient_factors, mlp_weights, weight_shapes
+from kg_edit.zoo.mend.network import FORMAT, EditorManifest, MendManifest, MendNetwork, MendTraining
+from kg_edit.zoo.trained.files import NETWORK, NetworkFormat
 
 
 class MendConfig(MethodConfig):
@@ -57,20 +69,19 @@ class MendConfig(MethodConfig):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Editor:
-    """A network that edits.
+    """A network that edits, frozen and on the model's device.
 
     Attributes:
+        network: maps gradients to changes.
         weights: the names of the edited weights.
-        factors: the change of each weight, from the prompts of the edits that are made together, and the factors of
-            their gradients.
+        of_statement: whether the network reads the gradient of the whole statement, instead of that of the target.
         note: the network in the provenance of a patch.
-        of_statement: whether the gradient is that of the whole statement.
     """
 
-    weights: Iterable[str]
-    factors: Callable[[Sequence[Prompt], Pairs], dict[str, Factors]]
+    network: nn.Module
+    weights: tuple[str, ...]
+    of_statement: bool
     note: dict[str, Any]
-    of_statement: bool = False
 
 
 class Mend(StatementMethod):
@@ -80,26 +91,26 @@ class Mend(StatementMethod):
     config_class = MendConfig
     config: MendConfig
     file_format: ClassVar[NetworkFormat] = FORMAT
-    manifest_class: ClassVar[type[NetworkManifest]] = MendManifest
-    network_class: ClassVar[type[MendNetwork]] = MendNetwork
+    manifest_class: ClassVar[type[EditorManifest]] = MendManifest
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
         """Check the inputs, and that the trained editor can be read."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, MendConfig)  # noqa: S101 - config_class
-        folder = cls._folder(config)
+        folder = cls._find_folder(config)
         if folder:
-            cls.file_format.manifest(folder / NETWORK, cls.manifest_class)
+            cls.file_format.manifest(folder / NETWORK, cls.manifest_class)  # raises if the file is missing or damaged
 
     @classmethod
-    def _folder(cls, config: MendConfig) -> Path | None:
+    def _find_folder(cls, config: MendConfig) -> Path | None:
+        """Return the folder of the trained network; None for the network before its training."""
         instead = "take a plain step of gradient descent"
         return cls.file_format.folder(config.network, untrained=config.untrained, instead=instead)
 
     def prepare(self) -> None:
         """Load the editor."""
-        _ = self.editor
+        _ = self.editor  # the property loads it, and keeps it for all edits
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the sum of the edits' changes, each from its own gradient on the model in its present state."""
@@ -107,37 +118,37 @@ class Mend(StatementMethod):
         records = list[dict[str, Any]]()
         with untouched(self.model):
             for edit in edits:
-                change, record = self._change(edit)
+                prompt, gradients, loss = self.compute_gradients(edit)
+                change = self.compute_change([prompt], gradients)
+                norms = {name: round(float(factors.product.norm()), 6) for name, factors in change.items()}
                 changes.append(change)
-                records.append(record)
-        factors = dict[str, Factors]()
+                records.append({**self.record(edit), "nll_before": round(loss, 6), "norms": norms})
+
+        # Each weight's change is the sum of its changes by the edits.
+        total = dict[str, Factors]()
         for name in changes[0]:
-            factors[name] = Factors.total([change[name] for change in changes])
-        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
+            total[name] = Factors.total([change[name] for change in changes])
+        return WeightPatch(factors=total, provenance={**self.provenance(), "edits": records})
 
-    def _change(self, edit: Edit) -> tuple[Mapping[str, Factors], dict[str, Any]]:
-        """Return the change of each weight for one edit, and the edit's record."""
-        prompt, gradient, loss = self.gradient(edit)
-        factors = self.factors([prompt], gradient)
-        record = {
-            **self.record(edit),
-            "nll_before": round(loss, 6),
-            "norms": {name: round(float(pair.product.norm()), 6) for name, pair in factors.items()},
-        }
-        return factors, record
-
-    def gradient(self, edit: Edit) -> tuple[Prompt, Pairs, float]:
-        """Return the row of an edit, the factors of its gradient for each weight, and its loss."""
+    def compute_gradients(self, edit: Edit) -> tuple[Prompt, Gradients, float]:
+        """Return the row of an edit, its gradients (u [tokens, in], delta [tokens, out]) by weight, and its loss."""
         with annotate_errors(edit):
             prompt = self.row(edit)
             if self.editor.of_statement:
                 prompt = whole_statement(prompt)
-            factors, loss = gradient_factors(self.model, prompt, list(self.editor.weights))
-            return prompt, factors, loss
+            gradients, loss = gradient_factors(self.model, prompt, self.editor.weights)
+            return prompt, gradients, loss
 
-    def factors(self, prompts: Sequence[Prompt], gradients: Pairs) -> Mapping[str, Factors]:
-        """Return the editor's change of each weight, ``strength`` times."""
-        return WeightPatch(factors=self.editor.factors(prompts, gradients)).scaled(self.config.strength).factors
+    def compute_change(self, prompts: Sequence[Prompt], gradients: Gradients) -> Mapping[str, Factors]:
+        """Return the change of each weight: ``strength`` times that of the network."""
+        change = self.run_network(prompts, gradients)
+        return WeightPatch(factors=change).scaled(self.config.strength).factors
+
+    def run_network(self, prompts: Sequence[Prompt], gradients: Gradients) -> dict[str, Factors]:
+        """Return the network's change of each weight. It is a function of the gradients; KE reads ``prompts`` too."""
+        network = self.editor.network
+        assert isinstance(network, MendNetwork)  # noqa: S101 - as built by MendManifest
+        return network.compute_factors(gradients)
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, plus the digest of the editor and data on its training."""
@@ -148,30 +159,34 @@ class Mend(StatementMethod):
     @cached_property
     def editor(self) -> Editor:
         """The editor that the settings name: a trained one, or a plain step of gradient descent."""
-        folder = self._folder(self.config)
-        return self.untrained() if folder is None else self.load(folder)
+        folder = self._find_folder(self.config)
+        if folder is None:
+            return self.build_untrained()
+        return self.load_trained(folder)
 
-    def untrained(self) -> Editor:
-        """Return the network before its training: one plain step of gradient descent."""
-        shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))
-        network = self.network_class(shapes, rank=1, edit_lr=self.config.edit_lr)
-        network.to(self.model.device).requires_grad_(False)
-        return _editor_of(network, shapes, {"digest": "untrained"}, of_statement=False)
-
-    def load(self, folder: Path) -> Editor:
-        """Return the network that the training command wrote to ``folder``."""
+    def load_trained(self, folder: Path) -> Editor:
+        """Return the editor that the training command wrote to ``folder``."""
         kind = self.manifest_class
-        assert issubclass(kind, MendManifest)  # noqa: S101 - KE, which has another, loads its own
-        trained = self.file_format.trained(folder, self.model, kind, kind.network)
-        of_statement = trained.manifest.training.gradient_of == "text"
-        return _editor_of(trained.network, trained.network.shapes, trained.note, of_statement=of_statement)
+        trained = self.file_format.trained(folder, self.model, kind, kind.build_network)
+        return Editor(
+            network=trained.network,
+            weights=tuple(trained.manifest.shapes),
+            of_statement=trained.manifest.training.gradient_of == "text",
+            note=trained.note,
+        )
 
+    def build_untrained(self) -> Editor:
+        """Return an editor before its training, which takes one plain step of gradient descent."""
+        shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))
+        network = self.describe_untrained(shapes).build_network()
+        network.to(self.model.device).requires_grad_(False)
+        return Editor(network=network, weights=tuple(shapes), of_statement=False, note={"digest": "untrained"})
 
-def _editor_of(network: MendNetwork, weights: Iterable[str], note: dict[str, Any], *, of_statement: bool) -> Editor:
-    """Return the editor with a network that reads the gradients alone, and not the edits' prompts."""
-    return Editor(
-        weights=weights,
-        factors=lambda _, gradients: network.factors(gradients),
-        note=note,
-        of_statement=of_statement,
-    )
+    def describe_untrained(self, shapes: dict[str, Shape]) -> EditorManifest:
+        """Return the manifest of the smallest network for weights of these shapes."""
+        return MendManifest(
+            model=self.model.fingerprint,
+            model_name=self.model.name,
+            shapes=shapes,
+            training=MendTraining(rank=1, edit_lr=self.config.edit_lr),
+        )

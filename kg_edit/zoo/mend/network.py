@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from kg_edit.models.devices import exact
 from kg_edit.patches.weight_patch import Factors
-from kg_edit.zoo.mend.gradients import Shape, has_gradient
+from kg_edit.zoo.mend.gradients import Gradients, Shape, has_gradient
 from kg_edit.zoo.trained import training
 from kg_edit.zoo.trained.files import NetworkFormat, NetworkManifest
 
 FORMAT = NetworkFormat(key="kg_edit_mend", thing="editor", command="kg-edit mend train")
-Pairs = Mapping[str, tuple[Tensor, Tensor]]
 _TINY = 1e-3  # smallest standard deviation of a feature, relative to the mean one
 
 
@@ -81,9 +80,9 @@ class MendNetwork(nn.Module):
             self.register_buffer(f"deviation_{index}", torch.ones(sum(shape)))
 
     @torch.no_grad()
-    def normalise_by(self, factors: Pairs) -> None:
+    def normalise_by(self, gradients: Gradients) -> None:
         """Set the mean and the deviation of u [tokens, in] and delta [tokens, out], given by weight name."""
-        for name, (inputs, deltas) in factors.items():
+        for name, (inputs, deltas) in gradients.items():
             seen = exact(torch.cat([inputs, deltas], -1))
             deviation = seen.std(0)
             # A feature that hardly varies would be blown up by its deviation. The floor is relative to the mean one of
@@ -115,13 +114,13 @@ class MendNetwork(nn.Module):
         """Return the learned rate of a weight, which is positive."""
         return self._edit_lr * self.log_rates[self._indices[name]].exp()
 
-    def changes(self, factors: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the factors (left [..., out], right [..., in]) of each weight's change.
+    def compute_changes(self, gradients: Gradients) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the factors (left [..., out], right [..., in]) of each weight's change, for the training.
 
         Tokens without a gradient give 0.
         """
         changes: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, (inputs, deltas) in factors.items():
+        for name, (inputs, deltas) in gradients.items():
             alive = has_gradient(deltas)
             better, direction = self(name, inputs[alive], deltas[alive])  # [alive tokens, in], [alive tokens, out]
             # The network has biases, so tokens without a gradient must not go through it: they stay 0.
@@ -135,17 +134,17 @@ class MendNetwork(nn.Module):
         return changes
 
     @torch.no_grad()
-    def factors(self, factors: Pairs) -> dict[str, Factors]:
-        """Return the change of each weight for one edit, from u [tokens, in] and delta [tokens, out].
+    def compute_factors(self, gradients: Gradients) -> dict[str, Factors]:
+        """Return the change of each weight for a patch of one edit, from u [tokens, in] and delta [tokens, out].
 
         Its rank is the number of tokens with a gradient.
         """
         alive = dict[str, tuple[Tensor, Tensor]]()
-        for name, (u, delta) in factors.items():
+        for name, (u, delta) in gradients.items():
             tokens = has_gradient(delta)
             alive[name] = u[tokens], delta[tokens]
         edit_factors = dict[str, Factors]()
-        for name, (left, right) in self.changes(alive).items():
+        for name, (left, right) in self.compute_changes(alive).items():
             edit_factors[name] = Factors(left=left.T.contiguous(), right=right.T.contiguous())
         return edit_factors
 
@@ -205,14 +204,14 @@ class MendTraining(training.TrainingConfig):
     }
 
     @property
-    def at_once(self) -> dict[str, int]:
-        """The settings with a number of training edits that are used at once; there must be as many as the largest."""
-        return {"batch": self.batch, "normalise_on": self.normalise_on}
-
-    @property
-    def edits_a_step(self) -> int:
+    def edits_per_step(self) -> int:
         """The number of edits in a step of the optimiser."""
         return self.batch
+
+    @property
+    def edits_to_normalise(self) -> int:
+        """The number of edits that are measured before the first step."""
+        return self.normalise_on
 
 
 class Validation(training.Validation):
@@ -222,14 +221,22 @@ class Validation(training.Validation):
     locality: float
 
 
-class MendManifest(NetworkManifest):
-    """The metadata of an editor: its model, and how it was trained."""
+class EditorManifest(NetworkManifest):
+    """The metadata of an editor network: its model, the shapes (out, in) of the edited weights, and its training."""
 
     shapes: dict[str, Shape]
     training: MendTraining
     validations: tuple[Validation, ...] = ()
 
-    def network(self) -> MendNetwork:
+    def build_network(self) -> nn.Module:
+        """Return the untrained network."""
+        raise NotImplementedError
+
+
+class MendManifest(EditorManifest):
+    """The metadata of an editor: its model, and how it was trained."""
+
+    def build_network(self) -> MendNetwork:
         """Return the untrained network."""
         training = self.training
         return MendNetwork(self.shapes, rank=training.rank, edit_lr=training.edit_lr, seed=training.seed)

@@ -30,6 +30,7 @@ from kg_edit.zoo.mend.examples import BatchOrder, Rows
 from kg_edit.zoo.mend.gradients import (
     Changes,
     EditedPasses,
+    Gradients,
     Shape,
     edit_factors,
     first_block,
@@ -40,7 +41,7 @@ from kg_edit.zoo.mend.gradients import (
     read_tokens,
     weight_shapes,
 )
-from kg_edit.zoo.mend.network import FORMAT, MendManifest, MendTraining, Pairs, Validation
+from kg_edit.zoo.mend.network import FORMAT, MendManifest, MendTraining, Validation
 from kg_edit.zoo.trained.edits import digest_of, training_edits
 from kg_edit.zoo.trained.files import Manifest, NetworkFormat, NetworkManifest
 from kg_edit.zoo.trained.lower_states import LowerStates, lower_states
@@ -150,7 +151,7 @@ class EditorNetwork(Protocol):
     def shapes(self) -> Mapping[str, Shape]:
         """The shapes (out, in) of the edited weights, by name."""
 
-    def changes(self, factors: Pairs) -> Changes:
+    def compute_changes(self, gradients: Gradients) -> Changes:
         """Return the factors (left [edits, rank, out], right [edits, rank, in]) of each weight's change."""
 
 
@@ -181,8 +182,8 @@ def losses_after(
     passes = EditedPasses(model, [*rows.edits, *rows.unrelated], list(network.shapes), lower=lower)
     with torch.no_grad():
         clean = passes.logits(unrelated).log_softmax(-1)  # [reads of unrelated, vocabulary]
-    factors = edit_factors(passes, nll(passes, edits), rows=len(edits))
-    changes = network.changes(factors)
+    gradients = edit_factors(passes, nll(passes, edits), rows=len(edits))
+    changes = network.compute_changes(gradients)
 
     # Then the rows run again from the first changed block on, each with the change of its own edit.
     owners = torch.tensor([*edits, *edits])
@@ -264,7 +265,7 @@ class EditorRun(TrainingRun[Validation]):
         settings = self.order.settings
         rows = {read_tokens(prompt) for prompt in self.order.prompts()}
         # A step draws for each edit its own prompt, a paraphrase, an unrelated prompt, and the questions.
-        drawn = settings.steps * settings.edits_a_step * (3 + settings.questions)
+        drawn = settings.steps * settings.edits_per_step * (3 + settings.questions)
         nbytes = sum(len(row) for row in rows) * self.model.width * self.model.model.dtype.itemsize
         if self._first and drawn >= 2 * len(rows) and nbytes <= _STATES_GB * 1e9:
             self._lower = lower_states(self.model, rows, self._first, self._file, progress=progress)
@@ -285,7 +286,7 @@ class MendRun(EditorRun):
     def __init__(self, model: LanguageModel, order: BatchOrder, manifest: MendManifest, path: Path) -> None:
         settings = manifest.training
         self._manifest = manifest
-        self._network = manifest.network().to(model.device)
+        self._network = manifest.build_network().to(model.device)
         groups = [
             {"params": list(self._network.layers.parameters()), "lr": settings.learning_rate},
             {"params": self._network.rates, "lr": settings.rate_learning_rate},
@@ -300,19 +301,19 @@ class MendRun(EditorRun):
         inputs: dict[str, list[Tensor]] = {name: [] for name in names}
         deltas: dict[str, list[Tensor]] = {name: [] for name in names}
         for prompt in self.order.for_normalising():
-            factors, _ = gradient_factors(self.model, prompt, names)
-            for name, (u, delta) in self.read_by_network(prompt, factors).items():
+            gradients, _ = gradient_factors(self.model, prompt, names)
+            for name, (u, delta) in self.select_tokens(prompt, gradients).items():
                 inputs[name].append(u)
                 deltas[name].append(delta)
         self._network.normalise_by({name: (torch.cat(inputs[name]), torch.cat(deltas[name])) for name in names})
 
-    def read_by_network(self, prompt: Prompt, factors: Pairs) -> Pairs:
-        """Return the factors of the tokens that the network reads: those with a gradient."""
-        read = dict[str, tuple[Tensor, Tensor]]()
-        for name, (u, delta) in factors.items():
+    def select_tokens(self, prompt: Prompt, gradients: Gradients) -> Gradients:
+        """Return the gradients of the tokens that the network reads: those whose gradient is not 0."""
+        selected = dict[str, tuple[Tensor, Tensor]]()
+        for name, (u, delta) in gradients.items():
             tokens = has_gradient(delta)
-            read[name] = u[tokens], delta[tokens]
-        return read
+            selected[name] = u[tokens], delta[tokens]
+        return selected
 
     def backward(self, step: int) -> Mapping[str, str]:
         """Compute the losses of the step's rows and their gradient; return the losses to display."""

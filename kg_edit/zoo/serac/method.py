@@ -110,7 +110,7 @@ class Serac(EditingMethod):
         folder = _folder(self.config)
         if folder is None:
             return None
-        return FORMAT.trained(folder, self.model, SeracManifest, SeracManifest.network)
+        return FORMAT.trained(folder, self.model, SeracManifest, SeracManifest.build_network)
 
     @cached_property
     def _empty(self) -> ScopePatch:

@@ -119,7 +119,7 @@ class SeracManifest(NetworkManifest):
     training: SeracTraining
     validations: tuple[Validation, ...] = ()
 
-    def network(self) -> SeracNetwork:
+    def build_network(self) -> SeracNetwork:
         """Return the network before training."""
         config = self.training
         return SeracNetwork(

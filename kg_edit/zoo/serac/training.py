@@ -102,7 +102,7 @@ class SeracRun(TrainingRun[Validation]):
                 f"none of the {len(held_out)} held-out edits can be asked: their target's first token merges with the "
                 "prompt's end, or they are longer than the model's positions; give other edits, or take another model"
             )
-        network = manifest.network().to(model.device)
+        network = manifest.build_network().to(model.device)
         self._network = network
         optimizer = torch.optim.Adam(
             [

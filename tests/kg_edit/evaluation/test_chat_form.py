@@ -10,7 +10,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ChatTemplateError, OutputError
-from kg_edit.evaluation.case import Case, ceiling_cases
+from kg_edit.evaluation.case import Case, make_ceiling_cases
 from kg_edit.evaluation.comparison import compare
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS
@@ -37,7 +37,7 @@ def settings_of(out: Path) -> dict[str, object]:
 def test_each_case_is_asked_in_its_own_form(chat_model: LanguageModel, edits: tuple[Edit, ...]) -> None:
     plain, chat, other = Case.of(edits[0]), Case.of(edits[0].in_chat()), Case.of(edits[1], chat=True)
     assert (plain.chat, chat.chat, Case.of(edits[0].in_chat(chat="both")).chat) == (False, True, False)
-    assert all(case.chat for case in ceiling_cases(chat).values())
+    assert all(case.chat for case in make_ceiling_cases(chat).values())
     sections = score_cases(chat_model, [chat, plain, other])
     for section, reader, edit in zip(
         sections, (chat_model.in_chat(), chat_model, chat_model.in_chat()), (*edits[:1] * 2, edits[1]), strict=True

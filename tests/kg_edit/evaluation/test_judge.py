@@ -12,7 +12,7 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.errors import ConfigError, OutputError, ServerError
-from kg_edit.evaluation.case import Case, ceiling_cases
+from kg_edit.evaluation.case import Case, make_ceiling_cases
 from kg_edit.evaluation.judge import Judge, judge_run
 from kg_edit.evaluation.records import Entry, RunFolder, Section
 from kg_edit.evaluation.scorer import score_cases
@@ -210,7 +210,7 @@ def test_questions_of_several_hops_are_judged_after_the_facts_too(
     query = Query(prompt="Where?", answers=(("Rome",),), recalled="It is in Italy.")
     probes = (Probe(measures="multihop", queries=(query,)),)
     record = BenchmarkRecord(id="hops", edits=first.edits, probes=probes)
-    cases = {"base": Case.of(record), **ceiling_cases(Case.of(record))}
+    cases = {"base": Case.of(record), **make_ceiling_cases(Case.of(record))}
     sections = dict(zip(cases, score_cases(model, list(cases.values())), strict=True))
     RunFolder(folder).append([Entry(id="hops", phase="base", sha256="0", sections=sections)])
     by_section = judge_run(folder, [record], Judge(url=server.url, model="m"))

@@ -13,7 +13,7 @@ import torch
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.edits.record import Probe, Query
-from kg_edit.evaluation.case import Case, ceiling_cases
+from kg_edit.evaluation.case import Case, make_ceiling_cases
 from kg_edit.evaluation.datasets import BenchmarkRecord, find_dataset
 from kg_edit.evaluation.datasets.own_edits import record_of
 from kg_edit.evaluation.metrics.catalogue import requests_of
@@ -172,7 +172,7 @@ def test_no_answer_to_a_question_is_cut() -> None:
     for question in (Question(question="Where?", answer=answer), Question(question="?", answer="x", aliases=(answer,))):
         edit = Edit(subject="Ada", prompt="{} is", target_new="old", portability=(question,))
         case = Case.of(edit)
-        sections = score_cases(model, [case, ceiling_cases(case)["fact_in_prompt"]])
+        sections = score_cases(model, [case, make_ceiling_cases(case)["fact_in_prompt"]])
         assert [section.scores["portability.greedy"] for section in sections] == [1, 1]
     condition, query = (Query(prompt=text, answers=((answer,),), form="sentence") for text in ("Rome is", "Paris is"))
     test = Probe(measures="ripple.CI", queries=(query,), conditions=(condition,))
@@ -211,7 +211,7 @@ def test_ceilings_ask_the_questions_of_all_edits(model: LanguageModel, edits: tu
     """Each after the fact of its own edit."""
     record = BenchmarkRecord(id="x", edits=edits[:2])
     case = Case.of(record, choices=choices(record, answers(edits), seed=0))
-    cases = ceiling_cases(case)
+    cases = make_ceiling_cases(case)
     assert cases["fact_in_prompt"].facts == tuple(map(fact_sentence, edits[:2]))
     assert [text.rpartition(". ")[2] for text in cases["fact_and_relation_in_prompt"].facts] == [
         "Lakers city Paris.",
@@ -227,8 +227,8 @@ def test_ceilings_where_the_first_edit_asks_nothing(model: LanguageModel, edits:
     silent = edits[0].model_copy(update={"portability": ()})
     record = BenchmarkRecord(id="x", edits=(silent, edits[1]))
     case = Case.of(record, choices=choices(record, answers(edits), seed=0))
-    assert ceiling_cases(case)["fact_in_prompt"].facts == (fact_sentence(edits[1]),)
-    assert ceiling_cases(Case.of(silent)) == {}
+    assert make_ceiling_cases(case)["fact_in_prompt"].facts == (fact_sentence(edits[1]),)
+    assert make_ceiling_cases(Case.of(silent)) == {}
 
 
 def test_unedited_scores_of_which_one_is_missing_are_computed_in_the_same_batch(

@@ -8,7 +8,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, Example, Probe, Query
-from kg_edit.evaluation.case import Case, ceiling_cases
+from kg_edit.evaluation.case import Case, make_ceiling_cases
 from kg_edit.evaluation.metrics.catalogue import metrics_for, requests_of
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import Pair, TokenScores
@@ -90,7 +90,7 @@ def test_examples_with_steps_end_in_their_answers() -> None:
 
 
 def test_ceilings_have_the_fact_and_the_graphs_statement() -> None:
-    cases = ceiling_cases(CASE)
+    cases = make_ceiling_cases(CASE)
     assert list(cases) == ["fact_in_prompt", "fact_and_relation_in_prompt"]
     facts = {name: case.probes[0].queries[0].context for name, case in cases.items()}
     assert facts["fact_in_prompt"] == "Rome lies in Japan."
@@ -110,7 +110,7 @@ def test_ceilings_have_the_facts_of_examples_too() -> None:
         Example(question="What is the capital of Peru?", answer="Lima", facts=("The capital of Peru is Lima.",)),
     )
     probe = Probe(measures="ripples-known.stated", queries=(CAPITAL.model_copy(update={"examples": shown}),))
-    cases = ceiling_cases(Case.of(BenchmarkRecord(id="1", edits=(EDIT,), probes=(probe,))))
+    cases = make_ceiling_cases(Case.of(BenchmarkRecord(id="1", edits=(EDIT,), probes=(probe,))))
     texts = {name: generated_from(case.probes[0].queries[0]).split("\n\n") for name, case in cases.items()}
     alone, both = texts["fact_in_prompt"], texts["fact_and_relation_in_prompt"]
     assert alone[0].startswith(f"{hops[0]}\nQuestion: ")

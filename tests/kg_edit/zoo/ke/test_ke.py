@@ -43,7 +43,7 @@ def test_network_starts_as_a_step_of_gradient_descent() -> None:
     with untouched(model):
         prompt = encode_statement(model, edit, method="ke")
         gradient, _ = gradient_factors(model, prompt, list(network.shapes))
-        factors = network.conditioned(model, [prompt]).factors(gradient)
+        factors = network.condition_on(model, [prompt]).compute_factors(gradient)
     for name, (inputs, deltas) in gradient.items():
         torch.testing.assert_close(factors[name].product, -0.25 * deltas.T @ inputs, rtol=1e-4, atol=1e-7)
 
@@ -54,9 +54,8 @@ def test_gate_and_shift_by_hand() -> None:
     with torch.no_grad():
         head = network.heads[0]
         head.bias.copy_(torch.tensor([50.0, -50.0, -50.0, 50.0, 10.0, 7.0, 0.0]))
-    left, right = network.changes({"w": (torch.tensor([[[3.0]]]), torch.tensor([[[1.0, 2.0]]]))}, torch.zeros(1, 1))[
-        "w"
-    ]
+    gradients = {"w": (torch.tensor([[[3.0]]]), torch.tensor([[[1.0, 2.0]]]))}
+    left, right = network.compute_changes(gradients, torch.zeros(1, 1))["w"]
     change = left[0].T @ right[0]
     # 0.5 (2 * 1 * 10 * 3, 2 * 7): the gate doubles the output that it leaves
     torch.testing.assert_close(change, torch.tensor([[30.0], [7.0]]))
@@ -68,9 +67,9 @@ def test_encodings_differ_by_edit_and_not_by_batch() -> None:
     model = tiny("llama")
     network = fresh(model, 0.25)
     prompts = [encode_statement(model, edit, method="ke") for edit in edits()[:2]]
-    first, second = network.read(network.conditioned(model, prompts).embeddings)
+    first, second = network.read(network.condition_on(model, prompts).embeddings)
     assert not torch.allclose(first, second)
-    alone = network.read(network.conditioned(model, prompts[:1]).embeddings)[0]
+    alone = network.read(network.condition_on(model, prompts[:1]).embeddings)[0]
     torch.testing.assert_close(alone, first, rtol=1e-5, atol=1e-6)
 
 
@@ -81,7 +80,10 @@ def test_training_lowers_the_loss_and_the_network_edits(tmp_path: Path) -> None:
     patch = Ke(tiny("llama"), KeConfig(network=str(tmp_path))).edit(edits()[::3][:2])
     assert isinstance(patch, WeightPatch)
     (method,) = patch.provenance["methods"]
-    assert method["editor"]["digest"] == FORMAT.trained(tmp_path, tiny("llama"), KeManifest, KeManifest.network).digest
+    assert (
+        method["editor"]["digest"]
+        == FORMAT.trained(tmp_path, tiny("llama"), KeManifest, KeManifest.build_network).digest
+    )
     assert method["editor"]["steps"] == manifest.steps
 
 
@@ -90,7 +92,7 @@ def test_multiplier_rises_while_the_bound_is_exceeded(tmp_path: Path) -> None:
     manifest_of(tmp_path / "low", steps=2, validate_every=1, margin=0.0, multiplier_rate=1e3, edit_lr=0.5)
     manifest_of(tmp_path / "high", steps=2, validate_every=1, margin=1e3, multiplier_rate=1e3)
     low, high = (
-        FORMAT.trained(tmp_path / name, tiny("llama"), KeManifest, KeManifest.network) for name in ("low", "high")
+        FORMAT.trained(tmp_path / name, tiny("llama"), KeManifest, KeManifest.build_network) for name in ("low", "high")
     )
     assert low.manifest.steps == 0 or float(low.network.multiplier) > 1
     assert high.manifest.steps == 0 or float(high.network.multiplier) == 0

@@ -76,7 +76,7 @@ def test_update_is_that_of_the_public_formulas(name: str, layers: int) -> None:
     ridge = net.log_ridges.detach()[[*net.shapes].index(name)].double().exp()
     k = keys.double()
     shift = torch.linalg.solve(k.T @ k + ridge * torch.eye(k.shape[1]), k.T @ differences)
-    change = net.factors({name: (keys, gradients)})[name].product
+    change = net.compute_factors({name: (keys, gradients)})[name].product
     torch.testing.assert_close(change.double(), shift.T, rtol=1e-5, atol=1e-6)
 
 
@@ -86,14 +86,14 @@ def test_gradient_is_that_of_the_published_two_stages(tokens: int) -> None:
     dL/dD = K M and dL/dlambda = -e^lambda sum(M * shift); autograd through the solve has to agree."""
     net, (keys, gradients) = network(random=True), pair(tokens)
     outer = torch.randn(2, 3, generator=torch.Generator().manual_seed(5))  # G [out, in]
-    ((left, right),) = net.changes({"a": (keys, gradients)}).values()
+    ((left, right),) = net.compute_changes({"a": (keys, gradients)}).values()
     (left[0].T @ right[0] * outer).sum().backward()
     grads = {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None}
 
     net.zero_grad()
     ridge = net.log_ridges.detach()[0].exp()
     gram = keys.T @ keys + ridge * torch.eye(3)
-    differences = net.differences("a", keys, gradients)
+    differences = net.compute_differences("a", keys, gradients)
     shift = torch.linalg.solve(gram, keys.T @ differences.detach())
     solved = torch.linalg.solve(gram, outer.T)  # M [in, out]
     ((keys @ solved) * differences).sum().backward()

@@ -36,7 +36,7 @@ def test_layer_by_hand() -> None:
 def test_gradient_at_the_start_is_not_zero() -> None:
     """At 0, where all starts, a rectifier must not stop the gradient."""
     net = network()
-    net.changes({"a": pair()})["a"][1].sum().backward()
+    net.compute_changes({"a": pair()})["a"][1].sum().backward()
     first, second = net.layers["2x3"]  # type: ignore[misc]
     assert second.up.grad is not None and second.up.grad.abs().max() > 0
     assert first.up.grad is not None and first.up.grad.abs().max() > 0
@@ -74,10 +74,10 @@ def test_tokens_without_a_gradient_change_nothing() -> None:
     net.normalise_by({"a": pair(tokens=50)})
     inputs, deltas = pair()
     deltas[1:3] = 0
-    change = net.factors({"a": (inputs, deltas)})["a"]
-    alone = net.factors({"a": (inputs[[0, 3]], deltas[[0, 3]])})["a"]
+    change = net.compute_factors({"a": (inputs, deltas)})["a"]
+    alone = net.compute_factors({"a": (inputs[[0, 3]], deltas[[0, 3]])})["a"]
     assert change.rank == 2 and torch.equal(change.product, alone.product)
-    left, right = net.changes({"a": (inputs, deltas)})["a"]
+    left, right = net.compute_changes({"a": (inputs, deltas)})["a"]
     torch.testing.assert_close(left.T @ right, change.product)
 
 

@@ -118,7 +118,7 @@ def test_training_stops_by_patience_and_writes_the_best(tmp_path: Path) -> None:
     best = totals.index(min(totals))
     assert len(totals) == best + 3 < 40
     assert manifest.steps == best
-    network = FORMAT.trained(tmp_path, tiny("llama"), MendManifest, MendManifest.network).network
+    network = FORMAT.trained(tmp_path, tiny("llama"), MendManifest, MendManifest.build_network).network
     with untouched(tiny("llama")):
         course = BatchOrder.of(tiny("llama"), edits(), manifest.training)
         again = [losses_after(tiny("llama"), network, rows, **WEIGHTS) for rows in course.validation()]
