@@ -17,7 +17,7 @@ from kg_edit.errors import ConfigError
 from kg_edit.evaluation.comparison import Comparison, MetricRow
 from kg_edit.evaluation.metrics.catalogue import find_metric
 from kg_edit.evaluation.plots import COLOURS, figure, is_share, save_figure
-from kg_edit.evaluation.reports import as_markdown, difference_cells, format_number
+from kg_edit.evaluation.reports import Cells, as_markdown, difference_cells, format_number
 from kg_edit.evaluation.statistics import RESAMPLES, Difference, Estimate
 from kg_edit.storage.atomic import write_json, write_text
 from kg_edit.storage.frames import csv_of
@@ -98,7 +98,8 @@ _ESCAPED = str.maketrans(
 
 def markdown(comparison: Comparison) -> str:
     """Return a Markdown table; a significant difference is bold."""
-    parts = [as_markdown(_cells(comparison)), caption(comparison)]
+    table = _tabulate(comparison)
+    parts = [as_markdown(table.header, table.rows), caption(comparison)]
     if comparison.schedules:
         parts.insert(0, comparison.schedules_line)
     return "\n\n".join(parts) + "\n"
@@ -293,20 +294,20 @@ def _smallest(comparison: Comparison) -> list[str]:
     ]
 
 
-def _cells(comparison: Comparison) -> list[list[str]]:
-    """The rows of the Markdown table, with one row for each metric."""
+def _tabulate(comparison: Comparison) -> Cells:
+    """Return the cells of the Markdown table, with one row for each metric."""
     first, *others = comparison.sides
     header = ["metric", "n", *comparison.shown]
     for side in others:
         header += [f"{side} - {first}", "p"]
-    rows = [header]
+    rows = list[list[str]]()
     for row in comparison.rows:
         cells = [f"{row.metric}{_arrow(row.metric)}", str(row.n)]
         cells += [_mean(row, side) for side in comparison.shown]
         for side in others:
             cells += difference_cells(row.differences.get(side), _make_bold)
         rows.append(cells)
-    return rows
+    return Cells(header=header, rows=rows)
 
 
 def _mean(row: MetricRow, side: str) -> str:

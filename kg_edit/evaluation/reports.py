@@ -6,8 +6,8 @@ The functions at the end word numbers and differences, also those of a compariso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from kg_common.terminal import number_of
 from kg_edit.evaluation.general_tasks import PREFIX
@@ -36,33 +36,43 @@ def render(summary: Summary) -> str:
 
     A cell is empty if no record has the metric. If only some records have it, their number is in the cell.
     """
-    text = f"{as_markdown(_cells(summary))}\n\n{_caption(summary)}\n"
-    general = _general_cells(summary)
-    if len(general) > 1:  # more than the header
-        text += f"\n{as_markdown(general)}\n\n{_general_caption(summary)}\n"
+    table = _tabulate_metrics(summary)
+    text = f"{as_markdown(table.header, table.rows)}\n\n{_caption(summary)}\n"
+    general = _tabulate_tasks(summary)
+    if general.rows:
+        text += f"\n{as_markdown(general.header, general.rows)}\n\n{_general_caption(summary)}\n"
     return text
 
 
-def as_markdown(cells: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table of the cells; the name of a run or of a user's group of probes may have a | in it."""
-    escaped = []
-    for row in cells:
-        escaped.append([cell.replace("|", "\\|") for cell in row])
-    return markdown_table(escaped[0], escaped[1:], numbers_from=1)
+class Cells(NamedTuple):
+    """The cells of a table."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+def as_markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; the name of a run or of a user's group of probes may have a | in it."""
+    escaped_rows = [_escape(row) for row in rows]
+    return markdown_table(_escape(header), escaped_rows, numbers_from=1)
+
+
+def _escape(row: Iterable[str]) -> list[str]:
+    return [cell.replace("|", "\\|") for cell in row]
 
 
 def rich_table(summary: Summary) -> Table:
     """Return the table of the metrics for the terminal."""
-    header, *rows = _cells(summary)
-    return terminal_table(header, rows, numbers_from=1, caption=plain(_caption(summary)))
+    table = _tabulate_metrics(summary)
+    return terminal_table(table.header, table.rows, numbers_from=1, caption=plain(_caption(summary)))
 
 
 def rich_general(summary: Summary) -> Table | None:
     """Return the table of the tasks for the terminal; None if no tasks were asked."""
-    header, *rows = _general_cells(summary)
-    if not rows:
+    table = _tabulate_tasks(summary)
+    if not table.rows:
         return None
-    return terminal_table(header, rows, numbers_from=1, caption=_general_caption(summary))
+    return terminal_table(table.header, table.rows, numbers_from=1, caption=_general_caption(summary))
 
 
 def _general_caption(summary: Summary) -> str:
@@ -73,16 +83,10 @@ def _general_caption(summary: Summary) -> str:
     return f"general tasks, the unedited and the edited model ({edited}); n documents, 95 % intervals"
 
 
-def _cells(summary: Summary) -> list[list[str]]:
-    """One row for each metric that some section has, under a header; the editing score is the last."""
-    names = dict[str, None]()  # in order, each once
-    for estimates in summary.sections.values():
-        names |= dict.fromkeys(name for name, value in estimates.items() if value.mean is not None)
-    if EDITING_SCORE in names:
-        del names[EDITING_SCORE]
-        names[EDITING_SCORE] = None
-    rows = []
-    for name in names:
+def _tabulate_metrics(summary: Summary) -> Cells:
+    """Return a row for each metric that some section has, with a column for each section."""
+    rows = list[list[str]]()
+    for name in _find_metrics(summary):
         row = [name]
         for section, estimates in summary.sections.items():
             count = summary.provenance["counts"][section].get(name, 0)
@@ -92,23 +96,36 @@ def _cells(summary: Summary) -> list[list[str]]:
             row.append(text)
         rows.append(row)
     titles = [_TITLES[section] for section in summary.sections]
-    return [["metric", *titles], *rows]
+    return Cells(header=["metric", *titles], rows=rows)
 
 
-def _general_cells(summary: Summary) -> list[list[str]]:
-    """One row for each metric of a task: unedited, edited, difference, p, number of documents."""
-    rows = []
+def _find_metrics(summary: Summary) -> list[str]:
+    """Return the names of the metrics that some section has, each once; the editing score is the last."""
+    names = list[str]()
+    for estimates in summary.sections.values():
+        for name, estimate in estimates.items():
+            if estimate.mean is not None and name not in names:
+                names.append(name)
+    if EDITING_SCORE in names:
+        names.remove(EDITING_SCORE)
+        names.append(EDITING_SCORE)
+    return names
+
+
+def _tabulate_tasks(summary: Summary) -> Cells:
+    """Return a row for each metric of a general task."""
+    rows = list[list[str]]()
     for name, result in (summary.general or {}).items():
         numbers = []
         if result.n:
             numbers.append(str(result.n))
         if result.failed:
             numbers.append(f"{result.failed} broken")
-        change = difference_cells(result.difference, str)
+        change = difference_cells(result.difference)
         before = interval(result.before)
         after = interval(result.after)
         rows.append([name.removeprefix(PREFIX), before, after, *change, ", ".join(numbers)])
-    return [["task", "unedited", "edited", "difference", "p", "n"], *rows]
+    return Cells(header=["task", "unedited", "edited", "difference", "p", "n"], rows=rows)
 
 
 def interval(estimate: Estimate | None) -> str:
@@ -121,7 +138,7 @@ def interval(estimate: Estimate | None) -> str:
 
 
 def _caption(summary: Summary) -> str:
-    """What was edited, on which model and how, what failed, and what it took."""
+    """Return in words what was edited, on which model and how, what failed, and what it took."""
     run = summary.provenance
     schedule = Schedule.parse(run.get("schedule", "single"))
     parts = [
@@ -130,8 +147,7 @@ def _caption(summary: Summary) -> str:
     ]
     chat = run.get("chat")  # None: each edit is asked as it is made
     if chat is not None:
-        form = "chat form" if chat else "plain text"
-        parts.append(f"asked in {form}")
+        parts.append("asked in chat form" if chat else "asked in plain text")
     unscored = run.get("unscored", 0)
     failed = run["failed"] - unscored
     if failed:
@@ -152,7 +168,7 @@ def _caption(summary: Summary) -> str:
 
 
 def _schedule_in_words(schedule: Schedule) -> str:
-    """How the edits are made: "one at a time", or in batches, or on top of each other."""
+    """Return how the edits are made: "one at a time", or in batches, or on top of each other."""
     if schedule.sequence == 1:
         return "one at a time"
     words = []
@@ -163,17 +179,18 @@ def _schedule_in_words(schedule: Schedule) -> str:
     return ", ".join(words)
 
 
-def difference_cells(change: Difference | None, mark: Callable[[str], str]) -> tuple[str, str]:
+def difference_cells(change: Difference | None, mark: Callable[[str], str] | None = None) -> tuple[str, str]:
     """Return a difference with its interval, and p; "" without one. ``mark`` is applied to a significant difference."""
     if change is None:
         return "", ""
     text = format_number(change.mean, "+")
     if change.ci95_low is not None and change.ci95_high is not None:
         text = f"{text} [{format_number(change.ci95_low, '+')}, {format_number(change.ci95_high, '+')}]"
-    if change.is_found:
+    if change.is_found and mark is not None:
         text = mark(text)
-    p = "<.001" if change.p < 0.001 else f"{change.p:.3f}"
-    return text, p
+    if change.p < 0.001:
+        return text, "<.001"
+    return text, f"{change.p:.3f}"
 
 
 def format_number(value: float, sign: str = "") -> str:

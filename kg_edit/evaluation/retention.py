@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,11 +34,11 @@ from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.statistics import LARGEST_NLL
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.asking import ask_each
-from kg_edit.scoring.judging import generates
+from kg_edit.scoring.judging import says_in_first_sentence
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.questions import generated_from, pair_of
 from kg_edit.scoring.requests import ANSWER_TOKENS, Continued, Requests
-from kg_edit.text.matching import mentions
+from kg_edit.text.matching import begins_with, mentions
 
 PREFIX = "retention."
 TRR = "retention.TRR"
@@ -160,23 +160,25 @@ def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | No
     plain = list[Query]()
     in_chat = list[Query]()
     for edit in edits:
-        is_chat = edit.forms[0] if chat is None else chat
+        is_chat = chat
+        if is_chat is None:
+            is_chat = edit.chat is True  # an edit in both forms is asked in plain text
         if is_chat:
             in_chat.append(query_of_edit(edit))
         else:
             plain.append(query_of_edit(edit))
     replies = list[RetentionAnswer]()
     if plain:
-        replies += _ask(model.in_chat(chat=False), plain, is_right=partial(generates, chat=False))
+        replies += _ask(model.in_chat(chat=False), plain, is_right=begins_with)
     if in_chat:  # a chat model answers in a sentence, which may not begin with the target
-        replies += _ask(model.in_chat(), in_chat, is_right=partial(generates, chat=True))
+        replies += _ask(model.in_chat(), in_chat, is_right=says_in_first_sentence)
     return replies
 
 
 def _ask(
     model: LanguageModel, queries: Sequence[Query], *, is_right: Callable[[str, str], bool]
 ) -> list[RetentionAnswer]:
-    """The model's answers; a greedy answer is right if ``is_right(text, name)`` for a name of an answer."""
+    """Return the model's answers; a greedy answer is right if ``is_right(text, name)`` for a name of an answer."""
     pairs = [pair_of(query) for query in queries]
     texts = [Continued(prompt=generated_from(query), answers=query.answers[0][:1]) for query in queries]
     (evidence,) = ask_each(model, [Requests(continued=tuple(texts), pairs=tuple(pairs))])

@@ -21,8 +21,13 @@ def tidy_text(text: str) -> str:
 def generates(text: str, target: str, *, chat: bool) -> bool:
     """Return whether a text begins with the target; in chat form, whether its first sentence mentions it."""
     if chat:
-        return mentions(first_sentence(text), target)
+        return says_in_first_sentence(text, target)
     return begins_with(text, target)
+
+
+def says_in_first_sentence(text: str, target: str) -> bool:
+    """Return whether the first sentence of a text mentions the target: a chat model may not begin with it."""
+    return mentions(first_sentence(text), target)
 
 
 def is_likeliest(answer: TokenScores, others: Iterable[TokenScores]) -> bool:

@@ -78,7 +78,8 @@ class AskedRow(Record):
 
 def rows(document: object) -> Iterable[object]:
     """Return the rows of a list, or those of an object's parts dev and then test."""
-    if not isinstance(document, dict) or not document.keys() & {"dev", "test"}:
+    has_parts = isinstance(document, dict) and ("dev" in document or "test" in document)
+    if not has_parts:
         return every_row(document)
     both = list[object]()
     for part in ("dev", "test"):
@@ -91,16 +92,27 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row of either form: the edit teaches the first answer, and the probe recall accepts all answers."""
     if "input" in raw:
         return _parse_short(check_fields(AskedRow, raw), name)
-    row = check_fields(PopqaRow, raw)
+    return _parse_long(check_fields(PopqaRow, raw), name)
+
+
+def _parse_long(row: PopqaRow, name: str) -> BenchmarkRecord:
+    """Parse a row as published, which names the subject, the relation and the object, with their Wikidata entities."""
     parts = find_template(row.question, row.subj, field="question")
     right = (row.obj, *_read_answers(row.possible_answers, field="possible_answers"))
-    fields = {"id": name, **parts._asdict(), "relation": row.prop, "target_new": right[0]}
+    fields = {
+        "id": name,
+        "prompt": parts.prompt,
+        "subject": parts.subject,
+        "relation": row.prop,
+        "target_new": row.obj,
+    }
     for field, uri in (("subject_id", row.s_uri), ("target_new_id", row.o_uri)):
         match = _ENTITY.fullmatch(uri.strip())
         if match:
             fields[field] = match[1]
-    names = {"prompt": "question", "subject": "subj", "target_new": "obj", "relation": "prop"}
-    return _build(build_edit(fields, names=names), right)
+    # A fault of the edit is reported under the name of the row's field.
+    row_fields = {"prompt": "question", "subject": "subj", "target_new": "obj", "relation": "prop"}
+    return _build(build_edit(fields, names=row_fields), right)
 
 
 def _parse_short(row: AskedRow, name: str) -> BenchmarkRecord:
@@ -118,13 +130,15 @@ def _parse_short(row: AskedRow, name: str) -> BenchmarkRecord:
         "relation": relation,
         "target_new": right[0],
     }
-    edit = build_edit(fields, names={"prompt": "input", "subject": "input", "target_new": "output"})
+    row_fields = {"prompt": "input", "subject": "input", "target_new": "output"}
+    edit = build_edit(fields, names=row_fields)
     return _build(edit, right)
 
 
 def _build(edit: Edit, right: Sequence[str]) -> BenchmarkRecord:
-    """The record of an edit, with the answers that recall accepts."""
-    recall = make_probes("recall", edit.text, (tuple(dict.fromkeys(right)),))
+    """Return the record of an edit, with the answers that recall accepts."""
+    names = tuple(dict.fromkeys(right))  # each once
+    recall = make_probes("recall", edit.text, (names,))
     return build_record(edit.id, [edit], recall, form="PopQA; its own answer is taught")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from operator import attrgetter
 
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
@@ -18,13 +17,13 @@ from kg_edit.evaluation.metrics.metric import (
     Compute,
     Metric,
     accuracy,
-    by_category,
+    average_categories,
     mean,
     mentioned,
     nll,
 )
 from kg_edit.scoring.evidence import Evidence
-from kg_edit.scoring.judging import generates
+from kg_edit.scoring.judging import says_in_first_sentence
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import ANSWER, right_answers
 from kg_edit.scoring.requests import (
@@ -34,9 +33,31 @@ from kg_edit.scoring.requests import (
     continue_query,
     score_answer,
 )
-from kg_edit.text.matching import mentions
+from kg_edit.text.matching import begins_with, mentions
 
 ScoreEdit = Callable[[Edit, Evidence], float | None]
+GetPrompts = Callable[[Edit], Iterable[str]]
+
+
+# The prompts of an edit after which its old and its new target are compared.
+
+
+def get_own_prompt(edit: Edit) -> Iterable[str]:
+    """Return an edit's own prompt, as a list like its paraphrases."""
+    return [edit.text]
+
+
+def get_paraphrases(edit: Edit) -> Iterable[str]:
+    """Return the paraphrases of an edit's prompt."""
+    return edit.paraphrases
+
+
+def get_neighborhood(edit: Edit) -> Iterable[str]:
+    """Return the prompts about the neighbours of an edit's subject."""
+    return edit.neighborhood
+
+
+# How the metrics of an edit become metrics of a case, and the metrics of the edit itself.
 
 
 def over_edits(score_edit: ScoreEdit) -> Compute:
@@ -48,7 +69,7 @@ def over_edits(score_edit: ScoreEdit) -> Compute:
     return compute
 
 
-def over_prompts(prompts: Callable[[Edit], Iterable[str]], compare: Callable[[float, float], float]) -> Compute:
+def over_prompts(get_prompts: GetPrompts, compare: Callable[[float, float], float]) -> Compute:
     """Return a metric of a case: the mean over an edit's prompts of ``compare(NLL(o*), NLL(o))`` after each prompt.
 
     An edit without an old object has no such metric.
@@ -59,8 +80,8 @@ def over_prompts(prompts: Callable[[Edit], Iterable[str]], compare: Callable[[fl
         old = edit.target_true
         if old is None:
             return None
-        values = []
-        for prompt in prompts(edit):
+        values = list[float]()
+        for prompt in get_prompts(edit):
             values.append(compare(evidence.nll(prompt, new), evidence.nll(prompt, old)))
         return mean(values)
 
@@ -89,7 +110,7 @@ def lead_of_old(new: float, old: float) -> float:
 
 def begins_with_target(edit: Edit, evidence: Evidence) -> bool:
     """Return whether the greedy continuation of an edit's prompt begins with o*."""
-    return generates(evidence.texts[edit.text], edit.target_new, chat=False)
+    return begins_with(evidence.texts[edit.text], edit.target_new)
 
 
 def says_target(edit: Edit, evidence: Evidence) -> bool | None:
@@ -99,7 +120,10 @@ def says_target(edit: Edit, evidence: Evidence) -> bool | None:
     """
     if edit.target_text:
         return None
-    return generates(evidence.texts[edit.text], edit.target_new, chat=True)
+    return says_in_first_sentence(evidence.texts[edit.text], edit.target_new)
+
+
+# The metrics of the portability questions.
 
 
 def portability_greedy(case: Case, evidence: Evidence) -> float | None:
@@ -108,19 +132,19 @@ def portability_greedy(case: Case, evidence: Evidence) -> float | None:
     for prompt, question in zip(case.few_shot_prompts, case.questions, strict=True):
         text = evidence.texts[prompt]
         passed.append(any(mentions(text, name) for name in right_answers(question)))
-    return by_category(case, evidence, "portability", mentioned, extra=passed)
+    return average_categories(case, evidence, "portability", mentioned, without_category=passed)
 
 
 def portability_teacher_forced(case: Case, evidence: Evidence) -> float | None:
     """Return the share of the answer's tokens that are the arg-max, given the right tokens before them."""
-    shares = (evidence.scores[pair].accuracy for pair in case.answer_pairs)
-    return by_category(case, evidence, "portability", accuracy, extra=shares)
+    shares = [evidence.scores[pair].accuracy for pair in case.answer_pairs]
+    return average_categories(case, evidence, "portability", accuracy, without_category=shares)
 
 
 def portability_nll(case: Case, evidence: Evidence) -> float | None:
     """Return -log p of the answer, mean over its tokens, in nats."""
-    losses = (evidence.scores[pair].nll for pair in case.answer_pairs)
-    return by_category(case, evidence, "portability", nll, extra=losses)
+    losses = [evidence.scores[pair].nll for pair in case.answer_pairs]
+    return average_categories(case, evidence, "portability", nll, without_category=losses)
 
 
 def portability_choice(case: Case, evidence: Evidence) -> float | None:
@@ -135,30 +159,29 @@ def portability_choice(case: Case, evidence: Evidence) -> float | None:
     return mean(chosen)
 
 
+# What a model is asked for these metrics.
+
+
 def continue_statements(case: Case) -> Requests:
     """Return the request for continuations of the edits' own prompts, with room for their targets."""
     texts = [Continued(prompt=edit.text, least=STATEMENT_TOKENS, answers=(edit.target_new,)) for edit in case.edits]
     return Requests(continued=tuple(texts))
 
 
-def score_targets(prompts: Callable[[Edit], Iterable[str]]) -> Callable[[Case], Requests]:
+def score_targets(get_prompts: GetPrompts) -> Callable[[Case], Requests]:
     """Return the request for the likelihood of the new and of the old target after some prompts of each edit."""
 
     def request(case: Case) -> Requests:
         pairs = []
         for edit in case.edits:
-            for prompt in prompts(edit):
-                pairs.append(Pair(prompt.rstrip(), edit.target_new))
+            for prompt in get_prompts(edit):
+                scored = prompt.rstrip()  # as `Evidence.score` looks it up
+                pairs.append(Pair(scored, edit.target_new))
                 if edit.target_true:
-                    pairs.append(Pair(prompt.rstrip(), edit.target_true))
+                    pairs.append(Pair(scored, edit.target_true))
         return Requests(pairs=tuple(pairs))
 
     return request
-
-
-def own_prompt(edit: Edit) -> list[str]:
-    """Return an edit's own prompt, as a list like its paraphrases."""
-    return [edit.text]
 
 
 def continue_questions(case: Case) -> Requests:
@@ -183,7 +206,31 @@ def score_choices(case: Case) -> Requests:
     return Requests(pairs=tuple(pairs))
 
 
+# The tables.
+
 _MENG = "Meng et al. 2022 (ROME)"
+
+
+def compare_targets(
+    get_prompts: GetPrompts,
+    compare: Callable[[float, float], float],
+    *,
+    formula: str,
+    source: str,
+    needs: tuple[str, ...],
+    values: str = "0 to 1",
+) -> Metric:
+    """Return the metric `over_prompts`, with the request for the two likelihoods after each of the same prompts."""
+    return Metric(
+        compute=over_prompts(get_prompts, compare),
+        formula=formula,
+        source=source,
+        needs=needs,
+        asks_case=score_targets(get_prompts),
+        values=values,
+    )
+
+
 PORTABILITY: Mapping[str, Metric] = {
     "portability.greedy": Metric(
         compute=portability_greedy,
@@ -225,12 +272,12 @@ PORTABILITY: Mapping[str, Metric] = {
     ),
 }
 METRICS: Mapping[str, Metric] = {
-    "efficacy.prob": Metric(
-        compute=over_prompts(own_prompt, prefers_new),
+    "efficacy.prob": compare_targets(
+        get_own_prompt,
+        prefers_new,
         formula="1 if NLL(o*) < NLL(o) after the edit's prompt.",
         source=f'"Efficacy success" (ES): {_MENG}.',
         needs=("target_true",),
-        asks_case=score_targets(own_prompt),
     ),
     "efficacy.greedy": Metric(
         compute=over_edits(begins_with_target),
@@ -239,42 +286,42 @@ METRICS: Mapping[str, Metric] = {
         needs=(),
         asks_case=continue_statements,
     ),
-    "paraphrase.prob": Metric(
-        compute=over_prompts(attrgetter("paraphrases"), prefers_new),
+    "paraphrase.prob": compare_targets(
+        get_paraphrases,
+        prefers_new,
         formula="Share of paraphrases with NLL(o*) < NLL(o).",
         source=f'"Paraphrase success" (PS): {_MENG}.',
         needs=("target_true", "paraphrases"),
-        asks_case=score_targets(attrgetter("paraphrases")),
     ),
-    "neighborhood.prob": Metric(
-        compute=over_prompts(attrgetter("neighborhood"), prefers_old),
+    "neighborhood.prob": compare_targets(
+        get_neighborhood,
+        prefers_old,
         formula="Share of prompts about neighbours of s, for which o is true, with NLL(o) < NLL(o*).",
         source=f'"Neighborhood success" (NS): {_MENG}.',
         needs=("target_true", "neighborhood"),
-        asks_case=score_targets(attrgetter("neighborhood")),
     ),
-    "efficacy.magnitude": Metric(
-        compute=over_prompts(own_prompt, lead_of_new),
+    "efficacy.magnitude": compare_targets(
+        get_own_prompt,
+        lead_of_new,
         formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt, or the mean over paraphrases.",
         source=f'"Magnitude" (EM, PM, NM): {_MENG}.',
         needs=("target_true",),
-        asks_case=score_targets(own_prompt),
         values="-1 to 1",
     ),
-    "paraphrase.magnitude": Metric(
-        compute=over_prompts(attrgetter("paraphrases"), lead_of_new),
+    "paraphrase.magnitude": compare_targets(
+        get_paraphrases,
+        lead_of_new,
         formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt, or the mean over paraphrases.",
         source=f'"Magnitude" (EM, PM, NM): {_MENG}.',
         needs=("target_true", "paraphrases"),
-        asks_case=score_targets(attrgetter("paraphrases")),
         values="-1 to 1",
     ),
-    "neighborhood.magnitude": Metric(
-        compute=over_prompts(attrgetter("neighborhood"), lead_of_old),
+    "neighborhood.magnitude": compare_targets(
+        get_neighborhood,
+        lead_of_old,
         formula="exp(-NLL(o)) - exp(-NLL(o*)), mean over the neighbours' prompts.",
         source=f'"Magnitude" (EM, PM, NM): {_MENG}.',
         needs=("target_true", "neighborhood"),
-        asks_case=score_targets(attrgetter("neighborhood")),
         values="-1 to 1",
     ),
     **PORTABILITY,

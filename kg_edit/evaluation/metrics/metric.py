@@ -113,19 +113,22 @@ def over_rivals(group: str, score_rival: ScoreRival) -> Compute:
 
 
 def over_categories(group: str, score_query: ScoreQuery) -> Compute:
-    """Return a metric of a case: `by_category` of a group."""
+    """Return a metric of a case: `average_categories` of a group."""
 
     def compute(case: Case, evidence: Evidence) -> float | None:
-        return by_category(case, evidence, group, score_query)
+        return average_categories(case, evidence, group, score_query)
 
     return compute
 
 
-def by_category(
-    case: Case, evidence: Evidence, group: str, score_query: ScoreQuery, *, extra: Iterable[float] = ()
+def average_categories(
+    case: Case, evidence: Evidence, group: str, score_query: ScoreQuery, *, without_category: Iterable[float] = ()
 ) -> float | None:
-    """Return the mean over the categories of ``group`` of the mean over their probes; ``extra`` is a further one."""
-    categories: dict[str, list[float | None]] = {"": list(extra)}  # no probe measures ""
+    """Return the mean over the categories of ``group`` of the mean over their probes.
+
+    The scores of questions ``without_category`` count as one further category.
+    """
+    categories: dict[str, list[float | None]] = {"": list(without_category)}  # no probe measures ""
     for probe in case.group(group):
         values = categories.setdefault(probe.measures, [])
         values.append(mean(score_query(query, evidence) for query in probe.queries))

@@ -43,7 +43,7 @@ def refusal_of(request: Request, hosts: tuple[str, ...] = LOCAL) -> Refusal | No
     ``hosts`` are the names to which the server answers; with `ANY_ADDRESS`, it also answers to every IP address.
     """
     host = request.headers.get("host", "")
-    if not _is_served(host, hosts):
+    if not _names_this_server(host, hosts):
         served = ", ".join(hosts).replace(ANY_ADDRESS, "any IP address")
         message = f"the request is for the host {host[:100]!r}; this server answers to {served}"
         return Refusal(_UNKNOWN_HOST, "UnknownHostError", f"{message}; add another name with --name")
@@ -56,7 +56,9 @@ def refusal_of(request: Request, hosts: tuple[str, ...] = LOCAL) -> Refusal | No
     # A browser sends JSON to another site only with its permission, which this server never gives.
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != _JSON:
-        problem = f"the content type is {content_type!r}" if content_type else "there is no content type"
+        problem = "there is no content type"
+        if content_type:
+            problem = f"the content type is {content_type!r}"
         return Refusal(_NOT_JSON, "ContentTypeError", f"{problem}; send JSON with the header Content-Type: {_JSON}")
     return None
 
@@ -85,23 +87,33 @@ def _is_origin_of(origin: str, host: str) -> bool:
     return address.lower() == host.lower()
 
 
-def _is_served(host: str, hosts: tuple[str, ...]) -> bool:
-    """Return whether the host name in the header Host is one of the server's."""
+def _names_this_server(host: str, hosts: tuple[str, ...]) -> bool:
+    """Return whether the header Host, such as localhost:8000, has a name or an address of this server."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
-        if name in hosts:
-            return True
+    except ValueError:
+        return False
+    if name in hosts:
+        return True
+    return ANY_ADDRESS in hosts and _is_ip_address(name)
+
+
+def _is_ip_address(name: str) -> bool:
+    try:
         ipaddress.ip_address(name)
     except ValueError:
         return False
-    return ANY_ADDRESS in hosts
+    return True
 
 
 class BodyLimit:
-    """Reads a request's body first, and refuses one of more than ``largest`` bytes.
+    """The outermost layer of the server, through which each request goes before the application sees it.
 
-    As the outermost layer, it also answers the requests that are cut off when the server stops. It passes HEAD on as
-    GET, because the web server sends no body for HEAD anyway.
+    1. It reads the body, and refuses one of more than ``largest`` bytes.
+    2. It passes HEAD on as GET, because the web server sends no body for HEAD anyway.
+    3. It answers a request that is cut off because the server stops.
+
+    ``answer(path, refusal)`` makes the response for a refused request.
     """
 
     def __init__(self, app: ASGIApp, *, largest: int, answer: Callable[[str, Refusal], Response]) -> None:
@@ -122,33 +134,17 @@ class BodyLimit:
             return
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
-        await self._pass_on(scope, body, receive, send)
-
-    async def _pass_on(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Let the application answer a request whose body has been read; answer it here if the server stops."""
-        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-        started = False
-
-        async def receive_again() -> Message:
-            """Return the body, then the later messages."""
-            if unread:
-                return unread.pop()
-            return await receive()
-
-        async def send_on(message: Message) -> None:
-            """Send a part of the answer, and record that the answer has begun."""
-            nonlocal started
-            started = True
-            await send(message)
-
+        messages = _Messages(body, receive, send)
         try:
-            await self._app(scope, receive_again, send_on)
+            await self._app(scope, messages.receive, messages.send)
         except asyncio.CancelledError:  # Ctrl-C during a long request: if it were raised, a traceback and an error 500
-            message = (
-                "the server was stopped during this request; start it again, and see its ledger before you repeat it"
-            )
-            if not started:
-                await self._answer(scope["path"], Refusal(_STOPPED, "StoppedError", message))(scope, receive, send)
+            if not messages.answer_has_begun:
+                message = (
+                    "the server was stopped during this request; start it again, and see its ledger before you repeat "
+                    "it"
+                )
+                refusal = Refusal(_STOPPED, "StoppedError", message)
+                await self._answer(scope["path"], refusal)(scope, receive, send)
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the whole body; None if it, or its announced length, is too large."""
@@ -164,3 +160,26 @@ class BodyLimit:
                 return None
             more = message.get("more_body", False)
         return bytes(body)
+
+
+class _Messages:
+    """The messages between the web server and the application, for a request whose body has been read already."""
+
+    def __init__(self, body: bytes, receive: Receive, send: Send) -> None:
+        self._body: bytes | None = body  # until the application has read it
+        self._receive = receive
+        self._send = send
+        self.answer_has_begun = False
+
+    async def receive(self) -> Message:
+        """Return the body, then the web server's later messages."""
+        if self._body is None:
+            return await self._receive()
+        body = self._body
+        self._body = None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer."""
+        self.answer_has_begun = True
+        await self._send(message)

@@ -197,8 +197,9 @@ class BatchOrder:
         if len(examples) < needed:
             raise ConfigError(
                 f"found {len(examples)} usable edits, expected at least {needed}: validation = {settings.validation} "
-                f"(held out), a step uses {settings.edits_per_step} (batch), and {settings.edits_to_normalise} are "
-                "measured before the first step (normalise_on); give more edits, or lower these settings"
+                f"(held out), a step uses {settings.edits_per_step} (batch, times length if there is one), and "
+                f"{settings.edits_to_normalise} are measured before the first step (normalise_on); give more edits, or "
+                "lower these settings"
             )
         if settings.questions and not any(example.questions for example in examples):
             raise ConfigError(

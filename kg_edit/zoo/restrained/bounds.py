@@ -1,8 +1,8 @@
 """Three bounds on an update D = R U^T of a weight W [d, d_ff], with R [d, facts] and U [d_ff, facts].
 
-- SPHERE (arXiv 2510.01172), `off_principal`: D avoids the principal directions of W, so D becomes D (I - alpha V V^T);
-- RECT (arXiv 2401.04700), `most_changed`: only the elements of D that change their weight most are written;
-- PRUNE (arXiv 2405.16821), `pruned`: the singular values of all updates together are bounded by those of W.
+- SPHERE (arXiv 2510.01172), `remove_principal`: D avoids the principal directions V of W, and becomes D (I - alpha V V^T);
+- RECT (arXiv 2401.04700), `keep_most_changed`: only the elements of D that change their weight most are written;
+- PRUNE (arXiv 2405.16821), `prune`: the singular values of all updates together are bounded by those of W.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kg_edit.patches.weight_patch import Factors
 _ENERGY = 0.5  # share of the eigenvalues' sum that the principal directions have, as in the public code
 
 
-def principal_directions(weight: Tensor) -> Tensor:
+def find_principal_directions(weight: Tensor) -> Tensor:
     """Return V [d_ff, directions] of ``weight`` W [d, d_ff], in float64.
 
     With A the rows of W scaled to norm 1, they are the eigenvectors of A^T A with the largest eigenvalues, as many as
@@ -37,17 +37,17 @@ def principal_directions(weight: Tensor) -> Tensor:
     return directions
 
 
-def off_principal(principal: Tensor, right: Tensor, *, strength: float) -> Tensor:
+def remove_principal(principal: Tensor, right: Tensor, *, strength: float) -> Tensor:
     """Return P U for the right factor U [d_ff, facts] of an update R U^T, with P = I - strength V V^T.
 
-    V is ``principal``, the `principal_directions` of the weight that the update changes.
+    V is ``principal``, the `find_principal_directions` of the weight that the update changes.
     """
     wide = exact(right)
     removed: Tensor = strength * principal @ (principal.T @ wide)
     return (wide - removed).to(right.dtype)
 
 
-def most_changed(update: Factors, weight: Tensor, *, share: float) -> Factors:
+def keep_most_changed(update: Factors, weight: Tensor, *, share: float) -> Factors:
     """Return the update D [d, d_ff] with 0 for all but a share of its elements: those with the largest |D / W| (RECT).
 
     Where several are as large as the smallest of them, all are written.
@@ -59,7 +59,7 @@ def most_changed(update: Factors, weight: Tensor, *, share: float) -> Factors:
     return Factors.dense(change * (relative >= threshold).view_as(change))
 
 
-def pruned(update: Factors, weight: Tensor, *, earlier: Sequence[Factors], base: float) -> Factors:
+def prune(update: Factors, weight: Tensor, *, earlier: Sequence[Factors], base: float) -> Factors:
     """Return the update D [d, d_ff], corrected so that all updates together are bounded (PRUNE).
 
     With S = sum of the earlier updates + D and s the largest singular value of the unedited W, each singular value

@@ -1,5 +1,12 @@
 """ROME, MEMIT and EMMET with restrained updates: SPHERE, RECT and PRUNE (`kg_edit.zoo.restrained.bounds`).
 
+For an update D = R U^T of a weight W [d, d_ff], with R [d, facts] and U [d_ff, facts], each setting bounds D:
+
+    sphere   D (I - sphere V V^T), so U becomes (I - sphere V V^T) U,   V [d_ff, directions] the main directions of W
+    rect     only the share ``rect`` of D's elements that have the largest |D / W| is written; the others are 0
+    prune    each singular value sigma of all updates together that exceeds s, the largest one of the unedited W,
+             becomes min(sigma, s + log_prune(sigma / s))
+
 `Restrained` overrides the two methods through which an update goes before it is in the patch. `adjust_directions` gets
 the right factor U [d_ff, facts] of one layer's update R U^T, before the next layer is computed. `adjust_updates` gets
 the updates of all layers. Another method is restrained in the same way: ``class RestrainedPmet(Restrained, Pmet)``.
@@ -27,7 +34,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch, module_of
 from kg_edit.zoo.emmet.method import Emmet, EmmetConfig
 from kg_edit.zoo.entries import method_entry
-from kg_edit.zoo.restrained.bounds import most_changed, off_principal, principal_directions, pruned
+from kg_edit.zoo.restrained.bounds import find_principal_directions, keep_most_changed, prune, remove_principal
 
 
 class RestrainedConfig(MethodConfig):
@@ -73,15 +80,15 @@ class Restrained(ValueMethod):
         """The bounds, which are among the method's settings."""
         return cast(RestrainedConfig, self.config)
 
-    def principal(self, layer: int) -> Tensor:
+    def find_directions(self, layer: int) -> Tensor:
         """Return V [d_ff, directions], the principal directions of the present weight of ``layer``."""
-        return principal_directions(weight_matrix(self.model.down_projection(layer)).detach())
+        return find_principal_directions(weight_matrix(self.model.down_projection(layer)).detach())
 
     def adjust_directions(self, layer: int, right: Tensor) -> Tensor:
-        """Return U [d_ff, facts] off the principal directions of the layer's weight, as ``sphere`` sets."""
+        """Return (I - sphere V V^T) U for the right factor U [d_ff, facts] of the layer's update."""
         if not self.bounds.sphere:
             return right
-        return off_principal(self.principal(layer), right, strength=self.bounds.sphere)
+        return remove_principal(self.find_directions(layer), right, strength=self.bounds.sphere)
 
     def adjust_updates(self, updates: Mapping[str, Factors], before: Patch | None) -> dict[str, Factors]:
         """Return the updates of a batch, restrained as ``rect`` and ``prune`` set.
@@ -96,10 +103,10 @@ class Restrained(ValueMethod):
         for name, update in updates.items():
             weight = weight_matrix(module_of(self.model, name, shape=update.shape)).detach()
             if self.bounds.rect:
-                adjusted[name] = most_changed(update, weight, share=self.bounds.rect)
+                adjusted[name] = keep_most_changed(update, weight, share=self.bounds.rect)
             if self.bounds.prune:
                 earlier = updates_of(name, before)
-                adjusted[name] = pruned(adjusted[name], weight, earlier=earlier, base=self.bounds.prune)
+                adjusted[name] = prune(adjusted[name], weight, earlier=earlier, base=self.bounds.prune)
         return adjusted
 
 
@@ -107,7 +114,11 @@ def updates_of(name: str, patch: Patch | None) -> list[Factors]:
     """Return the updates of the weight ``name`` in ``patch``, which may be a stack of patches."""
     if patch is None:
         return []
-    return [part.factors[name] for part in patch.parts if isinstance(part, WeightPatch) and name in part.factors]
+    updates = list[Factors]()
+    for part in patch.parts:
+        if isinstance(part, WeightPatch) and name in part.factors:
+            updates.append(part.factors[name])
+    return updates
 
 
 class RestrainedRomeConfig(RestrainedConfig, RomeConfig):
@@ -117,26 +128,31 @@ class RestrainedRomeConfig(RestrainedConfig, RomeConfig):
 
 
 class RestrainedRome(Restrained, Rome):
-    """ROME with restrained updates. The output for the edit's key is no longer exactly m*."""
+    """ROME with restrained updates. The output for the edit's key is no longer exactly m*.
+
+    The edits of one call all change the same weight, and the model has it unchanged until the call ends. So V is found
+    once for the call: `make_each` keeps it in ``_shared_directions``, and `find_directions` takes it from there.
+    """
 
     entry = method_entry("restrained-rome")
     config_class = RestrainedRomeConfig
     config: RestrainedRomeConfig
-    _principal: Tensor | None = None
+    _shared_directions: Tensor | None = None
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
-        """Make each edit as ROME does; all have the principal directions of the same weight, which are found once."""
-        self._principal = self.principal(self.layer) if self.config.sphere else None
+        """Make each edit as ROME does, all with the same V."""
+        if self.config.sphere:
+            self._shared_directions = self.find_directions(self.layer)
         try:
             return super().make_each(edits, before=before)
         finally:
-            self._principal = None
+            self._shared_directions = None
 
-    def principal(self, layer: int) -> Tensor:
-        """Return V [d_ff, directions], those of the present call if there is one."""
-        if self._principal is not None:
-            return self._principal
-        return super().principal(layer)
+    def find_directions(self, layer: int) -> Tensor:
+        """Return V [d_ff, directions], that of the present call if there is one."""
+        if self._shared_directions is not None:
+            return self._shared_directions
+        return super().find_directions(layer)
 
 
 class RestrainedMemitConfig(RestrainedConfig, MemitConfig):

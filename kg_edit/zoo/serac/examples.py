@@ -5,7 +5,14 @@
   edit's prompt, the texts of other edits, and texts that the model writes itself.
 
 A part of the texts, inside and outside, comes after a text by the model, because prompts are rarely alone in
-practice. The seed and the number of a step determine its edits.
+practice.
+
+All choices are random, and each is determined by the seed and a name (`ExampleOrder._start_draw`), so that a training
+that was killed continues with the same examples:
+
+- by the step: its edits, and which of their texts it takes;
+- by the edit: the other fact about its subject, the same in each step;
+- by the text: whether it comes after a text by the model, and after which one.
 """
 
 from __future__ import annotations
@@ -33,8 +40,11 @@ _TRIES = 20  # number of edits among which an edit with another prompt is search
 class ScopeRows:
     """The edits of a step, and texts inside and outside their scopes.
 
-    ``inside`` has one text for each edit, in its scope. ``outside`` has pairs (index of an edit, text outside its
-    scope). ``texts`` are outside all scopes.
+    Attributes:
+        edits: the edits.
+        inside: one text for each edit, in its scope.
+        outside: pairs (index of an edit, text outside its scope).
+        texts: texts outside all scopes.
     """
 
     edits: tuple[Edit, ...]
@@ -42,12 +52,20 @@ class ScopeRows:
     outside: tuple[tuple[int, str], ...]
     texts: tuple[str, ...]
 
-    def is_outside(self, edit: int, text: str, owner: int | None) -> bool:
-        """Return whether a text is certainly out of the scope of ``edit``.
+    def is_surely_outside(self, text: str, *, edit_index: int, drawn_for: int | None) -> bool:
+        """Return whether a text is certainly out of the scope of an edit.
 
-        It is not certain if the text was taken for this edit (``owner``), or if it contains the edit's subject.
+        It is not certain if the text was drawn for this edit, or if it contains the edit's subject.
+
+        Args:
+            text: the text.
+            edit_index: the edit's index among the step's edits.
+            drawn_for: the index of the edit for which the text was drawn; None if it was drawn for no edit.
         """
-        return owner != edit and self.edits[edit].subject.casefold() not in text.casefold()
+        if drawn_for == edit_index:
+            return False
+        subject = self.edits[edit_index].subject
+        return subject.casefold() not in text.casefold()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +82,8 @@ def write_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> t
     texts = list[str]()
     for ids in sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist():
         text = str(model.tokenizer.decode(ids, skip_special_tokens=True))
-        texts.append(" ".join(text.split()) or ".")
+        one_line = " ".join(text.split())
+        texts.append(one_line or ".")
     return tuple(texts)
 
 
@@ -76,7 +95,7 @@ class ExampleOrder:
         order = shuffled(edits, f"split {settings.seed}")
         self._settings = settings
         self._texts = texts
-        self._all = [edit for edit, _ in edits]
+        self._all = [example.edit for example in edits]
         self._held_out = order[: settings.validation]
         self.examples = order[settings.validation :]
         self._scope_passes = Passes(self.examples, batch=settings.scope_batch, seed=settings.seed)
@@ -97,12 +116,13 @@ class ExampleOrder:
 
     def scope_rows(self, step: int) -> ScopeRows:
         """Draw the texts of a step (from 0)."""
-        return self._draw_rows(self._scope_passes.examples(step), self._start_draw(f"scope {step}"))
+        draw = self._start_draw(f"scope {step}")
+        return self._draw_rows(self._scope_passes.examples(step), draw)
 
     def questions(self, step: int) -> list[Question]:
         """Draw the questions for the counterfactual model in a step (from 0)."""
         draw = self._start_draw(f"questions {step}")
-        return [self._draw_question(edit, draw) for edit, _ in self._question_passes.examples(step)]
+        return [self._draw_question(example.edit, draw) for example in self._question_passes.examples(step)]
 
     def held_out_rows(self) -> Iterator[ScopeRows]:
         """Yield the texts of the held-out edits in batches; they are the same in each call."""
@@ -114,49 +134,54 @@ class ExampleOrder:
     def held_out_questions(self) -> list[Question]:
         """Draw a question for each held-out edit."""
         draw = self._start_draw("validation questions")
-        return [self._draw_question(edit, draw) for edit, _ in self._held_out]
+        return [self._draw_question(example.edit, draw) for example in self._held_out]
 
     def _start_draw(self, what: str) -> Random:
+        """Return a random generator that is determined by the seed and a name."""
         return Random(f"{what} {self._settings.seed}")  # noqa: S311 - no secret
 
     def _draw_question(self, edit: Edit, draw: Random) -> Question:
+        """Draw the edit's prompt or one of its paraphrases as a question."""
         prompt = draw.choice((edit.text, *edit.paraphrases))
         return Question(fact=new_fact(edit), prompt=self._put_after_text(prompt), target=edit.target_new)
 
     def _draw_rows(self, examples: Sequence[TrainingEdit], draw: Random) -> ScopeRows:
-        # Outside each edit's scope: a prompt of the same relation, if it has one, and another fact about its subject
+        """Draw the texts inside and outside the scopes of these edits."""
+        # Outside each edit's scope: a locality prompt, if it has one, and another fact about its subject
         outside = list[tuple[int, str]]()
-        for index, (_, prompts) in enumerate(examples):
-            if prompts:
-                prompt, _ = draw.choice(prompts)
+        for index, example in enumerate(examples):
+            if example.locality:
+                prompt, _ = draw.choice(example.locality)
                 outside.append((index, self._put_after_text(prompt)))
-        for index, (edit, _) in enumerate(examples):
-            other_fact = self._find_other_fact(edit)
+        for index, example in enumerate(examples):
+            other_fact = self._find_other_fact(example.edit)
             if other_fact:
                 outside.append((index, self._put_after_text(other_fact)))
 
         inside = list[str]()
-        for edit, _ in examples:
-            prompt = draw.choice(edit.paraphrases or (edit.text,))
-            inside.append(self._put_after_text(prompt))
-        return ScopeRows(
-            edits=tuple(edit for edit, _ in examples),
-            inside=tuple(inside),
-            outside=tuple(outside),
-            texts=tuple(draw.sample(list(self._texts), min(len(self._texts), len(examples)))),
-        )
+        for example in examples:
+            prompts = example.edit.paraphrases
+            if not prompts:
+                prompts = (example.edit.text,)
+            inside.append(self._put_after_text(draw.choice(prompts)))
+
+        count = min(len(self._texts), len(examples))
+        texts = draw.sample(list(self._texts), count)
+        edits = tuple(example.edit for example in examples)
+        return ScopeRows(edits=edits, inside=tuple(inside), outside=tuple(outside), texts=tuple(texts))
 
     def _find_other_fact(self, edit: Edit) -> str | None:
         """Return the edit's subject in another edit's prompt: another fact about it. The choice is fixed for each edit.
 
         A prompt of the same relation is left out if the file names the relations, and so is one that states the edit.
         """
+        own_texts = (edit.text, *edit.paraphrases)
         draw = self._start_draw(f"other {edit.id}")
         relation = edit.relation_id or edit.relation
         for other in draw.sample(self._all, min(_TRIES, len(self._all))):
             text = other.prompt.replace("{}", edit.subject)
             is_same_relation = relation is not None and relation == (other.relation_id or other.relation)
-            if not is_same_relation and text not in (edit.text, *edit.paraphrases):
+            if not is_same_relation and text not in own_texts:
                 return text
         return None
 

@@ -204,8 +204,11 @@ def score_scopes(network: SeracNetwork, states: StateCache, rows: ScopeRows) -> 
 
     # Each edit with the texts of other edits, or of none, that are certainly out of its scope
     is_far = list[list[bool]]()  # [edits][texts]
-    for edit in range(count):
-        is_far.append([rows.is_outside(edit, text, owner) for text, owner in zip(texts, owners, strict=True)])
+    for edit_index in range(count):
+        of_edit = list[bool]()
+        for text, owner in zip(texts, owners, strict=True):
+            of_edit.append(rows.is_surely_outside(text, edit_index=edit_index, drawn_for=owner))
+        is_far.append(of_edit)
     far = log_chances[torch.tensor(is_far, device=log_chances.device)]
 
     losses = [-log_complement(part).mean() for part in (outside, far) if len(part)]

@@ -6,9 +6,14 @@ With x [d_ff] the module's input at a token, and D_k [d, d_ff] the difference be
     eps_k = ratio * the least a_k of the edits in memory k
     y     = W x + [a_k > eps_k] D_k x                         for the k with the largest a_k (Eq. 3)
 
-Edits train shards of the memory, ``shard`` of them each, each shard in a random subspace of its own (`subspace`). When
-``merge`` shards are complete, they become one memory (section 2.3.2; `merge_by_ties`). The shards themselves are
-stored, not what they are merged to, so that patches can be added.
+A memory is made of shards. The words of the settings, in the order in which edits come:
+
+    shard   the edits 0 ... shard - 1 train the change D of shard 0, the next ``shard`` edits that of shard 1, ...
+    share   the edits of a shard train only this share of the entries of D, drawn at random for each shard (`subspace`)
+    merge   the shards 0 ... merge - 1 are group 0, the next ``merge`` shards group 1, ... When all shards of a group
+            are complete, TIES merges their changes to the one D_k of a memory (section 2.3.2; `merge_by_ties`)
+
+The shards themselves are stored, not what they are merged to, so that patches can be added.
 
 The published program takes the mean over the whole text. Here each token has the mean up to itself
 (`kg_edit.zoo.token_means`), so that the answer is the same whether a text is read as a whole or token by token.
@@ -36,7 +41,7 @@ from kg_edit.zoo.token_means import TokenMeans
 from kg_edit.zoo.wise.ties import merge_by_ties
 
 _SHARD = "shard/"  # prefix of a shard's tensor; its number follows
-_LATER = 0.4  # WISE-Merge: weight of the new shards together, when they join what is merged already
+_NEW_SHARDS = 0.4  # WISE-Merge: weight of a group's shards together, when they join what is merged already
 
 
 class MemorySettings(AdapterSettings):
@@ -66,7 +71,15 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SideMemory(Adapter):
-    """``shards`` by number, [d, d_ff] each; the shard of each edit (``owners``) and its activation, [edits] each."""
+    """The shards of the memory, and what is known of the edits in them.
+
+    Attributes:
+        size: the shape (d, d_ff) of the adapted weight.
+        shards: the change of each shard [d, d_ff], by its number.
+        owners: for each edit the number of its shard, [edits]; in float32, like every tensor of an adapter.
+        activations: for each edit the least activation of its tokens, [edits].
+        settings: how edits are put into shards, and shards into memories.
+    """
 
     method: ClassVar[str] = "wise"
 
@@ -106,14 +119,17 @@ class SideMemory(Adapter):
     def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Build the adapter from the results of `metadata` and `tensors`."""
         rows, columns = metadata["shape"]
-        shards = {int(name.removeprefix(_SHARD)): shard for name, shard in tensors.items() if name.startswith(_SHARD)}
+        shards = dict[int, Tensor]()
+        for name, tensor in tensors.items():
+            if name.startswith(_SHARD):
+                shards[int(name.removeprefix(_SHARD))] = tensor
         owners = tensors["owners"]
         activations = tensors["activations"]
-        one_each = owners.dim() == 1 and owners.shape == activations.shape
-        if not shards or not one_each or set(owners.tolist()) != set(shards):
+        has_one_of_each = owners.dim() == 1 and owners.shape == activations.shape
+        if not shards or not has_one_of_each or set(owners.tolist()) != set(shards):
             raise ValueError(f"owners {owners.tolist()} and activations of {len(activations)} edits don't fit together")
         if any(tuple(shard.shape) != (rows, columns) for shard in shards.values()):
-            raise ValueError(f"a shard is no change of a weight [{rows}, {columns}]")
+            raise ValueError(f"a shard is not a change of a weight [{rows}, {columns}]")
         settings = MemorySettings.model_validate(metadata["settings"])
         return cls(size=(rows, columns), shards=shards, owners=owners, activations=activations, settings=settings)
 
@@ -126,7 +142,9 @@ class SideMemory(Adapter):
             )
         shards = dict(self.shards)
         for number, change in later.shards.items():
-            shards[number] = shards[number] + change if number in shards else change
+            if number in shards:
+                change = shards[number] + change
+            shards[number] = change
         return type(self)(
             size=self.size,
             shards=dict(sorted(shards.items())),
@@ -145,16 +163,17 @@ class SideMemory(Adapter):
         if not self.shards:
             return []
         if not self.settings.retrieve:
-            return [self._merge_all()]
+            return [self._make_memory(self._merge_all(), list(self.shards))]
         memories = list[Memory]()
-        for group in self._groups():
+        for group in self._group_shards():
             if self._is_complete(group) and len(group) > 1:
-                memories.append(self._merge(group))
-            else:  # the shards of a group that is not complete yet are memories of their own
-                memories += [self._memory(self.shards[number], [number]) for number in group]
+                memories.append(self._make_memory(self._merge_group(group), group))
+                continue
+            for number in group:  # the shards of a group that is not complete yet are memories of their own
+                memories.append(self._make_memory(self.shards[number], [number]))
         return memories
 
-    def _groups(self) -> list[list[int]]:
+    def _group_shards(self) -> list[list[int]]:
         """Return the numbers of the shards that are merged into one memory, once all of them are there."""
         groups = dict[int, list[int]]()
         for number in sorted(self.shards):
@@ -169,30 +188,28 @@ class SideMemory(Adapter):
         edits = [int((self.owners == number).sum()) for number in group]
         return len(group) == self.settings.merge and min(edits) >= self.settings.shard
 
-    def _merge(self, group: Sequence[int]) -> Memory:
+    def _merge_all(self) -> Tensor:
+        """Merge all shards: one group after the other joins the one change, as in the published program (WISE-Merge).
+
+        The shards of the new group together have the weight 0.4, and what is merged already has 0.6.
+        """
+        first, *later = self._group_shards()
+        merged = self._merge_group(first)
+        for group in later:
+            changes = [self.shards[number] for number in group]
+            weights = [_NEW_SHARDS * (1 / len(group))] * len(group)
+            changes.append(merged)
+            weights.append(1 - _NEW_SHARDS)
+            merged = merge_by_ties(changes, weights, density=self.settings.density)
+        return merged
+
+    def _merge_group(self, group: Sequence[int]) -> Tensor:
         """Merge the shards of a group, all with the same weight."""
         changes = [self.shards[number] for number in group]
         weights = [1 / len(group)] * len(group)
-        return self._memory(merge_by_ties(changes, weights, density=self.settings.density), group)
+        return merge_by_ties(changes, weights, density=self.settings.density)
 
-    def _merge_all(self) -> Memory:
-        """Merge all shards: one group after the other joins the one memory, as in the published program (WISE-Merge).
-
-        The new shards together have the weight 0.4, and what is merged already has 0.6.
-        """
-        merged: Tensor | None = None
-        for group in self._groups():
-            changes = [self.shards[number] for number in group]
-            weights = [1 / len(group)] * len(group)
-            if merged is not None:
-                changes.append(merged)
-                weights = [_LATER * weight for weight in weights]
-                weights.append(1 - _LATER)
-            merged = merge_by_ties(changes, weights, density=self.settings.density)
-        assert merged is not None  # noqa: S101 - there are shards
-        return self._memory(merged, list(self.shards))
-
-    def _memory(self, change: Tensor, shards: Sequence[int]) -> Memory:
+    def _make_memory(self, change: Tensor, shards: Sequence[int]) -> Memory:
         """Return the memory with this change; its threshold is a share of the least activation of the shards' edits."""
         of_shards = torch.isin(self.owners, torch.tensor(shards).float())  # [edits]
         return Memory(change, self.settings.ratio * float(self.activations[of_shards].min()))

@@ -21,7 +21,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.comeba.adapter import GatedUpdate
 from kg_edit.zoo.comeba.method import Comeba, ComebaConfig
-from kg_edit.zoo.restrained.bounds import off_principal, principal_directions
+from kg_edit.zoo.restrained.bounds import find_principal_directions, remove_principal
 from kg_edit.zoo.restrained.method import Restrained, RestrainedConfig
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
@@ -73,15 +73,15 @@ def test_edits_of_one_call_share_the_principal_directions(monkeypatch: pytest.Mo
 
     def counted(weight: Tensor) -> Tensor:
         weights.append(weight)
-        return principal_directions(weight)
+        return find_principal_directions(weight)
 
-    monkeypatch.setattr("kg_edit.zoo.restrained.method.principal_directions", counted)
+    monkeypatch.setattr("kg_edit.zoo.restrained.method.find_principal_directions", counted)
     patches = restrained("restrained-rome", model, sphere=0.8).edit_each([FIRST, SECOND])
     free_patches = Rome(model, RomeConfig.preset("default", QUICK["rome"])).edit_each([FIRST, SECOND])
     name = model.weight_name(1)
     for patch, freely in zip(patches, free_patches, strict=True):
         assert isinstance(patch, WeightPatch) and isinstance(freely, WeightPatch)
-        expected = off_principal(principal_directions(weights[0]), freely.factors[name].right, strength=0.8)
+        expected = remove_principal(find_principal_directions(weights[0]), freely.factors[name].right, strength=0.8)
         torch.testing.assert_close(patch.factors[name].right, expected)
     assert len(weights) == 1
 

@@ -112,6 +112,6 @@ def test_held_out_batches_are_edited_in_sequence() -> None:
 
 
 def test_sequence_needs_its_edits(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"expected at least 20: validation = 4 \(held out\), batch \* length = 16"):
+    with pytest.raises(ConfigError, match=r"expected at least 20: validation = 4 \(held out\), a step uses 16"):
         train(tiny("llama"), apart(), quick_sequence(length=8), tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()

@@ -47,10 +47,11 @@ def test_text_with_the_subject_is_not_certainly_outside() -> None:
     """A text with an edit's subject that was taken for another edit may be in its scope."""
     first, second = edits()[0], edits()[3]
     rows = ScopeRows(edits=(first, second), inside=("a", "b"), outside=(), texts=())
-    assert not rows.is_outside(0, f"The team of {first.subject.upper()} is", 1)
-    assert rows.is_outside(0, "The team of Dwyane Wade is", 1)
-    assert not rows.is_outside(0, "whatever", 0), "its own texts are not its counterexamples"
-    assert rows.is_outside(0, "a text of the model", None)
+    assert not rows.is_surely_outside(f"The team of {first.subject.upper()} is", edit_index=0, drawn_for=1)
+    assert rows.is_surely_outside("The team of Dwyane Wade is", edit_index=0, drawn_for=1)
+    own = rows.is_surely_outside("whatever", edit_index=0, drawn_for=0)
+    assert not own, "its own texts are not its counterexamples"
+    assert rows.is_surely_outside("a text of the model", edit_index=0, drawn_for=None)
 
 
 def test_each_edit_has_texts_inside_and_outside() -> None:
