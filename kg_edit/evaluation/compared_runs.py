@@ -107,7 +107,7 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
 
 
 def _unfinished(run: ComparedRun) -> OutputError:
-    """The error about a run that has not all scores yet, with the first record that lacks some."""
+    """Return the error about a run that has not all scores yet, with the first record that lacks some."""
     when = " at the end of their sequence" if run.schedule.sequence > 1 else ""
     ids = run.settings["ids"]
     fault = f"{len(run.unfinished)} of {len(ids)} records have not all scores{when} yet"
@@ -117,7 +117,7 @@ def _unfinished(run: ComparedRun) -> OutputError:
 
 
 def _or_shared(way: str, *, shared: bool) -> str:
-    """The way out, and ``--common`` if there are records that all have."""
+    """Return the way out, and ``--common`` if there are records that all have."""
     return f"{way}; {_SHARED}" if shared else way
 
 
@@ -150,14 +150,14 @@ def _refuse_other_records(first: ComparedRun, run: ComparedRun) -> None:
 
 
 def _word_share(ids: Sequence[str], which: str) -> str:
-    """The beginning of a sentence: "3 of the first ('row-1', …) are"."""
+    """Return the beginning of a sentence: "3 of the first ('row-1', …) are"."""
     if len(ids) == 1:
         return f"1 of the {which} ({ids[0]!r}) is"
     return f"{len(ids)} of the {which} ({ids[0]!r}, …) are"
 
 
 def _has_same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
-    """Whether another run has finished a record of this id, and it is the same record."""
+    """Return whether another run has finished a record of this id, and it is the same record."""
     if name not in other.records or name in other.unfinished:
         return False
     return one.records[name].sha256 == other.records[name].sha256
@@ -169,7 +169,7 @@ def write_notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, .
 
 
 def _notes_on_methods(runs: Sequence[ComparedRun]) -> list[str]:
-    """Which presets and controls the runs have, if some have one."""
+    """Return which presets and controls the runs have, if some have one."""
     notes = []
     presets = {run.name: run.settings.get("preset", "default") for run in runs}
     if set(presets.values()) != {"default"}:
@@ -181,7 +181,7 @@ def _notes_on_methods(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def _notes_on_errors(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
-    """How many records could not be edited, and how many edits broke the model."""
+    """Return how many records could not be edited, and how many edits broke the model."""
     notes = []
     for run in runs:
         failed = [name for name in ids if run.records[name].error is not None and not run.records[name].broken]
@@ -196,7 +196,7 @@ def _notes_on_errors(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[st
 
 
 def _notes_on_fairness(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
-    """What makes the runs less comparable: other records, versions, answers to choose from, and schedules."""
+    """Return what makes the runs less comparable: other records, versions, answers to choose from, and schedules."""
     notes = []
     if any(len(run.ids()) > len(ids) for run in runs):
         has = ", ".join(f"{run.name} has {len(run.ids())}" for run in runs)
@@ -218,12 +218,12 @@ def _notes_on_fairness(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[
 
 
 def _choices(run: ComparedRun, ids: Sequence[str]) -> list[tuple[tuple[str, ...], ...]]:
-    """The answers to choose from, for each of ``ids``."""
+    """Return the answers to choose from, for each of ``ids``."""
     return [run.records[name].choices for name in ids]
 
 
 def _edited_together(run: ComparedRun, ids: Sequence[str]) -> list[tuple[str, ...]]:
-    """The records whose edits are in one model, for each of ``ids``."""
+    """Return the records whose edits are in one model, for each of ``ids``."""
     together = dict[str, tuple[str, ...]]()
     for names in split_into_sequences(run.settings).values():
         together |= dict.fromkeys(names, names)

@@ -230,7 +230,7 @@ def _path_of(folder: str | Path | RunFolder) -> Path:
 
 
 def _data_sets(runs: Sequence[ComparedRun]) -> str | None:
-    """The names of the runs' data sets, each once; None if none is known."""
+    """Return the names of the runs' data sets, each once; None if none is known."""
     names = dict[str, None]()
     for run in runs:
         data = run.settings.get("data") or {}
@@ -240,7 +240,7 @@ def _data_sets(runs: Sequence[ComparedRun]) -> str | None:
 
 
 def _schedules_in_words(runs: Sequence[ComparedRun]) -> dict[str, str]:
-    """What each run's scores are, by the run's name; empty if all runs have one schedule."""
+    """Return what each run's scores are, by the run's name; empty if all runs have one schedule."""
     if len({run.schedule for run in runs}) == 1:
         return {}
     return {run.name: run.schedule.in_words(len(run.settings["ids"])) for run in runs}
@@ -257,14 +257,14 @@ def _read_runs(paths: Sequence[Path]) -> list[ComparedRun]:
 
 
 def _path_as_name(path: Path) -> str:
-    """A folder that is called like the unedited model is "./unedited"."""
+    """Return a path as the name of a run; a folder that is called like the unedited model is "./unedited"."""
     if str(path) == UNEDITED:
         return f"./{path}"
     return str(path)
 
 
 def _choose_sides(runs: Sequence[ComparedRun], ids: Sequence[str], against: str | None) -> dict[str, Scores]:
-    """The scores of each side by its name; the first side is the one that the others are compared with."""
+    """Return the scores of each side by its name; the first side is the one that the others are compared with."""
     sides: dict[str, Scores] = {run.name: run.scores(ids, EDITED) for run in runs}
     if against:
         reference = against
@@ -286,7 +286,7 @@ def _choose_sides(runs: Sequence[ComparedRun], ids: Sequence[str], against: str 
 
 
 def _choose_metrics(requested: Sequence[str], sides: Mapping[str, Scores], runs: Sequence[ComparedRun]) -> list[str]:
-    """The requested metrics, each once because Holm's correction counts the tests; by default all."""
+    """Return the requested metrics, each once because Holm's correction counts the tests; by default all."""
     available = _list_metrics(sides)
     for name in requested:
         if name not in available:
@@ -295,7 +295,7 @@ def _choose_metrics(requested: Sequence[str], sides: Mapping[str, Scores], runs:
 
 
 def _list_metrics(sides: Mapping[str, Scores]) -> tuple[str, ...]:
-    """The metrics of any side, and the editing score if its parts are among them."""
+    """Return the metrics of any side, and the editing score if its parts are among them."""
     rows = list[RecordScores]()
     for scores in sides.values():
         rows += scores.values()
@@ -305,7 +305,7 @@ def _list_metrics(sides: Mapping[str, Scores]) -> tuple[str, ...]:
 
 
 def _unknown_metric(name: str, available: Sequence[str], runs: Sequence[ComparedRun]) -> KgEditError:
-    """The error about a metric that no record has."""
+    """Return the error about a metric that no record has."""
     for run in runs:
         for point in RunFolder(run.folder).points():
             if name in point.scores or f"{PREFIX}{name}" in point.scores:
@@ -317,7 +317,7 @@ def _unknown_metric(name: str, available: Sequence[str], runs: Sequence[Compared
 
 
 def _nothing_to_compare(sides: Mapping[str, Scores], lacking: Sequence[str]) -> ConfigError:
-    """The error about runs without a common metric; ``lacking`` are the metrics that were asked for."""
+    """Return the error about runs without a common metric; ``lacking`` are the metrics that were asked for."""
     if not lacking:
         return ConfigError(
             f"no record has a score of the same metric on each side ({', '.join(sides)}), so there is nothing to "
@@ -333,7 +333,7 @@ def _nothing_to_compare(sides: Mapping[str, Scores], lacking: Sequence[str]) -> 
 
 
 def _has_any(scores: Scores, metrics: Sequence[str]) -> bool:
-    """Whether some record has a score of one of the metrics."""
+    """Return whether some record has a score of one of the metrics."""
     present = set[str]()
     for row in scores.values():
         present.update(name for name, value in row.items() if value is not None)
@@ -343,7 +343,7 @@ def _has_any(scores: Scores, metrics: Sequence[str]) -> bool:
 def _compare_metrics(
     sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str], seed: int, *, base: Scores
 ) -> list[MetricRow]:
-    """One row for each metric that some record has on every side; ``base`` are scores to show beside the sides."""
+    """Return a row for each metric that some record has on every side; ``base`` are scores to show beside the sides."""
     names = tuple(metrics)
     if EDITING_SCORE in metrics:  # its parts as well
         names = tuple(dict.fromkeys([*metrics, *SCORED]))
@@ -375,7 +375,7 @@ def _compare_metrics(
 
 
 def _differences(tables: Mapping[str, Table], seed: int) -> dict[str, Difference]:
-    """The difference of each side to the first one in one metric; none for a side without common records."""
+    """Return the difference of each side to the first one in one metric; none for a side without common records."""
     first, *others = tables
     differences = {}
     for side in others:
@@ -386,7 +386,7 @@ def _differences(tables: Mapping[str, Table], seed: int) -> dict[str, Difference
 
 
 def _table_of(scores: Scores, ids: Sequence[str], names: Sequence[str]) -> Table:
-    """The scores [records, metrics] of one side; NaN where a record lacks the metric."""
+    """Return the scores [records, metrics] of one side; NaN where a record lacks the metric."""
     rows = []
     for record in ids:
         rows.append([scores[record].get(name) for name in names])
@@ -394,7 +394,7 @@ def _table_of(scores: Scores, ids: Sequence[str], names: Sequence[str]) -> Table
 
 
 def _records_of(table: Table, names: Sequence[str]) -> list[RecordScores]:
-    """The scores of each record by metric; None for NaN."""
+    """Return the scores of each record by metric; None for NaN."""
     records = list[RecordScores]()
     for row in table.tolist():
         record = dict[str, float | None]()
@@ -405,7 +405,7 @@ def _records_of(table: Table, names: Sequence[str]) -> list[RecordScores]:
 
 
 def _difference(first: Table, second: Table, seed: int) -> Difference | None:
-    """The difference of two sides [records, parts]: of several parts, that of their editing scores."""
+    """Return the difference of two sides [records, parts]: of several parts, that of their editing scores."""
     if first.shape[1] > 1:
         return score_difference(first, second, seed=seed)
     present = ~np.isnan(second[:, 0])
@@ -413,7 +413,7 @@ def _difference(first: Table, second: Table, seed: int) -> Difference | None:
 
 
 def _correct(rows: Sequence[MetricRow]) -> tuple[MetricRow, ...]:
-    """The rows with Holm-corrected p-values."""
+    """Return the rows with Holm-corrected p-values."""
     values = []
     for row in rows:
         values += [change.p for change in row.differences.values()]

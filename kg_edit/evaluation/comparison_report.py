@@ -75,12 +75,12 @@ def _draw_panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> 
 
 
 def _no_math(text: str) -> str:
-    """A text in which matplotlib reads no formula: a run's name is that of its folder, a group's name the user's."""
+    """Return a text in which matplotlib reads no formula: the names of folders and of groups are the user's."""
     return text.replace("$", r"\$")
 
 
 def _mark(metric: str, change: Difference) -> str:
-    """How a significant difference is marked in a table of means: Bold if better, † if worse, ‡ if neither is known."""
+    """Return how a significant difference is marked in a table: bold if better, † if worse, ‡ if neither is known."""
     arrow = _arrow(metric)
     if not arrow:
         return "‡"
@@ -130,7 +130,7 @@ def latex(comparison: Comparison) -> str:
 
 
 def _latex_rows(row: MetricRow, comparison: Comparison) -> list[str]:
-    """The lines of a metric: its name, then one line for each run."""
+    """Return the lines of a metric: its name, then one line for each run."""
     title = f"{row.metric}{_arrow(row.metric)}"
     if row.n < comparison.records:
         title += f" (n = {row.n})"
@@ -148,7 +148,7 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def _latex_cell(row: MetricRow, side: str) -> str:
-    """The mean of a run with its interval, small; bold, † or ‡ if its difference to the first run is significant."""
+    """Return the mean of a run with its interval; bold, † or ‡ if its difference to the first run is significant."""
     estimate = row.means.get(side)
     change = row.differences.get(side)
     if estimate is None or estimate.mean is None:
@@ -164,7 +164,7 @@ def _latex_cell(row: MetricRow, side: str) -> str:
 
 
 def _latex_difference(change: Difference | None) -> tuple[str, str]:
-    """The difference to the first run with its interval, and p; "" for the first run itself."""
+    """Return the difference to the first run with its interval, and p; "" for the first run itself."""
     if change is None:
         return "", ""
     p = "$<$.001" if change.p < 0.001 else f"{change.p:.3f}"
@@ -249,7 +249,7 @@ _TESTS = {
 
 
 def _list_tests(comparison: Comparison) -> str:
-    """The tests behind the p-values, in words."""
+    """Return the tests behind the p-values, in words."""
     used = set[str]()
     for row in comparison.rows:
         used.update(change.test for change in row.differences.values())
@@ -257,7 +257,7 @@ def _list_tests(comparison: Comparison) -> str:
 
 
 def _explain_marks(comparison: Comparison) -> str:
-    """What the marks in a table of means say; † and ‡ only if some mean has them."""
+    """Return what the marks in a table of means say; † and ‡ only if some mean has them."""
     used = {"Bold"}
     for row in comparison.rows:
         used.update(_mark(row.metric, change) for change in row.differences.values() if change.is_found)
@@ -270,7 +270,7 @@ _FEWEST = 6  # pairs for which a two-sided paired test can have p < 0.05: 2 / 2^
 
 
 def _smallest(comparison: Comparison) -> list[str]:
-    """What could have been found with 80 % power: 1.96 + 0.84 standard errors, for the widest interval of a share."""
+    """Return what could be found with 80 % power: 1.96 + 0.84 standard errors, for the widest interval of a share."""
     if comparison.records < _FEWEST:
         return [f"With fewer than {_FEWEST} records no difference has p below 0.05, however large it is."]
     width = 0.0  # half of the widest interval, 1.96 standard errors
@@ -311,14 +311,14 @@ def _tabulate(comparison: Comparison) -> Cells:
 
 
 def _mean(row: MetricRow, side: str) -> str:
-    """The mean of a side; "" if the unedited model lacks the metric."""
+    """Return the mean of a side; "" if the unedited model lacks the metric."""
     if side not in row.means:
         return ""
     return format_number(row.means[side].mean or 0.0)
 
 
 def _arrow(metric: str) -> str:
-    """An arrow up or down for the better direction; "" if neither is better, or the metric is unknown."""
+    """Return an arrow up or down for the better direction; "" if neither is better, or the metric is unknown."""
     listed = find_metric(metric)
     if listed is None:
         return ""

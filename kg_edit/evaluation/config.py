@@ -127,7 +127,7 @@ class EvalConfig(BaseModel):
     @field_validator("shard")
     @classmethod
     def _canonical_shard(cls, text: str | None) -> str | None:
-        """The whole run is no shard: 0/1 is None."""
+        """Read 0/1 as None: the whole run is not a shard."""
         if text is None or Shard.parse(text) == Shard():
             return None
         return str(Shard.parse(text))
@@ -135,7 +135,7 @@ class EvalConfig(BaseModel):
     @field_validator("extras", "probes", mode="before")
     @classmethod
     def _as_names(cls, names: object) -> object:
-        """A name alone is a list of one."""
+        """Read a name alone as a list of one."""
         return (names,) if isinstance(names, str) else names
 
     @field_validator("extras")

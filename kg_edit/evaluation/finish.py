@@ -76,7 +76,7 @@ def finish(out: Path) -> Summary:
 
 
 def _list_sections(settings: Settings, plan: CurvePlan) -> list[str]:
-    """The sections of the summary, in its order."""
+    """Return the sections of the summary, in its order."""
     sections = ["base"]
     if plan.schedule.has_steps and plan.sample is None:
         sections.append(JUST_EDITED)
@@ -87,7 +87,7 @@ def _list_sections(settings: Settings, plan: CurvePlan) -> list[str]:
 
 
 def _costs(records: Sequence[RunRecord]) -> dict[str, Any]:
-    """The seconds and the memory that edits and answers took, as fields of the summary; None if unknown."""
+    """Return the seconds and the memory that edits and answers took, as fields of the summary; None if unknown."""
     seconds = [record.seconds for record in records if record.seconds is not None]
     memory = [record.memory for record in records if record.memory is not None]
     return {
@@ -98,7 +98,7 @@ def _costs(records: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _sorted_records(folder: RunFolder, settings: Settings) -> tuple[RunRecord, ...]:
-    """The records of a run in the data set's order, on which the resamples depend.
+    """Return the records of a run in the data set's order, on which the resamples depend.
 
     The order of the lines is another one: a record that was computed again has later lines.
     """
@@ -107,7 +107,7 @@ def _sorted_records(folder: RunFolder, settings: Settings) -> tuple[RunRecord, .
 
 
 def _provenance(out: Path, settings: Settings) -> dict[str, Any]:
-    """The settings of a run, and the environments that worked on it."""
+    """Return the settings of a run, and the environments that worked on it."""
     first, *others = read_environments(out) or [{}]
     provenance = {**settings, **first}
     if others:
@@ -116,7 +116,7 @@ def _provenance(out: Path, settings: Settings) -> dict[str, Any]:
 
 
 def _count_records(records: Sequence[RunRecord], sequences: Iterable[Sequence[str]], plan: CurvePlan) -> dict[str, int]:
-    """How many records were not edited, could not be scored before the edits (left out if none), or after them."""
+    """Count the records that were not edited, or not scored before the edits (left out if none), or after them."""
     asked = set[str]()
     for names in sequences:
         asked.update(plan.scored(names))
@@ -131,7 +131,7 @@ def _count_records(records: Sequence[RunRecord], sequences: Iterable[Sequence[st
 def _with_just_edited(
     records: Sequence[RunRecord], sequences: Iterable[Sequence[str]], plan: CurvePlan
 ) -> tuple[RunRecord, ...]:
-    """The records with one more section: the scores right after a record's own step."""
+    """Return the records with one more section: the scores right after a record's own step."""
     phases = dict[str, str]()
     for names in sequences:
         for scoring in plan.scorings(len(names)):
@@ -148,7 +148,7 @@ def _with_just_edited(
 
 
 def _before_and_after(points: Iterable[Point]) -> list[tuple[Tasks, Tasks]]:
-    """The scores of the tasks before any edit and after all edits of each sequence."""
+    """Return the scores of the tasks before any edit and after all edits of each sequence."""
     by_sequence: dict[int, dict[int, Point]] = {}
     for point in points:
         by_sequence.setdefault(point.sequence, {})[point.edits] = point
@@ -161,7 +161,7 @@ def _before_and_after(points: Iterable[Point]) -> list[tuple[Tasks, Tasks]]:
 
 
 def _seconds_per_answer(records: Iterable[RunRecord]) -> dict[str, float] | None:
-    """The median seconds of an answer of the unedited and of the edited model; None if none was timed."""
+    """Return the median seconds of an answer of the unedited and of the edited model; None if none was timed."""
     times = [record.answer_seconds for record in records if record.answer_seconds is not None]
     if not times:
         return None
@@ -230,7 +230,7 @@ def _copy_patches(shard: Path, out: Path) -> None:
 
 
 def _sorted_shards(settings: Mapping[Path, Settings]) -> list[Path]:
-    """The folders, sorted by the number of their shard."""
+    """Return the folders, sorted by the number of their shard."""
     if not settings:
         raise OutputError(f"no shard is given; {_WAY_OUT}")
     folders: dict[Shard, Path] = {}
@@ -272,7 +272,7 @@ def _check_finished(folder: Path, settings: Settings) -> None:
 
 
 def _has_points(settings: Settings) -> bool:
-    """Whether a run measures perplexity, tasks or retention at the points of its curve."""
+    """Return whether a run measures perplexity, tasks or retention at the points of its curve."""
     return any(settings.get(name) is not None for name in _POINTS)
 
 

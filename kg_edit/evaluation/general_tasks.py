@@ -192,7 +192,7 @@ def split_general(text: str | None) -> tuple[Path | None, list[str], Path | None
 
 
 def _is_task_name(part: str) -> bool:
-    """Whether a part is a task of the harness: no file, and without a file ending."""
+    """Return whether a part is a task of the harness: no file, and without a file ending."""
     path = Path(part)
     return not path.suffix and not path.exists()
 
@@ -230,7 +230,7 @@ def compare_points(
 def _change(
     name: str, points: Sequence[tuple[DocumentScores, Mapping[str, DocumentScores]]], seed: int
 ) -> GeneralChange:
-    """The change of one metric: its score before, and all scores after, of each sequence."""
+    """Return the change of one metric: its score before, and all scores after, of each sequence."""
     failed = sum(name not in edited for _, edited in points)
     before = [unedited for unedited, _ in points]
     after = list[DocumentScores]()
@@ -255,13 +255,13 @@ def _change(
 
 
 def _estimate(scores: Any, seed: int) -> Estimate:
-    """The mean of the documents' scores [documents] with its interval."""
+    """Return the mean of the documents' scores [documents] with its interval."""
     rows = [{"score": float(score)} for score in scores]
     return estimates(rows, names=["score"], seed=seed)["score"]
 
 
 def _mean_value(sequences: Sequence[DocumentScores]) -> Estimate:
-    """The mean over sequences of a value that has no interval."""
+    """Return the mean over sequences of a value that has no interval."""
     values = [scores.value for scores in sequences if scores.value is not None]
     mean = float(np.mean(values)) if values else None
     return Estimate(mean=mean, ci95_low=None, ci95_high=None)
@@ -323,7 +323,7 @@ def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _read_metrics(results: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
-    """The first filter of each metric of a task and its value, without standard errors ("acc,none": 0.5)."""
+    """Return the first filter of each metric of a task and its value, without standard errors ("acc,none": 0.5)."""
     metrics: dict[str, tuple[str, float]] = {}
     for name, value in results.items():
         metric, comma, filter_name = name.partition(",")
@@ -380,12 +380,12 @@ def _refuse_same_names(folders: Iterable[Path], names: Collection[str]) -> None:
 
 
 def _is_task_place(path: Path) -> bool:
-    """Whether a path is a task file or a folder, and no task of the harness."""
+    """Return whether a path is a task file or a folder, and no task of the harness."""
     return path.is_dir() or path.suffix.casefold() in _YAML
 
 
 def _names_in(path: Path) -> list[str]:
-    """The task of a file, or all tasks and groups of a folder, without the members of its groups."""
+    """Return the task of a file, or all tasks and groups of a folder, without the members of its groups."""
     paths = _files_of(path) if path.is_dir() else [path]
     files = [_task_file(file) for file in paths]
     inside = set[str]()
@@ -424,7 +424,7 @@ def _task_file(path: Path) -> _TaskFile:
 
 
 def _members(task: Any) -> Iterator[str]:
-    """The names in a group's ``task``: texts, ``{task: NAME, …}``, and groups inside of it."""
+    """Yield the names in a group's ``task``: texts, ``{task: NAME, …}``, and groups inside of it."""
     members = task if isinstance(task, list) else [task]
     for member in members:
         if isinstance(member, str):

@@ -141,7 +141,7 @@ def judge_run(
 def _ask_about(
     answers: Sequence[tuple[Judgement, tuple[str, ...]]], judge: Judge, file: Path
 ) -> dict[tuple[str, ...], Judgement]:
-    """The verdicts by key: those in the file, and new ones on the other answers, each written as it comes."""
+    """Return the verdicts by key: those in the file, and new ones on the other answers, each written as it comes."""
     drop_cut_line(file)
     verdicts = {verdict.key: verdict for verdict in read_lines(file, Judgement)}
     for answer, names in Bar(answers, title="judge", unit="answer"):
@@ -163,7 +163,7 @@ def _warn_of_unclear(judged: Sequence[Judgement]) -> None:
 
 
 def _shares(judged: Sequence[Judgement], groups: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """The share of right answers by section and group: the mean over a record's questions, then over records."""
+    """Return the share of right answers by section and group: the mean over a record's questions, then over records."""
     by_group: dict[tuple[str, str], dict[str, list[float]]] = {}
     for verdict, group in zip(judged, groups, strict=True):
         by_record = by_group.setdefault((verdict.section, f"{group}.judge"), {})

@@ -56,6 +56,6 @@ def lm_eval_model(
 
 
 def _transform_context(request: Any, transform: Callable[[str], str]) -> Any:
-    """A request of the harness, whose first argument is its context, with the context transformed."""
+    """Return a request of the harness, whose first argument is its context, with the context transformed."""
     context, *others = request.args
     return replace(request, arguments=(transform(context), *others))

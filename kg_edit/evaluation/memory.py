@@ -62,7 +62,7 @@ def _reset_largest() -> bool:
 
 
 def _read_largest() -> int | None:
-    """The largest memory since the reset, in bytes; that of the devices, if CUDA came into use since then."""
+    """Return the largest memory since the reset, in bytes; that of the devices, if CUDA came into use since then."""
     if torch.cuda.is_initialized():
         return sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
     for line in _STATUS.read_text().splitlines():

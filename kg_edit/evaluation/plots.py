@@ -92,7 +92,7 @@ def draw_curve(summary: Summary, path: Path) -> Path:
 
 
 def _score_panels(points: Sequence[CurvePoint]) -> dict[str, list[str]]:
-    """The metrics of each panel: those between 0 and 1 of the panel's families that have a mean at some point."""
+    """Return the metrics of each panel: those from 0 to 1 of the panel's families that have a mean at some point."""
     with_mean = dict[str, None]()  # in order, each once
     for point in points:
         with_mean |= dict.fromkeys(name for name, score in point.scores.items() if score.mean is not None)
@@ -105,7 +105,7 @@ def _score_panels(points: Sequence[CurvePoint]) -> dict[str, list[str]]:
 
 
 def _tasks_between_0_and_1(points: Sequence[CurvePoint]) -> list[str]:
-    """The metrics of tasks that lie between 0 and 1 at all points that have them."""
+    """Return the metrics of tasks that lie between 0 and 1 at all points that have them."""
     values: dict[str, list[float]] = {}
     for point in points:
         for name, value in point.general.items():
@@ -182,7 +182,7 @@ def _plot_ability(axes: Axes, points: Sequence[CurvePoint]) -> None:
 
 
 def _measured(points: Sequence[CurvePoint], name: str) -> tuple[list[int], list[float]]:
-    """The numbers of edits at which general ability has this part, and its values there."""
+    """Return the numbers of edits at which general ability has this part, and its values there."""
     at = []
     values = []
     for point in points:
@@ -194,5 +194,5 @@ def _measured(points: Sequence[CurvePoint], name: str) -> tuple[list[int], list[
 
 
 def _number(value: float | None) -> float:
-    """A value; NaN, which is not drawn, for None."""
+    """Return a value; NaN, which is not drawn, for None."""
     return float("nan") if value is None else value

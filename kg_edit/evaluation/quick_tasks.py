@@ -93,7 +93,7 @@ class QuickSet:
         return Document(self.prompt.format(**texts), choices, labels.index(str(right)))
 
     def _read_texts(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """The texts of the row that the prompt has in braces, by field."""
+        """Return the texts of the row that the prompt has in braces, by field."""
         texts = {}
         for _, name, _, _ in Formatter().parse(self.prompt):
             if name and name != _LISTED:
@@ -104,7 +104,7 @@ class QuickSet:
         return texts
 
     def _read_choices(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """The row's own choices."""
+        """Return the row's own choices."""
         choices = _read_field(row, self.choices, "a list of choices")
         are_texts = isinstance(choices, list) and all(map(_is_text, choices))
         if not are_texts or not 1 < len(choices) <= len(ascii_uppercase):
@@ -207,7 +207,7 @@ class QuickTasks:
 
 
 def _read_documents(form: QuickSet, path: Path) -> Iterator[Document]:
-    """The documents of a file; all its rows are checked."""
+    """Yield the documents of a file; all its rows are checked."""
     try:
         rows = list(every_row(read_document(path)))
     except EditFileError as error:

@@ -216,7 +216,7 @@ class RunFolder:
 
 
 def _count_kept(ids: Sequence[str], done: Done, *, batch: int) -> int:
-    """How many of a sequence's first edits stay: those of the steps before the first failed record."""
+    """Return how many of a sequence's first edits stay: those of the steps before the first failed record."""
     phases = [BASE, EDIT]
     if len(ids) == 1:
         # The patch of a record alone is in no file. To be scored again, the record is edited again, at another cost.
@@ -339,7 +339,7 @@ class StepFiles:
 
 
 def _number_in(file: Path) -> int:
-    """The number at the end of a file's name: of the step, or of the summed steps."""
+    """Return the number at the end of a file's name: of the step, or of the summed steps."""
     return int(file.stem.rpartition("-")[2])
 
 

@@ -116,7 +116,7 @@ def evaluate(
 
 
 def _resume(method: Method, model: LanguageModel, config: EvalConfig, settings: Settings, out: Path) -> SequenceRun:
-    """The run as its earlier starts have left it; refuse or warn of what they did otherwise."""
+    """Return the run as its earlier starts have left it; refuse or warn of what they did otherwise."""
     folder = RunFolder(out)
     folder.drop_cut_lines()
     if config.retry_failed:
@@ -168,7 +168,7 @@ def _warn_of_another_plug_in(run: SequenceRun) -> None:
 def _split(
     records: Sequence[BenchmarkRecord], choices: Mapping[Form, str], config: EvalConfig, model: LanguageModel
 ) -> Sequence[RecordSequence]:
-    """The sequences of this run or shard.
+    """Return the sequences of this run or shard.
 
     A sequence is never split between shards, because its edits share one model.
     """
@@ -220,7 +220,7 @@ def _refuse_other_code(out: Path) -> None:
 def _find_extended_run(
     out: Path, settings: Settings, model: LanguageModel, records: Sequence[BenchmarkRecord], config: EvalConfig
 ) -> Settings | None:
-    """The settings of the run in ``out``, if this run extends it: the same run, whose records are the first of these.
+    """Return the settings of the run in ``out``, if this run extends it: the same run on the first of these records.
 
     None if the results of the earlier records could change: for shards, and if the last sequence was not full.
     """

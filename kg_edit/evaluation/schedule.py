@@ -86,7 +86,7 @@ class Schedule:
 
 
 def _parse_part(part: str, text: str) -> tuple[str, int]:
-    """The form and the number of a part of the schedule ``text``: "batch:32" is ("batch", 32)."""
+    """Return the form and the number of a part of the schedule ``text``: "batch:32" is ("batch", 32)."""
     name, colon, size = part.partition(":")
     if name not in _FORMS:
         raise unknown_name("schedule", name, _FORMS)
@@ -141,7 +141,7 @@ class CurvePlan:
             yield Scoring(step=step, edits=step.stop, indices=indices, on_curve=on_curve, last=last)
 
     def _indices(self, step: range, *, on_curve: bool, last: bool) -> tuple[int, ...]:
-        """The records to score after a step: the earlier ones, then the step's own."""
+        """Return the records to score after a step: the earlier ones, then the step's own."""
         if self.sample is not None:
             return _spread(step.stop, most=self.sample) if on_curve else ()
         if last:

@@ -85,7 +85,7 @@ def answer_seconds(model: LanguageModel, prompt: str) -> float:
 
 
 def _make_section(case: Case, requests: Requests, evidence: Evidence) -> Section:
-    """The metrics of a case, with the evidence that decided them."""
+    """Return the metrics of a case, with the evidence that decided them."""
     nll: dict[str, dict[str, float]] = {}
     for pair in requests.pairs:
         nll.setdefault(pair.prompt, {})[pair.candidate] = evidence.scores[pair].nll
@@ -103,7 +103,7 @@ def _make_section(case: Case, requests: Requests, evidence: Evidence) -> Section
 
 
 def _read_evidence(model: LanguageModel, requests: Requests, section: Section) -> Evidence:
-    """The part of the unedited model's evidence that its section has: texts, arg-max tokens, and next tokens."""
+    """Return the part of the unedited model's evidence that its section has: texts, arg-max tokens, and next tokens."""
     texts = _read_texts(requests, section)
     predicted = {}
     for pair in requests.predicted:
@@ -119,7 +119,7 @@ def _read_evidence(model: LanguageModel, requests: Requests, section: Section) -
 
 
 def _read_texts(requests: Requests, section: Section) -> dict[str, str]:
-    """The continuations of a section by prompt."""
+    """Return the continuations of a section by prompt."""
     names = {text.prompt: text.name or text.prompt for text in requests.continued}
     return {prompt: section.texts[name] for prompt, name in names.items() if name in section.texts}
 
@@ -137,7 +137,7 @@ def add_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence[
 
 
 def _meaning_scores(model: LanguageModel, case: Case, section: Section) -> dict[str, float | None]:
-    """The scores of a case's metrics that compare in meaning; none if it has no such metric."""
+    """Return the scores of a case's metrics that compare in meaning; none if it has no such metric."""
     metrics = {name: metric for name, metric in metrics_for(case).items() if metric.in_meaning}
     if not metrics:
         return {}

@@ -250,7 +250,7 @@ class SequenceRun:
         return max((patch.nbytes for patch in updates.values() if patch), default=0)
 
     def _scored_items(self, sequences: Sequence[RecordSequence]) -> list[Item]:
-        """The records that are scored: with a sample, not all are."""
+        """Return the records that are scored: with a sample, not all are."""
         scored = []
         for sequence in sequences:
             ids = set(self.config.plan.scored(sequence.ids))
@@ -258,7 +258,7 @@ class SequenceRun:
         return scored
 
     def _resume(self, sequence: RecordSequence, scorings: Sequence[Scoring], failed: set[str]) -> _Progress:
-        """Where a sequence stands: dense patches of the first steps are one file, their sum; others load theirs."""
+        """Return where a sequence stands. Dense patches of the first steps are one file with their sum."""
         recorded = 0
         while recorded < len(scorings) and self._is_recorded(sequence, scorings[recorded], failed):
             recorded += 1
@@ -270,7 +270,7 @@ class SequenceRun:
         return _Progress(sequence, files, recorded, summed, patch)
 
     def _is_recorded(self, sequence: RecordSequence, scoring: Scoring, failed: set[str]) -> bool:
-        """Whether every result of a step is recorded."""
+        """Return whether every result of a step is recorded."""
         needs_point = scoring.on_curve and self.config.has_points
         if needs_point and (sequence.number, scoring.edits) not in self.points:
             return False
@@ -290,7 +290,7 @@ class SequenceRun:
             self.unedited.sections(cases)
 
     def _unedited_cases(self, item: Item) -> dict[str, Case]:
-        """What the unedited model is asked about a record: its case, and the ceilings."""
+        """Return what the unedited model is asked about a record: its case, and the ceilings."""
         cases = {BASE: item.case}
         if self.config.ceilings:
             cases |= make_ceiling_cases(item.case)
@@ -315,7 +315,7 @@ class SequenceRun:
         return failed
 
     def _score_unedited_item(self, item: Item) -> Entry:
-        """The line of the unedited model's scores of a record, or of the error."""
+        """Return the line of the unedited model's scores of a record, or of the error."""
         sections: dict[str, Section] = {}
         error = None
         try:
@@ -370,7 +370,7 @@ class SequenceRun:
     def _make_update(
         self, state: _Progress, number: int, batch: Sequence[Item], outcome: StepOutcome | None, lines: _Lines
     ) -> Patch | None:
-        """The patch of step ``number``: loaded if it was saved, else computed; None if none of its edits succeeds."""
+        """Load the patch of step ``number`` if it was saved, else compute it; None if none of its edits succeeds."""
         new = [item for item in batch if (item.id, EDIT) not in self.done]
         if not new and all(self.done[item.id, EDIT] for item in batch):
             return None
@@ -416,7 +416,7 @@ class SequenceRun:
         return entries
 
     def _make_broken_entry(self, item: Item, phase: str, error: Exception) -> Entry:
-        """The line of a record that the edited model can't be scored on."""
+        """Return the line of a record that the edited model can't be scored on."""
         unedited = self.unedited.sections({item.id: item.case})[item.id]
         zeros = score_broken(item.case, unedited)
         line = describe_failure(error)
@@ -441,7 +441,7 @@ class SequenceRun:
         return add_cosines(self.model, cases, sections)
 
     def _make_entry(self, item: Item, phase: str, section: Section, patch: Patch | None) -> Entry:
-        """The line of an item's scores; at the end of its sequence with the seconds of an answer, if they are asked."""
+        """Return the line of an item's scores; at the end of its sequence also the seconds of an answer, if asked."""
         seconds = None
         if self.config.time_answers and phase == EDITED and patch:
             prompt = item.case.edit.text
@@ -453,7 +453,7 @@ class SequenceRun:
         return Entry(id=item.id, phase=phase, sha256=item.sha256, answer_seconds=seconds, sections=sections)
 
     def _apply(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
-        """The model with a patch, within a ``with`` block."""
+        """Return the model with a patch, within a ``with`` block."""
         return patch.applied(self.model) if patch else nullcontext(self.model)
 
     def _measure_point(self, sequence: RecordSequence, edits: int, patch: Patch | None, bar: Bar) -> None:
@@ -500,7 +500,7 @@ class SequenceRun:
             tasks |= self.unedited.quick(self.config.quick)
 
     def _score_text(self, model: LanguageModel, patch: Patch | None) -> dict[str, float | None]:
-        """The perplexity on the text, if the run has one."""
+        """Return the perplexity on the text, if the run has one."""
         if self.config.general is None:
             return {}
         if patch:
@@ -509,7 +509,7 @@ class SequenceRun:
 
 
 def _point_in_words(config: EvalConfig, edits: int) -> str:
-    """What is measured at a point, for the bar: "edited model, general ability, 20 prompts of retention"."""
+    """Return what is measured at a point, for the bar: "edited model, general ability, 20 prompts of retention"."""
     which = "edited" if edits else "unedited"
     words = f"{which} model, general ability"
     if config.retention:
@@ -525,14 +525,14 @@ def _list_edits(items: Sequence[Item]) -> list[Edit]:
 
 
 def _label(sequences: Sequence[RecordSequence], bar: Bar) -> str:
-    """The beginning of the notes about records that are edited alone: "records 5 to 8, "."""
+    """Return the beginning of the notes about records that are edited alone: "records 5 to 8, "."""
     first = bar.n + 1
     last = bar.n + len(sequences)
     return f"records {first} to {last}, " if last > first else f"record {first}, "
 
 
 def _make_edit_entry(item: Item, step: StepOutcome) -> Entry:
-    """The line of a record's edit: its cost, or its error."""
+    """Return the line of a record's edit: its cost, or its error."""
     error = step.errors.get(item.id)
     if error:
         return Entry(id=item.id, phase=EDIT, sha256=item.sha256, error=error)

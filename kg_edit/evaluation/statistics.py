@@ -74,7 +74,7 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
 
 
 def _with_derived(means: Table, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, Table]:
-    """The means [resamples, metrics] as a column [resamples] for each metric, with those of the derived metrics.
+    """Return the means [resamples, metrics] as a column [resamples] for each metric, with those of the derived metrics.
 
     These are computed from the means: a perplexity is exp of the mean loss, not the mean of exp.
     """
@@ -207,7 +207,7 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
     rng = random_numbers(seed)
 
     def difference(weights: NDArray[Any]) -> Table:
-        """The difference of the editing scores over records weighed by ``weights`` [resamples, records]."""
+        """Return the difference of the editing scores over records weighed by ``weights`` [resamples, records]."""
         counted = weights @ present
         with np.errstate(invalid="ignore"):
             return harmonic_mean((weights @ new) / counted) - harmonic_mean((weights @ old) / counted)
@@ -224,7 +224,7 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
 
 
 def _swap_scores(old: Table, new: Table, counts: NDArray[Any], observed: float, rng: np.random.Generator) -> float:
-    """The p-value of the permutation test: each record whose coin is 1 swaps its scores [records, parts].
+    """Return the p-value of the permutation test: each record whose coin is 1 swaps its scores [records, parts].
 
     Its change then leaves the sum of one run and enters the other's. ``counts`` [parts] are the records of each part.
     """
@@ -272,7 +272,7 @@ def _difference(n: int, mean: float, spread: Table, p: float, test: Test) -> Dif
 
 
 def _ends(spread: Table, n: int) -> tuple[float, float] | tuple[None, None]:
-    """The ends of the 95 % interval of resampled values of ``n`` records; NaN is a resample without the metric."""
+    """Return the ends of the 95 % interval of resampled values of ``n`` records. NaN: a resample without the metric."""
     if n < 2:
         return None, None
     low, high = np.nanpercentile(spread, [2.5, 97.5])
@@ -280,7 +280,7 @@ def _ends(spread: Table, n: int) -> tuple[float, float] | tuple[None, None]:
 
 
 def _sign_flips(change: Table, rng: np.random.Generator) -> float:
-    """The p-value of the sums of ``change`` [records] with flipped signs."""
+    """Return the p-value of the sums of ``change`` [records] with flipped signs."""
     observed = float(change.sum())
     if len(change) <= _EXACT:
         signs = np.array(list(product((-1.0, 1.0), repeat=len(change))))  # all patterns, [2^records, records]
@@ -290,12 +290,12 @@ def _sign_flips(change: Table, rng: np.random.Generator) -> float:
 
 
 def _share_as_large(drawn: Table, observed: float) -> float:
-    """The p-value of ``observed``: the share of values at least as far from 0; ``observed`` counts as one of them."""
+    """Return the p-value of ``observed``: the share of values at least as far from 0, ``observed`` included."""
     return float((1 + _as_large(drawn, observed).sum()) / (1 + len(drawn)))
 
 
 def _as_large(drawn: Table, observed: float) -> NDArray[np.bool_]:
-    """Which values are at least as far from 0 as ``observed``; sums that differ only by rounding are equal."""
+    """Return which values are at least as far from 0 as ``observed``; sums that differ only by rounding are equal."""
     return np.abs(drawn) >= abs(observed) - max(1e-12, 1e-10 * float(np.abs(drawn).max()))
 
 

@@ -105,7 +105,7 @@ def edit_step(method: Method, records: Sequence[BenchmarkRecord], *, start: Patc
 
 
 def _read_refusals(records: Sequence[BenchmarkRecord], error: Exception) -> dict[str, str]:
-    """The records that an error of a batch names, with the reason of each; none for an error that names none."""
+    """Return the records that an error of a batch names, with the reason of each; none for an error that names none."""
     if not isinstance(error, RefusedEditsError):
         return {}
     errors = dict[str, str]()
@@ -159,7 +159,7 @@ def describe_failure(error: BaseException) -> str:
 
 
 def _compute_patch(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> tuple[Patch, int]:
-    """The patch of some records, and the largest number of records that one call edited.
+    """Return the patch of some records, and the largest number of records that one call edited.
 
     If memory runs out, it is the sum of the halves' patches.
     """

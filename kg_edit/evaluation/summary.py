@@ -96,7 +96,7 @@ def make_curve(
 
 
 def _scored_at(sequences: Sequence[Sequence[str]], plan: CurvePlan) -> dict[int, list[tuple[str, str]]]:
-    """The (id, section) of each record that is scored at a point of the curve, by the number of edits there."""
+    """Return the (id, section) of each record that is scored at a point of the curve, by the number of edits there."""
     scored: dict[int, list[tuple[str, str]]] = {0: []}
     for names in sequences:
         scored[0] += [(name, BASE) for name in names]
@@ -110,7 +110,7 @@ def _scored_at(sequences: Sequence[Sequence[str]], plan: CurvePlan) -> dict[int,
 def _make_point(
     edits: int, scored: Sequence[tuple[RunRecord, str]], measured: Sequence[Point], rated: Sequence[str], seed: int
 ) -> CurvePoint:
-    """A point of the curve, from the records and their sections, and from the points of general ability there."""
+    """Return a point of the curve, from the records and their sections, and the points of general ability there."""
     before = [record.scores[BASE] for record, _ in scored]
     rows = [record.scores[section] for record, section in scored if section in record.scores]
     failed = sum(section in record.broken for record, section in scored)

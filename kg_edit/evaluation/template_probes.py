@@ -19,7 +19,7 @@ BLANK = "___"
 
 
 def _negation(edit: Edit) -> Iterator[Query]:
-    """The prompt, negated; the old object is now right, and the new one wrong."""
+    """Yield the prompt, negated; the old object is now right, and the new one wrong."""
     if edit.target_true:
         prompt = f"It is not true that {edit.text}"
         yield Query(prompt=prompt, answers=((edit.target_true,),), others=(edit.target_new,), form="sentence")
@@ -34,7 +34,7 @@ def _fact_check(edit: Edit) -> Iterator[Query]:
 
 
 def _distracting(edit: Edit) -> Iterator[Query]:
-    """Each neighbour's prompt after the new fact, which is about another subject."""
+    """Yield each neighbour's prompt after the new fact, which is about another subject."""
     if edit.target_true:
         for prompt in edit.neighborhood:
             answers = ((edit.target_true,),)
@@ -43,20 +43,20 @@ def _distracting(edit: Edit) -> Iterator[Query]:
 
 
 def _reversed(edit: Edit) -> Iterator[Query]:
-    """The statement with a blank for the subject."""
+    """Yield the statement with a blank for the subject."""
     if "{}" in edit.prompt:
         statement = join(edit.prompt.replace("{}", BLANK), edit.target_new)
         yield Query(prompt=f'Which name is missing in "{statement}"?', answers=((edit.subject,),))
 
 
 def _elsewhere(edit: Edit) -> Iterator[Query]:
-    """Each neighbour's prompt, to see whether the new object is generated where it should not be."""
+    """Yield each neighbour's prompt, to see whether the new object is generated where it should not be."""
     for prompt in edit.neighborhood:
         yield Query(prompt=prompt, answers=((edit.target_new,),), form="sentence")
 
 
 def _refutation(edit: Edit) -> Iterator[Query]:
-    """The edit's prompt, after which the old object should not be mentioned."""
+    """Yield the edit's prompt, after which the old object should not be mentioned."""
     if edit.target_true:
         yield Query(prompt=edit.text, answers=((edit.target_true,),), form="sentence")
 

@@ -253,7 +253,7 @@ class EvaluateOptions:
             )
 
     def _in_form(self, record: BenchmarkRecord) -> BenchmarkRecord:
-        """The record with its edits in plain text or in chat form, as the options ask for."""
+        """Return the record with its edits in plain text or in chat form, as the options ask for."""
         from kg_edit.edits.files import in_form
 
         return record.model_copy(update={"edits": in_form(record.edits, self.edit_chat, both=self.both_forms)})
@@ -332,7 +332,7 @@ class EvaluateOptions:
             raise ConfigError("--control none leaves no edit a statement of o*; remove --require-graph")
 
     def _plan(self, lazy_graph: LazyGraph, content: FileContent) -> MethodPlan:
-        """The method with its settings and the graph that it may read; what does not fit together is refused."""
+        """Return the method with its settings and the graph that it may read; what does not fit together is refused."""
         chosen = plan(
             lazy_graph.method,
             preset=self.preset,
@@ -349,7 +349,7 @@ class EvaluateOptions:
         return chosen
 
     def _known(self, model: LanguageModel, content: FileContent) -> FileContent:
-        """The records with only the questions that ``--known-only`` keeps."""
+        """Return the records with only the questions that ``--known-only`` keeps."""
         from kg_edit.evaluation.datasets import FileContent
         from kg_edit.evaluation.ripples.known_only import known_only
         from kg_edit.models.loading import cache_folder

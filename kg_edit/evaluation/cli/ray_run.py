@@ -127,7 +127,7 @@ class _Worker:
         self._ready: Ready | None = None
 
     def process(self) -> int:
-        """The process id of this worker."""
+        """Return the process id of this worker."""
         return os.getpid()
 
     def score(self, shard: Shard, out: Path) -> None:

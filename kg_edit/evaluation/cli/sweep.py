@@ -85,7 +85,7 @@ def sweep(
 def _override(
     settings: SweepSettings, *, data: Path | None, graph: Sequence[str] | None, model: str | None, limit: int | None
 ) -> SweepSettings:
-    """The settings of the file, with the given options on top."""
+    """Return the settings of the file, with the given options on top."""
     records = dict[str, object]()
     if data is not None:
         records["file"] = data

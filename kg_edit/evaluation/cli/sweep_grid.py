@@ -195,7 +195,7 @@ def _check_axis(axis: str, settings: SweepSettings) -> None:
 
 
 def _holds(settings: Any, path: list[str], *, kind: type = object) -> bool:
-    """Whether the nested settings have a value of this kind at a path."""
+    """Return whether the nested settings have a value of this kind at a path."""
     for name in path:
         if not isinstance(settings, dict) or name not in settings:
             return False

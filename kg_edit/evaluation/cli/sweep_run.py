@@ -100,7 +100,7 @@ def run_sweep(
 def _find_extended_sweep(
     cells: Sequence[Cell], rows: Sequence[object], settings: Settings, *, out: Path, sequence: int
 ) -> Settings | None:
-    """The settings of the sweep in ``out``, if this sweep extends it: the same one, on the first of these records.
+    """Return the settings of the sweep in ``out``, if this one extends it: the same one on the first of these records.
 
     More records of the same data then extend each cell's run, as they extend a run of `kg-edit evaluate`; its last
     sequence must be full.
@@ -152,7 +152,7 @@ def caption(outcomes: Sequence[Outcome]) -> str:
 
 
 def _cell(estimate: Estimate | None) -> str:
-    """A mean with its interval, or a dash."""
+    """Return a mean with its interval, or a dash."""
     return interval(estimate) or "\N{EN DASH}"
 
 
@@ -191,7 +191,7 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
 
 
 def _varied_axes(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
-    """The axes that have several values, with their values; the first axis if none has several."""
+    """Return the axes that have several values, with their values; the first axis if none has several."""
     values_by_axis: dict[str, dict[str, Any]] = {axis: {} for axis in outcomes[0].cell.values}
     for outcome in outcomes:
         for axis, value in outcome.cell.values.items():
@@ -205,7 +205,7 @@ def _varied_axes(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
 
 
 def _title_of(metric: str) -> str:
-    """The metric's name, and which values are better."""
+    """Return the metric's name, and which values are better."""
     better = CATALOGUE[metric].better if metric in CATALOGUE else "neither"
     return metric if better == "neither" else f"{metric} ({better} is better)"
 
@@ -215,7 +215,7 @@ def _is_numeric(values: Sequence[Any]) -> bool:
 
 
 def _group(outcomes: Sequence[Outcome], axes: Sequence[str]) -> dict[str, list[Outcome]]:
-    """The outcomes grouped by their values on ``axes``."""
+    """Return the outcomes grouped by their values on ``axes``."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         name = ", ".join(f"{axis} {outcome.cell.values[axis]}" for axis in axes)
@@ -251,13 +251,13 @@ def _draw_lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: s
 
 
 def _position(outcome: Outcome, axis: str, values: Sequence[Any]) -> float:
-    """The position of a cell on an axis: its number, or its index."""
+    """Return the position of a cell on an axis: its number, or its index."""
     value = outcome.cell.values[axis]
     return float(value) if _is_numeric(values) else float(values.index(value))
 
 
 def _numbers(outcomes: Sequence[Outcome], metric: str, end: str) -> list[float]:
-    """One part (mean or end of the interval) of each cell's estimate; NaN if it is missing."""
+    """Return one part (mean or end of the interval) of each cell's estimate; NaN if it is missing."""
     estimates = [outcome.summary.edited.get(metric) for outcome in outcomes]
     values = [None if estimate is None else getattr(estimate, end) for estimate in estimates]
     return [float("nan") if value is None else float(value) for value in values]

@@ -200,7 +200,7 @@ def better_dataset(name: str, path: str | Path) -> str | None:
 
 
 def _reads_some(name: str, counts: Mapping[str, int]) -> bool:
-    """Whether a benchmark can read some of a file's first rows, as far as known: ``counts`` may lack a plug-in's."""
+    """Return whether a benchmark can read some first rows of a file, as far as known: ``counts`` may lack plug-ins."""
     return counts.get(name, 1) > 0
 
 
@@ -228,7 +228,7 @@ def guess_dataset(path: str | Path) -> Dataset:
 
 
 def _count_readable(path: str | Path) -> tuple[dict[str, int], list[EditFileError]]:
-    """How many of a file's first rows each benchmark can read, and the errors of those that can't read the file."""
+    """Return how many first rows of a file each benchmark can read, and the errors of those that can't read it."""
     counts: dict[str, int] = {}
     errors: dict[str, EditFileError] = {}
     reader = cache(read_document)  # once for all benchmarks
@@ -247,7 +247,7 @@ def _count_readable(path: str | Path) -> tuple[dict[str, int], list[EditFileErro
 
 
 def _best_reader(counts: Mapping[str, int]) -> str | None:
-    """The benchmark that can read the most rows, on a tie the one of higher precedence; None if none can."""
+    """Return the benchmark that can read the most rows, on a tie the one of higher precedence; None if none can."""
     datasets = known_datasets()
     best = max(counts, key=lambda name: (counts[name], datasets[name].precedence))
     return best if counts[best] else None

@@ -95,7 +95,7 @@ def _rename_columns(raw: RawRecord) -> dict[str, Any]:
 
 
 def _parse_hops(row: HallueditRow, hops: int) -> tuple[Probe, ...]:
-    """The question whose answer follows from the edit and further facts, if the row has one of this length."""
+    """Return the question whose answer follows from the edit and further facts, if the row has one of this length."""
     question = getattr(row, f"question_{hops}hop").strip()
     answer = getattr(row, f"answer_{hops}hop").strip()
     if bool(question) != bool(answer):
@@ -105,7 +105,7 @@ def _parse_hops(row: HallueditRow, hops: int) -> tuple[Probe, ...]:
 
 
 def _multiple_choice(row: HallueditRow) -> tuple[Probe, ...]:
-    """The question with its choices, answered by a letter."""
+    """Return the question with its choices, answered by a letter."""
     choices = row.multiple_choice_with_letters
     if not choices.strip():
         return ()

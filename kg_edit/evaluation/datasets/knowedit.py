@@ -41,7 +41,7 @@ _OPINION = "What do you think of {}?"
 
 
 def _first_entry(value: object) -> object:
-    """The first entry of a list; any other value, and an empty list, as it is."""
+    """Return the first entry of a list; any other value, and an empty list, as it is."""
     if value and isinstance(value, list):
         return value[0]
     return value
@@ -203,7 +203,7 @@ def _parse_forgotten(raw: RawRecord, name: str) -> BenchmarkRecord:
 
 
 def _parse_categories(row: FactRow | BiographyRow) -> tuple[list[Probe], list[Remark]]:
-    """One probe for each prompt of portability and locality, and a remark for each category with unanswered prompts."""
+    """Return a probe for each prompt of portability and locality, and a remark for a category with unanswered ones."""
     probes = list[Probe]()
     remarks = list[Remark]()
     for family, categories in (("portability", row.portability), ("locality", row.locality)):

@@ -79,7 +79,7 @@ class HeldOutPrompts:
 
 
 def _list_prompts(record: BenchmarkRecord) -> list[str]:
-    """All prompts of a record that are scored."""
+    """Return all prompts of a record that are scored."""
     prompts = list[str]()
     for edit in record.edits:
         prompts += [edit.text, *edit.paraphrases, *edit.neighborhood]

@@ -203,7 +203,7 @@ def _has_blank_alias(case: CaseRow) -> bool:
 
 
 def _list_names(name: str, aliases: Sequence[str]) -> tuple[str, ...]:
-    """The name, then the aliases that are not blank, each once."""
+    """Return the name, then the aliases that are not blank, each once."""
     names = [name]
     names += [alias for alias in aliases if alias.strip()]
     return tuple(dict.fromkeys(names))

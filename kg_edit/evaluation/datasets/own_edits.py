@@ -43,7 +43,7 @@ def record_of(edit: Edit) -> BenchmarkRecord:
 
 
 def _make_locality_probe(locality: LocalityPrompt) -> Probe:
-    """The probe of a prompt whose answer must not change; it may have an answer, and a category."""
+    """Return the probe of a prompt whose answer must not change; it may have an answer, and a category."""
     form = form_of(locality.prompt) if locality.category else "sentence"
     if not locality.names:
         return Probe(measures="locality-text", queries=(Query(prompt=locality.prompt, form=form),))

@@ -136,7 +136,7 @@ def _parse_edit(row: RippleRow, name: str, known: Mapping[str, Relation]) -> tup
 
 
 def _entity_id(value: object) -> object:
-    """A value that is an entity's id; None for any other value, such as a date."""
+    """Return a value that is an entity's id; None for any other value, such as a date."""
     return value if is_entity_id(value) else None
 
 
@@ -164,7 +164,7 @@ def relations() -> Mapping[str, Relation]:
 
 
 def _parse_fact(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tuple[str, str, Relation]:
-    """The subject, the target and the relation of a fact's sentence."""
+    """Return the subject, the target and the relation of a fact's sentence."""
     if fact.relation not in known:
         unknown = f"unknown relation {fact.relation!r}{did_you_mean(fact.relation, map(str.lower, known))}"
         raise EditError([Fault(f"{field}.relation", f"{unknown}; known: {', '.join(known)}")])
@@ -179,7 +179,7 @@ def _parse_fact(fact: RippleFact, known: Mapping[str, Relation], *, field: str) 
 
 
 def _parse_query(question: PublishedQuery) -> Query:
-    """A query that requires every answer, by any of its names.
+    """Return a query that requires every answer, by any of its names.
 
     One-letter names do not count (one-digit names do), as in the authors' program.
     """

@@ -165,7 +165,7 @@ def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozens
 
 
 def _make_probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
-    """The probe of a question; ``field`` is that of its hops, for the message."""
+    """Return the probe of a question; ``field`` is that of its hops, for the message."""
     try:
         query = _make_query(question, row)
     except KeyError as error:  # of a relation that the header does not word
@@ -178,7 +178,7 @@ def _make_probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
 
 
 def _make_query(question: RippleQuestion, row: RippleRow) -> Query:
-    """The question in words, with its answers, the wrong answers to choose from, and its examples."""
+    """Return the question in words, with its answers, the wrong answers to choose from, and its examples."""
     header = row.header
     right = _with_aliases(question.answers, header)
     old = _with_aliases(question.old, header)
@@ -225,7 +225,7 @@ def _group_of(question: RippleQuestion) -> str:
 
 
 def _with_aliases(names: Sequence[str], header: Header) -> tuple[str, ...]:
-    """The names, and their aliases by the header, each once."""
+    """Return the names, and their aliases by the header, each once."""
     every = list(names)
     for name in names:
         every += header.aliases.get(name, ())
@@ -246,7 +246,7 @@ def word_question(start: str, hops: Sequence[str], header: Header) -> str:
 
 
 def _word_facts(things: Sequence[str], hops: Sequence[str], header: Header) -> tuple[str, ...]:
-    """The facts of a path: "The country of Rome is Japan.", "The capital of Japan is Tokyo."."""
+    """Return the facts of a path: "The country of Rome is Japan.", "The capital of Japan is Tokyo."."""
     facts = []
     for position, hop in enumerate(hops[: len(things) - 1]):
         facts.append(f"The {header.nouns[hop]} of {things[position]} is {things[position + 1]}.")

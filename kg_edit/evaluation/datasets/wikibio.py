@@ -86,7 +86,7 @@ def rows(document: object) -> Iterable[object]:
 
 
 def _is_passage(row: object) -> TypeGuard[dict[str, Any]]:
-    """Whether a row has the fields that `rows` needs; `parse` refuses the other rows."""
+    """Return whether a row has the fields that `rows` needs; `parse` refuses the other rows."""
     if not isinstance(row, dict) or not isinstance(row.get("wiki_bio_text"), str):
         return False
     written = row.get("gpt3_sentences")
@@ -97,12 +97,12 @@ def _is_passage(row: object) -> TypeGuard[dict[str, Any]]:
 
 
 def _are_texts(value: object) -> TypeGuard[list[str]]:
-    """Whether a value is a list of texts."""
+    """Return whether a value is a list of texts."""
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 def _refuse(row: object, number: int) -> object:
-    """What is wrong with a row that is no passage; as a record is a sentence, the fault has the passage's number."""
+    """Return what is wrong with a row that is not a passage. The fault has the passage's number."""
     if not isinstance(row, dict):
         return row
     try:
@@ -113,14 +113,14 @@ def _refuse(row: object, number: int) -> object:
 
 
 def _before(row: Mapping[str, Any], index: int) -> str:
-    """The text before a sentence: the header, and GPT-3's own sentences."""
+    """Return the text before a sentence: the header, and GPT-3's own sentences."""
     header = f"This is a Wikipedia passage about {_concept(row)}."
     before = [sentence.strip() for sentence in row["gpt3_sentences"][:index]]
     return " ".join([header, *before])
 
 
 def _concept(row: Mapping[str, Any]) -> str:
-    """The person: the field ``concept``, or else the lower-cased beginning of the true passage."""
+    """Return the person: the field ``concept``, or else the lower-cased beginning of the true passage."""
     concept = row.get("concept")
     if isinstance(concept, str) and concept.strip():
         return concept.strip()

@@ -126,7 +126,7 @@ def _parse_published(row: ZsreRow, name: str, *, towards: Towards) -> BenchmarkR
 
 
 def _make_shared_probes(prompt: str, target: str, rephrase: str, locality: str, answer: str) -> list[Probe]:
-    """The probes that both forms have: of the edit, its paraphrase, and the locality prompt with its answer."""
+    """Return the probes that both forms have: of the edit, its paraphrase, and the locality prompt with its answer."""
     right = ((target,),)
     # ROME's program ends the prompts of Natural Questions with a question mark.
     if locality.startswith(_NQ) and not locality.rstrip().endswith("?"):

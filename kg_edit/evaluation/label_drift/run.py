@@ -247,7 +247,7 @@ def _save_head(folder: DriftFolder, model: ClassifierModel) -> None:
 
 
 def _load_update(folder: DriftFolder, number: int, *, line: int) -> Patch:
-    """The patch of the edit ``number``, which ``line`` of the texts records."""
+    """Return the patch of the edit ``number``, which ``line`` of the texts records."""
     try:
         return Patch.load(folder.edit(number))
     except PatchError as error:
@@ -258,7 +258,7 @@ def _load_update(folder: DriftFolder, number: int, *, line: int) -> Patch:
 
 
 def _measure(state: _State, seen: int, *, test: Sequence[LabelledText], accurate: Sequence[LabelledText]) -> DriftPoint:
-    """The shares of right labels of the classifier as it is now."""
+    """Return the shares of right labels of the classifier as it is now."""
     return DriftPoint(
         seen=seen,
         edits=len(state.edited),

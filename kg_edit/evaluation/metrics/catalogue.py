@@ -225,7 +225,7 @@ def metrics_page() -> str:
 
 
 def _list_datasets() -> list[tuple[str, str, str]]:
-    """The rows of the data sets; those with the same parts and probes share a row."""
+    """Return the rows of the data sets; those with the same parts and probes share a row."""
     names_by_parts: dict[tuple[str, str], list[str]] = {}
     for dataset in known_datasets().values():
         parts = (_quote(dataset.edits_have), _quote(dataset.measures))
@@ -267,7 +267,7 @@ def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> s
 
 
 def _shorten_formula(name: str, metric: Metric | RunMetric) -> str:
-    """The formula without what differs between the groups of probes, and with an unusual range at its end."""
+    """Return the formula without what differs between the groups of probes, and with an unusual range at its end."""
     formula = metric.formula.replace(f" {CATEGORIES}", "")
     for kind in (_TESTS, _QUESTIONS):
         formula = kind.sub("", formula)
@@ -288,5 +288,5 @@ def _shorten_formula(name: str, metric: Metric | RunMetric) -> str:
 
 
 def _quote(names: Iterable[str]) -> str:
-    """The names as code, with commas."""
+    """Return the names as code, with commas."""
     return ", ".join(f"`{name}`" for name in names)

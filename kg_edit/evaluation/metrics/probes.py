@@ -161,7 +161,7 @@ def category_metrics(group: str) -> dict[str, Metric]:
 
 
 def _list_category_metrics() -> dict[str, Metric]:
-    """The metrics of the sub-categories that published data sets have."""
+    """Return the metrics of the sub-categories that published data sets have."""
     metrics = dict[str, Metric]()
     for group in _CATEGORIES:
         metrics |= category_metrics(group)
@@ -426,7 +426,7 @@ _SPLIT = ("any_of_3", "prob", "nll", "old.any_of_3", "hop_share", "instance_wise
 
 
 def _split_by_hops() -> dict[str, Metric]:
-    """The multi-hop metrics of `_SPLIT` over the records whose new chain has so many facts."""
+    """Return the multi-hop metrics of `_SPLIT` over the records whose new chain has so many facts."""
     metrics = dict[str, Metric]()
     for hops in (2, 3, 4):
         for name in _SPLIT:

@@ -82,7 +82,7 @@ def _greedy(group: str, what: str) -> Metric:
 
 
 def _list_cell_metrics(group: str, what: str) -> dict[str, Metric]:
-    """The five metrics of a cell of two-hop questions."""
+    """Return the five metrics of a cell of two-hop questions."""
     return {
         f"{group}.greedy": _greedy(group, what),
         f"{group}.steps": Metric(
@@ -123,7 +123,7 @@ def _list_cell_metrics(group: str, what: str) -> dict[str, Metric]:
 
 
 def _list_metrics() -> dict[str, Metric]:
-    """All metrics of a Ripples file by name."""
+    """Return all metrics of a Ripples file by name."""
     metrics = dict[str, Metric]()
     for group, what in _KINDS.items():
         metrics[f"{group}.greedy"] = _greedy(group, what)

@@ -86,12 +86,12 @@ def continue_paragraph(query: Query) -> Requests:
 
 
 def _sentences(text: str) -> list[list[str]]:
-    """The words of each sentence; the empty word, if it has none."""
+    """Return the words of each sentence; the empty word, if it has none."""
     return [part.split() or [""] for part in text.split(".") if part]
 
 
 def _ngrams(text: str, size: int) -> set[tuple[str, ...]]:
-    """The different n-grams of a text's words, also over the end of a sentence."""
+    """Return the different n-grams of a text's words, also over the end of a sentence."""
     words = list[str]()
     for sentence in _sentences(text):
         words += sentence
@@ -99,12 +99,12 @@ def _ngrams(text: str, size: int) -> set[tuple[str, ...]]:
 
 
 def _characters(text: str, size: int) -> Counter[str]:
-    """How often the text has each n-gram of characters."""
+    """Return how often the text has each n-gram of characters."""
     return Counter(text[start : start + size] for start in range(len(text) - size + 1))
 
 
 def _common_sequence(words: list[str], others: list[str]) -> list[str]:
-    """The longest sequence of words that both lists have in this order."""
+    """Return the longest sequence of words that both lists have in this order."""
     lengths = [[0] * (len(others) + 1)]  # [i][j]: of the longest one of the first i words and the first j others
     for word in words:
         row = [0]
@@ -161,7 +161,7 @@ def _overlap(group: str, compare: Callable[[str, str], float], formula: str) -> 
 
 
 def _cosine(group: str) -> Metric:
-    """The similarity in meaning of a generated text and its target."""
+    """Return the similarity in meaning of a generated text and its target."""
     return Metric(
         compute=over_queries(group, hidden_cosine),
         formula="Cosine of two mean hidden states, of the greedy continuation and of the target: those that the "
@@ -198,7 +198,7 @@ def _nll(group: str, after: str) -> Metric:
 
 
 def _list_paragraph_metrics(group: str) -> dict[str, Metric]:
-    """The overlaps of the paragraphs after the edit's prompt, or after its paraphrases."""
+    """Return the overlaps of the paragraphs after the edit's prompt, or after its paraphrases."""
     return {
         f"{group}.rouge_1.greedy": _overlap(group, rouge_1, _ROUGE),
         f"{group}.rouge_2.greedy": _overlap(group, rouge_2, _ROUGE),

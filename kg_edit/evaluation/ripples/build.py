@@ -96,7 +96,7 @@ class Builder:
         return self._make_document(knowledge, changes, usable, pools)
 
     def _make_edit(self, change: Change, name: str, *, prompt: str) -> Edit:
-        """The edit in words."""
+        """Return the edit in words."""
         return Edit(
             id=name,
             subject=self.table.label(change.subject) or "",
@@ -111,7 +111,7 @@ class Builder:
         )
 
     def _keep_with_ids(self, edits: Sequence[Edit]) -> list[Edit]:
-        """The edits that have the ids of r and o*, and whose r has a noun; the others are counted as dropped."""
+        """Return the edits that have the ids of r and o*, and whose r has a noun; the others are counted as dropped."""
         with_ids = []
         lacking = Counter[str]()
         for edit in edits:
@@ -131,7 +131,7 @@ class Builder:
         return with_ids
 
     def _complete_change(self, edit: Edit) -> Change:
-        """The ids of an edit; an old object that it does not name is the one of the graph."""
+        """Return the ids of an edit; an old object that it does not name is the one of the graph."""
         change = _change_of(edit)
         old = self.table.current(change.subject, change.relation)
         if old and not change.old and edit.target_true in (None, *self.table.names(old)):
@@ -235,7 +235,7 @@ class Builder:
     def _make_record(
         self, knowledge: Knowledge, change: Change, edit: Edit, proposed: Sequence[Proposal]
     ) -> dict[str, Any]:
-        """A record of the file: the edit with its neighbours, and the questions.
+        """Return a record of the file: the edit with its neighbours, and the questions.
 
         The model need not know the neighbours, as in CounterFact.
         """
@@ -267,7 +267,7 @@ class Builder:
         }
 
     def _keep_answerable(self, knowledge: Knowledge, proposed: Iterable[Proposal]) -> list[Proposal]:
-        """The questions of which the model knows, or lacks, exactly the required facts; the others are counted."""
+        """Return the questions of which the model knows, or lacks, exactly the required facts; count the others."""
         usable = []
         for proposal in proposed:
             if all(map(knowledge.knows, proposal.knows)) and all(map(knowledge.lacks, proposal.lacks)):
@@ -341,7 +341,7 @@ def _questions_of(records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str,
 
 
 def _relations_in(records: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The relations of the edits and of the questions."""
+    """Return the relations of the edits and of the questions."""
     relations = {record["edit"]["relation_id"] for record in records}
     for question in _questions_of(records):
         relations.update(question["hops"])
@@ -391,7 +391,7 @@ def _collect_choices(proposed: Iterable[Proposal]) -> dict[str, list[str]]:
 
 
 def _list_targets(pools: Iterable[Candidates]) -> list[str]:
-    """The possible o* of all relations, each once."""
+    """Return the possible o* of all relations, each once."""
     targets = set[str]()
     for pool in pools:
         targets.update(pool.targets)
@@ -399,7 +399,7 @@ def _list_targets(pools: Iterable[Candidates]) -> list[str]:
 
 
 def _items_of(changes: Iterable[Change]) -> list[str]:
-    """The ids in some edits, as far as the edits have them, each once."""
+    """Return the ids in some edits, as far as the edits have them, each once."""
     items = set[str]()
     for change in changes:
         items |= {change.subject, change.old, change.new}
@@ -407,7 +407,7 @@ def _items_of(changes: Iterable[Change]) -> list[str]:
 
 
 def _change_of(edit: Edit) -> Change:
-    """The ids of an edit, "" for a missing one; without an o* that is an entity, it is in the split test."""
+    """Return the ids of an edit, "" for a missing one; without an o* that is an entity, it is in the split test."""
     new = edit.target_new_id or ""
     split = split_of(new) if is_entity_id(new) else "test"
     return Change(

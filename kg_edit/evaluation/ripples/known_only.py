@@ -117,7 +117,7 @@ def _mentions_any(text: str, names: Iterable[str]) -> bool:
 
 
 def _drop_unknown(record: BenchmarkRecord, questions: Sequence[Asked], right: Mapping[Query, bool]) -> BenchmarkRecord:
-    """The record with only the questions of which the model knows every hop: most of the hop's forms are ``right``."""
+    """Return the record with only the questions whose every hop the model knows: most of its forms are ``right``."""
     known = set[int]()  # questions by identity, because two may be equal
     for question, hops in questions:
         knows_all = all(_is_mostly_right(hop, right) for hop in hops)
@@ -133,12 +133,12 @@ def _drop_unknown(record: BenchmarkRecord, questions: Sequence[Asked], right: Ma
 
 
 def _is_mostly_right(hop: Sequence[Query], right: Mapping[Query, bool]) -> bool:
-    """Whether more than half of a hop's forms are answered correctly."""
+    """Return whether more than half of a hop's forms are answered correctly."""
     return 2 * sum(right[query] for query in hop) > len(hop)
 
 
 def _list_questions(record: BenchmarkRecord, forms: Sequence[str]) -> list[Asked]:
-    """The portability questions, each with the hops that the model must know, in one form or several."""
+    """Return the portability questions, each with the hops that the model must know, in one form or several."""
     questions = list[Asked]()
     for edit in record.edits:
         for question in edit.portability:
@@ -157,7 +157,7 @@ def _list_questions(record: BenchmarkRecord, forms: Sequence[str]) -> list[Asked
 
 
 def _recalled_hop(question: Question, forms: Sequence[str]) -> tuple[Query, ...]:
-    """The hop of a question of CounterFactPlus, in each form; () for a question without a recalled relation.
+    """Return the hop of a question of CounterFactPlus, in each form; () for a question without a recalled relation.
 
     "(Rome, capital of, Italy)" is asked as "Rome | capital of |" after examples, for instance.
     """
@@ -171,7 +171,7 @@ def _recalled_hop(question: Question, forms: Sequence[str]) -> tuple[Query, ...]
 
 
 def _make_forms() -> tuple[str, ...]:
-    """The forms of a fact, each after the examples: with {thing} and {noun} for what is asked."""
+    """Return the forms of a fact, each after the examples: with {thing} and {noun} for what is asked."""
     forms = []
     for form in RippleWords.load().knowledge:
         lines = []

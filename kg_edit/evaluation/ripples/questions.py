@@ -119,7 +119,7 @@ def _ask_two_hops(table: FactTable, change: Change, subject: str, new_facts: Seq
 def _ask_three_hops(
     table: FactTable, change: Change, subject: str, new_facts: Sequence[AskedFact]
 ) -> Iterator[Proposal]:
-    """One hop more than two, unless the answer leads back, or fewer hops give it."""
+    """Yield one hop more than two, unless the answer leads back, or fewer hops give it."""
     for fact in new_facts:
         middle = table.current(change.new, fact.relation)
         before = table.current(change.old, fact.relation)
@@ -179,7 +179,7 @@ def _ask_about_object(kind: Kind, facts: Iterable[AskedFact], subject: str) -> I
 
 
 def _ask_neighbours(table: FactTable, change: Change, subject: str, neighbours: Sequence[str]) -> Iterator[Proposal]:
-    """The edited relation of other subjects; an edit without the id of s is known by its name."""
+    """Yield the edited relation of other subjects; an edit without the id of s is known by its name."""
     for neighbour in neighbours:
         fact = find_fact(table, neighbour, change.relation)
         if fact and not _have_same_name(table.names(neighbour), (subject,)):
@@ -187,7 +187,7 @@ def _ask_neighbours(table: FactTable, change: Change, subject: str, neighbours: 
 
 
 def _have_same_name(names: Iterable[str], other_names: Iterable[str]) -> bool:
-    """Whether some name is in both, apart from case, accents and articles."""
+    """Return whether some name is in both, apart from case, accents and articles."""
     spellings = {normalised(name) for name in names}
     return not spellings.isdisjoint(map(normalised, other_names))
 

@@ -75,7 +75,7 @@ class RippleWords(BaseModel):
 
 
 def _merge(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with the changes on top: tables are merged, other values are replaced."""
+    """Return the content with the changes on top: tables are merged, other values are replaced."""
     merged = dict(content)
     for name, value in changes.items():
         if isinstance(value, dict) and isinstance(merged.get(name), dict):

@@ -124,7 +124,7 @@ def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
 
 
 def _word_score(score: LayerScore) -> str:
-    """A layer's mean score and its parts, in words."""
+    """Return a layer's mean score and its parts, in words."""
     mean = score.mean
     return (
         f"{mean.score:.3f} (efficacy {mean.efficacy:.2f}, generality {mean.generality:.2f}, "
@@ -176,6 +176,6 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
 
 
 def _other_subjects(edit: Edit, edits: Sequence[Edit]) -> list[str]:
-    """The subjects of other edits, each once, without that of ``edit``."""
+    """Return the subjects of other edits, each once, without that of ``edit``."""
     subjects = dict.fromkeys(other.subject for other in edits)
     return [subject for subject in subjects if subject.casefold() != edit.subject.casefold()]

@@ -161,7 +161,7 @@ def _score_layers(
 
 
 def _with_few_steps(config: MethodConfig) -> MethodConfig:
-    """The settings with at most `STEPS` steps, and none after them."""
+    """Return the settings with at most `STEPS` steps, and none after them."""
     fewer = dict[str, int]()
     steps = getattr(config, "steps", None)
     if isinstance(steps, int):

@@ -97,7 +97,7 @@ def locate(
 def _settings_of_run(
     model: LanguageModel, facts: Sequence[TracedFact], settings: TraceSettings, *, known_only: bool
 ) -> Settings:
-    """The content of run.json: everything that decides the traces."""
+    """Return the content of run.json: everything that decides the traces."""
     return {
         "job": "locate",
         "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
@@ -112,7 +112,7 @@ def _settings_of_run(
 
 
 def _noise_level(model: LanguageModel, facts: Sequence[TracedFact]) -> float:
-    """The level of the noise, which is one for all facts.
+    """Return the level of the noise, which is one for all facts.
 
     A fact whose subject can't be found is left out here; it fails later, when it is traced.
     """

@@ -107,7 +107,7 @@ class LocateSummary(BaseModel):
 
 
 def _summarise_roles(values: Table, means: Table, spread: Table) -> dict[str, Effects]:
-    """The effects of each role.
+    """Return the effects of each role.
 
     Args:
         values: the effects in each fact, [facts, roles, layers].
@@ -131,7 +131,7 @@ def _summarise_roles(values: Table, means: Table, spread: Table) -> dict[str, Ef
 
 
 def _effects(traces: Sequence[Trace]) -> Table:
-    """The mean effect over a role's tokens in each fact, [facts, roles, layers]; NaN if a prompt has no such token."""
+    """Return the mean effect over a role's tokens in each fact, [facts, roles, layers]; NaN without such a token."""
     values = np.full((len(traces), len(ROLES), len(traces[0].restored[0])), np.nan)
     for row, trace in enumerate(traces):
         for column, role in enumerate(ROLES):
@@ -142,7 +142,7 @@ def _effects(traces: Sequence[Trace]) -> Table:
 
 
 def _find_peak(mean: Table, spread: Table, *, facts: int) -> Peak:
-    """The peak of the mean effects [layers], and how certain it is by those of the resamples [resamples, layers]."""
+    """Return the peak of the mean effects [layers], and how certain it is by the resamples [resamples, layers]."""
     layer = int(mean.argmax())
     effect = float(mean[layer])
     if facts < _FEWEST:
@@ -162,7 +162,7 @@ def _means(values: Table, weights: Table) -> Table:
 
 
 def _cells(row: Table, *, hide: bool = False) -> Cells:
-    """The values of a row [layers]; None for NaN, and for all if ``hide``."""
+    """Return the values of a row [layers]; None for NaN, and for all if ``hide``."""
     cells = list[float | None]()
     for value in row.tolist():
         cell = None if hide or np.isnan(value) else value

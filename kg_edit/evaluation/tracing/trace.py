@@ -153,7 +153,7 @@ def trace(
 
 
 def _require_answer(true: int | None, fact: TracedFact) -> int:
-    """The token of the fact's answer; refuse a fact without one."""
+    """Return the token of the fact's answer; refuse a fact without one."""
     if true is None:
         raise ConfigError(
             f"the fact {fact.text!r} has no answer to trace; give its edit a target_true, or trace the model's own "
@@ -194,7 +194,7 @@ def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
 
 
 def _is_predicted(true: int | None, predicted: int) -> bool | None:
-    """Whether the predicted token is the answer's first one; None for a fact without an answer."""
+    """Return whether the predicted token is the answer's first one; None for a fact without an answer."""
     if true is None:
         return None
     return predicted == true

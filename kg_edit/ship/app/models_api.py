@@ -45,12 +45,12 @@ def add_models_api(app: FastAPI, models: ServedModels) -> None:
 
     @app.get("/v1/models")
     def list_models() -> dict[str, Any]:
-        """All models that are served; the first one has the ledger's active edits."""
+        """Return all models that are served; the first one has the ledger's active edits."""
         return {"object": "list", "data": [_entry(served) for served in models.listed()]}
 
     @app.get("/v1/models/{name:path}")
     def show_model(name: str) -> dict[str, Any]:
-        """A served model, by its name, which may be a path."""
+        """Return a served model, by its name, which may be a path."""
         for served in models.listed():
             if served.name == name:
                 return _entry(served)

@@ -114,7 +114,7 @@ def _add_page(app: FastAPI) -> None:
 def _add_tries(app: FastAPI, desk: EditDesk) -> None:
     @app.get("/api/state")
     def state() -> State:
-        """The server's model, method, graph and ledger."""
+        """Return the server's model, method, graph and ledger."""
         return state_of(desk)
 
     @app.post("/api/try")
@@ -124,14 +124,14 @@ def _add_tries(app: FastAPI, desk: EditDesk) -> None:
 
     @app.get("/api/tries/{key}/subgraph", response_class=HTMLResponse)
     def subgraph(key: str) -> HTMLResponse:
-        """The drawing of a try's subgraph: a page of its own, which loads nothing."""
+        """Return the drawing of a try's subgraph: a page of its own, which loads nothing."""
         return HTMLResponse(desk.subgraph_page(key))
 
 
 def _add_ledger(app: FastAPI, desk: EditDesk) -> None:
     @app.get("/api/ledger")
     def ledger() -> LedgerView:
-        """The ledger's edits, and which of them are in conflict."""
+        """Return the ledger's edits, and which of them are in conflict."""
         return desk.ledger_view()
 
     @app.post("/api/ledger")

@@ -243,7 +243,7 @@ def fact(entry: Entry) -> str:
 
 
 def _table(*heads: str) -> Table:
-    """An empty table with these column heads; words of usual length fit into 80 columns."""
+    """Return an empty table with these column heads; words of usual length fit into 80 columns."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
         table.add_column(head, overflow="fold")

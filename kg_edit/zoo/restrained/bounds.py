@@ -1,6 +1,6 @@
 """Three bounds on an update D = R U^T of a weight W [d, d_ff], with R [d, facts] and U [d_ff, facts].
 
-- SPHERE (arXiv 2510.01172), `remove_principal`: D avoids the principal directions V of W, and becomes D (I - alpha V V^T);
+- SPHERE (arXiv 2510.01172), `remove_principal`: D avoids the principal directions V of W: it becomes D (I - a V V^T);
 - RECT (arXiv 2401.04700), `keep_most_changed`: only the elements of D that change their weight most are written;
 - PRUNE (arXiv 2405.16821), `prune`: the singular values of all updates together are bounded by those of W.
 """

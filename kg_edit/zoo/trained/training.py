@@ -50,7 +50,7 @@ class Validation(BaseModel):
     total: float
 
     def __str__(self) -> str:
-        """The step, and each loss that was measured, with three decimals."""
+        """Return the step, and each loss that was measured, with three decimals."""
         losses = ", ".join(f"{name} {value:.3f}" for name, value in self if name != "step")
         return f"step {self.step}: {losses}"
 
