@@ -80,9 +80,7 @@ class Case:
                 if question.category:
                     category = f"portability.{question.category}"
                     categorised.append(Probe(measures=category, queries=(query_of(question),)))
-        if chat is None:
-            # An edit that is made in both forms is asked in plain text.
-            chat = any(edit.chat is True for edit in full_record.edits)
+        in_chat = [is_asked_in_chat(edit, chat=chat) for edit in full_record.edits]
         return cls(
             edit=first,
             further=tuple(further),
@@ -90,7 +88,7 @@ class Case:
             choices=choices,
             extras=extras,
             references=full_record.references,
-            chat=chat,
+            chat=any(in_chat),
         )
 
     @property
@@ -144,6 +142,16 @@ class Case:
         for question, fact in zip(self.questions, facts, strict=True):
             prompts.append(format_one(question.question, fact))
         return tuple(prompts)
+
+
+def is_asked_in_chat(edit: Edit, *, chat: bool | None) -> bool:
+    """Return whether an edit's prompts are asked in chat form; ``chat`` None: in the form in which the edit is made.
+
+    An edit that is made in both forms is asked in plain text.
+    """
+    if chat is None:
+        return edit.chat is True
+    return chat
 
 
 def make_ceiling_cases(case: Case) -> dict[str, Case]:

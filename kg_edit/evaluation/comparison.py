@@ -347,17 +347,27 @@ def _compare_metrics(
     names = tuple(metrics)
     if EDITING_SCORE in metrics:  # its parts as well
         names = tuple(dict.fromkeys([*metrics, *SCORED]))
-    shown = {UNEDITED: base, **sides} if base else sides
-    # Scores [records, metrics] of each side; NaN where one of the sides lacks the score of a record.
-    tables = {side: _table_of(scores, ids, names) for side, scores in shown.items()}
+
+    # Scores [records, metrics] of each side and of the base; NaN where one of the sides lacks the score of a record.
+    tables = dict[str, Table]()
+    if base:
+        tables[UNEDITED] = _table_of(base, ids, names)
+    for side, scores in sides.items():
+        tables[side] = _table_of(scores, ids, names)
     missing = np.any([np.isnan(tables[side]) for side in sides], axis=0)
     tables = {side: np.where(missing, np.nan, table) for side, table in tables.items()}
-    means = {side: estimates(_records_of(table, names), names=names, seed=seed) for side, table in tables.items()}
-    numbers = dict(zip(names, (~missing).sum(axis=0).tolist(), strict=True))  # of records with each metric
 
-    metric_rows = []
+    means = dict[str, dict[str, Estimate]]()
+    for side, table in tables.items():
+        means[side] = estimates(_records_of(table, names), names=names, seed=seed)
+    records_per_metric = (~missing).sum(axis=0).tolist()
+    numbers = dict(zip(names, records_per_metric, strict=True))
+
+    metric_rows = list[MetricRow]()
     for metric in Bar(metrics, title="comparing", unit="metric", delay=2.0, leave=False):
-        parts = score_parts(numbers) if metric == EDITING_SCORE else (metric,)
+        parts: Sequence[str] = (metric,)
+        if metric == EDITING_SCORE:
+            parts = score_parts(numbers)
         columns = [names.index(part) for part in parts]
         differences = _differences({side: tables[side][:, columns] for side in sides}, seed)
         if not differences:

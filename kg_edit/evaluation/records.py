@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kg_common.json_text import digest
 from kg_edit.edits.edit import Edit
-from kg_edit.edits.record import BenchmarkRecord
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import OutputError
-from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.case import Case, is_asked_in_chat
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets.own_edits import OWN
 from kg_edit.evaluation.general_tasks import DocumentScores
@@ -188,8 +188,11 @@ class RunFolder:
                 return True
             if entry.phase == EDIT:
                 return index < kept[number]
-            edits = entry.phase.partition(":")[2] or len(sequences[number])  # K of after:K, or all
-            return int(edits) <= kept[number]
+            edits = len(sequences[number])
+            _, _, after = entry.phase.partition(":")
+            if after:  # K of after:K
+                edits = int(after)
+            return edits <= kept[number]
 
         def point_stays(point: Point) -> bool:
             return point.error is None and point.edits <= kept[point.sequence]
@@ -396,14 +399,16 @@ def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None
     edits = list[Edit]()
     prompts = dict[str, str]()  # those of the record -> as they are asked
     for edit in record.edits:
-        is_chat = edit.forms[0] if chat is None else chat
-        asked = edit if is_chat else readable_edit(model, edit)
+        asked = edit
+        if not is_asked_in_chat(edit, chat=chat):
+            asked = readable_edit(model, edit)
         edits.append(asked)
         prompts[edit.text] = asked.text
-        prompts |= zip(edit.paraphrases, asked.paraphrases, strict=True)
-    probes = []
+        for text, asked_text in zip(edit.paraphrases, asked.paraphrases, strict=True):
+            prompts[text] = asked_text
+    probes = list[Probe]()
     for probe in record.probes:
-        queries = []
+        queries = list[Query]()
         for query in probe.queries:
             queries.append(query.model_copy(update={"prompt": prompts.get(query.prompt, query.prompt)}))
         probes.append(probe.model_copy(update={"queries": tuple(queries)}))

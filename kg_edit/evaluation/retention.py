@@ -29,6 +29,7 @@ from kg_common.json_text import digest
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, Query
 from kg_edit.errors import EditFileError
+from kg_edit.evaluation.case import is_asked_in_chat
 from kg_edit.evaluation.datasets import readable_records
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.statistics import LARGEST_NLL
@@ -160,10 +161,7 @@ def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | No
     plain = list[Query]()
     in_chat = list[Query]()
     for edit in edits:
-        is_chat = chat
-        if is_chat is None:
-            is_chat = edit.chat is True  # an edit in both forms is asked in plain text
-        if is_chat:
+        if is_asked_in_chat(edit, chat=chat):
             in_chat.append(query_of_edit(edit))
         else:
             plain.append(query_of_edit(edit))

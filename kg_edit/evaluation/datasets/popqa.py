@@ -78,14 +78,15 @@ class AskedRow(Record):
 
 def rows(document: object) -> Iterable[object]:
     """Return the rows of a list, or those of an object's parts dev and then test."""
-    has_parts = isinstance(document, dict) and ("dev" in document or "test" in document)
-    if not has_parts:
+    if not isinstance(document, dict):
         return every_row(document)
-    both = list[object]()
-    for part in ("dev", "test"):
-        if part in document:
-            both += every_row(document[part])
-    return both
+    parts = [document[name] for name in ("dev", "test") if name in document]
+    if not parts:
+        return every_row(document)
+    all_rows = list[object]()
+    for part in parts:
+        all_rows += every_row(part)
+    return all_rows
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:

@@ -102,12 +102,15 @@ def check(
     for entry, group in zip(entries, groups, strict=True):
         own_readings = readings[start : start + len(group)]
         start += len(group)
-        answers = [_judged_answer(probe, reading) for probe, reading in zip(group, own_readings, strict=True)]
+        answers = list[CheckedPrompt]()
+        for probe, reading in zip(group, own_readings, strict=True):
+            answers.append(_make_answer(probe, reading))
         checked.append(CheckedEdit(entry=entry, answers=tuple(answers)))
     return tuple(checked)
 
 
-def _judged_answer(probe: ReportProbe, reading: Reading) -> CheckedPrompt:
+def _make_answer(probe: ReportProbe, reading: Reading) -> CheckedPrompt:
+    """Return a prompt with what the model generated, and whether it is right."""
     return CheckedPrompt(
         kind=probe.kind,
         prompt=probe.prompt,
@@ -132,16 +135,19 @@ def check_served(
     """
     from kg_edit.reports.probes import locality_probes, probes
 
-    named = server.named()
+    server = server.resolve_model()
     for entry in entries:
         edit = entry.edit
         asked = (*probes(None, edit, chat=chat), *locality_probes(edit, chat=chat))
+        answers = list[CheckedPrompt]()
         try:
-            answers = tuple(_served_answer(named, probe, edit) for probe in asked if probe.kind in kinds)
+            for probe in asked:
+                if probe.kind in kinds:
+                    answers.append(_ask_served(server, probe, edit))
         except ServerError as error:
             error.add_note(f"asked for the edit {entry.name!r}")
             raise
-        yield CheckedEdit(entry=entry, answers=answers)
+        yield CheckedEdit(entry=entry, answers=tuple(answers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,26 +162,26 @@ class CompletionServer(LiveServer):
     model: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
 
-    def named(self) -> CompletionServer:
+    def resolve_model(self) -> CompletionServer:
         """Return the same server, with what its requests have to give to be answered by the model or the adapter."""
         listed = {str(entry["id"]): entry for entry in self.models()}
         if self.model is None:
-            return replace(self, model=self._first_of(listed))
+            return replace(self, model=self._choose_only_model(listed))
         entry = listed.get(self.model)
         if entry is None:
-            return self._with_adapter_of_llama(listed)
+            return self._use_adapter_of_llama(listed)
         if entry.get("parent") and entry.get("owned_by") == "sglang":  # the name alone is answered by the base
             return replace(self, model=f"{entry['parent']}:{self.model}")
         return self
 
-    def _first_of(self, listed: Mapping[str, Mapping[str, Any]]) -> str:
+    def _choose_only_model(self, listed: Mapping[str, Mapping[str, Any]]) -> str:
         """Return the only model of a server; of `kg-edit serve`, the first one, which has the ledger's edits."""
         is_ours = all(entry.get("owned_by") == "kg-edit" for entry in listed.values())
         if not listed or (len(listed) > 1 and not is_ours):
             raise ConfigError(f"{self.url} serves {len(listed)} models; name one: --served {' or '.join(listed)}")
         return next(iter(listed))
 
-    def _with_adapter_of_llama(self, listed: Mapping[str, Mapping[str, Any]]) -> CompletionServer:
+    def _use_adapter_of_llama(self, listed: Mapping[str, Mapping[str, Any]]) -> CompletionServer:
         """Return llama.cpp's server, asked with one of its adapters applied to each request."""
         names = list(listed)
         if any(entry.get("owned_by") == "llamacpp" for entry in listed.values()):
@@ -213,7 +219,7 @@ class CompletionServer(LiveServer):
         return text
 
 
-def _served_answer(server: CompletionServer, probe: ReportProbe, edit: Edit) -> CheckedPrompt:
+def _ask_served(server: CompletionServer, probe: ReportProbe, edit: Edit) -> CheckedPrompt:
     """Ask a prompt; if the answer is wrong and the prompt begins with the edit's subject, once more after a break."""
     from kg_edit.models.first_token import LEAD
 

@@ -134,10 +134,10 @@ class Defer(SummedMethod):
         """Collect once the inputs for which the gate should stay closed."""
         if self.config.texts and self.config.gate_weight:
             with untouched(self.model):
-                _ = self.elsewhere
+                _ = self.other_inputs  # the property collects them, and keeps them
 
     @cached_property
-    def elsewhere(self) -> Tensor:
+    def other_inputs(self) -> Tensor:
         """The module's inputs at tokens of the model's own texts, [tokens, d_ff]."""
         config = self.config
         return own_text_inputs(
@@ -149,6 +149,6 @@ class Defer(SummedMethod):
         if not (self.config.texts and self.config.gate_weight and isinstance(adapter, DeferringGate)):
             return here.new_zeros(())
         # -log(1 - sigmoid(z)) = softplus(z), -log sigmoid(z) = softplus(-z)
-        closed = softplus(adapter.logit(parameters, self.elsewhere)).mean()
+        closed = softplus(adapter.logit(parameters, self.other_inputs)).mean()
         opened = softplus(-adapter.logit(parameters, here)).mean()
         return self.config.gate_weight * (closed + opened)

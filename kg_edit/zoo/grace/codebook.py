@@ -1,9 +1,9 @@
 """GRACE's codebook: keys, values, and the balls in which a value is used (Hartvigsen et al., NeurIPS 2023).
 
 - `Codebook`: keys k_i [d_ff], values v_i [d] and labels in the order of the edits.
-- `Deferral`, `regions`: the rule that computes the radii eps_i from the order of the edits. The radii are not stored,
-  so a codebook without one of its edits is the same as if the edit had never been made.
-- `Regions.of`: the entry in whose ball ||x - k_i|| <= eps_i a key x lies.
+- `Deferral`, `find_regions`: the rule that computes the radii eps_i from the order of the edits. The radii are not
+  stored, so a codebook without one of its edits is the same as if the edit had never been made.
+- `Regions.find_entries`: the entry in whose ball ||x - k_i|| <= eps_i a key x lies.
 
 MELO has codebooks too, whose balls grow by ``expand="mean"`` (`kg_edit.zoo.melo.blocks`).
 """
@@ -49,7 +49,7 @@ class Deferral(BaseModel):
         description="tokens at which the codebook is asked: the prompt's last one (prompt-end), or every-token",
     )
 
-    def placed(self, keys: Tensor) -> Tensor:
+    def to_points(self, keys: Tensor) -> Tensor:
         """Return keys [..., d_ff] as float32 points whose Euclidean distance is the metric."""
         points = keys.float()
         if self.metric == "unit":
@@ -108,8 +108,8 @@ class Codebook:
 
     @cached_property
     def regions(self) -> Regions:
-        """The balls in which the codebook replaces the output (see `regions`); computed once."""
-        return regions(self.keys, self.labels, self.deferral)
+        """The balls in which the codebook replaces the output (see `find_regions`); computed once."""
+        return find_regions(self.keys, self.labels, self.deferral)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -128,14 +128,14 @@ class Regions:
     entries: Tensor
     owners: Tensor
 
-    def of(self, points: Tensor) -> Tensor:
+    def find_entries(self, points: Tensor) -> Tensor:
         """Return the entry for each of ``points`` [points, d_ff]: that of the nearest ball if it is inside, else -1."""
-        balls = self.balls(points)
+        balls = self.find_balls(points)
         if not len(self.entries):
             return balls
         return torch.where(balls >= 0, self.entries[balls], -1)
 
-    def balls(self, points: Tensor) -> Tensor:
+    def find_balls(self, points: Tensor) -> Tensor:
         """Return the nearest ball for each of ``points`` [points, d_ff] that is inside of it, else -1."""
         if not len(self.entries):
             return torch.full((len(points),), -1, device=points.device)
@@ -155,7 +155,7 @@ class Regions:
         )
 
 
-def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
+def find_regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
     """Compute the balls of the keys by the paper's Algorithm 1.
 
     Each entry in turn is compared with the nearest earlier ball i, at distance d from its centre:
@@ -171,8 +171,8 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
         labels: of the entries; two edits agree if their labels are equal.
         rule: the settings.
     """
-    points = rule.placed(keys)
-    superseded = _superseded(keys, points, labels, rule.radius)
+    points = rule.to_points(keys)
+    superseded = _find_superseded(keys, points, labels, rule.radius)
     balls = _GrowingBalls(points, rule)
     for entry in range(len(labels)):
         if entry in superseded:
@@ -180,7 +180,7 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
         if not balls.entries:
             balls.add(entry, radius=rule.radius)
             continue
-        nearest, distance = balls.nearest_to(entry)
+        nearest, distance = balls.find_nearest(entry)
         if distance > rule.radius + balls.radii[nearest]:  # init
             balls.add(entry, radius=rule.radius)
         elif labels[entry] == labels[balls.entries[nearest]]:
@@ -188,7 +188,7 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
         else:  # split
             balls.shrink(nearest, radius=max(distance / 2 - _GAP, 0.0))
             balls.add(entry, radius=distance / 2)
-    return balls.finished()
+    return balls.to_regions()
 
 
 class _GrowingBalls:
@@ -206,7 +206,7 @@ class _GrowingBalls:
         self.centres = torch.empty_like(points)
         self.owners = torch.full((len(points),), -1, device=points.device)
 
-    def nearest_to(self, entry: int) -> tuple[int, float]:
+    def find_nearest(self, entry: int) -> tuple[int, float]:
         """Return the ball whose centre is nearest to an entry's key, and its distance."""
         distances = (self.centres[: len(self.entries)] - self.points[entry]).norm(dim=-1)
         nearest = int(distances.argmin())
@@ -232,7 +232,8 @@ class _GrowingBalls:
         if self.rule.expand == "mean":
             members = self.points[self.owners == ball]
             self.centres[ball] = members.mean(0)
-            self.radii[ball] = max(self.rule.radius, float((members - self.centres[ball]).norm(dim=-1).max()))
+            farthest = float((members - self.centres[ball]).norm(dim=-1).max())
+            self.radii[ball] = max(self.rule.radius, farthest)
             return
         if distance <= self.radii[ball]:
             return
@@ -249,7 +250,7 @@ class _GrowingBalls:
         is_outside = (self.points - self.centres[ball]).norm(dim=-1) > radius
         self.owners[is_outside & (self.owners == ball)] = -1
 
-    def finished(self) -> Regions:
+    def to_regions(self) -> Regions:
         """Return the balls as tensors."""
         device = self.points.device
         return Regions(
@@ -260,7 +261,7 @@ class _GrowingBalls:
         )
 
 
-def _superseded(keys: Tensor, points: Tensor, labels: Sequence[str], epsilon: float) -> set[int]:
+def _find_superseded(keys: Tensor, points: Tensor, labels: Sequence[str], epsilon: float) -> set[int]:
     """Return the indices of entries for which a later entry has the same key and another label.
 
     Keys count as the same if they differ by rounding, in the coarser of the types in which they were computed.

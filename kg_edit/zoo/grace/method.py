@@ -9,7 +9,7 @@ eps_i, else W x. `grace.codebook` has the rule that computes the radii eps from 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -60,7 +60,9 @@ class GraceConfig(LayerConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the seed, for a warm start."""
-        return {"seed": "a warm start draws nothing"} if self.start == "warm" else {}
+        if self.start == "cold":
+            return {}
+        return {"seed": "a warm start draws nothing"}
 
     def workload(self, *, edits: int) -> Workload:
         """Return the workload: values of ``_BATCH`` edits in the same passes."""
@@ -121,7 +123,7 @@ class Grace(CodebookMethod):
             indices = list(requests)
             for start in range(0, len(indices), _BATCH):
                 batch = indices[start : start + _BATCH]
-                patches = self._train([(edits[index], requests[index]) for index in batch])
+                patches = self._train([edits[index] for index in batch], [requests[index] for index in batch])
                 results.update(zip(batch, patches, strict=True))
         return tuple(results[index] for index in range(len(edits)))
 
@@ -134,13 +136,8 @@ class Grace(CodebookMethod):
         """Return the row of an edit, or the exception if it can't be encoded."""
         return attempt(edit, lambda: self.row(edit))
 
-    def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
-        for start in range(0, len(edits), _BATCH):
-            yield edits[start : start + _BATCH]
-
-    def _train(self, pairs: Sequence[tuple[Edit, Request]]) -> list[Patch | Exception]:
+    def _train(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[Patch | Exception]:
         """Train a value for each edit, all in one descent; return a patch or an exception for each."""
-        requests = [request for _, request in pairs]
         engine = find_engine(self.model, self.layer, memory=self.memory)
         objective = Objective(self.model, self.layer, requests, kl_weight=0.0, engine=engine)
         outputs = objective.value  # of the module itself, at the prompts' last tokens, [edits, d]
@@ -155,15 +152,15 @@ class Grace(CodebookMethod):
         stops = Stops(steps=self.config.steps, stop_below=self.config.stop_below)
         descents = descend(objective, delta, stops)
         patches = list[Patch | Exception]()
-        for index, (edit, _) in enumerate(pairs):
+        for index, edit in enumerate(edits):
             patches.append(self._try_entry(edit, keys[index], outputs[index], descents[index]))
         return patches
 
     def _try_entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch | Exception:
         """Return the patch of one edit, or the exception if it is not finite."""
-        return attempt(edit, lambda: self._entry(edit, key, output, descent))
+        return attempt(edit, lambda: self._make_entry(edit, key, output, descent))
 
-    def _entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
+    def _make_entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
         """Return the patch of one edit.
 
         Args:

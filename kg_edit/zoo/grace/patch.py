@@ -13,7 +13,7 @@ The setting `Deferral.lookup` selects the tokens that are looked up:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -89,7 +89,9 @@ class CodebookPatch(Patch):
                     f"can't add codebooks of {name} with different rules ({books[name].deferral!r} and "
                     f"{more.deferral!r}); make both with the same radius, expand, metric and lookup"
                 )
-            books[name] = books[name] + more if name in books else more
+            if name in books:
+                more = books[name] + more
+            books[name] = more
         return replace(self, codebooks=books, provenance=join_provenances(self.provenance, other.provenance))
 
     @contextmanager
@@ -105,9 +107,16 @@ class CodebookPatch(Patch):
                 stack.enter_context(self._attached(model, name, modules[name], book))
             yield model
 
-    def _attached(self, model: LanguageModel, name: str, module: nn.Module, book: Any) -> AbstractContextManager[None]:
+    @contextmanager
+    def _attached(self, model: LanguageModel, name: str, module: nn.Module, book: Any) -> Iterator[None]:
         """Within the ``with`` block, the codebook acts on the module with the weight ``name``."""
-        return _replacing(model, name, module, book)
+        lookup = _Lookup(model, book)
+        block = model.block(layer_of(model, name))
+        with (
+            block.register_forward_pre_hook(lookup.record_shape, with_kwargs=True),
+            module.register_forward_hook(lookup.replace_output),
+        ):
+            yield
 
     def check_finite(self) -> None:
         """Check that every key and value is finite."""
@@ -150,46 +159,47 @@ class CodebookPatch(Patch):
         return cls(codebooks=books, provenance=file.provenance)
 
 
-@contextmanager
-def _replacing(model: LanguageModel, name: str, module: nn.Module, book: Codebook) -> Iterator[None]:
-    """Within the ``with`` block, the module's output is v_i at each looked-up token whose key lies in ball i."""
-    regions = book.regions
-    values = book.values
-    shape = (0, 0)  # rows and tokens of the block's last call
+class _Lookup:
+    """The hooks by which a codebook replaces the output of a module.
 
-    def record_shape(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal shape
+    `record_shape` runs before the module's block, and `replace_output` after the module. The codebook's tensors are
+    moved to the module's device in the first call.
+    """
+
+    def __init__(self, model: LanguageModel, book: Codebook) -> None:
+        self._model = model
+        self._deferral = book.deferral
+        self._regions = book.regions
+        self._values = book.values
+        self._shape = (0, 0)  # rows and tokens of the block's last call
+
+    def record_shape(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record how many rows and tokens the block reads."""
         hidden_states = args[0] if args else kwargs["hidden_states"]  # [rows, tokens, d]
         rows, tokens, _ = hidden_states.shape
-        shape = rows, tokens
+        self._shape = (rows, tokens)
 
-    def find_entries(points: Tensor) -> Tensor:
-        """Return the entry of each of ``points`` [tokens, d_ff], or -1."""
-        if book.deferral.lookup == "every-token":
-            return regions.of(points)
-        ends = prompt_ends(model, *shape).flatten().to(points.device)  # [tokens]
-        entries = torch.full((len(points),), -1, device=points.device)
-        entries[ends] = regions.of(points[ends])
-        return entries
-
-    def replace_output(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        nonlocal regions, values
+    def replace_output(self, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Return v_i at each token that is looked up and whose key lies in ball i, else the module's output."""
         inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, d_ff]; some families flatten their MLP's input
-        if values.device != inputs.device or values.dtype != output.dtype:
-            regions = regions.to(inputs.device)
-            values = values.to(inputs.device, output.dtype)
+        if self._values.device != inputs.device or self._values.dtype != output.dtype:
+            self._regions = self._regions.to(inputs.device)
+            self._values = self._values.to(inputs.device, output.dtype)
         with torch.no_grad():
-            entries = find_entries(book.deferral.placed(inputs))  # [tokens]
+            entries = self._find_entries(self._deferral.to_points(inputs))  # [tokens]
         flat = output.reshape(len(inputs), -1)  # [tokens, d]
-        changed = torch.where((entries >= 0)[:, None], values[entries.clamp(min=0)], flat)
+        values = self._values[entries.clamp(min=0)]  # [tokens, d]; of any entry where there is none
+        changed = torch.where((entries >= 0)[:, None], values, flat)
         return changed.reshape(output.shape)
 
-    block = model.block(layer_of(model, name))
-    with (
-        block.register_forward_pre_hook(record_shape, with_kwargs=True),
-        module.register_forward_hook(replace_output),
-    ):
-        yield
+    def _find_entries(self, points: Tensor) -> Tensor:
+        """Return the entry of each of ``points`` [tokens, d_ff], or -1."""
+        if self._deferral.lookup == "every-token":
+            return self._regions.find_entries(points)
+        ends = prompt_ends(self._model, *self._shape).flatten().to(points.device)  # [tokens]
+        entries = torch.full((len(points),), -1, device=points.device)
+        entries[ends] = self._regions.find_entries(points[ends])
+        return entries
 
 
 def without_codebooks(patch: Patch) -> Patch | None:

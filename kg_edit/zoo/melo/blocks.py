@@ -7,8 +7,8 @@ A block is one slice of r ranks of a LoRA, A_i [r, d_ff] and B_i [r, d]. With x 
     i = arg min |q - k_i| over the keys k_i of c
     y = W x + B_iᵀ A_i x                          from this token on; y = W x before it, and where no cluster has q
 
-Clusters are the balls of a codebook (`kg_edit.zoo.grace.codebook.regions`). Keys with one target form a cluster around
-their mean. Where clusters with different targets meet, both are cut, and keys outside of what is left are forgotten.
+Clusters are the balls of a codebook (`kg_edit.zoo.grace.codebook.find_regions`). Keys with one target form a cluster
+around their mean. Where clusters with different targets meet, both are cut, and keys outside of what is left are forgotten.
 Outside of all clusters nothing is added, so the output is W x bit for bit.
 
 A text reaches the block's layer token by token, so tokens after the end of a prompt find its block by a mean over the
@@ -46,25 +46,25 @@ class Blocks(Codebook):
         """The shape (d, d_ff) of the weight."""
         return self.values.shape[2] - self.keys.shape[1], self.keys.shape[1]
 
-    def on(self, device: torch.device) -> Self:
+    def move_to(self, device: torch.device) -> Self:
         """Return the same blocks, with their tensors on ``device``."""
         moved = replace(self, keys=self.keys.to(device), values=self.values.to(device))
         # The cached property is filled in: radii that are computed on another device would be rounded in another way.
         vars(moved)["regions"] = self.regions.to(device)
         return moved
 
-    def nearest(self, inputs: Tensor) -> Tensor:
+    def find_entries(self, inputs: Tensor) -> Tensor:
         """Return for each of ``inputs`` [tokens, d_ff] the entry whose block it uses, or -1, [tokens]."""
-        points = self.deferral.placed(inputs)
-        keys = self.deferral.placed(self.keys)
-        balls = self.regions.balls(points)  # [tokens]
+        points = self.deferral.to_points(inputs)
+        keys = self.deferral.to_points(self.keys)
+        balls = self.regions.find_balls(points)  # [tokens]
         distances = torch.cdist(points, keys, compute_mode="donot_use_mm_for_euclid_dist")  # [tokens, entries]
         # An entry can be chosen where its own cluster has the token, [tokens, entries]
         is_foreign = (balls[:, None] != self.regions.owners) | (balls < 0)[:, None]
         least, entries = distances.masked_fill(is_foreign, torch.inf).min(-1)
         return torch.where(least.isfinite(), entries, -1)
 
-    def added(self, inputs: Tensor, output: Tensor, active: Tensor) -> Tensor:
+    def add_blocks(self, inputs: Tensor, output: Tensor, active: Tensor) -> Tensor:
         """Return the module's ``output`` [tokens, d] with B_iᵀ A_i x for each entry i that is active at a token.
 
         Args:
@@ -73,9 +73,9 @@ class Blocks(Codebook):
             active: whether an entry acts at a token, [tokens, entries].
         """
         for entry in active.any(0).nonzero().flatten().tolist():
-            at = active[:, entry].nonzero().flatten()  # the tokens at which the entry acts
+            tokens = active[:, entry].nonzero().flatten()  # at which the entry acts
             a, b = self.values[entry].split([inputs.shape[1], output.shape[1]], dim=-1)  # [r, d_ff], [r, d]
-            output = output.index_add(0, at, inputs[at] @ a.T @ b)
+            output = output.index_add(0, tokens, inputs[tokens] @ a.T @ b)
         return output
 
 
@@ -98,7 +98,7 @@ class BlockPatch(CodebookPatch):
     def _attached(self, model: LanguageModel, name: str, module: nn.Module, book: Any) -> Iterator[None]:
         assert isinstance(book, Blocks)  # noqa: S101 - the patch's ``book_class``
         layer = layer_of(model, name)
-        blocks = book.on(weight_matrix(module).device)
+        blocks = book.move_to(weight_matrix(module).device)
         by_prompt = blocks.deferral.lookup == "prompt-end"
         with TokenMeans(model, layer, name=self.file_kind).attached() as means:
 
@@ -110,12 +110,12 @@ class BlockPatch(CodebookPatch):
                         positions = is_looked_up.nonzero().flatten()
                     else:
                         positions = torch.arange(len(inputs), device=inputs.device)
-                    entries = blocks.nearest(inputs[positions])
+                    entries = blocks.find_entries(inputs[positions])
                     found = entries >= 0
                     matches[positions[found], entries[found]] = 1.0
                     if by_prompt:  # a mean over the text so far is above 0 from the first match on
                         matches = means.of(matches)
-                return blocks.added(inputs, output, matches > 0)
+                return blocks.add_blocks(inputs, output, matches > 0)
 
             with replacing_output(model, layer, forward):
                 yield

@@ -51,9 +51,16 @@ class MaskSettings(AdapterSettings):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ResidualMemory(Adapter):
-    """``weight`` W_m [d, d_ff], ``masks`` [edits, k] of the edits, ``background`` [d_ff], the mean input of other text.
+    """The memory, and the masks of its edits.
 
-    A mask is stored as the indices of its k columns, in ascending order.
+    A mask is stored as the indices of its k columns, in ascending order. As a vector of bits [d_ff] it has a 1 at each
+    of them (`to_bits`).
+
+    Attributes:
+        weight: W_m, [d, d_ff].
+        masks: the masks of the edits, [edits, k]; in float32, like every tensor of an adapter.
+        background: the mean input of other text, [d_ff].
+        settings: how masks are made and compared.
     """
 
     method: ClassVar[str] = "memoir"
@@ -114,7 +121,7 @@ class ResidualMemory(Adapter):
             )
         return replace(self, weight=self.weight + later.weight, masks=torch.cat([self.masks, later.masks]))
 
-    def mask(self, means: Tensor) -> Tensor:
+    def make_masks(self, means: Tensor) -> Tensor:
         """Return the masks [texts, k] for mean inputs abar [texts, d_ff]: pi(top-k of |abar - background|)."""
         count = _count_columns(self.settings, self.shape[1])
         top = (means.float() - self.background.to(means.device)).abs().topk(count, dim=-1).indices
@@ -122,15 +129,16 @@ class ResidualMemory(Adapter):
 
     @cached_property
     def _permutation(self) -> Tensor:
+        """pi, as the column in the place of each column, [d_ff]."""
         draw = torch.Generator().manual_seed(self.settings.seed)
         return torch.randperm(self.shape[1], generator=draw)
 
-    def bits(self, masks: Tensor) -> Tensor:
+    def to_bits(self, masks: Tensor) -> Tensor:
         """Return masks [edits, k] as 0/1 vectors, [edits, d_ff]."""
         return torch.zeros(len(masks), self.shape[1], device=masks.device).scatter(1, masks.long(), 1.0)
 
-    def chosen(self, means: Tensor, bits: Tensor) -> Tensor:
-        """Return the mask for each token as 0/1, [tokens, d_ff]: the nearest of ``bits`` if near enough, else 0.
+    def choose_masks(self, means: Tensor, bits: Tensor) -> Tensor:
+        """Return the mask of each token as bits, [tokens, d_ff]: the nearest of ``bits`` if near enough, else 0.
 
         Args:
             means: abar of each token, [tokens, d_ff].
@@ -138,8 +146,8 @@ class ResidualMemory(Adapter):
         """
         if not len(bits):
             return torch.zeros_like(means)
-        masks = self.mask(means)
-        overlaps = self.bits(masks) @ bits.T / masks.shape[1]  # [tokens, edits]
+        masks = self.make_masks(means)
+        overlaps = self.to_bits(masks) @ bits.T / masks.shape[1]  # [tokens, edits]
         # Of equal overlaps `max` returns the first one, so the edits are reversed to get the latest.
         best, index_from_end = overlaps.flip(-1).max(-1)  # [tokens] each
         nearest = bits[len(bits) - 1 - index_from_end]  # [tokens, d_ff]
@@ -149,11 +157,12 @@ class ResidualMemory(Adapter):
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, the module's output is W a + W_m (M * a), with the mask M of each token."""
         weight = self.weight.to(device)
-        bits = self.bits(self.masks.to(device))
+        bits = self.to_bits(self.masks.to(device))
         with TokenMeans(model, layer, name=self.method).attached() as means:
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:
-                return output + (self.chosen(means.of(inputs), bits) * inputs) @ weight.T
+                masks = self.choose_masks(means.of(inputs), bits)  # [tokens, d_ff]
+                return output + (masks * inputs) @ weight.T
 
             with replacing_output(model, layer, forward):
                 yield

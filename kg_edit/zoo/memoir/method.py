@@ -57,7 +57,7 @@ class Memoir(AdapterMethod):
     def prepare(self) -> None:
         """Measure the background (the mean input of other text) once."""
         with untouched(self.model):
-            _ = self.background
+            _ = self.background  # the property measures it, and keeps it
 
     @cached_property
     def background(self) -> Tensor:
@@ -78,7 +78,7 @@ class Memoir(AdapterMethod):
         row = self.row(edit)
         first_position, _ = row.targets[0]  # of the token that predicts the target's first one
         prompt = row.ids[: first_position + 1]
-        mask = memory.mask(self.means([prompt]))  # [1, k]
+        mask = memory.make_masks(self.means([prompt]))  # [1, k]
         change, losses = self._train_columns(row, mask, memory)
 
         full_change = torch.zeros(self.shape, device=mask.device)
@@ -101,13 +101,13 @@ class Memoir(AdapterMethod):
         """
         change = torch.zeros(self.shape[0], mask.shape[1], device=mask.device, requires_grad=True)  # [d, k]
         weight = memory.weight.to(mask.device)
-        bits = memory.bits(torch.cat([memory.masks.to(mask.device), mask]))
+        bits = memory.to_bits(torch.cat([memory.masks.to(mask.device), mask]))
         with TokenMeans(self.model, self.layer, name=self.name).attached() as means:
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:
                 with torch.no_grad():
-                    opened = memory.chosen(means.of(inputs), bits) * inputs  # [tokens, d_ff]
-                return output + opened @ weight.T + opened[:, mask[0]] @ change.T
+                    masked = memory.choose_masks(means.of(inputs), bits) * inputs  # M * a, [tokens, d_ff]
+                return output + masked @ weight.T + masked[:, mask[0]] @ change.T
 
             row_losses = RowLosses(self.model, self.layer, [row])
             with replacing_output(self.model, self.layer, forward):

@@ -207,7 +207,7 @@ def test_served_check_error_for_slow_and_missing_servers(standin: StandIn) -> No
         list(check_served(CompletionServer(url=standin.url, seconds=0.2), [entry(HEAT)], ("rewrite",)))
     assert time.monotonic() - start < 0.8, "the time limit is that of the whole reply"
     with pytest.raises(ServerError, match="can't be reached"):
-        CompletionServer(url="http://127.0.0.1:9").named()
+        CompletionServer(url="http://127.0.0.1:9").resolve_model()
     with pytest.raises(ConfigError, match="expected an address such as"):
         CompletionServer(url="localhost:8080")
     with Loopback(OtherProtocol) as other, pytest.raises(ServerError, match="can't be reached"):
@@ -218,16 +218,16 @@ def test_served_check_error_for_slow_and_missing_servers(standin: StandIn) -> No
 
 
 def test_named_finds_the_model_of_a_server(standin: StandIn) -> None:
-    assert CompletionServer(url=f"{standin.url}/v1/").named().model == "m"
+    assert CompletionServer(url=f"{standin.url}/v1/").resolve_model().model == "m"
     standin.models = {"data": [{"id": "base"}, {"id": "edited"}]}
-    assert CompletionServer(url=standin.url, model="edited").named().model == "edited"
+    assert CompletionServer(url=standin.url, model="edited").resolve_model().model == "edited"
     with pytest.raises(ConfigError, match="serves 2 models; name one: --served base or edited"):
-        CompletionServer(url=standin.url).named()
+        CompletionServer(url=standin.url).resolve_model()
     with pytest.raises(ConfigError, match="does not serve 'edit'; give --served one of base, edited"):
-        CompletionServer(url=standin.url, model="edit").named()
+        CompletionServer(url=standin.url, model="edit").resolve_model()
     standin.models = {"models": []}
     with pytest.raises(ServerError, match=r"expected a list of models with data\[\]\.id"):
-        CompletionServer(url=standin.url).named()
+        CompletionServer(url=standin.url).resolve_model()
 
 
 def test_check_command_exit_code_for_a_server(kg_edit: Run, place: Path, tiny_folder: Path, standin: StandIn) -> None:

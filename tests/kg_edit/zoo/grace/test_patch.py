@@ -94,7 +94,10 @@ def test_radii_follow_from_the_order_of_the_edits(
 def test_unit_keys_are_compared_by_direction() -> None:
     book = line((3, "a"), (5, "b"), metric="unit")
     assert balls(book) == [(1, 1, 1)], "one direction, so one key"
-    assert book.regions.of(book.deferral.placed(torch.tensor([[0.1, 0.0], [-4.0, 0.0]]))).tolist() == [1, -1]
+    assert book.regions.find_entries(book.deferral.to_points(torch.tensor([[0.1, 0.0], [-4.0, 0.0]]))).tolist() == [
+        1,
+        -1,
+    ]
 
 
 def test_nearest_ball_is_used_within_its_radius_only() -> None:
@@ -102,7 +105,7 @@ def test_nearest_ball_is_used_within_its_radius_only() -> None:
     book = line((0, "a"), (1.5, "a"), (2.4, "a"), (3.6, "b"), radius=1.0)
     assert balls(book) == [(0, 2.4, 0), (3.6, 1, 3)]
     points = torch.tensor([[0.1, 0.0], [1.7, 0.0], [2.4, 0.0], [2.7, 0.0], [4.61, 0.0], [0.0, 2.4001]])
-    assert book.regions.of(points).tolist() == [0, 0, -1, 3, -1, 0]
+    assert book.regions.find_entries(points).tolist() == [0, 0, -1, 3, -1, 0]
 
 
 def test_near_keys_of_large_norm_are_distinguished() -> None:
@@ -111,8 +114,8 @@ def test_near_keys_of_large_norm_are_distinguished() -> None:
     keys = (4 * torch.randn(20, 576, generator=draw)).repeat_interleave(2, 0)
     keys[1::2] += 0.05 * torch.nn.functional.normalize(torch.randn(20, 576, generator=draw), dim=-1)
     book = book_of(keys, range(40), list(range(40)))
-    assert book.regions.of(keys).tolist() == list(range(40))
-    assert [int(book.regions.of(key[None])) for key in keys] == list(range(40))
+    assert book.regions.find_entries(keys).tolist() == list(range(40))
+    assert [int(book.regions.find_entries(key[None])) for key in keys] == list(range(40))
 
 
 def test_keys_of_a_coarse_type_stay_equal_among_finer_ones() -> None:

@@ -34,7 +34,7 @@ def line(*entries: tuple[float, str], radius: float = 1.0) -> Blocks:
 
 
 def nearest(book: Blocks, *xs: float) -> list[int]:
-    return book.nearest(torch.tensor([[x, 0.0] for x in xs])).tolist()
+    return book.find_entries(torch.tensor([[x, 0.0] for x in xs])).tolist()
 
 
 def test_nearest_key_of_the_cluster_has_the_block() -> None:
@@ -63,9 +63,9 @@ def test_block_is_added_where_it_is_active() -> None:
     book = line((0, "a"), (5, "b"))
     inputs, output = torch.tensor([[3.0, 7.0], [2.0, 1.0], [4.0, 4.0]]), torch.randn(3, 3)
     active = torch.tensor([[False, True], [False, False], [True, True]])
-    added = book.added(inputs, output, active) - output
+    added = book.add_blocks(inputs, output, active) - output
     torch.testing.assert_close(added, torch.tensor([[0.0, 6.0, 0.0], [0.0, 0.0, 0.0], [0.0, 12.0, 0.0]]))
-    assert torch.equal(book.added(inputs, output, active)[1], output[1])
+    assert torch.equal(book.add_blocks(inputs, output, active)[1], output[1])
 
 
 @torch.no_grad()

@@ -29,31 +29,31 @@ def hashed(*columns: int) -> list[int]:
 
 def test_mask_is_the_permuted_places_of_the_largest_deviations() -> None:
     means = torch.tensor([[0.0, -5.0, 1.0, 4.0, 0.0, 0.0], [9.0, 8.0, 0.0, 0.0, 0.0, 0.0]])
-    assert memory().mask(means).tolist() == [hashed(1, 3), hashed(0, 1)]
+    assert memory().make_masks(means).tolist() == [hashed(1, 3), hashed(0, 1)]
     shifted = ResidualMemory(
         weight=torch.zeros(3, 6),
         masks=torch.zeros(0, 2),
         background=torch.tensor([9.0, 0, 3.0, 0, 0, 0]),
         settings=SETTINGS,
     )
-    assert shifted.mask(means)[1].tolist() == hashed(1, 2), "the first column equals the background"
+    assert shifted.make_masks(means)[1].tolist() == hashed(1, 2), "the first column equals the background"
 
 
 def test_nearest_mask_opens_from_the_threshold_on() -> None:
     residual = memory(hashed(0, 1), hashed(1, 3), settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0))
-    bits = residual.bits(residual.masks)
+    bits = residual.to_bits(residual.masks)
     means = torch.tensor([[0.0, 5.0, 0, 4.0, 0, 0], [0.0, 0, 0, 0, 5.0, 4.0], [5.0, 0, 4.0, 0, 0, 0]])
-    opened = residual.chosen(means, bits)
+    opened = residual.choose_masks(means, bits)
     assert opened[0].nonzero()[:, 0].tolist() == hashed(1, 3)
     assert not opened[1].any()
     assert opened[2].nonzero()[:, 0].tolist() == hashed(0, 1), "half of it is enough"
     strict = memory(hashed(0, 1), hashed(1, 3))
-    assert not strict.chosen(means[2:], bits).any()
+    assert not strict.choose_masks(means[2:], bits).any()
 
 
 def test_latest_of_equally_near_masks_opens() -> None:
     residual = memory(hashed(0, 1), hashed(0, 2), settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0))
-    opened = residual.chosen(torch.tensor([[5.0, 0, 0, 4.0, 0, 0]]), residual.bits(residual.masks))
+    opened = residual.choose_masks(torch.tensor([[5.0, 0, 0, 4.0, 0, 0]]), residual.to_bits(residual.masks))
     assert opened[0].nonzero()[:, 0].tolist() == hashed(0, 2)
 
 
