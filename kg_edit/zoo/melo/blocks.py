@@ -8,8 +8,8 @@ A block is one slice of r ranks of a LoRA, A_i [r, d_ff] and B_i [r, d]. With x 
     y = W x + B_iᵀ A_i x                          from this token on; y = W x before it, and where no cluster has q
 
 Clusters are the balls of a codebook (`kg_edit.zoo.grace.codebook.find_regions`). Keys with one target form a cluster
-around their mean. Where clusters with different targets meet, both are cut, and keys outside of what is left are forgotten.
-Outside of all clusters nothing is added, so the output is W x bit for bit.
+around their mean. Where clusters with different targets meet, both are cut, and keys outside of what is left are
+forgotten. Outside of all clusters nothing is added, so the output is W x bit for bit.
 
 A text reaches the block's layer token by token, so tokens after the end of a prompt find its block by a mean over the
 text so far (`kg_edit.zoo.token_means`). If a text has the ends of several prompts, the blocks of all of them act.

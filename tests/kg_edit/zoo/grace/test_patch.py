@@ -94,10 +94,8 @@ def test_radii_follow_from_the_order_of_the_edits(
 def test_unit_keys_are_compared_by_direction() -> None:
     book = line((3, "a"), (5, "b"), metric="unit")
     assert balls(book) == [(1, 1, 1)], "one direction, so one key"
-    assert book.regions.find_entries(book.deferral.to_points(torch.tensor([[0.1, 0.0], [-4.0, 0.0]]))).tolist() == [
-        1,
-        -1,
-    ]
+    points = book.deferral.to_points(torch.tensor([[0.1, 0.0], [-4.0, 0.0]]))
+    assert book.regions.find_entries(points).tolist() == [1, -1]
 
 
 def test_nearest_ball_is_used_within_its_radius_only() -> None:
