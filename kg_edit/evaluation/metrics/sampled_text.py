@@ -97,8 +97,9 @@ def neighbour_prompts(case: Case) -> tuple[str, ...]:
     return tuple(prompts)
 
 
-def _fuzzy(case: Case, evidence: Evidence) -> float | None:
-    matched = []
+def _score_fuzzy_matches(case: Case, evidence: Evidence) -> float | None:
+    """Return the share of questions whose sampled text has a part that is similar to an answer."""
+    matched = list[bool]()
     for question, names in right_answers_by_question(case).items():
         text = evidence.samples[fuzzy_prompt(question)]
         matched.append(any(partial_ratio(text, name) >= _ENOUGH for name in names))
@@ -106,7 +107,7 @@ def _fuzzy(case: Case, evidence: Evidence) -> float | None:
 
 
 def _log_rest(log_p: Mapping[int, float]) -> float:
-    """log p of all other tokens together."""
+    """Return log p of all other tokens together."""
     listed = sum(map(math.exp, log_p.values()))
     return math.log(max(1 - listed, _LEAST))
 
@@ -121,14 +122,19 @@ def divergence(before: Mapping[int, float], after: Mapping[int, float]) -> float
     return sum(math.exp(old) * (old - new) for old, new in pairs)
 
 
-def _next_token_kl(case: Case, evidence: Evidence) -> float | None:
+def _compute_next_token_kl(case: Case, evidence: Evidence) -> float | None:
+    """Return the mean divergence of the next token over the neighbours' prompts; None for the unedited model."""
     if evidence.before is None:
         return None
     unedited = evidence.before.next_tokens
-    return mean(divergence(unedited[prompt], evidence.next_tokens[prompt]) for prompt in neighbour_prompts(case))
+    divergences = list[float]()
+    for prompt in neighbour_prompts(case):
+        divergences.append(divergence(unedited[prompt], evidence.next_tokens[prompt]))
+    return mean(divergences)
 
 
-def _consistency(case: Case, evidence: Evidence) -> float | None:
+def _compute_consistency(case: Case, evidence: Evidence) -> float | None:
+    """Return the similarity of the sampled texts with the references; None without either."""
     prompts = generation_prompts(case)
     if not prompts or not case.references:
         return None
@@ -136,13 +142,14 @@ def _consistency(case: Case, evidence: Evidence) -> float | None:
     return tfidf_similarity(text, case.references)
 
 
-def _fluency(case: Case, evidence: Evidence) -> float | None:
+def _compute_fluency(case: Case, evidence: Evidence) -> float | None:
+    """Return the mean entropy of the sampled texts."""
     return mean(ngram_entropy(evidence.samples[prompt]) for prompt in generation_prompts(case))
 
 
 EXTRAS: Mapping[str, Metric] = {
     FUZZY: Metric(
-        compute=_fuzzy,
+        compute=_score_fuzzy_matches,
         formula="Share of questions whose sampled text, **the question included**, matches the answer by a partial "
         "ratio of at least 70. The text is sampled from the 5 likeliest tokens a step, seeded by its prompt, to 100 "
         f'tokens in all; the question is followed by "{FUZZY_SUFFIX.strip()}".',
@@ -152,7 +159,7 @@ EXTRAS: Mapping[str, Metric] = {
         asks_case=sample_questions,
     ),
     FLUENCY: Metric(
-        compute=_fluency,
+        compute=_compute_fluency,
         formula="(2/3 · H2 + 4/3 · H3) / 2, Hn the entropy in bits of a text's n-grams of words, mean over the "
         "generation prompts. Sampled as for portability.glame_fuzzy; the prompt's tokens are among the 100.",
         source='"Generation entropy" (GE) of Meng et al. 2022, who write it times 100 and cut words with NLTK; here '
@@ -162,7 +169,7 @@ EXTRAS: Mapping[str, Metric] = {
         values="0 to ∞ bits",
     ),
     CONSISTENCY: Metric(
-        compute=_consistency,
+        compute=_compute_consistency,
         formula="Cosine of the TF-IDF vectors of the sampled texts, joined, and of reference texts about things of "
         "which o* is true, joined; idf over the references. Sampled as for portability.glame_fuzzy.",
         source='"Reference score" (RS) of Meng et al. 2022, whose idf is over Wikipedia. Missing without references.',
@@ -170,7 +177,7 @@ EXTRAS: Mapping[str, Metric] = {
         asks_case=sample_texts,
     ),
     DIVERGENCE: Metric(
-        compute=_next_token_kl,
+        compute=_compute_next_token_kl,
         formula=f"KL(p || p') of the next token after a neighbour's prompt, p of the unedited and p' of the edited "
         f"model, over the {LIKELIEST} tokens that are the likeliest in p, all others as one; mean over the prompts.",
         source="This project: at most the KL divergence of all tokens, as in MEND's drawdown (Mitchell et al. 2022). "

@@ -35,11 +35,11 @@ from kg_edit.ship.ledger.log import (
     sha256_of,
     stamp,
 )
-from kg_edit.ship.ledger.removal import RecomputeContext, recomputed_edits, without
+from kg_edit.ship.ledger.removal import RecomputeContext, compute_remaining, find_recomputed
 from kg_edit.storage.run_folder import PATCH
 
 
-class _New(NamedTuple):
+class _Candidate(NamedTuple):
     """A patch to add, its source file if it has one, and the steps after which it was computed."""
 
     patch: Patch
@@ -78,7 +78,7 @@ class Ledger(Listing):
     def recomputed(self) -> dict[EditPosition, Removed]:
         """For each active edit that was computed again, the removal that caused it."""
         active = {entry.position for entry in self.active}
-        removals = recomputed_edits(in_force(self.events), self._store.get)
+        removals = find_recomputed(in_force(self.events), self._store.get)
         return {position: event for position, event in removals.items() if position in active}
 
     def add(
@@ -112,7 +112,7 @@ class Ledger(Listing):
         source = None
         if isinstance(patch, str | Path):
             source = patch_file(Path(patch))
-        new = _New(_check(as_patch(patch), source), source, tuple(after))
+        new = _Candidate(_check(as_patch(patch), source), source, tuple(after))
         if model is not None:
             model = as_model(model)
         with self._store.locked():
@@ -137,10 +137,10 @@ class Ledger(Listing):
             _refuse_repeated([addition.path for addition in additions])
         with self._store.locked():  # makes the folder, so what can be refused without it is refused before
             first = len(self.events) + 1
-            new = list[_New]()
+            new = list[_Candidate]()
             for addition, patch in zip(additions, patches, strict=True):
                 after = tuple(first + index for index in addition.after)
-                new.append(_New(patch, addition.path, after))
+                new.append(_Candidate(patch, addition.path, after))
             return self._add(new, force=force, model=model)
 
     def make(self, method: EditingMethod, edits: Edits, *, force: bool = False) -> int:
@@ -157,9 +157,12 @@ class Ledger(Listing):
             patches = self.patches
             before = total(patches.values())
             if before.is_empty:
-                new = _New(_check(method.edit(new_edits), None), None, ())
+                patch = method.edit(new_edits)
+                after: tuple[int, ...] = ()
             else:
-                new = _New(_check(method.edit(new_edits, before=before), None), None, tuple(patches))
+                patch = method.edit(new_edits, before=before)
+                after = tuple(patches)
+            new = _Candidate(_check(patch, None), None, after)
             (number,) = self._add([new], force=force, model=method.model)
         return number
 
@@ -194,7 +197,8 @@ class Ledger(Listing):
             refuse_removed(edit_names, edits)
             active = [entry for entry in edits if entry.state == "active"]
             removed = frozenset(positions_of(edit_names, active))
-            changed = without(self.steps, self.patches, removed, RecomputeContext(model=model, graph=graph))
+            context = RecomputeContext(model=model, graph=graph)
+            changed = compute_remaining(self.steps, self.patches, removed, context)
 
             # A step without any edit left has no file.
             files = dict[int, StoredFile | None](dict.fromkeys(changed))
@@ -216,7 +220,7 @@ class Ledger(Listing):
         """
         return undo_last(self._store, expected)
 
-    def _add(self, new: Sequence[_New], *, force: bool, model: LanguageModel | None) -> tuple[int, ...]:
+    def _add(self, new: Sequence[_Candidate], *, force: bool, model: LanguageModel | None) -> tuple[int, ...]:
         """Check each patch against the active ones and those before it, then store all. Needs the lock."""
         if not force:
             self._refuse_stored(new)
@@ -240,7 +244,7 @@ class Ledger(Listing):
         self._store.append(*events)
         return tuple(event.number for event in events)
 
-    def _refuse_stored(self, new: Sequence[_New]) -> None:
+    def _refuse_stored(self, new: Sequence[_Candidate]) -> None:
         """Refuse a patch file that an active step has."""
         steps = {step.file.sha256: step.number for step in self.steps}
         for _, source, _ in new:

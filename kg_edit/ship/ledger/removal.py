@@ -1,11 +1,11 @@
 """Remove edits from a ledger, such that the result is as if they had never been made.
 
 Edits that were computed on a model with the removed ones are computed again from their own records
-(`recomputed_patch`). This needs the same model, method and graph as before; the ``check_same_…`` functions refuse
+(`recompute_patch`). This needs the same model, method and graph as before; the ``check_same_…`` functions refuse
 others, because the edits would silently change.
 
-`without` computes the new patch of every step from which edits are removed, or which came after such a step.
-`recomputed_edits` finds the edits that were computed again by earlier removals.
+`compute_remaining` computes the new patch of every step from which edits are removed, or which came after such a step.
+`find_recomputed` finds the edits that were computed again by earlier removals.
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ class RecomputeContext:
         method_class = find_method(name)
         files = _graph_files(recorded, patch.edits)
         is_packaged = files == [packaged_extract().name]
-        graph_options = "" if is_packaged else "".join(f" --graph {file}" for file in files)
+        graph_options = ""
+        if not is_packaged:
+            graph_options = "".join(f" --graph {file}" for file in files)
         if self.model is None:
             raise ConfigError(
                 f"for this, edits of {name} have to be recomputed; give the unedited model "
@@ -186,7 +188,7 @@ def _refuse_other_dtype(patch: Patch, model: LanguageModel) -> None:
         )
 
 
-def without(
+def compute_remaining(
     steps: Sequence[PatchStep],
     patches: Mapping[int, Patch],
     removed: AbstractSet[EditPosition],
@@ -213,16 +215,16 @@ def without(
         patch = patches[number]
         own = {position.id for position in removed if position.step == number}
         # Whether the patch was computed on a model that is another one now
-        moved = any(earlier in changed and patch.depends_on(patches[earlier]) for earlier in step.after)
-        if not (own or moved):
+        has_other_base = any(earlier in changed and patch.depends_on(patches[earlier]) for earlier in step.after)
+        if not own and not has_other_base:
             continue
         if all(_id_of(record) in own for record in patch.edits):
             changed[number] = None
             del current[number]
             continue
         before = total(current[earlier] for earlier in step.after if earlier in current)
-        if moved:
-            rest = recomputed_patch(patch, own, before=before, moved=True, context=context)
+        if has_other_base:
+            rest = recompute_patch(patch, own, before=before, has_other_base=True, context=context)
         else:
             rest = _without_edits(patch, own, before=before, context=context)
         changed[number] = rest
@@ -241,7 +243,7 @@ def _without_edits(patch: Patch, removed: AbstractSet[str], *, before: Patch, co
         rest: Patch = remove(removed)
         return rest
     if not _can_be_solved_again(patch, removed):
-        return recomputed_patch(patch, removed, before=before, moved=False, context=context)
+        return recompute_patch(patch, removed, before=before, has_other_base=False, context=context)
     method: Any = context.method(patch)
     rest = method.without(patch, removed, before=before)
     check_same_method(patch, rest)
@@ -263,8 +265,8 @@ def _can_be_solved_again(patch: Patch, removed: AbstractSet[str]) -> bool:
     return earlier_ids.isdisjoint(removed)
 
 
-def recomputed_patch(
-    patch: Patch, removed: AbstractSet[str], *, before: Patch, moved: bool, context: RecomputeContext
+def recompute_patch(
+    patch: Patch, removed: AbstractSet[str], *, before: Patch, has_other_base: bool, context: RecomputeContext
 ) -> Patch:
     """Compute a patch again without some of its edits.
 
@@ -272,12 +274,12 @@ def recomputed_patch(
         patch: the patch with its records.
         removed: the ids of the edits to leave out.
         before: the patch that the model has before these edits.
-        moved: ``before`` is not what it was when ``patch`` was computed.
+        has_other_base: whether ``before`` is not what it was when ``patch`` was computed.
         context: the model and the graph.
     """
     result: Patch | None = None
     records = patch.edits
-    if not moved:
+    if not has_other_base:
         result = _part_before(patch, removed)
     if result is not None:
         records = records[len(result.edits) :]
@@ -290,12 +292,18 @@ def recomputed_patch(
         rest = [record for record in batch if _id_of(record) not in removed]
         if not rest:
             continue
-        beneath = before if result is None else before + result
-        update = method.edit([edit_of(record) for record in rest], before=beneath, progress=True)
+        base = before
+        if result is not None:
+            base = before + result
+        update = method.edit([edit_of(record) for record in rest], before=base, progress=True)
         check_same_method(patch, update)
         check_same_graph(rest, update.edits)
-        result = update if result is None else result + update
-    return method.empty_patch() if result is None else result
+        if result is not None:
+            update = result + update
+        result = update
+    if result is None:
+        return method.empty_patch()
+    return result
 
 
 def _part_before(patch: Patch, removed: AbstractSet[str]) -> WeightPatch | None:
@@ -334,7 +342,7 @@ def batches(records: Sequence[Record], *, joint: bool) -> Iterator[Sequence[Reco
         records = records[size:]
 
 
-def recomputed_edits(
+def find_recomputed(
     events: Sequence[Added | Removed], load: Callable[[StoredFile], Patch]
 ) -> dict[EditPosition, Removed]:
     """Return the last removal that recomputed each edit, given the events in force; unchanged edits are left out."""

@@ -90,14 +90,16 @@ class Experts(SummedAdapter):
 
             yield add_anchor
 
-    def gates(self, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
+    def compute_gates(self, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
         """Return g [tokens, E]: the router's probabilities, set to 0 except the ``top`` largest."""
         # Each of x and anchor is scaled to entries of the size 1: their norms differ by orders of magnitude.
-        parts = features.split([self.size[1], features.shape[1] - self.size[1]], -1)
+        _, d_ff = self.size
+        parts = features.split([d_ff, features.shape[1] - d_ff], -1)  # x, anchor(x)
         scaled = torch.cat([normalize(part, dim=-1) * part.shape[1] ** 0.5 for part in parts], -1)
-        probabilities = (scaled @ parameters["router"].T).softmax(-1)
-        largest = torch.zeros_like(probabilities).scatter(1, probabilities.topk(self.settings.top).indices, 1.0)
-        return probabilities * largest
+        probabilities = (scaled @ parameters["router"].T).softmax(-1)  # [tokens, E]
+        largest = probabilities.topk(self.settings.top).indices  # [tokens, top]
+        is_used = torch.zeros_like(probabilities).scatter(1, largest, 1.0)  # 1 for the largest, else 0
+        return probabilities * is_used
 
     def forward(
         self, parameters: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False
@@ -106,7 +108,7 @@ class Experts(SummedAdapter):
         d, d_ff = self.size
         outputs = inputs[:, :d_ff] @ parameters["experts"].T  # W_e x of all experts, [tokens, E * d]
         outputs = outputs.reshape(len(inputs), -1, d)  # [tokens, E, d]
-        gates = self.gates(parameters, inputs)[..., None]  # [tokens, E, 1]
+        gates = self.compute_gates(parameters, inputs)[..., None]  # [tokens, E, 1]
         return output + self.settings.scale * (gates * outputs).sum(1)
 
 
@@ -117,7 +119,7 @@ class Anchors:
         embedding = model.model.get_input_embeddings()
         assert isinstance(embedding, nn.Module)  # noqa: S101 - true of every causal language model
         self._embedding = embedding
-        self._names = name_tokens(model.tokenizer, len(embedding.weight))  # type: ignore[arg-type]
+        self._names = find_name_tokens(model.tokenizer, len(embedding.weight))  # type: ignore[arg-type]
         self._model = model
         self._means = TokenMeans(model, layer, name=name)
         self._ids: Tensor | None = None
@@ -139,9 +141,10 @@ class Anchors:
     def of(self, inputs: Tensor) -> Tensor:
         """Return the anchors [tokens, d] in float32 for ``inputs`` [tokens, d_ff]; 0 if the token ids are unknown."""
         weight = self._embedding.weight
-        given_ids = given_token_ids(self._model)
         assert isinstance(weight, Tensor)  # noqa: S101 - an embedding has one
-        ids = self._ids if given_ids is None else given_ids  # blocks may run without the embedding before them
+        ids = given_token_ids(self._model)  # if the blocks run without the embedding before them
+        if ids is None:
+            ids = self._ids
         if ids is None or ids.numel() != len(inputs):
             return torch.zeros(len(inputs), weight.shape[1], device=inputs.device)
         ids = ids.reshape(-1).to(weight.device)
@@ -153,7 +156,7 @@ class Anchors:
         return means[:, :-1] / share_of_names
 
 
-def name_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
+def find_name_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
     """Return a vector [size] with 1 for each token id that begins a word with a capital letter, else 0.
 
     A tokenizer that puts a space before every text writes its first word like any other one. With it, the words with

@@ -54,7 +54,7 @@ class Memoe(SummedMethod):
         with adapter.features(self.model, self.layer) as features:
 
             def look(inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-                gates.append(adapter.gates(parameters, features(inputs)))
+                gates.append(adapter.compute_gates(parameters, features(inputs)))
                 return output
 
             with replacing_output(self.model, self.layer, look, reads=adapter.reads):

@@ -14,7 +14,7 @@ from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.zoo.calinet.method import Calinet, CalinetConfig, ExtraUnits, UnitSettings
-from kg_edit.zoo.memoe.adapter import Anchors, Experts, ExpertSettings, name_tokens
+from kg_edit.zoo.memoe.adapter import Anchors, Experts, ExpertSettings, find_name_tokens
 from kg_edit.zoo.memoe.method import Memoe, MemoeConfig
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import byte_level, tiny
@@ -46,7 +46,7 @@ def test_router_sends_each_token_to_its_expert() -> None:
         "experts": torch.tensor([[1.0], [0.0], [0.0], [10.0]]),
     }
     features = torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]])
-    assert experts.gates(parameters, features).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert experts.compute_gates(parameters, features).tolist() == [[1.0, 0.0], [0.0, 1.0]]
     assert experts.forward(parameters, features, torch.zeros(2, 2)).tolist() == [[1.0, 0.0], [0.0, -10.0]]
 
 
@@ -91,12 +91,12 @@ def test_name_begins_with_a_capital_letter_of_any_alphabet(word: str, is_name: b
     tokenizer = byte_level()
     written = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(word)[0][0]
     tokenizer.add_tokens(written)
-    assert bool(name_tokens(tokenizer, len(tokenizer))[tokenizer.convert_tokens_to_ids(written)]) is is_name
+    assert bool(find_name_tokens(tokenizer, len(tokenizer))[tokenizer.convert_tokens_to_ids(written)]) is is_name
 
 
 def test_anchors_are_the_mean_of_the_names_so_far() -> None:
     model = tiny("llama")
-    names = name_tokens(model.tokenizer, 400)
+    names = find_name_tokens(model.tokenizer, 400)
     ids = list(model.encode("LeBron James plays for the Los Angeles Lakers").ids)
     marked = [model.tokenizer.decode([token]) for token in ids if names[token]]
     assert marked and all(word.startswith(" ") and word[1].isupper() for word in marked)
