@@ -79,7 +79,7 @@ def test_gate_loss_is_softplus_here_and_elsewhere() -> None:
     """softplus(-z) where a target is predicted, softplus(z) in other text."""
     method, gate = defer(tiny("llama"), gate_weight=2.0, texts=1), DeferringGate.empty((2, 1), GateSettings())
     parameters = {"gate": torch.tensor([[1.0]]), "bias": torch.tensor([[0.0]])}
-    vars(method)["elsewhere"] = torch.tensor([[-2.0], [0.0]])
+    vars(method)["other_inputs"] = torch.tensor([[-2.0], [0.0]])
     closed = [torch.log1p(torch.exp(torch.tensor(z))) for z in (-2.0, 0.0)]
     opened = torch.log1p(torch.exp(torch.tensor(-3.0)))
     loss = method.penalty(gate, parameters, torch.tensor([[3.0]]))
@@ -94,7 +94,7 @@ def test_defer_predicts_the_target_and_stays_closed_elsewhere() -> None:
     with patch.applied(model):
         assert predicts(model, EDITS[0])
     gate = adapter_of(patch, DeferringGate)
-    elsewhere = defer(model).elsewhere
+    elsewhere = defer(model).other_inputs
     assert float((gate.logit(gate.parameters(model.device), elsewhere) > 0).float().mean()) < 0.1
     closed = defer(model, threshold=0.999999)
     with closed.edit(EDITS[:1]).applied(model):
