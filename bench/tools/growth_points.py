@@ -20,7 +20,7 @@ import torch
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, measure_covariances
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.source import PrivateGraph
+from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.methods import EditingMethod, MethodConfig, find_method
 from kg_edit.methods.value_method import ValueConfig, ValueMethod
 from kg_edit.models.language_model import LanguageModel

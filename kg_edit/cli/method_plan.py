@@ -36,7 +36,8 @@ from wikidata_cache.errors import (
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
-    from kg_edit.graphs.source import PrivateGraph, SubgraphSource
+    from kg_edit.graphs.private_graph import PrivateGraph
+    from kg_edit.graphs.source import SubgraphSource
     from kg_edit.methods import EditingMethod, MethodConfig
     from kg_edit.models.language_model import LanguageModel
     from wikidata_cache import WikidataCache

@@ -19,9 +19,9 @@ from kg_edit.errors import GraphError
 from kg_edit.graphs.controls import probe_answers, states_nothing
 from kg_edit.graphs.encoding import check_labels
 from kg_edit.graphs.facts import answers_in, guarding, target_of, without_answers
+from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.graphs.source import (
     ABSENT,
-    PrivateGraph,
     SubgraphSettings,
     SubgraphSource,
     as_source,
@@ -226,7 +226,7 @@ class GraphReader(GraphMethod):
         missing = say_what_is_missing(subgraph, edit, self.config.graph)
         advice = ""
         if isinstance(self.graph, PrivateGraph):
-            advice = self.graph.near(edit.target_new)
+            advice = self.graph.suggest(edit.target_new)
         elif not edit.target_new_id:
             advice = "; wikidata-cache link finds other spellings"
         return f"{missing}{advice}, so {self.name} reads s -r-> o* alone"

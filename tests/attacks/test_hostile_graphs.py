@@ -13,7 +13,8 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError, KgEditError
 from kg_edit.graphs.fact_files import read_facts
-from kg_edit.graphs.source import PrivateGraph, check_graph
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.source import check_graph
 from tests.attacks.commands import bounded_memory
 from tests.everyday import keep_first
 from wikidata_cache.errors import WikidataCacheError

@@ -22,7 +22,8 @@ from kg_edit.errors import ConfigError, EditFileError, describe
 from kg_edit.evaluation.datasets import popqa
 from kg_edit.evaluation.datasets.reading import read_document
 from kg_edit.graphs.controls import Control
-from kg_edit.graphs.source import PrivateGraph, SubgraphSource
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.graph_reader import GraphMethod
 from kg_edit.patches.prompt_patch import PromptFact

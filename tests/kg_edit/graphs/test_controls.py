@@ -12,7 +12,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
 from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld, WrongGraph, pool_of
 from kg_edit.graphs.facts import target_of
-from kg_edit.graphs.source import PrivateGraph, check_graph, subject_of
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.source import check_graph, subject_of
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.subgraphs.options import Leakage, SubgraphOptions
 

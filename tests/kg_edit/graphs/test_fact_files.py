@@ -14,7 +14,8 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.fact_files import read_facts
-from kg_edit.graphs.source import PrivateGraph, open_named
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.source import open_named
 from wikidata_cache import WikidataCache
 
 EDIT = Edit(subject="Project Heron", prompt="The leader of {} is", relation="leader", target_new="Ingrid Solberg")

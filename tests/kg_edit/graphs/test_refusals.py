@@ -16,7 +16,8 @@ from kg_edit.graphs.controls import WrongGraph, pool_of
 from kg_edit.graphs.encoding import label_vectors
 from kg_edit.graphs.fact_files import read_facts
 from kg_edit.graphs.facts import graph_facts, target_of
-from kg_edit.graphs.source import PrivateGraph, as_source, open_named
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.source import as_source, open_named
 from kg_edit.methods.registry import find_method
 from tests.kg_edit.graphs.test_controls import EDIT as CITY
 from tests.kg_edit.graphs.test_controls import cities

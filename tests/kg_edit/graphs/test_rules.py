@@ -7,7 +7,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError
-from kg_edit.graphs.source import PrivateGraph
+from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.methods.composed_facts import implied_facts, objects_of
 from kg_edit.methods.glame.method import GlameConfig
 from kg_edit.methods.rome_kg.method import RomeKgConfig

@@ -7,7 +7,8 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import target_of
-from kg_edit.graphs.source import PrivateGraph, check_graph, edge_alone, subject_of
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.source import check_graph, edge_alone, subject_of
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 EDIT = Edit(

@@ -13,7 +13,8 @@ from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.controls import WithAnswersNamed
 from kg_edit.graphs.facts import answers_in
-from kg_edit.graphs.source import PrivateGraph, SubgraphSource, subject_of
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.source import SubgraphSource, subject_of
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings, asked_answers
 from tests.kg_edit.methods.quick import QUICK, UNTRAINED

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.source import PrivateGraph
+from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.locate_then_edit.descent import Delta, Descent, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods import find_method, value_method

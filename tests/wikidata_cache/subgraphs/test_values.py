@@ -10,7 +10,7 @@ from pyoxigraph import Store
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.graphs.source import PrivateGraph
+from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.methods.glame.method import GlameConfig
 from kg_edit.methods.rome_kg.method import RomeKgConfig
 from tests.wikidata_cache.api_server import ApiServer, claim, entity, time_value

@@ -11,7 +11,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.evaluation.cli.evaluation_graph import graph_for, guard_graph
 from kg_edit.graphs.controls import hidden_answers, probe_answers
-from kg_edit.graphs.source import PrivateGraph, graph_identity
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.source import graph_identity
 from kg_edit.methods import find_method
 from kg_edit.methods.composed_facts import Answer, objects_of
 from kg_edit.methods.glame_plus.questions import RippleTargets, TeacherQuestion, excluded_answers

@@ -10,7 +10,7 @@ import torch
 
 from kg_edit.errors import ConfigError, GraphError
 from kg_edit.graphs.facts import target_of
-from kg_edit.graphs.source import PrivateGraph
+from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.methods import find_method
 from kg_edit.methods.glame.method import Glame, GlameConfig
 from kg_edit.methods.glame.variants import POOL, GlameRandom, GlameRandomConfig

@@ -16,7 +16,8 @@ from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import ConfigError, GraphError, PatchError
 from kg_edit.evaluation.cli.evaluation_graph import guard_graph
 from kg_edit.graphs.facts import GraphFact, graph_facts
-from kg_edit.graphs.source import PrivateGraph, SubgraphSource, edit_subgraph
+from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.source import SubgraphSource, edit_subgraph
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.glame.batch import GlameBatchConfig
 from kg_edit.methods.memit.method import Memit, MemitConfig
