@@ -182,6 +182,7 @@ class GraphReader(GraphMethod):
 
     @cached_property
     def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
+        """The subgraphs that were fetched last, the oldest first."""
         return {}
 
     @cached_property
@@ -190,19 +191,22 @@ class GraphReader(GraphMethod):
         return {}
 
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
-        """Return the edit's subgraph. It is fetched once, when the log also says what a user should know about it."""
+        """Return the edit's subgraph: fetched once, and then logged once if a user should know something about it."""
+        if edit not in self._subgraphs:
+            self._fetch(edit)
+            self._report_answers(edit)
+            self._report_alone(edit)
+        return self._subgraphs[edit]
+
+    def _fetch(self, edit: Edit) -> None:
+        """Put the edit's subgraph into the cache, if necessary in the place of the oldest one."""
         assert self.graph is not None  # noqa: S101 - needs_graph
-        if edit in self._subgraphs:
-            return self._subgraphs[edit]
+        subgraph = self.config.ask(self.graph, edit)
+        check_labels(self.model, subgraph)
         if len(self._subgraphs) >= SUBGRAPHS:
             oldest = next(iter(self._subgraphs))
             del self._subgraphs[oldest]
-        subgraph = self.config.ask(self.graph, edit)
-        check_labels(self.model, subgraph)
-        self._subgraphs[edit] = subgraph  # before the two reports, which read it from here
-        self._report_answers(edit)
-        self._report_alone(edit)
-        return subgraph
+        self._subgraphs[edit] = subgraph
 
     def _report_alone(self, edit: Edit) -> None:
         """Note in `stated` whether the graph states anything of o*; warn of the first `_MOST_NAMED` edits without."""

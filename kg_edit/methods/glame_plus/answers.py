@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -42,7 +41,7 @@ from kg_edit.models.devices import exact
 from kg_edit.models.hooks import index_for, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, encode, left_pad
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.text.relation_nouns import relation_examples
 
 DEPTH = 0.87  # of the late block, as a fraction of the number of blocks (table ripples-layer of results/)
@@ -119,7 +118,7 @@ def write_answers(
     layer: int,
     covariance: Covariance,
     options: AnswerOptions,
-    edited: AbstractContextManager[object],
+    edit_patch: WeightPatch,
     cache: KnownQuestions,
 ) -> WrittenAnswers | None:
     """Compute the update of ``layer`` with which the model answers questions for ``facts`` with their targets.
@@ -133,7 +132,7 @@ def write_answers(
         layer: the block that is written.
         covariance: C of the block's down-projection.
         options: the settings.
-        edited: a context manager in which the edit itself is applied to ``model``.
+        edit_patch: the edit itself, with which the values are found.
         cache: the keys and prefixes that edits share.
 
     Returns:
@@ -159,7 +158,7 @@ def write_answers(
     keys_of_others = cache.keys(model, about_others, layer, starts)  # [d_ff, n]
 
     # V and K: the values of the facts by gradient descent, on the edited model, and their keys
-    with edited:
+    with edit_patch.stacked_on(model):
         rows = AnswerRows(model, layer, groups, starts)
         values, losses = answer_values(rows, options)
     right = directions(rows.keys[rows.predicts].T, keys_of_others, covariance, options)
@@ -216,16 +215,16 @@ class AnswerRows:
         self._model = model
         self.width = model.width
         rows = list(chain.from_iterable(groups))
-        states = list[Tensor]()  # the input and the output of the down-projection
+        seen = list[Tensor]()  # the input and the output of the down-projection, in the one pass below
 
         def note(key: Tensor, value: Tensor) -> None:
-            states.extend((key, value))
+            seen.extend((key, value))
 
         batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
         prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
         with torch.no_grad(), watched(model.down_projection(layer), note):
             self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
-        keys, values = [state.reshape(*batch.ids.shape, -1).float() for state in states]  # [rows, n, .]
+        keys, values = [state.reshape(*batch.ids.shape, -1).float() for state in seen]  # [rows, n, d_ff], [rows, n, d]
 
         device = keys.device  # of the late block; the input embedding may be on another one
         facts, shares = _share_losses(groups)
@@ -234,12 +233,11 @@ class AnswerRows:
         # The positions that predict a token of an answer: their rows and places in the row, [reads] each, and the token
         self._reads = read_index(rows, [-row.edited_at for row in rows], device)
         self._targets = torch.tensor(list(chain.from_iterable(row.target_ids for row in rows)))  # [reads]
-        self._selected: tuple[int, ...] | None = None  # the facts of the present `_selection`
-        self.keys = self._mean(keys)
-        self.norms = self._mean(values.norm(dim=-1, keepdim=True))[..., 0]
-        self.predicts = self.norms > 0
+        self.keys = self._mean_over_wordings(keys)
+        self.norms = self._mean_over_wordings(values.norm(dim=-1, keepdim=True))[..., 0]
+        self.predicts = self.norms > 0  # the mean is 0 where no row of the fact predicts a token
 
-    def _mean(self, states: Tensor) -> Tensor:
+    def _mean_over_wordings(self, states: Tensor) -> Tensor:
         """Return the mean of ``states`` [rows, n, ...] over each fact's rows, [facts, n, ...]; 0 where none is read."""
         is_read = torch.zeros(states.shape[:2], device=states.device)  # [rows, n]
         is_read[self._reads] = 1
@@ -249,35 +247,58 @@ class AnswerRows:
         count = states.new_zeros(facts, states.shape[1]).index_add(0, self._fact, is_read)
         return total / count.clamp(min=1)[..., None]
 
-    def nll(self, change: Tensor, facts: Sequence[int]) -> Tensor:
-        """Return the mean -log p per answer token of ``facts`` (indices), [len(facts)].
+    def select(self, facts: Sequence[int]) -> FactReads:
+        """Return the reads of ``facts`` (indices), for `nll`; this waits for the device."""
+        rows, positions = self._reads
+        rows_here = rows.cpu()
+        index = torch.full((len(self.predicts),), -1)  # of each fact in ``facts``; -1: it is not there
+        index[list(facts)] = torch.arange(len(facts))
+        fact = index[self._fact.cpu()[rows_here]]  # [all reads]
+        chosen = fact >= 0
+        device = self._fact.device
+        on_device = chosen.to(device)
+        return FactReads(
+            rows=rows[on_device],
+            positions=positions[on_device],
+            fact=fact[chosen].to(device),
+            targets=self._targets[chosen].to(device),
+            share=self._share[rows_here[chosen]].to(device),
+            facts=len(facts),
+        )
+
+    def nll(self, change: Tensor, selected: FactReads) -> Tensor:
+        """Return the mean -log p per answer token of the ``selected`` facts, [selected facts].
 
         ``change`` [all facts, n, d] is added to the output of the down-projection.
         """
-        if tuple(facts) != self._selected:  # selected again only when a fact has ended, as that waits for the device
-            self._selection = self._select(facts)
-            self._selected = tuple(facts)
-        reads, fact_of_read, targets, share = self._selection
         hidden = self._above.start + change[self._fact].to(self._above.start)  # [rows, n, d]
         with quick_backward(hidden):
-            states = self._above.run(hidden)[index_for(reads, hidden)]  # [reads, d]
+            states = self._above.run(hidden)[index_for((selected.rows, selected.positions), hidden)]  # [reads, d]
             logits = self._model.logits(states).float()
-        targets, fact_of_read, share = index_for((targets, fact_of_read, share), logits)
+        targets, fact, share = index_for((selected.targets, selected.fact, selected.share), logits)
         nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")  # [reads]
-        return nll.new_zeros(len(facts)).index_add(0, fact_of_read, nll * share)  # the sum over the reads of each fact
+        return nll.new_zeros(selected.facts).index_add(0, fact, nll * share)  # the sum over the reads of each fact
 
-    def _select(self, facts: Sequence[int]) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
-        """Return the reads of ``facts``: (rows, positions), and for each its index in ``facts``, target and share."""
-        rows = self._reads[0].cpu()
-        device = self._fact.device
-        index = torch.full((int(self._fact.max()) + 1,), -1)  # of each fact in ``facts``; -1: it is not there
-        index[list(facts)] = torch.arange(len(facts))
-        fact_of_read = index[self._fact.cpu()[rows]]  # [reads]
-        chosen = fact_of_read >= 0
-        targets = self._targets[chosen]
-        share = self._share[rows[chosen]]
-        reads = (self._reads[0][chosen.to(device)], self._reads[1][chosen.to(device)])
-        return reads, fact_of_read[chosen].to(device), targets.to(device), share.to(device)
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FactReads:
+    """The positions at which some facts predict the tokens of their answers, [reads] each.
+
+    Attributes:
+        rows: the rows of the positions.
+        positions: their places in these rows.
+        fact: the index of each one's fact among the selected facts.
+        targets: the tokens that are predicted there.
+        share: the share of each one in its fact's loss.
+        facts: the number of selected facts.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    fact: Tensor
+    targets: Tensor
+    share: Tensor
+    facts: int
 
 
 def _share_losses(groups: Sequence[Sequence[Prompt]]) -> tuple[list[int], list[float]]:
@@ -304,10 +325,11 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
     values = torch.zeros(*rows.norms.shape, rows.width, device=rows.norms.device, requires_grad=True)
     optimiser = torch.optim.Adam([values], lr=options.learning_rate)
     losses: list[list[float]] = [[] for _ in values]
-    active = list(range(len(values)))
-    final = dict[int, Tensor]()
+    active = list(range(len(values)))  # the facts that have not ended
+    selected = rows.select(active)
+    final = dict[int, Tensor]()  # the values of the facts that have ended
     for step in range(options.steps):
-        nll = rows.nll(values, active)
+        nll = rows.nll(values, selected)
         for fact, loss in zip(active, nll.tolist(), strict=True):  # one wait for the device
             losses[fact].append(loss)
         # The value of a fact that ends here is kept; what the optimiser does with it from now on does not matter.
@@ -316,8 +338,8 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
             goes_on = losses[fact][-1] >= _STOP_BELOW  # false of a loss that is not a number
             if is_last_step or not goes_on:
                 final[fact] = values[fact].detach().clone()
-        active = [fact for fact in active if fact not in final]
-        if not active:
+        remaining = [fact for fact in active if fact not in final]
+        if not remaining:
             break
 
         optimiser.zero_grad()
@@ -326,6 +348,9 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
         with torch.no_grad():  # |v| <= bound |m|
             size = values.norm(dim=-1, keepdim=True).clamp(min=1e-12)
             values.mul_((limits / size).clamp(max=1.0))
+        if remaining != active:
+            active = remaining
+            selected = rows.select(active)
     return torch.stack([final[fact] for fact in sorted(final)]), losses
 
 

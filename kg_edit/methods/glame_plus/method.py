@@ -15,21 +15,25 @@ They are written at two sites:
   itself is two of the rows (``own``).
 - Then a late block gets them under the key of a question's last token (`answers`), and the edit's own prompt too. With
   ``answers`` null this is left out.
+
+The methods of `GlamePlus` are in the order in which one call of `GlamePlus.make_each` runs them. `Rome` calls `request`
+for each edit, then `objective` and `propose` for all of them; `write_late` comes last. What a later step reads of an
+earlier one is in two dicts, by edit: the facts of the graph (`find_targets`), and what the teacher answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, ClassVar, Self
 
+import networkx as nx
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import FAILURES, ConfigError, UnsupportedModelError
-from kg_edit.graphs.source import check_graph
+from kg_edit.graphs.source import SubgraphSource, check_graph
 from kg_edit.locate_then_edit.descent import Delta
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.states import adds_mlp
@@ -145,32 +149,20 @@ class GlamePlus(GraphReader, Rome):
     config_class = GlamePlusConfig
     config: GlamePlusConfig
 
-    @cached_property
-    def _ripples(self) -> dict[Edit, RippleTargets]:
-        """The questions around each edit of the present call."""
-        return {}
-
-    @cached_property
-    def _known(self) -> KnownQuestions:
-        """What was computed for questions that several edits share."""
-        return KnownQuestions()
-
-    @cached_property
-    def _taught(self) -> dict[Edit, list[ComposedFact]]:
-        """What the teacher answered about each edit of the present call, for the late block."""
-        return {}
-
-    def ripples(self, edit: Edit) -> RippleTargets:
-        """Return the questions and facts around the edit; computed once, on the model in its present state."""
-        if edit not in self._ripples:
-            excluded = excluded_answers(edit, self.config, self.graph)
-            objects = objects_of(edit, self.subgraph(edit), exclude=excluded, every_relation=self.config.every_relation)
-            ranked = likeliest_first(self.model, edit.target_new, objects, nouns=self.config.stated)
-            implied = implied_facts(edit, self.subgraph(edit), exclude=excluded)
-            self._ripples[edit] = RippleTargets(
-                edit=edit, objects=ranked, config=self.config, excluded=excluded, implied=implied
-            )
-        return self._ripples[edit]
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: GlamePlusConfig,
+        *,
+        graph: SubgraphSource | nx.DiGraph | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, config, graph=graph, **options)
+        # What one call of `make_each` has found out about its edits; the next call begins anew.
+        self._targets = dict[Edit, RippleTargets]()
+        self._taught = dict[Edit, list[ComposedFact]]()  # what the teacher answered, for the late block
+        # Prefixes and keys of questions that edits share; they depend on the model alone, and are kept for all calls.
+        self._known_questions = KnownQuestions()
 
     def prepare(self) -> None:
         """Check that the architecture allows writing in a late block, then sample contexts and find covariances."""
@@ -183,18 +175,15 @@ class GlamePlus(GraphReader, Rome):
         super().prepare()
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
-        """Make ROME's edits in one descent, then write the answers of each edit.
-
-        The cached questions are dropped first, because the model may have changed since the last call.
-        """
-        self._ripples.clear()
+        """Make ROME's edits in one descent, then write the answers of each edit."""
+        self._targets.clear()  # the model may have changed since the last call
         self._taught.clear()
         patches = super().make_each(edits, before=before)
         if self.config.answers is None:
             return patches
         results = list[Patch | Exception]()
         for edit, patch in zip(edits, patches, strict=True):
-            if not isinstance(patch, WeightPatch):
+            if not isinstance(patch, WeightPatch):  # the edit failed
                 results.append(patch)
                 continue
             try:
@@ -204,55 +193,30 @@ class GlamePlus(GraphReader, Rome):
                 results.append(error)
         return tuple(results)
 
-    def write_late(self, edit: Edit, patch: WeightPatch, options: AnswerOptions) -> Patch:
-        """Return ``patch``, extended by the update of the late block with the answers that follow from its edit."""
-        late = self.layers[-1]
-
-        def find_rewrites(subject: str) -> tuple[Prompt, ...]:
-            with_subject = edit.model_copy(update={"subject": subject})
-            return Request.of(self.model, with_subject, self.contexts).rewrites
-
-        with untouched(self.model):
-            targets = self.ripples(edit)
-            written = write_answers(
-                self.model,
-                [*targets.stated, *self._taught.get(edit, ()), *targets.own[:1]],
-                subject=edit.subject,
-                others=others_than(edit, most=options.others),
-                find_rewrites=find_rewrites,
-                layer=late,
-                covariance=self.covariances[late],
-                options=options,
-                edited=patch.stacked_on(self.model),
-                cache=self._known,
-            )
-        if written is None:  # no question can be asked
-            return patch
-        (record,) = patch.edits
-        record = {**record, "answers": {"layer": late, **written.summary}}
-        factors = {**patch.factors, self.model.weight_name(late): written.factors}
-        return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})
-
-    def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
-        """Return ROME's changes; the notes record the graph, and the facts that were learned from it."""
-        delta, notes = super().propose(edits, values)
-        for edit, edit_notes in zip(edits, notes, strict=True):
-            edit_notes["graph"] = dict(self.subgraph(edit).graph)
-            edit_notes["stated"] = {fact.hop: fact.target for fact in self.ripples(edit).stated}
-        return delta, notes
-
     def request(self, edit: Edit) -> Request:
         """Return ROME's request. An unusable subgraph raises here.
 
         With ``ripple_weight``, the request also has the edit as questions and the statements of the graph as rows.
         """
         check_graph(self.subgraph(edit))
-        targets = self.ripples(edit)
+        targets = self.find_targets(edit)
         request = super().request(edit)
         if not self.config.ripple_weight:
             return request
         known = [(fact, None) for fact in (*targets.own, *targets.stated)]
         return replace(request, further=rows_of(self.model, edit.subject, known, shown=self.config.shown))
+
+    def find_targets(self, edit: Edit) -> RippleTargets:
+        """Return the questions and facts around the edit; found once in a call, by the model as it is then."""
+        if edit not in self._targets:
+            excluded = excluded_answers(edit, self.config, self.graph)
+            objects = objects_of(edit, self.subgraph(edit), exclude=excluded, every_relation=self.config.every_relation)
+            ranked = likeliest_first(self.model, edit.target_new, objects, nouns=self.config.stated)
+            implied = implied_facts(edit, self.subgraph(edit), exclude=excluded)
+            self._targets[edit] = RippleTargets(
+                edit=edit, objects=ranked, config=self.config, excluded=excluded, implied=implied
+            )
+        return self._targets[edit]
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """Return ROME's loss, plus that of what follows. The teacher is asked about all edits in one batch.
@@ -260,14 +224,14 @@ class GlamePlus(GraphReader, Rome):
         What it answers is also kept for the late block (`write_late`).
         """
         taught = self._ask_teacher(edits, model)
-        for edit, rows in zip(edits, taught, strict=True):
-            self._taught[edit] = [fact for fact, _ in rows]
+        for edit, taught_facts in zip(edits, taught, strict=True):
+            self._taught[edit] = [fact for fact, _ in taught_facts]
         if not self.config.ripple_weight:
             return super().objective(model, edits, requests)
 
         extended = list[Request]()
-        for edit, request, rows in zip(edits, requests, taught, strict=True):
-            taught_rows = rows_of(self.model, edit.subject, rows, shown=self.config.shown)
+        for edit, request, taught_facts in zip(edits, requests, taught, strict=True):
+            taught_rows = rows_of(self.model, edit.subject, taught_facts, shown=self.config.shown)
             further = (*request.further, *taught_rows)
             weighted = [replace(row, weight=self.config.ripple_weight / len(further)) for row in further]
             extended.append(replace(request, further=tuple(weighted)))
@@ -279,19 +243,55 @@ class GlamePlus(GraphReader, Rome):
         """Return for each edit the facts about o* that the unedited model answers, each with its answer."""
         questions = list[TeacherQuestion]()  # of all edits, which the model is asked in one batch
         for edit in edits:
-            questions += self.ripples(edit).teacher_questions
-        answers = answers_of(model, questions, most=self.config.answer_tokens, store=self._known.starts)
-        rows_by_edit = []
-        first = 0  # of the questions about the edit
+            questions += self.find_targets(edit).teacher_questions
+        answers = answers_of(model, questions, most=self.config.answer_tokens, store=self._known_questions.starts)
+        answer_to = dict(zip(questions, answers, strict=True))  # edits with one o* have the same questions
+
+        facts_by_edit = []
         for edit in edits:
-            targets = self.ripples(edit)
-            own_questions = targets.teacher_questions
-            own_answers = answers[first : first + len(own_questions)]
-            first += len(own_questions)
-            rows = list[tuple[ComposedFact, Answer | None]]()
-            for question, answer in zip(own_questions, own_answers, strict=True):
+            targets = self.find_targets(edit)
+            facts = list[tuple[ComposedFact, Answer | None]]()
+            for question in targets.teacher_questions:
+                answer = answer_to[question]
                 fact = targets.fact_to_learn(question, answer)
-                if fact and len(rows) < self.config.recalled:
-                    rows.append((fact, answer))
-            rows_by_edit.append(rows)
-        return rows_by_edit
+                if fact is not None:
+                    facts.append((fact, answer))
+            facts_by_edit.append(facts[: self.config.recalled])
+        return facts_by_edit
+
+    def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
+        """Return ROME's changes; the notes record the graph, and the facts that were learned from it."""
+        delta, notes = super().propose(edits, values)
+        for edit, edit_notes in zip(edits, notes, strict=True):
+            edit_notes["graph"] = dict(self.subgraph(edit).graph)
+            edit_notes["stated"] = {fact.hop: fact.target for fact in self.find_targets(edit).stated}
+        return delta, notes
+
+    def write_late(self, edit: Edit, patch: WeightPatch, options: AnswerOptions) -> Patch:
+        """Return ``patch``, extended by the update of the late block with the answers that follow from its edit."""
+        late = self.layers[-1]
+
+        def find_rewrites(subject: str) -> tuple[Prompt, ...]:
+            with_subject = edit.model_copy(update={"subject": subject})
+            return Request.of(self.model, with_subject, self.contexts).rewrites
+
+        with untouched(self.model):
+            targets = self.find_targets(edit)
+            written = write_answers(
+                self.model,
+                [*targets.stated, *self._taught.get(edit, ()), *targets.own[:1]],
+                subject=edit.subject,
+                others=others_than(edit, most=options.others),
+                find_rewrites=find_rewrites,
+                layer=late,
+                covariance=self.covariances[late],
+                options=options,
+                edit_patch=patch,
+                cache=self._known_questions,
+            )
+        if written is None:  # no question can be asked
+            return patch
+        (record,) = patch.edits
+        record = {**record, "answers": {"layer": late, **written.summary}}
+        factors = {**patch.factors, self.model.weight_name(late): written.factors}
+        return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})

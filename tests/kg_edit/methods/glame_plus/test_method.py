@@ -165,7 +165,7 @@ def test_teacher_is_not_asked_for_relations_of_the_graph(monkeypatch: pytest.Mon
     model = tiny("llama")
     asks = {}
     for stated in (0, 9):
-        ripples = method(model, stated=stated, recalled=5).ripples(EDIT)
+        ripples = method(model, stated=stated, recalled=5).find_targets(EDIT)
         asks[stated] = [question.noun for question in ripples.teacher_questions]
     assert "country" in asks[0] and "country" not in asks[9]
 
@@ -184,5 +184,5 @@ def test_objects_are_ranked_again_on_another_model(monkeypatch: pytest.MonkeyPat
         with torch.no_grad():
             weight.copy_(9 * sign * clean)
         chosen.edit_each([EDIT])
-        orders.add(tuple(chosen.ripples(EDIT).objects["country"]))
+        orders.add(tuple(chosen.find_targets(EDIT).objects["country"]))
     assert len(orders) == 2
