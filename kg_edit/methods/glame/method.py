@@ -112,8 +112,8 @@ class GraphValues(GraphReader):
 
     trains: ClassVar[Trains] = "graph network"
     config: GraphConfig
-    _first: RGNN | None = None  # the R-GNN with which each edit begins
-    _last: RGNN | None = None  # the R-GNN of the previous edit, for ``warm_start``
+    _drawn: RGNN | None = None  # the R-GNN before any training, from which each edit starts
+    _previous: RGNN | None = None  # the R-GNN of the edit before, from which an edit starts with ``warm_start``
 
     def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
         """Return a new R-GNN for each edit, on its subgraph, and notes on the subgraphs; ``values``: m, [edits, d]."""
@@ -128,13 +128,14 @@ class GraphValues(GraphReader):
 
     def start_rgnn(self, value: Tensor) -> RGNN:
         """Return the R-GNN of a new edit: as it is drawn, or with ``warm_start`` as the previous edit left it."""
-        if self._first is None:  # drawn once: in a large model, drawing takes longer than a step through its blocks
-            self._first = new_rgnn(len(value), self.config).to(value.device)
-        rgnn = deepcopy(self._first)
-        if self.config.warm_start:
-            if self._last is not None:
-                rgnn.load_state_dict(self._last.state_dict())
-            self._last = rgnn
+        if self._drawn is None:  # drawn once: in a large model, drawing takes longer than a step through its blocks
+            self._drawn = new_rgnn(len(value), self.config).to(value.device)
+        rgnn = deepcopy(self._drawn)
+        if not self.config.warm_start:
+            return rgnn
+        if self._previous is not None:
+            rgnn.load_state_dict(self._previous.state_dict())
+        self._previous = rgnn  # the descent trains this object, so the next edit finds it trained
         return rgnn
 
     def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
@@ -182,7 +183,7 @@ class GraphValues(GraphReader):
 
     def start_anew(self) -> None:
         """Forget the R-GNN of the previous edit."""
-        self._last = None
+        self._previous = None
 
     def prepare(self) -> None:
         """Check that the representation layer exists, and prepare as the base class does."""
@@ -216,10 +217,13 @@ def new_rgnn(width: int, config: GraphConfig) -> RGNN:
 
 
 class GraphValue(nn.Module, Delta):
-    """The change m* - m = z_s^n of one edit, whose R-GNN is trained by AdamW (Eq. 6); or of many edits (`together`).
+    """The change m* - m of one edit, whose R-GNN is trained by AdamW (Eq. 6); or of many edits at once (`together`).
 
-    Its norm is at most ``clamp_norm_factor`` times |m|. With a gate, z_s^n is multiplied by |m| / sqrt(d) and by a
-    learned number that starts at 0. Shapes for many edits: ``value`` [edits, d], weights [edits, d, d].
+        z      = g |m| / sqrt(d) z_s^n             g: a learned number that starts at 0; without ``gate``, z = z_s^n
+        m* - m = z min(1, clamp_norm_factor |m| / |z|)
+
+    The shapes are [d], and for many edits [edits, d], with weights [edits, d, d]. `descend` calls `change` for each
+    evaluation of the loss, `learn` after its backward pass, and `settle` at the end.
     """
 
     def __init__(self, subgraph: EncodedSubgraph, value: Tensor, config: GraphConfig, *, rgnn: RGNN) -> None:
@@ -239,6 +243,7 @@ class GraphValue(nn.Module, Delta):
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
+        """AdamW for the parameters, made at the first step: of values that are joined, only the joint one steps."""
         config = self._config
         fused = None  # PyTorch's default
         if self._value.device.type == "cuda":
@@ -249,7 +254,10 @@ class GraphValue(nn.Module, Delta):
 
     @classmethod
     def together(cls, values: Sequence[GraphValue]) -> GraphValue:
-        """Return the changes of many edits as one, whose R-GNNs take a step together; theirs change with it."""
+        """Return the changes of many edits as one, whose R-GNNs take their steps together.
+
+        The parameters of ``values`` become parts of the joint ones, in the same memory, so that they are trained too.
+        """
         from kg_edit.graphs.rgnn import RGNN, share_memory
 
         joint = cls(
@@ -263,7 +271,7 @@ class GraphValue(nn.Module, Delta):
         return joint
 
     def change(self) -> Tensor:
-        """Return the current change m* - m = z_s^n, shaped like the value: the result of `forward`.
+        """Return the present change m* - m, shaped like the value: the result of `forward`.
 
         On CUDA the kernels of `forward` are recorded once and replayed. For that it has to be a function of tensors,
         so the parameters are passed to it one by one.
@@ -277,13 +285,13 @@ class GraphValue(nn.Module, Delta):
         return self._repeated(compute, *parameters.values())
 
     def forward(self) -> Tensor:
-        """Compute z_s^n, shaped like the value; gradients flow through the rescaling."""
+        """Compute m* - m, shaped like the value; gradients flow through the rescaling."""
         graph = self._subgraph
         nodes = self.rgnn(graph.nodes, graph.edges, graph.relations, graph.sizes)  # [..., nodes, d]
         z: Tensor = nodes.flatten(0, -2)[graph.subject]  # z_s^n [..., d]: the row of each edit's subject
-        if self.gate is not None:  # gate |m| / sqrt(d): 0 at first, then of the size of m
+        if self.gate is not None:  # z = g |m| / sqrt(d) z_s^n
             z = z * (self.gate[..., None] * self._size / z.shape[-1] ** 0.5)
-        # |m* - m| <= clamp_norm_factor |m|
+        # m* - m = z min(1, clamp_norm_factor |m| / |z|)
         limit = self._config.clamp_norm_factor * self._size
         norm = z.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         z = z * (limit / norm).clamp(max=1.0)
@@ -405,12 +413,12 @@ class Glame(GraphValues, RankOneMethod):
         graph = all_statements.ask(self.graph, edit)
         facts = stated_facts(self.model, edit, graph, most=config.graph_rows, exclude=self.test_answers(edit))
         rows = rows_of(self.model, edit.subject, [(fact, None) for fact in facts], shown=_SHOWN)
-        self._learned[edit] = facts
+        self._facts_in_rows[edit] = facts
         return tuple(replace(row, weight=config.graph_weight / len(rows)) for row in rows)
 
     @cached_property
-    def _learned(self) -> dict[Edit, list[ComposedFact]]:
-        """The facts that the request of an edit has as rows, until `propose` puts them into the edit's notes."""
+    def _facts_in_rows(self) -> dict[Edit, list[ComposedFact]]:
+        """The facts that are rows of an edit's loss: `request` puts them here, `propose` moves them to the notes."""
         return {}
 
     def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
@@ -418,5 +426,5 @@ class Glame(GraphValues, RankOneMethod):
         deltas, notes = super().propose(edits, values)
         if self.config.graph_rows:
             for edit, edit_notes in zip(edits, notes, strict=True):
-                edit_notes["learned"] = {fact.hop: fact.target for fact in self._learned.pop(edit)}
+                edit_notes["learned"] = {fact.hop: fact.target for fact in self._facts_in_rows.pop(edit)}
         return deltas, notes
