@@ -1,8 +1,10 @@
 """A prefix KV cache: keys and values of the tokens before an edit's own tokens, computed once.
 
-`run_prefix` computes the keys and values of token rows; `SharedContexts` has those of the contexts of a run. A `Prefix`
-passes them to a forward pass as a transformers cache. `mask_decides` returns whether a row after a prefix gives the
-same result in this model as the whole row.
+1. `SharedContexts` has the keys and values of the contexts of a run; `SharedContexts.prefix` those of given rows.
+2. `run_prefix` computes the keys and values of token rows.
+3. A `Prefix` holds them, and passes them to a forward pass as a transformers cache, `Prefix.frozen` or
+   `Prefix.growing`. The classes of these caches and of their layers come last.
+4. `mask_decides` returns whether a row after a prefix gives the same result in this model as the whole row.
 """
 
 from __future__ import annotations
@@ -73,11 +75,11 @@ class SharedContexts:
         prefix = run_prefix(model, tails, after=self._prefix.rows(index))
         if len(numbers) < 2 * len(set(numbers)):
             return prefix
-        # Keep only the rows' own keys and values; those of the contexts are looked up in ``start``.
+        # Keep only the rows' own keys and values; those of the contexts are looked up in ``contexts``.
         own_layers = []
         for keys, values in prefix.layers:
             own_layers.append((keys[..., shared:, :].clone(), values[..., shared:, :].clone()))
-        return replace(prefix, layers=tuple(own_layers), start=(self._prefix, index))
+        return replace(prefix, layers=tuple(own_layers), contexts=(self._prefix, index))
 
     def find_start(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
         """Find the longest context with which a row begins, leaving at least one token of the row.
@@ -142,14 +144,14 @@ class Prefix:
         layers: the keys and the values of each block, both [rows, heads, length, head size]; empty if no row has a
             token.
         sums: the sums of `kg_edit.zoo.token_means` by name, if a patch asked for them.
-        start: another prefix, and for each row the number of the row in it that comes before, [rows]. Then ``layers``
-            has only the keys and values after that prefix; `expand` puts both together.
+        contexts: a prefix of contexts, and for each row the number of its context there, [rows]. Then ``layers`` has
+            only the keys and values after the context, and `expand` puts both together. None: ``layers`` has all.
     """
 
     mask: Tensor
     layers: tuple[tuple[Tensor, Tensor], ...]
     sums: Mapping[str, Tensor] = field(default_factory=dict)
-    start: tuple[Prefix, Tensor] | None = None
+    contexts: tuple[Prefix, Tensor] | None = None
 
     @property
     def lengths(self) -> Tensor:
@@ -160,34 +162,33 @@ class Prefix:
         """Return the prefix of the rows with the numbers ``index`` [rows'], in this order."""
         layers = tuple((_pick_rows(keys, index), _pick_rows(values, index)) for keys, values in self.layers)
         sums = {name: _pick_rows(state, index) for name, state in self.sums.items()}
-        start = None
-        if self.start is not None:
-            first, row_in_first = self.start
-            start = (first, row_in_first[index])
-        return Prefix(mask=_pick_rows(self.mask, index), layers=layers, sums=sums, start=start)
+        contexts = None
+        if self.contexts is not None:
+            context_prefix, context_rows = self.contexts
+            contexts = (context_prefix, context_rows[index])
+        return Prefix(mask=_pick_rows(self.mask, index), layers=layers, sums=sums, contexts=contexts)
 
     def expand(self) -> Prefix:
-        """Return the prefix with the keys and values of ``start`` in its own ``layers``."""
-        if self.start is None:
+        """Return the prefix with the keys and values of ``contexts`` in its own ``layers``."""
+        if self.contexts is None:
             return self
-        first, index = self.start
+        context_prefix, rows = self.contexts
         layers = []
-        for (keys, values), (own_keys, own_values) in zip(first.layers, self.layers, strict=True):
-            all_keys = torch.cat([_pick_rows(keys, index), own_keys], -2)
-            all_values = torch.cat([_pick_rows(values, index), own_values], -2)
+        for (keys, values), (own_keys, own_values) in zip(context_prefix.layers, self.layers, strict=True):
+            all_keys = torch.cat([_pick_rows(keys, rows), own_keys], -2)
+            all_values = torch.cat([_pick_rows(values, rows), own_values], -2)
             layers.append((all_keys, all_values))
-        return replace(self, layers=tuple(layers), start=None)
+        return replace(self, layers=tuple(layers), contexts=None)
 
     def frozen(self, blocks: int) -> Cache:
         """Return a cache of ``blocks`` layers that gives the prefix and the new tokens, and stores only the prefix."""
-        layers = [_FrozenLayer() for _ in range(blocks)]  # type: ignore[no-untyped-call]
-        cache = self._fill(layers, stores=False)
-        if self.start is not None:
-            first, index = self.start
-            for layer, (keys, values) in zip(cache.layers, first.layers, strict=True):
-                assert isinstance(layer, _FrozenLayer)  # noqa: S101
-                layer.first = (keys, values, index.to(keys.device))
-        return cache
+        layers: list[_PrefixLayer] = [_FrozenLayer() for _ in range(blocks)]
+        if self.contexts is not None:
+            context_prefix, rows = self.contexts
+            layers = []
+            for keys, values in context_prefix.layers:
+                layers.append(_FrozenLayer(contexts=(keys, values, rows.to(keys.device))))
+        return self._fill(layers, stores=False)
 
     def growing(self, blocks: int, *, room: int = 0) -> SummedCache:
         """Return a cache that begins with the prefix and stores new tokens, ``room`` of them in preallocated memory."""
@@ -200,7 +201,7 @@ class Prefix:
     def _fill(self, layers: Sequence[_PrefixLayer], *, stores: bool) -> SummedCache:
         """Return a cache of ``layers``, which begin with the prefix; ``stores``: whether it stores further sums."""
         for layer, (keys, values) in zip(layers, self.layers, strict=False):  # a prefix without tokens has no layers
-            layer.start(keys, values)
+            layer.begin_with(keys, values)
         return SummedCache(list(layers), self.sums, stores=stores)
 
 
@@ -326,7 +327,7 @@ def base_model(model: LanguageModel) -> torch.nn.Module:
 class _PrefixLayer(DynamicLayer):
     """A cache layer that begins with given keys and values."""
 
-    def start(self, keys: Tensor, values: Tensor) -> None:
+    def begin_with(self, keys: Tensor, values: Tensor) -> None:
         """Begin with ``keys`` and ``values`` [rows, heads, length, head size], which are not copied."""
         self.lazy_initialization(keys, values)
         self.keys = keys
@@ -344,9 +345,9 @@ class _RoomyLayer(_PrefixLayer):
         self._room = room
         self._buffers = tuple[Tensor, ...]()
 
-    def start(self, keys: Tensor, values: Tensor) -> None:
+    def begin_with(self, keys: Tensor, values: Tensor) -> None:
         """Begin with a copy of ``keys`` and ``values``, with room after them."""
-        super().start(keys, values)
+        super().begin_with(keys, values)
         buffers = []
         for state in (keys, values):
             rows, heads, length, size = state.shape
@@ -358,7 +359,7 @@ class _RoomyLayer(_PrefixLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self._room += key_states.shape[-2]
-            self.start(key_states[..., :0, :], value_states[..., :0, :])
+            self.begin_with(key_states[..., :0, :], value_states[..., :0, :])
         length = self.get_seq_length()
         end = length + key_states.shape[-2]
         if end > self._buffers[0].shape[-2]:
@@ -382,18 +383,21 @@ class _RoomyLayer(_PrefixLayer):
 class _FrozenLayer(_PrefixLayer):
     """A `_PrefixLayer` that returns its own keys and values and the new tokens', but does not store the new ones.
 
-    ``first`` has keys, values, and their row with which each row begins; they come before its own.
+    ``contexts`` has the keys and values of contexts, and for each row the number of its context there; these come
+    before the layer's own.
     """
 
-    first: tuple[Tensor, Tensor, Tensor] | None = None
+    def __init__(self, *, contexts: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._contexts = contexts
 
     def get_seq_length(self) -> int:
         """Return the number of tokens before the new ones."""
         own = super().get_seq_length()
-        if self.first is None:
+        if self._contexts is None:
             return own
-        first_keys, _, _ = self.first
-        return own + first_keys.shape[-2]
+        context_keys, _, _ = self._contexts
+        return own + context_keys.shape[-2]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -401,10 +405,10 @@ class _FrozenLayer(_PrefixLayer):
         assert self.keys is not None and self.values is not None  # noqa: S101 - initialised
         keys = [self.keys, key_states]
         values = [self.values, value_states]
-        if self.first is not None:
-            first_keys, first_values, rows = self.first
-            keys = [first_keys[rows], *keys]
-            values = [first_values[rows], *values]
+        if self._contexts is not None:
+            context_keys, context_values, rows = self._contexts
+            keys = [context_keys[rows], *keys]
+            values = [context_values[rows], *values]
         return torch.cat(keys, -2), torch.cat(values, -2)
 
 
