@@ -1,5 +1,7 @@
 """Controls of a graph method: sources of subgraphs with less than the right graph, or with something else.
 
+A `Control` asks another source, the right one, for an edit's subgraph, and returns a changed copy (`Control.change`).
+
 - `NoGraph`: only the edit's own statement (s, r, o*).
 - `ShuffledObjects`: each statement o* -r'-> o' has its r', but an object of another o* for this r'.
 - `Withheld`: without the entities that an edit's withheld questions ask for.
@@ -37,7 +39,10 @@ _MOST_STATEMENTS = 500  # of a donor
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """A source around another source, the ``right`` one; a subclass defines how it changes the subgraph of an edit."""
+    """A source around another source, the ``right`` one; a subclass defines how it changes the subgraph of an edit.
+
+    Controls may be put around controls: the right source of one may be another one.
+    """
 
     right: SubgraphSource
 
@@ -76,7 +81,7 @@ class NoGraph(Control):
 
     def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return only s -r-> o*."""
-        return bare(graph)
+        return keep_edit_alone(graph)
 
 
 def states_nothing(graph: object) -> bool:
@@ -103,45 +108,50 @@ class ShuffledObjects(Control):
     """
 
     pool: Sequence[Edit] = ()
-    # What `_objects` has read, by its argument ``values``
-    _read: dict[bool, Mapping[str, Mapping[str, PoolObject]]] = field(default_factory=dict, init=False, repr=False)
+    # What `_pool_objects` has read of the graph, by its argument ``values``: the pool is the same for all edits
+    _cached: dict[bool, Mapping[str, Mapping[str, PoolObject]]] = field(default_factory=dict, init=False, repr=False)
 
     def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph with other objects in o*'s statements."""
         root = target_of(graph)
-        shuffled = bare(graph)
-        statements = []
-        for statement in _statements(graph, incoming=False):
-            statements.append((str(statement.key), statement.end, statement.data))
-        statements.sort(key=lambda statement: statement[:2])
-        excluded = {end for _, end, _ in statements} | set(shuffled)  # no statement gets one of these
-        for key, end, data in statements:
-            candidates = dict[str, str]()
-            for name, label in self._find_candidates(key, edit, options).items():
-                if name not in excluded and not shuffled.has_edge(root, name, key):
-                    candidates[name] = label
+        shuffled = keep_edit_alone(graph)
+        statements = sorted(
+            _statements(graph, incoming=False), key=lambda statement: (str(statement.key), statement.end)
+        )
+        excluded = {statement.end for statement in statements} | set(shuffled)  # no statement gets one of these
+        for statement in statements:
+            key = str(statement.key)
+            candidates = dict[str, str]()  # {node: label}
+            for node, label in self._find_candidates(key, edit, options).items():
+                if node not in excluded and not shuffled.has_edge(root, node, key):
+                    candidates[node] = label
             if not candidates:
                 continue
-            by_hash = {hash_of(options.seed, edit.target_new, key, end, name): name for name in candidates}
+            by_hash = {hash_of(options.seed, edit.target_new, key, statement.end, node): node for node in candidates}
             drawn = by_hash[min(by_hash)]
-            shuffled.add_node(drawn, label=candidates[drawn], hop=graph.nodes[end].get("hop", 2))
-            shuffled.add_edge(root, drawn, key=key, **data)
+            hop = graph.nodes[statement.end].get("hop", 2)
+            shuffled.add_node(drawn, label=candidates[drawn], hop=hop)
+            shuffled.add_edge(root, drawn, key=key, **statement.data)
         return shuffled
 
     def _find_candidates(self, key: str, edit: Edit, options: SubgraphOptions) -> dict[str, str]:
         """Return the pool's objects of the relation ``key``, by node the label, without o*'s own and guarded ones."""
         target = edit.target_new_id or edit.target_new
         candidates = {}
-        for name, item in self._objects(values=options.values).get(key, {}).items():
+        for node, found in self._pool_objects(values=options.values).get(key, {}).items():
             # o* may have more objects than the sampled ones; its own are told by their owners.
-            if target not in item.owners and not options.leakage.gives_away(name, item.label):
-                candidates[name] = item.label
+            if target not in found.owners and not options.leakage.gives_away(node, found.label):
+                candidates[node] = found.label
         return candidates
 
-    def _objects(self, *, values: bool) -> Mapping[str, Mapping[str, PoolObject]]:
+    def _pool_objects(self, *, values: bool) -> Mapping[str, Mapping[str, PoolObject]]:
         """Return the objects of the pool's o* by relation and node; with ``values`` also dates and quantities."""
-        if values in self._read:
-            return self._read[values]
+        if values not in self._cached:
+            self._cached[values] = self._read_pool_objects(values=values)
+        return self._cached[values]
+
+    def _read_pool_objects(self, *, values: bool) -> Mapping[str, Mapping[str, PoolObject]]:
+        """Read what `_pool_objects` returns from the right graph."""
         objects: dict[str, dict[str, PoolObject]] = {}
         donors = {donor.target_new_id or donor.target_new: donor for donor in self.pool}
         for owner, donor in donors.items():
@@ -156,7 +166,6 @@ class ShuffledObjects(Control):
                     label = str(graph.nodes[statement.end]["label"])
                     objects_of_relation[node] = PoolObject(label, set())
                 objects_of_relation[node].owners.add(owner)
-        self._read[values] = objects
         return objects
 
     def notes(self) -> dict[str, Any]:
@@ -236,14 +245,13 @@ class WrongGraph(Control):
 
     def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the edit's own edge, with the donors' statements instead of those of o*."""
-        wrong = bare(graph)
+        wrong = keep_edit_alone(graph)
+        # Of the right graph's attributes only the options stay; others, such as its content's hash, are of its content.
+        options_read = [name for name in options.changed() if name in graph.graph and name not in SAMPLING]
+        wrong.graph = {name: graph.graph[name] for name in options_read}
         incoming = options.incoming
-        wrong.graph = {}
-        for name in options.changed():
-            if name in graph.graph and name not in SAMPLING:
-                wrong.graph[name] = graph.graph[name]
-        size = len(_statements(graph, incoming))
-        count = len(_statements(wrong, incoming))
+        size = len(_statements(graph, incoming=incoming))
+        count = len(_statements(wrong, incoming=incoming))
         for donor in self._donors(edit, options.seed):
             if count >= size:
                 break
@@ -252,7 +260,7 @@ class WrongGraph(Control):
             except (GraphError, AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError):
                 continue  # the donor is not in the graph
             _graft(wrong, other, graph, room=size - count, seed=options.seed, incoming=incoming)
-            count = len(_statements(wrong, incoming))
+            count = len(_statements(wrong, incoming=incoming))
         if count < size:
             raise GraphError(
                 f"the pool of {len(self.pool)} has too few statements for a wrong graph of {edit.target_new!r}: "
@@ -312,8 +320,14 @@ class Statement(NamedTuple):
     end: str
     data: dict[str, Any]
 
+    def edge_at(self, target: str) -> tuple[str, str, str]:
+        """Return the edge (start, end, relation) of the same statement about another o*, the node ``target``."""
+        if self.leaves:
+            return target, self.end, self.key
+        return self.end, target, self.key
 
-def _statements(graph: nx.MultiDiGraph, incoming: bool) -> list[Statement]:
+
+def _statements(graph: nx.MultiDiGraph, *, incoming: bool) -> list[Statement]:
     """Return the statements that leave o*, with ``incoming`` also those that lead to it."""
     target = target_of(graph)
     statements = []
@@ -343,49 +357,45 @@ def _graft(
     donor = target_of(other)
     if donor in {root, subject_of(wrong)}:  # the same entity under another name in the pool
         return
-    known = {(statement.leaves, statement.key, statement.end) for statement in _statements(right, incoming)}
     excluded = {subject_of(wrong), root, subject_of(other), donor}
+    # The statements that may be added
+    right_edges = {statement.edge_at(root) for statement in _statements(right, incoming=incoming)}
+    new = []
+    for statement in _statements(other, incoming=incoming):
+        edge = statement.edge_at(root)
+        if statement.end not in excluded and edge not in right_edges and not wrong.has_edge(*edge):
+            new.append(statement)
+    new.sort(key=lambda statement: hash_of(seed, statement.end, statement.key))
+
     inside = other.subgraph([key for key in other if key not in excluded])
     paths = inside
     if incoming:
         paths = inside.to_undirected(as_view=True)
-
-    def draw(statement: Statement) -> bytes:
-        return hash_of(seed, statement.end, statement.key)
-
-    added = 0
-    for statement in sorted(_statements(other, incoming), key=draw):
-        if added == room:
-            return
-        leaves, key, end, data = statement
-        edge = (root, end, key) if leaves else (end, root, key)
-        if end in excluded or (leaves, key, end) in known or wrong.has_edge(*edge):
-            continue
-        reached = inside.subgraph({end, *nx.descendants(paths, end)})  # the nodes behind the statement
-        for node, node_data in reached.nodes(data=True):
+    for statement in new[:room]:
+        behind = inside.subgraph({statement.end, *nx.descendants(paths, statement.end)})
+        for node, node_data in behind.nodes(data=True):
             if node not in wrong:
                 wrong.add_node(node, **node_data)
-        wrong.add_edges_from(reached.edges(keys=True, data=True))
-        wrong.add_edge(*edge, **data)
-        added += 1
+        wrong.add_edges_from(behind.edges(keys=True, data=True))
+        wrong.add_edge(*statement.edge_at(root), **statement.data)
 
 
 def hidden_answers(source: object, edit: Edit) -> tuple[str, ...]:
     """Return the answers to the probes of an edit's record that are excluded from a graph (`WithoutAnswers`)."""
-    return _names(source, edit, WithoutAnswers)
+    return _read_names(source, edit, WithoutAnswers)
 
 
 def probe_answers(source: object, edit: Edit) -> tuple[str, ...]:
     """Return the answers to the probes of an edit's record whose names a graph has, excluded or not."""
-    return _names(source, edit, WithoutAnswers | WithAnswersNamed)
+    return _read_names(source, edit, WithoutAnswers | WithAnswersNamed)
 
 
 def withheld_names(source: object, edit: Edit) -> tuple[str, ...]:
     """Return all names that are excluded from a graph for an edit (`Withheld`, `WithoutAnswers`)."""
-    return _names(source, edit, Withheld)
+    return _read_names(source, edit, Withheld)
 
 
-def _names(source: object, edit: Edit, kind: Any) -> tuple[str, ...]:
+def _read_names(source: object, edit: Edit, kind: Any) -> tuple[str, ...]:
     """Return the names for an edit of those controls around a source that are of this ``kind``."""
     names = list[str]()
     while isinstance(source, Control):
@@ -395,7 +405,7 @@ def _names(source: object, edit: Edit, kind: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def bare(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
+def keep_edit_alone(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
     """Return the edit's own nodes and edge without any statement, and the graph's attributes."""
     ends = {subject_of(graph), target_of(graph)}
     alone = nx.MultiDiGraph(**graph.graph)
