@@ -1,7 +1,6 @@
 """The job behind `kg-edit edit`: make edits, and write a folder with the patch, the checks and a picture; resumable.
 
-`run_edits` has the stages in their order. What each needs follows below: making the edits (`_make_or_load`), asking the
-prompts, and writing the report.
+`run_edits` has the stages in their order. The functions of each stage follow below, in the same order.
 """
 
 from __future__ import annotations
@@ -136,14 +135,13 @@ def run_edits(
     """
     # Check everything that can be checked before the folder is made.
     out = Path(out)
-    all_edits = edits
-    edits, repeats = without_repeats(all_edits)
-    _check_edits(method, model, edits, progress=progress)
-    settings = run_settings(method, model, all_edits)
-    check_folder(out, settings, rows=lambda: _other_edits(out, edits, count=len(all_edits)))
+    distinct, repeats = without_repeats(edits)
+    _check_edits(method, model, distinct, progress=progress)
+    settings = run_settings(method, model, edits)
+    check_folder(out, settings, rows=lambda: _other_edits(out, distinct, count=len(edits)))
     if not (out / PATCH).is_file():
-        _warn_of_a_sequence(method, model, edits)
-        _warn_of_one_subject(method, edits)
+        _warn_of_a_sequence(method, model, distinct)
+        _warn_of_one_subject(method, distinct)
         method.prepare()  # a covariance that can't be measured fails before the folder is made
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
@@ -151,22 +149,24 @@ def run_edits(
         claim(out, settings)
 
         # Make the edits.
-        patch = _make_or_load(
-            method, edits, out, force=force, keep_going=keep_going, callbacks=callbacks, progress=progress
+        patch = _load_or_make(
+            method, distinct, out, force=force, keep_going=keep_going, callbacks=callbacks, progress=progress
         )
+        made = distinct
         if keep_going:
-            made = _made_ids(patch)
-            edits = tuple(edit for edit in edits if edit.id in made)
+            made_ids = _made_ids(patch)
+            made = tuple(edit for edit in distinct if edit.id in made_ids)
 
-        # Ask the edits' prompts, and make the failed edits alone.
-        known = known_rows(out / RECORDS, edits)
-        rows = BeforeAfter(known)
-        if not known:
-            rows = before_and_after(model, patch, edits, progress=progress)
+        # Ask the edits' prompts, unless an earlier run has asked them, and make the failed edits alone.
+        known = known_rows(out / RECORDS, made)
+        if known:
+            rows = BeforeAfter(known)
+        else:
+            rows = before_and_after(model, patch, made, progress=progress)
             write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
         failed_ids = {result.edit for result in Verdict.of(rows).failed}
-        failed = [edit for edit in edits if edit.id in failed_ids]
-        if alone and len(edits) > 1:
+        failed = [edit for edit in made if edit.id in failed_ids]
+        if alone and len(made) > 1:
             make_alone(method, failed, out, progress=progress)
 
         # Ask what else changed. The report is written last, so a run with a report is finished. It keeps the prompts
@@ -175,51 +175,20 @@ def run_edits(
         if is_finished:
             differences = read_differences(out / LOCALITY)
         else:
-            differences = _ask_other_prompts(model, patch, edits, locality_check=locality_check, progress=progress)
+            differences = _ask_other_prompts(model, patch, made, locality_check=locality_check, progress=progress)
 
         # Judge and write.
-        verdict = _judge(method, edits, patch, rows, differences, graph=graph, repeats=repeats, folder=out)
+        verdict = _judge(method, made, patch, rows, differences, graph=graph, repeats=repeats, folder=out)
         run = EditRun(out, rows, verdict, differences)
         if is_finished and _has_verdict(out, verdict):
             return run
         if failed:
             write_edits(out / FAILED, failed)
-        _write_report(run, method, edits, patch)
+        _write_report(run, method, made, patch)
         return run
 
 
-def _judge(
-    method: EditingMethod,
-    edits: Sequence[Edit],
-    patch: Patch,
-    rows: BeforeAfter,
-    differences: Sequence[PromptDifference],
-    *,
-    graph: Sequence[str],
-    repeats: Sequence[tuple[str, str]],
-    folder: Path,
-) -> Verdict:
-    """Return the verdict of a run, with all that its advice and commands need; the last arguments are `Verdict`'s."""
-    model = method.model
-    if not method.graph_identity:  # the method reads no graph, so a command needs no --graph
-        graph = ()
-    return Verdict.of(
-        rows,
-        unchanged=count_unchanged(differences),
-        method=method.name,
-        preset=method.config.preset_name,
-        graph=graph,
-        joint=method.joint,
-        subjects={edit.id: edit.subject for edit in edits},
-        tokens={edit.id: _count_target_tokens(model, edit) for edit in edits if not edit.target_text},
-        alone=read_alone(folder),
-        repeats=repeats,
-        opposes=find_opposed(edits),
-        refused=find_disabling(patch, (), model),
-        model=model.name,
-        experts=model.spec.down_projection is None,
-        folder=folder,
-    )
+# 1. Check the edits and the folder
 
 
 def _check_edits(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], *, progress: bool) -> None:
@@ -232,19 +201,6 @@ def _check_edits(method: EditingMethod, model: LanguageModel, edits: Sequence[Ed
     check_prompts(model, without_answer)  # the others are probes, which were checked
 
 
-def _has_verdict(out: Path, verdict: Verdict) -> bool:
-    """Return whether the folder's report has the same results of all edits as ``verdict``."""
-    stored = Verdict.beside(out / PATCH)
-    if stored is None:
-        return False
-    return stored.model_dump(include={"edits"}) == verdict.model_dump(include={"edits"})
-
-
-def _made_ids(patch: Patch) -> set[str]:
-    """Return the ids of the edits in a patch."""
-    return {record["edit"]["id"] for record in patch.provenance["edits"]}
-
-
 def run_settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> dict[str, object]:
     """Return what identifies a run in its folder: a run is continued only with the same method, model and edits."""
     return {
@@ -255,6 +211,20 @@ def run_settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Ed
         "edits_sha256": digest([edit.model_dump(mode="json") for edit in edits]),
         "kg_edit": __version__,
     }
+
+
+def _other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> str | None:
+    """Say how the edits of the run in ``out`` differ; its patch has their content. None if no patch can be read."""
+    path = out / PATCH
+    if not path.is_file():
+        path = out / PARTIAL
+    try:
+        provenance = read_provenance(path)
+        there = {record["edit"]["id"]: record["edit"] for record in provenance["edits"]}
+    except (PatchError, KeyError, TypeError):
+        return None
+    here = {edit.id: edit.model_dump(mode="json", exclude_defaults=True) for edit in edits}
+    return other_rows("edits", there, here, counts=(read_settings(out)["edits"], count))
 
 
 def _warn_of_a_sequence(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> None:
@@ -289,53 +259,10 @@ def _warn_of_one_subject(method: EditingMethod, edits: Sequence[Edit]) -> None:
     log.warning(_ONE_SUBJECT, first, edit.id, edit.subject, more, why)
 
 
-def _write_report(run: EditRun, method: EditingMethod, edits: Sequence[Edit], patch: Patch) -> None:
-    """Write the report's files; report.md is the last one, so that with it all is there."""
-    out = run.folder
-    if run.differences:
-        write_text(out / LOCALITY, "".join(f"{difference.model_dump_json()}\n" for difference in run.differences))
-    graphs = {}
-    for edit in edits:
-        subgraph = _read_subgraph(method, edit)
-        if subgraph is not None:
-            graphs[edit.id] = subgraph
-    first_graph = graphs.get(edits[0].id)
-    if isinstance(first_graph, nx.MultiDiGraph):
-        _draw(first_graph, edits[0], out)
-    try:
-        curves = read_losses(out / LOSSES)
-    except OutputError as error:  # a damaged file costs the curves, not the report
-        log.warning("the report has no loss curves: %s", error)
-        curves = {}
-    page = report_page(run.rows, patch, verdict=run.verdict, curves=curves, graphs=graphs, differences=run.differences)
-    write_text(out / PAGE, page)
-    write_text(out / VERDICT, f"{run.verdict.model_dump_json(indent=1)}\n")
-    write_text(out / REPORT, markdown(run.rows, patch, run.verdict, run.differences))
+# 2. Make the edits
 
 
-def _other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> str | None:
-    """Say how the edits of the run in ``out`` differ; its patch has their content. None if no patch can be read."""
-    path = out / PATCH
-    if not path.is_file():
-        path = out / PARTIAL
-    try:
-        provenance = read_provenance(path)
-        there = {record["edit"]["id"]: record["edit"] for record in provenance["edits"]}
-    except (PatchError, KeyError, TypeError):
-        return None
-    here = {edit.id: edit.model_dump(mode="json", exclude_defaults=True) for edit in edits}
-    return other_rows("edits", there, here, counts=(read_settings(out)["edits"], count))
-
-
-def _count_target_tokens(model: LanguageModel, edit: Edit) -> int:
-    """Return the number of tokens of an edit's new target, after its prompt."""
-    is_chat = edit.forms[0]
-    if is_chat:
-        model = model.in_chat()
-    return len(model.encode(edit.text, target=edit.target_new).target_ids)
-
-
-def _make_or_load(
+def _load_or_make(
     method: EditingMethod,
     edits: Sequence[Edit],
     out: Path,
@@ -382,6 +309,21 @@ def _make_or_load(
     return patch
 
 
+def _load_partial(path: Path, edits: Sequence[Edit]) -> Patch | None:
+    """Return the patch that an interrupted run left; None if there is none."""
+    if not path.is_file():
+        return None
+    start = Patch.load(path)
+    warn_of_other_code(start, path)
+    log.info("continuing with %s after %d of %d edits", path, len(_made_ids(start)), len(edits))
+    return start
+
+
+def _made_ids(patch: Patch) -> set[str]:
+    """Return the ids of the edits in a patch."""
+    return {record["edit"]["id"] for record in patch.provenance["edits"]}
+
+
 def _make(
     method: EditingMethod,
     edits: Sequence[Edit],
@@ -405,10 +347,11 @@ def _make(
         if not force:
             refuse_disabling(new_patch, seen, method.model)
 
-    while edits or start is None:
+    remaining = list(edits)
+    while remaining or start is None:
         try:
             return method.edit(
-                edits,
+                remaining,
                 start=start,
                 after_each=saves.save_if_due,
                 guard=guard,
@@ -416,26 +359,16 @@ def _make(
                 progress=progress,
             )
         except RefusedEditsError as error:
-            others = [edit for edit in edits if edit.id not in error.reasons]
-            something_is_left = bool(others) or start is not None
-            if not keep_going or not something_is_left:
-                if others:
-                    error.add_note("--keep-going leaves such edits out, and makes the others")
+            others = [edit for edit in remaining if edit.id not in error.reasons]
+            if not keep_going and others:
+                error.add_note("--keep-going leaves such edits out, and makes the others")
+            nothing_is_left = not others and start is None
+            if not keep_going or nothing_is_left:
                 raise
             for name, reason in error.reasons.items():
                 log.warning("left out: the edit %r: %s", name, reason)
-            edits = others
+            remaining = others
     return start  # the run was killed after its last edit, or the last ones were refused
-
-
-def _load_partial(path: Path, edits: Sequence[Edit]) -> Patch | None:
-    """Return the patch that an interrupted run left; None if there is none."""
-    if not path.is_file():
-        return None
-    start = Patch.load(path)
-    warn_of_other_code(start, path)
-    log.info("continuing with %s after %d of %d edits", path, len(_made_ids(start)), len(edits))
-    return start
 
 
 class _PartialSaves:
@@ -483,18 +416,7 @@ def warn_of_other_code(patch: Patch, path: Path, *, script_sha256: str | None = 
         log.warning("%s was made with other code of %s; another --out makes its edits anew", path, names)
 
 
-def _ask_other_prompts(
-    model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, locality_check: bool, progress: bool
-) -> tuple[PromptDifference, ...]:
-    """Ask the edits' locality prompts, and with ``locality_check`` the unrelated ones, on both models."""
-    prompts = join_repeats(own_prompts(edits))
-    if locality_check:
-        try:
-            all_prompts = join_repeats((*prompts, *unrelated_prompts(edits)))
-            return compare_prompts(model, patch, all_prompts, progress=progress)
-        except KgEditError as error:  # a model of few positions, or a tokenizer that can't separate a packaged answer
-            log.warning("the unrelated prompts can't be asked: %s", error)
-    return compare_prompts(model, patch, prompts, progress=progress)
+# 3. Ask the prompts
 
 
 def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
@@ -509,19 +431,98 @@ def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
     return rows
 
 
-def _draw(graph: nx.MultiDiGraph, edit: Edit, out: Path) -> None:
-    """Draw an edit's subgraph: ``subgraph-ID.svg``."""
-    name = ""
-    for character in edit.id[:60]:
-        if character.isalnum() or character in "-_":
-            name += character
-        else:
-            name += "-"  # not every file system accepts the others
-    path = out / f"subgraph-{name}.svg"
+def _ask_other_prompts(
+    model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, locality_check: bool, progress: bool
+) -> tuple[PromptDifference, ...]:
+    """Ask the edits' locality prompts, and with ``locality_check`` the unrelated ones, on both models."""
+    prompts = join_repeats(own_prompts(edits))
+    if locality_check:
+        try:
+            all_prompts = join_repeats((*prompts, *unrelated_prompts(edits)))
+            return compare_prompts(model, patch, all_prompts, progress=progress)
+        except KgEditError as error:  # a model of few positions, or a tokenizer that can't separate a packaged answer
+            log.warning("the unrelated prompts can't be asked: %s", error)
+    return compare_prompts(model, patch, prompts, progress=progress)
+
+
+# 4. Judge
+
+
+def _judge(
+    method: EditingMethod,
+    edits: Sequence[Edit],
+    patch: Patch,
+    rows: BeforeAfter,
+    differences: Sequence[PromptDifference],
+    *,
+    graph: Sequence[str],
+    repeats: Sequence[tuple[str, str]],
+    folder: Path,
+) -> Verdict:
+    """Return the verdict of a run, with all that its advice and commands need; the last arguments are `Verdict`'s."""
+    model = method.model
+    if not method.graph_identity:  # the method reads no graph, so a command needs no --graph
+        graph = ()
+    return Verdict.of(
+        rows,
+        unchanged=count_unchanged(differences),
+        method=method.name,
+        preset=method.config.preset_name,
+        graph=graph,
+        joint=method.joint,
+        subjects={edit.id: edit.subject for edit in edits},
+        tokens={edit.id: _count_target_tokens(model, edit) for edit in edits if not edit.target_text},
+        alone=read_alone(folder),
+        repeats=repeats,
+        opposes=find_opposed(edits),
+        refused=find_disabling(patch, (), model),
+        model=model.name,
+        experts=model.spec.down_projection is None,
+        folder=folder,
+    )
+
+
+def _count_target_tokens(model: LanguageModel, edit: Edit) -> int:
+    """Return the number of tokens of an edit's new target, after its prompt."""
+    is_chat = edit.forms[0]
+    if is_chat:
+        model = model.in_chat()
+    return len(model.encode(edit.text, target=edit.target_new).target_ids)
+
+
+def _has_verdict(out: Path, verdict: Verdict) -> bool:
+    """Return whether the folder's report has the same results of all edits as ``verdict``."""
+    stored = Verdict.beside(out / PATCH)
+    if stored is None:
+        return False
+    return stored.model_dump(include={"edits"}) == verdict.model_dump(include={"edits"})
+
+
+# 5. Write the report
+
+
+def _write_report(run: EditRun, method: EditingMethod, edits: Sequence[Edit], patch: Patch) -> None:
+    """Write the report's files; report.md is the last one, so that with it all is there."""
+    out = run.folder
+    if run.differences:
+        write_text(out / LOCALITY, "".join(f"{difference.model_dump_json()}\n" for difference in run.differences))
+    graphs = {}
+    for edit in edits:
+        subgraph = _read_subgraph(method, edit)
+        if subgraph is not None:
+            graphs[edit.id] = subgraph
+    first_graph = graphs.get(edits[0].id)
+    if isinstance(first_graph, nx.MultiDiGraph):
+        _draw(first_graph, edits[0], out)
     try:
-        draw(graph, path, title=f"{edit.text} {edit.target_new}")
-    except OSError as error:
-        raise OutputError(f"can't write {path}: {error.strerror or error}; the patch is complete") from error
+        curves = read_losses(out / LOSSES)
+    except OutputError as error:  # a damaged file costs the curves, not the report
+        log.warning("the report has no loss curves: %s", error)
+        curves = {}
+    page = report_page(run.rows, patch, verdict=run.verdict, curves=curves, graphs=graphs, differences=run.differences)
+    write_text(out / PAGE, page)
+    write_text(out / VERDICT, f"{run.verdict.model_dump_json(indent=1)}\n")
+    write_text(out / REPORT, markdown(run.rows, patch, run.verdict, run.differences))
 
 
 def _read_subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None:
@@ -544,3 +545,18 @@ def _with_hops(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
         data.setdefault("hop", distances.get(key, beyond))
         data.setdefault("role", "neighbour")
     return with_hops
+
+
+def _draw(graph: nx.MultiDiGraph, edit: Edit, out: Path) -> None:
+    """Draw an edit's subgraph: ``subgraph-ID.svg``."""
+    name = ""
+    for character in edit.id[:60]:
+        if character.isalnum() or character in "-_":
+            name += character
+        else:
+            name += "-"  # not every file system accepts the others
+    path = out / f"subgraph-{name}.svg"
+    try:
+        draw(graph, path, title=f"{edit.text} {edit.target_new}")
+    except OSError as error:
+        raise OutputError(f"can't write {path}: {error.strerror or error}; the patch is complete") from error
