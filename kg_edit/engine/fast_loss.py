@@ -4,6 +4,15 @@
 Here all prompts of all edits are rows (`TargetRow`), which share passes within the memory (`kg_edit.engine.passes`). A
 pass runs the tails of its rows (`TailForward`), or whole rows in a recurrent model (`WholeForward`). On CUDA, a step
 becomes one graph (`kg_edit.engine.cuda_graphs`). The edits that have ended are left out.
+
+For the edit i with the change delta_i, the parts of the loss are sums over its rows r, each with the weight w_r and
+the mean over its target tokens t:
+
+    L_p, L_further = sum_r w_r mean_t -log P(t | r, delta_i)                 (of a soft target q: -sum q log P)
+    L_a            = sum_r w_r KL(P(. | r, delta_i) || P(. | r, 0))
+    loss_i         = L_p + kl_weight L_a + L_further
+
+`FastLoss` divides the rows into passes (`Pass`). A pass has its rows by kind (`RowsOfKind`), each with one formula.
 """
 
 from __future__ import annotations
@@ -48,7 +57,7 @@ class TargetRow:
 
     @property
     def kind(self) -> tuple[Part, bool]:
-        """The part of the loss, and whether the target is hard. Rows of one kind have one formula."""
+        """The part of the loss, and whether the target is the prompt's own text. Rows of one kind have one formula."""
         return self.part, self.soft_target is None
 
     @property
@@ -165,11 +174,14 @@ class FastLoss:
         self._passes = list[Pass]()
         devices = {parameter.device for parameter in model.model.parameters()}
         self._captures = len(devices) == 1 and devices.pop().type == "cuda"
-        self._step = self._new_step()  # computes the gradient of the present passes
+        self._run_step = self._make_step_runner()
         self.value, self.bare_key, self.mean_key = self._within_memory(self._read_states)
 
-    def _new_step(self) -> Step:
-        """Return what calls a function with tensors: on one CUDA device as a graph, elsewhere as it is."""
+    def _make_step_runner(self) -> Step:
+        """Return what calls the function of a step with tensors: on one CUDA device as a graph, elsewhere as it is.
+
+        A graph is that of the present passes, so a new one is made whenever these change.
+        """
         if not self._captures:
             return _call
         from kg_edit.engine.cuda_graphs import Repeated  # for CUDA alone
@@ -202,7 +214,10 @@ class FastLoss:
         return m, k, mean_k
 
     def _within_memory(self, work: Callable[[], Result]) -> Result:
-        """Return ``work()``, which runs the passes; if memory runs out, do it again with passes of half the tokens."""
+        """Make the passes if there are none, and return ``work()``, which runs them.
+
+        If memory runs out, do both again with passes of half the tokens, until each has a single row.
+        """
         while True:
             try:
                 if not self._passes:
@@ -214,7 +229,7 @@ class FastLoss:
                     raise
             # After the handler, as the error keeps the tensors of the failed pass.
             self._passes = []
-            self._step = self._new_step()
+            self._run_step = self._make_step_runner()
             # The largest pass may have less than the limit, and a long row alone may have more.
             largest = max(padded_tokens(rows) for rows in tried)
             tokens = min(self._limit.tokens, largest)
@@ -243,7 +258,9 @@ class FastLoss:
         return self._within_memory(compute)
 
     def gradient(self, change: Tensor, *, margin: float | None = None) -> tuple[list[Tensor], Tensor]:
-        """Return the parts [edits] each, as the fourth one the missed tokens, and d loss_i / d change_i, [edits, d].
+        """Return a list of the parts, [edits] each, and the gradient d loss_i / d change_i, [edits, d].
+
+        The parts are L_p, L_a, L_further, and with a ``margin`` the number of missed tokens.
 
         The memory does not grow with the number of edits: the activations of a pass are freed before the next pass.
 
@@ -258,15 +275,18 @@ class FastLoss:
             args = (change, torch.full((), margin or 0.0, device=change.device))
 
         def compute() -> tuple[Tensor, ...]:
-            return self._step(self._gradient, *args)
+            return self._run_step(self._compute_step, *args)
 
         gradient, *parts = self._within_memory(compute)
         if margin is None:
             parts = parts[:3]
         return parts, gradient
 
-    def _gradient(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return the gradient, and after it the parts as in `gradient`; nothing is read back to the host."""
+    def _compute_step(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the gradient, and after it the parts as in `gradient`.
+
+        A CUDA graph can be made of this, so nothing is read back to the host, and the result is tensors alone.
+        """
         leaf = change.detach().requires_grad_()
         missed = None if margin is None else leaf.new_zeros(len(leaf))
         parts = _zeros(leaf)
@@ -302,7 +322,7 @@ class FastLoss:
                 passes_left.append(remaining)
         if passes_left != self._passes:
             self._passes = passes_left
-            self._step = self._new_step()
+            self._run_step = self._make_step_runner()
 
 
 def _call(work: Callable[..., Tensors], *arguments: Tensor) -> Tensors:
@@ -330,7 +350,7 @@ class Pass:
         if any(row.part == "kl" for row in rows):
             with torch.no_grad():  # L_a compares with the distribution without the change
                 clean = forward.logits()
-        self._groups = list[_Kind]()  # the rows of each kind
+        self._groups = list[RowsOfKind]()  # the rows of each kind
         self._sizes = list[int]()  # the number of reads of each kind
         for kind in dict.fromkeys(row.kind for row in rows):
             same_kind = [row for row in rows if row.kind == kind]
@@ -340,7 +360,7 @@ class Pass:
             kind_clean = None
             if part == "kl" and clean is not None:
                 kind_clean = clean[start : start + size]
-            self._groups.append(_Kind(same_kind, kind_clean, head))
+            self._groups.append(RowsOfKind(same_kind, kind_clean, head))
             self._sizes.append(size)
 
     def logits(self, change: Tensor) -> Tensor:
@@ -376,7 +396,7 @@ class Pass:
         return Pass(rows, self.forward.subset(remaining), self._edits, self._head)
 
 
-class _Kind:
+class RowsOfKind:
     """The rows of one kind in a pass, and their formula.
 
     ``clean`` [reads, vocabulary] are the logits without the change, for L_a. ``head`` is the device of the logits.

@@ -63,7 +63,10 @@ class TeacherQuestion:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherPrompt:
-    """A question ``alone``, and the facts ``shown`` before it; ``start`` is the part before the thing's name."""
+    """A question ``alone``, and the facts ``shown`` before it.
+
+    ``start`` is the part of both together that comes before the thing's name; questions about other things share it.
+    """
 
     start: str
     shown: str
@@ -111,47 +114,47 @@ def _answer_each(
     model: LanguageModel, prompts: Sequence[TeacherPrompt], *, most: int, store: PrefixStore | None
 ) -> dict[TeacherPrompt, Answer | None]:
     """Return the model's greedy answer after each prompt that fits into its positions; None for an empty one."""
-    rows = dict[TeacherPrompt, tuple[int, ...]]()
+    rows = dict[TeacherPrompt, tuple[int, ...]]()  # the tokens of each prompt
     prefixes = list[tuple[int, ...]]()  # the tokens before the thing, which are the same for other things
     for prompt in prompts:
-        ids = _fit(model, prompt, beyond=most)
+        ids = _encode_fitting(model, prompt, new_tokens=most)
         if ids is None:
             continue
         rows[prompt] = ids
         start = model.encode(prompt.start, fitting=False).ids
-        if ids[: len(start)] == start:
+        if ids[: len(start)] == start:  # not of a prompt without the facts, nor where a token spans the thing's start
             prefixes.append(start)
 
-    def is_ended(tokens: Sequence[int]) -> bool:
-        return _ends(model, tokens[-1])
+    def has_ended(tokens: Sequence[int]) -> bool:
+        return _ends_answer(model, tokens[-1])
 
     starts = None
     if store and prefixes:
         starts = store.contexts(model, prefixes)
     limits = [most] * len(rows)
-    texts = greedy(model, list(rows.values()), limits=limits, top_k=_TOP_K, ends=is_ended, starts=starts)
-    return {prompt: _answer(model, written) for prompt, written in zip(rows, texts, strict=True)}
+    texts = greedy(model, list(rows.values()), limits=limits, top_k=_TOP_K, ends=has_ended, starts=starts)
+    return {prompt: _read_answer(model, written) for prompt, written in zip(rows, texts, strict=True)}
 
 
-def _fit(model: LanguageModel, prompt: TeacherPrompt, *, beyond: int) -> tuple[int, ...] | None:
-    """Return the tokens of the first form of a prompt that leaves ``beyond`` positions of the model free, or None."""
+def _encode_fitting(model: LanguageModel, prompt: TeacherPrompt, *, new_tokens: int) -> tuple[int, ...] | None:
+    """Return the tokens of the first form of a prompt after which ``new_tokens`` fit into the model, or None."""
     for form in prompt.forms:
         ids = model.encode(form, fitting=False).ids
-        if model.positions is None or len(ids) + beyond <= model.positions:
+        if model.positions is None or len(ids) + new_tokens <= model.positions:
             return ids
     return None
 
 
-def _ends(model: LanguageModel, token: int) -> bool:
+def _ends_answer(model: LanguageModel, token: int) -> bool:
     """Return whether an answer ends before this token."""
     text = str(model.tokenizer.decode([token]))
     return token in model.tokenizer.all_special_ids or "\n" in text or text.strip() in (".", ",")
 
 
-def _answer(model: LanguageModel, written: Written) -> Answer | None:
+def _read_answer(model: LanguageModel, written: Written) -> Answer | None:
     """Return the first line or sentence of the written text, as an answer; None if it is empty."""
     stop = 0
-    while stop < len(written.tokens) and not _ends(model, written.tokens[stop]):
+    while stop < len(written.tokens) and not _ends_answer(model, written.tokens[stop]):
         stop += 1
     # Drop tokens of blanks and dots at its end.
     while stop and not str(model.tokenizer.decode([written.tokens[stop - 1]])).strip(" ."):
