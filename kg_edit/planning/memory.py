@@ -234,74 +234,93 @@ def _count_row_tokens(job: Job) -> int:
 
 
 def _prompts_part(job: Job) -> Part:
-    """Return what a descent keeps of each fact that it takes at once.
+    """Return what a descent keeps of the facts that it takes at once, and of the contexts, which all facts share.
 
-    That is keys and values of the fact's prompts in all blocks; the input of the edited block, of the one above, and
-    the last output, 3 d a token of its tails; d_ff a row; and one row of clean logits. The contexts' keys and values
-    are kept once for all facts; the rows of one fact alone have a copy. A recurrent model keeps no keys and values: the
-    input of the edited block and the last output, 2 d a token.
+        bytes = (facts at once x numbers of a fact + tokens of the contexts x c) x bytes of a number
+
+        numbers of a fact = T c + 3 d R t + R d_ff + V        in a recurrent model: 2 d T + R d_ff + V
+
+    T are the tokens of a fact's rows and c the keys and values of a token in all blocks. R are the rows, the bare
+    prompt among them once more, and t the tokens of a tail: of these the input of the edited block, that of the block
+    above and the last output are kept, 3 d. A row has a key, d_ff, and one row has its clean logits, V. A recurrent
+    model keeps no keys and values, but the input of the edited block and the last output of each token, 2 d.
     """
     shape = job.shape
     load = job.load
     rows = load.rows + 1
     if shape.recurrent:
         fact_tokens = _count_row_tokens(job)
-        contexts = 0
+        context_tokens = 0.0
         states = 2.0 * shape.width * fact_tokens
     else:
         fact_tokens = load.rows * _PROMPT
-        contexts = load.context_tokens
+        context_tokens = float(load.context_tokens)
         states = fact_tokens * shape.cache + 3.0 * rows * _TAIL * shape.width
+    numbers = states + rows * shape.inner + shape.vocabulary
+
     facts = load.facts * min(job.edits, load.together)
     if job.method.joint:
         facts = load.facts * job.edits
-    copies = 1.0 if facts > 1 else 2.0
-    shared = contexts * copies  # tokens
+    if facts <= 1:
+        context_tokens *= 2  # the rows of a fact alone have a copy
     token_bytes = 2.0 * shape.width * shape.layers * job.size  # as `ValueMethod.portions` counts
-    most_facts = max(1.0, (job.limit - shared * token_bytes) / (token_bytes * max(fact_tokens, 1)))
-    numbers = states + rows * shape.inner + shape.vocabulary
+    room = job.limit - context_tokens * token_bytes
+    most_facts = max(1.0, room / (token_bytes * max(fact_tokens, 1)))
+    at_once = min(float(facts), most_facts)
     return Part(
         what="prompts: keys, values, states",
-        bytes=(min(float(facts), most_facts) * numbers + shared * shape.cache) * job.size,
+        bytes=(at_once * numbers + context_tokens * shape.cache) * job.size,
         phase="editing",
         memory=job.memory,
         formula=f"{fact_tokens} tokens a fact, {number_of(facts, 'fact')} within --memory; "
-        f"contexts: {shared:.0f} tokens",
+        f"contexts: {context_tokens:.0f} tokens",
     )
 
 
 def _patch_part(job: Job) -> Part:
-    """Return the patch: for each fact and layer two factors, d + d_ff numbers, and a key, d_ff; or whole matrices."""
+    """Return the patch, in float32: for each changed matrix two factors with this rank, or the whole change.
+
+        numbers = layers x matrices x (sum of the two sides of a matrix) x min(rank, full rank)
+
+    The full rank is the smaller side, and a whole change has it. With keys, a key [d_ff] of each fact in each layer
+    comes on top. A patch of all weights has the whole blocks, and an identity matrix for each of their weights.
+    """
     shape = job.shape
     load = job.load
     layers = len(job.layers)
-    family = job.method.family
-    if family in ("fine-tuning", "low-rank", "adapter"):
-        rank = load.rank
-        if not job.method.joint:
-            rank *= job.edits
-    elif family == "hypernetwork":
-        rank = job.edits * _PROMPT  # MEND: rank one a token
-    else:
-        rank = job.edits * load.facts
+    rank = _count_rank(job)
     sides = shape.width + shape.inner
-    if family == "low-rank":  # LoRA changes the attention, whose matrices are [d, d]
+    if job.method.family == "low-rank":  # LoRA changes the attention, whose matrices are [d, d]
         sides = 2 * shape.width
-
     full_rank = min(shape.width, shape.inner)
-    is_whole = job.method.trains in ("weight", "all weights") or load.dense
-    if is_whole:
+
+    if job.method.trains == "all weights":
+        formula = "whole matrices"
+        numbers = float(layers * (shape.block + shape.identities))
+    elif job.method.trains == "weight" or load.dense:
         formula = "whole matrices"
         numbers = float(layers * load.matrices * sides * full_rank)
     else:
         formula = f"rank {rank}, layers: {layers}"
         numbers = float(layers * load.matrices * sides * min(rank, full_rank))
-    if job.method.trains == "all weights":
-        numbers = float(layers * (shape.block + shape.identities))
     if load.keys:
         formula += ", and keys"
         numbers += layers * shape.inner * rank
     return Part(what="the patch", bytes=FLOAT32 * numbers, phase="always", memory="main memory", formula=formula)
+
+
+def _count_rank(job: Job) -> int:
+    """Return the rank of the change of one weight by all edits."""
+    load = job.load
+    match job.method.family:
+        case "fine-tuning" | "low-rank" | "adapter":
+            if job.method.joint:
+                return load.rank
+            return load.rank * job.edits
+        case "hypernetwork":  # MEND: rank one a token
+            return job.edits * _PROMPT
+        case _:  # rank one a fact
+            return job.edits * load.facts
 
 
 def _texts_part(job: Job) -> Part:
