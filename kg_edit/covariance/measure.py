@@ -2,6 +2,10 @@
 
 The pass consists of `start`, `run` and `finish`; `Sums` is its state between two chunks of text. The sums are saved
 every 20 seconds (`CHECKPOINT_SECONDS`), so that a killed run can be resumed.
+
+Whether the text was long enough is seen at marks, at ..., 1/4 and 1/2 of the tokens and at the end: how far the
+directions C^-1 k of some probe keys k have turned since the mark before, when half of the tokens had been read. The
+result of each such comparison is a "doubling" in the manifest.
 """
 
 from __future__ import annotations
@@ -153,22 +157,28 @@ def _check_length(corpus: str, tokens: int, expected: int) -> None:
 class Sums:
     """The second moments of some layers, a copy of them at an earlier mark, and the probe keys that compare both.
 
-    The marks are at ..., 1/4 and 1/2 of the wanted tokens. At each mark the sums are compared with the copy from the
-    previous mark, and a new copy in float32 replaces it.
+    At each mark the sums are compared with the copy from the previous mark, and a new copy in float32 replaces it.
+
+    Attributes:
+        position: what is read so far, of which text and layers; replaced at the end of each chunk.
+        moments: the sum of k k^T of each layer, with its count.
+        halves: the copies of these sums at the last mark.
+        probes: the probe keys of each layer, drawn in the first chunk.
     """
 
     def __init__(self, position: Position, tensors: Mapping[str, Tensor] | None = None) -> None:
         stored = tensors or {}
         self.position = position
         self.moments = dict[int, SecondMoment]()
-        self.halves = dict[int, Tensor]()  # the copies at the last mark
+        self.halves = dict[int, Tensor]()
         self.probes = dict[int, ProbeKeys]()
         for layer, size in position.sizes.items():
             self.moments[layer] = SecondMoment(size, stored.get(f"total.{layer}"), position.count)
             self.probes[layer] = ProbeKeys(list(stored.get(f"probes.{layer}", ())))
             if f"half.{layer}" in stored:
                 self.halves[layer] = stored[f"half.{layer}"]
-        self._directions = dict[int, Tensor | None]()  # of the probe keys, at the last mark
+        # C^-1 k of the probe keys at the last mark, so that they are solved once; a resumed run has to solve them again
+        self._directions = dict[int, Tensor | None]()
 
     @classmethod
     def load(cls, path: Path) -> Sums:
@@ -198,7 +208,7 @@ class Sums:
             self.probes[layer].see(keys)
 
     def end_chunk(self, tokens: int) -> None:
-        """Count the chunk of ``tokens`` tokens that has just passed; at a mark, compare and copy the sums."""
+        """Count the chunk of ``tokens`` tokens that has just been read; at a mark, compare and copy the sums."""
         for layer, moment in self.moments.items():
             moment.flush()  # so that a resumed run adds the same keys together, with the same rounding
             check_finite(moment.total, self.position.identities[layer])

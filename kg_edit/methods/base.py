@@ -3,6 +3,13 @@
 A method implements one verb, `EditingMethod.make`: the patch of its edits on the model as it is. Methods that find
 values by descent have the base class `ValueMethod` (`value_method.py`), those that read a graph `GraphMethod`
 (`graph_reader.py`); this file knows neither.
+
+What the base class calls, in this order:
+
+    edit:       prepare once; then for each batch: make on the model with the earlier edits, _finish, guard, after_each
+    edit_each:  prepare once; make_each on the unedited model; then _finish for each patch
+
+`check` and `check_inputs` are for callers that want all errors before the first edit is made.
 """
 
 from __future__ import annotations
