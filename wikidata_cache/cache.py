@@ -21,7 +21,7 @@ from wikidata_cache.sources.source import Binding, Source
 from wikidata_cache.sources.user_queries import check_select, forbid_service, in_order_of
 from wikidata_cache.subgraphs.build import build_edit_subgraphs, build_neighbourhood
 from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
-from wikidata_cache.subgraphs.facts import Facts, where_known
+from wikidata_cache.subgraphs.facts import Facts, look_up_or_skip
 from wikidata_cache.subgraphs.options import DEFAULTS, OPTION_NAMES, Leakage, SubgraphOptions, check_options
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
@@ -96,7 +96,7 @@ class WikidataCache:
         One request covers 200 nodes. `Subgraph.to_html` shows the descriptions. The content hash and everything else
         in the graph stay the same. Offline, nodes whose description is not in the cache get none.
         """
-        for node, text in where_known(self.facts.descriptions, filter(is_item, graph)).items():
+        for node, text in look_up_or_skip(self.facts.descriptions, filter(is_item, graph)).items():
             graph.nodes[node]["description"] = text
 
     @cached_property
@@ -152,19 +152,19 @@ class WikidataCache:
             graphs = build_edit_subgraphs(edits, self.facts, options)
         except AmbiguousLabelError as error:
             meant = [edit for edit in edits if edit.target_new_id is None and edit.target_new == error.label]
-            raise self.in_rank(meant[0], error) from None
+            raise self.sort_candidates(meant[0], error) from None
         return [self._with_source(graph) for graph in graphs]
 
-    def in_rank(self, edit: EditLike, error: WikidataCacheError) -> WikidataCacheError:
+    def sort_candidates(self, edit: EditLike, error: WikidataCacheError) -> WikidataCacheError:
         """Return an error of an edit; if its new object is ambiguous, with the best candidate for this edit first.
 
         An endpoint or a cache alone would need some ten more answers for each edit: there, the order stays as it is.
         """
-        from wikidata_cache.linking.edit_links import in_rank
+        from wikidata_cache.linking.edit_links import sort_candidates
 
         if not isinstance(error, AmbiguousLabelError) or self.linker.knowledge.is_remote:
             return error
-        return in_rank(self.linker, edit, error)
+        return sort_candidates(self.linker, edit, error)
 
     def neighbourhood(self, entity: str, options: SubgraphOptions = _ITEM_DEFAULTS) -> Subgraph:
         """Return the subgraph around one item, without any edit. The statements of the item are hop 1.

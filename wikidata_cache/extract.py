@@ -18,7 +18,7 @@ from wikidata_cache import deny_lists
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, SAME_AS, Statement, check_ids
 from wikidata_cache.sources.source import Source
-from wikidata_cache.subgraphs.facts import Facts, where_known
+from wikidata_cache.subgraphs.facts import Facts, look_up_or_skip
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def build_extract(
     ids = check_ids(seeds)
     facts = Facts(source, meta=deny_lists.meta_properties(), internal=deny_lists.internal_classes())
     stated = facts.out(filter(is_item, ids))
-    merged = where_known(facts.redirects, [item for item, pairs in stated.items() if not pairs])
+    merged = look_up_or_skip(facts.redirects, [item for item, pairs in stated.items() if not pairs])
     ids = [merged.get(entity, entity) for entity in ids]
     items = [entity for entity in ids if is_item(entity)]
     expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))

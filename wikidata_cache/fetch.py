@@ -16,7 +16,7 @@ from wikidata_cache.cache import WikidataCache
 from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import CacheMissError, EditRowError, WikidataCacheError
 from wikidata_cache.labels.label_index import normalise
-from wikidata_cache.subgraphs.edit_ends import EditEnds, try_ends
+from wikidata_cache.subgraphs.edit_ends import resolve_ends
 from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
@@ -83,13 +83,12 @@ def fetch_edits(
 def _fetch_together(
     cache: WikidataCache, edits: Sequence[EditRow], path: Path, options: SubgraphOptions, keep_going: bool
 ) -> Fetched:
-    good = []
+    resolved = resolve_ends(edits, cache.facts)
+    good = [edits[number] for number in resolved.ends]
     skipped = []
-    for edit, ends in zip(edits, try_ends(edits, cache.facts), strict=True):
-        if isinstance(ends, EditEnds):
-            good.append(edit)
-        else:
-            skipped.append(EditRowError(path, str(cache.in_rank(edit, ends)), row=edit.row))
+    for number, error in sorted(resolved.errors.items()):
+        problem = str(cache.sort_candidates(edits[number], error))
+        skipped.append(EditRowError(path, problem, row=edits[number].row))
     if skipped and not (keep_going and good):
         problem = skipped[0].problem
         if len(skipped) > 1:

@@ -23,7 +23,7 @@ from wikidata_cache.cli.console import echo, table_console
 from wikidata_cache.edits import EditRow, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError, WikidataCacheError
 from wikidata_cache.sources.queries import HUB
-from wikidata_cache.subgraphs.facts import where_known
+from wikidata_cache.subgraphs.facts import look_up_or_skip
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _build_item(opened: WikidataCache, what: str, options: SubgraphOptions) -> t
     """Return the neighbourhood of an item, or of the item into which it was merged, and its title."""
     entity = what
     if not opened.facts.out([what])[what]:
-        entity = where_known(opened.facts.redirects, [what]).get(what, what)
+        entity = look_up_or_skip(opened.facts.redirects, [what]).get(what, what)
     subgraph = opened.neighbourhood(entity, options)
     if not subgraph.edges:
         _check_known(opened, entity)
@@ -203,7 +203,7 @@ def _describe_property(opened: WikidataCache, entity: str) -> str:
     """Return a property's label and description, and why there is no table of it."""
     _check_known(opened, entity)
     label = opened.labels([entity]).get(entity, entity)
-    description = where_known(opened.facts.descriptions, [entity]).get(entity)
+    description = look_up_or_skip(opened.facts.descriptions, [entity]).get(entity)
     title = f"{label} ({entity})"
     if description:
         title += f": {description}"

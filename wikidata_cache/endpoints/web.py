@@ -58,7 +58,10 @@ def largest_answer() -> int:
 
 
 def is_header_text(text: str) -> bool:
-    """Return whether `text`, such as a key, can be in a header. Python's error for one that can't would show it."""
+    """Return whether `text`, such as a key, can be the value of a header: printable ASCII.
+
+    Callers refuse other texts themselves, since the error that Python raises for one would show the key.
+    """
     return text.isascii() and text.isprintable()
 
 
@@ -78,6 +81,7 @@ def open_url(request: Request, timeout: float) -> HTTPResponse:
 
     Raises the errors of `urllib.request.urlopen`; HTTPError also for a redirect to another host, port or protocol.
     """
+    # `build_opener` would add handlers for file:, ftp: and data: addresses, and its own redirects to other hosts.
     opener = OpenerDirector()
     for handler in (
         ProxyHandler(),
@@ -166,7 +170,10 @@ def read_body(response: HTTPResponse | HTTPError, *, deadline: float, limit: int
 
 
 class _Gunzip:
-    """Unzips a gzip stream of any number of members piece by piece, to at most `limit` + 1 bytes in total."""
+    """Unzips a gzip stream of any number of members piece by piece, to at most `limit` + 1 bytes in total.
+
+    The one byte more shows `read_body` that the body is larger than the limit.
+    """
 
     def __init__(self, limit: int) -> None:
         self._remaining = limit + 1
@@ -183,6 +190,8 @@ class _Gunzip:
             while piece and self._remaining > 0:
                 if self._member is None or self._member.eof:
                     self._member = zlib.decompressobj(wbits=31)  # gzip
+                # With a maximal length, zlib keeps back the input that it has no room for (`unconsumed_tail`). This
+                # happens only when no bytes remain: the body is too large then, and the rest is not needed.
                 unzipped = self._member.decompress(piece, self._remaining)
                 self._remaining -= len(unzipped)
                 yield unzipped

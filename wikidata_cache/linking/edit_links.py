@@ -149,7 +149,7 @@ def _reward_like_old(new: Sequence[Candidate], old: Sequence[Candidate], knowled
             candidate.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.info.label or best.id}"))
 
 
-def in_rank(linker: Linker, edit: EditLike, error: AmbiguousLabelError) -> AmbiguousLabelError:
+def sort_candidates(linker: Linker, edit: EditLike, error: AmbiguousLabelError) -> AmbiguousLabelError:
     """Return the error of an edit's new object with its candidates in the order in which the edit ranks them."""
     ranked = link_edit(linker, edit, limit=POOL).target_new.candidates
     ranks = {candidate.id: number for number, candidate in enumerate(ranked)}

@@ -17,11 +17,11 @@ from wikidata_cache.errors import BadOptionError, CacheMissError, EndpointError,
 from wikidata_cache.ids import DIRECT, local_id
 from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex, Match, NameKind
 from wikidata_cache.sources.oxigraph import OxigraphSource
-from wikidata_cache.sources.queries import Role
+from wikidata_cache.sources.queries import Role, write_item_at_end, write_relation_end
 from wikidata_cache.sources.source import Source
 from wikidata_cache.sources.templates import match_words
 from wikidata_cache.stores.ntriples import KIND_IRIS
-from wikidata_cache.subgraphs.facts import Facts, where_known
+from wikidata_cache.subgraphs.facts import Facts, look_up_or_skip
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _TYPE = "P31"
 
 NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # after these errors, linking continues without the answer
 
-_KINDS: tuple[NameKind, ...] = ("label", "alias")
+_NAME_KINDS: tuple[NameKind, ...] = ("label", "alias")
 _NUMBERS = (
     f"SELECT ?s (COUNT(*) AS ?n) WHERE {{ ?s ?p ?o . FILTER(isIRI(?o)) "
     f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) }} GROUP BY ?s'
@@ -89,24 +89,30 @@ class GraphKnowledge(Knowledge):
         self.is_remote = index is None  # local graphs have an index, endpoints do not
         self.facts = facts
         self._index = index
-        self._is_layered = isinstance(facts.source, FallbackSource)
+        # With an answer cache over a local graph, the index has the graph's names alone. So labels are asked for, too.
+        self._has_cache_over_graph = isinstance(facts.source, FallbackSource)
 
     def prefetch_names(self, texts: Iterable[str]) -> None:
         """Fetch the entities with these labels, many per request; do nothing if an index has them all."""
-        if self._index is None or self._is_layered:
-            self.facts.named(text for text in texts if text)
+        if self._index is None or self._has_cache_over_graph:
+            self.facts.named(text for text in texts if text)  # `Facts` keeps the answers
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
         """Return at most `limit` entities with this name; if there are fewer, add entities whose name has all words."""
         if self._index is None:
-            return self._labelled(text, entity)
-        matches = {match.id: match for match in self._index.exact(text, limit=limit, entity=entity)}
-        if len(matches) < limit:
+            return self._find_by_label(text, entity)
+        indexed = {match.id: match for match in self._index.exact(text, limit=limit, entity=entity)}
+        if len(indexed) < limit:
             for match in self._index.tokens(text, limit=limit, entity=entity):
-                matches.setdefault(match.id, match)
-        if self._is_layered:  # the index covers only the local graph, not the cache over it
-            matches = {match.id: match for match in self._labelled(text, entity)} | matches
-        return list(matches.values())[:limit]
+                indexed.setdefault(match.id, match)
+        if not self._has_cache_over_graph:
+            return list(indexed.values())[:limit]
+
+        # Entities with exactly this label come first. Where the index has one, its match counts, as it has a weight.
+        matches = list[Match]()
+        for match in self._find_by_label(text, entity):
+            matches.append(indexed.pop(match.id, match))
+        return [*matches, *indexed.values()][:limit]
 
     def nearest(self, text: str, *, entity: EntityKind) -> Sequence[Match]:
         """Return the entities with a name that is one letter away from the text; () without an index of names."""
@@ -118,15 +124,17 @@ class GraphKnowledge(Knowledge):
         """Return the facts about each of the ids."""
         ids = sorted(set(ids))
         items = [entity for entity in ids if is_item(entity)]
-        labels = where_known(self.facts.labels, ids)
-        descriptions = where_known(self.facts.descriptions, ids)
-        statements = where_known(self.facts.out, items)
-        merged = where_known(self.facts.redirects, items)
+        labels = look_up_or_skip(self.facts.labels, ids)
+        descriptions = look_up_or_skip(self.facts.descriptions, ids)
+        statements = look_up_or_skip(self.facts.out, items)
+        merged = look_up_or_skip(self.facts.redirects, items)
         types = {}
         for entity, pairs in statements.items():
             types[entity] = frozenset(target for relation, target in pairs if relation == _TYPE)
         # An offline cache may hold the types of an item without its statements.
-        more = where_known(self.facts.types, [entity for entity in items if entity not in types])
+        without_statements = [entity for entity in items if entity not in statements]
+        types |= look_up_or_skip(self.facts.types, without_statements)
+
         infos = {}
         for entity in ids:
             stated: frozenset[tuple[str, str]] | None = frozenset()
@@ -135,25 +143,30 @@ class GraphKnowledge(Knowledge):
             elif is_item(entity):
                 stated = None
             infos[entity] = EntityInfo(
-                labels.get(entity),
-                descriptions.get(entity),
-                types.get(entity) or more.get(entity, frozenset()),
-                stated,
-                merged.get(entity),
+                label=labels.get(entity),
+                description=descriptions.get(entity),
+                types=types.get(entity, frozenset()),
+                statements=stated,
+                merged_into=merged.get(entity),
             )
         return infos
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """Return {id: label} for the ids that have a label."""
-        return where_known(self.facts.labels, ids)
+        return look_up_or_skip(self.facts.labels, ids)
 
-    def _labelled(self, text: str, entity: EntityKind) -> list[Match]:
+    def _find_by_label(self, text: str, entity: EntityKind) -> list[Match]:
+        """Return the items, or the properties, with exactly this label."""
         if not text:
             return []
-        is_kind = is_property
+        is_wanted = is_property
         if entity == "item":
-            is_kind = is_item
-        return [Match(found, text, "", "label", 0) for found in self.facts.named([text])[text] if is_kind(found)]
+            is_wanted = is_item
+        matches = []
+        for entity_id in self.facts.named([text])[text]:
+            if is_wanted(entity_id):
+                matches.append(Match(id=entity_id, text=text, language="", kind="label", weight=0))
+        return matches
 
 
 @dataclass(frozen=True)
@@ -176,18 +189,19 @@ def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndType
             f"relation={relation!r}: expected a property id such as P551. To find the id of a property, link its "
             f'name with kind="property" (--kind property).'
         )
-    end = f"{relation} {role}"
+    end = write_relation_end(relation, role)
     sampled, counts = facts.ends([end])[end]
     if not sampled:
         return None
-    return RelationEndTypes(relation, role, sampled, {kind: count / sampled for kind, count in counts})
+    shares = {type_id: count / sampled for type_id, count in counts}
+    return RelationEndTypes(relation=relation, role=role, sampled=sampled, shares=shares)
 
 
 def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
     """Return those of the ids that are known to be at this end of the relation in a statement of the graph."""
-    keys = {f"{relation} {role} {entity}": entity for entity in ids if is_item(entity)}
-    at_end = where_known(facts.at_ends, keys)
-    return frozenset(entity for key, entity in keys.items() if at_end.get(key))
+    items_by_key = {write_item_at_end(relation, role, entity): entity for entity in ids if is_item(entity)}
+    answers = look_up_or_skip(facts.at_ends, items_by_key)
+    return frozenset(items_by_key[key] for key, is_there in answers.items() if is_there)
 
 
 def open_index(source: Source) -> LabelIndex | None:
@@ -209,9 +223,9 @@ def open_index(source: Source) -> LabelIndex | None:
 
 def _select_names(source: Source) -> Iterator[LabelEntry]:
     """Yield all labels and aliases in a graph."""
-    for kind in _KINDS:
+    for kind in _NAME_KINDS:
         pattern = match_words("e", f"<{KIND_IRIS[kind]}>")
         for row in source.select(f"SELECT ?e ?l ?lang WHERE {{ {pattern} }}"):
             entity = local_id(row["e"])
             if is_entity(entity):
-                yield LabelEntry(entity, row["l"], row["lang"], kind)
+                yield LabelEntry(id=entity, text=row["l"], language=row["lang"], kind=kind)

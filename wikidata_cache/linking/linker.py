@@ -25,7 +25,7 @@ from wikidata_cache.linking.knowledge import (
     sample_end_types,
 )
 from wikidata_cache.linking.online import OnlineKnowledge
-from wikidata_cache.sources.queries import Role
+from wikidata_cache.sources.queries import Role, write_item_at_end, write_relation_end
 from wikidata_cache.subgraphs.facts import Facts
 
 
@@ -147,15 +147,18 @@ class Linker:
 
     def prefetch_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
         """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids)."""
-        ends = {f"{relation} {role}": ids for (relation, role), ids in candidates.items()}  # as `Facts` names them
+        ends = {write_relation_end(*end): end for end in candidates}
         with suppress(*NOT_NOW):
             sampled = self._graph.ends(ends)
-            pairs = list[str]()
-            for end, ids in ends.items():
-                things_at_end, *_ = sampled[end]
-                if things_at_end:
-                    pairs += [f"{end} {entity}" for entity in ids if is_item(entity)]
-            self._graph.at_ends(pairs)
+            items_at_ends = list[str]()
+            for name, (relation, role) in ends.items():
+                things_at_end, *_ = sampled[name]
+                if not things_at_end:
+                    continue
+                for entity in candidates[relation, role]:
+                    if is_item(entity):
+                        items_at_ends.append(write_item_at_end(relation, role, entity))
+            self._graph.at_ends(items_at_ends)
 
     def _sample_end(self, relation: str, role: Role) -> RelationEndTypes | None:
         """Return the types of the things at an end of a relation, None without any. A failure is raised again."""

@@ -36,7 +36,10 @@ class OnlineKnowledge(Knowledge):
             self._searches[search] = self._api.search(text, limit=limit, kind=entity)
         matches = []
         for entity_id, entry in self._fetch(self._searches[search]).items():
-            names = [Match(entity_id, name, language, kind, 0) for name, language, kind in entry.names]
+            names = [
+                Match(id=entity_id, text=name, language=language, kind=kind, weight=0)
+                for name, language, kind in entry.names
+            ]
             if names:
                 matches.append(max(names, key=lambda match: name_reason(match, text).points))
         return matches
@@ -51,7 +54,13 @@ class OnlineKnowledge(Knowledge):
             merged = None
             if entry.id != entity:
                 merged = entry.id
-            about[entity] = EntityInfo(entry.label, entry.description, types, entry.statements, merged)
+            about[entity] = EntityInfo(
+                label=entry.label,
+                description=entry.description,
+                types=types,
+                statements=entry.statements,
+                merged_into=merged,
+            )
         return about
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:

@@ -39,6 +39,16 @@ class RelationEnd(NamedTuple):
     item: str
 
 
+def write_relation_end(relation: str, role: Role) -> str:
+    """Return the text that names an end of a relation, such as "P19 object"."""
+    return f"{relation} {role}"
+
+
+def write_item_at_end(relation: str, role: Role, item: str) -> str:
+    """Return the text that names an item at an end of a relation, such as "P19 object Q65"."""
+    return f"{relation} {role} {item}"
+
+
 def parse_relation_end(key: str) -> RelationEnd:
     """Parse an end of a relation, such as "P19 object"."""
     match = RELATION_END.fullmatch(key)

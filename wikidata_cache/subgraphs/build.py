@@ -19,9 +19,9 @@ from typing import Literal, NamedTuple
 import networkx as nx
 
 from kg_common.ids import is_item
-from wikidata_cache.errors import TruthyOnlyError, WikidataCacheError
+from wikidata_cache.errors import TruthyOnlyError
 from wikidata_cache.ids import Statement
-from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, add_merged_answers, leakage_filter, try_ends
+from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, add_merged_answers, leakage_filter, resolve_ends
 from wikidata_cache.subgraphs.facts import Facts, summarize_claims
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.rules import Consequence, Rules
@@ -39,11 +39,10 @@ def build_edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: Subgr
     if not edits:
         return []
     options = add_merged_answers(options, facts)
-    resolved = list[EditEnds]()
-    for ends in try_ends(edits, facts):
-        if isinstance(ends, WikidataCacheError):
-            raise ends
-        resolved.append(ends)
+    ends_by_edit, errors = resolve_ends(edits, facts)
+    if errors:
+        raise errors[min(errors)]  # of the first edit that has one
+    resolved = list(ends_by_edit.values())
     expansions = [_start(ends, options, facts) for ends in resolved]
     named_ids = set[str]()
     for ends, expansion in zip(resolved, expansions, strict=True):

@@ -1,7 +1,7 @@
 """Resolve the ends of edits (subject, new and old object) to nodes of a graph, and filter statements that leak answers.
 
-`EditLike` is the interface of an edit. `try_ends` turns edits into `EditEnds`: labels become ids, and merged items are
-replaced; requests are shared between edits. `leakage_filter` rejects statements that would reveal the old fact, an
+`EditLike` is the interface of an edit. `resolve_ends` turns edits into `EditEnds`: labels become ids, and merged items
+are replaced; requests are shared between edits. `leakage_filter` rejects statements that would reveal the old fact, an
 answer, or a statement of the subject.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kg_common.ids import is_item, is_property
 from wikidata_cache.errors import (
@@ -20,7 +20,7 @@ from wikidata_cache.errors import (
     WikidataCacheError,
 )
 from wikidata_cache.ids import Statement
-from wikidata_cache.subgraphs.facts import Facts, where_known
+from wikidata_cache.subgraphs.facts import Facts, look_up_or_skip
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 
 UNKNOWN_SUBJECT = "_:subject"
@@ -180,36 +180,48 @@ class EditEnds:
         return self.is_subject(b, label(b)) and self.is_target_true(a, label(a))
 
 
-def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | WikidataCacheError]:
+class ResolvedEdits(NamedTuple):
+    """The ends of edits, and the errors of the edits without ends; both by the position of the edit, from 0."""
+
+    ends: dict[int, EditEnds]
+    errors: dict[int, WikidataCacheError]
+
+
+def resolve_ends(edits: Sequence[EditLike], facts: Facts) -> ResolvedEdits:
     """Resolve the ids of every edit, replace merged items, and check that the graph knows the new object.
 
-    Requests are shared. In place of the ends of an edit whose id is malformed, whose label names several entities or
-    none, or whose new object is not in the graph, there is a BadOptionError, AmbiguousLabelError, UnknownLabelError or
-    EntityNotInGraphError.
+    Requests are shared. An edit whose id is malformed, whose label names several entities or none, or whose new object
+    is not in the graph has a BadOptionError, AmbiguousLabelError, UnknownLabelError or EntityNotInGraphError.
     """
-    results: list[EditEnds | WikidataCacheError | None] = [_find_malformed_id(edit) for edit in edits]
-    sound = [number for number, error in enumerate(results) if error is None]
+    errors: dict[int, WikidataCacheError] = {}
+    for number, edit in enumerate(edits):
+        malformed = _find_malformed_id(edit)
+        if malformed:
+            errors[number] = malformed
+    sound = [number for number in range(len(edits)) if number not in errors]
 
     # Where o* has no id, its label has to name exactly one item.
     labels = {edits[number].target_new for number in sound if edits[number].target_new_id is None}
-    items = _resolve_labels(labels, facts)
+    items, label_errors = _resolve_labels(labels, facts)
     targets: dict[int, str] = {}
     for number in sound:
         edit = edits[number]
-        target = edit.target_new_id or items[edit.target_new]
-        if isinstance(target, str):
-            targets[number] = target
+        if edit.target_new_id is not None:
+            targets[number] = edit.target_new_id
+        elif edit.target_new in items:
+            targets[number] = items[edit.target_new]
         else:
-            results[number] = target
+            errors[number] = label_errors[edit.target_new]
 
-    ends = _follow_redirects([(edits[number], target) for number, target in targets.items()], facts)
-    unknown = _find_unknown_targets(ends, facts)
-    for number, end in zip(targets, ends, strict=True):
-        if end.target_new in unknown:
-            results[number] = EntityNotInGraphError(end.target_new, end.edit.target_new, facts.source.name)
+    followed = _follow_redirects([(edits[number], target) for number, target in targets.items()], facts)
+    unknown = _find_unknown_targets(followed, facts)
+    resolved: dict[int, EditEnds] = {}
+    for number, ends in zip(targets, followed, strict=True):
+        if ends.target_new in unknown:
+            errors[number] = EntityNotInGraphError(ends.target_new, ends.edit.target_new, facts.source.name)
         else:
-            results[number] = end
-    return [result for result in results if result is not None]
+            resolved[number] = ends
+    return ResolvedEdits(resolved, errors)
 
 
 def _find_malformed_id(edit: EditLike) -> BadOptionError | None:
@@ -227,8 +239,11 @@ def _find_malformed_id(edit: EditLike) -> BadOptionError | None:
     return None
 
 
-def _resolve_labels(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCacheError]:
-    """Return for each label its only item, or an error where none or several have it; internal items do not count."""
+def _resolve_labels(labels: Iterable[str], facts: Facts) -> tuple[dict[str, str], dict[str, WikidataCacheError]]:
+    """Return the labels with their only item, and those that no item or several items have with the error.
+
+    Internal items do not count.
+    """
     # One request each for the types of all candidates, and for the statements of the ambiguous ones.
     named = {label: list(filter(is_item, ids)) for label, ids in facts.named(labels).items()}
     types = facts.types(set().union(*named.values()))
@@ -240,17 +255,18 @@ def _resolve_labels(labels: Iterable[str], facts: Facts) -> dict[str, str | Wiki
             ambiguous.update(candidates[label])
     statements = facts.out(ambiguous)
 
-    results: dict[str, str | WikidataCacheError] = {}
+    items: dict[str, str] = {}
+    errors: dict[str, WikidataCacheError] = {}
     for label, ids in candidates.items():
         if not ids:
-            results[label] = UnknownLabelError(label, facts.source.name)
+            errors[label] = UnknownLabelError(label, facts.source.name)
         elif len(ids) == 1:
-            results[label] = ids[0]
+            items[label] = ids[0]
         else:
             # The item with the most statements is probably meant, so the message lists it first.
             ranked = sorted(ids, key=lambda entity: (-len(statements[entity]), entity))
-            results[label] = AmbiguousLabelError(label, ranked, _describe(ranked, types, facts))
-    return results
+            errors[label] = AmbiguousLabelError(label, ranked, _describe(ranked, types, facts))
+    return items, errors
 
 
 def _describe(ids: Sequence[str], types: Mapping[str, frozenset[str]], facts: Facts) -> list[str]:
@@ -315,7 +331,7 @@ def add_merged_answers(options: SubgraphOptions, facts: Facts) -> SubgraphOption
     Offline, an answer whose redirect is not in the cache counts as not merged.
     """
     answers = options.leakage.answers
-    merged = where_known(facts.redirects, filter(is_item, answers))
+    merged = look_up_or_skip(facts.redirects, filter(is_item, answers))
     replacing = [merged[answer] for answer in answers if answer in merged]
     return replace(options, leakage=options.leakage.add_answers(replacing))
 

@@ -223,7 +223,7 @@ def _pairs(answer: Json) -> list[tuple[str, str]]:
     return [(first, second) for first, second in answer]
 
 
-def where_known(look_up: Callable[[Iterable[str]], dict[str, T]], ids: Iterable[str]) -> dict[str, T]:
+def look_up_or_skip(look_up: Callable[[Iterable[str]], dict[str, T]], ids: Iterable[str]) -> dict[str, T]:
     """Return what a method of `Facts` returns for the ids; offline, only for those that the cache has."""
     ids = set(ids)
     try:

@@ -42,22 +42,23 @@ def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
                 "note": printable(_note(data), longest=80),
             }
         )
-    nodes = []
-    for node, data in graph.nodes(data=True):
-        nodes.append(_node_content(node, data, around_edit=has_edit(edges)))
+    around_edit = has_edit(edges)
+    nearest = nearest_hop(edges)
+    nodes = [_node_content(node, data, nearest, around_edit=around_edit) for node, data in graph.nodes(data=True)]
     return {"nodes": nodes, "edges": edges}
 
 
-def _node_content(node: str, data: Mapping[str, Any], *, around_edit: bool) -> dict[str, Any]:
+def _node_content(node: str, data: Mapping[str, Any], nearest: int, *, around_edit: bool) -> dict[str, Any]:
+    """Return a node's texts, its colour, and its place; ``nearest`` is the hop of the nearest neighbours."""
     role = data.get("role", "neighbour")
     hop = int(data.get("hop", 0))
-    ring = max(hop - _nearest_hop(around_edit=around_edit), 0)
-    kind = _KINDS.get(role, _RINGS[min(ring, 2)])
-    words = f"hop {hop}"
-    if hop == 0:
-        words = "the item itself"
-    if around_edit:
-        words = _ROLES.get(role, words)
+    ring = min(max(hop - nearest, 0), len(_RINGS) - 1)
+    kind = _KINDS.get(role, _RINGS[ring])
+    caption = f"hop {hop}"
+    if around_edit and role in _ROLES:
+        caption = _ROLES[role]
+    elif hop == 0:
+        caption = "the item itself"
     url = ""
     if is_entity(node):
         url = f"https://www.wikidata.org/wiki/{node}"
@@ -66,7 +67,7 @@ def _node_content(node: str, data: Mapping[str, Any], *, around_edit: bool) -> d
         "label": printable(str(data.get("label", node)), longest=300),
         "description": printable(str(data.get("description") or ""), longest=500),
         "kind": kind,
-        "role": words,
+        "role": caption,
         "hop": hop,
         "url": url,
     }
@@ -97,14 +98,16 @@ def with_old_edge(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
     """
     shown = nx.MultiDiGraph(graph)
     old = graph.graph.get("old_edge")
-    if old and old["subject"] in shown and old["object_label"]:
-        target = old["object"] or OLD
-        key = old["property"]
-        if target not in shown:
-            shown.add_node(target, label=old["object_label"], hop=1, role="target_true")
-        replaced = shown.get_edge_data(old["subject"], target, key) or {}
-        if replaced.get("role") != "edit":  # an edit towards the old object replaces nothing
-            shown.add_edge(old["subject"], target, key=key, property=key, label=old["label"], role="old")
+    if not old or not old["object_label"] or old["subject"] not in shown:
+        return shown
+    target = old["object"] or OLD
+    key = old["property"]
+    edge = shown.get_edge_data(old["subject"], target, key)
+    if edge and edge.get("role") == "edit":  # the edit states the old object again, so it replaces nothing
+        return shown
+    if target not in shown:
+        shown.add_node(target, label=old["object_label"], hop=1, role="target_true")
+    shown.add_edge(old["subject"], target, key=key, property=key, label=old["label"], role="old")
     return shown
 
 
@@ -113,13 +116,9 @@ def has_edit(edges: list[dict[str, Any]]) -> bool:
     return any(edge["role"] == "edit" for edge in edges)
 
 
-def first_ring(edges: list[dict[str, Any]]) -> int:
+def nearest_hop(edges: list[dict[str, Any]]) -> int:
     """Return the hop of the nearest neighbours: 2 around an edit, whose own edge is hop 1; else 1."""
-    return _nearest_hop(around_edit=has_edit(edges))
-
-
-def _nearest_hop(*, around_edit: bool) -> int:
-    if around_edit:
+    if has_edit(edges):
         return 2
     return 1
 

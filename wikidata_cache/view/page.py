@@ -15,7 +15,7 @@ import networkx as nx
 
 from kg_common.terminal import number_of
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.view.content import GraphContent, first_ring, graph_content, has_edit, printable, with_old_edge
+from wikidata_cache.view.content import GraphContent, graph_content, has_edit, nearest_hop, printable, with_old_edge
 from wikidata_cache.view.page_layout import CROWD, LARGE, place_nodes
 from wikidata_cache.view.tree import text_width
 
@@ -74,14 +74,14 @@ def _legend(content: GraphContent) -> str:
     for edge in content["edges"]:
         if edge["role"] in _LINES:
             kinds.add(_LINES[edge["role"]])
-    ring = first_ring(content["edges"])
+    nearest = nearest_hop(content["edges"])
     middle = "the item itself"
     if has_edit(content["edges"]):
         middle = "subject s"
     entries = []
     for kind, name in _LEGEND:
         if kind in kinds:
-            entries.append(f'<li><span class="swatch {kind}"></span>{name.format(ring, ring + 1, middle)}</li>')
+            entries.append(f'<li><span class="swatch {kind}"></span>{name.format(nearest, nearest + 1, middle)}</li>')
     return "".join(entries)
 
 

@@ -11,7 +11,7 @@ from wikidata_cache import WikidataCache, cli
 from wikidata_cache.errors import AmbiguousLabelError, CacheMissError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.ids import DIRECT, ENTITY, local_id
 from wikidata_cache.linking.edit_links import link_all, link_edit
-from wikidata_cache.subgraphs.edit_ends import try_ends
+from wikidata_cache.subgraphs.edit_ends import resolve_ends
 
 _STATED = f"""
 SELECT ?s ?p ?o WHERE {{ ?s ?p ?o . FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) FILTER(STRSTARTS(STR(?o), "{ENTITY}Q")) }}
@@ -70,18 +70,18 @@ def test_offline_miss_names_all_labels_at_once(edits: list[Edit], server: Server
         list(link_all(offline, [*edits[:3], Edit("Nobody", "Nowhere")]))
 
 
-def test_try_ends_fetches_labels_in_batches(edits: list[Edit], server: Server, cache_path: str) -> None:
+def test_resolve_ends_fetches_labels_in_batches(edits: list[Edit], server: Server, cache_path: str) -> None:
     """Good, unknown and ambiguous ones: what a row costs must not depend on another row's fault."""
     wrong = [Edit("x", f"Nowhere {number}") for number in range(20)] + [Edit("x", "gone", target_new_id="Q999999999")]
     facts = WikidataCache(server.url, cache=cache_path).facts
-    ends = try_ends([*wrong, *edits], facts)
-    kinds = {type(end).__name__ for end in ends}
-    assert [type(end) for end in ends[:21]] == [UnknownLabelError] * 20 + [EntityNotInGraphError]
-    assert "EditEnds" in kinds
+    resolved = resolve_ends([*wrong, *edits], facts)
+    kinds = [type(resolved.errors[number]) for number in range(21)]
+    assert kinds == [UnknownLabelError] * 20 + [EntityNotInGraphError]
+    assert resolved.ends
     assert len(server.requests) <= 10
 
 
-def test_try_ends_describes_homonyms_in_one_request(tmp_path: Path) -> None:
+def test_resolve_ends_describes_homonyms_in_one_request(tmp_path: Path) -> None:
     rows = [f"Q{n}\tP31\tQ{900 + n % 3}\nQ{n}\tlabel\tName {n // 2}\n" for n in range(100, 160)]
     types = [f"Q{n}\tlabel\tkind {n}\n" for n in range(900, 903)]
     graph = tmp_path / "graph.tsv"
@@ -89,9 +89,9 @@ def test_try_ends_describes_homonyms_in_one_request(tmp_path: Path) -> None:
     store = WikidataCache(graph).source._store  # type: ignore[attr-defined]
     with Server(store) as server:
         facts = WikidataCache(server.url, cache=tmp_path / "a.sqlite").facts
-        ends = try_ends([Edit("x", f"Name {n}") for n in range(50, 80)], facts)
-        assert all(isinstance(end, AmbiguousLabelError) for end in ends)
-        assert "Q100 (kind 901); Q101 (kind 902)" in str(ends[0])
+        errors = resolve_ends([Edit("x", f"Name {n}") for n in range(50, 80)], facts).errors
+        assert [type(error) for error in errors.values()] == [AmbiguousLabelError] * 30
+        assert "Q100 (kind 901); Q101 (kind 902)" in str(errors[0])
         assert len(server.requests) <= 6
 
 
