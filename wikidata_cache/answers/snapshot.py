@@ -55,6 +55,7 @@ CREATE TEMP TABLE incoming (
 ) WITHOUT ROWID"""
 _SAME = "have.graph = incoming.graph AND have.kind = incoming.kind AND have.id = incoming.id"
 _KEEP = f"SELECT * FROM incoming WHERE NOT EXISTS (SELECT 1 FROM facts AS have WHERE {_SAME})"  # noqa: S608
+# Each fact of the snapshot, with the value that the cache reads for it: the newest one that is not from the future.
 _BOTH = """
 SELECT incoming.id, incoming.kind, incoming.value, max(incoming.fetched_at),
     (SELECT have.value FROM facts AS have WHERE have.graph = incoming.graph AND have.kind = incoming.kind
@@ -216,14 +217,14 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
     if str(path) == SAMPLE and not path.exists():
         path = Path(__file__).parents[1] / "data" / "sample.jsonl.gz"
     if not store.path.exists():  # checked first, so that a wrong file does not leave an empty cache
-        for _ in _check_rows(path):
+        for _ in _check_lines(path):
             pass
-    rows = _check_rows(path)
-    counts = next(rows)["counts"]
+    lines = _check_lines(path)
+    header = next(lines)
     with store.database.writing() as connection:
         # All facts go to a temporary table first: the file is checked to its end before the cache changes.
         connection.execute(_INCOMING)
-        for row in rows:
+        for row in lines:
             _insert_incoming(connection, row)
         if on_conflict == "error":
             _refuse_conflicts(connection, store.path, path)
@@ -232,7 +233,7 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
             chosen = _KEEP
         new = connection.execute(f"INSERT OR IGNORE INTO facts {chosen}").rowcount
         connection.execute("DROP TABLE temp.incoming")
-    return Imported(counts["facts"], counts["queries"], new)
+    return Imported(facts=header["counts"]["facts"], queries=header["counts"]["queries"], new=new)
 
 
 def _insert_incoming(connection: sqlite3.Connection, row: Mapping[str, Any]) -> None:
@@ -261,7 +262,7 @@ class Imported:
     new: int
 
 
-def _check_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _check_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the header, then every row, each checked; compare the hash and the counts at the end."""
     try:
         with gzip.open(path) as file:

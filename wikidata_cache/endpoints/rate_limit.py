@@ -122,13 +122,17 @@ class RateLimiter:
                 try:
                     yield
                 except EndpointError as error:
-                    state = self._store.read(host)
-                    seed = f"{host} {os.getpid()} {state.failures}"
-                    jitter = random.Random(seed).uniform(0.75, 1.25)  # noqa: S311  # no secret
-                    self._store.write(host, with_failure(state, error, self._clock.now(), usual, jitter))
+                    self._write_failure(host, error)
                     raise
                 self._store.write(host, with_success(self._store.read(host), usual))
                 return
+
+    def _write_failure(self, host: str, error: EndpointError) -> None:
+        """Write the state of a host after a failure; the jitter differs between processes and between failures."""
+        state = self._store.read(host)
+        seed = f"{host} {os.getpid()} {state.failures}"
+        jitter = random.Random(seed).uniform(0.75, 1.25)  # noqa: S311  # no secret
+        self._store.write(host, with_failure(state, error, self._clock.now(), usual_rate(host), jitter))
 
     def _reason(self, url: str) -> str:
         state = self._store.read(host_of(url))

@@ -43,7 +43,7 @@ def build_edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: Subgr
     if errors:
         raise errors[min(errors)]  # of the first edit that has one
     resolved = list(ends_by_edit.values())
-    expansions = [_start(ends, options, facts) for ends in resolved]
+    expansions = [_start_expansion(ends, options, facts) for ends in resolved]
     named_ids = set[str]()
     for ends, expansion in zip(resolved, expansions, strict=True):
         named_ids |= ends.ids
@@ -112,7 +112,11 @@ class Expansion:
         return eligible
 
     def advance(
-        self, eligible: Mapping[str, Sequence[Statement]], degrees: Mapping[str, int], options: SubgraphOptions, m: int
+        self,
+        eligible: Mapping[str, Sequence[Statement]],
+        degrees: Mapping[str, int],
+        options: SubgraphOptions,
+        most: int,
     ) -> None:
         """Sample statements of each frontier node; the nodes they reach are the next frontier.
 
@@ -120,11 +124,11 @@ class Expansion:
             eligible: statements that may be sampled, by frontier node.
             degrees: in-degrees of their other ends; only the policy "inverse-hub" uses them.
             options: seed and policy of the sampling.
-            m: statements to keep of each node.
+            most: how many statements of each node are kept.
         """
         reached = list[str]()
         for node, offered in eligible.items():
-            chosen = sample(offered, m, node=node, seed=options.seed, policy=options.policy, degrees=degrees)
+            chosen = sample(offered, most, node=node, seed=options.seed, policy=options.policy, degrees=degrees)
             self.dropped["not_sampled"] += len(offered) - len(chosen)
             for statement in chosen:
                 step = SampledStatement(self.hops[node] + 1, statement, node)
@@ -153,7 +157,7 @@ def expand(
         per_node: statements to keep of each node, for each round.
         also_label: ids whose labels are fetched in the same requests.
     """
-    for m in per_node:
+    for most in per_node:
         frontier = set[str]()
         for expansion in expansions:
             frontier.update(expansion.frontier)
@@ -163,7 +167,7 @@ def expand(
         if options.policy == "inverse-hub":
             degrees = _count_degrees(eligible, facts)
         for expansion, offered in zip(expansions, eligible, strict=True):
-            expansion.advance(offered, degrees, options, m)
+            expansion.advance(offered, degrees, options, most)
     facts.labels(also_label)  # one request for all edits, where no round has fetched them
     if options.claims:
         subjects = set[str]()
@@ -197,7 +201,7 @@ def _warn_without_values(facts: Facts) -> None:
     )
 
 
-def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
+def _start_expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
     """Return the expansion of an edit before its first round."""
     roots = [ends.nodes[root] for root in options.roots]
     frontier = list(dict.fromkeys(node for node in roots if node is not None))
@@ -208,7 +212,7 @@ def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
     find_reason = leakage_filter(ends, options, facts)
     consequences = list[Consequence]()
     if options.rules is not None:
-        consequences = _derive(options.rules, ends, facts, find_reason, most=options.per_node)
+        consequences = _derive_consequences(options.rules, ends, facts, find_reason, most=options.per_node)
         find_reason = _keep_only({consequence.premise for consequence in consequences})
 
     def is_closed(node: str) -> bool:
@@ -225,7 +229,7 @@ def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
     )
 
 
-def _derive(
+def _derive_consequences(
     rules: Rules, ends: EditEnds, facts: Facts, find_reason: Callable[[Statement], str | None], *, most: int
 ) -> list[Consequence]:
     """Return what follows from an edit by the rules; they may read `most` statements of o*, none that leaks an answer.

@@ -193,6 +193,23 @@ def resolve_ends(edits: Sequence[EditLike], facts: Facts) -> ResolvedEdits:
     Requests are shared. An edit whose id is malformed, whose label names several entities or none, or whose new object
     is not in the graph has a BadOptionError, AmbiguousLabelError, UnknownLabelError or EntityNotInGraphError.
     """
+    targets, errors = _find_targets(edits, facts)
+    followed = _follow_redirects([(edits[number], target) for number, target in targets.items()], facts)
+    unknown = _find_unknown_targets(followed, facts)
+    resolved: dict[int, EditEnds] = {}
+    for number, ends in zip(targets, followed, strict=True):
+        if ends.target_new in unknown:
+            errors[number] = EntityNotInGraphError(ends.target_new, ends.edit.target_new, facts.source.name)
+        else:
+            resolved[number] = ends
+    return ResolvedEdits(resolved, errors)
+
+
+def _find_targets(edits: Sequence[EditLike], facts: Facts) -> tuple[dict[int, str], dict[int, WikidataCacheError]]:
+    """Return the id of the new object of each edit, or the error of an edit without one; both by the edit's position.
+
+    Where o* has no id, its label has to name exactly one item.
+    """
     errors: dict[int, WikidataCacheError] = {}
     for number, edit in enumerate(edits):
         malformed = _find_malformed_id(edit)
@@ -200,7 +217,6 @@ def resolve_ends(edits: Sequence[EditLike], facts: Facts) -> ResolvedEdits:
             errors[number] = malformed
     sound = [number for number in range(len(edits)) if number not in errors]
 
-    # Where o* has no id, its label has to name exactly one item.
     labels = {edits[number].target_new for number in sound if edits[number].target_new_id is None}
     items, label_errors = _resolve_labels(labels, facts)
     targets: dict[int, str] = {}
@@ -212,16 +228,7 @@ def resolve_ends(edits: Sequence[EditLike], facts: Facts) -> ResolvedEdits:
             targets[number] = items[edit.target_new]
         else:
             errors[number] = label_errors[edit.target_new]
-
-    followed = _follow_redirects([(edits[number], target) for number, target in targets.items()], facts)
-    unknown = _find_unknown_targets(followed, facts)
-    resolved: dict[int, EditEnds] = {}
-    for number, ends in zip(targets, followed, strict=True):
-        if ends.target_new in unknown:
-            errors[number] = EntityNotInGraphError(ends.target_new, ends.edit.target_new, facts.source.name)
-        else:
-            resolved[number] = ends
-    return ResolvedEdits(resolved, errors)
+    return targets, errors
 
 
 def _find_malformed_id(edit: EditLike) -> BadOptionError | None:
