@@ -122,8 +122,8 @@ class CachedSource:
             raise CacheMissError(template.kind, missing, self._paths, self.fetch_hint.command(*what), as_of=self._as_of)
         if cached:
             self.request_counts.from_cache += len(cached)
-            if self._others:
-                self._warn_of_others(template.kind, cached)
+            if self._unnamed_urls:
+                self._warn_of_unnamed(template.kind, cached)
             yield cached_answer(template, cached)
         if not missing:
             return
@@ -197,7 +197,7 @@ class CachedSource:
         return set[str]().union(*(store.urls(self.graph) for store in self._files))
 
     @cached_property
-    def _others(self) -> set[str]:
+    def _unnamed_urls(self) -> set[str]:
         """The endpoints with answers in the cache that were not named, unless all are public services of Wikidata."""
         if not self._urls:
             return set()
@@ -206,12 +206,12 @@ class CachedSource:
             return set()
         return cached.difference(self._urls)
 
-    def _warn_of_others(self, kind: str, ids: Iterable[str]) -> None:
+    def _warn_of_unnamed(self, kind: str, ids: Iterable[str]) -> None:
         """Warn once of cached answers of an endpoint that was not named, because it may have another graph."""
         origins = self._read_files(AnswerStore.origins, kind, ids)
-        others = {url for url, _ in origins.values()} & self._others
+        others = {url for url, _ in origins.values()} & self._unnamed_urls
         if others:
-            self._others.clear()  # so that the next answers are not checked
+            self._unnamed_urls.clear()  # this property keeps its value, so the next answers are not checked
             logger.warning(
                 "%s: facts of %s in the cache are used for %s; if that is another graph, give another cache (--cache, "
                 "KG_CACHE) or a name (--graph-name)",
@@ -269,16 +269,16 @@ class CachedSource:
         new = list[Fact]()
         for fact in answer.facts:
             known = cached.get((fact.kind, fact.id), _NOTHING)
-            if self.mode == "refresh":  # a new version of each requested id, and of other facts that have changed
-                is_new = known != fact.value or (fact.kind == template.kind and fact.id in block)
+            if self.mode == "refresh":  # a new version of each requested fact, and of others that have changed
+                is_requested = fact.kind == template.kind and fact.id in block
+                if is_requested or fact.value != known:
+                    new.append(fact)
                 returned.append(fact)
-            else:
-                is_new = known is _NOTHING
-                if not is_new:
-                    fact = fact._replace(value=known)
-                returned.append(fact)
-            if is_new:
+            elif known is _NOTHING:
                 new.append(fact)
+                returned.append(fact)
+            else:  # the cache has it already, and keeps its value
+                returned.append(fact._replace(value=known))
         exchange = answer.exchange or plain_exchange(inner, template.query(block), answer.facts)
         self._store.save(self.graph, answer.template, new, exchange)
         return Answer(answer.template, returned, exchange)

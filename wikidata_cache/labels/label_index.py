@@ -172,7 +172,7 @@ class LabelIndex:
             left = name[:middle]
             right = name[middle:]
             variants.add(left + right[1:])  # without a letter
-            variants.add(left + right[1::-1] + right[2:])  # with two letters exchanged
+            variants.add(left + right[:2][::-1] + right[2:])  # with two letters exchanged
             variants.update(left + letter + right for letter in letters)  # with one more
             variants.update(left + letter + right[1:] for letter in letters)  # with another one
         return self._best_matches(_ANY_OF, (json.dumps(sorted(variants)), _ids(entity)), limit)
@@ -188,7 +188,8 @@ class LabelIndex:
     def _matches(self, query: str, values: tuple[str, ...]) -> Iterator[Match]:
         try:
             with closing(self._connection.cursor()) as cursor:
-                yield from map(Match._make, cursor.execute(query, values))
+                for row in cursor.execute(query, values):
+                    yield Match(*row)  # every query selects the fields of a match in their order
         except sqlite3.DatabaseError as error:
             raise LabelIndexError(self._path, f"is damaged ({error}); load the store again") from error
 

@@ -60,7 +60,12 @@ class Rectangle(NamedTuple):
 
     def joined(self, other: Rectangle) -> Rectangle:
         """Return the smallest rectangle around both."""
-        return Rectangle(*map(min, self[:2], other[:2]), *map(max, self[2:], other[2:]))
+        return Rectangle(
+            left=min(self.left, other.left),
+            top=min(self.top, other.top),
+            right=max(self.right, other.right),
+            bottom=max(self.bottom, other.bottom),
+        )
 
     def core(self) -> Rectangle:
         """Return the middle half of the rectangle, which lines of other boxes should not cross."""
@@ -76,6 +81,7 @@ class Rectangle(NamedTuple):
 
     def is_crossed(self, x: float, y: float) -> bool:
         """Return whether the line from (0, 0) to (x, y) enters the rectangle."""
+        # The point t (x, y) of the line, 0 <= t <= 1, is between two opposite sides from one t to another.
         enters = 0.0
         leaves = 1.0
         for way, low, high in ((x, self.left, self.right), (y, self.top, self.bottom)):
@@ -83,7 +89,7 @@ class Rectangle(NamedTuple):
                 first, last = sorted((low / way, high / way))
                 enters = max(enters, first)
                 leaves = min(leaves, last)
-            elif low > 0 or high < 0:
+            elif low > 0 or high < 0:  # the line runs beside the rectangle, parallel to these sides
                 return False
         return enters <= leaves
 
