@@ -106,9 +106,13 @@ class DisablingEditError(PatchError):
 
 
 class RefusedEditsError(PatchError):
-    """The values of some edits of a batch must not be written; `reasons` says why, by the edit's id."""
+    """The values of some edits of a batch must not be written; `reasons` says why, by the edit's id.
 
-    def __init__(self, reasons: Mapping[str, PatchError]) -> None:
+    ``method`` makes the other edits without a second descent, because it knows the values that were found for them.
+    None: the values were not kept.
+    """
+
+    def __init__(self, reasons: Mapping[str, PatchError], *, method: Any = None) -> None:
         messages = [str(reason) for reason in reasons.values()]
         message = messages[0]
         if len(messages) > 1:
@@ -116,6 +120,7 @@ class RefusedEditsError(PatchError):
             message = f"{len(reasons)} edits of the batch fail: {ids}; the first: {message}"
         super().__init__(message)
         self.reasons = dict(reasons)
+        self.method = method
 
 
 class LedgerChangedError(PatchError):

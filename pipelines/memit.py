@@ -20,7 +20,7 @@ from stages import show_descent, show_update, start
 from kg_edit.cli.console import friendly
 from kg_edit.locate_then_edit.descent import descend, descent_model
 from kg_edit.methods.memit.method import Memit
-from kg_edit.methods.memit.records import FactValue
+from kg_edit.methods.memit.records import FactValue, split_by_edit
 
 log = logging.getLogger("pipelines.memit")
 
@@ -37,8 +37,8 @@ def main() -> None:
 
     if edits:
         with run.editing(*edits):
-            groups, opposed = memit.batch_facts(edits)  # the prompts of each edit
-            facts = list(chain(*groups))
+            groups = memit.make_batch_facts(edits)  # the prompts of each edit
+            facts = list(chain.from_iterable(group.facts for group in groups))
             requests = [fact.prompts for fact in facts]
 
             # 2. z of each fact (Eq. 16): Adam on z - h, until the model predicts o* after every prompt. h [facts, d] is
@@ -57,13 +57,11 @@ def main() -> None:
                     show_descent(f"2. z of {fact.edit.text} {fact.target}: |h|", descent, size=float(h.norm()))
                     values.append(FactValue(state=h, descent=descent, notes=notes[index]))
 
-            # 3. The updates, an equal share in each block: W + R (lambda C + K K^T)^-1 K (Eq. 14).
+            # 3. The updates, an equal share in each block: W + R K^T (lambda C + K K^T)^-1 (Eq. 14).
             z = torch.stack([value.target_state for value in values])  # [facts, d]
-            values_by_edit = []
-            for group in groups:
-                values_by_edit.append(values[: len(group)])
-                values = values[len(group) :]
-            records = memit.batch_records(edits, groups, values_by_edit, opposed)
+            values_by_edit = split_by_edit(values, groups)
+            memit.refuse_failed(groups, values_by_edit, run.patch)
+            records = memit.make_records(groups, values_by_edit)
             patch = memit.write(facts, z, records, run.patch)
             show_update(3, patch)
         run.add(patch)

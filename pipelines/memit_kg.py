@@ -20,7 +20,7 @@ from stages import show_descent, show_subgraph, show_update, start
 
 from kg_edit.cli.console import friendly
 from kg_edit.locate_then_edit.descent import descend, descent_model
-from kg_edit.methods.memit.records import FactValue
+from kg_edit.methods.memit.records import FactValue, split_by_edit
 from kg_edit.methods.memit_kg.method import MemitKg
 
 log = logging.getLogger("pipelines.memit_kg")
@@ -41,8 +41,8 @@ def main() -> None:
                 show_subgraph(memit.subgraph(edit))
 
             # 2. The edits, and the facts of the graph that are written together with them, in words.
-            groups, opposed = memit.batch_facts(edits)
-            facts = list(chain(*groups))
+            groups = memit.make_batch_facts(edits)
+            facts = list(chain.from_iterable(group.facts for group in groups))
             requests = [fact.prompts for fact in facts]
             log.info("2. %d facts of the graph are edited in as well", len(facts) - len(edits))
             for fact in facts:
@@ -64,13 +64,11 @@ def main() -> None:
                     show_descent(f"3. z of {fact.edit.text} {fact.target}: |h|", descent, size=float(h.norm()))
                     values.append(FactValue(state=h, descent=descent, notes=notes[index]))
 
-            # 4. The updates, an equal share in each block: W + R (lambda C + K K^T)^-1 K (Eq. 14).
+            # 4. The updates, an equal share in each block: W + R K^T (lambda C + K K^T)^-1 (Eq. 14).
             z = torch.stack([value.target_state for value in values])  # [facts, d]
-            values_by_edit = []
-            for group in groups:
-                values_by_edit.append(values[: len(group)])
-                values = values[len(group) :]
-            records = memit.batch_records(edits, groups, values_by_edit, opposed)
+            values_by_edit = split_by_edit(values, groups)
+            memit.refuse_failed(groups, values_by_edit, run.patch)
+            records = memit.make_records(groups, values_by_edit)
             patch = memit.write(facts, z, records, run.patch)
             show_update(4, patch)
         run.add(patch)

@@ -98,6 +98,8 @@ def edit_step(method: Method, records: Sequence[BenchmarkRecord], *, start: Patc
         remaining = [record for record in records if record.id not in errors]
         if not remaining:
             return StepOutcome(errors=errors)
+        if isinstance(error, RefusedEditsError):
+            method = error.method or method  # knows the values of the others
         outcome = edit_step(method, remaining, start=start)
         return replace(outcome, errors={**errors, **outcome.errors})
     halved = batch if batch < len(records) else None

@@ -1,18 +1,18 @@
-"""The closed form that writes many values under many keys, and its spread over layers (MEMIT, arXiv 2210.07229).
+"""The closed form that writes many values under many keys (MEMIT, arXiv 2210.07229), and what it needs of the facts.
 
 For the layers l_1 < ... < l_n, with the updates of the earlier layers in the model (section 4.3 and Algorithm 1):
 
     r_i = (z_i - h_i) / (n - j + 1)  [d],   W_{l_j} += R U^T  [d, d_ff]
 
 where z_i is the wanted state of fact i, h_i its present state in the last layer, R [d, facts] has the columns r_i, and
-U [d_ff, facts] = `joint_directions` of the facts' keys K [d_ff, facts] in layer l_j. EMMET writes only one layer, PMET
-divides by the root of n - j + 1.
+U [d_ff, facts] = `joint_directions` of the facts' keys K [d_ff, facts] in layer l_j (`FactStates` reads h and K). EMMET
+writes only one layer, PMET divides by the root of n - j + 1. The loop over the layers is `JointMethod.write_weights`
+(`kg_edit.methods.memit.joint_method`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,77 +23,33 @@ from kg_edit.locate_then_edit.states import Site, SubjectStates
 from kg_edit.models.devices import exact
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.weight_patch import Factors
 
 _SMALLEST_PIVOT = 1e-6  # of the Cholesky factor, as a share of the largest; below it, keys count as dependent
-Directions = Callable[[int, Tensor], Tensor]  # (layer, keys [d_ff, facts]) -> U [d_ff, facts]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class JointUpdate:
-    """The result of `write_jointly`, by weight name: ``factors`` (one column per fact), ``keys`` [d_ff, facts]."""
+class FactStates:
+    """The keys K and the states h of the facts of a batch, for one layer after the other.
 
-    factors: Mapping[str, Factors]
-    keys: Mapping[str, Tensor]
-
-    def norms(self) -> Tensor:
-        """Return the Frobenius norm of each fact's share in the updates of all weights together, [facts]."""
-        squares = []
-        for pair in self.factors.values():  # |r_i u_i^T|^2 = |r_i|^2 |u_i|^2
-            square = pair.left.norm(dim=0).square() * pair.right.norm(dim=0).square()
-            squares.append(square.cpu())
-        return torch.stack(squares).sum(0).sqrt()
-
-
-@torch.no_grad()
-def write_jointly(
-    model: LanguageModel,
-    requests: Sequence[Request],
-    target_states: Tensor,
-    *,
-    layers: Sequence[int],
-    site: Site,
-    directions: Directions,
-    share: Callable[[int], float],
-    memory: float = 1000.0,
-) -> JointUpdate:
-    """Compute updates of ``layers`` that bring the last layer's states, in the bare prompts, close to their targets.
-
-    The model itself is unchanged afterwards.
-
-    Args:
-        model: the model on which the facts' states were found.
-        requests: the facts' prompts.
-        target_states: z, [facts, d].
-        layers: the layers to write, in ascending order.
-        site: which output of the last layer ``target_states`` is.
-        directions: the closed form; it is called with the updates of the earlier layers in the model.
-        share: the number of layers left, this one included -> which part of the missing change a layer writes.
-        memory: MB for hidden states that are kept from layer to layer; without them lower blocks run again.
+    ``site`` is the output of the last layer that h is; ``memory`` is in MB, for hidden states that are kept from layer
+    to layer (without them lower blocks run again).
     """
-    patch = WeightPatch(factors={})
-    keys = dict[str, Tensor]()
-    counts = [len(request.rewrites) for request in requests]
-    rows = list[Prompt]()
-    for request in requests:
-        rows += request.rewrites
-    states = SubjectStates(model, rows, layers, site=site, memory=memory)
-    for number, layer in enumerate(layers):
-        with patch.stacked_on(model):
-            row_keys, row_states = states.at(layer)  # [rows, d_ff], [rows, d]
-            key = torch.stack([mean_key(fact_keys) for fact_keys in row_keys.split(counts)], 1)  # K, [d_ff, facts]
-            state = torch.stack([fact_states[0] for fact_states in row_states.split(counts)])  # h, in bare prompts
-            right = directions(layer, exact(key)).float()  # U, [d_ff, facts]
 
-        # r_i = (z_i - h_i) / (layers left); W += R U^T
-        missing = (target_states.to(state.device) - state) * share(len(layers) - number)  # [facts, d]
-        factors = Factors(left=missing.T.to(right.device), right=right)
-        if not factors.is_finite:
-            raise PatchError("the update has values that are not finite; lower the learning rate or use float32")
-        name = model.weight_name(layer)
-        patch = WeightPatch(factors={**patch.factors, name: factors})
-        keys[name] = key
-    return JointUpdate(factors=patch.factors, keys=keys)
+    def __init__(
+        self, model: LanguageModel, requests: Sequence[Request], layers: Sequence[int], *, site: Site, memory: float
+    ) -> None:
+        self._counts = [len(request.rewrites) for request in requests]  # rows of each fact, the bare prompt first
+        rows = list[Prompt]()
+        for request in requests:
+            rows += request.rewrites
+        self._states = SubjectStates(model, rows, layers, site=site, memory=memory)
+
+    def at(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return K [d_ff, facts] of block ``layer``, and h [facts, d] of the last block in the bare prompts."""
+        row_keys, row_states = self._states.at(layer)  # [rows, d_ff], [rows, d]
+        keys = [mean_key(fact_keys) for fact_keys in row_keys.split(self._counts)]
+        states = [fact_states[0] for fact_states in row_states.split(self._counts)]
+        return torch.stack(keys, 1), torch.stack(states)
 
 
 def mean_key(keys: Tensor) -> Tensor:
@@ -104,6 +60,15 @@ def mean_key(keys: Tensor) -> Tensor:
     if len(keys) == 1:
         return keys[0]
     return (keys[0] + keys[1:].mean(0)) / 2
+
+
+def norms_of_facts(updates: Mapping[str, Factors]) -> Tensor:
+    """Return the Frobenius norm of each fact's share in the updates of all weights together, [facts]."""
+    squares = []
+    for update in updates.values():  # |r_i u_i^T|^2 = |r_i|^2 |u_i|^2
+        square = update.left.norm(dim=0).square() * update.right.norm(dim=0).square()
+        squares.append(square.cpu())
+    return torch.stack(squares).sum(0).sqrt()
 
 
 def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int | None = None) -> Tensor:
@@ -131,7 +96,7 @@ def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int 
         system = solved @ keys.T
         system.diagonal().add_(weight)
         solution: Tensor = torch.linalg.solve_ex(system, solved[:, :first])[0]
-        return solution  # not finite if the system is singular; `write_jointly` checks this
+        return solution  # not finite if the system is singular; the caller checks this
     gram = keys.T @ solved
     gram.diagonal().add_(weight)
     lower, failed = torch.linalg.cholesky_ex((gram + gram.T) / 2)

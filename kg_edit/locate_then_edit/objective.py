@@ -17,6 +17,7 @@ For each edit, delta = m* - m [d] is the change of the value at the subject's la
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Self
 
@@ -202,6 +203,16 @@ class Objective:
             self.value = torch.stack([loss.value for loss in self._plain])
             self.bare_key = torch.stack([loss.bare_key for loss in self._plain])
             self.mean_key = torch.stack([loss.mean_key for loss in self._plain])
+
+    def with_penalty(self, penalty: Penalty, states: Tensor) -> Objective:
+        """Return the same loss with ``penalty(delta, states)``; ``states`` [edits, d] is then its ``value``.
+
+        Here a method gives a penalty that depends on what this loss has read, or on other states than m.
+        """
+        loss = copy(self)
+        loss.penalty = penalty
+        loss.value = states
+        return loss
 
     def __call__(self, change: Tensor) -> Losses:
         """Return the losses under ``change`` [edits, d], differentiable in it.

@@ -25,7 +25,8 @@ from kg_edit.engine.prefix_store import MEGABYTES
 from kg_edit.errors import ConfigError
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.methods.config import Workload
-from kg_edit.methods.memit.method import JointMethod, single_layer
+from kg_edit.methods.memit.joint_config import single_layer
+from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.models.architectures import refuse_experts, refuse_recurrent
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.shape import ModelShape

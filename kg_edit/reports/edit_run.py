@@ -368,6 +368,7 @@ def _make(
             for name, reason in error.reasons.items():
                 log.warning("left out: the edit %r: %s", name, reason)
             remaining = others
+            method = error.method or method
     return start  # the run was killed after its last edit, or the last ones were refused
 
 

@@ -29,7 +29,7 @@ from kg_edit.locate_then_edit.joint import mean_key
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import OtherTokens, other_keys, subject_states
 from kg_edit.methods.base import EditingMethod
-from kg_edit.methods.memit.method import JointMethod
+from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.models.devices import exact
 from kg_edit.models.hooks import StopForwardError, stopping, untouched, watched

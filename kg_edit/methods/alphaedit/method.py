@@ -22,7 +22,8 @@ from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.errors import CovarianceError
 from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.entries import method_entry
-from kg_edit.methods.memit.method import FAST, PUBLISHED, JointMethod, SpreadConfig
+from kg_edit.methods.memit.joint_config import FAST, PUBLISHED, SpreadConfig
+from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.models.devices import exact, has_float64
 from kg_edit.models.language_model import weight_matrix
 

@@ -56,7 +56,7 @@ class GlameBatch(GraphValues, Memit):
         """Return 0: AdamW's decay is the only regulariser."""
         return change.new_zeros(len(change))
 
-    def facts(self, edit: Edit) -> tuple[Fact, ...]:
+    def make_facts(self, edit: Edit) -> tuple[Fact, ...]:
         """Return the facts to write for the edit. An unusable subgraph raises here, before any expensive work."""
         check_graph(self.subgraph(edit))
-        return super().facts(edit)
+        return super().make_facts(edit)

@@ -1,12 +1,15 @@
-"""The facts of a joint method, and the records of its patch: each edit, the facts written for it, and their values z.
+"""The facts of a joint method, their values z, and the records of its patch: of each edit and of its facts.
 
-The values z [d, facts] are the patch's state ``value``. With them, edits can be removed later and the others written
-again from their z (`batches_without`).
+- `Fact`, `FactGroup`: what is written for an edit. `FactValue`, `FoundValues`: the z that were found.
+- `new_record`, `with_updates`: the record of an edit. `texts_of`, `facts_of`: what a record says.
+- `batches_without`: what is left of a patch without some edits. Its state ``value`` has z [d, facts], with which the
+  other edits are written again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +27,8 @@ VALUE = "value"  # a patch's state: z, [d, facts]
 
 Record = Mapping[str, Any]
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Fact:
@@ -36,6 +41,18 @@ class Fact:
     def target(self) -> str:
         """The fact's target o*."""
         return self.edit.target_new
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FactGroup:
+    """The facts that are written for an edit: the edit itself first.
+
+    ``opposed`` counts those that were left out, because another edit of the batch contradicts them.
+    """
+
+    edit: Edit
+    facts: tuple[Fact, ...]
+    opposed: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,6 +75,42 @@ class FactValue:
         return self.state + self.descent.change
 
 
+def check_values(values: Iterable[FactValue]) -> None:
+    """Check that each value may be written: it is finite, and ``anchor`` does not refuse it."""
+    for value in values:
+        value.descent.check()
+
+
+def split_by_edit(values: Sequence[FactValue], groups: Sequence[FactGroup]) -> list[list[FactValue]]:
+    """Return the values of each edit's facts, from those of all facts in order."""
+    values_by_edit = []
+    first = 0  # of the edit's values
+    for group in groups:
+        end = first + len(group.facts)
+        values_by_edit.append(list(values[first:end]))
+        first = end
+    return values_by_edit
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FoundValues:
+    """The values of the facts of a batch that was refused, by the edit, and the patch ``before`` that the model had."""
+
+    before: Patch
+    values: Mapping[Edit, list[FactValue]]
+
+    def values_for(self, groups: Iterable[FactGroup], before: Patch) -> dict[Edit, list[FactValue]]:
+        """Return the values that hold for a new batch: of the same facts, on the same patch."""
+        if self.before is not before and not (self.before.is_empty and before.is_empty):
+            return {}
+        known = {}
+        for group in groups:
+            values = self.values.get(group.edit, [])
+            if len(values) == len(group.facts):  # a fact that an edit of the refused batch contradicted is back again
+                known[group.edit] = values
+        return known
+
+
 def new_record(record: Record, facts: Sequence[Fact], values: Sequence[FactValue]) -> dict[str, Any]:
     """Return an edit's ``record``, completed by what is noted of its own fact and of its further facts (``requests``).
 
@@ -73,7 +126,6 @@ def new_record(record: Record, facts: Sequence[Fact], values: Sequence[FactValue
 
 def _record_fact(fact: Fact, value: FactValue) -> dict[str, Any]:
     """Return what is noted of one fact: its edit, the norms of h and z - h, and how the descent went."""
-    value.descent.check()
     norms = {
         "value": round(float(value.state.norm()), 6),
         "change": round(float(value.descent.change.norm()), 6),
@@ -104,6 +156,33 @@ def texts_of(record: Record) -> list[str]:
         edit = fact["edit"]
         texts.append(edit.get("prompt", "").replace("{}", edit.get("subject", "")))
     return texts
+
+
+def drop_edited_again(keys: Tensor, before: Patch, facts: Sequence[Fact]) -> Tensor:
+    """Return the keys K_p of the facts of ``before`` that ``facts`` do not edit again, [d_ff, remaining facts].
+
+    The key of a fact that is edited again is not protected: that would halve the fact's own new change.
+
+    Args:
+        keys: K_p of all facts of ``before``, [d_ff, earlier facts].
+        before: the patch that is applied to the model.
+        facts: the facts that are written now.
+    """
+    edited_now = {fact.edit.text for fact in facts}
+    is_protected = list[bool]()  # of each earlier fact
+    for record in before.edits:
+        is_protected += [text not in edited_now for text in texts_of(record)]
+    if keys.shape[1] != len(is_protected):
+        # An earlier patch has no keys, such as one of fine-tuning, so which key is whose is not known.
+        if not all(is_protected):
+            log.warning(
+                "the applied patch has %d facts but the keys of %d, so the keys of facts that are edited again stay "
+                "protected, and these change less",
+                len(is_protected),
+                keys.shape[1],
+            )
+        return keys
+    return keys[:, torch.tensor(is_protected, dtype=torch.bool, device=keys.device)]
 
 
 def facts_of(record: Record) -> list[Edit]:

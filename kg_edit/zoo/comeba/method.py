@@ -87,10 +87,9 @@ class Comeba(Memit):
         with ungated.applied(self.model):
             return self.make(edits, before=before)
 
-    def write(self, facts: Sequence[Fact], target_states: Tensor, records: Sequence[Record], before: Patch) -> Patch:
+    def write(self, facts: Sequence[Fact], z: Tensor, records: Sequence[Record], before: Patch) -> Patch:
         """Return MEMIT's update as gated adapters of an `AdapterPatch`."""
-        update = super().write(facts, target_states, records, before + WeightPatch(factors=self._earlier(before)))
-        assert isinstance(update, WeightPatch)  # noqa: S101 - MEMIT's
+        update = self.write_weights(facts, z, records, before + WeightPatch(factors=self._earlier(before)))
         settings = GateSettings.of(self.config)
         adapters = dict[tuple[str, str], Adapter]()
         for name, pair in update.factors.items():
@@ -102,7 +101,7 @@ class Comeba(Memit):
             )
         return AdapterPatch(adapters=adapters, provenance=update.provenance)
 
-    def protected(self, layer: int, before: Patch) -> Tensor | None:
+    def read_earlier_keys(self, layer: int, before: Patch) -> Tensor | None:
         """Return sqrt(remember) K_p, with the keys in the adapters of ``before``, [d_ff, earlier facts]."""
         adapter = adapter_at(before, (GatedUpdate.method, self.model.weight_name(layer)))
         if not isinstance(adapter, GatedUpdate):

@@ -16,7 +16,6 @@ the changes of the batch's earlier descents. In the public code r starts at h |k
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +27,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.locate_then_edit.objective import Objective, Penalty
 from kg_edit.methods.base import EditingMethod
-from kg_edit.methods.memit.method import FAST, PUBLISHED, Memit, MemitConfig
+from kg_edit.methods.memit.joint_config import FAST, PUBLISHED
+from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.methods.memit.records import Fact, FactValue
 from kg_edit.models.sampling import STARTS
 from kg_edit.patches.base import Patch
@@ -75,18 +75,23 @@ class Eamet(Memit):
 
     def find_values(self, facts: Sequence[Fact]) -> list[FactValue]:
         """Find z of each fact. Facts that do not fit into one descent are aligned with those found before them."""
-        self._keys = list[Tensor]()  # of the batch's descents so far
-        self._changes = list[Tensor]()
+        self._keys = list[Tensor]()  # k* of the batch's descents so far, [facts, d_ff] each
+        self._changes = list[Tensor]()  # r of those that have ended, [facts, d] each
         return super().find_values(facts)
 
-    def regulariser(self, loss: Objective) -> Penalty:
-        """Return MEMIT's penalty plus what the changes' similarities are from those of the keys k* of ``loss``."""
+    def make_penalty(self, loss: Objective) -> Penalty:
+        """Return MEMIT's penalty plus how far the changes' similarities are from those of the keys k*."""
         self._keys.append(loss.mean_key)
-        own, *earlier = reversed(self._keys)
-        return partial(self.aligned, keys=torch.cat([own, *earlier]), earlier=self._changes[::-1])
+        keys = torch.cat(self._keys[::-1])  # of this descent first, [all, d_ff]
+        earlier = self._changes[::-1]  # in the same order
+
+        def penalty(change: Tensor, state: Tensor) -> Tensor:
+            return self.aligned(change, state, keys=keys, earlier=earlier)
+
+        return penalty
 
     def split_written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
-        """Return all of the states and of their changes, which the facts of further descents are aligned with."""
+        """Return all of the states and of their changes, and keep the changes: later descents are aligned with them."""
         self._changes.append(torch.stack([descent.change for descent in descents]))
         return super().split_written(states, descents)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from kg_edit.covariance.moment import OtherKeys
 from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.config import LayerConfig
-from kg_edit.methods.memit.method import FAST, PUBLISHED, JointConfig, JointMethod
+from kg_edit.methods.memit.joint_config import FAST, PUBLISHED, JointConfig
+from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.zoo.entries import method_entry
 
 _SAME = 0.02  # relative distance of a key from itself in another pass; bfloat16 has only two significant digits

@@ -30,7 +30,8 @@ from kg_edit.engine.tail_forward import TailForward
 from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.locate_then_edit.states import subject_states
-from kg_edit.methods.memit.method import FAST, PUBLISHED, Memit, MemitConfig
+from kg_edit.methods.memit.joint_config import FAST, PUBLISHED
+from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.hooks import added, hidden_state
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
@@ -121,7 +122,7 @@ class Pmet(Memit):
         """The number of values that are trained for a fact: those of both changes."""
         return 2 * self.model.width
 
-    def states(self, loss: Objective, bare: Sequence[Prompt]) -> Tensor:
+    def find_states(self, loss: Objective, bare: Sequence[Prompt]) -> Tensor:
         """Return both outputs of the last layer at the subject's last token of each bare prompt, [facts, 2, d].
 
         What is written is m + delta_m, so m is always that of the model itself, and not of a copy in bfloat16.
@@ -141,6 +142,6 @@ class Pmet(Memit):
         of_mlp = [replace(descent, change=descent.change[0]) for descent in descents]
         return states[:, 0], of_mlp
 
-    def share(self, remaining: int) -> float:
+    def share_of_layer(self, remaining: int) -> float:
         """Return 1 / sqrt(layers left)."""
         return 1 / math.sqrt(remaining)

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance, OtherKeys
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.locate_then_edit.long_run import anchor, mean_value_norm, remember
-from kg_edit.locate_then_edit.objective import Objective
-from kg_edit.methods.memit.method import JointMethod, Memit, MemitConfig
+from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.methods.memit.joint_method import JointMethod
+from kg_edit.methods.memit.method import Memit, MemitConfig
+from kg_edit.methods.memit.records import Fact, drop_edited_again
 from kg_edit.methods.rome.method import rank_one_update
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.zoo.emmet.method import Emmet, EmmetConfig
@@ -92,6 +95,17 @@ def test_edits_whose_keys_are_not_in_the_patch_are_named(caplog: pytest.LogCaptu
     patch = WeightPatch(factors={"one": Factors(left=torch.ones(2, 1), right=torch.ones(2, 1))})
     assert remember(patch, "other", weight=1.0) is None and not caplog.text
     assert remember(patch, "one", weight=1.0) is None and "no keys of its edits of one" in caplog.text
+
+
+def test_keys_of_facts_that_are_edited_again_are_not_protected(caplog: pytest.LogCaptureFixture) -> None:
+    """K_p has a column for each of the facts "Rome is" and "Oslo is", of which the second is edited again."""
+    records = [{"edit": {"subject": subject, "prompt": "{} is"}} for subject in ("Rome", "Oslo")]
+    before = WeightPatch(factors={}, provenance={"edits": records})
+    again = Edit(subject="Oslo", prompt="{} is", target_new="small")
+    facts = [Fact(edit=again, prompts=Request(rewrites=()))]
+    assert drop_edited_again(torch.eye(2), before, facts).tolist() == [[1.0], [0.0]] and not caplog.text
+    keys = torch.ones(2, 1)  # of one fact alone: of which one is not known
+    assert torch.equal(drop_edited_again(keys, before, facts), keys) and "keys of 1" in caplog.text
 
 
 def test_norm_of_the_anchor_is_without_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from kg_edit.errors import (
     UnsupportedModelError,
 )
 from kg_edit.methods import find_method
-from kg_edit.methods.memit.method import SpreadConfig
+from kg_edit.methods.memit.joint_config import SpreadConfig
 from kg_edit.zoo.adapters.base import AdapterMethod
 
 # Families that normalise after the MLP, or scale its output

@@ -36,7 +36,7 @@ def test_contexts_are_inside_the_users_turn() -> None:
 
 def test_joint_method_has_the_same_rows() -> None:
     editor = find_method("memit")(chatting(), find_method("memit").config_class(), contexts=CONTEXTS)
-    (fact,) = editor.facts(EDIT.in_chat())
+    (fact,) = editor.make_facts(EDIT.in_chat())
     assert fact.prompts.rewrites == Request.of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
 
 

@@ -146,25 +146,25 @@ def test_the_others_of_a_batch_are_made_without_a_second_descent(
     between = sum(lengths.values()) / 2
     rest, other = sorted((FIRST, SECOND), key=lambda edit: lengths[edit.id])
 
-    monkeypatch.setattr("kg_edit.methods.memit.method.descend", counted)
+    monkeypatch.setattr("kg_edit.methods.memit.joint_method.descend", counted)
     fresh = value_method("memit", model, anchor=between)
     alone, before = fresh.edit([rest]), find_method("ft").on(model, settings=QUICK["ft"]).edit([EDITS[2]])
     method = value_method("memit", model, anchor=between)
     for start in (None, before, None):
         descents.clear()
-        with pytest.raises(RefusedEditsError, match=other.id):
+        with pytest.raises(RefusedEditsError, match=other.id) as refused:
             method.edit([rest, other], start=start)
-        again = method.edit([rest], start=start)
+        again = refused.value.method.edit([rest], start=start)
         assert descents == [2], "none for the rest"
         if start is None:
             for name, pair in alone.factors.items():
                 torch.testing.assert_close(again.factors[name].product, pair.product, rtol=1e-3, atol=1e-4)
         method.edit([rest], start=start)
-        assert descents == [2, 1], "it is forgotten"
-    with pytest.raises(RefusedEditsError):
+        assert descents == [2, 1], "the method itself keeps nothing"
+    with pytest.raises(RefusedEditsError) as refused:
         method.edit([rest, other])
     descents.clear()
-    assert method.edit([rest], start=before).edits and descents == [1], "on another patch"
+    assert refused.value.method.edit([rest], start=before).edits and descents == [1], "on another patch"
 
     with pytest.raises(RefusedEditsError) as stopped:
         run_edits(method, model, [rest, other], tmp_path / "run", progress=False)

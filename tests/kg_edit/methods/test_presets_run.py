@@ -25,6 +25,7 @@ from kg_edit.locate_then_edit.descent import Delta, Descent, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods import find_method, value_method
 from kg_edit.methods.alphaedit import method as alphaedit
+from kg_edit.methods.memit import joint_method
 from kg_edit.methods.memit import method as memit
 from kg_edit.methods.presets import read_presets
 from kg_edit.methods.rome import method as rome
@@ -96,7 +97,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
             record.limit = change._config.clamp_norm_factor * float(change._size[0])
         return descents
 
-    for module in (rome, memit):
+    for module in (rome, joint_method):
         monkeypatch.setattr(module, "descend", descended)
     for module in (memit, emmet, alphaedit):
         original = module.joint_directions

@@ -10,7 +10,7 @@ import torch
 from kg_edit.edits.edit import Edit, checked
 from kg_edit.errors import EditError
 from kg_edit.methods import find_method, method_names
-from kg_edit.methods.memit.method import JointMethod
+from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
@@ -78,7 +78,7 @@ def test_chunks_cut_the_text_and_are_written_at_the_token_before(name: str) -> N
     settings = {"mom2_weight": 1e-8} if name == "memit" else {}
     method = joint(name, model, contexts=BARE, chunk_tokens=8, further_steps=0, **settings)
     full_row = model.encode(TEXT.text, target=TEXT.target_new)
-    rows = [fact.prompts.rewrites[0] for fact in method.facts(TEXT)]
+    rows = [fact.prompts.rewrites[0] for fact in method.make_facts(TEXT)]
     assert [row.target_ids for row in rows] == [full_row.ids[row.target_start : len(row.ids)] for row in rows]
     assert rows[0].target_start == full_row.target_start and rows[-1].ids == full_row.ids and len(rows) > 2
     assert all(len(row.ids) == next_row.target_start == next_row.edited_at + 1 for row, next_row in pairwise(rows))
@@ -97,7 +97,7 @@ def reached(method: JointMethod, patch: WeightPatch) -> None:
     """With next to no weight on C the last chunk's state is z."""
     from kg_edit.locate_then_edit.states import subject_states
 
-    facts = [fact.prompts.rewrites[0] for edit in (TEXT, EDITS[0], OTHER) for fact in method.facts(edit)]
+    facts = [fact.prompts.rewrites[0] for edit in (TEXT, EDITS[0], OTHER) for fact in method.make_facts(edit)]
     with patch.applied(method.model):
         _, states = subject_states(method.model, facts, layer=method.layers[0], last=method.layers[-1])
     z = patch.state["value"].T

@@ -10,7 +10,7 @@ from torch import Tensor
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
-from kg_edit.methods.memit.method import JointMethod
+from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.models.hooks import hidden_state, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode

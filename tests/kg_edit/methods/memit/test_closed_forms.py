@@ -17,7 +17,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.locate_then_edit.states import other_keys
 from kg_edit.methods import find_method, method_names
-from kg_edit.methods.memit.method import JointMethod
+from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
@@ -92,7 +92,7 @@ def test_patch_solves_the_methods_equation(family: str, name: str) -> None:
 def other_tokens(method: JointMethod, facts: Sequence[Edit], layer: int) -> Iterator[Tensor]:
     """The keys of each fact's other tokens, [d_ff, n], in the bare prompt and one context."""
     for fact in facts:
-        rows = method.fact(fact).prompts.rewrites
+        rows = method.make_fact(fact).prompts.rewrites
         yield other_keys(method.model, [rows[0], rows[(len(rows) + 1) // 2]], layer).double().T
 
 

@@ -17,8 +17,9 @@ from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.locate_then_edit.descent import descend
-from kg_edit.methods.memit import method as memit_method
-from kg_edit.methods.memit.method import Memit, MemitConfig, default_layers
+from kg_edit.methods.memit import joint_method
+from kg_edit.methods.memit.joint_config import default_layers
+from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import started_contexts
 from kg_edit.patches.base import Patch
@@ -63,7 +64,7 @@ def test_without_equals_a_new_batch_of_the_rest(name: str) -> None:
     model = tiny("llama")
     method = joint(name, model)
     remaining, fresh = method.without(method.edit(EDITS), ["2"]), method.edit([EDITS[0], EDITS[2]])
-    assert isinstance(fresh, WeightPatch)
+    assert isinstance(fresh, WeightPatch) and isinstance(remaining, WeightPatch)
     for layer in method.layers:
         expected = change(fresh, model, layer)
         assert (change(remaining, model, layer) - expected).norm() < 1e-4 * expected.norm()
@@ -129,7 +130,7 @@ def test_memory_limit_changes_the_descents_but_no_patch(name: str, monkeypatch: 
         sizes.append(len(loss.value))
         return original(loss, delta, stops)
 
-    monkeypatch.setattr(memit_method, "descend", counted)
+    monkeypatch.setattr(joint_method, "descend", counted)
     method, frugal = joint(name, model), joint(name, model)
     frugal.memory = 0.08
     expected, limited = method.edit(EDITS), frugal.edit(EDITS)

@@ -88,7 +88,7 @@ def test_only_tokens_near_the_keys_are_changed() -> None:
 def test_earlier_keys_have_the_weight_of_remember() -> None:
     model = tiny("llama")
     first = comeba(model).edit(EDITS[:1])
-    once, twice = (comeba(model, remember=weight).protected(1, first) for weight in (1.0, 4.0))
+    once, twice = (comeba(model, remember=weight).read_earlier_keys(1, first) for weight in (1.0, 4.0))
     assert once is not None and twice is not None and once.shape[1] == 1
     torch.testing.assert_close(twice, 2 * once)
     with pytest.raises(ConfigError, match="remember"):
@@ -105,9 +105,9 @@ def test_later_batches_are_written_on_top_of_earlier_ones(tmp_path: Path) -> Non
     for name, gate in updates_of(again).items():
         assert len(gate.keys) == 3 and gate.threshold == pytest.approx(updates_of(both)[name].threshold)
     assert [record["batch"] for record in both.edits] == [1, 2, 2]
-    for forgotten in ("protected", "_earlier"):
+    for forgotten in ("read_earlier_keys", "_earlier"):
         other = comeba(model)
-        vars(other)[forgotten] = (lambda *_: None) if forgotten == "protected" else (lambda *_: {})
+        vars(other)[forgotten] = (lambda *_: None) if forgotten == "read_earlier_keys" else (lambda *_: {})
         for name, gate in updates_of(other.edit(EDITS[1:], start=first)).items():
             moved = (gate.change - updates_of(both)[name].change).norm()
             assert moved > 0.02 * (gate.change - updates_of(first)[name].change).norm(), f"{name} without {forgotten}"

@@ -73,7 +73,7 @@ def test_a_descent_aligns_the_changes_with_the_keys(memory: float) -> None:
     for weight in (0.0, 20.0):
         method = joint("eamet", model, align_kl=weight, align_mse=weight, steps=30, stop_below=-1.0)
         method.memory = memory
-        facts = [fact for edit in EDITS for fact in method.facts(edit)]
+        facts = [fact for edit in EDITS for fact in method.make_facts(edit)]
         changes = torch.stack([value.descent.change for value in method.find_values(facts)])
         keys = Objective(model, method.layers[-1], [fact.prompts for fact in facts], kl_weight=0.0).mean_key
         distances.append(float((cosines(changes) - cosines(keys)).abs().max()))
@@ -90,7 +90,7 @@ def test_others_are_aligned_with_an_ended_change_as_it_is_written(monkeypatch: p
 
     monkeypatch.setattr(Eamet, "aligned", watched)
     method = joint("eamet", tiny("llama"), steps=5, further_steps=0, stop_below=7.0)
-    values = method.find_values([fact for edit in EDITS for fact in method.facts(edit)])
+    values = method.find_values([fact for edit in EDITS for fact in method.make_facts(edit)])
     assert [len(value.descent.losses) for value in values] == [1, 5, 5]
     torch.testing.assert_close(seen[-1], torch.stack([value.descent.change for value in values]))
 

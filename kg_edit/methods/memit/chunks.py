@@ -1,0 +1,47 @@
+"""The facts of an unstructured edit, whose target is a paragraph (AnyEdit, Jiang et al., ICML 2025, arXiv 2502.05628).
+
+Each chunk of the paragraph is a fact of its own, at the last token before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.objective import Request
+from kg_edit.methods.memit.records import Fact
+from kg_edit.methods.statement import encode_statement
+from kg_edit.models.language_model import LanguageModel
+
+
+def split_into_chunks(model: LanguageModel, edit: Edit, *, tokens: int, method: str) -> tuple[Fact, ...]:
+    """Return a fact for each chunk of an edit's text. Its prompt is all the text before it, up to the last token.
+
+    The published code changes the states of earlier chunks while it looks for the next one's. Here each value is found
+    on the unchanged model, so that all are found in one descent.
+
+    Args:
+        model: the language model, for its tokenizer.
+        edit: the edit with its ``target_text``.
+        tokens: the length of a chunk; the last one may be shorter.
+        method: the method's name, for the message if the text can't be encoded.
+    """
+    statement = encode_statement(model, edit, method=method)
+    starts = range(statement.target_start, len(statement.ids), tokens)
+    facts = []
+    for number, start in enumerate(starts):
+        end = min(start + tokens, len(statement.ids))
+        # Earlier chunks are written too, each at the token before it.
+        other_ends = tuple(other - 1 for other in starts if other < end and other != start)
+        prompt = replace(
+            statement,
+            ids=statement.ids[:end],
+            target_start=start,
+            subject_first=None,
+            subject_last=start - 1,
+            also_edited=other_ends,
+        )
+        text = str(model.tokenizer.decode(list(statement.ids[start:end])))
+        chunk = edit.model_copy(update={"id": f"{edit.id}.{number}", "target_text": text, "target_new": text})
+        facts.append(Fact(edit=chunk, prompts=Request(rewrites=(prompt,))))
+    return tuple(facts)

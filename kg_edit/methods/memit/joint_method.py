@@ -1,0 +1,490 @@
+"""The steps that MEMIT, AlphaEdit, EMMET, PMET and EAMET share: many facts are written at once, layer after layer.
+
+`JointMethod` makes the facts of a batch (`make_facts`), finds z of each (`find_values`), and writes all of them
+(`write_weights`). A method differs from the others in what it overrides:
+
+    what is overridden    its default                                     who overrides it
+    --------------------  ----------------------------------------------  ------------------------------------
+    directions            none: the closed form, U of an update R U^T     MEMIT, AlphaEdit, EMMET
+    share_of_layer        1 / layers left                                 PMET: 1 / sqrt(layers left)
+    site                  z is an output of the block                     EMMET, PMET: of the block's MLP
+    forward               the descent changes the output at `site`        PMET: the attention's output, too
+    find_states           h is read from the model                        PMET: h of both outputs
+    propose               z - h itself is trained                         GLAME-batch: an R-GNN
+    penalty               weight_decay |z - h| / |h|^2                    PMET: of both; GLAME-batch: 0
+    make_penalty          `penalty`                                       EAMET: also of the other facts
+    split_written         all of z - h is written                         PMET: the MLP's part; EAMET keeps it
+    find_values           one descent for as many facts as fit            EAMET: first forgets the last batch
+    make_each             all edits share a descent                       EAMET: a descent for each edit
+    edits_to_write        the edit alone                                  MEMIT-KG: also facts of the graph
+    make_facts            the prompts of these, or the chunks of a text   GLAME-batch: checks the subgraph first
+    notes                 nothing                                         MEMIT-KG: the rules of the graph
+    read_earlier_keys     K_p of the patch that is applied                COMEBA: of the patch's adapters
+    adjust_directions     U as it is                                      the restrained methods
+    adjust_updates        the updates as they are                         the restrained methods
+    write                 a patch of the weights                          COMEBA: a patch of gated adapters
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
+from itertools import chain
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from kg_edit.covariance.moment import Covariance, OtherKeys
+from kg_edit.edits.edit import Edit
+from kg_edit.engine.fast_loss import find_engine
+from kg_edit.engine.tail_forward import TailForward
+from kg_edit.errors import FAILURES, PatchError, RefusedEditsError
+from kg_edit.locate_then_edit.descent import Delta, Descent, FreeDelta, descend, descent_model
+from kg_edit.locate_then_edit.joint import FactStates, norms_of_facts
+from kg_edit.locate_then_edit.long_run import anchor, remember
+from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, norm_penalty
+from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
+from kg_edit.methods.base import annotate_errors
+from kg_edit.methods.memit.chunks import split_into_chunks
+from kg_edit.methods.memit.joint_config import JointConfig, single_layer
+from kg_edit.methods.memit.records import (
+    VALUE,
+    Fact,
+    FactGroup,
+    FactValue,
+    FoundValues,
+    Record,
+    batches_without,
+    check_values,
+    drop_edited_again,
+    facts_of,
+    new_record,
+    split_by_edit,
+    with_updates,
+)
+from kg_edit.methods.statement import warn_of_lead
+from kg_edit.methods.value_method import ValueMethod
+from kg_edit.models.devices import exact
+from kg_edit.models.first_token import warn_of_unread
+from kg_edit.models.hooks import untouched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+from kg_edit.models.sampling import started_contexts
+from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import KEY
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+
+
+class JointMethod(ValueMethod):
+    """Find a state z for every fact, then move the model's states towards z layer by layer, for all facts at once."""
+
+    family = "joint"
+    joint = True  # `make` gets all edits of a call at once
+    separable = True  # an edit can be removed from a patch by `without`
+    site: Site = "block"
+    forward: ClassVar[type[TailForward] | None] = None  # of the descent; None: the usual one
+    config: JointConfig
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: JointConfig,
+        *,
+        graph: Any = None,
+        contexts: tuple[str, ...] | None = None,
+        covariances: Mapping[int, Covariance] | None = None,
+        progress: bool = True,
+    ) -> None:
+        """Choose the layers: one, if the changes of several do not add up in this model.
+
+        The value of that layer is then the output of its MLP, as in ROME and EMMET, in place of the block's.
+        """
+        super().__init__(model, config, graph=graph, contexts=contexts, covariances=covariances, progress=progress)
+        self._known: FoundValues | None = None  # set by `knowing` alone
+        with untouched(model):
+            if self.site == "value" or all(adds_mlp(model, layer) for layer in self.layers):
+                return
+        self.site = "value"
+        self.layers = single_layer(config, len(model.blocks), name=model.name, family=model.model.config.model_type)
+
+    # A batch of edits: facts, values, patch
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Find all values in one descent, then write all facts together.
+
+        A fact that contradicts an edit of the batch is left out; the edit's record counts these (``opposed``).
+        """
+        with untouched(self.model):
+            self.prepare()  # contexts and C, which all edits share
+            groups = self.make_batch_facts(edits)
+            values = self._find_batch_values(groups, before)
+            self.refuse_failed(groups, values, before)
+            return self._write_groups(groups, values, before)
+
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
+        """Find the values of all edits in one descent, then write each edit into a patch of its own."""
+        applied = self.empty_patch() if before is None else before
+        with untouched(self.model):
+            self.prepare()
+
+            # The facts of each edit. An edit whose facts can't be encoded has its exception as the result.
+            results = dict[int, Patch | Exception]()
+            groups = dict[int, FactGroup]()
+            for index, edit in enumerate(edits):
+                try:
+                    with annotate_errors(edit):
+                        groups[index] = FactGroup(edit=edit, facts=self.make_facts(edit))
+                except FAILURES as error:
+                    results[index] = error
+
+            # z of all facts in one descent, then one patch for each edit.
+            values = self.find_values(list(chain.from_iterable(group.facts for group in groups.values())))
+            values_by_edit = split_by_edit(values, list(groups.values()))
+            for index, edit_values in zip(groups, values_by_edit, strict=True):
+                try:
+                    with annotate_errors(edits[index]):
+                        check_values(edit_values)
+                        results[index] = self._write_groups([groups[index]], [edit_values], applied)
+                except FAILURES as error:
+                    results[index] = error
+            return tuple(results[index] for index in range(len(edits)))
+
+    def _find_batch_values(self, groups: Sequence[FactGroup], before: Patch) -> list[list[FactValue]]:
+        """Find the values of each edit's facts in one descent, but for those that are known (`knowing`)."""
+        values = dict[Edit, list[FactValue]]()
+        if self._known is not None:
+            values = self._known.values_for(groups, before)
+        missing = [group for group in groups if group.edit not in values]
+        found = self.find_values(list(chain.from_iterable(group.facts for group in missing)))
+        for group, edit_values in zip(missing, split_by_edit(found, missing), strict=True):
+            values[group.edit] = edit_values
+        return [values[group.edit] for group in groups]
+
+    def refuse_failed(self, groups: Sequence[FactGroup], values: Sequence[list[FactValue]], before: Patch) -> None:
+        """Check the values of a batch. One error names all edits whose values must not be written.
+
+        The error's ``method`` makes the other edits without a second descent, on the same patch ``before``.
+        """
+        refused = dict[Edit, PatchError]()
+        for group, edit_values in zip(groups, values, strict=True):
+            try:
+                with annotate_errors(group.edit):
+                    check_values(edit_values)
+            except PatchError as error:
+                refused[group.edit] = error
+        if not refused:
+            return
+        first = next(iter(refused))
+        with annotate_errors(first):
+            if len(groups) == 1:
+                raise refused[first]
+            found = {group.edit: edit_values for group, edit_values in zip(groups, values, strict=True)}
+            others = self.knowing(FoundValues(before=before, values=found))
+            raise RefusedEditsError({edit.id: why for edit, why in refused.items()}, method=others)
+
+    def knowing(self, found: FoundValues) -> Self:
+        """Return a copy of the method that need not find the values in ``found`` again."""
+        method = copy(self)
+        method._known = found
+        return method
+
+    def _write_groups(self, groups: Sequence[FactGroup], values: Sequence[Sequence[FactValue]], before: Patch) -> Patch:
+        """Write the values of a batch, with a record of each edit."""
+        records = self.make_records(groups, values)
+        facts = list(chain.from_iterable(group.facts for group in groups))
+        z = torch.stack([value.target_state for value in chain.from_iterable(values)])  # [facts, d]
+        return self.write(facts, z, records, before)
+
+    def make_records(self, groups: Sequence[FactGroup], values: Sequence[Sequence[FactValue]]) -> list[Record]:
+        """Return the record of each edit of a batch, with its facts and their ``values``."""
+        records = list[Record]()
+        for group, edit_values in zip(groups, values, strict=True):
+            with annotate_errors(group.edit):
+                record = new_record(self.record(group.edit), group.facts, edit_values) | self.notes(group.edit)
+            if group.opposed:
+                record["opposed"] = group.opposed
+            records.append(record)
+        return records
+
+    def notes(self, edit: Edit) -> dict[str, Any]:
+        """Return further entries of an edit's record; none by default."""
+        return {}
+
+    # 1. The facts and their prompts
+
+    def sampled_contexts(self) -> tuple[str, ...]:
+        """Return MEMIT's contexts: the bare prompt, and one sampled text for each start word in ``context_starts``."""
+        config = self.config
+        return started_contexts(
+            self.model, starts=config.context_starts, tokens=config.context_tokens, seed=config.seed
+        )
+
+    def make_batch_facts(self, edits: Sequence[Edit]) -> list[FactGroup]:
+        """Return the facts of each edit of a batch, without those that contradict another edit of it."""
+        targets = {edit.text: edit.target_new for edit in edits}
+        groups = list[FactGroup]()
+        for edit in edits:
+            with annotate_errors(edit):
+                facts = self.make_facts(edit)
+            usable = facts
+            if not edit.target_text:
+                usable = tuple(fact for fact in facts if targets.get(fact.edit.text, fact.target) == fact.target)
+            groups.append(FactGroup(edit=edit, facts=usable, opposed=len(facts) - len(usable)))
+        return groups
+
+    def make_facts(self, edit: Edit) -> tuple[Fact, ...]:
+        """Return the facts that are written for an edit, each with its prompts."""
+        if edit.target_text:
+            return split_into_chunks(self.model, edit, tokens=self.config.chunk_tokens, method=self.name)
+        return tuple(self.make_fact(fact) for fact in self.edits_to_write(edit))
+
+    def edits_to_write(self, edit: Edit) -> tuple[Edit, ...]:
+        """Return the edit itself; a subclass may add further facts after it, each in the form of an edit."""
+        return (edit,)
+
+    def make_fact(self, edit: Edit) -> Fact:
+        """Return a fact with its prompts: its own with the target in every context, and "{subject} is a"."""
+        return Fact(edit=edit, prompts=Request.of(self.model, edit, self.contexts))
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode every fact's prompts, so that a prompt that can't be encoded raises before any edit is made."""
+        for edit in edits:
+            with annotate_errors(edit):
+                if edit.target_text:
+                    self.make_facts(edit)
+                    warn_of_lead(self.model, edit, method=self.name)
+                    continue
+                for fact in self.edits_to_write(edit):
+                    self._check_forms(fact)
+                without_target = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0])
+                warn_of_unread(self.model, without_target, edit=edit.id)
+
+    def _check_forms(self, fact: Edit) -> None:
+        """Encode a fact's prompt in each form, but not in the contexts, which would take ten times as long."""
+        for chat in fact.forms:
+            self.model.encode_fact(fact.prompt, subject=fact.subject, target=fact.target_new, chat=chat)
+
+    # 2. The values
+
+    def find_values(self, facts: Sequence[Fact]) -> list[FactValue]:
+        """Find z of each fact, independent of the other facts.
+
+        A descent has as many facts at once as fit into ``memory``.
+
+        Returns:
+            One `FactValue` per fact, in order.
+        """
+        values = list[FactValue]()
+        with untouched(self.model):
+            model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
+            for part in self.portions([fact.prompts for fact in facts]):
+                values += self._find_values_together(model, facts[part])
+        return values
+
+    def _find_values_together(self, model: LanguageModel, facts: Sequence[Fact]) -> list[FactValue]:
+        """Find z of facts that share a descent; ``model`` is `self.model` or a copy of it."""
+        requests = [fact.prompts for fact in facts]
+        loss = self.objective(model, requests)
+        h = loss.value  # [facts, d]
+
+        # Eq. 16: gradient descent on z - h of all facts at once; a fact whose loss is small enough ends early.
+        delta, notes = self.propose([fact.edit for fact in facts], h)
+        descents = descend(loss, delta, self.config.stops)
+
+        h, descents = self.split_written(h, descents)
+        if self.config.anchor:
+            descents = self.anchor_values(descents, requests)
+        values = []
+        for index, descent in enumerate(descents):
+            values.append(FactValue(state=h[index], descent=descent, notes=notes[index]))
+        return values
+
+    def objective(self, model: LanguageModel, requests: Sequence[Request]) -> Objective:
+        """Return the loss as a function of z - h for facts with the prompts ``requests``; its ``value`` is h.
+
+        ``model`` is `self.model` or a copy of it.
+        """
+        layer = self.layers[-1]
+        engine = find_engine(model, layer, self.contexts, memory=self.memory, forward=self.forward)
+        loss = Objective(model, layer, requests, kl_weight=self.config.kl_weight, engine=engine)
+        # The penalty is relative to h, which is the block's output. What the loss itself has read is the MLP's output.
+        h = self.find_states(loss, [request.rewrites[0] for request in requests])
+        return loss.with_penalty(self.make_penalty(loss), h)
+
+    def find_states(self, loss: Objective, bare: Sequence[Prompt]) -> Tensor:
+        """Return h [facts, d]: the last layer's state at the subject's last token of each ``bare`` prompt.
+
+        ``loss`` has no penalty yet; its ``value`` is the output of the layer's MLP there.
+        """
+        last = self.layers[-1]
+        _, states = subject_states(self.model, bare, layer=last, last=last, site=self.site)
+        return states
+
+    def make_penalty(self, loss: Objective) -> Penalty:
+        """Return the further term of ``loss``, as a function of z - h and h; ``loss`` has the facts' keys."""
+        return self.penalty
+
+    def penalty(self, change: Tensor, state: Tensor) -> Tensor:
+        """Return weight_decay |z - h| / |h|^2, [facts]."""
+        return norm_penalty(change, state, weight=self.config.weight_decay)
+
+    def propose(self, edits: Sequence[Edit], states: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
+        """Return the parameters of the facts' changes z - h, and notes for each record; ``states``: h, [facts, d]."""
+        config = self.config
+        delta = FreeDelta(
+            states,
+            optimiser=config.optimiser,
+            learning_rate=config.learning_rate,
+            clamp_norm_factor=config.clamp_norm_factor,
+        )
+        return delta, [{} for _ in edits]
+
+    def split_written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
+        """Return the part of the states h and of their changes that is written: all of them."""
+        return states, list(descents)
+
+    def anchor_values(self, descents: Sequence[Descent], requests: Sequence[Request]) -> list[Descent]:
+        """Return the descents with values of the norm that ``anchor`` sets."""
+        layer = self.layers[-1]
+        bare = [request.rewrites[0] for request in requests]
+        _, values = subject_states(self.model, bare, layer=layer, last=layer, site="value")  # m
+        anchored = []
+        for descent, value in zip(descents, values, strict=True):
+            anchored.append(anchor(descent, value, norm=self.value_norm, most=self.config.anchor))
+        return anchored
+
+    # 3. The updates
+
+    def write(self, facts: Sequence[Fact], z: Tensor, records: Sequence[Record], before: Patch) -> Patch:
+        """Return the patch that moves the states of the facts towards z, as `write_weights` computes it."""
+        return self.write_weights(facts, z, records, before)
+
+    @torch.no_grad()
+    def write_weights(self, facts: Sequence[Fact], z: Tensor, records: Sequence[Record], before: Patch) -> WeightPatch:
+        """Compute an update W_l += R U^T of each layer, in ascending order; the model itself is unchanged afterwards.
+
+        Args:
+            facts: all facts of the batch.
+            z: the wanted states, [facts, d].
+            records: one record per edit.
+            before: the patch that is applied to the model.
+        """
+        requests = [fact.prompts for fact in facts]
+        held = requests if self.config.hold else ()
+        states = FactStates(self.model, requests, self.layers, site=self.site, memory=self.memory / 2)
+        other_tokens = OtherTokens(self.model, held, self.layers, memory=self.memory / 2)
+
+        updates = dict[str, Factors]()  # by the weights' names
+        new_keys = dict[str, Tensor]()
+        for number, layer in enumerate(self.layers):
+            # K and h are read with the updates of the earlier layers in the model.
+            with WeightPatch(factors=updates).stacked_on(self.model):
+                keys, h = states.at(layer)  # K [d_ff, facts], h [facts, d]
+                others = other_tokens.at(layer)  # H
+                protected = self._find_protected_keys(layer, facts, before)  # K_p
+                u = self.directions(layer, exact(keys), others=others, protected=protected)
+                u = self.adjust_directions(layer, u).float()  # U [d_ff, facts]
+
+            # R = (z - h) / (layers left), [d, facts]; W_l += R U^T
+            r = ((z.to(h.device) - h) * self.share_of_layer(len(self.layers) - number)).T
+            update = Factors(left=r.to(u.device), right=u)
+            if not update.is_finite:
+                raise PatchError("the update has values that are not finite; lower the learning rate or use float32")
+            name = self.model.weight_name(layer)
+            updates[name] = update
+            new_keys[KEY + name] = keys
+
+        state = {VALUE: z.T}  # which `without` reads
+        if self.config.remember:
+            state |= new_keys  # which `read_earlier_keys` reads
+        complete_records = with_updates(records, norms_of_facts(updates))
+        provenance = {**self.provenance(), "edits": complete_records}
+        return WeightPatch(factors=self.adjust_updates(updates, before), provenance=provenance, state=state)
+
+    @abstractmethod
+    def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
+        """Return the right factor U [d_ff, facts] of a layer's update R U^T.
+
+        Args:
+            layer: the block that is written.
+            keys: K, the facts' keys, [d_ff, facts], in float64.
+            others: H, of the keys of other tokens; 0 if ``hold`` is 0.
+            protected: K_p, the keys of earlier batches times sqrt(``remember``), [d_ff, earlier facts]; None if there
+                are none.
+        """
+
+    def share_of_layer(self, remaining: int) -> float:
+        """Return which part of what is missing of z - h a layer writes; it is one of ``remaining`` layers."""
+        return 1 / remaining
+
+    def solve(self, layer: int, keys: Tensor, others: OtherKeys) -> Tensor:
+        """Return (C + hold H)^-1 K, [d_ff, facts]."""
+        return self.covariances[layer].solve(keys, others=others, weight=self.config.hold)
+
+    def _find_protected_keys(self, layer: int, facts: Sequence[Fact], before: Patch) -> Tensor | None:
+        """Return sqrt(remember) K_p of the earlier facts that ``facts`` do not edit again, [d_ff, earlier facts]."""
+        keys = self.read_earlier_keys(layer, before)
+        if keys is None:
+            return None
+        return drop_edited_again(keys, before, facts)
+
+    def read_earlier_keys(self, layer: int, before: Patch) -> Tensor | None:
+        """Return sqrt(remember) K_p, of the keys of the facts of ``before`` in a layer, [d_ff, earlier facts]."""
+        return remember(before, self.model.weight_name(layer), weight=self.config.remember)
+
+    # Removing edits
+
+    def without(self, patch: Patch, ids: Collection[str], *, before: Patch | None = None) -> Patch:
+        """Remove the edits with these ``ids`` from ``patch``: the other edits are written again from their values z.
+
+        For a patch of one batch the result is exact, because no value depends on another edit of the batch. Later
+        batches keep their values, although they were found on a model with the removed edits.
+
+        Args:
+            patch: a patch of this method.
+            ids: the edits to remove.
+            before: the patch that was applied to the model when ``patch`` was made.
+        """
+        opposed = [record["edit"]["id"] for record in patch.edits if record.get("opposed")]
+        if opposed:
+            names = ", ".join(repr(id_) for id_ in opposed)
+            raise PatchError(
+                f"facts of {names} were left out, because an edit of the batch contradicts them; make the edits that "
+                "stay again, as kg-edit patch remove does"
+            )
+        self.prepare()
+        remaining: Patch = WeightPatch(factors={}, provenance=self.provenance())
+        for batch in batches_without(patch, ids, methods=self.provenance()["methods"]):
+            # The keys of a batch are those of the model with the batches before it, as when the patch was made.
+            beneath = remaining
+            if before is not None:
+                beneath = before + remaining
+            with beneath.applied(self.model), untouched(self.model):
+                facts = list[Fact]()
+                for record in batch.records:
+                    facts += self._read_facts(record)
+                written = self.write_weights(facts, batch.values.T, batch.records, beneath)
+                remaining = remaining + written.with_weight_norms(self.model)
+        return remaining
+
+    def _read_facts(self, record: Record) -> Sequence[Fact]:
+        """Return the facts that a patch's record lists, each with its prompts."""
+        edits = facts_of(record)
+        if edits[0].target_text:
+            return self.make_facts(edits[0])  # the chunks of the edit's text
+        return [self.make_fact(edit) for edit in edits]
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the provenance of every method, with the layers, the contexts and the covariances."""
+        covariances = {}
+        for layer, covariance in self.covariances.items():
+            covariances[str(layer)] = {"id": covariance.id, "tokens": covariance.tokens}
+        provenance = super().provenance()
+        provenance["methods"][0] |= {
+            "layers": list(self.layers),
+            "contexts": list(self.contexts),
+            "covariances": covariances,
+        }
+        return provenance
