@@ -119,7 +119,7 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
     statements = list[Probe]()
     remarks = list[Remark]()
     for index, rewrite in enumerate(case.requested_rewrite):
-        old, old_remarks = old_target(rewrite.target_new.str, rewrite.target_true.str)
+        old, old_remarks = old_target(rewrite.target_new.label, rewrite.target_true.label)
         remarks += old_remarks
         edit = _build_edit(case, index, name=name, old=old)
         edits.append(edit)
@@ -149,7 +149,7 @@ def _build_edit(case: CaseRow, index: int, *, name: str, old: str | None) -> Edi
         "id": f"{name}.{index}" if several else name,
         "subject": rewrite.subject,
         "prompt": rewrite.prompt,
-        "target_new": rewrite.target_new.str,
+        "target_new": rewrite.target_new.label,
         "target_new_id": rewrite.target_new.id,
         "target_true": old,
         "target_true_id": rewrite.target_true.id if old else None,
