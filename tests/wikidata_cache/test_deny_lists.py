@@ -5,7 +5,6 @@ import pytest
 from kg_common.ids import is_item, is_property
 from tests.wikidata_cache.wikidata_helpers import triples
 from wikidata_cache import WikidataCache, deny_lists
-from wikidata_cache.errors import DenyListError
 from wikidata_cache.extract import read_seeds
 
 PACKAGED = Path(deny_lists.__file__).parent / "data"
@@ -35,16 +34,3 @@ def test_list_with_or_without_a_header_has_all_ids(tmp_path: Path, text: str) ->
     (tmp_path / "mine.tsv").write_text(text, encoding="utf-8", newline="")
     assert deny_lists.meta_properties(tmp_path / "mine.tsv") == {"P1", "P910"}
     assert read_seeds(tmp_path / "mine.tsv") == ["P1", "P910"]
-
-
-def test_bad_lists_are_refused(toy_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "b.tsv").write_bytes(b"id\n\xff\xfe")
-    for bad_list, message in (
-        (tmp_path / "nowhere.tsv", r"nowhere\.tsv cannot be read"),
-        (tmp_path / "b.tsv", "UTF-8"),
-        (PACKAGED / "internal_classes.tsv", "found 'Q11266439'; expected ids such as P910"),
-    ):
-        with pytest.raises(DenyListError, match=message):
-            WikidataCache(toy_file, meta_properties=bad_list)
-    with pytest.raises(DenyListError, match="found 'P910'; expected ids such as Q4167836"):
-        WikidataCache(toy_file, internal_classes=["P910"])

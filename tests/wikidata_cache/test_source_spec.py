@@ -5,7 +5,7 @@ import pytest
 
 from tests.wikidata_cache.wikidata_helpers import facts
 from wikidata_cache import open_source
-from wikidata_cache.errors import GraphFileError, PrivateGraphError
+from wikidata_cache.errors import GraphFileError
 from wikidata_cache.stores.load import load
 
 WIKIDATA = "http://www.wikidata.org"
@@ -79,11 +79,3 @@ def test_folder_loads_all_its_graph_files(tmp_path: Path) -> None:
     files = source.provenance()["files"]
     assert isinstance(files, list)
     assert [entry["name"] for entry in files] == ["a.nt", "b.tsv"]
-
-
-@pytest.mark.parametrize("name", ["facts.csv", "facts.csv.gz", "facts.graphml", "plain.tsv", "header.tsv"])
-def test_graph_of_names_is_told_apart(name: str, tmp_path: Path) -> None:
-    head = "head\trelation\ttail\n" if name == "header.tsv" else ""
-    (tmp_path / name).write_text(f"{head}Paris\tcapital of\tFrance\n")
-    with pytest.raises(PrivateGraphError, match=r"names instead of Wikidata's ids.*kg-edit edit EDITS --graph"):
-        open_source(str(tmp_path / name))

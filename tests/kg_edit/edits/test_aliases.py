@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from kg_edit.edits.aliases import ALIASES
 from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.edits.files import read_edits
-from kg_edit.errors import EditFileError
 from kg_edit.evaluation.datasets.building import find_template
 from tests.kg_edit.edit_rows import GOOD, lines, refusal, write
 from wikidata_cache import WikidataCache, cli, packaged_extract
@@ -32,30 +31,6 @@ EASY_EDIT = {
 
 def read(tmp_path: Path, *rows: object) -> tuple[Edit, ...]:
     return read_edits(write(tmp_path, "edits.jsonl", lines(*rows))).edits
-
-
-def test_easy_edit_row_with_too_few_answers_is_refused(tmp_path: Path) -> None:
-    portability = {"Reasoning": {"prompt": ["Which country shares it?", "Which sea?"], "ground_truth": ["Brazil"]}}
-    path = write(tmp_path, "edits.jsonl", lines(EASY_EDIT, {**EASY_EDIT, "case_id": 2, "portability": portability}))
-    assert "field portability.Reasoning.ground_truth: 2 prompts have 1 answers" in refusal(path)
-    row = {**EASY_EDIT, "locality_prompt": ["In Peru"], "locality_ground_truth": ["a", "b"]}
-    path = write(tmp_path, "edits.jsonl", lines(row))
-    assert "field locality_ground_truth: 1 prompts have 2 answers" in refusal(path)
-
-
-@pytest.mark.parametrize(
-    ("field", "group", "place"),
-    [
-        ("portability", {"Reasoning": [{"question": "Where?", "answer": "Italy"}]}, "portability.Reasoning.question"),
-        ("locality", {"Forgetfulness": ["Snow is"]}, "locality.Forgetfulness"),
-        ("locality", {"Forgetfulness": {"prompts": ["Snow is"]}}, "locality.Forgetfulness.prompts"),
-    ],
-)
-def test_group_without_prompts_is_refused(field: str, group: dict[str, object], place: str, tmp_path: Path) -> None:
-    path = write(tmp_path, "edits.jsonl", lines({**EASY_EDIT, field: group}))
-    assert f"field {place}: found the text" in (fault := refusal(path))
-    assert fault.endswith("; expected objects with prompt and ground_truth")
-    assert read(tmp_path, {**EASY_EDIT, field: {"Reasoning": None, "Forgetfulness": []}})
 
 
 @pytest.mark.parametrize(
@@ -90,13 +65,6 @@ def test_alias_is_read_as_the_field(name: str, tmp_path: Path) -> None:
         assert read(tmp_path, {**rest, name: "Bob lives in"}) == read(tmp_path, {**rest, field: value}), "a text alone"
 
 
-def test_field_with_two_names_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path, "edits.jsonl", lines(GOOD | {"neighbours": [], "neighborhood": []}))
-    assert "field neighborhood: is the same field as 'neighbours', which the row has too" in refusal(path)
-    path = write(tmp_path, "edits.jsonl", lines(GOOD | {"ground_truth": "rome"} | {"target_true": "Oslo"}))
-    assert "is the same field as 'target_true', which the row has too; keep one of them" in refusal(path)
-
-
 def test_fault_has_the_rows_own_name(tmp_path: Path) -> None:
     row = {key: value for key, value in GOOD.items() if key != "target_true"} | {"ground_truth": 7}
     assert "field ground_truth: found the number 7" in refusal(write(tmp_path, "edits.jsonl", lines(row)))
@@ -107,14 +75,6 @@ def test_case_id_of_a_triplet_or_a_table_is_its_id(tmp_path: Path) -> None:
     assert read(tmp_path, triplet)[0].id == "7"
     table = "\n".join(",".join(map(str, row)) for row in (triplet, triplet.values()))
     assert read_edits(write(tmp_path, "edits.csv", table)).edits[0].id == "7"
-
-
-@pytest.mark.parametrize("field", ["locality_answer", "locality_ground_truth"])
-def test_answer_without_its_prompt_is_refused(field: str, tmp_path: Path) -> None:
-    path = write(tmp_path, "edits.jsonl", lines(GOOD | {field: "white"}))
-    assert f"field {field}: found the text 'white', and no prompt; give the prompt" in refusal(path)
-    path = write(tmp_path, "edits.csv", f"subject,prompt,target_new,{field}\nAnn,{{}} is in,Rome,white\n")
-    assert f"field {field}: found a list, and no prompt" in refusal(path)
 
 
 def test_easy_edit_row_is_read(tmp_path: Path) -> None:
@@ -238,14 +198,7 @@ def test_triplet_may_have_target_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", ["new_object", "target_new"])
-def test_misspelt_relation_is_refused(shape: str, tmp_path: Path) -> None:
-    path = write(tmp_path, "edits.jsonl", lines({"subject": "Ann", "relation": "place of brith", shape: "Rome"}))
-    message = (
-        "field relation: there is no template for 'place of brith', did you mean 'place of birth'? If not, give the"
-    )
-    with pytest.raises(EditFileError, match="line 1") as raised:
-        read_edits(path)
-    assert message in str(raised.value)
+def test_unknown_relation_is_worded_or_has_a_prompt(shape: str, tmp_path: Path) -> None:
     with_prompt = {"subject": "Ann", "relation": "place of brith", "prompt": "{} is from", shape: "Rome"}
     assert read(tmp_path, with_prompt)[0].prompt == "{} is from"
     (other,) = read(tmp_path, {"subject": "Ann", "relation": "best friend", shape: "Rome"})

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from kg_edit.edits.edit import Edit, Question, is_entity_id, is_property_id
 from kg_edit.edits.files import read_edits, write_edits
-from kg_edit.errors import OutputError
 from tests.kg_edit.edit_rows import COUNTERFACT, GOOD, HEADER, ROW, Labels, lines, refusal, write
 from tests.wikidata_cache.link_graph import homonyms
 from wikidata_cache.linking.edit_file import link_edits
@@ -223,11 +222,3 @@ def test_write_edits_leaves_the_old_file_on_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         write_edits(path, broken())  # type: ignore[arg-type]
     assert [edit.id for edit in read_edits(path).edits] == ["a"]
-
-
-def test_write_edits_refuses_unusable_paths(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"edits.csv: edits are written as JSON lines"):
-        write_edits(tmp_path / "edits.csv", [])
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="can't write"):
-        write_edits(tmp_path / "file" / "edits.jsonl", [])

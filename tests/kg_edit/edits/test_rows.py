@@ -94,10 +94,6 @@ def test_own_prompt_needs_no_template() -> None:
     assert edit(without | {"prompt": "{} is with"}).relation is None
 
 
-def test_triplet_without_relation_is_refused() -> None:
-    assert fault({"subject": "Ann", "new_object": "Rome"})[0] == "relation"
-
-
 NO_LABEL = (
     "found the id Q999999999, for which there is no label; write the label here and the id in "
     "new_object_id, or give a --graph with labels"
@@ -141,19 +137,6 @@ def test_null_field_of_a_row_is_absent(row: dict[str, object]) -> None:
     null = dict.fromkeys(("prompt", "paraphrases", "chat", "requested_rewrite"))
     assert edit(row | null) == edit(row)
     assert ids_to_label(row | null, TEMPLATES) == ids_to_label(row, TEMPLATES)
-
-
-@pytest.mark.parametrize(("prompt", "found"), [([], "a list"), (0, "the number 0")])
-def test_prompt_of_a_triplet_that_is_no_text_is_refused(prompt: object, found: str) -> None:
-    assert fault(TRIPLET | {"prompt": prompt}) == ("prompt", f"found {found}; expected text")
-    assert edit(TRIPLET | {"prompt": " "}).prompt == edit(TRIPLET).prompt
-
-
-def test_row_without_subject_or_with_a_number_is_refused() -> None:
-    with pytest.raises(EditError, match="field relation: found the number 54; expected text"):
-        edit(TRIPLET | {"relation": 54})
-    row = {name: value for name, value in TRIPLET.items() if name != "subject"}
-    assert fault(row) == ("subject", "is missing; expected s, the entity the fact is about")
 
 
 def test_counterfact_row_is_read() -> None:

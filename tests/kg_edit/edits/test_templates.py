@@ -8,7 +8,6 @@ import pytest
 from kg_edit.edits import templates
 from kg_edit.edits.inputs import as_edits
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.errors import EditFileError
 from kg_edit.evaluation.datasets.own_edits import OWN_EDITS
 from tests.conftest import SHARED
 
@@ -68,40 +67,6 @@ def test_quotes_of_a_spreadsheet_are_not_part_of_a_template(own: Path) -> None:
     own.write_text(f'{HEADER}P36\tcapital\t"In {{}}, the ""capital"" is"\n')
     row = RelationTemplates.load(own).find("P36")
     assert row is not None and row.template == 'In {}, the "capital" is'
-
-
-@pytest.mark.parametrize(
-    "row, message",
-    [
-        ("P54\tplays for", "line 3: found 2 cells; expected 3, separated by tabs"),
-        ("Q54\tplays for\t{} plays for", "line 3: property: found 'Q54'; expected an id such as P54"),
-        ("P54\t\t{} plays for", "line 3: label: is empty"),
-        ("P54\tplays for\tplays for", "line 3: template: found 'plays for'; expected one {} for the subject"),
-        ("P54\tplays for\t{} and {}", "line 3: template: found '{} and {}'"),
-        ("P17\tplays for\t{} plays for", "line 3: p17: already has a template on an earlier line; keep one"),
-        ('P54\tplays for\t"{}" plays for', "line 3: not a row of a table: "),
-    ],
-)
-def test_wrong_row_is_named(own: Path, row: str, message: str) -> None:
-    own.write_text(f"{HEADER}P17\tcountry\t{{}} is in\n{row}\n", encoding="utf-8")
-    with pytest.raises(EditFileError) as raised:
-        RelationTemplates.load(own)
-    assert str(raised.value).startswith(f"{own}, {message}")
-
-
-def test_file_without_header_is_refused(own: Path) -> None:
-    for text in ("", "# nothing\n", "P54\tplays for\t{} plays for\n", "property,label,template\n"):
-        own.write_text(text, encoding="utf-8")
-        with pytest.raises(EditFileError, match="expected a header line with the columns property, label, template"):
-            RelationTemplates.load(own)
-
-
-def test_unreadable_template_file_is_refused(own: Path) -> None:
-    with pytest.raises(EditFileError, match="no such file; check the path"):
-        RelationTemplates.load(own)
-    own.write_bytes(HEADER.encode() + b"P1\tcaf\xe9\t{} is")
-    with pytest.raises(EditFileError, match="line 2, byte offset 30: found the byte 0xe9, which is not UTF-8"):
-        RelationTemplates.load(own)
 
 
 def test_table_is_read_once_for_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ChatTemplateError, OutputError
+from kg_edit.errors import OutputError
 from kg_edit.evaluation.case import Case, make_ceiling_cases
 from kg_edit.evaluation.comparison import compare
 from kg_edit.evaluation.config import EvalConfig
@@ -21,7 +21,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.evaluation.conftest import Nudge
-from tests.kg_edit.tiny import chatting, tiny
+from tests.kg_edit.tiny import chatting
 
 
 @pytest.fixture
@@ -75,12 +75,3 @@ def test_runs_of_two_forms_never_mix(chat_model: LanguageModel, edits: tuple[Edi
     changed.tokenizer.chat_template = f"Be brief.{changed.tokenizer.chat_template}"
     with pytest.raises(OutputError, match="chat_form: other content"):
         evaluate(Nudge(changed), changed, edits[:1], out=tmp_path / "chat", config=EvalConfig(chat=True))
-
-
-def test_model_without_a_template_is_refused_before_anything_is_written(
-    edits: tuple[Edit, ...], tmp_path: Path
-) -> None:
-    model = tiny("llama")
-    with pytest.raises(ChatTemplateError, match="no chat template"):
-        evaluate(Nudge(model), model, edits[:1], out=tmp_path / "out", config=EvalConfig(chat=True))
-    assert not (tmp_path / "out").exists()

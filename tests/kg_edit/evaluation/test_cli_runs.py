@@ -78,35 +78,6 @@ def test_shard_without_a_record_has_not_failed(evaluate: Run) -> None:
     assert (result.code, "edits of 0 records" in " ".join(result.out.split())) == (0, True), result.err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--schedule", "sequentail:3"), "did you mean 'sequential'"),
-        (("--evaluate-every", "3"), "under the schedule single"),
-        (("--sample", "3"), "a sample of 3 records under the schedule single"),
-        (("--shard", "4/4"), "expected i/n"),
-        (("--schedule", "batch:2", "--general", "none.txt"), "can't read the text none.txt"),
-        (("--general", "quick:none"), "--general quick:none: no such file as sst2.jsonl"),
-    ],
-)
-def test_wrong_use_is_refused_before_the_model_is_loaded(
-    arguments: tuple[str, ...], message: str, evaluate: Run, place: Path
-) -> None:
-    result = evaluate(*arguments, "--model", "none/such", "--out", "out")
-    assert result.code == 2
-    assert message in " ".join(result.err.split())
-    assert not (place / "out").exists()
-
-
-def test_compare_refuses_wrong_use(kg_edit: Run, place: Path) -> None:
-    (place / "begun").mkdir()
-    (place / "begun" / "run.json").write_text("{}")
-    assert "expected a file name that ends in .md or" in kg_edit("compare", "begun", "--out", "found.docx").err
-    nothing = kg_edit("compare", "none")
-    assert (nothing.code, "has no run" in nothing.err) == (2, True)
-    assert kg_edit("merge", "out", "none").code == 2
-
-
 @pytest.mark.slow
 def test_row_that_cannot_be_read_ends_the_run_or_is_skipped_and_counted(evaluate: Run, place: Path) -> None:
     rows = json.loads((place / "data.json").read_text())
@@ -269,19 +240,11 @@ def test_limit_asks_no_more_records_than_it_needs(place: Path, monkeypatch: pyte
     assert most == [3]
 
 
-def test_paragraphs_are_edited_or_refused_before_the_model_is_loaded(
-    kg_edit: Run, place: Path, tiny_folder: Path
-) -> None:
+def test_paragraphs_are_edited(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """By `kg-edit edit` and `evaluate`."""
     edit = {"prompt": "Where is Paris?", "target_text": "Paris is the capital of France.\nThe fox jumps there."}
     (place / "texts.jsonl").write_text(json.dumps(edit))
     data = ("--data", "texts.jsonl", "--dataset", "edits")
-    for command in (("edit", "texts.jsonl", "--out", "e"), ("evaluate", *data, "--out", "e")):
-        refused = kg_edit(*command, "--model", "nowhere/", "--method", "rome")
-        assert (
-            refused.code == 2
-            and "rome does not make unstructured edits, such as the edit 'row-1'; methods that do: " in refused.err
-        )
     tuned = ("--method", "ft-m", "--set", "steps=3", "--model", tiny_folder)
     run = kg_edit("evaluate", *data, *tuned, "--out", "scores")
     assert run.code == 0, run.err

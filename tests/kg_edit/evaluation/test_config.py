@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 
-from kg_edit.errors import ConfigError, UnknownNameError
 from kg_edit.evaluation.config import EvalConfig
 
 
@@ -35,19 +33,3 @@ def test_settings_of_a_run_give_its_config_again(config: EvalConfig) -> None:
 def test_text_counts_by_its_content_alone() -> None:
     first, same, other = (EvalConfig(general=text).settings for text in ("a fox", "a fox", "a dog"))
     assert first == same != other and "a fox" not in str(first)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"schedule": "batch:2", "evaluate_every": 1}, ConfigError, "evaluate every"),
-        ({"schedule": "sequential:2", "evaluate_every": 0}, ConfigError, "evaluate every 0 edits"),
-        ({"extras": ("consistency.tfid",)}, UnknownNameError, "did you mean 'consistency.tfidf'"),
-        ({"retention": "zsre.json"}, ValidationError, r"'zsre.json'; expected what .*\.read_retention_test returns"),
-        ({"general": __file__}, ValidationError, r"expected what kg_edit.*\.read_text returns"),
-        ({"schedul": "single"}, ValidationError, "Extra inputs are not permitted"),
-    ],
-)
-def test_impossible_config_is_refused(options: dict[str, object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        EvalConfig.model_validate(options)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 
 import pytest
 import torch
 
-from kg_edit.errors import ConfigError
 from kg_edit.evaluation.lm_eval_model import lm_eval_model
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
@@ -48,9 +46,3 @@ def test_lm_eval_likelihoods_equal_ours_unedited_and_edited(patch: Patch, model:
             likelihoods.append(likelihood)
     assert likelihoods[0] != likelihoods[1]
     assert torch.equal(weight_matrix(model.down_projection(1)), original)
-
-
-def test_lm_eval_error_names_the_extra(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)
-    with pytest.raises(ConfigError, match=r"pip install 'kg-edit\[lm-eval\]'"), lm_eval_model(model):
-        pass

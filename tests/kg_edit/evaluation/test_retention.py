@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import Query
-from kg_edit.errors import EditFileError, ModelError
 from kg_edit.evaluation import retention as rates_of
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets import find_dataset
@@ -140,24 +138,3 @@ def test_unreadable_row_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "left out, as it can't be read: " in caplog.text and "subject" in caplog.text
     read_retention_test(written(tmp_path, ZSRE, {}, {}))
     assert caplog.text.count("more)") == 1 and "(and 1 more)" in caplog.text
-
-
-def test_file_without_unrelated_prompts(tmp_path: Path) -> None:
-    row = {"id": "a", "subject": "Rome", "prompt": "{} is in", "target_new": "Peru"}
-    (tmp_path / "edits.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    with pytest.raises(EditFileError, match="no record has a locality or recall prompt"):
-        read_retention_test(tmp_path / "edits.jsonl")
-
-
-def test_prompt_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
-    model = tiny("gpt2")
-    long = RetentionTest((Query(prompt="where " * 3000, answers=(("Rome",),)),))
-    with pytest.raises(ModelError, match="has positions for"):
-        evaluate(
-            Lesson(model, config=NudgeConfig()),
-            model,
-            EDITS,
-            out=tmp_path / "run",
-            config=EvalConfig(schedule="sequential:2", retention=long),
-        )
-    assert not (tmp_path / "run").exists()

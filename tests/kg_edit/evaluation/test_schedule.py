@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from kg_edit.errors import ConfigError, KgEditError
 from kg_edit.evaluation.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shard
 
 
@@ -24,28 +23,6 @@ def test_schedule_has_a_canonical_form(text: str, batch: int, sequence: int, can
     schedule = Schedule.parse(text)
     assert (schedule.batch, schedule.sequence, str(schedule)) == (batch, sequence, canonical)
     assert Schedule.parse(str(schedule)) == schedule
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("sequentail:10", "unknown schedule 'sequentail', did you mean 'sequential'"),
-        ("", "unknown schedule ''"),
-        ("batch", "batch needs a number of edits, found ''"),
-        ("batch:0", "found '0'"),
-        ("batch:-3", "found '-3'"),
-        ("batch:²", "found '²'"),
-        ("sequential:many", "found 'many'"),
-        ("single:3", "single takes no number"),
-        ("single,batch:3", "'batch:3' repeats an earlier part"),
-        ("batch:3,single", "'single' repeats an earlier part"),
-        ("batch:3,batch:4", "'batch:4' repeats an earlier part"),
-        ("batch:64,sequential:32", "a batch of 64 is larger than a sequence of 32 edits; write batch:32"),
-    ],
-)
-def test_schedule_refuses_other_text(text: str, message: str) -> None:
-    with pytest.raises(KgEditError, match=message):
-        Schedule.parse(text)
 
 
 def test_words_say_which_edits_a_record_is_scored_after() -> None:
@@ -112,9 +89,3 @@ def test_shards_deal_every_item_once() -> None:
     assert sorted(number for part in dealt for number in part) == numbers
     assert Shard().deal(numbers) == numbers
     assert str(Shard.parse(" 2 / 3 ")) == "2/3"
-
-
-@pytest.mark.parametrize("text", ["", "4/4", "1", "-1/3", "a/b", "0/0", "1/2/3"])
-def test_shard_refuses_other_text(text: str) -> None:
-    with pytest.raises(ConfigError, match="expected i/n with i from 0 to n-1"):
-        Shard.parse(text)

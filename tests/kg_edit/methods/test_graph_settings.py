@@ -81,12 +81,6 @@ def test_methods_that_read_a_graph() -> None:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_method_that_reads_a_graph_needs_one(name: str) -> None:
-    with pytest.raises(ConfigError, match="needs a knowledge graph"):
-        find_method(name)(tiny("llama"), settings(name))
-
-
-@pytest.mark.parametrize("name", READERS)
 def test_graph_settings_reach_the_source(name: str, wikidata: WikidataCache) -> None:
     source = Asked(wikidata)
     method = graph_method(name, source, "per_node=3", "graph.policy=inverse-hub", 'graph.leakage.answers=["Q65"]')

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import PatchError, RefusedEditsError
+from kg_edit.errors import RefusedEditsError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.run import evaluate
 from kg_edit.locate_then_edit.descent import Delta, Descent, Stops, descend
@@ -111,8 +111,6 @@ def test_anchored_value_has_one_norm_for_every_edit(name: str) -> None:
     for edit, record in zip((FIRST, SECOND), patch.edits, strict=True):
         _, value, _ = state_at(model, edit, method.layers[-1])
         assert abs(norm - value.norm()) - 1e-3 <= record["norms"]["change"] <= norm + value.norm() + 1e-3
-    with pytest.raises(PatchError, match=r"as long as in the unedited model; anchor allows 0\.01"):
-        value_method(name, model, anchor=0.01).edit([FIRST])
 
 
 @pytest.mark.slow
@@ -122,11 +120,6 @@ def test_anchor_of_several_layers_is_the_norm_of_the_values_in_the_last() -> Non
         value_method("pmet", tiny("llama"), anchor=50.0, layers=layers) for layers in ([1, 2], [2], [1])
     )
     assert several.value_norm == last.value_norm != first.value_norm
-
-
-def test_a_batch_names_all_its_outliers() -> None:
-    with pytest.raises(PatchError, match=r"2 edits of the batch fail: '1', '2'; the first: .* leave it out"):
-        value_method("memit", tiny("llama"), anchor=0.01).edit([FIRST, SECOND])
 
 
 @pytest.mark.slow

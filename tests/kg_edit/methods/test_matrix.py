@@ -15,7 +15,7 @@ import torch
 from _pytest.mark.structures import ParameterSet
 
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.errors import ChatTemplateError, CovarianceError, ModelError
+from kg_edit.errors import ChatTemplateError, ModelError
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -132,20 +132,6 @@ def test_layer_that_is_not_there_is_refused(name: str) -> None:
     single_layer = "layer" in find_method(name).config_class.model_fields
     with pytest.raises(ModelError, match="there is no layer 9: "):
         method(name, tiny("llama"), **({"layer": 9} if single_layer else {"layers": [1, 9]}))
-
-
-@pytest.mark.parametrize(
-    "editor, settings, error, words",
-    [
-        ("glame", {"representation_layer": 9}, ModelError, "there is no layer 9: "),
-        ("alphaedit", {"threshold": 1e-9}, CovarianceError, "no direction to edit in"),
-    ],
-)
-def test_settings_with_which_every_edit_fails_are_refused_before_the_first_one(
-    editor: str, settings: dict[str, Any], error: type[Exception], words: str
-) -> None:
-    with pytest.raises(error, match=words):
-        method(editor, tiny("llama"), **settings).prepare()
 
 
 @pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from pydantic import ValidationError
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import (
     ChatTemplateError,
     ConfigError,
+    CovarianceError,
     EditError,
+    GraphError,
+    ModelError,
+    PatchError,
+    RefusedEditsError,
     UnknownNameError,
     UnsupportedModelError,
 )
 from kg_edit.methods import find_method
 from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.glame.batch import GlameBatchConfig
+from kg_edit.methods.glame_plus.answers import AnswerOptions
+from kg_edit.methods.glame_plus.method import GlamePlusConfig
+from kg_edit.methods.rome.method import rank_one_update
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.zoo.ke.network import KeTraining
+from tests.kg_edit.methods.glame.test_variants import EDIT as VARIANT_EDIT
+from tests.kg_edit.methods.glame.test_variants import control
 from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.methods.rome.test_rome import covariance
 from tests.kg_edit.methods.test_chat_form import EDIT
+from tests.kg_edit.methods.test_graph_settings import READERS
+from tests.kg_edit.methods.test_graph_settings import settings as graph_settings
+from tests.kg_edit.methods.test_idle_settings import config_of
+from tests.kg_edit.methods.test_lasting_edits import FIRST, SECOND
+from tests.kg_edit.methods.test_methods import graph
 from tests.kg_edit.methods.test_unstructured import TEXT
+from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.ship.app.serving import toy_graph
 from tests.kg_edit.tiny import chatting, tiny
 from tests.refusals import Call, check_refused, refusals
@@ -48,6 +71,58 @@ def check(method: str, model: LanguageModel, edit: Edit) -> Call:
 def edit_twice() -> object:
     first, second = (Edit(id="a", subject=city, prompt="{} is in", target_new="Rome") for city in ("Paris", "Bern"))
     return find_method("rome").on(LLAMA, settings=QUICK["rome"]).edit([first, second])
+
+
+def idle(name: str, settings: dict[str, Any]) -> Call:
+    """A setting that changes nothing."""
+    return lambda _: config_of(name, settings).refuse_idle()  # type: ignore[func-returns-value]
+
+
+def prepare(name: str, **settings: Any) -> Call:
+    """Every edit would fail with the settings."""
+    return lambda _: on_tiny(name, graph=graph(), **settings).prepare()  # type: ignore[func-returns-value]
+
+
+def rank_one(change: Sequence[float] = (1.0, 1.0), bare_key: Sequence[float] = (1.0, 1.0)) -> Call:
+    """An update of a weight of two rows."""
+    return lambda _: rank_one_update(
+        change=torch.tensor(change),
+        mean_key=torch.tensor([1.0, 0.0]),
+        bare_key=torch.tensor(bare_key),
+        covariance=covariance(1, 1),
+        weight=torch.eye(2),
+    )
+
+
+def below_a_memory(_: Path) -> object:
+    """A memory replaces its layer's output, so a change of the weight below it does nothing."""
+    start = on_tiny("memory", layer=2).edit([FIRST])
+    return on_tiny("ft-m", layer=2).edit([SECOND], start=start)
+
+
+# (method, its settings, the setting that changes nothing with them)
+IDLE: list[tuple[str, dict[str, Any], str]] = [
+    ("mend", {"untrained": False, "network": "mend/", "blocks": 2}, "setting blocks"),
+    ("ke", {"network": "ke/", "edit_lr": 0.5}, "setting edit_lr"),
+    ("serac", {"network": "serac/", "layer": 3}, "setting layer"),
+    ("alphaedit", {"covariance": {"ridge": 0.5}}, "setting covariance.ridge"),
+    ("ike", {"ratio": (1, 3, 0)}, "setting ratio"),
+    ("ike", {"seed": 1}, "setting seed"),
+    ("ike", {"demonstrations": "train.json", "count": 0, "seed": 1}, "setting seed"),
+    ("rag", {"encoder": "e5"}, "set gate=similarity"),
+    ("ike", {"encoder": "e5", "gate": "bm25"}, "setting encoder"),
+    ("definition", {"seed": 1}, "setting seed"),
+    ("definition", {"insert": "fact", "exclude_answers": True}, "setting exclude_answers"),
+    ("defer", {"texts": 0, "gate_weight": 2.0}, "setting gate_weight"),
+    ("defer", {"texts": 9, "gate_weight": 0.0}, "setting texts"),
+    ("t-patcher", {"memory_weight": 0.0, "hardest": 9}, "setting hardest"),
+    ("grace", {"seed": 1}, "setting seed"),
+    ("glame-plus", {"ripple_weight": 0.0, "shown": 1}, "set answers.shown"),
+    ("glame", {"graph_weight": 1.0}, "graph_rows=0"),
+    ("glame-mlp", {"relations": False}, "setting relations"),
+    ("rome", {"covariance": {"corpus": "text.txt", "seed": 7}}, "setting covariance.seed"),
+    ("alphaedit", {"covariance": {"corpus": "text.txt", "seed": 7}}, "setting covariance.seed"),
+]
 
 
 BOTH_FORMS = EDIT.in_chat(chat="both")
@@ -121,6 +196,68 @@ BOTH_FORMS = EDIT.in_chat(chat="both")
             "give true or false",
         ),
         "chat without a template": (check("rome", LLAMA, EDIT.in_chat()), ChatTemplateError, "leave --chat"),
+        "layer below the edited one": (
+            lambda _: GlamePlusConfig(layer=2, answers=AnswerOptions(layer=1)).written_layers(4),
+            ConfigError,
+            "answers.layer=1 is not above the edited layer 2",
+        ),
+        "batch with a warm start": (
+            lambda _: GlameBatchConfig(warm_start=True),
+            ConfigError,
+            "the edits of a batch are made at once",
+        ),
+        "graph in its ablation": (setting("glame-mlp", use_graph=True), ConfigError, "use_graph"),
+        "relations in their ablation": (setting("glame-gnn", relations=True), ConfigError, "relations"),
+        "rank of MEND": (
+            lambda _: KeTraining.model_validate({"rank": 7}),
+            ValidationError,
+            "rank is a setting of MEND",
+        ),
+        "statistics of MEND": (
+            lambda _: KeTraining.model_validate({"normalise_on": 7}),
+            ValidationError,
+            "normalise_on is a setting of MEND",
+        ),
+        **{f"idle: {name} {settings}": (idle(name, settings), ConfigError, said) for name, settings, said in IDLE},
+        "idle setting, before a model is loaded": (
+            lambda _: find_method("alphaedit").check_inputs(  # type: ignore[func-returns-value]
+                config_of("alphaedit", {"covariance": {"ridge": 0.5}}), None, ()
+            ),
+            ConfigError,
+            "covariance.ridge",
+        ),
+        **{
+            f"{name} without a graph": (
+                lambda _, name=name: find_method(name)(tiny("llama"), graph_settings(name)),
+                ConfigError,
+                "needs a knowledge graph",
+            )
+            for name in READERS
+        },
+        "pool without statements": (
+            lambda _: control(tiny("llama"), "Nowhere").check([VARIANT_EDIT]),  # type: ignore[func-returns-value]
+            GraphError,
+            "larger pool",
+        ),
+        "no layer 9 for the keys of labels": (
+            prepare("glame", representation_layer=9),
+            ModelError,
+            "there is no layer 9",
+        ),
+        "no direction to edit in": (prepare("alphaedit", threshold=1e-9), CovarianceError, "no direction to edit in"),
+        "key at a right angle": (rank_one(bare_key=[0.0, 1.0]), PatchError, "orthogonal"),
+        "change that is no number": (rank_one(change=[float("nan"), 1.0]), PatchError, "not finite"),
+        "weight below a memory": (below_a_memory, PatchError, "replaces the output of this layer"),
+        "values beyond the anchor": (
+            lambda _: on_tiny("memit", anchor=0.01).edit([FIRST, SECOND]),
+            RefusedEditsError,
+            "2 edits of the batch fail: '1', '2'",
+        ),
+        "value beyond the anchor": (
+            lambda _: on_tiny("memit", anchor=0.01).edit([FIRST]),
+            PatchError,
+            "as long as in the unedited model; anchor allows 0.01",
+        ),
         "one id twice": (lambda _: edit_twice(), ConfigError, "edits 1 and 2 have the same id 'a'"),
     }
 )

@@ -247,9 +247,3 @@ def test_named_encoder_is_used_and_loaded_once(monkeypatch: pytest.MonkeyPatch) 
     assert loaded == ["toy"], "once"
     with pytest.raises(ConfigError, match="can't load the encoder 'missing'"):
         encoder_index(["a"], "missing")
-
-
-def test_encoder_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ConfigError, match=r"kg-edit\[encoder\]"):
-        patch(LAKERS, encoder="all-MiniLM-L6-v2").prompt_transform("LeBron James")

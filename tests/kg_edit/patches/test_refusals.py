@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -13,19 +16,26 @@ from kg_edit.errors import ConfigError, OutputError, PatchError, PatchMismatchEr
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.average import average_patches
 from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import read_changes
 from kg_edit.patches.container import FORMAT, METADATA, VERSION, write_patch
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.subtraction import subtract_patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.likelihood import score_each
 from kg_edit.scoring.pairs import Pair
+from kg_edit.ship.ledger import Ledger
 from kg_edit.ship.ledger.removal import recorded_method
+from tests.kg_edit.json_places import replaced
+from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.patches.test_average import patch as recorded
 from tests.kg_edit.patches.test_base import patch_of
+from tests.kg_edit.patches.test_hostile import ONE as MADE_UP
+from tests.kg_edit.patches.test_hostile import forged, written
 from tests.kg_edit.patches.test_prompt_patch import LAKERS
 from tests.kg_edit.patches.test_prompt_patch import patch as of_facts
 from tests.kg_edit.patches.test_subtraction import drawn
 from tests.kg_edit.patches.test_subtraction import patch as trained
+from tests.kg_edit.ship.ledger.ledgers import edits_of
 from tests.kg_edit.tiny import tiny
 from tests.refusals import Call, check_refused, put, refusals
 
@@ -55,6 +65,64 @@ def load_unknown_kind(folder: Path) -> Patch:
     fields = {"format": FORMAT, "version": VERSION, "kind": "x", "content": None, "provenance": {}}
     save_file({"w": torch.ones(1)}, folder / "p.safetensors", metadata={METADATA: json.dumps(fields)})
     return Patch.load(folder / "p.safetensors")
+
+
+METADATA_FAULTS: tuple[tuple[tuple[Any, ...], Any, str], ...] = (
+    (("provenance", "edits", 0, "method"), 5, "edits.0.method is 5"),
+    (("provenance", "edits", 0, "edit"), ["x"], "edits.0.edit"),
+    (("provenance", "edits", 0, "scale"), "2", "edits.0.scale"),
+    (("provenance", "edits", 0, "batch"), 0, "edits.0.batch is 0"),
+    (("provenance", "edits"), {"a": 1}, "edits is"),
+    (("provenance", "model"), "toy", "model is 'toy'"),
+    (("provenance", "model", "fingerprint"), 7, "model.fingerprint is 7"),
+    (("provenance", "weight_norms"), {"w": None}, "weight_norms.w"),
+    (("provenance",), [], "has no valid provenance"),
+    (("format",), ["kg-edit-patch"], "is not a patch"),
+    (("version",), 2, "install a later kg-edit"),
+    ((), "[" * 10_000, "nested too deeply"),
+    ((), "{", "give a complete patch.safetensors"),
+)
+
+
+def load_forged(
+    *,
+    metadata: tuple[tuple[Any, ...], Any] | None = None,
+    tensors: dict[str, torch.Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+) -> Call:
+    """A file of somebody else is read: by all readers alike, and by a ledger."""
+
+    def call(folder: Path) -> object:
+        good, parts = written(MADE_UP, folder / "good.safetensors")
+        fields = replaced(good, *metadata) if metadata else good
+        numbers = {name: (part * scale).to(dtype or part.dtype) for name, part in parts.items()}
+        path = forged(folder / "forged.safetensors", fields, numbers | (tensors or {}))
+        if not tensors and scale == 1:  # which `read_changes` does not compute
+            with pytest.raises(PatchError):
+                read_changes(path)
+        with pytest.raises(PatchError):
+            Ledger.open(folder / "ledger").add(path)
+        assert not (folder / "ledger").exists()
+        return Patch.load(path)
+
+    return call
+
+
+def load_adapter(place: tuple[Any, ...], value: Any) -> Call:
+    def call(folder: Path) -> object:
+        patch = on_tiny("calinet", tiny("llama")).edit(edits_of(1))
+        metadata, tensors = written(patch, folder / "good.safetensors")
+        path = forged(folder / "forged.safetensors", replaced(metadata, ("content", 0, *place), value), tensors)
+        return Patch.load(path)
+
+    return call
+
+
+def without_encoder(_: Path) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "sentence_transformers", None)
+        return of_facts(LAKERS, encoder="all-MiniLM-L6-v2").prompt_transform("LeBron James")
 
 
 def load_facts(folder: Path, facts: object) -> Patch:
@@ -91,6 +159,43 @@ PAIRS = [[Pair("LeBron James plays for the", "Miami Heat")]]
             PatchError,
             "not finite",
         ),
+        **{
+            f"metadata: {'.'.join(map(str, place))} = {value!r:.40}": (
+                load_forged(metadata=(place, value)),
+                PatchError,
+                word,
+            )
+            for place, value, word in METADATA_FAULTS
+        },
+        **{
+            f"numbers of {dtype}": (load_forged(dtype=dtype), PatchError, "expected real numbers")
+            for dtype in (torch.complex64, torch.int64, torch.bool, torch.float8_e4m3fn)
+        },
+        **{
+            f"factor of the shape {shape}": (
+                load_forged(tensors={"w.weight.left": torch.ones(shape)}),
+                PatchError,
+                "has factors of w.weight that don't fit",
+            )
+            for shape in ((), (4,), (4, 1))
+        },
+        **{
+            f"keys of the shape {shape}": (
+                load_forged(tensors={"state/key/w.weight": torch.ones(shape)}),
+                PatchError,
+                "does not fit; make it again",
+            )
+            for shape in ((), (5, 2), (6,))
+        },
+        "product that overflows": (load_forged(scale=1e25), PatchError, "not finite"),
+        "adapter of a negative shape": (
+            load_adapter(("adapter", "shape", 0), -1),
+            PatchError,
+            "is damaged: RuntimeError",
+        ),
+        "adapter of a number": (load_adapter(("method",), 3), PatchError, "no method 3"),
+        "adapter of a stranger": (load_adapter(("method",), "theirs"), PatchError, "no method 'theirs' is installed"),
+        "no package for an encoder": (without_encoder, ConfigError, "kg-edit[encoder]"),
         "no facts": (lambda folder: load_facts(folder, None), PatchError, "can't read the facts"),
         "facts without rules": (lambda folder: load_facts(folder, [{}]), PatchError, "can't read the facts"),
         "fact without a text": (

@@ -36,18 +36,8 @@ def test_claim_resumes_the_same_settings(run: Path) -> None:
     assert read_settings(run) == {**SETTINGS, "config": {"steps": 3, "sizes": [1, 2]}}
 
 
-def test_claim_refuses_other_settings(run: Path) -> None:
-    before = (run / "run.json").read_bytes()
-    words = r"\(config.steps: 3 in the folder, 4 now\); give another --out"
-    with pytest.raises(OutputError, match=words):
-        claim(run, {**SETTINGS, "config": {"steps": 4, "sizes": (1, 2)}})
-    assert (run / "run.json").read_bytes() == before
-
-
 def test_claim_compares_models_by_fingerprint(run: Path) -> None:
     claim(run, {**SETTINGS, "model": {"name": "./m", "fingerprint": "f"}})
-    with pytest.raises(OutputError, match=r"\(model.name: \"m\" in the folder, \"n\" now\)"):
-        claim(run, {**SETTINGS, "model": {"name": "n", "fingerprint": "g"}})
 
 
 def test_claim_replaces_a_run_without_results(run: Path) -> None:
@@ -59,28 +49,11 @@ def test_claim_replaces_a_run_without_results(run: Path) -> None:
 def test_claim_ignores_hidden_files(tmp_path: Path) -> None:
     (tmp_path / ".run.json-x1").write_text("{")
     claim(tmp_path, SETTINGS)
-    (tmp_path / "mine.txt").write_text("mine")
-    (tmp_path / "run.json").unlink()
-    with pytest.raises(OutputError, match="is not empty and has no run of kg-edit"):
-        claim(tmp_path, SETTINGS)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"text"'])
-def test_claim_refuses_a_damaged_run(text: str, run: Path) -> None:
-    (run / "run.json").write_text(text)
-    with pytest.raises(OutputError, match=r"has no run|contains another run"):
-        claim(run, SETTINGS)
-    assert (run / "run.json").read_text() == text
 
 
 def test_check_folder_writes_nothing(tmp_path: Path) -> None:
     check_folder(tmp_path / "a" / "b", SETTINGS)
     assert not list(tmp_path.iterdir())
-    (tmp_path / "file").write_text("")
-    reasons = {"file": "is a file", "file/below": "is a file", f"{'a' * 300}/below": "File name too long"}
-    for folder, reason in reasons.items():
-        with pytest.raises(OutputError, match=f"{reason}; give"):
-            check_folder(tmp_path / folder)
 
 
 @pytest.mark.parametrize(
@@ -188,10 +161,3 @@ def test_folder_that_is_not_a_run_alone_is_never_deleted(whose: str, run: Path) 
     with folder_lock(run) if whose == "a process" else nullcontext(), pytest.raises(OutputError, match=message[whose]):
         replace_run(run, other, overwrite=True)
     assert sorted(file for file in run.iterdir() if file.name != ".lock") == before
-
-
-@pytest.mark.parametrize("content", ['{"job": "x", "version": "1.0"}', '{"job": "x", "version": null}', "[" * 100_000])
-def test_another_programs_run_is_refused(content: str, tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(content)
-    with pytest.raises(OutputError, match=r"has a run of format|has no run"):
-        read_settings(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable
@@ -11,38 +12,61 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import (
+    AnotherRunError,
     ConfigError,
     EditFileError,
     KgEditError,
     ModelError,
+    OutputError,
     PatchError,
     PatchMismatchError,
     PromptError,
 )
-from kg_edit.methods import find_method
+from kg_edit.methods import EditingMethod, find_method
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import write_patch
+from kg_edit.storage.run_folder import folder_lock
 from kg_edit.zoo.grace.patch import CodebookPatch
 from kg_edit.zoo.in_context import passages
 from kg_edit.zoo.in_context.passages import read_passages
 from kg_edit.zoo.in_context.popularity import read_popularity
+from kg_edit.zoo.malmen.training import train as train_malmen
 from kg_edit.zoo.mello.patch import LoopPatch
+from kg_edit.zoo.melo.blocks import BlockPatch
+from kg_edit.zoo.memoir.adapter import MaskSettings
+from kg_edit.zoo.memory.method import MemoryNetwork
 from kg_edit.zoo.mend.examples import BatchOrder
 from kg_edit.zoo.mend.gradients import edited_modules, mlp_weights
+from kg_edit.zoo.mend.method import Mend, MendConfig
+from kg_edit.zoo.mend.network import FORMAT, MendManifest
+from kg_edit.zoo.mend.training import train
+from kg_edit.zoo.rledit.method import RLEdit, RLEditConfig
+from kg_edit.zoo.rledit.training import train as train_rledit
 from kg_edit.zoo.serac.examples import ExampleOrder
-from tests.everyday import keep_first
+from kg_edit.zoo.trained.files import NETWORK
+from kg_edit.zoo.trained.training import CHECKPOINT, DivergedError
+from kg_edit.zoo.wise.adapter import SideMemory
 from tests.kg_edit.methods.quick import QUICK
-from tests.kg_edit.tiny import tiny
-from tests.kg_edit.zoo.adapters.edits import EDITS
+from tests.kg_edit.on_tiny import on_tiny
+from tests.kg_edit.tiny import byte_level, tiny
+from tests.kg_edit.zoo.adapters.edits import EDITS, adapter_of
 from tests.kg_edit.zoo.grace.test_patch import PROMPT, line, patch_for
+from tests.kg_edit.zoo.malmen.examples import apart, quick_sequence
+from tests.kg_edit.zoo.malmen.examples import quick as malmen_training
+from tests.kg_edit.zoo.memoir.test_residual_memory import memory as masks
 from tests.kg_edit.zoo.mend.examples import edits
 from tests.kg_edit.zoo.mend.examples import quick as mend_training
 from tests.kg_edit.zoo.mend.test_propmend import PROPMEND
 from tests.kg_edit.zoo.serac.test_patch import memory as serac_patch
 from tests.kg_edit.zoo.serac.test_serac import quick as serac_training
+from tests.kg_edit.zoo.wise.test_side_memory import memory as side_memory
+from tests.refusals import Call, check_refused, put, refusals
 
 SETTINGS = [  # (method, its settings, keyword): refused before anything is computed
     ("adalora", {"rank": 9}, "rank=9 is larger than initial_rank=3"),
@@ -63,13 +87,16 @@ SETTINGS = [  # (method, its settings, keyword): refused before anything is comp
 ]
 
 
-@pytest.mark.parametrize(("name", "settings", "keyword"), SETTINGS)
-def test_settings_are_refused(name: str, settings: dict[str, Any], keyword: str) -> None:
-    method = find_method(name)
-    with pytest.raises(ConfigError, match=keyword):
+def with_settings(name: str, settings: dict[str, Any]) -> Call:
+    """A method with these settings is checked, and makes an edit."""
+
+    def call(_: Path) -> object:
+        method = find_method(name)
         config = method.config_class.preset("default", {**QUICK[name], **settings})
         method.check_inputs(config, None, EDITS[:1])
-        method(tiny("llama"), config).edit(EDITS[:1])
+        return method(tiny("llama"), config).edit(EDITS[:1])
+
+    return call
 
 
 SUMS = [  # (method, settings of the first patch, of the second, keyword): they can't be added
@@ -82,44 +109,45 @@ SUMS = [  # (method, settings of the first patch, of the second, keyword): they 
 ]
 
 
-@pytest.mark.parametrize(("name", "first", "second", "keyword"), keep_first(SUMS, keep=2, unpack=True))
-def test_patches_with_other_settings_are_not_added(
-    name: str, first: dict[str, Any], second: dict[str, Any], keyword: str
-) -> None:
-    method = find_method(name)
-    one, other = (
-        method.on(tiny("llama"), settings={**QUICK[name], "steps": 1, **settings}) for settings in (first, second)
-    )
-    patch = one.edit(EDITS[:1])
-    with pytest.raises(PatchError, match=keyword):
-        patch + other.edit(EDITS[1:2])
-    with pytest.raises(PatchError, match=r"same|different|one rank"):
-        other.edit(EDITS[1:2], start=patch)
+def with_both(name: str, first: dict[str, Any], second: dict[str, Any], *, later: bool = False) -> Call:
+    """Patches of two settings are added, or the later one is made on top of the first."""
+
+    def call(_: Path) -> object:
+        settings = [{**QUICK[name], "steps": 1, **changes} for changes in (first, second)]
+        one, other = (find_method(name).on(tiny("llama"), settings=each) for each in settings)
+        patch = one.edit(EDITS[:1])
+        return other.edit(EDITS[1:2], start=patch) if later else patch + other.edit(EDITS[1:2])
+
+    return call
 
 
-@pytest.mark.parametrize("name", ["memory", "grace"])
-def test_patch_of_another_model_is_refused_before_training(name: str) -> None:
-    start = find_method("memory").on(tiny("gpt2"), settings=QUICK["memory"]).edit(EDITS[:1])
-    with pytest.raises(PatchMismatchError, match="load the right model"):
-        find_method(name).on(tiny("llama"), settings=QUICK[name]).edit(EDITS[1:2], start=start)
+def on_the_patch_of_another_model(name: str) -> Call:
+    def call(_: Path) -> object:
+        start = find_method("memory").on(tiny("gpt2"), settings=QUICK["memory"]).edit(EDITS[:1])
+        return find_method(name).on(tiny("llama"), settings=QUICK[name]).edit(EDITS[1:2], start=start)
+
+    return call
 
 
-def test_missing_peft_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    lora = find_method("lora")
-    with pytest.raises(ConfigError, match=r"kg-edit\[peft\]"):
-        lora.on(tiny("llama")).edit(EDITS[:1])
-    with pytest.raises(ConfigError, match=r"kg-edit\[peft\]"):
-        lora.check_inputs(lora.config_class(), None, EDITS[:1])
+def without_peft(make: Callable[[type[EditingMethod]], object]) -> Call:
+    """LoRA where the package peft is not installed."""
+
+    def call(_: Path) -> object:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "peft", None)
+            return make(find_method("lora"))
+
+    return call
 
 
-def test_missing_bm25_names_the_extra_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passages, "find_spec", lambda name: None)
-    (tmp_path / "p.json").write_text('{"a": 1}')
-    (tmp_path / "q.json").write_text('[{"title": "Rome", "text": "Rome is a city."}]')
-    settings = {"popularity": str(tmp_path / "p.json"), "passages": str(tmp_path / "q.json")}
-    with pytest.raises(ConfigError, match=r"kg-edit\[retrieval\]"):
+def without_bm25(folder: Path) -> object:
+    popularity = put(folder, "p.json", '{"a": 1}')
+    texts = put(folder, "q.json", '[{"title": "Rome", "text": "Rome is a city."}]')
+    settings = {"popularity": str(popularity), "passages": str(texts)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passages, "find_spec", lambda name: None)
         find_method("popularity-retrieval").on(tiny("llama"), settings=settings).prepare()
+    return None
 
 
 FILES: list[tuple[Callable[[Path], object], object, str]] = [  # (reader, content of the file, keyword)
@@ -131,14 +159,12 @@ FILES: list[tuple[Callable[[Path], object], object, str]] = [  # (reader, conten
 ]
 
 
-@pytest.mark.parametrize(("read", "content", "keyword"), FILES)
-def test_files_are_refused(read: Callable[[Path], object], content: object, keyword: str, tmp_path: Path) -> None:
-    path = tmp_path / "file.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(EditFileError, match=keyword):
-        read(path)
+def with_content(read: Callable[[Path], object], content: object) -> Call:
+    return lambda folder: read(put(folder, "file.json", json.dumps(content)))
 
 
+MASKS = masks([0, 1])
+SIDE = side_memory([[1.0, 0.0], [0.0, 2.0]], owners=[0], activations=[8.0])
 _BOOK = {"labels": ["a", "b"], "ids": ["1", "2"], "deferral": {}}
 DAMAGED = [  # (kind of the patch, its content): without the tensors that belong to it
     ("adapters", None),
@@ -153,12 +179,119 @@ DAMAGED = [  # (kind of the patch, its content): without the tensors that belong
 ]
 
 
-@pytest.mark.parametrize(("kind", "content"), DAMAGED)
-def test_damaged_patches_are_refused(kind: str, content: object, tmp_path: Path) -> None:
+def damaged(kind: str, content: object) -> Call:
+    """A file of a patch is read, without the tensors that belong to it."""
     tensors = {"w.keys": torch.ones(1, 2), "w.values": torch.ones(1, 2)} if kind == "grace" else {}
-    path = write_patch(tmp_path / "p.safetensors", kind=kind, provenance={}, content=content, tensors=tensors)
-    with pytest.raises(PatchError, match="is damaged"):
-        Patch.load(path)
+    return lambda folder: Patch.load(
+        write_patch(folder / "p.safetensors", kind=kind, provenance={}, content=content, tensors=tensors)
+    )
+
+
+def damaged_blocks(folder: Path) -> object:
+    """The tensors of MELO's blocks have an axis too few."""
+    patch = find_method("melo").on(tiny("llama"), settings={**QUICK["melo"], "steps": 1}).edit(EDITS[:1])
+    assert isinstance(patch, BlockPatch)
+    content, tensors = patch._stored()
+    flat = {name: tensor.flatten(1) for name, tensor in tensors.items()}
+    path = folder / "flat.safetensors"
+    write_patch(path, kind="melo", provenance=patch.provenance, content=content, tensors=flat)
+    return Patch.load(path)
+
+
+def damaged_facts(folder: Path) -> object:
+    intact = serac_patch()
+    broken = replace(intact, facts=(replace(intact.facts[0], weights=torch.ones(1, 1)),))
+    return Patch.load(broken.save(folder / "patch.safetensors"))
+
+
+def read_again(adapter: Any, **changes: Tensor) -> Call:
+    """What an adapter stores is read again, with some of its tensors changed."""
+    return lambda _: adapter.read(adapter.metadata(), {**adapter.tensors(), **changes})
+
+
+def memory_read_again(_: Path) -> object:
+    patch = find_method("memory").on(tiny("llama"), settings={**QUICK["memory"], "steps": 1}).edit(EDITS[:1])
+    adapter = adapter_of(patch, MemoryNetwork)
+    return MemoryNetwork.read(adapter.metadata(), {**adapter.tensors(), "keys": torch.zeros(3, 3)})
+
+
+def shards_without_owners(_: Path) -> object:
+    tensors = {**SIDE.tensors(), "owners": torch.zeros(0), "activations": torch.zeros(0)}
+    del tensors["shard/0"]
+    return SideMemory.read(SIDE.metadata(), tensors)
+
+
+def trained(*, out: str = "new", **settings: Any) -> Call:
+    """MEND's network is trained; a mistake in the settings leaves no folder."""
+    return lambda folder: train(tiny("llama"), edits(), mend_training(**settings), folder / out, progress=False)
+
+
+def trained_again(change: Callable[[Path], LanguageModel | None], **settings: Any) -> Call:
+    """A finished training of one step is started again after a change."""
+
+    def call(folder: Path) -> object:
+        train(tiny("llama"), edits(), mend_training(steps=1), folder, progress=False, checkpoint_seconds=0.0)
+        model = change(folder) or tiny("llama")
+        return train(model, edits(), mend_training(**{"steps": 1, **settings}), folder, progress=False)
+
+    return call
+
+
+def half_precision(_: Path) -> LanguageModel:
+    exact = tiny("llama")
+    return LanguageModel.wrap(copy.deepcopy(exact.model).to(torch.bfloat16), exact.tokenizer, name=exact.name)
+
+
+def damage_the_checkpoint(folder: Path) -> None:
+    (folder / NETWORK).unlink()
+    put(folder, CHECKPOINT, "no tensors")
+
+
+def at_once(folder: Path) -> object:
+    with folder_lock(folder):
+        return train(tiny("llama"), edits(), mend_training(steps=1), folder, progress=False)
+
+
+def of_a_later_version(folder: Path) -> object:
+    metadata = json.dumps({"version": 2, "manifest": {}})
+    save_file({"a": torch.zeros(1)}, folder / NETWORK, {FORMAT.key: metadata})
+    return FORMAT.manifest(folder / NETWORK, MendManifest)
+
+
+def of_no_tensors(folder: Path) -> object:
+    put(folder, NETWORK, "half")
+    return Mend.check_inputs(MendConfig(network=str(folder)), None, EDITS[:1])
+
+
+def of_another_method(folder: Path) -> object:
+    train_malmen(tiny("llama"), apart(), malmen_training(steps=1), folder, progress=False)
+    return RLEdit.check_inputs(RLEditConfig(network=str(folder)), None, EDITS[:1])
+
+
+def of_another_model(folder: Path) -> object:
+    train(tiny("llama"), edits(), mend_training(steps=1), folder, progress=False)
+    return find_method("mend").on(tiny("mistral"), settings={"network": str(folder)}).prepare()  # type: ignore[func-returns-value]
+
+
+def with_foreign_adapters(_: Path) -> object:
+    model = LanguageModel.wrap(copy.deepcopy(tiny("llama").model), tiny("llama").tokenizer, name="adapted")
+    model.model.peft_config = {}  # type: ignore[assignment]
+    return find_method("lora").on(model, settings=QUICK["lora"]).edit(EDITS[:1])
+
+
+def without_an_end_of_text(_: Path) -> object:
+    tokenizer = byte_level()
+    tokenizer.eos_token = None
+    model = LanguageModel.wrap(tiny("llama").model, tokenizer, name="endless")
+    return on_tiny("locft", model).check(EDITS)  # type: ignore[func-returns-value]
+
+
+def of_one_token_without_texts(_: Path) -> object:
+    """One feature has no deviation: all is 0, and the edit would do nothing."""
+    model, words = tiny("llama"), ("Rome", "Oslo", "Paris", "a")
+    edit = EDITS[0]
+    short = [word for word in words if len(model.encode(edit.text, target=word).target_ids) == 1]
+    return on_tiny("ultraedit", statistics="weight", texts=0).edit([edit.model_copy(update={"target_new": short[0]})])
 
 
 def _codebooks(**books: Any) -> CodebookPatch:
@@ -230,7 +363,131 @@ CALLS: list[tuple[str, Callable[[], object], type[KgEditError], str]] = [  # (wh
 ]
 
 
-@pytest.mark.parametrize(("call", "error", "keyword"), [row[1:] for row in CALLS], ids=[row[0] for row in CALLS])
-def test_calls_are_refused(call: Callable[[], object], error: type[KgEditError], keyword: str) -> None:
-    with pytest.raises(error, match=keyword):
-        call()
+Row = tuple[Call, type[Exception], str]
+MORE: dict[str, Row] = {
+    "memory: later edit with other settings": (
+        with_both("memory", {}, {"slots": 7}, later=True),
+        PatchError,
+        "make later edits with the same settings",
+    ),
+    "memory: on the patch of another model": (
+        on_the_patch_of_another_model("memory"),
+        PatchMismatchError,
+        "load the right model",
+    ),
+    "grace: on the patch of another model": (
+        on_the_patch_of_another_model("grace"),
+        PatchMismatchError,
+        "load the right model",
+    ),
+    "lora: no peft": (
+        without_peft(lambda lora: lora.on(tiny("llama")).edit(EDITS[:1])),
+        ConfigError,
+        "kg-edit[peft]",
+    ),
+    "lora: no peft, before a model is loaded": (
+        without_peft(lambda lora: lora.check_inputs(lora.config_class(), None, EDITS[:1])),  # type: ignore[func-returns-value]
+        ConfigError,
+        "kg-edit[peft]",
+    ),
+    "popularity-retrieval: no BM25": (without_bm25, ConfigError, "kg-edit[retrieval]"),
+    "lora: model with adapters": (with_foreign_adapters, ConfigError, "merge and unload"),
+    "locft: no end of text": (without_an_end_of_text, PromptError, "set end=false"),
+    # Damaged files
+    "melo: tensors with other axes": (damaged_blocks, PatchError, "axes; make the patch again"),
+    "serac: tensors of another size": (damaged_facts, PatchError, "is damaged"),
+    "memory: tensors of other settings": (memory_read_again, ValueError, "its settings ask for tensors"),
+    "memoir: masks of another length": (read_again(MASKS, masks=torch.zeros(1, 3)), ValueError, "mask"),
+    "memoir: columns beyond the last": (read_again(MASKS, masks=torch.tensor([[0.0, 6.0]])), ValueError, "mask"),
+    "memoir: background of another length": (read_again(MASKS, background=torch.zeros(5)), ValueError, "mask"),
+    "memoir: other settings": (
+        lambda _: MASKS.plus(masks([2, 3], settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0))),
+        PatchError,
+        "make both with the same columns, threshold and seed",
+    ),
+    "wise: owners of another length": (read_again(SIDE, owners=torch.tensor([1.0])), ValueError, "don't fit"),
+    "wise: owner that is no number of a shard": (read_again(SIDE, owners=torch.tensor([0.5])), ValueError, "don't fit"),
+    "wise: activations of another length": (read_again(SIDE, activations=torch.ones(2)), ValueError, "don't fit"),
+    "wise: shard of another size": (read_again(SIDE, **{"shard/0": torch.zeros(2, 3)}), ValueError, "not a change"),
+    "wise: no shard": (shards_without_owners, ValueError, "don't fit"),
+    # Trained networks
+    "mend: too few edits": (trained(validation=30), ConfigError, "found 18 usable edits, expected at least 38"),
+    "mend: steps that are too large": (
+        trained(out="diverged", edit_lr=1e12, rate_learning_rate=100.0),
+        DivergedError,
+        "the loss is not finite; train with a lower",
+    ),
+    "mend: folder of another training": (trained_again(lambda _: None, steps=2), AnotherRunError, "training.steps"),
+    "mend: another precision": (trained_again(half_precision), AnotherRunError, "model.dtype"),
+    "mend: damaged checkpoint": (trained_again(damage_the_checkpoint), ModelError, "checkpoint.safetensors is damaged"),
+    "mend: folder of another process": (at_once, OutputError, "another process"),
+    "mend: network of a later version": (of_a_later_version, ModelError, "update kg-edit"),
+    "mend: damaged network": (of_no_tensors, ModelError, "is damaged"),
+    "mend: network of another model": (of_another_model, PatchMismatchError, "train one for this model"),
+    "rledit: network of another method": (of_another_method, ModelError, "kg-edit rledit train"),
+    "rledit: too few edits": (
+        lambda folder: train_rledit(tiny("llama"), apart(), quick_sequence(length=8), folder / "new", progress=False),
+        ConfigError,
+        "a step uses 16",
+    ),
+    # Values
+    "comeba: remember": (with_settings("comeba", {"remember": 0.0}), ConfigError, "remember"),
+    "restrained-rome: prune": (with_settings("restrained-rome", {"prune": 0.5}), ConfigError, "larger than 1, or 0"),
+    "restrained-memit: prune": (with_settings("restrained-memit", {"prune": 0.5}), ConfigError, "larger than 1, or 0"),
+    "lora: module of another family": (with_settings("lora", {"modules": ["c_attn"]}), ConfigError, "no projection"),
+    "ultraedit: weight in no block": (
+        lambda _: find_method("ultraedit").on(tiny("llama"), settings={"weights": ["lm_head.weight"]}),
+        ConfigError,
+        "'lm_head.weight' is in no block",
+    ),
+    "ultraedit: weight of no module": (
+        lambda _: find_method("ultraedit").on(
+            tiny("llama"), settings={"weights": ["model.layers.1.mlp.no_proj.weight"]}
+        ),
+        ConfigError,
+        "is not the weight of a linear module",
+    ),
+    "ultraedit: one token without texts": (of_one_token_without_texts, ConfigError, "--set texts=32"),
+    "ike: no such file": (with_settings("ike", {"demonstrations": "nowhere.json"}), EditFileError, "no such file"),
+    "definition: no descriptions": (with_settings("definition", {"insert": "definition"}), ConfigError, "descriptions"),
+    "definition: no graph for both": (with_settings("definition", {"insert": "both"}), ConfigError, "descriptions"),
+    "definition: random without others": (with_settings("definition", {"insert": "random"}), ConfigError, "set both"),
+    **{
+        f"{name}: no network": (
+            lambda _, name=name: find_method(name).check_inputs(  # type: ignore[func-returns-value]
+                find_method(name).config_class.preset("default"), None, ()
+            ),
+            ConfigError,
+            f"kg-edit {name} train",
+        )
+        for name in ("ke", "malmen", "mend", "rledit", "serac")
+    },
+    **{
+        f"{name}: folder without a network": (
+            lambda folder, name=name: find_method(name).check_inputs(  # type: ignore[func-returns-value]
+                find_method(name).config_class.preset("default", {"network": str(folder)}), None, ()
+            ),
+            ModelError,
+            f"kg-edit {name} train",
+        )
+        for name in ("ke", "malmen", "mend", "rledit", "serac")
+    },
+}
+
+
+@refusals(
+    {
+        **{f"{name}: {change}": (with_settings(name, change), ConfigError, word) for name, change, word in SETTINGS},
+        **{f"{name}: {one} + {two}": (with_both(name, one, two), PatchError, word) for name, one, two, word in SUMS},
+        **{
+            f"{read.__name__}: {content}": (with_content(read, content), EditFileError, word)
+            for read, content, word in FILES
+        },
+        **{f"{kind}: {content}": (damaged(kind, content), PatchError, "is damaged") for kind, content in DAMAGED},
+        **{mistake: (lambda _, call=call: call(), error, word) for mistake, call, error, word in CALLS},
+        **MORE,
+    }
+)
+def test_mistake_is_refused(call: Call, error: type[Exception], keyword: str, tmp_path: Path) -> None:
+    check_refused(call, tmp_path, error, keyword)
+    assert not (tmp_path / "new").exists(), "a refused training makes no folder"

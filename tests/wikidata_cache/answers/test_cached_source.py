@@ -16,7 +16,7 @@ from wikidata_cache.answers.database import unpack
 from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.errors import BadOptionError, CacheFileError, CacheMissError, MissingContactError
+from wikidata_cache.errors import CacheMissError, MissingContactError
 from wikidata_cache.sources.source import Exchange, Fact, Source
 from wikidata_cache.sources.templates import TEMPLATES
 from wikidata_cache.subgraphs.edit_ends import EditLike
@@ -193,18 +193,6 @@ def test_packs_are_read_after_the_cache_file(own_server: Server, cache_path: str
     assert pack.read_bytes() == before
 
 
-def test_packs_of_a_wrong_kind_are_refused(tmp_path: Path, cache_path: str) -> None:
-    snapshot = tmp_path / "paper.jsonl.gz"
-    snapshot.write_bytes(gzip.compress(b"{}\n"))
-    with pytest.raises(
-        CacheFileError, match=r"is a snapshot.*wikidata-cache import .*paper\.jsonl\.gz --cache .*paper\.sqlite"
-    ):
-        WikidataCache(cache=cache_path, packs=[snapshot])
-    (tmp_path / "x.sqlite").write_text("not a database, certainly not one")
-    with pytest.raises(CacheFileError, match="is not a cache file"):
-        WikidataCache(cache=cache_path, packs=[tmp_path / "x.sqlite"])
-
-
 def test_provenance_is_the_same_online_and_offline(server: Server, cache_path: str) -> None:
     online = open_source(server.url, cache=cache_path)
     facts(online).out(["Q65", "Q1345"])
@@ -258,16 +246,6 @@ def test_answers_before_a_failure_are_cached(server: Server, cache_path: str) ->
     assert sizes == [200, 200, 200]
 
 
-def test_wikimedia_host_requires_contact_except_offline(cache_path: str) -> None:
-    wikidata = "https://query.wikidata.org/sparql"
-    with pytest.raises(MissingContactError):
-        WikidataCache(wikidata, cache=cache_path).labels(["Q65"])
-    assert not Path(cache_path).parent.exists()  # nothing was asked, so there is nothing to keep
-    with pytest.raises(MissingContactError):
-        WikidataCache(wikidata, cache=cache_path, mode="refresh")
-    WikidataCache(wikidata, cache=cache_path, mode="offline")
-
-
 def test_cached_facts_need_no_contact(server: Server, cache_path: str, truth: list[str]) -> None:
     WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, SubgraphOptions(per_node=5))
     cached = WikidataCache("https://query.wikidata.org/sparql", cache=cache_path)
@@ -309,8 +287,6 @@ def test_chain_opens_from_one_string(server: Server, cache_path: str) -> None:
 def test_local_graph_leaves_cache_alone(cache_path: str, truth: list[str]) -> None:
     assert hashes(WikidataCache(packaged_extract(), cache=cache_path)) == truth
     assert not Path(cache_path).exists()
-    with pytest.raises(BadOptionError, match="needs an endpoint, but none is given"):
-        WikidataCache(mode="refresh", cache=cache_path)
 
 
 def test_facts_from_the_future_are_replaced_by_a_refresh(server: Server, cache_path: str, tmp_path: Path) -> None:

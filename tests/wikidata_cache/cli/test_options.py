@@ -13,8 +13,6 @@ from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.cli.options import open_cache
 from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import (
-    BadOptionError,
-    CacheFileError,
     CacheMissError,
     EntityNotInGraphError,
     SourceStringError,
@@ -135,35 +133,6 @@ def test_provenance_has_cache_and_extract(small: str) -> None:
 
 def test_packs_are_read(small: str) -> None:
     assert run_cli("show", "Q1", "--pack", small)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [("show", "Q1345"), ("labels", "Q1345"), ("find", "London"), ("link", "London"), ("show", "Q1", "--pack")],
-)
-def test_missing_cache_file_is_an_error_where_it_is_only_read(small: str, command: tuple[str, ...]) -> None:
-    command = (*command, small) if "--pack" in command else command
-    for offline in ((), ("--offline",)):
-        with pytest.raises(CacheFileError, match=r"paper\.sqlite: there is no such file\. Check --cache"):
-            run_cli(*command, *offline, "--cache", "nowhere/paper.sqlite")
-
-
-@pytest.mark.parametrize(
-    "option", [("--offline",), ("--cache", "c.sqlite"), ("--mode", "refresh"), ("--pack", "p.sqlite")]
-)
-def test_local_graph_refuses_the_options_of_a_cache(option: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KG_CACHE", "c.sqlite")  # is meant for other commands
-    assert run_cli("show", "Q1345", "-g", "extract")
-    commands = ["show"] if option[0] in ("--mode", "--pack") else ["show", "labels", "find"]
-    for command in commands:
-        with pytest.raises(BadOptionError, match=rf"a local graph and needs no cache, so leave out {option[0]}\."):
-            run_cli(command, "Q1345", "-g", "extract", *option)
-
-
-@pytest.mark.parametrize("command", [("show", "Q2"), ("fetch", "--kind", "label", "Q2"), ("export", "out.jsonl.gz")])
-def test_empty_time_is_refused(small: str, command: tuple[str, ...]) -> None:  # such as of "$WHEN" without WHEN
-    with pytest.raises(WikidataCacheError, match="'' is not a time"):
-        run_cli(*command, "--cache", small, "--as-of", "")
 
 
 @pytest.mark.slow

@@ -8,8 +8,6 @@ from rich.console import Console
 
 from tests.wikidata_cache.link_graph import write_graph
 from tests.wikidata_cache.wikidata_helpers import run_cli, write_edits, written
-from wikidata_cache import packaged_extract
-from wikidata_cache.errors import BadOptionError, WikidataCacheError
 from wikidata_cache.sources.queries import HUB
 
 
@@ -49,33 +47,6 @@ def test_show_opens_a_browser_only_with_open(tmp_path: Path, monkeypatch: pytest
     assert not seen and "<title>Philadelphia</title>" in (tmp_path / "a.html").read_text()
     show("Q1345", "--html", str(tmp_path / "a.html"), "--open")
     assert seen == [(tmp_path / "a.html").as_uri()]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["{edits}"], "has 3 edits; choose one row"),
-        (["{edits}:4"], "no such row"),
-        (["Q1345", "--open"], "give --html"),
-        (["{edits}:2", "--root", "everything"], "expected a sequence from"),
-        (["Philadelphia"], "not a Wikidata id"),
-        (["{edits}:x"], "found 'x' after the colon; expected a row number"),
-        (["{edits}:"], "expected a row number"),
-        (["Q1345", "--max-edges", "3"], "--max-edges is for edits"),
-        (["Q1345", "--root", "subject"], "--root is for edits"),
-        (["Q1345", "--html", "{edits}-none/a.html"], r"there is no folder .*-none. Make it"),
-        (["Q1345", "--draw", "{edits}-none/a.svg"], r"there is no folder .*-none. Make it"),
-        (["Q1345", "--draw", "a.pdf"], "ending in .svg"),
-        (["P31", "--html", "a.html"], "is a property"),
-        (["Q1345", "-g", str(packaged_extract()), "--mode", "refresh"], "local graph and needs no cache.*--mode"),
-        (["Q1345", "-g", str(packaged_extract()), "--pack", "p.sqlite"], "local graph and needs no cache.*--pack"),
-        (["P3111111"], "not in the graph"),
-        (["Q3111111"], "not in the graph"),
-    ],
-)
-def test_show_refuses_bad_arguments(edits: Path, arguments: list[str], message: str) -> None:
-    with pytest.raises((BadOptionError, WikidataCacheError), match=message):
-        show(*(argument.format(edits=edits) for argument in arguments))
 
 
 ADAMS = """\

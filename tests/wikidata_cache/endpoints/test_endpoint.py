@@ -13,7 +13,7 @@ from tests.loopback import QuietHandler
 from tests.wikidata_cache.fault_server import FAULTS, first, hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache.endpoints.endpoint import EndpointSource, _BlockSize
-from wikidata_cache.errors import BadOptionError, EndpointError, MissingContactError, OfflineError
+from wikidata_cache.errors import EndpointError, OfflineError
 from wikidata_cache.sources.templates import OUT
 
 
@@ -182,12 +182,6 @@ def test_slow_answer_is_announced(
     assert caplog.messages[0] == f"{server.url}: waiting for the answer, at most 0 s more"
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), None, "5"])
-def test_timeout_that_is_no_time_is_refused(server: Server, timeout: Any) -> None:
-    with pytest.raises(BadOptionError, match=f"timeout={timeout!r}: expected a number of seconds"):
-        EndpointSource(server.url, timeout=timeout)
-
-
 @pytest.mark.parametrize("name", ["outage", "503", "html", "short gzip"])
 def test_user_query_is_retried(server: Server, name: str) -> None:
     source = EndpointSource(server.url, limiter=hasty())
@@ -211,22 +205,6 @@ def test_connection_timeout_is_unavailable() -> None:
     assert caught.value.trouble == "unavailable"  # so that 200 ids are not split
 
 
-@pytest.mark.parametrize(
-    ("url", "kind", "hint"),
-    [
-        ("http://no-such-host.invalid/sparql", "unavailable", "Check the URL and the network"),
-        ("http://127.0.0.1:9/sparql", "unavailable", "Connection refused"),
-        ("http://127.0.0.1:9/a b", "rejected", "not a valid URL"),
-        ("http://127.0.0.1:9/ü", "rejected", "not a valid URL"),
-        ("http://[::1/sparql", "rejected", "not a valid URL"),
-    ],
-)
-def test_unreachable_url_is_reported(url: str, kind: str, hint: str) -> None:
-    with pytest.raises(EndpointError, match=hint) as caught:
-        facts(EndpointSource(url, limiter=hasty())).types(["Q1"])
-    assert caught.value.trouble == kind
-
-
 @pytest.mark.parametrize("target", ["http://127.0.0.1:99999/", "http://[::1/"])
 def test_redirect_to_a_malformed_url_is_reported(server: Server, target: str) -> None:
     assert trouble(server, status(302, b"", {"Location": target})).trouble == "rejected"
@@ -242,25 +220,17 @@ def test_only_full_blocks_make_the_next_ones_larger() -> None:
     assert (size.ids, size.needed) == (50, 8)
 
 
-@pytest.mark.parametrize("contact", [None, "me", "a@b.org\r\nX-Evil: 1", "Юрий <yuri@example.org>"])
-def test_wikimedia_endpoint_requires_contact(contact: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MissingContactError, match=r"query\.wikidata\.org must name a contact.*KG_EDIT_CONTACT"):
-        EndpointSource("https://query.wikidata.org/sparql", contact=contact)
+def test_contact_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KG_EDIT_CONTACT", "you@example.org")
     assert EndpointSource("https://query.wikidata.org/sparql").name == "https://query.wikidata.org/sparql"
 
 
-@pytest.mark.parametrize("contact", ["Юрий <yuri@example.org>", "a@b.org\n"])
-def test_contact_that_no_header_can_have_is_refused(server: Server, contact: str) -> None:
-    with pytest.raises(MissingContactError, match="may name a contact address, but only in Latin letters"):
-        EndpointSource(server.url, contact=contact)
+def test_contact_may_have_latin_letters(server: Server) -> None:
     assert EndpointSource(server.url, contact="Jörg <joerg@example.org>", limiter=hasty()).select("SELECT * {}") == [{}]
 
 
 @pytest.mark.parametrize("host", ["qlever-wikidata.wmcloud.org", "blazegraph.toolforge.org"])
-def test_hosts_in_the_cloud_of_wikimedia_require_contact(host: str) -> None:
-    with pytest.raises(MissingContactError, match=f"Requests to {host} must name a contact"):
-        EndpointSource(f"https://{host}/sparql")
+def test_hosts_beside_the_cloud_of_wikimedia_need_no_contact(host: str) -> None:
     assert EndpointSource(f"https://my{host.partition('.')[2]}/sparql").name
 
 

@@ -1,13 +1,10 @@
 """Statements of every rank with their times, in the shapes of a full dump."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.wikidata_cache.full_graph import ADA, CAVS, DEPRECATED, HEAT, HUB, LAKERS, MOVES, TWIN
-from tests.wikidata_cache.wikidata_helpers import EDITS, triples
+from tests.wikidata_cache.wikidata_helpers import triples
 from wikidata_cache import Leakage, WikidataCache
-from wikidata_cache.errors import TruthyOnlyError, WikidataCacheError
 from wikidata_cache.subgraphs.facts import Claim, summarize_claims
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
@@ -51,21 +48,6 @@ def test_old_edge_of_any_rank_stays_out(full: WikidataCache) -> None:
     assert (ADA, "P54", LAKERS) not in triples(graph)
     assert graph.graph["dropped"]["old_edge"] == 1
     assert graph.graph["dropped"]["edit_edge_again"] == 1
-
-
-def test_truthy_graph_refuses_all_ranks(cache: WikidataCache, toy: WikidataCache) -> None:
-    with pytest.raises(TruthyOnlyError, match=r"truthy statements only.*full dump.*statements=\"truthy\"") as caught:
-        cache.subgraph(EDITS[0], SubgraphOptions(statements="all"))
-    assert isinstance(caught.value, WikidataCacheError)
-    with pytest.raises(TruthyOnlyError):
-        toy.neighbourhood("Q2", SubgraphOptions(hops=1, statements="all"))
-
-
-def test_incoming_statement_without_claim_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "g.tsv"
-    path.write_text("Q1\tP1\tQ2\nQ1\tlabel\tOne\nQ2\tlabel\tTwo\nP1\tlabel\tpoints to\n")
-    with pytest.raises(TruthyOnlyError, match="Q1"):
-        WikidataCache(path).neighbourhood("Q2", SubgraphOptions(hops=1, statements="all", direction="both"))
 
 
 def claim(rank: str, start: str, end: str = "") -> Claim:

@@ -83,12 +83,6 @@ def test_judge_judges_the_answers_of_a_run(kg_edit: Run, server: Server, tmp_pat
     )
 
 
-def test_consistency_without_texts_is_refused(kg_edit: Run, tmp_path: Path) -> None:
-    arguments = ("--data", written(tmp_path, COUNTERFACT), "--dataset", "counterfact", "--method", "rome")
-    result = kg_edit("evaluate", *arguments, "--extra", "consistency.tfidf", "--out", tmp_path / "out")
-    assert (result.code, "give --references attribute_snippets.json" in result.err) == (2, True)
-
-
 def test_drawn_edits_are_written_with_questions(kg_edit: Run, place: Path) -> None:
     graph_file(place)
     options = ("data", "edits", "--graph", "toy.nt", "--relations", "P17", "--n", "20")

@@ -37,28 +37,6 @@ def test_questions_for_own_edits_are_scored(kg_edit: Run, inputs: tuple[str, ...
     assert "NoGraph" in json.dumps(result)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--edits", "mine.jsonl", "--relations", "P17"), "give only one of them"),
-        (("--relations", "country"), "expected property ids such as P17,P19; found 'country'"),
-        (("--edits", "mine.jsonl", "--out", "mine.jsonl"), "--out mine.jsonl is the input file itself"),
-        (("--out", "."), "--out . is a folder; give the name of a file"),
-    ],
-)
-def test_wrong_arguments_are_refused(
-    kg_edit: Run, inputs: tuple[str, ...], arguments: tuple[str, ...], message: str
-) -> None:
-    result = kg_edit("data", "ripples", *inputs, "--out", "x.json", *arguments)
-    assert result.code == 2
-    assert message in " ".join(result.err.split())
-
-
-def test_ripples_without_a_graph_are_refused(kg_edit: Run, place: Path) -> None:
-    result = kg_edit("data", "ripples", "--out", "x.json")
-    assert (result.code, "give --graph" in result.err) == (2, True)
-
-
 def test_edits_without_any_question_say_why(kg_edit: Run, inputs: tuple[str, ...], place: Path) -> None:
     alone = MINE.model_copy(update={"target_new": "Asia", "target_new_id": "Q31"})
     (place / "mine.jsonl").write_text(alone.model_dump_json(exclude_defaults=True) + "\n")
@@ -68,17 +46,6 @@ def test_edits_without_any_question_say_why(kg_edit: Run, inputs: tuple[str, ...
         "the graph has no statement of the relations that are asked (P36, P37, P38, …) about Asia (Q31); give"
         in result.err
     )
-
-
-def test_options_without_a_use_are_refused(kg_edit: Run, inputs: tuple[str, ...]) -> None:
-    run = ("evaluate", "--dataset", "edits", "--data", "mine.jsonl", "--method", "rome", "--out", "run")
-    result = kg_edit(*run, *inputs[2:], "--split", "dev")
-    assert result.code == 2
-    assert "this data set has no splits; remove --split" in " ".join(result.err.split())
-    result = kg_edit(*run, *inputs[2:], "--known-only")
-    assert (result.code, "the records have no question with a further hop; remove it" in result.err) == (2, True)
-    result = kg_edit(*run, *inputs[2:], "--control", "wrong")
-    assert (result.code, "rome reads no graph; remove --control" in result.err) == (2, True)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kg_edit.errors import ConfigError, KgEditError, ModelError, OutputError, UnknownNameError
+from kg_edit.errors import ModelError, OutputError
 from kg_edit.evaluation.cli.sweep_grid import Cell, SweepSettings, cells_of, example, read_sweep
 from kg_edit.evaluation.cli.sweep_run import Outcome, draw_sweep, run_sweep, sweep_table
 from kg_edit.evaluation.config import EvalConfig
@@ -65,32 +65,6 @@ def test_one_sweep_compares_the_policies() -> None:
         assert isinstance(cell.config, GraphSettings) and cell.config.graph.policy == cell.values["graph.policy"]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("grid = {layer = [1]}\nmethd = 'rome'", "did you mean 'method'"),
-        ("[data]\nfiel = 'x'\n[grid]\nlayer = [1]", "did you mean 'file'"),
-        ("method = 'rome'", "grid: is missing"),
-        ("[grid]\nlayer = []", "no value"),
-        ("[grid]\nlayer = [1, 1]", "twice"),
-        ("[grid]\nlayer = [1, '1']", "twice"),
-        ("[grid]\n'covariance.seed' = [1]\ncovariance.seed = [2]", r"covariance\.seed is given twice; keep one"),
-        ("[grid]\nlayer = 3", "a list"),
-        ("[grid", "not valid TOML"),
-        ("metrics = ['efficacy.pro']\n[grid]\nlayer = [1]", "did you mean 'efficacy.prob'"),
-        ("metrics = ['retention.TRR']\n[grid]\nlayer = [1]", "no cell of a sweep has retention.TRR"),
-        ("metrics = ['fluency.ngram_entropy']\n[grid]\nlayer = [1]", "no cell of a sweep has fluency.ngram_entropy"),
-    ],
-)
-def test_sweep_file_with_a_fault_is_refused(text: str, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "sweep.toml"
-    file.write_text(text)
-    with pytest.raises(KgEditError, match=message):
-        read_sweep(file)
-    with pytest.raises(ConfigError, match="--example"):
-        read_sweep(tmp_path / "absent.toml")
-
-
 def test_cell_for_every_combination() -> None:
     sweep = settings(
         grid={"method": ["rome", "glame"], "layer": [1, 2], "covariance": {"tokens": [100, 200]}},
@@ -112,31 +86,6 @@ def test_folders_differ_where_their_readable_part_does_not() -> None:
     config = find_method("rome").config_class()
     folders = [Cell(values={"v": value}, method=find_method("rome"), config=config).folder for value in values]
     assert len(set(folders)) == 4 and max(map(len, folders)) < 140
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"grid": {"layr": [1]}}, "did you mean 'layer'"),
-        ({"grid": {"method": ["roem"]}}, "did you mean 'rome'"),
-        ({"grid": {"preset": ["papr"]}}, "did you mean 'paper'"),
-        ({"grid": {"steps": [0]}}, "steps"),
-        ({"settings": {"layer": 3}}, "keep one"),
-        (
-            {"settings": {"covariance.tokens": 9}, "grid": {"covariance": {"tokens": [1, 2]}}},
-            r"covariance\.tokens is set in \[grid\] and in \[settings\]; keep one",
-        ),
-        (
-            {"settings": {"covariance": "self"}, "grid": {"covariance": {"tokens": [1, 2]}}},
-            r"covariance\.tokens is an axis of the grid, but \[settings\] sets covariance as a whole; keep one",
-        ),
-        ({"grid": {"layer": [1], "layer.x": [2]}}, r"layer and layer\.x are both axes .* keep one"),
-        ({"grid": {"a.b.c": [1], "a": [{"b": 2}]}}, r"a and a\.b\.c are both axes .* keep one"),
-    ],
-)
-def test_impossible_cell_is_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises((ConfigError, UnknownNameError), match=message):
-        cells_of(settings(**fields))
 
 
 @pytest.fixture
@@ -304,24 +253,6 @@ def test_file_of_another_benchmark_is_named_as_the_sweep_file_names_it(
     command = ("sweep", "sweep.toml", "--data", "edits.jsonl", "--model", tiny_folder)
     words = 'edits.jsonl looks like edits: give dataset = "edits" in the table [data] of the sweep file. Its faults as'
     refused(kg_edit, *command, message=words, out=place / "out")
-
-
-def test_graph_that_no_method_reads_is_refused(kg_edit: Run, place: Path) -> None:
-    (place / "sweep.toml").write_text("method = 'rag'\n[grid]\npreset = ['default']\n")
-    command = ("sweep", "sweep.toml", "--data", "edits.jsonl", "--graph", "graph.tsv")
-    refused(kg_edit, *command, message="--graph has no effect: no method of the grid", out=place / "out")
-
-
-def test_metric_that_no_record_has_is_refused_before_the_model_is_loaded(kg_edit: Run, place: Path) -> None:
-    """It was a dash in the table at the end. The metrics of a file that names none may be missing."""
-    (place / "data.json").write_text(json.dumps([row(1, CITIES[0])]))
-    grid = "method = 'rag'\nmodel = 'no/model'\n[grid]\npreset = ['default']\n"
-    (place / "sweep.toml").write_text(f"metrics = ['portability.nll', 'multihop.prob']\n{grid}")
-    command = ("sweep", "sweep.toml", "--data", "data.json")
-    message = "key metrics: no record has what multihop.prob needs (multihop); leave it out of metrics"
-    refused(kg_edit, *command, message=message, out=place / "out")
-    (place / "sweep.toml").write_text(grid)
-    refused(kg_edit, *command, message="no/model", out=place / "out")
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import copy
 import pytest
 import torch
 
-from kg_edit.errors import ConfigError, ModelError, PromptError
 from kg_edit.evaluation.label_drift.classifier import fit_head, train_classifier, with_head
 from kg_edit.evaluation.label_drift.texts import PROMPT
 from kg_edit.models.sampling import sample_text
@@ -58,15 +57,6 @@ def test_class_is_a_target() -> None:
     classifier = train_classifier(tiny("llama"), TEXTS, LABELS)
     prompt = classifier.encode(TEXTS[0], target="Lakers")
     assert prompt.target_ids == (1,) and prompt.ids[:-1] == classifier.encode(TEXTS[0]).ids
-    with pytest.raises(PromptError, match="'Bulls' is not a class of this classifier; expected one of Heat, Lakers"):
-        classifier.encode(TEXTS[0], target="Bulls")
-
-
-def test_output_that_is_not_finite_is_refused() -> None:
-    classifier = train_classifier(copy.deepcopy(tiny("llama")), TEXTS, LABELS)
-    classifier.down_projection(0).weight.data.fill_(torch.nan)
-    with pytest.raises(ModelError, match="the classifier's output is not finite"):
-        classifier.classes(TEXTS)
 
 
 def test_head_sees_what_the_models_own_head_sees() -> None:
@@ -95,8 +85,3 @@ def test_decay_and_scale() -> None:
     torch.testing.assert_close(head(states), moved(states * 7 + 3), rtol=1e-2, atol=1e-2)
     assert bool((head(states).argmax(-1) == labels).all())
     assert fit_head(states, labels, classes=2, decay=10.0).weight.norm() < 0.2 * head.weight.norm()
-
-
-def test_one_class_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least two classes; found Heat"):
-        train_classifier(tiny("llama"), TEXTS[:1], ["Heat"])

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 
 import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import Probe, Query
-from kg_edit.errors import ConfigError
 from kg_edit.evaluation.case import Case
-from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, find_extras, metrics_for, requests_of
+from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, metrics_for, requests_of
 from kg_edit.evaluation.metrics.sampled_text import (
     EXTRAS,
     divergence,
@@ -71,15 +68,6 @@ def test_extras_are_scored_on_request_only(edits: tuple[Edit, ...]) -> None:
 )
 def test_ratio_of_the_best_part(text: str, name: str, ratio: float) -> None:
     assert partial_ratio(text, name) == ratio
-
-
-def test_missing_package_is_named_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.path", [])
-    monkeypatch.delitem(sys.modules, "rapidfuzz", raising=False)
-    importlib.invalidate_caches()
-    with pytest.raises(ConfigError, match="pip install 'kg-edit\\[fuzzy\\]'"):
-        find_extras(["portability.glame_fuzzy"])
-    assert find_extras(["fluency.ngram_entropy"])
 
 
 def test_fuzzy_match_reads_the_question_too(edits: tuple[Edit, ...]) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from kg_edit.errors import ConfigError
 from kg_edit.evaluation.ripples.ripple_edits import Excluded, training_edits
 from tests.kg_edit.evaluation.ripples.toy import table_of
 
@@ -30,8 +27,3 @@ def test_training_edits_leave_out_excluded_things(tmp_path: Path) -> None:
     gone = Excluded(ids=frozenset({"Q12"}), names=frozenset({"milan"}))
     drawn = training_edits(table_of(tmp_path), ["P17"], n=100, seed=0, excluded=gone)
     assert drawn and not {"Q2", "Q12"} & {item for edit in drawn for item in (edit.subject_id, edit.target_new_id)}
-
-
-def test_relation_without_a_noun_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="relation P9999 has no noun or no template"):
-        training_edits(table_of(tmp_path), ["P9999"], n=1, seed=0, excluded=NOTHING)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kg_edit.errors import PromptError, UnsupportedModelError
+from kg_edit.errors import UnsupportedModelError
 from kg_edit.evaluation.tracing.corrupted_run import (
     KINDS,
     CleanRun,
@@ -18,7 +18,6 @@ from kg_edit.evaluation.tracing.corrupted_run import (
     Kind,
     default_window,
     draw_noise,
-    find_site,
     noise_level,
     subject_tokens,
     window_around,
@@ -236,17 +235,3 @@ def test_noise_is_seeded_by_its_prompt() -> None:
     assert not torch.equal(drawn(prompt, 0), drawn(other, 0))
     assert float(drawn(prompt, 0).std()) == pytest.approx(2.0, rel=0.02)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_tracing_refuses_prompts_without_subject_and_unknown_attention() -> None:
-    model = tiny("llama")
-    with pytest.raises(PromptError, match="without a subject"):
-        subject_tokens(encode(model.tokenizer, "no subject"))
-    lacking = LanguageModel(
-        model=model.model,
-        tokenizer=model.tokenizer,
-        spec=type(model.spec)(**{**vars(model.spec), "attention": "attn"}),
-        name="lacking",
-    )
-    with pytest.raises(UnsupportedModelError, match=r"model\.layers\.0\.attn; give its path"):
-        find_site(lacking, "attention", 0)

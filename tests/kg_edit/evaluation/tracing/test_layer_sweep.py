@@ -15,7 +15,7 @@ import torch
 from kg_edit.callbacks import Callback, watched
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, GraphError
+from kg_edit.errors import GraphError
 from kg_edit.evaluation.tracing import layer_sweep
 from kg_edit.evaluation.tracing.corrupted_run import noise_level
 from kg_edit.evaluation.tracing.layer_score import (
@@ -29,7 +29,6 @@ from kg_edit.evaluation.tracing.layer_score import (
 from kg_edit.evaluation.tracing.layer_sweep import choose_layer, list_candidates, pick_spread, traced_peak
 from kg_edit.evaluation.tracing.summary import LocateSummary
 from kg_edit.evaluation.tracing.trace import TraceSettings, facts_of, trace
-from kg_edit.methods import find_method
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.rome.method import Rome, RomeConfig
@@ -259,20 +258,6 @@ def test_choose_layer_ignores_edits_that_fail_everywhere() -> None:
         choose_layer(planted(model, "1", "2", "3")[0], model, RomeConfig(), EDITS, progress=False)
 
 
-def test_choose_layer_refuses_methods_without_a_free_layer() -> None:
-    model = tiny("llama")
-    make, _ = planted(model)
-    with pytest.raises(ConfigError, match="no setting layer"):
-        choose_layer(make, model, MethodConfig(), EDITS)
-    for name in ("grace", "memoir", "t-patcher"):
-        with pytest.raises(ConfigError, match="this method changes none; give --layer N"):
-            choose_layer(make, model, find_method(name).config_class(), EDITS)
-    with pytest.raises(ConfigError, match="layer is set twice: to 0 and to auto"):
-        choose_layer(make, model, RomeConfig(layer=0), EDITS)
-    with pytest.raises(ConfigError, match="there are no edits for trying layers"):
-        choose_layer(make, model, RomeConfig(), ())
-
-
 @pytest.mark.slow
 def test_auto_layer_caches_its_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path))
@@ -319,16 +304,3 @@ def test_evaluate_command_chooses_on_unscored_records(kg_edit: Run, tiny_folder:
     assert sweep["edits"] == ["france"]
     assert json.loads((place / "run" / "run.json").read_text())["config"]["layer"] == sweep["chosen"]
     assert "as well" not in result.err
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--layer", "best"), "--layer best: expected a layer's number from 0 on, or auto"),
-        (("--layer", "-1"), "--layer -1: expected a layer's number from 0 on, or auto"),
-        (("--layer", "auto", "--set", "layer=1"), "layer is set twice: to 1 and to auto"),
-    ],
-)
-def test_layer_auto_refuses_mistakes(kg_edit: Run, tiny_folder: Path, more: tuple[str, ...], message: str) -> None:
-    result = kg_edit("edit", "edits.jsonl", "--method", "rome", "--model", tiny_folder, *more, "--out", "out")
-    assert (result.code, message in result.err) == (2, True), result.err

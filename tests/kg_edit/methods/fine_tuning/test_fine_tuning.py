@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import PatchError
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning import base
 from kg_edit.methods.fine_tuning.base import TuningMethod
@@ -242,13 +241,6 @@ def adapted(name: str, model: LanguageModel, **overrides: Any) -> Patch:
     chosen = find_method(name)
     settings = {**QUICK[name], "layer": 2, "steps": 20, **overrides}
     return chosen(model, chosen.config_class.preset("default", settings)).edit([SECOND])
-
-
-def test_weight_whose_output_is_replaced_is_refused() -> None:
-    """A memory replaces its layer's output, so a change of the weight below it does nothing."""
-    model = tiny("llama")
-    with pytest.raises(PatchError, match="replaces the output of this layer"):
-        method("ft-m", model, layer=2).edit([EDIT], start=adapted("memory", model))
 
 
 @pytest.mark.parametrize(("name", "settings"), [("ft-m", {"layer": 2}), ("lora", LORA)])

@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerFast
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.prefix_cache import SharedContexts
-from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.methods.composed_facts import ComposedFact
@@ -247,10 +246,7 @@ def test_facts_of_an_edit_are_not_kept_for_later_ones() -> None:
     assert [edit.id for edit in chosen._taught] == ["2"]
 
 
-def test_late_layer_must_be_above_the_edited_one() -> None:
-    config = GlamePlusConfig(layer=2, answers=AnswerOptions(layer=1))
-    with pytest.raises(ConfigError, match=r"answers\.layer=1 is not above the edited layer 2"):
-        config.written_layers(4)
+def test_late_layer_is_written_only_with_answers() -> None:
     assert GlamePlusConfig(answers=AnswerOptions()).written_layers(30) == (6, AnswerOptions().layer_in(30))
     assert GlamePlusConfig(answers=None, ripple_weight=2.0).written_layers(30) == (6,)
 

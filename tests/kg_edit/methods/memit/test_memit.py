@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, PatchError
+from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.descent import descend
 from kg_edit.methods.memit import joint_method
 from kg_edit.methods.memit.joint_config import default_layers
@@ -79,8 +79,6 @@ def test_without_equals_a_new_batch_of_the_rest(name: str) -> None:
     alone = change(method.edit([EDITS[2]]), model, method.layers[-1])
     assert (change(again, model, method.layers[-1]) - alone).norm() < 1e-4 * alone.norm()
     assert method.without(remaining, ["1", "3"]).is_empty
-    with pytest.raises(PatchError, match="was scaled"):
-        method.without(fresh.scaled(0.5), ["1"])
 
 
 @pytest.mark.slow
@@ -178,9 +176,6 @@ def test_layers() -> None:
     assert default_layers(12) == (1, 2, 3)
     assert default_layers(48) == (8, 9, 10, 11, 12)
     assert default_layers(4) == (1,) and default_layers(1) == (0,)
-    for layers in ([], [2, 1], [1, 1], [-1]):
-        with pytest.raises(ConfigError, match="layers"):
-            MemitConfig.preset("default", {"layers": layers})
     assert Memit(tiny("llama"), MemitConfig()).layers == (1,)
 
 

@@ -13,13 +13,12 @@ import torch
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query
-from kg_edit.errors import ConfigError, GraphError, PatchError
+from kg_edit.errors import GraphError, PatchError
 from kg_edit.evaluation.cli.evaluation_graph import guard_graph
 from kg_edit.graphs.facts import GraphFact, graph_facts
 from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.graphs.source import SubgraphSource, edit_subgraph
 from kg_edit.methods import EditingMethod, find_method
-from kg_edit.methods.glame.batch import GlameBatchConfig
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.methods.memit_kg.method import MemitKg, MemitKgConfig
 from kg_edit.methods.rome.method import Rome, RomeConfig
@@ -277,11 +276,6 @@ def test_facts_have_the_form_of_their_edit() -> None:
     method = RomeKg(model, config, graph=graph(), contexts=CONTEXTS, covariance=identity(model, 1))
     assert {fact.chat for fact in method.further_edits(LEBRON.in_chat())} == {True}
     assert {fact.chat for fact in method.further_edits(LEBRON)} == {False}
-
-
-def test_glame_batch_refuses_warm_start() -> None:
-    with pytest.raises(ConfigError, match="the edits of a batch are made at once"):
-        GlameBatchConfig(warm_start=True)
 
 
 def test_record_names_the_rule_of_each_further_edit(tmp_path: Path) -> None:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from fastapi import FastAPI
 
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.ship.app.models_api import LOAD, UNLOAD
-from kg_edit.ship.cli.serve import listening
 from kg_edit.ship.export.peft_adapter import write_peft
 from kg_edit.ship.ledger import Ledger
-from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
-from tests.kg_edit.ship.app.serving import Served, answering, served, workshop
+from tests.kg_edit.command_line import Run, cache, kg_edit, place
+from tests.kg_edit.ship.app.serving import Served, served, workshop
 from tests.kg_edit.ship.cli.test_patch import HEAT, RIVER
 from tests.kg_edit.tiny import tiny
 
-__all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
+__all__ = ["cache", "kg_edit", "place"]  # fixtures
 PROMPT = "The river"
 
 
@@ -152,27 +149,3 @@ def test_push_and_pull_of_our_own_server(kg_edit: Run, place: Path, server: Serv
     assert kg_edit("patch", "pull", "mine", "--server", server.url).code == 0
     taken = kg_edit(*command[:-2], "facts", "--force")
     assert taken.code == 2 and "not an adapter" in taken.err
-
-
-def test_serve_command_serves_given_patches(
-    kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found: list[str] = []
-
-    def serve(app: FastAPI, _: socket.socket) -> None:
-        with listening("127.0.0.1", 0) as listener, answering(app, listener):
-            server = Served(f"http://127.0.0.1:{listener.getsockname()[1]}", workshop(None))
-            found.extend([ask(server, "mine"), ask(server, "unedited")])
-
-    monkeypatch.setattr("kg_edit.ship.cli.serve.run", serve)
-    patch_of(2).save(place / "p.safetensors")
-    command = ("serve", "--model", tiny_folder, "--method", "ft", "--port", "0", "--patch")
-    result = kg_edit(*command, "mine=p.safetensors")
-    assert result.code == 0 and found == [text_with(patch_of(2)), text_with()], result.err
-    for wrong, message in (
-        ("p.safetensors", "expected NAME=PATH"),
-        ("mine=nowhere", "nowhere"),
-        ("a:b=p.safetensors", "can't be served"),
-    ):
-        refused = kg_edit(*command, wrong)
-        assert refused.code == 2 and message in refused.err, refused.err

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kg_edit.errors import ModelError, OutputError, PatchError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.ship.checkpoint.extraction import extract_patch, rounding_noise
 from kg_edit.ship.checkpoint.merging import merge_checkpoint
@@ -95,47 +94,3 @@ def test_rounding_to_bfloat16_adds_no_rank() -> None:
     largest = float(torch.linalg.svdvals(difference - edit)[0])
     noise = rounding_noise(after, difference)
     assert 0.6 * noise < largest < 1.1 * noise, (largest, noise)
-
-
-@pytest.mark.parametrize(
-    ("damage", "error", "keyword"),
-    [
-        ("truncated", ModelError, "damaged or cut off"),
-        ("missing", ModelError, "is not there"),
-        ("other", PatchMismatchError, "another model"),
-        ("empty", ModelError, "safetensors"),
-        ("full", OutputError, "already exists"),
-    ],
-)
-def test_bad_checkpoints_are_refused_and_nothing_is_written(
-    damage: str, error: type[Exception], keyword: str, tmp_path: Path
-) -> None:
-    base = base_of(tiny("llama"), tmp_path / "base")
-    patch = patch_of(LanguageModel.load(base), {1: 1})
-    out = tmp_path / "merged"
-    shards = sorted(base.glob("model-*.safetensors"))
-    if damage == "truncated":
-        shards[0].write_bytes(shards[0].read_bytes()[:-7])
-    elif damage == "missing":
-        shards[0].unlink()
-    elif damage == "other":
-        base = base_of(tiny("llama"), tmp_path / "other", change=lambda m: m.get_input_embeddings().weight.mul_(2))
-    elif damage == "empty":
-        for file in base.glob("model*"):
-            file.unlink()
-    else:
-        out.mkdir()
-        (out / "x").write_text("")
-    with pytest.raises(error, match=keyword):
-        merge_checkpoint(patch, Checkpoint.open(base), out, progress=False)
-    assert not out.exists() or [path.name for path in out.iterdir()] == ["x"]
-
-
-def test_nothing_to_extract_and_what_is_no_matrix_are_refused(tmp_path: Path) -> None:
-    model = tiny("llama")
-    base = base_of(model, tmp_path / "base")
-    with pytest.raises(PatchError, match="nothing to extract"):
-        extract_patch(Checkpoint.open(base), Checkpoint.open(base), progress=False)
-    other = base_of(model, tmp_path / "other", change=lambda m: m.model.norm.weight.mul_(1.5))
-    with pytest.raises(PatchError, match="no matrices"):
-        extract_patch(Checkpoint.open(base), Checkpoint.open(other), progress=False)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from kg_edit.cli.app import app
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, OutputError, PatchError
+from kg_edit.errors import OutputError
 from kg_edit.patches.base import Patch
 from kg_edit.patches.subtraction import subtract_patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -148,28 +148,6 @@ def test_subtracted_patches_are_one_patch(tmp_path: Path) -> None:
     assert whole.provenance["subtracted"]["extract"] is False
     with pytest.raises(OutputError, match="already exists"):
         subtract(one, other, "--out", tmp_path / "3.safetensors")
-
-
-def test_subtract_of_an_adapter_needs_a_model(tmp_path: Path) -> None:
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ConfigError, match="give --model"):
-        subtract(tmp_path / "adapter", tmp_path / "adapter", "--out", tmp_path / "3.safetensors")
-
-
-def test_subtract_of_patch_files_refuses_a_model(tmp_path: Path) -> None:
-    file = some_patch(1, "a").save(tmp_path / "1.safetensors")
-    with pytest.raises(ConfigError, match="--model has no effect where neither change is a PEFT adapter"):
-        subtract(file, file, "--out", tmp_path / "2.safetensors", "--model", "smollm2-135m")
-
-
-def test_subtract_of_something_else_is_refused(tmp_path: Path) -> None:
-    for options in ((), ("--model", "smollm2-135m")):
-        with pytest.raises(ConfigError, match="lost does not exist; give a patch file"):
-            subtract(tmp_path / "lost", tmp_path / "lost", "--out", tmp_path / "3.safetensors", *options)
-        with pytest.raises(PatchError, match="there is no ledger") as caught:
-            subtract(tmp_path, tmp_path, "--out", tmp_path / "3.safetensors", *options)
-        assert "adapter_config.json" in caught.value.__notes__[0]
 
 
 def test_subtract_takes_run_folders_and_ledgers(tmp_path: Path) -> None:

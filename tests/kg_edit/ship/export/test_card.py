@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.rows import Reading, ReportProbe, ReportRow
 from kg_edit.ship.export.card import Form, Score, base_model, model_card
@@ -114,9 +113,3 @@ def test_gguf_of_finds_the_file_to_merge_into(tmp_path: Path) -> None:
     file.write_bytes(b"")
     assert gguf_of("owner/name", file) == gguf_of(str(file), None) == file
     assert gguf_of("smollm2-135m", None).name == "SmolLM2-135M-Instruct.Q4_1.gguf"
-    with pytest.raises(ConfigError, match="is not a GGUF file, so edits can't be merged into it"):
-        gguf_of("owner/name", None)
-    with pytest.raises(ConfigError, match=r"other\.bin' is not a GGUF file"):
-        gguf_of("smollm2-135m", tmp_path / "other.bin")
-    with pytest.raises(ConfigError, match="there is no GGUF file"):
-        gguf_of("owner/name", tmp_path / "nowhere.gguf")

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from kg_edit.errors import ModelError, OutputError, PatchError, PatchMismatchError, UnknownNameError
-from kg_edit.models.architectures import known_architectures
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.ship.export.gguf_files import (
@@ -97,22 +95,13 @@ def test_gguf_rows_of_llama_attention_are_permuted(tmp_path: Path) -> None:
     patch = WeightPatch(factors={"model.layers.0.self_attn.q_proj.weight": query}, provenance={})
     _, tensors = content(write_gguf_adapter(patch, tmp_path / "a", modules=model) / ADAPTER)
     assert np.array_equal(tensors["blk.0.attn_q.weight.lora_b"], query.left.numpy()[expected])
-    with pytest.raises(PatchError, match=r"may store the rows of blk\.0\.attn_qkv\.weight in another order"):
-        rows_in_gguf("blk.0.attn_qkv.weight", model)
 
 
-@pytest.mark.parametrize(
-    ("kind", "written", "close"), [("F32", "F32", 1e-6), ("F16", "F16", 2e-3), ("F32", "Q8_0", 0.05)]
-)
+@pytest.mark.parametrize(("kind", "written", "close"), [("F32", "F32", 1e-6), ("F16", "F16", 2e-3)])
 def test_gguf_model_differs_only_in_the_edited_tensors(kind: str, written: str, close: float, tmp_path: Path) -> None:
     model = tiny("llama")
     base = as_gguf(model, tmp_path / "base.gguf", kind=kind)
     patch = patch_of(model, {1: 2})
-    if written == "Q8_0":  # 48 columns are no whole number of its blocks of 32
-        with pytest.raises(PatchError, match="48 columns"):
-            write_gguf_model(patch, tmp_path / "m", model=model, base=base, kind=written)
-        assert not (tmp_path / "m").exists()
-        return
     folder = write_gguf_model(patch, tmp_path / "m", model=model, base=base, kind=written)
     (before, old), (after, new) = content(base), content(folder / MODEL)
     assert after.pop("kg_edit.edits") == 0
@@ -125,13 +114,6 @@ def test_gguf_model_differs_only_in_the_edited_tensors(kind: str, written: str, 
     assert (folder / MODEL).stat().st_mode & 0o777 == 0o644
 
 
-def test_gguf_model_refuses_a_part_of_a_split_file(tmp_path: Path) -> None:
-    model = tiny("llama")
-    base = as_gguf(model, tmp_path / "base-00001-of-00002.gguf", parts=2)
-    with pytest.raises(ModelError, match="is one part of a split file; join the parts"):
-        write_gguf_model(patch_of(model, {1: 2}), tmp_path / "m", model=model, base=base, kind="F32")
-
-
 def test_gguf_model_of_a_file_with_an_empty_array(tmp_path: Path) -> None:
     model = tiny("llama")
     base = as_gguf(model, tmp_path / "base.gguf")
@@ -140,44 +122,3 @@ def test_gguf_model_of_a_file_with_an_empty_array(tmp_path: Path) -> None:
     assert content(base)[0].pop("general.name") == []
     folder = write_gguf_model(patch_of(model, {1: 2}), tmp_path / "m", model=model, base=base)
     assert content(base)[0].keys() - content(folder / MODEL)[0].keys() == {"general.name"}
-
-
-def test_gguf_export_refuses_unsupported_models_and_patches(tmp_path: Path) -> None:
-    model, opt = tiny("llama"), tiny("opt")
-    patch = patch_of(model, {1: 1})
-    with pytest.raises(ModelError, match="can't write GGUF files for models of type 'opt'"):
-        write_gguf_adapter(patch_of(opt, {1: 1}), tmp_path / "a", modules=opt.model)
-    with pytest.raises(PatchError, match="changes no weight"):
-        write_gguf_adapter(WeightPatch(factors={}), tmp_path / "a", modules=model.model)
-    with pytest.raises(PatchMismatchError, match="has no weight"):
-        write_gguf_adapter(patch, tmp_path / "a", modules=tiny("gpt2").model)
-    base = as_gguf(model, tmp_path / "base.gguf")
-    with pytest.raises(UnknownNameError, match="unknown kind of numbers 'F33'"):
-        write_gguf_model(patch, tmp_path / "a", model=model, base=base, kind="F33")
-    with pytest.raises(ModelError, match="as a GGUF file"):
-        write_gguf_model(patch, tmp_path / "a", model=model, base=Path(__file__))
-    with pytest.raises(ModelError, match="as a GGUF file"):
-        write_gguf_model(patch, tmp_path / "a", model=model, base=tmp_path / "nowhere.gguf")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "x").write_text("")
-    with pytest.raises(OutputError, match="already exists"):
-        write_gguf_model(patch, tmp_path / "full", model=model, base=base)
-    assert {path.name for path in tmp_path.iterdir()} == {"base.gguf", "full"}, "no scratch folder stays"
-
-
-def test_gguf_model_refuses_the_file_of_another_model(tmp_path: Path) -> None:
-    model = tiny("llama")
-    patch = patch_of(model, {1: 1})
-    base = as_gguf(model, tmp_path / "base.gguf")
-    reader = gguf.GGUFReader(base)
-    other = gguf.GGUFWriter(tmp_path / "other.gguf", "llama")
-    for tensor in reader.tensors:
-        other.add_tensor(tensor.name, tensor.data[::-1].copy(), raw_dtype=tensor.tensor_type)
-    other.write_header_to_file()
-    other.write_kv_data_to_file()
-    other.write_tensors_to_file()
-    other.close()
-    with pytest.raises(PatchMismatchError, match="which quantisation does not explain"):
-        write_gguf_model(patch, tmp_path / "a", model=model, base=tmp_path / "other.gguf")
-    assert not (tmp_path / "a").exists()
-    assert set(ARCHITECTURES) <= set(known_architectures())

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from kg_edit.errors import ConfigError
-from kg_edit.ship.export.hub import check_repository
 from tests.loopback import Loopback, QuietHandler
 
 PUSH = """
@@ -123,9 +121,3 @@ def test_push_error_names_the_reason_and_the_folder(hub: Hub, tmp_path: Path) ->
     assert "check the connection" in push(folder, "someone/edits", gone).stderr
     offline = environment(hub, tmp_path / "home") | {"HF_HUB_OFFLINE": "1"}
     assert "HF_HUB_OFFLINE" in push(folder, "someone/edits", offline).stderr
-
-
-@pytest.mark.parametrize("name", ["edits", "a/b/c", "/edits", "someone/", "some one/edits", "https://hub/a/b", ""])
-def test_check_repository_refuses_other_names(name: str) -> None:
-    with pytest.raises(ConfigError, match="expected OWNER/NAME"):
-        check_repository(name)

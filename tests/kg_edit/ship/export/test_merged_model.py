@@ -10,10 +10,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from kg_edit.errors import ConfigError, OutputError, PatchError, PatchMismatchError
+from kg_edit.errors import OutputError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Patch, PatchStack
-from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.export.merged_model import check_mergeable, new_folder, write_merged
 from tests.kg_edit.ship.export.test_peft_adapter import IDS, patch_of
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
@@ -36,32 +34,6 @@ def test_merged_folder_loads_as_the_edited_model(family: str, tmp_path: Path) ->
     assert json.loads((folder / "kg_edit.json").read_text())["model"]["fingerprint"] == model.fingerprint
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}, "safetensors leaves 0600"
     assert folder.stat().st_mode & 0o777 == 0o755
-
-
-def test_merged_folder_given_as_a_patch_or_with_one_names_the_commands_that_ask_it(tmp_path: Path) -> None:
-    model = tiny("llama")
-    patch = patch_of(model, {1: 1})
-    folder = write_merged(patch, model, tmp_path / "merged")
-    ways = f"only kg-edit patch check LEDGER --merged {folder}, kg-edit diff --model {folder} and kg-edit generate"
-    with pytest.raises(PatchError, match=ways):
-        Patch.load(folder)
-    with pytest.raises(PatchMismatchError, match=f"this patch is for '{model.name}', and .*{ways}"):
-        patch.check_model(LanguageModel.load(folder))
-
-
-def test_merge_refuses_other_patches_and_full_folders(tmp_path: Path) -> None:
-    model = tiny("llama")
-    patch = patch_of(model, {1: 1})
-    with pytest.raises(PatchError, match="can't be merged; remove those edits first"):
-        write_merged(PatchStack((patch,)), model, tmp_path / "a")
-    with pytest.raises(PatchError, match="changes nothing"):
-        write_merged(WeightPatch(factors={}), model, tmp_path / "a")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "x").write_text("")
-    for name, reason in {"full": "already exists", "a" * 300: "File name too long"}.items():
-        with pytest.raises(OutputError, match=reason):
-            write_merged(patch, model, tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
 def test_new_folder_is_written_where_a_link_points(tmp_path: Path) -> None:
@@ -101,24 +73,12 @@ def test_merge_keeps_an_inconsistent_generation_config(tmp_path: Path, monkeypat
     model = tiny("llama")
     config = GenerationConfig(temperature=0.6, top_p=0.9, eos_token_id=1)
     monkeypatch.setattr(model.model, "generation_config", config)
-    with pytest.raises(ValueError, match="temperature"):
-        config.save_pretrained(tmp_path / "plain")
     folder = write_merged(patch_of(model, {1: 1}), model, tmp_path / "merged")
     assert model.model.generation_config is config
     saved = json.loads((folder / "generation_config.json").read_text())
     assert (saved["temperature"], saved["top_p"], saved["eos_token_id"]) == (0.6, 0.9, 1)
     assert "do_sample" not in saved
     assert LanguageModel.load(folder).model.generation_config.temperature == 0.6
-
-
-@pytest.mark.parametrize("shard", ["five", "0", "0GB", "-1GB", "5", "1e9GB", "nanGB", "5GiB", "0.0001KB", ""])
-def test_merge_refuses_an_invalid_shard_size(shard: str, tmp_path: Path) -> None:
-    patch = patch_of(tiny("llama"), {1: 1})
-    with pytest.raises(ConfigError, match="such as 5GB"):
-        check_mergeable(patch, tmp_path / "merged", shard=shard)
-    with pytest.raises(ConfigError, match="such as 5GB"):
-        write_merged(patch, tiny("llama"), tmp_path / "merged", shard=shard)
-    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("shard", ["5GB", "40kb", " 1.5 TB ", "500MB"])

@@ -14,11 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kg_edit.edits.edit import Edit
-from kg_edit.errors import OutputError, PatchError, PatchMismatchError
-from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.base import PatchStack
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.ship.export.peft_adapter import is_adapter, read_peft, write_peft
 from tests.kg_edit.tiny import tiny
@@ -118,33 +114,6 @@ def test_peft_adapter_has_one_rank_and_one_alpha(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "b" / "adapter_config.json").read_text())["fan_in_fan_out"]
 
 
-def test_peft_adapter_is_refused_without_adaptable_weights(tmp_path: Path) -> None:
-    model = tiny("llama")
-    patch = patch_of(model, {1: 1})
-    with pytest.raises(PatchError, match="changes no weight"):
-        write_peft(WeightPatch(factors={}), tmp_path / "a", modules=model.model)
-    fact = Edit(id="paris", subject="Paris", prompt="{} is in", target_new="Italy")
-    in_context = find_method("ike").on(model, settings={"source": "patch"}).edit([fact])
-    with pytest.raises(PatchError, match=r"edits of the patch are not .*: paris \(ike\); remove"):
-        write_peft(PatchStack((patch, in_context)), tmp_path / "a", modules=model.model)
-    with pytest.raises(PatchMismatchError, match=r"has no weight model\.layers"):
-        write_peft(patch, tmp_path / "a", modules=tiny("gpt2").model)
-    wrong = WeightPatch(factors={model.weight_name(1): Factors(left=torch.ones(3, 1), right=torch.ones(5, 1))})
-    with pytest.raises(PatchMismatchError, match="the patch is for"):
-        write_peft(wrong, tmp_path / "a", modules=model.model)
-    embedding = WeightPatch(
-        factors={"model.embed_tokens.weight": Factors(left=torch.ones(400, 1), right=torch.ones(32, 1))}
-    )
-    with pytest.raises(PatchError, match="is the weight of Embedding"):
-        write_peft(embedding, tmp_path / "a", modules=model.model)
-    assert not (tmp_path / "a").exists()
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "x").write_text("")
-    with pytest.raises(OutputError, match="already exists"):
-        write_peft(patch, tmp_path / "full", modules=model.model)
-    assert [path.name for path in tmp_path.iterdir()] == ["full"], "no scratch folder stays"
-
-
 def trained(model: LanguageModel, folder: Path, **settings: Any) -> torch.Tensor:
     """Save an adapter that is not 0, made by PEFT; the logits with it."""
     config = peft.LoraConfig(**{"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj"], **settings})
@@ -189,52 +158,3 @@ def test_peft_adapter_round_trip_keeps_the_change(tmp_path: Path) -> None:
     again = read_peft(write_peft(patch, tmp_path / "second", modules=model.model), model)
     for name, pair in patch.factors.items():
         torch.testing.assert_close(again.factors[name].product, pair.product)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"peft_type": "IA3"}, "type 'IA3'"),
-        ({"use_dora": True}, "use_dora"),
-        ({"bias": "all"}, "bias"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
-        ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
-    ],
-)
-def test_read_peft_refuses_more_than_a_lora(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    model = tiny("llama")
-    trained(model, tmp_path / "a")
-    file = tmp_path / "a" / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **change}), encoding="utf-8")
-    with pytest.raises(PatchError, match=message):
-        read_peft(tmp_path / "a", model)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"peft_type": "LORA", "alpha_pattern": [1]}',
-        '{"peft_type": "LORA", "alpha_pattern": {"(": 1}}',
-        '{"peft_type": "LORA", "lora_alpha": "high"}',
-        '{"peft_type": "LORA", "lora_alpha": null}',
-        "[" * 100_000,
-    ],
-)
-def test_read_peft_refuses_a_damaged_config(text: str, tmp_path: Path) -> None:
-    model = tiny("llama")
-    write_peft(patch_of(model, {1: 2}), tmp_path / "a", modules=model.model)
-    (tmp_path / "a" / "adapter_config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(PatchError, match=r"adapter_config\.json"):
-        read_peft(tmp_path / "a", model)
-
-
-def test_read_peft_refuses_missing_files_and_other_models(tmp_path: Path) -> None:
-    trained(tiny("llama"), tmp_path / "a")
-    with pytest.raises(PatchMismatchError):
-        read_peft(tmp_path / "a", tiny("gpt2"))
-    (tmp_path / "a" / "adapter_model.safetensors").unlink()
-    with pytest.raises(PatchError, match="is a pickle"):
-        read_peft(tmp_path / "a", tiny("llama"))
-    with pytest.raises(PatchError, match="expected a PEFT adapter's folder"):
-        read_peft(tmp_path, tiny("llama"))

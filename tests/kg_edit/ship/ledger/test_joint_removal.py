@@ -8,8 +8,7 @@ from random import Random
 import pytest
 import torch
 
-from kg_edit.edits.edit import Edit, checked
-from kg_edit.errors import ConfigError, EditError, PatchError
+from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.methods import find_method
 from kg_edit.methods.memit.records import facts_of
@@ -17,7 +16,6 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.entries import edit_of
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.ship.export.merged_model import check_mergeable
 from kg_edit.ship.ledger import Ledger
 from kg_edit.ship.ledger.check import check
 from kg_edit.zoo.grace.patch import CodebookPatch
@@ -97,8 +95,6 @@ def test_edit_of_a_stored_patch_may_have_a_target_of_two_lines() -> None:
     """An earlier version made such edits; in a file of edits they are refused."""
     record = {"edit": {**edits_of(1)[0].model_dump(mode="json"), "target_new": "New\nYork"}}
     assert edit_of(record).target_new == facts_of(record)[0].target_new == "New\nYork"
-    with pytest.raises(EditError, match="has a line break"):
-        checked(Edit, record["edit"])
 
 
 def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
@@ -111,13 +107,6 @@ def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
     files = [step.file.name for step in ledger.steps]
     with ledger.patch.applied(model) as edited:
         assert len(check(edited, ledger.edits)) == 5
-    with pytest.raises(PatchError, match=r"not changes of weights \(\w+ \(grace\), .*can't be merged"):
-        check_mergeable(ledger.patch, tmp_path / "merged")
-    seven = ledger.patch + on_tiny("grace", model).edit(edits_of(3, start=6))
-    with pytest.raises(PatchError, match=r"\(e1 \(grace\), .*e6 \(grace\) and 2 more\), so it can't be merged"):
-        check_mergeable(seven, tmp_path / "merged")
-    with pytest.raises(PatchError, match=r"patches of different kinds; .* or give the ledger itself"):
-        ledger.patch.save(tmp_path / "sum.safetensors")
     ledger.remove(["e1"])
     assert [step.file.name for step in ledger.steps] == [files[0], "0004.safetensors", files[2]]
     rome, first, second = ledger.patches.values()
@@ -127,8 +116,6 @@ def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
         torch.testing.assert_close(book.values, fresh.codebooks[name].values, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(book.keys, fresh.codebooks[name].keys, rtol=1e-4, atol=1e-5)
     assert [record["edit"]["id"] for record in ledger.patch.edits] == ["e0", "e2", "e3", "e4"]
-    with pytest.raises(ConfigError, match="give the unedited model"):
-        ledger.remove(["e0"])  # the codebooks were found on the model with it
     assert second.edits[0]["edit"]["id"] == "e3"
 
 
@@ -149,8 +136,6 @@ def test_remove_recomputes_a_memory_above_changed_weights(tmp_path: Path) -> Non
     ledger.make(on_tiny("rome", model, layer=0), edits[:1], force=True)
     ledger.make(on_tiny("serac", model, layer=2), edits[1:2])
     ledger.make(on_tiny("serac", model, layer=2), edits[2:])
-    with pytest.raises(ConfigError, match="give the unedited model"):
-        ledger.remove(["e0"])
     ledger.remove(["e0"], model=model)
     memory, fresh = ledger.patch, on_tiny("serac", model, layer=2).edit(edits[1:])
     assert isinstance(memory, ScopePatch) and isinstance(fresh, ScopePatch)

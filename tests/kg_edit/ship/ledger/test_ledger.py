@@ -147,8 +147,6 @@ def test_edits_are_named_by_id_or_step_and_id(tmp_path: Path) -> None:
     ledger.add(ONE)
     ledger.add(made_up(edits_of(2), weight="other.weight"))
     assert list(states(ledger)) == ["1/e0", "1/e1", "2/e0", "2/e1"]
-    with pytest.raises(PatchError, match="matches 2 edits; give one of 1/e0, 2/e0"):
-        ledger.remove(["e0"])
     ledger.remove(["2/e0", "2/e1"])
     assert same(ledger.patch, ONE)
 
@@ -213,8 +211,6 @@ def test_id_that_looks_like_step_and_id_names_its_own_edit(tmp_path: Path) -> No
     ledger.add(made_up(edits_of(1, start=1)))
     ledger.add(replace(made_up(edits_of(1)), provenance=provenance_of(strange)))
     assert [entry.edit.subject for entry in ledger.remove(["1/e1"])] == [strange.subject]
-    with pytest.raises(PatchError, match="already removed"):
-        ledger.remove(["1/e1"])
     assert [record["edit"]["id"] for record in ledger.patch.edits] == ["e1"]
 
 
@@ -361,18 +357,6 @@ def test_steps_of_a_sequence_come_after_the_earlier_ones(tmp_path: Path) -> None
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add_all(ordered)
     assert [step.after for step in ledger.steps] == [(), (1,), (1, 2), ()]
-    with pytest.raises(PatchError, match=r"00003\.\S+ was made on .*; give these before it: \S+00000-00002\.\S+$"):
-        additions([files[2], files[1]])
-    with pytest.raises(
-        PatchError, match=r"run is a run of `kg-edit evaluate`, which is not a ledger; .*run/patches/\*"
-    ):
-        additions([tmp_path / "run"])
-    (tmp_path / "run" / "run.json").write_text('{"job": "drift"}')
-    with pytest.raises(PatchError, match=r"run is a run of `kg-edit drift`, whose patches change its classifier alone"):
-        additions([tmp_path / "run"])
-    for add in (lambda: ledger.add(files[0]), lambda: ledger.add_all([Addition(path=files[0])], force=True)):
-        with pytest.raises(PatchError, match=r"run is a run of `kg-edit drift`, whose patches change its classifier"):
-            add()
 
 
 def test_add_of_another_ledger_keeps_the_order_of_its_steps(tmp_path: Path) -> None:

@@ -16,13 +16,28 @@ from kg_edit.errors import (
     UnknownNameError,
 )
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.ship.export.merged_model import check_mergeable
 from kg_edit.ship.ledger import Ledger
-from kg_edit.ship.ledger.listing import additions
+from kg_edit.ship.ledger.listing import active_at, additions
 from kg_edit.ship.ledger.log import open_store
+from kg_edit.ship.ledger.removal import check_same_graph
 from tests.kg_edit.command_line import content
+from tests.kg_edit.methods.test_methods import EDIT, SECOND, graph
+from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
+from tests.kg_edit.ship.ledger.test_removal import HASHED, record
+from tests.kg_edit.tiny import tiny
 from tests.refusals import Call, check_refused, put, refusals
 
+STEP = "00000-00002.safetensors"
+OTHER_WEIGHT = made_up(edits_of(2), weight="other.weight")
+OTHER_GRAPHS = (
+    ("graph: other content", HASHED, {**HASHED, "graph": {"content_hash": "b"}}),
+    ("edges: 2 in the patch, 3 now", HASHED, {**HASHED, "edges": 3}),
+    ("graph", HASHED, record()),
+    ("graph.kind", record(graph={"kind": "mine"}), record(graph={"kind": "yours"})),
+    ("requests", record(requests=[record()]), record(requests=[])),
+)
 ONE, TWO, THREE = (made_up(edits_of(2, start=start)) for start in (0, 2, 4))
 
 
@@ -96,6 +111,55 @@ def with_run(job: str, read: Callable[[Path], object] | None = None) -> Call:
 def near(name: str) -> Call:
     """A path like that of the ledger, with which a server is started."""
     return with_ledger(lambda ledger: open_store(ledger.folder.parent / name).refuse_misspelled())
+
+
+def with_file(make: Callable[[], WeightPatch]) -> Call:
+    """A patch that was made from others is added."""
+    return lambda folder: Ledger.open(folder / "ledger").add(make().save(folder / "one.safetensors"))
+
+
+def with_records(records: list[dict[str, object]]) -> Call:
+    """A patch of which too little is known is listed."""
+    return lambda folder: active_at(
+        WeightPatch(factors=ONE.factors, provenance={"edits": records}).save(folder / "bare.safetensors")
+    )
+
+
+def steps_of_a_sequence(folder: Path) -> object:
+    put(folder, "run.json", "{}")
+    for name in ("00000-00002", "00000-00003"):
+        ONE.save(folder / "patches" / f"{name}.safetensors")
+    return additions([folder / "patches" / "00000-00003.safetensors"])
+
+
+def of_two_settings(folder: Path) -> object:
+    model, (one, other) = tiny("llama"), edits_of(2)
+    ledger = Ledger.open(folder / "ledger")
+    ledger.add(on_tiny("rome", model).edit([one]) + on_tiny("rome", model, steps=3).edit([other]))
+    return ledger.remove(["e1"], model=model)
+
+
+def of_a_graph(folder: Path) -> object:
+    ledger = Ledger.open(folder / "ledger")
+    ledger.add(on_tiny("glame", graph=graph()).edit([EDIT, SECOND]))
+    return ledger.remove([EDIT.id], model=tiny("llama"))
+
+
+def codebook_on_weights(folder: Path) -> Ledger:
+    ledger, edits = Ledger.open(folder / "ledger"), edits_of(2)
+    ledger.make(on_tiny("rome"), edits[:1], force=True)
+    ledger.make(on_tiny("grace"), edits[1:])
+    return ledger
+
+
+def below_a_codebook(folder: Path) -> object:
+    """The codebook was found on the model with the edit."""
+    return codebook_on_weights(folder).remove(["e0"])
+
+
+def codebook_to_merge(folder: Path) -> object:
+    check_mergeable(codebook_on_weights(folder).patch, folder / "merged")
+    return None
 
 
 def folder_with_text(folder: Path) -> Ledger:
@@ -177,7 +241,38 @@ def folder_with_text(folder: Path) -> Ledger:
         ),
         "folder of evaluate": (with_run("evaluate", lambda run: additions([run])), PatchError, "run/patches/*"),
         "folder of drift": (with_run("drift", lambda run: additions([run])), PatchError, "classifier alone"),
+        "folder of drift, by the ledger itself": (
+            with_run("drift", lambda run: Ledger.open(run.parent / "ledger").add(run / "patches" / STEP)),
+            PatchError,
+            "whose patches change its classifier",
+        ),
+        "step without the earlier ones": (steps_of_a_sequence, PatchError, "give these before it"),
+        "sum of patches": (with_file(lambda: ONE + ONE), PatchError, "add the patches that it is the sum of"),
+        "part of a patch": (with_file(lambda: ONE.scaled(0.5)), PatchError, "0.5 times"),
+        "path that is too long": (lambda _: Ledger.open("a" * 300), OutputError, "File name too long"),
+        "patch at a path that is too long": (lambda _: active_at("a" * 300), OutputError, "File name too long"),
+        **{
+            f"records {records}": (with_records(records), PatchError, "make the patch again")
+            for records in ([], [{"method": "rome"}], [{"edit": {"id": "e0"}, "method": "rome"}])
+        },
         # Removals
+        "id of two edits": (
+            with_ledger(lambda ledger: [ledger.add(OTHER_WEIGHT), ledger.remove(["e0"])]),
+            PatchError,
+            "matches 2 edits; give one of 1/e0, 2/e0",
+        ),
+        "step of two settings": (of_two_settings, PatchError, "one patch file per method"),
+        "edit of a graph without it": (of_a_graph, ConfigError, "graph"),
+        "edit below a codebook without the model": (below_a_codebook, ConfigError, "give the unedited model"),
+        "codebook in a merged model": (codebook_to_merge, PatchError, "can't be merged"),
+        **{
+            f"graph with another {field}": (
+                lambda _, old=old, new=new: check_same_graph([HASHED, old], [HASHED, new]),  # type: ignore[func-returns-value]
+                PatchError,
+                field,
+            )
+            for field, old, new in OTHER_GRAPHS
+        },
         "edit in place of its id": (
             with_ledger(lambda ledger: ledger.remove(edits_of(1)[0])),  # type: ignore[arg-type]
             PatchError,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.errors import ConfigError, KgEditError, PatchError, PatchMismatchError
+from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.subtraction import subtract_patch
@@ -79,8 +79,6 @@ def test_remove_recomputes_only_later_steps(tmp_path: Path) -> None:
     alone = on_tiny("rome", model).edit(edits[4:])
     ledger.add(alone)
     assert [step.after for step in ledger.steps] == [(), (1,), ()]
-    with pytest.raises(ConfigError, match="give the unedited model"):
-        ledger.remove(["e1"])
     ledger.remove(["e1"], model=model)
     assert [step.file.name for step in ledger.steps] == ["0004.safetensors", "0005.safetensors", "0003.safetensors"]
     first = on_tiny("rome", model).edit(edits[:1])
@@ -135,8 +133,6 @@ def test_remove_needs_the_graph_of_the_edits(tmp_path: Path) -> None:
     model = tiny("llama")
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(on_tiny("glame", model, graph=graph()).edit([EDIT, SECOND]))
-    with pytest.raises(ConfigError, match="graph"):
-        ledger.remove([EDIT.id], model=model)
     ledger.remove([EDIT.id], model=model, graph=graph())
     assert same(ledger.patch, on_tiny("glame", model, graph=graph()).edit([SECOND]))
 
@@ -214,8 +210,6 @@ def test_edits_of_two_settings_are_removed_together_only(tmp_path: Path) -> None
     mixed: Patch = on_tiny("rome", model).edit(edits[:1]) + on_tiny("rome", model, steps=3).edit(edits[1:])
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(mixed)
-    with pytest.raises(KgEditError, match="one patch file per method"):
-        ledger.remove(["e1"], model=model)
     ledger.remove(["1/*"])
     assert ledger.patch.is_empty
 
@@ -248,18 +242,3 @@ HASHED = record(graph={"content_hash": "a", "source": {"kind": "cache", "fetched
 )
 def test_check_same_graph_ignores_the_place_of_the_graph(old: dict[str, Any], new: dict[str, Any]) -> None:
     check_same_graph([old], [new])
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "field"),
-    [
-        (HASHED, {**HASHED, "graph": {"content_hash": "b"}}, "graph: other content"),
-        (HASHED, {**HASHED, "edges": 3}, "edges: 2 in the patch, 3 now"),
-        (HASHED, record(), "graph"),
-        (record(graph={"kind": "mine"}), record(graph={"kind": "yours"}), "graph.kind"),
-        (record(requests=[record()]), record(requests=[]), "requests"),
-    ],
-)
-def test_check_same_graph_names_the_edit_and_the_field(old: dict[str, Any], new: dict[str, Any], field: str) -> None:
-    with pytest.raises(PatchError, match=f"the edit 'heat' was made with .{field}.*--graph"):
-        check_same_graph([HASHED, old], [HASHED, new])

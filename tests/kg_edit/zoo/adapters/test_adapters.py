@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import PatchError
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import AdapterPatch
@@ -133,19 +132,6 @@ def test_later_edits_continue_from_earlier_ones(tmp_path: Path) -> None:
         scored = score(edited, [pair])[pair].nll
     assert update.edits[0]["loss_before"] == pytest.approx(scored, abs=1e-3), "not that of the unedited model"
     assert scored != pytest.approx(score(model, [pair])[pair].nll, abs=1e-2)
-
-
-def test_other_settings_and_damaged_files_are_refused() -> None:
-    model = tiny("llama")
-    one, other = memory(model, steps=1), memory(model, steps=1, slots=7)
-    first = one.edit(EDITS[:1])
-    with pytest.raises(PatchError, match="make both with the same settings"):
-        first + other.edit(EDITS[1:2])
-    with pytest.raises(PatchError, match="make later edits with the same settings"):
-        other.edit(EDITS[1:2], start=first)
-    adapter = adapter_of(first, MemoryNetwork)
-    with pytest.raises(ValueError, match="its settings ask for tensors"):
-        MemoryNetwork.read(adapter.metadata(), {**adapter.tensors(), "keys": torch.zeros(3, 3)})
 
 
 @pytest.mark.slow

@@ -73,21 +73,6 @@ def test_network_is_trained_and_edited_with(
     assert generated.code == 0, generated.err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("mend train --data many.jsonl --set stepz=3", "did you mean 'steps'"),
-        ("mend train --data many.jsonl --set steps=3 --set steps=2", "steps is set twice"),
-        ("data edits --out e.jsonl", "give --graph"),
-    ],
-)
-def test_wrong_option_is_refused(arguments: str, message: str, kg_edit: Run, place: Path, many: Path) -> None:
-    out = () if "--out" in arguments else ("--out", "net")
-    result = kg_edit(*arguments.split(), *out)
-    assert result.code == 2 and message in result.err
-    assert not (place / "net").exists()
-
-
 def test_limit_counts_records_of_several_edits(place: Path) -> None:
     data = written(place, MQUAKE, {**MQUAKE, "case_id": 3})
     (record,) = training_records(data, "mquake", 1, [])

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
@@ -58,8 +57,6 @@ def test_target_modules_follow_the_settings() -> None:
     assert recurrent[:2] == ["model.layers.1.conv.in_proj", "model.layers.1.conv.out_proj"]
     assert recurrent[2:] == [f"model.layers.2.self_attn.{side}_proj" for side in ("q", "k", "v", "out")]
     assert target_modules(tiny("gpt2"), layers=[0]) == ["transformer.h.0.attn.c_attn", "transformer.h.0.attn.c_proj"]
-    with pytest.raises(ConfigError, match=r"no projection 'c_attn'; it has self_attn\.q_proj"):
-        method(llama, modules=["c_attn"])
     patch = method(llama, modules=["v_proj"], layers=[1]).edit([EDIT])
     assert isinstance(patch, WeightPatch) and list(patch.factors) == ["model.layers.1.self_attn.v_proj.weight"]
 
@@ -83,14 +80,3 @@ def test_seeded_leaves_other_generators_alone(monkeypatch: pytest.MonkeyPatch) -
     with seeded(tiny("llama"), 7):
         assert torch.equal(torch.rand(3), expected)
     assert seeds == []
-
-
-def test_model_with_adapters_is_refused() -> None:
-    model = tiny("llama")
-    model.model.peft_config = {}
-    try:
-        with pytest.raises(ConfigError, match="merge and unload"):
-            method(model).edit([EDIT])
-        assert hasattr(model.model, "peft_config")
-    finally:
-        del model.model.peft_config

@@ -12,7 +12,6 @@ import pytest
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query
-from kg_edit.errors import ConfigError
 from kg_edit.evaluation.cli.evaluation_graph import guard_graph
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.zoo.in_context.definition import Definition, DefinitionConfig
@@ -92,12 +91,7 @@ def test_entity_without_a_definition_inserts_nothing() -> None:
     assert inserted(Graph(), insert="definition") == "Spike Hughes was"
 
 
-def test_definitions_need_a_graph_that_has_them() -> None:
-    for graph in (None, nx.MultiDiGraph()):
-        with pytest.raises(ConfigError, match="descriptions"):
-            inserted(graph, insert="definition")
-    with pytest.raises(ConfigError, match="descriptions"):
-        Definition.check_inputs(DefinitionConfig(insert="both"), None, [EDIT])
+def test_graph_without_descriptions_changes_nothing() -> None:
     assert inserted(nx.MultiDiGraph()) == inserted()
 
 
@@ -121,9 +115,6 @@ def test_random_fact_is_drawn_from_other_subjects(tmp_path: Path) -> None:
     prompts = {inserted(insert="random", others=str(file), seed=seed) for seed in range(9)}
     assert prompts == {f"{name} is a cat of the hills.\nSpike Hughes was" for name in ("Bengal", "Sokoke")}
     assert len({inserted(insert="random", others=str(file), seed=3) for _ in range(3)}) == 1
-    for settings in ({"insert": "random"}, {"others": str(file)}):
-        with pytest.raises(ConfigError, match="set both"):
-            inserted(**settings)
 
 
 def test_graph_identity_is_recorded_if_the_graph_is_read() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import EditFileError
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.zoo.in_context.ike import Demonstrations, Ike, IkeConfig, demonstration, read_demonstrations, retained
 from tests.kg_edit.tiny import tiny
@@ -161,14 +160,6 @@ def test_demonstration_without_paraphrases_is_a_copy(training: Path) -> None:
             "New Fact: Spike Hughes comes from Oslo\nPrompt: Spike Hughes comes from Oslo"
         )
     assert Demonstrations(records=()).examples(EDIT, IkeConfig(count=3)) == ()
-
-
-def test_missing_file_is_an_error() -> None:
-    config = IkeConfig(demonstrations="nowhere.json")
-    with pytest.raises(EditFileError, match="no such file"):
-        Ike.check_inputs(config, None, [EDIT])
-    with pytest.raises(EditFileError, match="no such file"):
-        Ike(tiny("llama"), config).edit([EDIT])
 
 
 def test_paper_preset_inserts_the_fact_before_every_prompt(training: Path) -> None:

@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.errors import ModelError
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.zoo.malmen.method import Malmen, MalmenConfig
 from kg_edit.zoo.malmen.network import FORMAT, MalmenManifest
 from kg_edit.zoo.malmen.training import Passes, train
 from kg_edit.zoo.mend.gradients import gradient_factors, mlp_weights
-from kg_edit.zoo.rledit.method import RLEdit, RLEditConfig
 from tests.kg_edit.methods.test_methods import EDIT, SECOND
 from tests.kg_edit.tiny import tiny
 from tests.kg_edit.zoo.malmen.examples import apart, quick
@@ -77,10 +75,3 @@ def test_record_has_its_edits_share(editor: str) -> None:
         shares = [record["norms"][name] for record in both.edits]
         assert abs(shares[0] - shares[1]) - 1e-5 <= float(pair.product.norm()) <= sum(shares) + 1e-5
     assert both.edits[0]["nll_before"] == alone.edits[0]["nll_before"]
-
-
-def test_network_of_another_method_is_refused(editor: str) -> None:
-    with pytest.raises(
-        ModelError, match="trained for the method malmen: use --method malmen, or train one with kg-edit rledit train"
-    ):
-        RLEdit.check_inputs(RLEditConfig(network=editor), None, [EDIT])

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from kg_edit.errors import ModelError, PatchMismatchError
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.zoo.mend.gradients import gradient_factors, mlp_weights
 from kg_edit.zoo.mend.method import Mend, MendConfig
 from kg_edit.zoo.mend.training import train
-from kg_edit.zoo.trained.files import NETWORK
 from tests.kg_edit.methods.test_methods import EDIT, SECOND
 from tests.kg_edit.tiny import tiny
 from tests.kg_edit.zoo.mend.examples import edits, quick
@@ -97,17 +94,3 @@ def test_large_batch_is_summed_once(editor: str, monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(pair.product, sum(p.factors[name].product for p in each))
     dense = [name for name, pair in batch.factors.items() if pair.rank < sum(p.factors[name].rank for p in each)]
     assert dense and all(batch.factors[name].rank == min(batch.factors[name].shape) for name in dense)
-
-
-def test_editor_of_another_model_is_refused(editor: str) -> None:
-    with pytest.raises(
-        PatchMismatchError, match=r"trained for 'tiny-llama'.*train one for this model: kg-edit mend train"
-    ):
-        method(tiny("mistral"), network=editor).prepare()
-
-
-def test_damaged_editor_is_an_error(tmp_path: Path, editor: str) -> None:
-    stored = (Path(editor) / NETWORK).read_bytes()
-    (tmp_path / NETWORK).write_bytes(stored[: len(stored) // 2])
-    with pytest.raises(ModelError, match="is damaged"):
-        Mend.check_inputs(MendConfig(network=str(tmp_path)), None, [EDIT])

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError
 from kg_edit.methods import find_method
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -125,5 +124,3 @@ def test_prune_bounds_a_sequence_by_the_unedited_weight(name: str) -> None:
 
     freely = strongest(0.0)
     assert 0.99 * largest < strongest(1e12) < largest + math.log(3 * freely / largest) / math.log(1e12) < freely
-    with pytest.raises(ConfigError, match="larger than 1, or 0 for off"):
-        restrained(name, model, prune=0.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kg_edit.errors import ConfigError
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
@@ -20,9 +18,7 @@ from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.malmen.network import MalmenNetwork
 from kg_edit.zoo.malmen.training import held_out_losses, sequence_losses
 from kg_edit.zoo.rledit.network import RLEditTraining
-from kg_edit.zoo.rledit.training import train
-from tests.kg_edit.tiny import tiny
-from tests.kg_edit.zoo.malmen.examples import apart, parts, quick_sequence
+from tests.kg_edit.zoo.malmen.examples import parts, quick_sequence
 
 
 class Toy:
@@ -109,9 +105,3 @@ def test_held_out_batches_are_edited_in_sequence() -> None:
         kl = [float((c.exp() * (c - e)).sum(-1).mean()) for c, e in zip(clean, edited, strict=True)]
     assert edit == pytest.approx(sum(learned) / len(learned), rel=1e-4)
     assert locality == pytest.approx(sum(kl) / len(kl), rel=1e-3)
-
-
-def test_sequence_needs_its_edits(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"expected at least 20: validation = 4 \(held out\), a step uses 16"):
-        train(tiny("llama"), apart(), quick_sequence(length=8), tmp_path / "out", progress=False)
-    assert not (tmp_path / "out").exists()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -158,21 +157,9 @@ def test_edit_makes_its_target_likelier() -> None:
     assert again.edits[0]["nll_before"] < patch.edits[0]["nll_before"]
 
 
-def test_one_token_without_texts_is_refused() -> None:
-    """One feature has no deviation: all is 0, and the edit would do nothing."""
-    model = tiny("llama")
-    word = next(w for w in ("Rome", "Oslo", "Paris", "a") if len(model.encode(EDIT.text, target=w).target_ids) == 1)
-    with pytest.raises(ConfigError, match="--set texts=32"):
-        method(model, statistics="weight").edit([EDIT.model_copy(update={"target_new": word})])
-
-
 def test_weights_are_chosen_by_layer_and_projection_or_by_name() -> None:
     model = tiny("llama")
     for projections, names in {"in": ("gate", "up"), "down": ("down",), "all": ("gate", "up", "down")}.items():
         chosen = UltraEdit(model, UltraEditConfig.preset("default", {"layers": [1], "projections": projections}))
         assert chosen.weights == tuple(f"model.layers.1.mlp.{name}_proj.weight" for name in names)
     assert method(model).layers == (1, 2)
-    with pytest.raises(ConfigError, match=r"setting weights: 'lm_head\.weight' is in no block; give names such as"):
-        method(model, weights=("lm_head.weight",))
-    with pytest.raises(ConfigError, match="is not the weight of a linear module"):
-        method(model, weights=("model.layers.1.mlp.no_proj.weight",))
