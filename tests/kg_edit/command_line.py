@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from kg_edit.cli.app import main
+from tests.kg_edit.short_answers import write_little
 from tests.kg_edit.tiny import tiny
 
 # C from text that the random model writes: real text has few of its tokens, and updates would be refused as too large
@@ -74,6 +75,7 @@ def place(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KG_EDIT_CACHE", str(cache))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
+    write_little(monkeypatch)
     (tmp_path / "edits.jsonl").write_text(EDITS)
     (tmp_path / "graph.tsv").write_text(GRAPH)
     return tmp_path

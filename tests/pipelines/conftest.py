@@ -11,6 +11,7 @@ import pytest
 from tests.kg_edit.command_line import EDITS, GRAPH, cache, tiny_folder
 from tests.kg_edit.evaluation.conftest import CITIES
 from tests.kg_edit.evaluation.test_cli_runs import row
+from tests.kg_edit.short_answers import write_little
 from tests.pipelines.scripts import FOLDER, STUDIES, Script, file_of
 
 __all__ = ["cache", "tiny_folder"]  # fixtures
@@ -21,6 +22,7 @@ def script(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog:
     """A script with arguments, as a user runs it, in this process: its exit code."""
     monkeypatch.setenv("KG_EDIT_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
+    write_little(monkeypatch)
     for folder in (FOLDER, STUDIES):  # as Python does for a script: they import each other
         monkeypatch.syspath_prepend(str(folder))
     (tmp_path / "edits.jsonl").write_text(EDITS)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import BaseModel
-from transformers import PreTrainedTokenizerBase
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import GraphError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.scoring.requests import Continued
+from tests.kg_edit.short_answers import write_little
 from tests.kg_edit.tiny import tiny
 
 CITIES = ("Paris", "London", "Miami", "Los Angeles", "Rome", "Oslo", "Bern", "Cairo", "Lima", "Quito", "Delhi", "Kyoto")
@@ -95,11 +94,5 @@ def method(model: LanguageModel) -> Nudge:
 
 @pytest.fixture(autouse=True)
 def _short_answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random model never stops by itself, and two thirds of these tests' time would go into what it writes."""
     if request.module.__name__.rpartition(".")[2] != "test_scorer":  # which looks at how much may be written
-        limit = Continued.limit
-
-        def short(text: Continued, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> int:
-            return limit(replace(text, least=min(text.least, 8)), tokenizer, chat=False)
-
-        monkeypatch.setattr(Continued, "limit", short)
+        write_little(monkeypatch)
