@@ -54,7 +54,7 @@ def test_script_shows_each_stage_and_writes_the_patch_of_the_library(
     name: str, script: Script, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = Path("out") / name.replace("_", "-")  # in the present folder, each method's its own
-    options = ("edits.jsonl", "--model", tiny_folder, "--graph", "graph.tsv")
+    options = ("edits.jsonl", "--model", tiny_folder, "--graph", "graph.tsv", "--preset", "default")
     assert script(name, *options, *settings_of(SCRIPTS[name])) == 0
     for number, stage in enumerate(STAGES[name], 1):
         assert re.search(rf"\b{number}\. .*{re.escape(stage)}", caplog.text), stage
