@@ -1,6 +1,9 @@
 """The facts of an unstructured edit, whose target is a paragraph (AnyEdit, Jiang et al., ICML 2025, arXiv 2502.05628).
 
-Each chunk of the paragraph is a fact of its own, at the last token before it.
+Each chunk of the paragraph is a fact of its own. Its prompt is all the text before the chunk, and its value is written
+at the last token of that text:
+
+    s was born | in 1912 | in London        two chunks of two tokens, whose values are written at "born" and at "1912"
 """
 
 from __future__ import annotations
@@ -27,19 +30,19 @@ def split_into_chunks(model: LanguageModel, edit: Edit, *, tokens: int, method: 
         method: the method's name, for the message if the text can't be encoded.
     """
     statement = encode_statement(model, edit, method=method)
-    starts = range(statement.target_start, len(statement.ids), tokens)
+    starts = range(statement.target_start, len(statement.ids), tokens)  # the first token of each chunk
     facts = []
     for number, start in enumerate(starts):
         end = min(start + tokens, len(statement.ids))
-        # Earlier chunks are written too, each at the token before it.
-        other_ends = tuple(other - 1 for other in starts if other < end and other != start)
+        # These tokens are written by the facts of the earlier chunks, so their keys are not among those to protect.
+        earlier_starts = starts[:number]
         prompt = replace(
             statement,
             ids=statement.ids[:end],
             target_start=start,
-            subject_first=None,
-            subject_last=start - 1,
-            also_edited=other_ends,
+            subject_first=None,  # the text before the chunk has no subject;
+            subject_last=start - 1,  # the value is written at its last token, as at a subject's
+            also_edited=tuple(earlier - 1 for earlier in earlier_starts),
         )
         text = str(model.tokenizer.decode(list(statement.ids[start:end])))
         chunk = edit.model_copy(update={"id": f"{edit.id}.{number}", "target_text": text, "target_new": text})

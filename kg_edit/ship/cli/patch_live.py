@@ -62,7 +62,7 @@ def push(
     timeout: Timeout = 120.0,
     force: Force = False,
 ) -> None:
-    """Put the edits into a server while it runs: vLLM, SGLang, `kg-edit serve`, or llama.cpp's server.
+    """Put the edits into a running server: vLLM, SGLang, `kg-edit serve` or llama-server.
 
     `LEDGER@3` is the ledger as it was after its third event. The adapter is written into a folder that the server
     reads, and loaded under the name; requests choose it by their field `model`, and all others stay as they are. A

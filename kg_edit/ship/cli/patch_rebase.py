@@ -28,7 +28,7 @@ def rebase(
     device: Device = "auto",
     contact: Contact = None,
 ) -> None:
-    """Make a ledger for another model, such as the next release: what it does not know yet is edited again.
+    """Make the edits again for another model, such as the next release.
 
     The model is asked first. Edits whose targets it generates already are dropped; the others are computed again by
     their methods with their settings, and all prompts are asked. The new folder also has the old ledger with its
