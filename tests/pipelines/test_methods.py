@@ -96,6 +96,7 @@ def test_script_resumes_where_it_stopped(
     assert patch.read_bytes() == written
 
 
+@pytest.mark.slow
 def test_edit_that_would_break_the_model_is_refused_and_accepted_with_the_option_of_the_message(
     script: Script, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

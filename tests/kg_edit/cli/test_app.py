@@ -253,6 +253,7 @@ def test_stopped_command_that_resumes_names_the_way(
     assert (result.code, result.err) == (130, f"kg-edit: stopped{again}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", keep_first([{"COLUMNS": "60"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}]))
 def test_output_fits_any_terminal(environment: dict[str, str], edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():

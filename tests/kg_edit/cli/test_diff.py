@@ -58,6 +58,7 @@ def test_locality_check_can_be_left_out(edit: Run, place: Path) -> None:
     assert "of 2 locality prompts unchanged" in edit(*ROME, "--no-locality-check", "--out", "other").out
 
 
+@pytest.mark.slow
 def test_diff_compares_a_file_of_prompts(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """With a patch file, and with a ledger that has the same patch."""
     write_patch(place / "a.safetensors", tiny_folder, HEAT, RIVER, size=5.0)

@@ -88,6 +88,7 @@ def test_object_in_another_spelling_comes_with_the_command_that_finds_it() -> No
     assert not glame.why_alone(edit.model_copy(update={"target_new": "Ōsaka"}))
 
 
+@pytest.mark.slow
 def test_edit_without_statements_is_made_and_counted(edit: Run, facts: Path) -> None:
     result = edit("--graph", "facts.csv")
     assert "edit 'lost': the graph has no statement of o* (Poseidonis), so glame reads s -r-> o* alone" in result.err

@@ -16,6 +16,7 @@ from kg_edit.models.sampling import sample_text
 from tests.kg_edit.tiny import tiny
 
 
+@pytest.mark.slow
 def test_packaged_text_has_the_promised_tokens(smollm2: LanguageModel) -> None:
     sizes = [chunk.tokens for chunk in packaged_corpus().chunks(smollm2, tokens=PACKAGED_TOKENS)]
     assert sum(sizes) >= PACKAGED_TOKENS

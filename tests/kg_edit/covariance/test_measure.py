@@ -204,6 +204,7 @@ def test_doubling_of_a_key_in_the_sum_is_zero() -> None:
     assert comparison.max_degrees < 1e-6
 
 
+@pytest.mark.slow
 def test_doublings_equal_runs_of_half_the_tokens(tmp_path: Path) -> None:
     model = tiny("llama")
     config = CovarianceConfig(corpus="self", tokens=4 * CHUNK)
@@ -227,6 +228,7 @@ def test_one_chunk_has_no_doubling(tmp_path: Path) -> None:
     assert manifest.doublings == ()
 
 
+@pytest.mark.slow
 def test_progress_is_shown_within_a_chunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -217,6 +217,7 @@ def test_known_only_may_use_any_row_so_each_must_be_readable(place: Path) -> Non
         replace(first, known_only=True).read()
 
 
+@pytest.mark.slow
 def test_records_that_are_not_scored_need_no_chat_template(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     edits = [{"subject": "Paris", "prompt": "{} is", "target_new": "Lakers", "chat": chat} for chat in (False, True)]
     (place / "own.jsonl").write_text("".join(f"{json.dumps(edit)}\n" for edit in edits))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,17 @@ METHODS = sorted(QUICK)
 SIX = ("ft", "glame", "grace", "ike", "memit", "rome")
 
 
-def grid(names: Sequence[str], values: Sequence[Any], *, of_all: int = 1) -> list[ParameterSet]:
-    """Pairs of a method and a value: all with the first ``of_all`` values, `SIX` with the others; the rest is slow."""
+def grid(
+    names: Sequence[str], values: Sequence[Any], *, of_all: int = 1, few: Collection[str] = SIX
+) -> list[ParameterSet]:
+    """Pairs of a method and a value: all with the first ``of_all`` values, ``few`` with the others; else slow."""
     slow = {False: (), True: (pytest.mark.slow,)}
     often = values[:of_all]
-    return [pytest.param(n, v, marks=slow[v not in often and n not in SIX]) for v in values for n in names]
+    return [pytest.param(n, v, marks=slow[v not in often and n not in few]) for v in values for n in names]
+
+
+# Every method on Llama, and one of each kind of patch on the other families
+ON_FAMILIES = grid(METHODS, KINDS_OF_FAMILY, few=("grace", "ike", "memit"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -134,7 +140,7 @@ def test_layer_that_is_not_there_is_refused(name: str) -> None:
         method(name, tiny("llama"), **({"layer": 9} if single_layer else {"layers": [1, 9]}))
 
 
-@pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))
+@pytest.mark.parametrize("name, family", ON_FAMILIES)
 def test_edit_and_apply_leave_the_model_unchanged(name: str, family: str) -> None:
     patch, untouched = patch_of_both(name, family)
     assert untouched
@@ -148,7 +154,7 @@ def test_edit_and_apply_leave_the_model_unchanged(name: str, family: str) -> Non
     assert state(model) == before and same_weights(model, weights)
 
 
-@pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))
+@pytest.mark.parametrize("name, family", ON_FAMILIES)
 def test_patch_is_read_back_as_saved(name: str, family: str, tmp_path: Path) -> None:
     patch, _ = patch_of_both(name, family)
     path, model = patch.save(tmp_path / "patch.safetensors"), tiny(family)

@@ -139,6 +139,7 @@ def test_boxes_of_many_nodes_stay_together(branches: int, leaves: int, width: in
     assert max(xs) - min(xs) < width and max(ys) - min(ys) < height
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wider", keep_first([1, 0]))
 def test_outer_hops_of_large_graphs_are_small_and_near_their_parent(wider: int) -> None:
     shown = {node["id"]: node for node in elements(star(20, 9 + wider))["nodes"]}

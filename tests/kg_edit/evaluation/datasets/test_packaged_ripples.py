@@ -66,10 +66,12 @@ def test_data_source_has_name_and_digest() -> None:
     assert source.sha256 is not None
 
 
+@pytest.mark.slow
 def test_packaged_file_has_no_faults() -> None:
     assert not lint(find_dataset("ripples").read(Path(NAME)))
 
 
+@pytest.mark.slow
 def test_packaged_graph_has_the_stated_answers_only(records: tuple[BenchmarkRecord, ...]) -> None:
     graph = packaged_graph(NAME)
     source = Withheld(WikidataCache(graph), names=withheld_answers(records))

@@ -93,6 +93,7 @@ def test_locate_without_any_answer_keeps_the_run_that_it_would_replace(
     assert content(place / "out") == before
 
 
+@pytest.mark.slow
 def test_locate_leaves_out_unknown_facts(tmp_path: Path) -> None:
     """A fact without an answer can't be unknown."""
     summary = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", known_only=True, progress=False)

@@ -115,6 +115,7 @@ def test_patched_model_has_the_last_loss(name: str, family: str) -> None:
         assert target_nll(model, EDIT) == pytest.approx(patch.edits[0]["loss_after"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", keep_first(["lora", "ft-ewc", "ft-retrain", "locft"]))
 def test_seed_changes_the_patch(name: str) -> None:
     model, edits = tiny("llama"), [EDIT, SECOND, THIRD]

@@ -170,6 +170,7 @@ def test_teacher_is_not_asked_for_relations_of_the_graph(monkeypatch: pytest.Mon
     assert "country" in asks[0] and "country" not in asks[9]
 
 
+@pytest.mark.slow
 def test_objects_are_ranked_again_on_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an edited model finds likeliest may be something else: nothing is kept between two calls."""
     monkeypatch.setattr("kg_edit.methods.composed_facts.relation_nouns", lambda: {"country": "country"})

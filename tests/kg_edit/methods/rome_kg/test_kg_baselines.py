@@ -154,6 +154,7 @@ def test_several_edits_have_facts_of_their_own(name: str) -> None:
     assert [len(record["requests"]) for record in patch.edits] == [6, 2]
 
 
+@pytest.mark.slow
 @both
 def test_number_of_facts_of_a_kind_is_a_setting(name: str) -> None:
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
@@ -278,6 +279,7 @@ def test_facts_have_the_form_of_their_edit() -> None:
     assert {fact.chat for fact in method.further_edits(LEBRON)} == {False}
 
 
+@pytest.mark.slow
 def test_record_names_the_rule_of_each_further_edit(tmp_path: Path) -> None:
     rows = ["Q13\tP17\tQ22", "Q13\tP190\tQ41"]
     labels = {"Q2": "Bob", "Q13": "Lyon", "Q22": "France", "Q41": "Turin", "P19": "place of birth", "P17": "country"}

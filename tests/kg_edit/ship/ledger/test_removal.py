@@ -137,6 +137,7 @@ def test_remove_needs_the_graph_of_the_edits(tmp_path: Path) -> None:
     assert same(ledger.patch, on_tiny("glame", model, graph=graph()).edit([SECOND]))
 
 
+@pytest.mark.slow
 def test_remove_retrains_a_network_with_warm_start(tmp_path: Path) -> None:
     model, last = tiny("llama"), SECOND.model_copy(update={"id": "last"})
     warm = partial(on_tiny, "glame", model, graph=graph(), warm_start=True)

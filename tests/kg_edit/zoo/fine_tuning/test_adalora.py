@@ -53,6 +53,7 @@ def test_all_triplets_may_stay() -> None:
     assert patch.edits[0]["rank"] == 3 * len(target_modules(model))
 
 
+@pytest.mark.slow
 def test_ranks_go_to_the_weights_that_matter() -> None:
     """Of three triplets a weight one is left on the average, where they matter most."""
     model = tiny("llama")

@@ -122,6 +122,7 @@ def test_answers_in_a_sequence_are_held_as_in_the_unedited_model() -> None:
     assert divergence(free, held) < 0.8 * distant, "what the earlier edits changed elsewhere is undone, not held"
 
 
+@pytest.mark.slow
 def test_half_of_the_earlier_edits_come_after_a_sampled_text() -> None:
     chosen = ft_augmented(tiny("llama"), steps=2)
     before = chosen.edit(EDITS[:4])
@@ -132,6 +133,7 @@ def test_half_of_the_earlier_edits_come_after_a_sampled_text() -> None:
     assert all(any(text.endswith(prompt) for prompt in bare) for text in earlier)
 
 
+@pytest.mark.slow
 def test_an_earlier_edit_without_a_subject_is_trained_again_bare() -> None:
     model = tiny("llama")
     texts = [Edit(prompt=f"Where is {city}?", target_text=f"It is in {city}.") for city in ("Paris", "London")]
@@ -162,6 +164,7 @@ def test_a_change_may_act_at_the_subject_alone() -> None:
             torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_bare_row_at_the_subject_has_the_line_break_of_the_statement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_token, "is_sink", lambda *_: True)
     chosen, edit = (
