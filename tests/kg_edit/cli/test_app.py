@@ -117,7 +117,7 @@ def test_folder_of_an_edit_can_be_given_for_its_patch(kg_edit: Run, edit: Run, p
     assert generate(kg_edit, tiny_folder, "--patch", "out") == file
     file = kg_edit("patch", "check", "out/patch.safetensors")
     assert kg_edit("patch", "check", "out") == file
-    merged = kg_edit("patch", "merge", "out", "--out", "merged")
+    merged = kg_edit("patch", "merge", "out", "--out", "merged", "--force")
     assert merged.code == 0 and "2 edits in its weights" in merged.out
 
 
