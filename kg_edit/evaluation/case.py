@@ -39,14 +39,14 @@ class Case:
 
     Attributes:
         edit: the record's first edit.
-        further: the edits made together with it.
-        probes: further prompts and questions.
-        choices: for each portability question, the answers to choose from.
-        facts: for each portability question, the facts in front of it.
-        extras: names of costly metrics to score as well.
-        references: the texts with which consistency.tfidf compares.
-        ceiling: ask only the questions, after the facts: what could a model answer that has learned the facts?
-        chat: ask each prompt as a user's turn.
+        further: the record's other edits, which are made together with the first.
+        probes: the prompts and questions that the record has besides those of its edits.
+        choices: the answers to choose from, for each of `questions`; () if there are none.
+        facts: the text in front of each of `questions`; () if there is none.
+        extras: the names of the costly metrics that are scored too.
+        references: the texts with which the metric consistency.tfidf compares the model's text.
+        ceiling: the case is one of `make_ceiling_cases`, so only its questions and probes are asked.
+        chat: each prompt is asked as a user's turn of a chat.
     """
 
     edit: Edit
@@ -172,17 +172,26 @@ def make_ceiling_cases(case: Case) -> dict[str, Case]:
         return {}
 
     base = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True, chat=case.chat)
-    probes = _put_facts_before_probes(multi_hop, case.edits, with_recalled=False)
-    cases = {"fact_in_prompt": replace(base, facts=tuple(facts), probes=probes)}
-
-    facts_and_relations = list[str]()
-    for fact, question in zip(facts, case.questions, strict=True):
-        if not question.recalled_relation:
-            return cases
-        facts_and_relations.append(f"{fact} {recalled_fact(question.recalled_relation)}")
-    probes = _put_facts_before_probes(multi_hop, case.edits, with_recalled=True)
-    cases["fact_and_relation_in_prompt"] = replace(base, facts=tuple(facts_and_relations), probes=probes)
+    cases = {"fact_in_prompt": _put_facts_first(base, facts, multi_hop)}
+    if all(question.recalled_relation for question in case.questions):
+        cases["fact_and_relation_in_prompt"] = _put_facts_and_relations_first(base, facts, multi_hop)
     return cases
+
+
+def _put_facts_first(base: Case, facts: Sequence[str], multi_hop: Sequence[Probe]) -> Case:
+    """Return the case ``base`` with a fact in front of each question, and with these probes after all facts."""
+    probes = _put_facts_before_probes(multi_hop, base.edits, with_recalled=False)
+    return replace(base, facts=tuple(facts), probes=probes)
+
+
+def _put_facts_and_relations_first(base: Case, facts: Sequence[str], multi_hop: Sequence[Probe]) -> Case:
+    """Return what `_put_facts_first` returns, with the recalled fact after the fact of each question and probe."""
+    facts_and_relations = list[str]()
+    for fact, question in zip(facts, base.questions, strict=True):
+        assert question.recalled_relation is not None  # noqa: S101 - `make_ceiling_cases` checked it
+        facts_and_relations.append(f"{fact} {recalled_fact(question.recalled_relation)}")
+    probes = _put_facts_before_probes(multi_hop, base.edits, with_recalled=True)
+    return replace(base, facts=tuple(facts_and_relations), probes=probes)
 
 
 def _has_recalled(probe: Probe) -> bool:
@@ -219,9 +228,11 @@ def _put_facts_before(query: Query, facts: str, *, with_recalled: bool) -> Query
 
 
 def _choose_example_facts(example: Example, *, with_recalled: bool) -> tuple[str, ...]:
-    """Return all facts of an example, one for each hop, or only its first, which corresponds to the edited fact.
+    """Return the facts that come before an example's question: as many as come before the case's own question.
 
-    The last fact states the answer, so the only fact of an example is not given away.
+    An example has one fact for each hop. The first corresponds to the edited fact, the others to the recalled ones,
+    and the last states the answer. With recalled facts, the example gets all of them. Without, it gets the first alone,
+    and none if the first is also the last, because it would state the answer.
     """
     if with_recalled:
         return example.facts

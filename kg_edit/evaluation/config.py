@@ -152,9 +152,9 @@ class EvalConfig(BaseModel):
     def _known_probes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names:
             return ()
-        from kg_edit.evaluation.template_probes import find_probes
+        from kg_edit.evaluation.template_probes import parse_probe_names
 
-        return find_probes(names)
+        return parse_probe_names(names)
 
     @field_validator("general", "tasks", "quick", "retention")
     @classmethod

@@ -8,6 +8,7 @@ the old object.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query
@@ -26,7 +27,7 @@ def _negation(edit: Edit) -> Iterator[Query]:
 
 
 def _fact_check(edit: Edit) -> Iterator[Query]:
-    """Whether the new fact is true, and whether the old one still is: a model that always says yes is half right."""
+    """Yield the questions whether the new fact and the old one are true; a model that always says yes is half right."""
     if edit.target_true:
         old_edit = edit.model_copy(update={"target_new": edit.target_true})
         yield Query(prompt=f"Is it true that {new_fact(edit)}?", answers=(("Yes",),), others=("No",))
@@ -50,40 +51,46 @@ def _reversed(edit: Edit) -> Iterator[Query]:
 
 
 def _elsewhere(edit: Edit) -> Iterator[Query]:
-    """Yield each neighbour's prompt, to see whether the new object is generated where it should not be."""
+    """Yield each neighbour's prompt with the new object as its answer.
+
+    An answer that counts as right is a failure of the edit: the new object appears where it should not be.
+    """
     for prompt in edit.neighborhood:
         yield Query(prompt=prompt, answers=((edit.target_new,),), form="sentence")
 
 
 def _refutation(edit: Edit) -> Iterator[Query]:
-    """Yield the edit's prompt, after which the old object should not be mentioned."""
+    """Yield the edit's prompt with the old object as its answer.
+
+    An answer that counts as right is a failure of the edit: the text mentions the old object again.
+    """
     if edit.target_true:
         yield Query(prompt=edit.text, answers=((edit.target_true,),), form="sentence")
 
 
-PROBES: Mapping[str, Callable[[Edit], Iterable[Query]]] = {
-    "negation": _negation,
-    "fact-check": _fact_check,
-    "distracting": _distracting,
-    "reversed": _reversed,
-    "elsewhere": _elsewhere,
-    "refutation": _refutation,
+class Template(NamedTuple):
+    """A template: the queries that it makes of an edit, and the fields without which it makes none."""
+
+    make_queries: Callable[[Edit], Iterable[Query]]
+    needs: tuple[str, ...]
+
+
+PROBES: Mapping[str, Template] = {
+    "negation": Template(_negation, needs=("target_true",)),
+    "fact-check": Template(_fact_check, needs=("target_true",)),
+    "distracting": Template(_distracting, needs=("neighborhood", "target_true")),
+    "reversed": Template(_reversed, needs=("subject",)),
+    "elsewhere": Template(_elsewhere, needs=("neighborhood",)),
+    "refutation": Template(_refutation, needs=("target_true",)),
 }
 """The templates by the name of their group of probes."""
 
-NEEDS: Mapping[str, tuple[str, ...]] = {
-    "negation": ("target_true",),
-    "fact-check": ("target_true",),
-    "distracting": ("neighborhood", "target_true"),
-    "reversed": ("subject",),
-    "elsewhere": ("neighborhood",),
-    "refutation": ("target_true",),
-}
-"""The fields of an edit without which a template makes no query."""
 
+def parse_probe_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the template probes that ``names`` name, each once and in the order of `PROBES`.
 
-def find_probes(names: Iterable[str]) -> tuple[str, ...]:
-    """Check the names of template probes, one by one or with commas; return each once, in the order of `PROBES`."""
+    A name may also be several names with commas between them.
+    """
     requested = set[str]()
     for name in names:
         requested.update(part.strip() for part in name.split(",") if part.strip())
@@ -102,5 +109,6 @@ def with_probes(record: BenchmarkRecord, names: Iterable[str]) -> BenchmarkRecor
         if record.group(name):
             continue
         for edit in record.edits:
-            probes += [Probe(measures=name, queries=(query,)) for query in PROBES[name](edit)]
+            for query in PROBES[name].make_queries(edit):
+                probes.append(Probe(measures=name, queries=(query,)))
     return record.model_copy(update={"probes": tuple(probes)})

@@ -271,9 +271,9 @@ class EvaluateOptions:
             )
         if self.config.probes or self.config.extras:
             from kg_edit.evaluation.metrics.sampled_text import EXTRAS
-            from kg_edit.evaluation.template_probes import NEEDS
+            from kg_edit.evaluation.template_probes import PROBES
 
-            _check_needs("--probes", {name: NEEDS[name] for name in self.config.probes}, records)
+            _check_needs("--probes", {name: PROBES[name].needs for name in self.config.probes}, records)
             _check_needs("--extra", {name: EXTRAS[name].needs for name in self.config.extras}, records)
 
     @property

@@ -58,19 +58,25 @@ class ClassifierModel(LanguageModel):
             encoded = [self.encode(text).ids for text in texts]
             for numbers in split_passes([len(ids) for ids in encoded], rows=_ROWS, tokens=_TOKENS):
                 rows = encoded[numbers.start : numbers.stop]
-                batch = left_pad(rows, device=self.device)
-                ends = torch.zeros(batch.ids.shape, dtype=torch.bool)
-                ends[:, -1] = True
-                with with_prompt_ends(self, ends):
-                    output = self.model(
-                        input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-                    )
-                parts.append(output.logits[:, -1].float().cpu())
+                parts.append(self._score_rows(rows))
                 bar.update(len(rows))
-        logits = torch.cat(parts) if parts else torch.empty(0, len(self.labels))
+        logits = torch.empty(0, len(self.labels))
+        if parts:
+            logits = torch.cat(parts)
         if not logits.isfinite().all():
             raise ModelError("the classifier's output is not finite; make a weaker edit, or load the model in float32")
         return logits
+
+    def _score_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Return the logits of the classes after token ids, in one forward pass, [rows, classes]."""
+        batch = left_pad(rows, device=self.device)
+        ends = torch.zeros(batch.ids.shape, dtype=torch.bool)
+        ends[:, -1] = True  # rows are padded on the left, so each text ends in the last column
+        with with_prompt_ends(self, ends):
+            output = self.model(
+                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+            )
+        return output.logits[:, -1].float().cpu()  # type: ignore[no-any-return]
 
     def classes(self, texts: Sequence[str], *, title: str = "") -> list[str]:
         """Return the most probable class of each text; ``title`` as for `scores`."""
@@ -83,13 +89,16 @@ def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> C
     ``model`` keeps its own head. The classifier's ``generate`` uses that head too, because some editors train on text
     that the model writes.
     """
+    # A shallow copy has the same blocks and weights. It gets a dict of its own for its direct children, because torch
+    # stores the head there, and the head of ``model`` would be replaced too.
     classifier = copy.copy(model.model)
     classifier._modules = dict(model.model._modules)
     classifier.set_output_embeddings(head.to(model.device, model.model.dtype).eval().requires_grad_(False))
     setattr(classifier, "generate", _own_text(model))  # noqa: B010 - a module's method, for this object alone
-    shared = {field.name: getattr(model, field.name) for field in fields(LanguageModel)}
-    note_fingerprint(classifier)
-    return ClassifierModel(**{**shared, "model": classifier, "labels": tuple(labels)})
+    note_fingerprint(classifier)  # the copy has that of ``model``, whose head is another
+    attributes = {field.name: getattr(model, field.name) for field in fields(LanguageModel)}
+    attributes["model"] = classifier
+    return ClassifierModel(**attributes, labels=tuple(labels))
 
 
 def _own_text(model: LanguageModel) -> Callable[..., Any]:
@@ -111,23 +120,35 @@ def train_classifier(model: LanguageModel, texts: Sequence[str], labels: Sequenc
     classes = sorted(set(labels))
     if len(classes) < 2:
         raise ConfigError(f"a classifier needs texts of at least two classes; found {', '.join(classes) or 'none'}")
+    states = _record_states(model, texts)
+    targets = torch.tensor([classes.index(label) for label in labels])
+    head = fit_head(states, targets, classes=len(classes), decay=_DECAY)
+    return with_head(model, head, classes)
+
+
+def _record_states(model: LanguageModel, texts: Sequence[str]) -> Tensor:
+    """Return the hidden states that the head of ``model`` gets after each text, [texts, d].
+
+    They are recorded at a head that changes nothing. The output of the model's own head is no use, because some
+    families scale or cap it.
+    """
     states = list[Tensor]()
 
     def record_input(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> None:
         states.append(args[0][:, -1].float().cpu())  # [texts, d], the last token's
 
-    # What goes into the head is recorded, because some families scale or cap what comes out of it.
     head = nn.Identity()
     head.register_forward_hook(record_input)
-    with_head(model, head, [str(n) for n in range(model.width)]).scores(texts, title="classifier")
-    targets = torch.tensor([classes.index(label) for label in labels])
-    return with_head(model, fit_head(torch.cat(states), targets, classes=len(classes), decay=_DECAY), classes)
+    state_names = [str(n) for n in range(model.width)]  # in the place of classes: this head returns d numbers
+    with_head(model, head, state_names).scores(texts, title="classifier")
+    return torch.cat(states)
 
 
 def load_classifier(model: LanguageModel, file: Path, labels: Sequence[str]) -> ClassifierModel | None:
-    """Return ``model`` with the head of a run's ``file``; None if there is none, or one of another size.
+    """Return ``model`` with the head that a run stored in ``file``; None if it can't be read or has another size.
 
-    A head that is fitted again, with another number of threads, differs in its last bits, and is that of another run.
+    A run that is continued needs its own head: a head that is fitted again with another number of threads differs in
+    its last bits, and so the run's results would be those of two classifiers.
     """
     classes = sorted(set(labels))
     head: nn.Linear = nn.utils.skip_init(nn.Linear, model.width, len(classes))

@@ -9,7 +9,6 @@ Court by issue. GRACE's form has two parts, with rows ``{"text": …, "label": �
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -68,16 +67,19 @@ class LabelDrift(NamedTuple):
 
 def read_texts(path: str | Path) -> tuple[LabelledText, ...]:
     """Read all texts of a JSON or JSON lines file, or of a hub (``hf:NAME::SPLIT``), in the file's order."""
-    texts = tuple(parsed_rows(Path(path), _text))
+    texts = tuple(parsed_rows(Path(path), parse_text))
     if not texts:
         raise EditFileError(f"{path}: has no texts; expected rows with text and label")
-    ((double, times),) = Counter(text.id for text in texts).most_common(1)
-    if times > 1:
-        raise EditFileError(f"{path}: two texts have the id {double!r}; give each text a different id, or no id")
+    ids = set[str]()
+    for text in texts:
+        if text.id in ids:
+            raise EditFileError(f"{path}: two texts have the id {text.id!r}; give each text a different id, or no id")
+        ids.add(text.id)
     return texts
 
 
-def _text(row: Any, number: str) -> LabelledText:
+def parse_text(row: Any, number: str) -> LabelledText:
+    """Return the text of a file's ``row``; its id is the row's ``number`` if it has none."""
     if not isinstance(row, dict):
         raise EditError([Fault("", "expected an object {…} with text and label")])
     text = checked(LabelledText, {"id": f"row-{number}", **without_null(row)})
@@ -88,30 +90,38 @@ def _text(row: Any, number: str) -> LabelledText:
 def read_label_drift(old: str | Path, new: str | Path | None = None, *, since: int | None = None) -> LabelDrift:
     """Read the texts from two files, ``old`` and ``new`` (GRACE's form), or from one file with years.
 
-    In one file, the texts from the year ``since`` on are the stream. Every fourth of the old texts tests what the
-    classifier retains; the others train it. A warning appears if there are too few for a test. A stream with years is
-    sorted by year.
+    In one file, the texts from the year ``since`` on are the stream. A stream with years is sorted by year.
+
+    Every fourth of the older texts is a test, and the others train the classifier. The share of the tests that an
+    edited classifier still gets right is TRR (test retention rate). A warning appears if there are too few for a test.
     """
     if (new is None) == (since is None):
         raise ConfigError("give either a file with the newer texts (--stream), or their first year (--since)")
-    older = read_texts(old)
-    newer: tuple[LabelledText, ...] = ()
+    older = list[LabelledText]()
+    newer = list[LabelledText]()
+    for text in read_texts(old):
+        if since is not None and _year(text, old) >= since:
+            newer.append(text)
+        else:
+            older.append(text)
     if new is not None:
-        newer = read_texts(new)
-    elif since is not None:
-        newer = tuple(text for text in older if _year(text, old) >= since)
-        older = tuple(text for text in older if _year(text, old) < since)
+        newer += read_texts(new)
     if not older or not newer:
         years = "" if since is None else f"; give another year than {since}"
         raise ConfigError(
             f"found {len(older)} older and {len(newer)} newer texts; expected at least one of each{years}"
         )
-    test = older[_TESTS - 1 :: _TESTS]
+    train = list[LabelledText]()
+    test = list[LabelledText]()
+    for number, text in enumerate(older, 1):
+        if number % _TESTS == 0:
+            test.append(text)
+        else:
+            train.append(text)
     if not test:
         log.warning("TRR is not measured: a test needs at least %d older texts, found %d", _TESTS, len(older))
     stream = sorted(newer, key=lambda text: text.year or 0)  # stable: a file without years remains in its order
-    train = tuple(text for number, text in enumerate(older, 1) if number % _TESTS)
-    return LabelDrift(train=train, test=test, stream=tuple(stream))
+    return LabelDrift(train=tuple(train), test=tuple(test), stream=tuple(stream))
 
 
 def _year(text: LabelledText, path: str | Path) -> int:

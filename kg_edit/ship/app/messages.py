@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PROBES = 12  # the most that a request may have
 
-Answer = Annotated[Name, Field(max_length=200)]
+ShortText = Annotated[Name, Field(max_length=200)]
 Prompt = Annotated[Text, Field(max_length=2000)]
 
 
@@ -32,17 +32,17 @@ class PromptToTry(Record):
     """A prompt of the user's own, and an answer whose probability is of interest."""
 
     prompt: Prompt = Field(description="a text to continue")
-    answer: Answer | None = Field(None, description="answer whose probability is shown; default: those of the edit")
+    answer: ShortText | None = Field(None, description="answer whose probability is shown; default: those of the edit")
 
 
 class TryRequest(Record):
     """An edit to be made and shown; it is forgotten unless it is added to the ledger."""
 
-    subject: Answer = Field(description="the entity that the fact is about")
+    subject: ShortText = Field(description="the entity that the fact is about")
     prompt: Prompt = Field(description="a sentence with {} for the subject that ends right before the answer")
-    target_new: Answer = Field(description="the answer that the edited model should generate")
-    target_true: Answer | None = Field(None, description="the answer of the unedited model")
-    relation: Answer | None = Field(None, description="the relation's name")
+    target_new: ShortText = Field(description="the answer that the edited model should generate")
+    target_true: ShortText | None = Field(None, description="the answer of the unedited model")
+    relation: ShortText | None = Field(None, description="the relation's name")
     subject_id: EntityId | None = Field(None, description="the subject's Wikidata id")
     target_new_id: EntityId | None = Field(None, description="the new object's Wikidata id")
     probes: Annotated[tuple[PromptToTry, ...], Field(strict=False, max_length=PROBES)] = Field(
@@ -81,46 +81,42 @@ class _Message(BaseModel):
 
 
 class Chance(_Message):
-    """The probability of a whole candidate right after the prompt, before and after the edit."""
+    """The probability of a whole candidate answer right after the prompt."""
 
     candidate: str
-    before: float
-    after: float
+    before: float = Field(description="its probability before the edit")
+    after: float = Field(description="its probability after the edit")
 
 
 class Outcome(_Message):
-    """The model's text after a prompt, before and after the edit.
+    """The model's text after a prompt, before and after the edit."""
 
-    ``led``: the prompt is asked after a line break, because it begins with the subject, and the model uses a text's
-    first token as an attention sink.
-    """
-
-    kind: Literal["edit", "probe"]
+    kind: Literal["edit", "probe"] = Field(description="whether the prompt is the edit's own, or a further one")
     prompt: str
-    led: bool = False
-    before: str
-    after: str
-    chances: tuple[Chance, ...]
+    led: bool = Field(
+        False,
+        description="the prompt is asked after a line break, because it begins with the subject, and the model uses a "
+        "text's first token as an attention sink",
+    )
+    before: str = Field(description="the text of the model before the edit")
+    after: str = Field(description="the text of the model after the edit")
+    chances: tuple[Chance, ...] = Field(description="of the answers to compare")
 
 
 class TryAnswer(_Message):
-    """The effect of an edit.
+    """The effect of an edit."""
 
-    ``success``: the edited model generates the new target. ``subgraph``: there is a drawing of the edit's subgraph;
-    otherwise ``no_subgraph`` is the reason why there is none. ``alone``: why the method read only the edit's own edge.
-    """
-
-    id: str
+    id: str = Field(description="of the tried edit, to add it to the ledger or to get its drawing")
     fact: str
-    outcomes: tuple[Outcome, ...]
-    success: bool
-    seconds: float
+    outcomes: tuple[Outcome, ...] = Field(description="one for each prompt")
+    success: bool = Field(description="the edited model generates the new target")
+    seconds: float = Field(description="how long the edit took")
     patch: str
-    record: dict[str, Any]
-    subgraph: bool
-    no_subgraph: str | None = None
-    alone: str | None = None
-    on_ledger: bool
+    record: dict[str, Any] = Field(description="what the method recorded about the edit, such as norms and losses")
+    subgraph: bool = Field(description="there is a drawing of the edit's subgraph")
+    no_subgraph: str | None = Field(None, description="why there is no drawing")
+    alone: str | None = Field(None, description="why the method read only the edit's own edge of the graph")
+    on_ledger: bool = Field(description="the edit was made on the model with the ledger's edits")
 
 
 class LedgerEdit(_Message):
@@ -141,7 +137,7 @@ class LastEvent(_Message):
     """The last addition or removal that was not undone."""
 
     number: int
-    what: str
+    what: str = Field(description="the event in words, such as: the addition of row-1")
 
 
 class LedgerView(_Message):
@@ -173,23 +169,21 @@ class State(_Message):
 
 
 class Problem(_Message):
-    """Why a request failed, and what to do; ``fields`` has the messages about single fields."""
+    """Why a request failed, and what to do."""
 
-    kind: str
+    kind: str = Field(description="the name of the error's class")
     message: str
-    notes: tuple[str, ...] = ()
-    fields: dict[str, str] = {}
+    notes: tuple[str, ...] = Field((), description="further remarks on the error")
+    fields: dict[str, str] = Field({}, description="messages about single fields of the request, by the field's name")
 
 
 def problem_of(error: Exception) -> Problem:
     """Return an error about a request; it names fields of the request instead of rows of a file and options."""
-    # A row of a file may have another form, which a request can't have, so this way out is cut off.
-    way_of_a_file = re.compile(", or (give the fact|a paragraph) as .*")
-    message = way_of_a_file.sub("", str(error))
+    message = _cut_way_of_a_file(str(error))
     fields = dict[str, str]()
     for fault in getattr(error, "faults", ()):
         if fault.field:
-            fields[fault.field] = way_of_a_file.sub("", fault.message)
+            fields[fault.field] = _cut_way_of_a_file(fault.message)
     match error:
         case UnknownLabelError():
             message = f"the graph has no entity {error.label!r}; correct the name, or give its id as target_new_id"
@@ -204,6 +198,17 @@ def problem_of(error: Exception) -> Problem:
             message = f"the edit would probably break the model: {'; '.join(error.reasons)}"
     notes = tuple(getattr(error, "__notes__", ()))
     return Problem(kind=type(error).__name__, message=message, notes=notes, fields=fields)
+
+
+def _cut_way_of_a_file(message: str) -> str:
+    """Return a message of `kg_edit.edits.edit` without a way out that a row of a file has, but a request has not.
+
+    Two messages end with such a way, which is cut:
+
+        ... write the label here and the id in target_new_id, or give the fact as subject, relation, object, ...
+        ... write it on one line, or a paragraph as target_text
+    """
+    return re.sub(", or (give the fact|a paragraph) as .*", "", message)
 
 
 def view_of(ledger: Ledger) -> LedgerView:

@@ -1,4 +1,4 @@
-"""`kg-edit audit`: what an edited checkpoint has in its weights, and whether a ledger explains it."""
+"""`kg-edit audit`: how the weights of an edited checkpoint differ from its base, and whether a ledger explains it."""
 
 from __future__ import annotations
 
@@ -26,22 +26,26 @@ def audit(
     base: Annotated[str, typer.Option(help="The unedited model: a folder or a hub id.")],
     ledger: Annotated[
         Path | None,
-        typer.Option(metavar="LEDGER", help="Ledger or patch file that MODEL should have in its weights."),
+        typer.Option(metavar="LEDGER", help="Ledger or patch file whose edits MODEL should have in its weights."),
     ] = None,
     names: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Things to look for, one a line: does a change answer to them?"),
+        typer.Option(metavar="FILE", help="Names of things, one a line: which of them does a change answer to?"),
     ] = None,
     fail_on_unexplained: Annotated[
-        bool, typer.Option("--fail-on-unexplained", help="Exit with 1 if a weight has more than the ledger's edits.")
+        bool, typer.Option("--fail-on-unexplained", help="Exit with 1 if the ledger does not explain a difference.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare an edited checkpoint with its base, and say what a ledger does not explain.
 
-    Of each weight: the rank and the norm of the difference, what the ledger leaves of it, the tokens that it writes,
-    and with `--names` the things that it answers to. Only `--names` loads the model. Differences that the rounding of
-    the weight's number type explains do not count.
+    The table has a row for each weight that differs:
+
+    - rank, norm: of the difference. What the rounding of the weight's number type explains does not count.
+    - left over: the rank and the norm of what remains of the difference without the ledger's edits.
+    - writes: the tokens whose logits the strongest direction of the difference changes most.
+    - answers to: the names on which the difference acts most, when the model reads them. It needs `--names`, and is
+      known for down-projections only. Without `--names`, the model is not loaded.
 
     Examples:
 

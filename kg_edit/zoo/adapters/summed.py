@@ -18,9 +18,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from kg_edit.callbacks import report_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.fine_tuning.base import record
+from kg_edit.methods.fine_tuning.descent import checked_loss, take_step
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_hooks import Reads, replacing_output
@@ -47,7 +49,7 @@ class SummedAdapter(Adapter):
     """An adapter with ``changes`` for each parameter, of a weight of the shape ``size`` (out, in)."""
 
     settings_class: ClassVar[type[AdapterSettings]]
-    reads: ClassVar[Reads] = "key"
+    reads: ClassVar[Reads] = "key"  # the inputs of `forward`: x of the down-projection, or h of the MLP ("mlp")
 
     size: tuple[int, int]
     settings: AdapterSettings
@@ -65,14 +67,18 @@ class SummedAdapter(Adapter):
 
         Args:
             parameters: those of the adapter, by name.
-            inputs: the inputs of the module or of the MLP (``reads``), after `features`, [tokens, in].
+            inputs: what the adapter ``reads`` at each token, after `preparing_inputs`, [tokens, in].
             output: the module's own output, [tokens, out].
             training: whether to use the differentiable form, if the adapter has another one for training.
         """
 
     @contextmanager
-    def features(self, model: LanguageModel, layer: int) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Yield a function from the inputs to what `forward` gets as inputs; by default the identity."""
+    def preparing_inputs(self, model: LanguageModel, layer: int) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield the function that makes the inputs of `forward` of what the adapter ``reads``; here the identity.
+
+        An adapter that also uses something else of a call, such as the text's tokens, records it inside the ``with``
+        block.
+        """
         yield lambda inputs: inputs
 
     @classmethod
@@ -105,17 +111,21 @@ class SummedAdapter(Adapter):
         settings = cls.settings_class.model_validate(metadata["settings"])
         adapter = cls(size=(int(rows), int(columns)), settings=settings, changes=dict(tensors))
         expected = {name: tuple(tensor.shape) for name, tensor in adapter.initial().items()}
-        given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if expected != given:
-            raise ValueError(f"its settings ask for tensors {expected}, and it has {given}")
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if expected != found:
+            raise ValueError(f"its settings ask for tensors {expected}, and it has {found}")
         return adapter
 
     def plus(self, later: Self) -> Self:
         """Return the sum of the changes of both adapters."""
-        if self.settings != later.settings or self.size != later.size:
+        if self.settings != later.settings:
             raise PatchError(
                 f"can't add adapters with different settings ({self.settings!r} and {later.settings!r}); make both "
                 "with the same settings"
+            )
+        if self.size != later.size:
+            raise PatchError(
+                f"can't add adapters of weights with the shapes {self.size} and {later.size}; make both for one model"
             )
         changes = {name: change + later.changes[name].to(change.device) for name, change in self.changes.items()}
         return replace(self, changes=changes)
@@ -124,10 +134,10 @@ class SummedAdapter(Adapter):
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, `forward` replaces the module's output."""
         parameters = self.parameters(device)
-        with self.features(model, layer) as features:
+        with self.preparing_inputs(model, layer) as prepare:
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:
-                return self.forward(parameters, features(inputs), output)
+                return self.forward(parameters, prepare(inputs), output)
 
             with replacing_output(model, layer, forward, reads=self.reads):
                 yield
@@ -143,15 +153,15 @@ class SummedMethod(AdapterMethod):
         """Return the names of the trained parameters; None for all."""
         return None
 
-    def penalty(self, adapter: SummedAdapter, parameters: Mapping[str, Tensor], here: Tensor) -> Tensor:
+    def penalty(self, adapter: SummedAdapter, parameters: Mapping[str, Tensor], target_inputs: Tensor) -> Tensor:
         """Return a term that is added to the loss; 0 here.
 
         Args:
             adapter: the adapter of the earlier edits.
             parameters: its parameters now.
-            here: its inputs where a token of a target is predicted, [tokens, in].
+            target_inputs: what it reads at the tokens that predict a token of a target, [tokens, in].
         """
-        return here.new_zeros(())
+        return target_inputs.new_zeros(())
 
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
         """Train the change of the parameters on the rows of all ``edits`` together."""
@@ -178,6 +188,7 @@ class SummedMethod(AdapterMethod):
         records = list[dict[str, Any]]()
         for edit, edit_losses in zip(edits, losses.tolist(), strict=True):
             records.append(record(self, edit, change=all_changes, losses=edit_losses))
+        # Only the changes of these edits: the patch is added to the earlier ones, which have those of earlier edits.
         return replace(adapter, changes=changes), records
 
     def _descend(
@@ -187,44 +198,65 @@ class SummedMethod(AdapterMethod):
         trained: Mapping[str, Tensor],
         rows: Sequence[TrainingRow],
     ) -> Tensor:
-        """Train the changes of parameters in place, and return the losses of each row, [rows, evaluations].
+        """Train the changes of parameters in place by Adam.
 
         Args:
             adapter: the adapter of the earlier edits.
             start: its parameters.
             trained: the change of each trained parameter, which gets a gradient.
             rows: the prompts with their targets.
+
+        Returns:
+            The loss of each row at each evaluation, [rows, evaluations].
         """
-        here = inputs_at(self, rows, reads=adapter.reads)  # [tokens, in]
+        descent = self.config.descent
+        target_inputs = inputs_at(self, rows, reads=adapter.reads)  # [tokens, in]
         row_losses = RowLosses(self.model, self.layer, rows)
+        optimizer = descent.optimizer(list(trained.values()))
         losses = list[Tensor]()  # of each evaluation, [rows]
-
-        def parameters() -> dict[str, Tensor]:
-            moved = {name: start[name] + change for name, change in trained.items()}
-            return {**start, **moved}
-
-        def loss() -> Tensor:
-            values = row_losses()
-            losses.append(values.detach())
-            return values.mean()
-
-        def penalty() -> Tensor:
-            return self.penalty(adapter, parameters(), here)
-
-        with adapter.features(self.model, self.layer) as features:
+        with adapter.preparing_inputs(self.model, self.layer) as prepare:
 
             def forward_in_training(inputs: Tensor, output: Tensor) -> Tensor:
-                return adapter.forward(parameters(), features(inputs), output, training=True)
-
-            def forward(inputs: Tensor, output: Tensor) -> Tensor:
-                return adapter.forward(parameters(), features(inputs), output)
+                return adapter.forward(_add_changes(start, trained), prepare(inputs), output, training=True)
 
             with replacing_output(self.model, self.layer, forward_in_training, reads=adapter.reads):
-                self.config.descent.run(list(trained.values()), loss, penalty=penalty)
-            # The last loss is recorded in the form that the patch has, which may differ from that of the training.
-            with replacing_output(self.model, self.layer, forward, reads=adapter.reads), torch.no_grad():
-                losses[-1] = row_losses()
+                for step in range(descent.steps):
+                    values = row_losses()  # [rows]
+                    loss = values.mean()
+                    loss_value = checked_loss(loss, step)
+                    losses.append(values.detach())
+                    report_losses(step, {0: loss_value})
+                    if loss_value < descent.stop_below or step == descent.steps - 1:
+                        break  # no step follows the last evaluation
+                    penalty = self.penalty(adapter, _add_changes(start, trained), target_inputs)
+                    take_step(optimizer, loss + penalty, clip=descent.clip)
+            # The patch does not have the form of the training if the adapter has two, so its loss is measured again.
+            losses[-1] = self._measure_losses(adapter, _add_changes(start, trained), row_losses, prepare)
         return torch.stack(losses, 1)
+
+    @torch.no_grad()
+    def _measure_losses(
+        self,
+        adapter: SummedAdapter,
+        parameters: Mapping[str, Tensor],
+        row_losses: RowLosses,
+        prepare: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Return the loss of each row with these parameters, in the form that the adapter has in a patch, [rows]."""
+
+        def forward(inputs: Tensor, output: Tensor) -> Tensor:
+            return adapter.forward(parameters, prepare(inputs), output)
+
+        with replacing_output(self.model, self.layer, forward, reads=adapter.reads):
+            return row_losses()
+
+
+def _add_changes(start: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parameters ``start``, those that are trained with their changes."""
+    parameters = dict(start)
+    for name, change in trained.items():
+        parameters[name] = start[name] + change
+    return parameters
 
 
 def linear_init(rows: int, columns: int, draw: torch.Generator) -> Tensor:

@@ -144,11 +144,11 @@ class Defer(SummedMethod):
             self.model, self.layer, reads="key", texts=config.texts, tokens=config.text_tokens, seed=config.seed
         )
 
-    def penalty(self, adapter: SummedAdapter, parameters: Mapping[str, Tensor], here: Tensor) -> Tensor:
+    def penalty(self, adapter: SummedAdapter, parameters: Mapping[str, Tensor], target_inputs: Tensor) -> Tensor:
         """Return the gate's loss: it should be open where a target is predicted, and closed in other text."""
         if not (self.config.texts and self.config.gate_weight and isinstance(adapter, DeferringGate)):
-            return here.new_zeros(())
+            return target_inputs.new_zeros(())
         # -log(1 - sigmoid(z)) = softplus(z), -log sigmoid(z) = softplus(-z)
         closed = softplus(adapter.logit(parameters, self.other_inputs)).mean()
-        opened = softplus(-adapter.logit(parameters, here)).mean()
+        opened = softplus(-adapter.logit(parameters, target_inputs)).mean()
         return self.config.gate_weight * (closed + opened)

@@ -111,6 +111,13 @@ class Codebook:
         """The balls in which the codebook replaces the output (see `find_regions`); computed once."""
         return find_regions(self.keys, self.labels, self.deferral)
 
+    def move_to(self, device: torch.device) -> Self:
+        """Return the same codebook with its tensors and its balls on ``device``."""
+        moved = replace(self, keys=self.keys.to(device), values=self.values.to(device))
+        # The copy takes over the cached `regions`: radii that are computed on another device are rounded differently.
+        moved.__dict__["regions"] = self.regions.to(device)
+        return moved
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Regions:

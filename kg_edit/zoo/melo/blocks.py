@@ -1,25 +1,30 @@
-"""MELO's patch: blocks of a LoRA at one down-projection W [d, d_ff], looked up by prompts (Yu et al., AAAI 2024).
+"""MELO's patch: blocks of a LoRA (not blocks of a transformer), looked up by prompts (Yu et al., AAAI 2024).
 
-A block is one slice of r ranks of a LoRA, A_i [r, d_ff] and B_i [r, d]. With x the module's input at a token:
+A block is one slice of r ranks of a LoRA, A_i [r, d_ff] and B_i [r, d]. It acts beside one down-projection W [d, d_ff]
+of the model. With x_t the input of W at token t of a text, and e(x) the entry that a lookup of x finds:
 
-    q = x at the last token of a prompt
-    c = the keys of the nearest cluster, if |q - centre| <= radius
-    i = arg min |q - k_i| over the keys k_i of c
-    y = W x + B_iᵀ A_i x                          from this token on; y = W x before it, and where no cluster has q
+    c    = the cluster whose centre is nearest to x, if |x - centre_c| <= radius_c; else there is no e(x)
+    e(x) = arg min |x - k_i| over the keys k_i of c
+    y_t  = W x_t + sum_{i in S_t} B_iᵀ A_i x_t
 
-Clusters are the balls of a codebook (`kg_edit.zoo.grace.codebook.find_regions`). Keys with one target form a cluster
-around their mean. Where clusters with different targets meet, both are cut, and keys outside of what is left are
-forgotten. Outside of all clusters nothing is added, so the output is W x bit for bit.
+The setting ``lookup`` decides which blocks S_t act at token t:
 
-A text reaches the block's layer token by token, so tokens after the end of a prompt find its block by a mean over the
-text so far (`kg_edit.zoo.token_means`). If a text has the ends of several prompts, the blocks of all of them act.
+    prompt-end     S_t = {e(x_s): s <= t, and s is the last token of a prompt in the same text}
+    every-token    S_t = {e(x_t)}
+
+So with prompt-end a block acts from the end of its prompt on. If a text has the ends of several prompts, the blocks of
+all of them act. Where S_t is empty, nothing is added, and the output is W x_t bit for bit.
+
+Words of the codebook (`kg_edit.zoo.grace.codebook`) in this file: an entry is what one edit adds, a key k_i with a
+value, and the value is its block. A ball is a cluster. The keys of one target form a cluster around their mean. Where
+clusters of different targets meet, both are cut, and a key outside of what is left has no cluster any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -37,32 +42,32 @@ from kg_edit.zoo.token_means import TokenMeans
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Blocks(Codebook):
-    """A codebook whose values are blocks, [entries, r, d_ff + d]: the rows of A_i, and beside them those of B_i."""
+    """A codebook whose values are blocks, [entries, r, d_ff + d]: A_i with B_i to its right."""
 
     axes: ClassVar[int] = 3
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The shape (d, d_ff) of the weight."""
+        """The shape (d, d_ff) of W."""
         return self.values.shape[2] - self.keys.shape[1], self.keys.shape[1]
 
-    def move_to(self, device: torch.device) -> Self:
-        """Return the same blocks, with their tensors on ``device``."""
-        moved = replace(self, keys=self.keys.to(device), values=self.values.to(device))
-        # The cached property is filled in: radii that are computed on another device would be rounded in another way.
-        vars(moved)["regions"] = self.regions.to(device)
-        return moved
-
     def find_entries(self, inputs: Tensor) -> Tensor:
-        """Return for each of ``inputs`` [tokens, d_ff] the entry whose block it uses, or -1, [tokens]."""
-        points = self.deferral.to_points(inputs)
-        keys = self.deferral.to_points(self.keys)
-        balls = self.regions.find_balls(points)  # [tokens]
+        """Return e(x) for each of ``inputs`` [tokens, d_ff], or -1 if no cluster has it, [tokens]."""
+        # `to_points` converts to float32, and scales to length 1 if the metric is "unit".
+        points = self.deferral.to_points(inputs)  # [tokens, d_ff]
+        keys = self.deferral.to_points(self.keys)  # [entries, d_ff]
         distances = torch.cdist(points, keys, compute_mode="donot_use_mm_for_euclid_dist")  # [tokens, entries]
-        # An entry can be chosen where its own cluster has the token, [tokens, entries]
-        is_foreign = (balls[:, None] != self.regions.owners) | (balls < 0)[:, None]
-        least, entries = distances.masked_fill(is_foreign, torch.inf).min(-1)
+        clusters = self.regions.find_balls(points)  # the cluster of each token, or -1, [tokens]
+        own_clusters = self.regions.owners  # the cluster of each entry's key, or -1, [entries]
+        # A token can only find an entry of its own cluster, [tokens, entries].
+        is_foreign = (clusters[:, None] != own_clusters) | (clusters < 0)[:, None]
+        least, entries = distances.masked_fill(is_foreign, torch.inf).min(-1)  # [tokens] both
         return torch.where(least.isfinite(), entries, -1)
+
+    def find_matches(self, inputs: Tensor) -> Tensor:
+        """Return whether an entry is e(x), for each x of ``inputs`` [tokens, d_ff], [tokens, entries]."""
+        found = self.find_entries(inputs)
+        return found[:, None] == torch.arange(len(self), device=found.device)
 
     def add_blocks(self, inputs: Tensor, output: Tensor, active: Tensor) -> Tensor:
         """Return the module's ``output`` [tokens, d] with B_iᵀ A_i x for each entry i that is active at a token.
@@ -81,7 +86,7 @@ class Blocks(Codebook):
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class BlockPatch(CodebookPatch):
-    """Blocks by the name of the weight beside which they act. `without` removes edits as if they were never made."""
+    """Blocks by the name of the weight W beside which they act. `without` removes edits as if they were never made."""
 
     file_kind: ClassVar[str] = "melo"
     book_class: ClassVar[type[Codebook]] = Blocks
@@ -99,23 +104,32 @@ class BlockPatch(CodebookPatch):
         assert isinstance(book, Blocks)  # noqa: S101 - the patch's ``book_class``
         layer = layer_of(model, name)
         blocks = book.move_to(weight_matrix(module).device)
-        by_prompt = blocks.deferral.lookup == "prompt-end"
         with TokenMeans(model, layer, name=self.file_kind).attached() as means:
 
-            def forward(inputs: Tensor, output: Tensor) -> Tensor:
-                with torch.no_grad():
-                    matches = inputs.new_zeros(len(inputs), len(blocks))  # 1 where a token's own key finds an entry
-                    if by_prompt:
-                        is_looked_up = prompt_ends(model, *means.size).flatten().to(inputs.device)  # [tokens]
-                        positions = is_looked_up.nonzero().flatten()
-                    else:
-                        positions = torch.arange(len(inputs), device=inputs.device)
-                    entries = blocks.find_entries(inputs[positions])
-                    found = entries >= 0
-                    matches[positions[found], entries[found]] = 1.0
-                    if by_prompt:  # a mean over the text so far is above 0 from the first match on
-                        matches = means.of(matches)
-                return blocks.add_blocks(inputs, output, matches > 0)
+            def add_active_blocks(inputs: Tensor, output: Tensor) -> Tensor:
+                active = _find_active(blocks, inputs, model, means)
+                return blocks.add_blocks(inputs, output, active)
 
-            with replacing_output(model, layer, forward):
+            with replacing_output(model, layer, add_active_blocks):
                 yield
+
+
+@torch.no_grad()
+def _find_active(blocks: Blocks, inputs: Tensor, model: LanguageModel, means: TokenMeans) -> Tensor:
+    """Return whether an entry is in S_t, for each token t of a call of the module, [tokens, entries].
+
+    Args:
+        blocks: the entries.
+        inputs: x of each token, [tokens, d_ff].
+        model: knows where the prompts of the call end.
+        means: knows which tokens of the call, and of earlier calls in a cache, are of one text.
+    """
+    if blocks.deferral.lookup == "every-token":
+        return blocks.find_matches(inputs)
+    is_end = prompt_ends(model, *means.size).flatten().to(inputs.device)  # [tokens]
+    ends = is_end.nonzero().flatten()  # the positions of the prompts' last tokens
+    matches = inputs.new_zeros(len(inputs), len(blocks))  # 1 where a prompt's end finds an entry
+    matches[ends] = blocks.find_matches(inputs[ends]).to(matches)
+    # "Some token up to t has a match" is the same as "the mean of the matches up to t is above 0". A mean is used
+    # because a cache stores its sums: so it includes the tokens of earlier calls, and those of no other text.
+    return means.of(matches) > 0

@@ -75,7 +75,7 @@ class Experts(SummedAdapter):
         return {"router": router, "experts": torch.zeros(self.settings.experts * rows, columns)}
 
     @contextmanager
-    def features(self, model: LanguageModel, layer: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    def preparing_inputs(self, model: LanguageModel, layer: int) -> Iterator[Callable[[Tensor], Tensor]]:
         """Yield a function from x to [x; anchor(x)], [tokens, d_ff + d]; the anchor is 0 without ``anchors``."""
         width = self.size[0]
         with Anchors(model, layer, name=self.method).attached() as anchors:

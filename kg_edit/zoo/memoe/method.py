@@ -51,10 +51,10 @@ class Memoe(SummedMethod):
         assert isinstance(adapter, Experts)  # noqa: S101 - a patch of this method
         parameters = adapter.parameters(self.device)
         gates = list[torch.Tensor]()
-        with adapter.features(self.model, self.layer) as features:
+        with adapter.preparing_inputs(self.model, self.layer) as prepare:
 
             def look(inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-                gates.append(adapter.compute_gates(parameters, features(inputs)))
+                gates.append(adapter.compute_gates(parameters, prepare(inputs)))
                 return output
 
             with replacing_output(self.model, self.layer, look, reads=adapter.reads):

@@ -100,13 +100,15 @@ class Mend(StatementMethod):
         assert isinstance(config, MendConfig)  # noqa: S101 - config_class
         folder = cls._find_folder(config)
         if folder:
-            cls.file_format.manifest(folder / NETWORK, cls.manifest_class)  # raises if the file is missing or damaged
+            cls.file_format.read_manifest(
+                folder / NETWORK, cls.manifest_class
+            )  # raises if the file is missing or damaged
 
     @classmethod
     def _find_folder(cls, config: MendConfig) -> Path | None:
         """Return the folder of the trained network; None for the network before its training."""
         instead = "take a plain step of gradient descent"
-        return cls.file_format.folder(config.network, untrained=config.untrained, instead=instead)
+        return cls.file_format.find_folder(config.network, untrained=config.untrained, instead=instead)
 
     def prepare(self) -> None:
         """Load the editor."""
@@ -167,7 +169,7 @@ class Mend(StatementMethod):
     def load_trained(self, folder: Path) -> Editor:
         """Return the editor that the training command wrote to ``folder``."""
         kind = self.manifest_class
-        trained = self.file_format.trained(folder, self.model, kind, kind.build_network)
+        trained = self.file_format.load_network(folder, self.model, kind, kind.build_network)
         return Editor(
             network=trained.network,
             weights=tuple(trained.manifest.shapes),

@@ -72,7 +72,7 @@ class Serac(EditingMethod):
         super().check_inputs(config, graph, edits)
         assert isinstance(config, SeracConfig)  # noqa: S101 - config_class
         if folder := _folder(config):
-            FORMAT.manifest(folder / NETWORK, SeracManifest)
+            FORMAT.read_manifest(folder / NETWORK, SeracManifest)
 
     def prepare(self) -> None:
         """Load the network."""
@@ -110,7 +110,7 @@ class Serac(EditingMethod):
         folder = _folder(self.config)
         if folder is None:
             return None
-        return FORMAT.trained(folder, self.model, SeracManifest, SeracManifest.build_network)
+        return FORMAT.load_network(folder, self.model, SeracManifest, SeracManifest.build_network)
 
     @cached_property
     def _empty(self) -> ScopePatch:
@@ -150,4 +150,4 @@ class Serac(EditingMethod):
 
 def _folder(config: SeracConfig) -> Path | None:
     instead = "let the model itself read the fact, before the edit's own prompt"
-    return FORMAT.folder(config.network, untrained=config.untrained, instead=instead)
+    return FORMAT.find_folder(config.network, untrained=config.untrained, instead=instead)

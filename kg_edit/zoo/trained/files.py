@@ -78,7 +78,7 @@ class NetworkFormat:
     thing: str
     command: str
 
-    def folder(self, network: str | None, *, untrained: bool, instead: str) -> Path | None:
+    def find_folder(self, network: str | None, *, untrained: bool, instead: str) -> Path | None:
         """Return the folder of the network by a method's settings; None if untrained.
 
         Args:
@@ -100,45 +100,61 @@ class NetworkFormat:
         cleaned = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
         return write_safetensors(path, cleaned, {self.key: metadata})
 
-    def manifest(self, path: Path, kind: type[AnyManifest]) -> AnyManifest:
+    def read_manifest(self, path: Path, kind: type[AnyManifest]) -> AnyManifest:
         """Read the manifest of a file, of the class ``kind``."""
         if not path.is_file():
             raise ModelError(f"there is no trained {self.thing}: {path} is missing; train one with {self.command}")
+        metadata = self._read_metadata(path)
+        if self.key not in metadata:
+            self._refuse_other_method(path, metadata)
+        try:
+            content = parse(metadata[self.key])
+            is_newer = content["version"] > VERSION
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damage(path, error) from error
+        if is_newer:
+            raise ModelError(
+                f"{path} has version {content['version']} of its format, and this kg-edit reads version {VERSION}; "
+                "update kg-edit"
+            )
+        try:
+            return kind.model_validate(content["manifest"])
+        except (KeyError, ValueError) as error:  # pydantic's error is a ValueError
+            raise self._damage(path, error) from error
+
+    def _read_metadata(self, path: Path) -> dict[str, str]:
+        """Read the metadata of a file; {} if it has none."""
         try:
             with safe_open(path, framework="pt") as file:
-                keys = file.metadata()
-            others = [key.removeprefix(_KEY) for key in keys if key.startswith(_KEY)]
-            if self.key not in keys and others:
-                name = others[0]
-                raise ModelError(
-                    f"{path} was trained for the method {name}: use --method {name}, or train one with {self.command}"
-                )
-            metadata = parse(keys[self.key])
-            if metadata["version"] > VERSION:
-                raise ModelError(
-                    f"{path} has version {metadata['version']} of its format, and this kg-edit reads version "
-                    f"{VERSION}; update kg-edit"
-                )
-            return kind.model_validate(metadata["manifest"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
-            raise self.damaged(path, error) from error
+                return file.metadata() or {}
+        except (OSError, SafetensorError, ValueError) as error:
+            raise self._damage(path, error) from error
 
-    def tensors(self, path: Path) -> dict[str, Tensor]:
+    def _refuse_other_method(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Raise an error if another method's training wrote the file."""
+        for key in metadata:
+            if key.startswith(_KEY):
+                raise ModelError(
+                    f"{path} was trained for the method {key.removeprefix(_KEY)}: use --method "
+                    f"{key.removeprefix(_KEY)}, or train one with {self.command}"
+                )
+
+    def read_tensors(self, path: Path) -> dict[str, Tensor]:
         """Read all tensors of a file."""
         try:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (OSError, SafetensorError) as error:
-            raise self.damaged(path, error) from error
+            raise self._damage(path, error) from error
 
-    def fill(self, network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    def fill_network(self, network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
         """Load ``tensors`` from the file ``path`` into a network."""
         try:
             network.load_state_dict(dict(tensors))
         except RuntimeError as error:
-            raise self.damaged(path, error) from error
+            raise self._damage(path, error) from error
 
-    def trained(
+    def load_network(
         self, folder: Path, model: LanguageModel, kind: type[Manifest], build: Callable[[Manifest], Network]
     ) -> Trained[Network, Manifest]:
         """Load the network that the training command wrote to ``folder``, frozen, on the device of ``model``.
@@ -150,25 +166,25 @@ class NetworkFormat:
             build: makes the untrained network of a manifest.
         """
         path = folder / NETWORK
-        manifest = self.manifest(path, kind)
+        manifest = self.read_manifest(path, kind)
         if manifest.model != model.fingerprint:
             raise PatchMismatchError(
                 f"the {self.thing} in {folder} was trained for {manifest.model_name!r} (fingerprint {manifest.model}), "
                 f"but the model is {model.name!r} ({model.fingerprint}); train one for this model: {self.command}"
             )
-        tensors = self.tensors(path)
+        tensors = self.read_tensors(path)
         with FakeTensorMode():  # tensors without memory: a wrong manifest can't allocate a huge network
             expected = {name: tuple(tensor.shape) for name, tensor in build(manifest).state_dict().items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         for name in sorted(expected.keys() | shapes.keys()):
             shape = shapes.get(name)
             if expected.get(name) != shape:
-                raise self.damaged(path, f"the tensor {name} has the shape {shape}, expected {expected.get(name)}")
+                raise self._damage(path, f"the tensor {name} has the shape {shape}, expected {expected.get(name)}")
         network = build(manifest)
-        self.fill(network, tensors, path)
+        self.fill_network(network, tensors, path)
         network.to(model.device).requires_grad_(False).eval()
         return Trained(network=network, manifest=manifest, digest=hashlib.sha256(path.read_bytes()).hexdigest())
 
-    def damaged(self, path: Path, why: Any) -> ModelError:
+    def _damage(self, path: Path, why: Any) -> ModelError:
         """Return the error for a damaged file."""
         return ModelError(f"{path} is damaged ({why}); delete it, and train the {self.thing} again: {self.command}")

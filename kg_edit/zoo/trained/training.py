@@ -116,13 +116,13 @@ class State(Generic[Measured]):
 
     def restore(self, path: Path) -> None:
         """Load the state that `save` wrote."""
-        tensors = self.format.tensors(path)
-        self.progress = self.format.manifest(path, type(self.progress))
+        tensors = self.format.read_tensors(path)
+        self.progress = self.format.read_manifest(path, type(self.progress))
         parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
             parts.setdefault(part, {})[rest] = tensor
-        self.format.fill(self.network, parts["now"], path)
+        self.format.fill_network(self.network, parts["now"], path)
         first_parameter, *_ = self.network.parameters()
         device = first_parameter.device
         self.best = {name: tensor.to(device) for name, tensor in parts["best"].items()}
@@ -275,7 +275,7 @@ def run_training(
     if (out / NETWORK).is_file():
         for scratch in (CHECKPOINT, STATES):  # of a run that was killed right after it had written its network
             (out / scratch).unlink(missing_ok=True)
-        return format.manifest(out / NETWORK, type(manifest))
+        return format.read_manifest(out / NETWORK, type(manifest))
     with untouched(model):
         run = start(out / CHECKPOINT)  # raises before the folder is made, if there are too few examples
         claim(out, settings)

@@ -51,7 +51,7 @@ from kg_edit.evaluation.ripples.words import RippleWords
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.schedule import Schedule, Shard
 from kg_edit.evaluation.summary import Summary
-from kg_edit.evaluation.template_probes import find_probes
+from kg_edit.evaluation.template_probes import parse_probe_names
 from kg_edit.evaluation.tracing.corrupted_run import find_site, subject_tokens
 from kg_edit.evaluation.tracing.layer_sweep import choose_layer
 from kg_edit.evaluation.tracing.run import locate
@@ -212,7 +212,7 @@ SETTINGS_OF_RUNS: dict[str, Row] = {
     "path as a retention test": (config(retention="zsre.json"), ValidationError, "read_retention_test returns"),
     "path as a text": (config(general=__file__), ValidationError, "read_text returns"),
     "misspelt setting": (config(schedul="single"), ValidationError, "Extra inputs are not permitted"),
-    "misspelt probe": (lambda _: find_probes(["negatoin"]), UnknownNameError, "negation"),
+    "misspelt probe": (lambda _: parse_probe_names(["negatoin"]), UnknownNameError, "negation"),
     "two texts": (lambda _: split_general("a.txt,b.txt"), ConfigError, "one text, found a.txt, b.txt"),
     **{
         f"folders of sets: {text}": (

@@ -13,7 +13,7 @@ from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.metrics.catalogue import requests_of
 from kg_edit.evaluation.metrics.probes import TEMPLATE_METRICS
 from kg_edit.evaluation.run import evaluate
-from kg_edit.evaluation.template_probes import NEEDS, PROBES, find_probes, with_probes
+from kg_edit.evaluation.template_probes import PROBES, parse_probe_names, with_probes
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.evidence import Evidence
@@ -39,11 +39,13 @@ def prompts(name: str) -> list[str]:
 @pytest.mark.parametrize("name", PROBES)
 def test_template_makes_no_query_without_what_it_needs(name: str) -> None:
     empty = {"target_true": None, "neighborhood": (), "subject": "", "prompt": "Who is it?"}
-    for field in NEEDS[name]:
+    for field in PROBES[name].needs:
         without = {field: empty[field], **({"prompt": empty["prompt"]} if field == "subject" else {})}
-        assert not list(PROBES[name](EDIT.model_copy(update=without)))
-    unneeded = {field: value for field, value in empty.items() if field not in (*NEEDS[name], "subject", "prompt")}
-    assert list(PROBES[name](EDIT.model_copy(update=unneeded)))
+        assert not list(PROBES[name].make_queries(EDIT.model_copy(update=without)))
+    unneeded = {
+        field: value for field, value in empty.items() if field not in (*PROBES[name].needs, "subject", "prompt")
+    }
+    assert list(PROBES[name].make_queries(EDIT.model_copy(update=unneeded)))
 
 
 def test_prompts_of_the_templates() -> None:
@@ -64,7 +66,7 @@ def test_edit_without_an_old_object_is_only_asked_what_needs_none() -> None:
 
 
 def test_names_are_given_with_commas_and_a_wrong_one_is_named() -> None:
-    assert find_probes(["reversed,negation", "negation"]) == ("negation", "reversed")
+    assert parse_probe_names(["reversed,negation", "negation"]) == ("negation", "reversed")
     assert EvalConfig(probes=("negation,reversed",)).settings["probes"] == ["negation", "reversed"]
 
 

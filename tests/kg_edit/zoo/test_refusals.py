@@ -255,7 +255,7 @@ def at_once(folder: Path) -> object:
 def of_a_later_version(folder: Path) -> object:
     metadata = json.dumps({"version": 2, "manifest": {}})
     save_file({"a": torch.zeros(1)}, folder / NETWORK, {FORMAT.key: metadata})
-    return FORMAT.manifest(folder / NETWORK, MendManifest)
+    return FORMAT.read_manifest(folder / NETWORK, MendManifest)
 
 
 def of_no_tensors(folder: Path) -> object:

@@ -64,7 +64,7 @@ def test_network_is_trained_and_edited_with(
     assert "3 of 18 edits, and 3 of 18 prompts" in trained.out
     assert f"network.safetensors, run.json; use --method {method} --set network=net" in trained.out
     if method == "mend":
-        manifest = MEND.manifest(place / "net" / NETWORK, MendManifest)
+        manifest = MEND.read_manifest(place / "net" / NETWORK, MendManifest)
         assert manifest.examples == 11 and manifest.training.steps == 2
     chosen = ("--method", method, "--set", "network=net", "--model", tiny_folder)
     edited = kg_edit("edit", "edits.jsonl", *chosen, "--out", "out")

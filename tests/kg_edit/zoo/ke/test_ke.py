@@ -82,7 +82,7 @@ def test_training_lowers_the_loss_and_the_network_edits(tmp_path: Path) -> None:
     (method,) = patch.provenance["methods"]
     assert (
         method["editor"]["digest"]
-        == FORMAT.trained(tmp_path, tiny("llama"), KeManifest, KeManifest.build_network).digest
+        == FORMAT.load_network(tmp_path, tiny("llama"), KeManifest, KeManifest.build_network).digest
     )
     assert method["editor"]["steps"] == manifest.steps
 
@@ -92,7 +92,8 @@ def test_multiplier_rises_while_the_bound_is_exceeded(tmp_path: Path) -> None:
     manifest_of(tmp_path / "low", steps=2, validate_every=1, margin=0.0, multiplier_rate=1e3, edit_lr=0.5)
     manifest_of(tmp_path / "high", steps=2, validate_every=1, margin=1e3, multiplier_rate=1e3)
     low, high = (
-        FORMAT.trained(tmp_path / name, tiny("llama"), KeManifest, KeManifest.build_network) for name in ("low", "high")
+        FORMAT.load_network(tmp_path / name, tiny("llama"), KeManifest, KeManifest.build_network)
+        for name in ("low", "high")
     )
     assert low.manifest.steps == 0 or float(low.network.multiplier) > 1
     assert high.manifest.steps == 0 or float(high.network.multiplier) == 0

@@ -56,7 +56,7 @@ def test_edit_reads_what_the_training_reads(editor: str) -> None:
     """One prompt at a time at the edit, padded rows in the training: the same keys and gradients."""
     model = tiny("llama")
     patch = patch_of(method(model, network=editor), EDIT, SECOND)
-    network = FORMAT.trained(Path(editor), model, MalmenManifest, MalmenManifest.build_network).network
+    network = FORMAT.load_network(Path(editor), model, MalmenManifest, MalmenManifest.build_network).network
     prompts = [model.encode(edit.text, target=edit.target_new) for edit in (EDIT, SECOND)]
     with untouched(model):
         joint = Passes(model=model, names=[*network.shapes]).at_targets(prompts)

@@ -77,7 +77,7 @@ def test_edit_takes_the_gradient_of_the_whole_statement(tmp_path: Path) -> None:
     model, edit = tiny("llama"), edits()[0]
     train(model, with_questions(), quick(**PROPMEND, steps=1), tmp_path, progress=False)
     patch = Mend(model, MendConfig.preset("default", {"network": str(tmp_path)})).edit([edit])
-    network = FORMAT.trained(tmp_path, model, MendManifest, MendManifest.build_network).network
+    network = FORMAT.load_network(tmp_path, model, MendManifest, MendManifest.build_network).network
     prompt = whole_statement(model.encode(edit.text, target=edit.target_new))
     with untouched(model):
         factors, _ = gradient_factors(model, prompt, list(network.shapes))

@@ -90,7 +90,7 @@ def test_finished_training_does_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(training, "losses_after", None)
     for scratch in (CHECKPOINT, STATES):  # as a kill right after the network was written leaves them
         (tmp_path / scratch).write_bytes(b"")
-    assert manifest_of(tmp_path) == first == FORMAT.manifest(tmp_path / NETWORK, MendManifest)
+    assert manifest_of(tmp_path) == first == FORMAT.read_manifest(tmp_path / NETWORK, MendManifest)
     assert not {CHECKPOINT, STATES} & {file.name for file in tmp_path.iterdir()}
 
 
@@ -110,7 +110,7 @@ def test_training_stops_by_patience_and_writes_the_best(tmp_path: Path) -> None:
     best = totals.index(min(totals))
     assert len(totals) == best + 3 < 40
     assert manifest.steps == best
-    network = FORMAT.trained(tmp_path, tiny("llama"), MendManifest, MendManifest.build_network).network
+    network = FORMAT.load_network(tmp_path, tiny("llama"), MendManifest, MendManifest.build_network).network
     with untouched(tiny("llama")):
         course = BatchOrder.of(tiny("llama"), edits(), manifest.training)
         again = [losses_after(tiny("llama"), network, rows, **WEIGHTS) for rows in course.validation()]

@@ -140,7 +140,7 @@ def test_training_learns_and_edits(tmp_path: Path) -> None:
     (method,) = patch.provenance["methods"]
     assert (
         method["editor"]["digest"]
-        == FORMAT.trained(tmp_path, model, SeracManifest, SeracManifest.build_network).digest
+        == FORMAT.load_network(tmp_path, model, SeracManifest, SeracManifest.build_network).digest
         == patch.rule.network
     )
     assert method["editor"]["steps"] == manifest.steps

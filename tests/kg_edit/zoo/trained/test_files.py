@@ -24,7 +24,7 @@ def manifest() -> MendManifest:
 def test_network_is_read_as_it_was_written(tmp_path: Path) -> None:
     network = manifest().build_network()
     FORMAT.write(tmp_path / NETWORK, network.state_dict(), manifest())
-    trained = FORMAT.trained(tmp_path, tiny("llama"), MendManifest, MendManifest.build_network)
+    trained = FORMAT.load_network(tmp_path, tiny("llama"), MendManifest, MendManifest.build_network)
     assert trained.manifest == manifest()
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in trained.network.state_dict().items())
 
@@ -34,4 +34,4 @@ def test_network_of_another_size_is_refused_before_memory_is_used(tmp_path: Path
     FORMAT.write(tmp_path / NETWORK, manifest().build_network().state_dict(), wide)
     model = tiny("llama")
     with adds_at_most(100), pytest.raises(ModelError, match=r"has the shape .*, expected \("):
-        FORMAT.trained(tmp_path, model, MendManifest, MendManifest.build_network)
+        FORMAT.load_network(tmp_path, model, MendManifest, MendManifest.build_network)
