@@ -66,12 +66,12 @@ def diff(
     - `kg-edit diff --patch ledger/ prompts.jsonl --json`
     - `kg-edit diff --model merged/ prompts.txt`
     """
-    from kg_edit.patches.provenance import merged_provenance
+    from kg_edit.patches.provenance import read_merged_provenance
     from kg_edit.storage.atomic import write_text
 
     base = None  # the unedited model of a merged one
     if model and not patch:
-        base = merged_provenance(model).get("model", {}).get("name")
+        base = read_merged_provenance(model).get("model", {}).get("name")
     if not patch and not base:
         raise ConfigError(
             "there is nothing to compare; give --patch PATH, or --model with the folder of a model that `kg-edit patch "

@@ -67,7 +67,7 @@ def generate(
         raise ConfigError(f"--picture draws the walk of one text; found {len(prompts)} texts")
     check_model_name(model)
     check_patches(patch)
-    from kg_edit.patches.provenance import merged_provenance
+    from kg_edit.patches.provenance import read_merged_provenance
     from kg_edit.patches.weight_patch import WeightPatch
     from kg_edit.scoring.text_start import with_start
 
@@ -80,7 +80,7 @@ def generate(
         return
     records = combined
     if not patch:  # a merged model has its edits in its weights, and their records beside them
-        records = WeightPatch(factors={}, provenance=merged_provenance(model))
+        records = WeightPatch(factors={}, provenance=read_merged_provenance(model))
     inputs, remark = with_start(language_model, prompts, patch=records, start=start)
     if remark:
         log.warning(remark)

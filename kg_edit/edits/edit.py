@@ -213,8 +213,8 @@ class Edit(Record):
             return (False, True)
         return (self.chat,)
 
-    def one_form(self, method: str) -> bool:
-        """Return whether the edit is made in chat form. Call it from a ``method`` that makes an edit in one form only.
+    def is_made_in_chat(self, method: str) -> bool:
+        """Return whether a ``method`` that makes an edit in one form only makes this one in chat form.
 
         Raises:
             EditError: the edit asks for both forms.

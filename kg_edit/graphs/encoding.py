@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from kg_edit.engine.replay import block_output
 from kg_edit.errors import GraphError
 from kg_edit.graphs.source import check_graph, subject_of
-from kg_edit.models.first_token import LEAD
+from kg_edit.models.first_token import LINE_BREAK
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch, left_pad, split_passes
 from kg_edit.models.sampling import document_start
@@ -223,7 +223,7 @@ def _batches(
 def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[int], int]:
     """Return a label's tokens without a final EOS, and how many of the first ones are not its own (a start, a BOS)."""
     if start_token:
-        lead = model.tokenizer(LEAD, add_special_tokens=False)["input_ids"]
+        lead = model.tokenizer(LINE_BREAK, add_special_tokens=False)["input_ids"]
         tokens = model.tokenizer(label, add_special_tokens=False)["input_ids"]
         before = [document_start(model.tokenizer), *lead]
         if not tokens:  # an empty label is represented by what is before it

@@ -1,8 +1,9 @@
 """Encode an edit's prompt and target as one row, for methods that read or train on the statement itself.
 
 These are the FT variants, LoRA, MEND and GRACE. If the subject is the first token of the prompt and that token is an
-attention sink (`kg_edit.models.first_token`), a line break is put before the prompt, as in ROME's rows. Without it,
-"Google was founded by" and "Toyota was founded by" have almost the same gradient and key.
+attention sink, the model does not read the subject (`kg_edit.models.first_token`): it is unread. A line break is then
+put before the prompt, as in ROME's rows. Without it, "Google was founded by" and "Toyota was founded by" have almost
+the same gradient and key.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import LayerConfig
-from kg_edit.models.first_token import lead_before, log_unread
+from kg_edit.models.first_token import line_break_before, log_unread
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 
@@ -25,10 +26,10 @@ class StatementMethod(EditingMethod):
         """Encode every edit's statement, so that one that can't be encoded raises before any edit is made."""
         for edit in edits:
             with annotate_errors(edit):
-                self.row(edit)
-                warn_of_lead(self.model, edit, method=self.name)
+                self.encode_edit(edit)
+                warn_of_unread_edit(self.model, edit, method=self.name)
 
-    def row(self, edit: Edit) -> Any:
+    def encode_edit(self, edit: Edit) -> Any:
         """Return the statement in the method's form; by default the prompt with its target, as a `Prompt`."""
         return encode_statement(self.model, edit, method=self.name)
 
@@ -45,21 +46,22 @@ def encode_statement(model: LanguageModel, edit: Edit, *, method: str, with_endi
 
     With ``with_ending``, the target includes the ending of the sentence, if the edit has one.
     """
-    chat = edit.one_form(method)
+    chat = edit.is_made_in_chat(method)
     target = edit.target_new
     if with_ending:
         target += edit.ending.rstrip()
-    return model.encode(_lead(model, edit, chat=chat) + edit.text, target=target, chat=chat)
+    prompt = _needed_line_break(model, edit, chat=chat) + edit.text
+    return model.encode(prompt, target=target, chat=chat)
 
 
-def warn_of_lead(model: LanguageModel, edit: Edit, *, method: str) -> None:
-    """Warn if an edit is made after a line break, because its prompt must then follow a line break too."""
-    if _lead(model, edit, chat=edit.one_form(method)):
+def warn_of_unread_edit(model: LanguageModel, edit: Edit, *, method: str) -> None:
+    """Warn if the edit's subject is unread, because the edit then has an effect only after a line break or a text."""
+    if _needed_line_break(model, edit, chat=edit.is_made_in_chat(method)):
         log_unread(edit.text, edit=edit.id)
 
 
-def _lead(model: LanguageModel, edit: Edit, *, chat: bool) -> str:
-    """Return what is put before an edit's prompt: a line break or nothing, and in chat form always nothing."""
-    if chat:
+def _needed_line_break(model: LanguageModel, edit: Edit, *, chat: bool) -> str:
+    """Return the line break that an unread subject needs before the prompt; "" if the subject is read."""
+    if chat:  # the template's tokens come first
         return ""
-    return lead_before(model, edit.text, subject=edit.subject)
+    return line_break_before(model, edit.text, subject=edit.subject)

@@ -23,7 +23,7 @@ from kg_edit.models.sampling import BARE
 
 log = logging.getLogger(__name__)
 
-LEAD = "\n"
+LINE_BREAK = "\n"
 # How many times as long as the others' a sink's state is at least. In SmolLM2 it is 7 to 100 times as long, that of
 # another token at most 1.5 times.
 _TIMES = 3.0
@@ -62,16 +62,16 @@ def readable_contexts(model: LanguageModel, prompt: Prompt, contexts: Sequence[s
     """Return ``contexts`` with a line break before the bare context, if the model would not read the subject there."""
     if not begins_unread(model, prompt):
         return tuple(contexts)
-    return tuple(LEAD + BARE if context == BARE else context for context in contexts)
+    return tuple(LINE_BREAK + BARE if context == BARE else context for context in contexts)
 
 
-def lead_before(model: LanguageModel, text: str, *, subject: str) -> str:
+def line_break_before(model: LanguageModel, text: str, *, subject: str) -> str:
     """Return a line break if ``text`` begins with a subject that the model would not read; else ""."""
     if not subject or not text.startswith(subject):
         return ""
     template = text.replace(subject, "{}", 1)
     if begins_unread(model, encode(model.tokenizer, template, subject=subject)):
-        return LEAD
+        return LINE_BREAK
     return ""
 
 
@@ -80,8 +80,8 @@ def readable_edit(model: LanguageModel, edit: Edit) -> Edit:
 
     This is the form in which `kg-edit edit` makes and asks it.
     """
-    prompt = lead_before(model, edit.text, subject=edit.subject) + edit.prompt
-    paraphrases = [lead_before(model, text, subject=edit.subject) + text for text in edit.paraphrases]
+    prompt = line_break_before(model, edit.text, subject=edit.subject) + edit.prompt
+    paraphrases = [line_break_before(model, text, subject=edit.subject) + text for text in edit.paraphrases]
     return edit.model_copy(update={"prompt": prompt, "paraphrases": tuple(paraphrases)})
 
 

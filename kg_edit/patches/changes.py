@@ -1,7 +1,7 @@
 """The weight changes of a patch as numpy arrays, to compute the size of each edit without torch.
 
-`changes_of` takes them from a patch in memory, `read_changes` from a file. `columns` finds the columns of the factors
-that belong to each edit, `edit_norms` computes the norm of each edit's change.
+`collect_changes` takes them from a patch in memory, `read_changes` from a file. `columns_by_edit` finds the columns of
+the factors that belong to each edit, `edit_norms` computes the norm of each edit's change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEY = "key/"  # prefix of the state with the keys of a weight, [in, facts]; the 
 STATE = "state/"  # prefix of a method's own tensors in a file
 
 
-class Pair(NamedTuple):
+class LowRank(NamedTuple):
     """A low-rank change of a weight [out, in]: ``left`` [out, rank] times ``right`` [in, rank] transposed."""
 
     left: Array
@@ -39,7 +39,7 @@ class Changes:
     """
 
     provenance: Mapping[str, Any]
-    factors: Mapping[str, Pair] = field(default_factory=dict)
+    factors: Mapping[str, LowRank] = field(default_factory=dict)
     keys: Mapping[str, Array] = field(default_factory=dict)
 
     @property
@@ -59,17 +59,18 @@ class Changes:
         return norms
 
 
-def changes_of(patch: Patch | Changes) -> Changes:
+def collect_changes(patch: Patch | Changes) -> Changes:
     """Return the changes of a patch in memory; a `Changes` is returned unchanged."""
     if isinstance(patch, Changes):
         return patch
-    pairs = getattr(patch, "factors", {})
-    state: Mapping[str, Any] = getattr(patch, "state", {})
-    return Changes(
-        provenance=patch.provenance,
-        factors={name: Pair(_array(pair.left), _array(pair.right)) for name, pair in pairs.items()},
-        keys={name.removeprefix(KEY): _array(value) for name, value in state.items() if name.startswith(KEY)},
-    )
+    factors = dict[str, LowRank]()
+    for name, pair in getattr(patch, "factors", {}).items():
+        factors[name] = LowRank(_to_array(pair.left), _to_array(pair.right))
+    keys = dict[str, Array]()
+    for name, tensor in getattr(patch, "state", {}).items():
+        if name.startswith(KEY):
+            keys[name.removeprefix(KEY)] = _to_array(tensor)
+    return Changes(provenance=patch.provenance, factors=factors, keys=keys)
 
 
 def read_changes(path: str | Path) -> Changes:
@@ -77,19 +78,20 @@ def read_changes(path: str | Path) -> Changes:
     from kg_edit.patches.container import read_arrays  # the format of files, which a patch in memory does not need
 
     provenance, arrays = read_arrays(path)
-    factors = dict[str, Pair]()
-    keys = dict[str, Array]()
-    key_prefix = f"{STATE}{KEY}"
-    for stored_name, array in sorted(arrays.items()):
-        if stored_name.startswith(key_prefix):
-            keys[stored_name.removeprefix(key_prefix)] = array
+    factors = dict[str, LowRank]()
+    for stored_name, left in sorted(arrays.items()):
         if stored_name.startswith(STATE) or not stored_name.endswith(".left"):
             continue
         name = stored_name.removesuffix(".left")
         right = arrays.get(f"{name}.right")
         if right is not None:
-            check_factors(path, name, array, right)
-            factors[name] = Pair(array, right)
+            check_factors(path, name, left, right)
+            factors[name] = LowRank(left, right)
+    keys = dict[str, Array]()
+    key_prefix = f"{STATE}{KEY}"
+    for stored_name, key in sorted(arrays.items()):
+        if stored_name.startswith(key_prefix):
+            keys[stored_name.removeprefix(key_prefix)] = key
     return Changes(provenance=provenance, factors=factors, keys=keys)
 
 
@@ -100,20 +102,21 @@ def check_factors(path: str | Path, name: str, left: Any, right: Any) -> None:
         raise PatchError(f"the patch {path} has factors of {name} that don't fit: {shapes}; make it again")
 
 
-def _array(tensor: Any) -> Array:
+def _to_array(tensor: Any) -> Array:
     """Return a tensor [rows, columns] of any type and device, as a float32 array."""
     array: Array = tensor.detach().float().cpu().numpy()
     return array
 
 
-def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
-    """Return the columns of the factors that belong to each edit; None if columns have no edit, as in a dense change.
+def columns_by_edit(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
+    """Return the columns of the factors that belong to each edit; None if the columns can't be told apart by edit.
 
-    Closed-form methods write one column per fact: the edit itself, and each of the ``requests`` in its record. A record
-    with ``shared`` is of a change that several edits have together (Ext-Sub).
+    Closed-form methods write one column per fact: the edit itself, and each of the ``requests`` in its record.
     """
     factors: Mapping[str, Any] = getattr(patch, "factors", {})
-    if not factors or any(record.get("shared") for record in patch.edits):
+    if not factors:  # no weight is changed
+        return None
+    if any(record.get("shared") for record in patch.edits):  # several edits have one change together (Ext-Sub)
         return None
     by_edit = []
     start = 0
@@ -122,25 +125,30 @@ def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
         by_edit.append(tuple(range(start, stop)))
         start = stop
     for pair in factors.values():
-        is_dense = is_identity(pair.left) or is_identity(pair.right)
-        if is_dense or pair.left.shape[1] != start:
+        if is_identity(pair.left) or is_identity(pair.right):  # a dense change: its columns are the weight's own
+            return None
+        if pair.left.shape[1] != start:  # more or fewer columns than facts, as LoRA writes
             return None
     return tuple(by_edit)
 
 
 def is_identity(factor: Any) -> bool:
-    """Return whether a factor is the identity matrix with more than one row, as in a dense change (`Factors.dense`)."""
-    rows, columns = factor.shape
-    if rows != columns or rows == 1:
+    """Return whether a factor is the identity matrix, which marks the change as dense (`Factors.dense`).
+
+    A matrix [1, 1] with a one does not count, because it is also the factor of a single edit.
+    """
+    rows, width = factor.shape
+    if rows != width or rows == 1:
         return False
     has_ones = bool((factor.diagonal() == 1).all())
+    # The ones of the diagonal already add up to ``rows``, so with this sum every other entry is zero.
     return has_ones and float(abs(factor).sum()) == rows
 
 
 def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:
-    """Return the Frobenius norm of each edit's change over all weights; None for each if `columns` is None."""
-    groups = columns(patch)
-    changes = changes_of(patch)
+    """Return the Frobenius norm of each edit's change over all weights; None for each if `columns_by_edit` is None."""
+    groups = columns_by_edit(patch)
+    changes = collect_changes(patch)
     if groups is None:
         return (None,) * len(changes.edits)
     norms = list[float]()
@@ -155,13 +163,13 @@ def change_norm(pair: Any, indices: tuple[int, ...] | None = None) -> float:
 
     With ``indices``, only these columns of the factors count.
     """
-    left = _columns_of(pair.left, indices)
-    right = _columns_of(pair.right, indices)
+    left = _select_columns(pair.left, indices)
+    right = _select_columns(pair.right, indices)
     square = ((left.T @ left) * (right.T @ right)).sum()
     return float(max(square, 0.0) ** 0.5)
 
 
-def _columns_of(factor: Any, indices: tuple[int, ...] | None) -> Array:
+def _select_columns(factor: Any, indices: tuple[int, ...] | None) -> Array:
     """Return columns of a factor in float64; a method's factors are tensors, which may be on an accelerator."""
     if indices is not None:  # first, as copies of the whole factor for each edit would take quadratic time
         factor = factor[:, list(indices)]

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from kg_edit.edits.edit import Edit
-from kg_edit.patches.changes import Array, Changes, columns
+from kg_edit.patches.changes import Array, Changes, columns_by_edit
 from kg_edit.patches.entries import EditPosition, Entry
 
 COSINE = 0.6  # two edits' keys with a larger cosine are near (docs/patches.md)
@@ -136,7 +136,7 @@ def _keys_by_weight(entries: Sequence[Entry], changes: Mapping[int, Changes]) ->
     rows = defaultdict[str, list[int]](list)
     parts = defaultdict[str, list[Array]](list)
     for step, change in changes.items():
-        edit_columns = columns(change)
+        edit_columns = columns_by_edit(change)
         if edit_columns is None:
             continue
         positions = [EditPosition(step, record["edit"]["id"]) for record in change.edits]

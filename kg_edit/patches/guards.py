@@ -13,7 +13,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kg_edit.errors import DisablingEditError
-from kg_edit.patches.changes import Changes, change_norm, changes_of, columns, edit_norms
+from kg_edit.patches.changes import Changes, change_norm, collect_changes, columns_by_edit, edit_norms
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
@@ -63,7 +63,7 @@ class SeenEdits:
 
     def add(self, patch: Patch | Changes) -> list[_Sized]:
         """Add the edits of ``patch``, and return their sizes."""
-        weights = frozenset(changes_of(patch).factors)
+        weights = frozenset(collect_changes(patch).factors)
         sized = []
         for record, norm in zip(patch.edits, edit_norms(patch), strict=True):
             edit = _Sized(record, norm, (record["method"], weights))
@@ -92,7 +92,7 @@ def find_disabling(
     reasons = list[str]()
     for edit in seen.add(patch):
         reasons += _compare_with_others(edit, seen)
-    norms = changes_of(patch).weight_norms
+    norms = collect_changes(patch).weight_norms
     if model is not None:
         norms = _norms_in(model, patch) or norms
     reasons += _compare_with_weights(patch, norms)
@@ -127,8 +127,8 @@ def _compare_with_others(edit: _Sized, seen: SeenEdits) -> list[str]:
 def _compare_with_weights(patch: Patch | Changes, norms: Mapping[str, float]) -> list[str]:
     """Return which weights an edit changes by more than `SHARE` of their norm; those without a norm are not judged."""
     reasons = []
-    changes = changes_of(patch)
-    by_edit = columns(patch)
+    changes = collect_changes(patch)
+    by_edit = columns_by_edit(patch)
     for name, pair in changes.factors.items():
         limit = SHARE * norms.get(name, 0.0)
         named = ""

@@ -26,43 +26,57 @@ class _Open(BaseModel):
 
 
 class _Model(_Open):
-    name: str | None = None
-    fingerprint: str | None = None
-    dtype: str | None = None
+    """The model that a patch was made for."""
+
+    name: str | None = None  # its folder, or its name on the Hugging Face hub
+    fingerprint: str | None = None  # identifies its weights; it stays the same when they are cast to another type
+    dtype: str | None = None  # the type of its weights, such as "torch.float32"
 
 
 class _Method(_Open):
-    name: str
-    config: dict[str, Any] = {}
+    """A method that made edits of the patch."""
+
+    name: str  # as on the command line, such as "rome"
+    config: dict[str, Any] = {}  # its options
 
 
 class _Edit(_Open):
+    """The edit of a record; its other fields are those of `kg_edit.edits.edit.Edit`."""
+
     id: str
 
 
 class _Norms(_Open):
-    change: _Number | None = None
-    update: _Number | None = None
+    """Sizes of an edit, for the warnings about unusual ones and for reports."""
+
+    change: _Number | None = None  # of the state that the method found by descent, against the unedited one
+    update: _Number | None = None  # of the change of the weights
 
 
 class _Request(_Open):
-    edit: dict[str, Any] = {}
+    """A further fact that was edited in together with an edit, as by ROME-KG."""
+
+    edit: dict[str, Any] = {}  # fields of `kg_edit.edits.edit.Edit`
 
 
 class _Record(_Open):
+    """What is recorded of one edit."""
+
     edit: _Edit = _Edit(id="")
-    method: str = ""
-    scale: _Number = 1.0
-    batch: PositiveInt = 1
+    method: str = ""  # the name of the method that made it
+    scale: _Number = 1.0  # the factor by which the edit's change was multiplied afterwards
+    batch: PositiveInt = 1  # how many edits were computed together with it, itself included
     norms: _Norms = _Norms()
     requests: list[_Request] = []
 
 
 class _Provenance(_Open):
+    """The whole provenance of a patch."""
+
     model: _Model = _Model()
-    methods: list[_Method] = []
-    edits: list[_Record] = []
-    weight_norms: dict[str, _Number] = {}
+    methods: list[_Method] = []  # each combination of a method and its options once
+    edits: list[_Record] = []  # in the order in which the edits were made
+    weight_norms: dict[str, _Number] = {}  # the norm of each changed weight before the change, by the weight's name
 
 
 def check_provenance(provenance: Any, path: object) -> dict[str, Any]:
@@ -87,10 +101,10 @@ def _describe_first(error: ValidationError) -> str:
     return f"{place} is {first['input']!r:.80}, {message[0].lower()}{message[1:]}"
 
 
-def merged_provenance(model: str | Path) -> dict[str, Any]:
-    """Return the provenance of the patch that a merged model has in its weights, a folder or a file of `patch merge`.
+def read_merged_provenance(model: str | Path) -> dict[str, Any]:
+    """Read the provenance of the patch in a merged model's weights; return {} if the model has none.
 
-    It is {} for any other model.
+    ``model`` is a folder that `kg-edit patch merge` wrote, or a .gguf file in it.
     """
     path = Path(model)
     folder = path.parent if path.suffix == ".gguf" else path
@@ -99,8 +113,8 @@ def merged_provenance(model: str | Path) -> dict[str, Any]:
         provenance = json.loads(file.read_bytes())
     except OSError:
         return {}
-    except (ValueError, RecursionError):
-        provenance = None
+    except (ValueError, RecursionError) as error:
+        raise PatchError(f"the patch {file} has no valid provenance; make the patch again") from error
     return check_provenance(provenance, file)
 
 

@@ -19,7 +19,7 @@ _TOP = 10
 _BOTTOM = 36
 _SPARK = (84, 22)  # width and height of a `sparkline`
 _FEW = 40  # lines with at most this many points also have dots
-_TICKS = 5  # numbers on an axis, about
+_TICKS = 5  # steps on an axis, about; the numbers of more steps would be too close to each other
 
 Point = tuple[float, float]
 
@@ -78,10 +78,13 @@ def ticks(most: float, *, whole_numbers: bool = False) -> list[float]:
     rough = most / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     round_steps = [factor * power for factor in (1, 2, 2.5, 5, 10)]
+    # The factor 0.999 keeps a step that only rounding makes smaller than ``rough``; without it the next one is taken.
     step = min(step for step in round_steps if step >= rough * 0.999)
     if whole_numbers:
-        step = max(1.0, float(round(step)))
-    return [step * number for number in range(math.ceil(most / step - 1e-9) + 1)]
+        step = max(1.0, float(round(step)))  # 2.5 becomes 2, and a step below one becomes one
+    # The quotient may be rounded to a little more than a whole number; without 1e-9 that would add a step.
+    steps = math.ceil(most / step - 1e-9)
+    return [step * number for number in range(steps + 1)]
 
 
 class _Scale:

@@ -29,7 +29,7 @@ from kg_common.terminal import number_of
 from kg_edit.errors import KgEditError, PromptError, describe
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
-from kg_edit.patches.provenance import merged_provenance
+from kg_edit.patches.provenance import read_merged_provenance
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.counts import Count
 from kg_edit.reports.prompts import AskedPrompt
@@ -112,7 +112,7 @@ def compare_prompts(
     records: Patch
     edited: AbstractContextManager[LanguageModel]
     if isinstance(patch, LanguageModel):  # its change is in its weights; the records of its edits are beside them
-        records = WeightPatch(factors={}, provenance=merged_provenance(patch.name))
+        records = WeightPatch(factors={}, provenance=read_merged_provenance(patch.name))
         edited = nullcontext(patch)
     else:
         records = as_patch(patch)

@@ -24,7 +24,7 @@ import networkx as nx
 from kg_common.terminal import number_of
 from kg_edit.callbacks import LossStep
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import change_norm, changes_of, columns
+from kg_edit.patches.changes import change_norm, collect_changes, columns_by_edit
 from kg_edit.reports.charts import line_chart, sparkline
 from kg_edit.reports.counts import COUNTED, Count, count_rows
 from kg_edit.reports.differences import (
@@ -45,12 +45,11 @@ from wikidata_cache.view.content import with_old_edge
 Curve = Sequence[LossStep]
 Graphs = Mapping[str, nx.MultiDiGraph | str]
 
-_OPEN = 3  # up to this many edits are shown unfolded
-_LINKS = 10  # failed edits that the verdict links to, at most
-_MOST = 60  # statements of a subgraph to draw, at most
-_NORMS = ("norm of the change", "of the weight", "share")
+_UNFOLDED = 3  # up to this many edits, and prompts that should not change, are shown unfolded
+_LINKED_FAILURES = 10  # failed edits that the verdict links to, at most
+_DRAWN_STATEMENTS = 60  # statements of a subgraph to draw, at most
 _CLASSES = {"✓": "good", "~": "warn", "✗": "bad"}
-_KEYS = (
+_SUBGRAPH_LEGEND = (
     '<p class="keys"><span class="node-key s">subject</span><span class="node-key new">new object, by the edit</span>'
     '<span class="node-key old">old object, not in the graph</span></p>'
 )
@@ -74,7 +73,12 @@ class _Size:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """The data of one edit on the page."""
+    """The data of one edit on the page.
+
+    Its rows have two results for each model, as `kg_edit.reports.rows.Reading` defines them. ``success``: the model's
+    text gives the wanted answer. ``right``: the wanted answer is more probable than the other object, whether it is
+    generated or not; without another object, the same as ``success``.
+    """
 
     number: int
     id: str
@@ -86,8 +90,12 @@ class _Entry:
 
     @property
     def rewrite(self) -> ReportRow:
-        """The row of the edit's own prompt; of an edit in both forms, that of the form which fails if one does."""
-        return min(self.of("rewrite"), key=lambda row: (row.edited.success, row.edited.right))
+        """The row of the edit's own prompt; of an edit in both forms, that of the form with the worse result."""
+        worst, *others = self.of("rewrite")
+        for row in others:
+            if _is_worse(row.edited, worst.edited):
+                worst = row
+        return worst
 
     @property
     def shares(self) -> list[float]:
@@ -109,6 +117,13 @@ class _Entry:
     def of(self, kind: ProbeKind) -> list[ReportRow]:
         """Return the edit's probes of one kind."""
         return [row for row in self.rows if row.probe.kind == kind]
+
+
+def _is_worse(reading: Reading, other: Reading) -> bool:
+    """Return whether only the other one is a success; if both or none are, whether only the other one is right."""
+    if reading.success != other.success:
+        return other.success
+    return other.right and not reading.right
 
 
 def report_page(
@@ -153,7 +168,7 @@ def report_page(
         "WEIGHTS": weights,
         "EACH": heading,
         "BATCHES": _batch_losses(entries, curves),
-        "EDITS": "\n".join(_edit(entry, is_open=len(entries) <= _OPEN) for entry in entries),
+        "EDITS": "\n".join(_edit_section(entry, is_open=len(entries) <= _UNFOLDED) for entry in entries),
         "MADE": escape(json.dumps(provenance, indent=1, ensure_ascii=False, sort_keys=True)),
         "STYLE": page_file("report.css") + svg.STYLE,
         "SCRIPT": script,
@@ -188,8 +203,8 @@ def _make_entries(
 
 def _edit_sizes(patch: Patch) -> dict[str, list[_Size]]:
     """Return the sizes of the weights' changes by each edit; {} if the patch does not have them apart."""
-    changes = changes_of(patch)
-    edit_columns = columns(changes)
+    changes = collect_changes(patch)
+    edit_columns = columns_by_edit(changes)
     if edit_columns is None:
         return {}
     sizes: dict[str, list[_Size]] = {}
@@ -212,10 +227,10 @@ def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
     line = f'<span class="{kind}">{verdict.counted}</span>'
     failed = [entry for entry in entries if not entry.rewrite.edited.success]
     if failed:
-        links = [f'<a href="#edit-{entry.number}">{_text(entry.id)}</a>' for entry in failed[:_LINKS]]
+        links = [f'<a href="#edit-{entry.number}">{_text(entry.id)}</a>' for entry in failed[:_LINKED_FAILURES]]
         line += f"; {len(failed)} failed: {', '.join(links)}"
-    if len(failed) > _LINKS:
-        line += f" and {len(failed) - _LINKS} more"
+    if len(failed) > _LINKED_FAILURES:
+        line += f" and {len(failed) - _LINKED_FAILURES} more"
     advice = ""
     if verdict.remarks:
         remarks = "".join(f"<li>{_text(remark)}</li>" for remark in verdict.remarks)
@@ -247,13 +262,13 @@ def _differences(differences: Sequence[PromptDifference], *, forms: bool) -> str
     changed_first = sorted(differences, key=lambda row: row.unchanged)
     table = f'<table class="probes">{difference_rows(changed_first)}</table>'
     opened = ""
-    if len(differences) <= _OPEN or not all(row.unchanged for row in differences):
+    if len(differences) <= _UNFOLDED or not all(row.unchanged for row in differences):
         opened = " open"
     return (
         '<section aria-labelledby="other"><h2 id="other">What else changed?</h2>'
         f'<p class="soft">{count_in_words(differences, forms=forms)}</p>'
         f"<details{opened}><summary>Prompts that should not change</summary>"
-        f"{_wide(table, 'prompts that should not change')}</details></section>"
+        f"{_scrolled_table(table, 'prompts that should not change')}</details></section>"
     )
 
 
@@ -277,7 +292,7 @@ def _overview(entries: Sequence[_Entry]) -> str:
             '<p class="soft small">The columns with counts have the prompts whose target is more likely than the other '
             "object, or whose answer is in the text.</p>"
         )
-    return fill_template("overview.html", {"HEADS": _heads(heads), "ROWS": "\n".join(rows), "COUNTS": caption})
+    return fill_template("overview.html", {"HEADS": _head_cells(heads), "ROWS": "\n".join(rows), "COUNTS": caption})
 
 
 def _overview_row(entry: _Entry, *, counted: Sequence[str], has_sizes: bool, has_curves: bool) -> str:
@@ -314,13 +329,13 @@ def _count_cell(name: str, count: Count | None) -> str:
     return f'<td class="{kind}" {title}>{count.edited}/{count.prompts}</td>'
 
 
-def _heads(names: Sequence[str]) -> str:
+def _head_cells(names: Sequence[str]) -> str:
     return "".join(f'<th scope="col">{name}</th>' for name in names)
 
 
 def _weights(patch: Patch) -> str:
     """Return the whole change of each weight over all edits, and the weight's own norm."""
-    changes = changes_of(patch)
+    changes = collect_changes(patch)
     sizes = [
         _Size(weight=name, change=change_norm(pair), norm=changes.weight_norms.get(name))
         for name, pair in changes.factors.items()
@@ -332,35 +347,47 @@ def _weights(patch: Patch) -> str:
 
 def _size_table(sizes: Sequence[_Size]) -> str:
     """Return the norms of changes and weights, and their ratio as a bar that is full where they are equal."""
-    rows = []
-    for size in sizes:
-        name = _text(size.weight).replace(".", ".<wbr>")  # a line may break after a dot
-        norm = ""
-        if size.norm is not None:
-            norm = f"{size.norm:.4g}"
-        share = ""
-        meter = ""
-        if size.share is not None:
-            share = _percent(size.share)
-        if size.share:
-            width = min(100.0, 100 * size.share)
-            meter = f'<div class="meter" title="a full bar is 100 %"><i style="width: {width:.1f}%"></i></div>'
-        numbers = ""
-        for title, cell in zip(_NORMS, (f"{size.change:.3g}", norm, share), strict=True):
-            numbers += f'<td class="number" data-label="{title}">{cell}</td>'
-        rows.append(f"<tr><td><code>{name}</code></td>{numbers}<td>{meter}</td></tr>")
-    names = "".join(f'<th scope="col" class="number">{name}</th>' for name in _NORMS)
-    heads = f'<th scope="col">weight</th>{names}<th class="soft">0 to 100 %</th>'
-    table = f'<table class="sizes"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return _wide(table, "sizes of the change")
+    heads = (
+        '<th scope="col">weight</th>'
+        '<th scope="col" class="number">norm of the change</th>'
+        '<th scope="col" class="number">of the weight</th>'
+        '<th scope="col" class="number">share</th>'
+        '<th class="soft">0 to 100 %</th>'
+    )
+    rows = "".join(_size_row(size) for size in sizes)
+    table = f'<table class="sizes"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    return _scrolled_table(table, "sizes of the change")
 
 
-def _wide(table: str, name: str) -> str:
+def _size_row(size: _Size) -> str:
+    """Return the row of a weight; what is not known is an empty cell."""
+    name = _text(size.weight).replace(".", ".<wbr>")  # a line may break after a dot
+    norm = ""
+    if size.norm is not None:
+        norm = f"{size.norm:.4g}"
+    share = ""
+    if size.share is not None:
+        share = _percent(size.share)
+    meter = ""
+    if size.share:
+        width = min(100.0, 100 * size.share)
+        meter = f'<div class="meter" title="a full bar is 100 %"><i style="width: {width:.1f}%"></i></div>'
+    cells = (
+        f"<td><code>{name}</code></td>"
+        f'<td class="number" data-label="norm of the change">{size.change:.3g}</td>'
+        f'<td class="number" data-label="of the weight">{norm}</td>'
+        f'<td class="number" data-label="share">{share}</td>'
+        f"<td>{meter}</td>"
+    )
+    return f"<tr>{cells}</tr>"
+
+
+def _scrolled_table(table: str, name: str) -> str:
     """Return a table that is scrolled sideways where it is wider than the page; its edge then has a shadow."""
     return f'<div class="wide" role="region" aria-label="Table: {name}" tabindex="0">{table}</div>'
 
 
-def _edit(entry: _Entry, *, is_open: bool) -> str:
+def _edit_section(entry: _Entry, *, is_open: bool) -> str:
     """Return the section of one edit, which can be folded: texts, probes, loss, sizes and subgraph."""
     row = entry.rewrite
     texts = (
@@ -374,7 +401,7 @@ def _edit(entry: _Entry, *, is_open: bool) -> str:
         f'<details class="edit" id="edit-{entry.number}"{opened}><summary>'
         f'{entry.badge}<span class="words">{_fact(row)}</span><span class="id">{_text(entry.id)}</span></summary>'
         f'<div class="inside">{texts}{_probes(entry.rows)}{loss_and_size}{_drawing(entry)}'
-        f"{_further(entry)}</div></details>"
+        f"{_further_facts(entry)}</div></details>"
     )
 
 
@@ -389,9 +416,11 @@ def _probes(rows: Sequence[ReportRow]) -> str:
             f'<td data-label="target" dir="auto">{_text(row.probe.wanted)}</td>{unedited}{edited}'
             f'<td class="number" data-label="nats/token">{row.unedited.nats:.1f} → {row.edited.nats:.1f}</td></tr>'
         )
-    heads = _heads(("", "prompt", "target", "unedited", "edited")) + '<th scope="col" class="number">nats/token</th>'
+    heads = (
+        _head_cells(("", "prompt", "target", "unedited", "edited")) + '<th scope="col" class="number">nats/token</th>'
+    )
     table = f'<table class="probes"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    return _wide(table, "prompts of the edit")
+    return _scrolled_table(table, "prompts of the edit")
 
 
 def _reading_cell(reading: Reading, model: str, kind: str) -> str:
@@ -453,15 +482,16 @@ def _drawing(entry: _Entry) -> str:
         return ""
     count = entry.graph.number_of_edges()
     heading = number_of(count, "statement")
-    if count > _MOST:
-        heading = f"{_MOST} of {count} statements"
+    if count > _DRAWN_STATEMENTS:
+        heading = f"{_DRAWN_STATEMENTS} of {count} statements"
     title = one_line(f"The statements of the graph around: {entry.rewrite.probe.prompt}")
-    shown = svg.nearest(entry.graph, _MOST)
-    picture = svg.inline_svg(shown, title=title, most=_MOST)
-    return f'<div><h3>Subgraph: {heading}</h3>{_KEYS}<div class="drawing">{picture}</div>{_list(shown)}</div>'
+    shown = svg.nearest(entry.graph, _DRAWN_STATEMENTS)
+    picture = svg.inline_svg(shown, title=title, most=_DRAWN_STATEMENTS)
+    drawing = f'{_SUBGRAPH_LEGEND}<div class="drawing">{picture}</div>'
+    return f"<div><h3>Subgraph: {heading}</h3>{drawing}{_statement_list(shown)}</div>"
 
 
-def _further(entry: _Entry) -> str:
+def _further_facts(entry: _Entry) -> str:
     """Return the facts of the subgraph that were edited in beside the edit, as by ROME-KG; "" if there are none."""
     facts = [request["edit"] for request in entry.record.get("requests", ())]
     if not facts:
@@ -475,7 +505,7 @@ def _further(entry: _Entry) -> str:
     return f'<div><h3>{title}</h3><ul class="small">{items}</ul></div>'
 
 
-def _list(graph: nx.MultiDiGraph) -> str:
+def _statement_list(graph: nx.MultiDiGraph) -> str:
     """Return the statements that are drawn as a list, those of one subject together."""
     shown = with_old_edge(graph)
     by_subject = dict[str, list[str]]()

@@ -18,10 +18,12 @@ class Evidence:
         compared: the parts of them that are compared with the unedited model's, by prompt.
         predicted: the arg-max token ids at a candidate's positions, by pair.
         samples: each prompt with the text sampled after it, by prompt.
+        next_tokens: log p of tokens that may follow a prompt, by prompt and token id. They are the tokens that are the
+            likeliest for the unedited model, also if this evidence is an edited model's.
         cosines: the similarity of a generated text and its target, by (text, target); empty if it was not computed.
-        next_tokens: log p of the unedited model's likeliest next tokens, by prompt and token.
-        before: the unedited model's evidence, with ``texts``, ``compared``, ``predicted`` and ``next_tokens`` only;
-            None if this is the unedited model's.
+        before: the answers of the unedited model to the same requests, with which this model's are compared. Only their
+            ``texts``, ``compared``, ``predicted`` and ``next_tokens`` are needed. None if this model is the unedited
+            one.
     """
 
     scores: Mapping[Pair, TokenScores] = field(default_factory=dict)
@@ -38,5 +40,8 @@ class Evidence:
         return self.score(prompt, candidate).nll
 
     def score(self, prompt: str, candidate: str) -> TokenScores:
-        """Return the candidate's teacher-forced scores after a prompt."""
+        """Return the candidate's teacher-forced scores after a prompt.
+
+        The prompts of `scores` have no space at their end, because that space belongs to the candidate's first token.
+        """
         return self.scores[Pair(prompt.rstrip(), candidate)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from kg_edit.models.first_token import LEAD, lead_before
+from kg_edit.models.first_token import LINE_BREAK, line_break_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 
@@ -36,12 +36,12 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
             before every text; ``never``.
     """
     if start == "always":
-        return StartedTexts(tuple(LEAD + text for text in texts))
+        return StartedTexts(tuple(LINE_BREAK + text for text in texts))
     subjects = subjects_in_text(patch)
     unread = dict[str, str]()  # by text: the id of the edit with whose subject it begins
     for text in texts:
         for id_, subject in subjects.items():
-            if lead_before(model, text, subject=subject):
+            if line_break_before(model, text, subject=subject):
                 unread[text] = id_
     if not unread:
         return StartedTexts(tuple(texts))
@@ -55,7 +55,7 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
         quoted = text.replace("'", r"\'")
         way = f"put a line break or other text before the subject: $'\\n{quoted}'"
         return StartedTexts(tuple(texts), f"{remark}; {way}")
-    started = [LEAD + text if text in unread else text for text in texts]
+    started = [LINE_BREAK + text if text in unread else text for text in texts]
     way = "a line break is put in front (--start never: leave texts as they are)"
     return StartedTexts(tuple(started), f"{remark}; {way}")
 

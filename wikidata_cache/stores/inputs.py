@@ -35,14 +35,15 @@ _NAMES = re.compile(r"\.(?:nt|tsv|json)(?:\.gz|\.bz2)?$", re.IGNORECASE)
 _EXPECTED = (
     "N-Triples, a Wikidata dump (RDF as .nt, or JSON), rows such as Q42<tab>P31<tab>Q5, KGTK edges, or a CoDEx folder"
 )
-# A header with the columns node1, label and node2 in any order and among others, such as "id\tnode1\tlabel\tnode2\n".
+# A header with the columns node1, label and node2 in any order and among others.
 _KGTK = re.compile(rb"(?=(?:[^\n]*\t)?node1[\t\r\n])(?=(?:[^\n]*\t)?label[\t\r\n])(?=(?:[^\n]*\t)?node2[\t\r\n])")
-_FORMS: dict[Kind, re.Pattern[bytes]] = {
-    "N-Triples": re.compile(rb"\s*(?:<[^>]*>|_:\S+)[ \t]*<"),
-    "CoDEx labels": re.compile(rb'\s*\{\s*"[QP][0-9]+"\s*:'),
-    "JSON dump": re.compile(rb'\s*(?:\[\s*(?:$|\{)|\{\s*"(?:type|id|pageid)")'),
-    "KGTK": _KGTK,
-    "TSV": re.compile(rb"[^\n\t]+\t[^\n]*"),
+# How a file of each kind begins. The first match wins, and the loosest pattern is last: KGTK's header is TSV too.
+_BEGINNINGS: dict[Kind, re.Pattern[bytes]] = {
+    "N-Triples": re.compile(rb"\s*(?:<[^>]*>|_:\S+)[ \t]*<"),  # <http://…/Q42> <http://…/P31> <http://…/Q5> .
+    "CoDEx labels": re.compile(rb'\s*\{\s*"[QP][0-9]+"\s*:'),  # {"Q42": {"label": "Douglas Adams", …
+    "JSON dump": re.compile(rb'\s*(?:\[\s*(?:$|\{)|\{\s*"(?:type|id|pageid)")'),  # [, or {"type":"item","id":"Q42",…
+    "KGTK": _KGTK,  # id<tab>node1<tab>label<tab>node2
+    "TSV": re.compile(rb"[^\n\t]+\t[^\n]*"),  # Q42<tab>P31<tab>Q5
 }
 _TURTLE = re.compile(rb"\s*(?:@prefix|@base|prefix\s|base\s)", re.IGNORECASE)
 _COMMENTS = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s*#[^\n]*\n|\s*\n)*")
@@ -88,7 +89,7 @@ class Input:
             case "CoDEx labels":
                 return codex_labels(self.path, bad)
 
-    def check(self, chunks: Iterator[Chunk], bad: BadLines) -> Iterator[Chunk]:
+    def report_cut_off(self, chunks: Iterator[Chunk], bad: BadLines) -> Iterator[Chunk]:
         """Yield the same chunks; call `bad.cut_off` where a JSON array lacks its closing bracket."""
         if self.kind == "JSON dump" and self.header.lstrip().startswith(b"["):
             return check_array_closed(chunks, bad.cut_off)
@@ -97,14 +98,13 @@ class Input:
 
 def find_inputs(sources: Iterable[str | Path]) -> list[Input]:
     """Return the given files and the files of given folders, in order, each with its kind."""
-    files: list[Path] = []
-    for source in map(user_path, sources):
-        paths = [source]
-        if source.is_dir():
-            paths = codex_files(source) or sorted(file for file in source.iterdir() if _NAMES.search(file.name))
-            if not paths:
-                raise GraphFileError(source, f"contains nothing to load; expected {_EXPECTED}")
-        files += paths
+    files = list[Path]()
+    for source in sources:
+        path = user_path(source)
+        if path.is_dir():
+            files += _folder_files(path)
+        else:
+            files.append(path)
     for file in files:
         if files.count(file) > 1:
             raise GraphFileError(file, "is given twice; give it once")
@@ -118,6 +118,41 @@ def find_inputs(sources: Iterable[str | Path]) -> list[Input]:
     return inputs
 
 
+def _folder_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that can be loaded: those of CoDEx, or else those with a usual ending."""
+    files = codex_files(folder)
+    if not files:
+        files = sorted(file for file in folder.iterdir() if _NAMES.search(file.name))
+    if not files:
+        raise GraphFileError(folder, f"contains nothing to load; expected {_EXPECTED}")
+    return files
+
+
+def codex_files(folder: Path) -> list[Path]:
+    """Return the triples and label files of a CoDEx folder; [] for any other folder.
+
+    The triples (train.txt, valid.txt, test.txt) are in the folder itself, in its folders ``triples/codex-*``, or in the
+    same two places of its folder ``data``, as in CoDEx's repository. The labels are next to them in folders such as
+    ``entities/en``. If the folder itself has triples, ``data`` is not searched.
+    """
+    for root in (folder, folder / "data"):
+        splits = list[Path]()
+        for triples in (root, *sorted((root / "triples").glob("codex-*"))):
+            splits += [triples / name for name in _SPLITS if (triples / name).is_file()]
+        if splits:
+            return splits + _codex_label_files(root)
+    return []
+
+
+def _codex_label_files(root: Path) -> list[Path]:
+    """Return CoDEx's label files in the wanted languages, such as ``entities/en/entities.json``."""
+    labels = list[Path]()
+    for part in _LABELS:
+        for language in LANGUAGES:
+            labels += sorted((root / part / language).glob("*.json"))
+    return labels
+
+
 def detect(path: Path, name: str) -> Input:
     """Detect the kind of a file by its first bytes; `name` is that of the `Input`."""
     start = read_head(path)
@@ -128,8 +163,8 @@ def detect(path: Path, name: str) -> Input:
         raise GraphFileError(
             path, "is Turtle; convert it to N-Triples: oxigraph convert --from-file IN.ttl --to-file OUT.nt"
         )
-    for kind, form in _FORMS.items():
-        if form.match(body):
+    for kind, beginning in _BEGINNINGS.items():
+        if beginning.match(body):
             head = start
             if kind == "JSON dump":
                 head = body  # its bracket comes after comments and empty lines
@@ -186,19 +221,3 @@ class BadLines:
             suggestion = "Fetch the file again, or load the part that is there with --skip-bad-lines"
             raise GraphFileError(self._path, f"{problem}. {suggestion}", line=line)
         logger.warning("%s, line %d: %s. The part that is there is loaded", self._path, line, problem)
-
-
-def codex_files(folder: Path) -> list[Path]:
-    """Return the triples and label files of a CoDEx folder, flat or as in its repository; [] for any other folder."""
-    for root in (folder, folder / "data"):
-        splits = list[Path]()
-        for triples in sorted([*(root / "triples").glob("codex-*"), root]):
-            splits += [triples / name for name in _SPLITS if (triples / name).is_file()]
-        if not splits:
-            continue
-        labels = list[Path]()
-        for part in _LABELS:
-            for language in LANGUAGES:
-                labels += sorted((root / part / language).glob("*.json"))
-        return splits + labels
-    return []

@@ -34,7 +34,7 @@ from wikidata_cache.stores.manifest import (
     read_manifest,
     stored_files,
 )
-from wikidata_cache.stores.unfinished import NAMES, WEIGHTS, Work, open_work, restore, swap_in
+from wikidata_cache.stores.unfinished import NAMES, WEIGHTS, Work, open_work, restore_interrupted_swap, swap_in
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,25 @@ class LoadReport:
     seconds: float
     label_seconds: float
     skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadPlan:
+    """Everything that decides the content of a store: a load with another plan does not resume, but starts over.
+
+    ``skip_bad_lines`` is not part of it, so a load that stopped at a bad line can resume without that line.
+    """
+
+    store_format: str
+    package: str  # the release of this package
+    keep_all: bool
+    values: bool
+    files: list[object]  # as `_describe_file` describes each source
+    labels_nearby: list[object]  # the same of the labels file that is loaded if the sources have no labels; or empty
+
+    def as_list(self) -> list[object]:
+        """Return the plan as it is written to progress.json."""
+        return [self.store_format, self.package, self.keep_all, self.values, self.files, self.labels_nearby]
 
 
 def load(
@@ -78,19 +97,11 @@ def load(
     options = options or LoadOptions()
     target = user_path(store).resolve()
     inputs = find_inputs(sources)
-    # Everything that decides the content: a load with another plan does not resume, but starts over. The labels file
-    # nearby is loaded too if the sources have no labels.
-    paths = [source.path for source in inputs]
-    files = [_describe_file(path) for path in paths]
-    nearby = []
-    labels = sibling_labels(paths)
-    if labels is not None:
-        nearby.append(_describe_file(labels))
-    plan = [FORMAT, release(), options.keep_all, options.values, files, nearby]
+    plan = _make_plan(inputs, options)
     with store_write_errors(target):
-        restore(target)
+        restore_interrupted_swap(target)
         _check_target(target, force=force)
-        with open_work(target, plan) as work:
+        with open_work(target, plan.as_list()) as work:
             report = _build_or_resume(work, inputs, options)
             swap_in(work.folder, target)
     return report
@@ -107,28 +118,62 @@ def _check_target(target: Path, *, force: bool) -> None:
         raise StoreError(target, "is already a store; replace it with --force, or give another --store")
 
 
+def _make_plan(inputs: Sequence[Input], options: LoadOptions) -> LoadPlan:
+    """Return the plan of a load of these sources."""
+    paths = [source.path for source in inputs]
+    labels_nearby = list[object]()
+    labels = sibling_labels(paths)
+    if labels is not None:
+        labels_nearby.append(_describe_file(labels))
+    return LoadPlan(
+        store_format=FORMAT,
+        package=release(),
+        keep_all=options.keep_all,
+        values=options.values,
+        files=[_describe_file(path) for path in paths],
+        labels_nearby=labels_nearby,
+    )
+
+
+def _describe_file(path: Path) -> list[object]:
+    """Return the path of a file, its size and the time of its last change."""
+    state = path.stat()
+    return [str(path.absolute()), state.st_size, state.st_mtime_ns]
+
+
 def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadReport:
+    """Build the store in the work folder, from where an earlier load stopped; the errors say what is stored."""
     if is_store(work.folder):  # an earlier run was killed between the last step and the move
-        try:
-            return LoadReport(read_manifest(work.folder), 0.0, 0.0, work.progress.skipped)
-        except StoreError as error:
-            shutil.rmtree(work.folder, ignore_errors=True)
-            problem = f"the unfinished store was damaged ({error}) and was deleted; run the same command again"
-            raise StoreError(work.folder, problem) from error
+        return _finished_report(work)
     try:
         return _build(work, inputs, options)
     except GraphFileError as error:
-        if work.progress.triples:
-            stored = (
-                f"The {work.progress.triples} triples before it are stored in {work.folder}: the same command resumes "
-                f"there, and starts over if a source has changed"
-            )
-        else:
-            shutil.rmtree(work.folder, ignore_errors=True)
-            stored = "Nothing was loaded"
+        stored = _keep_or_delete(work)
         raise GraphFileError(error.path, f"{error.problem}. {stored}", line=error.line) from error
     except LabelIndexError as error:  # `store_write_errors` makes it a StoreError
         raise OSError(error.problem) from error
+
+
+def _finished_report(work: Work) -> LoadReport:
+    """Return the report of a store that is complete already; delete the store and raise if it is damaged."""
+    try:
+        manifest = read_manifest(work.folder)
+    except StoreError as error:
+        shutil.rmtree(work.folder, ignore_errors=True)
+        problem = f"the unfinished store was damaged ({error}) and was deleted; run the same command again"
+        raise StoreError(work.folder, problem) from error
+    return LoadReport(manifest, seconds=0.0, label_seconds=0.0, skipped=work.progress.skipped)
+
+
+def _keep_or_delete(work: Work) -> str:
+    """Keep the work folder if it has triples, so that the load can resume, else delete it; return what was done."""
+    if not work.progress.triples:
+        shutil.rmtree(work.folder, ignore_errors=True)
+        return "Nothing was loaded"
+    return (
+        f"The {work.progress.triples} triples before it are stored in {work.folder}: the same command resumes "
+        f"there, and starts over if a source has changed"
+    )
 
 
 def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadReport:
@@ -191,12 +236,15 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
     skipped_before = progress.skipped
     bad = BadLines(source.path, leave_out=options.skip_bad_lines)
     with open_chunks(source.path) as reader:
-        chunks = source.check(reader.chunks(start=progress.offset, lines=progress.lines), bad)
+        chunks = reader.chunks(start=progress.offset, lines=progress.lines)
+        chunks = source.report_cut_off(chunks, bad)
         if source.kind == "CoDEx labels":
             chunks = _as_one_chunk(chunks)
-        with closing(read_ahead(batches(chunks, source.translate(options, bad)))) as coming:
-            for batch in coming:
+        translated = batches(chunks, source.translate(options, bad))
+        with closing(read_ahead(translated)) as batches_ahead:
+            for batch in batches_ahead:
                 _add_batch(work, database, batch, source.path)
+                # The next batch may have been read already: its bad lines do not count yet.
                 progress.skipped = skipped_before + bad.until(batch.lines)
                 work.record()  # last: what progress.json counts is in the database and in the spool files
         progress.done.append(
@@ -204,7 +252,7 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
                 name=source.path.name,
                 kind=source.kind,
                 bytes=source.path.stat().st_size,
-                sha256=reader.sha256,
+                sha256=reader.sha256,  # of the whole file: a resumed load reads the part before `offset` again
                 lines=progress.lines,
                 kept=progress.kept,
             )
@@ -243,13 +291,15 @@ def _as_one_chunk(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
 
 def _find_labels_nearby(work: Work, inputs: Sequence[Input]) -> list[Input]:
     """Return the labels file in the folder of sources that have no labels, as `graph_files.py` does; else []."""
-    if len(work.progress.done) > len(inputs):
+    progress = work.progress
+    labels_done = len(progress.done) > len(inputs)  # the labels file comes after the sources
+    if labels_done:
         return []
-    if not work.progress.offset:  # an offset means that this labels file was begun before an interruption
-        label = f"> <{RDFS_LABEL}> ".encode()  # other texts are descriptions, aliases or times
-        with (work.folder / NAMES).open("rb") as file:
-            if any(label in line for line in file):
-                return []
+    # The sources are done, so an offset is one in the labels file. That file was begun because they have no labels;
+    # the labels that are spooled now are its own.
+    labels_begun = progress.offset > 0
+    if not labels_begun and _has_labels(work.folder / NAMES):
+        return []
     sibling = sibling_labels([source.path for source in inputs])
     if sibling is None:
         logger.warning("No labels in these sources: statements without labels are left out of every subgraph")
@@ -258,7 +308,8 @@ def _find_labels_nearby(work: Work, inputs: Sequence[Input]) -> list[Input]:
     return [detect(sibling, sibling.name)]
 
 
-def _describe_file(path: Path) -> list[object]:
-    """Return the path of a file, its size and the time of its last change."""
-    state = path.stat()
-    return [str(path.absolute()), state.st_size, state.st_mtime_ns]
+def _has_labels(names: Path) -> bool:
+    """Return whether the spool file of names has a label; its other texts are descriptions, aliases or times."""
+    label = f"> <{RDFS_LABEL}> ".encode()
+    with names.open("rb") as file:
+        return any(label in line for line in file)

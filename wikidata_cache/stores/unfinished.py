@@ -105,7 +105,7 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
 
 def swap_in(folder: Path, target: Path) -> None:
     """Move a finished store to `target`. An older store there is moved aside first, and deleted last."""
-    # Two renames: a kill between them leaves the old store at `aside`, from where `restore` moves it back.
+    # Two renames: a kill between them leaves the old store at `aside`; `restore_interrupted_swap` moves it back.
     aside = _backup_path(target)
     _delete_leftovers(folder)
     if target.exists():
@@ -114,14 +114,14 @@ def swap_in(folder: Path, target: Path) -> None:
     try:
         folder.replace(target)
     except OSError:
-        restore(target)
+        restore_interrupted_swap(target)
         raise
     for name in (NAMES, WEIGHTS, PROGRESS, _LOCK):
         (target / name).unlink(missing_ok=True)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def restore(target: Path) -> None:
+def restore_interrupted_swap(target: Path) -> None:
     """Move back a store that `swap_in` had moved aside when it was interrupted."""
     if not target.exists() and _backup_path(target).exists():
         _backup_path(target).replace(target)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.statistics import harmonic_mean
-from kg_edit.models.first_token import lead_before
+from kg_edit.models.first_token import line_break_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.scoring.pairs import Pair
@@ -165,7 +165,7 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
         own = [edit.text]
         own += [prompt.rstrip() for prompt in edit.paraphrases[:_PARAPHRASES]]
         if not edit.forms[0]:
-            own = [lead_before(model, prompt, subject=edit.subject) + prompt for prompt in own]
+            own = [line_break_before(model, prompt, subject=edit.subject) + prompt for prompt in own]
         general = own[1:] + [context.replace(BARE, edit.text) for context in contexts]
         near = [prompt.rstrip() for prompt in edit.neighborhood[:_LOCALITY]]
         near += [edit.prompt.replace("{}", subject) for subject in _other_subjects(edit, edits)[:_LOCALITY]]

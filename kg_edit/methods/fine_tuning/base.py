@@ -59,7 +59,7 @@ class TuningMethod(StatementMethod):
     takes_text = True
     config: StatementConfig
 
-    def row(self, edit: Edit) -> TrainingRow:
+    def encode_edit(self, edit: Edit) -> TrainingRow:
         """Return the training row of an edit; with the aim ``text`` it includes the ending of the sentence."""
         aim = self.config.aim
         statement = encode_statement(self.model, edit, method=self.name, with_ending=aim == "text")
@@ -89,7 +89,7 @@ class FineTuning(TuningMethod):
 
     def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
         """Return all training rows for ``edit``; the first one is its own."""
-        return [self.row(edit)]
+        return [self.encode_edit(edit)]
 
     def penalty(self, change: Tensor, before: Patch) -> Callable[[], Tensor] | None:
         """Return a function that computes a penalty on ``change`` [d, d_ff], which is added to the loss; None here."""

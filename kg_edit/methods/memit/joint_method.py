@@ -64,7 +64,7 @@ from kg_edit.methods.memit.records import (
     split_by_edit,
     with_updates,
 )
-from kg_edit.methods.statement import warn_of_lead
+from kg_edit.methods.statement import warn_of_unread_edit
 from kg_edit.methods.value_method import ValueMethod
 from kg_edit.models.devices import exact
 from kg_edit.models.first_token import warn_of_unread
@@ -254,7 +254,7 @@ class JointMethod(ValueMethod):
             with annotate_errors(edit):
                 if edit.target_text:
                     self.make_facts(edit)
-                    warn_of_lead(self.model, edit, method=self.name)
+                    warn_of_unread_edit(self.model, edit, method=self.name)
                     continue
                 for fact in self.edits_to_write(edit):
                     self._check_forms(fact)

@@ -22,7 +22,7 @@ from kg_edit.errors import ConfigError, KgEditError, UnknownNameError
 from kg_edit.graphs.source import SubgraphSource, read_subgraph
 from kg_edit.methods import EditingMethod
 from kg_edit.methods.graph_reader import GraphReader, subgraph_of
-from kg_edit.models.first_token import LEAD, lead_before
+from kg_edit.models.first_token import LINE_BREAK, line_break_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -270,7 +270,7 @@ def requests_of(model: LanguageModel, request: TryRequest, edit: Edit) -> list[R
     for prompt, candidates in prompts:
         text = prompt
         if not request.chat:
-            text = lead_before(model, prompt, subject=edit.subject) + prompt
+            text = line_break_before(model, prompt, subject=edit.subject) + prompt
         requests.append(continue_and_score(text, candidates, least=_TOKENS, chat=request.chat))
     return requests
 
@@ -295,8 +295,8 @@ def _outcome_of(kind: Literal["edit", "probe"], requests: Requests, before: Evid
         chances.append(Chance(candidate=pair.candidate, before=old, after=new))
     return Outcome(
         kind=kind,
-        prompt=text.prompt.removeprefix(LEAD),
-        led=text.prompt.startswith(LEAD),
+        prompt=text.prompt.removeprefix(LINE_BREAK),
+        led=text.prompt.startswith(LINE_BREAK),
         before=tidy_text(before.texts[text.prompt]),
         after=tidy_text(after.texts[text.prompt]),
         chances=tuple(chances),

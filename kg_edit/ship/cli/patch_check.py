@@ -156,9 +156,9 @@ def _say_another_method(ledger: Path, failed: Sequence[str]) -> None:
 
 def _compare_edits(merged: str, entries: Sequence[Entry]) -> None:
     """Compare the edits to check with those that a merged model has, if its folder lists them."""
-    from kg_edit.patches.provenance import merged_provenance
+    from kg_edit.patches.provenance import read_merged_provenance
 
-    merged_edits = [record.get("edit") for record in merged_provenance(merged).get("edits", ())]
+    merged_edits = [record.get("edit") for record in read_merged_provenance(merged).get("edits", ())]
     missing = [entry.name for entry in entries if entry.record["edit"] not in merged_edits]
     if not merged_edits or not missing:
         return

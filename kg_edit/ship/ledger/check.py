@@ -221,14 +221,14 @@ class CompletionServer(LiveServer):
 
 def _ask_served(server: CompletionServer, probe: ReportProbe, edit: Edit) -> CheckedPrompt:
     """Ask a prompt; if the answer is wrong and the prompt begins with the edit's subject, once more after a break."""
-    from kg_edit.models.first_token import LEAD
+    from kg_edit.models.first_token import LINE_BREAK
 
     first = _ask_once(server, probe, lead="")
     if first.right or probe.chat or probe.kind == "portability":
         return first
     if not edit.subject or not probe.ask.startswith(edit.subject):
         return first
-    again = _ask_once(server, probe, lead=LEAD)
+    again = _ask_once(server, probe, lead=LINE_BREAK)
     return again if again.right else first
 
 

@@ -31,7 +31,7 @@ from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.average import AVERAGED
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import columns
+from kg_edit.patches.changes import columns_by_edit
 from kg_edit.patches.entries import EditPosition, edit_of
 from kg_edit.patches.subtraction import SUBTRACTED
 from kg_edit.patches.weight_patch import WeightPatch, total
@@ -311,7 +311,7 @@ def _part_before(patch: Patch, removed: AbstractSet[str]) -> WeightPatch | None:
 
     They stay as they are if each of them has its own columns of the factors, and is computed by itself (RankOneMethod).
     """
-    edit_columns = columns(patch)
+    edit_columns = columns_by_edit(patch)
     if edit_columns is None or not isinstance(patch, WeightPatch):
         return None
     recorded = recorded_method(patch)
@@ -386,7 +386,7 @@ class _Part:
 def _parts(patch: Patch) -> dict[str, _Part]:
     """Return the part of each edit, by its id."""
     parts = dict[str, _Part]()
-    edit_columns = columns(patch)
+    edit_columns = columns_by_edit(patch)
     for index, record in enumerate(patch.edits):
         share = patch.share_of(index)
         if edit_columns is not None and isinstance(patch, WeightPatch):

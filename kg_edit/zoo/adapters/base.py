@@ -86,7 +86,7 @@ class AdapterMethod(StatementMethod):
         """Return an `AdapterPatch` without adapters; it changes nothing."""
         return AdapterPatch(adapters={}, provenance=self.provenance())
 
-    def row(self, edit: Edit) -> TrainingRow:
+    def encode_edit(self, edit: Edit) -> TrainingRow:
         """Return the training row of an edit: its prompt and its target."""
         return row_of(encode_statement(self.model, edit, method=self.name), "target")
 

@@ -179,7 +179,7 @@ class SummedMethod(AdapterMethod):
         for name, tensor in start.items():
             if learned is None or name in learned:
                 trained[name] = torch.zeros_like(tensor, requires_grad=True)
-        losses = self._descend(adapter, start, trained, [self.row(edit) for edit in edits])
+        losses = self._descend(adapter, start, trained, [self.encode_edit(edit) for edit in edits])
 
         changes = {name: torch.zeros_like(tensor).cpu() for name, tensor in start.items()}
         for name, change in trained.items():

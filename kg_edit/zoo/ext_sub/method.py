@@ -89,9 +89,9 @@ class ExtSub(Lora):
         with untouched(self.model):
             for index, edit in enumerate(edits):
                 with annotate_errors(edit):
-                    expert_rows.append(self.row(edit))
+                    expert_rows.append(self.encode_edit(edit))
                     if edit.target_true:
-                        old_rows[index] = self.row(edit.model_copy(update={"target_new": edit.target_true}))
+                        old_rows[index] = self.encode_edit(edit.model_copy(update={"target_new": edit.target_true}))
             expert, expert_losses = self._train_adapter([*expert_rows, *self._locality], edits=len(edits))
             anti_expert = WeightPatch(factors={})
             old_losses = dict[int, list[float]]()  # by the index of the edit

@@ -59,7 +59,7 @@ class FtAll(TuningMethod):
             targets += matrices_of(self.model, layer)
         # Every change starts at 0, so the first loss is that of the model as it is.
         with untouched(self.model), tuned(self.model, targets) as changes:
-            row_losses = RowLosses(self.model, self.layer, [self.row(edit)])
+            row_losses = RowLosses(self.model, self.layer, [self.encode_edit(edit)])
             losses = self.config.descent.run(list(changes.values()), lambda: row_losses().mean())
 
         factors = dict[str, Factors]()

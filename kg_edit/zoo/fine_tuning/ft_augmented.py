@@ -41,7 +41,7 @@ from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss
 from kg_edit.methods.fine_tuning.descent import changed, checked_loss, no_change, take_step
 from kg_edit.methods.fine_tuning.epochs import batches
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
-from kg_edit.models.first_token import LEAD, begins_unread
+from kg_edit.models.first_token import LINE_BREAK, begins_unread
 from kg_edit.models.hooks import untouched
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts, sample_rows
@@ -314,7 +314,7 @@ class AugmentedRows:
         rows = list[TrainingRow]()
         for edit in edits:
             with annotate_errors(edit):
-                rows.append(self._method.row(edit))
+                rows.append(self._method.encode_edit(edit))
         return rows
 
     def _in_contexts(self, edits: Iterable[Edit], draw: Random) -> list[TrainingRow]:
@@ -327,15 +327,15 @@ class AugmentedRows:
             if edit.subject:
                 rows.append(self.row_in(draw.choice(contexts), edit, draw))
             else:
-                rows.append(self._method.row(edit))
+                rows.append(self._method.encode_edit(edit))
         return rows
 
     def row_in(self, context: str, edit: Edit, draw: Random) -> TrainingRow:
         """Return the row of an edit in a context; in a share ``at_subject`` the change acts at the subject alone."""
         config = self._config
         prompt = self._encode(edit, context)
-        if context == BARE and not edit.one_form(self._method.name) and begins_unread(self._model, prompt):
-            prompt = self._encode(edit, LEAD + BARE)  # as in the bare row of `TuningMethod.row`
+        if context == BARE and not edit.is_made_in_chat(self._method.name) and begins_unread(self._model, prompt):
+            prompt = self._encode(edit, LINE_BREAK + BARE)  # as in the bare row of `TuningMethod.encode_edit`
         row = row_of(prompt, config.aim)
         if config.at_subject and draw.random() < config.at_subject:
             return replace(row, acting_at=prompt.edited_at)
@@ -347,7 +347,7 @@ class AugmentedRows:
             subject=edit.subject,
             target=edit.target_new,
             context=context,
-            chat=edit.one_form(self._method.name),
+            chat=edit.is_made_in_chat(self._method.name),
         )
 
     def about_others(self, edit: Edit, draw: Random) -> list[TrainingRow]:
@@ -361,6 +361,6 @@ class AugmentedRows:
         unedited = self._unedited_subjects[template]
         rows = list[TrainingRow]()
         for subject in draw.sample(unedited, min(self._config.subjects, len(unedited))):
-            ids = self._model.encode_fact(template, subject=subject, chat=edit.one_form(self._method.name)).ids
+            ids = self._model.encode_fact(template, subject=subject, chat=edit.is_made_in_chat(self._method.name)).ids
             rows.append(TrainingRow(ids=ids, targets=((len(ids) - 1, 0),)))  # it has no target: only its logits count
         return rows

@@ -46,10 +46,10 @@ class FtRetrain(FineTuning):
             draw = random.Random(f"{self.config.seed}/{len(before.edits)}")  # noqa: S311 - a sample, no secret
             chosen = sorted(draw.sample(range(len(earlier)), self.config.replayed))
             earlier = [earlier[index] for index in chosen]
-        rows = [self.row(edit)]
+        rows = [self.encode_edit(edit)]
         for old in earlier:
             with annotate_errors(old):
-                rows.append(self.row(old))
+                rows.append(self.encode_edit(old))
         return rows
 
 

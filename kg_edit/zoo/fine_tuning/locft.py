@@ -46,7 +46,7 @@ class LocFt(FineTuning):
     config_class = LocFtConfig
     config: LocFtConfig
 
-    def row(self, edit: Edit) -> TrainingRow:
+    def encode_edit(self, edit: Edit) -> TrainingRow:
         """Return the training row of an edit: its prompt and its target, and the end-of-text token as ``end`` sets."""
         end = None
         if self.config.end:
@@ -64,7 +64,7 @@ class LocFt(FineTuning):
             rows = list[TrainingRow]()
             for edit in edits:
                 with annotate_errors(edit):
-                    rows.append(self.row(edit))
+                    rows.append(self.encode_edit(edit))
             change = no_change(module)
             with changed(module, [change]):
                 losses = train_epochs(

@@ -108,7 +108,7 @@ class Lora(TuningMethod):
         """Train the adapters on the edit's row."""
         (edit,) = edits
         with untouched(self.model):
-            factors, losses = self.train(self.row(edit))
+            factors, losses = self.train(self.encode_edit(edit))
         record = {**self.record(edit), "norms": weight_norms(factors), **self.notes(factors), **loss_notes(losses)}
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
 

@@ -127,14 +127,14 @@ class Grace(CodebookMethod):
                 results.update(zip(batch, patches, strict=True))
         return tuple(results[index] for index in range(len(edits)))
 
-    def row(self, edit: Edit) -> Request:
+    def encode_edit(self, edit: Edit) -> Request:
         """Return the edit's prompt with its target; the change is made at the prompt's last token."""
-        prompt = super().row(edit)
+        prompt = super().encode_edit(edit)
         return Request(rewrites=(replace(prompt, subject_last=prompt.target_start - 1),))
 
     def _try_row(self, edit: Edit) -> Request | Exception:
         """Return the row of an edit, or the exception if it can't be encoded."""
-        return attempt(edit, lambda: self.row(edit))
+        return attempt(edit, lambda: self.encode_edit(edit))
 
     def _train(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[Patch | Exception]:
         """Train a value for each edit, all in one descent; return a patch or an exception for each."""

@@ -24,7 +24,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PromptError
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import ContextLengths, Layers, MethodConfig, Workload
-from kg_edit.methods.statement import warn_of_lead
+from kg_edit.methods.statement import warn_of_unread_edit
 from kg_edit.models.architectures import optional_module
 from kg_edit.models.first_token import readable_contexts
 from kg_edit.models.hooks import untouched
@@ -131,7 +131,7 @@ class Kn(EditingMethod):
                 self._answers(edit)
                 if self.config.prompts == "diverse":
                     self._reworded(edit)  # encodes them
-                warn_of_lead(self.model, edit, method=self.name)
+                warn_of_unread_edit(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Find the neurons in the model in its present state, and change their columns."""
@@ -209,7 +209,7 @@ class Kn(EditingMethod):
             subject=edit.subject,
             target=target,
             context=context,
-            chat=edit.one_form(self.name),
+            chat=edit.is_made_in_chat(self.name),
         )
 
     def _prompts(self, edit: Edit) -> list[Prompt]:

@@ -69,7 +69,7 @@ class Melo(CodebookMethod):
     config_class = MeloConfig
     config: MeloConfig
 
-    def row(self, edit: Edit) -> TrainingRow:
+    def encode_edit(self, edit: Edit) -> TrainingRow:
         """Return the training row of an edit: its prompt and its target."""
         return row_of(encode_statement(self.model, edit, method=self.name), "target")
 
@@ -77,7 +77,7 @@ class Melo(CodebookMethod):
         """Train the block of one edit."""
         (edit,) = edits
         with untouched(self.model):
-            key, a, b, losses = self._train_block(self.row(edit))
+            key, a, b, losses = self._train_block(self.encode_edit(edit))
         book = Blocks(
             keys=key[None].to(self.model.model.dtype).cpu(),  # its rounding shows which keys are the same
             values=torch.cat([a, b], dim=1)[None].cpu(),

@@ -75,7 +75,7 @@ class Memoir(AdapterMethod):
         memory.plus(empty)  # raises before the training if the masks differ
 
         # The edit's mask: TopHash of the mean input over its prompt.
-        row = self.row(edit)
+        row = self.encode_edit(edit)
         first_position, _ = row.targets[0]  # of the token that predicts the target's first one
         prompt = row.ids[: first_position + 1]
         mask = memory.make_masks(self.means([prompt]))  # [1, k]

@@ -18,7 +18,7 @@ from typing import Self
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, ModelError, PromptError
-from kg_edit.models.first_token import lead_before
+from kg_edit.models.first_token import line_break_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import sample_rows
@@ -137,7 +137,7 @@ def _make_example(
         locality: its locality prompts with their answers.
         gradient_of: "target" or "text", as in `MendTraining`.
     """
-    lead = lead_before(model, edit.text, subject=edit.subject)
+    lead = line_break_before(model, edit.text, subject=edit.subject)
     encoded = _encode_all(model, [(lead + edit.text, edit.target_new)])
     if not encoded:
         return None

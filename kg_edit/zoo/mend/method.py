@@ -135,7 +135,7 @@ class Mend(StatementMethod):
     def compute_gradients(self, edit: Edit) -> tuple[Prompt, Gradients, float]:
         """Return the row of an edit, its gradients (u [tokens, in], delta [tokens, out]) by weight, and its loss."""
         with annotate_errors(edit):
-            prompt = self.row(edit)
+            prompt = self.encode_edit(edit)
             if self.editor.of_statement:
                 prompt = whole_statement(prompt)
             gradients, loss = gradient_factors(self.model, prompt, self.editor.weights)

@@ -138,7 +138,7 @@ class TPatcher(AdapterMethod):
         (edit,) = edits
         existing = earlier if isinstance(earlier, Neurons) else Neurons.none(self.shape)
         before = existing.on(self.device)
-        row = self.row(edit)
+        row = self.encode_edit(edit)
         row_losses = RowLosses(self.model, self.layer, [row])
         queries = self._queries_of_mistakes(row, row_losses, before)  # q, [n, d]
         memory = self._memory_for(queries, existing)  # m, [tokens, d]

@@ -223,7 +223,7 @@ class UltraEdit(StatementMethod):
         prompts = list[Prompt]()
         for edit in edits:
             with annotate_errors(edit):
-                prompts.append(self.row(edit))
+                prompts.append(self.encode_edit(edit))
         # 1. [h, g] of each token of a target
         with untouched(self.model):
             _ = self.texts

@@ -155,14 +155,14 @@ class Wise(AdapterMethod):
 
     def rows(self, edit: Edit) -> list[TrainingRow]:
         """Return the edit's prompt with its target in every context."""
-        rows = [self.row(edit)]
+        rows = [self.encode_edit(edit)]
         for context in self.contexts[1:]:
             fact = self.model.encode_fact(
                 edit.prompt,
                 subject=edit.subject,
                 target=edit.target_new,
                 context=context,
-                chat=edit.one_form(self.name),
+                chat=edit.is_made_in_chat(self.name),
             )
             rows.append(row_of(fact, "target"))
         return rows

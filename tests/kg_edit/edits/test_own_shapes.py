@@ -15,7 +15,7 @@ from kg_edit.evaluation.datasets.own_edits import record_of
 from kg_edit.evaluation.records import make_items
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.evaluation.tracing.trace import TracedFact, prompt_of
-from kg_edit.models.first_token import lead_before
+from kg_edit.models.first_token import line_break_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
 from kg_edit.reports.probes import probes, read
@@ -51,8 +51,10 @@ def test_shapes_are_those_of_the_ids(smollm2: LanguageModel, edits: tuple[Edit, 
     def of(shape: str) -> list[Edit]:
         return [edit for edit in edits if edit.id.startswith(shape)]
 
-    assert all(lead_before(smollm2, edit.text, subject=edit.subject) for edit in of("start"))
-    assert not any(lead_before(smollm2, edit.text, subject=edit.subject) for edit in [*of("middle"), *of("after")])
+    assert all(line_break_before(smollm2, edit.text, subject=edit.subject) for edit in of("start"))
+    assert not any(
+        line_break_before(smollm2, edit.text, subject=edit.subject) for edit in [*of("middle"), *of("after")]
+    )
     assert all(edit.prompt.endswith("{}") for edit in of("last"))
     assert all(edit.text.count(edit.subject) == 2 for edit in of("twice"))
     assert not any(edit.subject.isascii() for edit in of("script"))

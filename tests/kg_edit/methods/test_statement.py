@@ -45,8 +45,8 @@ def test_methods_warn_of_the_line_break(name: str, smollm2: LanguageModel, caplo
 def test_rows_requests_and_contexts_have_the_line_break(smollm2: LanguageModel) -> None:
     """What each family really runs: FT's row, GRACE's request, KN's prompts."""
     read = tuple(smollm2.tokenizer(LED)["input_ids"])
-    assert find_method("ft").on(smollm2, settings={}).row(FOUNDED).ids == read[:-1]  # type: ignore[attr-defined]
-    (row,) = find_method("grace").on(smollm2, settings={}).row(FOUNDED).rewrites  # type: ignore[attr-defined]
+    assert find_method("ft").on(smollm2, settings={}).encode_edit(FOUNDED).ids == read[:-1]  # type: ignore[attr-defined]
+    (row,) = find_method("grace").on(smollm2, settings={}).encode_edit(FOUNDED).rewrites  # type: ignore[attr-defined]
     assert row.text == LED
     kn = find_method("kn").on(smollm2, settings={})
     assert isinstance(kn, Kn)

@@ -13,7 +13,7 @@ import torch
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches import guards
-from kg_edit.patches.changes import Pair, change_norm, edit_norms
+from kg_edit.patches.changes import LowRank, change_norm, edit_norms
 from kg_edit.patches.guards import MEDIANS, SHARE, find_disabling, refuse_disabling
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.ship.ledger import Ledger
@@ -36,7 +36,7 @@ def test_edit_norms_by_hand() -> None:
 def test_norm_of_one_edit_reads_its_own_columns() -> None:
     """A float64 copy of these factors would take 8 TB."""
     factor = np.broadcast_to(np.float32(1.0), (1_000_000, 1_000_000))
-    assert change_norm(Pair(factor, factor), (3,)) == pytest.approx(1_000_000)
+    assert change_norm(LowRank(factor, factor), (3,)) == pytest.approx(1_000_000)
 
 
 def test_each_edit_is_compared_with_the_median_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

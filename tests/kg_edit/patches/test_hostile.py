@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from kg_edit.errors import KgEditError, PatchError
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import columns, edit_norms, read_changes
+from kg_edit.patches.changes import columns_by_edit, edit_norms, read_changes
 from kg_edit.patches.container import METADATA
 from kg_edit.patches.entries import entries_of
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -71,7 +71,7 @@ def test_any_change_of_the_metadata_is_refused_or_harmless(tmp_path_factory: Any
         patch.check_finite()
         assert patch.summary is not None
         entries_of(patch)
-        columns(read_changes(path))
+        columns_by_edit(read_changes(path))
         edit_norms(patch)
         Ledger.open(folder / "ledger").add(path)
     except KgEditError as error:

@@ -192,9 +192,9 @@ def test_ewc_anchor_is_the_model_before_any_edit() -> None:
 @pytest.mark.parametrize(("name", "settings"), [("ft", {}), ("locft", {"end": False})])
 def test_ending_of_a_sentence_is_trained_with_the_aim_text_only(name: str, settings: dict[str, bool]) -> None:
     ended = EDIT.model_copy(update={"ending": " in the north."})
-    bare, full = (method(name, tiny("llama"), aim="text", **settings).row(edit) for edit in (EDIT, ended))
+    bare, full = (method(name, tiny("llama"), aim="text", **settings).encode_edit(edit) for edit in (EDIT, ended))
     assert len(full.ids) > len(bare.ids) and full.ids[: len(bare.ids)] == bare.ids
-    bare, full = (method(name, tiny("llama"), aim="target", **settings).row(edit) for edit in (EDIT, ended))
+    bare, full = (method(name, tiny("llama"), aim="target", **settings).encode_edit(edit) for edit in (EDIT, ended))
     assert bare == full
 
 
@@ -275,7 +275,11 @@ def test_retraining_leaves_out_reverted_and_contradicted_edits() -> None:
     assert [edit.target_new for edit in still_valid(lines, [])] == ["Miami\nHeat"], "as an older file may have it"
     assert isinstance(chosen, FtRetrain)
     few = method("ft-retrain", model, replayed=1).rows(THIRD, before)
-    assert len(few) == 2 and few[0] == chosen.row(THIRD) and few[1] in (chosen.row(SECOND), chosen.row(changed))
+    assert (
+        len(few) == 2
+        and few[0] == chosen.encode_edit(THIRD)
+        and few[1] in (chosen.encode_edit(SECOND), chosen.encode_edit(changed))
+    )
 
 
 @pytest.mark.parametrize("dtype", keep_first([torch.bfloat16, torch.float16]))

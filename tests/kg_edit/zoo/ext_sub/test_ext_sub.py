@@ -12,7 +12,7 @@ import torch
 from kg_edit.callbacks import Callback
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
-from kg_edit.patches.changes import columns, edit_norms
+from kg_edit.patches.changes import columns_by_edit, edit_norms
 from kg_edit.patches.subtraction import subtract_patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score
@@ -96,7 +96,7 @@ def test_records_have_both_losses_and_the_shared_norms() -> None:
 def test_columns_of_a_shared_change_belong_to_no_edit() -> None:
     """Two edits of rank 1 have two columns together, and neither is one edit's."""
     both, single = patch_of(*EDITS, rank=1), patch_of(EDITS[0].model_copy(update={"target_true": None}), rank=1)
-    assert columns(both) is None and edit_norms(both) == (None, None)
+    assert columns_by_edit(both) is None and edit_norms(both) == (None, None)
     assert edit_norms(single) == (pytest.approx(single.edits[0]["norms"]["update"], rel=1e-4),)
 
 

@@ -78,7 +78,7 @@ def distance_after(model: LanguageModel, *, orthogonality: float) -> float:
     """How far from orthonormal P and Q are after a descent on the edit."""
     chosen = method(model, orthogonality=orthogonality, learning_rate=0.05)
     with untouched(model), svd_adapted(model, chosen.targets, chosen.config) as adapters:
-        losses = RowLosses(model, 0, [chosen.row(EDIT)])
+        losses = RowLosses(model, 0, [chosen.encode_edit(EDIT)])
         chosen.config.descent.run(
             adapters.parameters,
             lambda: losses().mean(),

@@ -29,7 +29,7 @@ def test_gradient_is_that_of_the_whole_model(family: str) -> None:
     model = tiny(family)
     chosen = method(model)
     with tuned(model, [name for layer in chosen.layers for name in matrices_of(model, layer)]) as changes:
-        loss = RowLosses(model, 0, [chosen.row(EDIT)])().mean()
+        loss = RowLosses(model, 0, [chosen.encode_edit(EDIT)])().mean()
         gradients = torch.autograd.grad(loss, list(changes.values()))
     twin = LanguageModel.wrap(copy.deepcopy(model.model), model.tokenizer, name="twin", spec=model.spec)
     prompt = twin.encode(EDIT.text, target=EDIT.target_new)

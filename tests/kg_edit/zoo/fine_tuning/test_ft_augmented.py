@@ -54,7 +54,7 @@ def test_step_trains_the_prompts_bare_and_in_context_and_holds_other_subjects_an
     model = tiny("llama")
     chosen = ft_augmented(model, steps=2)
     rows = first_step(chosen, EDITS)
-    assert [chosen.row(edit) for edit in EDITS] == list(rows.edited[:5])
+    assert [chosen.encode_edit(edit) for edit in EDITS] == list(rows.edited[:5])
     decoded = [model.tokenizer.decode(row.ids) for row in rows.edited[5:]]
     assert len(decoded) == 5
     for edit, text in zip(EDITS, decoded, strict=True):
@@ -101,9 +101,9 @@ def test_earlier_edits_are_trained_again_unless_contradicted() -> None:
     before = chosen.edit(EDITS[:3])
     again = EDITS[0].model_copy(update={"id": "6", "target_new": "London"})
     assert set(first_step(chosen, [again], before).edited) == {
-        chosen.row(again),
-        chosen.row(EDITS[1]),
-        chosen.row(EDITS[2]),
+        chosen.encode_edit(again),
+        chosen.encode_edit(EDITS[1]),
+        chosen.encode_edit(EDITS[2]),
     }
 
 
@@ -128,7 +128,7 @@ def test_half_of_the_earlier_edits_come_after_a_sampled_text() -> None:
     before = chosen.edit(EDITS[:4])
     rows = first_step(chosen, EDITS[4:], before)
     earlier = [chosen.model.tokenizer.decode(row.ids) for row in rows.edited[2:]]
-    bare = [chosen.model.tokenizer.decode(chosen.row(edit).ids) for edit in EDITS[:4]]
+    bare = [chosen.model.tokenizer.decode(chosen.encode_edit(edit).ids) for edit in EDITS[:4]]
     assert len(earlier) == 4 and len({*earlier} & {*bare}) == 2
     assert all(any(text.endswith(prompt) for prompt in bare) for text in earlier)
 
@@ -172,7 +172,7 @@ def test_a_bare_row_at_the_subject_has_the_line_break_of_the_statement(monkeypat
         Edit(subject="I", prompt="{} live in", target_new="Rome"),
     )
     row = first_step(chosen, [edit]).edited[0]
-    assert (row.ids, row.acting_at) == (chosen.row(edit).ids, 1)
+    assert (row.ids, row.acting_at) == (chosen.encode_edit(edit).ids, 1)
 
 
 def added_at(position: int, change: Tensor) -> Any:

@@ -45,7 +45,7 @@ def test_epoch_trains_every_edit_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RowLosses, "__init__", watching)
     chosen = on_tiny(LocFt, model, stop_below=0.0)
     patch = chosen.edit(EDITS)
-    rows = {chosen.row(edit) for edit in EDITS}
+    rows = {chosen.encode_edit(edit) for edit in EDITS}
     assert len(rows) == 5 and len(seen) == 20
     assert all(set(seen[start : start + 5]) == rows for start in range(0, 20, 5))
     assert [record["edit"]["id"] for record in patch.edits] == ["1", "2", "3", "4", "5"]
@@ -77,8 +77,8 @@ def test_one_batch_in_one_epoch_is_a_step_on_the_mean_loss() -> None:
 def test_end_of_text_follows_the_target() -> None:
     model = tiny("llama")
     prompt = model.encode(EDITS[0].text, target=EDITS[0].target_new)
-    assert on_tiny(LocFt, model).row(EDITS[0]).targets[-1] == (len(prompt.ids) - 1, 1)
-    assert on_tiny(LocFt, model, end=False).row(EDITS[0]).targets[-1] == (len(prompt.ids) - 2, prompt.ids[-1])
+    assert on_tiny(LocFt, model).encode_edit(EDITS[0]).targets[-1] == (len(prompt.ids) - 1, 1)
+    assert on_tiny(LocFt, model, end=False).encode_edit(EDITS[0]).targets[-1] == (len(prompt.ids) - 2, prompt.ids[-1])
 
 
 def test_tokenizer_without_an_end_of_text_is_taken_with_end_off() -> None:

@@ -107,7 +107,7 @@ def test_activation_is_measured_with_the_codebook_entry_of_the_prompt() -> None:
     model, edit = tiny("llama"), EDITS[0].model_copy(update={"target_new": "Miami Heat and London"})
     book = find_method("grace").on(model, settings={"layer": 0, "steps": 4}).edit(EDITS[:1])
     chosen, inputs = wise(model, steps=3, context_starts=[]), list[Tensor]()
-    memory, row = memory_of(chosen.edit([edit], before=book)), chosen.row(edit)
+    memory, row = memory_of(chosen.edit([edit], before=book)), chosen.encode_edit(edit)
     with torch.no_grad(), book.applied(model), watched(model.down_projection(LAYER), lambda x, _: inputs.append(x[0])):
         RowLosses(model, 0, [row])()
     moved = (inputs[0] @ memory.shards[0].T).norm(dim=-1)
