@@ -29,7 +29,7 @@ from kg_edit.edits.files import read_edits
 from kg_edit.errors import KgEditError
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.registry import method_names
-from kg_edit.models.first_token import LEAD
+from kg_edit.models.first_token import LINE_BREAK
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import document_start
 from kg_edit.patches.base import Patch
@@ -147,7 +147,7 @@ def counts(model: LanguageModel, edit: Edit, patch: Made) -> Counts:
     prompts = {
         SUCCESS: probes(model, edit)[0].ask,
         ALONE: edit.text,
-        LED: LEAD + edit.text,
+        LED: LINE_BREAK + edit.text,
         STARTED: start + edit.text,
         AFTER: BEFORE + edit.text,
     }
@@ -161,7 +161,7 @@ def counts(model: LanguageModel, edit: Edit, patch: Made) -> Counts:
         after = continuations(edited, edit.neighborhood, limits=[STAYS_TOKENS] * len(before))
     success = {name: [begins_with(text, edit.target_new)] for name, text in zip(prompts, texts, strict=True)}
     same = {SAME: after}
-    for name, lead in ((SAME_LED, LEAD), (SAME_STARTED, start)):
+    for name, lead in ((SAME_LED, LINE_BREAK), (SAME_STARTED, start)):
         same[name] = unedited(model, tuple(lead + prompt for prompt in edit.neighborhood))
     return success | {
         name: [old == new for old, new in zip(before, texts, strict=True)] for name, texts in same.items()
