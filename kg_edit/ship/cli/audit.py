@@ -39,13 +39,11 @@ def audit(
 ) -> None:
     """Compare an edited checkpoint with its base, and say what a ledger does not explain.
 
-    The table has a row for each weight that differs:
-
-    - rank, norm: of the difference. What the rounding of the weight's number type explains does not count.
-    - left over: the rank and the norm of what remains of the difference without the ledger's edits.
-    - writes: the tokens whose logits the strongest direction of the difference changes most.
-    - answers to: the names on which the difference acts most, when the model reads them. It needs `--names`, and is
-      known for down-projections only. Without `--names`, the model is not loaded.
+    The table has a row for each weight that differs. Rank and norm are those of the difference, without what the
+    rounding of the number type explains. "Left over" is what remains of it without the ledger's edits. "Writes" names
+    the tokens whose logits its strongest direction changes most. "Answers to" names the things on which it acts most
+    when the model reads them; it needs `--names`, and is known for down-projections only. Without `--names`, the model
+    is not loaded.
 
     Examples:
 
