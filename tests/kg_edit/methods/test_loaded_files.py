@@ -36,7 +36,7 @@ kg_common: json_text rows terminal
 kg_edit: graphs text
 kg_edit.edits: templates
 kg_edit.engine: cuda_graphs
-kg_edit.graphs: controls encoding fact_files facts rgnn source
+kg_edit.graphs: controls encoding fact_files facts private_graph rgnn source
 kg_edit.methods: glame graph_reader
 kg_edit.methods.glame: method
 kg_edit.storage: packaged
