@@ -45,6 +45,7 @@ from wikidata_cache.errors import (
     WikidataCacheError,
 )
 from wikidata_cache.labels.label_index import LabelEntry, build_label_index
+from wikidata_cache.languages import check_languages, language_chain
 from wikidata_cache.sources.source import Exchange, Fact
 from wikidata_cache.stores.engine import store_write_errors
 from wikidata_cache.stores.load import load
@@ -386,6 +387,14 @@ STORES: dict[str, Row] = {
 }
 
 
+LANGUAGES: dict[str, Row] = {
+    "unknown code": (lambda _: language_chain("zh,jp"), BadOptionError, "'jp' is not a language"),
+    "no code": (lambda _: language_chain("zh,"), BadOptionError, "separated by commas"),
+    "codes in one text": (lambda _: check_languages("zh,ko"), BadOptionError, "language_chain('zh,ko')"),
+    "no codes": (lambda _: check_languages(()), BadOptionError, "expected codes"),
+}
+
+
 def cache_with(sql: str) -> Call:
     """A file of SQLite was changed, or made, by something else; it stays as it is."""
 
@@ -649,6 +658,7 @@ COMMANDS: dict[str, Row] = {
             "file": FILES,
             "graph": GRAPHS,
             "edits": EDIT_FILES,
+            "language": LANGUAGES,
             "store": STORES,
             "cache": CACHES,
             "endpoint": ENDPOINTS,
