@@ -1,13 +1,21 @@
 """Mine rules from the statements of a graph: AMIE's support and PCA confidence, for bodies of one or two atoms.
 
-For each relation r1, its edges x -> y are joined with all edges y -r2-> z: each (x, z) is a pair of the body
-r1(x,y) & r2(y,z). The support of a rule counts the pairs that are an edge x -r3-> z too; its PCA confidence divides it
-by the number of the pairs whose x has any r3. A pair counts once, however many y it has; x, y and z are different.
+A rule says that a pair of items in its body is also an edge of its head, such as r1(x,y) & r2(y,z) => r3(x,z). The pair
+(x, z) is in this body if there is a y with x -r1-> y -r2-> z; it counts once, however many y it has, and x, y and z
+are different items.
+
+    support        = number of pairs of the body that are an edge x -r3-> z
+    PCA body size  = number of pairs of the body whose x has any r3
+    PCA confidence = support / PCA body size
+
+`mine_rules` goes through the relations r1. `_Graph` holds the statements as sorted arrays: `join_edges` finds the pairs
+of all bodies with one r1, `count_pairs` counts them for all r3 at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +26,30 @@ from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.rules import Rule, Rules
 
 Ints = npt.NDArray[np.int64]
-_ROWS = 2_000_000  # joined edges at a time, about 200 MB
+_PATHS = 2_000_000  # to join at a time; they take about 200 MB
+
+
+class _Body(NamedTuple):
+    """The body of a rule, as numbers of relations, and the arguments that its head takes from it."""
+
+    first: int  # r1
+    second: int | None  # r2, or None for a body of one atom
+    arguments: str  # "x,z" with r2, else "x,y" or "y,x"
+
+
+class _Pairs(NamedTuple):
+    """Pairs (a, b) of different items, which the head may connect; all arrays are [pairs]."""
+
+    group: Ints  # r2 of the body that a pair belongs to; all 0 for a body of one atom
+    a: Ints  # first argument of the head
+    b: Ints  # second argument of the head
+
+
+class _Counts(NamedTuple):
+    """Numbers of pairs, for each r3: [groups, relations], or [relations] for one body."""
+
+    support: Ints
+    body_size: Ints
 
 
 def mine_rules(statements: Iterable[Statement], *, support: int = 20, confidence: float = 0.5) -> Rules:
@@ -36,54 +67,68 @@ def mine_rules(statements: Iterable[Statement], *, support: int = 20, confidence
     rules: list[Rule] = []
     with Bar(title="rules", unit="relation", total=len(graph.names), leave=False) as bar:
         for first in range(len(graph.names)):
-            chosen = graph.r == first
-            x = graph.s[chosen]  # sorted
-            y = graph.o[chosen]
+            is_first = graph.relations == first
+            x = graph.subjects[is_first]  # [edges of r1], sorted
+            y = graph.objects[is_first]
+
             # Bodies of one atom: r1(x,y) => r3(x,y), and r1(x,y) => r3(y,x).
-            one_group = np.zeros_like(x)  # there is no r2 to group by
-            measures = graph.measure(one_group, x, y)[:, 0]
-            rules += _select(graph, (first, None, "x,y"), measures, least, confidence)
-            measures = graph.measure(one_group, y, x)[:, 0]
-            rules += _select(graph, (first, None, "y,x"), measures, least, confidence)
+            no_group = np.zeros_like(x)
+            counts = graph.count_pairs(_Pairs(no_group, x, y))
+            rules += _select_rules(graph, _Body(first, None, "x,y"), _take_group(counts, 0), least, confidence)
+            counts = graph.count_pairs(_Pairs(no_group, y, x))
+            rules += _select_rules(graph, _Body(first, None, "y,x"), _take_group(counts, 0), least, confidence)
+
             # Bodies of two atoms: r1(x,y) & r2(y,z) => r3(x,z), for all r2 at once.
-            totals = np.zeros((2, len(graph.names), len(graph.names)), dtype=np.int64)  # [2, r2, r3]
-            for relations, a, b in graph.join(x, y):
-                totals += graph.measure(relations, a, b)
-            for second in np.flatnonzero(totals[0].any(axis=1)).tolist():
-                rules += _select(graph, (first, second, "x,z"), totals[:, second], least, confidence)
+            counts = graph.count_joined(x, y)
+            for second in np.flatnonzero(counts.support.any(axis=1)).tolist():
+                body = _Body(first, second, "x,z")
+                rules += _select_rules(graph, body, _take_group(counts, second), least, confidence)
             bar.update(1)
     return Rules(rules)
 
 
-def _select(
-    graph: _Graph, body: tuple[int, int | None, str], measures: Ints, support: int, confidence: float
-) -> list[Rule]:
+def _take_group(counts: _Counts, group: int) -> _Counts:
+    """Return the counts of one group: [relations] instead of [groups, relations]."""
+    return _Counts(counts.support[group], counts.body_size[group])
+
+
+def _select_rules(graph: _Graph, body: _Body, counts: _Counts, least: int, confidence: float) -> list[Rule]:
     """Return the rules of a body with enough support and confidence.
 
     Args:
         graph: the statements.
-        body: r1, r2 (or None), and the arguments of the head.
-        measures: for each r3, the pairs of the body that are an edge, and those whose first item has it: [2, r3].
-        support: least number of pairs.
+        body: the body.
+        counts: its counts for each r3: [relations].
+        least: least support; at least 1.
         confidence: least PCA confidence.
     """
-    first, second, arguments = body
-    names = graph.names
     second_name = None
-    if second is not None:
-        second_name = names[second]
-    heads, bodies = measures
+    if body.second is not None:
+        second_name = graph.names[body.second]
     rules = []
-    for head in np.flatnonzero(heads >= support).tolist():
-        share = round(float(heads[head] / bodies[head]), 4)
-        is_trivial = arguments == "x,y" and head == first  # r1(x,y) => r1(x,y)
+    for head in np.flatnonzero(counts.support >= least).tolist():
+        support = int(counts.support[head])
+        share = round(support / int(counts.body_size[head]), 4)
+        is_trivial = body.arguments == "x,y" and head == body.first  # r1(x,y) => r1(x,y)
         if share >= confidence and not is_trivial:
-            rules.append(Rule(names[first], second_name, names[head], arguments, int(heads[head]), share))
+            rules.append(Rule(graph.names[body.first], second_name, graph.names[head], body.arguments, support, share))
     return rules
 
 
 class _Graph:
-    """Statements as numbers, without loops: `s`, `r` and `o`, sorted by s and then o; `names` are the relations."""
+    """The statements as numbers, in three arrays [statements] that are sorted by subject, then by object.
+
+    Loops (s -r-> s) are left out. The docstrings below work through this graph of the relations 0 and 1; its items
+    are 0 to 3, so that there are 4 items:
+
+        row       0  1  2  3  4
+        subject   0  0  1  2  2
+        object    1  2  3  0  3
+        relation  0  0  1  1  1
+
+    A pair of numbers (a, b) is kept as one number, a * (number of possible b) + b, because sorting and searching whole
+    numbers is fast. `np.divmod` gives the pair back.
+    """
 
     def __init__(self, statements: Iterable[Statement], *, least: int) -> None:
         items: dict[str, int] = {}
@@ -98,61 +143,130 @@ class _Graph:
             o = items.setdefault(target, len(items))
             rows.append((s, o, r))
         table = np.unique(np.array(rows, dtype=np.int64).reshape(-1, 3), axis=0)  # sorted by s, o, r
-        frequent = np.bincount(table[:, 2], minlength=len(relations)) >= least
-        table = table[frequent[table[:, 2]]]
-        numbers = np.cumsum(frequent) - 1
-        self.names = [name for name, kept in zip(relations, frequent, strict=True) if kept]
-        self.s = table[:, 0]
-        self.o = table[:, 1]
-        self.r = numbers[table[:, 2]]
-        self._size = len(items) + 1
-        self._pairs = self.s * self._size + self.o
-        # The relations that each item has, for the PCA confidence.
-        count = max(1, len(self.names))
-        self._having, self._had = np.divmod(np.unique(self.s * count + self.r), count)
 
-    def join(self, x: Ints, y: Ints) -> Iterator[tuple[Ints, Ints, Ints]]:
-        """Yield (r2, x, z) of the distinct paths x -> y -r2-> z, in parts; all paths of an x are in one part."""
-        first, many = _find_spans(self.s, y)
-        # A part ends where x changes, at the latest when its paths are too many.
-        ends = np.flatnonzero(np.diff(x, append=-1)) + 1
-        parts = np.flatnonzero(np.diff(np.cumsum(many)[ends - 1] // _ROWS, append=-1))
+        # Only frequent relations are kept. They get new numbers: the number of frequent relations before them.
+        is_frequent = np.bincount(table[:, 2], minlength=len(relations)) >= least
+        new_numbers = np.cumsum(is_frequent) - 1
+        table = table[is_frequent[table[:, 2]]]
+        self.names = [name for name, keep in zip(relations, is_frequent, strict=True) if keep]
+        self.subjects = table[:, 0]
+        self.objects = table[:, 1]
+        self.relations = new_numbers[table[:, 2]]
+
+        self._item_count = max(1, len(items))
+        self._edges = self.subjects * self._item_count + self.objects  # (s, o) of each row: 1 2 7 8 11 in the example
+        # The relations of each item, each once, for the PCA body size: item 0 has 0, items 1 and 2 have 1.
+        count = max(1, len(self.names))
+        used = np.unique(self.subjects * count + self.relations)
+        self._users, self._used = np.divmod(used, count)  # 0 1 2 and 0 1 1 in the example
+
+    def count_joined(self, x: Ints, y: Ints) -> _Counts:
+        """Count the pairs (x, z) of all bodies r1(x,y) & r2(y,z), from the edges x -> y of r1: [r2, r3]."""
+        count = len(self.names)
+        support = np.zeros((count, count), dtype=np.int64)
+        body_size = np.zeros((count, count), dtype=np.int64)
+        for pairs in self.join_edges(x, y):
+            counts = self.count_pairs(pairs)
+            support += counts.support
+            body_size += counts.body_size
+        return _Counts(support, body_size)
+
+    def join_edges(self, x: Ints, y: Ints) -> Iterator[_Pairs]:
+        """Yield the pairs (x, z) of the paths x -r1-> y -r2-> z, grouped by r2, each once.
+
+        With r1 = 0 in the example of the class: x = 0 0, and y = 1 2. One edge leaves item 1, in row 2, and two leave
+        item 2, in rows 3 and 4. This gives three paths: 0 -> 1 -> 3, 0 -> 2 -> 0 and 0 -> 2 -> 3. The second one ends
+        where it begins, so it is dropped; the first and the last give one pair, (0, 3) of group r2 = 1.
+
+        Args:
+            x: subjects of the edges of r1, sorted: [edges].
+            y: their objects: [edges].
+
+        Returns:
+            The pairs in parts of about `_PATHS` paths. All paths of an x are in one part, so no pair is in two parts.
+        """
+        first_rows, degrees = _find_spans(self.subjects, y)  # of the edges that leave y: [edges]
         start = 0
-        for end in ends[parts].tolist():
-            rows, positions = _expand(first[start:end], many[start:end])
-            source = x[start:end][rows]
-            relation = self.r[positions]
-            target = self.o[positions]
-            is_path = source != target
-            # One number for (x, r2, z), so that equal paths are equal numbers, next to each other once sorted.
-            key = (source[is_path] * len(self.names) + relation[is_path]) * self._size + target[is_path]
-            key = np.sort(key)
-            key = key[np.diff(key, prepend=-1) > 0]  # np.unique hashes, which takes ten times as long for a hub's paths
-            key, target = np.divmod(key, self._size)
-            source, relation = np.divmod(key, len(self.names))
-            yield relation, source, target
+        for end in _find_part_ends(x, degrees, limit=_PATHS):
+            # One entry for each path: `edge` is its edge x -> y, `row` the row of its edge y -r2-> z.
+            edge, row = _expand_spans(first_rows[start:end], degrees[start:end])
+            path_x = x[start:end][edge]
+            path_z = self.objects[row]
+            path_r2 = self.relations[row]
+            is_open = path_x != path_z
+            key = (path_x * len(self.names) + path_r2) * self._item_count + path_z  # (x, r2, z) as one number
+            # Equal paths are next to each other once sorted. np.unique hashes instead, which takes ten times as long
+            # for the paths of a hub.
+            key = np.sort(key[is_open])
+            is_new = np.diff(key, prepend=-1) > 0
+            x_and_r2, z = np.divmod(key[is_new], self._item_count)
+            pair_x, r2 = np.divmod(x_and_r2, len(self.names))
+            yield _Pairs(r2, pair_x, z)
             start = end
 
-    def measure(self, group: Ints, a: Ints, b: Ints) -> npt.NDArray[np.int64]:
-        """Return the pairs (a, b) that are an edge, and those whose a has the relation: [2, groups, relations]."""
+    def count_pairs(self, pairs: _Pairs) -> _Counts:
+        """Count, for each group and each r3, the pairs that are an edge a -r3-> b, and those whose a has any r3.
+
+        For the pair (0, 3) of group 1 in the example of the class, no edge leads from 0 to 3, so all support is 0.
+        Item 0 has the relation 0, so body_size[1, 0] is 1.
+
+        Returns:
+            The counts: [relations, relations], by group and r3.
+        """
         count = len(self.names)
-        rows, positions = _expand(*_find_spans(self._pairs, a * self._size + b))
-        heads = np.bincount(group[rows] * count + self.r[positions], minlength=count * count)
-        # Pairs of one group and one a have the same relations, so they are counted first.
-        keys, many = np.unique(group * self._size + a, return_counts=True)
-        groups, starts = np.divmod(keys, self._size)
-        rows, positions = _expand(*_find_spans(self._having, starts))
-        bodies = np.bincount(groups[rows] * count + self._had[positions], weights=many[rows], minlength=count * count)
-        return np.stack([heads, bodies.astype(np.int64)]).reshape(2, count, count)
+
+        # One entry for each edge from the a to the b of a pair. A cell (group, r3) is the number group * count + r3.
+        pair, row = _expand_spans(*_find_spans(self._edges, pairs.a * self._item_count + pairs.b))
+        cells = pairs.group[pair] * count + self.relations[row]
+        support = np.bincount(cells, minlength=count * count)
+
+        # Pairs of one group and one a have the same relations, so their number is multiplied by these.
+        group_and_a = pairs.group * self._item_count + pairs.a
+        keys, pair_counts = np.unique(group_and_a, return_counts=True)
+        groups, a = np.divmod(keys, self._item_count)
+        key, place = _expand_spans(*_find_spans(self._users, a))  # one entry for each relation of an a
+        cells = groups[key] * count + self._used[place]
+        body_size = np.bincount(cells, weights=pair_counts[key], minlength=count * count)  # floats, but whole numbers
+        return _Counts(support.reshape(count, count), body_size.astype(np.int64).reshape(count, count))
+
+
+def _find_part_ends(x: Ints, degrees: Ints, *, limit: int) -> list[int]:
+    """Return where to cut edges into parts of about `limit` paths, without cutting the edges of one x apart.
+
+    For five edges with x = 1 1 2 3 3 and degrees = 2 1 4 1 1, and a limit of 5 paths, the comments give each step.
+
+    Args:
+        x: subjects of the edges, sorted: [edges].
+        degrees: number of paths that begin with each edge: [edges].
+        limit: number of paths at which a part ends; its last x may bring more.
+    """
+    ends = np.flatnonzero(np.diff(x, append=-1)) + 1  # 2 3 5, where the edges of an x end
+    paths_before = np.cumsum(degrees)[ends - 1]  # 3 7 9
+    part = paths_before // limit  # 0 1 1, the number of the part
+    is_last = np.diff(part, append=-1) != 0  # yes, no, yes
+    part_ends: list[int] = ends[is_last].tolist()  # 2 5
+    return part_ends
 
 
 def _find_spans(table: Ints, values: Ints) -> tuple[Ints, Ints]:
-    """Return where each wanted value begins in a sorted table, and how often it is there."""
+    """Return where each value begins in a sorted table, and how often it is there: two arrays [values]."""
     first = np.searchsorted(table, values, "left")
     return first, np.searchsorted(table, values, "right") - first
 
 
-def _expand(first: Ints, many: Ints) -> tuple[Ints, Ints]:
-    """Return, for spans of a table, the number of its span and the place of each of their entries."""
-    rows = np.repeat(np.arange(len(first)), many)
-    return rows, np.arange(len(rows)) - np.repeat(np.cumsum(many) - many, many) + first[rows]
+def _expand_spans(first: Ints, lengths: Ints) -> tuple[Ints, Ints]:
+    """Return, for each entry of each span of a table, the number of the span and the place of the entry.
+
+    The spans first = 4 0 7, lengths = 2 0 3 have five entries; the comments give each step.
+
+    Args:
+        first: place at which each span begins: [spans].
+        lengths: number of its entries: [spans].
+
+    Returns:
+        Two arrays [entries], where entries = sum of the lengths.
+    """
+    span = np.repeat(np.arange(len(first)), lengths)  # 0 0 2 2 2
+    entries_before = np.cumsum(lengths) - lengths  # 0 2 2, in earlier spans
+    offset = np.arange(len(span)) - entries_before[span]  # 0 1 0 1 2, within the span
+    return span, first[span] + offset  # places 4 5 7 8 9

@@ -56,7 +56,7 @@ def test_support_and_confidence_are_those_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_mining_equals_counting_every_pair(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mining, "_ROWS", 20)  # several parts
+    monkeypatch.setattr(mining, "_PATHS", 20)  # several parts
     draw = random.Random(seed)  # noqa: S311
     facts = {
         Statement(*(f"{kind}{draw.randint(1, n)}" for kind, n in zip("QPQ", (12, 4, 12), strict=True)))
