@@ -46,22 +46,30 @@ class Changes:
     _internal: frozenset[str] = field(default_factory=meta_properties)
 
     def compare(self, subject: str, old: Iterable[Pair], new: Mapping[Pair, str]) -> None:
-        """Add what differs between the (relation, object) pairs of a subject; `new` has the time of each new one."""
+        """Add what differs between the pairs (relation, object) of a subject at two times.
+
+        Args:
+            subject: the id of the subject.
+            old: the pairs at the earlier time.
+            new: {pair: time of the change} of the pairs at the later time.
+        """
         self.compared += 1
-        gone = defaultdict[str, list[str]](list)
-        come = defaultdict[str, list[str]](list)
-        was = set(old)
-        for relation, value in sorted(was - new.keys()):
-            gone[relation].append(value)
-        for relation, value in sorted(new.keys() - was):
-            come[relation].append(value)
-        for relation in sorted(gone.keys() | come.keys()):
+        old_pairs = set(old)
+        removed: dict[str, list[str]] = defaultdict(list)
+        for relation, value in sorted(old_pairs - new.keys()):
+            removed[relation].append(value)
+        added: dict[str, list[str]] = defaultdict(list)
+        for relation, value in sorted(new.keys() - old_pairs):
+            added[relation].append(value)
+        for relation in sorted(removed.keys() | added.keys()):
             if relation in self._internal:
                 continue
-            match gone[relation], come[relation]:
-                case [one], [other]:
-                    time = new[relation, other]
-                    self.replacements.append(Change(subject=subject, relation=relation, old=one, new=other, time=time))
+            match removed[relation], added[relation]:
+                case [old_object], [new_object]:
+                    time = new[relation, new_object]
+                    self.replacements.append(
+                        Change(subject=subject, relation=relation, old=old_object, new=new_object, time=time)
+                    )
                 case [], _:
                     self.other_counts["objects were only added"] += 1
                 case _, []:
@@ -80,13 +88,15 @@ def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -
         until: the later time.
     """
     changes = Changes()
-    for ids in batches(store.ids(graph, "out"), size=_BLOCK):
+    for ids in batches(store.list_ids(graph, "out"), size=_BLOCK):
         old = store.look_up(graph, "out", ids, as_of=since)
         new = store.look_up(graph, "out", ids, as_of=until)
-        origins = store.origins(graph, "out", ids, as_of=until)
+        origins = store.find_origins(graph, "out", ids, as_of=until)
         for item in sorted(old.keys() & new.keys()):
             _, fetched_at = origins[item]
-            changes.compare(item, map(tuple, old[item]), dict.fromkeys(map(tuple, new[item]), fetched_at))
+            old_pairs = [(relation, value) for relation, value in old[item]]
+            new_pairs = [(relation, value) for relation, value in new[item]]
+            changes.compare(item, old_pairs, dict.fromkeys(new_pairs, fetched_at))
     return changes
 
 
@@ -97,12 +107,17 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
     time of a change is the start of its new statement. The arguments are those of `version_changes`.
     """
     changes = Changes()
-    for ids in batches(store.ids(graph, "claims"), size=_BLOCK):
+    for ids in batches(store.list_ids(graph, "claims"), size=_BLOCK):
         for item, claims in sorted(store.look_up(graph, "claims", ids).items()):
-            was = [(claim[0], claim[1]) for claim in claims if _is_true(claim, since[:10])]
-            now = [claim for claim in claims if _is_true(claim, until[:10])]
-            starts = {(relation, value): start for relation, value, _, start, _ in now}
-            changes.compare(item, was, starts)
+            old = []
+            new = {}
+            for claim in claims:
+                relation, value, _, start, _ = claim
+                if _is_true(claim, since[:10]):
+                    old.append((relation, value))
+                if _is_true(claim, until[:10]):
+                    new[relation, value] = start
+            changes.compare(item, old, new)
     return changes
 
 
@@ -121,8 +136,13 @@ def edit_rows(
     rows = []
     unlabelled = []
     for block in batches(changes, size=_BLOCK):
-        ids = set[str]().union(*(change.ids for change in block))
-        labels = {entity: label[0] for entity, label in store.look_up(graph, "label", ids).items() if label}
+        ids: set[str] = set()
+        for change in block:
+            ids |= change.ids
+        labels = {}
+        for entity, label in store.look_up(graph, "label", ids).items():
+            if label:
+                labels[entity], _ = label
         for change in block:
             if labels.keys() >= change.ids:
                 rows.append(_edit_row(change, labels))

@@ -121,7 +121,7 @@ def _add_wikidata(table: Table, *, by_kind: bool) -> None:
     if not path.exists():
         return
     with AnswerStore(path, read_only=True) as store:
-        count, oldest, newest = store.span()
+        count, oldest, newest = store.find_span()
     days = dict.fromkeys(time[:10] for time in (oldest, newest) if time)  # each once
     period = " to ".join(days)
     size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*") if file.is_file())
@@ -199,7 +199,7 @@ def _has_answers(before: str | None) -> bool:
     if not path.exists():
         return False
     with AnswerStore(path, read_only=True) as store:
-        count, oldest, _ = store.span()
+        count, oldest, _ = store.find_span()
     if count == 0:
         return False
     if before is None:

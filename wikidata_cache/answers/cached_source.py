@@ -98,10 +98,10 @@ class CachedSource:
         if self.mode == "online":
             return self._inner.provenance(ids)
         ids = list(ids)
-        urls = set[str]()
-        times = list[str]()
+        urls: set[str] = set()
+        times: list[str] = []
         for kind in _STATEMENTS:
-            for url, fetched_at in self._read_files(AnswerStore.origins, kind, ids).values():
+            for url, fetched_at in self._read_files(AnswerStore.find_origins, kind, ids).values():
                 urls.add(url)
                 times.append(fetched_at)
         first_and_last = []
@@ -116,10 +116,11 @@ class CachedSource:
             cached = self._look_up(template.kind, ids)
         missing = [entity for entity in ids if entity not in cached]
         if missing and self.mode == "offline":
-            what = ["--kind", template.kind, *missing]
+            arguments = ["--kind", template.kind, *missing]
             if len(missing) > _LISTED:
-                what = ["EDITS.jsonl"]
-            raise CacheMissError(template.kind, missing, self._paths, self.fetch_hint.command(*what), as_of=self._as_of)
+                arguments = ["EDITS.jsonl"]
+            hint = self.fetch_hint.command(*arguments)
+            raise CacheMissError(template.kind, missing, self._paths, hint, as_of=self._as_of)
         if cached:
             self.request_counts.from_cache += len(cached)
             if self._unnamed_urls:
@@ -131,9 +132,10 @@ class CachedSource:
         many = len(missing) > template.size
         with Bar(title=template.kind, unit="id", total=len(missing), shown=many, leave=False) as bar:
             while missing:
+                # Another process may have fetched a part of the block; the rest comes first in the next one.
                 block = missing[: template.size]
                 answers, covered = self._answer_block(inner, template, block)
-                missing[: template.size] = [entity for entity in block if entity not in covered]
+                missing = [entity for entity in block if entity not in covered] + missing[template.size :]
                 bar.update(len(covered))
                 yield from answers
 
@@ -176,12 +178,14 @@ class CachedSource:
         self.request_counts.from_cache += len(cached)
         return cached
 
-    def labelled(self, labels: Collection[str]) -> dict[str, set[str]]:
+    def find_labelled(self, labels: Collection[str]) -> dict[str, set[str]]:
         """Return {label: ids whose label in the cache is exactly this text}, without labels of no id."""
-        ever = set().union(*(store.labelled(self.graph, labels, as_of=self._as_of) for store in self._files))
-        # An older version may have had the label, so the version in effect decides.
+        candidates: set[str] = set()
+        for store in self._files:
+            candidates |= store.find_labelled(self.graph, labels, as_of=self._as_of)
+        # A candidate has the label in some version; the version in effect decides.
         ids_by_label = defaultdict[str, set[str]](set)
-        for entity, label in self._look_up("label", ever).items():
+        for entity, label in self._look_up("label", candidates).items():
             if label:
                 ids_by_label[label[0]].add(entity)
         return {label: ids_by_label[label] for label in ids_by_label.keys() & labels}
@@ -194,7 +198,10 @@ class CachedSource:
 
     def _cached_urls(self) -> set[str]:
         """Return the URLs of all endpoints with answers in the cache files."""
-        return set[str]().union(*(store.urls(self.graph) for store in self._files))
+        urls: set[str] = set()
+        for store in self._files:
+            urls.update(store.list_urls(self.graph))
+        return urls
 
     @cached_property
     def _unnamed_urls(self) -> set[str]:
@@ -208,7 +215,7 @@ class CachedSource:
 
     def _warn_of_unnamed(self, kind: str, ids: Iterable[str]) -> None:
         """Warn once of cached answers of an endpoint that was not named, because it may have another graph."""
-        origins = self._read_files(AnswerStore.origins, kind, ids)
+        origins = self._read_files(AnswerStore.find_origins, kind, ids)
         others = {url for url, _ in origins.values()} & self._unnamed_urls
         if others:
             self._unnamed_urls.clear()  # this property keeps its value, so the next answers are not checked
@@ -235,7 +242,16 @@ class CachedSource:
     def _answer_block(
         self, inner: Source, template: Template, block: Sequence[str]
     ) -> tuple[Sequence[Answer], Collection[str]]:
-        """Return (answers, ids of the block that they cover); what another process has fetched is read."""
+        """Answer a block of ids, or the part of it that another process has fetched in the meantime.
+
+        Args:
+            inner: the source to ask.
+            template: the question.
+            block: at most `template.size` ids.
+
+        Returns:
+            The answers, and the ids of the block that they cover, at least one.
+        """
         if self.mode == "online":
             self.request_counts.requested += len(block)
             answers = list(inner.ask(template, block))
@@ -258,38 +274,49 @@ class CachedSource:
 
     def _write(self, inner: Source, template: Template, block: Sequence[str], answer: Answer) -> Answer:
         """Write an answer to the cache, and return it with the values that the cache will return from now on."""
-        ids: dict[str, list[str]] = defaultdict(list)
+        cached = self._look_up_facts(answer.facts)
+        to_return: list[Fact] = []
+        to_save: list[Fact] = []
         for fact in answer.facts:
-            ids[fact.kind].append(fact.id)
-        cached = dict[tuple[str, str], Json]()
-        for kind, entities in ids.items():
-            for entity, value in self._look_up(kind, entities).items():
-                cached[kind, entity] = value
-        returned = list[Fact]()
-        new = list[Fact]()
-        for fact in answer.facts:
-            known = cached.get((fact.kind, fact.id), _NOTHING)
+            known = cached.get((fact.kind, fact.id), _UNKNOWN)
             if self.mode == "refresh":  # a new version of each requested fact, and of others that have changed
                 is_requested = fact.kind == template.kind and fact.id in block
                 if is_requested or fact.value != known:
-                    new.append(fact)
-                returned.append(fact)
-            elif known is _NOTHING:
-                new.append(fact)
-                returned.append(fact)
+                    to_save.append(fact)
+                to_return.append(fact)
+            elif known is _UNKNOWN:
+                to_save.append(fact)
+                to_return.append(fact)
             else:  # the cache has it already, and keeps its value
-                returned.append(fact._replace(value=known))
+                to_return.append(fact._replace(value=known))
         exchange = answer.exchange or plain_exchange(inner, template.query(block), answer.facts)
-        self._store.save(self.graph, answer.template, new, exchange)
-        return Answer(answer.template, returned, exchange)
+        self._store.save(self.graph, answer.template, to_save, exchange)
+        return Answer(answer.template, to_return, exchange)
+
+    def _look_up_facts(self, facts: Iterable[Fact]) -> dict[tuple[str, str], Json]:
+        """Return the values that the cache has for these facts, by (kind, id)."""
+        ids: dict[str, list[str]] = defaultdict(list)
+        for fact in facts:
+            ids[fact.kind].append(fact.id)
+        values = {}
+        for kind, of_kind in ids.items():
+            for entity, value in self._look_up(kind, of_kind).items():
+                values[kind, entity] = value
+        return values
 
     def _look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
         return self._read_files(AnswerStore.look_up, kind, ids)
 
     def _read_files(self, read: Callable[..., dict[str, T]], kind: str, ids: Iterable[str]) -> dict[str, T]:
-        """Return what `read` returns for the ids, each from the first file that knows it."""
+        """Return what `read` returns for the ids, each from the first file that knows it.
+
+        Args:
+            read: a method of `AnswerStore` that takes a graph, a kind, ids and a time: `look_up` or `find_origins`.
+            kind: the kind of facts.
+            ids: the ids.
+        """
         missing = list(ids)
-        values = dict[str, T]()
+        values: dict[str, T] = {}
         for store in self._files:
             if missing:
                 values |= read(store, self.graph, kind, missing, as_of=self._as_of)
@@ -297,7 +324,7 @@ class CachedSource:
         return values
 
 
-_NOTHING = object()
+_UNKNOWN = object()  # not None, which is the value of some facts
 
 
 def cached_answer(template: Template, values: dict[str, Json]) -> Answer:
@@ -341,7 +368,7 @@ class FallbackSource:
         missing = [entity for entity in ids if entity not in cached]
         labelled: dict[str, set[str]] = {}
         if template.kind == "named":
-            labelled = self.cache.labelled(missing)
+            labelled = self.cache.find_labelled(missing)
         for answer in self.graph.ask(template, missing):
             facts = []
             for fact in answer.facts:

@@ -4,6 +4,9 @@
 shared memory. A process may be killed at any time without damage. The table `facts` has all versions of every fact,
 `queries` the log of requests, and `pace` the rate limits of hosts. Values are JSON, zlib-compressed where that saves
 space (`pack`).
+
+After the class come the functions that open a connection (`_open_writer`, `_open_reader`), the one that turns errors of
+SQLite into CacheFileError (`cache_file_errors`), and `pack` and `unpack`.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
@@ -89,17 +92,19 @@ class Database:
         self.path = path.absolute()  # the program may change its working folder
         self.read_only = read_only
         self._lock = RLock()
-        self._open: tuple[int, bool, sqlite3.Connection] | None = None  # process id, may write, connection
+        self._open: _OpenConnection | None = None
         self._file: os.stat_result | None = None  # the file that is open for writing
-        self._inherited: list[sqlite3.Connection] = []  # stay open: closing them would drop the parent's file locks
+        # The parent's connections, in a forked child. They stay open: closing them would drop the parent's file locks.
+        self._inherited: list[sqlite3.Connection] = []
 
     def __reduce__(self) -> tuple[object, ...]:
+        # For pickle: a copy opens the file itself, since neither locks nor connections can be copied.
         return partial(Database, read_only=self.read_only), (self.path,)
 
     def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         """Return all rows of a query; [] where there is no file yet."""
         with self._lock, cache_file_errors(self.path, reading=True):
-            connection = self._connect(write=False)
+            connection = self._connect_reader()
             if connection is None:
                 return []
             return connection.execute(sql, parameters).fetchall()
@@ -111,7 +116,7 @@ class Database:
         Inside another transaction of this thread, it is part of that one.
         """
         with self._lock, cache_file_errors(self.path, reading=True):
-            connection = self._connect(write=False)
+            connection = self._connect_reader()
             if connection is None or connection.in_transaction:
                 yield connection
                 return
@@ -125,12 +130,11 @@ class Database:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Open a write transaction: everything that the block writes is saved, or nothing."""
         with self._lock, cache_file_errors(self.path):
-            connection = self._connect(write=True)
-            assert connection is not None  # noqa: S101  # writing opens or raises
+            connection = self._connect_writer()
             connection.execute("BEGIN IMMEDIATE")  # the write lock now: a later upgrade could fail with SQLITE_BUSY
             try:
                 yield connection
-                self._check_there()
+                self._check_file()
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
@@ -140,8 +144,7 @@ class Database:
     def compact(self) -> None:
         """Give the space of deleted rows back to the disk."""
         with self._lock, cache_file_errors(self.path):
-            connection = self._connect(write=True)
-            assert connection is not None  # noqa: S101  # writing opens or raises
+            connection = self._connect_writer()
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -154,7 +157,7 @@ class Database:
         """
         with cache_file_errors(self.path):
             folder = self._make_lock_folder()
-            name = re.sub(r"[^\w.-]", "_", purpose)
+            name = re.sub(r"[^\w.-]", "_", purpose)  # characters that every file system allows
             lock = FileLock(folder / f"{name}.lock", poll_interval=0.01)
             try:
                 lock.acquire(timeout=_LONG_WAIT)
@@ -174,7 +177,7 @@ class Database:
                 shutil.copymode(self.path.parent, folder)
         return folder
 
-    def _check_there(self) -> None:
+    def _check_file(self) -> None:
         """Raise CacheFileError if the file was deleted or replaced, because everything written to it would be lost."""
         try:
             is_same = self._file is not None and os.path.samestat(self._file, self.path.stat())
@@ -187,36 +190,51 @@ class Database:
     def close(self) -> None:
         """Close the connection; the next use opens the file again."""
         with self._lock:
-            if self._open is not None and self._open[0] == os.getpid():
-                self._open[2].close()
+            if self._open is not None and self._open.process == os.getpid():
+                self._open.connection.close()
             self._open = None
 
-    def _connect(self, *, write: bool) -> sqlite3.Connection | None:
-        """Return the open connection, or open one; None for reading where there is no file yet."""
+    def _connect_reader(self) -> sqlite3.Connection | None:
+        """Return a connection that can read: the open one, or a new one; None where there is no file yet."""
+        self._put_inherited_aside()
         if self._open is not None:
-            process, may_write, connection = self._open
-            if process == os.getpid() and (may_write or not write):
-                return connection
-            if process != os.getpid():
-                self._inherited.append(connection)
-                self._open = None
-        if write and self.read_only:
-            raise CacheFileError(self.path, "was opened for reading only", f"To cache answers, {ELSEWHERE}.")
-        if not write and not self.path.exists():
+            return self._open.connection
+        if not self.path.exists():
             return None
-        if write:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.exclusive("making"):  # two processes must not create the tables at the same time
-                opened: sqlite3.Connection | None = _open_writer(self.path)
-        else:
-            opened = _open_reader(self.path)
-        self.close()
+        connection = _open_reader(self.path)
         self._file = None
-        if write:
-            self._file = self.path.stat()
-        if opened is not None:
-            self._open = (os.getpid(), write, opened)
-        return opened
+        if connection is not None:
+            self._open = _OpenConnection(os.getpid(), False, connection)
+        return connection
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        """Return a connection that can write: the open one, or a new one, which replaces an open one that can't."""
+        self._put_inherited_aside()
+        if self._open is not None and self._open.may_write:
+            return self._open.connection
+        if self.read_only:
+            raise CacheFileError(self.path, "was opened for reading only", f"To cache answers, {ELSEWHERE}.")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.exclusive("making"):  # two processes must not create the tables at the same time
+            connection = _open_writer(self.path)
+        self.close()
+        self._file = self.path.stat()
+        self._open = _OpenConnection(os.getpid(), True, connection)
+        return connection
+
+    def _put_inherited_aside(self) -> None:
+        """Forget the open connection, without closing it, if this process is a fork of the one that opened it."""
+        if self._open is not None and self._open.process != os.getpid():
+            self._inherited.append(self._open.connection)
+            self._open = None
+
+
+class _OpenConnection(NamedTuple):
+    """A connection, the id of the process that opened it, and whether it can write."""
+
+    process: int
+    may_write: bool
+    connection: sqlite3.Connection
 
 
 def _open_writer(path: Path) -> sqlite3.Connection:
@@ -241,15 +259,7 @@ def _open_reader(path: Path) -> sqlite3.Connection | None:
         is_new = _is_new(connection, path)
     except sqlite3.OperationalError as error:
         connection.close()
-        if error.sqlite_errorname.startswith("SQLITE_BUSY") or path.with_name(f"{path.name}-wal").exists():
-            raise
-        if path.with_name(f"{path.name}-journal").exists():  # of a change that a kill cut: a writer takes it back
-            with closing(_connect(path, "rw")) as writer:
-                _is_new(writer, path)
-            connection = _connect(path, "ro")
-        else:
-            # In a read-only folder, SQLite cannot create the shared-memory file for readers; "immutable" does without.
-            connection = _connect(path, "ro&immutable=1")
+        connection = _reopen_reader(path, error)
         is_new = _is_new(connection, path)
     except BaseException:
         connection.close()
@@ -260,7 +270,26 @@ def _open_reader(path: Path) -> sqlite3.Connection | None:
     return connection
 
 
+def _reopen_reader(path: Path, error: sqlite3.OperationalError) -> sqlite3.Connection:
+    """Open a file that the mode "ro" could not read, where another mode can; else raise the error.
+
+    Args:
+        path: the file.
+        error: why it could not be read.
+    """
+    if error.sqlite_errorname.startswith("SQLITE_BUSY") or path.with_name(f"{path.name}-wal").exists():
+        raise error
+    if path.with_name(f"{path.name}-journal").exists():
+        # The journal of a change that a kill cut off. Only a connection that may write can take the change back.
+        with closing(_connect(path, "rw")) as writer:
+            _is_new(writer, path)  # any read does it
+        return _connect(path, "ro")
+    # In a read-only folder, SQLite cannot create the shared-memory file for readers; "immutable" does without it.
+    return _connect(path, "ro&immutable=1")
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open a connection; `mode` is that of SQLite's URIs: "ro", "rw", or "rwc", which creates the file."""
     if path.is_dir():
         raise CacheFileError(
             path, "is a folder", "Give the name of a file in it, with --cache (cache=...) or KG_CACHE."
@@ -274,32 +303,44 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     """Return whether a file has no tables yet; raise CacheFileError for tables of another program or version."""
+    application, version, tables = _read_format(connection)
+    if application != APPLICATION:
+        if tables:
+            raise CacheFileError(path, "is an SQLite file, but not a cache", f"Check the path, or {ELSEWHERE}.")
+        return True
+    if version != VERSION:
+        suggestion = f"Export it with the release that wrote it, and import the snapshot here, or {ELSEWHERE}."
+        raise CacheFileError(path, f"is a cache of version {version}; this release reads version {VERSION}", suggestion)
+    # An untrusted file could run SQL with views, triggers or generated columns, so only our own tables are allowed.
+    expected = {_normalize_sql(statement) for statement in _SCHEMA.split(";") if "CREATE TABLE" in statement}
+    if tables != expected:
+        advice = "It is damaged, or another program has changed it. Import a snapshot into a new file"
+        raise CacheFileError(path, "has other tables than a cache", f"{advice}, or {ELSEWHERE}.")
+    return False
+
+
+def _read_format(connection: sqlite3.Connection) -> tuple[int, int, set[str]]:
+    """Return the application id of a file, its version, and the SQL of its tables."""
     # One transaction reads all three, since another process may be creating the tables.
     connection.execute("BEGIN")
     try:
         [[application]] = connection.execute("PRAGMA application_id").fetchall()
         [[version]] = connection.execute("PRAGMA user_version").fetchall()
-        query = "SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
-        tables = {" ".join(str(sql).split()) for (sql,) in connection.execute(query)}
+        query = "SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"  # not SQLite's own tables
+        tables = {_normalize_sql(str(sql)) for (sql,) in connection.execute(query)}
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-    if application == APPLICATION and version != VERSION:
-        suggestion = f"Export it with the release that wrote it, and import the snapshot here, or {ELSEWHERE}."
-        raise CacheFileError(path, f"is a cache of version {version}; this release reads version {VERSION}", suggestion)
-    if application == APPLICATION:
-        # An untrusted file could run SQL with views, triggers or generated columns, so only our own tables are allowed.
-        expected = {" ".join(statement.split()) for statement in _SCHEMA.split(";") if "CREATE TABLE" in statement}
-        if tables != expected:
-            advice = "It is damaged, or another program has changed it. Import a snapshot into a new file"
-            raise CacheFileError(path, "has other tables than a cache", f"{advice}, or {ELSEWHERE}.")
-        return False
-    if tables:
-        raise CacheFileError(path, "is an SQLite file, but not a cache", f"Check the path, or {ELSEWHERE}.")
-    return True
+    return application, version, tables
+
+
+def _normalize_sql(sql: str) -> str:
+    """Return the SQL with single spaces, so that statements can be compared."""
+    return " ".join(sql.split())
 
 
 def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
+    """Set the journal of a new file: a write-ahead log, or a rollback journal where that is impossible."""
     try:
         with closing(connection.execute("PRAGMA journal_mode = WAL")) as cursor:
             if cursor.fetchone()[0] == "wal":
@@ -368,7 +409,7 @@ def unpack(stored: str | bytes, path: Path) -> Any:
         if isinstance(stored, bytes):
             most = largest_answer()
             unzip = zlib.decompressobj()
-            stored = unzip.decompress(stored, most)
+            stored = unzip.decompress(stored, most)  # stops at `most`: a small text may unpack to gigabytes
             if not unzip.eof:
                 raise ValueError(f"it is cut off, or larger than the limit of {most / 1e6:g} MB, which {LIMIT} sets")
         return parse(stored)

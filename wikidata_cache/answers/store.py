@@ -1,7 +1,7 @@
 """Read and write the contents of a cache file: facts in all their versions, the query log, and hosts' rate limits.
 
-`AnswerStore` reads and writes one file, or only reads a pack (`open_pack`). `take_inventory` checks and counts a file
-without changing it.
+`AnswerStore` reads and writes one file, or only reads a pack (`open_pack`); `database.py` has the tables and the
+transactions. `take_inventory` checks and counts a file without changing it.
 """
 
 from __future__ import annotations
@@ -23,23 +23,28 @@ from wikidata_cache.ids import LANGUAGES, release
 from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import Exchange, Json, batches
 
-# SQLite takes the other columns from the row with the max(), here the newest version. A version from the future (the
-# clock was wrong when it was fetched) counts as the oldest one, so that a refresh replaces it.
+# The time of the newest version. In a query with one max(), SQLite takes the other columns from the row that has the
+# maximum, so a query with NEWEST and GROUP BY id returns the newest version of each id. A version from the future, one
+# fetched while the clock was wrong, gets a 0 before its time: it counts as the oldest, and a refresh replaces it.
 NEWEST = "max(iif(fetched_at <= :latest, fetched_at, '0' || fetched_at))"
-_OF_IDS = """
+_WHERE_IDS = """
 WHERE graph = :graph AND kind = :kind AND id IN (SELECT value FROM json_each(:ids)) AND fetched_at <= :as_of
 GROUP BY id"""
-_LOOK_UP = f"SELECT id, value, {NEWEST} FROM facts {_OF_IDS}"  # noqa: S608
-_ORIGIN = f"SELECT id, url, fetched_at, {NEWEST} FROM facts {_OF_IDS}"  # noqa: S608
-_LABELLED = "SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = 'label' AND fetched_at <= ? AND value IN "
-_MOST_VALUES = 5_000  # in one query, which goes through all labels
-_URLS = """
+_SELECT_VALUES = f"SELECT id, value, {NEWEST} FROM facts {_WHERE_IDS}"  # noqa: S608
+_SELECT_ORIGINS = f"SELECT id, url, fetched_at, {NEWEST} FROM facts {_WHERE_IDS}"  # noqa: S608
+
+# Any version counts here, also an older one than the newest. The values are appended as "(?, ?, ...)".
+_SELECT_LABELLED = "SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = 'label' AND fetched_at <= ? AND value IN "
+_MOST_VALUES = 5_000  # values in one such query, which reads all labels
+
+_SELECT_IDS = "SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = ? ORDER BY id"
+_SELECT_URLS = """
 SELECT url FROM urls WHERE EXISTS (SELECT 1 FROM facts WHERE facts.graph = ? AND facts.url = urls.id) ORDER BY url"""
 _ANY_TIME = "9999"  # as text, later than every ISO time
 
 Origin = tuple[str, str]  # the URL that answered, and the time of the answer
 
-_GZIP = b"\x1f\x8b"
+_GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 _LARGEST = 1e11  # no time in seconds and no count of a rate limit is larger
 
 
@@ -68,7 +73,7 @@ class AnswerStore:
 
     def look_up(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Json]:
         """Return {id: value} of the known ids, in the newest version, or in the newest up to `as_of` (UTC text)."""
-        rows = self.database.read(_LOOK_UP, _parameters(graph, kind, ids, as_of))
+        rows = self.database.read(_SELECT_VALUES, _write_parameters(graph, kind, ids, as_of))
         values = {entity: unpack(value, self.path) for entity, value, _ in rows}
         if self.database.read_only:  # a pack may come from somebody else: check it as `save` checks answers
             for entity, value in values.items():
@@ -78,37 +83,34 @@ class AnswerStore:
                     raise CacheFileError(self.path, f"contains an invalid fact: {problem}", suggestion)
         return values
 
-    def origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
+    def find_origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
         """Return {id: (URL, time in UTC)} of the answers that `look_up` returns."""
-        rows = self.database.read(_ORIGIN, _parameters(graph, kind, ids, as_of))
-        urls = {}
-        if rows:
-            urls = dict(self.database.read("SELECT id, url FROM urls"))
-        return {entity: (urls[url], fetched_at) for entity, url, fetched_at, _ in rows}
+        rows = self.database.read(_SELECT_ORIGINS, _write_parameters(graph, kind, ids, as_of))
+        if not rows:
+            return {}
+        urls = dict(self.database.read("SELECT id, url FROM urls"))
+        return {entity: (urls[number], fetched_at) for entity, number, fetched_at, _ in rows}
 
-    def labelled(self, graph: str, labels: Iterable[str], *, as_of: str | None = None) -> set[str]:
-        """Return the ids that have exactly one of these labels in any version."""
-        # Compared as stored, without unpacking each row.
-        stored = list[str | bytes]()
+    def find_labelled(self, graph: str, labels: Iterable[str], *, as_of: str | None = None) -> set[str]:
+        """Return the ids that have exactly one of these labels, in any language, in any version up to `as_of`."""
+        # Values are compared as they are stored, so that no row has to be unpacked.
+        stored: list[str | bytes] = []
         for label in labels:
             stored += [pack([label, language]) for language in LANGUAGES]
         ids: set[str] = set()
         for batch in batches(stored, size=_MOST_VALUES):
             placeholders = f"({', '.join('?' * len(batch))})"
-            rows = self.database.read(_LABELLED + placeholders, (graph, as_of or _ANY_TIME, *batch))
+            rows = self.database.read(_SELECT_LABELLED + placeholders, (graph, as_of or _ANY_TIME, *batch))
             ids.update(entity for (entity,) in rows)
         return ids
 
-    def ids(self, graph: str, kind: str) -> list[str]:
+    def list_ids(self, graph: str, kind: str) -> list[str]:
         """Return the ids that have a fact of this kind, sorted."""
-        rows = self.database.read(
-            "SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = ? ORDER BY id", (graph, kind)
-        )
-        return [entity for (entity,) in rows]
+        return [entity for (entity,) in self.database.read(_SELECT_IDS, (graph, kind))]
 
-    def urls(self, graph: str) -> list[str]:
+    def list_urls(self, graph: str) -> list[str]:
         """Return the URLs that have answered for a graph, sorted."""
-        return [url for (url,) in self.database.read(_URLS, (graph,))]
+        return [url for (url,) in self.database.read(_SELECT_URLS, (graph,))]
 
     def save(self, graph: str, template: str, facts: Iterable[Sequence[Json]], exchange: Exchange) -> None:
         """Write the facts of an answer and its log entry in one transaction.
@@ -129,21 +131,22 @@ class AnswerStore:
             "library": f"wikidata-cache {release()}",
         }
         facts = list(facts)
-        problems = (value_problem(kind, entity, value) for kind, entity, value in facts)
-        if problem := next(filter(None, (log_entry_problem(record | {"type": "query"}), *problems)), None):
+        problem = _find_problem(facts, record)
+        if problem:
             suggestion = "Check the endpoint, and this machine's clock."
             raise CacheFileError(self.path, f"an answer of {exchange.url} was not saved: {problem}", suggestion)
         with self.database.writing() as connection:
             url = url_number(connection, exchange.url)
             insert_log(connection, record)
-            rows = ((graph, kind, entity, fetched_at, url, pack(value)) for kind, entity, value in facts)
+            rows = [(graph, kind, entity, fetched_at, url, pack(value)) for kind, entity, value in facts]
             connection.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?, ?, ?, ?, ?)", rows)
 
-    def span(self) -> tuple[int, str | None, str | None]:
+    def find_span(self) -> tuple[int, str | None, str | None]:
         """Return the number of stored facts, and the times of the oldest and of the newest one (UTC text)."""
-        [[count, oldest, newest]] = self.database.read(
-            "SELECT count(*), min(fetched_at), max(fetched_at) FROM facts"
-        ) or [(0, None, None)]
+        rows = self.database.read("SELECT count(*), min(fetched_at), max(fetched_at) FROM facts")
+        if not rows:  # there is no file yet
+            return 0, None, None
+        [(count, oldest, newest)] = rows
         return int(count), oldest, newest
 
     def forget(self, *, before: str | None = None) -> int:
@@ -169,11 +172,27 @@ class AnswerStore:
             yield
 
 
-def _parameters(graph: str, kind: str, ids: Iterable[str], as_of: str | None) -> dict[str, str]:
-    """Return the SQL parameters of `_LOOK_UP` and `_ORIGIN`."""
-    as_of = as_of or _ANY_TIME
-    latest = latest_time()
-    return {"graph": graph, "kind": kind, "ids": dumps(list(ids)), "as_of": as_of, "latest": latest}
+def _find_problem(facts: Sequence[Sequence[Json]], record: dict[str, Json]) -> str | None:
+    """Return what is wrong with the log entry or the facts of an answer; None if they can be saved."""
+    problem = log_entry_problem(record | {"type": "query"})
+    if problem:
+        return problem
+    for kind, entity, value in facts:
+        problem = value_problem(kind, entity, value)
+        if problem:
+            return problem
+    return None
+
+
+def _write_parameters(graph: str, kind: str, ids: Iterable[str], as_of: str | None) -> dict[str, str]:
+    """Return the SQL parameters of `_SELECT_VALUES` and `_SELECT_ORIGINS`."""
+    return {
+        "graph": graph,
+        "kind": kind,
+        "ids": dumps(list(ids)),
+        "as_of": as_of or _ANY_TIME,
+        "latest": latest_time(),
+    }
 
 
 def insert_log(connection: sqlite3.Connection, record: dict[str, Json]) -> None:
@@ -236,13 +255,25 @@ class CacheRateLimitStore(RateLimitStore):
 def _parse_rate_limit(stored: str | bytes, path: Path) -> RateLimitState:
     """Return the state of a host that `write` stored; raise CacheFileError for anything else in a foreign file."""
     state = unpack(stored, path)
-    if isinstance(state, dict) and state.keys() == asdict(RateLimitState()).keys():
-        numbers = state | {"rate": state["rate"] or 0}  # None for the usual rate
-        texts = [numbers.pop(name) for name in ("trouble", "reason")]
-        is_sound = all(type(number) in (int, float) and abs(number) < _LARGEST for number in numbers.values())
-        if is_sound and all(isinstance(text, str) for text in texts):
-            return RateLimitState(**state)
-    raise CacheFileError(path, "is damaged: the rate limit of a host cannot be read", DAMAGED)
+    if not _is_rate_limit(state):
+        raise CacheFileError(path, "is damaged: the rate limit of a host cannot be read", DAMAGED)
+    return RateLimitState(**state)
+
+
+def _is_rate_limit(state: Json) -> bool:
+    """Return whether a stored value has exactly the fields of `RateLimitState`, with sound numbers and texts."""
+    if not isinstance(state, dict) or state.keys() != asdict(RateLimitState()).keys():
+        return False
+    for name, value in state.items():
+        if name in ("trouble", "reason"):
+            is_sound = isinstance(value, str)
+        elif name == "rate" and value is None:  # the usual rate
+            is_sound = True
+        else:
+            is_sound = type(value) in (int, float) and abs(value) < _LARGEST  # type, since True is an int too
+        if not is_sound:
+            return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -264,16 +295,17 @@ def take_inventory(path: Path) -> Inventory | None:
         [[found]] = database.read("PRAGMA integrity_check(1)")
         if found != "ok":
             raise CacheFileError(path, f"is damaged ({found.splitlines()[-1]})", DAMAGED)
-        counted = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
-        _, first, last = store.span()
+
+        facts = {}
+        counts = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
+        for graph, kind, count in counts:
+            facts[graph, kind] = count
         span = None
+        _, first, last = store.find_span()
         if first and last:
             span = (first, last)
         [[requests]] = database.read("SELECT count(*) FROM queries") or [[0]]
-        hosts = database.read("SELECT host, state FROM pace ORDER BY host")
-        return Inventory(
-            facts={(graph, kind): count for graph, kind, count in counted},
-            requests=requests,
-            span=span,
-            hosts={host: _parse_rate_limit(state, path) for host, state in hosts},
-        )
+        hosts = {}
+        for host, state in database.read("SELECT host, state FROM pace ORDER BY host"):
+            hosts[host] = _parse_rate_limit(state, path)
+        return Inventory(facts, requests, span, hosts)

@@ -60,7 +60,7 @@ def diff(
         if dates:
             kind = "claims"
             compare = dated_changes
-        item_count = len(store.ids(graph_name, kind))
+        item_count = len(store.list_ids(graph_name, kind))
         if item_count == 0:
             raise BadOptionError(_explain_no_answers(store, graph_name, kind))
         changes = compare(store, graph=graph_name, since=start, until=end)
@@ -94,7 +94,7 @@ def _explain_no_answers(store: AnswerStore, graph_name: str, kind: str) -> str:
     if not store.path.exists():
         path += " (no such file)"
     other = ""
-    if kind == "out" and store.ids(graph_name, "claims"):
+    if kind == "out" and store.list_ids(graph_name, "claims"):
         other = "add --dates to read those of kind claims, or "
     return (
         f"{path} has no answers of the kind {kind} for the graph {graph_name}; {other}fetch some: "

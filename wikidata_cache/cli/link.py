@@ -127,7 +127,7 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int, choices: Seque
         row, field, linked = part
         words = "; ".join(str(candidate) for candidate in linked.candidates[:3])
         if part in report.absent:
-            words = linked.absence
+            words = linked.describe_absence()
         echo(f"row {row}, {field}, {linked.text!r}: {words}")
     for row, field, linked in report.rivalled:
         best, other = linked.candidates[:2]
@@ -154,7 +154,9 @@ def _find_property(linker: Linker, relation: str) -> str:
     meant = [f"{candidate.id} ({candidate.info.label or 'without a label'})" for candidate in linked.candidates[:5]]
     if meant:
         raise BadOptionError(f"--relation {relation!r} may mean {', '.join(meant)}; give the id of the one you mean.")
-    raise BadOptionError(f"--relation {relation!r} is {linked.absence}. Give the id of a property, such as P551.")
+    raise BadOptionError(
+        f"--relation {relation!r} is {linked.describe_absence()}. Give the id of a property, such as P551."
+    )
 
 
 def _print_candidates(linked: LinkResult) -> None:
@@ -173,7 +175,7 @@ def _print_candidates(linked: LinkResult) -> None:
     verdict = {
         "exact": "One candidate clearly leads.",
         "ambiguous": "No candidate clearly leads: choose one, and write its id.",
-        "none": f"{linked.text!r} is {linked.absence}.",
+        "none": f"{linked.text!r} is {linked.describe_absence()}.",
     }
     for line in (*linked.notes, verdict[linked.status]):
         console.print(plain(line))

@@ -3,6 +3,9 @@
 `ActionApi` uses wbsearchentities, search, and wbgetentities (50 ids per request), with the same rate limits and retries
 as endpoints. As a source, it has the facts that the query service would give, and is asked while that service refuses
 or limits requests. The format of entities: https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html
+
+The class sends requests; the functions after it parse what comes back (`_parse_...`), and turn an entity into the
+values of facts (`_to_values`).
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ Claim = tuple[str, str, str, str, str]  # property, item, rank, start, end
 
 _BATCH = 50  # ids per request of wbgetentities
 _LONGEST = 250  # characters of a name; the searches refuse longer texts
-_PASSING: Mapping[str, EndpointTrouble] = {
+_TEMPORARY_ERRORS: Mapping[str, EndpointTrouble] = {  # codes of errors after which a later request may succeed
     "maxlag": "unavailable",
     "readonly": "unavailable",
     "ratelimited": "throttled",
@@ -46,13 +49,21 @@ _PASSING: Mapping[str, EndpointTrouble] = {
 _NAMESPACES = {"item": "0", "property": "120"}
 _RANKS = ("preferred", "normal", "deprecated")
 _SUGGESTION = "Check the URL (api.php of a Wikibase), or work offline."
-_WORDS = "labels|descriptions"
-_FREE: tuple[Kind, ...] = ("label", "description", "redirect", "out", "claims", "types")  # facts that come with others
-_PROPS: Mapping[Kind, str] = {  # the parts of entities that answer a question, as the API names them
-    **dict.fromkeys(("label", "description", "redirect", "mentioned"), _WORDS),
-    **dict.fromkeys(("out", "claims", "types", "values"), f"{_WORDS}|claims"),
-    "sitelinks": "sitelinks",
+# The parts of entities that answer a kind of question, as the API names them.
+_TEXTS = ("labels", "descriptions")
+_PARTS: Mapping[Kind, tuple[str, ...]] = {
+    "label": _TEXTS,
+    "description": _TEXTS,
+    "redirect": _TEXTS,
+    "mentioned": _TEXTS,
+    "out": (*_TEXTS, "claims"),
+    "claims": (*_TEXTS, "claims"),
+    "types": (*_TEXTS, "claims"),
+    "values": (*_TEXTS, "claims"),
+    "sitelinks": ("sitelinks",),
 }
+# Facts of these kinds are kept whenever their parts come in an answer, whatever was asked.
+_KEPT_KINDS: tuple[Kind, ...] = ("label", "description", "redirect", "out", "claims", "types")
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what the parsers raise for JSON of another shape
 
 
@@ -76,7 +87,7 @@ class ApiEntity:
     values: frozenset[tuple[str, str]] = frozenset()
 
 
-_NOTHING = ApiEntity("", (), None, None, frozenset(), ())
+_EMPTY_ENTITY = ApiEntity("", (), None, None, frozenset(), ())
 
 
 @dataclass
@@ -119,22 +130,32 @@ class ActionApi(EndpointSource):
         """Return the existing entities by requested id; a merged id gives the entity into which it was merged."""
         entities: dict[str, ApiEntity] = {}
         for block in batches(sorted(set(ids)), size=_BATCH):
-            found, _ = self._get_entities(block, "labels|aliases|descriptions|claims")
+            found, _ = self._get_entities(block, ("labels", "aliases", "descriptions", "claims"))
             entities |= found
         return entities
 
-    def _get_entities(self, ids: Sequence[str], props: str) -> tuple[dict[str, ApiEntity], Exchange]:
-        """Return what `entities` returns for at most 50 ids, with `props` as the API names them, and the request."""
-        request = {"action": "wbgetentities", "props": props, "languages": "|".join(LANGUAGES), "ids": "|".join(ids)}
+    def _get_entities(self, ids: Sequence[str], parts: Sequence[str]) -> tuple[dict[str, ApiEntity], Exchange]:
+        """Return the existing entities of at most 50 ids, as `entities` does, and the request.
 
-        def parse(answer: Json) -> dict[str, ApiEntity]:
-            return _parse_entities(answer, requested=ids)
+        Args:
+            ids: the ids.
+            parts: the parts of each entity to ask for, as the API names them.
+        """
+        request = {
+            "action": "wbgetentities",
+            "props": "|".join(parts),
+            "languages": "|".join(LANGUAGES),
+            "ids": "|".join(ids),
+        }
+
+        def parse(content: Json) -> dict[str, ApiEntity]:
+            return _parse_entities(content, requested=ids)
 
         return self._get(request, "entities", parse)
 
     def can_answer(self, template: Template | None) -> bool:
         """Return whether the source answers a question; None stands for a user's query."""
-        return template is not None and template.kind in _PROPS
+        return template is not None and template.kind in _PARTS
 
     def select(self, query: str) -> list[Binding]:
         """Raise EndpointError, since the API has no SPARQL."""
@@ -143,10 +164,12 @@ class ActionApi(EndpointSource):
     def _answer(self, template: Template, block: Sequence[str]) -> Answer:
         if not self.can_answer(template):
             raise self._needs_sparql(f"a question of the kind {template.kind!r}")
-        props = _PROPS[template.kind]
-        entities, exchange = self._get_entities(block, props)
-        # Each answer also has the facts of the other kinds that its parts of the entities hold.
-        kinds = [kind for kind, parts in _PROPS.items() if parts in props and kind in (template.kind, *_FREE)]
+        parts = _PARTS[template.kind]
+        entities, exchange = self._get_entities(block, parts)
+        kinds: set[Kind] = {template.kind}
+        for kind in _KEPT_KINDS:
+            if set(_PARTS[kind]) <= set(parts):
+                kinds.add(kind)
         facts = []
         for requested in block:
             values = _to_values(requested, entities.get(requested))
@@ -157,20 +180,30 @@ class ActionApi(EndpointSource):
         advice = "Give a SPARQL endpoint too, or ids instead of labels (`wikidata-cache link EDITS --online`)."
         return EndpointError(self.name, "rejected", f"the Action API can't answer {what}", advice)
 
-    def _get(self, parameters: Mapping[str, str], field: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
-        """Send a request and return the parsed `field` of its answer; retry where waiting helps."""
+    def _get(self, parameters: Mapping[str, str], name: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
+        """Send a request, with retries where waiting helps.
+
+        Args:
+            parameters: the parameters of the request.
+            name: the field of the answer to read.
+            parse: reads the content of this field; raises one of `_MALFORMED` for what is not an answer of the API.
+
+        Returns:
+            What `parse` returns, and the request.
+        """
         query = urlencode({**parameters, "format": "json", "formatversion": "2"})
 
         def ask_once() -> tuple[T, Exchange]:
             fetched_at = now()
             reply = self._send(query)
-            content = self._read_field(reply, field)
+            content = self._read_field(reply, name)
             try:
                 parsed = parse(content)
-                return parsed, record_exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(content))
+                row_count = len(content)
             except _MALFORMED as error:
                 problem = f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
                 raise wrong_answer(self.name, problem) from error
+            return parsed, record_exchange(self.name, query, reply, fetched_at=fetched_at, rows=row_count)
 
         def count_attempts(error: EndpointError) -> int:
             if error.trouble in TRANSIENT or error.trouble == "cut off":
@@ -179,17 +212,17 @@ class ActionApi(EndpointSource):
 
         return self._with_retries(ask_once, count_attempts)
 
-    def _read_field(self, reply: Reply, field: str) -> Json:
+    def _read_field(self, reply: Reply, name: str) -> Json:
         """Return a field of the answer; raise EndpointError if the reply is anything else."""
         answer = _parse_object(reply)
-        if field in answer:
-            return answer[field]
+        if name in answer:
+            return answer[name]
         error = answer.get("error")
         if isinstance(error, dict):
             code = str(error.get("code", "unknown"))
             raise EndpointError(
                 self.name,
-                _PASSING.get(code, "rejected"),
+                _TEMPORARY_ERRORS.get(code, "rejected"),
                 printable(f"the API answers {code}: {error.get('info', '')}"),
                 _SUGGESTION,
                 status=reply.status,
@@ -231,26 +264,30 @@ def _parse_entities(answer: Json, requested: Collection[str]) -> dict[str, ApiEn
 
 def _parse_entity(content: Json) -> ApiEntity:
     labels = _parse_texts(content, "labels")
-    descriptions = _parse_texts(content, "descriptions")
     statements = _parse_statements(content)
-    pages = None
+    page_count = None
     if "sitelinks" in content:
-        pages = len(content["sitelinks"])
+        page_count = len(content["sitelinks"])
     return ApiEntity(
-        _check_id(content["id"]),
-        tuple(_parse_names(content, labels)),
-        _choose_text(labels),
-        _choose_text(descriptions),
-        frozenset(statements.truthy),
-        tuple(sorted(statements.claims)),
-        pages,
-        frozenset(statements.values),
+        id=_check_id(content["id"]),
+        names=tuple(_parse_names(content, labels)),
+        label=_choose_text(labels),
+        description=_choose_text(_parse_texts(content, "descriptions")),
+        statements=frozenset(statements.truthy),
+        claims=tuple(sorted(statements.claims)),
+        sitelinks=page_count,
+        values=frozenset(statements.values),
     )
 
 
-def _parse_texts(content: Json, field: str) -> dict[str, str]:
-    """Return the texts of a field by language; the API writes an empty object as []."""
-    return {str(language): text_of(term) for language, term in (content.get(field) or {}).items()}
+def _parse_texts(content: Json, name: str) -> dict[str, str]:
+    """Return the texts of a field by language."""
+    return {str(language): text_of(term) for language, term in _read_object(content, name).items()}
+
+
+def _read_object(content: Json, name: str) -> Json:
+    """Return a field whose value is an object; the API leaves an empty one out, or writes it as []."""
+    return content.get(name) or {}
 
 
 def _choose_text(texts: Mapping[str, str]) -> str | None:
@@ -264,7 +301,7 @@ def _choose_text(texts: Mapping[str, str]) -> str | None:
 def _parse_names(content: Json, labels: Mapping[str, str]) -> list[Name]:
     """Return the labels and aliases in the wanted languages, the preferred language first."""
     aliases = {}
-    for language, terms in (content.get("aliases") or {}).items():
+    for language, terms in _read_object(content, "aliases").items():
         aliases[language] = [text_of(term) for term in terms]
     names: list[Name] = []
     for language in LANGUAGES:
@@ -286,10 +323,10 @@ class _Statements:
 def _parse_statements(content: Json) -> _Statements:
     """Return the statements whose value is an item, a date or a quantity; deprecated ones never count."""
     statements = _Statements()
-    for relation, claims in (content.get("claims") or {}).items():
+    for relation, claims in _read_object(content, "claims").items():
         if not is_property(relation):
             raise ValueError(f"found statements of {relation!r:.80}, which is not a property")
-        best = _best_rank([claim["rank"] for claim in claims])
+        best = _best_rank([claim["rank"] for claim in claims])  # never "deprecated"
         for claim in claims:
             rank = claim["rank"]
             datavalue = claim["mainsnak"].get("datavalue", {})
@@ -297,18 +334,23 @@ def _parse_statements(content: Json) -> _Statements:
                 literal = json_value(datavalue)
                 if literal:
                     statements.values.add((relation, literal))
-            value = datavalue.get("value")
-            item = ""
-            if isinstance(value, Mapping):
-                item = value.get("id", "")
-            if rank == "deprecated" or not is_item(item):
+            item = _parse_item(datavalue)
+            if item is None or rank == "deprecated":
                 continue
             if rank == best:
                 statements.truthy.add((relation, item))
-            for start in _times(claim, "P580"):
-                for end in _times(claim, "P582"):
+            for start in _parse_times(claim, "P580"):
+                for end in _parse_times(claim, "P582"):
                     statements.claims.add((relation, item, rank, start, end))
     return statements
+
+
+def _parse_item(datavalue: Json) -> str | None:
+    """Return the item that is the value of a statement; None for every other value."""
+    value = datavalue.get("value")
+    if isinstance(value, Mapping) and is_item(value.get("id", "")):
+        return str(value["id"])
+    return None
 
 
 def _best_rank(ranks: Collection[Json]) -> str | None:
@@ -322,10 +364,11 @@ def _best_rank(ranks: Collection[Json]) -> str | None:
     return None
 
 
-def _times(claim: Json, qualifier: str) -> list[str]:
+def _parse_times(claim: Json, qualifier: str) -> list[str]:
     """Return the values of a qualifier of time as the query service writes them; [""] if there is none."""
-    snaks = (claim.get("qualifiers") or {}).get(qualifier, ())
-    return [rdf_time(snak["datavalue"]["value"]) for snak in snaks if "datavalue" in snak] or [""]
+    snaks = _read_object(claim, "qualifiers").get(qualifier, ())
+    times = [rdf_time(snak["datavalue"]["value"]) for snak in snaks if "datavalue" in snak]
+    return times or [""]
 
 
 def _check_id(entity: Json) -> str:
@@ -341,18 +384,24 @@ def is_action_api(url: str) -> bool:
 
 
 def _to_values(requested: str, entity: ApiEntity | None) -> dict[Kind, Json]:
-    """Return what SPARQL has about an id: nothing for a missing one, for a merged one the item that replaces it."""
-    merged = None
-    content = _NOTHING
+    """Return the values of facts about an id, as SPARQL has them.
+
+    A missing id has no statements and texts. A merged one has none either, but a redirect to its new item.
+    """
+    redirect = None
+    content = _EMPTY_ENTITY
     if entity is not None and entity.id == requested:
         content = entity
     elif entity is not None:
-        merged = entity.id
-    statements = sorted(content.statements)
+        redirect = entity.id
     labels = [[text, language] for text, language, kind in content.names if kind == "label" and text.strip()]
+    label = None
+    if labels:
+        label = labels[0]
+    statements = sorted(content.statements)
     return {
-        "redirect": merged,
-        "label": labels[0] if labels else None,
+        "redirect": redirect,
+        "label": label,
         "description": content.description,
         "mentioned": entity is not None,
         "out": [list(pair) for pair in statements],

@@ -3,11 +3,16 @@
 Every candidate has reasons with points; its score is the sum of the points. Names count most (`LABEL`, `ALIAS`,
 `WORDS`), then the relation (`TYPE`, `AT_THIS_END`), then the number of statements in the graph. The weights were chosen
 on CounterFact records.
+
+A `Mention` goes in. `build_candidates` finds the entities and gives the reasons that depend on names and statements
+(`judge_name`, `judge_statements`); `Linker` adds those that depend on the relation (`judge_types`), and returns a
+`LinkResult`.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -81,12 +86,10 @@ class Candidate:
     can_settle: bool = True
     types: tuple[str, ...] = ()
 
-    def add(self, reason: Reason | None, *, can_settle: bool | None = None) -> None:
-        """Add a reason unless it is None; set the attribute `can_settle` unless the argument is None."""
-        if reason is not None:
-            self.reasons.append(reason)
-        if can_settle is not None:
-            self.can_settle = can_settle
+    def contradict(self, reason: Reason) -> None:
+        """Add a reason because of which a person has to choose, even if the text is the entity's id or full name."""
+        self.reasons.append(reason)
+        self.can_settle = False
 
     @property
     def score(self) -> float:
@@ -94,7 +97,7 @@ class Candidate:
         return round(sum(reason.points for reason in self.reasons), 2)
 
     @property
-    def is_whole(self) -> bool:
+    def has_full_name(self) -> bool:
         """Whether the text is a full name of the entity, or its id."""
         return self.reasons[0].points > WORDS
 
@@ -137,17 +140,17 @@ class LinkResult:
         if not self.candidates:
             return "none"
         best = self.candidates[0]
-        second = self.next_score
+        second_score = self.next_score
         if len(self.candidates) > 1:
-            second = self.candidates[1].score
-        leads = second is None or round(best.score - second, 2) >= LEAD
-        if best.can_settle and leads:
+            second_score = self.candidates[1].score
+        has_lead = second_score is None or round(best.score - second_score, 2) >= LEAD
+        if best.can_settle and has_lead:
             return "exact"
         return "ambiguous"
 
     @property
     def rival(self) -> Candidate | None:
-        """The next candidate, if the text is its id or one of its full names too; else None."""
+        """The second candidate, if it could make the result "exact" too; else None."""
         if len(self.candidates) > 1 and self.candidates[1].can_settle:
             return self.candidates[1]
         return None
@@ -163,17 +166,16 @@ class LinkResult:
             "nearest": list(self.nearest),
         }
 
-    @property
-    def absence(self) -> str:
-        """What a text without candidates is, in words."""
+    def describe_absence(self) -> str:
+        """Return what a text without candidates is, in words that continue "it is"."""
         words = f"not in this graph ({self.source})"
         if self.nearest:
             words += f". The nearest names: {', '.join(self.nearest)}"
         return words
 
 
-def name_reason(match: Match, text: str) -> Reason:
-    """Return the reason for a name that was found: how well it agrees with the text."""
+def judge_name(match: Match, text: str) -> Reason:
+    """Return the points of a name that was found for a text, by how well both agree."""
     kind = "alias"
     points = ALIAS
     if match.kind == "label":
@@ -181,23 +183,29 @@ def name_reason(match: Match, text: str) -> Reason:
         points = LABEL
     if match.text == text:
         return Reason(points, f"its {kind}, exact match")
-    found = normalise(match.text)
-    wanted = normalise(text)
-    if found == wanted:
+    found_name = normalise(match.text)
+    wanted_name = normalise(text)
+    if found_name == wanted_name:
         return Reason(points + OTHERWISE_WRITTEN, f"its {kind}, written {match.text!r}")
-    if set(name_words(wanted)) <= set(name_words(found)):
+    if set(name_words(wanted_name)) <= set(name_words(found_name)):
         return Reason(WORDS, f"all words are in its {kind} {match.text!r}")
     return Reason(FOUND, f"found by a search; its {kind} is {match.text!r}")
 
 
-def type_reason(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, str]) -> Reason | None:
-    """Return the reason for the entity's types: whether sampled values (or subjects) of the relation have one of them.
+def judge_types(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, str]) -> Reason | None:
+    """Return the points of an entity's types, by how many values (or subjects) of the relation have one of them.
 
-    None if the types are unknown or the sample is too small to tell.
+    Args:
+        info: the facts about the entity.
+        ends: the types of a sample of the values (or subjects) of the relation.
+        names: the labels of types, for the text of the reason.
+
+    Returns:
+        None if the types of the entity are unknown, or the sample is too small to tell.
     """
     if not info.types:
         return None
-    best = max(sorted(info.types), key=lambda kind: ends.shares.get(kind, 0.0))
+    best = max(sorted(info.types), key=lambda kind: ends.shares.get(kind, 0.0))  # sorted: of equal shares the first id
     share = ends.shares.get(best, 0.0)
     who = "subjects"
     if ends.role == "object":
@@ -211,8 +219,8 @@ def type_reason(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, st
     return Reason(OTHER_TYPE, f"none of its types is common among the {who} of {ends.relation}")
 
 
-def statements_reason(info: EntityInfo) -> Reason:
-    """Return the reason for the number of statements that the graph has about the entity."""
+def judge_statements(info: EntityInfo) -> Reason:
+    """Return the points of the number of statements that the graph has about an entity."""
     if info.statements is None:
         return Reason(0.0, "its statements are not in the cache")
     number = len(info.statements)
@@ -223,7 +231,7 @@ def statements_reason(info: EntityInfo) -> Reason:
     return Reason(IN_GRAPH + round(TENFOLD * math.log10(number), 1), f"{number} statements about it")
 
 
-def rank(candidates: Iterable[Candidate]) -> list[Candidate]:
+def rank_candidates(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Sort by score, highest first; equal scores by id number, since lower numbers are mostly better known entities."""
     return sorted(candidates, key=lambda candidate: (-candidate.score, int(candidate.id[1:])))
 
@@ -235,38 +243,52 @@ def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozen
     """
     own_id = parse_id(mention.text, mention.kind)
     reasons = _find_names(knowledge, mention, own_id)
+    infos, current_ids = _resolve_merged(knowledge, reasons)
 
-    # One candidate for each entity, or for the entity into which it was merged; its best name is the first reason.
-    about = dict(knowledge.info(reasons))
-    ends = {entity: about[entity].merged_into or entity for entity in reasons}
-    about |= knowledge.info(set(ends.values()) - about.keys())
-    candidates = {end: Candidate(end, about[end]) for end in ends.values()}
-    for entity, reason in sorted(reasons.items(), key=lambda pair: -pair[1].points):
-        candidate = candidates[ends[entity]]
-        if not candidate.reasons:
-            candidate.add(reason)
-            if candidate.id != entity:
-                candidate.add(Reason(0.0, f"{entity} was merged into it"))
-    for candidate in candidates.values():
-        candidate.can_settle = candidate.is_whole
+    # An entity and one that was merged into it are one candidate. The better of its names is its first reason.
+    found: dict[str, list[tuple[str, Reason]]] = defaultdict(list)
+    for entity, reason in reasons.items():
+        found[current_ids[entity]].append((entity, reason))
+    candidates = {}
+    for current_id, named in found.items():
+        entity, reason = max(named, key=lambda pair: pair[1].points)
+        candidate = Candidate(current_id, infos[current_id], [reason])
+        if entity != current_id:
+            candidate.reasons.append(Reason(0.0, f"{entity} was merged into it"))
+        candidate.can_settle = candidate.has_full_name
         if mention.kind == "item":
-            candidate.add(statements_reason(candidate.info))
+            candidate.reasons.append(judge_statements(candidate.info))
+        candidates[current_id] = candidate
 
     # The entity that the text names by its id stays in any case.
     identified = None
     if own_id is not None:
-        identified = candidates[ends[own_id]]
+        identified = candidates[current_ids[own_id]]
         _check_identified(knowledge, mention, identified, {own_id, identified.id})
-    every = candidates.values()
-    return [each for each in every if each is identified or internal.isdisjoint(each.info.types)]
+    kept = []
+    for candidate in candidates.values():
+        if candidate is identified or internal.isdisjoint(candidate.info.types):
+            kept.append(candidate)
+    return kept
+
+
+def _resolve_merged(knowledge: Knowledge, ids: Iterable[str]) -> tuple[dict[str, EntityInfo], dict[str, str]]:
+    """Return the facts about the ids, and their current ids: an id itself, or that into which it was merged.
+
+    The facts about the current ids are in the first result, too.
+    """
+    infos = dict(knowledge.info(ids))
+    current_ids = {entity: infos[entity].merged_into or entity for entity in ids}
+    infos |= knowledge.info(set(current_ids.values()) - infos.keys())
+    return infos, current_ids
 
 
 def _find_names(knowledge: Knowledge, mention: Mention, own_id: str | None) -> dict[str, Reason]:
-    """Return the entities with a name like the text, and the one of which it is the id, with the reason for each."""
+    """Return {id: reason} of the entities with a name like the text, and of the one of which the text is the id."""
     reasons = {}
     if not mention.only_id:
         for match in knowledge.named(mention.text, limit=POOL, entity=mention.kind):
-            reasons[match.id] = name_reason(match, mention.text)
+            reasons[match.id] = judge_name(match, mention.text)
     if own_id is not None:
         reasons[own_id] = Reason(ID, "given by its id")
     return reasons
@@ -277,19 +299,20 @@ def _check_identified(knowledge: Knowledge, mention: Mention, candidate: Candida
 
     `ids` are the id in the text and that of the candidate, which differ for a merged entity.
     """
-    if candidate.info in (EntityInfo(), EntityInfo(statements=None)):
-        candidate.add(Reason(0.0, f"{knowledge.name} has no information about it"), can_settle=False)
+    without_facts = (EntityInfo(), EntityInfo(statements=None))  # the second one where an offline cache has none
+    if candidate.info in without_facts:
+        candidate.contradict(Reason(0.0, f"{knowledge.name} has no information about it"))
     label = mention.expected_label
     if label is None:
         return
     if normalise(candidate.info.label or "") == normalise(label):
-        candidate.add(Reason(0.0, "its label is the expected one"))
+        candidate.reasons.append(Reason(0.0, "its label is the expected one"))
         return
     for match in knowledge.named(label, limit=POOL, entity=mention.kind):
         if match.id in ids and normalise(match.text) == normalise(label):
-            candidate.add(Reason(0.0, f"{label!r} is another name of it"))
+            candidate.reasons.append(Reason(0.0, f"{label!r} is another name of it"))
             return
-    candidate.add(Reason(0.0, f"its label is {candidate.info.label!r}, not {label!r}"), can_settle=False)
+    candidate.contradict(Reason(0.0, f"its label is {candidate.info.label!r}, not {label!r}"))
 
 
 def parse_id(text: str, kind: EntityKind) -> str | None:

@@ -60,37 +60,58 @@ def link_edits(
     """
     check_out(out, ".jsonl", inputs=[file_of(edits)])
     read = read_edits(edits)
-    raw = json_rows(file_of(edits))
+    rows = json_rows(file_of(edits))
     links = list(link_all(linker, read, limit=limit))
     choices_by_row = _apply_choices(choices, read, links)
     in_table = file_of(edits).suffix.lower() in (".csv", ".tsv")
     lines: list[str] = []
-    unsettled: list[tuple[int, str, LinkResult]] = []
-    absent: list[tuple[int, str, LinkResult]] = []
-    rivalled: list[tuple[int, str, LinkResult]] = []
+    report = _Parts([], [], [])
     for edit, linked in zip(read, links, strict=True):
         chosen = choices_by_row[edit.row]
-        clear = linked.clear_candidates()
-        ids = {name: candidate.id for name, candidate in clear.items()} | chosen
-        pending: dict[str, LinkResult] = {}  # parts without an id, or whose id the row's own label contradicts
-        for name, part in linked.parts().items():
-            if name in clear and name not in chosen and part.rival:
-                rivalled.append((edit.row, name, part))
-            if name in ids:
-                continue
-            pending[name] = part
-            if _is_absent(part, has_id=getattr(edit, name) is not None):
-                absent.append((edit.row, name, part))
-            else:
-                unsettled.append((edit.row, name, part))
-        row = _fill(raw[edit.row - 1], ids, pending, in_table=in_table)
+        pending = _sort_parts(edit, linked, chosen, report)
+        ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()} | chosen
+        row = _fill(rows[edit.row - 1], ids, pending, in_table=in_table)
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_atomically(out, "".join(lines))
 
     without_id = {edit.row for edit in read if edit.target_new_id is None}
-    incomplete = {row for row, name, _ in absent if name == "target_new_id" and row in without_id}
-    incomplete |= {row for row, _, _ in unsettled}
-    return LinkReport(len(lines), len(lines) - len(incomplete), tuple(unsettled), tuple(absent), tuple(rivalled))
+    incomplete = {row for row, name, _ in report.absent if name == "target_new_id" and row in without_id}
+    incomplete |= {row for row, _, _ in report.open}
+    complete = len(lines) - len(incomplete)
+    return LinkReport(len(lines), complete, tuple(report.open), tuple(report.absent), tuple(report.rivalled))
+
+
+class _Parts(NamedTuple):
+    """The parts that `LinkReport` names, while they are collected."""
+
+    open: list[_Part]
+    absent: list[_Part]
+    rivalled: list[_Part]
+
+
+def _sort_parts(edit: EditRow, linked: LinkedEdit, chosen: Mapping[str, str], report: _Parts) -> dict[str, LinkResult]:
+    """Add the parts of an edit to the lists of the report.
+
+    Returns:
+        The parts that get no id, neither chosen nor clear, and those whose id the row's own label contradicts, by the
+        name of the id field.
+    """
+    clear = linked.clear_candidates()
+    pending = {}
+    for name, result in linked.parts().items():
+        part = _Part(edit.row, name, result)
+        if name in chosen:
+            continue
+        if name in clear:
+            if result.rival:
+                report.rivalled.append(part)
+            continue
+        pending[name] = result
+        if _is_absent(result, has_id=getattr(edit, name) is not None):
+            report.absent.append(part)
+        else:
+            report.open.append(part)
+    return pending
 
 
 def _is_absent(part: LinkResult, *, has_id: bool) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from typing import NamedTuple
 
 from kg_common.ids import is_entity
 from kg_common.progress import Bar
@@ -24,7 +24,7 @@ from wikidata_cache.linking.candidates import (
     Mention,
     Reason,
     parse_id,
-    rank,
+    rank_candidates,
 )
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge
 from wikidata_cache.linking.linker import Linker
@@ -70,31 +70,32 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     Returns:
         The candidates of each part, the best first.
     """
-    subject, relation, target_new, target_true = _mentions(edit)
-    relations = linker.candidates(relation)
+    mentions = _write_mentions(edit)
+    relations = linker.candidates(mentions.relation)
     # The other parts are linked with the relation, where it is clear.
-    property_id = edit.relation_id or _clear_property(relations)
-    subjects = linker.candidates(subject._replace(relation=property_id))
-    new = linker.candidates(target_new._replace(relation=property_id))
-    old = linker.candidates(target_true._replace(relation=property_id))
+    property_id = edit.relation_id or _choose_property(relations)
+    subjects = linker.candidates(mentions.subject._replace(relation=property_id))
+    new_objects = linker.candidates(mentions.target_new._replace(relation=property_id))
+    old_objects = linker.candidates(mentions.target_true._replace(relation=property_id))
 
-    facts = _find_facts(subjects, relations, old)
-    for part, column in ((subjects, 0), (relations, 1), (old, 2)):
-        _reward_stated(part, facts, column)
-    if old:
-        _reward_like_old(new, old, linker.knowledge)
+    facts = _find_facts(subjects, relations, old_objects)
+    _reward_stated(subjects, facts, "subject")
+    _reward_stated(relations, facts, "property")
+    _reward_stated(old_objects, facts, "object")
+    if old_objects:
+        _reward_like_old(new_objects, old_objects, linker.knowledge)
 
     relation_result = None
     relation_text = edit.relation or property_id
     if relation_text:
-        relation_result = linker.result(relation_text, relation, relations, limit=limit)
+        relation_result = linker.result(relation_text, mentions.relation, relations, limit=limit)
     old_result = None
     if edit.target_true or edit.target_true_id:
-        old_result = linker.result(edit.target_true or "", target_true, old, limit=limit)
+        old_result = linker.result(edit.target_true or "", mentions.target_true, old_objects, limit=limit)
     return LinkedEdit(
-        subject=linker.result(edit.subject, subject, subjects, limit=limit),
+        subject=linker.result(edit.subject, mentions.subject, subjects, limit=limit),
         relation=relation_result,
-        target_new=linker.result(edit.target_new, target_new, new, limit=limit),
+        target_new=linker.result(edit.target_new, mentions.target_new, new_objects, limit=limit),
         target_true=old_result,
     )
 
@@ -106,12 +107,15 @@ def _find_facts(
 
     Candidates that match only by some words of a name are tried only if those with whole names form no fact.
     """
-    whole_subjects = [candidate for candidate in subjects if candidate.is_whole]
-    whole_targets = [candidate for candidate in targets if candidate.is_whole]
-    return _join(whole_subjects, relations, whole_targets) or _join(subjects, relations, targets)
+    named_subjects = [candidate for candidate in subjects if candidate.has_full_name]
+    named_targets = [candidate for candidate in targets if candidate.has_full_name]
+    facts = _list_facts(named_subjects, relations, named_targets)
+    if facts:
+        return facts
+    return _list_facts(subjects, relations, targets)
 
 
-def _join(
+def _list_facts(
     subjects: Sequence[Candidate], relations: Sequence[Candidate], targets: Sequence[Candidate]
 ) -> list[Statement]:
     """Return the statements of a subject with a relation and a target; without relations, any relation counts."""
@@ -127,26 +131,28 @@ def _join(
     return facts
 
 
-def _reward_stated(part: Sequence[Candidate], facts: Sequence[Statement], column: int) -> None:
-    """Add points to the candidates for one part of an edit (0 subject, 1 relation, 2 object) that form a fact."""
-    first: dict[str, Statement] = {}
+def _reward_stated(candidates_of_part: Sequence[Candidate], facts: Sequence[Statement], part: str) -> None:
+    """Add points to the candidates for one part of an edit ("subject", "property" or "object") that form a fact."""
+    first_facts: dict[str, Statement] = {}
     for fact in facts:
-        first.setdefault(fact[column], fact)
-    for candidate in part:
-        if candidate.id in first:
-            words = f"{' '.join(first[candidate.id])} is stated in the graph"
-            candidate.add(Reason(candidates.STATED, words), can_settle=True)
+        first_facts.setdefault(getattr(fact, part), fact)
+    for candidate in candidates_of_part:
+        if candidate.id in first_facts:
+            words = f"{' '.join(first_facts[candidate.id])} is stated in the graph"
+            candidate.reasons.append(Reason(candidates.STATED, words))
+            candidate.can_settle = True
 
 
 def _reward_like_old(new: Sequence[Candidate], old: Sequence[Candidate], knowledge: Knowledge) -> None:
     """Add points to candidates for the new object that have a type of the best candidate for the old object."""
     best = max(old, key=lambda candidate: candidate.score)
-    shared = {candidate.id: candidate.info.types & best.info.types for candidate in new}
-    names = knowledge.labels(set().union(*shared.values()))
+    shared_types = {candidate.id: candidate.info.types & best.info.types for candidate in new}
+    names = knowledge.labels(set[str]().union(*shared_types.values()))
     for candidate in new:
-        kinds = sorted(names.get(kind, kind) for kind in shared[candidate.id])
-        if kinds:
-            candidate.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.info.label or best.id}"))
+        type_names = sorted(names.get(type_id, type_id) for type_id in shared_types[candidate.id])
+        if type_names:
+            words = f"{type_names[0]}, like {best.info.label or best.id}"
+            candidate.reasons.append(Reason(candidates.LIKE_OLD, words))
 
 
 def sort_candidates(linker: Linker, edit: EditLike, error: AmbiguousLabelError) -> AmbiguousLabelError:
@@ -163,8 +169,11 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
 
     Raises the errors of `link_edit`, and those of the graph if it cannot answer, such as CacheMissError.
     """
-    mentions = [_mentions(edit) for edit in edits]
-    every = list(dict.fromkeys(chain.from_iterable(mentions)))
+    mentions = [_write_mentions(edit) for edit in edits]
+    distinct: dict[Mention, None] = {}  # as an ordered set
+    for mentions_of_edit in mentions:
+        distinct.update(dict.fromkeys(mentions_of_edit))
+    every = list(distinct)
     if linker.knowledge.is_remote:
         _prefetch_names(linker.knowledge, every)
         linker.prefetch_ends(_find_ends(linker, edits, mentions))
@@ -175,41 +184,54 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
 
 
 def _find_ends(
-    linker: Linker, edits: Sequence[EditLike], mentions: Sequence[tuple[Mention, Mention, Mention, Mention]]
+    linker: Linker, edits: Sequence[EditLike], mentions: Sequence[_EditMentions]
 ) -> dict[tuple[str, Role], set[str]]:
     """Return the candidates for each end of each clear relation; with the names in memory, they cost no request."""
     ends: dict[tuple[str, Role], set[str]] = defaultdict(set)
-    for edit, (subject, relation, target_new, target_true) in zip(edits, mentions, strict=True):
-        property_id = edit.relation_id or _clear_property(linker.candidates(relation))
+    for edit, parts in zip(edits, mentions, strict=True):
+        property_id = edit.relation_id or _choose_property(linker.candidates(parts.relation))
         if property_id is None:
             continue
-        for part in (subject, target_new, target_true):
+        for part in (parts.subject, parts.target_new, parts.target_true):
             ends[property_id, part.role].update(candidate.id for candidate in linker.candidates(part))
     return ends
 
 
-def _mentions(edit: EditLike) -> tuple[Mention, Mention, Mention, Mention]:
-    """Return subject, relation, new and old object of an edit to link; a missing part has an empty text."""
+class _EditMentions(NamedTuple):
+    """The parts of an edit to link; a missing part has an empty text."""
 
-    def mention(entity: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> Mention:
-        if not entity:
-            return Mention((text or "").strip(), kind, role)
-        label = None
-        if text and not is_entity(text):
-            label = text
-        return Mention(entity, kind, role, expected_label=label, only_id=True)
+    subject: Mention
+    relation: Mention
+    target_new: Mention
+    target_true: Mention
 
-    return (
-        mention(edit.subject_id, edit.subject, role="subject"),
-        mention(edit.relation_id, edit.relation, kind="property"),
-        mention(edit.target_new_id, edit.target_new),
-        mention(edit.target_true_id, edit.target_true),
+
+def _write_mentions(edit: EditLike) -> _EditMentions:
+    """Return the parts of an edit to link."""
+    return _EditMentions(
+        subject=_write_mention(edit.subject_id, edit.subject, role="subject"),
+        relation=_write_mention(edit.relation_id, edit.relation, kind="property"),
+        target_new=_write_mention(edit.target_new_id, edit.target_new),
+        target_true=_write_mention(edit.target_true_id, edit.target_true),
     )
 
 
-def _clear_property(relations: Sequence[Candidate]) -> str | None:
+def _write_mention(
+    entity: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object"
+) -> Mention:
+    """Return a part of an edit to link: its id, whose label should be the text, or the text where there is no id."""
+    text = text or ""
+    if not entity:
+        return Mention(text.strip(), kind, role)
+    label = None
+    if text and not is_entity(text):
+        label = text
+    return Mention(entity, kind, role, expected_label=label, only_id=True)
+
+
+def _choose_property(relations: Sequence[Candidate]) -> str | None:
     """Return the id of the property that clearly leads among the candidates, or None."""
-    linked = LinkResult("", tuple(rank(relations)), "")
+    linked = LinkResult("", tuple(rank_candidates(relations)), "")
     if linked.status != "exact":
         return None
     return linked.candidates[0].id
@@ -225,17 +247,20 @@ def _prefetch_names(knowledge: Knowledge, mentions: Sequence[Mention]) -> None:
         own_id = parse_id(mention.text, mention.kind)
         if own_id:
             ids.add(own_id)
-    about = dict(knowledge.info(ids))
-    merged = {info.merged_into for info in about.values() if info.merged_into}
-    about |= knowledge.info(merged - about.keys())
-    knowledge.labels(set[str]().union(*(info.types for info in about.values())))
+    infos = dict(knowledge.info(ids))
+    merged = {info.merged_into for info in infos.values() if info.merged_into}
+    infos |= knowledge.info(merged - infos.keys())
+    types: set[str] = set()
+    for info in infos.values():
+        types |= info.types
+    knowledge.labels(types)
 
     # Other names of an entity are needed only where its label is not the expected one.
     expected_labels = []
     for mention in mentions:
-        info = about.get(mention.text, EntityInfo())
+        info = infos.get(mention.text, EntityInfo())
         if info.merged_into:
-            info = about[info.merged_into]
+            info = infos[info.merged_into]
         if mention.expected_label and normalise(info.label or "") != normalise(mention.expected_label):
             expected_labels.append(mention.expected_label)
     knowledge.prefetch_names(expected_labels)

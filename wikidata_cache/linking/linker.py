@@ -7,14 +7,14 @@ Wikidata's API.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from kg_common.ids import is_item
 from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.labels.label_index import EntityKind
 from wikidata_cache.linking import candidates as scores
-from wikidata_cache.linking.candidates import Candidate, LinkResult, Mention, Reason, build_candidates, rank
+from wikidata_cache.linking.candidates import Candidate, LinkResult, Mention, Reason, build_candidates, rank_candidates
 from wikidata_cache.linking.knowledge import (
     NOT_NOW,
     GraphKnowledge,
@@ -97,22 +97,21 @@ class Linker:
         if ends is None:
             return
         present = items_at_end(self._graph, relation, role, [candidate.id for candidate in candidates])
-        kinds = set().union(*(candidate.info.types for candidate in candidates))
-        names = self.knowledge.labels(kinds & ends.shares.keys())
+        names = self.knowledge.labels(_collect_types(candidates) & ends.shares.keys())
         for candidate in candidates:
-            reason = scores.type_reason(candidate.info, ends, names)
-            if reason and reason.points < 0:
-                candidate.add(reason, can_settle=False)
-            else:
-                candidate.add(reason)
+            reason = scores.judge_types(candidate.info, ends, names)
+            if reason is not None and reason.points < 0:
+                candidate.contradict(reason)
+            elif reason is not None:
+                candidate.reasons.append(reason)
             if candidate.id in present:
-                candidate.add(Reason(scores.AT_THIS_END, f"{role} of {relation} in the graph"))
+                candidate.reasons.append(Reason(scores.AT_THIS_END, f"{role} of {relation} in the graph"))
 
     def result(self, text: str, mention: Mention, candidates: Sequence[Candidate], *, limit: int) -> LinkResult:
         """Return the best `limit` candidates, ranked, with the labels of their types; `text` is for the reader."""
-        every = rank(candidates)
+        every = rank_candidates(candidates)
         best = every[:limit]
-        names = self.knowledge.labels(set().union(*(candidate.info.types for candidate in best)))
+        names = self.knowledge.labels(_collect_types(best))
         for candidate in best:
             candidate.types = tuple(sorted(names.get(kind, kind) for kind in candidate.info.types))
         next_score = None
@@ -147,13 +146,13 @@ class Linker:
 
     def prefetch_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
         """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids)."""
-        ends = {write_relation_end(*end): end for end in candidates}
+        ends = {write_relation_end(relation, role): (relation, role) for relation, role in candidates}
         with suppress(*NOT_NOW):
-            sampled = self._graph.ends(ends)
-            items_at_ends = list[str]()
+            sampled_ends = self._graph.ends(ends)
+            items_at_ends: list[str] = []
             for name, (relation, role) in ends.items():
-                things_at_end, *_ = sampled[name]
-                if not things_at_end:
+                sampled, _ = sampled_ends[name]
+                if sampled == 0:
                     continue
                 for entity in candidates[relation, role]:
                     if is_item(entity):
@@ -168,6 +167,14 @@ class Linker:
                 raise self._failures[end]
             self._ends[end] = sample_end_types(self._graph, relation, role)
         return self._ends[end]
+
+
+def _collect_types(candidates: Iterable[Candidate]) -> set[str]:
+    """Return the types of all candidates."""
+    types: set[str] = set()
+    for candidate in candidates:
+        types |= candidate.info.types
+    return types
 
 
 def open_linker(facts: Facts, *, api: ActionApi | None = None) -> Linker:

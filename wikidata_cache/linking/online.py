@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from wikidata_cache.endpoints.action_api import ActionApi, ApiEntity
 from wikidata_cache.labels.label_index import EntityKind, Match
-from wikidata_cache.linking.candidates import name_reason
+from wikidata_cache.linking.candidates import judge_name
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge
 
 _PER_SEARCH = 15  # hits per search; one request fetches the entities of both searches, with all their statements
@@ -41,7 +41,7 @@ class OnlineKnowledge(Knowledge):
                 for name, language, kind in entry.names
             ]
             if names:
-                matches.append(max(names, key=lambda match: name_reason(match, text).points))
+                matches.append(max(names, key=lambda match: judge_name(match, text).points))
         return matches
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:

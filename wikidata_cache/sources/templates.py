@@ -1,7 +1,12 @@
 """All questions about ids (`Template`s). Each has its SPARQL, and the function that reads the rows of the answer.
 
-The name of a template ends in a version, which is part of the query log of a cache. The docstring of `Fact` describes
-the values. `queries.py` has the rules that all queries follow.
+After the parts that several questions share, each question has a block of its own: the function that writes its query,
+the function that turns rows into facts, and the template that joins both. The docstring of `Fact` describes the values,
+`queries.py` the rules that all queries follow. The name of a template ends in a version, which is part of the query log
+of a cache: a query whose text changes gets a new version.
+
+Variables mean the same in all queries: ?s ?p ?o is a statement, ?e an entity that a row is about, ?t a type, ?l a text
+and ?lang its language, ?n a number or a statement node, ?r an end of a relation, ?v a date or a quantity.
 """
 
 from __future__ import annotations
@@ -9,9 +14,8 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyoxigraph import Literal
 
@@ -32,67 +36,92 @@ _TRIPLES = {"object": "?s <{direct}{relation}> ?e .", "subject": "?e <{direct}{r
 
 
 # Parts of several queries.
-def _names(ids: Iterable[str]) -> str:
+def _write_ids(ids: Iterable[str]) -> str:
+    """Return the ids in SPARQL, such as "wd:Q42 wd:Q5"."""
     return " ".join(f"wd:{entity}" for entity in sorted(ids))
 
 
-def _item(variable: str) -> str:
+def _filter_item(variable: str) -> str:
+    """Return the condition that a variable is an item."""
     return f'FILTER(isIRI(?{variable})) FILTER(STRSTARTS(STR(?{variable}), "{ENTITY}Q"))'
 
 
-def _item_valued(property_: str, value: str) -> str:
-    return f'{_item(value)} FILTER(STRSTARTS(STR(?{property_}), "{DIRECT}P"))'
+def _filter_truthy(property_: str, value: str) -> str:
+    """Return the condition that the variables of a property and a value belong to a truthy item-valued statement."""
+    return f'{_filter_item(value)} FILTER(STRSTARTS(STR(?{property_}), "{DIRECT}P"))'
 
 
 def match_words(variable: str, predicate: str) -> str:
-    """Return the pattern of the texts of a variable in a language of LANGUAGES: variables l and lang."""
+    """Return the pattern of the texts of an entity in a language of LANGUAGES: it binds ?l and ?lang.
+
+    Args:
+        variable: the variable of the entity.
+        predicate: the IRI that states the texts, in angle brackets.
+    """
     return f"?{variable} {predicate} ?l . BIND(LCASE(LANG(?l)) AS ?lang) FILTER(?lang IN ({_LANGUAGES}))"
 
 
-def _triple(end: RelationEnd) -> str:
+def _write_triple(end: RelationEnd) -> str:
+    """Return the pattern of the statements with ?e at an end of a relation, such as "?s <...P19> ?e ."."""
     return _TRIPLES[end.role].format(direct=DIRECT, relation=end.relation)
 
 
-def _query_each(variables: str, pattern: str) -> Callable[[Sequence[str]], str]:
-    """Return a function from ids to the query of a pattern, in which the first variable has these ids."""
-    first = variables.partition(" ")[0]
+def _make_query_writer(variables: str, pattern: str) -> Callable[[Sequence[str]], str]:
+    """Return a function that writes the query of a pattern for given ids.
 
-    def query(ids: Sequence[str]) -> str:
-        return marked_select(variables, f"VALUES {first} {{ {_names(ids)} }} {pattern}")
+    Args:
+        variables: the columns of the answer; the first variable is the one that takes the ids as values.
+        pattern: what the query asks about this variable.
+    """
+    first = variables.split(" ")[0]
 
-    return query
+    def write_query(ids: Sequence[str]) -> str:
+        return marked_select(variables, f"VALUES {first} {{ {_write_ids(ids)} }} {pattern}")
+
+    return write_query
 
 
-# What a row is about.
-def _subject(row: Binding) -> str:
+# What a row is about, as `Template.about` returns it.
+def _read_subject(row: Binding) -> str:
     return local_id(row["s"])
 
 
-def _entity(row: Binding) -> str:
+def _read_entity(row: Binding) -> str:
     return local_id(row["e"])
 
 
-def _item_at_end(row: Binding) -> str:
-    return f"{row['r']} {local_id(row['e'])}"
+def _read_item_at_end(row: Binding) -> str:
+    return f"{row['r']} {local_id(row['e'])}"  # such as "P19 object Q65"
 
 
-def out_query(ids: Sequence[str]) -> str:
-    """Return the query for all truthy item-valued statements of these ids, with labels and types of their values.
-
-    Rows: s, p, o (statements); e, l, lang (labels of the values); e, t (types of the values).
-    """
-    subjects = _names(ids)
-    statements = f"VALUES ?s {{ {subjects} }} ?s ?p ?o . {_item_valued('p', 'o')}"
-    # Each part repeats this subquery: engines that evaluate bottom-up would otherwise join with every label there is.
-    objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_item_valued('q', 'e')} }} }}"
-    labels = f"{objects} {match_words('e', _RDFS_LABEL)}"
-    types = f"{objects} ?e <{DIRECT}P31> ?t"
-    return marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
-
-
+# What several readers of rows share.
 def _sorted_lists(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
     """Return the rows sorted, as lists, since JSON has no tuples."""
     return [list(row) for row in sorted(rows)]
+
+
+def _collect_values(rows: Sequence[Binding], about: str, value: str) -> dict[str, set[str]]:
+    """Return the ids that the variable `value` has, for each id that the variable `about` has."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if value in row:
+            values[local_id(row[about])].add(local_id(row[value]))
+    return values
+
+
+# The truthy item-valued statements of the ids, with labels and types of their values.
+def _write_out_query(ids: Sequence[str]) -> str:
+    """Return the query, a union of three parts.
+
+    Rows: s, p, o (statements); e, l, lang (labels of the values); e, t (types of the values).
+    """
+    subjects = _write_ids(ids)
+    statements = f"VALUES ?s {{ {subjects} }} ?s ?p ?o . {_filter_truthy('p', 'o')}"
+    # Each part repeats this subquery: engines that evaluate bottom-up would otherwise join with every label there is.
+    objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_filter_truthy('q', 'e')} }} }}"
+    labels = f"{objects} {match_words('e', _RDFS_LABEL)}"
+    types = f"{objects} ?e <{DIRECT}P31> ?t"
+    return marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
 
 
 def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -119,23 +148,23 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return out_facts + labels + types
 
 
-def _about_statement(row: Binding) -> str | None:
+def _read_statement_subject(row: Binding) -> str | None:
     """Return the subject of a row; None for a row about a value, which `_read_out` checks."""
     if "e" in row and "s" not in row:
         return None
-    return _subject(row)
+    return _read_subject(row)
 
 
-OUT = Template("out/1", "out", out_query, _read_out, _about_statement)
+OUT = Template("out/1", "out", _write_out_query, _read_out, _read_statement_subject)
 
 
-def in_query(ids: Sequence[str]) -> str:
-    """Return the query for the truthy statements with these ids as values, at most HUB + 1 per id: rows e, p, s."""
-    parts = (
-        f"{{ SELECT (wd:{entity} AS ?e) ?p ?s WHERE {{ ?s ?p wd:{entity} . "
-        f"{_item_valued('p', 's')} }} LIMIT {HUB + 1} }}"
-        for entity in sorted(ids)
-    )
+# The truthy statements with the ids as values.
+def _write_in_query(ids: Sequence[str]) -> str:
+    """Return the query, with at most HUB + 1 statements per id: rows e, p, s."""
+    parts = []
+    for entity in sorted(ids):
+        pattern = f"?s ?p wd:{entity} . {_filter_truthy('p', 's')}"
+        parts.append(f"{{ SELECT (wd:{entity} AS ?e) ?p ?s WHERE {{ {pattern} }} LIMIT {HUB + 1} }}")
     return marked_select("?e ?p ?s", *parts)
 
 
@@ -148,21 +177,24 @@ def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
         if len(incoming[entity]) > HUB:
             facts.append(Fact("in", entity, None))
             continue
-        pairs = sorted([s, p] for s, p in set(incoming[entity]) if is_item(s) and is_property(p))
-        facts.append(Fact("in", entity, pairs))
+        pairs = {
+            (subject, relation) for subject, relation in incoming[entity] if is_item(subject) and is_property(relation)
+        }
+        facts.append(Fact("in", entity, _sorted_lists(pairs)))
     return facts
 
 
-IN = Template("in/1", "in", in_query, _read_in, _entity, size=20)
+IN = Template("in/1", "in", _write_in_query, _read_in, _read_entity, size=20)
 
 
-def degree_query(ids: Sequence[str]) -> str:
-    """Return the query for the number of truthy statements with these ids as values, up to HUB + 1: rows e, n."""
-    parts = (
-        f"{{ SELECT (wd:{entity} AS ?e) (COUNT(?s) AS ?n) WHERE {{ {{ SELECT ?s WHERE {{ ?s ?p wd:{entity} . "
-        f"{_item_valued('p', 's')} }} LIMIT {HUB + 1} }} }} }}"
-        for entity in sorted(ids)
-    )
+# The number of truthy statements with the ids as values.
+def _write_degree_query(ids: Sequence[str]) -> str:
+    """Return the query, which counts up to HUB + 1 statements per id: rows e, n."""
+    parts = []
+    for entity in sorted(ids):
+        pattern = f"?s ?p wd:{entity} . {_filter_truthy('p', 's')}"
+        statements = f"{{ SELECT ?s WHERE {{ {pattern} }} LIMIT {HUB + 1} }}"
+        parts.append(f"{{ SELECT (wd:{entity} AS ?e) (COUNT(?s) AS ?n) WHERE {{ {statements} }} }}")
     return marked_select("?e ?n", *parts)
 
 
@@ -174,14 +206,14 @@ def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("degree", entity, counts.get(entity, 0)) for entity in ids]
 
 
-DEGREE = Template("degree/1", "degree", degree_query, _read_degrees, _entity, size=50)
+DEGREE = Template("degree/1", "degree", _write_degree_query, _read_degrees, _read_entity, size=50)
 
 
-# All item-valued statements that are not deprecated.
+# All item-valued statements that are not deprecated, with rank, start and end time: ?s -?c-> the node ?n -?p-> ?o.
 _CLAIMS = (
     f"?s ?c ?n . ?n <{_RANK}rank> ?rank . ?n ?p ?o . "
     f'FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/statement/P")) '
-    f"{_item('o')} FILTER(?rank != <{_RANK}DeprecatedRank>) "
+    f"{_filter_item('o')} FILTER(?rank != <{_RANK}DeprecatedRank>) "
     f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/P580> ?start FILTER(isLiteral(?start)) }} "
     f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/P582> ?end_time FILTER(isLiteral(?end_time)) }}"
 )
@@ -201,58 +233,71 @@ def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 
 
 def _normalize_time(text: str) -> str:
-    """Return an xsd:dateTime in the form that Wikidata writes; engines rewrite time zones and years BCE."""
+    """Return an xsd:dateTime as Wikidata writes it, "1984-12-30T00:00:00Z"; any other text is returned as it is.
+
+    Engines write the same time as "+1984-12-30T00:00:00.0+00:00", and years BCE with more or fewer zeros.
+    """
     match = _TIME.fullmatch(text)
     if match is None:
         return text
     return f"{match['sign']}{int(match['year']):04d}-{match['rest']}Z"
 
 
-CLAIMS = Template("claims/1", "claims", _query_each("?s ?p ?o ?rank ?start ?end_time", _CLAIMS), _read_claims, _subject)
-
-
-def _read_types(ids: Iterable[str], rows: Sequence[Binding], subject: str = "s", kind: str = "o") -> list[Fact]:
-    types = _gather(rows, subject, kind)  # half of all rows; a FILTER in the query would cost more than checking here
-    return [Fact("types", entity, sorted(filter(is_item, types[entity]))) for entity in ids]
-
-
-# The classes of which the ids are instances.
-TYPES = Template("types/1", "types", _query_each("?s ?o", f"?s <{DIRECT}P31> ?o"), _read_types, _subject)
-
-
-def _read_labels(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    return [Fact("label", entity, best) for entity, best in _choose_wordings(ids, rows)]
-
-
-def _read_descriptions(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    return [Fact("description", entity, best and best[0]) for entity, best in _choose_wordings(ids, rows)]
-
-
-def _choose_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[str, list[str] | None]]:
-    """Return (id, [text, language]) per id, in the first of LANGUAGES that has a text; (id, None) if none has."""
-    ranked: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for row in rows:
-        if row.get("l", "").strip():
-            ranked[local_id(row["e"])].append((LANGUAGES.index(row["lang"]), row["l"]))
-    wordings: list[tuple[str, list[str] | None]] = []
-    for entity in ids:
-        if entity in ranked:
-            language, text = min(ranked[entity])
-            wordings.append((entity, [text, LANGUAGES[language]]))
-        else:
-            wordings.append((entity, None))
-    return wordings
-
-
-_WORDINGS = "?e ?l ?lang"
-LABELS = Template("labels/1", "label", _query_each(_WORDINGS, match_words("e", _RDFS_LABEL)), _read_labels, _entity)
-DESCRIPTIONS = Template(
-    "descriptions/1", "description", _query_each(_WORDINGS, match_words("e", _DESCRIPTION)), _read_descriptions, _entity
+CLAIMS = Template(
+    "claims/1", "claims", _make_query_writer("?s ?p ?o ?rank ?start ?end_time", _CLAIMS), _read_claims, _read_subject
 )
 
 
-def named_query(labels: Sequence[str]) -> str:
-    """Return the query for the entities with exactly one of these labels in a language of LANGUAGES: rows e, l."""
+# The classes of which the ids are instances.
+def _read_types(ids: Iterable[str], rows: Sequence[Binding], about: str = "s", value: str = "o") -> list[Fact]:
+    types = _collect_values(rows, about, value)
+    # Items are picked here: the types are half of all rows, and a FILTER in the query would take longer.
+    return [Fact("types", entity, sorted(filter(is_item, types[entity]))) for entity in ids]
+
+
+TYPES = Template("types/1", "types", _make_query_writer("?s ?o", f"?s <{DIRECT}P31> ?o"), _read_types, _read_subject)
+
+
+# Labels and descriptions of the ids.
+def _read_labels(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+    texts = _choose_texts(rows)
+    return [Fact("label", entity, texts.get(entity)) for entity in ids]
+
+
+def _read_descriptions(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+    texts = _choose_texts(rows)
+    facts = []
+    for entity in ids:
+        description = None
+        if entity in texts:
+            description, _ = texts[entity]
+        facts.append(Fact("description", entity, description))
+    return facts
+
+
+def _choose_texts(rows: Sequence[Binding]) -> dict[str, list[str]]:
+    """Return {id: [text, language]}, each in the first of LANGUAGES in which the id has a text."""
+    candidates: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for row in rows:
+        if row.get("l", "").strip():
+            candidates[local_id(row["e"])].append((LANGUAGES.index(row["lang"]), row["l"]))
+    texts = {}
+    for entity, ranked in candidates.items():
+        rank, text = min(ranked)  # of several texts in one language, the first in alphabetical order
+        texts[entity] = [text, LANGUAGES[rank]]
+    return texts
+
+
+_write_labels_query = _make_query_writer("?e ?l ?lang", match_words("e", _RDFS_LABEL))
+LABELS = Template("labels/1", "label", _write_labels_query, _read_labels, _read_entity)
+
+_write_descriptions_query = _make_query_writer("?e ?l ?lang", match_words("e", _DESCRIPTION))
+DESCRIPTIONS = Template("descriptions/1", "description", _write_descriptions_query, _read_descriptions, _read_entity)
+
+
+# The entities with exactly one of these labels in a language of LANGUAGES.
+def _write_named_query(labels: Sequence[str]) -> str:
+    """Return the query: rows e, l."""
     literals = []
     for label in sorted(labels):
         literals += [str(Literal(label, language=language)) for language in LANGUAGES]
@@ -260,52 +305,45 @@ def named_query(labels: Sequence[str]) -> str:
     return marked_select("?e ?l", f'{values} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))')
 
 
-def _read_named(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+def _read_named(labels: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     entities: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         entities[row["l"]].add(local_id(row["e"]))
-    return [Fact("named", label, sorted(filter(is_entity, entities[label]))) for label in ids]
+    return [Fact("named", label, sorted(filter(is_entity, entities[label]))) for label in labels]
 
 
-NAMED = Template("named/1", "named", named_query, _read_named, itemgetter("l"), size=25)
+NAMED = Template("named/1", "named", _write_named_query, _read_named, itemgetter("l"), size=25)
 
 
+# Whether the ids are the value of at least one truthy statement.
 def _read_mentioned(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     mentioned = {local_id(row["e"]) for row in rows}
     return [Fact("mentioned", entity, entity in mentioned) for entity in ids]
 
 
-# The ids that are the value of at least one truthy statement.
 _STATED = f'FILTER EXISTS {{ ?s ?p ?e FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) }}'
-MENTIONED = Template("mentioned/1", "mentioned", _query_each("?e", _STATED), _read_mentioned, _entity)
-
-
-def _read_redirects(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    targets = _gather(rows, "s", "o")  # one target on Wikidata; of several in a file, the first by text
-    return [Fact("redirect", entity, min(targets[entity], default=None)) for entity in ids]
-
-
-def _gather(rows: Sequence[Binding], subject: str, value: str) -> dict[str, set[str]]:
-    values: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        if value in row:
-            values[local_id(row[subject])].add(local_id(row[value]))
-    return values
+MENTIONED = Template("mentioned/1", "mentioned", _make_query_writer("?e", _STATED), _read_mentioned, _read_entity)
 
 
 # The items into which the ids were merged.
-_MERGED = f"?s <{SAME_AS}> ?o . {_item('o')}"
-REDIRECTS = Template("redirects/1", "redirect", _query_each("?s ?o", _MERGED), _read_redirects, _subject)
+def _read_redirects(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+    targets = _collect_values(rows, "s", "o")  # one target on Wikidata; of several in a file, the first by text
+    return [Fact("redirect", entity, min(targets[entity], default=None)) for entity in ids]
 
 
-def ends_query(ends: Sequence[str]) -> str:
-    """Return the query for the types of a sample of the entities at these ends of relations: rows r, e, t.
+_MERGED = f"?s <{SAME_AS}> ?o . {_filter_item('o')}"
+REDIRECTS = Template("redirects/1", "redirect", _make_query_writer("?s ?o", _MERGED), _read_redirects, _read_subject)
+
+
+# The types of a sample of the entities at ends of relations, which are such as "P19 object".
+def _write_ends_query(ends: Sequence[str]) -> str:
+    """Return the query: rows r, e, t.
 
     The engine chooses which 1,000 entities it samples. Between engines, the shares of types agree, except of rare ones.
     """
     parts = []
     for end in sorted(ends):
-        triple = _triple(parse_relation_end(end))
+        triple = _write_triple(parse_relation_end(end))
         entities = f"{{ SELECT DISTINCT ?e WHERE {{ {triple} FILTER(isIRI(?e)) }} LIMIT {_SAMPLE} }}"
         types = f"?e <{DIRECT}P31> ?t . FILTER(isIRI(?t))"
         parts.append(f'{{ SELECT ("{end}" AS ?r) ?e ?t WHERE {{ {entities} {types} }} }}')
@@ -326,45 +364,49 @@ def _read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return facts
 
 
-ENDS = Template("ends/1", "ends", ends_query, _read_ends, itemgetter("r"), size=10)
+ENDS = Template("ends/1", "ends", _write_ends_query, _read_ends, itemgetter("r"), size=10)
 
 
-def at_end_query(keys: Sequence[str]) -> str:
-    """Return the query for those of these keys whose item is at that end of the relation: rows r, e."""
+# Whether items are at an end of a relation; the keys are such as "P19 object Q65".
+def _write_at_end_query(keys: Sequence[str]) -> str:
+    """Return the query, with a part for each end, in which the items of this end are values: rows r, e."""
+    items: dict[RelationEnd, list[str]] = defaultdict(list)
+    for key in sorted(keys):
+        relation, role, item = parse_item_at_end(key)
+        items[RelationEnd(relation, role, "")].append(item)
     parts = []
-    ends = sorted(parse_item_at_end(key) for key in keys)
-    for (relation, role), group in groupby(ends, key=lambda end: (end.relation, end.role)):
-        same_end = list(group)
-        names = " ".join(f"wd:{end.item}" for end in same_end)
-        exists = f"FILTER EXISTS {{ {_triple(same_end[0])} }}"
-        parts.append(f'VALUES ?e {{ {names} }} {exists} BIND("{relation} {role}" AS ?r)')
+    for end in sorted(items):
+        exists = f"FILTER EXISTS {{ {_write_triple(end)} }}"
+        parts.append(f'VALUES ?e {{ {_write_ids(items[end])} }} {exists} BIND("{end.relation} {end.role}" AS ?r)')
     return marked_select("?r ?e", *parts)
 
 
 def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     """Return facts with the value True or False: whether the item is at that end of the relation in any statement."""
-    present = {_item_at_end(row) for row in rows if "e" in row}
+    present = {_read_item_at_end(row) for row in rows if "e" in row}
     return [Fact("at_end", key, key in present) for key in keys]
 
 
-AT_END = Template("at_end/1", "at_end", at_end_query, _read_at_end, _item_at_end)
+AT_END = Template("at_end/1", "at_end", _write_at_end_query, _read_at_end, _read_item_at_end)
 
 
+# The number of pages about the ids in Wikipedia and its sister projects.
 def _read_sitelinks(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     counts = {local_id(row["e"]): int(row["n"]) for row in rows}
     return [Fact("sitelinks", entity, counts.get(entity)) for entity in ids]
 
 
 _PAGES = f"?e <{_RANK}sitelinks> ?n"
-SITELINKS = Template("sitelinks/1", "sitelinks", _query_each("?e ?n", _PAGES), _read_sitelinks, _entity)
+SITELINKS = Template("sitelinks/1", "sitelinks", _make_query_writer("?e ?n", _PAGES), _read_sitelinks, _read_entity)
 
 
-def values_query(ids: Sequence[str]) -> str:
-    """Return the query for the truthy statements of these ids with a date or a quantity as value.
+# The truthy statements of the ids with a date or a quantity as value.
+def _write_values_query(ids: Sequence[str]) -> str:
+    """Return the query, a union of three parts: literals alone, dates with precision, quantities with unit.
 
     Rows: s, p, v, type (the literals); s, p, v and precision, or unit (how statements of best rank state them).
     """
-    subjects = f"VALUES ?s {{ {_names(ids)} }}"
+    subjects = f"VALUES ?s {{ {_write_ids(ids)} }}"
     types = ", ".join(f"<{XSD}{name}>" for name in DATATYPES)
     literals = f'{subjects} ?s ?p ?v . FILTER(isLiteral(?v)) FILTER(STRSTARTS(STR(?p), "{DIRECT}P"))'
     stated = (
@@ -381,44 +423,59 @@ def values_query(ids: Sequence[str]) -> str:
 
 def _read_values(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     # A graph of truthy statements has only literals. Where statements are stored too, they state precision and unit.
-    literals: dict[tuple[str, str, str], str] = {}
-    stated: dict[tuple[str, str, str], set[str | None]] = defaultdict(set)
+    datatypes: dict[_StatedLiteral, str] = {}
+    stated: dict[_StatedLiteral, set[str | None]] = defaultdict(set)
     for row in rows:
-        text = row["v"]
-        normal = quantity_value(text) or _normalize_time(text)  # engines may write one literal in several forms
-        key = (local_id(row["s"]), local_id(row["p"]), normal)
+        literal = _read_literal(row)
         if "type" in row:
-            literals[key] = row["type"]
+            datatypes[literal] = row["type"]
         elif "unit" in row:
-            stated[key].add(quantity_value(text, local_id(row["unit"]) or row["unit"]))
+            stated[literal].add(quantity_value(row["v"], local_id(row["unit"]) or row["unit"]))
         else:
-            stated[key].add(date_value(text, int(row["precision"])))
+            stated[literal].add(date_value(row["v"], int(row["precision"])))
+
     pairs: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for (entity, relation, text), datatype in literals.items():
-        values = stated.get((entity, relation, text)) or {literal_value(text, datatype)}
-        pairs[entity] |= {(relation, value) for value in values if value and is_property(relation)}
+    for literal, datatype in datatypes.items():
+        values = stated.get(literal)
+        if values is None:
+            values = {literal_value(literal.text, datatype)}
+        for value in values:
+            if value and is_property(literal.relation):
+                pairs[literal.entity].add((literal.relation, value))
     return [Fact("values", entity, _sorted_lists(pairs[entity])) for entity in ids]
 
 
-VALUES = Template("values/1", "values", values_query, _read_values, _subject)
+class _StatedLiteral(NamedTuple):
+    """A date or a quantity as a statement has it, without precision and unit."""
+
+    entity: str
+    relation: str
+    text: str
 
 
-TEMPLATES = {
-    template.kind: template
-    for template in (
-        OUT,
-        IN,
-        DEGREE,
-        CLAIMS,
-        TYPES,
-        LABELS,
-        DESCRIPTIONS,
-        NAMED,
-        MENTIONED,
-        REDIRECTS,
-        ENDS,
-        AT_END,
-        SITELINKS,
-        VALUES,
-    )
-}
+def _read_literal(row: Binding) -> _StatedLiteral:
+    """Return the literal of a row. Engines may write one literal in several forms; its text has one of them."""
+    text = quantity_value(row["v"]) or _normalize_time(row["v"])
+    return _StatedLiteral(local_id(row["s"]), local_id(row["p"]), text)
+
+
+VALUES = Template("values/1", "values", _write_values_query, _read_values, _read_subject)
+
+
+_ALL = (
+    OUT,
+    IN,
+    DEGREE,
+    CLAIMS,
+    TYPES,
+    LABELS,
+    DESCRIPTIONS,
+    NAMED,
+    MENTIONED,
+    REDIRECTS,
+    ENDS,
+    AT_END,
+    SITELINKS,
+    VALUES,
+)
+TEMPLATES = {template.kind: template for template in _ALL}

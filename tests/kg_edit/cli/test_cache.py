@@ -126,6 +126,6 @@ def test_answers_about_wikidata_are_deleted_by_age_beside_a_reader(kg_edit: Run,
         other.save("wikidata", "labels", [("label", "Q3", ["Oslo", "en"])], exchange(OLD))
         kg_edit("cache", "all", "--clear", "--yes")
         assert "nothing to delete; answers about Wikidata are in" in kg_edit("cache", "all", "--clear", "--yes").out
-        assert other.span()[0] == 2, "all is kg-edit's own folder: KG_EDIT_CACHE does not move the answers"
+        assert other.find_span()[0] == 2, "all is kg-edit's own folder: KG_EDIT_CACHE does not move the answers"
         kg_edit("cache", "wikidata", "--clear", "--yes")
-        assert other.span()[0] == 0
+        assert other.find_span()[0] == 0

@@ -76,7 +76,7 @@ def test_store_adds_and_replays_versions(tmp_path: Path) -> None:
     assert labels_of(store, "Q1", as_of=NOON) == {"Q1": ["Universe", "en"]}
     assert labels_of(store, "Q1", as_of=utc("2026-11-20T13:00:01+01:00")) == {"Q1": ["Universe", "en"]}
     assert labels_of(store, "Q1", as_of=utc("2026-11-20T11:59:59")) == {}
-    assert store.origins("wikidata", "label", ["Q1", "Q2"]) == {
+    assert store.find_origins("wikidata", "label", ["Q1", "Q2"]) == {
         "Q1": ("http://e/sparql", LATER),
         "Q2": ("http://e/sparql", NOON),
     }

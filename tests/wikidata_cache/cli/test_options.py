@@ -92,13 +92,13 @@ def test_edits_are_linked_by_one_look_at_the_labels_of_the_cache(small: str, mon
     cache = open_cache(None, cache=small)
     edits = [EditRow(row=row, subject=f"Terra {row}", target_new="Terra", relation="P19") for row in range(1, 30)]
     looks: list[int] = []
-    labelled = AnswerStore.labelled
+    labelled = AnswerStore.find_labelled
 
     def counted(store: AnswerStore, graph: str, labels: Collection[str], **more: str | None) -> set[str]:
         looks.append(len(labels))
         return labelled(store, graph, labels, **more)
 
-    monkeypatch.setattr(AnswerStore, "labelled", counted)
+    monkeypatch.setattr(AnswerStore, "find_labelled", counted)
     linked = list(link_all(cache.linker, edits))
     assert [link.target_new.candidates[0].id for link in linked] == ["Q2"] * len(edits)
     assert len(looks) == 1 and looks[0] >= 30
