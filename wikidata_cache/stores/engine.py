@@ -18,7 +18,7 @@ from wikidata_cache.errors import StoreError
 from wikidata_cache.labels.label_index import LabelCounts, LabelEntry, WeightCounts, build_label_index
 from wikidata_cache.stores.chunks import add_hashes, content_hash
 from wikidata_cache.stores.manifest import ENGINE
-from wikidata_cache.stores.ntriples import names, statement_numbers
+from wikidata_cache.stores.ntriples import read_names, statement_numbers
 
 _BLOCK = 16 << 20  # bytes
 _AGAIN = "or give another --store, and run the same command again: it resumes where it stopped"
@@ -129,7 +129,7 @@ def store_write_errors(target: Path) -> Iterator[None]:
 def index_names(path: Path, spooled: Path, weights: Path) -> tuple[LabelCounts, WeightCounts]:
     """Write the label index to `path` from the spool files of names and weights; return the sizes of both."""
     with spooled.open("rb") as file:
-        rows = names(line.removesuffix(b"\n") for line in file)
+        rows = read_names(line.removesuffix(b"\n") for line in file)
         entries = map(LabelEntry._make, rows)
         return build_label_index(path, entries, weights=_statements_per_id(weights))
 

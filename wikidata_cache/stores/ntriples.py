@@ -3,8 +3,13 @@
 The kept lines are truthy item-valued statements, redirects, and labels, aliases and descriptions in the wanted
 languages; of full dumps also the statement nodes of items with their item values, ranks, start and end times. On
 request, dates and quantities are kept too, with precision and unit where the file has them. All other inputs are turned
-into such lines (`statement_line`, `text_line`, `value_lines`). Lines are in canonical form, so that equal
-triples are equal bytes in every store. Line endings are not part of a line. Format: https://www.w3.org/TR/n-triples/.
+into such lines (`statement_line`, `text_line`, `value_lines`). Line endings are not part of a line. Format:
+https://www.w3.org/TR/n-triples/.
+
+A block goes through three steps. `_tidy` makes every line a triple with single spaces, or empty. A pattern picks the
+lines that are needed. `_canonicalize` gives them the form in which the engine writes them, so that equal triples are
+equal bytes in every store. Both `_tidy` and `_canonicalize` first test a whole block at once (`_is_surely_tidy`,
+`_is_surely_canonical`) and go through its lines only if the test fails, which is rare.
 """
 
 from __future__ import annotations
@@ -36,19 +41,23 @@ _TYPE = rb"<http://www.w3.org/1999/02/22-rdf-syntax-ns#type> "
 _LITERAL = rb'"[^"\n]*"\^\^<' + XSD.encode() + rb"(?:" + "|".join(DATATYPES).encode() + rb")>"
 _VALUE = rb"<" + _W + rb"value/[^>\n]+>"
 
-# The canonical form is the one that the engine writes, so that equal triples are equal bytes.
+# The rest of a canonical line: plain characters, then a text, if there is one, then " .". In a text, only the escapes
+# that the engine writes may occur; after it, a language in small letters or a type.
 _PLAIN = rb'[^"\\\x00-\x1f\x7f]*'
 _CANONICAL = re.compile(
     _PLAIN + rb'(?:"' + _PLAIN + rb'(?:\\[nrt"\\]' + _PLAIN + rb')*"(?:@[a-z0-9-]+|\^\^<[^>"]*>)?)? \.'
 )
 _STRING = f"^^<{XSD}string>".encode()  # which the engine leaves out: it is the type of every text
+_CONTROL = bytes([*range(10), *range(11, 32), 127])  # control characters but for the line end
+_CAPITALS = re.compile(rb'"@[a-z0-9-]*[A-Z]')  # a language with a capital
+
 # N-Triples also allows no space, or several, between two terms; a text may contain the same characters.
-_SPACED = re.compile(rb'(?:<[^>]*>|_:[^\s<>"]+) <[^>]*> [<"_]')
-_MAYBE_NOT_SPACED = re.compile(rb'>(?:[<"_\t]| [ \t])')
+_SPACED = re.compile(rb'(?:<[^>]*>|_:[^\s<>"]+) <[^>]*> [<"_]')  # subject, predicate, begin of the object
+_MAYBE_NOT_SPACED = re.compile(rb'>(?:[<"_\t]| [ \t])')  # an IRI, then no space, a tab, or two spaces
 _LOOSE_ENDS = (b"  .", b"\t .")
-_CONTROL = bytes([*range(10), *range(11, 32), 127])
-_CAPITALS = re.compile(rb'"@[a-z0-9-]*[A-Z]')
-# A subject, before the predicate, or an object, before the end of the line: a literal may contain the same characters.
+
+# A blank node as the subject, before the predicate, or as the object, before the end of the line. What surrounds it is
+# a part of the pattern, since a text may contain the same characters.
 _BLANK = re.compile(rb"(?m)^_:([^\s<>\"]+)(?= <)|(?<=> )_:([^\s<>\"]+)(?= \.$)")
 _GENID = b"<http://www.wikidata.org/.well-known/genid/%s-%s>"
 
@@ -65,7 +74,7 @@ _IDS = re.compile(
 )
 _UNIT_OF_NUMBERS = 199  # Q199, the number one
 _NAME = re.compile(rb"<" + _W + rb'entity/([QP][0-9]+)> <([^>]+)> "(.*)"@([a-z-]+) \.')
-_UNESCAPED = re.compile(r"\\(?:u([0-9A-F]{4})|(.))")
+_ESCAPE = re.compile(r"\\(?:u([0-9A-F]{4})|(.))")
 _CHARACTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 
 Name = tuple[str, str, str, str]  # id, text, language, kind
@@ -80,41 +89,45 @@ def wanted_lines_translator(bad: BadLineHandler, *, values: bool) -> LineTransla
 
     def translate(lines: bytes, first: int) -> list[bytes]:
         tidy = _tidy(lines, first, bad)
-        return _canonical(pattern.findall(b"\n" + tidy), tidy, first, bad)
+        wanted: list[bytes] = pattern.findall(b"\n" + tidy)
+        return _canonicalize(wanted, tidy, first, bad)
 
     return translate
 
 
 def _wanted_pattern(*, values: bool) -> re.Pattern[bytes]:
-    """Return the pattern of a wanted line, with the end of the line before it: (subject, predicate, object, " .")."""
-    spoken = b"|".join(re.escape(language.encode()) for language in LANGUAGES)
-    # Predicates and objects, by the kind of the subject.
-    of_an_item: tuple[bytes, ...] = (
+    """Return the pattern of a wanted line after the end of the line before it; its group is the line.
+
+    It reads: the subject is an item or a property, and predicate and object one of four kinds; or the subject is a
+    statement node, and so on. The line end after the line is not consumed, since it begins the next match.
+    """
+    languages = b"|".join(re.escape(language.encode()) for language in LANGUAGES)
+    # Predicate and object, by the kind of the subject.
+    after_entity = [
         rb"<" + _W + rb"prop/direct/P[0-9]+> " + _ITEM,
-        _TEXTS + rb' "[^\n]*"@(?i:' + spoken + rb")",
+        _TEXTS + rb' "[^\n]*"@(?i:' + languages + rb")",
         rb"<http://www\.w3\.org/2002/07/owl#sameAs> <" + _W + rb"entity/[QP][0-9]+>",
         rb"<" + _W + rb"prop/P[0-9]+> " + _NODE,
-    )
-    of_a_node: tuple[bytes, ...] = (
+    ]
+    after_node = [
         rb"<" + _W + rb"prop/statement/P[0-9]+> " + _ITEM,
         rb"<" + _O + rb"rank> <" + _O + rb"[A-Za-z]+Rank>",
         rb"<" + _W + rb"prop/qualifier/P58[02]> " + _TIME,
-    )
-    of_a_value: tuple[bytes, ...] = ()
+    ]
+    after_value = []
     if values:
-        of_an_item += (rb"<" + _W + rb"prop/direct/P[0-9]+> " + _LITERAL,)
-        of_a_node += (_TYPE + rb"<" + _O + rb"BestRank>", rb"<" + _W + rb"prop/statement/value/P[0-9]+> " + _VALUE)
-        of_a_value = (
-            rb"<" + _O + rb"(?:timeValue|timePrecision|quantityAmount)> " + _LITERAL,
-            rb"<" + _O + rb"quantityUnit> " + _ITEM,
-        )
-    by_subject = {
-        rb"entity/[QP][0-9]+": of_an_item,
-        rb"entity/statement/[^>\n]+": of_a_node,
-        rb"value/[^>\n]+": of_a_value,
-    }
-    content = b"|".join(subject + rb"> (?:" + b"|".join(kept) + rb")" for subject, kept in by_subject.items() if kept)
-    return re.compile(rb"\n(<" + _W + rb"(?:" + content + rb") \.)(?=\n)")
+        after_entity.append(rb"<" + _W + rb"prop/direct/P[0-9]+> " + _LITERAL)
+        after_node.append(_TYPE + rb"<" + _O + rb"BestRank>")
+        after_node.append(rb"<" + _W + rb"prop/statement/value/P[0-9]+> " + _VALUE)
+        after_value.append(rb"<" + _O + rb"(?:timeValue|timePrecision|quantityAmount)> " + _LITERAL)
+        after_value.append(rb"<" + _O + rb"quantityUnit> " + _ITEM)
+    triples = [
+        rb"entity/[QP][0-9]+> (?:" + b"|".join(after_entity) + rb")",
+        rb"entity/statement/[^>\n]+> (?:" + b"|".join(after_node) + rb")",
+    ]
+    if after_value:
+        triples.append(rb"value/[^>\n]+> (?:" + b"|".join(after_value) + rb")")
+    return re.compile(rb"\n(<" + _W + rb"(?:" + b"|".join(triples) + rb") \.)(?=\n)")
 
 
 def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
@@ -125,9 +138,13 @@ def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
     """
     mark = blake2b(os.fsencode(name), digest_size=4).hexdigest().encode()
 
+    def name_blank_node(match: re.Match[bytes]) -> bytes:
+        return _GENID % (mark, match[1] or match[2])
+
     def translate(lines: bytes, first: int) -> list[bytes]:
-        tidy = _BLANK.sub(lambda match: _GENID % (mark, match[1] or match[2]), _tidy(lines, first, bad))
-        return _canonical([line for line in tidy.split(b"\n") if line.startswith(b"<")], tidy, first, bad)
+        tidy = _BLANK.sub(name_blank_node, _tidy(lines, first, bad))
+        triples = [line for line in tidy.split(b"\n") if line.startswith(b"<")]
+        return _canonicalize(triples, tidy, first, bad)
 
     return translate
 
@@ -135,36 +152,42 @@ def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
 def _tidy(lines: bytes, first: int, bad: BadLineHandler) -> bytes:
     """Return the same number of lines; each is empty, or a triple with single spaces and " ." at its end."""
     # Counting is much faster than matching: most chunks are tidy, and are returned as they are.
-    if _surely_tidy(lines):
+    if _is_surely_tidy(lines):
         return lines
     tidy = []
-    for number, row in enumerate(lines.removesuffix(b"\n").split(b"\n"), start=first):
-        is_tidy = _SPACED.match(row) and row.endswith(b" .") and not row.endswith(_LOOSE_ENDS)
-        if not is_tidy:
-            row = _parse_line(row, number, bad)
-        tidy.append(row)
+    for number, line in enumerate(lines.removesuffix(b"\n").split(b"\n"), start=first):
+        is_tidy = _SPACED.match(line) and line.endswith(b" .") and not line.endswith(_LOOSE_ENDS)
+        if is_tidy:
+            tidy.append(line)
+        else:
+            tidy.append(_parse_line(line, number, bad))
     return b"\n".join(tidy) + b"\n"
 
 
-def _surely_tidy(lines: bytes) -> bool:
+def _is_surely_tidy(lines: bytes) -> bool:
     """Test fast whether all lines are surely triples with single spaces. False means that each must be checked."""
     count = lines.count(b"\n")
     begun = lines.count(b"\n<") + lines.count(b"\n_:") + lines.startswith((b"<", b"_:"))
     if begun != count or lines.count(b" .\n") != count:
         return False
-    if any(end + b"\n" in lines for end in _LOOSE_ENDS):
-        return False
-    # What looks like a missing or a second space may be part of a text; then the line as a whole is spaced correctly.
+    for end in _LOOSE_ENDS:
+        if end + b"\n" in lines:
+            return False
+    # What looks like a missing or a second space may be part of a text. Then the line as a whole is spaced correctly,
+    # and the search goes on after it.
     position = 0
-    while match := _MAYBE_NOT_SPACED.search(lines, position):
+    while True:
+        match = _MAYBE_NOT_SPACED.search(lines, position)
+        if match is None:
+            return True
         line_start = lines.rfind(b"\n", 0, match.start()) + 1
         if not _SPACED.match(lines, line_start):
             return False
         position = lines.find(b"\n", match.start())
-    return True
 
 
 def _parse_line(line: bytes, number: int, bad: BadLineHandler) -> bytes:
+    """Return the canonical form of a line; empty for one without a triple, and for an unreadable one."""
     try:
         return _serialize(line)
     except SyntaxError as error:
@@ -178,9 +201,16 @@ def _serialize(line: bytes) -> bytes:
     return (serialize(triples, format=RdfFormat.N_TRIPLES) or b"").removesuffix(b"\n")
 
 
-def _canonical(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandler) -> list[bytes]:
-    """Return the lines in canonical form, without unreadable ones; `tidy` has all lines from line `first` on."""
-    if _surely_canonical(b"\n".join(kept)):
+def _canonicalize(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandler) -> list[bytes]:
+    """Return the lines in canonical form, without unreadable ones.
+
+    Args:
+        kept: the lines that are needed.
+        tidy: all lines of the block, in which the number of an unreadable one is looked for.
+        first: number of the first line of the block.
+        bad: called for each unreadable line.
+    """
+    if _is_surely_canonical(b"\n".join(kept)):
         return kept
     canonical = []
     for line in kept:
@@ -205,10 +235,11 @@ def _is_canonical(line: bytes) -> bool:
     return _CANONICAL.fullmatch(line) is not None and _STRING not in line
 
 
-def _surely_canonical(text: bytes) -> bool:
+def _is_surely_canonical(text: bytes) -> bool:
     """Test fast whether all lines are surely canonical. False means that each line must be checked."""
-    if any(part in text for part in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f", _STRING)):
-        return False
+    for part in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f", _STRING):  # what the engine never writes
+        if part in text:
+            return False
     if _CAPITALS.search(text):
         return False
     # Each triple with a text has two quotes that are not escaped: one after "> ", one at the end of the text.
@@ -230,27 +261,34 @@ def statement_line(subject: bytes, relation: bytes, value: bytes) -> bytes:
 
 
 def value_lines(entity: str, relation: str, value: str) -> list[bytes]:
-    """Return the lines of a truthy statement with a date or a quantity (`values.py`), as a full dump has them."""
+    """Return the lines of a truthy statement with a date or a quantity, as a full dump has them.
+
+    Args:
+        entity: the id of the subject.
+        relation: the id of the property.
+        value: the date or the quantity in the form of `values.py`, such as "^1984-12-30T00:00:00Z/11" or "206Q174728".
+    """
     if value.startswith("^"):
         time, _, precision = value[1:].partition("/")
         literal = f'"{time}"^^<{XSD}dateTime>'
-        parts = {"timeValue": literal, "timePrecision": f'"{precision}"^^<{XSD}integer>'}
+        details = {"timeValue": literal, "timePrecision": f'"{precision}"^^<{XSD}integer>'}
     else:
         amount, _, unit = value.partition("Q")
         literal = f'"{amount}"^^<{XSD}decimal>'
-        parts = {"quantityAmount": literal, "quantityUnit": f"<{ENTITY}Q{unit or _UNIT_OF_NUMBERS}>"}
+        details = {"quantityAmount": literal, "quantityUnit": f"<{ENTITY}Q{unit or _UNIT_OF_NUMBERS}>"}
     base = "http://www.wikidata.org/"
     name = blake2b(f"{relation} {value}".encode(), digest_size=16).hexdigest()
     item = f"<{ENTITY}{entity}>"
     node = f"<{ENTITY}statement/{entity}-{name}>"
-    content = f"<{base}value/{name}>"
+    value_node = f"<{base}value/{name}>"
     lines = [
         f"{item} <{DIRECT}{relation}> {literal} .",
         f"{item} <{base}prop/{relation}> {node} .",
         f"{node} {_TYPE.decode()}<http://wikiba.se/ontology#BestRank> .",
-        f"{node} <{base}prop/statement/value/{relation}> {content} .",
-        *(f"{content} <http://wikiba.se/ontology#{part}> {term} ." for part, term in parts.items()),
+        f"{node} <{base}prop/statement/value/{relation}> {value_node} .",
     ]
+    for predicate, term in details.items():
+        lines.append(f"{value_node} <http://wikiba.se/ontology#{predicate}> {term} .")
     return [line.encode() for line in lines]
 
 
@@ -269,19 +307,26 @@ def statement_numbers(lines: Sequence[bytes]) -> np.ndarray[tuple[int, int], np.
     return np.fromstring(numbers, dtype=np.int64, sep=" ").reshape(-1, 3)
 
 
-def names(lines: Iterator[bytes] | Sequence[bytes]) -> Iterator[Name]:
+def read_names(lines: Iterator[bytes] | Sequence[bytes]) -> Iterator[Name]:
     """Yield the labels and aliases in the lines, as (id, text, language, kind)."""
     for line in lines:
         match = _NAME.fullmatch(line)
-        kind = _KINDS.get(match[2]) if match else None
-        if match and kind in ("label", "alias"):
-            text = match[3].decode()
-            if "\\" in text:
-                text = _UNESCAPED.sub(_unescape, text)
-            yield match[1].decode(), text, match[4].decode(), kind
+        if match is None:
+            continue
+        entity, iri, text, language = match.groups()
+        kind = _KINDS.get(iri)
+        if kind in ("label", "alias"):
+            yield entity.decode(), _unescape(text.decode()), language.decode(), kind
 
 
-def _unescape(match: re.Match[str]) -> str:
+def _unescape(text: str) -> str:
+    """Return a text with the characters for which its escapes stand."""
+    if "\\" not in text:
+        return text
+    return _ESCAPE.sub(_read_escape, text)
+
+
+def _read_escape(match: re.Match[str]) -> str:
     """Return the character of an escape such as `\\u00e9` or `\\n`."""
     if match[1]:
         return chr(int(match[1], 16))
