@@ -24,7 +24,6 @@ from kg_edit.methods.base import annotate_errors
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import change_norm
 from kg_edit.patches.guards import SeenEdits, refuse_disabling
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.edit_run import LOSSES, PARTIAL, run_edits, run_settings, warn_of_other_code
@@ -175,4 +174,4 @@ def show_update(stage: int, patch: Patch) -> None:
     """Print the updates of a patch, by weight."""
     assert isinstance(patch, WeightPatch)
     for name, update in patch.factors.items():
-        log.info("%d. update of %s: rank %d, norm %.3f", stage, name, update.rank, change_norm(update))
+        log.info("%d. update of %s: rank %d, norm %.3f", stage, name, update.rank, update.norm)

@@ -29,7 +29,7 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 from kg_edit.storage.setting_fields import Seed
 
 _OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and a copy, in float32

@@ -26,7 +26,8 @@ from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import index_for, wants_prompt_ends, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.patches.weight_patch import WeightPatch, each_patched, place_factors
+from kg_edit.patches.per_token import patch_each_token, place_factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.pairs import LIKELIEST, Pair, TokenScores
 from kg_edit.scoring.token_tree import TokenTree, TreeRows, pack_groups
 
@@ -213,7 +214,7 @@ def _tree_logits(
             ends.append((row, path[last]))
     nodes, index = torch.tensor(reads).unique(dim=0, return_inverse=True)
     tree_rows = TreeRows(trees)
-    with each_patched(model, patches, tree_rows.owners()):
+    with patch_each_token(model, patches, tree_rows.owners()):
         ending = torch.tensor(ends)
         logits = _forward(
             model,
@@ -242,7 +243,7 @@ def _row_logits(model: LanguageModel, pairs: Sequence[_Asked], patches: Sequence
     at = (torch.tensor(rows), torch.tensor(columns))
     ends = (torch.arange(len(pairs)), torch.tensor(prompt_ends))
     owners = torch.tensor([[pair.owner] for pair in pairs])
-    with each_patched(model, patches, owners):
+    with patch_each_token(model, patches, owners):
         return _forward(model, batch.ids, batch.mask, batch.positions, at=at, ends=ends)
 
 

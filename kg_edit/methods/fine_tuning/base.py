@@ -24,7 +24,8 @@ from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow, row_of
 from kg_edit.methods.statement import StatementMethod, encode_statement
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 
 _COPIES = 4  # of a change, while it is trained: it, its gradient, and Adam's two moments
 

@@ -41,7 +41,8 @@ from kg_edit.models.devices import exact
 from kg_edit.models.hooks import index_for, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, encode, left_pad
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.text.relation_nouns import relation_examples
 
 DEPTH = 0.87  # of the late block, as a fraction of the number of blocks (table ripples-layer of results/)
@@ -158,7 +159,7 @@ def write_answers(
     keys_of_others = cache.keys(model, about_others, layer, starts)  # [d_ff, n]
 
     # V and K: the values of the facts by gradient descent, on the edited model, and their keys
-    with edit_patch.stacked_on(model):
+    with edit_patch.applied_on_top(model):
         rows = AnswerRows(model, layer, groups, starts)
         values, losses = answer_values(rows, options)
     right = directions(rows.keys[rows.predicts].T, keys_of_others, covariance, options)

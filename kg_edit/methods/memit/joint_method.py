@@ -72,9 +72,10 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import started_contexts
+from kg_edit.patches import KEY
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import KEY
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 
 
 class JointMethod(ValueMethod):
@@ -380,7 +381,7 @@ class JointMethod(ValueMethod):
         new_keys = dict[str, Tensor]()
         for number, layer in enumerate(self.layers):
             # K and h are read with the updates of the earlier layers in the model.
-            with WeightPatch(factors=updates).stacked_on(self.model):
+            with WeightPatch(factors=updates).applied_on_top(self.model):
                 keys, h = states.at(layer)  # K [d_ff, facts], h [facts, d]
                 others = other_tokens.at(layer)  # H
                 protected = self._find_protected_keys(layer, facts, before)  # K_p

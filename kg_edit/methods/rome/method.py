@@ -49,9 +49,10 @@ from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.sampling import sample_contexts
+from kg_edit.patches import KEY
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import KEY, change_norm
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 
 KeyVariant = Literal["rome", "r-rome"]
 _SMALLEST_COSINE = 1e-4  # of the key and the update's direction; below it the update is 10,000 times as long as m* - m
@@ -302,7 +303,7 @@ class RankOneMethod(ValueMethod):
         norms = {
             "value": round(float(value.clean.norm()), 6),
             "change": round(float(value.descent.change.norm()), 6),
-            "update": round(change_norm(updates[name]), 6),
+            "update": round(updates[name].norm, 6),
         }
         record = {**self.record(edit), "norms": norms, **value.descent.summary, **value.notes}
         provenance = {**self.provenance(), "edits": [record]}

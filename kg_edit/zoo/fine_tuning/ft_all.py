@@ -21,7 +21,8 @@ from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.fine_tuning.lora import is_projection
 

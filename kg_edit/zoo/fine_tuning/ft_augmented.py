@@ -46,7 +46,9 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts, sample_rows
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch, wholly_patched
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.per_token import patch_all_tokens
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.text.relation_nouns import example_things
 from kg_edit.zoo.entries import method_entry
@@ -198,7 +200,7 @@ class FtAugmented(TuningMethod):
         config = self.config
 
         # log p of the unedited model, and log p' of the model in training, [targets, vocabulary] each
-        with torch.no_grad(), wholly_patched(self.model, negative):
+        with torch.no_grad(), patch_all_tokens(self.model, negative):
             others_p = self.log_probabilities(rows.others)
             texts_p = self.log_probabilities(rows.texts)
         with self._changed(changes):

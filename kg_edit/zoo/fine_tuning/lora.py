@@ -27,7 +27,8 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
 

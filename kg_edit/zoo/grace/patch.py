@@ -95,7 +95,7 @@ class CodebookPatch(Patch):
         return replace(self, codebooks=books, provenance=join_provenances(self.provenance, other.provenance))
 
     @contextmanager
-    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def applied_on_top(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Attach a codebook lookup to each of the modules within the ``with`` block; no weight changes."""
         self.check_model(model)
         books = {name: book for name, book in self.codebooks.items() if len(book)}

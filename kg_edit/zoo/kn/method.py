@@ -32,7 +32,8 @@ from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.text.relation_nouns import WORDINGS, diverse_prompts
 from kg_edit.zoo.entries import method_entry

@@ -33,7 +33,8 @@ from kg_edit.methods.statement import StatementMethod
 from kg_edit.models.hooks import untouched
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.mend.examples import whole_statement
@@ -129,7 +130,7 @@ class Mend(StatementMethod):
         # Each weight's change is the sum of its changes by the edits.
         total = dict[str, Factors]()
         for name in changes[0]:
-            total[name] = Factors.total([change[name] for change in changes])
+            total[name] = Factors.join([change[name] for change in changes])
         return WeightPatch(factors=total, provenance={**self.provenance(), "edits": records})
 
     def compute_gradients(self, edit: Edit) -> tuple[Prompt, Gradients, float]:

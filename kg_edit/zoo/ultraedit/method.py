@@ -46,8 +46,8 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import change_norm
-from kg_edit.patches.weight_patch import SUM, Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import SUM, WeightPatch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.mend.examples import sample_prompts
@@ -242,7 +242,7 @@ class UltraEdit(StatementMethod):
         for name in self.weights:
             factors[name] = self._solve(name, features[name], statistics[name])
         return WeightPatch(
-            factors={name: Factors.total([pair]) for name, pair in factors.items()},  # dense where that takes less
+            factors={name: Factors.join([pair]) for name, pair in factors.items()},  # dense where that takes less
             provenance={**self.provenance(), "edits": self.records(edits, rows, factors)},
             state={SUM + name: own.sums for name, own in of_edits.items()},
         )
@@ -301,7 +301,7 @@ class UltraEdit(StatementMethod):
             lefts = changes.left.cpu().split(counts, 1)
             rights = changes.right.cpu().split(counts, 1)
             for index, (left, right) in enumerate(zip(lefts, rights, strict=True)):
-                squared[index] += change_norm(Factors(left=left, right=right)) ** 2
+                squared[index] += Factors(left=left, right=right).norm ** 2
         records = list[dict[str, Any]]()
         for index, edit in enumerate(edits):
             record = self.record(edit)

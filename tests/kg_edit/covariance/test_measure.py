@@ -23,7 +23,8 @@ from kg_edit.covariance.store import (
 from kg_edit.errors import CovarianceError, PatchError
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import TEXT, families, tiny
 

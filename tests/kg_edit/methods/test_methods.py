@@ -20,7 +20,8 @@ from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.quick import UNTRAINED
 from tests.kg_edit.tiny import CONFIGS, tiny
 

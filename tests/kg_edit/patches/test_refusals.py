@@ -18,9 +18,10 @@ from kg_edit.patches.average import average_patches
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import read_changes
 from kg_edit.patches.container import FORMAT, METADATA, VERSION, write_patch
+from kg_edit.patches.factors import Factors
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.subtraction import subtract_patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score_each
 from kg_edit.scoring.pairs import Pair
 from kg_edit.ship.ledger import Ledger

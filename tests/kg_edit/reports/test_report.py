@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.report import markdown, terminal_table
 from kg_edit.reports.rows import Reading, ReportProbe, ReportRow
 from kg_edit.reports.verdict import Verdict

@@ -9,7 +9,8 @@ from kg_edit import scoring
 from kg_edit.engine.prefix_cache import Prefix
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.greedy import _Beginning, _group_alike, greedy
 from kg_edit.scoring.likelihood import score

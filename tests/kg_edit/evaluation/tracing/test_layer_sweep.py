@@ -35,7 +35,8 @@ from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import divergence, next_token_log_p
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import chatting, same_weights, tiny, weights_of

@@ -18,7 +18,8 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.fine_tuning.ft_ewc import FtEwcConfig, diagonal_fisher
 from kg_edit.zoo.fine_tuning.ft_retrain import FtRetrain, still_valid
 from tests.everyday import keep_first

@@ -9,7 +9,8 @@ import torch
 
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.mend.gradients import gradient_factors, mlp_weights
 from kg_edit.zoo.mend.method import Mend, MendConfig
 from kg_edit.zoo.mend.training import train

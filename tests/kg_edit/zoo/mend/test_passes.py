@@ -8,7 +8,8 @@ import torch
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.mend.gradients import EditedPasses, mlp_weights, weight_shapes
 from tests.kg_edit.tiny import families, tiny
 from tests.kg_edit.zoo.mend.examples import hooks_of
