@@ -155,6 +155,11 @@ PAIRS = [[Pair("LeBron James plays for the", "Miami Heat")]]
             OutputError,
             "can't write",
         ),
+        "file of patches of different kinds": (
+            lambda folder: (of_shape(1, 1) + of_facts(LAKERS)).save(folder / "patch.safetensors"),
+            PatchError,
+            "give the ledger itself",
+        ),
         "values that are not finite": (
             lambda folder: of_shape(1, 1, number=float("nan")).save(folder / "patch.safetensors"),
             PatchError,
