@@ -25,7 +25,7 @@ from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import MethodConfig, Trains
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
@@ -126,7 +126,7 @@ class ValueMethod(EditingMethod):
         """The templates around the prompt, so that the edit holds after other text; the first is the bare ``{}``."""
         if self._given_contexts is not None:
             return self._given_contexts
-        with untouched(self.model):  # `check` or `provenance` may ask first, of a model in training mode
+        with keep_untouched(self.model):  # `check` or `provenance` may ask first, of a model in training mode
             return self.sampled_contexts()
 
     @abstractmethod
@@ -157,7 +157,7 @@ class ValueMethod(EditingMethod):
         layer = self.layers[0]  # GLAME-plus has a second layer, where answers are written and not values
         if self.family == "joint":  # a batch is spread over its layers, and finds its values at the last one
             layer = self.layers[-1]
-        with untouched(self.model):  # `provenance` may ask first, as for the contexts
+        with keep_untouched(self.model):  # `provenance` may ask first, as for the contexts
             return mean_value_norm(
                 self.model,
                 layer,

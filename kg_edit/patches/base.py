@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from kg_edit.errors import PatchError, PatchMismatchError, describe
-from kg_edit.models.hooks import exclusive
+from kg_edit.models.hooks import mark_patched
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.registry import service
 
@@ -144,7 +144,7 @@ class Patch(ABC):
     @contextmanager
     def _applied(self, model: LanguageModel | str | Path) -> Iterator[LanguageModel]:
         model = as_model(model)
-        with exclusive(model):
+        with mark_patched(model):
             self.check_model(model)
             with self.applied_on_top(model) as edited:
                 yield edited

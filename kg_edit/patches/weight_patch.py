@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kg_edit.errors import ModelError, PatchError, PatchMismatchError, describe
 from kg_edit.models.architectures import is_quantised
-from kg_edit.models.hooks import exclusive
+from kg_edit.models.hooks import mark_patched
 from kg_edit.models.language_model import LanguageModel, matrix_shape, weight_matrix
 from kg_edit.patches import KEY, STATE, check_factors
 from kg_edit.patches.base import Kind, Patch, join_provenances
@@ -130,7 +130,7 @@ class WeightPatch(Patch):
         if not isinstance(given, LanguageModel):
             way = "load the model, which is changed in place: model = LanguageModel.load('smollm2-135m')"
             raise ModelError(f"found {describe(given)}; expected a LanguageModel; {way}")
-        with exclusive(model):
+        with mark_patched(model):
             modules = self.modules(model)
             if any(is_quantised(module) for module in modules.values()):
                 raise PatchError(

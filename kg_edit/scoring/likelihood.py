@@ -23,7 +23,7 @@ from kg_edit.engine.prefix_cache import mask_decides
 from kg_edit.errors import ModelError
 from kg_edit.models.architectures import width_of_experts
 from kg_edit.models.devices import pass_megabytes
-from kg_edit.models.hooks import index_for, wants_prompt_ends, with_prompt_ends
+from kg_edit.models.hooks import index_for, needs_prompt_ends, tell_prompt_ends
 from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.per_token import patch_each_token, place_factors
@@ -204,7 +204,7 @@ def _tree_logits(
     trees = [TokenTree() for _ in rows]
     reads = list[tuple[int, int]]()
     ends = list[tuple[int, int]]()
-    marks_ends = wants_prompt_ends(model)
+    marks_ends = needs_prompt_ends(model)
     for row, (tree, pairs) in enumerate(zip(trees, rows, strict=True)):
         for pair in pairs:
             last = pair.prompt.target_start - 1
@@ -258,7 +258,7 @@ def _forward(
     device = model.device
     marks = torch.zeros(ids.shape, dtype=torch.bool)
     marks[ends] = True
-    with _head_only_at(model, at), with_prompt_ends(model, marks):
+    with _head_only_at(model, at), tell_prompt_ends(model, marks):
         output = model.model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),

@@ -22,7 +22,7 @@ from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, descend, no_change
 from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow, row_of
 from kg_edit.methods.statement import StatementMethod, encode_statement
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
@@ -110,7 +110,7 @@ class FineTuning(TuningMethod):
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, but as many in the same passes (`descend`) as ``memory`` allows."""
         applied = self.empty_patch() if before is None else before
-        with untouched(self.model):
+        with keep_untouched(self.model):
             self.prepare()
 
             # The rows. An edit that can't be encoded has its exception as the result; the others are still made.

@@ -196,7 +196,7 @@ def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], setti
         losses = passes.compute_losses()
         unfinished = _note_losses(running, losses, step, stop_below=settings.stop_below)
         finite = {indices[edit]: edit.losses[-1] for edit in running if not edit.error}
-        report_losses(step, finite, of=len(edits))
+        report_losses(step, finite, descents=len(edits))
         running = unfinished
         if not running or step == settings.steps - 1:
             return

@@ -58,7 +58,7 @@ def train_epochs(
             if not is_last_epoch and not is_skipped:
                 take_step(optimizer, values.mean())
         epochs.append(losses)
-        report_losses(epoch, dict(enumerate(losses[:edits].tolist())), of=edits)
+        report_losses(epoch, dict(enumerate(losses[:edits].tolist())), descents=edits)
         if float(losses.mean()) < descent.stop_below:
             break
     return torch.stack(epochs, 1)

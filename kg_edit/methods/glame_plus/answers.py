@@ -38,7 +38,7 @@ from kg_edit.engine.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods.composed_facts import QUESTIONS, ComposedFact, first_hop
 from kg_edit.models.devices import exact
-from kg_edit.models.hooks import index_for, watched
+from kg_edit.models.hooks import index_for, watch
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, encode, left_pad
 from kg_edit.patches.factors import Factors
@@ -223,7 +223,7 @@ class AnswerRows:
 
         batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
         prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
-        with torch.no_grad(), watched(model.down_projection(layer), note):
+        with torch.no_grad(), watch(model.down_projection(layer), note):
             self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
         keys, values = [state.reshape(*batch.ids.shape, -1).float() for state in seen]  # [rows, n, d_ff], [rows, n, d]
 
@@ -454,6 +454,6 @@ def last_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: 
 
     prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=1)
     last = left_pad([[row.ids[row.edited_at]] for row in rows], device=model.device)
-    with watched(model.down_projection(layer), note):
+    with watch(model.down_projection(layer), note):
         block_output(model, last, layer, prefix=prefix)
     return keys[0].float()

@@ -68,7 +68,7 @@ from kg_edit.methods.statement import warn_of_unread_edit
 from kg_edit.methods.value_method import ValueMethod
 from kg_edit.models.devices import exact
 from kg_edit.models.first_token import warn_of_unread
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import started_contexts
@@ -104,7 +104,7 @@ class JointMethod(ValueMethod):
         """
         super().__init__(model, config, graph=graph, contexts=contexts, covariances=covariances, progress=progress)
         self._known: FoundValues | None = None  # set by `knowing` alone
-        with untouched(model):
+        with keep_untouched(model):
             if self.site == "value" or all(adds_mlp(model, layer) for layer in self.layers):
                 return
         self.site = "value"
@@ -117,7 +117,7 @@ class JointMethod(ValueMethod):
 
         A fact that contradicts an edit of the batch is left out; the edit's record counts these (``opposed``).
         """
-        with untouched(self.model):
+        with keep_untouched(self.model):
             self.prepare()  # contexts and C, which all edits share
             groups = self.make_batch_facts(edits)
             values = self._find_batch_values(groups, before)
@@ -127,7 +127,7 @@ class JointMethod(ValueMethod):
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Find the values of all edits in one descent, then write each edit into a patch of its own."""
         applied = self.empty_patch() if before is None else before
-        with untouched(self.model):
+        with keep_untouched(self.model):
             self.prepare()
 
             # The facts of each edit. An edit whose facts can't be encoded has its exception as the result.
@@ -278,7 +278,7 @@ class JointMethod(ValueMethod):
             One `FactValue` per fact, in order.
         """
         values = list[FactValue]()
-        with untouched(self.model):
+        with keep_untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             for part in self.portions([fact.prompts for fact in facts]):
                 values += self._find_values_together(model, facts[part])
@@ -462,7 +462,7 @@ class JointMethod(ValueMethod):
             beneath = remaining
             if before is not None:
                 beneath = before + remaining
-            with beneath.applied(self.model), untouched(self.model):
+            with beneath.applied(self.model), keep_untouched(self.model):
                 facts = list[Fact]()
                 for record in batch.records:
                     facts += self._read_facts(record)

@@ -46,7 +46,7 @@ from kg_edit.methods.entries import method_entry
 from kg_edit.methods.value_method import ValueConfig, ValueMethod
 from kg_edit.models.devices import exact
 from kg_edit.models.first_token import warn_of_unread
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches import KEY
@@ -168,7 +168,7 @@ class RankOneMethod(ValueMethod):
 
         ``before`` is the patch that is applied to the model, for ``remember``.
         """
-        with untouched(self.model):
+        with keep_untouched(self.model):
             self.prepare()  # contexts and C, which all edits share
 
             # The prompts. An edit that can't be encoded has its exception as the result; the others are still made.
@@ -203,7 +203,7 @@ class RankOneMethod(ValueMethod):
         if not edits:
             return []
         values = list[EditValue]()
-        with untouched(self.model):
+        with keep_untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             for part in self.portions(requests):
                 # One pass over all prompts of the model without the change gives m [edits, d], k and k* [edits, d_ff].

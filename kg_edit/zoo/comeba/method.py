@@ -21,7 +21,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.methods.memit.records import Fact, Record
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.patches import KEY
 from kg_edit.patches.adapter_patch import Adapter, AdapterPatch, adapter_at, without_adapter
 from kg_edit.patches.base import Patch
@@ -62,7 +62,7 @@ class Comeba(Memit):
     def prepare(self) -> None:
         """Prepare as MEMIT does, and collect the keys of other text once."""
         super().prepare()
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.others
 
     @cached_property

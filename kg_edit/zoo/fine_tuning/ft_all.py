@@ -18,7 +18,7 @@ from kg_edit.methods.config import Layers
 from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
 from kg_edit.methods.fine_tuning.descent import changed, no_change
 from kg_edit.methods.fine_tuning.rows import RowLosses
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
@@ -59,7 +59,7 @@ class FtAll(TuningMethod):
         for layer in self.layers:
             targets += matrices_of(self.model, layer)
         # Every change starts at 0, so the first loss is that of the model as it is.
-        with untouched(self.model), tuned(self.model, targets) as changes:
+        with keep_untouched(self.model), tuned(self.model, targets) as changes:
             row_losses = RowLosses(self.model, self.layer, [self.encode_edit(edit)])
             losses = self.config.descent.run(list(changes.values()), lambda: row_losses().mean())
 

@@ -42,7 +42,7 @@ from kg_edit.methods.fine_tuning.descent import changed, checked_loss, no_change
 from kg_edit.methods.fine_tuning.epochs import batches
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.models.first_token import LINE_BREAK, begins_unread
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts, sample_rows
 from kg_edit.patches.base import Patch
@@ -139,7 +139,7 @@ class FtAugmented(TuningMethod):
 
     def prepare(self) -> None:
         """Sample the contexts and the texts from the model, once for all edits."""
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.contexts
             _ = self.texts
 
@@ -167,7 +167,7 @@ class FtAugmented(TuningMethod):
         negative = -before if isinstance(before, WeightPatch) else None
 
         epoch_losses = list[Tensor]()  # of each edit's own row, [edits]
-        with untouched(self.model):
+        with keep_untouched(self.model):
             rows = AugmentedRows(self, edits, before)
             for epoch in Bar(range(config.steps), title=self.name, unit="epoch"):
                 is_last = epoch == config.steps - 1
@@ -181,7 +181,7 @@ class FtAugmented(TuningMethod):
                         take_step(optimizer, loss)
                         losses[batch] = row_losses[: len(batch)].detach().cpu()
                 epoch_losses.append(losses)
-                report_losses(epoch, dict(enumerate(losses.tolist())), of=len(edits))
+                report_losses(epoch, dict(enumerate(losses.tolist())), descents=len(edits))
                 if is_last or float(losses.mean()) < config.stop_below:
                     break
                 schedule.step()

@@ -21,7 +21,7 @@ from torch import Tensor
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, sum_changes
 from kg_edit.methods.fine_tuning.descent import changed, no_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.base import Patch
@@ -61,7 +61,7 @@ class FtEwc(FineTuning):
 
     def prepare(self) -> None:
         """Measure F, the diagonal Fisher information, once."""
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.fisher
 
     def penalty(self, change: Tensor, before: Patch) -> Callable[[], Tensor]:

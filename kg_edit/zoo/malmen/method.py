@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
@@ -57,7 +57,7 @@ class Malmen(Mend):
         losses = list[float]()
         keys: dict[str, list[Tensor]] = {name: [] for name in self.editor.weights}
         deltas: dict[str, list[Tensor]] = {name: [] for name in self.editor.weights}
-        with untouched(self.model):
+        with keep_untouched(self.model):
             for edit in edits:
                 prompt, gradients, loss = self.compute_gradients(edit)
                 prompts.append(prompt)

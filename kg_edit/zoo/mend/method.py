@@ -30,7 +30,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.statement import StatementMethod
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
@@ -119,7 +119,7 @@ class Mend(StatementMethod):
         """Return the sum of the edits' changes, each from its own gradient on the model in its present state."""
         changes = list[Mapping[str, Factors]]()
         records = list[dict[str, Any]]()
-        with untouched(self.model):
+        with keep_untouched(self.model):
             for edit in edits:
                 prompt, gradients, loss = self.compute_gradients(edit)
                 change = self.compute_change([prompt], gradients)

@@ -42,7 +42,7 @@ from kg_edit.locate_then_edit.long_run import state_of
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import Layers, MethodConfig, Workload
 from kg_edit.methods.statement import StatementMethod
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
@@ -199,7 +199,7 @@ class UltraEdit(StatementMethod):
 
     def prepare(self) -> None:
         """Read the model's own texts, once."""
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.texts
 
     @cached_property
@@ -225,7 +225,7 @@ class UltraEdit(StatementMethod):
             with annotate_errors(edit):
                 prompts.append(self.encode_edit(edit))
         # 1. [h, g] of each token of a target
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.texts
             rows = self.token_features(prompts)
         for edit, prompt, row in zip(edits, prompts, rows, strict=True):

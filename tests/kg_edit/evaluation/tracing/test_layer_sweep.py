@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.callbacks import Callback, watched
+from kg_edit.callbacks import Callback, send_losses
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
@@ -245,7 +245,7 @@ def test_choose_layer_takes_no_further_steps() -> None:
         def on_step(self, edit: str, step: int, loss: float) -> None:
             seen.append(step)
 
-    with watched([Steps()], [edit.id for edit in EDITS]):
+    with send_losses([Steps()], [edit.id for edit in EDITS]):
         choose_layer(partial(toy_rome, model), model, config, EDITS, progress=False)
     assert config.further_steps == 28 and set(seen) == {0, 1, 2}
 

@@ -18,7 +18,7 @@ from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning import base
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, changed, descend, no_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from tests.everyday import keep_first
@@ -55,7 +55,7 @@ def test_shared_passes_equal_single_descents(family: str, dtype: torch.dtype) ->
     model = tiny(family)
     model = replace(model, model=deepcopy(model.model).to(dtype))
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.02}
-    with untouched(model):
+    with keep_untouched(model):
         edits = [own_descent(model, rows) for rows in ROWS]
         descend(model, LAYER, edits, SETTINGS)
         plain = [alone(model, rows, SETTINGS) for rows in ROWS]
@@ -71,7 +71,7 @@ def test_shared_passes_equal_single_descents(family: str, dtype: torch.dtype) ->
 
 def test_loss_that_is_not_finite_ends_its_edit_only() -> None:
     model = tiny("llama")
-    with untouched(model):
+    with keep_untouched(model):
         edits = [own_descent(model, rows) for rows in ROWS]
         broken = edits[0]
         broken.constrain = lambda: broken.change.data.fill_(float("nan"))
@@ -92,7 +92,7 @@ def test_rows_of_finished_edits_leave_the_passes(monkeypatch: pytest.MonkeyPatch
         original(self, model, layer, rows)
 
     monkeypatch.setattr(RowLosses, "__init__", watching)
-    with untouched(model):
+    with keep_untouched(model):
         descend(model, LAYER, [own_descent(model, rows) for rows in ROWS], SETTINGS)
     assert sizes[0] == 5 and len(sizes) > 1
     assert all(later < first for first, later in pairwise(sizes))
