@@ -16,7 +16,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.config import Layers
 from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
-from kg_edit.methods.fine_tuning.descent import changed, no_change
+from kg_edit.methods.fine_tuning.descent import add_changes, new_change
 from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
@@ -88,8 +88,8 @@ def tuned(model: LanguageModel, names: Sequence[str]) -> Iterator[dict[str, Tens
     The weights themselves do not change.
     """
     modules = {name: model.model.get_submodule(name) for name in names}
-    changes = {name: no_change(module) for name, module in modules.items()}
+    changes = {name: new_change(module) for name, module in modules.items()}
     with ExitStack() as stack:
         for name, module in modules.items():
-            stack.enter_context(changed(module, [changes[name]]))
+            stack.enter_context(add_changes(module, [changes[name]]))
         yield changes

@@ -38,7 +38,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import Layers, Workload
 from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
-from kg_edit.methods.fine_tuning.descent import changed, checked_loss, no_change, take_step
+from kg_edit.methods.fine_tuning.descent import add_changes, check_loss, new_change, take_step
 from kg_edit.methods.fine_tuning.epochs import batches
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.models.first_token import LINE_BREAK, begins_unread
@@ -160,7 +160,7 @@ class FtAugmented(TuningMethod):
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Tune the weights on the rows of all edits; the change is the same for all records."""
         config = self.config
-        changes = {layer: no_change(self.model.down_projection(layer)) for layer in self.layers}  # [d, d_ff] each
+        changes = {layer: new_change(self.model.down_projection(layer)) for layer in self.layers}  # [d, d_ff] each
         optimizer = config.descent.optimizer(list(changes.values()))
         schedule = LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=config.steps - 1)  # of epochs
         # The earlier edits are applied while this runs; with their negative on top, the model is unedited.
@@ -177,7 +177,7 @@ class FtAugmented(TuningMethod):
                         losses[batch] = self.measure(rows.bare(batch), changes).cpu()
                     else:
                         loss, row_losses = self.loss(rows.draw(epoch, batch), changes, negative)
-                        checked_loss(loss, epoch)
+                        check_loss(loss, epoch)
                         take_step(optimizer, loss)
                         losses[batch] = row_losses[: len(batch)].detach().cpu()
                 epoch_losses.append(losses)
@@ -229,10 +229,10 @@ class FtAugmented(TuningMethod):
 
     @contextmanager
     def _changed(self, changes: Mapping[int, Tensor], *, acting: Tensor | None = None) -> Iterator[None]:
-        """Within the ``with`` block, add each layer's change [d, d_ff] to its down-projection's output (`changed`)."""
+        """Within the ``with`` block, add each layer's change [d, d_ff] to its module's output (`add_changes`)."""
         with ExitStack() as stack:
             for layer, change in changes.items():
-                stack.enter_context(changed(self.model.down_projection(layer), [change], acting=acting))
+                stack.enter_context(add_changes(self.model.down_projection(layer), [change], acting=acting))
             yield
 
     def _patch(self, edits: Sequence[Edit], changes: Mapping[int, Tensor], losses: Tensor) -> Patch:

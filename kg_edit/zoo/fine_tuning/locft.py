@@ -15,7 +15,7 @@ from kg_edit.errors import PromptError
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, record
-from kg_edit.methods.fine_tuning.descent import changed, no_change
+from kg_edit.methods.fine_tuning.descent import add_changes, new_change
 from kg_edit.methods.fine_tuning.epochs import train_epochs
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement
@@ -65,8 +65,8 @@ class LocFt(FineTuning):
             for edit in edits:
                 with annotate_errors(edit):
                     rows.append(self.encode_edit(edit))
-            change = no_change(module)
-            with changed(module, [change]):
+            change = new_change(module)
+            with add_changes(module, [change]):
                 losses = train_epochs(
                     self.model,
                     rows,

@@ -26,7 +26,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.engine.replay import block_output
 from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import record
-from kg_edit.methods.fine_tuning.descent import Descent
+from kg_edit.methods.fine_tuning.descent import AdamDescent
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.language_model import weight_matrix
@@ -85,9 +85,9 @@ class WiseConfig(MemorySettings, AdapterConfig):
     }
 
     @property
-    def descent(self) -> Descent:
+    def descent(self) -> AdamDescent:
         """The descent with these settings."""
-        kind = Descent if self.optimiser == "adam" else GradientDescent
+        kind = AdamDescent if self.optimiser == "adam" else GradientDescent
         return kind(steps=self.steps, learning_rate=self.learning_rate, stop_below=self.stop_below)
 
     def idle(self) -> dict[str, str]:
@@ -103,7 +103,7 @@ class WiseConfig(MemorySettings, AdapterConfig):
         return Workload(rows=1 + contexts, context_tokens=starts * sum(self.context_tokens))
 
 
-class GradientDescent(Descent):
+class GradientDescent(AdamDescent):
     """Plain gradient descent."""
 
     def optimizer(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
