@@ -20,7 +20,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.prefix_cache import context_starts, longest_start, mask_decides
-from kg_edit.locate_then_edit.descent import DescentDtype, Stops
+from kg_edit.locate_then_edit.descent import DescentDtype, FreeDelta, Optimiser, Stops
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.base import EditingMethod
@@ -166,6 +166,15 @@ class ValueMethod(EditingMethod):
                 clamp=self.config.clamp_norm_factor,
                 stops=self.config.stops,
             )
+
+    def free_delta(self, values: Tensor, optimiser: Optimiser) -> FreeDelta:
+        """Return m* - m itself as what is trained, from 0, for edits with the values m [edits, d]."""
+        return FreeDelta(
+            values,
+            optimiser=optimiser,
+            learning_rate=self.config.learning_rate,
+            clamp_norm_factor=self.config.clamp_norm_factor,
+        )
 
     @property
     def parameters(self) -> int:

@@ -41,7 +41,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import find_engine
 from kg_edit.engine.tail_forward import TailForward
 from kg_edit.errors import FAILURES, PatchError, RefusedEditsError
-from kg_edit.locate_then_edit.descent import Delta, Descent, FreeDelta, descend, descent_model
+from kg_edit.locate_then_edit.descent import Delta, Descent, descend, descent_model
 from kg_edit.locate_then_edit.joint import FactStates, norms_of_facts
 from kg_edit.locate_then_edit.long_run import anchor, remember
 from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, norm_penalty
@@ -333,14 +333,7 @@ class JointMethod(ValueMethod):
 
     def propose(self, edits: Sequence[Edit], states: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
         """Return the parameters of the facts' changes z - h, and notes for each record; ``states``: h, [facts, d]."""
-        config = self.config
-        delta = FreeDelta(
-            states,
-            optimiser=config.optimiser,
-            learning_rate=config.learning_rate,
-            clamp_norm_factor=config.clamp_norm_factor,
-        )
-        return delta, [{} for _ in edits]
+        return self.free_delta(states, self.config.optimiser), [{} for _ in edits]
 
     def split_written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
         """Return the part of the states h and of their changes that is written: all of them."""

@@ -33,7 +33,6 @@ from kg_edit.locate_then_edit.descent import (
     OPTIMISER,
     Delta,
     Descent,
-    FreeDelta,
     Optimiser,
     descend,
     descent_model,
@@ -405,14 +404,7 @@ class Rome(RankOneMethod):
 
     def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
         """Return the changes m* - m themselves as the parameters, starting at 0; no notes."""
-        config = self.config
-        delta = FreeDelta(
-            values,
-            optimiser=config.optimiser,
-            learning_rate=config.learning_rate,
-            clamp_norm_factor=config.clamp_norm_factor,
-        )
-        return delta, [{} for _ in edits]
+        return self.free_delta(values, self.config.optimiser), [{} for _ in edits]
 
     def penalty(self, change: Tensor, value: Tensor) -> Tensor:
         """Return ROME's regulariser, weight_decay |m* - m| / |m|^2, [edits]."""
