@@ -152,7 +152,7 @@ def write_answers(
         return None
     groups.append(tuple(_edit_last_token(row) for row in find_rewrites(subject)))  # the edit's prompt: the last "fact"
     rows_of_s = chain.from_iterable(groups)
-    starts = cache.starts.contexts(model, [row.ids[: row.subject_first] for row in rows_of_s])
+    starts = cache.starts.find_contexts(model, [row.ids[: row.subject_first] for row in rows_of_s])
 
     # The same questions about other things: only their keys are needed.
     about_others = _ask_about(model, others, list(questions.values()), find_rewrites)
