@@ -7,22 +7,22 @@ With x [tokens, in] the input and y [tokens, out] the output of a changed module
 where p is the patch of token t, with left_p [out, rank] and right_p [in, rank]. Up to rounding the result is the same
 as with each patch applied in turn. In half precision it is more exact, because no weight is rounded.
 
-- `patch_each_token`: the ``with`` block in which that holds; `patch_all_tokens`: with one patch for all tokens.
-- `place_factors`: moves patches to the devices of the weights, once for many such blocks.
+`patch_each_token` is the ``with`` block in which that holds; `patch_all_tokens` has one patch for all tokens. A caller
+of many such blocks places the factors before (`kg_edit.patches.weight_patch.place_factors`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
 
 # Up to so many ranks of several patches together, all are computed for every token: that is faster than a choice.
 _FEW_RANKS = 64
@@ -31,13 +31,24 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 """A forward hook of torch: (module, its arguments, its output) -> the new output."""
 
 
-def patch_all_tokens(model: LanguageModel, patch: WeightPatch | None) -> AbstractContextManager[None]:
+class WeightChanges(Protocol):
+    """What a `WeightPatch` has, of which this file only needs the changes."""
+
+    @property
+    def factors(self) -> Mapping[str, Factors]:
+        """The changes by the weights' names."""
+
+    def modules(self, model: LanguageModel) -> Mapping[str, nn.Module]:
+        """Return the changed modules of ``model`` by the weights' names."""
+
+
+def patch_all_tokens(model: LanguageModel, patch: WeightChanges | None) -> AbstractContextManager[None]:
     """Within the ``with`` block, run every token with ``patch``; with None the model is unchanged."""
     return patch_each_token(model, [patch], torch.zeros(1, 1, dtype=torch.long))
 
 
 @contextmanager
-def patch_each_token(model: LanguageModel, patches: Sequence[WeightPatch | None], owners: Tensor) -> Iterator[None]:
+def patch_each_token(model: LanguageModel, patches: Sequence[WeightChanges | None], owners: Tensor) -> Iterator[None]:
     """Within the ``with`` block, run each token with its own patch.
 
     Args:
@@ -53,43 +64,14 @@ def patch_each_token(model: LanguageModel, patches: Sequence[WeightPatch | None]
             continue
         modules |= patch.modules(model)
         for name, factors in patch.factors.items():
-            changes.setdefault(name, {})[index] = factors.exact_on(_device_of(modules[name]))
+            device = next(modules[name].parameters()).device
+            changes.setdefault(name, {})[index] = factors.exact_on(device)
 
     with ExitStack() as hooks:
         for name, module in modules.items():
             hook = _make_hook(changes[name], owners)
             hooks.enter_context(module.register_forward_hook(hook))
         yield
-
-
-def place_factors(model: LanguageModel, patches: Sequence[WeightPatch | None]) -> list[WeightPatch | None]:
-    """Return the patches with their factors where the weights lie, so that `patch_each_token` copies none of them.
-
-    A patch that is in ``patches`` several times is moved once, and stays one object.
-    """
-    placed = dict[int, WeightPatch]()  # by the id of the object that the caller passed
-    result = list[WeightPatch | None]()
-    for patch in patches:
-        if patch is None:
-            result.append(None)
-            continue
-        if id(patch) not in placed:
-            placed[id(patch)] = _place(model, patch)
-        result.append(placed[id(patch)])
-    return result
-
-
-def _place(model: LanguageModel, patch: WeightPatch) -> WeightPatch:
-    """Return the patch with its factors in float32, on the devices of the weights."""
-    modules = patch.modules(model)
-    factors = dict[str, Factors]()
-    for name, change in patch.factors.items():
-        factors[name] = change.exact_on(_device_of(modules[name]))
-    return replace(patch, factors=factors)
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
 
 
 def _make_hook(changes: Mapping[int, Factors], owners: Tensor) -> Hook:

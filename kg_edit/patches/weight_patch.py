@@ -7,7 +7,7 @@ order of a patch's life: sums of patches, applying, merging, the file, and then 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -150,6 +150,14 @@ class WeightPatch(Patch):
         """Return the modules of ``model`` that this patch changes, by the names of their weights."""
         self.check_model(model)
         return {name: module_of(model, name, shape=pair.shape) for name, pair in self.factors.items()}
+
+    def placed_on(self, model: LanguageModel) -> WeightPatch:
+        """Return the patch with its factors in float32, on the devices of the weights."""
+        modules = self.modules(model)
+        factors = dict[str, Factors]()
+        for name, change in self.factors.items():
+            factors[name] = change.exact_on(next(modules[name].parameters()).device)
+        return replace(self, factors=factors)
 
     def weight_norms(self, model: LanguageModel) -> dict[str, float]:
         """Return the present norm |W| of each weight that the patch changes, by name."""
@@ -315,3 +323,20 @@ def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.
     if actual != shape:
         raise PatchMismatchError(f"{name} is {actual} in {model.name!r}, the patch is for {shape}")
     return module
+
+
+def place_factors(model: LanguageModel, patches: Sequence[WeightPatch | None]) -> list[WeightPatch | None]:
+    """Return the patches with their factors where the weights lie, so that `patch_each_token` copies none of them.
+
+    A patch that is in ``patches`` several times is moved once, and stays one object.
+    """
+    placed = dict[int, WeightPatch]()  # by the id of the object that the caller passed
+    result = list[WeightPatch | None]()
+    for patch in patches:
+        if patch is None:
+            result.append(None)
+            continue
+        if id(patch) not in placed:
+            placed[id(patch)] = patch.placed_on(model)
+        result.append(placed[id(patch)])
+    return result

@@ -59,6 +59,11 @@ class EditResult(BaseModel):
         """Whether the target has more tokens than one value usually suffices for; false if they were not counted."""
         return self.tokens is not None and self.tokens > LONG
 
+    @property
+    def is_spoiled(self) -> bool:
+        """Whether the edit fails, and succeeds when it is made alone: the other edits of the run spoil it."""
+        return not self.succeeded and bool(self.alone)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EditDetails:

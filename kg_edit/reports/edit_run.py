@@ -28,7 +28,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_provenance
 from kg_edit.patches.guards import SeenEdits, find_disabling, refuse_disabling
-from kg_edit.reports.advice import FAILED
+from kg_edit.reports.advice import FAILED, JudgedRun
 from kg_edit.reports.differences import (
     PromptDifference,
     check_prompts,
@@ -43,7 +43,7 @@ from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
 from kg_edit.reports.retry import make_alone, read_alone
 from kg_edit.reports.rows import ReportRow
-from kg_edit.reports.verdict import VERDICT, JudgedRun, Verdict
+from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
 from kg_edit.storage.run_folder import PATCH, check_folder, claim, folder_lock, other_rows, read_settings
 from kg_edit.version import __version__, code_sha256

@@ -10,47 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
+from pydantic import Field, ValidationError, computed_field
 
-from kg_edit.reports.advice import NAMED, advise, commands_for
+from kg_edit.reports.advice import NAMED, JudgedRun, advise, commands_for
 from kg_edit.reports.counts import Count, count_rows
 from kg_edit.reports.edit_results import EditDetails, EditResult, judge_edits, judge_neighbor, judge_prompt
 from kg_edit.reports.rows import ReportRow
 
 VERDICT = "report.json"
 _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
-
-
-class JudgedRun(BaseModel):
-    """The run that a verdict is about; most of it is for the advice and its commands.
-
-    Attributes:
-        method: the method that made the edits.
-        preset: the name of the preset of its settings.
-        graph: the values of ``--graph`` by which the method's graph is opened again, for the commands.
-        joint: whether the method makes all edits at once, and not in sequence.
-        repeats: the edits that repeat an earlier one exactly and were not made again, (id, id of the earlier one).
-        opposes: the edits with another target than an earlier edit of the same fact, (id, id of the earlier one).
-        refused: the reasons why edits of the patch look as if they would break the model (`patches.guards`).
-        model: the model's name, for the commands.
-        experts: whether it is a mixture of experts, so that no method that reads a down-projection helps.
-        folder: the folder of the run, for the commands.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    method: str = Field("", exclude=True)
-    preset: str = Field("", exclude=True)
-    graph: tuple[str, ...] = ()
-    joint: bool = False
-    repeats: tuple[tuple[str, str], ...] = ()
-    opposes: tuple[tuple[str, str], ...] = ()
-    refused: tuple[str, ...] = Field((), exclude=True)
-    model: str = Field("", exclude=True)
-    experts: bool = Field(False, exclude=True)
-    folder: Path = Field(Path(), exclude=True)
 
 
 class Verdict(JudgedRun):
@@ -64,7 +33,7 @@ class Verdict(JudgedRun):
     """
 
     edits: tuple[EditResult, ...]
-    counts: dict[str, Count] = {}
+    counts: dict[str, Count] = Field(default_factory=dict)
     paraphrases: tuple[EditResult, ...] = Field((), exclude=True)  # as in records.jsonl
     neighborhood: tuple[EditResult, ...] = Field((), exclude=True)
 
@@ -110,7 +79,7 @@ class Verdict(JudgedRun):
     @property
     def spoiled(self) -> tuple[EditResult, ...]:
         """The failed edits that succeed when they are made alone: the other edits of the run spoil them."""
-        return tuple(result for result in self.failed if result.alone)
+        return tuple(result for result in self.edits if result.is_spoiled)
 
     @property
     def counted(self) -> str:
@@ -161,18 +130,13 @@ class Verdict(JudgedRun):
     @property
     def advice(self) -> tuple[str, ...]:
         """A line for each cause of a failure, with a method that may help; see `kg_edit.reports.advice`."""
-        return advise(self)
+        return advise(self, self.edits)
 
     @computed_field  # type: ignore[prop-decorator] # also in report.json
     @property
     def commands(self) -> tuple[str, ...]:
         """The commands that make the failed edits by another method on top of the others; () if there are none."""
-        return commands_for(self)
-
-    @property
-    def graph_options(self) -> str:
-        """The options by which a command opens the method's graph again; empty for the packaged default."""
-        return "".join(f" --graph {quote(name)}" for name in self.graph)
+        return commands_for(self, self.edits)
 
     @classmethod
     def beside(cls, patch: Path) -> Verdict | None:

@@ -31,8 +31,8 @@ from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import tell_prompt_ends, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch, left_pad
-from kg_edit.patches.per_token import patch_each_token, place_factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.per_token import patch_each_token
+from kg_edit.patches.weight_patch import WeightPatch, place_factors
 
 BATCH_ROWS = 64  # half of them are read in one forward pass
 _LEAST_SHARED = 24  # rows must share this many first tokens to share their computation

@@ -29,8 +29,8 @@ from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import index_for, needs_prompt_ends, tell_prompt_ends
 from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.patches.per_token import patch_each_token, place_factors
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.per_token import patch_each_token
+from kg_edit.patches.weight_patch import WeightPatch, place_factors
 from kg_edit.scoring.pairs import LIKELIEST, Pair, TokenScores
 from kg_edit.scoring.token_tree import TokenTree, TreeRows, pack_groups
 

@@ -25,9 +25,10 @@ from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports import edit_run
+from kg_edit.reports.advice import JudgedRun
 from kg_edit.reports.edit_run import LOCALITY, LOSSES, PAGE, PARTIAL, RECORDS, REPORT, run_edits
 from kg_edit.reports.rows import ReportRow
-from kg_edit.reports.verdict import VERDICT, JudgedRun, Verdict
+from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.run_folder import PATCH, folder_lock
 from tests.everyday import keep_first
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method

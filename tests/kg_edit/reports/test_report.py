@@ -14,10 +14,11 @@ from rich.text import Text
 
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.reports.advice import JudgedRun
 from kg_edit.reports.edit_results import EditDetails
 from kg_edit.reports.report import markdown, terminal_table
 from kg_edit.reports.rows import Reading, ReportProbe, ReportRow
-from kg_edit.reports.verdict import JudgedRun, Verdict
+from kg_edit.reports.verdict import Verdict
 
 NASTY = {
     "newlines": "a\nb\r\nc\u2028d\x85e\vf",
