@@ -204,27 +204,6 @@ def test_misspelt_command_is_suggested_and_groups_have_no_completion_of_their_ow
     assert "--install-completion" not in kg_edit("data", "--help").out
 
 
-LISTINGS = (("methods",), ("metrics",), ("models",), ("--help",), ("edit", "--help"), ("edit", "x", "--stepz"))
-
-
-def test_listings_import_neither_torch_nor_a_method() -> None:
-    code = f"""
-import sys
-from kg_edit.cli.app import main
-for arguments in {LISTINGS!r}:
-    sys.argv = ["kg-edit", *arguments]
-    try:
-        main()
-    except SystemExit:
-        pass
-    heavy = [name for name in sys.modules if name in ("torch", "transformers") or name.endswith(".method")]
-    if heavy:
-        sys.exit(f"{{arguments}}: {{heavy}}")
-"""
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "resumes"),
     [
