@@ -70,7 +70,10 @@ class NameIndex(Generic[Thing]):
         ``folded`` and ``exact`` are the words of the text in lower case, and as they are.
         """
         lengths = self._lengths_at(folded[start]) | self._lengths_at(exact[start])
+        words_left = len(folded) - start
         for length in sorted(lengths, reverse=True):
+            if length > words_left:
+                continue
             for words in (folded, exact):
                 thing = self._things.get(words[start : start + length])
                 if thing is not None:

@@ -43,3 +43,10 @@ def test_index_finds_what_a_scan_finds() -> None:
 def test_first_thing_keeps_a_shared_name() -> None:
     index = NameIndex([("edited", ["Paris"]), ("other", ["Paris", "City of Light"])])
     assert [named.thing for named in index.find("Paris, the City of Light")] == ["edited", "other"]
+
+
+def test_name_at_the_end_of_a_text_has_its_own_words() -> None:
+    """A longer name that begins with the same word does not reach beyond the end."""
+    index = NameIndex([("state", ["Georgia Old State"]), ("country", ["Georgia"])])
+    (named,) = index.find("What is in Georgia")
+    assert (named.thing, named.positions) == ("country", (3,))
