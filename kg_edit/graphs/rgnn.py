@@ -77,7 +77,7 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SubjectTerms:
-    """The terms of Eq. 5 at the subject in one layer, [d] each.
+    """The terms of Eq. 5 at the subject in one layer, [d] each; of many graphs at their subjects, [graphs, d].
 
     Attributes:
         by_messages: W_1 aggr (z_o + z_r).
@@ -88,6 +88,15 @@ class SubjectTerms:
     by_messages: Tensor
     by_itself: Tensor
     z: Tensor
+
+    @property
+    def share_by_messages(self) -> Tensor:
+        """The part of the sum that comes by messages, measured along the sum: 0 none, 1 all; [] or [graphs].
+
+        With v the sum and w = W_1 aggr (z_o + z_r), it is (w . v) / |v|^2. Below 0, the messages point against the sum.
+        """
+        v = self.by_messages + self.by_itself
+        return (self.by_messages * v).sum(-1) / v.square().sum(-1).clamp(min=1e-12)
 
 
 class RGNN(nn.Module):
@@ -186,9 +195,10 @@ class RGNN(nn.Module):
 
     @torch.no_grad()
     def trace(self, nodes: Tensor, edges: Tensor, relations: Tensor, subject: int | Tensor) -> list[SubjectTerms]:
-        """Return for each layer what the subject gets by messages and what it keeps, for one graph, without dropout.
+        """Return for each layer what the subject gets by messages and what it keeps, without dropout.
 
-        The last ``z`` is the subject's vector z_s^n, which GLAME adds to m.
+        The last ``z`` is the subject's vector z_s^n, which GLAME adds to m. The arguments are those of `forward`, and
+        ``subject`` is the subject's row; of many graphs [graphs], the rows among those of all graphs.
         """
         traced = list[SubjectTerms]()
         for layer in self.layers:
@@ -197,7 +207,11 @@ class RGNN(nn.Module):
             if by_messages is None:
                 by_messages = torch.zeros_like(by_itself)
             nodes = self.activate(by_itself + by_messages, layer)
-            terms = SubjectTerms(by_messages=by_messages[subject], by_itself=by_itself[subject], z=nodes[subject])
+            terms = SubjectTerms(
+                by_messages=by_messages.flatten(0, -2)[subject],
+                by_itself=by_itself.flatten(0, -2)[subject],
+                z=nodes.flatten(0, -2)[subject],
+            )
             traced.append(terms)
         return traced
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -58,6 +58,10 @@ class Delta(ABC):
     def settle(self) -> Tensor | None:
         """Return the changes without noise such as dropout, [edits, d], detached; None if there is no noise."""
         return None
+
+    def describe(self, edits: Sequence[int]) -> list[dict[str, Any]]:
+        """Return what the patch's record says of the present changes of ``edits`` (indices); here nothing."""
+        return [{} for _ in edits]
 
 
 class FreeDelta(Delta):
@@ -146,11 +150,13 @@ class Descent:
         change: m* - m, [d].
         losses: (total, nll, kl) of every evaluation; the last ones are those of ``change``.
         refused: why the change must not be written; empty if it may.
+        notes: what `Delta.describe` says of the change.
     """
 
     change: Tensor
     losses: tuple[_Losses, ...]
     refused: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Check that the change may be written: it is finite, as is its last loss, and was not refused."""
@@ -161,10 +167,10 @@ class Descent:
             raise PatchError("the loss or the value is not finite; lower the learning rate, or use float32")
 
     @property
-    def summary(self) -> dict[str, float | int]:
-        """The number of steps, and the losses of the first and the last step, for the patch's record."""
+    def summary(self) -> dict[str, Any]:
+        """The number of steps, the losses of the first and the last step, and the notes, for the patch's record."""
         if not self.losses:
-            return {"steps": 0}
+            return {"steps": 0, **self.notes}
         total, nll, _ = self.losses[0]
         last_total, last_nll, last_kl = self.losses[-1]
         return {
@@ -174,6 +180,7 @@ class Descent:
             "nll_before": round(nll, 6),
             "nll_after": round(last_nll, 6),
             "kl_after": round(last_kl, 6),
+            **self.notes,
         }
 
 
@@ -209,6 +216,7 @@ def descend(loss: Objective, delta: Delta, stops: Stops) -> list[Descent]:
 
         ended = [edit for edit in progress.running if step == last or _is_done(edit, numbers, stops)]
         progress.end(ended, now)
+        progress.notes.update(zip(ended, delta.describe(ended), strict=True))
         if delta.keeps_lowest and ended:
             settled = delta.settle()
             if settled is not None:
@@ -232,6 +240,7 @@ class _Progress:
         history: the losses of each edit's evaluations so far.
         lowest: if ``keeps_lowest``, each edit's change of its lowest loss, and that loss.
         found: the final changes [d] of the edits that have ended.
+        notes: what the record says of these changes.
     """
 
     def __init__(self, edits: int, *, keeps_lowest: bool) -> None:
@@ -240,6 +249,7 @@ class _Progress:
         self.history: list[list[_Losses]] = [[] for _ in range(edits)]
         self.lowest: dict[int, tuple[Tensor, _Losses]] = {}
         self.found: dict[int, Tensor] = {}
+        self.notes: dict[int, dict[str, Any]] = {}
 
     def put_found(self, change: Tensor) -> Tensor:
         """Return a copy of the changes [edits, d], with the final ones of the edits that have ended."""
@@ -266,7 +276,10 @@ class _Progress:
 
     def descents(self) -> list[Descent]:
         """Return the results, when all edits have ended."""
-        return [Descent(change=self.found[edit], losses=tuple(losses)) for edit, losses in enumerate(self.history)]
+        results = []
+        for edit, losses in enumerate(self.history):
+            results.append(Descent(change=self.found[edit], losses=tuple(losses), notes=self.notes[edit]))
+        return results
 
 
 def _losses_of(edit: int, numbers: dict[str, list[float]]) -> _Losses:

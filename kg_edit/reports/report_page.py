@@ -488,7 +488,19 @@ def _drawing(entry: _Entry) -> str:
     shown = svg.nearest(entry.graph, _DRAWN_STATEMENTS)
     picture = svg.inline_svg(shown, title=title, most=_DRAWN_STATEMENTS)
     drawing = f'{_SUBGRAPH_LEGEND}<div class="drawing">{picture}</div>'
-    return f"<div><h3>Subgraph: {heading}</h3>{drawing}{_statement_list(shown)}</div>"
+    return f"<div><h3>Subgraph: {heading}</h3>{drawing}{_messages(entry)}{_statement_list(shown)}</div>"
+
+
+def _messages(entry: _Entry) -> str:
+    """Return how much of the subject's vector the graph's messages made, if the patch's record says so (GLAME)."""
+    shares = entry.record.get("share_by_messages")
+    if not shares:
+        return ""
+    layers = ", ".join(f"layer {number}: {share:.0%}" for number, share in enumerate(shares, start=1))
+    return (
+        f'<p class="soft small">Part of the subject\'s vector that comes by messages of the graph (W<sub>1</sub> in '
+        f"Eq. 5), {layers}. The rest comes from the subject itself (W<sub>2</sub> z<sub>s</sub>).</p>"
+    )
 
 
 def _further_facts(entry: _Entry) -> str:

@@ -307,6 +307,16 @@ class GraphValue(nn.Module, Delta):
         self.train()
         return z
 
+    def describe(self, edits: Sequence[int]) -> list[dict[str, Any]]:
+        """Return for each edit, layer by layer, the share of the subject's vector that comes by messages (Eq. 5)."""
+        if not self._config.use_graph:
+            return super().describe(edits)
+        graph = self._subgraph
+        traced = self.rgnn.trace(graph.nodes, graph.edges, graph.relations, graph.subject)
+        shares = torch.stack([terms.share_by_messages for terms in traced], dim=-1)  # [..., layers]
+        shares = shares.reshape(-1, len(traced))  # [edits, layers]
+        return [{"share_by_messages": [round(share, 4) for share in shares[edit].tolist()]} for edit in edits]
+
     def learn(self) -> None:
         """Take one step of AdamW on the R-GNN's parameters."""
         self._repeated.pass_on(self.parameters())

@@ -45,6 +45,14 @@ def test_layer_is_eq_5_by_hand(options: dict[str, object], subject: list[float])
     torch.testing.assert_close(output[1], W2 @ NODES[1])  # nothing points at o*: W2 z alone
 
 
+def test_share_by_messages_by_hand() -> None:
+    """w = (.5, 4.5) by messages, v = (.5, 6.5) in all (see above): (w . v) / |v|^2."""
+    rgnn = RGNN(2, layers=1, final_activation=False)
+    rgnn.layers[0] = layer()
+    (terms,) = rgnn.trace(NODES, EDGES, RELATIONS, 0)
+    assert float(terms.share_by_messages) == pytest.approx((0.25 + 4.5 * 6.5) / (0.25 + 6.5**2))
+
+
 def test_second_hop_reaches_the_subject_after_two_layers() -> None:
     """s <- o* <- o': what o' is reaches s after two layers, not after one."""
     edges = torch.tensor([[1, 2], [0, 1]])
@@ -144,6 +152,10 @@ def test_networks_together_give_what_each_gives_alone(aggregation: Aggregation) 
     together, joint = RGNN.together(separate), EncodedSubgraph.together(graphs)
     output = together(joint.nodes, joint.edges, joint.relations, joint.sizes)
     torch.testing.assert_close(output.flatten(0, -2)[joint.subject], torch.stack(alone))
+    *_, last = together.trace(joint.nodes, joint.edges, joint.relations, joint.subject)
+    for number, graph in enumerate(graphs):
+        *_, last_alone = separate[number].trace(graph.nodes, graph.edges, graph.relations, graph.subject)
+        torch.testing.assert_close(last.share_by_messages[number], last_alone.share_by_messages)
     with torch.no_grad():
         for weight in together.parameters():
             weight.mul_(2)

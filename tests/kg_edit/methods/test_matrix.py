@@ -57,6 +57,7 @@ SECOND = Edit(
     target_new_id="Q4",
 )
 METHODS = sorted(QUICK)
+GRAPH_VALUES = {"glame", "glame-batch", "glame-gnn", "glame-random"}  # their values come from messages of a graph
 # One for each way to compute a patch and each kind of it: these meet every family and every odd input every day
 SIX = ("ft", "glame", "grace", "ike", "memit", "rome")
 
@@ -257,6 +258,8 @@ def test_edit_each_equals_one_call_per_edit(name: str) -> None:
         assert isinstance(patch, Patch)
         alone = method(name, model).edit([edit])
         assert patch.provenance.get("weight_norms") == alone.provenance.get("weight_norms")
+        shares = [made.edits[0].get("share_by_messages", ()) for made in (patch, alone)]
+        assert shares[0] == pytest.approx(shares[1], abs=1e-3) and bool(shares[0]) == (name in GRAPH_VALUES)
         with alone.applied(model) as edited:
             expected = logits_after(edited, edit.text)
         with patch.applied(model) as edited:
