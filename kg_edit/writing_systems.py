@@ -25,6 +25,8 @@ _UNSPACED = (
     (0xFF66, 0xFF9D),
     (0x20000, 0x3FFFD),
 )
+# Chinese and Japanese punctuation, which has its own space behind it
+_WIDE_MARKS = "\u3001\u3002\u300d\u300f\u30fb\uff01\uff0c\uff1a\uff1b\uff1f\u00b7"
 _STARTS = [first for first, _ in _UNSPACED]
 _HANGUL = (0xAC00, 0xD7A3)
 _SYLLABLES = "".join(f"{chr(first)}-{chr(last)}" for first, last in (*_UNSPACED, _HANGUL))
@@ -49,13 +51,15 @@ def is_syllable(character: str) -> bool:
 def join(text: str, target: str) -> str:
     """Join ``text`` and ``target`` by a space, unless white space is there already or both scripts use no spaces.
 
+    A Chinese or Japanese mark of punctuation has no space behind it before such a script.
+
     A target that begins with `GLUE` follows without a space.
     """
     if target.startswith(GLUE):
         return text + target.removeprefix(GLUE)
     if text[-1:].isspace() or target[:1].isspace():
         return text + target
-    if text and target and is_unspaced(text[-1]) and is_unspaced(target[0]):
+    if text and target and is_unspaced(target[0]) and (is_unspaced(text[-1]) or text[-1] in _WIDE_MARKS):
         return text + target
     return f"{text} {target}"
 

@@ -15,6 +15,7 @@ from kg_edit.cli.generate import check_patches, load_sum, model_for
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import PATCHES, Device, Dtype
 from kg_edit.errors import ConfigError
+from kg_edit.languages import ENGLISH, FORM_LANGUAGES, check_language
 from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def diff(
         Path | None,
         typer.Argument(
             metavar="PROMPTS",
-            show_default="20 packaged prompts",
+            show_default="packaged prompts",
             help="File with a prompt on each line and answers after tabs, or `.jsonl`, `.json`, `.csv` with the "
             "fields `prompt` and `answer`.",
         ),
@@ -48,6 +49,9 @@ def diff(
     chat: Annotated[
         bool, typer.Option("--chat", help="Send each prompt as a user turn in the model's chat template.")
     ] = False,
+    language: Annotated[
+        str, typer.Option("--language", metavar="CODE", help="Language of the packaged prompts.")
+    ] = ENGLISH,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Page to write.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the texts and probabilities as JSON.")] = False,
     dtype: Dtype = "auto",
@@ -78,13 +82,14 @@ def diff(
             "merge` wrote"
         )
     check_patches(patch)
+    language = _check_language(language, prompts)
     if html:
         inputs = [prompts] if prompts else []
         check_out(html, ".html", option="--html", inputs=inputs)
     from kg_edit.reports.differences import compare_prompts, count_in_words, difference_page, difference_table
     from kg_edit.reports.prompts import join_repeats, packaged_prompts, read_prompts
 
-    entries = packaged_prompts()
+    entries = packaged_prompts(language=language)
     if prompts:
         entries = join_repeats(read_prompts(prompts))
     if chat:
@@ -108,6 +113,17 @@ def diff(
     if html:
         write_text(html, difference_page(differences, title=one_line(f"{unedited_name}, {edited_name}")))
         typer.echo(plain(str(html)), err=True)
+
+
+def _check_language(language: str, prompts: Path | None) -> str:
+    """Return the code of the packaged prompts' language; refuse it beside a file, or if there are no such prompts."""
+    code = check_language(language)
+    if prompts and code != ENGLISH:
+        raise ConfigError("--language has no effect on the prompts of a file; leave it out")
+    if code not in FORM_LANGUAGES:
+        known = ", ".join(FORM_LANGUAGES)
+        raise ConfigError(f"--language {language}: there are no packaged prompts; give a file of prompts, or {known}")
+    return code
 
 
 def _as_json(differences: Sequence[PromptDifference], *, model: str) -> str:

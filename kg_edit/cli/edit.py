@@ -30,6 +30,7 @@ from kg_edit.cli.options import (
     CorpusName,
     Device,
     Dtype,
+    EditLanguage,
     EditsFile,
     Graph,
     KeepGoing,
@@ -44,6 +45,7 @@ from kg_edit.cli.options import (
     Templates,
 )
 from kg_edit.errors import ConfigError
+from kg_edit.languages import check_language
 from kg_edit.methods.registry import check_method
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.atomic import write_json
@@ -131,6 +133,7 @@ def edit(
     settings: Settings = None,
     corpus: CorpusName = None,
     templates: Templates = None,
+    language: EditLanguage = "en",
     *,
     out: Out,
     overwrite: Overwrite = False,
@@ -160,6 +163,7 @@ def edit(
     - `kg-edit edit edits.jsonl --out out/`
     - `kg-edit edit edits.jsonl --graph facts.csv --out out/`
     - `kg-edit edit edits.jsonl --method glame --model smollm2-135m --graph wikidata.nt.gz --out out/`
+    - `kg-edit edit triplets.tsv --language ko --out out/`
     - `kg-edit edit edits.jsonl --out out/ --dry-run`
     """
     from kg_edit.callbacks import open_callbacks
@@ -173,8 +177,15 @@ def edit(
     check_model_name(model)
     check_folder(out)
     check_file(edits)
+    language = check_language(language)
     lazy_graph = LazyGraph(method, graph, contact)
-    file = read_edits(edits, labels=lazy_graph, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    file = read_edits(
+        edits,
+        labels=lazy_graph,
+        templates=RelationTemplates.load(templates, language=language),
+        keep_going=keep_going,
+        language=language,
+    )
     lazy_graph.refuse_unread()
     requested = in_form(file.edits, chat, both=both_forms)
     planned = plan(

@@ -127,6 +127,15 @@ CorpusName = Annotated[
 Templates = Annotated[
     Path | None, typer.Option(metavar="FILE.tsv", help="Your relation templates; they override the packaged ones.")
 ]
+EditLanguage = Annotated[
+    str,
+    typer.Option(
+        "--language",
+        metavar="CODE",
+        help="Language of edits that name none: `en`, `de`, `es`, `ja`, `ko` and `zh` have packaged prompts, others "
+        "need a prompt in each row.",
+    ),
+]
 Relations = Annotated[
     str | None, typer.Option(show_default="all packaged ones", help="Relations r of the edits, such as `P17,P19`.")
 ]

@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from kg_common.ids import is_item, is_property
 from kg_edit.errors import ConfigError, EditError, Fault, faults_of
+from kg_edit.languages import ENGLISH, check_language, mixes_directions
 from kg_edit.writing_systems import whole
 
 
@@ -58,6 +59,14 @@ def _refuse_line_breaks(text: str, info: ValidationInfo) -> str:
     raise ValueError(f"has a line break, at which a generated answer ends; {way}")
 
 
+def _read_language(code: str) -> str:
+    """Return the code of a language in lower case."""
+    try:
+        return check_language(code)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
 def _put_on_one_line(text: str) -> str:
     """Return the words of a text with single spaces between them."""
     return " ".join(text.split())
@@ -69,6 +78,7 @@ Text = Annotated[str, AfterValidator(_refuse_blank)]
 TextOrEmpty = Annotated[str, AfterValidator(_refuse_surrogates)]
 Name = Annotated[str, AfterValidator(str.strip), AfterValidator(_refuse_blank)]
 Answer = Annotated[Name, AfterValidator(_refuse_line_breaks)]
+Language = Annotated[str, AfterValidator(_read_language)]
 # A generated text ends with its line, so line breaks can't be taught.
 Line = Annotated[str, AfterValidator(_put_on_one_line), AfterValidator(_refuse_blank)]
 
@@ -179,6 +189,12 @@ class Edit(Record):
     )
     chat: bool | Literal["both"] = Field(
         False, description="true: made and asked in the form of the model's chat template; both: made in both forms"
+    )
+
+    language: Language = Field(
+        ENGLISH,
+        description="the two letters of the language it is written in, such as zh",
+        exclude_if=lambda code: code == ENGLISH,
     )
 
     @property
@@ -311,6 +327,16 @@ class Edit(Record):
         if new and old and new.casefold() == old.casefold():
             raise ValueError(f"{new!r} is also the old target, so there is nothing to edit; give another one")
         return new
+
+    @field_validator("language")
+    @classmethod
+    def _refuse_mixed_directions(cls, language: str, info: ValidationInfo) -> str:
+        """Refuse a prompt that mixes directions of writing; an English one may quote a word of another script."""
+        prompt = info.data.get("prompt", "")
+        if language != ENGLISH and mixes_directions(prompt):
+            mixed = "mixes letters written from left to right with letters written from right to left"
+            raise ValueError(f"the prompt {prompt!r} {mixed}; write it in one language")
+        return language
 
     @model_validator(mode="after")
     def _refuse_ids_as_names(self) -> Self:

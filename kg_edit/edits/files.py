@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from textwrap import fill, indent
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from kg_common.errors import EditRowError
 from kg_common.rows import RowFault, entries, raw_rows
 from kg_common.terminal import number_of
 from kg_edit.edits.aliases import ALIASES, ANSWERS, LISTS, LOCALITY
 from kg_edit.edits.edit import Edit, without_repeats
-from kg_edit.edits.rows import FIELDS, MADE_UP, ids_to_label, to_edit
+from kg_edit.edits.rows import FIELDS, MADE_UP, ids_to_label, language_of, to_edit
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import (
     ConfigError,
@@ -32,6 +32,7 @@ from kg_edit.errors import (
     did_you_mean,
     first_faults,
 )
+from kg_edit.languages import ENGLISH
 from kg_edit.storage.atomic import write_text
 from kg_edit.storage.notebook import html_table
 
@@ -62,6 +63,14 @@ class LabelSource(Protocol):
 
     def labels(self, ids: Sequence[str], /) -> Mapping[str, str]:
         """Return the labels of those `ids` that have one."""
+
+
+@runtime_checkable
+class MultilingualSource(LabelSource, Protocol):
+    """A source of labels in several languages."""
+
+    def in_language(self, language: str, /) -> LabelSource:
+        """Return the source of the labels in a language; an id without one has another label, such as the English."""
 
 
 class RowProblem(NamedTuple):
@@ -111,6 +120,7 @@ def read_edits(
     templates: RelationTemplates | None = None,
     keep_going: bool = False,
     allow_conflicts: bool = False,
+    language: str = ENGLISH,
 ) -> EditFile:
     """Read the edits of a .jsonl, .json, .csv or .tsv file, in the file's order.
 
@@ -124,13 +134,14 @@ def read_edits(
         templates: relation templates for triplets without a prompt; by default the packaged ones.
         keep_going: skip wrong rows, and report them in `problems`.
         allow_conflicts: accept rows that edit one fact to different targets, for a caller that makes each edit alone.
+        language: that of rows without the field ``language``.
 
     Raises:
         EditFileError: the file can't be read, or has no good row, or (without `keep_going`) has a bad row.
     """
     if not isinstance(path, str | Path):
         raise EditFileError(f"found {describe(path)}; expected the path of a file of edits")
-    file = read_rows(Path(path), labels=labels, templates=templates, allow_conflicts=allow_conflicts)
+    file = read_rows(Path(path), labels=labels, templates=templates, allow_conflicts=allow_conflicts, language=language)
     if file.problems and not keep_going:
         raise EditFileError(first_faults(file.problems))
     if file.problems and not file.edits:
@@ -151,6 +162,7 @@ def read_rows(
     templates: RelationTemplates | None = None,
     allow_conflicts: bool = False,
     limit: int | None = None,
+    language: str = ENGLISH,
 ) -> EditFile:
     """Read the rows of a file as `read_edits`; wrong rows are only reported, even if all are wrong.
 
@@ -160,13 +172,14 @@ def read_rows(
         templates: relation templates for triplets without a prompt; by default the packaged ones.
         allow_conflicts: accept rows that edit one fact to different targets.
         limit: the number of rows to read; None: all.
+        language: that of rows without the field ``language``.
     """
     templates = templates or RelationTemplates.load()
     rows = list(islice(numbered_rows(path), limit))
     if not rows:
         raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
 
-    label_of, looked_in = _look_up_labels(rows, labels, templates)
+    labels_by_language, looked_in = _look_up_labels(rows, labels, templates, language)
     edits: list[Edit] = []
     problems: list[RowProblem] = []
     earlier = _EarlierRows(unit_of(path))
@@ -176,7 +189,14 @@ def read_rows(
             fields = _check_object(row)
             # The id has the position, because the line of an edit differs between a table and the JSON lines that
             # `wikidata-cache link` makes of it.
-            edit = to_edit(fields, row_id=f"row-{position}", labels=label_of, templates=templates, looked_in=looked_in)
+            edit = to_edit(
+                fields,
+                row_id=f"row-{position}",
+                labels=labels_by_language.get(language_of(fields, language), {}),
+                templates=templates,
+                looked_in=looked_in,
+                language=language,
+            )
             earlier.check(edit, allow_conflicts=allow_conflicts)
         except EditError as error:
             problems += [RowProblem(path, number, fault, position) for fault in error.faults]
@@ -192,16 +212,32 @@ def read_rows(
 
 
 def _look_up_labels(
-    rows: Sequence[NumberedRow], labels: LabelSource | None, templates: RelationTemplates
-) -> tuple[Mapping[str, str], str]:
-    """Ask the graph once for the labels of all ids in ``rows``; return them, and the graph in words ("" if none)."""
-    ids = set[str]()
+    rows: Sequence[NumberedRow], labels: LabelSource | None, templates: RelationTemplates, default: str
+) -> tuple[Mapping[str, Mapping[str, str]], str]:
+    """Ask the graph for the labels of all ids in ``rows``, once for each language.
+
+    Returns:
+        The labels by language, and the graph in words ("" if there is none).
+    """
+    ids: dict[str, set[str]] = {}
     for _, row in rows:
         if isinstance(row, dict):
-            ids |= ids_to_label(row, templates)
-    if not labels or not ids:
+            language = language_of(row, default)
+            ids.setdefault(language, set()).update(ids_to_label(row, templates, language=language))
+    by_language: dict[str, Mapping[str, str]] = {}
+    for language, needed in ids.items():
+        if labels and needed:
+            by_language[language] = source_in(labels, language).labels(sorted(needed))
+    if not labels or not by_language:
         return {}, ""
-    return labels.labels(sorted(ids)), getattr(labels, "about", "")
+    return by_language, getattr(labels, "about", "")
+
+
+def source_in(labels: LabelSource, language: str) -> LabelSource:
+    """Return a source of labels in a language: its ``in_language(code)``, or itself if it has no other languages."""
+    if isinstance(labels, MultilingualSource):
+        return labels.in_language(language)
+    return labels
 
 
 def _check_object(row: object) -> dict[str, object]:

@@ -9,7 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from kg_edit.edits.edit import Edit, Name, Record, Text, Texts
+from kg_edit.edits.edit import Edit, Language, Name, Record, Text, Texts
+from kg_edit.languages import ENGLISH
 
 Triple = Annotated[tuple[str, str, str], Field(strict=False)]
 Form = Literal["question", "sentence"]
@@ -69,6 +70,9 @@ class Query(Record):
     context: str = Field("", description="sentences before the question")
     examples: Annotated[tuple[Example, ...], Field(strict=False)] = Field(
         (), description="answered questions of the same kind, in the place of the fixed ones"
+    )
+    language: Language = Field(
+        ENGLISH, description="of the fixed words around a question", exclude_if=lambda code: code == ENGLISH
     )
 
     @property

@@ -20,6 +20,7 @@ from kg_edit.edits.edit import (
     Answer,
     Edit,
     EntityId,
+    Language,
     Locality,
     Name,
     PropertyId,
@@ -33,7 +34,8 @@ from kg_edit.edits.edit import (
     is_property_id,
 )
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.errors import EditError, Fault, did_you_mean
+from kg_edit.errors import ConfigError, EditError, Fault, did_you_mean
+from kg_edit.languages import ENGLISH, FORM_LANGUAGES, check_language, fill, fit
 
 Row = Mapping[str, object]
 Labels = Mapping[str, str]
@@ -83,7 +85,7 @@ class Portability(Record):
 
 
 class CounterFactRecord(Record):
-    """A record of CounterFact (Meng et al. 2022), and our own fields ``locality`` and ``chat``.
+    """A record of CounterFact (Meng et al. 2022), and our own fields ``locality``, ``chat`` and ``language``.
 
     The last three fields are not used.
     """
@@ -95,13 +97,20 @@ class CounterFactRecord(Record):
     portability: Portability | None = None
     locality: Locality = ()
     chat: bool | Literal["both"] = False
+    language: Language = ENGLISH
     attribute_prompts: object = None
     generation_prompts: Annotated[tuple[TextOrEmpty, ...], Field(strict=False)] = ()
     pararel_idx: object = None
 
 
 def to_edit(
-    row: Row, *, row_id: str | None = None, labels: Labels, templates: RelationTemplates, looked_in: str = ""
+    row: Row,
+    *,
+    row_id: str | None = None,
+    labels: Labels,
+    templates: RelationTemplates,
+    looked_in: str = "",
+    language: str = ENGLISH,
 ) -> Edit:
     """Build the edit that a row of any shape describes.
 
@@ -111,8 +120,11 @@ def to_edit(
         labels: the labels of the ids that `ids_to_label` returns.
         templates: for rows without a prompt.
         looked_in: the graph that the labels are from, in words; empty: there was none.
+        language: that of a row without the field.
     """
     filled = _number_as_text(_drop_nulls(row))
+    if language != ENGLISH:
+        filled = {"language": language, **filled}
     if "requested_rewrite" in filled:
         fields, name_in_file = _from_counterfact(filled, labels, templates)
     elif _is_triplet(filled):
@@ -129,7 +141,18 @@ def to_edit(
         raise EditError(Fault(name_in_file.get(name, name), message) for name, message in error.faults) from None
 
 
-def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
+def language_of(row: Row, default: str) -> str:
+    """Return the language of a row; the default if it names none, or nothing that is one, which `to_edit` refuses."""
+    code = row.get("language")
+    if not isinstance(code, str):
+        return default
+    try:
+        return check_language(code)
+    except ConfigError:
+        return default
+
+
+def ids_to_label(row: Row, templates: RelationTemplates, *, language: str = ENGLISH) -> set[str]:
     """Return the Wikidata ids in a row whose labels `to_edit` will need; none if `to_edit` will refuse the row."""
     row = _drop_nulls(row)
     rewrite = row.get("requested_rewrite")
@@ -146,7 +169,7 @@ def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
     elif _lacks_prompt(row):
         ids = [_bare(row.get("relation")), _bare(row.get("relation_id"))]
     entities = {id_ for id_ in ids if is_entity_id(id_)}
-    return entities | {id_ for id_ in ids if is_property_id(id_) and not templates.find(id_)}
+    return entities | {id_ for id_ in ids if is_property_id(id_) and not templates.find(id_, language)}
 
 
 def _drop_nulls(row: Row) -> Row:
@@ -222,6 +245,7 @@ def _from_counterfact(row: Row, labels: Labels, templates: RelationTemplates) ->
         "portability": questions,
         "locality": record.locality,
         "chat": record.chat,
+        "language": record.language,
     }
     old = rewrite.target_true
     if old is not None:
@@ -289,10 +313,10 @@ def _without_label(entity: str, field: str, looked_in: str) -> Fault:
 
 
 def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) -> Fields:
-    """Return the relation's label, its id, and the prompt.
+    """Return the relation's label, its id, and the prompt; in a language other than English the paraphrases too.
 
-    Each is what the row says, else what the relation's template says. A label may also be the graph's, and a prompt may
-    be made from the label.
+    Each is what the row says, else what the relation's template says. A label may also be the graph's, and an English
+    prompt may be made from the label.
     """
     name = fields.get("relation")
     property_id = fields.get("relation_id")
@@ -302,21 +326,27 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
     if is_property_id(name) and property_id in (None, name):  # an id in the place of a label
         property_id = name
         name = None
-    template = templates.find(property_id) or templates.find(name)
+    language = language_of(fields, ENGLISH)
+    template = templates.find(property_id, language) or templates.find(name, language)
     if name and not (template or property_id or prompt):
         _refuse_misspelt(name, templates)
 
+    paraphrases: Fields = {}
     if template:
         label = name or template.label
         property_id = property_id or template.property_id
-        prompt = prompt or template.template
+        if not prompt:
+            subject = str(fields.get("subject") or "")
+            prompt = fit(template.template, subject, language)
+            if template.paraphrase and not fields.get("paraphrases"):
+                paraphrases["paraphrases"] = [fill(template.paraphrase, subject, language)]
     else:
         label = name or labels.get(property_id or "", "")
-        if label and not prompt:
+        if label and not prompt and language == ENGLISH:
             prompt = MADE_UP.format(label)
     if not prompt:
-        raise EditError([Fault("relation", _why_no_prompt(property_id))])
-    return {"relation": label or None, "relation_id": property_id or None, "prompt": prompt}
+        raise EditError([Fault("relation", _why_no_prompt(property_id, label, language))])
+    return {"relation": label or None, "relation_id": property_id or None, "prompt": prompt, **paraphrases}
 
 
 def _refuse_misspelt(relation: str, templates: RelationTemplates) -> None:
@@ -330,8 +360,13 @@ def _refuse_misspelt(relation: str, templates: RelationTemplates) -> None:
         raise EditError([Fault("relation", message)])
 
 
-def _why_no_prompt(relation_id: str | None) -> str:
+def _why_no_prompt(relation_id: str | None, label: str, language: str) -> str:
     """Return the message for a row of whose relation no prompt can be made."""
+    if language != ENGLISH and (relation_id or label):
+        way = "give the row a prompt, or give `kg-edit edit` a file with a template for it: --templates FILE"
+        if language not in FORM_LANGUAGES:
+            return f"no relation has a template in the language {language}; {way}"
+        return f"there is no template for {relation_id or label} in the language {language}; {way}"
     if relation_id is None:
         return "is missing; expected the label or the id of a relation, or a prompt"
     return (

@@ -79,7 +79,8 @@ class Case:
             for question in edit.portability:
                 if question.category:
                     category = f"portability.{question.category}"
-                    categorised.append(Probe(measures=category, queries=(query_of(question),)))
+                    query = query_of(question, language=edit.language)
+                    categorised.append(Probe(measures=category, queries=(query,)))
         in_chat = [is_asked_in_chat(edit, chat=chat) for edit in full_record.edits]
         return cls(
             edit=first,
@@ -133,14 +134,17 @@ class Case:
             pairs.append(Pair(prompt, question.answer))
         return pairs
 
-    def _format_questions(self, format_one: Callable[[str, str], str]) -> tuple[str, ...]:
-        """Return ``format_one(question, fact)`` for each portability question; the fact is "" if the case has none."""
+    def _format_questions(self, format_one: Callable[..., str]) -> tuple[str, ...]:
+        """Return each portability question in a form, in the language of its edit; its fact is "" if there is none."""
         facts = self.facts
         if not facts:
             facts = ("",) * len(self.questions)
+        languages = list[str]()
+        for edit in self.edits:
+            languages += [edit.language] * len(edit.plain_questions)
         prompts = list[str]()
-        for question, fact in zip(self.questions, facts, strict=True):
-            prompts.append(format_one(question.question, fact))
+        for question, fact, language in zip(self.questions, facts, languages, strict=True):
+            prompts.append(format_one(question.question, fact, language=language))
         return tuple(prompts)
 
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query
-from kg_edit.errors import unknown_name
+from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.languages import ENGLISH
 from kg_edit.scoring.questions import fact_sentence, new_fact
 from kg_edit.writing_systems import join
 
@@ -104,6 +105,12 @@ def with_probes(record: BenchmarkRecord, names: Iterable[str]) -> BenchmarkRecor
 
     A record that brings questions of such a group itself keeps these alone.
     """
+    names = tuple(names)
+    languages = sorted({edit.language for edit in record.edits} - {ENGLISH})
+    if names and languages:
+        raise ConfigError(
+            f"template probes are English, and {record.id} is in {', '.join(languages)}; leave out --probes"
+        )
     probes = list(record.probes)
     for name in names:
         if record.group(name):

@@ -26,13 +26,13 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import Engine, FastLoss, TargetRow
+from kg_edit.languages import fit, words_of
 from kg_edit.models.first_token import readable_contexts
 from kg_edit.models.hooks import change_output, index_for, tell_prompt_ends, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.sampling import BARE
 
-_ESSENCE = "{} is a"
 Penalty = Callable[[Tensor, Tensor], Tensor]
 """(delta [edits, d], m [edits, d]) -> a further term of each edit's loss, [edits]."""
 
@@ -77,6 +77,8 @@ class Request:
     def of(cls, model: LanguageModel, edit: Edit, contexts: Sequence[str]) -> Self:
         """Return the prompts of an edit: its prompt with the target in every context, and "{subject} is a".
 
+        The last one is in the edit's language.
+
         A line break is put before a prompt if the model would not read its subject otherwise (`models.first_token`). In
         chat form, everything before the target is a user's turn. An edit in both forms has all plain rows, then all
         chat rows.
@@ -91,7 +93,8 @@ class Request:
             rewrites += _encode_in_contexts(
                 model, edit.prompt, contexts, subject=edit.subject, target=edit.target_new, chat=chat
             )
-        (essence,) = _encode_in_contexts(model, _ESSENCE, [BARE], subject=edit.subject, target=None, chat=edit.forms[0])
+        about = fit(words_of(edit.language).essence, edit.subject, edit.language)
+        (essence,) = _encode_in_contexts(model, about, [BARE], subject=edit.subject, target=None, chat=edit.forms[0])
         return cls(rewrites=tuple(rewrites), essence=essence)
 
     @property

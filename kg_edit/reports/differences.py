@@ -27,6 +27,7 @@ from rich.text import Text
 
 from kg_common.terminal import number_of
 from kg_edit.errors import KgEditError, PromptError, describe
+from kg_edit.languages import ENGLISH
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.provenance import read_merged_provenance
@@ -284,17 +285,28 @@ def difference_rows(differences: Sequence[PromptDifference]) -> str:
     lines = []
     for row in differences:
         kind = {"unchanged": "good", "changed": "bad", "no answer": "warn"}[row.verdict]
+        written = text_attributes(row.asked.language)
         prompt = escape(_show(row.asked.prompt))
         unedited = escape(_show_answer(row.unedited))
         edited = escape(_show_answer(row.edited))
         answers = "<br>".join(escape(_show(text)) for text in row.probabilities)
         lines.append(
-            f'<tr><td><span class="{kind}">{row.verdict}</span></td><td dir="auto">{prompt}</td>'
-            f'<td data-label="unedited" dir="auto">{unedited}</td><td data-label="edited" dir="auto">{edited}</td>'
-            f'<td data-label="answer" dir="auto">{answers}</td></tr>'
+            f'<tr><td><span class="{kind}">{row.verdict}</span></td><td{written}>{prompt}</td>'
+            f'<td data-label="unedited"{written}>{unedited}</td><td data-label="edited"{written}>{edited}</td>'
+            f'<td data-label="answer"{written}>{answers}</td></tr>'
         )
     heads = "".join(f'<th scope="col">{name}</th>' for name in _HEADER)
     return f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
+
+
+def text_attributes(language: str) -> str:
+    """Return the HTML attributes of an element with a text: its direction, and its language if it is not the page's.
+
+    A browser chooses the font of Chinese characters by the language.
+    """
+    if language == ENGLISH:
+        return ' dir="auto"'
+    return f' dir="auto" lang="{escape(language)}"'
 
 
 def difference_page(differences: Sequence[PromptDifference], *, title: str) -> str:

@@ -58,7 +58,7 @@ def _probes(edit: Edit, prompt: str, paraphrases: Sequence[str]) -> list[ReportP
     for paraphrase in paraphrases:
         edit_probes.append(_statement("paraphrase", paraphrase, new, old, several_lines=is_paragraph))
     for question in edit.portability:
-        query = query_of(question)
+        query = query_of(question, language=edit.language)
         probe = ReportProbe(
             kind="portability",
             prompt=question.question,
@@ -72,7 +72,7 @@ def _probes(edit: Edit, prompt: str, paraphrases: Sequence[str]) -> list[ReportP
     if old:
         for neighbour in edit.neighborhood:
             edit_probes.append(_statement("locality", neighbour, old, new))
-    return edit_probes
+    return [probe.model_copy(update={"language": edit.language}) for probe in edit_probes]
 
 
 def locality_probes(edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
@@ -87,7 +87,8 @@ def locality_probes(edit: Edit, *, chat: bool | None = None) -> tuple[ReportProb
     for prompt in edit.locality:
         if prompt.answer:
             probe = _statement("locality", prompt.prompt, prompt.answer, None)
-            locality.append(probe.model_copy(update={"aliases": prompt.names, "chat": chat}))
+            further = {"aliases": prompt.names, "chat": chat, "language": edit.language}
+            locality.append(probe.model_copy(update=further))
     return tuple(locality)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +12,11 @@ from pydantic import BeforeValidator, Field
 
 from kg_common.errors import EditRowError
 from kg_common.rows import RowFault, entries, raw_rows
-from kg_edit.edits.edit import Edit, Name, Record, Text, checked
+from kg_edit.edits.edit import Edit, Language, Name, Record, Text, checked
 from kg_edit.edits.files import unit_of
 from kg_edit.edits.templates import RelationTemplates, utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, first_faults
+from kg_edit.languages import ENGLISH, FORM_LANGUAGES, fill, forms_of, named_facts, packaged_rows
 from kg_edit.scoring.requests import Requests, continue_and_score
 from kg_edit.text.matching import mentions
 
@@ -45,6 +45,9 @@ class AskedPrompt(Record):
     chat: bool = Field(False, description="whether it is asked in chat form")
     source: Source = Field("file", description="a file of prompts, a field of an edit, an edit's relation, or neither")
     edit: str = Field("", description="the id of the edit of whose field locality it is")
+    language: Language = Field(
+        ENGLISH, description="the language it is written in", exclude_if=lambda code: code == ENGLISH
+    )
 
     @property
     def text(self) -> str:
@@ -130,10 +133,21 @@ def own_prompts(edits: Iterable[Edit]) -> tuple[AskedPrompt, ...]:
     for edit in edits:
         chat = edit.forms[0]
         for row in edit.locality:
-            prompts.append(AskedPrompt(prompt=row.prompt, answer=row.names, chat=chat, source="edit", edit=edit.id))
+            prompts.append(
+                AskedPrompt(
+                    prompt=row.prompt,
+                    answer=row.names,
+                    chat=chat,
+                    source="edit",
+                    edit=edit.id,
+                    language=edit.language,
+                )
+            )
         if not edit.target_true:
             for neighbour in edit.neighborhood:
-                prompts.append(AskedPrompt(prompt=neighbour, chat=chat, source="edit", edit=edit.id))
+                prompts.append(
+                    AskedPrompt(prompt=neighbour, chat=chat, source="edit", edit=edit.id, language=edit.language)
+                )
     return tuple(prompts)
 
 
@@ -148,19 +162,30 @@ def join_repeats(prompts: Iterable[AskedPrompt]) -> tuple[AskedPrompt, ...]:
     return tuple(by_text.values())
 
 
-def packaged_prompts(*, chat: bool = False) -> tuple[AskedPrompt, ...]:
-    """Return the twenty packaged prompts about many things, each with its answer."""
-    prompts = []
-    for prompt, answer in _packaged_rows("unrelated_prompts.tsv"):
-        prompts.append(AskedPrompt(prompt=prompt, answer=(answer,), chat=chat, source="unrelated"))
+def packaged_prompts(*, chat: bool = False, language: str = ENGLISH) -> tuple[AskedPrompt, ...]:
+    """Return the packaged prompts about many things, each with its answer: twenty in English, twelve in others.
+
+    A language without such prompts gets the English ones.
+    """
+    prompts = list[AskedPrompt]()
+    for code, prompt, answer in _packaged_rows(language):
+        prompts.append(AskedPrompt(prompt=prompt, answer=(answer,), chat=chat, source="unrelated", language=code))
     return tuple(prompts)
+
+
+def _packaged_rows(language: str) -> list[list[str]]:
+    """Return (language, prompt, answer) of each packaged prompt of a language, or of English if it has none."""
+    if language == ENGLISH or language not in FORM_LANGUAGES:
+        return [[ENGLISH, *row] for row in packaged_rows("unrelated_prompts.tsv")]
+    return [row for row in packaged_rows("unrelated_prompts_languages.tsv") if row[0] == language]
 
 
 def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
     """Return the packaged prompts, and up to ten about other subjects with the relations of the edits.
 
-    They are asked in the form of the first edit. A prompt that mentions the subject of an edit is left out, because it
-    may be about the edited fact. A neighborhood prompt of an edit is left out too, because the report has it already.
+    Both are in the languages of the edits, and asked in the form of the first edit. A prompt that mentions the subject
+    of an edit is left out, because it may be about the edited fact. A neighborhood prompt of an edit is left out too,
+    because the report has it already.
     """
     chat = edits[0].forms[0]
     subjects = {edit.subject for edit in edits}
@@ -172,7 +197,9 @@ def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
     def is_unrelated(prompt: AskedPrompt) -> bool:
         return prompt.text not in asked_anyway and not any(mentions(prompt.prompt, name) for name in subjects)
 
-    packaged = [prompt for prompt in packaged_prompts(chat=chat) if is_unrelated(prompt)]
+    packaged = list[AskedPrompt]()
+    for language in dict.fromkeys(edit.language for edit in edits):
+        packaged += [prompt for prompt in packaged_prompts(chat=chat, language=language) if is_unrelated(prompt)]
     related = list[AskedPrompt]()
     # Of several relations, one prompt of each comes first, then a second one of each.
     for prompts in zip_longest(*_related(edits, chat=chat).values()):
@@ -180,34 +207,55 @@ def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
     return (*packaged, *related[:RELATED])
 
 
-def _related(edits: Iterable[Edit], *, chat: bool) -> dict[str, list[AskedPrompt]]:
+def _related(edits: Iterable[Edit], *, chat: bool) -> dict[tuple[str, str], list[AskedPrompt]]:
     """Return for each relation of the edits its prompt about ten well-known things that fit the relation.
 
     A relation is known by its id, by its label, or if the edit's prompt is a packaged template. A prompt without a
-    place for the subject can't be asked about another thing.
+    place for the subject can't be asked about another thing. In another language than English, the prompts are those
+    of the packaged forms, about the things whose names are packaged.
     """
     templates = RelationTemplates.load()
     facts = related_facts()
     by_template = {row.template: row for row in templates.by_name.values()}
-    related: dict[str, list[AskedPrompt]] = {}
+    related: dict[tuple[str, str], list[AskedPrompt]] = {}  # by language and relation
     for edit in edits:
+        if edit.language != ENGLISH:
+            relation = edit.relation_id or ""
+            related[edit.language, relation] = _related_in(edit.language, relation, chat=chat)
+            continue
         row = templates.find(edit.relation_id) or templates.find(edit.relation) or by_template.get(edit.prompt)
         relation = edit.relation_id or ""
         if not relation and row is not None:
             relation = row.property_id or ""
-        if relation not in facts or relation in related or "{}" not in edit.prompt:
+        if relation not in facts or (ENGLISH, relation) in related or "{}" not in edit.prompt:
             continue
-        related[relation] = []
+        related[ENGLISH, relation] = []
         for thing, name in facts[relation]:
             prompt = AskedPrompt(prompt=_about(thing, edit.prompt), answer=(name,), chat=chat, source="relation")
-            related[relation].append(prompt)
+            related[ENGLISH, relation].append(prompt)
     return related
+
+
+def _related_in(language: str, relation: str, *, chat: bool) -> list[AskedPrompt]:
+    """Return prompts of a relation in another language than English about well-known things, with their answers."""
+    forms = forms_of(language).get(relation)
+    if forms is None:
+        return []
+    answers: dict[str, list[str]] = {}  # a thing's objects
+    for property_id, thing, name in named_facts(language):
+        if property_id == relation:
+            answers.setdefault(thing, []).append(name)
+    prompts = []
+    for thing, names in answers.items():
+        text = fill(forms.template, thing, language)
+        prompts.append(AskedPrompt(prompt=text, answer=tuple(names), chat=chat, source="relation", language=language))
+    return prompts
 
 
 def related_facts() -> dict[str, list[tuple[str, str]]]:
     """Return the packaged facts, ten things with their objects of each relation, by the relation's id."""
     facts: dict[str, list[tuple[str, str]]] = {}
-    for relation, thing, name in _packaged_rows("related_facts.tsv"):
+    for relation, thing, name in packaged_rows("related_facts.tsv"):
         facts.setdefault(relation, []).append((thing, name))
     return facts
 
@@ -216,9 +264,3 @@ def _about(thing: str, template: str) -> str:
     """Return a prompt about a thing, with one article and a capital letter at the start."""
     text = _ARTICLE_TWICE.sub(r"\1", template.replace("{}", thing))
     return text[:1].upper() + text[1:]
-
-
-def _packaged_rows(name: str) -> list[list[str]]:
-    """Return the cells of a packaged table's rows, without its comments and its heading."""
-    text = (files("kg_edit") / "data" / name).read_text(encoding="utf-8")
-    return [line.split("\t") for line in text.splitlines() if not line.startswith("#")][1:]

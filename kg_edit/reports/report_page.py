@@ -34,6 +34,7 @@ from kg_edit.reports.differences import (
     difference_rows,
     fill_template,
     page_file,
+    text_attributes,
 )
 from kg_edit.reports.report import headline, label, note, sign
 from kg_edit.reports.rows import ProbeKind, Reading, ReportRow
@@ -390,10 +391,11 @@ def _scrolled_table(table: str, name: str) -> str:
 def _edit_section(entry: _Entry, *, is_open: bool) -> str:
     """Return the section of one edit, which can be folded: texts, probes, loss, sizes and subgraph."""
     row = entry.rewrite
+    written = text_attributes(row.probe.language)
     texts = (
-        f'<div class="pair"><div class="answer"><span>unedited</span><p dir="auto">{_answer(row.unedited)}</p></div>'
+        f'<div class="pair"><div class="answer"><span>unedited</span><p{written}>{_answer(row.unedited)}</p></div>'
         f'<div class="answer {_CLASSES[sign(row.edited)]}"><span>edited</span>'
-        f'<p dir="auto">{_answer(row.edited)}</p></div></div>'
+        f"<p{written}>{_answer(row.edited)}</p></div></div>"
     )
     loss_and_size = f'<div class="two">{_losses(entry)}{_sizes(entry)}</div>'
     opened = " open" if is_open else ""
@@ -409,11 +411,12 @@ def _probes(rows: Sequence[ReportRow]) -> str:
     """Return the table of an edit's prompts, with the signs and texts of both models."""
     lines = []
     for row in rows:
-        unedited = _reading_cell(row.unedited, "unedited", "soft")
-        edited = _reading_cell(row.edited, "edited", _CLASSES[sign(row.edited)])
+        written = text_attributes(row.probe.language)
+        unedited = _reading_cell(row.unedited, "unedited", "soft", written)
+        edited = _reading_cell(row.edited, "edited", _CLASSES[sign(row.edited)], written)
         lines.append(
-            f'<tr><td>{label(row.probe)}</td><td dir="auto">{_text(row.probe.prompt)}</td>'
-            f'<td data-label="target" dir="auto">{_text(row.probe.wanted)}</td>{unedited}{edited}'
+            f"<tr><td>{label(row.probe)}</td><td{written}>{_text(row.probe.prompt)}</td>"
+            f'<td data-label="target"{written}>{_text(row.probe.wanted)}</td>{unedited}{edited}'
             f'<td class="number" data-label="nats/token">{row.unedited.nats:.1f} → {row.edited.nats:.1f}</td></tr>'
         )
     heads = (
@@ -423,10 +426,10 @@ def _probes(rows: Sequence[ReportRow]) -> str:
     return _scrolled_table(table, "prompts of the edit")
 
 
-def _reading_cell(reading: Reading, model: str, kind: str) -> str:
-    """Return the cell with a model's text; ``kind`` is the class of its sign."""
+def _reading_cell(reading: Reading, model: str, kind: str, written: str) -> str:
+    """Return the cell with a model's text; ``kind`` is the class of its sign, ``written`` has the text's attributes."""
     mark = f'<span class="{kind}">{sign(reading)}</span>'
-    return f'<td class="sign" data-label="{model}" dir="auto">{mark} {_answer(reading)}</td>'
+    return f'<td class="sign" data-label="{model}"{written}>{mark} {_answer(reading)}</td>'
 
 
 def _batch_losses(entries: Sequence[_Entry], curves: Mapping[str, Curve]) -> str:
@@ -542,7 +545,8 @@ def _fact(row: ReportRow) -> str:
     prompt = _text(row.probe.prompt)
     target = _text(row.probe.wanted)
     arrow = '<span class="arrow">→</span>'
-    return f'<span dir="auto">{prompt}</span> {arrow} <span class="target" dir="auto">{target}</span>'
+    written = text_attributes(row.probe.language)
+    return f'<span{written}>{prompt}</span> {arrow} <span class="target"{written}>{target}</span>'
 
 
 def _answer(reading: Reading) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from kg_edit.languages import ENGLISH
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.judging import generates, is_likeliest, tidy_text
 from kg_edit.scoring.pairs import Pair
@@ -34,6 +35,7 @@ class ReportProbe(BaseModel):
     aliases: tuple[str, ...] = ()
     chat: bool = False
     several_lines: bool = False
+    language: str = Field(ENGLISH, exclude_if=lambda code: code == ENGLISH)
 
     @property
     def requests(self) -> Requests:

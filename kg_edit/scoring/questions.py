@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.edits.record import BenchmarkRecord, Example, Query, as_record, form_of
+from kg_edit.languages import ENGLISH, answered_questions, words_of
 from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import normalised
 from kg_edit.writing_systems import join
@@ -44,18 +45,33 @@ _SO = "So:"
 Form = tuple[str, ...]
 
 
-def format_question(question: str, facts: str = "") -> str:
+def format_question(question: str, facts: str = "", *, language: str = ENGLISH) -> str:
     """Return the question in the plain form, after ``facts`` (sentences) if there are any; the answer follows it."""
-    lines = [f"Question: {question}", ANSWER]
+    words = words_of(language)
+    lines = [f"{words.question}{words.gap}{question}", words.answer]
     if facts:
         lines.insert(0, facts)
     return "\n".join(lines)
 
 
-def format_question_with_shots(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
-    """Return the question in the few-shot form: the answered ``examples`` first, separated by empty lines."""
-    shots = [f"{format_question(shot.question, shot.context)} {shot.answer}" for shot in examples]
-    return "\n\n".join([*shots, format_question(question, facts)])
+def format_question_with_shots(
+    question: str, facts: str = "", *, examples: Sequence[Example] = (), language: str = ENGLISH
+) -> str:
+    """Return the question in the few-shot form: answered examples first, separated by empty lines.
+
+    Without ``examples`` they are those of the language.
+    """
+    gap = words_of(language).gap
+    shots = []
+    for shot in examples or shots_in(language):
+        shots.append(f"{format_question(shot.question, shot.context, language=language)}{gap}{shot.answer}")
+    return "\n\n".join([*shots, format_question(question, facts, language=language)])
+
+
+def shots_in(language: str) -> tuple[Example, ...]:
+    """Return the examples of the few-shot form in a language; the English ones if it has none."""
+    examples = [Example(question=question, answer=answer) for question, answer in answered_questions(language)]
+    return tuple(examples) or SHOTS
 
 
 def format_question_with_steps(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
@@ -76,14 +92,14 @@ def generated_from(query: Query) -> str:
     """Return the prompt after which the model generates: a question in the few-shot form, a sentence unchanged."""
     if query.form == "sentence":
         return _sentence(query)
-    return format_question_with_shots(query.prompt, query.context, examples=query.examples or SHOTS)
+    return format_question_with_shots(query.prompt, query.context, examples=query.examples, language=query.language)
 
 
 def scored_after(query: Query) -> str:
     """Return the prompt after which answers are scored: a question in the plain form, a sentence unchanged."""
     if query.form == "sentence":
         return _sentence(query)
-    return format_question(query.prompt, query.context)
+    return format_question(query.prompt, query.context, language=query.language)
 
 
 def stepped_from(query: Query) -> str:
@@ -98,12 +114,13 @@ def _sentence(query: Query) -> str:
 
 def new_fact(edit: Edit) -> str:
     """Return the edited fact as a sentence without a full stop: prompt with subject, new target, ``ending``."""
-    return join(edit.text, edit.target_new) + edit.ending.rstrip().removesuffix(".")
+    return join(edit.text, edit.target_new) + edit.ending.rstrip().removesuffix(words_of(edit.language).stop)
 
 
 def fact_sentence(edit: Edit) -> str:
     """Return the edited fact as a sentence with one full stop, also after "Jr."."""
-    return f"{new_fact(edit).removesuffix('.')}."
+    stop = words_of(edit.language).stop
+    return new_fact(edit).removesuffix(stop) + stop
 
 
 def recalled_fact(recalled_relation: str) -> str:
@@ -151,10 +168,10 @@ def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: i
     return tuple(drawn)
 
 
-def query_of(question: Question) -> Query:
+def query_of(question: Question, *, language: str = ENGLISH) -> Query:
     """Return a portability question as a query; one of a category is a sentence unless it ends in a question mark."""
     form = form_of(question.question) if question.category else "question"
-    return Query(prompt=question.question, answers=(right_answers(question),), form=form)
+    return Query(prompt=question.question, answers=(right_answers(question),), form=form, language=language)
 
 
 def right_answers(question: Question) -> tuple[str, ...]:

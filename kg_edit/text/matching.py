@@ -12,7 +12,7 @@ _ARTICLES = {"a", "an", "the"}
 _ABBREVIATION = 3  # the most letters of an abbreviation whose capitals count
 _SEPARATING = "PZCS"  # first letters of Unicode's categories: punctuation, separators, control characters, symbols
 _SHORT = r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z]{2})"  # not after a capitalised word of up to three letters
-_END = re.compile(rf"(?:[?!]|{_SHORT}\.)(?=\s|$)|[\u3002\uff01\uff1f]|\n")
+_END = re.compile(rf"(?:[?!]|{_SHORT}\.)(?=\s|$)|[\u3002\uff01\uff0e\uff1f\uff61]|\n")
 
 
 def normalised(text: str, *, fold: bool = True) -> tuple[str, ...]:
@@ -121,8 +121,9 @@ def first_sentence(text: str) -> str:
     return text[: mark.end()]
 
 
-_QUESTION = re.compile(r"(?m)^(?:Question|Q):")
-_ANSWER = re.compile(r"\n(?:Answer|A):.*\Z", re.DOTALL)
+# The marks of all languages with packaged words, and the English short ones
+_QUESTION = re.compile(r"(?m)^(?:Question|Q|Frage|Pregunta|質問|질문|问题)[:\uff1a]")
+_ANSWER = re.compile(r"\n(?:Answer|A|Antwort|Respuesta|答え|답|答案)[:\uff1a].*\Z", re.DOTALL)
 
 
 def bare_question(prompt: str) -> str:

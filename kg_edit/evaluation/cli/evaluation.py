@@ -32,6 +32,7 @@ from kg_edit.cli.options import (
     CorpusName,
     Device,
     Dtype,
+    EditLanguage,
     Graph,
     KeepGoing,
     LayerChoice,
@@ -47,6 +48,7 @@ from kg_edit.edits.record import edits_of
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.cli.evaluation_graph import graph_for, guard_graph
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.languages import ENGLISH, check_language
 from kg_edit.methods.registry import check_method, find_method
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.atomic import write_json
@@ -102,6 +104,7 @@ class EvaluateOptions:
         ),
     ] = None
     require_graph: RequireGraph = False
+    language: EditLanguage = ENGLISH
     split: Split = None
     known_only: Annotated[
         bool,
@@ -231,6 +234,7 @@ class EvaluateOptions:
             keep_going=self.keep_going,
             used=used,
             hint="--keep-going leaves out rows with faults",
+            language=check_language(self.language),
         )
         records = tuple(map(self._in_form, part_of(file.records, self.split)))
         if self.references:

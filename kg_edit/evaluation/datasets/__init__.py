@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,8 +18,9 @@ from kg_edit.edits.files import EditFile, LabelSource
 from kg_edit.edits.inputs import Edits, Row, as_edits
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, first_faults, unknown_name
-from kg_edit.evaluation.datasets.own_edits import OWN, record_of
+from kg_edit.evaluation.datasets.own_edits import OWN, OwnEdits, record_of
 from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, read_document
+from kg_edit.languages import ENGLISH
 from kg_edit.registry import dataset_entries, load
 
 __all__ = [
@@ -121,6 +123,7 @@ def read_dataset(
     used: slice = slice(None),
     way: str = "--dataset {}",
     hint: str = "",
+    language: str = ENGLISH,
 ) -> FileContent:
     """Read a file as a benchmark that the user names.
 
@@ -132,13 +135,21 @@ def read_dataset(
         used: the rows that are used; faults of others are only reported.
         way: as for `faulty_file`.
         hint: how to go on without the rows with faults, for the message.
+        language: that of own edits that name none.
 
     Raises:
         UnknownNameError: there is no such benchmark.
+        ConfigError: a language is given, and the benchmark has its own.
         EditFileError: the file can't be read, or a row that is used has faults; if none of its first rows is a record
             of this benchmark, the message begins with the one that they look like.
     """
     dataset = find_dataset(name)
+    if language != ENGLISH:
+        if not isinstance(dataset, OwnEdits):
+            raise ConfigError(
+                f"--language is for own edits (--dataset edits), and {name} has its language; leave it out"
+            )
+        dataset = replace(dataset, language=language)
     content = dataset.read(path, labels=labels)
     problems = []  # those of rows that are used
     for problem in content.problems:

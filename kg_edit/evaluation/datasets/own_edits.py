@@ -15,6 +15,7 @@ from kg_edit.edits.templates import RelationTemplates
 from kg_edit.evaluation.datasets.building import build_record, make_probes
 from kg_edit.evaluation.datasets.knowedit import CATEGORIES
 from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, RawRecord, read_document
+from kg_edit.languages import ENGLISH
 from kg_edit.storage.packaged import HUB
 
 OWN = "edits"
@@ -65,7 +66,13 @@ def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> Benchma
 
 @dataclass(frozen=True, kw_only=True)
 class OwnEdits(Dataset):
-    """The data set of own edits, in JSON lines, JSON, CSV or TSV."""
+    """The data set of own edits, in JSON lines, JSON, CSV or TSV.
+
+    Attributes:
+        language: that of rows without the field ``language``.
+    """
+
+    language: str = ENGLISH
 
     def read(
         self,
@@ -79,7 +86,7 @@ class OwnEdits(Dataset):
         path = Path(path)
         if str(path).startswith(HUB):
             return super().read(path, limit=limit, reader=reader)
-        file = read_rows(path, labels=labels, allow_conflicts=True, limit=limit)
+        file = read_rows(path, labels=labels, allow_conflicts=True, limit=limit, language=self.language)
         unit = unit_of(path)
         problems = []
         for _, row, fault, position in file.problems:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kg_edit.methods.graph_memory.edited_graph import Entity, Statement
+from kg_edit.writing_systems import whole
 
 # Made-up names; the i-th one stands for the i-th thing of the chain.
 _MADE_UP = (
@@ -86,7 +87,7 @@ def _write_examples(paragraph: str, statements: Sequence[Statement]) -> list[str
 def _find_name(text: str, thing: Entity) -> str | None:
     """Return the longest name of a thing that is in a text, as the text spells it; None if there is none."""
     for name in sorted(thing.names, key=len, reverse=True):
-        found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)  # as whole words
+        found = re.search(whole(name, text), text, re.IGNORECASE)
         if found:
             return found[0]
     return None

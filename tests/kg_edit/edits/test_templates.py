@@ -71,7 +71,7 @@ def test_quotes_of_a_spreadsheet_are_not_part_of_a_template(own: Path) -> None:
 
 def test_table_is_read_once_for_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     tables, read = list[Path](), templates._read_table
-    monkeypatch.setattr(templates, "_read_table", lambda file, text: tables.append(file) or read(file, text))
+    monkeypatch.setattr(templates, "_read_table", lambda *cells: tables.append(cells[0]) or read(*cells))
     rows = [{"subject": name, "relation": "P54", "new_object": "Miami Heat"} for name in ("LeBron James", "Shaq")]
     assert {edit.prompt for edit in as_edits(rows)} == {"{} plays for"}
     assert len(tables) == 1

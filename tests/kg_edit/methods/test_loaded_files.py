@@ -18,8 +18,8 @@ PACKAGES = ("kg_common", "kg_edit", "wikidata_cache")
 ROME = """
 .: kg_common kg_edit
 kg_common: atomic errors ids progress
-kg_edit: callbacks covariance edits engine errors locate_then_edit methods models patches registry storage version
-    writing_systems
+kg_edit: callbacks covariance edits engine errors languages locate_then_edit methods models patches registry storage
+    version writing_systems
 kg_edit.covariance: corpora factor files moment store
 kg_edit.edits: edit inputs
 kg_edit.engine: fast_loss passes prefix_cache replay tail_forward

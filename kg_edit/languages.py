@@ -1,0 +1,225 @@
+"""The languages of edits: their codes, and the packaged words in which each states and asks facts.
+
+- `check_language` reads a code. An edit may be in any language with a two-letter code (BCP 47's primary subtag).
+- `words_of` and `forms_of` are the packaged words of a language and of its relations. `FORM_LANGUAGES` have them: an
+  edit in another language brings its own prompt, and what is asked beside it is in English.
+- `fill` puts a name into a template with what the language asks for beside it: a Korean particle, a German article.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+from kg_edit.errors import ConfigError
+
+ENGLISH = "en"
+FORM_LANGUAGES = ("en", "de", "es", "ja", "ko", "zh")  # those of the packaged tables, in the order of their columns
+_FACTS = "language_facts.tsv"
+_ISO_639_1 = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en "
+    "eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv "
+    "ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne "
+    "ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st "
+    "su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu"
+)
+CODES = frozenset(_ISO_639_1.split())
+
+
+class LanguageWords(NamedTuple):
+    """A row of languages.tsv: the words of a language that belong to no relation."""
+
+    code: str
+    name: str
+    essence: str  # a prompt about a subject alone: "{} is a"
+    question: str  # before a question: "Question:"
+    answer: str  # before its answer: "Answer:"
+    stop: str  # at the end of a sentence
+
+    @property
+    def gap(self) -> str:
+        """What is between a mark and the text behind it: nothing behind a Chinese or Japanese colon, else a space."""
+        if self.answer.endswith("\uff1a"):
+            return ""
+        return " "
+
+
+class RelationForms(NamedTuple):
+    """A row of relation_forms.tsv: how a language names, states and asks for the object of a relation.
+
+    ``template`` and ``paraphrase`` have {} for the subject and end right before the object.
+    """
+
+    property_id: str
+    language: str
+    noun: str
+    template: str
+    paraphrase: str
+    question: str
+
+    @property
+    def asked(self) -> str:
+        """The question with the mark of an answer behind it, so that the object comes last: "…? Answer:"."""
+        words = words_of(self.language)
+        return f"{self.question}{words.gap}{words.answer}"
+
+
+def check_language(code: str) -> str:
+    """Return a language's code in lower case.
+
+    Raises:
+        ConfigError: it is not a two-letter code of a language.
+    """
+    lower = code.strip().lower()
+    if lower in CODES:
+        return lower
+    primary = re.split("[-_]", lower)[0]
+    way = f"give two letters, such as {', '.join(FORM_LANGUAGES)}"
+    if primary in CODES:
+        way = f"give the two letters alone: {primary}"
+    raise ConfigError(f"found {code!r}, which is not the code of a language; {way}")
+
+
+def words_of(language: str) -> LanguageWords:
+    """Return the words of a language; the English ones if it has no packaged words."""
+    by_language = _languages()
+    return by_language.get(language, by_language[ENGLISH])
+
+
+def forms_of(language: str) -> Mapping[str, RelationForms]:
+    """Return the forms of each relation in a language, by property; {} if it has no packaged forms."""
+    return _forms().get(language, {})
+
+
+@cache
+def _languages() -> Mapping[str, LanguageWords]:
+    """Return the words of each language, by code."""
+    return {row[0]: LanguageWords(*row) for row in packaged_rows("languages.tsv")}
+
+
+@cache
+def _forms() -> Mapping[str, Mapping[str, RelationForms]]:
+    """Return the forms by language and property."""
+    by_language: dict[str, dict[str, RelationForms]] = {}
+    for row in packaged_rows("relation_forms.tsv"):
+        forms = RelationForms(*row)
+        by_language.setdefault(forms.language, {})[forms.property_id] = forms
+    return by_language
+
+
+def packaged_rows(name: str) -> list[list[str]]:
+    """Return the cells of a packaged table's rows, without its comments and its heading."""
+    text = files("kg_edit").joinpath("data", name).read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [line.split("\t") for line in lines[1:]]
+
+
+def answered_questions(language: str) -> tuple[tuple[str, str], ...]:
+    """Return answered questions of a language, which show a model the form of an answer; () if it has none."""
+    rows = packaged_rows("question_examples.tsv")
+    return tuple((question, answer) for code, question, answer in rows if code == language)
+
+
+def named_facts(language: str) -> tuple[tuple[str, str, str], ...]:
+    """Return facts about well-known things: a property, and the names of subject and object in a language."""
+    if language not in FORM_LANGUAGES:
+        return ()
+    names = names_in(language)
+    return tuple((relation, names[subject], names[end]) for relation, subject, end in packaged_rows(_FACTS))
+
+
+@cache
+def names_in(language: str) -> Mapping[str, str]:
+    """Return the packaged names of well-known things in one of `FORM_LANGUAGES`, by their Wikidata ids."""
+    names = {}
+    for id_, _, *in_languages in packaged_rows("language_names.tsv"):
+        names[id_] = dict(zip(FORM_LANGUAGES, in_languages, strict=True))[language]
+    return names
+
+
+def fit(template: str, subject: str, language: str) -> str:
+    """Return a template, still with {}, in the form that it has around ``subject`` in a language."""
+    if language == "ko":
+        return _with_particle(template, subject)
+    if language == "de":
+        return _with_article(template, subject)
+    return template
+
+
+def fill(template: str, subject: str, language: str) -> str:
+    """Return a template around a subject in a language."""
+    return fit(template, subject, language).replace("{}", subject)
+
+
+# Korean: the first form follows a consonant, the second a vowel.
+_PARTICLES = {"은(는)": ("은", "는"), "이(가)": ("이", "가"), "을(를)": ("을", "를"), "과(와)": ("과", "와")}
+_PARTICLE = re.compile("|".join(re.escape("{}" + both) for both in _PARTICLES))
+_FIRST_SYLLABLE = 0xAC00
+_LAST_SYLLABLE = 0xD7A3
+_FINALS = 28  # syllables in a row that differ in their final consonant alone; the first of them has none
+_DIGITS_ON_VOWELS = "2459"  # read 이, 사, 오, 구; the other digits end in a consonant
+
+
+def _with_particle(template: str, subject: str) -> str:
+    """Return a Korean template with the particle that follows ``subject``; with both, if its sound is not known."""
+    ends_in_consonant = _ends_in_consonant(subject)
+
+    def particle(match: re.Match[str]) -> str:
+        if ends_in_consonant is None:
+            return match[0]
+        after_consonant, after_vowel = _PARTICLES[match[0].removeprefix("{}")]
+        if ends_in_consonant:
+            return "{}" + after_consonant
+        return "{}" + after_vowel
+
+    return _PARTICLE.sub(particle, template)
+
+
+def _ends_in_consonant(name: str) -> bool | None:
+    """Return whether a Korean name ends in a consonant; None if it ends in another script, or is empty."""
+    letters = [character for character in unicodedata.normalize("NFC", name) if character.isalnum()]
+    if not letters:
+        return None
+    last = letters[-1]
+    if last in "0123456789":
+        return last not in _DIGITS_ON_VOWELS
+    if _FIRST_SYLLABLE <= ord(last) <= _LAST_SYLLABLE:
+        return (ord(last) - _FIRST_SYLLABLE) % _FINALS > 0
+    return None
+
+
+# German: countries that are named with an article, by its nominative and dative.
+_FEMININE = ("die", "der")
+_MASCULINE = ("der", "dem")
+_ARTICLES = {
+    **dict.fromkeys(("Schweiz", "Türkei", "Ukraine", "Slowakei", "Mongolei", "Elfenbeinküste"), _FEMININE),
+    **dict.fromkeys(("Iran", "Irak", "Libanon", "Jemen", "Sudan", "Südsudan", "Tschad", "Niger"), _MASCULINE),
+}
+_CONTRACTED = {"von dem": "vom", "in dem": "im"}
+_WITHOUT_ARTICLE = ("des Staates {}", "Staat {}")  # an apposition
+
+
+def _with_article(template: str, subject: str) -> str:
+    """Return a German template with the article of a name that has one: die Schweiz, von der Schweiz, im Iran."""
+    articles = _ARTICLES.get(subject)
+    if articles is None or any(form in template for form in _WITHOUT_ARTICLE):
+        return template
+    nominative, dative = articles
+    for preposition in ("von", "in"):
+        before = f"{preposition} {{}}"
+        if re.search(rf"\b{re.escape(before)}", template, re.IGNORECASE):
+            with_article = _CONTRACTED.get(f"{preposition} {dative}", f"{preposition} {dative}")
+            text = re.sub(rf"\b{re.escape(before)}", f"{with_article} {{}}", template, flags=re.IGNORECASE)
+            return text[:1].upper() + text[1:]
+    text = template.replace("{}", f"{nominative} {{}}")
+    return text[:1].upper() + text[1:]
+
+
+def mixes_directions(text: str) -> bool:
+    """Return whether a text has letters that are written from left to right, and others from right to left."""
+    kinds = {unicodedata.bidirectional(character) for character in text}
+    return "L" in kinds and not kinds.isdisjoint(("R", "AL"))
