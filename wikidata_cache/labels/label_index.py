@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from string import ascii_lowercase, digits
 from typing import Literal, NamedTuple
 
 from wikidata_cache.errors import LabelIndexError
+from wikidata_cache.languages import Languages
 
 FORMAT = "wikidata-cache labels/1"
 
@@ -33,9 +35,9 @@ INSERT INTO names (name, id, text, language, kind, weight)
   ORDER BY kind = 'alias', weight DESC, CAST(substr(id, 2) AS INTEGER), id, text, language;
 CREATE INDEX by_name ON names (name);
 CREATE VIRTUAL TABLE words USING fts5 (
-  name, content='', columnsize=0, tokenize="unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
+  spaced, content='', columnsize=0, tokenize="unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
 );
-INSERT INTO words (rowid, name) SELECT rank, name FROM names ORDER BY rank;
+INSERT INTO words (rowid, spaced) SELECT rank, space_out(name) FROM names ORDER BY rank;
 INSERT INTO words (words) VALUES ('optimize');
 """
 _COUNT = """
@@ -65,6 +67,16 @@ _LONGEST = 250  # characters of a name in Wikidata
 _MOST_WORDS = 32  # names in Wikidata have at most 250 characters, so a text with more words is not a name
 
 _INVISIBLE = ("Cf", "Cs")  # Unicode categories: direction marks and joiners; surrogates
+# Combining marks of Latin, Greek and Cyrillic letters, of Hebrew and of Arabic, which people leave out.
+_ACCENTS = re.compile(
+    "[\u0300-\u036f\u0483-\u0487\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed"
+    "\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+)
+# Thai, Lao, Burmese, Khmer, kana, Chinese characters, Korean syllables.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+    "\uf900-\ufaff\U00020000-\U0003134f]"
+)
 _VARIATION = range(0xFE00, 0xFE10)  # variation selectors, which only choose a glyph: text or emoji
 
 
@@ -105,10 +117,12 @@ class LabelCounts(NamedTuple):
 class LabelIndex:
     """Reads an index file. Results are ordered: labels before aliases, then most statements, then lowest id number.
 
+    With `languages`, only names in these are found.
     Use it as a context manager, or call `close`. Threads and processes may read the same file at the same time.
     """
 
-    def __init__(self, path: Path | sqlite3.Connection) -> None:
+    def __init__(self, path: Path | sqlite3.Connection, *, languages: Languages | None = None) -> None:
+        self._languages = languages
         if isinstance(path, sqlite3.Connection):
             self._path = Path(":memory:")
             self._connection = path
@@ -138,6 +152,10 @@ class LabelIndex:
         """The numbers of entities, labels and aliases in the index."""
         return LabelCounts(*self._connection.execute("SELECT entities, labels, aliases FROM counts").fetchone())
 
+    def languages(self) -> list[str]:
+        """Return the languages of the names in the index, sorted."""
+        return [code for (code,) in self._connection.execute("SELECT DISTINCT language FROM names ORDER BY language")]
+
     def exact(self, name: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities with this name, each with its best match.
 
@@ -148,12 +166,15 @@ class LabelIndex:
         return self._best_matches(_EXACT, (normalise(name), _ids(entity), written), limit)
 
     def tokens(self, text: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
-        """Return at most `limit` entities whose name has all words of the text in any order, and the best matches."""
+        """Return at most `limit` entities whose name has all words of the text in any order, and the best matches.
+
+        In scripts without spaces, a word is any part of a name: "東京" is in "東京都".
+        """
         words = name_words(normalise(text))
         if not 0 < len(words) <= _MOST_WORDS:
             return []
         # A quoted word is literal: FTS5 does not read *, NEAR, AND or column filters in it.
-        quoted = ['"' + word.replace('"', '""') + '"' for word in words]
+        quoted = ['"' + space_out(word).replace('"', '""') + '"' for word in words]
         query = " ".join(quoted)
         return self._best_matches(_WORDS, (query, _ids(entity)), limit)
 
@@ -189,7 +210,9 @@ class LabelIndex:
         try:
             with closing(self._connection.cursor()) as cursor:
                 for row in cursor.execute(query, values):
-                    yield Match(*row)  # every query selects the fields of a match in their order
+                    match = Match(*row)  # every query selects the fields of a match in their order
+                    if self._languages is None or match.language in self._languages:
+                        yield match
         except sqlite3.DatabaseError as error:
             raise LabelIndexError(self._path, f"is damaged ({error}); load the store again") from error
 
@@ -240,6 +263,7 @@ def fill(
     connection: sqlite3.Connection, entries: Iterable[LabelEntry], weights: Iterable[tuple[str, int]]
 ) -> WeightCounts:
     """Create the tables of an index in an empty database: stage all names, rank them once, write them in rank order."""
+    connection.create_function("space_out", 1, space_out, deterministic=True)
     connection.executescript(_STAGE)
     connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?)", _staged_rows(entries))
     connection.executemany(_WEIGH, weights)
@@ -278,15 +302,25 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def normalise(text: str) -> str:
-    """Return the form in which names are compared: NFKD, casefolded, no marks or invisible characters, single spaces.
+    """Return the form in which names are compared: NFKC, casefolded, no accents or invisible characters, single spaces.
 
-    "São  Paulo" and "SAO PAULO" have the same form, "sao paulo". "Зенит" becomes "зенит"; "東京" stays the same.
+    "São  Paulo" and "SAO PAULO" have the same form, "sao paulo". "Зенит" becomes "зенит"; "東京" stays the same, and
+    "ﾄﾖﾀ" of half width becomes "トヨタ". Marks without which a letter is another one stay, such as that of "ガ".
     """
     if text.isascii() and text.isprintable():
         return " ".join(text.lower().split())
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     visible = "".join(map(_visible, decomposed))
-    return " ".join(visible.split())
+    return unicodedata.normalize("NFC", " ".join(visible.split()))
+
+
+def space_out(name: str) -> str:
+    """Return a name with a space around each character of a script that is written without spaces between words.
+
+    Such a character is a word of its own in the index, and a part of a name a phrase of them. So are Korean syllables,
+    since compounds are written together or apart.
+    """
+    return _UNSPACED.sub(r" \g<0> ", name)
 
 
 def name_words(name: str) -> list[str]:
@@ -302,7 +336,7 @@ def _visible(character: str) -> str:
     """Return a character of a name, "" for an invisible one, or a space for a control character."""
     if character.isascii() and character.isprintable():
         return character
-    if unicodedata.combining(character) or ord(character) in _VARIATION:
+    if _ACCENTS.match(character) or ord(character) in _VARIATION:
         return ""
     kind = unicodedata.category(character)
     if kind in _INVISIBLE:

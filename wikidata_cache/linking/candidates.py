@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from kg_common.ids import bare_id, is_entity
-from wikidata_cache.labels.label_index import LETTERS, EntityKind, Match, name_words, normalise
+from wikidata_cache.labels.label_index import LETTERS, EntityKind, Match, name_words, normalise, space_out
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge, RelationEndTypes
 from wikidata_cache.sources.queries import Role
 
@@ -187,7 +187,7 @@ def judge_name(match: Match, text: str) -> Reason:
     wanted_name = normalise(text)
     if found_name == wanted_name:
         return Reason(points + OTHERWISE_WRITTEN, f"its {kind}, written {match.text!r}")
-    if set(name_words(wanted_name)) <= set(name_words(found_name)):
+    if set(name_words(space_out(wanted_name))) <= set(name_words(space_out(found_name))):
         return Reason(WORDS, f"all words are in its {kind} {match.text!r}")
     return Reason(FOUND, f"found by a search; its {kind} is {match.text!r}")
 
