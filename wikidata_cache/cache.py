@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Unpack
@@ -14,6 +14,7 @@ from wikidata_cache import deny_lists
 from wikidata_cache.errors import AmbiguousLabelError, WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import check_ids
+from wikidata_cache.languages import DEFAULT_LANGUAGES, check_languages
 from wikidata_cache.offline import offline_forced
 from wikidata_cache.source_spec import SourceSpec, open_source
 from wikidata_cache.sources.oxigraph import OxigraphSource
@@ -24,6 +25,7 @@ from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
 from wikidata_cache.subgraphs.facts import Facts, look_up_or_skip
 from wikidata_cache.subgraphs.options import DEFAULTS, OPTION_NAMES, Leakage, SubgraphOptions, check_options
 from wikidata_cache.subgraphs.subgraph import Subgraph
+from wikidata_cache.subgraphs.translate import translate
 
 if TYPE_CHECKING:
     from wikidata_cache.linking.linker import Linker
@@ -42,6 +44,8 @@ class WikidataCache:
         meta_properties: housekeeping properties, instead of the packaged deny-list: ids, or the path of a TSV file
             (id, label) such as `data/meta_properties.tsv`; () switches the list off.
         internal_classes: likewise the internal classes of Wikimedia (`deny_lists.py`).
+        languages: the languages of labels, descriptions and names, the preferred one first, such as
+            `language_chain("zh,ko")`. The subgraphs are the same in every language, and so are their hashes.
         options: `contact`, `cache`, `mode` and the other options of `open_source`.
 
     Raises:
@@ -57,24 +61,27 @@ class WikidataCache:
         *,
         meta_properties: deny_lists.DenyList | None = None,
         internal_classes: deny_lists.DenyList | None = None,
+        languages: Sequence[str] = DEFAULT_LANGUAGES,
         **options: Unpack[SourceOptions],
     ) -> None:
+        languages = check_languages(languages)
         self.source: Source
         if isinstance(source, Source):
             self.source = source
         else:
-            self.source = open_source(source, **options)
+            self.source = open_source(source, languages=languages, **options)
         self.facts = Facts(
             self.source,
             meta=deny_lists.meta_properties(meta_properties),
             internal=deny_lists.internal_classes(internal_classes),
+            languages=languages,
         )
 
     @property
     def about(self) -> str:
         """The source in words: its name, and the size of a local graph."""
         details = []
-        if self.source.name == packaged_extract().name:
+        if self.source.name.split(", ")[0] == packaged_extract().name:
             details.append("a packaged sample of Wikidata")
         if isinstance(self.source, OxigraphSource) and self.source.size is not None:
             details.append(f"{self.source.size:,} triples")
@@ -83,11 +90,14 @@ class WikidataCache:
         return f"{self.source.name} ({', '.join(details)})"
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
-        """Return {id: label}: English, else mul, en-gb, en-ca, en-us, simple. Ids without a label are absent."""
+        """Return {id: label} in the first of the languages that has one. Ids without a label are absent.
+
+        By default, that is English, else mul, en-gb, en-ca, en-us, simple.
+        """
         return self.facts.labels(ids)
 
     def find(self, label: str) -> tuple[str, ...]:
-        """Return the ids of all items and properties with exactly this label, sorted."""
+        """Return the ids of all items and properties with exactly this label in one of the languages, sorted."""
         return self.facts.named([label])[label]
 
     def describe(self, graph: nx.MultiDiGraph) -> None:
@@ -153,6 +163,7 @@ class WikidataCache:
         except AmbiguousLabelError as error:
             meant = [edit for edit in edits if edit.target_new_id is None and edit.target_new == error.label]
             raise self.sort_candidates(meant[0], error) from None
+        translate(graphs, self.facts)
         return [self._with_source(graph) for graph in graphs]
 
     def sort_candidates(self, edit: EditLike, error: WikidataCacheError) -> WikidataCacheError:
@@ -179,7 +190,9 @@ class WikidataCache:
         check_ids([entity])
         check_options(options)
         plain = replace(options, roots=(), max_edges=None, leakage=Leakage())
-        return self._with_source(build_neighbourhood(entity, self.facts, plain))
+        graph = build_neighbourhood(entity, self.facts, plain)
+        translate([graph], self.facts)
+        return self._with_source(graph)
 
     def _with_source(self, graph: Subgraph) -> Subgraph:
         # The statements of the outermost nodes were not read, so the provenance leaves these nodes out.

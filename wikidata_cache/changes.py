@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.deny_lists import meta_properties
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, families_of
 from wikidata_cache.sources.source import batches
+from wikidata_cache.sources.wordings import choose_texts, keys_in
 
 Pair = tuple[str, str]  # relation, object
 _BLOCK = 500  # ids that are looked up at once
@@ -130,9 +132,16 @@ def _is_true(claim: Sequence[str], day: str) -> bool:
 
 
 def edit_rows(
-    changes: Sequence[Change], store: AnswerStore, *, graph: str
+    changes: Sequence[Change],
+    store: AnswerStore,
+    *,
+    graph: str,
+    languages: Languages = DEFAULT_LANGUAGES,
 ) -> tuple[list[dict[str, str]], list[Change]]:
-    """Return a row of an edit file for each change, and the changes of which the cache lacks a label."""
+    """Return a row of an edit file for each change, and the changes of which the cache lacks a label.
+
+    Labels are in the first language of the chain that has one in the cache.
+    """
     rows = []
     unlabelled = []
     for block in batches(changes, size=_BLOCK):
@@ -143,6 +152,8 @@ def edit_rows(
         for entity, label in store.look_up(graph, "label", ids).items():
             if label:
                 labels[entity], _ = label
+        keys = keys_in("label", ids, families_of(languages))
+        labels |= choose_texts(store.look_up(graph, "label_in", keys), languages)
         for change in block:
             if labels.keys() >= change.ids:
                 rows.append(_edit_row(change, labels))

@@ -91,9 +91,13 @@ class EntityNotInGraphError(EntityLookupError):
 class UnknownLabelError(EntityLookupError):
     """No item has the label that had to be resolved to an id. Wikimedia-internal items do not count."""
 
-    def __init__(self, label: str, source: str) -> None:
+    def __init__(self, label: str, source: str, languages: Sequence[str] = ()) -> None:
+        spoken = ""
+        if languages:
+            spoken = f" in {', '.join(languages)} or English"
         super().__init__(
-            f"No entity is labelled {label!r} in the graph {source} (exact match; Wikimedia's own pages do not count). "
+            f"No entity is labelled {label!r}{spoken} in the graph {source} (exact match; Wikimedia's own pages do not "
+            f"count). "
             f"Write the entity's id in the row (target_new_id), give a graph that contains it ({_OTHER_GRAPH}), or "
             f"get it with `wikidata-cache fetch`."
         )
@@ -201,7 +205,8 @@ class CacheFileError(WikidataCacheError):
 class CacheMissError(WikidataCacheError, LookupError):
     """The cache is offline and lacks the requested facts: those of `kind` for `ids`. `command` fetches them.
 
-    `needed_by` is the row of a file that needs them first, such as "edits.jsonl, row 3"; empty if no file was read.
+    `languages` are those of facts about words, if they are others than the default ones. `needed_by` is the row of a
+    file that needs them first, such as "edits.jsonl, row 3"; empty if no file was read.
     `as_of` is the time of which the cache was read, if one was given.
     """
 
@@ -213,6 +218,7 @@ class CacheMissError(WikidataCacheError, LookupError):
         command: str,
         needed_by: str = "",
         as_of: str | None = None,
+        languages: Sequence[str] = (),
     ) -> None:
         start = "Not"
         if needed_by:
@@ -220,6 +226,9 @@ class CacheMissError(WikidataCacheError, LookupError):
         shown = ", ".join(ids[:10])
         if len(ids) > 10:
             shown += f" and {len(ids) - 10} more"
+        spoken = ""
+        if languages:
+            spoken = f"in the language {', '.join(languages)} "
         files = []
         for path in searched:
             missing = "" if path.exists() else " (no such file)"
@@ -228,7 +237,7 @@ class CacheMissError(WikidataCacheError, LookupError):
         if as_of:
             too_early = f"They were not fetched before {as_of}: give a later time, or leave it out. "
         super().__init__(
-            f"{start} in the cache: the facts of the kind {kind!r} for {shown}. "
+            f"{start} in the cache: the facts of the kind {kind!r} {spoken}for {shown}. "
             f"Searched offline: {', '.join(files)}. {too_early}"
             f"Fetch them with `{command}`, or run the same again without offline mode."
         )
@@ -238,6 +247,7 @@ class CacheMissError(WikidataCacheError, LookupError):
         self.command = command
         self.needed_by = needed_by
         self.as_of = as_of
+        self.languages = tuple(languages)
 
 
 class SnapshotError(WikidataCacheError):

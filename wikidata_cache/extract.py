@@ -17,6 +17,7 @@ from kg_common.ids import is_item
 from wikidata_cache import deny_lists
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, SAME_AS, Statement, check_ids
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, own_languages
 from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.facts import Facts, look_up_or_skip
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -42,6 +43,22 @@ def packaged_extract() -> Path:
     return Path(__file__).parent / "data" / "extract.nt.gz"
 
 
+def packaged_labels() -> Path:
+    """Return the path of the labels of the extract in other languages than English (CC0)."""
+    return packaged_extract().with_name("extract_labels.nt.gz")
+
+
+def add_labels(files: Sequence[Path], languages: Languages | None) -> list[Path]:
+    """Return graph files, and with the packaged extract its labels in other languages, where these are asked for.
+
+    None asks for all languages.
+    """
+    wants_others = languages is None or bool(own_languages(languages))
+    if wants_others and packaged_extract() in files:
+        return [*files, packaged_labels()]
+    return list(files)
+
+
 def names_extract(name: str | Path) -> bool:
     """Return whether a source's name is that of the packaged extract; a file or a folder of this name comes first."""
     return str(name) == EXTRACT and not Path(EXTRACT).exists()
@@ -54,6 +71,7 @@ def build_extract(
     *,
     per_node: Sequence[int] = PER_NODE,
     seed: int = 0,
+    languages: Languages = DEFAULT_LANGUAGES,
 ) -> ExtractReport:
     """Write the labelled out-neighbourhoods of some items to a gzipped N-Triples file.
 
@@ -68,6 +86,7 @@ def build_extract(
         per_node: numbers of statements; an item at distance `hop` from the seeds gets per_node[hop] of its statements,
             chosen by hash priority. Each seed is expanded `len(per_node)` times.
         seed: seed of the sampling.
+        languages: of labels; those in other languages than English are written in addition.
 
     Returns:
         The size of the extract.
@@ -76,7 +95,8 @@ def build_extract(
 
     check_out(out, ".nt.gz")
     ids = check_ids(seeds)
-    facts = Facts(source, meta=deny_lists.meta_properties(), internal=deny_lists.internal_classes())
+    meta = deny_lists.meta_properties()
+    facts = Facts(source, meta=meta, internal=deny_lists.internal_classes(), languages=languages)
     stated = facts.out(filter(is_item, ids))
     merged = look_up_or_skip(facts.redirects, [item for item, pairs in stated.items() if not pairs])
     ids = [merged.get(entity, entity) for entity in ids]
@@ -84,7 +104,7 @@ def build_extract(
     expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
     expand(facts, [expansion], SubgraphOptions(seed=seed), per_node=per_node)
     statements = sorted(expansion.steps)
-    labels = facts.labels(set(ids).union(*statements))
+    labels = facts.default_labels(set(ids).union(*statements))
     if not labels:
         raise BadOptionError(
             f"{source.name} has nothing about {', '.join(ids[:5])}; check the ids, or give another graph."
@@ -92,7 +112,7 @@ def build_extract(
     silent = _find_silent(ids, facts.out(items), labels)
     if silent:
         logger.warning("%s has no statement about %s; check the ids", source.name, ", ".join(silent))
-    triples = _to_triples(statements, labels, merged)
+    triples = _to_triples(statements, labels, merged) + _label_triples(facts.own_labels(labels))
     content = gzipped(serialize(triples, format=RdfFormat.N_TRIPLES) or b"")
     write_atomically(out, content)
     return ExtractReport(len(statements), len(labels), len(content), hashlib.sha256(content).hexdigest())
@@ -122,6 +142,15 @@ def _to_triples(statements: Iterable[Statement], labels: Mapping[str, str], merg
         triples.append(Triple(NamedNode(ENTITY + entity), NamedNode(RDFS_LABEL), Literal(label, language="en")))
     for old, new in sorted(merged.items()):
         triples.append(Triple(NamedNode(ENTITY + old), NamedNode(SAME_AS), NamedNode(ENTITY + new)))
+    return triples
+
+
+def _label_triples(labels: Mapping[str, Mapping[str, str]]) -> list[Triple]:
+    """Return the triples of {id: {language: label}}, sorted."""
+    triples = []
+    for entity, texts in sorted(labels.items()):
+        for code, text in sorted(texts.items()):
+            triples.append(Triple(NamedNode(ENTITY + entity), NamedNode(RDFS_LABEL), Literal(text, language=code)))
     return triples
 
 

@@ -119,8 +119,10 @@ def _find_contradictions(edit: EditRow, cache: WikidataCache, graph: Subgraph) -
         if not entity or not text or is_entity(text):
             continue
         # A merged item has the label of the item that replaces it. The graph may lack a label.
-        label = cache.facts.label(graph.graph["redirects"].get(entity, entity))
-        if label and normalise(label) != normalise(text):
+        item = graph.graph["redirects"].get(entity, entity)
+        names = cache.facts.names(item)
+        if names and normalise(text) not in map(normalise, names):
+            label = cache.facts.label(item)
             faults.append(f"{field}_id {entity} is {label!r} in the graph, but {text!r} in the row")
     return faults
 

@@ -22,10 +22,6 @@ _WIKIDATA = "http://www.wikidata.org/"
 _NAMESPACES = {_WIKIDATA + path for path in ("entity", "prop/direct", "prop/statement", "prop/statement/value")}
 
 
-# Languages of labels, best first. "mul" has the names of which Wikidata has deleted the English copy.
-LANGUAGES = ("en", "mul", "en-gb", "en-ca", "en-us", "simple")
-
-
 class Statement(NamedTuple):
     """A truthy statement whose value is an item, as three ids: for example Q1345 P17 Q30."""
 

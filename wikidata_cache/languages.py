@@ -62,9 +62,25 @@ def own_languages(languages: Languages) -> Languages:
     return languages[:own]
 
 
+def searched_languages(languages: Languages) -> Languages:
+    """Return the codes in which a search for names is made: the first of each family of the chain, else English.
+
+    Wikidata's search takes one language, and looks in its variants and in English too.
+    """
+    first: dict[str, str] = {}
+    for code in own_languages(languages):
+        first.setdefault(family_of(code), code)
+    return tuple(first.values()) or ("en",)
+
+
 def families_of(languages: Languages) -> tuple[str, ...]:
     """Return the families of a chain's own codes, sorted: ("ko", "zh") for the chain of "zh-tw,ko"."""
     return tuple(sorted({family_of(code) for code in own_languages(languages)}))
+
+
+def is_language(code: str) -> bool:
+    """Return whether a text is one of Wikidata's codes."""
+    return code in _all_codes()
 
 
 def family_of(code: str) -> str:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from kg_common.atomic import user_path
 from wikidata_cache.errors import BadOptionError, GraphFileError, PrivateGraphError, SourceStringError, StoreError
-from wikidata_cache.extract import names_extract, packaged_extract
+from wikidata_cache.extract import add_labels, names_extract, packaged_extract
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Source
 from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file
@@ -45,6 +46,7 @@ def open_source(
     packs: Sequence[str | Path] = (),
     as_of: str | None = None,
     graph_name: str = "wikidata",
+    languages: Languages = DEFAULT_LANGUAGES,
 ) -> Source:
     """Open a source of statements and labels.
 
@@ -65,6 +67,8 @@ def open_source(
         packs: read-only cache files that are read after `cache` (default: KG_PACKS).
         as_of: read the cache as it was at this time (ISO 8601).
         graph_name: the name of the endpoint's graph in the cache.
+        languages: those of the labels that will be asked for. The packaged extract is opened with its labels in other
+            languages than English only for these, and a store that was loaded without them is refused.
 
     Returns:
         The source; files are read and stores are checked, but no request is sent yet.
@@ -90,12 +94,14 @@ def open_source(
             f"(--as-of), or leave out the graph."
         )
     if stores:
-        return OxigraphSource.from_store(user_path(stores[0].removeprefix("oxigraph:")))
+        store = OxigraphSource.from_store(user_path(stores[0].removeprefix("oxigraph:")))
+        store.check_languages(languages)
+        return store
     if local:
         files = []
         for part in local:
             files += _find_files(part)
-        return OxigraphSource.from_files(files)
+        return OxigraphSource.from_files(add_labels(files, languages))
 
     from wikidata_cache.remote import open_remote  # endpoints and their cache are code that a local graph never runs
 

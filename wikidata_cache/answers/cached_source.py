@@ -25,8 +25,10 @@ from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.endpoints.rate_limit import host_of, usual_rate
 from wikidata_cache.errors import CacheMissError
 from wikidata_cache.sources.oxigraph import OxigraphSource
+from wikidata_cache.sources.queries import parse_named_in, parse_words_of
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Json, Kind, Provenance, Source, Template
 from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key
+from wikidata_cache.sources.wordings import Question, describe_question, keys_in
 
 _LISTED = 20  # up to this many missing ids, the suggested fetch command lists each id, else a file of edits
 _STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims", "values")
@@ -116,11 +118,7 @@ class CachedSource:
             cached = self._look_up(template.kind, ids)
         missing = [entity for entity in ids if entity not in cached]
         if missing and self.mode == "offline":
-            arguments = ["--kind", template.kind, *missing]
-            if len(missing) > _LISTED:
-                arguments = ["EDITS.jsonl"]
-            hint = self.fetch_hint.command(*arguments)
-            raise CacheMissError(template.kind, missing, self._paths, hint, as_of=self._as_of)
+            raise self._miss(describe_question(template.kind, missing))
         if cached:
             self.request_counts.from_cache += len(cached)
             if self._unnamed_urls:
@@ -138,6 +136,23 @@ class CachedSource:
                 missing = [entity for entity in block if entity not in covered] + missing[template.size :]
                 bar.update(len(covered))
                 yield from answers
+
+    def _miss(self, question: Question) -> CacheMissError:
+        """Return the error for facts that the offline cache lacks, with the command that fetches them."""
+        arguments = ["--kind", question.kind, *question.ids]
+        if len(question.ids) > _LISTED:
+            arguments = ["EDITS.jsonl"]
+        if question.languages:
+            arguments += ["--language", ",".join(question.languages)]
+        command = self.fetch_hint.command(*arguments)
+        return CacheMissError(
+            question.kind,
+            question.ids,
+            self._paths,
+            command,
+            as_of=self._as_of,
+            languages=question.languages,
+        )
 
     def select(self, query: str) -> Sequence[Binding]:
         """Return the rows of a user's SELECT query; they are cached like other answers."""
@@ -189,6 +204,18 @@ class CachedSource:
             if label:
                 ids_by_label[label[0]].add(entity)
         return {label: ids_by_label[label] for label in ids_by_label.keys() & labels}
+
+    def find_labelled_in(self, keys: Iterable[str]) -> dict[str, set[str]]:
+        """Return {key: ids with this label in the cache} for labels in a language such as "zh 北京"."""
+        found = dict[str, set[str]]()
+        for key in keys:
+            family, label = parse_named_in(key)
+            entities = set[str]()
+            for store in self._files:
+                entities |= store.find_with_text(self.graph, label, as_of=self._as_of)
+            words = self._look_up("label_in", keys_in("label", entities, [family]))
+            found[key] = {parse_words_of(of)[0] for of, pairs in words.items() if label in [text for _, text in pairs]}
+        return found
 
     @cached_property
     def fetch_hint(self) -> FetchHint:
@@ -369,6 +396,8 @@ class FallbackSource:
         labelled: dict[str, set[str]] = {}
         if template.kind == "named":
             labelled = self.cache.find_labelled(missing)
+        elif template.kind == "named_in":
+            labelled = self.cache.find_labelled_in(missing)
         for answer in self.graph.ask(template, missing):
             facts = []
             for fact in answer.facts:

@@ -19,7 +19,8 @@ from wikidata_cache.answers.modes import utc
 from wikidata_cache.answers.validate import latest_time, log_entry_problem
 from wikidata_cache.endpoints.rate_limit import RateLimitState, RateLimitStore
 from wikidata_cache.errors import CacheFileError
-from wikidata_cache.ids import LANGUAGES, release
+from wikidata_cache.ids import release
+from wikidata_cache.languages import DEFAULT_LANGUAGES
 from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import Exchange, Json, batches
 
@@ -36,6 +37,10 @@ _SELECT_ORIGINS = f"SELECT id, url, fetched_at, {NEWEST} FROM facts {_WHERE_IDS}
 # Any version counts here, also an older one than the newest. The values are appended as "(?, ?, ...)".
 _SELECT_LABELLED = "SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = 'label' AND fetched_at <= ? AND value IN "
 _MOST_VALUES = 5_000  # values in one such query, which reads all labels
+# A value is JSON text, or it is compressed, and then it may have the text.
+_SELECT_WITH_TEXT = """
+SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = 'label_in' AND fetched_at <= ?
+AND (instr(value, ?) OR typeof(value) = 'blob')"""
 
 _SELECT_IDS = "SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = ? ORDER BY id"
 _SELECT_URLS = """
@@ -96,13 +101,18 @@ class AnswerStore:
         # Values are compared as they are stored, so that no row has to be unpacked.
         stored: list[str | bytes] = []
         for label in labels:
-            stored += [pack([label, language]) for language in LANGUAGES]
+            stored += [pack([label, language]) for language in DEFAULT_LANGUAGES]
         ids: set[str] = set()
         for batch in batches(stored, size=_MOST_VALUES):
             placeholders = f"({', '.join('?' * len(batch))})"
             rows = self.database.read(_SELECT_LABELLED + placeholders, (graph, as_of or _ANY_TIME, *batch))
             ids.update(entity for (entity,) in rows)
         return ids
+
+    def find_with_text(self, graph: str, text: str, *, as_of: str | None = None) -> set[str]:
+        """Return the ids that may have this text among their labels in other languages than English, in any version."""
+        rows = self.database.read(_SELECT_WITH_TEXT, (graph, as_of or _ANY_TIME, dumps(text)))
+        return {key.partition(" ")[0] for (key,) in rows}
 
     def list_ids(self, graph: str, kind: str) -> list[str]:
         """Return the ids that have a fact of this kind, sorted."""

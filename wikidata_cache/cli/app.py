@@ -22,10 +22,21 @@ from wikidata_cache.answers.snapshot import OnConflict, export_snapshot, import_
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.cli import diff, fetch, link, rules, show
 from wikidata_cache.cli.console import echo, echo_row, set_up_console
-from wikidata_cache.cli.options import Cache, Contact, Graph, Ids, Offline, Seed, open_cache
+from wikidata_cache.cli.options import (
+    Cache,
+    Contact,
+    Graph,
+    Ids,
+    Language,
+    Offline,
+    Seed,
+    open_cache,
+    read_languages,
+)
 from wikidata_cache.errors import WikidataCacheError
-from wikidata_cache.extract import PER_NODE, build_extract, names_extract, packaged_extract, read_seeds
+from wikidata_cache.extract import PER_NODE, add_labels, build_extract, names_extract, packaged_extract, read_seeds
 from wikidata_cache.ids import release
+from wikidata_cache.languages import ALL_LANGUAGES, DEFAULT_LANGUAGES, Languages, families_of
 from wikidata_cache.stores.inputs import LoadOptions
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -82,6 +93,7 @@ def extract(
         ),
     ] = None,
     seed: Seed = 0,
+    language: Language = None,
 ) -> None:
     """Extract the labelled neighbourhoods of some items from a large graph.
 
@@ -97,8 +109,9 @@ def extract(
         ids = read_seeds(seeds)
     except (OSError, UnicodeDecodeError) as error:
         raise WikidataCacheError(f"{seeds} cannot be read ({error}); expected a TSV file of ids.") from error
-    source = open_cache(graph, context=context, offline=offline, contact=contact, cache=cache).source
-    report = build_extract(source, ids, out, per_node=per_node or PER_NODE, seed=seed)
+    opened = open_cache(graph, context=context, offline=offline, language=language, contact=contact, cache=cache)
+    languages = opened.facts.languages
+    report = build_extract(opened.source, ids, out, per_node=per_node or PER_NODE, seed=seed, languages=languages)
     echo(f"{out}: {report.statements} statements, {report.labels} labels, {report.bytes} bytes, sha256 {report.sha256}")
 
 
@@ -119,6 +132,15 @@ def load(
     values: Annotated[
         bool, typer.Option("--values", help="Load dates and quantities of Wikidata dumps and N-Triples files too.")
     ] = False,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODES",
+            show_default="English",
+            help="Languages of labels, aliases and descriptions to load in addition to English, such as `zh,ko`, or "
+            "`all`.",
+        ),
+    ] = None,
     skip_bad_lines: Annotated[
         bool, typer.Option("--skip-bad-lines", help="Skip lines that cannot be read instead of stopping.")
     ] = False,
@@ -131,15 +153,21 @@ def load(
 
     - `wikidata-cache load wikidata.nt.gz labels.nt.gz --store wd/`
     - `wikidata-cache load latest-all.json.gz --store wd/ --values`
+    - `wikidata-cache load latest-all.json.gz --store wd/ --language zh,ko`
     """
     from wikidata_cache.stores import load as loading  # numpy takes a tenth of a second to import
 
-    options = LoadOptions(keep_all=keep_all, values=values, skip_bad_lines=skip_bad_lines)
+    languages: Languages | None = None
+    if language != ALL_LANGUAGES:
+        languages = read_languages(language)
+    options = LoadOptions(keep_all=keep_all, values=values, languages=languages, skip_bad_lines=skip_bad_lines)
     files = []
     for source in sources:
         if names_extract(source):
             source = packaged_extract()
         files.append(source)
+    if languages != DEFAULT_LANGUAGES:
+        files = add_labels(files, languages)
     report = loading.load(files, store, force=force, options=options)
     counts = report.manifest.counts
     seconds = report.seconds
@@ -163,8 +191,9 @@ def labels(
     contact: Contact = None,
     cache: Cache = None,
     offline: Offline = False,
+    language: Language = None,
 ) -> None:
-    """Print the English labels of items and properties.
+    """Print the labels of items and properties, in English or in the languages of `--language`.
 
     Each line has an id, a tab and the label; the label of an id without one is empty.
 
@@ -172,8 +201,10 @@ def labels(
 
     - `wikidata-cache labels Q1345 P19`
     - `wikidata-cache labels Q42 -g graph.nt.gz`
+    - `wikidata-cache labels Q84 --language ja,ko`
     """
-    texts = open_cache(graph, context=context, offline=offline, contact=contact, cache=cache).labels(ids)
+    opened = open_cache(graph, context=context, offline=offline, language=language, contact=contact, cache=cache)
+    texts = opened.labels(ids)
     for entity in ids:
         echo_row(entity, texts.get(entity, ""))
 
@@ -185,8 +216,9 @@ def find(
     contact: Contact = None,
     cache: Cache = None,
     offline: Offline = False,
+    language: Language = None,
 ) -> None:
-    """Print the ids of all items and properties with exactly this label.
+    """Print the ids of all items and properties with exactly this label, in English or a language of `--language`.
 
     The exit code is 1 if there are none.
 
@@ -194,12 +226,18 @@ def find(
 
     - `wikidata-cache find Philadelphia`
     - `wikidata-cache find "place of birth"`
+    - `wikidata-cache find ロンドン --language ja`
     """
-    ids = open_cache(graph, context=context, offline=offline, contact=contact, cache=cache).find(label)
+    opened = open_cache(graph, context=context, offline=offline, language=language, contact=contact, cache=cache)
+    ids = opened.find(label)
     for entity in ids:
         echo(entity)
     if not ids:
-        echo(f"nothing has exactly the label {label!r}; `wikidata-cache link` also looks for parts of names", err=True)
+        spoken = ""
+        if language is not None:
+            spoken = f" in {', '.join(families_of(opened.facts.languages))} or English"
+        advice = "`wikidata-cache link` also looks for parts of names"
+        echo(f"nothing has exactly the label {label!r}{spoken}; {advice}", err=True)
         raise typer.Exit(1)
 
 

@@ -15,7 +15,7 @@ from wikidata_cache.answers.modes import cache_file, utc
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.changes import Change, Changes, dated_changes, edit_rows, version_changes
 from wikidata_cache.cli.console import echo
-from wikidata_cache.cli.options import Cache, GraphName
+from wikidata_cache.cli.options import Cache, GraphName, Language, read_languages
 from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import BadOptionError
 
@@ -33,6 +33,7 @@ def diff(
     ] = None,
     cache: Cache = None,
     graph_name: GraphName = "wikidata",
+    language: Language = None,
 ) -> None:
     """List the facts that changed between two times, and write them as edits.
 
@@ -45,7 +46,9 @@ def diff(
     - `wikidata-cache diff --since 2026-01-01`
     - `wikidata-cache diff --since 2026-01-01 --until 2026-07-01 --out changed.jsonl`
     - `wikidata-cache diff --since 2024-06-01 --dates --out changed.jsonl`
+    - `wikidata-cache diff --since 2026-01-01 --language zh --out changed.jsonl`
     """
+    languages = read_languages(language)
     start = utc(since)
     end = now()
     if until is not None:
@@ -64,7 +67,7 @@ def diff(
         if item_count == 0:
             raise BadOptionError(_explain_no_answers(store, graph_name, kind))
         changes = compare(store, graph=graph_name, since=start, until=end)
-        rows, unlabelled = edit_rows(changes.replacements, store, graph=graph_name)
+        rows, unlabelled = edit_rows(changes.replacements, store, graph=graph_name, languages=languages)
 
     if rows:
         _print_rows(rows)

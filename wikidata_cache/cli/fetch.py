@@ -23,7 +23,8 @@ from wikidata_cache.cli.console import echo
 from wikidata_cache.edits import file_of, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_text
-from wikidata_cache.sources.source import Kind
+from wikidata_cache.languages import families_of
+from wikidata_cache.sources.source import PlainKind
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 # Options that make a command offline, and those that `FetchHint` adds itself.
 _NOT_IN_HINT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
 # Options that have an effect with --kind too.
-_OF_IDS_TOO = ("edits", "endpoint", "contact", *opt.OF_A_CACHE, "graph_name", "kind")
+_OF_IDS_TOO = ("edits", "endpoint", "contact", *opt.OF_A_CACHE, "graph_name", "kind", "language")
 
 
 def fetch(
@@ -70,6 +71,7 @@ def fetch(
     root: opt.Roots = None,
     rules: opt.RuleFile = None,
     values: opt.Values = False,
+    language: opt.Language = None,
     cache: opt.Cache = None,
     offline: opt.Offline = False,
     mode: opt.CacheMode = None,
@@ -93,8 +95,8 @@ def fetch(
         bool, typer.Option("--keep-going", help="Skip edits that cannot be resolved in the graph.")
     ] = False,
     kind: Annotated[
-        Kind | None,
-        typer.Option(metavar="KIND", help=f"Fetch facts of this kind about ids: {', '.join(get_args(Kind))}."),
+        PlainKind | None,
+        typer.Option(metavar="KIND", help=f"Fetch facts of this kind about ids: {', '.join(get_args(PlainKind))}."),
     ] = None,
 ) -> None:
     """Fetch the subgraphs of a file of edits into the cache, in few requests.
@@ -110,6 +112,7 @@ def fetch(
     - `wikidata-cache fetch edits.jsonl --graph extract --out subgraphs.jsonl.gz`
     - `wikidata-cache fetch edits.jsonl --values --contact me@uni.edu`
     - `wikidata-cache fetch --kind label Q1345 P19 --contact me@uni.edu`
+    - `wikidata-cache fetch edits.jsonl --language zh,ko --contact me@uni.edu`
     """
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.fetch import fetch_edits, write_subgraphs
@@ -135,6 +138,7 @@ def fetch(
         packs=pack or (),
         as_of=as_of,
         graph_name=graph_name,
+        languages=opt.read_languages(language),
     )
     opt.check_cached(context, opened.source)
     with _add_fetch_hint(context, opened.source):
@@ -164,7 +168,7 @@ def fetch(
     _print_counts(fetched)
 
 
-def _check_arguments(context: typer.Context, edits: list[str], kind: Kind | None) -> None:
+def _check_arguments(context: typer.Context, edits: list[str], kind: PlainKind | None) -> None:
     """Refuse options that don't fit together: those for files of edits with --kind, and several files without it."""
     if kind is None:
         if len(edits) != 1:
@@ -192,15 +196,24 @@ def _write_sitelinks(opened: WikidataCache, fetched: Fetched, path: Path) -> Non
     write_atomically(path, (json.dumps(counts, indent=1) + "\n").encode())
 
 
-def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
+def _fetch_ids(opened: WikidataCache, kind: PlainKind, ids: list[str]) -> None:
     from wikidata_cache.sources.templates import TEMPLATES
+    from wikidata_cache.sources.wordings import IN_LANGUAGES, keys_in
 
+    families = families_of(opened.facts.languages)
+    if families and kind not in IN_LANGUAGES:
+        kinds = ", ".join(IN_LANGUAGES)
+        raise BadOptionError(f"--language is for --kind {kinds}; facts of the kind {kind} have no words. Leave it out.")
     if kind not in ("named", "ends", "at_end"):  # their ids are labels, or ends of relations
         check_ids(ids)
     for text in ids:
         if not is_text(text):
             raise BadOptionError(f"{text!r} is not UTF-8; type it in a terminal that is.")
-    count = sum(len(answer.facts) for answer in opened.source.ask(TEMPLATES[kind], sorted(set(ids))))
+    texts = sorted(set(ids))
+    count = sum(len(answer.facts) for answer in opened.source.ask(TEMPLATES[kind], texts))
+    if families:
+        keys = keys_in(kind, texts, families)
+        count += sum(len(answer.facts) for answer in opened.source.ask(IN_LANGUAGES[kind], keys))
     echo(f"{len(set(ids))} ids of kind {kind}: {count} facts")
 
 

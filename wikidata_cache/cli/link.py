@@ -43,6 +43,7 @@ def link(
     contact: opt.Contact = None,
     cache: opt.Cache = None,
     offline: opt.Offline = False,
+    language: opt.Language = None,
     online: Annotated[bool, typer.Option("--online", help="Get candidates from Wikidata's own search.")] = False,
     api: Annotated[str, typer.Option(metavar="URL", help="Action API that `--online` uses.")] = WIKIDATA_API,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -59,6 +60,7 @@ def link(
     - `wikidata-cache link "Los Angeles" --relation P551`
     - `wikidata-cache link Q65 --label "Los Angeles"`
     - `wikidata-cache link "place of birth" --kind property`
+    - `wikidata-cache link 런던 --language ko`
     - `wikidata-cache link edits.jsonl --out linked.jsonl`
     - `wikidata-cache link edits.jsonl --choose 3=Q1345 --out linked.jsonl`
     """
@@ -81,7 +83,8 @@ def link(
         action_api = ActionApi(api, contact=contact, timeout=_TIMEOUT_S)
         if graph is None:
             checked = None  # the cache is asked too, if there is one yet
-    facts = opt.open_cache(graph, context=checked, offline=offline, contact=contact, cache=cache).facts
+    opened = opt.open_cache(graph, context=checked, offline=offline, language=language, contact=contact, cache=cache)
+    facts = opened.facts
     linker = open_linker(facts, api=action_api)
     if out is not None:
         raise typer.Exit(_link_file(linker, text, out, limit, choices))

@@ -9,6 +9,7 @@ import typer
 
 from wikidata_cache.answers.modes import Mode, cache_file, pack_files
 from wikidata_cache.errors import BadOptionError, CacheFileError
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, language_chain
 from wikidata_cache.offline import offline_forced
 from wikidata_cache.subgraphs.options import Direction, Statements
 from wikidata_cache.subgraphs.rules import Rules, read_rules
@@ -73,6 +74,15 @@ AsOf = Annotated[
 ]
 GraphName = Annotated[str, typer.Option(metavar="NAME", help="Name of the endpoint's graph in the cache.")]
 
+Language = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CODES",
+        show_default="English",
+        help="Languages of labels, the preferred one first, such as `zh,ko,de`. English is used for what has no other.",
+    ),
+]
+
 PerNode = Annotated[int, typer.Option(min=0, metavar="N", help="Statements of each expanded item.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the sampling.")]
 SamplingPolicy = Annotated[Policy, typer.Option(help="How the statements of an item are sampled.")]
@@ -103,6 +113,7 @@ def open_cache(
     *,
     context: typer.Context | None = None,
     offline: bool = False,
+    language: str | None = None,
     **options: Unpack[SourceOptions],
 ) -> WikidataCache:
     """Open the given graph; without one, the cache file with the packaged extract for what it lacks.
@@ -112,10 +123,11 @@ def open_cache(
     """
     from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
     from wikidata_cache.cache import WikidataCache
-    from wikidata_cache.extract import packaged_extract
+    from wikidata_cache.extract import add_labels, packaged_extract
     from wikidata_cache.source_spec import open_source
     from wikidata_cache.sources.oxigraph import OxigraphSource
 
+    languages = read_languages(language)
     options["mode"] = mode = mode_from_options(options.get("mode"), offline=offline)
     packs = options.get("packs", ())
     if graph is None and options.get("as_of") is None and mode in (None, "offline"):
@@ -123,11 +135,12 @@ def open_cache(
         if context is not None and is_given(context, "cache") and not path.exists():
             raise CacheFileError(path, "there is no such file", "Check --cache; `wikidata-cache fetch` makes the file.")
         if not (options.get("cache") or pack_files(packs) or cache_file().exists()):
-            return WikidataCache(packaged_extract(), contact=options.get("contact"))
+            return WikidataCache(packaged_extract(), languages=languages, contact=options.get("contact"))
         if mode is None:
             cached = cast(CachedSource, open_source(None, **options))
-            return WikidataCache(FallbackSource(cached, OxigraphSource.from_files([packaged_extract()])))
-    opened = WikidataCache(graph, **options)
+            extract = OxigraphSource.from_files(add_labels([packaged_extract()], languages))
+            return WikidataCache(FallbackSource(cached, extract), languages=languages)
+    opened = WikidataCache(graph, languages=languages, **options)
     if context is not None:
         check_cached(context, opened.source)
     return opened
@@ -162,6 +175,13 @@ def mode_from_options(mode: Mode | None, *, offline: bool) -> Mode | None:
     if offline or offline_forced():
         return "offline"
     return mode
+
+
+def read_languages(language: str | None) -> Languages:
+    """Return the chain of --language, or the default one without it."""
+    if language is None:
+        return DEFAULT_LANGUAGES
+    return language_chain(language)
 
 
 def read_rule_file(path: Path | None) -> Rules | None:

@@ -68,6 +68,7 @@ def show(
     root: opt.Roots = None,
     rules: opt.RuleFile = None,
     values: opt.Values = False,
+    language: opt.Language = None,
     max_edges: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Show only the nearest edges of an edit.")
     ] = None,
@@ -89,6 +90,7 @@ def show(
 
     - `wikidata-cache show Q1345`
     - `wikidata-cache show edits.jsonl:3 --html graph.html`
+    - `wikidata-cache show Q84 --language ko`
     - `wikidata-cache show Q65 --hops 2 --per-node 5 --draw la.svg`
     """
     if open_it and html is None:
@@ -104,6 +106,7 @@ def show(
         graph,
         context=context,
         offline=offline,
+        language=language,
         contact=contact,
         cache=cache,
         mode=mode,

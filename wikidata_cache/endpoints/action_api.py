@@ -29,8 +29,10 @@ from wikidata_cache.endpoints.endpoint import (
 from wikidata_cache.endpoints.failures import parse_reply, printable, seconds_to_wait, text_of, wrong_answer
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
-from wikidata_cache.ids import LANGUAGES, is_text
+from wikidata_cache.ids import is_text
 from wikidata_cache.labels.label_index import EntityKind, NameKind
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, codes_of, searched_languages
+from wikidata_cache.sources.queries import parse_words_of
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Kind, Template, batches
 from wikidata_cache.values import json_value, rdf_time
 
@@ -62,6 +64,8 @@ _PARTS: Mapping[Kind, tuple[str, ...]] = {
     "values": (*_TEXTS, "claims"),
     "sitelinks": ("sitelinks",),
 }
+# The same for texts in other languages than English.
+_PARTS_IN: Mapping[Kind, str] = {"label_in": "labels", "description_in": "descriptions"}
 # Facts of these kinds are kept whenever their parts come in an answer, whatever was asked.
 _KEPT_KINDS: tuple[Kind, ...] = ("label", "description", "redirect", "out", "claims", "types")
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what the parsers raise for JSON of another shape
@@ -85,6 +89,8 @@ class ApiEntity:
     claims: tuple[Claim, ...]
     sitelinks: int | None = None
     values: frozenset[tuple[str, str]] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)  # by language
+    descriptions: Mapping[str, str] = field(default_factory=dict)
 
 
 _EMPTY_ENTITY = ApiEntity("", (), None, None, frozenset(), ())
@@ -112,13 +118,26 @@ class ActionApi(EndpointSource):
     most_ids = _BATCH
     transport = _Get
 
-    def search(self, text: str, *, limit: int = 10, kind: EntityKind = "item") -> list[str]:
-        """Return the ids of two searches: names that begin with the text, then words anywhere (at most 50 ids each)."""
+    def search(
+        self,
+        text: str,
+        *,
+        limit: int = 10,
+        kind: EntityKind = "item",
+        languages: Languages = DEFAULT_LANGUAGES,
+    ) -> list[str]:
+        """Return the ids of two searches: names that begin with the text, then words anywhere (at most 50 ids each).
+
+        Names are searched in each language of the chain.
+        """
         if not text.strip() or len(text) > _LONGEST or not is_text(text):
             return []
         most = str(min(limit, _BATCH))
-        by_name = {"action": "wbsearchentities", "search": text, "language": "en", "uselang": "en", "type": kind}
-        hits, _ = self._get(by_name | {"limit": most}, "search", _parse_hits)
+        hits = list[str]()
+        for code in searched_languages(languages):
+            by_name = {"action": "wbsearchentities", "search": text, "language": code, "uselang": code, "type": kind}
+            named, _ = self._get(by_name | {"limit": most}, "search", _parse_hits)
+            hits += named
         terms = " ".join(re.findall(r"\w+", text))  # without the operators of the search syntax
         if terms:
             by_word = {"action": "query", "list": "search", "srsearch": terms, "srnamespace": _NAMESPACES[kind]}
@@ -126,36 +145,42 @@ class ActionApi(EndpointSource):
             hits += more
         return list(dict.fromkeys(hits))
 
-    def entities(self, ids: Iterable[str]) -> dict[str, ApiEntity]:
-        """Return the existing entities by requested id; a merged id gives the entity into which it was merged."""
+    def entities(self, ids: Iterable[str], *, languages: Languages = DEFAULT_LANGUAGES) -> dict[str, ApiEntity]:
+        """Return the existing entities by requested id; a merged id gives the entity into which it was merged.
+
+        Names, label and description are in these languages.
+        """
         entities: dict[str, ApiEntity] = {}
         for block in batches(sorted(set(ids)), size=_BATCH):
-            found, _ = self._get_entities(block, ("labels", "aliases", "descriptions", "claims"))
+            found, _ = self._get_entities(block, ("labels", "aliases", "descriptions", "claims"), languages)
             entities |= found
         return entities
 
-    def _get_entities(self, ids: Sequence[str], parts: Sequence[str]) -> tuple[dict[str, ApiEntity], Exchange]:
+    def _get_entities(
+        self, ids: Sequence[str], parts: Sequence[str], languages: Languages = DEFAULT_LANGUAGES
+    ) -> tuple[dict[str, ApiEntity], Exchange]:
         """Return the existing entities of at most 50 ids, as `entities` does, and the request.
 
         Args:
             ids: the ids.
             parts: the parts of each entity to ask for, as the API names them.
+            languages: those of texts.
         """
         request = {
             "action": "wbgetentities",
             "props": "|".join(parts),
-            "languages": "|".join(LANGUAGES),
+            "languages": "|".join(languages),
             "ids": "|".join(ids),
         }
 
         def parse(content: Json) -> dict[str, ApiEntity]:
-            return _parse_entities(content, requested=ids)
+            return _parse_entities(content, requested=ids, languages=languages)
 
         return self._get(request, "entities", parse)
 
     def can_answer(self, template: Template | None) -> bool:
         """Return whether the source answers a question; None stands for a user's query."""
-        return template is not None and template.kind in _PARTS
+        return template is not None and (template.kind in _PARTS or template.kind in _PARTS_IN)
 
     def select(self, query: str) -> list[Binding]:
         """Raise EndpointError, since the API has no SPARQL."""
@@ -164,6 +189,8 @@ class ActionApi(EndpointSource):
     def _answer(self, template: Template, block: Sequence[str]) -> Answer:
         if not self.can_answer(template):
             raise self._needs_sparql(f"a question of the kind {template.kind!r}")
+        if template.kind in _PARTS_IN:
+            return self._answer_in_languages(template, block)
         parts = _PARTS[template.kind]
         entities, exchange = self._get_entities(block, parts)
         kinds: set[Kind] = {template.kind}
@@ -174,6 +201,21 @@ class ActionApi(EndpointSource):
         for requested in block:
             values = _to_values(requested, entities.get(requested))
             facts += [Fact(kind, requested, value) for kind, value in values.items() if kind in kinds]
+        return Answer("wbgetentities/1", facts, exchange)
+
+    def _answer_in_languages(self, template: Template, block: Sequence[str]) -> Answer:
+        """Return the texts of ids in languages, which keys such as "Q42 zh" ask for."""
+        pairs = [parse_words_of(key) for key in block]
+        codes = list[str]()
+        for family in sorted({family for _, family in pairs}):
+            codes += codes_of(family)
+        ids = sorted({entity for entity, _ in pairs})
+        entities, exchange = self._get_entities(ids, [_PARTS_IN[template.kind]], tuple(codes))
+        facts = []
+        for key, (requested, family) in zip(block, pairs, strict=True):
+            texts = _texts_of(requested, entities.get(requested), template.kind)
+            wanted = [[code, text] for code, text in sorted(texts.items()) if code in codes_of(family) and text.strip()]
+            facts.append(Fact(template.kind, key, wanted))
         return Answer("wbgetentities/1", facts, exchange)
 
     def _needs_sparql(self, what: str) -> EndpointError:
@@ -254,29 +296,32 @@ def _parse_pages(answer: Json) -> list[str]:
     return [_check_id(page["title"].rpartition(":")[2]) for page in answer["search"]]
 
 
-def _parse_entities(answer: Json, requested: Collection[str]) -> dict[str, ApiEntity]:
+def _parse_entities(answer: Json, requested: Collection[str], languages: Languages) -> dict[str, ApiEntity]:
     """Return the existing entities in an answer of wbgetentities, by the id that was requested."""
     extra = answer.keys() - set(requested)
     if extra:
         raise ValueError(f"found entities that were not requested: {', '.join(map(str, sorted(extra)))[:80]}")
-    return {entity: _parse_entity(content) for entity, content in answer.items() if "missing" not in content}
+    return {entity: _parse_entity(content, languages) for entity, content in answer.items() if "missing" not in content}
 
 
-def _parse_entity(content: Json) -> ApiEntity:
+def _parse_entity(content: Json, languages: Languages) -> ApiEntity:
     labels = _parse_texts(content, "labels")
+    descriptions = _parse_texts(content, "descriptions")
     statements = _parse_statements(content)
     page_count = None
     if "sitelinks" in content:
         page_count = len(content["sitelinks"])
     return ApiEntity(
         id=_check_id(content["id"]),
-        names=tuple(_parse_names(content, labels)),
-        label=_choose_text(labels),
-        description=_choose_text(_parse_texts(content, "descriptions")),
+        names=tuple(_parse_names(content, labels, languages)),
+        label=_choose_text(labels, languages),
+        description=_choose_text(descriptions, languages),
         statements=frozenset(statements.truthy),
         claims=tuple(sorted(statements.claims)),
         sitelinks=page_count,
         values=frozenset(statements.values),
+        labels=labels,
+        descriptions=descriptions,
     )
 
 
@@ -290,21 +335,21 @@ def _read_object(content: Json, name: str) -> Json:
     return content.get(name) or {}
 
 
-def _choose_text(texts: Mapping[str, str]) -> str | None:
-    """Return the text in the first of LANGUAGES that has one, or None."""
-    for language in LANGUAGES:
+def _choose_text(texts: Mapping[str, str], languages: Languages) -> str | None:
+    """Return the text in the first language that has one, or None."""
+    for language in languages:
         if language in texts:
             return texts[language]
     return None
 
 
-def _parse_names(content: Json, labels: Mapping[str, str]) -> list[Name]:
+def _parse_names(content: Json, labels: Mapping[str, str], languages: Languages) -> list[Name]:
     """Return the labels and aliases in the wanted languages, the preferred language first."""
     aliases = {}
     for language, terms in _read_object(content, "aliases").items():
         aliases[language] = [text_of(term) for term in terms]
     names: list[Name] = []
-    for language in LANGUAGES:
+    for language in languages:
         if labels.get(language):
             names.append((labels[language], language, "label"))
         names += [(alias, language, "alias") for alias in aliases.get(language, ())]
@@ -381,6 +426,15 @@ def is_action_api(url: str) -> bool:
     """Return whether a URL is that of an Action API (its path ends in api.php) instead of a SPARQL endpoint."""
     # Not urlsplit, which raises for a malformed URL, such as one of a foreign cache file.
     return re.split("[?#]", url, maxsplit=1)[0].endswith("/api.php")
+
+
+def _texts_of(requested: str, entity: ApiEntity | None, kind: Kind) -> Mapping[str, str]:
+    """Return the labels or descriptions of an id by language; nothing for a missing one and for a merged one."""
+    if entity is None or entity.id != requested:
+        return {}
+    if kind == "label_in":
+        return entity.labels
+    return entity.descriptions
 
 
 def _to_values(requested: str, entity: ApiEntity | None) -> dict[Kind, Json]:

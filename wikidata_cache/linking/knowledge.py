@@ -16,6 +16,7 @@ from wikidata_cache.answers.cached_source import FallbackSource
 from wikidata_cache.errors import BadOptionError, CacheMissError, EndpointError, OfflineError
 from wikidata_cache.ids import DIRECT, local_id
 from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex, Match, NameKind
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.queries import Role, write_item_at_end, write_relation_end
 from wikidata_cache.sources.source import Source
@@ -124,7 +125,7 @@ class GraphKnowledge(Knowledge):
         """Return the facts about each of the ids."""
         ids = sorted(set(ids))
         items = [entity for entity in ids if is_item(entity)]
-        labels = look_up_or_skip(self.facts.labels, ids)
+        labels = self.labels(ids)
         descriptions = look_up_or_skip(self.facts.descriptions, ids)
         statements = look_up_or_skip(self.facts.out, items)
         merged = look_up_or_skip(self.facts.redirects, items)
@@ -152,8 +153,9 @@ class GraphKnowledge(Knowledge):
         return infos
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
-        """Return {id: label} for the ids that have a label."""
-        return look_up_or_skip(self.facts.labels, ids)
+        """Return {id: label} for the ids that have a label; offline, the English one where no other is in the cache."""
+        ids = list(ids)
+        return look_up_or_skip(self.facts.default_labels, ids) | look_up_or_skip(self.facts.labels, ids)
 
     def _find_by_label(self, text: str, entity: EntityKind) -> list[Match]:
         """Return the items, or the properties, with exactly this label."""
@@ -204,8 +206,10 @@ def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) 
     return frozenset(items_by_key[key] for key, is_there in answers.items() if is_there)
 
 
-def open_index(source: Source) -> LabelIndex | None:
+def open_index(source: Source, *, languages: Languages = DEFAULT_LANGUAGES) -> LabelIndex | None:
     """Return the index next to a store, else a new index of a local graph; None for endpoints and their caches.
+
+    Only names in these languages are found, but in a store with every triple, those in all.
 
     For a cache over a local graph, return the index of the graph. A new index is in memory; it takes about
     ten seconds for half a million names, so `wikidata-cache load` writes one to disk.
@@ -215,16 +219,19 @@ def open_index(source: Source) -> LabelIndex | None:
     if not isinstance(source, OxigraphSource):
         return None
     if source.label_file:
-        return LabelIndex(source.label_file)
+        wanted: Languages | None = languages
+        if source.finds_names_of_all:
+            wanted = None
+        return LabelIndex(source.label_file, languages=wanted)
     logger.debug("Indexing the labels of %s", source.name)
     numbers = ((local_id(row["s"]), int(row["n"])) for row in source.select(_NUMBERS))
-    return LabelIndex.in_memory(_select_names(source), weights=numbers)
+    return LabelIndex.in_memory(_select_names(source, languages), weights=numbers)
 
 
-def _select_names(source: Source) -> Iterator[LabelEntry]:
-    """Yield all labels and aliases in a graph."""
+def _select_names(source: Source, languages: Languages) -> Iterator[LabelEntry]:
+    """Yield all labels and aliases of a graph in these languages."""
     for kind in _NAME_KINDS:
-        pattern = match_words("e", f"<{KIND_IRIS[kind]}>")
+        pattern = match_words("e", f"<{KIND_IRIS[kind]}>", languages)
         for row in source.select(f"SELECT ?e ?l ?lang WHERE {{ {pattern} }}"):
             entity = local_id(row["e"])
             if is_entity(entity):

@@ -183,5 +183,5 @@ def open_linker(facts: Facts, *, api: ActionApi | None = None) -> Linker:
     The ends of relations are always looked up in the graph.
     """
     if api is not None:
-        return Linker(OnlineKnowledge(api), facts)
-    return Linker(GraphKnowledge(facts, open_index(facts.source)), facts)
+        return Linker(OnlineKnowledge(api, languages=facts.languages), facts)
+    return Linker(GraphKnowledge(facts, open_index(facts.source, languages=facts.languages)), facts)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from wikidata_cache.endpoints.action_api import ActionApi, ApiEntity
 from wikidata_cache.labels.label_index import EntityKind, Match
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages
 from wikidata_cache.linking.candidates import judge_name
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge
 
@@ -22,8 +23,9 @@ class OnlineKnowledge(Knowledge):
     raise EndpointError.
     """
 
-    def __init__(self, api: ActionApi) -> None:
+    def __init__(self, api: ActionApi, *, languages: Languages = DEFAULT_LANGUAGES) -> None:
         self.name = api.name
+        self._languages = languages
         self._api = api
         self._entities: dict[str, ApiEntity | None] = {}
         self._searches: dict[tuple[str, EntityKind, int], list[str]] = {}
@@ -33,7 +35,7 @@ class OnlineKnowledge(Knowledge):
         limit = min(limit, _PER_SEARCH)
         search = (text, entity, limit)
         if search not in self._searches:
-            self._searches[search] = self._api.search(text, limit=limit, kind=entity)
+            self._searches[search] = self._api.search(text, limit=limit, kind=entity, languages=self._languages)
         matches = []
         for entity_id, entry in self._fetch(self._searches[search]).items():
             names = [
@@ -74,7 +76,7 @@ class OnlineKnowledge(Knowledge):
     def _fetch(self, ids: Sequence[str]) -> dict[str, ApiEntity]:
         missing = [entity for entity in ids if entity not in self._entities]
         if missing:
-            entities = self._api.entities(missing)
+            entities = self._api.entities(missing, languages=self._languages)
             self._entities |= {entity.id: entity for entity in entities.values()}
             self._entities |= {entity_id: entities.get(entity_id) for entity_id in missing}
         fetched = {}

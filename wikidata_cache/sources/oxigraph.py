@@ -7,8 +7,9 @@ from pathlib import Path
 from pyoxigraph import Literal, NamedNode, QuerySolutions, Store
 
 from kg_common.ids import is_item
-from wikidata_cache.errors import SourceStringError, UserQueryError
+from wikidata_cache.errors import SourceStringError, StoreError, UserQueryError
 from wikidata_cache.ids import DIRECT, Statement, local_id
+from wikidata_cache.languages import Languages, families_of, family_of
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.source import Binding, Provenance, SparqlSource
 from wikidata_cache.sources.user_queries import forbid_service
@@ -24,6 +25,9 @@ class OxigraphSource(SparqlSource):
         provenance: where the triples come from.
         folder: the store on disk; None for a store in memory.
         label_file: the label index made by `load`, if there is one.
+        languages: the languages of the labels in a store made by `load`, if some were named; None where there may be
+            any.
+        finds_names_of_all: whether names are found in every language of the label index, whatever is asked for.
     """
 
     def __init__(
@@ -34,12 +38,16 @@ class OxigraphSource(SparqlSource):
         provenance: Provenance,
         folder: Path | None = None,
         label_file: Path | None = None,
+        languages: Sequence[str] | None = None,
+        finds_names_of_all: bool = False,
     ) -> None:
         self.label_file = label_file and label_file.absolute()  # the program may change its working folder
         self._store = store
         self._folder = folder
         self._name = name
         self._provenance = provenance
+        self.finds_names_of_all = finds_names_of_all
+        self._languages = languages
 
     @classmethod
     def from_files(cls, paths: Sequence[Path]) -> "OxigraphSource":
@@ -57,7 +65,18 @@ class OxigraphSource(SparqlSource):
             store = open_database(loaded, manifest)
             name = loaded.resolve().name
             provenance: Provenance = {"kind": "store", "folder": name, "content_hash": manifest.content_hash}
-            return cls(store, name=name, provenance=provenance, folder=loaded, label_file=loaded / LABELS)
+            languages: Sequence[str] | None = manifest.languages
+            if manifest.keep_all or manifest.every_language:
+                languages = None
+            return cls(
+                store,
+                name=name,
+                provenance=provenance,
+                folder=loaded,
+                label_file=loaded / LABELS,
+                languages=languages,
+                finds_names_of_all=manifest.keep_all,
+            )
         try:
             store = Store.read_only(str(folder))
         except OSError as error:
@@ -89,6 +108,17 @@ class OxigraphSource(SparqlSource):
     def size(self) -> int | None:
         """The number of triples in memory; None for a store on disk, which would be read as a whole."""
         return None if self._folder else len(self._store)
+
+    def check_languages(self, languages: Languages) -> None:
+        """Refuse languages of which a store made by `load` has no label, because they were not loaded."""
+        if self._folder is None or self._languages is None:
+            return
+        loaded = set(map(family_of, self._languages))
+        missing = [family for family in families_of(languages) if family not in loaded]
+        if missing:
+            problem = f"has no labels in {', '.join(missing)}, but in {', '.join(sorted(loaded))}"
+            suggestion = f"Load it again with --force --language {','.join(missing)}, or with --language all"
+            raise StoreError(self._folder, f"{problem}. {suggestion}")
 
     def statements(self) -> Iterator[Statement]:
         """Yield all truthy item-valued statements of the graph, in no order."""

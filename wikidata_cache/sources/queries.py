@@ -5,7 +5,8 @@ choice of rows would matter. Ids inside VALUES are sorted, so that equal questio
 with a special row (`?end`), which sorts last. If this row is missing, the answer was cut off. Its value is a digest of
 the query. If the value differs, the answer belongs to another query (a proxy may ignore the query string).
 
-An end of a relation is written "P19 object", an item at an end "P19 object Q65".
+An end of a relation is written "P19 object", an item at an end "P19 object Q65", the words of an entity in a language
+"Q42 zh", and a label in a language "zh 北京".
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ Role = Literal["object", "subject"]
 
 RELATION_END = re.compile("(P[1-9][0-9]*) (object|subject)", re.ASCII)
 ITEM_AT_END = re.compile("(P[1-9][0-9]*) (object|subject) (Q[1-9][0-9]*)", re.ASCII)
+WORDS_OF = re.compile("([PQ][1-9][0-9]*) ([a-z]+)", re.ASCII)
+NAMED_IN = re.compile("([a-z]+) (.+)", re.ASCII | re.DOTALL)
 
 # The variables with literals; others have IRIs.
 LITERALS = frozenset(("l", "lang", "n", "r", "start", "end_time", "v", "precision", "end"))
@@ -63,6 +66,33 @@ def parse_item_at_end(key: str) -> RelationEnd:
     if match is None:
         raise BadOptionError(f"{key!r} is not an end of a relation: expected a text such as 'P19 object Q65'.")
     return RelationEnd(match[1], match[2], match[3])
+
+
+def write_words_of(entity: str, family: str) -> str:
+    """Return the text that names the words of an entity in a family of languages, such as "Q42 zh"."""
+    return f"{entity} {family}"
+
+
+def write_named_in(label: str, family: str) -> str:
+    """Return the text that names what is called so in a family of languages, such as "zh 北京"."""
+    return f"{family} {label}"
+
+
+def parse_words_of(key: str) -> tuple[str, str]:
+    """Return (id, family) of a text such as "Q42 zh"."""
+    return _parse_pair(WORDS_OF, key, "'Q42 zh'")
+
+
+def parse_named_in(key: str) -> tuple[str, str]:
+    """Return (family, label) of a text such as "zh 北京"."""
+    return _parse_pair(NAMED_IN, key, "'zh 北京'")
+
+
+def _parse_pair(pattern: re.Pattern[str], key: str, example: str) -> tuple[str, str]:
+    match = pattern.fullmatch(key)
+    if match is None:
+        raise BadOptionError(f"{key!r} does not name words in a language: expected a text such as {example}.")
+    return match[1], match[2]
 
 
 def marked_select(variables: str, *parts: str) -> str:

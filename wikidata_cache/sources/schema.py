@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kg_common.ids import is_entity, is_item, is_property
-from wikidata_cache.sources.queries import ITEM_AT_END, RELATION_END
+from wikidata_cache.sources.queries import ITEM_AT_END, NAMED_IN, RELATION_END, WORDS_OF
 from wikidata_cache.values import is_value
 
 Check = Callable[[Any], bool]
@@ -78,11 +78,17 @@ _SHAPES: Mapping[str, Check] = {
     "at_end": _bool,
     "sitelinks": _or_none(_count),
     "values": _list(_row(_PROPERTY, _text(is_value))),
+    "label_in": _list(_row(_text(), _text())),
+    "description_in": _list(_row(_text(), _text())),
+    "named_in": _list(_text(is_entity)),
     "query": _list(_binding),
 }
 _IDS: Mapping[str, Callable[[str], bool]] = {  # of the kinds whose ids are not those of entities
     "named": lambda label: True,
     "ends": lambda end: RELATION_END.fullmatch(end) is not None,
     "at_end": lambda key: ITEM_AT_END.fullmatch(key) is not None,
+    "label_in": lambda key: WORDS_OF.fullmatch(key) is not None,
+    "description_in": lambda key: WORDS_OF.fullmatch(key) is not None,
+    "named_in": lambda key: NAMED_IN.fullmatch(key) is not None,
     "query": lambda key: _SHA256.fullmatch(key) is not None,
 }

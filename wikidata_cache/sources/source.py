@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 Json = Any  # plain JSON: None, bool, int, str, or lists of these
 
-Kind = Literal[
+PlainKind = Literal[
     "out",
     "in",
     "degree",
@@ -37,6 +37,8 @@ Kind = Literal[
     "sitelinks",
     "values",
 ]
+LanguageKind = Literal["label_in", "description_in", "named_in"]
+Kind = PlainKind | LanguageKind
 
 Provenance = dict[str, object]  # plain JSON values
 
@@ -56,7 +58,9 @@ class Fact(NamedTuple):
     - "ends": [n, [[type, count], ...]] of n entities at an end of a relation, where `id` is such as "P19 object";
     - "at_end": whether an item is at that end of the relation, where `id` is such as "P19 object Q65";
     - "sitelinks": the number of pages about the item in Wikipedia and its sister projects, or None if it isn't there;
-    - "values": [[property, value], ...], the truthy statements with a date or a quantity (`values.py`) as value.
+    - "values": [[property, value], ...], the truthy statements with a date or a quantity (`values.py`) as value;
+    - "label_in", "description_in": [[code, text], ...] in a family of languages, where `id` is such as "Q42 zh";
+    - "named_in": [entity, ...], where `id` is a label in a family of languages, such as "zh 北京".
     """
 
     kind: Kind

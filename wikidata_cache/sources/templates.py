@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from pyoxigraph import Literal
 
 from kg_common.ids import is_entity, is_item, is_property
-from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL, SAME_AS, local_id
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, SAME_AS, local_id
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages
 from wikidata_cache.sources.queries import HUB, RelationEnd, marked_select, parse_item_at_end, parse_relation_end
 from wikidata_cache.sources.source import Binding, Fact, Template
 from wikidata_cache.values import DATATYPES, XSD, date_value, literal_value, quantity_value
@@ -29,7 +30,6 @@ _WIKIDATA = "http://www.wikidata.org/"
 _RANK = "http://wikiba.se/ontology#"
 _RDFS_LABEL = f"<{RDFS_LABEL}>"
 _DESCRIPTION = "<http://schema.org/description>"
-_LANGUAGES = ", ".join(f'"{language}"' for language in LANGUAGES)
 _SAMPLE = 1_000  # entities to sample at an end of a relation, to count their types
 _TIME = re.compile(r"\+?(?P<sign>-?)(?P<year>\d+)-(?P<rest>\d\d-\d\dT\d\d:\d\d:\d\d)(\.0+)?(Z|\+00:00)?", re.ASCII)
 _TRIPLES = {"object": "?s <{direct}{relation}> ?e .", "subject": "?e <{direct}{relation}> ?o ."}
@@ -51,14 +51,16 @@ def _filter_truthy(property_: str, value: str) -> str:
     return f'{_filter_item(value)} FILTER(STRSTARTS(STR(?{property_}), "{DIRECT}P"))'
 
 
-def match_words(variable: str, predicate: str) -> str:
-    """Return the pattern of the texts of an entity in a language of LANGUAGES: it binds ?l and ?lang.
+def match_words(variable: str, predicate: str, languages: Languages = DEFAULT_LANGUAGES) -> str:
+    """Return the pattern of the texts of an entity in one of these languages: it binds ?l and ?lang.
 
     Args:
         variable: the variable of the entity.
         predicate: the IRI that states the texts, in angle brackets.
+        languages: their codes.
     """
-    return f"?{variable} {predicate} ?l . BIND(LCASE(LANG(?l)) AS ?lang) FILTER(?lang IN ({_LANGUAGES}))"
+    codes = ", ".join(f'"{language}"' for language in languages)
+    return f"?{variable} {predicate} ?l . BIND(LCASE(LANG(?l)) AS ?lang) FILTER(?lang IN ({codes}))"
 
 
 def _write_triple(end: RelationEnd) -> str:
@@ -276,15 +278,15 @@ def _read_descriptions(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact
 
 
 def _choose_texts(rows: Sequence[Binding]) -> dict[str, list[str]]:
-    """Return {id: [text, language]}, each in the first of LANGUAGES in which the id has a text."""
+    """Return {id: [text, language]}, each in the first of DEFAULT_LANGUAGES in which the id has a text."""
     candidates: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for row in rows:
         if row.get("l", "").strip():
-            candidates[local_id(row["e"])].append((LANGUAGES.index(row["lang"]), row["l"]))
+            candidates[local_id(row["e"])].append((DEFAULT_LANGUAGES.index(row["lang"]), row["l"]))
     texts = {}
     for entity, ranked in candidates.items():
         rank, text = min(ranked)  # of several texts in one language, the first in alphabetical order
-        texts[entity] = [text, LANGUAGES[rank]]
+        texts[entity] = [text, DEFAULT_LANGUAGES[rank]]
     return texts
 
 
@@ -295,12 +297,12 @@ _write_descriptions_query = _make_query_writer("?e ?l ?lang", match_words("e", _
 DESCRIPTIONS = Template("descriptions/1", "description", _write_descriptions_query, _read_descriptions, _read_entity)
 
 
-# The entities with exactly one of these labels in a language of LANGUAGES.
+# The entities with exactly one of these labels in a language of DEFAULT_LANGUAGES.
 def _write_named_query(labels: Sequence[str]) -> str:
     """Return the query: rows e, l."""
     literals = []
     for label in sorted(labels):
-        literals += [str(Literal(label, language=language)) for language in LANGUAGES]
+        literals += [str(Literal(label, language=language)) for language in DEFAULT_LANGUAGES]
     values = f"VALUES ?l {{ {' '.join(literals)} }}"
     return marked_select("?e ?l", f'{values} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))')
 

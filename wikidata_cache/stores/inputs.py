@@ -18,7 +18,7 @@ from typing import Literal
 
 from kg_common.atomic import user_path
 from wikidata_cache.errors import GraphFileError
-from wikidata_cache.ids import LANGUAGES
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, is_language
 from wikidata_cache.stores import ntriples
 from wikidata_cache.stores.chunks import Chunk, read_head
 from wikidata_cache.stores.ntriples import BadLineHandler, LineTranslator
@@ -58,6 +58,7 @@ class LoadOptions:
 
     keep_all: bool = False  # every triple of N-Triples files
     values: bool = False  # dates and quantities of N-Triples files and JSON dumps too
+    languages: Languages | None = DEFAULT_LANGUAGES  # of labels, aliases and descriptions; None: all
     skip_bad_lines: bool = False  # leave out unreadable lines, instead of raising GraphFileError
 
 
@@ -79,13 +80,13 @@ class Input:
             case "N-Triples" if options.keep_all:
                 return ntriples.all_lines_translator(self.name, bad)
             case "N-Triples":
-                return ntriples.wanted_lines_translator(bad, values=options.values)
+                return ntriples.wanted_lines_translator(bad, values=options.values, languages=options.languages)
             case "TSV":
                 return plain_rows(bad)
             case "KGTK":
-                return kgtk_rows(self.header, bad)
+                return kgtk_rows(self.header, bad, languages=options.languages)
             case "JSON dump":
-                return json_entities(bad, values=options.values)
+                return json_entities(bad, values=options.values, languages=options.languages)
             case "CoDEx labels":
                 return codex_labels(self.path, bad)
 
@@ -96,13 +97,16 @@ class Input:
         return chunks
 
 
-def find_inputs(sources: Iterable[str | Path]) -> list[Input]:
-    """Return the given files and the files of given folders, in order, each with its kind."""
+def find_inputs(sources: Iterable[str | Path], *, languages: Languages | None = DEFAULT_LANGUAGES) -> list[Input]:
+    """Return the given files and the files of given folders, in order, each with its kind.
+
+    Of a CoDEx folder, the label files in these languages are taken, or all for None.
+    """
     files = list[Path]()
     for source in sources:
         path = user_path(source)
         if path.is_dir():
-            files += _folder_files(path)
+            files += _folder_files(path, languages)
         else:
             files.append(path)
     for file in files:
@@ -118,9 +122,9 @@ def find_inputs(sources: Iterable[str | Path]) -> list[Input]:
     return inputs
 
 
-def _folder_files(folder: Path) -> list[Path]:
+def _folder_files(folder: Path, languages: Languages | None) -> list[Path]:
     """Return the files of a folder that can be loaded: those of CoDEx, or else those with a usual ending."""
-    files = codex_files(folder)
+    files = codex_files(folder, languages=languages)
     if not files:
         files = sorted(file for file in folder.iterdir() if _NAMES.search(file.name))
     if not files:
@@ -128,7 +132,7 @@ def _folder_files(folder: Path) -> list[Path]:
     return files
 
 
-def codex_files(folder: Path) -> list[Path]:
+def codex_files(folder: Path, *, languages: Languages | None = DEFAULT_LANGUAGES) -> list[Path]:
     """Return the triples and label files of a CoDEx folder; [] for any other folder.
 
     The triples (train.txt, valid.txt, test.txt) are in the folder itself, in its folders ``triples/codex-*``, or in the
@@ -140,15 +144,18 @@ def codex_files(folder: Path) -> list[Path]:
         for triples in (root, *sorted((root / "triples").glob("codex-*"))):
             splits += [triples / name for name in _SPLITS if (triples / name).is_file()]
         if splits:
-            return splits + _codex_label_files(root)
+            return splits + _codex_label_files(root, languages)
     return []
 
 
-def _codex_label_files(root: Path) -> list[Path]:
+def _codex_label_files(root: Path, languages: Languages | None) -> list[Path]:
     """Return CoDEx's label files in the wanted languages, such as ``entities/en/entities.json``."""
     labels = list[Path]()
     for part in _LABELS:
-        for language in LANGUAGES:
+        spoken = languages
+        if spoken is None:
+            spoken = tuple(sorted(path.name for path in (root / part).glob("*") if is_language(path.name)))
+        for language in spoken:
             labels += sorted((root / part / language).glob("*.json"))
     return labels
 

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from kg_common.atomic import user_path, write_atomically
 from wikidata_cache.errors import BadOptionError, GraphFileError, LabelIndexError, StoreError
-from wikidata_cache.ids import LANGUAGES, RDFS_LABEL, release
+from wikidata_cache.ids import RDFS_LABEL, release
+from wikidata_cache.labels.label_index import LabelIndex
+from wikidata_cache.languages import Languages
 from wikidata_cache.stores.chunks import Batch, Chunk, add_hashes, batches, open_chunks, read_ahead
 from wikidata_cache.stores.engine import Database, index_names, store_write_errors
 from wikidata_cache.stores.inputs import BadLines, Input, LoadOptions, detect, find_inputs, sibling_labels
@@ -62,12 +64,14 @@ class LoadPlan:
     package: str  # the release of this package
     keep_all: bool
     values: bool
+    languages: Languages | None
     files: list[object]  # as `_describe_file` describes each source
     labels_nearby: list[object]  # the same of the labels file that is loaded if the sources have no labels; or empty
 
     def as_list(self) -> list[object]:
         """Return the plan as it is written to progress.json."""
-        return [self.store_format, self.package, self.keep_all, self.values, self.files, self.labels_nearby]
+        what = [self.keep_all, self.values, self.languages]
+        return [self.store_format, self.package, *what, self.files, self.labels_nearby]
 
 
 def load(
@@ -96,7 +100,7 @@ def load(
         raise BadOptionError("Nothing to load; name at least one file or folder.")
     options = options or LoadOptions()
     target = user_path(store).resolve()
-    inputs = find_inputs(sources)
+    inputs = find_inputs(sources, languages=options.languages)
     plan = _make_plan(inputs, options)
     with store_write_errors(target):
         restore_interrupted_swap(target)
@@ -130,6 +134,7 @@ def _make_plan(inputs: Sequence[Input], options: LoadOptions) -> LoadPlan:
         package=release(),
         keep_all=options.keep_all,
         values=options.values,
+        languages=options.languages,
         files=[_describe_file(path) for path in paths],
         labels_nearby=labels_nearby,
     )
@@ -198,13 +203,20 @@ def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRep
         ),
         sources=work.progress.done,
         keep_all=options.keep_all,
-        languages=list(LANGUAGES),
+        languages=list(options.languages or _spoken_languages(work.folder)),
+        every_language=options.languages is None,
         files=stored_files(work.folder),
         probes=work.progress.probes,
     )
     open_database(work.folder, manifest)
     write_atomically(work.folder / MANIFEST, manifest.as_json())
     return LoadReport(manifest, loaded - begun, time.perf_counter() - loaded, work.progress.skipped)
+
+
+def _spoken_languages(folder: Path) -> list[str]:
+    """Return the languages of the names in a store, sorted."""
+    with LabelIndex(folder / LABELS) as index:
+        return index.languages()
 
 
 def _load_all(work: Work, inputs: Sequence[Input], options: LoadOptions) -> int:

@@ -50,6 +50,7 @@ class Manifest:
     languages: list[str]  # of labels, aliases and descriptions
     files: dict[str, StoredFile]  # by path
     probes: list[str]  # some of the triples, as N-Triples
+    every_language: bool = False  # whether texts of every language were loaded; `languages` are those of the names
     licence: str = LICENCE
     content_hash_method: str = HASH_METHOD
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from pyoxigraph import Literal, RdfFormat, parse, serialize
 
-from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
+from wikidata_cache.languages import Languages
 from wikidata_cache.values import DATATYPES, XSD
 
 if TYPE_CHECKING:  # only `load` needs numpy
@@ -39,6 +40,7 @@ _TEXTS = rb"<http://(?:www\.w3\.org/(?:2000/01/rdf-schema#label|2004/02/skos/cor
 _TIME = rb'"[^"\n]*"\^\^<http://www\.w3\.org/2001/XMLSchema#dateTime>'
 _TYPE = rb"<http://www.w3.org/1999/02/22-rdf-syntax-ns#type> "
 _LITERAL = rb'"[^"\n]*"\^\^<' + XSD.encode() + rb"(?:" + "|".join(DATATYPES).encode() + rb")>"
+_ANY_LANGUAGE = rb"[a-z0-9-]+"
 _VALUE = rb"<" + _W + rb"value/[^>\n]+>"
 
 # The rest of a canonical line: plain characters, then a text, if there is one, then " .". In a text, only the escapes
@@ -73,19 +75,19 @@ _IDS = re.compile(
     rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> \."
 )
 _UNIT_OF_NUMBERS = 199  # Q199, the number one
-_NAME = re.compile(rb"<" + _W + rb'entity/([QP][0-9]+)> <([^>]+)> "(.*)"@([a-z-]+) \.')
+_NAME = re.compile(rb"<" + _W + rb'entity/([QP][0-9]+)> <([^>]+)> "(.*)"@([a-z0-9-]+) \.')
 _ESCAPE = re.compile(r"\\(?:u([0-9A-F]{4})|(.))")
 _CHARACTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 
 Name = tuple[str, str, str, str]  # id, text, language, kind
 
 
-def wanted_lines_translator(bad: BadLineHandler, *, values: bool) -> LineTranslator:
+def wanted_lines_translator(bad: BadLineHandler, *, values: bool, languages: Languages | None) -> LineTranslator:
     """Return a translator that keeps the lines of N-Triples that are needed, with `values` also dates and quantities.
 
-    `bad` is called for unreadable lines.
+    `bad` is called for unreadable lines. Texts are kept in these languages, or in all for None.
     """
-    pattern = _wanted_pattern(values=values)
+    pattern = _wanted_pattern(values=values, languages=languages)
 
     def translate(lines: bytes, first: int) -> list[bytes]:
         tidy = _tidy(lines, first, bad)
@@ -95,17 +97,19 @@ def wanted_lines_translator(bad: BadLineHandler, *, values: bool) -> LineTransla
     return translate
 
 
-def _wanted_pattern(*, values: bool) -> re.Pattern[bytes]:
+def _wanted_pattern(*, values: bool, languages: Languages | None) -> re.Pattern[bytes]:
     """Return the pattern of a wanted line after the end of the line before it; its group is the line.
 
     It reads: the subject is an item or a property, and predicate and object one of four kinds; or the subject is a
     statement node, and so on. The line end after the line is not consumed, since it begins the next match.
     """
-    languages = b"|".join(re.escape(language.encode()) for language in LANGUAGES)
+    codes = _ANY_LANGUAGE
+    if languages is not None:
+        codes = b"|".join(re.escape(language.encode()) for language in languages)
     # Predicate and object, by the kind of the subject.
     after_entity = [
         rb"<" + _W + rb"prop/direct/P[0-9]+> " + _ITEM,
-        _TEXTS + rb' "[^\n]*"@(?i:' + languages + rb")",
+        _TEXTS + rb' "[^\n]*"@(?i:' + codes + rb")",
         rb"<http://www\.w3\.org/2002/07/owl#sameAs> <" + _W + rb"entity/[QP][0-9]+>",
         rb"<" + _W + rb"prop/P[0-9]+> " + _NODE,
     ]

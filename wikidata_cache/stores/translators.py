@@ -20,7 +20,7 @@ from typing import Any
 from kg_common.ids import is_entity, is_item, is_property
 from kg_common.json_text import parse
 from kg_common.rows import SUBJECT_COLUMNS
-from wikidata_cache.ids import LANGUAGES
+from wikidata_cache.languages import Languages, is_language
 from wikidata_cache.stores.chunks import Chunk
 from wikidata_cache.stores.ntriples import (
     KIND_IRIS,
@@ -59,8 +59,11 @@ def _convert_plain_row(cells: list[str]) -> Iterable[bytes]:
     raise ValueError(f"found {row[:80]!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text")
 
 
-def kgtk_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
-    """Return a translator of KGTK edge files, whose first line is `header`; `bad` is called for unreadable rows."""
+def kgtk_rows(header: bytes, bad: BadLineHandler, *, languages: Languages | None) -> LineTranslator:
+    """Return a translator of KGTK edge files, whose first line is `header`; `bad` is called for unreadable rows.
+
+    Texts are kept in these languages, or in all for None.
+    """
     names = header.decode(errors="replace").strip("\ufeff\r\n").split("\t")
     subject_column = names.index("node1")
     relation_column = names.index("label")
@@ -80,7 +83,7 @@ def kgtk_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
         if name not in KIND_IRIS or not text:
             return ()
         language = text[2].lower()
-        if language not in LANGUAGES:
+        if languages is not None and language not in languages:
             return ()
         return [text_line(entity, name, _ESCAPED.sub(r"\1", text[1]), language)]
 
@@ -121,10 +124,11 @@ def _convert_line(line: bytes, number: int, convert: RowConverter) -> Iterable[b
     return convert(cells)
 
 
-def json_entities(bad: BadLineHandler, *, values: bool) -> LineTranslator:
+def json_entities(bad: BadLineHandler, *, values: bool, languages: Languages | None) -> LineTranslator:
     """Return a translator of lines of a JSON dump: item-valued statements of best rank, labels, aliases, descriptions.
 
-    With `values`, dates and quantities are kept too. `bad` is called for unreadable lines.
+    With `values`, dates and quantities are kept too. Texts are kept in these languages, or in all for None. `bad` is
+    called for unreadable lines.
     """
 
     def translate(lines: bytes, first: int) -> list[bytes]:
@@ -134,7 +138,7 @@ def json_entities(bad: BadLineHandler, *, values: bool) -> LineTranslator:
             if text in (b"", b"[", b"]"):
                 continue
             try:
-                kept += _entity_lines(parse(text), values=values)
+                kept += _entity_lines(parse(text), values=values, languages=languages)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 bad(number, f"is not an entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
         return kept
@@ -164,20 +168,20 @@ def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iter
         yield pending
 
 
-def _entity_lines(entity: Json, *, values: bool) -> Iterator[bytes]:
+def _entity_lines(entity: Json, *, values: bool, languages: Languages | None) -> Iterator[bytes]:
     name = entity["id"]
     if not is_entity(name):  # a lexeme
         return
-    yield from _text_lines(entity, name)
+    yield from _text_lines(entity, name, languages)
     if is_item(name):
         yield from _truthy_lines(entity, name, values=values)
 
 
-def _text_lines(entity: Json, name: str) -> Iterator[bytes]:
+def _text_lines(entity: Json, name: str, languages: Languages | None) -> Iterator[bytes]:
     """Yield the labels, descriptions and aliases in the wanted languages."""
     for kind, key in (("label", "labels"), ("description", "descriptions"), ("alias", "aliases")):
         texts = entity.get(key) or {}  # PHP writes an empty map as []
-        for language in LANGUAGES:
+        for language in languages or sorted(texts):
             entries = texts.get(language) or []
             if kind != "alias":  # only aliases are lists
                 entries = [entries] if entries else []
@@ -224,10 +228,13 @@ def _item_value(statement: Json) -> str | None:
 
 
 def codex_labels(path: Path, bad: BadLineHandler) -> LineTranslator:
-    """Return a translator of a whole file `{id: {"label": …, "description": …}}`; the folder's name is the language."""
+    """Return a translator of a whole file `{id: {"label": …, "description": …}}`; the folder's name is the language.
+
+    In a folder of another name, the language is English.
+    """
     language = path.parent.name
-    if language not in LANGUAGES:
-        language = LANGUAGES[0]
+    if not is_language(language):
+        language = "en"
 
     def translate(text: bytes, first: int) -> list[bytes]:
         try:

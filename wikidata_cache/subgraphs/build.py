@@ -14,7 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import networkx as nx
 
@@ -217,7 +217,7 @@ def _start_expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> 
 
     def is_closed(node: str) -> bool:
         # The statements of s are answers to many test questions, so s is expanded only as a root.
-        return "subject" not in options.roots and ends.is_subject(node, facts.label(node))
+        return "subject" not in options.roots and ends.is_subject(node, facts.names(node))
 
     return Expansion(
         frontier=frontier,
@@ -314,7 +314,7 @@ def _add_consequences(
     read.add(None)  # a consequence without premise follows from the edit alone
     added = []
     for consequence in consequences:
-        if consequence.premise in read and facts.label(consequence.rule.head):
+        if consequence.premise in read and facts.default_label(consequence.rule.head):
             added.append(_add_consequence(graph, consequence, facts))
     return added
 
@@ -323,7 +323,7 @@ def _add_consequence(graph: Subgraph, derived: Consequence, facts: Facts) -> dic
     """Add the edge of a consequence, and return it with its rule, for reports."""
     subject, relation, target = derived.statement
     measures = {"rule": str(derived.rule), "support": derived.rule.support, "confidence": derived.rule.confidence}
-    label = facts.label(relation)
+    label = facts.default_label(relation)
     graph.add_edge(subject, target, key=relation, property=relation, label=label, role="consequence", **measures)
     names = [str(graph.nodes[subject]["label"]), str(label), str(graph.nodes[target]["label"])]
     return {"statement": list(derived.statement), "labels": names, **measures}
@@ -349,7 +349,7 @@ def _add_nodes(
     for node, hop in hops.items():
         label = None
         if is_item(node) or is_value(node):
-            label = facts.label(node)
+            label = facts.default_label(node)
         if not label:
             label = words.get(node, node)
         graph.add_node(node, label=label, hop=hop, role=roles.get(node, "neighbour"))
@@ -365,7 +365,7 @@ def _add_statements(graph: Subgraph, facts: Facts, steps: Iterable[SampledStatem
             if not stated:
                 raise TruthyOnlyError(subject, facts.source.name)
             ranks_and_times = summarize_claims(stated)
-        label = facts.label(relation)
+        label = facts.default_label(relation)
         graph.add_edge(
             subject, target, key=relation, property=relation, label=label, role="statement", **ranks_and_times
         )
@@ -396,14 +396,22 @@ def _add_provenance(graph: Subgraph, options: SubgraphOptions, expansion: Expans
 
 
 def content_hash(graph: nx.MultiDiGraph) -> str:
-    """Return the sha256 of a subgraph's sorted triples, labels, roles and claims, equal from any source."""
+    """Return the sha256 of a subgraph's sorted triples, labels, roles and claims, equal from any source.
+
+    The labels are the default ones, so that the hash is the same in every language.
+    """
     edges = []
     for subject, target, key, data in graph.edges(keys=True, data=True):
-        edge = [subject, key, target, data["label"], data["role"]]
+        edge = [subject, key, target, _default_label(data), data["role"]]
         if "claims" in data:
             edge.append(data["claims"])
         edges.append(edge)
     edges.sort()
     # Hops follow from the edges, so they are left out.
-    nodes = sorted((node, data["label"], data["role"]) for node, data in graph.nodes(data=True))
+    nodes = sorted((node, _default_label(data), data["role"]) for node, data in graph.nodes(data=True))
     return hashlib.sha256(json.dumps([edges, nodes]).encode()).hexdigest()
+
+
+def _default_label(data: Mapping[str, Any]) -> Any:
+    """Return the label before `translate.py` replaced it."""
+    return data.get("default_label", data["label"])

@@ -7,7 +7,7 @@ answer, or a statement of the subject.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ from wikidata_cache.errors import (
     WikidataCacheError,
 )
 from wikidata_cache.ids import Statement
+from wikidata_cache.languages import families_of
 from wikidata_cache.subgraphs.facts import Facts, look_up_or_skip
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 
@@ -137,7 +138,7 @@ class EditEnds:
         old = self.target_true_id
         words = None
         if old:
-            words = facts.label(old)
+            words = facts.default_label(old)
         words = words or self.edit.target_true
         if not words:
             return None
@@ -153,20 +154,20 @@ class EditEnds:
         """Return the label of the relation, else the edit's own words for it, else ""."""
         label = None
         if self.edit.relation_id:
-            label = facts.label(self.edit.relation_id)
+            label = facts.default_label(self.edit.relation_id)
         return label or self.edit.relation or ""
 
-    def is_subject(self, node: str, label: str | None) -> bool:
-        """Return whether a node is the edit's subject: by id, or by label where the edit has no subject id."""
-        return node == self.subject or (self.subject_id is None and label == self.edit.subject)
+    def is_subject(self, node: str, names: Collection[str]) -> bool:
+        """Return whether a node is the edit's subject: by id, or by a name where the edit has no subject id."""
+        return node == self.subject or (self.subject_id is None and self.edit.subject in names)
 
-    def is_target_true(self, node: str, label: str | None) -> bool:
-        """Return whether a node is the old object: by id, or by label where the edit has no id of the old object."""
+    def is_target_true(self, node: str, names: Collection[str]) -> bool:
+        """Return whether a node is the old object: by id, or by a name where the edit has no id of the old object."""
         if self.target_true_id:
             return node == self.target_true_id
-        return self.edit.target_true is not None and label == self.edit.target_true
+        return self.edit.target_true is not None and self.edit.target_true in names
 
-    def is_old_edge(self, statement: Statement, label: Callable[[str], str | None]) -> bool:
+    def is_old_edge(self, statement: Statement, names_of: Callable[[str], Collection[str]]) -> bool:
         """Return whether a statement is the old edge, in either direction.
 
         If the edit's relation has no id, a statement of any relation counts.
@@ -175,9 +176,9 @@ class EditEnds:
             return False
         a = statement.subject
         b = statement.object
-        if self.is_subject(a, label(a)) and self.is_target_true(b, label(b)):
+        if self.is_subject(a, names_of(a)) and self.is_target_true(b, names_of(b)):
             return True
-        return self.is_subject(b, label(b)) and self.is_target_true(a, label(a))
+        return self.is_subject(b, names_of(b)) and self.is_target_true(a, names_of(a))
 
 
 class ResolvedEdits(NamedTuple):
@@ -266,7 +267,7 @@ def _resolve_labels(labels: Iterable[str], facts: Facts) -> tuple[dict[str, str]
     errors: dict[str, WikidataCacheError] = {}
     for label, ids in candidates.items():
         if not ids:
-            errors[label] = UnknownLabelError(label, facts.source.name)
+            errors[label] = UnknownLabelError(label, facts.source.name, families_of(facts.languages))
         elif len(ids) == 1:
             items[label] = ids[0]
         else:
@@ -356,17 +357,20 @@ def leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Ca
     exempt = (ends.subject, ends.target_new)
     silent_subject = options.incoming and "subject" not in options.roots
 
+    def is_answer(node: str) -> bool:
+        return leakage.gives_away(node, None) or any(leakage.gives_away(node, name) for name in facts.names(node))
+
     def find_reason(statement: Statement) -> str | None:
         if statement == ends.new_edge:
             return "edit_edge_again"
-        if leakage.drop_old_edge and ends.is_old_edge(statement, facts.label):
+        if leakage.drop_old_edge and ends.is_old_edge(statement, facts.names):
             return "old_edge"
         if leakage.answers:
             for node in (statement.subject, statement.object):
-                if node not in exempt and leakage.gives_away(node, facts.label(node)):
+                if node not in exempt and is_answer(node):
                     return "answer"
         subject = statement.subject
-        if silent_subject and ends.is_subject(subject, facts.label(subject)):
+        if silent_subject and ends.is_subject(subject, facts.names(subject)):
             return "of_the_subject"
         return None
 

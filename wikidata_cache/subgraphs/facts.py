@@ -1,20 +1,25 @@
 """`Facts` asks a source about many ids in batches, caches the answers in memory, and filters the statements.
 
 `usable` leaves out statements whose property or whose value's class is on a deny-list, and statements without labels.
+`default_label` is the label that decides what is in a subgraph, `label` the one that is shown: that of the first
+language of a chain.
 `Claim` is a full statement, of any rank except deprecated, with its start and end times.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Iterable
 from typing import NamedTuple, TypeVar
 
 from wikidata_cache.errors import CacheMissError, TruthyOnlyError
 from wikidata_cache.ids import Statement, check_ids, is_text
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, families_of, own_languages
 from wikidata_cache.sources import templates
+from wikidata_cache.sources.queries import parse_words_of
 from wikidata_cache.sources.source import Json, Kind, Source, Template
+from wikidata_cache.sources.wordings import IN_LANGUAGES, choose_texts, keys_in
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.sampling import other_end
 from wikidata_cache.values import is_value, unit_of, words
@@ -26,15 +31,26 @@ class Facts:
     """The answers of `source`. Each question is asked only once, also where the answer is empty.
 
     `usable` leaves out statements with a property in `meta` or with an item of a class in `internal`
-    (`deny_lists.py`).
+    (`deny_lists.py`). `languages` is the chain of labels, descriptions and names; its codes before the English end are
+    asked for in addition.
     """
 
-    def __init__(self, source: Source, *, meta: Container[str], internal: Collection[str]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        meta: Container[str],
+        internal: Collection[str],
+        languages: Languages = DEFAULT_LANGUAGES,
+    ) -> None:
         self.source = source
+        self.languages = languages
+        self._own_languages = own_languages(languages)
+        self._families = families_of(languages)
         self._meta = meta
         self.internal = frozenset(internal)  # the classes of Wikimedia-internal items
         self.warned: set[str] = set()  # new objects o* for which a warning about missing labels was logged
-        self._known: dict[Kind, dict[str, Json]] = {kind: {} for kind in templates.TEMPLATES}
+        self._known: dict[Kind, dict[str, Json]] = defaultdict(dict)
 
     def out(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
         """Return {id: its (property, object) pairs, with housekeeping; [] for none}."""
@@ -66,22 +82,66 @@ class Facts:
         return {entity: _pairs(answer) for entity, answer in self._ask(templates.VALUES, ids).items()}
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
+        """Return {id: label} for the ids that have a label, in the first language of the chain that has one."""
+        ids = list(ids)
+        return self.default_labels(ids) | self._in_own_language("label", ids)
+
+    def default_labels(self, ids: Iterable[str]) -> dict[str, str]:
         """Return {id: label} for the ids that have a label: en, else mul, en-gb, en-ca, en-us, simple."""
         return {entity: label[0] for entity, label in self._ask(templates.LABELS, ids).items() if label}
 
     def label(self, entity: str) -> str | None:
-        """Return the label of one id, or the words of a date or a quantity, or None."""
+        """Return the label of one id in the chain's languages, or the words of a date or a quantity, or None."""
+        if not self._own_languages:
+            return self.default_label(entity)
+        if is_value(entity):
+            return words(entity, self.label)
+        return self.labels([entity]).get(entity)
+
+    def default_label(self, entity: str) -> str | None:
+        """Return the label of one id in the default languages, or the words of a date or a quantity, or None."""
         labels = self._known["label"]
         if entity not in labels:
             if is_value(entity):
-                return words(entity, self.label)
+                return words(entity, self.default_label)
             self._ask(templates.LABELS, [entity])  # adds the answer to `labels`
         label = labels[entity]
         return label[0] if label else None
 
+    def names(self, entity: str) -> list[str]:
+        """Return the labels by which an edit may name an entity: the default one, and those of the chain."""
+        names = []
+        label = self.default_label(entity)
+        if label:
+            names.append(label)
+        if self._own_languages and not is_value(entity):
+            for pairs in self._ask_in_own_languages("label", [entity]).values():
+                names += [text for code, text in pairs if code in self._own_languages]
+        return names
+
+    def own_labels(self, ids: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return {id: {language: label}} in the languages of the chain before its English end."""
+        labels: dict[str, dict[str, str]] = defaultdict(dict)
+        for key, pairs in self._ask_in_own_languages("label", ids).items():
+            entity, _ = parse_words_of(key)
+            labels[entity].update((code, text) for code, text in pairs if code in self._own_languages)
+        return labels
+
     def descriptions(self, ids: Iterable[str]) -> dict[str, str]:
-        """Return {id: description} for the ids that have a description."""
-        return {entity: text for entity, text in self._ask(templates.DESCRIPTIONS, ids).items() if text}
+        """Return {id: description} for the ids that have a description, in the first language that has one."""
+        ids = list(ids)
+        default = {entity: text for entity, text in self._ask(templates.DESCRIPTIONS, ids).items() if text}
+        return default | self._in_own_language("description", ids)
+
+    def _in_own_language(self, kind: Kind, ids: Iterable[str]) -> dict[str, str]:
+        """Return {id: text} for the ids with a label or description in a language of the chain before its end."""
+        return choose_texts(self._ask_in_own_languages(kind, ids), self.languages)
+
+    def _ask_in_own_languages(self, kind: Kind, ids: Iterable[str]) -> dict[str, Json]:
+        """Return {"Q42 zh": [[code, text], ...]} in the languages of the chain before its end."""
+        if not self._families:
+            return {}
+        return self._fetch(IN_LANGUAGES[kind], keys_in(kind, check_ids(ids), self._families))
 
     def types(self, ids: Iterable[str]) -> dict[str, frozenset[str]]:
         """Return {id: classes of which it is an instance (P31); an empty set for none}."""
@@ -93,12 +153,33 @@ class Facts:
         return {entity: count for entity, count in counts.items() if count is not None}
 
     def named(self, labels: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """Return {label: sorted ids of items and properties with exactly this label; () for none}. Case matters."""
+        """Return {label: sorted ids of items and properties with exactly this label; () for none}. Case matters.
+
+        The label may be in any language of the chain.
+        """
         # Wikidata's labels are in the form NFC; a label from macOS may be in NFD, which looks the same.
         composed = {label: unicodedata.normalize("NFC", label) for label in labels}
         asked = {text for text in (*composed, *composed.values()) if is_text(text)}
         ids = self._fetch(templates.NAMED, asked)
-        return {label: tuple(ids.get(text) or ids.get(label, ())) for label, text in composed.items()}
+        named = {label: tuple(ids.get(text) or ids.get(label, ())) for label, text in composed.items()}
+        if self._own_languages:
+            own = self._named_in_own_languages(named)
+            named = {label: tuple(sorted({*ids, *own[label]})) for label, ids in named.items()}
+        return named
+
+    def _named_in_own_languages(self, labels: Iterable[str]) -> dict[str, set[str]]:
+        """Return {label: ids with this label in the chain's languages before its end}, in any width of characters."""
+        spellings: dict[str, list[str]] = {}
+        for label in filter(is_text, labels):
+            forms = {unicodedata.normalize("NFC", label), unicodedata.normalize("NFKC", label)}
+            spellings[label] = sorted(filter(None, forms))
+        every_form = set[str]().union(*spellings.values())
+        answers = self._fetch(IN_LANGUAGES["named"], keys_in("named", every_form, self._families))
+        named = defaultdict[str, set[str]](set)
+        for label, written in spellings.items():
+            for key in keys_in("named", written, self._families):
+                named[label].update(answers[key])
+        return named
 
     def mentioned(self, ids: Iterable[str]) -> frozenset[str]:
         """Return those of the ids that are the value of at least one statement."""
@@ -198,7 +279,7 @@ class Facts:
                 dropped["internal_item"] += 1
             elif labels[relation] is None:
                 dropped["unlabelled_property"] += 1
-            elif self.label(other) is None and other not in labelled:
+            elif self.default_label(other) is None and other not in labelled:
                 dropped["unlabelled_item"] += 1
             else:
                 usable.append(statement)
@@ -226,10 +307,15 @@ def _pairs(answer: Json) -> list[tuple[str, str]]:
 def look_up_or_skip(look_up: Callable[[Iterable[str]], dict[str, T]], ids: Iterable[str]) -> dict[str, T]:
     """Return what a method of `Facts` returns for the ids; offline, only for those that the cache has."""
     ids = set(ids)
-    try:
-        return look_up(ids)
-    except CacheMissError as miss:
-        return look_up(ids.difference(miss.ids))
+    while True:
+        try:
+            return look_up(ids)
+        except CacheMissError as miss:
+            # A miss of words in a language has keys such as "Q42 zh"; it may come after a miss of English ones.
+            missing = ids.intersection({*miss.ids, *(key.partition(" ")[0] for key in miss.ids)})
+            if not missing:
+                raise
+            ids -= missing
 
 
 class Claim(NamedTuple):

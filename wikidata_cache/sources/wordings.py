@@ -1,0 +1,143 @@
+"""Questions about labels, descriptions and names in other languages than English (`Template`s).
+
+Each is asked for an entity and a family of languages, written "Q42 zh", and for a name "zh 北京". The answer has the
+texts in all codes of the family, so that it fits every chain of languages (`languages.py`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from pyoxigraph import Literal
+
+from kg_common.ids import is_entity
+from wikidata_cache.ids import ENTITY, local_id
+from wikidata_cache.languages import Languages, codes_of, family_of, own_languages
+from wikidata_cache.sources.queries import marked_select, parse_named_in, parse_words_of, write_named_in, write_words_of
+from wikidata_cache.sources.source import Binding, Fact, Json, Kind, LanguageKind, Template
+from wikidata_cache.sources.templates import TEMPLATES, match_words
+from wikidata_cache.stores.ntriples import KIND_IRIS
+
+_LABEL = f"<{KIND_IRIS['label']}>"
+_DESCRIPTION = f"<{KIND_IRIS['description']}>"
+
+
+def _query_words(predicate: str) -> Callable[[Sequence[str]], str]:
+    """Return a function from keys such as "Q42 zh" to the query of their texts: rows e, l, lang."""
+
+    def query(keys: Sequence[str]) -> str:
+        entities: dict[str, list[str]] = defaultdict(list)
+        for key in keys:
+            entity, family = parse_words_of(key)
+            entities[family].append(entity)
+        parts = []
+        for family, ids in sorted(entities.items()):
+            names = " ".join(f"wd:{entity}" for entity in sorted(ids))
+            words = match_words("e", predicate, codes_of(family))
+            parts.append(f"VALUES ?e {{ {names} }} {words}")
+        return marked_select("?e ?l ?lang", *parts)
+
+    return query
+
+
+def _key_of(row: Binding) -> str:
+    return write_words_of(local_id(row["e"]), family_of(row["lang"]))
+
+
+def _read_words(kind: LanguageKind) -> Callable[[Sequence[str], Sequence[Binding]], list[Fact]]:
+    """Return the reader of texts: the value of a fact has a pair [code, text] for each code that has one."""
+
+    def read(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+        texts: dict[str, dict[str, str]] = defaultdict(dict)
+        for row in sorted(rows, key=lambda row: row.get("l", ""), reverse=True):  # of several of a code, the first
+            if row.get("l", "").strip():
+                texts[_key_of(row)][row["lang"]] = row["l"]
+        return [Fact(kind, key, [list(pair) for pair in sorted(texts[key].items())]) for key in keys]
+
+    return read
+
+
+def _named_query(keys: Sequence[str]) -> str:
+    """Return the query for the entities with exactly these labels in these languages: rows e, l, lang."""
+    literals = []
+    for key in sorted(keys):
+        family, label = parse_named_in(key)
+        literals += [str(Literal(label, language=code)) for code in codes_of(family)]
+    labelled = f"VALUES ?l {{ {' '.join(literals)} }} ?e {_LABEL} ?l . BIND(LCASE(LANG(?l)) AS ?lang)"
+    return marked_select("?e ?l ?lang", f'{labelled} FILTER(STRSTARTS(STR(?e), "{ENTITY}"))')
+
+
+def _name_of(row: Binding) -> str:
+    return write_named_in(row["l"], family_of(row["lang"]))
+
+
+def _read_named(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+    entities: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        entities[_name_of(row)].add(local_id(row["e"]))
+    return [Fact("named_in", key, sorted(filter(is_entity, entities[key]))) for key in keys]
+
+
+LABELS_IN = Template("labels_in/1", "label_in", _query_words(_LABEL), _read_words("label_in"), _key_of)
+DESCRIPTIONS_IN = Template(
+    "descriptions_in/1", "description_in", _query_words(_DESCRIPTION), _read_words("description_in"), _key_of
+)
+# A name is written in up to nine codes of a family, so fewer names fit into the length of a URL.
+NAMED_IN = Template("named_in/1", "named_in", _named_query, _read_named, _name_of, size=10)
+
+# The question in other languages for each question about words.
+IN_LANGUAGES: dict[Kind, Template] = {"label": LABELS_IN, "description": DESCRIPTIONS_IN, "named": NAMED_IN}
+ALL_TEMPLATES: dict[Kind, Template] = TEMPLATES | {template.kind: template for template in IN_LANGUAGES.values()}
+
+
+def choose_texts(answers: Mapping[str, Json], languages: Languages) -> dict[str, str]:
+    """Return {id: text in the first language} of answers {key: [[code, text], ...]}, without ids that have no text."""
+    texts: dict[str, dict[str, str]] = defaultdict(dict)
+    for key, pairs in answers.items():
+        entity, _ = parse_words_of(key)
+        texts[entity].update((code, text) for code, text in pairs)
+    chosen = {}
+    for entity, by_code in texts.items():
+        spoken = [code for code in own_languages(languages) if code in by_code]
+        if spoken:
+            chosen[entity] = by_code[spoken[0]]
+    return chosen
+
+
+class Question(NamedTuple):
+    """What was asked: facts of a kind about ids (or labels), and the families of languages; () for the default ones."""
+
+    kind: Kind
+    ids: list[str]
+    languages: tuple[str, ...]
+
+
+def describe_question(kind: Kind, ids: Sequence[str]) -> Question:
+    """Return what a question asks; one of `IN_LANGUAGES` has languages, and ids that are no keys."""
+    for plain_kind, template in IN_LANGUAGES.items():
+        if template.kind == kind:
+            pairs = [_parse_key(plain_kind, key) for key in ids]
+            return Question(plain_kind, sorted({text for text, _ in pairs}), tuple(sorted({name for _, name in pairs})))
+    return Question(kind, list(ids), ())
+
+
+def _parse_key(kind: Kind, key: str) -> tuple[str, str]:
+    """Return (id or label, family) of a key."""
+    if kind == "named":
+        family, label = parse_named_in(key)
+        return label, family
+    return parse_words_of(key)
+
+
+def keys_in(kind: Kind, texts: Iterable[str], families: Iterable[str]) -> list[str]:
+    """Return the keys of a question in `IN_LANGUAGES` for these ids, or these labels of the kind "named"."""
+    families = list(families)
+    keys = []
+    for text in texts:
+        if kind == "named":
+            keys += [write_named_in(text, family) for family in families]
+        else:
+            keys += [write_words_of(text, family) for family in families]
+    return keys

@@ -1,0 +1,48 @@
+"""Give finished subgraphs the labels of another language, so that they are the same graphs in every language.
+
+What is in a subgraph is decided by ids and default labels (`facts.py`), and so is its content hash. Nodes and edges
+keep the default label as `default_label`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kg_common.ids import is_item, is_property
+from wikidata_cache.languages import own_languages
+from wikidata_cache.subgraphs.facts import Facts
+from wikidata_cache.subgraphs.subgraph import Subgraph
+from wikidata_cache.values import is_value
+
+
+def translate(graphs: Sequence[Subgraph], facts: Facts) -> None:
+    """Replace the labels of subgraphs in place by those in the languages of `facts`; requests are shared."""
+    if not own_languages(facts.languages):
+        return
+    ids = set[str]()
+    for graph in graphs:
+        ids.update(filter(is_item, graph))
+        ids.update(key for _, _, key in graph.edges(keys=True) if is_property(key))
+    labels = facts.labels(ids)
+    for graph in graphs:
+        for node, data in graph.nodes(data=True):
+            if is_value(node):
+                labels[node] = facts.label(node) or data["label"]
+        _replace_labels(graph, labels)
+
+
+def _replace_labels(graph: Subgraph, labels: dict[str, str]) -> None:
+    """Replace the labels of nodes and edges, and those in the provenance, where there are other ones."""
+    for node, data in graph.nodes(data=True):
+        data["default_label"] = data["label"]
+        data["label"] = labels.get(node, data["label"])
+    for _, _, key, data in graph.edges(keys=True, data=True):
+        data["default_label"] = data["label"]
+        data["label"] = labels.get(key, data["label"])
+    old = graph.graph.get("old_edge")
+    if old:
+        old["label"] = labels.get(old["property"], old["label"])
+        old["object_label"] = labels.get(old["object"], old["object_label"])
+    for consequence in graph.graph.get("consequences", ()):
+        pairs = zip(consequence["statement"], consequence["labels"], strict=True)
+        consequence["labels"] = [labels.get(entity, label) for entity, label in pairs]
