@@ -1,13 +1,16 @@
+import gzip
 import hashlib
 from pathlib import Path
 
 import pytest
+from pyoxigraph import RdfFormat, parse
 
 from tests.wikidata_cache.link_graph import write_graph
 from tests.wikidata_cache.wikidata_helpers import facts
 from wikidata_cache import WikidataCache, deny_lists, open_source, packaged_extract
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.extract import build_extract, read_seeds
+from wikidata_cache.extract import build_extract, packaged_labels, read_seeds
+from wikidata_cache.ids import local_id
 
 DATA = packaged_extract().parent
 
@@ -71,3 +74,20 @@ def test_build_extract_refuses_bad_seeds_and_files(tmp_path: Path) -> None:
     (tmp_path / "seeds.tsv").write_text("id\tlabel\n")
     with pytest.raises(BadOptionError, match=r"seeds\.tsv has no ids"):
         read_seeds(tmp_path / "seeds.tsv")
+
+
+def test_packaged_labels_are_the_documented_ones(cache: WikidataCache) -> None:
+    data = packaged_labels().read_bytes()
+    note = (DATA / "extract.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(data).hexdigest() in note
+    triples = list(parse(gzip.decompress(data), RdfFormat.N_TRIPLES))
+    labels = {(local_id(str(triple.subject.value)), triple.object.language) for triple in triples}
+    assert len(labels) == len(triples), "one label of an entity in a language"
+    entities = {entity for entity, _ in labels}
+    assert set(cache.labels(entities)) == entities, "no entity that the extract lacks"
+    assert f"{len(labels):,} labels of {len(entities)} entities" in note
+    for language in ("de", "es", "zh", "zh-hant", "ja", "ko"):
+        have = {entity for entity, code in labels if code == language}
+        items = 5_694 - sum(entity.startswith("Q") for entity in have)
+        relations = 239 - sum(entity.startswith("P") for entity in have)
+        assert f"({language}) | {items:,} | {relations} |" in note

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.patches.factors import Factors
 from kg_edit.patches.subtraction import less_extracted, subtract_patch
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 
 def drawn(rows: int, columns: int, rank: int, seed: int) -> Factors:
