@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,7 @@ EDIT = "edit"
 EDITED = "edited"
 Done = Mapping[tuple[str, str], str | None]  # (id, phase) -> error
 Points = frozenset[tuple[int, int]]  # (sequence, edits) of general ability
-_FEW = 256 * 2**20  # bytes; so many are left as they are
+_SMALL = 256 * 2**20  # bytes; files of fewer bytes in all are not replaced by their sum
 _TIMES = 3  # files that take so many times as much as their sum are replaced; 2 would write a sum at each step
 
 
@@ -169,37 +168,10 @@ class RunFolder:
         Raises:
             OutputError: a file can't be read or written.
         """
-        settings = read_settings(self.path)
-        plan = EvalConfig.of(settings).plan
-        done, _ = read_progress(self)
-        sequences = split_into_sequences(settings)
-        places = dict[str, tuple[int, int]]()  # of a record: the number of its sequence, and its index there
-        kept = dict[int, int]()  # how many of a sequence's first edits stay
-        for number, ids in sequences.items():
-            for index, name in enumerate(ids):
-                places[name] = (number, index)
-            kept[number] = _count_kept(ids, done, batch=plan.schedule.batch)
-
-        def entry_stays(entry: Entry) -> bool:
-            if entry.error is not None:
-                return False
-            number, index = places[entry.id]
-            if entry.phase == BASE:
-                return True
-            if entry.phase == EDIT:
-                return index < kept[number]
-            edits = len(sequences[number])
-            _, _, after = entry.phase.partition(":")
-            if after:  # K of after:K
-                edits = int(after)
-            return edits <= kept[number]
-
-        def point_stays(point: Point) -> bool:
-            return point.error is None and point.edits <= kept[point.sequence]
-
-        # A kill in between leaves lines of failed records, which a second call drops.
-        _keep_lines(self.general, Point, point_stays)
-        _keep_lines(self.records, Entry, entry_stays)
+        kept = _find_kept(self)
+        # The points go first: a kill after them leaves the lines of failed records, which a second call drops.
+        _filter_lines(self.general, Point, kept.keeps_point)
+        _filter_lines(self.records, Entry, kept.keeps_entry)
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Append phases; when this returns, they are on disk.
@@ -218,6 +190,54 @@ class RunFolder:
         append_lines(self.general, [point.model_dump_json(exclude_defaults=True)])
 
 
+@dataclass(frozen=True)
+class _KeptEdits:
+    """How many of the first edits of each sequence stay when failed records are computed again.
+
+    ``places`` has the number of its sequence, and its index there, for each record. ``lengths`` and ``kept`` are by the
+    number of a sequence: how many edits it has, and how many of them stay.
+    """
+
+    places: Mapping[str, tuple[int, int]]
+    lengths: Mapping[int, int]
+    kept: Mapping[int, int]
+
+    def keeps_entry(self, entry: Entry) -> bool:
+        """Return whether the line of a phase stays: it has no error, and needs no edit that is made again."""
+        if entry.error is not None:
+            return False
+        number, index = self.places[entry.id]
+        if entry.phase == BASE:
+            needed_edits = 0
+        elif entry.phase == EDIT:
+            needed_edits = index + 1
+        elif entry.phase == EDITED:
+            needed_edits = self.lengths[number]
+        else:
+            needed_edits = int(entry.phase.removeprefix("after:"))
+        return needed_edits <= self.kept[number]
+
+    def keeps_point(self, point: Point) -> bool:
+        """Return whether the line of a point stays."""
+        return point.error is None and point.edits <= self.kept[point.sequence]
+
+
+def _find_kept(folder: RunFolder) -> _KeptEdits:
+    """Return the edits of a run that stay when its failed records are computed again."""
+    settings = read_settings(folder.path)
+    plan = EvalConfig.of(settings).plan
+    done, _ = read_progress(folder)
+    places = {}
+    lengths = {}
+    kept = {}
+    for number, ids in split_into_sequences(settings).items():
+        for index, name in enumerate(ids):
+            places[name] = (number, index)
+        lengths[number] = len(ids)
+        kept[number] = _count_kept(ids, done, batch=plan.schedule.batch)
+    return _KeptEdits(places, lengths, kept)
+
+
 def _count_kept(ids: Sequence[str], done: Done, *, batch: int) -> int:
     """Return how many of a sequence's first edits stay: those of the steps before the first failed record."""
     phases = [BASE, EDIT]
@@ -230,13 +250,13 @@ def _count_kept(ids: Sequence[str], done: Done, *, batch: int) -> int:
     return len(ids)
 
 
-def _keep_lines(file: Path, kind: type[Line], stays: Callable[[Line], bool]) -> None:
-    """Replace a file of JSON lines by those of its lines that stay."""
+def _filter_lines(file: Path, kind: type[Line], keeps: Callable[[Line], bool]) -> None:
+    """Replace a file of JSON lines by those of its lines that a function keeps."""
     if not file.exists():
         return
     with replacing(file) as scratch, file.open("rb") as lines, scratch.open("wb") as target:
         for line, entry in zip(lines, read_lines(file, kind), strict=True):
-            if stays(entry):
+            if keeps(entry):
                 target.write(line)
 
 
@@ -261,7 +281,7 @@ def join_phases(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
     records: dict[str, dict[str, Any]] = {}
     for entry in entries:
         record = records.setdefault(entry.id, {"id": entry.id, "sha256": entry.sha256, "scores": {}})
-        # Later phases add sections; of an error, a cost and the choices the first one counts.
+        # Each phase adds its sections. The first error, cost and choices count.
         for name, section in entry.sections.items():
             record["scores"][name] = section.scores
         if entry.error is not None and entry.phase not in (BASE, EDIT):
@@ -326,7 +346,7 @@ class StepFiles:
         # A resumed run has files of later steps too, which it has not loaded yet
         earlier = [file for file in self._sizes if "-sum-" in file.stem or _number_in(file) < steps]
         bytes_used = sum(self._sizes[file] for file in earlier)
-        if bytes_used < max(_FEW, _TIMES * total.nbytes):
+        if bytes_used < max(_SMALL, _TIMES * total.nbytes):
             return
         self._write(Path(f"{self._start}sum-{steps:05d}.safetensors"), total)
         for file in earlier:
@@ -418,21 +438,24 @@ def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None
 def read_progress(folder: RunFolder) -> tuple[Done, Points]:
     """Return the finished phases with their errors, and the finished points, of a run's folder."""
     sequences = split_into_sequences(read_settings(folder.path))
-    done = dict[tuple[str, str], str | None]()
+    ids: set[str] = set()
+    for ids_of_sequence in sequences.values():
+        ids.update(ids_of_sequence)
+    done: dict[tuple[str, str], str | None] = {}
     points = set()
-    ids = set(chain.from_iterable(sequences.values()))
     for number, entry in enumerate(folder.entries(), 1):
         if entry.id not in ids:
-            raise _foreign(folder.records, number, f"record {entry.id!r}")
+            raise _refuse_line(folder.records, number, f"record {entry.id!r}")
         done[entry.id, entry.phase] = entry.error
     for number, point in enumerate(folder.points(), 1):
         if point.sequence not in sequences:
-            raise _foreign(folder.general, number, f"sequence {point.sequence}")
+            raise _refuse_line(folder.general, number, f"sequence {point.sequence}")
         points.add((point.sequence, point.edits))
     return done, frozenset(points)
 
 
-def _foreign(file: Path, number: int, what: str) -> OutputError:
+def _refuse_line(file: Path, number: int, what: str) -> OutputError:
+    """Return the error of a line about a record or a sequence that the run does not have."""
     return OutputError(f"{file}, line {number}: this run has no {what}; delete the line, and start again")
 
 

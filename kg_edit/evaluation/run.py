@@ -160,7 +160,9 @@ def _warn_of_another_plug_in(run: SequenceRun) -> None:
     earlier = [used.get("plug_in") for used in read_environments(run.folder.path)]
     if all(used == plug_in for used in earlier):
         return
-    affected = "some records" if plug_in in earlier else number_of(len(edited), "record")
+    affected = number_of(len(edited), "record")
+    if plug_in in earlier:
+        affected = "some records"
     words = "%s: %s were made with other code of the package %s; another --out makes all anew"
     log.warning(words, run.folder.path, affected, plug_in["package"])
 
@@ -181,30 +183,35 @@ def _split(
 
 
 def _advance_all(run: SequenceRun, sequences: Sequence[RecordSequence], data: DataSource | None) -> None:
-    """Do what is missing of the sequences, several at once where that is possible."""
+    """Do what is missing of the sequences, in groups as large as `SequenceRun.choose_group_size` allows."""
     out = run.folder.path
     todo = [sequence for sequence in sequences if not run.is_done(sequence)]
     if todo:
         run.method.prepare()
         note_environment(out, environment(run.method, run.model, data))
-    total = sum(len(sequence.items) for sequence in sequences)
-    remaining = sum(len(sequence.items) for sequence in todo)
-    if 0 < remaining < total:
-        log.info("%s has %d of %d records; the others follow", out, total - remaining, total)
+    total = _count_records(sequences)
+    done = total - _count_records(todo)
+    if 0 < done < total:
+        log.info("%s has %d of %d records; the others follow", out, done, total)
 
-    single = run.config.plan.schedule.sequence == 1
-    with Bar(title=run.method.name, unit="record", total=total, done=total - remaining) as bar:
-        start = 0
-        asked = 0  # of how many sequences the unedited model has been asked
+    is_single = run.config.plan.schedule.sequence == 1
+    with Bar(title=run.method.name, unit="record", total=total, done=done) as bar:
+        start = 0  # the first of `todo` that is not advanced yet
+        asked = 0  # the first of `todo` that the unedited model was not asked about
         largest = 0  # bytes of the largest patch so far
         while start < len(todo):
-            end = start + run.side_by_side(start, largest)
-            group = todo[start:end]
-            if single and asked < start + len(group):  # the unedited model takes more records at once
-                asked = start + run.together
+            end = min(start + run.choose_group_size(start, largest), len(todo))
+            # A pass of the unedited model takes more records at once than a small group has, so it is asked ahead.
+            if is_single and asked < end:
+                asked = start + run.most_together
                 run.ask_unedited([sequence.items[0] for sequence in todo[start:asked]])
-            largest = max(largest, run.advance(group, bar))
-            start += len(group)
+            largest = max(largest, run.advance(todo[start:end], bar))
+            start = end
+
+
+def _count_records(sequences: Sequence[RecordSequence]) -> int:
+    """Return the number of records of all sequences."""
+    return sum(len(sequence.items) for sequence in sequences)
 
 
 def _refuse_other_code(out: Path) -> None:

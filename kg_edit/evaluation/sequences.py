@@ -9,7 +9,7 @@ calls them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -87,7 +87,9 @@ class _Lines:
 
     def __init__(self, folder: RunFolder, *, held: bool) -> None:
         self._folder = folder
-        self._held: dict[str, list[Entry]] | None = {} if held else None
+        self._held: dict[str, list[Entry]] | None = None
+        if held:
+            self._held = {}
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Write entries, or hold them."""
@@ -118,14 +120,14 @@ class _Scored(NamedTuple):
 class _Progress:
     """Where a sequence stands: the patch of all its edits so far, and what an earlier start has recorded.
 
-    ``recorded`` is the number of its first steps that have all their results. Dense patches of the first steps may be
-    one file, their sum; ``summed`` is the number of these steps.
+    The first ``recorded_steps`` steps have all their results. Dense patches of the first ``summed_steps`` steps, which
+    are at most as many, are one file, their sum.
     """
 
     sequence: RecordSequence
     files: StepFiles
-    recorded: int
-    summed: int
+    recorded_steps: int
+    summed_steps: int
     patch: Patch | None
 
 
@@ -153,6 +155,14 @@ class _Group:
         self.bar.note(f"{self.label}{text}")
 
 
+@dataclass
+class _Ability:
+    """The general ability of a model: its scores, and those of each document of the tasks."""
+
+    scores: dict[str, float | None]
+    tasks: dict[str, DocumentScores]
+
+
 @dataclass(frozen=True)
 class SequenceRun:
     """A run: its inputs, its folder, and what was done before this start."""
@@ -175,28 +185,32 @@ class SequenceRun:
         return not list(list_missing_points(plan, sequence.number, len(sequence.items), self.points))
 
     @property
-    def together(self) -> int:
+    def most_together(self) -> int:
         """How many records are edited, scored and written together, at most."""
         if self.model.device.type == "cpu":
             return TOGETHER
         return TOGETHER * _ON_ACCELERATOR
 
-    def side_by_side(self, done: int, largest: int) -> int:
-        """Return how many of the next sequences are computed together, after ``done`` of them.
+    def choose_group_size(self, done: int, largest: int) -> int:
+        """Return how many of the next sequences are computed together.
 
         Sequences of several records are computed one by one, and so are records by a method that makes one edit a call.
-        Other records that are edited alone are as many as are done, at least `FEWEST` and at most `TOGETHER`: 4, 4, 8,
-        16, 16, … A short run loses little when it is killed, and a long run loses no speed: a record in a group of
-        sixteen takes 0.7 of the time of one in a group of four. On an accelerator both are `_ON_ACCELERATOR` times as
-        many. The patches of a group, of at most ``largest`` bytes each so far, take `HELD` bytes at most, or the group
-        has one record.
+        Of other records that are edited alone, a group has as many as are done, at least `FEWEST` and at most
+        `TOGETHER`: 4, 4, 8, 16, 16, … A short run loses little when it is killed, and a long run loses no speed: a
+        record in a group of sixteen takes 0.7 of the time of one in a group of four. On an accelerator both limits are
+        `_ON_ACCELERATOR` times as high. The patches of a group take `HELD` bytes at most, or the group has one record.
+
+        Args:
+            done: number of sequences that are done.
+            largest: bytes of the largest patch so far, 0 where none is known.
         """
         if self.config.plan.schedule.sequence > 1 or not isinstance(self.method, EditsEach):
             return 1
-        fewest = FEWEST * self.together // TOGETHER
-        # Before a patch is known, it is assumed to be as large as the model.
-        size = largest or sum(weight.nbytes for weight in self.model.model.parameters())
-        return max(1, min(self.together, max(fewest, done), HELD // size))
+        fewest = FEWEST * self.most_together // TOGETHER
+        if largest == 0:  # a patch is then assumed to be as large as the model
+            largest = sum(weight.nbytes for weight in self.model.model.parameters())
+        size = min(max(fewest, done), self.most_together, HELD // largest)
+        return max(1, size)
 
     def advance(self, sequences: Sequence[RecordSequence], bar: Bar) -> int:
         """Do what is missing of sequences of the same length, step by step, and return the size of their largest patch.
@@ -205,9 +219,11 @@ class SequenceRun:
         """
         plan = self.config.plan
         is_single = plan.schedule.sequence == 1
-        label = _label(sequences, bar) if is_single else ""
+        label = ""
+        if is_single:
+            label = _label(sequences, bar)
         group = _Group(progress=[], failed=set(), lines=_Lines(self.folder, held=is_single), bar=bar, label=label)
-        # first: a text or task that can't be used is found before any record
+        # General ability comes first: a text or task that can't be used is found before any record.
         self._measure_point(sequences[0], 0, None, bar)
         bar.phase("unedited model", sum(len(sequence.items) for sequence in sequences))
         group.note("unedited model")
@@ -221,33 +237,56 @@ class SequenceRun:
         return largest
 
     def _advance_step(self, group: _Group, number: int, scoring: Scoring) -> int:
-        """Edit, score and write step ``number`` of each sequence; return the size of its largest patch."""
-        new_sequences = sum(number >= state.recorded for state in group.progress)
-        new_records = new_sequences * len(scoring.step)
-        old_records = (len(group.progress) - new_sequences) * len(scoring.step)
-        unsummed = [state for state in group.progress if number >= state.summed]
+        """Edit, score and write step ``number`` of each sequence; return the size of its largest patch.
+
+        What an earlier start has recorded of the step is loaded instead of computed; a step in a file with a sum is
+        done altogether.
+        """
+        new_count = 0  # sequences of which something is missing
+        to_do: list[_Progress] = []
+        for state in group.progress:
+            if number >= state.recorded_steps:
+                new_count += 1
+            if number >= state.summed_steps:
+                to_do.append(state)
+        new_records = new_count * len(scoring.step)
+        old_records = (len(group.progress) - new_count) * len(scoring.step)
+
         if new_records:
             group.bar.phase("editing", new_records)
             group.note("editing")
-        updates = self._edit(group, unsummed, number, scoring)
-        to_score = sum(len(group.usable_items(state.sequence, scoring.indices)) for state in unsummed)
+        updates = self._edit(group, to_do, number, scoring)
+        to_score = self._list_to_score(group, to_do, scoring)
         if new_records and to_score:
             group.bar.phase("edited model", new_records)
-            group.note(f"edited model, {to_score} to score")
-        self._score(group, unsummed, scoring)
-        for state in unsummed:
-            group.lines.write(state.sequence.ids)
-            if number == 0 and state is not group.progress[0]:
-                self._measure_point(state.sequence, 0, None, group.bar)
-            if scoring.on_curve:
-                self._measure_point(state.sequence, scoring.edits, state.patch, group.bar)
-            if updates[state.sequence.number] and state.patch:
-                state.files.sum_up(number + 1, state.patch)
+            group.note(f"edited model, {len(to_score)} to score")
+        self._score(group, to_score, name_phase(scoring))
+        for state in to_do:
+            self._end_step(group, state, number, scoring, updates[state.sequence.number])
+
         if old_records:
             group.bar.skip(old_records)
         if new_records:  # counted together, as they were computed together: one by one, the first is slow
             group.bar.update(new_records)
         return max((patch.nbytes for patch in updates.values() if patch), default=0)
+
+    def _end_step(self, group: _Group, state: _Progress, number: int, scoring: Scoring, update: Patch | None) -> None:
+        """Write the lines and the points of a sequence's step, and sum its patches up where that saves space.
+
+        Args:
+            group: the sequences that are advanced together.
+            state: one of them.
+            number: the step, from 0.
+            scoring: the records of the step, and those to score after it.
+            update: the patch of the step; None if no edit succeeded.
+        """
+        group.lines.write(state.sequence.ids)
+        if number == 0 and state is not group.progress[0]:  # the point of the first sequence came before all
+            self._measure_point(state.sequence, 0, None, group.bar)
+        if scoring.on_curve:
+            self._measure_point(state.sequence, scoring.edits, state.patch, group.bar)
+        if update and state.patch:
+            state.files.sum_up(number + 1, state.patch)
 
     def _scored_items(self, sequences: Sequence[RecordSequence]) -> list[Item]:
         """Return the records that are scored: with a sample, not all are."""
@@ -258,7 +297,7 @@ class SequenceRun:
         return scored
 
     def _resume(self, sequence: RecordSequence, scorings: Sequence[Scoring], failed: set[str]) -> _Progress:
-        """Return where a sequence stands. Dense patches of the first steps are one file with their sum."""
+        """Return where a sequence stands after earlier starts."""
         recorded = 0
         while recorded < len(scorings) and self._is_recorded(sequence, scorings[recorded], failed):
             recorded += 1
@@ -299,7 +338,7 @@ class SequenceRun:
     def _score_unedited(self, records: Sequence[Item], lines: _Lines) -> set[str]:
         """Write the unedited model's scores; return the ids of the items that it can't be scored on."""
         failed = set()
-        for chunk in _chunks(records, self.together):
+        for chunk in _chunks(records, self.most_together):
             if len(records) > 1:
                 self.ask_unedited(chunk)
             for item in chunk:
@@ -384,17 +423,22 @@ class SequenceRun:
         lines.add(_make_edit_entry(item, step) for item in new)
         return step.patch
 
-    def _score(self, group: _Group, progress: Sequence[_Progress], scoring: Scoring) -> None:
-        """Score the records of a scoring, each on the model with its sequence's patch, and write their lines."""
-        phase = name_phase(scoring)
-        to_score = list[_Scored]()
+    def _list_to_score(self, group: _Group, progress: Sequence[_Progress], scoring: Scoring) -> list[_Scored]:
+        """Return the records that a scoring asks about, each with the patch of its sequence."""
+        to_score: list[_Scored] = []
         for state in progress:
             items = group.usable_items(state.sequence, scoring.indices)
             to_score += [_Scored(item, state.patch) for item in items]
-        for chunk in _chunks(to_score, self.together):  # whole chunks: a resumed run rounds like an uninterrupted one
-            new = {scored.item.id for scored in chunk if (scored.item.id, phase) not in self.done}
-            if new:
-                group.lines.add(entry for entry in self._score_chunk(chunk, phase) if entry.id in new)
+        return to_score
+
+    def _score(self, group: _Group, to_score: Sequence[_Scored], phase: str) -> None:
+        """Score records, each on the model with its patch, and write the lines that are missing."""
+        for chunk in _chunks(to_score, self.most_together):
+            missing = {scored.item.id for scored in chunk if (scored.item.id, phase) not in self.done}
+            if missing:
+                # Whole chunks are scored, so that a resumed run rounds like an uninterrupted one.
+                entries = self._score_chunk(chunk, phase)
+                group.lines.add([entry for entry in entries if entry.id in missing])
 
     def _score_chunk(self, chunk: Sequence[_Scored], phase: str) -> list[Entry]:
         """Score records all at once; if that fails, each alone, so that an error belongs to one record.
@@ -426,18 +470,12 @@ class SequenceRun:
         """Score records, each on the model with its patch."""
         cases = [scored.item.case for scored in chunk]
         before = self.unedited.sections({scored.item.id: scored.item.case for scored in chunk})
-        patch = chunk[0].patch
-        is_shared = patch is not None and all(scored.patch is patch for scored in chunk)
-        shared_patch = patch if is_shared else None
-        with self._apply(shared_patch) as model:
-
-            def score(part: Sequence[_Scored]) -> Sequence[Section]:
-                part_cases = [scored.item.case for scored in part]
-                part_before = [before[scored.item.id] for scored in part]
-                own_patches = None if is_shared else [scored.patch for scored in part]
-                return score_cases(model, part_cases, before=part_before, patches=own_patches)
-
-            sections = in_halves(score, chunk)
+        shared_patch = chunk[0].patch
+        if shared_patch is not None and all(scored.patch is shared_patch for scored in chunk):
+            with self._apply(shared_patch) as model:
+                sections = _score_in_halves(model, chunk, before, with_own_patches=False)
+        else:
+            sections = _score_in_halves(self.model, chunk, before, with_own_patches=True)
         return add_cosines(self.model, cases, sections)
 
     def _make_entry(self, item: Item, phase: str, section: Section, patch: Patch | None) -> Entry:
@@ -454,7 +492,9 @@ class SequenceRun:
 
     def _apply(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
         """Return the model with a patch, within a ``with`` block."""
-        return patch.applied(self.model) if patch else nullcontext(self.model)
+        if patch is None:
+            return nullcontext(self.model)
+        return patch.applied(self.model)
 
     def _measure_point(self, sequence: RecordSequence, edits: int, patch: Patch | None, bar: Bar) -> None:
         """Measure perplexity, tasks and retention after the first ``edits`` records, and write the point."""
@@ -465,30 +505,50 @@ class SequenceRun:
         replies_before: list[RetentionAnswer] = []
         if config.retention:  # asked here, where no patch is applied yet
             replies_before = self.unedited.replies(config.retention, chat=bool(config.chat))
-        scores = dict[str, float | None]()
-        tasks = dict[str, DocumentScores]()
+        ability = _Ability(scores={}, tasks={})
         problem: Exception | None = None
         try:
-            with self._apply(patch) as model:
-                self._ask_tasks(tasks, model, patch)
-                scores |= self._score_text(model, patch)
-                scores |= {name: score.value for name, score in tasks.items()}
-                if config.retention:
-                    edits_so_far = _list_edits(sequence.items[:edits])
-                    scores |= config.retention.scores(model, edits_so_far, before=replies_before, chat=config.chat)
+            self._measure_ability(ability, sequence.items[:edits], patch, replies_before)
         except FAILURES as error:
             problem = error
         except (RuntimeError, MemoryError) as error:
             problem = memory_failure(error)  # raises any other error
             release()
-        if problem and not edits:  # no edit has broken the unedited model: the text or the tasks can't be used
+        if problem and edits == 0:  # no edit has broken the unedited model: the text or the tasks can't be used
             raise problem
         error_line = None
         if problem:
-            scores = {}
+            ability.scores = {}
             error_line = describe_failure(problem)
-        point = Point(sequence=sequence.number, edits=edits, scores=scores, tasks=tasks, error=error_line)
+        point = Point(
+            sequence=sequence.number, edits=edits, scores=ability.scores, tasks=ability.tasks, error=error_line
+        )
         self.folder.append_point(point)
+
+    def _measure_ability(
+        self,
+        ability: _Ability,
+        items: Sequence[Item],
+        patch: Patch | None,
+        replies_before: Sequence[RetentionAnswer],
+    ) -> None:
+        """Add tasks, perplexity and retention to ``ability``; where the model fails, what came before stays.
+
+        Args:
+            ability: what is measured.
+            items: the records that are edited so far.
+            patch: the patch of their edits; None for the unedited model.
+            replies_before: the unedited model's replies to the prompts of retention.
+        """
+        config = self.config
+        with self._apply(patch) as model:
+            self._ask_tasks(ability.tasks, model, patch)
+            ability.scores |= self._score_text(model, patch)
+            for name, score in ability.tasks.items():
+                ability.scores[name] = score.value
+            if config.retention:
+                edits = _list_edits(items)
+                ability.scores |= config.retention.scores(model, edits, before=replies_before, chat=config.chat)
 
     def _ask_tasks(self, tasks: dict[str, DocumentScores], model: LanguageModel, patch: Patch | None) -> None:
         """Add the scores of the tasks and of the quick sets to ``tasks``, where they stay if the model fails later."""
@@ -508,9 +568,34 @@ class SequenceRun:
         return self.unedited.general(self.config.general)
 
 
+def _score_in_halves(
+    model: LanguageModel, chunk: Sequence[_Scored], before: Mapping[str, Section], *, with_own_patches: bool
+) -> list[Section]:
+    """Score records at once, or in smaller parts where the memory does not suffice.
+
+    Args:
+        model: the model.
+        chunk: the records.
+        before: the unedited model's scores of each record, by its id.
+        with_own_patches: whether each record is scored with its own patch; else on the model as it is.
+    """
+
+    def score(part: Sequence[_Scored]) -> Sequence[Section]:
+        cases = [scored.item.case for scored in part]
+        before_edit = [before[scored.item.id] for scored in part]
+        own_patches = None
+        if with_own_patches:
+            own_patches = [scored.patch for scored in part]
+        return score_cases(model, cases, before=before_edit, patches=own_patches)
+
+    return in_halves(score, chunk)
+
+
 def _point_in_words(config: EvalConfig, edits: int) -> str:
     """Return what is measured at a point, for the bar: "edited model, general ability, 20 prompts of retention"."""
-    which = "edited" if edits else "unedited"
+    which = "unedited"
+    if edits:
+        which = "edited"
     words = f"{which} model, general ability"
     if config.retention:
         words += f", {number_of(len(config.retention.queries), 'prompt')} of retention"
@@ -528,7 +613,9 @@ def _label(sequences: Sequence[RecordSequence], bar: Bar) -> str:
     """Return the beginning of the notes about records that are edited alone: "records 5 to 8, "."""
     first = bar.n + 1
     last = bar.n + len(sequences)
-    return f"records {first} to {last}, " if last > first else f"record {first}, "
+    if first == last:
+        return f"record {first}, "
+    return f"records {first} to {last}, "
 
 
 def _make_edit_entry(item: Item, step: StepOutcome) -> Entry:
@@ -547,4 +634,5 @@ def _make_edit_entry(item: Item, step: StepOutcome) -> Entry:
 
 
 def _chunks(batch: Sequence[Thing], size: int) -> Iterator[Sequence[Thing]]:
+    """Yield a sequence in parts of at most ``size``."""
     return (batch[start : start + size] for start in range(0, len(batch), size))
