@@ -21,8 +21,8 @@ import networkx as nx
 from kg_common.ids import is_item
 from wikidata_cache.errors import TruthyOnlyError
 from wikidata_cache.ids import Statement
-from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, add_merged_answers, leakage_filter, resolve_ends
-from wikidata_cache.subgraphs.facts import Facts, summarize_claims
+from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, add_merged_answers, make_leakage_filter, resolve_ends
+from wikidata_cache.subgraphs.facts import Claim, Facts, summarize_claims
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.rules import Consequence, Rules
 from wikidata_cache.subgraphs.sampling import other_end, priority, sample
@@ -99,7 +99,7 @@ class Expansion:
     def select_eligible(self, facts: Facts, options: SubgraphOptions) -> dict[str, list[Statement]]:
         """Return the statements that may be sampled, by frontier node; the facts must be prefetched."""
         if options.incoming:
-            self.hubs += filter(facts.is_hub, self.frontier)
+            self.hubs += [node for node in self.frontier if facts.is_hub(node)]
         eligible: dict[str, list[Statement]] = {}
         for node in self.frontier:
             eligible[node] = []
@@ -126,18 +126,19 @@ class Expansion:
             options: seed and policy of the sampling.
             most: how many statements of each node are kept.
         """
-        reached = list[str]()
+        next_frontier: list[str] = []
         for node, offered in eligible.items():
             chosen = sample(offered, most, node=node, seed=options.seed, policy=options.policy, degrees=degrees)
             self.dropped["not_sampled"] += len(offered) - len(chosen)
             for statement in chosen:
                 step = SampledStatement(self.hops[node] + 1, statement, node)
                 self.steps.setdefault(statement, step)  # a statement may be sampled from both of its ends
-                if step.reached not in self.hops:
-                    self.hops[step.reached] = step.hop
-                    if not is_value(step.reached) and not self.is_closed(step.reached):
-                        reached.append(step.reached)
-        self.frontier = reached
+                if step.reached in self.hops:
+                    continue
+                self.hops[step.reached] = step.hop
+                if not is_value(step.reached) and not self.is_closed(step.reached):
+                    next_frontier.append(step.reached)
+        self.frontier = next_frontier
 
 
 def expand(
@@ -209,8 +210,8 @@ def _start_expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> 
     hops[ends.target_new] = 1
     hops[ends.subject] = 0  # also where the subject is a root
 
-    find_reason = leakage_filter(ends, options, facts)
-    consequences = list[Consequence]()
+    find_reason = make_leakage_filter(ends, options, facts)
+    consequences: list[Consequence] = []
     if options.rules is not None:
         consequences = _derive_consequences(options.rules, ends, facts, find_reason, most=options.per_node)
         find_reason = _keep_only({consequence.premise for consequence in consequences})
@@ -236,13 +237,18 @@ def _derive_consequences(
 
     What the graph states about s and o* already is left out.
     """
-    stated = facts.out(filter(is_item, (ends.target_new, ends.subject)))
-    existing = list[Statement]()
+    items = [node for node in (ends.target_new, ends.subject) if is_item(node)]
+    stated = facts.out(items)
+    existing: list[Statement] = []
     for node, pairs in stated.items():
-        existing += [Statement(node, *pair) for pair in pairs]
+        existing += [Statement(node, relation, value) for relation, value in pairs]
     derived = rules.consequences(ends.new_edge, stated[ends.target_new], existing=existing)
-    premises = [consequence.premise for consequence in derived if consequence.premise]
-    read = [premise for premise in premises if find_reason(premise) is None][:most]
+
+    readable: list[Statement] = []
+    for consequence in derived:
+        if consequence.premise and find_reason(consequence.premise) is None:
+            readable.append(consequence.premise)
+    read = readable[:most]
     return [consequence for consequence in derived if consequence.premise is None or consequence.premise in read]
 
 
@@ -250,7 +256,9 @@ def _keep_only(premises: Collection[Statement | None]) -> Callable[[Statement], 
     """Return a function that gives the reason "no_rule" for every statement that no rule reads."""
 
     def find_reason(statement: Statement) -> str | None:
-        return None if statement in premises else "no_rule"
+        if statement in premises:
+            return None
+        return "no_rule"
 
     return find_reason
 
@@ -258,23 +266,25 @@ def _keep_only(premises: Collection[Statement | None]) -> Callable[[Statement], 
 def _assemble_edit(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, facts: Facts) -> Subgraph:
     """Make the labelled graph of an expanded edit: nodes, the edit's own edge, statements, consequences, provenance."""
     steps = list(expansion.steps.values())
-    if options.max_edges is not None:  # the nearest ones, beside the edge of the edit itself, which is always there
+    if options.max_edges is not None:  # the edge of the edit itself is one of them, then come the nearest ones
         steps.sort(key=lambda step: (step.hop, priority(step.statement, seed=options.seed)))
-        del steps[options.max_edges - 1 :]
+        steps = steps[: options.max_edges - 1]
     expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
 
-    # The old object is a node from the start only where it is a root; else a statement has to lead to it.
-    first = {ends.subject: 0, ends.target_new: 1}
+    first_hops = {ends.subject: 0, ends.target_new: 1}
     roles: dict[str, Role] = {ends.target_new: "target_new", ends.subject: "subject"}
     old = ends.target_true_id
     if old:
+        # setdefault, since the old object may be the subject, or the new object. It is a node from the start only where
+        # it is a root; else a statement has to lead to it.
         roles.setdefault(old, "target_true")
         if "target_true" in options.roots:
-            first.setdefault(old, 1)
+            first_hops.setdefault(old, 1)
     graph = Subgraph()
-    _add_nodes(graph, facts, _find_hops(steps, first), roles=roles, words=ends.words)
+    _add_nodes(graph, facts, _find_hops(steps, first_hops), roles=roles, words=ends.words)
     subject, relation, target = ends.new_edge
-    graph.add_edge(subject, target, key=relation, property=relation, label=ends.relation_label(facts), role="edit")
+    label = ends.find_relation_label(facts)
+    graph.add_edge(subject, target, key=relation, property=relation, label=label, role="edit")
     _add_statements(graph, facts, steps, claims=options.claims)
     if options.rules is not None:
         graph.graph["consequences"] = _add_consequences(graph, expansion.consequences, steps, facts)
@@ -299,7 +309,7 @@ def _describe_edit(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> di
     return {
         "target_new_resolved": resolved,
         "redirects": dict(ends.redirects),
-        "old_edge": ends.replaced(facts),
+        "old_edge": ends.describe_old_edge(facts),
         "old_edge_stated": old_edge_stated,
         "new_edge_stated": new_edge_stated,
         "unexpanded_roots": [root for root in options.roots if ends.nodes[root] is None],
@@ -361,14 +371,23 @@ def _add_statements(graph: Subgraph, facts: Facts, steps: Iterable[SampledStatem
         subject, relation, target = step.statement
         ranks_and_times: dict[str, object] = {}
         if claims:
-            stated = [c for c in facts.claims([subject])[subject] if (c.property, c.object) == (relation, target)]
-            if not stated:
-                raise TruthyOnlyError(subject, facts.source.name)
-            ranks_and_times = summarize_claims(stated)
+            ranks_and_times = summarize_claims(_find_claims(facts, step.statement))
         label = facts.default_label(relation)
         graph.add_edge(
             subject, target, key=relation, property=relation, label=label, role="statement", **ranks_and_times
         )
+
+
+def _find_claims(facts: Facts, statement: Statement) -> list[Claim]:
+    """Return the claims of a statement: it may be stated several times, with different times."""
+    subject, relation, target = statement
+    claims = []
+    for claim in facts.claims([subject])[subject]:
+        if claim.property == relation and claim.object == target:
+            claims.append(claim)
+    if not claims:
+        raise TruthyOnlyError(subject, facts.source.name)
+    return claims
 
 
 def _warn_where_unlabelled(ends: EditEnds, facts: Facts, options: SubgraphOptions) -> None:
@@ -383,7 +402,10 @@ def _warn_where_unlabelled(ends: EditEnds, facts: Facts, options: SubgraphOption
     logger.warning(
         "%s (%s): all statements about it in the graph %s were left out, because labels are missing "
         "(statements: %d). Give the graph's labels too",
-        *(node, ends.edit.target_new, facts.source.name, unlabelled),
+        node,
+        ends.edit.target_new,
+        facts.source.name,
+        unlabelled,
     )
 
 

@@ -1,8 +1,8 @@
 """Resolve the ends of edits (subject, new and old object) to nodes of a graph, and filter statements that leak answers.
 
 `EditLike` is the interface of an edit. `resolve_ends` turns edits into `EditEnds`: labels become ids, and merged items
-are replaced; requests are shared between edits. `leakage_filter` rejects statements that would reveal the old fact, an
-answer, or a statement of the subject.
+are replaced; requests are shared between edits. `make_leakage_filter` makes the function that rejects statements which
+would reveal the old fact, an answer, or a statement of the subject.
 """
 
 from __future__ import annotations
@@ -133,24 +133,24 @@ class EditEnds:
             return Statement(self.subject_id, self.edit.relation_id, self.target_true_id)
         return None
 
-    def replaced(self, facts: Facts) -> dict[str, str | None] | None:
+    def describe_old_edge(self, facts: Facts) -> dict[str, str | None] | None:
         """Return the old edge for pictures: subject, property, object, label, object_label; None without old object."""
         old = self.target_true_id
-        words = None
+        object_label = None
         if old:
-            words = facts.default_label(old)
-        words = words or self.edit.target_true
-        if not words:
+            object_label = facts.default_label(old)
+        object_label = object_label or self.edit.target_true
+        if not object_label:
             return None
         return {
             "subject": self.subject,
             "property": self.relation,
             "object": old,
-            "label": self.relation_label(facts),
-            "object_label": words,
+            "label": self.find_relation_label(facts),
+            "object_label": object_label,
         }
 
-    def relation_label(self, facts: Facts) -> str:
+    def find_relation_label(self, facts: Facts) -> str:
         """Return the label of the relation, else the edit's own words for it, else ""."""
         label = None
         if self.edit.relation_id:
@@ -174,11 +174,10 @@ class EditEnds:
         """
         if self.edit.relation_id not in (None, statement.property):
             return False
-        a = statement.subject
-        b = statement.object
-        if self.is_subject(a, names_of(a)) and self.is_target_true(b, names_of(b)):
-            return True
-        return self.is_subject(b, names_of(b)) and self.is_target_true(a, names_of(a))
+        for start, end in ((statement.subject, statement.object), (statement.object, statement.subject)):
+            if self.is_subject(start, names_of(start)) and self.is_target_true(end, names_of(end)):
+                return True
+        return False
 
 
 class ResolvedEdits(NamedTuple):
@@ -252,11 +251,15 @@ def _resolve_labels(labels: Iterable[str], facts: Facts) -> tuple[dict[str, str]
 
     Internal items do not count.
     """
-    # One request each for the types of all candidates, and for the statements of the ambiguous ones.
-    named = {label: list(filter(is_item, ids)) for label, ids in facts.named(labels).items()}
-    types = facts.types(set().union(*named.values()))
+    # One request each for the types of all items with these labels, and for the statements of the ambiguous ones.
+    named: dict[str, list[str]] = {}
+    named_items: set[str] = set()
+    for label, ids in facts.named(labels).items():
+        named[label] = [entity for entity in ids if is_item(entity)]
+        named_items.update(named[label])
+    types = facts.types(named_items)
     candidates: dict[str, list[str]] = {}
-    ambiguous = set[str]()
+    ambiguous: set[str] = set()
     for label, ids in named.items():
         candidates[label] = [entity for entity in ids if facts.internal.isdisjoint(types[entity])]
         if len(candidates[label]) > 1:
@@ -279,11 +282,14 @@ def _resolve_labels(labels: Iterable[str], facts: Facts) -> tuple[dict[str, str]
 
 def _describe(ids: Sequence[str], types: Mapping[str, frozenset[str]], facts: Facts) -> list[str]:
     """Return each item with the labels of its types, such as "Q65 (city, county seat)"."""
-    words = facts.labels(set().union(*(types[entity] for entity in ids)))
+    type_ids: set[str] = set()
+    for entity in ids:
+        type_ids |= types[entity]
+    labels = facts.labels(type_ids)
     described = []
     for entity in ids:
-        kinds = sorted(words.get(kind, kind) for kind in types[entity])
-        described.append(f"{entity} ({', '.join(kinds) or 'no known type'})")
+        names = sorted(labels.get(type_id, type_id) for type_id in types[entity])
+        described.append(f"{entity} ({', '.join(names) or 'no known type'})")
     return described
 
 
@@ -292,15 +298,21 @@ def _follow_redirects(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> li
     redirects = facts.redirects(_find_doubtful(pairs, facts))
     all_ends = []
     for edit, target in pairs:
-        ends = (edit.subject_id, target, edit.target_true_id)
-        replacing = {entity: redirects[entity] for entity in ends if entity and entity in redirects}
+        own_redirects = {}
+        current_ids: dict[str | None, str | None] = {None: None}
+        for entity in (edit.subject_id, target, edit.target_true_id):
+            if entity is None:
+                continue
+            current_ids[entity] = redirects.get(entity, entity)
+            if entity in redirects:
+                own_redirects[entity] = redirects[entity]
         all_ends.append(
             EditEnds(
                 edit,
-                target_new=replacing.get(target, target),
-                subject_id=edit.subject_id and replacing.get(edit.subject_id, edit.subject_id),
-                target_true_id=edit.target_true_id and replacing.get(edit.target_true_id, edit.target_true_id),
-                redirects=replacing,
+                target_new=redirects.get(target, target),
+                subject_id=current_ids[edit.subject_id],
+                target_true_id=current_ids[edit.target_true_id],
+                redirects=own_redirects,
             )
         )
     return all_ends
@@ -344,7 +356,7 @@ def add_merged_answers(options: SubgraphOptions, facts: Facts) -> SubgraphOption
     return replace(options, leakage=options.leakage.add_answers(replacing))
 
 
-def leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Callable[[Statement], str | None]:
+def make_leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Callable[[Statement], str | None]:
     """Return a function from a statement to the reason to leave it out, or to None.
 
     - "edit_edge_again": the statement is the edit's own edge, which is in the subgraph already.
@@ -355,7 +367,7 @@ def leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Ca
     """
     leakage = options.leakage
     exempt = (ends.subject, ends.target_new)
-    silent_subject = options.incoming and "subject" not in options.roots
+    leaves_out_subject = options.incoming and "subject" not in options.roots
 
     def is_answer(node: str) -> bool:
         return leakage.gives_away(node, None) or any(leakage.gives_away(node, name) for name in facts.names(node))
@@ -370,7 +382,7 @@ def leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Ca
                 if node not in exempt and is_answer(node):
                     return "answer"
         subject = statement.subject
-        if silent_subject and ends.is_subject(subject, facts.names(subject)):
+        if leaves_out_subject and ends.is_subject(subject, facts.names(subject)):
             return "of_the_subject"
         return None
 

@@ -63,7 +63,9 @@ class Facts:
         """
         incoming: dict[str, list[tuple[str, str]] | None] = {}
         for entity, answer in self._ask(templates.IN, ids).items():
-            incoming[entity] = None if answer is None else _pairs(answer)
+            incoming[entity] = None
+            if answer is not None:
+                incoming[entity] = _pairs(answer)
         return incoming
 
     def degrees(self, ids: Iterable[str]) -> dict[str, int]:
@@ -105,8 +107,10 @@ class Facts:
             if is_value(entity):
                 return words(entity, self.default_label)
             self._ask(templates.LABELS, [entity])  # adds the answer to `labels`
-        label = labels[entity]
-        return label[0] if label else None
+        if labels[entity] is None:
+            return None
+        text: str = labels[entity][0]  # then comes the language
+        return text
 
     def names(self, entity: str) -> list[str]:
         """Return the labels by which an edit may name an entity: the default one, and those of the chain."""
@@ -159,9 +163,11 @@ class Facts:
         """
         # Wikidata's labels are in the form NFC; a label from macOS may be in NFD, which looks the same.
         composed = {label: unicodedata.normalize("NFC", label) for label in labels}
-        asked = {text for text in (*composed, *composed.values()) if is_text(text)}
+        asked = {text for text in (*composed.keys(), *composed.values()) if is_text(text)}
         ids = self._fetch(templates.NAMED, asked)
-        named = {label: tuple(ids.get(text) or ids.get(label, ())) for label, text in composed.items()}
+        named = {}
+        for label, nfc in composed.items():
+            named[label] = tuple(ids.get(nfc) or ids.get(label, ()))
         if self._own_languages:
             own = self._named_in_own_languages(named)
             named = {label: tuple(sorted({*ids, *own[label]})) for label, ids in named.items()}
@@ -202,17 +208,19 @@ class Facts:
 
     def states(self, statement: Statement) -> bool:
         """Return whether the graph has this truthy statement."""
-        return statement[1:] in self.out([statement.subject])[statement.subject]
+        pairs = self.out([statement.subject])[statement.subject]
+        return (statement.property, statement.object) in pairs
 
     def statements(self, node: str, options: SubgraphOptions) -> list[Statement]:
         """Return all statements of a prefetched node, with housekeeping; for a hub, no incoming statements."""
+        stated = self._known["out"][node]
         if options.claims:
-            pairs = self._known["claims"][node]  # longer than pairs: rank and times come after property and object
-        else:
-            pairs = self._known["out"][node]
+            stated = self._known["claims"][node]
         if options.values:
-            pairs = [*pairs, *self._known["values"][node]]
-        statements = dict.fromkeys(Statement(node, pair[0], pair[1]) for pair in pairs)  # several claims, one statement
+            stated = [*stated, *self._known["values"][node]]
+        statements: dict[Statement, None] = {}  # as an ordered set: several claims may have one statement
+        for relation, value, *_ in stated:  # of a claim, rank and times come after property and object
+            statements[Statement(node, relation, value)] = None
         if options.incoming:
             for subject, relation in self._known["in"][node] or ():
                 statements[Statement(subject, relation, node)] = None
@@ -241,18 +249,21 @@ class Facts:
         if options.incoming:
             self.incoming(ids)
         # Statements with housekeeping properties are dropped anyway: their values need neither types nor labels.
-        relations = set[str]()
-        others = set[str]()
+        relations: set[str] = set()
+        others: set[str] = set()
         for node in ids:
             for statement in self.statements(node, options):
                 if statement.property not in self._meta:
                     relations.add(statement.property)
                     others.add(other_end(statement, node))
-        units = set[str]()
+        units: set[str] = set()
         if options.values:
             values = {other for other in others if is_value(other)}
             others -= values
-            units.update(filter(None, map(unit_of, values)))
+            for value in values:
+                unit = unit_of(value)
+                if unit is not None:
+                    units.add(unit)
         self.types(others)
         self.labels(relations.union(others, units, ids, also_label))
 
@@ -286,9 +297,11 @@ class Facts:
         return usable
 
     def _ask(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
+        """Return {id: value} of the answers to a question about Wikidata ids, after checking their form."""
         return self._fetch(template, set(check_ids(ids)))
 
     def _fetch(self, template: Template, ids: Collection[str]) -> dict[str, Json]:
+        """Return {id: value} of the answers; the source is asked for the ids whose answer is not in memory."""
         known = self._known[template.kind]
         # Sorted, so that the queries do not depend on the order of the edits.
         missing = sorted(entity for entity in ids if entity not in known)
@@ -335,7 +348,9 @@ def summarize_claims(claims: Iterable[Claim]) -> dict[str, object]:
     """
     latest = sorted(claims, key=lambda claim: (_moment(claim.start), not claim.end, _moment(claim.end)), reverse=True)
     best_first = sorted(latest, key=lambda claim: claim.rank != "preferred")  # a stable sort
-    described = [{"rank": c.rank, "start": c.start or None, "end": c.end or None} for c in best_first]
+    described = []
+    for claim in best_first:
+        described.append({"rank": claim.rank, "start": claim.start or None, "end": claim.end or None})
     return {**described[0], "claims": described}
 
 

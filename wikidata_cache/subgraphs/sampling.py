@@ -27,7 +27,7 @@ from wikidata_cache.ids import Statement
 
 Policy = Literal["uniform", "relation-stratified", "inverse-hub"]
 """How the statements of a node are sampled; docs/wikidata.md describes each policy."""
-Keyed = Mapping[Statement, bytes]
+Priorities = Mapping[Statement, bytes]
 """{statement: its priority}."""
 Rank = Callable[[Statement], float]
 """The result of a policy: the rank of a statement. Lower ranks are kept first; of equal ranks, smaller priorities."""
@@ -52,47 +52,50 @@ def sample(
     `degrees` has the in-degree of each node that the statements lead to; only "inverse-hub" uses it.
     """
     # Bottom-m: the m smallest of independent uniform keys are a uniform sample without replacement.
-    keyed = {statement: priority(statement, seed=seed) for statement in statements}
-    rank = ORDERS[policy](keyed, node, degrees)
-    return nsmallest(m, keyed, key=lambda statement: (rank(statement), keyed[statement]))
+    priorities = {statement: priority(statement, seed=seed) for statement in statements}
+    rank = ORDERS[policy](priorities, node, degrees)
+    return nsmallest(m, priorities, key=lambda statement: (rank(statement), priorities[statement]))
 
 
 def other_end(statement: Statement, node: str) -> str:
     """Return the other end of a statement of `node`: the object if `node` is the subject, else the subject."""
-    return statement.object if statement.subject == node else statement.subject
+    if statement.subject == node:
+        return statement.object
+    return statement.subject
 
 
-def _uniform(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
+def _rank_uniformly(priorities: Priorities, node: str, degrees: Mapping[str, int]) -> Rank:
     def rank(statement: Statement) -> float:
         return 0
 
     return rank
 
 
-def _relation_stratified(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
+def _rank_in_relation(priorities: Priorities, node: str, degrees: Mapping[str, int]) -> Rank:
     # The rank is the number of statements of the same relation and direction that come before by priority.
     seen: Counter[tuple[str, bool]] = Counter()
     ranks = {}
-    for statement in sorted(keyed, key=keyed.__getitem__):
+    for statement in sorted(priorities, key=priorities.__getitem__):
         stratum = (statement.property, statement.subject == node)
         ranks[statement] = seen[stratum]
         seen[stratum] += 1
     return ranks.__getitem__
 
 
-def _inverse_hub(keyed: Keyed, node: str, degrees: Mapping[str, int]) -> Rank:
+def _rank_by_degree(priorities: Priorities, node: str, degrees: Mapping[str, int]) -> Rank:
     def rank(statement: Statement) -> float:
-        # An exponential variable of rate 1 / 2^b: -ln(u) 2^b, with u in (0, 1] from the priority, and b the bit length
-        # of the in-degree. Keeping the smallest ones samples with weights 1 / 2^b.
-        uniform = (int.from_bytes(keyed[statement][:8], "big") + 1) / 2**64
-        return -log(uniform) * 2.0 ** degrees[other_end(statement, node)].bit_length()
+        # x = -ln(u) 2^b is an exponential variable of rate 1 / 2^b, with u in (0, 1] from the first 64 bits of the
+        # priority, and b the bit length of the in-degree. Keeping the smallest x samples with weights 1 / 2^b.
+        u = (int.from_bytes(priorities[statement][:8], "big") + 1) / 2**64
+        b = degrees[other_end(statement, node)].bit_length()
+        return -log(u) * 2.0**b
 
     return rank
 
 
-ORDERS: Mapping[Policy, Callable[[Keyed, str, Mapping[str, int]], Rank]] = {
-    "uniform": _uniform,
-    "relation-stratified": _relation_stratified,
-    "inverse-hub": _inverse_hub,
+ORDERS: Mapping[Policy, Callable[[Priorities, str, Mapping[str, int]], Rank]] = {
+    "uniform": _rank_uniformly,
+    "relation-stratified": _rank_in_relation,
+    "inverse-hub": _rank_by_degree,
 }
 """Each policy as a function of ({statement of a node: its priority}, the node, {other end: its in-degree})."""
