@@ -19,7 +19,7 @@ from wikidata_cache.offline import offline_forced
 from wikidata_cache.source_spec import SourceSpec, open_source
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Binding, Source
-from wikidata_cache.sources.user_queries import check_select, forbid_service, in_order_of
+from wikidata_cache.sources.user_queries import check_select, forbid_service, order_variables
 from wikidata_cache.subgraphs.build import build_edit_subgraphs, build_neighbourhood
 from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
 from wikidata_cache.subgraphs.facts import Facts, look_up_or_skip
@@ -129,7 +129,7 @@ class WikidataCache:
         check_select(sparql)
         if offline_forced():
             forbid_service(sparql, "KG_OFFLINE is set")
-        return in_order_of(sparql, self.source.select(sparql))
+        return order_variables(sparql, self.source.select(sparql))
 
     def subgraph(self, edit: EditLike, options: SubgraphOptions = DEFAULTS) -> Subgraph:
         """Return the subgraph of one edit: the new fact s -r-> o* and the statements about o*, for GLAME's R-GNN.

@@ -97,14 +97,18 @@ def build_extract(
     ids = check_ids(seeds)
     meta = deny_lists.meta_properties()
     facts = Facts(source, meta=meta, internal=deny_lists.internal_classes(), languages=languages)
-    stated = facts.out(filter(is_item, ids))
-    merged = look_up_or_skip(facts.redirects, [item for item, pairs in stated.items() if not pairs])
+    stated = facts.out([entity for entity in ids if is_item(entity)])
+    without_statements = [item for item, pairs in stated.items() if not pairs]
+    merged = look_up_or_skip(facts.redirects, without_statements)
     ids = [merged.get(entity, entity) for entity in ids]
     items = [entity for entity in ids if is_item(entity)]
     expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
     expand(facts, [expansion], SubgraphOptions(seed=seed), per_node=per_node)
     statements = sorted(expansion.steps)
-    labels = facts.default_labels(set(ids).union(*statements))
+    labelled = set(ids)
+    for statement in statements:
+        labelled.update(statement)  # subject, property and object
+    labels = facts.default_labels(labelled)
     if not labels:
         raise BadOptionError(
             f"{source.name} has nothing about {', '.join(ids[:5])}; check the ids, or give another graph."

@@ -55,12 +55,15 @@ def rules(
         raise BadOptionError(
             f"{opened.source.name} has no rule with --support {support} and --confidence {confidence}; give less."
         )
-    labels = opened.labels(set[str]().union(*(rule.relations for rule in mined.all)))
+    relations: set[str] = set()
+    for rule in mined.all:
+        relations.update(rule.relations)
+    labels = opened.labels(relations)
     rows = [f"{rule}\t{rule.support}\t{rule.confidence}\t{one_line(rule.words(labels))}" for rule in mined.all]
     if out is None:
         echo("\n".join(rows))
         return
     table = ["rule\tsupport\tconfidence\twords", *rows]
     write_atomically(out, "".join(f"{row}\n" for row in table).encode())
-    relations = {rule.first for rule in mined.all}
-    echo(f"{out}: {len(rows):,} rules of {len(relations):,} relations")
+    first_relations = {rule.first for rule in mined.all}
+    echo(f"{out}: {len(rows):,} rules of {len(first_relations):,} relations")

@@ -34,9 +34,11 @@ class EndpointChain:
     def __init__(self, endpoints: Sequence[EndpointSource]) -> None:
         other = [endpoint for endpoint in endpoints if host_of(endpoint.name) in OTHER_PARTS]
         main = [endpoint for endpoint in endpoints if endpoint not in other]
-        # An endpoint of another part alone is a graph like any other.
-        self._endpoints = main or other
-        self._parts = other if main else []
+        self._endpoints = main
+        self._parts = other
+        if not main:  # an endpoint of another part alone is a graph like any other
+            self._endpoints = other
+            self._parts = []
         self._refusals: dict[str, EndpointError] = {}
 
     @property
@@ -53,19 +55,21 @@ class EndpointChain:
         if not self._parts:
             yield from self._ask_first_free(template, ids)
             return
+        # The first part of the graph is asked about all ids, each other part about those of which the earlier ones have
+        # nothing.
         asks = [self._ask_first_free, *(part.ask for part in self._parts)]
         remaining = list(ids)
-        for ask in asks:
+        for number, ask in enumerate(asks, start=1):
             requested = remaining
             remaining = []
             for answer in ask(template, requested):
-                # "Nothing" of an id is known when the last part was asked; so is that of others, such as the label of a
-                # value, which the answer is also about but which may be in another part.
+                # That there is nothing is known when the last part was asked. Answers are also about other ids, such as
+                # the label of a value; that these have nothing is never known, as they are not asked about further.
                 facts = [fact for fact in answer.facts if not _is_nothing(fact)]
                 nothing = [fact for fact in answer.facts if fact.kind == template.kind and _is_nothing(fact)]
-                if ask is asks[-1]:
-                    facts += nothing
                 remaining += [fact.id for fact in nothing]
+                if number == len(asks):
+                    facts += nothing
                 yield replace(answer, facts=facts)
 
     def _ask_first_free(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:

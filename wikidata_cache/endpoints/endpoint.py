@@ -119,10 +119,10 @@ class EndpointSource(SparqlSource):
                     raise
                 if len(block) == 1:
                     raise for_single_id(error, template.kind, block[0]) from error
-                size.failed(len(block))
+                size.shrink(len(block))
                 logger.info("%s Asking for %d instead of %d ids per request.", error, size.ids, len(block))
                 continue
-            size.succeeded(len(block))
+            size.note_success(len(block))
             del remaining[: len(block)]
             yield answer
 
@@ -132,7 +132,9 @@ class EndpointSource(SparqlSource):
         A user's query has no end mark. Therefore a second request checks that the endpoint answers the query it gets.
         """
         rows, _ = self._ask_rows(query, alone=True)
-        names = set[str]().union(*rows)
+        names: set[str] = set()
+        for row in rows:
+            names.update(row)
         foreign = []
         for name in sorted(names):
             is_unnamed = name.startswith("callret")  # Virtuoso names unnamed columns callret-0, ...
@@ -164,9 +166,8 @@ class EndpointSource(SparqlSource):
             raise truncated_answer(self.name, error.rows) from error
         except WrongAnswerError as error:
             raise wrong_answer(self.name, error.problem) from error
-        record = record_exchange(
-            self.name, query, reply, fetched_at=fetched_at, rows=len(rows) - 1
-        )  # without the end mark
+        row_count = len(rows) - 1  # without the end mark
+        record = record_exchange(self.name, query, reply, fetched_at=fetched_at, rows=row_count)
         return Answer(template.name, facts, record)
 
     def _ask_rows(
@@ -184,21 +185,23 @@ class EndpointSource(SparqlSource):
         return self._with_retries(ask_once, count_attempts)
 
     def _with_retries(self, ask_once: Callable[[], T], count_attempts: Callable[[EndpointError], int]) -> T:
-        """Call `ask_once` when the host may be asked, and again after failures for which waiting helps.
+        """Call a function when the host may be asked, and again after failures for which waiting helps.
 
-        `count_attempts` returns the total number of attempts that a failure allows.
+        Args:
+            ask_once: sends one request, and returns what it brought.
+            count_attempts: returns the total number of attempts that a failure allows.
         """
         forbid_when_offline(self.name)
         budget = WaitBudget(self.patience)
-        tries = 0
+        attempts = 0
         while True:
-            tries += 1
+            attempts += 1
             try:
                 with self._limiter.slot(self.name, budget):
                     return ask_once()
             except EndpointError as error:
                 wait = self._limiter.wait(self.name)
-                if tries >= count_attempts(error) or wait > budget.remaining:
+                if attempts >= count_attempts(error) or wait > budget.remaining:
                     if error.trouble in _RATE_LIMITED and wait:
                         raise self._limiter.too_soon_error(self.name, budget) from error
                     raise
@@ -230,11 +233,11 @@ class _BlockSize:
 
     ids: int
     most: int
-    streak: int = 0
-    needed: int = _STREAK
+    streak: int = 0  # full blocks answered in a row since the size changed
+    needed: int = _STREAK  # such a streak lets the size grow
     probing: bool = False  # the size has just grown, and no full block of it has been answered
 
-    def failed(self, ids: int) -> None:
+    def shrink(self, ids: int) -> None:
         """Halve the size, since a block of `ids` ids failed. If it had just grown, let it grow more slowly."""
         if self.probing:
             self.needed = min(_LONGEST_STREAK, 2 * self.needed)
@@ -242,7 +245,7 @@ class _BlockSize:
         self.streak = 0
         self.probing = False
 
-    def succeeded(self, ids: int) -> None:
+    def note_success(self, ids: int) -> None:
         """Double the size after enough answered blocks of this size in a row, up to the template's."""
         if ids < self.ids:  # the last block of a question says nothing about full ones
             return

@@ -161,9 +161,8 @@ class LabelIndex:
 
         Case, accents and spacing are ignored; names that equal the text exactly come first.
         """
-        # Names that equal the text exactly come first, then by rank.
         written = name.encode("utf-8", "ignore").decode()  # SQLite does not accept lone surrogates
-        return self._best_matches(_EXACT, (normalise(name), _ids(entity), written), limit)
+        return self._best_matches(_EXACT, (normalise(name), _write_id_pattern(entity), written), limit)
 
     def tokens(self, text: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities whose name has all words of the text in any order, and the best matches.
@@ -176,7 +175,7 @@ class LabelIndex:
         # A quoted word is literal: FTS5 does not read *, NEAR, AND or column filters in it.
         quoted = ['"' + space_out(word).replace('"', '""') + '"' for word in words]
         query = " ".join(quoted)
-        return self._best_matches(_WORDS, (query, _ids(entity)), limit)
+        return self._best_matches(_WORDS, (query, _write_id_pattern(entity)), limit)
 
     def nearest(self, text: str, *, limit: int = 5, entity: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities with a name that is one letter away from the text, each with its best match.
@@ -186,19 +185,11 @@ class LabelIndex:
         name = normalise(text)
         if not 3 < len(name) <= _LONGEST:
             return []
-        # The variants of the text, which the index has or not (https://norvig.com/spell-correct.html).
-        letters = {*ascii_lowercase, *digits, " ", *name}
-        variants = set[str]()
-        for middle in range(len(name) + 1):
-            left = name[:middle]
-            right = name[middle:]
-            variants.add(left + right[1:])  # without a letter
-            variants.add(left + right[:2][::-1] + right[2:])  # with two letters exchanged
-            variants.update(left + letter + right for letter in letters)  # with one more
-            variants.update(left + letter + right[1:] for letter in letters)  # with another one
-        return self._best_matches(_ANY_OF, (json.dumps(sorted(variants)), _ids(entity)), limit)
+        variants = json.dumps(sorted(_list_variants(name)))
+        return self._best_matches(_ANY_OF, (variants, _write_id_pattern(entity)), limit)
 
     def _best_matches(self, query: str, values: tuple[str, ...], limit: int) -> list[Match]:
+        """Return the first match of each entity, of at most `limit` entities."""
         best: dict[str, Match] = {}
         for match in self._matches(query, values):
             best.setdefault(match.id, match)
@@ -217,7 +208,22 @@ class LabelIndex:
             raise LabelIndexError(self._path, f"is damaged ({error}); load the store again") from error
 
 
-def _ids(entity: EntityKind | None) -> str:
+def _list_variants(name: str) -> set[str]:
+    """Return the texts that are one letter away from a name (https://norvig.com/spell-correct.html)."""
+    letters = {*ascii_lowercase, *digits, " ", *name}
+    variants: set[str] = set()
+    for middle in range(len(name) + 1):
+        left = name[:middle]
+        right = name[middle:]
+        variants.add(left + right[1:])  # without a letter
+        variants.add(left + right[1:2] + right[:1] + right[2:])  # with two letters exchanged
+        for letter in letters:
+            variants.add(left + letter + right)  # with one more
+            variants.add(left + letter + right[1:])  # with another one
+    return variants
+
+
+def _write_id_pattern(entity: EntityKind | None) -> str:
     """Return the pattern of the ids of a kind; SQLite leaves out the others, which may be all that match."""
     if entity is None:
         return "*"

@@ -57,7 +57,7 @@ def _find_form(query: str) -> str | None:
 def canonical(query: str) -> str:
     """Return a query without comments and with single spaces. Strings, IRIs and ambiguous queries stay unchanged."""
     tokens = list(_tokens(query))
-    if any(_doubtful(kind, text) for kind, text in tokens):
+    if any(_is_doubtful(kind, text) for kind, text in tokens):
         return query.strip()
     parts: list[str] = []
     for kind, text in tokens:
@@ -73,13 +73,15 @@ def query_key(query: str) -> str:
     return hashlib.sha256(canonical(query).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def in_order_of(query: str, rows: Iterable[Binding]) -> list[Binding]:
+def order_variables(query: str, rows: Iterable[Binding]) -> list[Binding]:
     """Return the rows with their variables in the order in which the query names them; unnamed columns come last."""
-    named = dict.fromkeys(text[1:] for kind, text in _tokens(query) if kind == "name" and text[0] in "?$")
-    place = {name: number for number, name in enumerate(named)}
-    ordered = list[Binding]()
+    places: dict[str, int] = {}
+    for kind, text in _tokens(query):
+        if kind == "name" and text.startswith(("?", "$")):
+            places.setdefault(text[1:], len(places))
+    ordered: list[Binding] = []
     for row in rows:
-        names = sorted(row, key=lambda name: (place.get(name, len(place)), name))
+        names = sorted(row, key=lambda name: (places.get(name, len(places)), name))
         ordered.append({name: row[name] for name in names})
     return ordered
 
@@ -101,12 +103,12 @@ def forbid_service(query: str, where: str) -> None:
 
 def _has_service(query: str) -> bool:
     tokens = list(_tokens(query))
-    if any(_doubtful(kind, text) for kind, text in tokens):
+    if any(_is_doubtful(kind, text) for kind, text in tokens):
         return "service" in query.lower()
     return any(kind in ("word", "other") and "service" in text.lower() for kind, text in tokens)
 
 
-def _doubtful(kind: str, text: str) -> bool:
+def _is_doubtful(kind: str, text: str) -> bool:
     """Return whether engines may disagree about a token: an IRI, or "less than" and what follows."""
     return kind == "iri" and not _SURELY_IRI.match(text)
 
@@ -122,6 +124,7 @@ def _words(query: str) -> Iterator[str]:
 
 
 def _tokens(query: str) -> Iterator[tuple[str, str]]:
+    """Yield the tokens of a query: the kind, a group of `_TOKEN`, and the text."""
     for match in _TOKEN.finditer(query):
         yield match.lastgroup or "other", match[0]
 

@@ -183,8 +183,8 @@ def _text_lines(entity: Json, name: str, languages: Languages | None) -> Iterato
         texts = entity.get(key) or {}  # PHP writes an empty map as []
         for language in languages or sorted(texts):
             entries = texts.get(language) or []
-            if kind != "alias":  # only aliases are lists
-                entries = [entries] if entries else []
+            if entries and kind != "alias":  # only aliases are lists
+                entries = [entries]
             for entry in entries:
                 yield text_line(name, kind, entry["value"], language)
 
@@ -194,7 +194,8 @@ def _truthy_lines(entity: Json, name: str, *, values: bool) -> Iterator[bytes]:
     for relation, statements in (entity.get("claims") or {}).items():
         best = _best_rank(statements)
         truthy = [statement for statement in statements if statement["rank"] == best]
-        for item in dict.fromkeys(map(_item_value, truthy)):
+        items = [_item_value(statement) for statement in truthy]
+        for item in dict.fromkeys(items):  # each once
             if item and is_property(relation):
                 yield statement_line(name.encode(), relation.encode(), item.encode())
         if not values:

@@ -254,8 +254,8 @@ def _resolve_labels(labels: Iterable[str], facts: Facts) -> tuple[dict[str, str]
     # One request each for the types of all items with these labels, and for the statements of the ambiguous ones.
     named: dict[str, list[str]] = {}
     named_items: set[str] = set()
-    for label, ids in facts.named(labels).items():
-        named[label] = [entity for entity in ids if is_item(entity)]
+    for label, entities in facts.named(labels).items():
+        named[label] = [entity for entity in entities if is_item(entity)]
         named_items.update(named[label])
     types = facts.types(named_items)
     candidates: dict[str, list[str]] = {}

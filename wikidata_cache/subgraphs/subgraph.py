@@ -56,24 +56,32 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         """
         torch = _import_library("torch", "to_pyg", "torch-geometric")
         geometric = _import_library("torch_geometric.data", "to_pyg", "torch-geometric")
-        edges = list(self.edges(keys=True, data=True))
-        row = {node: number for number, node in enumerate(self)}
-        ends = [(row[subject], row[target]) for subject, target, _, _ in edges]
-        relations = {}
-        for _, _, key, data in sorted(edges, key=lambda edge: edge[2]):
-            relations[key] = data.get("label", key)
-        number_of = {key: number for number, key in enumerate(relations)}
+        number_of_node = {node: number for number, node in enumerate(self)}
+        relation_labels = {}
+        for _, _, relation, data in self.edges(keys=True, data=True):
+            relation_labels[relation] = data.get("label", relation)
+        relations = sorted(relation_labels)
+        number_of_relation = {relation: number for number, relation in enumerate(relations)}
+
+        ends = []
+        types = []
+        is_edit = []
+        for subject, target, relation, data in self.edges(keys=True, data=True):
+            ends.append((number_of_node[subject], number_of_node[target]))
+            types.append(number_of_relation[relation])
+            is_edit.append(data.get("role") == "edit")
+        nodes = list(self.nodes(data=True))
         return geometric.Data(
-            num_nodes=len(row),
+            num_nodes=len(nodes),
             edge_index=torch.tensor(ends, dtype=torch.long).reshape(-1, 2).t().contiguous(),  # [2, edges]
-            edge_type=torch.tensor([number_of[key] for _, _, key, _ in edges], dtype=torch.long),
-            edit_mask=torch.tensor([data.get("role") == "edit" for *_, data in edges], dtype=torch.bool),
-            hop=torch.tensor([self.nodes[node].get("hop", 0) for node in row], dtype=torch.long),
-            node_ids=list(row),
-            node_labels=[self.nodes[node]["label"] for node in row],
-            roles=[self.nodes[node].get("role", "neighbour") for node in row],
-            relation_ids=list(relations),
-            relation_labels=list(relations.values()),
+            edge_type=torch.tensor(types, dtype=torch.long),
+            edit_mask=torch.tensor(is_edit, dtype=torch.bool),
+            hop=torch.tensor([data.get("hop", 0) for _, data in nodes], dtype=torch.long),
+            node_ids=list(self),
+            node_labels=[data["label"] for _, data in nodes],
+            roles=[data.get("role", "neighbour") for _, data in nodes],
+            relation_ids=relations,
+            relation_labels=[relation_labels[relation] for relation in relations],
         )
 
     def to_dataframe(self) -> pd.DataFrame:

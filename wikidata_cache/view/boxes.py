@@ -50,6 +50,16 @@ class Rectangle(NamedTuple):
         """Return the rectangle of this (width, height) around its middle."""
         return cls(-size[0] / 2, -size[1] / 2, size[0] / 2, size[1] / 2)
 
+    @property
+    def width(self) -> float:
+        """The length of the upper side."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> float:
+        """The length of the left side."""
+        return self.bottom - self.top
+
     def at(self, x: float, y: float) -> Rectangle:
         """Return the rectangle moved by (x, y)."""
         return Rectangle(self.left + x, self.top + y, self.right + x, self.bottom + y)
@@ -69,9 +79,9 @@ class Rectangle(NamedTuple):
 
     def core(self) -> Rectangle:
         """Return the middle half of the rectangle, which lines of other boxes should not cross."""
-        width = (self.right - self.left) / 4
-        height = (self.bottom - self.top) / 4
-        return Rectangle(self.left + width, self.top + height, self.right - width, self.bottom - height)
+        dx = self.width / 4
+        dy = self.height / 4
+        return Rectangle(self.left + dx, self.top + dy, self.right - dx, self.bottom - dy)
 
     def meets(self, other: Rectangle) -> bool:
         """Return whether the rectangles share a point."""
@@ -81,12 +91,13 @@ class Rectangle(NamedTuple):
 
     def is_crossed(self, x: float, y: float) -> bool:
         """Return whether the line from (0, 0) to (x, y) enters the rectangle."""
-        # The point t (x, y) of the line, 0 <= t <= 1, is between two opposite sides from one t to another.
+        # The points of the line are t (x, y) with 0 <= t <= 1. The line is between the left and the right side for one
+        # range of t, between the upper and the lower side for another one, and in the rectangle where both overlap.
         enters = 0.0
         leaves = 1.0
-        for way, low, high in ((x, self.left, self.right), (y, self.top, self.bottom)):
-            if way:
-                first, last = sorted((low / way, high / way))
+        for end, low, high in ((x, self.left, self.right), (y, self.top, self.bottom)):
+            if end:
+                first, last = sorted((low / end, high / end))
                 enters = max(enters, first)
                 leaves = min(leaves, last)
             elif low > 0 or high < 0:  # the line runs beside the rectangle, parallel to these sides
@@ -246,38 +257,51 @@ def _find_free(
 def _rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[Point]:
     """Return places in rows above and below the centre, in a block about 1.6 times as wide as high."""
     extents = [part.extent for part in parts]
-    widths = [extent.right - extent.left + _ROW_GAP for extent in extents]
-    heights = [extent.bottom - extent.top + _ROW_GAP for extent in extents]
-    area = sum(width * height for width, height in zip(widths, heights, strict=True))
+    area = sum((extent.width + _ROW_GAP) * (extent.height + _ROW_GAP) for extent in extents)
+    widths = [extent.width + _ROW_GAP for extent in extents]
     rows = wrap_rows(extents, widths, widest=math.sqrt(1.6 * area))
     row_heights = []
     for row in rows:
-        row_heights.append(max(extent.bottom - extent.top for extent in row) + _ROW_GAP)
-    y = centre.top - _CENTRE_GAP - sum(row_heights[: len(rows) // 2])
+        row_heights.append(max(extent.height for extent in row) + _ROW_GAP)
+
+    first_below = len(rows) // 2  # the rows before it are above the centre
+    row_top = centre.top - _CENTRE_GAP - sum(row_heights[:first_below])
     points = []
-    for number, (row, height) in enumerate(zip(rows, row_heights, strict=True)):
-        if number == len(rows) // 2:
-            y = centre.bottom + _CENTRE_GAP
-        x = -sum(extent.right - extent.left + _ROW_GAP for extent in row) / 2
+    for number, (row, row_height) in enumerate(zip(rows, row_heights, strict=True)):
+        if number == first_below:
+            row_top = centre.bottom + _CENTRE_GAP
+        left = -sum(extent.width + _ROW_GAP for extent in row) / 2
         for extent in row:
-            points.append((x - extent.left, y + (height - _ROW_GAP - extent.top - extent.bottom) / 2))
-            x += extent.right - extent.left + _ROW_GAP
-        y += height
+            # An extent is relative to the place of its group, which is therefore moved against it: its left side comes
+            # to `left`, and its middle to the middle of the row.
+            x = left - extent.left
+            y = row_top + (row_height - _ROW_GAP - extent.top - extent.bottom) / 2
+            points.append((x, y))
+            left += extent.width + _ROW_GAP
+        row_top += row_height
     return points
 
 
-Block = tuple[dict[str, Point], Rectangle]
+class Block(NamedTuple):
+    """The places of a tree's nodes relative to the middle of its root, and the rectangle around all boxes."""
+
+    points: dict[str, Point]
+    extent: Rectangle
 
 
 def place_in_block(
     root: str, children: Mapping[str, Sequence[str]], sizes: Mapping[str, Size], *, is_upwards: bool
 ) -> Block:
-    """Return places {node: (x, y)} relative to the middle of the root, and the rectangle around all boxes.
+    """Return the places of a root and of all that is below it in the tree.
 
-    Rows are below the root, or above it if `is_upwards`. `sizes` are (width, height).
+    Args:
+        root: the node.
+        children: the children of each node.
+        sizes: width and height of each node's box.
+        is_upwards: whether rows are above their parent instead of below it.
     """
     order = [root]
-    for node in order:
+    for node in order:  # the list grows while it is read: parents come before their children
         order += children[node]
     blocks: dict[str, Block] = {}
     for node in reversed(order):  # from the leaves to the root, without recursion: a chain may be long
@@ -287,32 +311,33 @@ def place_in_block(
             gap = _GAP * min(sizes[child][1] for child in children[node])
             blocks[node] = _stack_rows(node, box, parts, gap, is_upwards=is_upwards)
         else:
-            blocks[node] = ({node: (0.0, 0.0)}, box)
+            blocks[node] = Block({node: (0.0, 0.0)}, box)
     return blocks[root]
 
 
 def _stack_rows(node: str, box: Rectangle, parts: list[Block], gap: float, *, is_upwards: bool) -> Block:
     """Return a node with the blocks of its children below (or above) it: leaves first, in rows of about equal width."""
-    parts = sorted(parts, key=lambda part: len(part[0]) > 1)
-    widths = [extent.right - extent.left + gap for _, extent in parts]
-    heights = [extent.bottom - extent.top + gap for _, extent in parts]
-    area = sum(width * height for width, height in zip(widths, heights, strict=True))
+    parts = sorted(parts, key=lambda part: len(part.points) > 1)
+    area = sum((part.extent.width + gap) * (part.extent.height + gap) for part in parts)
+    widths = [part.extent.width + gap for part in parts]
     widest = max(math.sqrt(_SHAPE * area), max(widths))
     points: dict[str, Point] = {node: (0.0, 0.0)}
     around = box
-    y = box.bottom + 2 * gap  # the near side of the row, if rows go downwards
+    near_side = box.bottom + 2 * gap  # distance of the row's near side from the middle of the node
     for row in wrap_rows(parts, widths, widest=widest):
-        x = -(sum(extent.right - extent.left + gap for _, extent in row) - gap) / 2
-        for inner, extent in row:
-            left = x - extent.left
-            top = y - extent.top
+        left = -(sum(part.extent.width + gap for part in row) - gap) / 2
+        for part in row:
+            # Where the root of the part comes, so that the part's left side is at `left`, and its near side in the row.
+            x = left - part.extent.left
+            y = near_side - part.extent.top
             if is_upwards:
-                top = -y - extent.bottom
-            points |= {name: (left + dx, top + dy) for name, (dx, dy) in inner.items()}
-            around = around.joined(extent.at(left, top))
-            x += extent.right - extent.left + gap
-        y += max(extent.bottom - extent.top for _, extent in row) + gap
-    return points, around.wider(gap)
+                y = -near_side - part.extent.bottom
+            for name, (dx, dy) in part.points.items():
+                points[name] = (x + dx, y + dy)
+            around = around.joined(part.extent.at(x, y))
+            left += part.extent.width + gap
+        near_side += max(part.extent.height for part in row) + gap
+    return Block(points, around.wider(gap))
 
 
 def wrap_rows(items: Sequence[Item], widths: Sequence[float], *, widest: float) -> list[list[Item]]:

@@ -17,6 +17,7 @@ from wikidata_cache.view.page import headline, page, statement_rows, subtitle
 from wikidata_cache.view.svg import svg
 
 _FRAME = "width:100%;height:640px;border:1px solid #8884;border-radius:8px;background:#fff"
+_KINDS = ("text/html", "image/svg+xml", "text/plain")
 _COLUMN = 800.0  # pixels: a column of a notebook; some viewers cut off wider pictures
 
 
@@ -47,13 +48,15 @@ def mimebundle(
     """Return {MIME type: content}: the page, the drawing as SVG, and a line of text; the notebook front end chooses."""
     if not len(graph):
         return {"text/plain": "An empty subgraph."}
-    makers: dict[str, Callable[[], str]] = {
-        "text/html": lambda: html(graph),
-        "image/svg+xml": lambda: svg(graph, widest=_COLUMN),
-        "text/plain": lambda: f"{headline(graph)} ({subtitle(graph, graph_content(with_old_edge(graph)))})",
-    }
-    kinds = set(include or makers) - set(exclude or ())
-    return {kind: make() for kind, make in makers.items() if kind in kinds}
+    kinds = set(include or _KINDS) - set(exclude or ())
+    bundle = {}
+    if "text/html" in kinds:
+        bundle["text/html"] = html(graph)
+    if "image/svg+xml" in kinds:
+        bundle["image/svg+xml"] = svg(graph, widest=_COLUMN)
+    if "text/plain" in kinds:
+        bundle["text/plain"] = f"{headline(graph)} ({subtitle(graph, graph_content(with_old_edge(graph)))})"
+    return bundle
 
 
 def show(graph: nx.MultiDiGraph, *, static: bool = False) -> None:

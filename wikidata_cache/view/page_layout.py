@@ -8,7 +8,7 @@ downwards; angles are radians.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -37,10 +37,9 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
     tree = _grow_tree(graph)
     if not tree.roots:
         return {}
-    roles = {graph.nodes[root].get("role"): root for root in reversed(tree.roots)}
     main = tree.roots[0]
-    subject = roles.get("subject")
-    old = roles.get("target_true")
+    subject = _find_by_role(graph, tree.roots, "subject")
+    old = _find_by_role(graph, tree.roots, "target_true")
     if subject is None or subject == main:
         picture = _cluster(main, tree, sizes, _CIRCLE)
     else:
@@ -91,6 +90,7 @@ def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) 
     before = 0
     parts = []
     for child, weight in zip(children, weights, strict=True):
+        # The middle of the child's part of the sector.
         direction = sector.start + sector.sweep * (before + weight / 2) / sum(weights)
         before += weight
         if tree.is_large:
@@ -143,21 +143,38 @@ def _grow_tree(graph: nx.MultiDiGraph) -> _Tree:
     if graph.number_of_edges() > CROWD:
         tree.scale = _TIGHT
         tree.stretch = _BOLD
-    roles = {role: node for node, role in reversed(list(graph.nodes(data="role")))}
-    starts = [[roles[role] for role in _ROOTS if role in roles]]
-    starts += [[node] for node in graph]
+    ends = []
+    for role in _ROOTS:
+        node = _find_by_role(graph, graph, role)
+        if node is not None:
+            ends.append(node)
     seen: set[str] = set()
-    for start in starts:
-        queue = [node for node in start if node not in seen]
-        tree.roots += queue
-        seen |= set(queue)
-        for node in queue:
-            # Along edges in both directions, in the order of the labels of the edges.
-            edges = [(data.get("label", ""), v) for _, v, data in graph.out_edges(node, data=True)]
-            edges += [(data.get("label", ""), u) for u, _, data in graph.in_edges(node, data=True)]
-            for _, child in sorted(edges):
-                if child not in seen:
-                    seen.add(child)
-                    tree.children[node].append(child)
-                    queue.append(child)
+    _grow_from(ends, graph, tree, seen)
+    for node in graph:
+        if node not in seen:
+            _grow_from([node], graph, tree, seen)
     return tree
+
+
+def _find_by_role(graph: nx.MultiDiGraph, nodes: Iterable[str], role: str) -> str | None:
+    """Return the first of these nodes with a role; None if there is none."""
+    for node in nodes:
+        if graph.nodes[node].get("role") == role:
+            return node
+    return None
+
+
+def _grow_from(roots: Sequence[str], graph: nx.MultiDiGraph, tree: _Tree, seen: set[str]) -> None:
+    """Add roots to the forest, and all nodes that a breadth-first walk reaches from them; both are added to `seen`."""
+    tree.roots += roots
+    seen.update(roots)
+    queue = list(roots)
+    for node in queue:  # the list grows while it is read
+        # Edges in both directions, in the order of their labels.
+        edges = [(data.get("label", ""), target) for _, target, data in graph.out_edges(node, data=True)]
+        edges += [(data.get("label", ""), source) for source, _, data in graph.in_edges(node, data=True)]
+        for _, child in sorted(edges):
+            if child not in seen:
+                seen.add(child)
+                tree.children[node].append(child)
+                queue.append(child)

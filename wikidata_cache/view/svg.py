@@ -139,12 +139,16 @@ def nearest(graph: nx.MultiDiGraph, most: int) -> nx.MultiDiGraph:
     if graph.number_of_edges() <= most:
         return graph
     hops: dict[str, int] = dict(graph.nodes(data="hop", default=0))
-    edges = list(graph.edges(keys=True, data=True))
-    edges.sort(key=lambda edge: (edge[3].get("role") != "edit", max(hops[edge[0]], hops[edge[1]])))
-    del edges[most:]
-    ends = set[str]()
+
+    def rank(edge: tuple[str, str, str, dict[str, object]]) -> tuple[bool, int]:
+        subject, target, _, data = edge
+        return data.get("role") != "edit", max(hops[subject], hops[target])
+
+    edges = sorted(graph.edges(keys=True, data=True), key=rank)[:most]
+    ends: set[str] = set()
     for subject, target, _, _ in edges:
-        ends.update((subject, target))
+        ends.add(subject)
+        ends.add(target)
     # Not graph.edge_subgraph, whose nodes are in no fixed order: the first one is the root of the tree
     part = nx.MultiDiGraph()
     part.graph.update(graph.graph)
