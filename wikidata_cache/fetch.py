@@ -69,7 +69,8 @@ def fetch_edits(
     try:
         return _fetch_together(cache, edits, path, options, keep_going)
     except CacheMissError as miss:
-        for edit in edits:  # all rows share their requests, so a miss is found again row by row
+        # The rows share their requests, so the miss names none. The first row that misses something is found alone.
+        for edit in edits:
             try:
                 cache.subgraph(edit, options)
             except CacheMissError:
@@ -83,6 +84,7 @@ def fetch_edits(
 def _fetch_together(
     cache: WikidataCache, edits: Sequence[EditRow], path: Path, options: SubgraphOptions, keep_going: bool
 ) -> Fetched:
+    """Do the work of `fetch_edits`, with shared requests; a CacheMissError names no row."""
     resolved = resolve_ends(edits, cache.facts)
     good = [edits[number] for number in resolved.ends]
     skipped = []

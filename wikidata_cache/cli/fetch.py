@@ -123,15 +123,9 @@ def fetch(
     if out is not None:
         check_out(out, ".jsonl", ".jsonl.gz", option="--out", inputs=map(file_of, edits))
 
-    # Not `envvar=`, which would divide the value at each space: a path may have one.
-    graph_of_environment = os.environ.get("KG_GRAPH")
-    if graph_of_environment and not endpoint:
-        endpoint = [graph_of_environment]
     mode = opt.mode_from_options(mode, offline=offline)
-    if not endpoint and mode != "offline" and as_of is None:
-        endpoint = list(WIKIDATA)
     opened = WikidataCache(
-        endpoint or None,
+        _choose_source(endpoint, only_cache=mode == "offline" or as_of is not None),
         contact=contact,
         cache=cache,
         mode=mode,
@@ -159,8 +153,7 @@ def fetch(
         rows = read_edits(edits[0])
         fetched = fetch_edits(opened, rows, path=file_of(edits[0]), options=options, keep_going=keep_going)
         if descriptions:
-            nodes = set[str]().union(*fetched.graphs)
-            opened.facts.descriptions(filter(is_item, nodes))
+            _fetch_descriptions(opened, fetched)
         if sitelinks is not None:
             _write_sitelinks(opened, fetched, sitelinks)
         if out is not None:
@@ -182,6 +175,27 @@ def _check_arguments(context: typer.Context, edits: list[str], kind: PlainKind |
         raise BadOptionError(
             f"--kind fetches facts about ids, and {', '.join(unfit)} is for files of edits; leave one of them out."
         )
+
+
+def _choose_source(endpoints: list[str] | None, *, only_cache: bool) -> list[str] | None:
+    """Return what is asked: what --endpoint or KG_GRAPH names, else Wikidata; None for the cache alone."""
+    if endpoints:
+        return endpoints
+    # Not `envvar=` of the option, which would divide the value at each space: a path may have one.
+    graph_of_environment = os.environ.get("KG_GRAPH")
+    if graph_of_environment:
+        return [graph_of_environment]
+    if only_cache:
+        return None
+    return list(WIKIDATA)
+
+
+def _fetch_descriptions(opened: WikidataCache, fetched: Fetched) -> None:
+    """Fetch the descriptions of all items in the subgraphs into the cache."""
+    items: set[str] = set()
+    for graph in fetched.graphs:
+        items.update(node for node in graph if is_item(node))
+    opened.facts.descriptions(items)
 
 
 def _write_sitelinks(opened: WikidataCache, fetched: Fetched, path: Path) -> None:

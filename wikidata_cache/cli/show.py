@@ -93,12 +93,7 @@ def show(
     - `wikidata-cache show Q84 --language ko`
     - `wikidata-cache show Q65 --hops 2 --per-node 5 --draw la.svg`
     """
-    if open_it and html is None:
-        raise BadOptionError("--open opens the page of --html; give --html FILE.html too.")
-    if html is not None:
-        check_out(html, ".htm", ".html", option="--html")
-    if draw is not None:
-        check_out(draw, ".svg", option="--draw")
+    _check_files(html, draw, open_it=open_it)
     edit = _read_edit(what)
     if edit is None:
         _refuse_options_of_edits(what, {"--max-edges": max_edges, "--root": root, "--rules": rules})
@@ -119,8 +114,10 @@ def show(
             raise BadOptionError(f"{what} is a property, and only items can be drawn; give an item, such as Q42.")
         echo(_describe_property(opened, what))
         return
-    if hops is None:
-        hops = 1 if edit is None else 2
+    if hops is None and edit is None:
+        hops = 1
+    elif hops is None:
+        hops = 2
     options = SubgraphOptions(
         hops=hops,
         per_node=per_node,
@@ -146,11 +143,22 @@ def show(
     if html is not None:
         opened.describe(subgraph)
         subgraph.to_html(html)
-    if html is not None and open_it:
-        webbrowser.open(html.resolve().as_uri())
+        if open_it:
+            webbrowser.open(html.resolve().as_uri())
+
+
+def _check_files(html: Path | None, draw: Path | None, *, open_it: bool) -> None:
+    """Refuse names of files that can't be written, and --open without a page."""
+    if open_it and html is None:
+        raise BadOptionError("--open opens the page of --html; give --html FILE.html too.")
+    if html is not None:
+        check_out(html, ".htm", ".html", option="--html")
+    if draw is not None:
+        check_out(draw, ".svg", option="--draw")
 
 
 def _refuse_options_of_edits(what: str, options: Mapping[str, object]) -> None:
+    """Refuse the options that have a value, since they are for edits, and `what` is an id."""
     for option, value in options.items():
         if value:
             raise BadOptionError(

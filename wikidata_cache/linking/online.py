@@ -38,10 +38,9 @@ class OnlineKnowledge(Knowledge):
             self._searches[search] = self._api.search(text, limit=limit, kind=entity, languages=self._languages)
         matches = []
         for entity_id, entry in self._fetch(self._searches[search]).items():
-            names = [
-                Match(id=entity_id, text=name, language=language, kind=kind, weight=0)
-                for name, language, kind in entry.names
-            ]
+            names = []
+            for name, language, kind in entry.names:
+                names.append(Match(id=entity_id, text=name, language=language, kind=kind, weight=0))
             if names:
                 matches.append(max(names, key=lambda match: judge_name(match, text).points))
         return matches
@@ -74,11 +73,14 @@ class OnlineKnowledge(Knowledge):
         return labels
 
     def _fetch(self, ids: Sequence[str]) -> dict[str, ApiEntity]:
+        """Return the entities that exist, by the requested id; those not in memory are requested."""
         missing = [entity for entity in ids if entity not in self._entities]
         if missing:
             entities = self._api.entities(missing, languages=self._languages)
-            self._entities |= {entity.id: entity for entity in entities.values()}
-            self._entities |= {entity_id: entities.get(entity_id) for entity_id in missing}
+            for found in entities.values():
+                self._entities[found.id] = found  # of a merged id, the item that replaces it
+            for entity_id in missing:
+                self._entities[entity_id] = entities.get(entity_id)
         fetched = {}
         for entity_id in ids:
             entity = self._entities[entity_id]

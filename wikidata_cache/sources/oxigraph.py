@@ -107,7 +107,9 @@ class OxigraphSource(SparqlSource):
     @property
     def size(self) -> int | None:
         """The number of triples in memory; None for a store on disk, which would be read as a whole."""
-        return None if self._folder else len(self._store)
+        if self._folder is not None:
+            return None
+        return len(self._store)
 
     def check_languages(self, languages: Languages) -> None:
         """Refuse languages of which a store made by `load` has no label, because they were not loaded."""

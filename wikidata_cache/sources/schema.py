@@ -1,6 +1,10 @@
 """Check facts: the form of the id and the shape of the value for each kind of `Fact`.
 
 The same schema is used for answers of endpoints, for facts in a cache, and for rows of a snapshot.
+
+A check is a function from a value to whether it has a shape. `_text_that`, `_list_of`, `_row_of` and `_none_or` make
+checks from smaller ones, so that `_SHAPES` reads like the docstring of `Fact`: the value of "out" is a list of rows of
+a property and an item.
 """
 
 import re
@@ -13,82 +17,109 @@ from wikidata_cache.values import is_value
 
 Check = Callable[[Any], bool]
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
 
 def value_problem(kind: str, entity: str, value: Any) -> str | None:
     """Return what is wrong with a fact (`Fact`, or the rows of a user's query), in words; None for a valid fact."""
     if kind not in _SHAPES:
         return f"unknown kind {kind!r}; expected one of {', '.join(_SHAPES)}"
-    if not _IDS.get(kind, is_entity)(entity):
+    if kind in _ID_FORMS:
+        is_id = _ID_FORMS[kind].fullmatch(entity) is not None
+    else:
+        is_id = is_entity(entity)
+    if not is_id:
         return f"{entity!r} is not an id of the kind {kind}"
     if not _SHAPES[kind](value):
         return f"the value of {entity} does not have the shape of the kind {kind}"
     return None
 
 
-def _text(fits: Callable[[str], bool] = lambda text: True) -> Check:
-    return lambda value: isinstance(value, str) and fits(value)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
-def _list(fits: Check) -> Check:
-    return lambda value: isinstance(value, list) and all(map(fits, value))
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0  # type, since True is an int too
 
 
-def _row(*cells: Check) -> Check:
-    def fits(value: Any) -> bool:
-        if not isinstance(value, list) or len(value) != len(cells):
-            return False
-        return all(check(cell) for check, cell in zip(cells, value, strict=True))
-
-    return fits
-
-
-def _or_none(fits: Check) -> Check:
-    return lambda value: value is None or fits(value)
-
-
-def _count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _bool(value: Any) -> bool:
+def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _binding(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+def _is_rank(value: Any) -> bool:
+    return value in ("preferred", "normal")
 
 
-_ITEM = _text(is_item)
-_PROPERTY = _text(is_property)
-_RANK = _text(("preferred", "normal").__contains__)
+def _is_binding(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _text_that(fits: Callable[[str], bool]) -> Check:
+    """Return the check of a text for which a function is true."""
+
+    def check(value: Any) -> bool:
+        return isinstance(value, str) and fits(value)
+
+    return check
+
+
+def _list_of(check_entry: Check) -> Check:
+    """Return the check of a list whose entries all have one shape."""
+
+    def check(value: Any) -> bool:
+        return isinstance(value, list) and all(map(check_entry, value))
+
+    return check
+
+
+def _row_of(*checks: Check) -> Check:
+    """Return the check of a list with one entry of each of these shapes, in order."""
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, list) or len(value) != len(checks):
+            return False
+        return all(check_cell(cell) for check_cell, cell in zip(checks, value, strict=True))
+
+    return check
+
+
+def _none_or(check_value: Check) -> Check:
+    """Return the check of None or a value of a shape."""
+
+    def check(value: Any) -> bool:
+        return value is None or check_value(value)
+
+    return check
+
+
+_is_item = _text_that(is_item)
+_is_property = _text_that(is_property)
 _SHAPES: Mapping[str, Check] = {
-    "out": _list(_row(_PROPERTY, _ITEM)),
-    "in": _or_none(_list(_row(_ITEM, _PROPERTY))),
-    "degree": _count,
-    "claims": _list(_row(_PROPERTY, _ITEM, _RANK, _text(), _text())),
-    "types": _list(_ITEM),
-    "label": _or_none(_row(_text(), _text())),
-    "description": _or_none(_text()),
-    "named": _list(_text(is_entity)),
-    "mentioned": _bool,
-    "redirect": _or_none(_ITEM),
-    "ends": _row(_count, _list(_row(_text(), _count))),
-    "at_end": _bool,
-    "sitelinks": _or_none(_count),
-    "values": _list(_row(_PROPERTY, _text(is_value))),
-    "label_in": _list(_row(_text(), _text())),
-    "description_in": _list(_row(_text(), _text())),
-    "named_in": _list(_text(is_entity)),
-    "query": _list(_binding),
+    "out": _list_of(_row_of(_is_property, _is_item)),
+    "in": _none_or(_list_of(_row_of(_is_item, _is_property))),
+    "degree": _is_count,
+    "claims": _list_of(_row_of(_is_property, _is_item, _is_rank, _is_text, _is_text)),
+    "types": _list_of(_is_item),
+    "label": _none_or(_row_of(_is_text, _is_text)),
+    "description": _none_or(_is_text),
+    "named": _list_of(_text_that(is_entity)),
+    "mentioned": _is_bool,
+    "redirect": _none_or(_is_item),
+    "ends": _row_of(_is_count, _list_of(_row_of(_is_text, _is_count))),
+    "at_end": _is_bool,
+    "sitelinks": _none_or(_is_count),
+    "values": _list_of(_row_of(_is_property, _text_that(is_value))),
+    "label_in": _list_of(_row_of(_is_text, _is_text)),
+    "description_in": _list_of(_row_of(_is_text, _is_text)),
+    "named_in": _list_of(_text_that(is_entity)),
+    "query": _list_of(_is_binding),
 }
-_IDS: Mapping[str, Callable[[str], bool]] = {  # of the kinds whose ids are not those of entities
-    "named": lambda label: True,
-    "ends": lambda end: RELATION_END.fullmatch(end) is not None,
-    "at_end": lambda key: ITEM_AT_END.fullmatch(key) is not None,
-    "label_in": lambda key: WORDS_OF.fullmatch(key) is not None,
-    "description_in": lambda key: WORDS_OF.fullmatch(key) is not None,
-    "named_in": lambda key: NAMED_IN.fullmatch(key) is not None,
-    "query": lambda key: _SHA256.fullmatch(key) is not None,
+# The form of the ids of a kind, where they are not those of entities.
+_ID_FORMS: Mapping[str, re.Pattern[str]] = {
+    "named": re.compile(".*", re.DOTALL),  # any label
+    "ends": RELATION_END,
+    "at_end": ITEM_AT_END,
+    "label_in": WORDS_OF,
+    "description_in": WORDS_OF,
+    "named_in": NAMED_IN,
+    "query": re.compile(r"[0-9a-f]{64}"),  # a sha256
 }

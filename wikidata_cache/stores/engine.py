@@ -139,5 +139,7 @@ def _statements_per_id(weights: Path) -> Iterator[tuple[str, int]]:
     with weights.open("rb") as pairs:
         while block := pairs.read(16 * _INDEX_BLOCK):
             for number, count in np.frombuffer(block, dtype="<i8").reshape(-1, 2).tolist():
-                key = f"Q{number}" if number >= 0 else f"P{-number}"
-                yield key, count
+                if number >= 0:
+                    yield f"Q{number}", count
+                else:
+                    yield f"P{-number}", count

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import networkx as nx
 
@@ -44,6 +44,7 @@ class DrawnNode:
     left: float = 0.0
     y: float = 0.0
     bend: tuple[float, float] = (0.0, 0.0)
+    children: list[DrawnNode] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def width(self) -> float:
@@ -63,20 +64,16 @@ class DrawnNode:
 
 def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float]]:
     """Return the drawn nodes, each parent before its children, and the (width, height) of the picture."""
-    drawn, children = _grow(graph)
+    drawn = _grow_trees(graph)
     _place_across(drawn)
-    leaves = _place_down(drawn, children)
+    leaves = _place_down(drawn)
     right = max((node.left + node.width for node in drawn), default=96.0)
     return drawn, (right + _MARGIN, (leaves + 1) * LINE)
 
 
-Children = dict[int, list[DrawnNode]]  # by the id() of the parent: one graph node may be drawn several times
-
-
-def _grow(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], Children]:
-    """Return the drawn nodes, breadth-first, and their children: a node is expanded where it is nearest to the root."""
+def _grow_trees(graph: nx.MultiDiGraph) -> list[DrawnNode]:
+    """Return the drawn nodes of all trees, breadth-first; a node is expanded where it is nearest to the root."""
     drawn: list[DrawnNode] = []
-    children: Children = {}
     seen: set[str] = set()
     for root in graph.nodes:
         if root in seen:
@@ -84,16 +81,16 @@ def _grow(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], Children]:
         seen.add(root)
         role, text = _role_and_text(graph, root)
         queue = [DrawnNode(root, role, text, column=int(graph.nodes[root].get("hop", 0)))]
-        for node in queue:
-            children[id(node)] = []
-            if not node.again:
-                children[id(node)] = _children(graph, node)
-            for child in children[id(node)]:
+        for node in queue:  # the list grows while it is read
+            if node.again:
+                continue
+            node.children = _list_children(graph, node)
+            for child in node.children:
                 child.again = child.node in seen
                 seen.add(child.node)
                 queue.append(child)
         drawn += queue
-    return drawn, children
+    return drawn
 
 
 def _place_across(drawn: Sequence[DrawnNode]) -> None:
@@ -115,7 +112,7 @@ def _place_across(drawn: Sequence[DrawnNode]) -> None:
         node.bend = (start, start + _BEND)
 
 
-def _place_down(drawn: Sequence[DrawnNode], children: Children) -> int:
+def _place_down(drawn: Sequence[DrawnNode]) -> int:
     """Set y of each node, and return the number of leaves.
 
     Leaves get consecutive lines from the top, in the order of a depth-first walk; a parent is at the middle of its
@@ -126,15 +123,14 @@ def _place_down(drawn: Sequence[DrawnNode], children: Children) -> int:
     leaves = []
     while stack:
         node = stack.pop()
-        stack += reversed(children[id(node)])
-        if not children[id(node)]:
+        stack += reversed(node.children)
+        if not node.children:
             leaves.append(node)
     for line, node in enumerate(leaves, start=1):
         node.y = line * LINE
     for node in reversed(drawn):  # children come after their parents in the list, so their y is known here
-        below = children[id(node)]
-        if below:
-            node.y = (below[0].y + below[-1].y) / 2
+        if node.children:
+            node.y = (node.children[0].y + node.children[-1].y) / 2
     return len(leaves)
 
 
@@ -143,7 +139,7 @@ def _role_and_text(graph: nx.MultiDiGraph, node: str) -> tuple[str, str]:
     return data.get("role", "neighbour"), printable(data["label"])
 
 
-def _children(graph: nx.MultiDiGraph, parent: DrawnNode) -> list[DrawnNode]:
+def _list_children(graph: nx.MultiDiGraph, parent: DrawnNode) -> list[DrawnNode]:
     """Return the children of a drawn node: the edit's edge first, the replaced edge last, the others by property."""
     children = []
     for _, target, data in graph.out_edges(parent.node, data=True):
