@@ -108,7 +108,9 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
 
 def _unfinished(run: ComparedRun) -> OutputError:
     """Return the error about a run that has not all scores yet, with the first record that lacks some."""
-    when = " at the end of their sequence" if run.schedule.sequence > 1 else ""
+    when = ""
+    if run.schedule.sequence > 1:
+        when = " at the end of their sequence"
     ids = run.settings["ids"]
     fault = f"{len(run.unfinished)} of {len(ids)} records have not all scores{when} yet"
     unfinished = [name for name in ids if name in run.unfinished]

@@ -194,8 +194,12 @@ def compare(
     check_comparable(runs, common=common)
     ids = shared_records(runs, common=common)
     sides = _choose_sides(runs, ids, against)
-    base = {} if UNEDITED in sides else runs[0].scores(ids, BASE)
-    requested = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    base: Scores = {}
+    if UNEDITED not in sides:
+        base = runs[0].scores(ids, BASE)
+    if isinstance(metrics, str):
+        metrics = (metrics,)
+    requested = tuple(metrics)
     names = _choose_metrics(requested, sides, runs)
     rows = _compare_metrics(sides, ids, names, seed, base=base)
     lacking = sorted(set(requested) - {row.metric for row in rows})
@@ -300,8 +304,9 @@ def _list_metrics(sides: Mapping[str, Scores]) -> tuple[str, ...]:
     for scores in sides.values():
         rows += scores.values()
     names = metric_names(rows)
-    has_parts = bool(score_parts(dict.fromkeys(names, 1)))
-    return (*names, EDITING_SCORE) if has_parts else names
+    if score_parts(dict.fromkeys(names, 1)):
+        names = (*names, EDITING_SCORE)
+    return names
 
 
 def _unknown_metric(name: str, available: Sequence[str], runs: Sequence[ComparedRun]) -> KgEditError:
@@ -343,45 +348,59 @@ def _has_any(scores: Scores, metrics: Sequence[str]) -> bool:
 def _compare_metrics(
     sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str], seed: int, *, base: Scores
 ) -> list[MetricRow]:
-    """Return a row for each metric that some record has on every side; ``base`` are scores to show beside the sides."""
+    """Return a row for each metric that some record has on every side.
+
+    Args:
+        sides: the scores of each side; the first one is compared with the others.
+        ids: the records.
+        metrics: the metrics of the rows.
+        seed: of the intervals and permutations.
+        base: scores whose means are shown beside those of the sides; or empty.
+    """
     names = tuple(metrics)
     if EDITING_SCORE in metrics:  # its parts as well
         names = tuple(dict.fromkeys([*metrics, *SCORED]))
+    tables = _tabulate(sides, base, ids, names)
+    is_missing = np.isnan(tables[next(iter(sides))])  # [records, metrics], the same for every side
+    counts = dict(zip(names, (~is_missing).sum(axis=0).tolist(), strict=True))  # records that have each metric
+    means = {}
+    for name, table in tables.items():
+        means[name] = estimates(_records_of(table, names), names=names, seed=seed)
 
-    # Scores [records, metrics] of each side and of the base; NaN where one of the sides lacks the score of a record.
-    tables = dict[str, Table]()
-    if base:
-        tables[UNEDITED] = _table_of(base, ids, names)
-    for side, scores in sides.items():
-        tables[side] = _table_of(scores, ids, names)
-    missing = np.any([np.isnan(tables[side]) for side in sides], axis=0)
-    tables = {side: np.where(missing, np.nan, table) for side, table in tables.items()}
-
-    means = dict[str, dict[str, Estimate]]()
-    for side, table in tables.items():
-        means[side] = estimates(_records_of(table, names), names=names, seed=seed)
-    records_per_metric = (~missing).sum(axis=0).tolist()
-    numbers = dict(zip(names, records_per_metric, strict=True))
-
-    metric_rows = list[MetricRow]()
+    rows = []
     for metric in Bar(metrics, title="comparing", unit="metric", delay=2.0, leave=False):
         parts: Sequence[str] = (metric,)
         if metric == EDITING_SCORE:
-            parts = score_parts(numbers)
+            parts = score_parts(counts)
         columns = [names.index(part) for part in parts]
         differences = _differences({side: tables[side][:, columns] for side in sides}, seed)
         if not differences:
             continue
-        # A model beside the sides has the same mean only if it has the scores of the same records
-        complete = [side for side in tables if (np.isnan(tables[side]) == missing)[:, columns].all()]
-        row = MetricRow(
-            metric=metric,
-            n=int((~missing[:, columns]).sum(axis=0).min()),
-            means={side: means[side][metric] for side in complete},
-            differences=differences,
-        )
-        metric_rows.append(row)
-    return metric_rows
+        # The base has a comparable mean only if it has the scores of the same records.
+        shown_means = {}
+        for name, table in tables.items():
+            if np.array_equal(np.isnan(table[:, columns]), is_missing[:, columns]):
+                shown_means[name] = means[name][metric]
+        n = min(counts[part] for part in parts)
+        rows.append(MetricRow(metric=metric, n=n, means=shown_means, differences=differences))
+    return rows
+
+
+def _tabulate(sides: Mapping[str, Scores], base: Scores, ids: Sequence[str], names: Sequence[str]) -> dict[str, Table]:
+    """Return the scores [records, metrics] of the base, if there is one, and of each side.
+
+    A score that one of the sides lacks is NaN in all tables, so that each row of a metric has the same records.
+    """
+    tables = {}
+    if base:
+        tables[UNEDITED] = _table_of(base, ids, names)
+    is_missing = np.zeros((len(ids), len(names)), dtype=bool)
+    for side, scores in sides.items():
+        tables[side] = _table_of(scores, ids, names)
+        is_missing |= np.isnan(tables[side])
+    for table in tables.values():
+        table[is_missing] = np.nan
+    return tables
 
 
 def _differences(tables: Mapping[str, Table], seed: int) -> dict[str, Difference]:
@@ -409,7 +428,10 @@ def _records_of(table: Table, names: Sequence[str]) -> list[RecordScores]:
     for row in table.tolist():
         record = dict[str, float | None]()
         for name, value in zip(names, row, strict=True):
-            record[name] = None if np.isnan(value) else value
+            if np.isnan(value):
+                record[name] = None
+            else:
+                record[name] = value
         records.append(record)
     return records
 
@@ -427,11 +449,11 @@ def _correct(rows: Sequence[MetricRow]) -> tuple[MetricRow, ...]:
     values = []
     for row in rows:
         values += [change.p for change in row.differences.values()]
-    corrected_values = holm(values)  # in the same order: row by row, side by side
+    corrected_values = iter(holm(values))  # in the same order: row by row, side by side
     rows_with_p = []
     for row in rows:
         differences = {}
         for side, change in row.differences.items():
-            differences[side] = change.model_copy(update={"p_holm": corrected_values.pop(0)})
+            differences[side] = change.model_copy(update={"p_holm": next(corrected_values)})
         rows_with_p.append(row.model_copy(update={"differences": differences}))
     return tuple(rows_with_p)

@@ -33,10 +33,12 @@ def draw_comparison(comparison: Comparison, path: Path) -> Path:
     """Draw the differences; metrics that are no shares, such as nats, get a panel of their own."""
     shares = [row for row in comparison.rows if is_share(row.metric)]
     others = [row for row in comparison.rows if not is_share(row.metric)]
-    panels = [rows for rows in (shares, others) if rows] or [[]]
+    panels = [rows for rows in (shares, others) if rows]
+    if not panels:
+        panels = [[]]  # one panel without metrics
     heights = [len(rows) + 1.2 for rows in panels]
     drawn = figure(7.2, 0.34 * sum(heights) + 1.1)
-    axes = drawn.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    axes = drawn.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]  # the only column
     for axis, rows in zip(axes, panels, strict=True):
         _draw_panel(axis, rows, comparison.sides[1:])
     axes[0].legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
@@ -63,10 +65,12 @@ def _draw_panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> 
             change = row.differences.get(side)
             if change is None:
                 continue
-            height = index - 0.25 + 0.5 * (number + 0.5) / len(sides)
+            height = index - 0.25 + 0.5 * (number + 0.5) / len(sides)  # from index - 0.25 to index + 0.25
             if change.ci95_low is not None and change.ci95_high is not None:
                 axes.plot([change.ci95_low, change.ci95_high], [height, height], color=colour, lw=1.5)
-            face = colour if change.is_found else "white"
+            face = "white"
+            if change.is_found:
+                face = colour
             axes.plot([change.mean], [height], marker="o", ms=5, mec=colour, mfc=face, ls="", label=label)
             label = None  # one entry of the legend for each side
     axes.set_yticks(range(len(rows)), [_no_math(f"{row.metric}{_arrow(row.metric)}") for row in rows], fontsize=8)

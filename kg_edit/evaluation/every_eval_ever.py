@@ -96,7 +96,9 @@ def evaluation_log(
 
 def _who(run: dict[str, Any], section: str) -> str:
     """Return in a word which model of the run a section is about."""
-    return "unedited" if section == "base" else f"{section}-by-{run.get('method')}"
+    if section == "base":
+        return "unedited"
+    return f"{section}-by-{run.get('method')}"
 
 
 def _model_id(run: dict[str, Any]) -> str:
@@ -164,7 +166,10 @@ def _metric(name: str) -> dict[str, Any]:
     bounds = _RANGE.match(metric.values)
     if bounds:
         described["min_score"] = float(bounds["low"])
-        described["max_score"] = "Infinity" if bounds["high"] == "∞" else float(bounds["high"])
+        if bounds["high"] == "∞":
+            described["max_score"] = "Infinity"
+        else:
+            described["max_score"] = float(bounds["high"])
     return described
 
 
@@ -188,4 +193,6 @@ def _score(estimate: Estimate, count: int | None) -> dict[str, Any]:
 
 def _as_text(value: Any) -> str:
     """Return a setting as text, because the schema takes only texts there."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -65,8 +65,12 @@ def finish(out: Path) -> Summary:
     if any(settings.get(name) for name in _TASKS):
         general = compare_points(_before_and_after(points), seed=seed)
     provenance = _provenance(out, settings) | _count_records(records, sequences, plan)
-    provenance["counts"] = {section: counts(scores, names=metric_names(scores)) for section, scores in rows.items()}
-    means = {section: estimates(scores, names=metric_names(scores), seed=seed) for section, scores in rows.items()}
+    provenance["counts"] = {}
+    means = {}
+    for section, scores in rows.items():
+        names = metric_names(scores)
+        provenance["counts"][section] = counts(scores, names=names)
+        means[section] = estimates(scores, names=names, seed=seed)
     costs = _costs(records)
     summary = Summary(n=len(records), curve=curve, general=general, provenance=provenance, **costs, **means)
     summary.save(out / SUMMARY)
@@ -233,8 +237,8 @@ def _sorted_shards(settings: Mapping[Path, Settings]) -> list[Path]:
     """Return the folders, sorted by the number of their shard."""
     if not settings:
         raise OutputError(f"no shard is given; {_WAY_OUT}")
+    first, *_ = settings
     folders: dict[Shard, Path] = {}
-    first = next(iter(settings))
     for folder, shard_settings in settings.items():
         if not shard_settings.get("shard"):
             raise OutputError(f"{folder} is a complete run, not a shard; {_WAY_OUT}")

@@ -230,18 +230,29 @@ def compare_points(
 def _change(
     name: str, points: Sequence[tuple[DocumentScores, Mapping[str, DocumentScores]]], seed: int
 ) -> GeneralChange:
-    """Return the change of one metric: its score before, and all scores after, of each sequence."""
-    failed = sum(name not in edited for _, edited in points)
-    before = [unedited for unedited, _ in points]
-    after = list[DocumentScores]()
+    """Return the change of one metric.
+
+    Args:
+        name: the metric.
+        points: of each sequence, the score before the edits, and all scores after them by metric.
+        seed: of the intervals.
+    """
+    failed = 0
+    before: list[DocumentScores] = []
+    after: list[DocumentScores] = []
     for unedited, edited in points:
+        before.append(unedited)
         if name in edited:
             after.append(edited[name])
-        elif name.rpartition(".")[2] in _SHARES:  # a model that could not be asked has no right answer
+            continue
+        failed += 1
+        if name.rpartition(".")[2] in _SHARES:  # a model that could not be asked has no right answer
             after.append(DocumentScores(value=0.0, documents=(0.0,) * len(unedited.documents)))
-    if len(after) < len(before) or not all(scores.documents for scores in (*before, *after)):
-        complete = after if len(after) == len(before) else []
-        return GeneralChange(n=0, before=_mean_value(before), after=_mean_value(complete), failed=failed)
+    is_complete = len(after) == len(before)
+    if not is_complete:
+        return GeneralChange(n=0, before=_mean_value(before), after=_mean_value([]), failed=failed)
+    if not all(scores.documents for scores in (*before, *after)):  # perplexities have no scores of documents
+        return GeneralChange(n=0, before=_mean_value(before), after=_mean_value(after), failed=failed)
     # The mean over sequences of each document's score: [documents].
     first = np.mean([scores.documents for scores in before], axis=0)
     second = np.mean([scores.documents for scores in after], axis=0)

@@ -33,7 +33,10 @@ def lm_eval_model(
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
         raise ConfigError("this needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'") from error
-    application = as_patch(patch).applied(model) if patch else nullcontext(model)
+    if patch:
+        application = as_patch(patch).applied(model)
+    else:
+        application = nullcontext(model)
     with application as edited:
         transform = edited.prompt_transform
 

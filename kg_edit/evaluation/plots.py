@@ -70,9 +70,14 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     tasks = _tasks_between_0_and_1(points)
     has_ability = any(PERPLEXITY in point.general or point.general_failed for point in points)
 
-    lines = max([len(names) for names in (*panels.values(), tasks)], default=0)
-    count = max(1, len(panels) + bool(tasks) + has_ability)
-    drawn = figure(4.6 * count, 3.4 + 0.14 * lines)
+    legend_lines = max([len(names) for names in (*panels.values(), tasks)], default=0)
+    count = len(panels)
+    if tasks:
+        count += 1
+    if has_ability:
+        count += 1
+    count = max(1, count)
+    drawn = figure(4.6 * count, 3.4 + 0.14 * legend_lines)
     axes = drawn.subplots(1, count, squeeze=False)[0]
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
         _plot_scores(axis, points, names)

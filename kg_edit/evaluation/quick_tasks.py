@@ -13,7 +13,6 @@ import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from string import Formatter, ascii_uppercase
@@ -81,7 +80,9 @@ class QuickSet:
         else:
             choices = self._read_choices(row)
             letters = list(ascii_uppercase[: len(choices)])
-            labels = letters if isinstance(right, str) else [str(index) for index in range(len(choices))]
+            labels = letters
+            if not isinstance(right, str):  # the right answer is given by its index
+                labels = [str(index) for index in range(len(choices))]
             if _LISTED in self.prompt:
                 lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
                 texts[_LISTED] = "\n".join(lines).strip()
@@ -186,7 +187,9 @@ class QuickTasks:
 
     def scores(self, model: LanguageModel) -> dict[str, DocumentScores]:
         """Return the accuracy on each set, ``general.quick.SET.acc``, and on all documents, ``general.quick.acc``."""
-        every = list(chain.from_iterable(self.documents.values()))
+        every: list[Document] = []
+        for documents in self.documents.values():
+            every += documents
         model.foresee(doc.prompt for doc in every)
 
         def score_part(part: Sequence[Document]) -> list[tuple[Pair, float]]:

@@ -146,12 +146,16 @@ def _caption(summary: Summary) -> str:
         f"the edits of {number_of(summary.n, 'record')} made {_schedule_in_words(schedule)}"
     ]
     chat = run.get("chat")  # None: each edit is asked as it is made
-    if chat is not None:
-        parts.append("asked in chat form" if chat else "asked in plain text")
+    if chat is True:
+        parts.append("asked in chat form")
+    elif chat is False:
+        parts.append("asked in plain text")
     unscored = run.get("unscored", 0)
     failed = run["failed"] - unscored
     if failed:
-        like = "the model before the edit" if schedule.sequence == 1 else "the model without their edit"
+        like = "the model without their edit"
+        if schedule.sequence == 1:
+            like = "the model before the edit"
         parts.append(f"{failed} failed and count as {like}")
     if unscored:
         parts.append(f"{unscored} left out, as the unedited model can't be scored on them")

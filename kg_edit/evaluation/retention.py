@@ -141,7 +141,7 @@ class RetentionTest:
 
 
 def _perplexity(answers: Iterable[RetentionAnswer]) -> float | None:
-    """exp of the mean NLL over prompts; None if there is no prompt."""
+    """Return exp of the mean NLL over prompts; None if there is no prompt."""
     nll = mean(answer.nll for answer in answers)
     if nll is None:
         return None
@@ -200,7 +200,13 @@ def average_rates(points: Iterable[Mapping[str, float | None] | None], names: It
         if name.endswith(PERPLEXITY) and None in measured:
             means[name] = None
         else:
-            means[name] = mean(0.0 if point is None else point.get(name) for point in measured)
+            rates: list[float | None] = []
+            for point in measured:
+                if point is None:
+                    rates.append(0.0)
+                else:
+                    rates.append(point.get(name))
+            means[name] = mean(rates)
     return means
 
 

@@ -92,10 +92,13 @@ def _make_section(case: Case, requests: Requests, evidence: Evidence) -> Section
     predicted: dict[str, dict[str, tuple[int, ...]]] = {}
     for pair in requests.predicted:
         predicted.setdefault(pair.prompt, {})[pair.candidate] = evidence.predicted[pair]
+    texts = {}
+    for continued in requests.continued:
+        texts[continued.name or continued.prompt] = evidence.texts[continued.prompt]
     return Section(
         scores={name: metric(case, evidence) for name, metric in metrics_for(case).items()},
         nll=nll,
-        texts={text.name or text.prompt: evidence.texts[text.prompt] for text in requests.continued},
+        texts=texts,
         predicted=predicted,
         samples=dict(evidence.samples),
         next_tokens={prompt: dict(log_p) for prompt, log_p in evidence.next_tokens.items()},

@@ -77,11 +77,10 @@ def make_curve(
     for point in points:
         general.setdefault(point.edits, []).append(point)
     # The retention rates that some point of the run has: a point whose model could not be asked counts with 0.
-    measures = dict[str, None]()
+    rated: list[str] = []
     for group in general.values():
         for point in group:
-            measures |= dict.fromkeys(point.scores)
-    rated = [name for name in measures if name.startswith(PREFIX)]
+            rated += [name for name in point.scores if name.startswith(PREFIX) and name not in rated]
 
     curve_points = []
     for edits in sorted(scored):
@@ -110,19 +109,42 @@ def _scored_at(sequences: Sequence[Sequence[str]], plan: CurvePlan) -> dict[int,
 def _make_point(
     edits: int, scored: Sequence[tuple[RunRecord, str]], measured: Sequence[Point], rated: Sequence[str], seed: int
 ) -> CurvePoint:
-    """Return a point of the curve, from the records and their sections, and the points of general ability there."""
-    before = [record.scores[BASE] for record, _ in scored]
-    rows = [record.scores[section] for record, section in scored if section in record.scores]
-    failed = sum(section in record.broken for record, section in scored)
-    asked = [None if point.error is not None else point.scores for point in measured]
+    """Return a point of the curve.
 
+    Args:
+        edits: number of edits of the model there.
+        scored: the records that are scored, each with the name of its section.
+        measured: the points of general ability of the sequences that have so many edits.
+        rated: the names of the retention rates that the run has, which ``scores`` of a point have beside others.
+        seed: the seed of the intervals.
+    """
+    before = []
+    after = []
+    failed = 0
+    efficacy: list[float | None] = []  # a record that the edits broke counts as 0
+    for record, section in scored:
+        before.append(record.scores[BASE])
+        scores = record.scores.get(section)
+        if scores is None:
+            efficacy.append(0.0)
+        else:
+            after.append(scores)
+            efficacy.append(scores.get(_EDIT))
+        if section in record.broken:
+            failed += 1
+
+    asked: list[Mapping[str, float | None] | None] = []
+    for point in measured:
+        if point.error is None:
+            asked.append(point.scores)
+        else:
+            asked.append(None)
     if rated:
         retention = average_rates(asked, rated)
-    else:  # without a test file, ERR is the mean of efficacy.greedy; a record that the edits broke counts as 0
-        by_record = {record.id: record.scores.get(section, {_EDIT: 0.0}) for record, section in scored}
-        retention = {ERR: mean(scores.get(_EDIT) for scores in by_record.values())}
+    else:  # without a test file
+        retention = {ERR: mean(efficacy)}
 
-    general = dict[str, float | None]()
+    general: dict[str, float | None] = {}
     for name in metric_names(point.scores for point in measured):
         if name not in rated:
             general[name] = mean(point.scores.get(name) for point in measured)
@@ -130,7 +152,7 @@ def _make_point(
         edits=edits,
         n=len(scored),
         failed=failed,
-        scores=estimates(rows, names=metric_names(rows), seed=seed),
+        scores=estimates(after, names=metric_names(after), seed=seed),
         unedited=estimates(before, names=metric_names(before), seed=seed),
         retention=retention,
         general=general,
@@ -197,8 +219,10 @@ class Summary(BaseModel):
         for name in names:
             cells: list[object] = [name]
             for section in sections:
-                mean = section[name].mean if name in section else None
-                cells.append(mean)
+                if name in section:
+                    cells.append(section[name].mean)
+                else:
+                    cells.append(None)
             rows.append(cells)
         return html_table(repr(self), ["metric", *self.sections], rows)
 
@@ -234,6 +258,8 @@ class Summary(BaseModel):
         try:
             return cls.model_validate_json(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:  # a ValidationError is a ValueError, as is text that is not UTF-8
-            what = error.strerror if isinstance(error, OSError) else "it is no summary of a run"
+            what = "it is no summary of a run"
+            if isinstance(error, OSError):
+                what = error.strerror or what
             way = "give the folder of a finished run of kg_edit.evaluate, or its summary.json"
             raise OutputError(f"can't read the summary {file}: {what}; {way}") from error

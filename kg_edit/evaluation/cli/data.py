@@ -96,7 +96,9 @@ def check(
         if findings:
             shown = len(findings) if every else _SHOWN
             _show_findings(findings, shown)
-        faults = number_of(len(findings), "fault") if findings else "no faults"
+        faults = "no faults"
+        if findings:
+            faults = number_of(len(findings), "fault")
         stdout().print(f"{plain(str(file))}: {number_of(count, 'record')} of {chosen.name}, {faults}")
         if other:
             say(f"{file} looks like {other}: kg-edit data check --dataset {other}")

@@ -283,7 +283,9 @@ class EvaluateOptions:
     @property
     def _graph_names(self) -> list[str] | None:
         """The graph of ``graph``, or the packaged one if a control or packaged data ask for one."""
-        packaged = [graph_name(self.data)] if self.control or packaged_graph(str(self.data)) else None
+        packaged = None
+        if self.control or packaged_graph(str(self.data)):
+            packaged = [graph_name(self.data)]
         return self.graph or packaged
 
     def lazy_graph(self) -> LazyGraph:
@@ -306,7 +308,10 @@ class EvaluateOptions:
             general=self.general, general_limit=self.general_limit, retention=self.retention, tokenizer=self.model
         )
         # With --known-only the model decides which records are scored.
-        candidates = content.records if self.known_only else content.records[self.span(content)]
+        if self.known_only:
+            candidates = content.records
+        else:
+            candidates = content.records[self.span(content)]
         if not self.known_only:
             chosen.method.refuse_texts(edits_of(candidates))
 

@@ -83,7 +83,10 @@ def locate(
     from kg_edit.evaluation.tracing.trace import TraceSettings, facts_of, read_known
 
     settings = TraceSettings(kind=kind, window=window, samples=samples, answer=answer, seed=seed)
-    facts = read_known(known)[:limit] if known else facts_of(own_edits[:limit])
+    if known:
+        facts = read_known(known)[:limit]
+    else:
+        facts = facts_of(own_edits[:limit])
     trace = partial(trace_all, load(model, dtype, device), facts, settings, out=out, known_only=known is not None)
     summary = replace_run(out, trace, overwrite=overwrite)
     _show(summary, out)
@@ -107,7 +110,9 @@ def _show(summary: LocateSummary, out: Path) -> None:
     maps = sorted(file.name for file in out.glob("heatmap-*.svg"))
     if len(maps) > 2:
         maps = [f"{maps[0]} to {maps[-1]}"]
-    layer = "suggested layer" if summary.kind == "mlp" else "peak layer (the suggestion comes from --kind mlp)"
+    layer = "peak layer (the suggestion comes from --kind mlp)"
+    if summary.kind == "mlp":
+        layer = "suggested layer"
     advice = [
         f"{layer}: {peak.layer}, where restoring at the subject's last token changes p by {peak.effect:+.3f} "
         f"({interval})",

@@ -117,7 +117,10 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
     content = _read(settings, file)
     skipped = tuple(dict.fromkeys(problem.id for problem in content.problems))
     # Without a graph in the file, the packaged one for the data if the method of a cell needs a graph
-    packaged = [graph_name(file)] if any(cell.method.needs_graph for cell in cells) else []
+    if any(cell.method.needs_graph for cell in cells):
+        packaged = [graph_name(file)]
+    else:
+        packaged = []
     graph = graph_for(open_graph(list(settings.graph) or packaged, contact), content.records)
     for cell in cells:
         cell.method.check_inputs(cell.config, graph, ())

@@ -128,8 +128,10 @@ def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:
         summary = outcome.summary
         row = [str(value).replace("|", "\\|") for value in outcome.cell.values.values()]
         row += [_cell(summary.edited.get(metric)) for metric in metrics]
-        seconds = "" if summary.seconds_per_edit is None else f"{summary.seconds_per_edit:.1f}"
-        row.append(seconds)
+        if summary.seconds_per_edit is None:
+            row.append("")
+        else:
+            row.append(f"{summary.seconds_per_edit:.1f}")
         row.append(str(summary.provenance["failed"] + summary.provenance.get("broken", 0)))
         rows.append(row)
     return f"{markdown_table(header, rows, numbers_from=len(axes))}\n\n{caption(outcomes)}\n"
@@ -168,12 +170,13 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
     """
     grid = _varied_axes(outcomes)
     numeric = [axis for axis in grid if _is_numeric(grid[axis])]
+    others = [axis for axis in grid if axis not in numeric]
     has_lines = len(grid) == 1 or (len(grid) == 2 and len(numeric) == 1)
     axes = list(grid)
     if has_lines:  # the numeric axis is the horizontal one
-        axes = numeric + [axis for axis in grid if axis not in numeric]
+        axes = numeric + others
     shown = {axis: grid[axis] for axis in axes[:2]}
-    rows = _group(outcomes, [axis for axis in grid if axis not in shown])
+    rows = _group(outcomes, axes[2:])
     drawn = figure(3.8 * len(metrics), 3.3 * len(rows) + 0.4)
     panels = drawn.subplots(len(rows), len(metrics), squeeze=False)
     for row, (title, group) in zip(panels, rows.items(), strict=True):
@@ -206,8 +209,9 @@ def _varied_axes(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
 
 def _title_of(metric: str) -> str:
     """Return the metric's name, and which values are better."""
-    better = CATALOGUE[metric].better if metric in CATALOGUE else "neither"
-    return metric if better == "neither" else f"{metric} ({better} is better)"
+    if metric not in CATALOGUE or CATALOGUE[metric].better == "neither":
+        return metric
+    return f"{metric} ({CATALOGUE[metric].better} is better)"
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:
@@ -225,11 +229,14 @@ def _group(outcomes: Sequence[Outcome], axes: Sequence[str]) -> dict[str, list[O
 
 def _draw_lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -> None:
     """Draw one line over the first axis for each value of the second one, if there is one."""
-    axis, *names = shown
+    axis, *line_axes = shown
     is_numeric = _is_numeric(shown[axis])
-    values = sorted(shown[axis]) if is_numeric else shown[axis]
+    values = list(shown[axis])
+    if is_numeric:
+        values.sort()
     along = sorted(outcomes, key=lambda outcome: _position(outcome, axis, values))
-    for (name, group), colour in zip(_group(along, names).items(), COLOURS * len(outcomes), strict=False):
+    for number, (name, group) in enumerate(_group(along, line_axes).items()):
+        colour = COLOURS[number % len(COLOURS)]
         positions = [_position(outcome, axis, values) for outcome in group]
         means = _numbers(group, metric, "mean")
         low = _numbers(group, metric, "ci95_low")
@@ -240,7 +247,7 @@ def _draw_lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: s
     if base is not None and base.mean is not None:
         panel.axhline(base.mean, color="#999999", ls="--", lw=1, label="unedited")
     if is_numeric:
-        panel.set_xticks(list(values))
+        panel.set_xticks(values)
     else:
         panel.set_xticks(range(len(values)), list(map(str, values)))
     panel.set_xlabel(axis)
@@ -253,14 +260,21 @@ def _draw_lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: s
 def _position(outcome: Outcome, axis: str, values: Sequence[Any]) -> float:
     """Return the position of a cell on an axis: its number, or its index."""
     value = outcome.cell.values[axis]
-    return float(value) if _is_numeric(values) else float(values.index(value))
+    if _is_numeric(values):
+        return float(value)
+    return float(values.index(value))
 
 
 def _numbers(outcomes: Sequence[Outcome], metric: str, end: str) -> list[float]:
     """Return one part (mean or end of the interval) of each cell's estimate; NaN if it is missing."""
-    estimates = [outcome.summary.edited.get(metric) for outcome in outcomes]
-    values = [None if estimate is None else getattr(estimate, end) for estimate in estimates]
-    return [float("nan") if value is None else float(value) for value in values]
+    numbers = []
+    for outcome in outcomes:
+        estimate = outcome.summary.edited.get(metric)
+        value = getattr(estimate, end, None)  # None also where there is no estimate
+        if value is None:
+            value = float("nan")
+        numbers.append(float(value))
+    return numbers
 
 
 def _draw_heat_map(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -> None:
@@ -276,8 +290,12 @@ def _draw_heat_map(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric
     if np.isfinite(table).any():
         middle = (np.nanmin(table) + np.nanmax(table)) / 2
     for (y, x), value in np.ndenumerate(table):
-        text = "\N{EN DASH}" if np.isnan(value) else f"{value:.3g}"
-        colour = "white" if value < middle else "black"  # on a dark cell, and on a light one
+        text = f"{value:.3g}"
+        if np.isnan(value):
+            text = "\N{EN DASH}"
+        colour = "black"  # on a light cell
+        if value < middle:
+            colour = "white"  # on a dark one
         panel.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
     panel.set_xticks(range(len(columns)), list(map(str, columns)))
     panel.set_yticks(range(len(rows)), list(map(str, rows)))

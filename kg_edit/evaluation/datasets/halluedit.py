@@ -58,9 +58,10 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row as a record: the edit corrects the wrong answer."""
     row = check_fields(HallueditRow, _rename_columns(raw))
     old, remarks = old_target(row.object, row.output.strip() or None)
+    template = find_template(row.question, row.subject, field="question")
     fields = {
         "id": name,
-        **find_template(row.question, row.subject, field="question")._asdict(),
+        **template._asdict(),
         "relation": row.relation.strip() or None,
         "target_new": row.object,
         "target_true": old,

@@ -198,7 +198,9 @@ def _parse_forgotten(raw: RawRecord, name: str) -> BenchmarkRecord:
     probes = list(make_probes("efficacy", edit.text, ((row.target_new,),), form="sentence"))
     for question, answer in row.locality:
         probes += make_probes("locality", question, ((answer,),))
-    chosen = "the subject is the row's" if row.subject else "the subject is the whole question"
+    chosen = "the subject is the whole question"
+    if row.subject:
+        chosen = "the subject is the row's"
     return build_record(name, [edit], probes, form=f"KnowEdit, Sanitation; {chosen}", remarks=remarks)
 
 

@@ -89,7 +89,10 @@ def find_duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
                 questions += [query.prompt for query in probe.queries]
         for text in questions:
             if text in first:
-                where = "twice in this record" if first[text] == record.id else f"in record {first[text]} too"
+                if first[text] == record.id:
+                    where = "twice in this record"
+                else:
+                    where = f"in record {first[text]} too"
                 yield Finding("duplicated-question", record.id, f"{text!r} {where}")
             first.setdefault(text, record.id)
 

@@ -45,10 +45,15 @@ def record_of(edit: Edit) -> BenchmarkRecord:
 
 def _make_locality_probe(locality: LocalityPrompt) -> Probe:
     """Return the probe of a prompt whose answer must not change; it may have an answer, and a category."""
-    form = form_of(locality.prompt) if locality.category else "sentence"
+    if locality.category:
+        form = form_of(locality.prompt)
+    else:
+        form = "sentence"
     if not locality.names:
         return Probe(measures="locality-text", queries=(Query(prompt=locality.prompt, form=form),))
-    group = f"locality.{locality.category}" if locality.category else "locality"
+    group = "locality"
+    if locality.category:
+        group = f"locality.{locality.category}"
     query = Query(prompt=locality.prompt, answers=(locality.names,), form=form)
     return Probe(measures=group, queries=(query,))
 

@@ -107,7 +107,9 @@ def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> Benchm
         message = f"{dropped} tests have a query without an answer, and are left out"
         remarks = (*remarks, Remark(kind="empty-answer", message=message))
     efficacy = make_probes("efficacy", edit.text, ((edit.target_new,),), form="sentence")
-    form = f"RippleEdits, {row.example_type}" if row.example_type else "RippleEdits"
+    form = "RippleEdits"
+    if row.example_type:
+        form = f"RippleEdits, {row.example_type}"
     return build_record(name, [edit], [*efficacy, *probes], form=form, remarks=remarks)
 
 

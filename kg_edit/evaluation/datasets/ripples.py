@@ -145,7 +145,9 @@ def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[Benc
     chosen = tuple(record for record in records if split is None or split_of(record) == split)
     if not chosen:
         parts = sorted({split_of(record) for record in records} & {"dev", "test"})
-        known = f"known: {', '.join(parts)}" if parts else "this data set has no splits; remove --split"
+        known = "this data set has no splits; remove --split"
+        if parts:
+            known = f"known: {', '.join(parts)}"
         raise ConfigError(f"--split {split}: no record belongs to that split; {known}")
     return chosen
 
@@ -254,7 +256,7 @@ def _word_facts(things: Sequence[str], hops: Sequence[str], header: Header) -> t
 
 
 def _find_examples(question: RippleQuestion, header: Header, *, answers: Container[str]) -> tuple[Example, ...]:
-    """Two paths like the question's, from other entities to other answers; () if the file has fewer than two.
+    """Return two paths like the question's, from other entities to other answers; () if the file has fewer than two.
 
     The question's own hops are preferred, then others of the same length with the same last relation, then that
     relation alone. ``answers`` are the question's right and old ones, in lower case.
@@ -265,8 +267,15 @@ def _find_examples(question: RippleQuestion, header: Header, *, answers: Contain
         hops = joined_hops.split()
         if hops[-1:] == own[-1:] and len(hops) in (len(own), 1):
             alike.append(hops)
-    for hops in sorted(alike, key=lambda hops: (hops != own, len(hops) != len(own), hops)):
-        paths = [path for path in header.examples[" ".join(hops)] if path and path[-1].casefold() not in answers]
+
+    def rank(hops: list[str]) -> tuple[bool, bool, list[str]]:
+        return hops != own, len(hops) != len(own), hops  # False comes first
+
+    for hops in sorted(alike, key=rank):
+        paths = []
+        for path in header.examples[" ".join(hops)]:
+            if path and path[-1].casefold() not in answers:
+                paths.append(path)
         if len(paths) >= _SHOWN:
             return tuple(_make_example(path, hops, header) for path in paths[:_SHOWN])
     return ()

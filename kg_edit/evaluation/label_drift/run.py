@@ -286,7 +286,10 @@ class _State:
         ``title`` as for `ClassifierModel.scores`.
         """
         try:
-            application = self.patch.applied(self.model) if self.patch else nullcontext(self.model)
+            if self.patch:
+                application = self.patch.applied(self.model)
+            else:
+                application = nullcontext(self.model)
             with application:
                 labels = self.model.classes([text.prompt for text in texts], title=title)
         except ModelError:

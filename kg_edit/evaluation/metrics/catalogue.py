@@ -248,7 +248,9 @@ def shown_name(name: str) -> str:
     kind, dot, _ = group.partition(".")
     if kind in ("portability", "locality") and dot:
         return f"{kind}.SUB.{protocol}"
-    return f"ripples-GROUP.{protocol}" if group.startswith("ripples-") else name
+    if group.startswith("ripples-"):
+        return f"ripples-GROUP.{protocol}"
+    return name
 
 
 def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> str:

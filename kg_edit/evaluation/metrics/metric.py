@@ -82,7 +82,9 @@ class RunMetric:
 def mean(values: Iterable[float | None]) -> float | None:
     """Return the mean of the values that are not None; None if all are None."""
     numbers = [float(value) for value in values if value is not None]
-    return fmean(numbers) if numbers else None
+    if not numbers:
+        return None
+    return fmean(numbers)
 
 
 Compute = Callable[[Case, Evidence], float | None]

@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +63,16 @@ class Builder:
         templates = self.table.words.templates(relations)
         pools = [find_candidates(self.table, relation, seed=self.seed) for relation in relations]
         knowledge = self._prepare_knowledge(pools)
-        facts = {target: list(find_facts(self.table, target)) for target in _list_targets(pools)}
-        knowledge.ask(chain.from_iterable(facts.values()), about="objects")
-        # How many of the facts about each possible o* the model knows
-        richness = {target: sum(map(knowledge.knows, of_target)) for target, of_target in facts.items()}
+        facts = {}
+        to_ask: list[AskedFact] = []
+        for target in _list_targets(pools):
+            facts[target] = list(find_facts(self.table, target))
+            to_ask += facts[target]
+        knowledge.ask(to_ask, about="objects")
+        # How many of the facts about each possible o* the model knows.
+        richness = {}
+        for target, facts_of_target in facts.items():
+            richness[target] = sum(knowledge.knows(fact) for fact in facts_of_target)
         changes = list(draw_changes(self.table, pools, richness, n=n, seed=self.seed))
         if not changes:
             raise ConfigError("no edit: the model knows nothing about any o* of these relations; give other relations")
@@ -82,9 +87,13 @@ class Builder:
         Edits without the ids of r and o*, and those whose o* the graph does not have, are dropped and counted.
         """
         with_ids = self._keep_with_ids(edits)
-        self.table.read(_items_of(map(_change_of, with_ids)))
-        usable = [edit for edit in with_ids if self.table.label(edit.target_new_id or "")]
-        self.dropped.update(["edit whose target_new_id is not in the graph"] * (len(with_ids) - len(usable)))
+        self.table.read(_items_of([_change_of(edit) for edit in with_ids]))
+        usable = []
+        for edit in with_ids:
+            if self.table.label(edit.target_new_id or ""):
+                usable.append(edit)
+            else:
+                self.dropped["edit whose target_new_id is not in the graph"] += 1
         if not usable:
             raise ConfigError("the graph has no label for any edit's target_new_id; give a larger graph")
         changes = [self._complete_change(edit) for edit in usable]
@@ -118,7 +127,8 @@ class Builder:
             missing = [name for name in ("relation_id", "target_new_id") if not getattr(edit, name)]
             if not missing and edit.relation_id not in self.table.words.nouns:
                 missing = [f"a noun for {edit.relation_id}"]
-            lacking.update(f"edit without {name}" for name in missing)
+            for name in missing:
+                lacking[f"edit without {name}"] += 1
             if not missing:
                 with_ids.append(edit)
         if not with_ids:
@@ -173,7 +183,7 @@ class Builder:
         return list(by_object.values())[:_EXAMPLES]
 
     def _draw_neighbours(self, change: Change, subjects: Mapping[str, Sequence[str]]) -> list[str]:
-        """At most `_NEIGHBOURS` other subjects with the object o, in hash order; ``subjects`` are by object."""
+        """Return at most `_NEIGHBOURS` other subjects with the object o, in hash order; ``subjects`` are by object."""
         others = [item for item in subjects.get(change.old, ()) if item != change.subject]
         return sorted(others, key=lambda item: hash_of(self.seed, change.subject, item))[:_NEIGHBOURS]
 
@@ -185,21 +195,18 @@ class Builder:
         pools: Sequence[Candidates],
     ) -> Document:
         """Propose the questions of each edit, ask the model the facts that they need, and collect the file."""
-        subjects = {pool.relation: group_by_object(pool.subjects.items()) for pool in pools}
-        groups = list[list[Proposal]]()  # the proposed questions of each edit
-        facts = list[AskedFact]()
-        for change, edit in zip(changes, edits, strict=True):
-            neighbours = self._draw_neighbours(change, subjects[change.relation])
-            group = list(propose(self.table, change, neighbours=neighbours, name=edit.subject))
-            groups.append(group)
-            for proposal in group:
-                facts += [*proposal.knows, *proposal.lacks]
+        proposed_by_edit = self._propose_questions(changes, edits, pools)
+        proposed: list[Proposal] = []
+        for proposals in proposed_by_edit:
+            proposed += proposals
+        facts: list[AskedFact] = []
+        for proposal in proposed:
+            facts += [*proposal.knows, *proposal.lacks]
         knowledge.ask(facts, about="facts")
         records = []
-        for index, change in enumerate(changes):
-            records.append(self._make_record(knowledge, change, edits[index], groups[index]))
+        for change, edit, proposals in zip(changes, edits, proposed_by_edit, strict=True):
+            records.append(self._make_record(knowledge, change, edit, proposals))
 
-        proposed = list(chain.from_iterable(groups))
         words = self.table.words
         used = _relations_in(records)
         return {
@@ -215,8 +222,19 @@ class Builder:
             "records": records,
         }
 
+    def _propose_questions(
+        self, changes: Sequence[Change], edits: Sequence[Edit], pools: Sequence[Candidates]
+    ) -> list[list[Proposal]]:
+        """Return the proposed questions of each edit."""
+        subjects = {pool.relation: group_by_object(pool.subjects.items()) for pool in pools}
+        proposed = []
+        for change, edit in zip(changes, edits, strict=True):
+            neighbours = self._draw_neighbours(change, subjects[change.relation])
+            proposed.append(list(propose(self.table, change, neighbours=neighbours, name=edit.subject)))
+        return proposed
+
     def _provenance(self, records: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> dict[str, Any]:
-        """From what the file was made, how the model was asked, and how many questions were dropped."""
+        """Return from what the file was made, how the model was asked, and how many questions were dropped."""
         examples = {}
         for relation, facts in sorted(knowledge.examples.items()):
             examples[relation] = [[fact.thing, fact.object] for fact in facts]
@@ -270,10 +288,11 @@ class Builder:
         """Return the questions of which the model knows, or lacks, exactly the required facts; count the others."""
         usable = []
         for proposal in proposed:
-            if all(map(knowledge.knows, proposal.knows)) and all(map(knowledge.lacks, proposal.lacks)):
+            knows_all = all(knowledge.knows(fact) for fact in proposal.knows)
+            if knows_all and all(knowledge.lacks(fact) for fact in proposal.lacks):
                 usable.append(proposal)
                 continue
-            if not all(map(knowledge.has_asked, (*proposal.knows, *proposal.lacks))):
+            if not all(knowledge.has_asked(fact) for fact in (*proposal.knows, *proposal.lacks)):
                 reason = "a hop that is an example, or has none"
             elif proposal.lacks:
                 reason = "a hop that the model knows"
@@ -283,7 +302,7 @@ class Builder:
         return usable
 
     def _find_examples(self, records: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> dict[str, list[list[str]]]:
-        """Paths of the graph, as labels, for each kind of path; none starts at a subject or an o* of the file."""
+        """Return paths of the graph, as labels, for each kind of path; none starts at a subject or o* of the file."""
         edited = set[str]()
         kinds = set[tuple[str, ...]]()  # the hops of each kind of path
         for record in records:
@@ -300,27 +319,31 @@ class Builder:
         return paths
 
     def _find_paths(self, hops: tuple[str, ...], starts: Sequence[str], knowledge: Knowledge) -> list[list[str]]:
-        """Paths over ``hops`` to different ends.
+        """Return paths over ``hops``, as labels, to different ends.
 
-        Paths of which the model knows every fact after the first come first.
+        First come those of which the model knows every fact after the first.
         """
-        paths: dict[str, tuple[bool, list[str]]] = {}  # label of the end -> whether the model knows it, labels
+        paths: dict[str, list[str]] = {}  # the labels of a path, by that of its end
+        known_ends: set[str] = set()
         for start in starts:
             path = self.table.follow(start, hops)
             if path is None or not is_plain(self.table.label(start)):
                 continue
-            facts = [find_fact(self.table, item, hop) for item, hop in zip(path, hops, strict=False)]
+            facts = [find_fact(self.table, item, hop) for item, hop in zip(path[:-1], hops, strict=True)]
             if not all(facts):
                 continue
             is_known = all(knowledge.knows(fact) for fact in facts[1:] if fact)
             labels = [self.table.label(item) or "" for item in path]
             end = labels[-1]
-            if end not in paths or (is_known and not paths[end][0]):
-                paths[end] = (is_known, labels)
-            if sum(known for known, _ in paths.values()) == _PATHS:
+            if end not in paths or (is_known and end not in known_ends):
+                paths[end] = labels
+            if is_known:
+                known_ends.add(end)
+            if len(known_ends) == _PATHS:
                 break
-        known_first = sorted(paths.values(), key=lambda known_and_labels: not known_and_labels[0])
-        return [labels for _, labels in known_first][:_PATHS]
+        known = [labels for end, labels in paths.items() if end in known_ends]
+        others = [labels for end, labels in paths.items() if end not in known_ends]
+        return [*known, *others][:_PATHS]
 
 
 def write_ripples(path: Path, document: Document) -> Path:

@@ -49,14 +49,19 @@ class Candidates:
 
 def find_candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
     """Return the best-known subjects of a relation, and its most frequent objects; the table reads all of them."""
-    pairs = table.pairs(relation)
     rule = table.words.edited.get(relation, EditedRelation())
-    counts = Counter(target for _, target in pairs)
+    counts = Counter[str]()
+    subjects = set[str]()
+    for subject, target in table.pairs(relation):
+        counts[target] += 1
+        subjects.add(subject)
     frequent = [target for target, _ in counts.most_common(2 * _POOL)]
-    subjects = sorted({s for s, _ in pairs}, key=lambda s: hash_of(seed, "subject", s))[:_SUBJECTS]
-    mentions = table.mentions(subjects)
-    best_known = sorted(subjects, key=lambda s: (-mentions[s], s))[:_BEST_KNOWN]
+    in_hash_order = sorted(subjects, key=lambda item: hash_of(seed, "subject", item))
+    considered = in_hash_order[:_SUBJECTS]
+    mentions = table.mentions(considered)
+    best_known = sorted(considered, key=lambda item: (-mentions[item], item))[:_BEST_KNOWN]
     table.read([*frequent, *best_known])
+
     targets = []
     for item in frequent:
         if is_plain(table.label(item)) and table.is_now(item) and is_of_class(table, item, rule):
@@ -147,9 +152,10 @@ def _draw_in_relation(
                 continue
             is_alike = bool(rule.classes) or not classes.isdisjoint(table.classes(target))
             if is_alike and share_no_word(table, subject, target):
-                # A weighted draw: the least -log(u) / weight^2 wins, with odds in proportion to weight^2.
-                uniform = (hash_of(seed, subject, target) + 1) / 2.0**64
-                ranks[target] = -log(uniform) / richness[target] ** 2
+                # A weighted draw: the least -log(u) / richness^2 wins, so the odds are in proportion to richness^2. The
+                # hash gives u in (0, 1].
+                u = (hash_of(seed, subject, target) + 1) / 2.0**64
+                ranks[target] = -log(u) / richness[target] ** 2
         if ranks:
             new = min(ranks, key=ranks.__getitem__)
             yield Change(subject, pool.relation, old, new, split)
@@ -157,7 +163,9 @@ def _draw_in_relation(
 
 def split_of(item: str) -> Split:
     """Return the split of an item, by its hash: a third of all items are in ``dev``."""
-    return "dev" if hash_of("split", item) % 3 == 0 else "test"
+    if hash_of("split", item) % 3 == 0:
+        return "dev"
+    return "test"
 
 
 def hash_of(*parts: object) -> int:

@@ -89,7 +89,10 @@ def propose(table: FactTable, change: Change, *, neighbours: Sequence[str], name
         yield from _ask_aliases(table, change, subject, old_fact)
     yield from _ask_descriptions(table, change, subject, old_fact)
     if change.relation in table.words.inverse:
-        names = table.names(change.subject) if table.label(change.subject) else (subject,)
+        if table.label(change.subject):
+            names = table.names(change.subject)
+        else:
+            names = (subject,)
         yield Proposal("inverse", table.label(change.new) or "", (f"-{change.relation}",), names)
     yield from _ask_other_relations(table, change, subject)
     if change.old:

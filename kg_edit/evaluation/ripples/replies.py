@@ -55,9 +55,11 @@ def stored_replies(
     new = sorted(prompt for prompt in distinct if prompt not in texts)
     with Bar(title=about, unit="prompt", total=len(distinct), done=len(distinct) - len(new)) as bar:
         for chunk in _split(new):
-            replies = [Reply(prompt=prompt, text=text) for prompt, text in zip(chunk, generate(chunk), strict=True)]
-            append_lines(file, [reply.model_dump_json() for reply in replies])
-            texts |= {reply.prompt: reply.text for reply in replies}
+            lines = []
+            for prompt, text in zip(chunk, generate(chunk), strict=True):
+                texts[prompt] = text
+                lines.append(Reply(prompt=prompt, text=text).model_dump_json())
+            append_lines(file, lines)
             bar.update(len(chunk))
     return {prompt: texts[prompt] for prompt in distinct}
 

@@ -136,20 +136,31 @@ def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, exclu
 
     ``edits`` were drawn from ``table``. An edit whose subject has no single current object is returned as it is.
     """
-    olds = [table.current(edit.subject_id or "", edit.relation_id or "") for edit in edits]
-    facts = {(edit.relation_id or "", old) for edit, old in zip(edits, olds, strict=True) if old}
+    olds: list[str | None] = []
+    facts: set[tuple[str, str]] = set()  # (r, o) of the edits
+    for edit in edits:
+        old = table.current(edit.subject_id or "", edit.relation_id or "")
+        olds.append(old)
+        if old is not None:
+            facts.add((edit.relation_id or "", old))
     neighbours = _draw_neighbours(table, facts, seed=seed)
     names = _find_names(table, neighbours.values(), excluded=excluded)
+
     extended = []
     for edit, old in zip(edits, olds, strict=True):
         if old is None:
             extended.append(edit)
             continue
+        prompts = []
         # An object of many subjects may lie beyond the pairs that the table reads.
-        drawn = neighbours.get((edit.relation_id or "", old), [])
-        others = [names[item] for item in drawn if item in names and item != edit.subject_id]
-        prompts = tuple(edit.prompt.replace("{}", name) for name in others[:_NEIGHBOURS])
-        change = {"target_true": table.label(old), "target_true_id": old, "neighborhood": prompts}
+        for item in neighbours.get((edit.relation_id or "", old), []):
+            if item in names and item != edit.subject_id:
+                prompts.append(edit.prompt.replace("{}", names[item]))
+        change = {
+            "target_true": table.label(old),
+            "target_true_id": old,
+            "neighborhood": tuple(prompts[:_NEIGHBOURS]),
+        }
         extended.append(edit.model_copy(update=change))
     return extended
 

@@ -90,13 +90,18 @@ class CorruptedRun:
         parts = list[Tensor]()
         for start in range(0, len(positions), self._entries):
             parts.append(self._restore_batch(layers, positions[start : start + self._entries]))
-        return torch.cat(parts) if parts else self.probability.new_zeros(0, self._samples)
+        if not parts:
+            return self.probability.new_zeros(0, self._samples)
+        return torch.cat(parts)
 
     def _restore_batch(self, layers: range, batch: Sequence[Sequence[int]]) -> Tensor:
-        """`restored` of as many entries as one forward pass takes; an entry has one row for each sample."""
+        """Return `restored` of a part of the entries, which one forward pass takes: [len(batch), samples].
+
+        Each entry has one row for each sample, so that entry 1 with three samples has the rows 3, 4 and 5.
+        """
         clean = self._clean
         rows = len(batch) * self._samples
-        # Row and column of each restored state, [2, restored states]
+        # Row and token of each restored state: [2, restored states].
         pairs = []
         for entry, tokens in enumerate(batch):
             for row in range(entry * self._samples, (entry + 1) * self._samples):
@@ -104,6 +109,7 @@ class CorruptedRun:
         at = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
 
         def restore(index: int, state: Tensor) -> Tensor:
+            """Replace the state of a site, the output of layers[index], where it is restored."""
             rows_at, columns_at = at.to(state.device)
             changed = state.reshape(rows, len(clean.prompt.ids), -1).clone()  # [rows, tokens, width]
             changed[rows_at, columns_at] = clean.states[layers[index]].to(changed)[columns_at]
@@ -112,7 +118,9 @@ class CorruptedRun:
         if len(batch) not in self._recorded:
             self._recorded[len(batch)], _ = self._record(len(batch))
         # What enters the lowest restored block is the same for all entries: the corrupted run's state there.
-        first = layers[0] if layers else 0
+        first = 0
+        if layers:
+            first = layers[0]
         hidden = self._recorded[1].inputs[first].repeat(len(batch), 1, 1)
         with watch_outputs([clean.sites[layer] for layer in layers], restore):
             hidden = self._recorded[len(batch)].run(hidden, first=first)
@@ -140,8 +148,9 @@ class CorruptedRun:
         return recorded, self._read(hidden)
 
     def _read(self, hidden: Tensor) -> Tensor:
-        """P(answer) after each row's last token, [rows]."""
-        return self._clean.model.logits(hidden[:, -1]).float().softmax(-1)[:, self._answer].cpu()
+        """Return P(answer) after each row's last token, [rows], from the last block's output [rows, tokens, width]."""
+        probabilities = self._clean.model.logits(hidden[:, -1]).float().softmax(-1)  # [rows, vocabulary]
+        return probabilities[:, self._answer].cpu()
 
 
 def subject_tokens(prompt: Prompt) -> range:

@@ -178,8 +178,8 @@ def edit_scores(
 
     The prompts are asked in chat form if all edits are made in chat form.
     """
-    patches = dict[int, WeightPatch]()  # by the number of the edit
-    results = list[EditScore | Exception]()
+    patches: dict[int, WeightPatch] = {}  # by the number of the edit
+    results: list[EditScore | Exception] = []
     for index, patch in enumerate(method.edit_each([probe.edit for probe in probes])):
         if isinstance(patch, Exception):
             results.append(patch)
@@ -192,10 +192,10 @@ def edit_scores(
     reader = model.in_chat(chat=all(probe.edit.forms[0] for probe in probes))
     pairs = [probes[index].pairs for index in patches]
     scores = score_each(reader, pairs, patches=list(patches.values()))
-    for index, of_edit in zip(patches, scores, strict=True):
+    for index, scores_of_edit in zip(patches, scores, strict=True):
         probe = probes[index]
-        # exp(-nll) is the geometric mean of p over the target's tokens.
-        efficacy, *general = [torch.tensor(-of_edit[pair].nll).exp().item() for pair in probe.pairs]
+        # exp(-nll) is the geometric mean of p over the target's tokens. The rewrite prompt comes first.
+        efficacy, *general = [torch.tensor(-scores_of_edit[pair].nll).exp().item() for pair in probe.pairs]
         unedited = next_token_log_p(reader, probe.near)
         with patches[index].applied(model):
             edited = next_token_log_p(reader, probe.near)

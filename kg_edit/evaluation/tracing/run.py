@@ -83,7 +83,9 @@ def locate(
         drop_cut_line(out / RECORDS)
         done = {entry.id: entry for entry in read_lines(out / RECORDS, Entry)}
         remaining = [fact for fact in facts if fact.id not in done]
-        level = _noise_level(model, facts) if remaining else 0.0
+        level = 0.0
+        if remaining:
+            level = _noise_level(model, facts)
         with Bar(title="tracing", unit="fact", total=len(facts), done=len(done), shown=progress) as bar:
             for fact in remaining:
                 entry = _entry(model, fact, settings, level=level, known_only=known_only, bar=bar)
@@ -144,9 +146,11 @@ def _summarise(entries: Sequence[Entry], out: Path, *, model: LanguageModel, see
     traces = [entry.trace for entry in entries if entry.trace is not None]
     if not traces:
         (out / RECORDS).unlink(missing_ok=True)  # the folder is then free for other facts
-        reasons = [*failed.values(), "the model knows none of them"]
+        reason = "the model knows none of them"
+        if failed:
+            reason, *_ = failed.values()
         raise ConfigError(
-            f"none of {number_of(len(entries), 'fact')} could be traced: {reasons[0]}; give other facts, or more"
+            f"none of {number_of(len(entries), 'fact')} could be traced: {reason}; give other facts, or more"
         )
     summary = LocateSummary.of(traces, failed=failed, unknown=unknown, seed=seed)
     write_json(out / SUMMARY, summary.model_dump(mode="json"))

@@ -180,7 +180,10 @@ def draw_summary(summary: LocateSummary, path: Path, *, model: str) -> Path:
     effects = []
     for role in shown:
         effects.append([value or 0.0 for value in summary.roles[role].mean])
-    facts = "one fact" if summary.facts == 1 else f"mean of {summary.facts} facts"
+    if summary.facts == 1:
+        facts = "one fact"
+    else:
+        facts = f"mean of {summary.facts} facts"
     title = f"{model}: {_NAMES[summary.kind]} restored, {_word_window(summary.window)}, {facts}"
     return _draw(effects, shown, path, kind=summary.kind, title=title, mark=summary.peak.layer)
 

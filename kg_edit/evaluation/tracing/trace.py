@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -129,13 +128,18 @@ def trace(
         clean = CleanRun(model, prompt, kind=settings.kind)
         predicted = int(clean.probabilities.argmax())
         true = _first_answer_token(model, fact)
-        answer = predicted if settings.answer == "predicted" else _require_answer(true, fact)
+        if settings.answer == "predicted":
+            answer = predicted
+        else:
+            answer = _require_answer(true, fact)
         noise = draw_noise(model, prompt, level=level, samples=settings.samples, seed=settings.seed)
         run = CorruptedRun(clean, noise=noise, answer=answer)
         corrupted = float(run.probability.mean())
         grid = _restore_each(run, prompt, corrupted, window=window, layers=len(model.blocks), note=note)
-    measured = [float(clean.probabilities.sum()), *chain.from_iterable(grid)]
-    if not all(map(math.isfinite, measured)):
+    measured = [float(clean.probabilities.sum())]
+    for restored in grid:
+        measured += restored
+    if not all(math.isfinite(number) for number in measured):
         raise ModelError(f"the model's output after {fact.text!r} is not finite, so nothing can be traced; use float32")
     return Trace(
         id=fact.id,

@@ -75,7 +75,7 @@ def test_dense_steps_are_replaced_by_their_sum(
     expected = evaluate(Dense(model), model, edits[:5], out=plain, config=CONFIG)
     assert names(plain) == [f"00000-{step:05d}" for step in range(5)]  # small ones stay
 
-    monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)
+    monkeypatch.setattr("kg_edit.evaluation.records._SMALL", 0)
     summary = evaluate(Dense(model), model, edits[:5], out=out, config=CONFIG)
     assert names(out) == ["00000-sum-00005"]
     assert without_times(out) == without_times(plain)
@@ -87,7 +87,7 @@ def test_dense_steps_are_replaced_by_their_sum(
 def test_small_changes_keep_a_file_for_each_step(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)
+    monkeypatch.setattr("kg_edit.evaluation.records._SMALL", 0)
     evaluate(Nudge(model), model, edits[:3], out=tmp_path, config=EvalConfig(schedule="sequential:3", general=TEXT))
     assert names(tmp_path) == [f"00000-{step:05d}" for step in range(3)]
 
@@ -96,7 +96,7 @@ def test_small_changes_keep_a_file_for_each_step(
 def test_sequence_resumes_from_a_sum(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)
+    monkeypatch.setattr("kg_edit.evaluation.records._SMALL", 0)
     whole, part = tmp_path / "whole", tmp_path / "part"
     evaluate(Dense(model), model, edits[:5], out=whole, config=CONFIG)
 
@@ -118,7 +118,7 @@ def test_a_resumed_run_keeps_the_files_of_the_steps_that_it_has_not_loaded(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluate(StopsAtTheFourth(model), model, edits[:4], out=tmp_path, config=CONFIG)
-    monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)  # all three files take thrice the first step's patch
+    monkeypatch.setattr("kg_edit.evaluation.records._SMALL", 0)  # all three files take thrice the first step's patch
     method = Dense(model)
     evaluate(method, model, edits[:4], out=tmp_path, config=CONFIG)
     assert method.calls == ["case-3"]
@@ -128,7 +128,7 @@ def test_a_resumed_run_keeps_the_files_of_the_steps_that_it_has_not_loaded(
 def test_steps_whose_results_were_deleted_are_recomputed(
     deleted: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)
+    monkeypatch.setattr("kg_edit.evaluation.records._SMALL", 0)
     expected = evaluate(Dense(model), model, edits[:5], out=tmp_path, config=CONFIG)
     (tmp_path / deleted).unlink()
 
