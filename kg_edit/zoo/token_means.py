@@ -193,5 +193,8 @@ def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
 
 def _input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Return the input of a block or of the transformer: hidden states or token ids [rows, tokens, ...]."""
-    state = args[0] if args else kwargs.get("hidden_states", kwargs.get("input_ids"))
+    if args:
+        state = args[0]
+    else:
+        state = kwargs.get("hidden_states", kwargs.get("input_ids"))
     return state if isinstance(state, Tensor) else None

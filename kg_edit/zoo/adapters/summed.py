@@ -166,7 +166,10 @@ class SummedMethod(AdapterMethod):
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
         """Train the change of the parameters on the rows of all ``edits`` together."""
         settings = self.adapter_class.settings_class.of(self.config)
-        adapter = earlier if isinstance(earlier, SummedAdapter) else self.adapter_class.empty(self.shape, settings)
+        if isinstance(earlier, SummedAdapter):
+            adapter = earlier
+        else:
+            adapter = self.adapter_class.empty(self.shape, settings)
         if adapter.settings != settings:
             raise PatchError(
                 f"the earlier edits were made with other settings ({adapter.settings!r}) than these ({settings!r}); "

@@ -104,11 +104,12 @@ class GatedUpdate(Adapter):
         keys = tensors["keys"]
         others = tensors["others"]
         parts = (update.left, update.right, keys, others)
-        if any(part.dim() != 2 for part in parts) or update.left.shape[1] != update.right.shape[1]:
-            raise ValueError(f"factors, keys and others are {[tuple(part.shape) for part in parts]}")
+        shapes = [tuple(part.shape) for part in parts]
+        has_matrices = all(part.dim() == 2 for part in parts)
+        if not has_matrices or update.left.shape[1] != update.right.shape[1]:
+            raise ValueError(f"factors, keys and others are {shapes}")
         d_ff = len(update.right)
         if keys.shape[1] != d_ff or others.shape[1] != d_ff:
-            shapes = [tuple(part.shape) for part in parts]
             raise ValueError(f"keys and others don't fit factors of {shapes[:2]}: {shapes[2:]}")
         return cls(update=update, keys=keys, others=others, settings=GateSettings.model_validate(metadata))
 

@@ -100,17 +100,13 @@ class ExtSub(Lora):
                 old_losses = dict(zip(old_rows, losses_in_order, strict=True))
         factors = subtract_patch(expert, anti_expert, strength=config.strength, extract=config.extract).factors
 
-        # The norms are those of the change of all edits of the call; the losses are those of the two adapters, before
-        # the subtraction.
-        norms = weight_norms(factors)
-        records = list[dict[str, Any]]()
+        norms = weight_norms(factors)  # of the change of all edits of the call
+        records: list[dict[str, Any]] = []
         for index, edit in enumerate(edits):
             record = {**self.record(edit), "norms": norms}
-            losses = expert_losses[index]
-            record |= {"expert_loss_before": round(losses[0], 6), "expert_loss_after": round(losses[-1], 6)}
+            record |= _describe_losses("expert", expert_losses[index])
             if index in old_losses:
-                losses = old_losses[index]
-                record |= {"old_loss_before": round(losses[0], 6), "old_loss_after": round(losses[-1], 6)}
+                record |= _describe_losses("old", old_losses[index])
             if len(edits) > 1:
                 record["shared"] = True
             records.append(record)
@@ -159,3 +155,8 @@ def read_locality(path: str | Path) -> tuple[tuple[str, str], ...]:
             "give a file that has one, as locality"
         )
     return tuple(prompts)
+
+
+def _describe_losses(adapter: str, losses: Sequence[float]) -> dict[str, float]:
+    """Return the first and the last loss of an adapter's training for the record; the subtraction comes after it."""
+    return {f"{adapter}_loss_before": round(losses[0], 6), f"{adapter}_loss_after": round(losses[-1], 6)}

@@ -162,7 +162,9 @@ class FtAugmented(TuningMethod):
         optimizer = config.descent.optimizer(list(changes.values()))
         schedule = LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=config.steps - 1)  # of epochs
         # The earlier edits are applied while this runs; with their negative on top, the model is unedited.
-        negative = -before if isinstance(before, WeightPatch) else None
+        negative = None
+        if isinstance(before, WeightPatch):
+            negative = -before
 
         epoch_losses = list[Tensor]()  # of each edit's own row, [edits]
         with untouched(self.model):
@@ -212,7 +214,10 @@ class FtAugmented(TuningMethod):
             row_losses = edited()  # l, [rows]
         loss_edits = (row_losses - config.stop_below).relu().mean()  # L_e
 
-        kept_texts = config.kept if config.kept_texts is None else config.kept_texts
+        if config.kept_texts is None:
+            kept_texts = config.kept
+        else:
+            kept_texts = config.kept_texts
         return loss_edits + config.kept * loss_others + kept_texts * loss_texts, row_losses
 
     @torch.no_grad()
@@ -300,7 +305,9 @@ class AugmentedRows:
 
         # Earlier edits of the sequence: half of them after a sampled text, the others bare
         earlier = draw.sample(self._earlier, min(config.replayed, len(self._earlier)))
-        half = len(earlier) // 2 if self._method.contexts else 0
+        half = 0
+        if self._method.contexts:
+            half = len(earlier) // 2
         edited += self._bare_rows(earlier[half:])
         edited += self._in_contexts(earlier[:half], draw)
 

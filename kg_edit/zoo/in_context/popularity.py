@@ -90,11 +90,15 @@ class PopularityRetrieval(GraphMethod, PromptMethod):
 
     @cached_property
     def _table(self) -> Mapping[str, float] | None:
-        return read_popularity(self.config.popularity) if self.config.popularity else None
+        if self.config.popularity:
+            return read_popularity(self.config.popularity)
+        return None
 
     @cached_property
     def _passages(self) -> Passages | None:
-        return Passages(read_passages(self.config.passages)) if self.config.passages else None
+        if self.config.passages:
+            return Passages(read_passages(self.config.passages))
+        return None
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """Return the fact as a sentence, or the paragraph that BM25 finds; withheld if the subject is popular."""
@@ -104,7 +108,10 @@ class PopularityRetrieval(GraphMethod, PromptMethod):
             assert self.graph is not None  # noqa: S101 - `check_inputs`
             popularity = statements(self.graph, edit)
         limit = self._limit(edit)
-        text = self._passages.best(edit.text) if self._passages else fact_sentence(edit)
+        if self._passages:
+            text = self._passages.best(edit.text)
+        else:
+            text = fact_sentence(edit)
         withheld = popularity > limit or text is None
         fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text or "", withheld=withheld)
         return fact, {"popularity": popularity, "limit": limit, "withheld": withheld}
@@ -187,7 +194,9 @@ def statements(graph: SubgraphSource, edit: Edit) -> float:
     if isinstance(graph, Control):
         return statements(graph.right, edit)
     if isinstance(graph, PrivateGraph):
-        nodes = (edit.subject_id,) if edit.subject_id in graph.graph else graph.find(edit.subject)
+        nodes = graph.find(edit.subject)
+        if edit.subject_id in graph.graph:
+            nodes = (edit.subject_id,)
         if len(nodes) != 1:
             return 0.0
         return float(graph.graph.out_degree(nodes[0]))
@@ -196,7 +205,11 @@ def statements(graph: SubgraphSource, edit: Edit) -> float:
             f"can't count popularity in a {type(graph).__name__}; "
             "give a networkx graph, a WikidataCache, or a file of popularities"
         )
-    items = (edit.subject_id,) if edit.subject_id else graph.find(edit.subject)
+    items: Sequence[str]
+    if edit.subject_id:
+        items = (edit.subject_id,)
+    else:
+        items = graph.find(edit.subject)
     if len(items) != 1:
         return 0.0
     neighbourhood = graph.neighbourhood(items[0], SubgraphOptions(hops=1, per_node=_MOST_STATEMENTS))

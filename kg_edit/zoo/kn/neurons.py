@@ -66,8 +66,7 @@ def neuron_attributions(
 
     # A pass runs several intervals of the integral at once, each on a copy of the rows. Their number divides ``steps``.
     most = max(_ROWS // len(rows), 1)
-    divisors = [copies for copies in range(1, steps + 1) if steps % copies == 0]
-    together = max(copies for copies in divisors if copies <= most)
+    together = max(copies for copies in range(1, steps + 1) if steps % copies == 0 and copies <= most)
     recorded, neurons = _record_neurons(model, rows, layers, copies=together)
 
     scores = list[Tensor]()  # [prompts, d_ff] of each layer
@@ -75,9 +74,9 @@ def neuron_attributions(
     for layer in layers:
         keys = neurons[layer][: len(rows)]  # x, [rows, d_ff]
         chance = _chance_by_neurons(model, layer, recorded, neurons[layer], rows * together)
-        of_rows = integrated_gradients(chance, keys, steps=steps, together=together).cpu()  # [rows, d_ff]
-        of_prompts = of_rows.new_zeros(len(prompts), of_rows.shape[1])
-        scores.append(of_prompts.index_add(0, torch.tensor(owners), of_rows))
+        row_scores = integrated_gradients(chance, keys, steps=steps, together=together).cpu()  # [rows, d_ff]
+        prompt_scores = row_scores.new_zeros(len(prompts), row_scores.shape[1])
+        scores.append(prompt_scores.index_add(0, torch.tensor(owners), row_scores))  # the sum over a prompt's rows
         activity.append(keys.mean(0).cpu())
     return Attributions(scores=torch.stack(scores, 1), activity=torch.stack(activity))
 
@@ -183,20 +182,25 @@ def refined_neurons(scores: Tensor, *, threshold: float, share: float, least: in
     """
     counted = _count_prompts(scores, threshold)
 
-    # The neurons of every share p from 0 to 1 that is whole steps away from ``share``
+    # The neurons of every share p from 0 to 1 that is whole steps away from ``share``. The 1e-6 is for rounding.
     most_steps = round(1 / _STEP)
-    masks = dict[float, Tensor]()
+    masks: dict[float, Tensor] = {}
+    fitting: list[float] = []  # the shares that give ``least`` to ``most`` neurons
+    too_large: list[float] = []  # the shares that give more
     for step in range(-most_steps, most_steps + 1):
         p = share + step * _STEP
-        if 0 < p <= 1 + 1e-6:
-            masks[p] = (counted >= p - 1e-6) & (counted > 0)
-    sizes = {p: int(mask.sum()) for p, mask in masks.items()}
+        if not 0 < p <= 1 + 1e-6:
+            continue
+        masks[p] = (counted >= p - 1e-6) & (counted > 0)
+        size = int(masks[p].sum())
+        if size > most:
+            too_large.append(p)
+        elif size >= least:
+            fitting.append(p)
 
-    fitting = [p for p, size in sizes.items() if least <= size <= most]
     if fitting:
         nearest = min(fitting, key=lambda p: (abs(p - share), -p))  # of two equally near ones, the higher share
         return Neurons(mask=masks[nearest], share=nearest)
-    too_large = [p for p, size in sizes.items() if size > most]
     if not too_large:
         return shared_neurons(scores, threshold=threshold, share=min(masks))
     mask = masks[max(too_large)]

@@ -70,10 +70,12 @@ class Malmen(Mend):
         # 2. and 3. The network's value differences D, and the ridge regression D^T (K K^T + ridge I)^-1 K
         change = self.compute_change(prompts, joint)
 
-        records = list[dict[str, Any]]()
-        edit_norms = {name: measure_edits(factors, prompts) for name, factors in change.items()}
+        edit_norms = {
+            name: measure_edits(factors, prompts) for name, factors in change.items()
+        }  # [edits] of each weight
+        records: list[dict[str, Any]] = []
         for index, edit in enumerate(edits):
-            norms = {name: round(of_edits[index], 6) for name, of_edits in edit_norms.items()}
+            norms = {name: round(norms_of_weight[index], 6) for name, norms_of_weight in edit_norms.items()}
             records.append({**self.record(edit), "nll_before": round(losses[index], 6), "norms": norms})
         update = {name: Factors.total([factors]) for name, factors in change.items()}  # dense where that takes less
         return WeightPatch(factors=update, provenance={**self.provenance(), "edits": records})

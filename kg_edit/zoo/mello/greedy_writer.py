@@ -22,8 +22,12 @@ class GreedyWriter:
     def __init__(self, model: LanguageModel, *, tokens: int, before: str = "") -> None:
         self._model = model
         self._tokens = tokens
-        ids = encode(model.tokenizer, before.rstrip()).ids[:-1] if before else ()  # the last token may merge with more
-        self._starts = SharedContexts.of_starts(model, [ids]) if ids else None
+        self._starts = None
+        ids: Sequence[int] = ()
+        if before:
+            ids = encode(model.tokenizer, before.rstrip()).ids[:-1]  # the last token may merge with more
+        if ids:
+            self._starts = SharedContexts.of_starts(model, [ids])
 
     def write(self, texts: Sequence[str], *, stops: Sequence[str]) -> list[str]:
         """Return the text after each of ``texts``, up to the first of ``stops``, the end-of-text token or the limit.

@@ -53,7 +53,10 @@ class LoopPatch(PromptPatch):
     @property
     def rule(self) -> LoopRule:
         """The rule for all facts, which is that of the last edit."""
-        rule = self.facts[-1][0] if self.facts else LoopRule(gate="similarity", threshold=0.0)
+        if self.facts:
+            rule = self.facts[-1][0]
+        else:
+            rule = LoopRule(gate="similarity", threshold=0.0)
         assert isinstance(rule, LoopRule)  # noqa: S101 - rule_class
         return rule
 

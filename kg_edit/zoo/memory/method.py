@@ -87,4 +87,6 @@ class Memory(SummedMethod):
 
     def learned(self) -> frozenset[str] | None:
         """Return the trained parameters: all (None), or only keys and biases if the values are frozen."""
-        return frozenset({"keys", "bias"}) if self.config.frozen_values else None
+        if self.config.frozen_values:
+            return frozenset({"keys", "bias"})
+        return None

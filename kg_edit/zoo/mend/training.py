@@ -199,7 +199,9 @@ def losses_after(
     edit = nll(passes, edits, edit_logits)
     if rows.further:
         further = _further_loss(model, changes, rows, lower=lower)
-        learned = len(rows.edits) if rows.learned else 0
+        learned = 0
+        if rows.learned:
+            learned = len(rows.edits)
         edit = (learned * edit + len(rows.further) * further) / (learned + len(rows.further))
     return Losses(edit=edit, locality=locality, total=edit_weight * edit + locality_weight * locality)
 
@@ -305,7 +307,8 @@ class MendRun(EditorRun):
             for name, (u, delta) in self.select_tokens(prompt, gradients).items():
                 inputs[name].append(u)
                 deltas[name].append(delta)
-        self._network.normalise_by({name: (torch.cat(inputs[name]), torch.cat(deltas[name])) for name in names})
+        factors = {name: (torch.cat(inputs[name]), torch.cat(deltas[name])) for name in names}
+        self._network.normalise_by(factors)
 
     def select_tokens(self, prompt: Prompt, gradients: Gradients) -> Gradients:
         """Return the gradients of the tokens that the network reads: those whose gradient is not 0."""

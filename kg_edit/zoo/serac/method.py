@@ -102,7 +102,10 @@ class Serac(EditingMethod):
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, plus the digest of the network and data on its training."""
         provenance = super().provenance()
-        provenance["methods"][0]["editor"] = self._trained.note if self._trained else {"digest": "untrained"}
+        if self._trained:
+            provenance["methods"][0]["editor"] = self._trained.note
+        else:
+            provenance["methods"][0]["editor"] = {"digest": "untrained"}
         return provenance
 
     @cached_property

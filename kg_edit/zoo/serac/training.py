@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,7 +58,9 @@ def train(
 
     The arguments are those of `kg_edit.zoo.mend.training.train`.
     """
-    layer = default_layer(len(model.blocks)) if settings.layer is None else settings.layer
+    layer = settings.layer
+    if layer is None:
+        layer = default_layer(len(model.blocks))
     model.block(layer)  # raises early if the model has no such layer
     manifest = SeracManifest(
         model=model.fingerprint,
@@ -185,9 +188,35 @@ def score_scopes(network: SeracNetwork, states: StateCache, rows: ScopeRows) -> 
         states: of the model.
         rows: edits, with texts inside and outside their scopes.
     """
+    inside, outside, far = _compare_scopes(network, states, rows)
+    # The outside loss is the mean of its two parts, of those that have texts.
+    outside_losses = [-log_complement(part).mean() for part in (outside, far) if len(part)]
+    outside_loss = inside.new_zeros(())
+    if outside_losses:
+        outside_loss = torch.stack(outside_losses).mean()
+    share_outside = 1.0  # if there are no outside texts
+    if len(outside):
+        share_outside = float((outside < _EVEN).float().mean())
+    return ScopeScores(
+        loss=(outside_loss - inside.mean()) / 2,
+        inside=float((inside >= _EVEN).float().mean()),
+        outside=share_outside,
+    )
+
+
+class _LogChances(NamedTuple):
+    """log g(z, x) of pairs of an edit z and a text x, in three groups; each is [pairs]."""
+
+    inside: Tensor  # an edit and its inside text
+    outside: Tensor  # an edit and one of its own outside texts
+    far: Tensor  # an edit and a text of another edit, or of none, that is surely out of its scope
+
+
+def _compare_scopes(network: SeracNetwork, states: StateCache, rows: ScopeRows) -> _LogChances:
+    """Return log g of all pairs that the loss compares."""
     scope = network.scope
     count = len(rows.edits)
-    # The texts in three parts (each edit's inside text, outside texts, other texts), and the edit of each text
+    # The texts in three parts (each edit's inside text, outside texts, other texts), and the edit of each text.
     outside_owners = [owner for owner, _ in rows.outside]
     outside_texts = [text for _, text in rows.outside]
     texts = [*rows.inside, *outside_texts, *rows.texts]
@@ -198,28 +227,18 @@ def score_scopes(network: SeracNetwork, states: StateCache, rows: ScopeRows) -> 
     text_vectors = scope.padded_vectors(states.of(texts))
     log_chances = scope.log_chances(edit_vectors, text_vectors)  # log g, [edits, texts]
 
-    # Each edit with its inside text, and with its own outside texts
-    inside = log_chances[:, :count].diagonal()
-    outside = log_chances[outside_owners, count + torch.arange(len(outside_owners))]
-
-    # Each edit with the texts of other edits, or of none, that are certainly out of its scope
-    is_far = list[list[bool]]()  # [edits][texts]
+    is_far: list[list[bool]] = []  # [edits][texts]
     for edit_index in range(count):
-        of_edit = list[bool]()
+        row = []
         for text, owner in zip(texts, owners, strict=True):
-            of_edit.append(rows.is_surely_outside(text, edit_index=edit_index, drawn_for=owner))
-        is_far.append(of_edit)
-    far = log_chances[torch.tensor(is_far, device=log_chances.device)]
-
-    losses = [-log_complement(part).mean() for part in (outside, far) if len(part)]
-    outside_loss = torch.stack(losses).mean() if losses else log_chances.new_zeros(())
-    share_outside = 1.0  # if there are no outside texts
-    if len(outside):
-        share_outside = float((outside < _EVEN).float().mean())
-    return ScopeScores(
-        loss=(outside_loss - inside.mean()) / 2,
-        inside=float((inside >= _EVEN).float().mean()),
-        outside=share_outside,
+            row.append(rows.is_surely_outside(text, edit_index=edit_index, drawn_for=owner))
+        is_far.append(row)
+    return _LogChances(
+        inside=log_chances[:, :count].diagonal(),  # text i is the inside text of edit i
+        outside=log_chances[
+            outside_owners, count + torch.arange(len(outside_owners))
+        ],  # they come after the inside texts
+        far=log_chances[torch.tensor(is_far, device=log_chances.device)],
     )
 
 
@@ -271,7 +290,8 @@ def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, que
         base_model(model)(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
     losses = list[Tensor]()
     for states, prompt in zip(final[0], prompts, strict=True):  # [tokens, d]
-        predicting = states[-len(prompt.target_ids) - 1 : -1]  # padded on the left, so the target is at the end
+        # Rows are padded on the left, so the target is at the end, and each of its tokens is predicted one before it.
+        predicting = states[-len(prompt.target_ids) - 1 : -1]
         logits = model.logits(predicting).float()  # [target tokens, vocabulary]
         losses.append(cross_entropy(logits, torch.tensor(prompt.target_ids, device=logits.device)))
     return torch.stack(losses).mean()

@@ -99,7 +99,9 @@ class TPatcherConfig(AdapterConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the settings of the memory, if its losses have the weight 0."""
-        settings = () if self.memory_weight else ("margin", "hardest", "texts", "text_tokens")
+        if self.memory_weight:
+            return {}
+        settings = ("margin", "hardest", "texts", "text_tokens")
         return dict.fromkeys(settings, "with memory_weight=0 the memory is not used")
 
     def layer_in(self, blocks: int) -> int:
@@ -136,7 +138,9 @@ class TPatcher(AdapterMethod):
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
         """Train the neurons for the mistakes of the one edit; an adapter without neurons if there are no mistakes."""
         (edit,) = edits
-        existing = earlier if isinstance(earlier, Neurons) else Neurons.none(self.shape)
+        existing = Neurons.none(self.shape)
+        if isinstance(earlier, Neurons):
+            existing = earlier
         before = existing.on(self.device)
         row = self.encode_edit(edit)
         row_losses = RowLosses(self.model, self.layer, [row])
@@ -147,15 +151,17 @@ class TPatcher(AdapterMethod):
         def forward(h: Tensor, output: Tensor) -> Tensor:
             return output + fired(h, *before) + fired(h, *new.tensors)
 
+        def edit_loss() -> Tensor:
+            return row_losses().mean()  # l_e
+
+        def penalty() -> Tensor:
+            return neuron_loss(new.keys, new.biases, queries, memory, self.config)
+
         descent = self.config.descent
         if not len(queries):  # there is nothing to train
             descent = replace(descent, steps=1)
         with replacing_output(self.model, self.layer, forward, reads="mlp"):
-            losses = descent.run(
-                new.parameters,
-                lambda: row_losses().mean(),  # l_e
-                penalty=lambda: neuron_loss(new.keys, new.biases, queries, memory, self.config),
-            )
+            losses = descent.run(new.parameters, edit_loss, penalty=penalty)
         keys, biases, values = new.tensors
         adapter = Neurons(
             size=self.shape,
@@ -265,5 +271,8 @@ class NewNeurons:
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """The keys, the biases and the values."""
-        values = self.values if self.factors is None else self.values * self.factors
+        if self.factors is None:
+            values = self.values
+        else:
+            values = self.values * self.factors
         return self.keys, self.biases, values

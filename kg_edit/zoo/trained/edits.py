@@ -28,7 +28,10 @@ def training_edits(items: Iterable[Edit | BenchmarkRecord]) -> list[TrainingEdit
     """
     edits = list[TrainingEdit]()
     for item in items:
-        record = item if isinstance(item, BenchmarkRecord) else record_of(item)
+        if isinstance(item, BenchmarkRecord):
+            record = item
+        else:
+            record = record_of(item)
         for edit in record.edits:
             locality = list[tuple[str, str]]()
             for query in locality_queries(edit, record):

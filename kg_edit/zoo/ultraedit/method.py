@@ -334,15 +334,15 @@ class UltraEdit(StatementMethod):
             nlls = cross_entropy(passes.logits(rows), tokens, reduction="none")  # [tokens of all rows]
             deltas = passes.deltas(nlls.sum())
             counts = [len(prompt.target_ids) for prompt in batch]
-            nlls_by_row = nlls.detach().split(counts)
-            for row, count in enumerate(counts):
+            for row, row_nlls in enumerate(nlls.detach().split(counts)):
+                count = counts[row]
                 # A row is padded on the left, and its last tokens are those that predict the target.
-                features = dict[str, Tensor]()
+                features: dict[str, Tensor] = {}
                 for name, delta in deltas.items():
                     h = passes.inputs[name][row, -count:].float()  # [tokens, in]
                     g = delta[row, -count:]  # [tokens, out]
                     features[name] = torch.cat([h, g], 1)
-                all_features.append(TokenFeatures(features=features, nll=float(nlls_by_row[row].mean())))
+                all_features.append(TokenFeatures(features=features, nll=float(row_nlls.mean())))
         return all_features
 
 

@@ -175,7 +175,9 @@ class Wise(AdapterMethod):
         (edit,) = edits
         config = self.config
         empty = SideMemory.empty(self.shape, MemorySettings.of(config))
-        memory = earlier if isinstance(earlier, SideMemory) else empty
+        memory = empty
+        if isinstance(earlier, SideMemory):
+            memory = earlier
         memory.plus(empty)  # raises before the training if the settings differ
 
         # D of the present shard. The gradient is masked, so only the entries of its subspace change.
