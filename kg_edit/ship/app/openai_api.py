@@ -204,7 +204,9 @@ def _add_completions(app: FastAPI, desk: EditDesk) -> None:
     def complete(request: CompletionRequest) -> Completion | Response:
         """Continue texts, greedily and to the end of a line, by the model that the request names."""
         check_request(request)
-        prompts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
+        prompts = request.prompt
+        if isinstance(prompts, str):
+            prompts = (prompts,)
         replies = desk.complete(prompts, tokens=request.max_tokens, name=request.model)
         endings = [_cut_at_stop(reply, request.stop, desk.model) for reply in replies]
         choices = []
@@ -293,7 +295,9 @@ def event_stream(answer: Completion | ChatAnswer, parts: Iterable[object], optio
     The text is not sent while it is generated, because other requests wait for the end of this one, and a slow reader
     would make them wait longer.
     """
-    kind = answer.object if isinstance(answer, Completion) else f"{answer.object}.chunk"
+    kind: str = answer.object
+    if isinstance(answer, ChatAnswer):
+        kind += ".chunk"
     head = {"id": answer.id, "object": kind, "created": answer.created, "model": answer.model}
     events: list[dict[str, object]] = [{**head, "choices": [part]} for part in parts]
     if options and options.include_usage:

@@ -73,7 +73,9 @@ class ServedModels:
             UnknownNameError: no model has this name.
         """
         if name in (None, self.model.name, self.ledger_name):
-            return self.ledger.patch if self.ledger else WeightPatch(factors={})
+            if self.ledger:
+                return self.ledger.patch
+            return WeightPatch(factors={})
         if name == UNEDITED:
             return WeightPatch(factors={})
         loaded = self._loaded.get(str(name))

@@ -81,7 +81,11 @@ def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = LOCAL, largest: int = L
     async def guard(request: Request, call: _Next) -> Response:
         """Refuse what another site's page may have sent, or let the request be answered. Add the headers."""
         refusal = refusal_of(request, hosts)
-        answer = _refuse(request.url.path, refusal) if refusal else await call(request)
+        answer: Response
+        if refusal:
+            answer = _refuse(request.url.path, refusal)
+        else:
+            answer = await call(request)
         for name, value in _HEADERS.items():
             answer.headers.setdefault(name, value)
         return answer

@@ -115,7 +115,10 @@ class EditDesk:
                 base, active = self._active()
             before = self._ask_with(active, requests)
             self.method.start_anew()  # the same request makes the same patch again
-            patch = self.method.edit([edit]) if active.is_empty else self.method.edit([edit], before=active)
+            if active.is_empty:
+                patch = self.method.edit([edit])
+            else:
+                patch = self.method.edit([edit], before=active)
             patch.check_finite()
             after = self._ask_with(active + patch, requests)
             graph, why_not = self._subgraph(edit)

@@ -99,7 +99,9 @@ def audit(
         difference = split(name, before, after)
         finding = Finding(name=name, shape=tuple(before.shape), rank=difference.factors.rank, norm=difference.norm)
         if ledger is not None:
-            explained = ledger.factors.get(name) if isinstance(ledger, WeightPatch) else None
+            explained = None
+            if isinstance(ledger, WeightPatch):
+                explained = ledger.factors.get(name)
             left_over, rank = what_is_left(before, after, explained, noise=difference.noise)
             finding = replace(finding, left_over=left_over, left_over_rank=rank)
         if before.shape[0] == unembedding.shape[1]:  # a row for each number of the residual stream
@@ -122,7 +124,9 @@ def what_is_left(before: Tensor, after: Tensor, explained: Factors | None, *, no
     if not rest.any():
         return 0.0, 0
     left_over = split_difference("", rest, noise=noise)  # its name is not read
-    rank = left_over.factors.rank if is_above_rounding(left_over) else 0
+    rank = 0
+    if is_above_rounding(left_over):
+        rank = left_over.factors.rank
     return left_over.norm, rank
 
 

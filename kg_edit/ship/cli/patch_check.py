@@ -91,7 +91,9 @@ def check(
     kinds = _kinds_of(strict or ())
     _refuse_options_without_use(context, server=server, merged=merged)
     check_patches([ledger])
-    client = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout) if server else None
+    client = None
+    if server:
+        client = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout)
     patch, entries = active_at(ledger)
     if not entries:
         say(f"{ledger} has no edits, so there is nothing to check")

@@ -111,14 +111,22 @@ def merge(
     if not force:
         refuse_known_faults(ledger, entries)
     name = model_for(patch, model)
-    gguf_file = gguf_of(name, gguf) if to == "gguf" else None
-    checkpoint = None  # the folder whose files can be copied, if nothing needs the model in memory
-    if not (gguf_file or check or scores or typed_options(context, ("shard", "dtype", "device"))):
+    gguf_file = None
+    if to == "gguf":
+        gguf_file = gguf_of(name, gguf)
+    # The folder whose files are copied, where nothing needs the model in memory; else the model is loaded.
+    checkpoint = None
+    loaded = None
+    needs_model = gguf_file or check or scores or typed_options(context, ("shard", "dtype", "device"))
+    if not needs_model:
         checkpoint = checkpoint_folder(name)
-    loaded = load(name, dtype, device) if checkpoint is None else None
+    if checkpoint is None:
+        loaded = load(name, dtype, device)
     if loaded and check:
         _check_edits(loaded, patch, entries, force=force)
-    asked = loaded if scores else None
+    asked = None
+    if scores:
+        asked = loaded
     shipment = _collect_shipment(ledger, patch, entries, model=name, base=base, license=license, ask=asked)
     if push is not None:
         _remark_on_base(shipment)
@@ -201,10 +209,14 @@ def export(
     check_new(out)
     with_one_rank(patch)
     name = model_for(patch, model)
-    loaded = load(name) if scores or check else None
+    loaded = None
+    if scores or check:
+        loaded = load(name)
     if loaded and check:
         _check_edits(loaded, patch, entries, force=force)
-    asked = loaded if scores else None
+    asked = None
+    if scores:
+        asked = loaded
     shipment = _collect_shipment(ledger, patch, entries, model=name, base=base, license=license, ask=asked)
     if push is not None:
         _remark_on_base(shipment)

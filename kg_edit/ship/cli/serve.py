@@ -199,7 +199,9 @@ def listening(host: str, port: int) -> socket.socket:
             return socket.create_server((host, port), family=family, dualstack_ipv6=socket.has_dualstack_ipv6())
         return socket.create_server((host, port), family=socket.AF_INET)
     except OSError as error:
-        other = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        other = "--host"
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            other = "--port"
         raise ConfigError(f"can't listen at {host}:{port}: {error.strerror or error}; give another {other}") from error
 
 
@@ -224,5 +226,7 @@ def host_names(host: str, names: Sequence[str]) -> tuple[str, ...]:
     if host in _HERE:
         return (*dict.fromkeys((*LOCAL, host)), *additional)
     log.warning("listening at %s: anyone who can reach this machine can make edits; there is no password", host)
-    hosts = () if host in _EVERYWHERE else (host.lower(),)
-    return (*hosts, "localhost", socket.gethostname().lower(), *additional, ANY_ADDRESS)
+    own_names = ["localhost", socket.gethostname().lower()]
+    if host not in _EVERYWHERE:
+        own_names.insert(0, host.lower())
+    return (*own_names, *additional, ANY_ADDRESS)

@@ -241,7 +241,9 @@ def model_card(
         parts.append(_START.format(_subjects_of(unread)))
     if in_chat:
         parts.append(_CHAT)
-    known = f"As the base model: {base.license}." if base.license else "Not known: see the base model's own page."
+    known = "Not known: see the base model's own page."
+    if base.license:
+        known = f"As the base model: {base.license}."
     parts += ["## License", known]
     return "\n\n".join(parts) + "\n"
 

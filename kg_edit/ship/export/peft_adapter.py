@@ -214,7 +214,10 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise PatchError(f"can't read {path}: {error}; expected a PEFT adapter's folder") from error
-    kind = config.get("peft_type") if isinstance(config, dict) else config
+    if isinstance(config, dict):
+        kind = config.get("peft_type")
+    else:
+        kind = config
     if not isinstance(config, dict) or kind != "LORA":
         raise PatchError(f"{path} is an adapter of the type {kind!r}; only LORA can be read as a patch")
     more = [name for name in ("use_dora", "modules_to_save", "lora_bias", "layer_replication") if config.get(name)]

@@ -134,10 +134,10 @@ def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
         ("portability", "portability questions"),
         ("locality", "locality prompts"),
     ):
-        of_kind = [row for row in rows if row.probe.kind == kind]
-        unedited = sum(row.unedited.right for row in of_kind)
-        edited = sum(row.edited.right for row in of_kind)
-        scores.append(Score(kind=name, prompts=len(of_kind), unedited=unedited, edited=edited))
+        rows_of_kind = [row for row in rows if row.probe.kind == kind]
+        unedited = sum(row.unedited.right for row in rows_of_kind)
+        edited = sum(row.edited.right for row in rows_of_kind)
+        scores.append(Score(kind=name, prompts=len(rows_of_kind), unedited=unedited, edited=edited))
     return tuple(score for score in scores if score.prompts)
 
 
@@ -145,7 +145,10 @@ def gguf_of(model: str, gguf: Path | None) -> Path:
     """Return the GGUF file to merge into: ``gguf``, or else that of the model's name."""
     file = gguf
     if file is None:
-        file = named_model_file(model) if model in NAMED_MODELS else Path(model)
+        if model in NAMED_MODELS:
+            file = named_model_file(model)
+        else:
+            file = Path(model)
     if file.suffix != ".gguf":
         raise ConfigError(
             f"{str(gguf or model)!r} is not a GGUF file, so edits can't be merged into it; give the same model as "

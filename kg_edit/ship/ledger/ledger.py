@@ -29,7 +29,6 @@ from kg_edit.ship.ledger.log import (
     Event,
     PatchStep,
     Removed,
-    StoredFile,
     in_force,
     refuse_drift,
     sha256_of,
@@ -189,7 +188,9 @@ class Ledger(Listing):
         """
         if model is not None:
             model = as_model(model)
-        edit_names = (names,) if isinstance(names, str) else tuple(names)
+        if isinstance(names, str):
+            names = (names,)
+        edit_names = tuple(names)
         if not edit_names:
             return ()
         with self._store.locked():
@@ -201,10 +202,9 @@ class Ledger(Listing):
             changed = compute_remaining(self.steps, self.patches, removed, context)
 
             # A step without any edit left has no file.
-            files = dict[int, StoredFile | None](dict.fromkeys(changed))
-            kept = {number: patch for number, patch in changed.items() if patch is not None}
-            for number, file in zip(kept, self._store.put_all(kept.values()), strict=True):
-                files[number] = file
+            to_store = {number: patch for number, patch in changed.items() if patch is not None}
+            stored = dict(zip(to_store, self._store.put_all(to_store.values()), strict=True))
+            files = {number: stored.get(number) for number in changed}
             removed_entries = tuple(entry for entry in active if entry.position in removed)  # the oldest first
             positions = tuple(entry.position for entry in removed_entries)
             self._store.append(Removed(**stamp(len(self.events) + 1), edits=positions, files=files))
@@ -236,11 +236,11 @@ class Ledger(Listing):
             earlier.append(patch)
         # The files are written first, then all lines of the log at once, so a kill or a full disk leaves all or none.
         files = self._store.put_all([source or patch for patch, source, _ in new])
-        first = len(self.events) + 1
-        events = list[Added]()
-        for index, (_, source, after) in enumerate(new):
-            added = Added(**stamp(first + index), file=files[index], after=after, source=_shown_name(source))
-            events.append(added)
+        events: list[Added] = []
+        number = len(self.events) + 1
+        for (_, source, after), file in zip(new, files, strict=True):
+            events.append(Added(**stamp(number), file=file, after=after, source=_shown_name(source)))
+            number += 1
         self._store.append(*events)
         return tuple(event.number for event in events)
 

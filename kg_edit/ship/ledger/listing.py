@@ -206,8 +206,10 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
     A step of a sequence of `kg-edit evaluate` comes after the earlier steps of that sequence.
     """
     added: list[Addition] = []
-    positions = dict[Path, int]()  # of the patch files in `added`
-    sequences = dict[tuple[Path, str], dict[Path, int]]()  # the steps of each sequence, by folder and name
+    positions: dict[Path, int] = {}  # of the patch files in `added`
+    sequences: dict[
+        tuple[Path, str], dict[Path, int]
+    ] = {}  # by folder and name: the files of its steps, and their numbers
     for path in sorted(paths, key=_comes_later):
         file = patch_file(path)
         if file is None and path.is_dir():

@@ -230,7 +230,10 @@ class Store:
                 f"{self.folder} is a run of `kg-edit evaluate`, which is not a ledger; start one with its patches: "
                 f"kg-edit patch add NEW {files}"
             )
-        patches = "1 stored patch" if len(stored) == 1 else f"{len(stored)} stored patches"
+        if len(stored) == 1:
+            patches = "1 stored patch"
+        else:
+            patches = f"{len(stored)} stored patches"
         raise DamagedLedgerError(
             f"{self.folder} has {patches}, but its log ({LOG}), which records which patches are active, is missing; "
             "restore the log from a backup, or start a new ledger with the patches that you want: "
@@ -316,12 +319,16 @@ class Store:
         """
         names = [path.name for path in self._stored()]
         for event in self.events():
-            files = [event.file] if isinstance(event, Added) else []
-            if isinstance(event, Removed):
-                files = [file for file in event.files.values() if file]
-            names += [file.name for file in files]
-        stems = [name.removesuffix(".safetensors") for name in names]
-        return 1 + max((int(stem) for stem in stems if stem.isdecimal()), default=0)
+            if isinstance(event, Added):
+                names.append(event.file.name)
+            elif isinstance(event, Removed):
+                names += [file.name for file in event.files.values() if file]
+        largest = 0
+        for name in names:
+            stem = name.removesuffix(".safetensors")
+            if stem.isdecimal():
+                largest = max(largest, int(stem))
+        return largest + 1
 
     def _stored(self) -> tuple[Path, ...]:
         """Return the patch files in the folder, without those that are still being written."""

@@ -32,7 +32,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.entries import Entry, edit_of, entries_of
+from kg_edit.patches.entries import EditPosition, Entry, edit_of, entries_of
 from kg_edit.patches.guards import SeenEdits, refuse_disabling
 from kg_edit.patches.weight_patch import total
 from kg_edit.ship.export.merged_model import check_new
@@ -108,16 +108,18 @@ def rebase(
     methods = {number: _method_of_step(context, number, patch) for number, patch in patches.items()}
     with _work_folder(target, source, model) as work:
         known = _find_known(active, model, work / _KNOWN, progress=progress)
-        made = dict[int, Patch]()
+        known_positions = {fact.entry.position for fact in known}
+        made: dict[int, Patch] = {}  # by the number of the step
         for step in source.steps:
             before = total(made[number] for number in step.after if number in made)
-            gone = {fact.entry.position.id for fact in known if fact.entry.position.step == step.number}
-            records = [record for record in patches[step.number].edits if record["edit"]["id"] not in gone]
+            records = []  # of the edits that the new model does not know already
+            for record in patches[step.number].edits:
+                if EditPosition(step.number, record["edit"]["id"]) not in known_positions:
+                    records.append(record)
             if records:
+                method = methods[step.number]
                 saves = _Saves(work, step.number)
-                made[step.number] = _rebase_step(
-                    methods[step.number], records, before, saves, force=force, progress=progress
-                )
+                made[step.number] = _rebase_step(method, records, before, saves, force=force, progress=progress)
         checked = _check_all(made, model, progress=progress)
         _write_ledger(work / _NEW, source, made, work)
         write_json(work / _NEW / REBASED, _notes(patches, model, known))

@@ -90,7 +90,9 @@ def in_words(event: Event, names: Mapping[EditPosition, str]) -> str:
     if not isinstance(event, Added):
         return f"undid event {event.undoes}"
     source = f" from {event.source}" if event.source else ""
-    after = f", computed after {', '.join(map(str, event.after))}" if event.after else ""
+    after = ""
+    if event.after:
+        after = f", computed after {', '.join(map(str, event.after))}"
     return f"added step {event.number}{source}{after}: {event.file.name}"
 
 
@@ -105,7 +107,9 @@ def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
 
 
 def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _fact_lines(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -234,7 +238,9 @@ def _has_nats(result: CheckedEdit) -> bool:
 def _sign(rewrite: CheckedPrompt) -> Text:
     if not rewrite.right:
         return Text("✗", style="red")
-    return Text("✓", style="green") if rewrite.success else Text("~", style="yellow")
+    if rewrite.success:
+        return Text("✓", style="green")
+    return Text("~", style="yellow")
 
 
 def fact(entry: Entry) -> str:
@@ -253,6 +259,9 @@ def _table(*heads: str) -> Table:
 def _row(table: Table, *cells: object) -> None:
     texts = []
     for cell in cells:
-        text = cell if isinstance(cell, Text) else Text(one_line(str(cell)))
+        if isinstance(cell, Text):
+            text = cell
+        else:
+            text = Text(one_line(str(cell)))
         texts.append(text)
     table.add_row(*texts)

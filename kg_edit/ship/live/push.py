@@ -92,7 +92,10 @@ def push_adapter(
         raise ConfigError(f"{server.url} serves a model {name} that is not an adapter; give another name")
     present = before.adapters.get(name)
     with _written(write, folder, name) as adapter:
-        path = str(PurePosixPath(seen_at) / adapter.name) if seen_at else str(adapter)
+        if seen_at:
+            path = str(PurePosixPath(seen_at) / adapter.name)
+        else:
+            path = str(adapter)
         if path == present:
             ask()
             return Pushed(name=name, path=path, replaced=None)
