@@ -23,7 +23,7 @@ class GreedyWriter:
         self._model = model
         self._tokens = tokens
         self._starts = None
-        ids: Sequence[int] = ()
+        ids: tuple[int, ...] = ()
         if before:
             ids = encode(model.tokenizer, before.rstrip()).ids[:-1]  # the last token may merge with more
         if ids:
