@@ -60,9 +60,9 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
         The result of each check, as soon as it is known.
     """
     yield Finding("release", f"wikidata-cache {release()}, Python {platform.python_version()}")
-    yield _check("packages", _versions)
-    yield _check("SQLite", _sqlite)
-    yield _check("packaged extract", lambda: _answers(WikidataCache(packaged_extract())))
+    yield _check("packages", _list_versions)
+    yield _check("SQLite", _try_sqlite)
+    yield _check("packaged extract", lambda: _try_question(WikidataCache(packaged_extract())))
 
     path = cache_file(cache)
     finding, hosts = _check_cache(f"cache {path}", path)
@@ -78,7 +78,7 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
         if store is not None:
             yield store
         if store is None or store.ok:  # on a damaged database, the engine may allocate any amount of memory
-            yield _check(f"source {graph}", lambda: _source_answers(graph, cache))
+            yield _check(f"source {graph}", lambda: _try_source(graph, cache))
 
 
 def _check_environment() -> Iterator[Finding]:
@@ -101,7 +101,7 @@ def _check_cache(what: str, path: Path) -> tuple[Finding, Mapping[str, RateLimit
     try:
         inventory = take_inventory(path)
     except _FAILURES as error:
-        return _broken(what, error), {}
+        return _report_error(what, error), {}
     if inventory is None:
         return Finding(what, "does not exist yet; the first fetch creates it"), {}
     kinds = ", ".join(f"{count} {kind} ({graph})" for (graph, kind), count in inventory.facts.items())
@@ -126,24 +126,24 @@ def _check(what: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(what, check())
     except _FAILURES as error:
-        return _broken(what, error)
+        return _report_error(what, error)
 
 
-def _broken(what: str, error: Exception) -> Finding:
+def _report_error(what: str, error: Exception) -> Finding:
     return Finding(what, str(error) or type(error).__name__, ok=False)
 
 
-def _versions() -> str:
+def _list_versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
 
 
-def _sqlite() -> str:
+def _try_sqlite() -> str:
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("CREATE VIRTUAL TABLE probe USING fts5(text)")
     return f"{sqlite3.sqlite_version}, with full-text search"
 
 
-def _answers(cache: WikidataCache) -> str:
+def _try_question(cache: WikidataCache) -> str:
     entity = _KNOWN
     if not cache.facts.out([entity])[entity]:  # a graph of something else
         rows = cache.source.select(_ANY_ITEM)
@@ -180,13 +180,13 @@ def _check_store(graph: SourceSpec) -> Finding | None:
     return _check(f"store {store or folder}", intact)
 
 
-def _source_answers(graph: SourceSpec, cache: Path | None) -> str:
+def _try_source(graph: SourceSpec, cache: Path | None) -> str:
     source = WikidataCache(graph, cache=cache).source
     if not isinstance(source, CachedSource) or source.mode == "offline":
-        return _answers(WikidataCache(source))
+        return _try_question(WikidataCache(source))
     # Each endpoint gets a request of its own: the cache would hide that it is down.
     limiter = RateLimiter(AnswerStore(cache_file(cache)).rate_limits)
     answers = []
     for url in source.fetch_hint.urls:
-        answers.append(_answers(WikidataCache(open_endpoint(url, limiter=limiter))))
+        answers.append(_try_question(WikidataCache(open_endpoint(url, limiter=limiter))))
     return "; ".join(answers)

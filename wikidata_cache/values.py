@@ -157,11 +157,11 @@ def rdf_time(value: Any) -> str:
     month = max(1, int(match[3]))
     day = max(1, int(match[4]))
     if value["precision"] >= _DAY and value["calendarmodel"].endswith(_JULIAN):
-        year, month, day = _julian_to_gregorian(year, month, day)
+        year, month, day = _convert_julian(year, month, day)
     return _write_date(year, month, day) + match[5]
 
 
-def _julian_to_gregorian(year: int, month: int, day: int) -> tuple[int, int, int]:
+def _convert_julian(year: int, month: int, day: int) -> tuple[int, int, int]:
     """Convert a date by its Julian day, the number of days since noon of 1 January 4713 BCE.
 
     The formulas are those of https://en.wikipedia.org/wiki/Julian_day (Richards). Years begin in March there.
@@ -196,17 +196,17 @@ def words(value: str, label: Callable[[str], str | None]) -> str | None:
             return number
         unit = label(match["unit"])
         return unit and f"{number} {unit}"
-    return _date_words(int(match["year"]), int(match["month"]), int(match["day"]), int(match["precision"]))
+    return _describe_date(int(match["year"]), int(match["month"]), int(match["day"]), int(match["precision"]))
 
 
-def _date_words(year: int, month: int, day: int, precision: int) -> str:
+def _describe_date(year: int, month: int, day: int, precision: int) -> str:
     era = ""
     if year < 1:
         era = " BCE"
         year = 1 - year
     if precision == _CENTURY:
         century = (year + 99) // 100
-        return f"{_ordinal(century)} century{era}"
+        return f"{_write_ordinal(century)} century{era}"
     if precision == _DECADE:
         return f"{year // 10 * 10}s{era}"
     text = f"{year}{era}"
@@ -217,7 +217,7 @@ def _date_words(year: int, month: int, day: int, precision: int) -> str:
     return text
 
 
-def _ordinal(number: int) -> str:
+def _write_ordinal(number: int) -> str:
     """Return a number such as 1st, 2nd, 3rd, 4th, 11th, 21st."""
     if number % 100 in (11, 12, 13):
         return f"{number}th"

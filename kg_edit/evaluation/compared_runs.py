@@ -93,7 +93,7 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
         must_be_equal = dict(_SAME)
         if not common:
             shared = any(_has_same_record(first, run, name) for name in first.ids())
-            must_be_equal["data"] = _or_shared("evaluate both on one file", shared=shared)
+            must_be_equal["data"] = _add_shared("evaluate both on one file", shared=shared)
         for field, way_out in must_be_equal.items():
             expected = first.settings.get(field)
             actual = run.settings.get(field)
@@ -103,10 +103,10 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
             if differs:
                 raise OutputError(f"{first.folder} and {run.folder} can't be compared ({differs}); {way_out}")
         if run.unfinished and not common:
-            raise _unfinished(run)
+            raise _explain_unfinished(run)
 
 
-def _unfinished(run: ComparedRun) -> OutputError:
+def _explain_unfinished(run: ComparedRun) -> OutputError:
     """Return the error about a run that has not all scores yet, with the first record that lacks some."""
     when = ""
     if run.schedule.sequence > 1:
@@ -114,11 +114,11 @@ def _unfinished(run: ComparedRun) -> OutputError:
     ids = run.settings["ids"]
     fault = f"{len(run.unfinished)} of {len(ids)} records have not all scores{when} yet"
     unfinished = [name for name in ids if name in run.unfinished]
-    way = _or_shared("start it again", shared=bool(run.ids()))
+    way = _add_shared("start it again", shared=bool(run.ids()))
     return OutputError(f"{run.folder} is not finished: {fault}, the first of them {unfinished[0]!r}; {way}")
 
 
-def _or_shared(way: str, *, shared: bool) -> str:
+def _add_shared(way: str, *, shared: bool) -> str:
     """Return the way out, and ``--common`` if there are records that all have."""
     return f"{way}; {_SHARED}" if shared else way
 
@@ -147,7 +147,7 @@ def _refuse_other_records(first: ComparedRun, run: ComparedRun) -> None:
     if more:
         faults.append(f"{_word_share(more, 'second')} not in the first")
     if faults:
-        way = _or_shared("evaluate both on the same records", shared=len(lacking) < len(first.ids()))
+        way = _add_shared("evaluate both on the same records", shared=len(lacking) < len(first.ids()))
         raise OutputError(f"{first.folder} and {run.folder} have different records: {', and '.join(faults)}; {way}")
 
 
@@ -167,10 +167,10 @@ def _has_same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
 
 def write_notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     """Return notes about the runs for the reader of a comparison."""
-    return (*_notes_on_methods(runs), *_notes_on_errors(runs, ids), *_notes_on_fairness(runs, ids))
+    return (*_note_methods(runs), *_note_errors(runs, ids), *_note_fairness(runs, ids))
 
 
-def _notes_on_methods(runs: Sequence[ComparedRun]) -> list[str]:
+def _note_methods(runs: Sequence[ComparedRun]) -> list[str]:
     """Return which presets and controls the runs have, if some have one."""
     notes = []
     presets = {run.name: run.settings.get("preset", "default") for run in runs}
@@ -182,7 +182,7 @@ def _notes_on_methods(runs: Sequence[ComparedRun]) -> list[str]:
     return notes
 
 
-def _notes_on_errors(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
+def _note_errors(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
     """Return how many records could not be edited, and how many edits broke the model."""
     notes = []
     for run in runs:
@@ -197,7 +197,7 @@ def _notes_on_errors(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[st
     return notes
 
 
-def _notes_on_fairness(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
+def _note_fairness(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
     """Return what makes the runs less comparable: other records, versions, answers to choose from, and schedules."""
     notes = []
     if any(len(run.ids()) > len(ids) for run in runs):
@@ -206,7 +206,7 @@ def _notes_on_fairness(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[
     versions = dict.fromkeys(str(run.settings.get("kg_edit")) for run in runs)
     if len(versions) > 1:
         notes.append(f"made with kg-edit {' and '.join(versions)}")
-    if any(_choices(run, ids) != _choices(runs[0], ids) for run in runs):
+    if any(_list_choices(run, ids) != _list_choices(runs[0], ids) for run in runs):
         notes.append("the runs have different answers to choose from (--seed), so portability.choice is not comparable")
 
     schedules = {run.schedule for run in runs}
@@ -214,17 +214,17 @@ def _notes_on_fairness(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[
         notes.append("records of one batch or sequence are not independent, so intervals and p are too narrow")
     if len(schedules) > 1:
         return notes  # different schedules are in the line above the table
-    if any(_edited_together(run, ids) != _edited_together(runs[0], ids) for run in runs):
+    if any(_list_edited_together(run, ids) != _list_edited_together(runs[0], ids) for run in runs):
         notes.append("the runs have different edits in a model, so the scores after several edits are not comparable")
     return notes
 
 
-def _choices(run: ComparedRun, ids: Sequence[str]) -> list[tuple[tuple[str, ...], ...]]:
+def _list_choices(run: ComparedRun, ids: Sequence[str]) -> list[tuple[tuple[str, ...], ...]]:
     """Return the answers to choose from, for each of ``ids``."""
     return [run.records[name].choices for name in ids]
 
 
-def _edited_together(run: ComparedRun, ids: Sequence[str]) -> list[tuple[str, ...]]:
+def _list_edited_together(run: ComparedRun, ids: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the records whose edits are in one model, for each of ``ids``."""
     together = dict[str, tuple[str, ...]]()
     for names in split_into_sequences(run.settings).values():

@@ -204,13 +204,13 @@ def compare(
     rows = _compare_metrics(sides, ids, names, seed, base=base)
     lacking = sorted(set(requested) - {row.metric for row in rows})
     if not rows:
-        raise _nothing_to_compare(sides, lacking)
+        raise _explain_nothing_to_compare(sides, lacking)
     notes = list(write_notes(runs, ids))
     if lacking:
         notes.append(f"no record has {' and '.join(lacking)} on each side")
 
     settings = runs[0].settings
-    schedules = _schedules_in_words(runs)
+    schedules = _describe_schedules(runs)
     schedule = None
     if not schedules:
         schedule = settings.get("schedule")
@@ -221,7 +221,7 @@ def compare(
         notes=tuple(notes),
         seed=seed,
         model=settings.get("model", {}).get("name"),
-        data=_data_sets(runs),
+        data=_name_data_sets(runs),
         schedule=schedule,
         schedules=schedules,
     )
@@ -233,7 +233,7 @@ def _path_of(folder: str | Path | RunFolder) -> Path:
     return Path(folder)
 
 
-def _data_sets(runs: Sequence[ComparedRun]) -> str | None:
+def _name_data_sets(runs: Sequence[ComparedRun]) -> str | None:
     """Return the names of the runs' data sets, each once; None if none is known."""
     names = dict[str, None]()
     for run in runs:
@@ -243,7 +243,7 @@ def _data_sets(runs: Sequence[ComparedRun]) -> str | None:
     return " and ".join(names) or None
 
 
-def _schedules_in_words(runs: Sequence[ComparedRun]) -> dict[str, str]:
+def _describe_schedules(runs: Sequence[ComparedRun]) -> dict[str, str]:
     """Return what each run's scores are, by the run's name; empty if all runs have one schedule."""
     if len({run.schedule for run in runs}) == 1:
         return {}
@@ -256,11 +256,11 @@ def _read_runs(paths: Sequence[Path]) -> list[ComparedRun]:
         raise ConfigError("a run is given twice; give each folder once")
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names) or UNEDITED in names:
-        names = [_path_as_name(path) for path in paths]
+        names = [_name_path(path) for path in paths]
     return [ComparedRun.read(path, name) for path, name in zip(paths, names, strict=True)]
 
 
-def _path_as_name(path: Path) -> str:
+def _name_path(path: Path) -> str:
     """Return a path as the name of a run; a folder that is called like the unedited model is "./unedited"."""
     if str(path) == UNEDITED:
         return f"./{path}"
@@ -294,7 +294,7 @@ def _choose_metrics(requested: Sequence[str], sides: Mapping[str, Scores], runs:
     available = _list_metrics(sides)
     for name in requested:
         if name not in available:
-            raise _unknown_metric(name, available, runs)
+            raise _explain_unknown_metric(name, available, runs)
     return list(dict.fromkeys(requested or available))
 
 
@@ -309,7 +309,7 @@ def _list_metrics(sides: Mapping[str, Scores]) -> tuple[str, ...]:
     return names
 
 
-def _unknown_metric(name: str, available: Sequence[str], runs: Sequence[ComparedRun]) -> KgEditError:
+def _explain_unknown_metric(name: str, available: Sequence[str], runs: Sequence[ComparedRun]) -> KgEditError:
     """Return the error about a metric that no record has."""
     for run in runs:
         for point in RunFolder(run.folder).points():
@@ -321,7 +321,7 @@ def _unknown_metric(name: str, available: Sequence[str], runs: Sequence[Compared
     return unknown_name("metric", name, available)
 
 
-def _nothing_to_compare(sides: Mapping[str, Scores], lacking: Sequence[str]) -> ConfigError:
+def _explain_nothing_to_compare(sides: Mapping[str, Scores], lacking: Sequence[str]) -> ConfigError:
     """Return the error about runs without a common metric; ``lacking`` are the metrics that were asked for."""
     if not lacking:
         return ConfigError(
@@ -365,7 +365,7 @@ def _compare_metrics(
     counts = dict(zip(names, (~is_missing).sum(axis=0).tolist(), strict=True))  # records that have each metric
     means = {}
     for name, table in tables.items():
-        means[name] = estimates(_records_of(table, names), names=names, seed=seed)
+        means[name] = estimates(_list_records(table, names), names=names, seed=seed)
 
     rows = []
     for metric in Bar(metrics, title="comparing", unit="metric", delay=2.0, leave=False):
@@ -373,7 +373,7 @@ def _compare_metrics(
         if metric == EDITING_SCORE:
             parts = score_parts(counts)
         columns = [names.index(part) for part in parts]
-        differences = _differences({side: tables[side][:, columns] for side in sides}, seed)
+        differences = _find_differences({side: tables[side][:, columns] for side in sides}, seed)
         if not differences:
             continue
         # The base has a comparable mean only if it has the scores of the same records.
@@ -393,28 +393,28 @@ def _tabulate(sides: Mapping[str, Scores], base: Scores, ids: Sequence[str], nam
     """
     tables = {}
     if base:
-        tables[UNEDITED] = _table_of(base, ids, names)
+        tables[UNEDITED] = _make_table(base, ids, names)
     is_missing = np.zeros((len(ids), len(names)), dtype=bool)
     for side, scores in sides.items():
-        tables[side] = _table_of(scores, ids, names)
+        tables[side] = _make_table(scores, ids, names)
         is_missing |= np.isnan(tables[side])
     for table in tables.values():
         table[is_missing] = np.nan
     return tables
 
 
-def _differences(tables: Mapping[str, Table], seed: int) -> dict[str, Difference]:
+def _find_differences(tables: Mapping[str, Table], seed: int) -> dict[str, Difference]:
     """Return the difference of each side to the first one in one metric; none for a side without common records."""
     first, *others = tables
     differences = {}
     for side in others:
-        change = _difference(tables[first], tables[side], seed)
+        change = _find_difference(tables[first], tables[side], seed)
         if change:
             differences[side] = change
     return differences
 
 
-def _table_of(scores: Scores, ids: Sequence[str], names: Sequence[str]) -> Table:
+def _make_table(scores: Scores, ids: Sequence[str], names: Sequence[str]) -> Table:
     """Return the scores [records, metrics] of one side; NaN where a record lacks the metric."""
     rows = []
     for record in ids:
@@ -422,7 +422,7 @@ def _table_of(scores: Scores, ids: Sequence[str], names: Sequence[str]) -> Table
     return np.array(rows, dtype=np.float64).reshape(len(ids), len(names))
 
 
-def _records_of(table: Table, names: Sequence[str]) -> list[RecordScores]:
+def _list_records(table: Table, names: Sequence[str]) -> list[RecordScores]:
     """Return the scores of each record by metric; None for NaN."""
     records = list[RecordScores]()
     for row in table.tolist():
@@ -436,7 +436,7 @@ def _records_of(table: Table, names: Sequence[str]) -> list[RecordScores]:
     return records
 
 
-def _difference(first: Table, second: Table, seed: int) -> Difference | None:
+def _find_difference(first: Table, second: Table, seed: int) -> Difference | None:
     """Return the difference of two sides [records, parts]: of several parts, that of their editing scores."""
     if first.shape[1] > 1:
         return score_difference(first, second, seed=seed)

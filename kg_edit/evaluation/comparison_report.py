@@ -49,7 +49,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> Path:
     lines = textwrap.wrap(about, _CAPTION)
     lines += textwrap.wrap(comparison.schedules_line, _CAPTION)
     # Below the whole figure: a label of the axes begins right of the metrics' names, and would run over the edge.
-    drawn.supxlabel(_no_math("\n".join(lines)), fontsize=8)
+    drawn.supxlabel(_escape_math("\n".join(lines)), fontsize=8)
     return save_figure(drawn, path)
 
 
@@ -58,7 +58,7 @@ def _draw_panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> 
     axes.axvline(0, color="#999999", lw=1)
     for number, side in enumerate(sides):
         colour = COLOURS[number % len(COLOURS)]
-        label: str | None = _no_math(side)
+        label: str | None = _escape_math(side)
         if side.startswith("_"):  # a legend leaves out such names
             label = f" {label}"
         for index, row in enumerate(rows):
@@ -73,19 +73,21 @@ def _draw_panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> 
                 face = colour
             axes.plot([change.mean], [height], marker="o", ms=5, mec=colour, mfc=face, ls="", label=label)
             label = None  # one entry of the legend for each side
-    axes.set_yticks(range(len(rows)), [_no_math(f"{row.metric}{_arrow(row.metric)}") for row in rows], fontsize=8)
+    axes.set_yticks(
+        range(len(rows)), [_escape_math(f"{row.metric}{_choose_arrow(row.metric)}") for row in rows], fontsize=8
+    )
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _no_math(text: str) -> str:
+def _escape_math(text: str) -> str:
     """Return a text in which matplotlib reads no formula: the names of folders and of groups are the user's."""
     return text.replace("$", r"\$")
 
 
 def _mark(metric: str, change: Difference) -> str:
     """Return how a significant difference is marked in a table: bold if better, † if worse, ‡ if neither is known."""
-    arrow = _arrow(metric)
+    arrow = _choose_arrow(metric)
     if not arrow:
         return "‡"
     is_better = change.mean > 0 if arrow == " ↑" else change.mean < 0
@@ -125,64 +127,64 @@ def latex(comparison: Comparison) -> str:
     """
     header = ["", "mean", f"difference to {comparison.sides[0]}".translate(_ESCAPED), "$p$"]
     lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small"]
-    lines += [r"\begin{tabular}{lrrr}", r"\toprule", _latex_row(header)]
+    lines += [r"\begin{tabular}{lrrr}", r"\toprule", _write_latex_row(header)]
     for row in comparison.rows:
-        lines += _latex_rows(row, comparison)
+        lines += _write_latex_rows(row, comparison)
     text = f"{comparison.schedules_line} {caption(comparison, means=True)}".strip()
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{text.translate(_ESCAPED)}}}", r"\end{table}", ""]
     return "\n".join(lines)
 
 
-def _latex_rows(row: MetricRow, comparison: Comparison) -> list[str]:
+def _write_latex_rows(row: MetricRow, comparison: Comparison) -> list[str]:
     """Return the lines of a metric: its name, then one line for each run."""
-    title = f"{row.metric}{_arrow(row.metric)}"
+    title = f"{row.metric}{_choose_arrow(row.metric)}"
     if row.n < comparison.records:
         title += f" (n = {row.n})"
-    lines = [r"\midrule", _latex_row([rf"\multicolumn{{4}}{{l}}{{{title.translate(_ESCAPED)}}}"])]
+    lines = [r"\midrule", _write_latex_row([rf"\multicolumn{{4}}{{l}}{{{title.translate(_ESCAPED)}}}"])]
     for side in comparison.shown:
         if side in row.means:
             name = rf"\quad {side.translate(_ESCAPED)}"
-            difference, p = _latex_difference(row.differences.get(side))
-            lines.append(_latex_row([name, _latex_cell(row, side), difference, p]))
+            difference, p = _write_latex_difference(row.differences.get(side))
+            lines.append(_write_latex_row([name, _write_latex_cell(row, side), difference, p]))
     return lines
 
 
-def _latex_row(cells: Sequence[str]) -> str:
+def _write_latex_row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _latex_cell(row: MetricRow, side: str) -> str:
+def _write_latex_cell(row: MetricRow, side: str) -> str:
     """Return the mean of a run with its interval; bold, † or ‡ if its difference to the first run is significant."""
     estimate = row.means.get(side)
     change = row.differences.get(side)
     if estimate is None or estimate.mean is None:
         return ""
-    text = _latex_number(estimate.mean)
+    text = _write_latex_number(estimate.mean)
     if change and change.is_found:
         mark = _mark(row.metric, change)
         if mark == "Bold":
             text = rf"\textbf{{{text}}}"
         else:
             text += mark.translate(_ESCAPED)
-    return text + _latex_interval(estimate)
+    return text + _write_latex_interval(estimate)
 
 
-def _latex_difference(change: Difference | None) -> tuple[str, str]:
+def _write_latex_difference(change: Difference | None) -> tuple[str, str]:
     """Return the difference to the first run with its interval, and p; "" for the first run itself."""
     if change is None:
         return "", ""
     p = "$<$.001" if change.p < 0.001 else f"{change.p:.3f}"
-    return _latex_number(change.mean, "+") + _latex_interval(change, "+"), p
+    return _write_latex_number(change.mean, "+") + _write_latex_interval(change, "+"), p
 
 
-def _latex_interval(value: Estimate | Difference, sign: str = "") -> str:
+def _write_latex_interval(value: Estimate | Difference, sign: str = "") -> str:
     if value.ci95_low is None or value.ci95_high is None:
         return ""
-    ends = f"{_latex_number(value.ci95_low, sign)}, {_latex_number(value.ci95_high, sign)}"
+    ends = f"{_write_latex_number(value.ci95_low, sign)}, {_write_latex_number(value.ci95_high, sign)}"
     return rf" {{\scriptsize [{ends}]}}"
 
 
-def _latex_number(value: float, sign: str = "") -> str:
+def _write_latex_number(value: float, sign: str = "") -> str:
     return format_number(value, sign).replace("-", "$-$")
 
 
@@ -193,11 +195,11 @@ def rich_comparison(comparison: Comparison) -> Table:
     """
     rows = []
     for row in comparison.rows:
-        rows.append([f"{row.metric}{_arrow(row.metric)}", f"n={row.n}", "", ""])
+        rows.append([f"{row.metric}{_choose_arrow(row.metric)}", f"n={row.n}", "", ""])
         for side in comparison.shown:
             if side in row.means:
                 difference, p = difference_cells(row.differences.get(side), _add_star)
-                rows.append([f"  {side}", _mean(row, side), difference, p])
+                rows.append([f"  {side}", _write_mean(row, side), difference, p])
     text = caption(comparison).replace("Bold:", "*:")
     # A run's name is that of its folder, which may look like rich's markup
     header = ["metric, run", "mean", f"- {plain(comparison.sides[0])}", "p"]
@@ -240,7 +242,7 @@ def caption(comparison: Comparison, *, means: bool = False) -> str:
         f"{_list_tests(comparison)}; {RESAMPLES:,} resamples, seed {comparison.seed}.",
     ]
     if not means:
-        parts += _smallest(comparison)
+        parts += _find_smallest(comparison)
     parts += [f"Note: {note}." for note in comparison.notes]
     return " ".join(parts)
 
@@ -273,7 +275,7 @@ _FINDABLE = 1.43  # (1.96 + 0.84) / 1.96
 _FEWEST = 6  # pairs for which a two-sided paired test can have p < 0.05: 2 / 2^6
 
 
-def _smallest(comparison: Comparison) -> list[str]:
+def _find_smallest(comparison: Comparison) -> list[str]:
     """Return what could be found with 80 % power: 1.96 + 0.84 standard errors, for the widest interval of a share."""
     if comparison.records < _FEWEST:
         return [f"With fewer than {_FEWEST} records no difference has p below 0.05, however large it is."]
@@ -306,22 +308,22 @@ def _tabulate(comparison: Comparison) -> Cells:
         header += [f"{side} - {first}", "p"]
     rows = list[list[str]]()
     for row in comparison.rows:
-        cells = [f"{row.metric}{_arrow(row.metric)}", str(row.n)]
-        cells += [_mean(row, side) for side in comparison.shown]
+        cells = [f"{row.metric}{_choose_arrow(row.metric)}", str(row.n)]
+        cells += [_write_mean(row, side) for side in comparison.shown]
         for side in others:
             cells += difference_cells(row.differences.get(side), _make_bold)
         rows.append(cells)
     return Cells(header=header, rows=rows)
 
 
-def _mean(row: MetricRow, side: str) -> str:
+def _write_mean(row: MetricRow, side: str) -> str:
     """Return the mean of a side; "" if the unedited model lacks the metric."""
     if side not in row.means:
         return ""
     return format_number(row.means[side].mean or 0.0)
 
 
-def _arrow(metric: str) -> str:
+def _choose_arrow(metric: str) -> str:
     """Return an arrow up or down for the better direction; "" if neither is better, or the metric is unknown."""
     listed = find_metric(metric)
     if listed is None:

@@ -71,15 +71,16 @@ def evaluation_log(
         url: the organization's web page.
     """
     run = summary.provenance
-    model_id = _model_id(run)
+    model_id = _make_model_id(run)
     now = str(int(time.time()))
     provider = {"source_organization_name": organization}
     if url:
         provider["source_organization_url"] = url
-    dataset = _dataset(run)
+    dataset = _describe_dataset(run)
+    source = _describe_source(run, section)
     return {
         "schema_version": SCHEMA,
-        "evaluation_id": f"{dataset['dataset_name']}/{model_id.replace('/', '_')}-{_who(run, section)}/{now}",
+        "evaluation_id": f"{dataset['dataset_name']}/{model_id.replace('/', '_')}-{source}/{now}",
         "evaluation_timestamp": str(measured_at),
         "retrieved_timestamp": now,
         "source_metadata": {
@@ -89,26 +90,26 @@ def evaluation_log(
             "evaluator_relationship": "third_party",
         },
         "eval_library": {"name": "kg-edit", "version": str(run.get("kg_edit", __version__))},
-        "model_info": _model(run, section, model_id),
-        "evaluation_results": list(_results(summary, section, dataset)),
+        "model_info": _describe_model(run, section, model_id),
+        "evaluation_results": list(_list_results(summary, section, dataset)),
     }
 
 
-def _who(run: dict[str, Any], section: str) -> str:
+def _describe_source(run: dict[str, Any], section: str) -> str:
     """Return in a word which model of the run a section is about."""
     if section == "base":
         return "unedited"
     return f"{section}-by-{run.get('method')}"
 
 
-def _model_id(run: dict[str, Any]) -> str:
+def _make_model_id(run: dict[str, Any]) -> str:
     """Return the hub id of the run's model if it is known, else its name."""
     name = str(run.get("model", {}).get("name"))
     named = NAMED_MODELS.get(name)
     return named.hub if named and named.hub else name
 
 
-def _model(run: dict[str, Any], section: str, model_id: str) -> dict[str, Any]:
+def _describe_model(run: dict[str, Any], section: str, model_id: str) -> dict[str, Any]:
     """Return what the log says of its model: the base, and for an edited one how it was edited."""
     details = {
         "deployment_type": "self_deployed",
@@ -121,12 +122,12 @@ def _model(run: dict[str, Any], section: str, model_id: str) -> dict[str, Any]:
         name = f"{name}, {section.replace('_', ' ')} by {run.get('method')}"
         for field in ("method", "config", "schedule", "graph", "seed"):
             if run.get(field) is not None:
-                details[field] = _as_text(run[field])
+                details[field] = _write_text_of(run[field])
     engine = {"name": "transformers", "version": version("transformers")}
     return {"name": name, "id": model_id, "inference_engine": engine, "additional_details": details}
 
 
-def _dataset(run: dict[str, Any]) -> dict[str, Any]:
+def _describe_dataset(run: dict[str, Any]) -> dict[str, Any]:
     """Return the source of the records: the data set, and the hash of its file."""
     data = run.get("data") or {}
     details = {}
@@ -138,7 +139,7 @@ def _dataset(run: dict[str, Any]) -> dict[str, Any]:
     return {"dataset_name": str(data.get("dataset") or "own"), "source_type": "other", "additional_details": details}
 
 
-def _results(summary: Summary, section: str, dataset: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _list_results(summary: Summary, section: str, dataset: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the results of a section, one for each metric that some record has."""
     estimates: Estimates = summary.sections[section]
     counts = summary.provenance.get("counts", {}).get(section, {})
@@ -149,13 +150,13 @@ def _results(summary: Summary, section: str, dataset: dict[str, Any]) -> Iterato
             "evaluation_result_id": f"{section}/{name}",
             "evaluation_name": name,
             "source_data": dataset,
-            "metric_config": _metric(name),
+            "metric_config": _describe_metric(name),
             "score_details": _score(estimate, counts.get(name)),
             "generation_config": {"generation_args": {"temperature": 0}},
         }
 
 
-def _metric(name: str) -> dict[str, Any]:
+def _describe_metric(name: str) -> dict[str, Any]:
     """Return what a metric is: its formula, its range, and which values are better."""
     metric = find_metric(name)
     described: dict[str, Any] = {"metric_id": f"kg-edit.{name}", "metric_name": name, "score_type": "continuous"}
@@ -191,7 +192,7 @@ def _score(estimate: Estimate, count: int | None) -> dict[str, Any]:
     return score
 
 
-def _as_text(value: Any) -> str:
+def _write_text_of(value: Any) -> str:
     """Return a setting as text, because the schema takes only texts there."""
     if isinstance(value, str):
         return value

@@ -49,10 +49,10 @@ def finish(out: Path) -> Summary:
     sequences = tuple(split_into_sequences(settings).values())
     plan = EvalConfig.of(settings).plan
     seed = settings["seed"]
-    records = _sorted_records(folder, settings)
+    records = _sort_records(folder, settings)
     points = list(folder.points())
     if plan.schedule.has_steps and plan.sample is None:
-        records = _with_just_edited(records, sequences, plan)
+        records = _add_just_edited(records, sequences, plan)
 
     rows = dict[str, list[RecordScores]]()  # the scores of each record, by section
     for section in _list_sections(settings, plan):
@@ -63,15 +63,15 @@ def finish(out: Path) -> Summary:
         curve = make_curve(sequences, by_id, points, plan=plan, seed=seed)
     general = None
     if any(settings.get(name) for name in _TASKS):
-        general = compare_points(_before_and_after(points), seed=seed)
-    provenance = _provenance(out, settings) | _count_records(records, sequences, plan)
+        general = compare_points(_find_ends(points), seed=seed)
+    provenance = _read_provenance(out, settings) | _count_records(records, sequences, plan)
     provenance["counts"] = {}
     means = {}
     for section, scores in rows.items():
         names = metric_names(scores)
         provenance["counts"][section] = counts(scores, names=names)
         means[section] = estimates(scores, names=names, seed=seed)
-    costs = _costs(records)
+    costs = _measure_costs(records)
     summary = Summary(n=len(records), curve=curve, general=general, provenance=provenance, **costs, **means)
     summary.save(out / SUMMARY)
     if plan.schedule.has_steps and summary.curve:
@@ -90,18 +90,18 @@ def _list_sections(settings: Settings, plan: CurvePlan) -> list[str]:
     return sections
 
 
-def _costs(records: Sequence[RunRecord]) -> dict[str, Any]:
+def _measure_costs(records: Sequence[RunRecord]) -> dict[str, Any]:
     """Return the seconds and the memory that edits and answers took, as fields of the summary; None if unknown."""
     seconds = [record.seconds for record in records if record.seconds is not None]
     memory = [record.memory for record in records if record.memory is not None]
     return {
         "seconds_per_edit": fmean(seconds) if seconds else None,
-        "seconds_per_answer": _seconds_per_answer(records),
+        "seconds_per_answer": _time_answers(records),
         "peak_memory": max(memory, default=None),
     }
 
 
-def _sorted_records(folder: RunFolder, settings: Settings) -> tuple[RunRecord, ...]:
+def _sort_records(folder: RunFolder, settings: Settings) -> tuple[RunRecord, ...]:
     """Return the records of a run in the data set's order, on which the resamples depend.
 
     The order of the lines is another one: a record that was computed again has later lines.
@@ -110,7 +110,7 @@ def _sorted_records(folder: RunFolder, settings: Settings) -> tuple[RunRecord, .
     return tuple(sorted(join_phases(folder.entries()), key=lambda record: order[record.id]))
 
 
-def _provenance(out: Path, settings: Settings) -> dict[str, Any]:
+def _read_provenance(out: Path, settings: Settings) -> dict[str, Any]:
     """Return the settings of a run, and the environments that worked on it."""
     first, *others = read_environments(out) or [{}]
     provenance = {**settings, **first}
@@ -132,7 +132,7 @@ def _count_records(records: Sequence[RunRecord], sequences: Iterable[Sequence[st
     return counted
 
 
-def _with_just_edited(
+def _add_just_edited(
     records: Sequence[RunRecord], sequences: Iterable[Sequence[str]], plan: CurvePlan
 ) -> tuple[RunRecord, ...]:
     """Return the records with one more section: the scores right after a record's own step."""
@@ -151,7 +151,7 @@ def _with_just_edited(
     return tuple(extended)
 
 
-def _before_and_after(points: Iterable[Point]) -> list[tuple[Tasks, Tasks]]:
+def _find_ends(points: Iterable[Point]) -> list[tuple[Tasks, Tasks]]:
     """Return the scores of the tasks before any edit and after all edits of each sequence."""
     by_sequence: dict[int, dict[int, Point]] = {}
     for point in points:
@@ -164,7 +164,7 @@ def _before_and_after(points: Iterable[Point]) -> list[tuple[Tasks, Tasks]]:
     return ends
 
 
-def _seconds_per_answer(records: Iterable[RunRecord]) -> dict[str, float] | None:
+def _time_answers(records: Iterable[RunRecord]) -> dict[str, float] | None:
     """Return the median seconds of an answer of the unedited and of the edited model; None if none was timed."""
     times = [record.answer_seconds for record in records if record.answer_seconds is not None]
     if not times:
@@ -185,7 +185,7 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
         The summary of the whole run.
     """
     settings = {folder: read_settings(folder) for folder in shards}
-    folders = _sorted_shards(settings)
+    folders = _sort_shards(settings)
     for folder in folders:
         _check_finished(folder, settings[folder])
     merged = {**settings[folders[0]], "shard": None}
@@ -212,9 +212,9 @@ def _merge_lines(target: RunFolder, parts: Sequence[RunFolder], settings: Settin
     lines = dict[int, list[bytes]]()
     point_lines = dict[int, list[bytes]]()
     for part in parts:
-        for entry, line in zip(part.entries(), _whole_lines(part.records), strict=True):
+        for entry, line in zip(part.entries(), _read_whole_lines(part.records), strict=True):
             lines.setdefault(sequence_of[entry.id], []).append(line)
-        for point, line in zip(part.points(), _whole_lines(part.general), strict=True):
+        for point, line in zip(part.points(), _read_whole_lines(part.general), strict=True):
             point_lines.setdefault(point.sequence, []).append(line)
     _replace(target.records, lines)
     if _has_points(settings):
@@ -222,7 +222,7 @@ def _merge_lines(target: RunFolder, parts: Sequence[RunFolder], settings: Settin
 
     verdicts = dict[bytes, None]()  # each once, so that no answer is judged twice
     for folder in (target, *parts):
-        verdicts |= dict.fromkeys(_whole_lines(folder.verdicts))
+        verdicts |= dict.fromkeys(_read_whole_lines(folder.verdicts))
     if verdicts:
         _replace(target.verdicts, {0: tuple(verdicts)})
 
@@ -233,7 +233,7 @@ def _copy_patches(shard: Path, out: Path) -> None:
             scratch.write_bytes(patch.read_bytes())
 
 
-def _sorted_shards(settings: Mapping[Path, Settings]) -> list[Path]:
+def _sort_shards(settings: Mapping[Path, Settings]) -> list[Path]:
     """Return the folders, sorted by the number of their shard."""
     if not settings:
         raise OutputError(f"no shard is given; {_WAY_OUT}")
@@ -286,7 +286,7 @@ def _replace(file: Path, lines: Mapping[int, Sequence[bytes]]) -> None:
             handle.writelines(lines[number])
 
 
-def _whole_lines(file: Path) -> Iterator[bytes]:
+def _read_whole_lines(file: Path) -> Iterator[bytes]:
     if file.exists():
         with file.open("rb") as handle:
             for line in handle:

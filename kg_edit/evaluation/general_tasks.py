@@ -102,7 +102,7 @@ class GeneralTasks:
         try:
             manager = TaskManager(include_path=paths, include_defaults=needs_own, metadata=metadata)
             loaded = _load(manager, names)
-            sha256 = {name: _digest(task, limit) for name, task in _flatten(loaded)}
+            sha256 = {name: _hash_task(task, limit) for name, task in _flatten(loaded)}
         except ConfigError:
             raise
         except Exception as error:  # lm-eval may raise anything for a faulty task file, template or data
@@ -223,11 +223,11 @@ def compare_points(
     changed = dict[str, GeneralChange]()
     for name in names:
         with_name = [(before[name], after) for before, after in pairs if name in before]
-        changed[name] = _change(name, with_name, seed)
+        changed[name] = _measure_change(name, with_name, seed)
     return changed
 
 
-def _change(
+def _measure_change(
     name: str, points: Sequence[tuple[DocumentScores, Mapping[str, DocumentScores]]], seed: int
 ) -> GeneralChange:
     """Return the change of one metric.
@@ -250,9 +250,9 @@ def _change(
             after.append(DocumentScores(value=0.0, documents=(0.0,) * len(unedited.documents)))
     is_complete = len(after) == len(before)
     if not is_complete:
-        return GeneralChange(n=0, before=_mean_value(before), after=_mean_value([]), failed=failed)
+        return GeneralChange(n=0, before=_average(before), after=_average([]), failed=failed)
     if not all(scores.documents for scores in (*before, *after)):  # perplexities have no scores of documents
-        return GeneralChange(n=0, before=_mean_value(before), after=_mean_value(after), failed=failed)
+        return GeneralChange(n=0, before=_average(before), after=_average(after), failed=failed)
     # The mean over sequences of each document's score: [documents].
     first = np.mean([scores.documents for scores in before], axis=0)
     second = np.mean([scores.documents for scores in after], axis=0)
@@ -271,7 +271,7 @@ def _estimate(scores: Any, seed: int) -> Estimate:
     return estimates(rows, names=["score"], seed=seed)["score"]
 
 
-def _mean_value(sequences: Sequence[DocumentScores]) -> Estimate:
+def _average(sequences: Sequence[DocumentScores]) -> Estimate:
     """Return the mean over sequences of a value that has no interval."""
     values = [scores.value for scores in sequences if scores.value is not None]
     mean = float(np.mean(values)) if values else None
@@ -303,7 +303,7 @@ def _flatten(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 _FORM = ("num_fewshot", "description", "target_delimiter", "fewshot_delimiter", "generation_kwargs", "filter_list")
 
 
-def _digest(task: Any, limit: int | None) -> str:
+def _hash_task(task: Any, limit: int | None) -> str:
     """SHA-256 of a task: its documents with texts, targets and choices, and the form in which they are asked."""
     parts = [task.doc_to_text, task.doc_to_target]
     if task.OUTPUT_TYPE == "multiple_choice":
@@ -366,7 +366,7 @@ def find_tasks(tasks: Sequence[str]) -> tuple[list[Path], list[str], bool]:
         if _is_task_place(path):
             folder = path if path.is_dir() else path.parent
             folders[folder] = None
-            names |= dict.fromkeys(_names_in(path))
+            names |= dict.fromkeys(_list_names(path))
         else:
             names[part] = None
             needs_own = True
@@ -378,11 +378,11 @@ def _refuse_same_names(folders: Iterable[Path], names: Collection[str]) -> None:
     """Refuse two files with one of the ``names``, of which the harness would ask only one."""
     files = dict[Path, None]()  # in order, each once
     for folder in folders:
-        files |= dict.fromkeys(file.resolve() for file in _files_of(folder))
+        files |= dict.fromkeys(file.resolve() for file in _list_files(folder))
     first: dict[str, Path] = {}
     for path in files:
         try:
-            name = _task_file(path).name
+            name = _read_task_file(path).name
         except ConfigError:  # another file of the folder
             continue
         if name in names and name in first:
@@ -395,10 +395,10 @@ def _is_task_place(path: Path) -> bool:
     return path.is_dir() or path.suffix.casefold() in _YAML
 
 
-def _names_in(path: Path) -> list[str]:
+def _list_names(path: Path) -> list[str]:
     """Return the task of a file, or all tasks and groups of a folder, without the members of its groups."""
-    paths = _files_of(path) if path.is_dir() else [path]
-    files = [_task_file(file) for file in paths]
+    paths = _list_files(path) if path.is_dir() else [path]
+    files = [_read_task_file(file) for file in paths]
     inside = set[str]()
     for file in files:
         inside.update(file.members)
@@ -408,14 +408,14 @@ def _names_in(path: Path) -> list[str]:
     return names
 
 
-def _files_of(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     files = list[Path]()
     for ending in _YAML:
         files += folder.glob(f"*{ending}")
     return sorted(files)
 
 
-def _task_file(path: Path) -> _TaskFile:
+def _read_task_file(path: Path) -> _TaskFile:
     """Read a file's names."""
     import yaml
 
@@ -428,13 +428,13 @@ def _task_file(path: Path) -> _TaskFile:
     task = fields.get("task")
     group = fields.get("group")
     if isinstance(group, str):
-        return _TaskFile(path, group, tuple(_members(task)))
+        return _TaskFile(path, group, tuple(_list_members(task)))
     if isinstance(task, str):
         return _TaskFile(path, task)
     return _TaskFile(path, "")
 
 
-def _members(task: Any) -> Iterator[str]:
+def _list_members(task: Any) -> Iterator[str]:
     """Yield the names in a group's ``task``: texts, ``{task: NAME, …}``, and groups inside of it."""
     members = task if isinstance(task, list) else [task]
     for member in members:
@@ -443,4 +443,4 @@ def _members(task: Any) -> Iterator[str]:
         elif isinstance(member, dict):
             if "group" in member:
                 yield str(member["group"])
-            yield from _members(member.get("task"))
+            yield from _list_members(member.get("task"))

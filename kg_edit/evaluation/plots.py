@@ -67,7 +67,7 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     """Draw the run's curve, with panels for retention, locality, tasks and general ability as far as it has them."""
     points = summary.curve or ()
     panels = _score_panels(points)
-    tasks = _tasks_between_0_and_1(points)
+    tasks = _list_tasks(points)
     has_ability = any(PERPLEXITY in point.general or point.general_failed for point in points)
 
     legend_lines = max([len(names) for names in (*panels.values(), tasks)], default=0)
@@ -109,7 +109,7 @@ def _score_panels(points: Sequence[CurvePoint]) -> dict[str, list[str]]:
     return panels
 
 
-def _tasks_between_0_and_1(points: Sequence[CurvePoint]) -> list[str]:
+def _list_tasks(points: Sequence[CurvePoint]) -> list[str]:
     """Return the metrics of tasks that lie between 0 and 1 at all points that have them."""
     values: dict[str, list[float]] = {}
     for point in points:
@@ -123,7 +123,7 @@ def _tasks_between_0_and_1(points: Sequence[CurvePoint]) -> list[str]:
 
 def _plot_tasks(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
     for name, colour in zip(names, COLOURS * len(names), strict=False):
-        at, shares = _measured(points, name)
+        at, shares = _select_measured(points, name)
         axes.plot(at, shares, color=colour, marker="o", ms=3, label=name)
     axes.set_ylim(0, 1.02)
     axes.set_title("general tasks", fontsize=10)
@@ -157,8 +157,8 @@ def _plot_metric(axes: Axes, points: Sequence[CurvePoint], name: str, colour: st
         if estimate and estimate.mean is not None:
             edits.append(point.edits)
             means.append(estimate.mean)
-            low.append(_number(estimate.ci95_low))
-            high.append(_number(estimate.ci95_high))
+            low.append(_read_number(estimate.ci95_low))
+            high.append(_read_number(estimate.ci95_high))
     axes.plot(edits, means, color=colour, marker="o", ms=3, label=name)
     axes.fill_between(edits, low, high, color=colour, alpha=0.15, lw=0)
 
@@ -173,7 +173,7 @@ def _plot_metric(axes: Axes, points: Sequence[CurvePoint], name: str, colour: st
 
 
 def _plot_ability(axes: Axes, points: Sequence[CurvePoint]) -> None:
-    at, values = _measured(points, PERPLEXITY)
+    at, values = _select_measured(points, PERPLEXITY)
     axes.plot(at, values, color=COLOURS[0], marker="o", ms=3)
     broken = [point.edits for point in points if point.general_failed]
     for edits in broken:
@@ -186,7 +186,7 @@ def _plot_ability(axes: Axes, points: Sequence[CurvePoint]) -> None:
     axes.set_title(title, fontsize=10)
 
 
-def _measured(points: Sequence[CurvePoint], name: str) -> tuple[list[int], list[float]]:
+def _select_measured(points: Sequence[CurvePoint], name: str) -> tuple[list[int], list[float]]:
     """Return the numbers of edits at which general ability has this part, and its values there."""
     at = []
     values = []
@@ -198,6 +198,6 @@ def _measured(points: Sequence[CurvePoint], name: str) -> tuple[list[int], list[
     return at, values
 
 
-def _number(value: float | None) -> float:
+def _read_number(value: float | None) -> float:
     """Return a value; NaN, which is not drawn, for None."""
     return float("nan") if value is None else value

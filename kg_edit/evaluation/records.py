@@ -313,7 +313,7 @@ class StepFiles:
         for file in list(self._sizes):
             if "-sum-" not in file.stem:
                 continue
-            steps = _number_in(file)
+            steps = _read_number(file)
             if steps > recorded:
                 self._remove(file)
             else:
@@ -344,7 +344,7 @@ class StepFiles:
         Call it when all results of these steps are written.
         """
         # A resumed run has files of later steps too, which it has not loaded yet
-        earlier = [file for file in self._sizes if "-sum-" in file.stem or _number_in(file) < steps]
+        earlier = [file for file in self._sizes if "-sum-" in file.stem or _read_number(file) < steps]
         bytes_used = sum(self._sizes[file] for file in earlier)
         if bytes_used < max(_SMALL, _TIMES * total.nbytes):
             return
@@ -361,7 +361,7 @@ class StepFiles:
         self._sizes[file] = file.stat().st_size
 
 
-def _number_in(file: Path) -> int:
+def _read_number(file: Path) -> int:
     """Return the number at the end of a file's name: of the step, or of the summed steps."""
     return int(file.stem.rpartition("-")[2])
 

@@ -37,10 +37,10 @@ def render(summary: Summary) -> str:
     A cell is empty if no record has the metric. If only some records have it, their number is in the cell.
     """
     table = _tabulate_metrics(summary)
-    text = f"{as_markdown(table.header, table.rows)}\n\n{_caption(summary)}\n"
+    text = f"{as_markdown(table.header, table.rows)}\n\n{_describe_run(summary)}\n"
     general = _tabulate_tasks(summary)
     if general.rows:
-        text += f"\n{as_markdown(general.header, general.rows)}\n\n{_general_caption(summary)}\n"
+        text += f"\n{as_markdown(general.header, general.rows)}\n\n{_describe_general(summary)}\n"
     return text
 
 
@@ -64,7 +64,7 @@ def _escape(row: Iterable[str]) -> list[str]:
 def rich_table(summary: Summary) -> Table:
     """Return the table of the metrics for the terminal."""
     table = _tabulate_metrics(summary)
-    return terminal_table(table.header, table.rows, numbers_from=1, caption=plain(_caption(summary)))
+    return terminal_table(table.header, table.rows, numbers_from=1, caption=plain(_describe_run(summary)))
 
 
 def rich_general(summary: Summary) -> Table | None:
@@ -72,10 +72,10 @@ def rich_general(summary: Summary) -> Table | None:
     table = _tabulate_tasks(summary)
     if not table.rows:
         return None
-    return terminal_table(table.header, table.rows, numbers_from=1, caption=_general_caption(summary))
+    return terminal_table(table.header, table.rows, numbers_from=1, caption=_describe_general(summary))
 
 
-def _general_caption(summary: Summary) -> str:
+def _describe_general(summary: Summary) -> str:
     schedule = Schedule.parse(summary.provenance.get("schedule", "single"))
     edited = "mean over the records, each edited alone"
     if schedule.sequence > 1:
@@ -137,13 +137,13 @@ def interval(estimate: Estimate | None) -> str:
     return f"{estimate.mean:.3f} [{estimate.ci95_low:.3f}, {estimate.ci95_high:.3f}]"
 
 
-def _caption(summary: Summary) -> str:
+def _describe_run(summary: Summary) -> str:
     """Return in words what was edited, on which model and how, what failed, and what it took."""
     run = summary.provenance
     schedule = Schedule.parse(run.get("schedule", "single"))
     parts = [
         f"{method_in_words(run)} on {run['model']['name']}: "
-        f"the edits of {number_of(summary.n, 'record')} made {_schedule_in_words(schedule)}"
+        f"the edits of {number_of(summary.n, 'record')} made {_describe_schedule(schedule)}"
     ]
     chat = run.get("chat")  # None: each edit is asked as it is made
     if chat is True:
@@ -171,7 +171,7 @@ def _caption(summary: Summary) -> str:
     return ", ".join(parts)
 
 
-def _schedule_in_words(schedule: Schedule) -> str:
+def _describe_schedule(schedule: Schedule) -> str:
     """Return how the edits are made: "one at a time", or in batches, or on top of each other."""
     if schedule.sequence == 1:
         return "one at a time"

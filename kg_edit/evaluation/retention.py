@@ -73,7 +73,7 @@ class RetentionTest:
         for record in records:
             for query in (*record.queries("locality"), *record.queries("recall")):
                 if query.answers:
-                    queries[_without_prefix(query)] = None
+                    queries[_remove_prefix(query)] = None
             accurate += record.queries("accurate")
         return cls(tuple(queries)[:TESTED], tuple(accurate[:TESTED]))
 
@@ -134,13 +134,13 @@ class RetentionTest:
             ERR: err,
             AVERAGE: average,
             ARR: arr,
-            f"{TRR}{PERPLEXITY}": _perplexity(tested),
-            f"{ERR}{PERPLEXITY}": _perplexity(edited),
-            f"{ARR}{PERPLEXITY}": _perplexity(accurate),
+            f"{TRR}{PERPLEXITY}": _compute_perplexity(tested),
+            f"{ERR}{PERPLEXITY}": _compute_perplexity(edited),
+            f"{ARR}{PERPLEXITY}": _compute_perplexity(accurate),
         }
 
 
-def _perplexity(answers: Iterable[RetentionAnswer]) -> float | None:
+def _compute_perplexity(answers: Iterable[RetentionAnswer]) -> float | None:
     """Return exp of the mean NLL over prompts; None if there is no prompt."""
     nll = mean(answer.nll for answer in answers)
     if nll is None:
@@ -226,7 +226,7 @@ def read_retention_test(path: str | Path) -> RetentionTest:
     return test
 
 
-def _without_prefix(query: Query) -> Query:
+def _remove_prefix(query: Query) -> Query:
     """Remove zsRE's prefix from a Natural Questions prompt: with the prefix, no model continues with an answer."""
     if not query.prompt.startswith(_NQ):
         return query

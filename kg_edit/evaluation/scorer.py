@@ -134,12 +134,12 @@ def add_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence[
     """
     extended = []
     for case, section in zip(cases, sections, strict=True):
-        scores = {**section.scores, **_meaning_scores(model, case, section)}
+        scores = {**section.scores, **_score_meaning(model, case, section)}
         extended.append(section.model_copy(update={"scores": scores}))
     return extended
 
 
-def _meaning_scores(model: LanguageModel, case: Case, section: Section) -> dict[str, float | None]:
+def _score_meaning(model: LanguageModel, case: Case, section: Section) -> dict[str, float | None]:
     """Return the scores of a case's metrics that compare in meaning; none if it has no such metric."""
     metrics = {name: metric for name, metric in metrics_for(case).items() if metric.in_meaning}
     if not metrics:

@@ -338,7 +338,7 @@ class SequenceRun:
     def _score_unedited(self, records: Sequence[Item], lines: _Lines) -> set[str]:
         """Write the unedited model's scores; return the ids of the items that it can't be scored on."""
         failed = set()
-        for chunk in _chunks(records, self.most_together):
+        for chunk in _split_chunks(records, self.most_together):
             if len(records) > 1:
                 self.ask_unedited(chunk)
             for item in chunk:
@@ -433,7 +433,7 @@ class SequenceRun:
 
     def _score(self, group: _Group, to_score: Sequence[_Scored], phase: str) -> None:
         """Score records, each on the model with its patch, and write the lines that are missing."""
-        for chunk in _chunks(to_score, self.most_together):
+        for chunk in _split_chunks(to_score, self.most_together):
             missing = {scored.item.id for scored in chunk if (scored.item.id, phase) not in self.done}
             if missing:
                 # Whole chunks are scored, so that a resumed run rounds like an uninterrupted one.
@@ -501,7 +501,7 @@ class SequenceRun:
         config = self.config
         if not config.has_points or (sequence.number, edits) in self.points:
             return
-        bar.note(_point_in_words(config, edits))
+        bar.note(_describe_point(config, edits))
         replies_before: list[RetentionAnswer] = []
         if config.retention:  # asked here, where no patch is applied yet
             replies_before = self.unedited.replies(config.retention, chat=bool(config.chat))
@@ -591,7 +591,7 @@ def _score_in_halves(
     return in_halves(score, chunk)
 
 
-def _point_in_words(config: EvalConfig, edits: int) -> str:
+def _describe_point(config: EvalConfig, edits: int) -> str:
     """Return what is measured at a point, for the bar: "edited model, general ability, 20 prompts of retention"."""
     which = "unedited"
     if edits:
@@ -633,6 +633,6 @@ def _make_edit_entry(item: Item, step: StepOutcome) -> Entry:
     )
 
 
-def _chunks(batch: Sequence[Thing], size: int) -> Iterator[Sequence[Thing]]:
+def _split_chunks(batch: Sequence[Thing], size: int) -> Iterator[Sequence[Thing]]:
     """Yield a sequence in parts of at most ``size``."""
     return (batch[start : start + size] for start in range(0, len(batch), size))

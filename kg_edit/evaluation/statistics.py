@@ -56,24 +56,24 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
     """
     if not rows:
         rows = [dict.fromkeys(names)]  # one record without any metric
-    values = _values(rows, names)  # [records, metrics]
+    values = _make_table(rows, names)  # [records, metrics]
     records = len(rows)
     # How often each record is drawn in each resample: [resamples, records]. All metrics share the resamples.
     drawn = random_numbers(seed).multinomial(records, [1 / records] * records, size=_RESAMPLES)
     sizes = counts(rows, names=names)
-    means = _with_derived(_means(values, np.ones((1, records))), names, sizes)  # of each metric [1]
-    spread = _with_derived(_means(values, drawn), names, sizes)  # of each metric [resamples]
+    means = _add_derived(_average_columns(values, np.ones((1, records))), names, sizes)  # of each metric [1]
+    spread = _add_derived(_average_columns(values, drawn), names, sizes)  # of each metric [resamples]
     results = dict[str, Estimate]()
     for name, mean in means.items():
         if np.isnan(mean[0]):
             results[name] = Estimate(mean=None, ci95_low=None, ci95_high=None)
         else:
-            low, high = _ends(spread[name], sizes[name])
+            low, high = _find_ends(spread[name], sizes[name])
             results[name] = Estimate(mean=float(mean[0]), ci95_low=low, ci95_high=high)
     return results
 
 
-def _with_derived(means: Table, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, Table]:
+def _add_derived(means: Table, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, Table]:
     """Return the means [resamples, metrics] as a column [resamples] for each metric, with those of the derived metrics.
 
     These are computed from the means: a perplexity is exp of the mean loss, not the mean of exp.
@@ -88,7 +88,7 @@ def _with_derived(means: Table, names: Sequence[str], sizes: Mapping[str, int]) 
     return columns
 
 
-def _values(rows: Sequence[RecordScores], names: Sequence[str]) -> Table:
+def _make_table(rows: Sequence[RecordScores], names: Sequence[str]) -> Table:
     """Scores [records, metrics]; NaN where a record lacks a metric."""
     values = []
     for row in rows:
@@ -135,7 +135,7 @@ def harmonic_mean(parts: NDArray[Any]) -> Table:
         return np.asarray(parts.shape[-1] / inverse.sum(-1))
 
 
-def _means(values: Table, drawn: NDArray[Any]) -> Table:
+def _average_columns(values: Table, drawn: NDArray[Any]) -> Table:
     """Means [resamples, metrics] of values [records, metrics]; ``drawn`` [resamples, records] weighs the records."""
     present = ~np.isnan(values)
     summed = drawn @ np.where(present, values, 0.0)
@@ -181,16 +181,16 @@ def paired_difference(first: Table, second: Table, *, seed: int) -> Difference |
     rng = random_numbers(seed)
     # The means of resamples; drawing their records is several times as fast as drawing how often each occurs.
     means = []
-    for rows in _portions(len(change)):
+    for rows in _split_resamples(len(change)):
         drawn = rng.integers(len(change), size=(rows, len(change)))
         means.append(change[drawn].mean(1))
     spread = np.concatenate(means)
     average = float(change.mean())
     if binary:
         p = mcnemar(int((change > 0).sum()), int((change < 0).sum()))
-        return _difference(len(change), average, spread, p, "McNemar")
-    p = _sign_flips(change, rng)
-    return _difference(len(change), average, spread, p, "sign flips")
+        return _make_difference(len(change), average, spread, p, "McNemar")
+    p = _test_sign_flips(change, rng)
+    return _make_difference(len(change), average, spread, p, "sign flips")
 
 
 def score_difference(first: Table, second: Table, *, seed: int) -> Difference | None:
@@ -214,13 +214,13 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
 
     observed = float(difference(np.ones((1, len(first))))[0])
     changes = []
-    for rows in _portions(len(first)):
+    for rows in _split_resamples(len(first)):
         # How often each record is drawn in some resamples, [resamples, records]
         drawn = rng.multinomial(len(first), [1 / len(first)] * len(first), size=rows)
         changes.append(difference(drawn))
     spread = np.concatenate(changes)
     p = _swap_scores(old, new, present.sum(0), observed, rng)
-    return _difference(int(present.sum(0).min()), observed, spread, p, "swaps")
+    return _make_difference(int(present.sum(0).min()), observed, spread, p, "swaps")
 
 
 def _swap_scores(old: Table, new: Table, counts: NDArray[Any], observed: float, rng: np.random.Generator) -> float:
@@ -230,11 +230,11 @@ def _swap_scores(old: Table, new: Table, counts: NDArray[Any], observed: float, 
     """
     change = new - old
     swapped = []
-    for coins in _coins(len(old), rng):  # [resamples, records]
+    for coins in _throw_coins(len(old), rng):  # [resamples, records]
         swapped_new = harmonic_mean((new.sum(0) - coins @ change) / counts)
         swapped_old = harmonic_mean((old.sum(0) + coins @ change) / counts)
         swapped.append(swapped_new - swapped_old)
-    return _share_as_large(np.concatenate(swapped), observed)
+    return _find_share_as_large(np.concatenate(swapped), observed)
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -266,12 +266,12 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _difference(n: int, mean: float, spread: Table, p: float, test: Test) -> Difference:
-    low, high = _ends(spread, n)
+def _make_difference(n: int, mean: float, spread: Table, p: float, test: Test) -> Difference:
+    low, high = _find_ends(spread, n)
     return Difference(n=n, mean=mean, ci95_low=low, ci95_high=high, p=p, test=test)
 
 
-def _ends(spread: Table, n: int) -> tuple[float, float] | tuple[None, None]:
+def _find_ends(spread: Table, n: int) -> tuple[float, float] | tuple[None, None]:
     """Return the ends of the 95 % interval of resampled values of ``n`` records. NaN: a resample without the metric."""
     if n < 2:
         return None, None
@@ -279,33 +279,33 @@ def _ends(spread: Table, n: int) -> tuple[float, float] | tuple[None, None]:
     return float(low), float(high)
 
 
-def _sign_flips(change: Table, rng: np.random.Generator) -> float:
+def _test_sign_flips(change: Table, rng: np.random.Generator) -> float:
     """Return the p-value of the sums of ``change`` [records] with flipped signs."""
     observed = float(change.sum())
     if len(change) <= _EXACT:
         signs = np.array(list(product((-1.0, 1.0), repeat=len(change))))  # all patterns, [2^records, records]
-        return float(_as_large(signs @ change, observed).mean())
-    sums = np.concatenate([(2.0 * heads - 1.0) @ change for heads in _coins(len(change), rng)])
-    return _share_as_large(sums, observed)
+        return float(_find_as_large(signs @ change, observed).mean())
+    sums = np.concatenate([(2.0 * heads - 1.0) @ change for heads in _throw_coins(len(change), rng)])
+    return _find_share_as_large(sums, observed)
 
 
-def _share_as_large(drawn: Table, observed: float) -> float:
+def _find_share_as_large(drawn: Table, observed: float) -> float:
     """Return the p-value of ``observed``: the share of values at least as far from 0, ``observed`` included."""
-    return float((1 + _as_large(drawn, observed).sum()) / (1 + len(drawn)))
+    return float((1 + _find_as_large(drawn, observed).sum()) / (1 + len(drawn)))
 
 
-def _as_large(drawn: Table, observed: float) -> NDArray[np.bool_]:
+def _find_as_large(drawn: Table, observed: float) -> NDArray[np.bool_]:
     """Return which values are at least as far from 0 as ``observed``; sums that differ only by rounding are equal."""
     return np.abs(drawn) >= abs(observed) - max(1e-12, 1e-10 * float(np.abs(drawn).max()))
 
 
-def _coins(records: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:
+def _throw_coins(records: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:
     """Yield tables [some resamples, records] of fair coins, 0 or 1."""
-    for rows in _portions(records):
+    for rows in _split_resamples(records):
         yield rng.integers(0, 2, size=(rows, records)).astype(np.float64)
 
 
-def _portions(records: int) -> Iterator[int]:
+def _split_resamples(records: int) -> Iterator[int]:
     """Yield numbers of resamples that add up to `RESAMPLES`, each small enough for one table of so many ``records``."""
     size = max(1, _CELLS // records)
     for start in range(0, RESAMPLES, size):

@@ -72,7 +72,7 @@ def make_curve(
         plan: the records that are scored after each step.
         seed: the seed of the intervals.
     """
-    scored = _scored_at(sequences, plan)
+    scored = _list_scored(sequences, plan)
     general: dict[int, list[Point]] = {}
     for point in points:
         general.setdefault(point.edits, []).append(point)
@@ -94,7 +94,7 @@ def make_curve(
     return tuple(curve_points)
 
 
-def _scored_at(sequences: Sequence[Sequence[str]], plan: CurvePlan) -> dict[int, list[tuple[str, str]]]:
+def _list_scored(sequences: Sequence[Sequence[str]], plan: CurvePlan) -> dict[int, list[tuple[str, str]]]:
     """Return the (id, section) of each record that is scored at a point of the curve, by the number of edits there."""
     scored: dict[int, list[tuple[str, str]]] = {0: []}
     for names in sequences:

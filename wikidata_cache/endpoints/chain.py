@@ -86,7 +86,7 @@ class EndpointChain:
                 return
             except EndpointError as error:
                 self._note(error, troubles)
-        raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in able])
+        raise _join_failures(self.name, [troubles[endpoint.name] for endpoint in able])
 
     def select(self, query: str) -> Sequence[Binding]:
         """Return the rows of a SELECT query."""
@@ -97,7 +97,7 @@ class EndpointChain:
                 return endpoint.select(query)
             except EndpointError as error:
                 self._note(error, troubles)
-        raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in able])
+        raise _join_failures(self.name, [troubles[endpoint.name] for endpoint in able])
 
     def _able(self, template: Template | None) -> list[EndpointSource]:
         """Return the endpoints that can answer a question; if there is none, all, for their error."""
@@ -134,7 +134,7 @@ def _is_nothing(fact: Fact) -> bool:
     return not fact.value
 
 
-def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:
+def _join_failures(name: str, errors: Sequence[EndpointError]) -> EndpointError:
     last = errors[-1]
     if len(errors) == 1:
         return last

@@ -35,11 +35,11 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
     own queries that have literals: an IRI there is an error, and a literal in another variable is left out.
     """
     if reply.status != 200:
-        raise _from_status(reply, url)
+        raise _explain_reply(reply, url)
     if "x-sql-state" in reply.headers:  # Virtuoso sends this header when it stops early
         raise timed_out(url, f"the server stopped early (X-SQL-State {reply.headers['x-sql-state']})", status=200)
     if "json" not in reply.headers.get("content-type", ""):
-        raise _foreign(reply, url)
+        raise _explain_foreign(reply, url)
     content = None
     if reply.is_complete:
         with suppress(ValueError):  # the text is not JSON, or not UTF-8
@@ -52,7 +52,7 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
     try:
         return [_parse_binding(binding, literals) for binding in content["results"]["bindings"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _foreign(reply, url) from error
+        raise _explain_foreign(reply, url) from error
 
 
 def _parse_binding(binding: Mapping[str, Mapping[str, Any]], literals: Container[str] | None) -> Binding:
@@ -78,9 +78,9 @@ def text_of(term: Mapping[str, Any]) -> str:
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _foreign(reply: Reply, url: str) -> EndpointError:
+def _explain_foreign(reply: Reply, url: str) -> EndpointError:
     kind = reply.headers.get("content-type") or "no content type"
-    start = _text(reply.body[:80])
+    start = _read_text(reply.body[:80])
     problem = f"expected SPARQL JSON, found {kind} with {len(reply.body)} bytes: {start!r}"
     if "html" in kind and _has(reply.body[:4_000], _OVERLOAD_SIGNS):
         return EndpointError(
@@ -92,10 +92,10 @@ def _foreign(reply: Reply, url: str) -> EndpointError:
     return EndpointError(url, "bad answer", problem, suggestion, status=200)
 
 
-def _from_status(reply: Reply, url: str) -> EndpointError:
+def _explain_reply(reply: Reply, url: str) -> EndpointError:
     status = reply.status
     wait = seconds_to_wait(reply.headers)
-    message = _text(f"{reply.reason} ".encode() + reply.body[:4_000])
+    message = _read_text(f"{reply.reason} ".encode() + reply.body[:4_000])
     reason = f"HTTP {status} {message[:160]}".strip()
     text = message.encode()
     if status in (400, 500) and _has(text, _TRUNCATION_SIGNS):
@@ -174,11 +174,11 @@ def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
 
 
 def _has(text: bytes, signs: tuple[str, ...]) -> bool:
-    lowered = _text(text).lower()
+    lowered = _read_text(text).lower()
     return any(sign in lowered for sign in signs)
 
 
-def _text(body: bytes) -> str:
+def _read_text(body: bytes) -> str:
     return printable(body.decode("utf-8", "replace"))
 
 

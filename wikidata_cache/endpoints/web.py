@@ -106,8 +106,8 @@ class _SameHostRedirects(HTTPRedirectHandler):
 
         A POST is sent again as it was. The status 303 asks for a GET without its body, and is not followed.
         """
-        old = _origin(req.full_url)
-        new = _origin(newurl)
+        old = _find_origin(req.full_url)
+        new = _find_origin(newurl)
         _, host, port = old
         is_upgrade = port == 80 and new == ("https", host, 443)
         if new != old and not is_upgrade:
@@ -119,7 +119,7 @@ class _SameHostRedirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
+def _find_origin(url: str) -> tuple[str, str | None, int | None]:
     """Return the protocol, host and port of a URL."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)

@@ -68,7 +68,7 @@ def load_file(store: Store, path: Path) -> str:
         raise GraphFileError(path, f"is not a graph file; expected a name ending in {', '.join(SUFFIXES)}")
     with open_graph_file(path) as reader:
         if path.name.lower().endswith((".tsv", ".tsv.gz")):
-            store.bulk_extend(_tsv_quads(reader, path))
+            store.bulk_extend(_read_tsv_quads(reader, path))
         else:
             try:
                 # Wikidata's dumps have a few invalid IRIs and languages; `load` takes them too.
@@ -102,7 +102,7 @@ def open_graph_file(path: Path) -> Iterator[CountingReader]:
         raise GraphFileError(path, f"cannot be read ({error.strerror or error})") from error
 
 
-def _tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
+def _read_tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
     is_first = True  # no statement was read yet
     encoding = "utf-8-sig"  # a file may begin with a byte order mark
     for number, row in enumerate(reader, start=1):

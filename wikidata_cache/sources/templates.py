@@ -97,7 +97,7 @@ def _read_item_at_end(row: Binding) -> str:
 
 
 # What several readers of rows share.
-def _sorted_lists(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+def _sort_lists(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
     """Return the rows sorted, as lists, since JSON has no tuples."""
     return [list(row) for row in sorted(rows)]
 
@@ -134,7 +134,7 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
             target = local_id(row["o"])
             if is_property(relation) and is_item(target):
                 statements[local_id(row["s"])].add((relation, target))
-    out_facts = [Fact("out", entity, _sorted_lists(statements[entity])) for entity in ids]
+    out_facts = [Fact("out", entity, _sort_lists(statements[entity])) for entity in ids]
 
     # The labels and types of the values come in the same answer; a row about anything else is a wrong answer.
     about_values = [row for row in rows if "e" in row]
@@ -182,7 +182,7 @@ def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
         pairs = {
             (subject, relation) for subject, relation in incoming[entity] if is_item(subject) and is_property(relation)
         }
-        facts.append(Fact("in", entity, _sorted_lists(pairs)))
+        facts.append(Fact("in", entity, _sort_lists(pairs)))
     return facts
 
 
@@ -231,7 +231,7 @@ def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
             start = _normalize_time(row.get("start", ""))
             end = _normalize_time(row.get("end_time", ""))
             claims[local_id(row["s"])].add((relation, target, rank, start, end))
-    return [Fact("claims", entity, _sorted_lists(claims[entity])) for entity in ids]
+    return [Fact("claims", entity, _sort_lists(claims[entity])) for entity in ids]
 
 
 def _normalize_time(text: str) -> str:
@@ -362,7 +362,7 @@ def _read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     for end in ends:
         entities = {entity for entity, _ in pairs[end]}
         counts = Counter(kind for _, kind in pairs[end])
-        facts.append(Fact("ends", end, [len(entities), _sorted_lists(counts.items())]))
+        facts.append(Fact("ends", end, [len(entities), _sort_lists(counts.items())]))
     return facts
 
 
@@ -444,7 +444,7 @@ def _read_values(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
         for value in values:
             if value and is_property(literal.relation):
                 pairs[literal.entity].add((literal.relation, value))
-    return [Fact("values", entity, _sorted_lists(pairs[entity])) for entity in ids]
+    return [Fact("values", entity, _sort_lists(pairs[entity])) for entity in ids]
 
 
 class _StatedLiteral(NamedTuple):

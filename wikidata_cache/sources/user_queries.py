@@ -48,7 +48,7 @@ def check_select(query: str) -> None:
 
 def _find_form(query: str) -> str | None:
     """Return the word that tells what the query does, such as "select" or "insert"; None if there is none."""
-    for word in _words(query):
+    for word in _list_words(query):
         if word in _FORMS or word in _UPDATES:
             return word
     return None
@@ -56,7 +56,7 @@ def _find_form(query: str) -> str | None:
 
 def canonical(query: str) -> str:
     """Return a query without comments and with single spaces. Strings, IRIs and ambiguous queries stay unchanged."""
-    tokens = list(_tokens(query))
+    tokens = list(_split_tokens(query))
     if any(_is_doubtful(kind, text) for kind, text in tokens):
         return query.strip()
     parts: list[str] = []
@@ -76,7 +76,7 @@ def query_key(query: str) -> str:
 def order_variables(query: str, rows: Iterable[Binding]) -> list[Binding]:
     """Return the rows with their variables in the order in which the query names them; unnamed columns come last."""
     places: dict[str, int] = {}
-    for kind, text in _tokens(query):
+    for kind, text in _split_tokens(query):
         if kind == "name" and text.startswith(("?", "$")):
             places.setdefault(text[1:], len(places))
     ordered: list[Binding] = []
@@ -93,7 +93,7 @@ def forbid_service(query: str, where: str) -> None:
     """
     if "service" not in query.lower() and not _ESCAPE.search(query):
         return
-    for text in (query, _ESCAPE.sub(_character, query)):
+    for text in (query, _ESCAPE.sub(_read_escape, query)):
         if _has_service(text):
             raise ServiceForbiddenError(
                 f"The query contains SERVICE, which would connect to another server, but {where}. Remove "
@@ -102,7 +102,7 @@ def forbid_service(query: str, where: str) -> None:
 
 
 def _has_service(query: str) -> bool:
-    tokens = list(_tokens(query))
+    tokens = list(_split_tokens(query))
     if any(_is_doubtful(kind, text) for kind, text in tokens):
         return "service" in query.lower()
     return any(kind in ("word", "other") and "service" in text.lower() for kind, text in tokens)
@@ -113,23 +113,23 @@ def _is_doubtful(kind: str, text: str) -> bool:
     return kind == "iri" and not _SURELY_IRI.match(text)
 
 
-def _words(query: str) -> Iterator[str]:
+def _list_words(query: str) -> Iterator[str]:
     """Yield the words of the code in lower case, without the prefix names that the prologue declares."""
     previous = ""
-    for kind, text in _tokens(query):
+    for kind, text in _split_tokens(query):
         if kind == "word" and previous != "prefix":
             yield text.lower()
         if kind not in ("space", "comment"):
             previous = text.lower()
 
 
-def _tokens(query: str) -> Iterator[tuple[str, str]]:
+def _split_tokens(query: str) -> Iterator[tuple[str, str]]:
     """Yield the tokens of a query: the kind, a group of `_TOKEN`, and the text."""
     for match in _TOKEN.finditer(query):
         yield match.lastgroup or "other", match[0]
 
 
-def _character(escape: re.Match[str]) -> str:
+def _read_escape(escape: re.Match[str]) -> str:
     """Return the character of an escape such as \\u0053, or the escape itself if there is no such character."""
     number = int(escape[1] or escape[2], 16)
     if number >= 0x110000:

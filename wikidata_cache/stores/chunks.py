@@ -54,7 +54,7 @@ def open_chunks(path: Path) -> Iterator[ChunkReader]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _explain_unreadable(path, error) from error
     size = path.stat().st_size
     bar = Bar(title=path.name, unit="B", total=size, leave=False)
     with closing(file), closing(bar):
@@ -67,7 +67,7 @@ class ChunkReader:
     def __init__(self, path: Path, raw: _HashingFile) -> None:
         self.path = path
         self._raw = raw
-        self._file = _unzipped(cast(IO[bytes], raw), path)
+        self._file = _unzip(cast(IO[bytes], raw), path)
 
     @property
     def sha256(self) -> str:
@@ -136,14 +136,14 @@ def read_head(path: Path) -> bytes:
     """Return the first 64 KiB of the unzipped file."""
     try:
         with path.open("rb") as file:
-            return _unzipped(file, path).read(_HEAD)
+            return _unzip(file, path).read(_HEAD)
     except _CORRUPT as error:
         raise GraphFileError(path, f"corrupt or cut-off compressed file ({error}); fetch the file again") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _explain_unreadable(path, error) from error
 
 
-def _unzipped(file: IO[bytes], path: Path) -> IO[bytes]:
+def _unzip(file: IO[bytes], path: Path) -> IO[bytes]:
     """Unzip a file whose first bytes say gzip or bzip2; raise GraphFileError for other compression formats."""
     with path.open("rb") as start:
         magic = start.read(4)
@@ -156,7 +156,7 @@ def _unzipped(file: IO[bytes], path: Path) -> IO[bytes]:
     return file
 
 
-def _unreadable(path: Path, error: OSError) -> GraphFileError:
+def _explain_unreadable(path: Path, error: OSError) -> GraphFileError:
     if isinstance(error, FileNotFoundError):
         return GraphFileError(path, "does not exist; check the path")
     return GraphFileError(path, f"cannot be read ({error})")

@@ -131,10 +131,10 @@ def index_names(path: Path, spooled: Path, weights: Path) -> tuple[LabelCounts, 
     with spooled.open("rb") as file:
         rows = read_names(line.removesuffix(b"\n") for line in file)
         entries = map(LabelEntry._make, rows)
-        return build_label_index(path, entries, weights=_statements_per_id(weights))
+        return build_label_index(path, entries, weights=_read_statements_per_id(weights))
 
 
-def _statements_per_id(weights: Path) -> Iterator[tuple[str, int]]:
+def _read_statements_per_id(weights: Path) -> Iterator[tuple[str, int]]:
     """Yield ids with their numbers of statements from a file of int64 pairs, in which a property is negative."""
     with weights.open("rb") as pairs:
         while block := pairs.read(16 * _INDEX_BLOCK):

@@ -106,7 +106,7 @@ def find_inputs(sources: Iterable[str | Path], *, languages: Languages | None = 
     for source in sources:
         path = user_path(source)
         if path.is_dir():
-            files += _folder_files(path, languages)
+            files += _list_folder_files(path, languages)
         else:
             files.append(path)
     for file in files:
@@ -122,7 +122,7 @@ def find_inputs(sources: Iterable[str | Path], *, languages: Languages | None = 
     return inputs
 
 
-def _folder_files(folder: Path, languages: Languages | None) -> list[Path]:
+def _list_folder_files(folder: Path, languages: Languages | None) -> list[Path]:
     """Return the files of a folder that can be loaded: those of CoDEx, or else those with a usual ending."""
     files = codex_files(folder, languages=languages)
     if not files:
@@ -144,11 +144,11 @@ def codex_files(folder: Path, *, languages: Languages | None = DEFAULT_LANGUAGES
         for triples in (root, *sorted((root / "triples").glob("codex-*"))):
             splits += [triples / name for name in _SPLITS if (triples / name).is_file()]
         if splits:
-            return splits + _codex_label_files(root, languages)
+            return splits + _list_codex_label_files(root, languages)
     return []
 
 
-def _codex_label_files(root: Path, languages: Languages | None) -> list[Path]:
+def _list_codex_label_files(root: Path, languages: Languages | None) -> list[Path]:
     """Return CoDEx's label files in the wanted languages, such as ``entities/en/entities.json``."""
     labels = list[Path]()
     for part in _LABELS:

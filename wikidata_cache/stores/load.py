@@ -149,7 +149,7 @@ def _describe_file(path: Path) -> list[object]:
 def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadReport:
     """Build the store in the work folder, from where an earlier load stopped; the errors say what is stored."""
     if is_store(work.folder):  # an earlier run was killed between the last step and the move
-        return _finished_report(work)
+        return _report_finished(work)
     try:
         return _build(work, inputs, options)
     except GraphFileError as error:
@@ -159,7 +159,7 @@ def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) 
         raise OSError(error.problem) from error
 
 
-def _finished_report(work: Work) -> LoadReport:
+def _report_finished(work: Work) -> LoadReport:
     """Return the report of a store that is complete already; delete the store and raise if it is damaged."""
     try:
         manifest = read_manifest(work.folder)
@@ -251,7 +251,7 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
         chunks = reader.chunks(start=progress.offset, lines=progress.lines)
         chunks = source.report_cut_off(chunks, bad)
         if source.kind == "CoDEx labels":
-            chunks = _as_one_chunk(chunks)
+            chunks = _join_chunks(chunks)
         translated = batches(chunks, source.translate(options, bad))
         with closing(read_ahead(translated)) as batches_ahead:
             for batch in batches_ahead:
@@ -294,7 +294,7 @@ def _add_batch(work: Work, database: Database, batch: Batch, path: Path) -> None
         progress.probes.append(batch.probe)
 
 
-def _as_one_chunk(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+def _join_chunks(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     """Yield a file as one chunk: the labels of CoDEx are one JSON object."""
     parts = list(chunks)
     if parts:

@@ -111,7 +111,7 @@ def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
         content = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         version = content.pop("format")
         if version != FORMAT:
-            raise _unusable(folder, f"has the format {version!r}; this release reads {FORMAT!r}")
+            raise _explain_unusable(folder, f"has the format {version!r}; this release reads {FORMAT!r}")
         files = {name: StoredFile(**values) for name, values in content.pop("files").items()}
         manifest = Manifest(files=files, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -167,7 +167,7 @@ def store_read_errors(folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SyntaxError) as error:
         problem = f"its database cannot be read, so the database or the disk is damaged ({error})"
-        raise _unusable(folder, problem) from error
+        raise _explain_unusable(folder, problem) from error
 
 
 def stored_files(folder: Path) -> dict[str, StoredFile]:
@@ -175,7 +175,7 @@ def stored_files(folder: Path) -> dict[str, StoredFile]:
     engine = [path for path in sorted((folder / ENGINE).iterdir()) if not path.name.startswith("LO")]
     paths = [*engine, folder / LABELS]
     stats = {path: path.stat() for path in paths}
-    hashes = _sha256(paths)
+    hashes = _hash_files(paths)
     files = {}
     for path in paths:
         files[path.relative_to(folder).as_posix()] = StoredFile(
@@ -191,11 +191,13 @@ def _check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool) 
         try:
             stat = (folder / name).stat()
         except FileNotFoundError as error:
-            raise _unusable(folder, f"is incomplete: {name} is missing") from error
+            raise _explain_unusable(folder, f"is incomplete: {name} is missing") from error
         except OSError as error:
-            raise _unusable(folder, f"{name} cannot be read ({error.strerror or error})") from error
+            raise _explain_unusable(folder, f"{name} cannot be read ({error.strerror or error})") from error
         if stat.st_size != expected.bytes:
-            raise _unusable(folder, f"is incomplete: {name} has {stat.st_size} bytes instead of {expected.bytes}")
+            raise _explain_unusable(
+                folder, f"is incomplete: {name} has {stat.st_size} bytes instead of {expected.bytes}"
+            )
         if every or stat.st_mtime_ns != expected.mtime_ns:
             doubtful.append(name)
     begun = time.monotonic()
@@ -214,17 +216,17 @@ def _check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool) 
 def _check_hashes(folder: Path, files: Mapping[str, StoredFile]) -> None:
     """Raise StoreError, which names the file, if the content of a file is not what was loaded."""
     try:
-        hashes = _sha256([folder / name for name in files])
+        hashes = _hash_files([folder / name for name in files])
     except OSError as error:
         where = error.filename or "a file"
         problem = f"the store or its disk is damaged: {where} cannot be read ({error.strerror or error})"
-        raise _unusable(folder, problem) from error
+        raise _explain_unusable(folder, problem) from error
     for name, expected in files.items():
         if hashes[folder / name] != expected.sha256:
-            raise _unusable(folder, f"is damaged: the content of {name} is not what was loaded")
+            raise _explain_unusable(folder, f"is damaged: the content of {name} is not what was loaded")
 
 
-def _sha256(paths: Sequence[Path]) -> dict[Path, str]:
+def _hash_files(paths: Sequence[Path]) -> dict[Path, str]:
     """Return the sha256 of each file as hex; a progress bar appears after one second."""
     total = sum(path.stat().st_size for path in paths)
     digests = {path: hashlib.sha256() for path in paths}
@@ -237,7 +239,7 @@ def _sha256(paths: Sequence[Path]) -> dict[Path, str]:
     return {path: digest.hexdigest() for path, digest in digests.items()}
 
 
-def _unusable(folder: Path, problem: str) -> StoreError:
+def _explain_unusable(folder: Path, problem: str) -> StoreError:
     reload = f"`wikidata-cache load SOURCE --store {quote(str(folder))} --force`"
     return StoreError(folder, f"{problem}. Copy the folder again from its source, or load it again: {reload}")
 

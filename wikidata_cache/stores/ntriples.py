@@ -87,7 +87,7 @@ def wanted_lines_translator(bad: BadLineHandler, *, values: bool, languages: Lan
 
     `bad` is called for unreadable lines. Texts are kept in these languages, or in all for None.
     """
-    pattern = _wanted_pattern(values=values, languages=languages)
+    pattern = _make_wanted_pattern(values=values, languages=languages)
 
     def translate(lines: bytes, first: int) -> list[bytes]:
         tidy = _tidy(lines, first, bad)
@@ -97,7 +97,7 @@ def wanted_lines_translator(bad: BadLineHandler, *, values: bool, languages: Lan
     return translate
 
 
-def _wanted_pattern(*, values: bool, languages: Languages | None) -> re.Pattern[bytes]:
+def _make_wanted_pattern(*, values: bool, languages: Languages | None) -> re.Pattern[bytes]:
     """Return the pattern of a wanted line after the end of the line before it; its group is the line.
 
     It reads: the subject is an item or a property, and predicate and object one of four kinds; or the subject is a

@@ -138,7 +138,7 @@ def json_entities(bad: BadLineHandler, *, values: bool, languages: Languages | N
             if text in (b"", b"[", b"]"):
                 continue
             try:
-                kept += _entity_lines(parse(text), values=values, languages=languages)
+                kept += _write_entity_lines(parse(text), values=values, languages=languages)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 bad(number, f"is not an entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
         return kept
@@ -168,16 +168,16 @@ def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iter
         yield pending
 
 
-def _entity_lines(entity: Json, *, values: bool, languages: Languages | None) -> Iterator[bytes]:
+def _write_entity_lines(entity: Json, *, values: bool, languages: Languages | None) -> Iterator[bytes]:
     name = entity["id"]
     if not is_entity(name):  # a lexeme
         return
-    yield from _text_lines(entity, name, languages)
+    yield from _write_text_lines(entity, name, languages)
     if is_item(name):
-        yield from _truthy_lines(entity, name, values=values)
+        yield from _write_truthy_lines(entity, name, values=values)
 
 
-def _text_lines(entity: Json, name: str, languages: Languages | None) -> Iterator[bytes]:
+def _write_text_lines(entity: Json, name: str, languages: Languages | None) -> Iterator[bytes]:
     """Yield the labels, descriptions and aliases in the wanted languages."""
     for kind, key in (("label", "labels"), ("description", "descriptions"), ("alias", "aliases")):
         texts = entity.get(key) or {}  # PHP writes an empty map as []
@@ -189,12 +189,12 @@ def _text_lines(entity: Json, name: str, languages: Languages | None) -> Iterato
                 yield text_line(name, kind, entry["value"], language)
 
 
-def _truthy_lines(entity: Json, name: str, *, values: bool) -> Iterator[bytes]:
+def _write_truthy_lines(entity: Json, name: str, *, values: bool) -> Iterator[bytes]:
     """Yield the statements of the best rank that each property has; deprecated ones never are truthy."""
     for relation, statements in (entity.get("claims") or {}).items():
-        best = _best_rank(statements)
+        best = _find_best_rank(statements)
         truthy = [statement for statement in statements if statement["rank"] == best]
-        items = [_item_value(statement) for statement in truthy]
+        items = [_read_item(statement) for statement in truthy]
         for item in dict.fromkeys(items):  # each once
             if item and is_property(relation):
                 yield statement_line(name.encode(), relation.encode(), item.encode())
@@ -206,7 +206,7 @@ def _truthy_lines(entity: Json, name: str, *, values: bool) -> Iterator[bytes]:
                 yield from value_lines(name, relation, literal)
 
 
-def _best_rank(statements: Iterable[Json]) -> str | None:
+def _find_best_rank(statements: Iterable[Json]) -> str | None:
     ranks = {statement["rank"] for statement in statements}
     for rank in _RANKS:
         if rank in ranks:
@@ -214,7 +214,7 @@ def _best_rank(statements: Iterable[Json]) -> str | None:
     return None
 
 
-def _item_value(statement: Json) -> str | None:
+def _read_item(statement: Json) -> str | None:
     """Return the item that is the value of a statement; None for unknown values, no values and other value types."""
     snak = statement["mainsnak"]
     if snak["snaktype"] != "value" or snak["datavalue"]["type"] != "wikibase-entityid":

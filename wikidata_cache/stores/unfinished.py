@@ -96,7 +96,7 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
                 raise StoreError(target, "another process has just finished loading this store")
             progress = _read_progress(folder, plan)
             if progress is None:
-                _empty(folder)
+                _empty_folder(folder)
                 progress = Progress(plan)
             yield Work(folder, progress)
     except Timeout as error:
@@ -106,7 +106,7 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
 def swap_in(folder: Path, target: Path) -> None:
     """Move a finished store to `target`. An older store there is moved aside first, and deleted last."""
     # Two renames: a kill between them leaves the old store at `aside`; `restore_interrupted_swap` moves it back.
-    aside = _backup_path(target)
+    aside = _name_backup(target)
     _delete_leftovers(folder)
     if target.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -123,11 +123,11 @@ def swap_in(folder: Path, target: Path) -> None:
 
 def restore_interrupted_swap(target: Path) -> None:
     """Move back a store that `swap_in` had moved aside when it was interrupted."""
-    if not target.exists() and _backup_path(target).exists():
-        _backup_path(target).replace(target)
+    if not target.exists() and _name_backup(target).exists():
+        _name_backup(target).replace(target)
 
 
-def _empty(folder: Path) -> None:
+def _empty_folder(folder: Path) -> None:
     """Delete everything in the folder but the lock."""
     for path in folder.iterdir():
         if path.name == _LOCK:
@@ -157,5 +157,5 @@ def _delete_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _backup_path(target: Path) -> Path:
+def _name_backup(target: Path) -> Path:
     return target.with_name(f"{target.name}.replaced")

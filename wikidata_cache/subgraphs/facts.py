@@ -54,7 +54,7 @@ class Facts:
 
     def out(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
         """Return {id: its (property, object) pairs, with housekeeping; [] for none}."""
-        return {entity: _pairs(answer) for entity, answer in self._ask(templates.OUT, ids).items()}
+        return {entity: _read_pairs(answer) for entity, answer in self._ask(templates.OUT, ids).items()}
 
     def incoming(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]] | None]:
         """Return {id: (subject, property) pairs of the statements with the id as value; None for a hub}.
@@ -65,7 +65,7 @@ class Facts:
         for entity, answer in self._ask(templates.IN, ids).items():
             incoming[entity] = None
             if answer is not None:
-                incoming[entity] = _pairs(answer)
+                incoming[entity] = _read_pairs(answer)
         return incoming
 
     def degrees(self, ids: Iterable[str]) -> dict[str, int]:
@@ -81,7 +81,7 @@ class Facts:
 
     def values(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
         """Return {id: the (property, value) pairs of its dates and quantities; [] for none}."""
-        return {entity: _pairs(answer) for entity, answer in self._ask(templates.VALUES, ids).items()}
+        return {entity: _read_pairs(answer) for entity, answer in self._ask(templates.VALUES, ids).items()}
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """Return {id: label} for the ids that have a label, in the first language of the chain that has one."""
@@ -312,7 +312,7 @@ class Facts:
         return {entity: known[entity] for entity in ids}
 
 
-def _pairs(answer: Json) -> list[tuple[str, str]]:
+def _read_pairs(answer: Json) -> list[tuple[str, str]]:
     """Return the pairs of a JSON answer, which has lists of two."""
     return [(first, second) for first, second in answer]
 
@@ -346,7 +346,9 @@ def summarize_claims(claims: Iterable[Claim]) -> dict[str, object]:
 
     The best claim has the highest rank, then the latest start, then the latest end; no end counts as the latest.
     """
-    latest = sorted(claims, key=lambda claim: (_moment(claim.start), not claim.end, _moment(claim.end)), reverse=True)
+    latest = sorted(
+        claims, key=lambda claim: (_parse_moment(claim.start), not claim.end, _parse_moment(claim.end)), reverse=True
+    )
     best_first = sorted(latest, key=lambda claim: claim.rank != "preferred")  # a stable sort
     described = []
     for claim in best_first:
@@ -354,7 +356,7 @@ def summarize_claims(claims: Iterable[Claim]) -> dict[str, object]:
     return {**described[0], "claims": described}
 
 
-def _moment(time: str) -> tuple[int, str]:
+def _parse_moment(time: str) -> tuple[int, str]:
     """Return an xsd:dateTime as (year, rest), which can be compared; years BCE begin with a minus."""
     year, _, rest = time.removeprefix("-").partition("-")
     try:

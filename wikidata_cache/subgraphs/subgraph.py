@@ -116,7 +116,7 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         graph.bind("wd", ENTITY)
         graph.bind("wdt", DIRECT)
         label = rdflib.URIRef(RDFS_LABEL)
-        term = {node: _rdf_term(node) for node in self}
+        term = {node: _make_rdf_term(node) for node in self}
         for node, data in self.nodes(data=True):
             if data["label"] != node and not is_value(node):
                 graph.add((term[node], label, rdflib.Literal(data["label"], lang="en")))
@@ -138,11 +138,11 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         cannot hold become spaces.
         """
         plain = nx.MultiDiGraph()
-        plain.graph |= _scalars(self.graph)
+        plain.graph |= _write_scalars(self.graph)
         for node, data in self.nodes(data=True):
-            plain.add_node(node, **_scalars(data))
+            plain.add_node(node, **_write_scalars(data))
         for u, v, key, data in self.edges(keys=True, data=True):
-            plain.add_edge(u, v, key=f"{u} {key} {v}", **_scalars(data))
+            plain.add_edge(u, v, key=f"{u} {key} {v}", **_write_scalars(data))
         file = io.BytesIO()
         nx.write_graphml_xml(plain, file, named_key_ids=True)
         return write_atomically(path, file.getvalue())
@@ -193,7 +193,7 @@ def edge_hop(graph: nx.MultiDiGraph, subject: str, target: str) -> int:
     return 1 + int(hop)
 
 
-def _rdf_term(node: str) -> rdflib.term.Node:
+def _make_rdf_term(node: str) -> rdflib.term.Node:
     """Return a node as a literal (a date or a quantity), an IRI (an entity), or else a blank node."""
     import rdflib
 
@@ -205,7 +205,7 @@ def _rdf_term(node: str) -> rdflib.term.Node:
     return rdflib.BNode(node.removeprefix("_:"))
 
 
-def _scalars(attributes: dict[str, Any]) -> dict[str, Any]:
+def _write_scalars(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return the attributes with every value as a number or as text that XML can hold."""
     scalars: dict[str, Any] = {}
     for name, value in attributes.items():

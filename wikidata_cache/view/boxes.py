@@ -148,7 +148,7 @@ def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) 
     """Return a place (x, y) for each group, in order, spread evenly on the smallest ellipse that has room for them."""
     boxes = sum(len(part.boxes) for part in parts)
     if len(parts) > _MOST_GROUPS or boxes > _MOST_BOXES:
-        return _rows_around(centre, parts)
+        return _place_rows_around(centre, parts)
     step = _STEP
     paddings: Sequence[float] = _PADDINGS
     if boxes > _FEW_BOXES:
@@ -162,13 +162,13 @@ def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) 
             rings = _STAGGERED
         grown = sector._replace(radii=radii, rings=rings, step=step)
         for padding in paddings:
-            points = _fill(centre, parts, grown, padding, 0.0)
+            points = _fill_ring(centre, parts, grown, padding, 0.0)
             if points:
-                return _spread(centre, parts, grown, padding, points)
-    return _rows_around(centre, parts)
+                return _spread_out(centre, parts, grown, padding, points)
+    return _place_rows_around(centre, parts)
 
 
-def _spread(
+def _spread_out(
     centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float, points: list[Point]
 ) -> list[Point]:
     """Return places with the largest angle between neighbours with which the groups still fit, found by bisection.
@@ -177,12 +177,12 @@ def _spread(
     """
     low = 0.0
     high = sector.sweep / len(parts)
-    even = _fill(centre, parts, sector, padding, high)
+    even = _fill_ring(centre, parts, sector, padding, high)
     if even:
         return even
     for _ in range(_BISECTIONS):
         angle = (low + high) / 2
-        wider = _fill(centre, parts, sector, padding, angle)
+        wider = _fill_ring(centre, parts, sector, padding, angle)
         if wider:
             points = wider
             low = angle
@@ -191,7 +191,7 @@ def _spread(
     return points
 
 
-def _fill(
+def _fill_ring(
     centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float, least: float
 ) -> list[Point] | None:
     """Put each group at the first free angle at least `least` after the previous group; None if they do not fit."""
@@ -254,7 +254,7 @@ def _find_free(
     return None
 
 
-def _rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[Point]:
+def _place_rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[Point]:
     """Return places in rows above and below the centre, in a block about 1.6 times as wide as high."""
     extents = [part.extent for part in parts]
     area = sum((extent.width + _ROW_GAP) * (extent.height + _ROW_GAP) for extent in extents)

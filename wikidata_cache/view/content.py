@@ -39,16 +39,16 @@ def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
                 "label": printable(label, longest=300),
                 "text": printable(label, longest=34),
                 "role": data.get("role", "statement"),
-                "note": printable(_note(data), longest=80),
+                "note": printable(_describe_edge(data), longest=80),
             }
         )
     around_edit = has_edit(edges)
     nearest = nearest_hop(edges)
-    nodes = [_node_content(node, data, nearest, around_edit=around_edit) for node, data in graph.nodes(data=True)]
+    nodes = [_describe_node(node, data, nearest, around_edit=around_edit) for node, data in graph.nodes(data=True)]
     return {"nodes": nodes, "edges": edges}
 
 
-def _node_content(node: str, data: Mapping[str, Any], nearest: int, *, around_edit: bool) -> dict[str, Any]:
+def _describe_node(node: str, data: Mapping[str, Any], nearest: int, *, around_edit: bool) -> dict[str, Any]:
     """Return a node's texts, its colour, and its place; ``nearest`` is the hop of the nearest neighbours."""
     role = data.get("role", "neighbour")
     hop = int(data.get("hop", 0))
@@ -73,7 +73,7 @@ def _node_content(node: str, data: Mapping[str, Any], nearest: int, *, around_ed
     }
 
 
-def _note(data: Mapping[str, Any]) -> str:
+def _describe_edge(data: Mapping[str, Any]) -> str:
     """Return what an edge says besides its label, such as "from 1960-01-02 until 1970-01-01, preferred".
 
     Times are given as days, and "preferred" is the only rank that is named.

@@ -47,28 +47,28 @@ def page(graph: nx.MultiDiGraph) -> str:
     content = elements(graph)
     heading = headline(graph)
     marked = f"<bdi>{escape(heading)}</bdi>"
-    edit = _edit_parts(graph)
+    edit = _read_edit(graph)
     if edit is not None:
         subject, relation, new = map(escape, edit)
         marked = f'<bdi>{subject}</bdi> <span class="property">{relation} →</span> <bdi class="new">{new}</bdi>'
-    entities, statements = _counts(content)
+    entities, statements = _write_counts(content)
     parts = {
         "TITLE": escape(heading),
         "HEADING": marked,
         "SUBTITLE": escape(subtitle(graph, content)),
         "SUMMARY": escape(f"Graph, {entities}, {statements}: {heading}"),
-        "LEGEND": _legend(content),
+        "LEGEND": _write_legend(content),
         "COUNT": f"All as text: {statements}",
         "ROWS": statement_rows(content),
         "DATA": embeddable(content),
-        "STYLE": _file("template/page.css"),
-        "SCRIPT": "".join(_file(f"template/{name}") for name in _SCRIPTS),
-        "CYTOSCAPE": _file("vendor/cytoscape.min.js"),
+        "STYLE": _read_file("template/page.css"),
+        "SCRIPT": "".join(_read_file(f"template/{name}") for name in _SCRIPTS),
+        "CYTOSCAPE": _read_file("vendor/cytoscape.min.js"),
     }
-    return _PLACE.sub(lambda match: parts[match[1]], _file("template/page.html"))
+    return _PLACE.sub(lambda match: parts[match[1]], _read_file("template/page.html"))
 
 
-def _legend(content: GraphContent) -> str:
+def _write_legend(content: GraphContent) -> str:
     """Return the legend of the kinds of nodes and edges that are there; hops count from the edit, or from the item."""
     kinds = {node["kind"] for node in content["nodes"]}
     for edge in content["edges"]:
@@ -87,18 +87,18 @@ def _legend(content: GraphContent) -> str:
 
 def headline(graph: nx.MultiDiGraph) -> str:
     """Return the edit as "subject — relation → new object"; without an edit, the label of the first node."""
-    edit = _edit_parts(graph)
+    edit = _read_edit(graph)
     if edit is None:
-        return _label(graph, next(iter(graph)))
+        return _read_label(graph, next(iter(graph)))
     subject, relation, new = edit
     return f"{subject} — {relation} → {new}"
 
 
-def _edit_parts(graph: nx.MultiDiGraph) -> tuple[str, str, str] | None:
+def _read_edit(graph: nx.MultiDiGraph) -> tuple[str, str, str] | None:
     """Return the labels of subject, relation and new object; None for a graph without an edit."""
     for u, v, data in graph.edges(data=True):
         if data.get("role") == "edit":
-            return _label(graph, u), printable(data["label"] or "edit", longest=80), _label(graph, v)
+            return _read_label(graph, u), printable(data["label"] or "edit", longest=80), _read_label(graph, v)
     return None
 
 
@@ -109,7 +109,7 @@ def subtitle(graph: nx.MultiDiGraph, content: GraphContent) -> str:
     parts = []
     if old:
         parts.append(f"instead of {printable(old['object_label'], longest=80)}")
-    parts += _counts(content)
+    parts += _write_counts(content)
     if "hops" in about:
         parts.append(f"{number_of(about['hops'], 'hop')}, {about['per_node']} a node, seed {about['seed']}")
     parts += [f"{merged} was merged into {item}" for merged, item in about.get("redirects", {}).items()]
@@ -181,11 +181,11 @@ def embeddable(value: object) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _label(graph: nx.MultiDiGraph, node: str) -> str:
+def _read_label(graph: nx.MultiDiGraph, node: str) -> str:
     return printable(str(graph.nodes[node].get("label", node)), longest=80) or node
 
 
-def _counts(content: GraphContent) -> list[str]:
+def _write_counts(content: GraphContent) -> list[str]:
     """Return the numbers of entities and statements shown, as two texts."""
     entities = f"{len(content['nodes'])} entities"
     if len(content["nodes"]) == 1:
@@ -197,5 +197,5 @@ def _counts(content: GraphContent) -> list[str]:
     return [entities, statements]
 
 
-def _file(name: str) -> str:
+def _read_file(name: str) -> str:
     return files("wikidata_cache").joinpath("view", *name.split("/")).read_text(encoding="utf-8")

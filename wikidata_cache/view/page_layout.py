@@ -41,14 +41,14 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
     subject = _find_by_role(graph, tree.roots, "subject")
     old = _find_by_role(graph, tree.roots, "target_true")
     if subject is None or subject == main:
-        picture = _cluster(main, tree, sizes, _CIRCLE)
+        picture = _place_cluster(main, tree, sizes, _CIRCLE)
     else:
         if old == main:
             old = None
         picture = _place_edit(main, subject, old, tree, sizes)
     for root in tree.roots:  # parts of the graph that no edge connects to the edit, one below the other
         if root not in picture.points:
-            other = _cluster(root, tree, sizes, _CIRCLE)
+            other = _place_cluster(root, tree, sizes, _CIRCLE)
             picture.add(other, 0.0, picture.extent.bottom + 80 - other.extent.top)
     places = {}
     for node in graph:
@@ -61,13 +61,13 @@ def _place_edit(new: str, subject: str, old: str | None, tree: _Tree, sizes: Map
     """Return o* with the subject on its left, and with the old object below the subject."""
     # o* with its neighbours everywhere but on the left, where the edge of the edit arrives.
     ring = Sector(-math.pi + _CLEARANCE[0], 2 * math.pi - sum(_CLEARANCE), _AROUND_ROOT)
-    picture = _cluster(new, tree, sizes, ring)
+    picture = _place_cluster(new, tree, sizes, ring)
     # The subject, with neighbours on the far side of its edges to o* (right) and to o (down); o is below it.
     down = math.pi / 2 + _CLEARANCE[0]
     right = 2 * math.pi - _CLEARANCE[1]
-    left = _cluster(subject, tree, sizes, Sector(down, right - down, _AROUND_ROOT))
+    left = _place_cluster(subject, tree, sizes, Sector(down, right - down, _AROUND_ROOT))
     if old is not None:
-        below = _cluster(old, tree, sizes, Sector(0.0, math.pi, _AROUND_ROOT))
+        below = _place_cluster(old, tree, sizes, Sector(0.0, math.pi, _AROUND_ROOT))
         left.add(below, 0.0, left.extent.bottom + _DOWN * tree.stretch - below.extent.top)
     # As near to o* as possible without touching boxes.
     x = picture.part.boxes[0].left - _BETWEEN * tree.stretch - left.part.boxes[0].right
@@ -77,7 +77,7 @@ def _place_edit(new: str, subject: str, old: str | None, tree: _Tree, sizes: Map
     return picture
 
 
-def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) -> _Cluster:
+def _place_cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) -> _Cluster:
     """Return a root with its children on a ring around it, each with its own children farther out."""
     box = Rectangle.of(sizes[root])
     cluster = _Cluster({root: (0.0, 0.0)}, BoxGroup([box], box))
@@ -97,7 +97,7 @@ def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) 
             points, extent = place_in_block(child, tree.children, sizes, is_upwards=math.sin(direction) < -0.2)
             parts.append(_Cluster(points, BoxGroup([extent], extent)))
         else:
-            parts.append(_cluster(child, tree, sizes, Sector(direction - _FAN / 2, _FAN, _AROUND_NEIGHBOUR)))
+            parts.append(_place_cluster(child, tree, sizes, Sector(direction - _FAN / 2, _FAN, _AROUND_NEIGHBOUR)))
     points_on_ring = place_on_ring(box.wider(70 * tree.scale), [part.part for part in parts], sector)
     for part, point in zip(parts, points_on_ring, strict=True):
         cluster.add(part, *point)

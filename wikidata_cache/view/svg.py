@@ -81,14 +81,14 @@ def draw(graph: nx.MultiDiGraph, path: str | Path, *, title: str | None = None) 
 
 def svg(graph: nx.MultiDiGraph, *, title: str | None = None, widest: float = math.inf) -> str:
     """Return the drawing as an SVG document with a legend, scaled down to at most `widest` pixels of width."""
-    shapes, classes, width, height = _tree_shapes(graph)
+    shapes, classes, width, height = _draw_tree(graph)
     heading = printable(title or "", longest=120)
     top = 0
     heading_text = ""
     if heading:
         top = _HEADING
-        heading_text = _text(24, 22, heading, kind="heading")
-    keys, keys_width = _legend(classes, top + height + _LEGEND / 2)
+        heading_text = _draw_text(24, 22, heading, kind="heading")
+    keys, keys_width = _draw_legend(classes, top + height + _LEGEND / 2)
     heading_width = 48 + text_width(heading, bold=True) * 15 / 12  # its font has 15 pixels instead of 12
     full_width = max(width, keys_width, heading_width)
     full_height = top + height + _LEGEND
@@ -102,7 +102,7 @@ def svg(graph: nx.MultiDiGraph, *, title: str | None = None, widest: float = mat
     )
 
 
-def _legend(classes: Collection[str], y: float) -> tuple[str, float]:
+def _draw_legend(classes: Collection[str], y: float) -> tuple[str, float]:
     """Return the legend of these classes of nodes and edges in one line at y, and its width in pixels."""
     keys = []
     x = 24.0
@@ -114,8 +114,8 @@ def _legend(classes: Collection[str], y: float) -> tuple[str, float]:
             sign = f'<path d="M{x:.1f} {y:.1f}h{width}"/>'
         else:
             width = 12
-            sign = _box(x + width / 2, y, width, 12)
-        keys.append(f'<g class="{kind}">{sign}</g>{_text(x + width + 6, y, name, kind="key")}')
+            sign = _draw_box(x + width / 2, y, width, 12)
+        keys.append(f'<g class="{kind}">{sign}</g>{_draw_text(x + width + 6, y, name, kind="key")}')
         x += width + 6 + text_width(name) + 20
     return "".join(keys), x
 
@@ -128,7 +128,7 @@ def inline_svg(graph: nx.MultiDiGraph, *, title: str, most: int = 60) -> str:
         title: the text for screen readers.
         most: of a larger graph, only so many statements are drawn, those nearest to the edit.
     """
-    shapes, _, width, height = _tree_shapes(nearest(graph, most))
+    shapes, _, width, height = _draw_tree(nearest(graph, most))
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     fit = 'style="max-width: 100%; height: auto"'
     return f'<svg class="subgraph" role="img" {size} {fit}><title>{escape(title)}</title>{shapes}</svg>'
@@ -157,7 +157,7 @@ def nearest(graph: nx.MultiDiGraph, most: int) -> nx.MultiDiGraph:
     return part
 
 
-def _tree_shapes(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
+def _draw_tree(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
     """Return the edges and nodes of the tree as SVG, their classes, and the width and height in pixels."""
     if not len(graph):
         raise BadOptionError("The graph is empty; there is nothing to draw.")
@@ -167,7 +167,7 @@ def _tree_shapes(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
     for node in nodes:
         if node.parent is not None:
             kind = _EDGES.get(node.edge_role, "edge")
-            shapes.append(f'<g class="{kind}">{_edge_shapes(node, node.parent)}</g>')
+            shapes.append(f'<g class="{kind}">{_draw_edge(node, node.parent)}</g>')
             classes.add(kind)
     for node in nodes:
         kind = "node"
@@ -176,13 +176,13 @@ def _tree_shapes(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
         elif node.role in _CLASSES:
             kind = f"node {_CLASSES[node.role]}"
         middle = node.left + node.width / 2
-        box = _box(middle, node.y, node.width, BOX_HEIGHT)
-        shapes.append(f'<g class="{kind}">{box}{_text(middle, node.y, node.text)}</g>')
+        box = _draw_box(middle, node.y, node.width, BOX_HEIGHT)
+        shapes.append(f'<g class="{kind}">{box}{_draw_text(middle, node.y, node.text)}</g>')
         classes.add(kind)
     return "".join(shapes), classes, width, height
 
 
-def _edge_shapes(node: DrawnNode, parent: DrawnNode) -> str:
+def _draw_edge(node: DrawnNode, parent: DrawnNode) -> str:
     """Return the line from a parent to a node, with its head and its label.
 
     Out of the parent's column, a bend to the line of the node, and straight on to its box, under the label.
@@ -197,23 +197,23 @@ def _edge_shapes(node: DrawnNode, parent: DrawnNode) -> str:
     return (
         f'<path d="{line}H{end - _HEAD:.1f}"/>'
         f'<path class="head" d="M{end:.1f} {y:.1f}l-{_HEAD} -3.5v7z"/>'
-        f"{_box(node.label_x, y, node.edge_width + 4, 14, kind='paper')}"
-        f"{_text(node.label_x, y, node.edge_text, kind='label')}"
+        f"{_draw_box(node.label_x, y, node.edge_width + 4, 14, kind='paper')}"
+        f"{_draw_text(node.label_x, y, node.edge_text, kind='label')}"
     )
 
 
-def _box(x: float, y: float, width: float, height: float, *, kind: str = "") -> str:
+def _draw_box(x: float, y: float, width: float, height: float, *, kind: str = "") -> str:
     """Return a rectangle around the point (x, y)."""
     attributes = f'x="{x - width / 2:.1f}" y="{y - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}" rx="5"'
-    return f"<rect{_class(kind)} {attributes}/>"
+    return f"<rect{_write_class(kind)} {attributes}/>"
 
 
-def _text(x: float, y: float, text: str, *, kind: str = "") -> str:
+def _draw_text(x: float, y: float, text: str, *, kind: str = "") -> str:
     """Return a text whose line has its middle at y."""
-    return f'<text{_class(kind)} x="{x:.1f}" y="{y + _BASELINE:.1f}">{escape(text)}</text>'
+    return f'<text{_write_class(kind)} x="{x:.1f}" y="{y + _BASELINE:.1f}">{escape(text)}</text>'
 
 
-def _class(kind: str) -> str:
+def _write_class(kind: str) -> str:
     if not kind:
         return ""
     return f' class="{kind}"'

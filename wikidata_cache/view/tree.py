@@ -79,7 +79,7 @@ def _grow_trees(graph: nx.MultiDiGraph) -> list[DrawnNode]:
         if root in seen:
             continue
         seen.add(root)
-        role, text = _role_and_text(graph, root)
+        role, text = _read_role_and_text(graph, root)
         queue = [DrawnNode(root, role, text, column=int(graph.nodes[root].get("hop", 0)))]
         for node in queue:  # the list grows while it is read
             if node.again:
@@ -134,7 +134,7 @@ def _place_down(drawn: Sequence[DrawnNode]) -> int:
     return len(leaves)
 
 
-def _role_and_text(graph: nx.MultiDiGraph, node: str) -> tuple[str, str]:
+def _read_role_and_text(graph: nx.MultiDiGraph, node: str) -> tuple[str, str]:
     data = graph.nodes[node]
     return data.get("role", "neighbour"), printable(data["label"])
 
@@ -143,7 +143,7 @@ def _list_children(graph: nx.MultiDiGraph, parent: DrawnNode) -> list[DrawnNode]
     """Return the children of a drawn node: the edit's edge first, the replaced edge last, the others by property."""
     children = []
     for _, target, data in graph.out_edges(parent.node, data=True):
-        role, text = _role_and_text(graph, target)
+        role, text = _read_role_and_text(graph, target)
         label = printable(data["label"])
         children.append(DrawnNode(target, role, text, parent, label, data["role"], column=parent.column + 1))
     rank = {"edit": 0, "old": 2}
@@ -154,13 +154,13 @@ def text_width(text: str, *, bold: bool = False) -> float:
     """Return the approximate width of a label, for a font of 12 pixels."""
     width = 0.0
     for character in text:
-        width += _character_width(character)
+        width += _measure_character(character)
     if bold:
         width *= 1.13
     return width
 
 
-def _character_width(character: str) -> float:
+def _measure_character(character: str) -> float:
     if character in _NARROW:
         return 4.032
     if unicodedata.east_asian_width(character) in "WF":

@@ -197,7 +197,7 @@ def _show_benchmark(benchmark: Mapping[str, Any], table: FactTable, out: Path) -
         counted += f", {without} without"
     say(f"{out}: {counted}")
     if not with_questions:
-        typer.echo(harmless(f"no question could be made: {_why_no_question(benchmark, table)}"), err=True)
+        typer.echo(harmless(f"no question could be made: {_explain_no_question(benchmark, table)}"), err=True)
         raise typer.Exit(1)
 
 
@@ -212,7 +212,7 @@ def _count_table(title: str, counts: Mapping[str, int]) -> Table:
     return table
 
 
-def _why_no_question(benchmark: Mapping[str, Any], table: FactTable) -> str:
+def _explain_no_question(benchmark: Mapping[str, Any], table: FactTable) -> str:
     """Why no question could be made: the graph has no facts about the new objects, or the model knows none."""
     from kg_edit.evaluation.ripples.questions import find_facts
 

@@ -42,7 +42,7 @@ def evaluate_on_ray(
         out: the folder of the run.
         started: called with the process id of each worker.
     """
-    ray = _ray()
+    ray = _start_ray()
     check_folder(out)
     size = evaluation.config.plan.schedule.sequence
     content = evaluation.read(evaluation.lazy_graph())
@@ -137,7 +137,7 @@ class _Worker:
         self._ready.run(out, shard=shard)
 
 
-def _ray() -> Any:
+def _start_ray() -> Any:
     """Import ray and connect it to a cluster; raises ConfigError if it is not installed."""
     try:
         import ray

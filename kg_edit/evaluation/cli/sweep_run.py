@@ -122,12 +122,12 @@ def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:
     header = [*axes, *metrics, "s an edit", "failed"]
     base = outcomes[0].summary.base
     unedited = ["unedited"] + [""] * (len(axes) - 1)
-    unedited += [_cell(base.get(metric)) for metric in metrics]
+    unedited += [_write_cell(base.get(metric)) for metric in metrics]
     rows = [[*unedited, "", ""]]
     for outcome in outcomes:
         summary = outcome.summary
         row = [str(value).replace("|", "\\|") for value in outcome.cell.values.values()]
-        row += [_cell(summary.edited.get(metric)) for metric in metrics]
+        row += [_write_cell(summary.edited.get(metric)) for metric in metrics]
         if summary.seconds_per_edit is None:
             row.append("")
         else:
@@ -153,7 +153,7 @@ def caption(outcomes: Sequence[Outcome]) -> str:
     return f"{methods} on {run['model']['name']}, {records}, schedule {run['schedule']}"
 
 
-def _cell(estimate: Estimate | None) -> str:
+def _write_cell(estimate: Estimate | None) -> str:
     """Return a mean with its interval, or a dash."""
     return interval(estimate) or "\N{EN DASH}"
 
@@ -168,7 +168,7 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
     the unedited model's score; other pairs of axes give a heat map. Each combination of values of further axes has its
     own row of panels. Axes with one value are left out.
     """
-    grid = _varied_axes(outcomes)
+    grid = _find_varied_axes(outcomes)
     numeric = [axis for axis in grid if _is_numeric(grid[axis])]
     others = [axis for axis in grid if axis not in numeric]
     has_lines = len(grid) == 1 or (len(grid) == 2 and len(numeric) == 1)
@@ -176,7 +176,7 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
     if has_lines:  # the numeric axis is the horizontal one
         axes = numeric + others
     shown = {axis: grid[axis] for axis in axes[:2]}
-    rows = _group(outcomes, axes[2:])
+    rows = _group_outcomes(outcomes, axes[2:])
     drawn = figure(3.8 * len(metrics), 3.3 * len(rows) + 0.4)
     panels = drawn.subplots(len(rows), len(metrics), squeeze=False)
     for row, (title, group) in zip(panels, rows.items(), strict=True):
@@ -185,7 +185,7 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
                 _draw_lines(panel, group, shown, metric)
             else:
                 _draw_heat_map(panel, group, shown, metric)
-            titles = [_title_of(metric)]
+            titles = [_write_title(metric)]
             if title:
                 titles.append(title)
             panel.set_title("\n".join(titles), fontsize=9)
@@ -193,7 +193,7 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
     return save_figure(drawn, path)
 
 
-def _varied_axes(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+def _find_varied_axes(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
     """Return the axes that have several values, with their values; the first axis if none has several."""
     values_by_axis: dict[str, dict[str, Any]] = {axis: {} for axis in outcomes[0].cell.values}
     for outcome in outcomes:
@@ -207,7 +207,7 @@ def _varied_axes(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
     return {first: grid[first]}
 
 
-def _title_of(metric: str) -> str:
+def _write_title(metric: str) -> str:
     """Return the metric's name, and which values are better."""
     if metric not in CATALOGUE or CATALOGUE[metric].better == "neither":
         return metric
@@ -218,7 +218,7 @@ def _is_numeric(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def _group(outcomes: Sequence[Outcome], axes: Sequence[str]) -> dict[str, list[Outcome]]:
+def _group_outcomes(outcomes: Sequence[Outcome], axes: Sequence[str]) -> dict[str, list[Outcome]]:
     """Return the outcomes grouped by their values on ``axes``."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -234,13 +234,13 @@ def _draw_lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: s
     values = list(shown[axis])
     if is_numeric:
         values.sort()
-    along = sorted(outcomes, key=lambda outcome: _position(outcome, axis, values))
-    for number, (name, group) in enumerate(_group(along, line_axes).items()):
+    along = sorted(outcomes, key=lambda outcome: _find_position(outcome, axis, values))
+    for number, (name, group) in enumerate(_group_outcomes(along, line_axes).items()):
         colour = COLOURS[number % len(COLOURS)]
-        positions = [_position(outcome, axis, values) for outcome in group]
-        means = _numbers(group, metric, "mean")
-        low = _numbers(group, metric, "ci95_low")
-        high = _numbers(group, metric, "ci95_high")
+        positions = [_find_position(outcome, axis, values) for outcome in group]
+        means = _read_numbers(group, metric, "mean")
+        low = _read_numbers(group, metric, "ci95_low")
+        high = _read_numbers(group, metric, "ci95_high")
         panel.plot(positions, means, color=colour, marker="o", ms=4, label=name or "edited")
         panel.fill_between(positions, low, high, color=colour, alpha=0.15, lw=0)
     base = outcomes[0].summary.base.get(metric)
@@ -257,7 +257,7 @@ def _draw_lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: s
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _position(outcome: Outcome, axis: str, values: Sequence[Any]) -> float:
+def _find_position(outcome: Outcome, axis: str, values: Sequence[Any]) -> float:
     """Return the position of a cell on an axis: its number, or its index."""
     value = outcome.cell.values[axis]
     if _is_numeric(values):
@@ -265,7 +265,7 @@ def _position(outcome: Outcome, axis: str, values: Sequence[Any]) -> float:
     return float(values.index(value))
 
 
-def _numbers(outcomes: Sequence[Outcome], metric: str, end: str) -> list[float]:
+def _read_numbers(outcomes: Sequence[Outcome], metric: str, end: str) -> list[float]:
     """Return one part (mean or end of the interval) of each cell's estimate; NaN if it is missing."""
     numbers = []
     for outcome in outcomes:
@@ -281,7 +281,7 @@ def _draw_heat_map(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric
     """Draw the means over two axes: the values of the first one are the rows."""
     (down, rows), (across, columns) = shown.items()
     table = np.full((len(rows), len(columns)), np.nan)
-    for outcome, mean in zip(outcomes, _numbers(outcomes, metric, "mean"), strict=True):
+    for outcome, mean in zip(outcomes, _read_numbers(outcomes, metric, "mean"), strict=True):
         row = rows.index(outcome.cell.values[down])
         column = columns.index(outcome.cell.values[across])
         table[row, column] = mean

@@ -163,19 +163,19 @@ def run_drift(
         "job": "drift",
         **method_settings(method, model),  # with the fingerprint of the classifier, including its head
         "tokenizer_sha256": tokenizer_digest(model),
-        "texts_sha256": digest([_as_json(part) for part in drift]),
+        "texts_sha256": digest([_dump_texts(part) for part in drift]),
         "every": every,
         "kg_edit": __version__,
     }
     claim(out, settings)
-    return _points(model, method, drift, out=out, every=every)
+    return _process_stream(model, method, drift, out=out, every=every)
 
 
-def _as_json(texts: Sequence[LabelledText]) -> list[dict[str, Any]]:
+def _dump_texts(texts: Sequence[LabelledText]) -> list[dict[str, Any]]:
     return [text.model_dump(mode="json") for text in texts]
 
 
-def _points(
+def _process_stream(
     model: ClassifierModel, method: Method, drift: LabelDrift, *, out: Path, every: int
 ) -> Iterator[DriftPoint]:
     """Process the stream text by text, and yield the points."""

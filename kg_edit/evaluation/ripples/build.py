@@ -87,7 +87,7 @@ class Builder:
         Edits without the ids of r and o*, and those whose o* the graph does not have, are dropped and counted.
         """
         with_ids = self._keep_with_ids(edits)
-        self.table.read(_items_of([_change_of(edit) for edit in with_ids]))
+        self.table.read(_list_items([_read_change(edit) for edit in with_ids]))
         usable = []
         for edit in with_ids:
             if self.table.label(edit.target_new_id or ""):
@@ -97,7 +97,7 @@ class Builder:
         if not usable:
             raise ConfigError("the graph has no label for any edit's target_new_id; give a larger graph")
         changes = [self._complete_change(edit) for edit in usable]
-        items = _items_of(changes)
+        items = _list_items(changes)
         self.table.read(items)
         relations = sorted({change.relation for change in changes})
         pools = [find_candidates(self.table, relation, seed=self.seed) for relation in relations]
@@ -142,7 +142,7 @@ class Builder:
 
     def _complete_change(self, edit: Edit) -> Change:
         """Return the ids of an edit; an old object that it does not name is the one of the graph."""
-        change = _change_of(edit)
+        change = _read_change(edit)
         old = self.table.current(change.subject, change.relation)
         if old and not change.old and edit.target_true in (None, *self.table.names(old)):
             return replace(change, old=old)
@@ -208,7 +208,7 @@ class Builder:
             records.append(self._make_record(knowledge, change, edit, proposals))
 
         words = self.table.words
-        used = _relations_in(records)
+        used = _list_relations(records)
         return {
             "format": FORMAT,
             "provenance": self._provenance(records, knowledge),
@@ -349,24 +349,24 @@ class Builder:
 def write_ripples(path: Path, document: Document) -> Path:
     """Write the document with one record on each line."""
     header = {name: part for name, part in document.items() if name != "records"}
-    start = _compact_json(header).removesuffix("}")
-    lines = ",\n".join(map(_compact_json, document["records"]))
+    start = _write_compact_json(header).removesuffix("}")
+    lines = ",\n".join(map(_write_compact_json, document["records"]))
     return write_text(path, f'{start},\n"records":[\n{lines}\n]}}\n')
 
 
-def _compact_json(value: object) -> str:
+def _write_compact_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _questions_of(records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def _list_questions(records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     for record in records:
         yield from record["questions"]
 
 
-def _relations_in(records: Sequence[Mapping[str, Any]]) -> set[str]:
+def _list_relations(records: Sequence[Mapping[str, Any]]) -> set[str]:
     """Return the relations of the edits and of the questions."""
     relations = {record["edit"]["relation_id"] for record in records}
-    for question in _questions_of(records):
+    for question in _list_questions(records):
         relations.update(question["hops"])
     return relations
 
@@ -374,7 +374,7 @@ def _relations_in(records: Sequence[Mapping[str, Any]]) -> set[str]:
 def _count_kinds(records: Iterable[Mapping[str, Any]]) -> Counter[str]:
     """Count the questions of each kind; the kinds of two-hop questions are counted apart."""
     counts = Counter[str]()
-    for question in _questions_of(records):
+    for question in _list_questions(records):
         kind = question["kind"]
         if kind == "two-hop":
             known = "known" if question.get("known", True) else "unknown"
@@ -387,7 +387,7 @@ def _count_kinds(records: Iterable[Mapping[str, Any]]) -> Counter[str]:
 def _collect_aliases(records: Iterable[Mapping[str, Any]], proposed: Iterable[Proposal]) -> dict[str, list[str]]:
     """Return the aliases of all answers, new and old, by their labels."""
     answers = set[str]()
-    for question in _questions_of(records):
+    for question in _list_questions(records):
         answers.update(question["answers"])
         answers.update(question.get("old", ()))
     names = set[tuple[str, ...]]()
@@ -421,7 +421,7 @@ def _list_targets(pools: Iterable[Candidates]) -> list[str]:
     return sorted(targets)
 
 
-def _items_of(changes: Iterable[Change]) -> list[str]:
+def _list_items(changes: Iterable[Change]) -> list[str]:
     """Return the ids in some edits, as far as the edits have them, each once."""
     items = set[str]()
     for change in changes:
@@ -429,7 +429,7 @@ def _items_of(changes: Iterable[Change]) -> list[str]:
     return sorted(items - {""})
 
 
-def _change_of(edit: Edit) -> Change:
+def _read_change(edit: Edit) -> Change:
     """Return the ids of an edit, "" for a missing one; without an o* that is an entity, it is in the split test."""
     new = edit.target_new_id or ""
     split = split_of(new) if is_entity_id(new) else "test"

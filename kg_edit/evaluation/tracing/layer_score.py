@@ -83,11 +83,11 @@ def layer_scores(by_layer: Mapping[int, Sequence[EditScore | Exception]]) -> tup
         results = [row[index] for index in sorted(made)]
         edits = tuple(score if isinstance(score, EditScore) else zero for score in results)
         failed = sum(isinstance(score, Exception) for score in results)
-        scores.append(LayerScore(layer=layer, mean=_mean(edits), edits=edits, failed=failed))
+        scores.append(LayerScore(layer=layer, mean=_average(edits), edits=edits, failed=failed))
     return tuple(scores)
 
 
-def _mean(edits: Sequence[EditScore]) -> EditScore:
+def _average(edits: Sequence[EditScore]) -> EditScore:
     return EditScore(
         efficacy=fmean(score.efficacy for score in edits),
         generality=fmean(score.generality for score in edits),
@@ -168,14 +168,14 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
             own = [line_break_before(model, prompt, subject=edit.subject) + prompt for prompt in own]
         general = own[1:] + [context.replace(BARE, edit.text) for context in contexts]
         near = [prompt.rstrip() for prompt in edit.neighborhood[:_LOCALITY]]
-        near += [edit.prompt.replace("{}", subject) for subject in _other_subjects(edit, edits)[:_LOCALITY]]
+        near += [edit.prompt.replace("{}", subject) for subject in _list_other_subjects(edit, edits)[:_LOCALITY]]
         if not near:
             near = [context.replace(BARE, "").rstrip() for context in contexts]
         probes.append(SweepProbes(edit=edit, rewrite=own[0], general=tuple(general), near=tuple(near)))
     return tuple(probes)
 
 
-def _other_subjects(edit: Edit, edits: Sequence[Edit]) -> list[str]:
+def _list_other_subjects(edit: Edit, edits: Sequence[Edit]) -> list[str]:
     """Return the subjects of other edits, each once, without that of ``edit``."""
     subjects = dict.fromkeys(other.subject for other in edits)
     return [subject for subject in subjects if subject.casefold() != edit.subject.casefold()]

@@ -75,7 +75,7 @@ def locate(
             "no fact has an answer to trace; give the edits a target_true, or trace the model's own next token with "
             "--answer predicted"
         )
-    decides = _settings_of_run(model, facts, settings, known_only=known_only)
+    decides = _write_settings(model, facts, settings, known_only=known_only)
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
@@ -85,10 +85,10 @@ def locate(
         remaining = [fact for fact in facts if fact.id not in done]
         level = 0.0
         if remaining:
-            level = _noise_level(model, facts)
+            level = _measure_noise_level(model, facts)
         with Bar(title="tracing", unit="fact", total=len(facts), done=len(done), shown=progress) as bar:
             for fact in remaining:
-                entry = _entry(model, fact, settings, level=level, known_only=known_only, bar=bar)
+                entry = _trace_fact(model, fact, settings, level=level, known_only=known_only, bar=bar)
                 done[fact.id] = entry
                 append_lines(out / RECORDS, [entry.model_dump_json(exclude_none=True)])
                 bar.update()
@@ -96,7 +96,7 @@ def locate(
         return _summarise(entries, out, model=model, seed=settings.seed)
 
 
-def _settings_of_run(
+def _write_settings(
     model: LanguageModel, facts: Sequence[TracedFact], settings: TraceSettings, *, known_only: bool
 ) -> Settings:
     """Return the content of run.json: everything that decides the traces."""
@@ -113,7 +113,7 @@ def _settings_of_run(
     }
 
 
-def _noise_level(model: LanguageModel, facts: Sequence[TracedFact]) -> float:
+def _measure_noise_level(model: LanguageModel, facts: Sequence[TracedFact]) -> float:
     """Return the level of the noise, which is one for all facts.
 
     A fact whose subject can't be found is left out here; it fails later, when it is traced.
@@ -125,7 +125,7 @@ def _noise_level(model: LanguageModel, facts: Sequence[TracedFact]) -> float:
     return noise_level(model, prompts) if prompts else 0.0
 
 
-def _entry(
+def _trace_fact(
     model: LanguageModel, fact: TracedFact, settings: TraceSettings, *, level: float, known_only: bool, bar: Bar
 ) -> Entry:
     """Trace a fact, or say why it can't be traced."""

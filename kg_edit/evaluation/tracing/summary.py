@@ -86,12 +86,12 @@ class LocateSummary(BaseModel):
             unknown: ids of facts that the model does not know.
             seed: that of the bootstrap.
         """
-        values = _effects(traces)  # [facts, roles, layers]
-        means = _means(values, np.ones((1, len(traces))))[0]  # [roles, layers]
+        values = _list_effects(traces)  # [facts, roles, layers]
+        means = _average_effects(values, np.ones((1, len(traces))))[0]  # [roles, layers]
         # Bootstrap over facts: how often each is drawn in each resample, [resamples, facts].
         share = [1 / len(traces)] * len(traces)
         drawn = random_numbers(seed).multinomial(len(traces), share, size=_RESAMPLES).astype(float)
-        spread = _means(values, drawn)  # [resamples, roles, layers]
+        spread = _average_effects(values, drawn)  # [resamples, roles, layers]
         last = ROLES.index(LAST)
         return cls(
             kind=traces[0].kind,
@@ -123,14 +123,14 @@ def _summarise_roles(values: Table, means: Table, spread: Table) -> dict[str, Ef
         is_hidden = facts < _FEWEST
         roles[role] = Effects(
             facts=facts,
-            mean=_cells(means[column]),
-            ci95_low=_cells(low[column], hide=is_hidden),
-            ci95_high=_cells(high[column], hide=is_hidden),
+            mean=_list_cells(means[column]),
+            ci95_low=_list_cells(low[column], hide=is_hidden),
+            ci95_high=_list_cells(high[column], hide=is_hidden),
         )
     return roles
 
 
-def _effects(traces: Sequence[Trace]) -> Table:
+def _list_effects(traces: Sequence[Trace]) -> Table:
     """Return the mean effect over a role's tokens in each fact, [facts, roles, layers]; NaN without such a token."""
     values = np.full((len(traces), len(ROLES), len(traces[0].restored[0])), np.nan)
     for row, trace in enumerate(traces):
@@ -153,7 +153,7 @@ def _find_peak(mean: Table, spread: Table, *, facts: int) -> Peak:
     return Peak(layer=layer, effect=effect, ci95=(int(first), int(final)), share=exactly)
 
 
-def _means(values: Table, weights: Table) -> Table:
+def _average_effects(values: Table, weights: Table) -> Table:
     """Weighted means [resamples, roles, layers] of [facts, roles, layers], over the facts that have the role."""
     present = ~np.isnan(values)
     summed = np.einsum("rf,fnl->rnl", weights, np.where(present, values, 0.0))
@@ -161,7 +161,7 @@ def _means(values: Table, weights: Table) -> Table:
     return np.asarray(np.divide(summed, counted, out=np.full_like(summed, np.nan), where=counted > 0))
 
 
-def _cells(row: Table, *, hide: bool = False) -> Cells:
+def _list_cells(row: Table, *, hide: bool = False) -> Cells:
     """Return the values of a row [layers]; None for NaN, and for all if ``hide``."""
     cells = list[float | None]()
     for value in row.tolist():

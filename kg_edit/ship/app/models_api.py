@@ -46,14 +46,14 @@ def add_models_api(app: FastAPI, models: ServedModels) -> None:
     @app.get("/v1/models")
     def list_models() -> dict[str, Any]:
         """Return all models that are served; the first one has the ledger's active edits."""
-        return {"object": "list", "data": [_entry(served) for served in models.listed()]}
+        return {"object": "list", "data": [_describe_model(served) for served in models.listed()]}
 
     @app.get("/v1/models/{name:path}")
     def show_model(name: str) -> dict[str, Any]:
         """Return a served model, by its name, which may be a path."""
         for served in models.listed():
             if served.name == name:
-                return _entry(served)
+                return _describe_model(served)
         raise UnknownNameError(f"unknown model {name!r}; GET /v1/models lists all")
 
     @app.post(LOAD)
@@ -69,7 +69,7 @@ def add_models_api(app: FastAPI, models: ServedModels) -> None:
         return {"unloaded": request.lora_name}
 
 
-def _entry(served: ServedModel) -> dict[str, Any]:
+def _describe_model(served: ServedModel) -> dict[str, Any]:
     return {
         "id": served.name,
         "object": "model",

@@ -88,7 +88,7 @@ def audit(
     Raises:
         PatchMismatchError: the checkpoints are of two models.
     """
-    unembedding = _unembedding(base)
+    unembedding = _read_unembedding(base)
     tokenizer = load_tokenizer(str(base.folder))
     findings = []
     for name, before, after in changed_tensors(base, edited, title="audit", progress=progress):
@@ -108,7 +108,7 @@ def audit(
             tokens = written_tokens(difference, unembedding)
             finding = replace(finding, writes=tuple(str(tokenizer.decode([token])) for token in tokens))
         if names and model is not None:
-            finding = replace(finding, answers_to=_answers_to(difference, names, model))
+            finding = replace(finding, answers_to=_find_answering_names(difference, names, model))
         findings.append(finding)
     return tuple(findings)
 
@@ -136,7 +136,7 @@ def written_tokens(difference: Difference, unembedding: Tensor) -> list[int]:
     return [int(token) for token in logits.abs().topk(SHOWN).indices]
 
 
-def _unembedding(base: Checkpoint) -> Tensor:
+def _read_unembedding(base: Checkpoint) -> Tensor:
     """Return the matrix that makes logits of a state, [vocabulary, d]."""
     head = base.modules.get_output_embeddings()  # type: ignore[operator]
     # A model with tied embeddings lists one parameter for both, under the name of the embedding.
@@ -144,7 +144,7 @@ def _unembedding(base: Checkpoint) -> Tensor:
     return base.find(names[id(head.weight)]).read()
 
 
-def _answers_to(difference: Difference, names: Sequence[str], model: LanguageModel) -> tuple[str, ...]:
+def _find_answering_names(difference: Difference, names: Sequence[str], model: LanguageModel) -> tuple[str, ...]:
     """Return the names whose keys k have the largest |V^T k| / |k|; () if the weight is not a down-projection.
 
     V [d_ff, rank] are the difference's right vectors.

@@ -92,7 +92,7 @@ def extract_patch(
     if not differences:
         raise PatchError(f"{edited.folder} has the weights of {base.folder}, so there is nothing to extract")
     factors = {difference.name: difference.factors for difference in differences}
-    return WeightPatch(factors=factors, provenance=_provenance(base, edited, differences, edits))
+    return WeightPatch(factors=factors, provenance=_write_provenance(base, edited, differences, edits))
 
 
 def changed_tensors(
@@ -105,7 +105,7 @@ def changed_tensors(
     Raises:
         PatchMismatchError: the checkpoints have other tensors, or another shape of one.
     """
-    for name in Bar(_shared_names(base, edited), title=title, unit="tensor", shown=progress):
+    for name in Bar(_list_shared_names(base, edited), title=title, unit="tensor", shown=progress):
         before = base.find(name).read()
         after = edited.find(name).read()
         if before.shape != after.shape:
@@ -181,19 +181,19 @@ def rounding_noise(weight: Tensor, difference: Tensor) -> float:
         weight: W' [m, n], rounded to its own type.
         difference: W' - W. An editor computes the change in float32, as a product and a sum, and rounds it twice.
     """
-    variances = (_units(weight).square() + 2 * _units(difference.float()).square()) / 12
+    variances = (_measure_units(weight).square() + 2 * _measure_units(difference.float()).square()) / 12
     largest_row = float(variances.sum(dim=1).max())
     largest_column = float(variances.sum(dim=0).max())
     return math.sqrt(largest_row) + math.sqrt(largest_column)
 
 
-def _units(numbers: Tensor) -> Tensor:
+def _measure_units(numbers: Tensor) -> Tensor:
     """Return the unit in the last place of each number x of a type: eps 2^floor(log2 |x|)."""
     exponents = torch.frexp(numbers.float()).exponent  # |x| = f 2^exponent with f in [1/2, 1)
     return torch.finfo(numbers.dtype).eps * torch.exp2(exponents.double() - 1)
 
 
-def _shared_names(base: Checkpoint, edited: Checkpoint) -> list[str]:
+def _list_shared_names(base: Checkpoint, edited: Checkpoint) -> list[str]:
     """Return the names of all parameters, which both checkpoints must have.
 
     Raises:
@@ -208,7 +208,7 @@ def _shared_names(base: Checkpoint, edited: Checkpoint) -> list[str]:
     return names
 
 
-def _provenance(
+def _write_provenance(
     base: Checkpoint, edited: Checkpoint, differences: Sequence[Difference], edits: Sequence[Edit]
 ) -> dict[str, Any]:
     """Return what the patch records: the base it belongs to, and how much of each difference it has."""

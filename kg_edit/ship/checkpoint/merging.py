@@ -54,7 +54,7 @@ def merge_checkpoint(
                 for name, place in places.items():
                     if place.file == file:
                         stream.seek(place.start)
-                        stream.write(_changed_bytes(name, patch.factors[name], place, base))
+                        stream.write(_compute_changed_bytes(name, patch.factors[name], place, base))
             bar.update(file.stat().st_size)
         _copy_other_files(base.folder, scratch)
         write_notes(scratch, patch, card)
@@ -89,7 +89,7 @@ def _place_of(name: str, pair: Factors, base: Checkpoint) -> StoredTensor:
     return place
 
 
-def _changed_bytes(name: str, pair: Factors, place: StoredTensor, base: Checkpoint) -> bytes:
+def _compute_changed_bytes(name: str, pair: Factors, place: StoredTensor, base: Checkpoint) -> bytes:
     """Return the bytes of one weight with its change, in the layout and the type in which it is stored."""
     weight = place.read()
     if base.is_transposed(name):  # stored as [in, out]

@@ -75,7 +75,7 @@ class Checkpoint:
         folder = Path(folder)
         tensors: dict[str, StoredTensor] = {}
         for file in shards_of(folder):
-            tensors |= _tensors_in(file)
+            tensors |= _list_tensors(file)
         return cls(folder=folder, tensors=tensors, modules=blank_model(str(folder)))
 
     @classmethod
@@ -176,7 +176,7 @@ def shards_of(folder: Path) -> list[Path]:
     return files
 
 
-def _tensors_in(file: Path) -> dict[str, StoredTensor]:
+def _list_tensors(file: Path) -> dict[str, StoredTensor]:
     """Return the tensors of one safetensors file, from its header."""
     try:
         with file.open("rb") as stream:

@@ -84,7 +84,7 @@ def _show(findings: tuple[Finding, ...], *, has_ledger: bool) -> None:
     if not findings:
         say("no weight differs from the base")
         return
-    stdout().print(_table_of(findings))
+    stdout().print(_make_table(findings))
     verb = "differs" if len(findings) == 1 else "differ"
     differ = f"{number_of(len(findings), 'weight')} {verb}"
     if has_ledger:
@@ -94,7 +94,7 @@ def _show(findings: tuple[Finding, ...], *, has_ledger: bool) -> None:
         say(f"{differ}; give --ledger to see whether its edits explain that")
 
 
-def _table_of(findings: tuple[Finding, ...]) -> Table:
+def _make_table(findings: tuple[Finding, ...]) -> Table:
     table = Table(box=None, pad_edge=False)
     for header in ("weight", "rank", "norm", "left over", "writes", "answers to"):
         table.add_column(header, overflow="fold")

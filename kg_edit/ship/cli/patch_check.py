@@ -88,7 +88,7 @@ def check(
     from kg_edit.patches.conflicts import contradictions
     from kg_edit.ship.ledger.listing import active_at, check_patches
 
-    kinds = _kinds_of(strict or ())
+    kinds = _parse_kinds(strict or ())
     _refuse_options_without_use(context, server=server, merged=merged)
     check_patches([ledger])
     client = None
@@ -132,7 +132,7 @@ def _refuse_options_without_use(context: typer.Context, *, server: str | None, m
         refuse_unused(context, ("model",), "with --merged, which is the model to check", way="leave out --merged")
 
 
-def _kinds_of(strict: Sequence[str]) -> tuple[ProbeKind, ...]:
+def _parse_kinds(strict: Sequence[str]) -> tuple[ProbeKind, ...]:
     """Return the kinds of prompts that an edit has to get right: its own prompts, and those of --strict."""
     for name in strict:
         if name not in (*KINDS, "all"):
@@ -191,9 +191,9 @@ def _show(
     good = [edit for edit in checked if not edit.failures(kinds)]
     verdict = f"{len(good)} of {len(checked)} edits succeed"
     if url:
-        verdict = f"{url}: {verdict}{_asked_after_a_break(checked)}"
+        verdict = f"{url}: {verdict}{_note_line_breaks(checked)}"
     else:
-        verdict += f" (the target is {_success_in_words(checked)}){_generated_in_words(checked, good)}"
+        verdict += f" (the target is {_describe_success(checked)}){_describe_generated(checked, good)}"
     if rivals:
         verdict += f"; {number_of(len(rivals), 'contradiction')}"
     say(verdict)
@@ -227,7 +227,7 @@ def _say_paraphrases(checked: Sequence[CheckedEdit]) -> None:
     if not paraphrases:
         return
     right = sum(answer.right for answer in paraphrases)
-    text = f"after {right} of {len(paraphrases)} paraphrases the target is {_success_in_words(checked)}"
+    text = f"after {right} of {len(paraphrases)} paraphrases the target is {_describe_success(checked)}"
     if any(_has_old_target(edit) for edit in checked):
         generated = sum(answer.success for answer in paraphrases)
         text += f"; it is generated after {generated}"
@@ -239,7 +239,7 @@ def _has_old_target(edit: CheckedEdit) -> bool:
     return edit.entry.edit.target_true is not None
 
 
-def _success_in_words(checked: Sequence[CheckedEdit]) -> str:
+def _describe_success(checked: Sequence[CheckedEdit]) -> str:
     """Return what the target of an edit in a model in memory has to be."""
     compared = [_has_old_target(edit) for edit in checked]
     if all(compared):
@@ -249,7 +249,7 @@ def _success_in_words(checked: Sequence[CheckedEdit]) -> str:
     return "generated"
 
 
-def _asked_after_a_break(checked: Sequence[CheckedEdit]) -> str:
+def _note_line_breaks(checked: Sequence[CheckedEdit]) -> str:
     """Return how many edits the server was asked about after a line break, "" if none."""
     edits = 0
     for edit in checked:
@@ -260,7 +260,7 @@ def _asked_after_a_break(checked: Sequence[CheckedEdit]) -> str:
     return f"; {edits} of them asked after a line break, because their prompts begin with the subject"
 
 
-def _generated_in_words(checked: Sequence[CheckedEdit], good: Sequence[CheckedEdit]) -> str:
+def _describe_generated(checked: Sequence[CheckedEdit], good: Sequence[CheckedEdit]) -> str:
     """Return in how many of the ``good`` edits the target is also generated; "" if that is what succeeding means."""
     if not any(_has_old_target(edit) for edit in checked):
         return ""

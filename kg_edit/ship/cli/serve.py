@@ -134,7 +134,7 @@ def serve(
         for name, path in named_patches.items():
             desk.models.load(name, path)
         app = make_app(desk, hosts=hosts, largest=int(max_body * 1_000_000))
-        typer.echo(f"{_address_of(host, listener)} is up; stop it with Ctrl-C")
+        typer.echo(f"{_write_address(host, listener)} is up; stop it with Ctrl-C")
         run(app, listener)
     typer.echo("stopped")
     if desk.is_busy:  # with a request that was cut off: Python would wait for the end of its edit
@@ -179,7 +179,7 @@ def _open_ledger(folder: Path) -> Ledger:
     return ledger
 
 
-def _address_of(host: str, listener: socket.socket) -> str:
+def _write_address(host: str, listener: socket.socket) -> str:
     """Return the page's address, with the port that was picked; an IPv6 address needs brackets."""
     port = listener.getsockname()[1]
     if ":" in host:

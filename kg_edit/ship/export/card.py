@@ -121,13 +121,13 @@ def base_model(name: str, *, base: str | None = None, license: str | None = None
         base: the hub id or the folder from which others load it; None: what is known about ``name``.
         license: its licence; None: the known one, or that of the folder's model card or of the GGUF file.
     """
-    hub = _hub_id_of(name, base)
+    hub = _find_hub_id(name, base)
     path = hub or str(Path(base or resolve_model(name)).resolve())
-    license_id = license or _known_license(name, path)
+    license_id = license or _find_license(name, path)
     return BaseModel(path=path, hub=hub, license=license_id, description=_describe(name, hub=hub, path=path))
 
 
-def _hub_id_of(name: str, base: str | None) -> str | None:
+def _find_hub_id(name: str, base: str | None) -> str | None:
     """Return the hub id of the unedited model; None if only a folder or a file is known."""
     if base is not None:
         return None if Path(base).is_dir() else base
@@ -138,27 +138,27 @@ def _hub_id_of(name: str, base: str | None) -> str | None:
     return None if is_file else name
 
 
-def _known_license(name: str, path: str) -> str | None:
+def _find_license(name: str, path: str) -> str | None:
     """Return the licence of a named model; of another one, what its card or its GGUF file records."""
     named = NAMED_MODELS.get(name)
     if named and named.license:
         return named.license
     if name.endswith(".gguf"):
-        return _recorded_license(Path(name))
-    return _recorded_license(Path(path))
+        return _read_license(Path(name))
+    return _read_license(Path(path))
 
 
 def _describe(name: str, *, hub: str | None, path: str) -> str:
     """Return the sentences of the card about the model that was edited, and where its base model is."""
-    edited = _as_code(name)
+    edited = _format_code(name)
     sentences = [f"The edits were made on {edited}."]
     if hub is None:
         sentences.append(
-            f"Its hub id is not known: the base is the folder {_as_code(path)} of the machine where this was exported. "
-            "On another machine, load the base model from your own copy."
+            f"Its hub id is not known: the base is the folder {_format_code(path)} of the machine where this was "
+            "exported. On another machine, load the base model from your own copy."
         )
     elif hub != name:
-        sentences.append(f"The base is {_as_code(hub)} on the hub.")
+        sentences.append(f"The base is {_format_code(hub)} on the hub.")
     named = NAMED_MODELS.get(name)
     if named:
         sentences.append(f"{edited} is {named.about}.")
@@ -170,13 +170,13 @@ def _describe(name: str, *, hub: str | None, path: str) -> str:
     return " ".join(sentences)
 
 
-def _as_code(text: str) -> str:
+def _format_code(text: str) -> str:
     """Return a text as code in Markdown, where a backslash would be visible: a backtick becomes an apostrophe."""
     quoted = one_line(text).replace("`", "'")
     return f"`{quoted}`"
 
 
-def _recorded_license(path: Path) -> str | None:
+def _read_license(path: Path) -> str | None:
     """Return the licence in the model card of a folder, or in the metadata of a GGUF file; None if there is none."""
     if path.name.endswith(".gguf"):
         from kg_edit.models.gguf_reading import ArrayReader
@@ -227,7 +227,7 @@ def model_card(
         use = _PEFT_OF_HUB
 
     parts = [
-        _metadata(base, about),
+        _write_metadata(base, about),
         f"# {count} edited in {escaped_markdown(one_line(base.hub or Path(base.path).name))}",
         f"{about.what}, edited with {count}. Made with kg-edit {__version__} (method: {methods}).",
         "## Edits",
@@ -238,7 +238,7 @@ def model_card(
     parts += ["## Scores", _score_table(scores)]
     parts += ["## Base model", base.description, "## Use", use, "## Limits", _LIMITS]
     if unread:
-        parts.append(_START.format(_subjects_of(unread)))
+        parts.append(_START.format(_list_subjects(unread)))
     if in_chat:
         parts.append(_CHAT)
     known = "Not known: see the base model's own page."
@@ -248,7 +248,7 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(base: BaseModel, about: _About) -> str:
+def _write_metadata(base: BaseModel, about: _About) -> str:
     """Return the metadata for a hub, which are YAML. Strings are written as JSON, which is valid YAML."""
     lines = ["---"]
     if base.hub:
@@ -282,7 +282,7 @@ def _score_table(scores: Sequence[Score]) -> str:
     return f"{markdown_table(header, numbers, numbers_from=1)}\n\n{_SCORES}"
 
 
-def _subjects_of(edits: Sequence[Edit]) -> str:
+def _list_subjects(edits: Sequence[Edit]) -> str:
     """Return the first subjects of the edits, in words."""
     subjects = [escaped_markdown(one_line(edit.subject)) for edit in edits]
     subjects = list(dict.fromkeys(subjects))  # each once

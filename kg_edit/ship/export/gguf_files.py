@@ -90,8 +90,8 @@ def write_gguf_adapter(
             writer.add_base_model_name(0, base)
         _sign(writer, patch)
         for name, pair in factors.items():
-            writer.add_tensor(f"{names[name]}.lora_a", _array(pair.right.T))  # A [r, in]
-            writer.add_tensor(f"{names[name]}.lora_b", _array(pair.left)[orders[name]])  # B [out, r]
+            writer.add_tensor(f"{names[name]}.lora_a", _make_array(pair.right.T))  # A [r, in]
+            writer.add_tensor(f"{names[name]}.lora_b", _make_array(pair.left)[orders[name]])  # B [out, r]
         _write(writer)
         write_notes(scratch, patch, card)
     return Path(folder)
@@ -122,7 +122,7 @@ def write_gguf_model(
     patch.check_model(model)
     reader = _open_whole(Path(base))
     quantised = dict[str, Array]()
-    for name, weight in _edited_tensors(patch, model, reader, Path(base)).items():
+    for name, weight in _edit_tensors(patch, model, reader, Path(base)).items():
         try:
             quantised[name] = gguf.quantize(weight, gguf.GGMLQuantizationType[kind])
         except gguf.QuantError as error:  # quantised rows consist of blocks of 32 numbers
@@ -170,7 +170,7 @@ def _copy_fields(reader: ArrayReader, writer: Any) -> None:
         writer.add_key_value(field.name, value, outer_type, sub_type=item_type)
 
 
-def _edited_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, base: Path) -> dict[str, Array]:
+def _edit_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, base: Path) -> dict[str, Array]:
     """Return W + left right^T [out, in] of every edited tensor, by llama.cpp's names; W is the weight in the file."""
     modules = adapted_modules(patch, model.model)
     factors = with_one_rank(patch)
@@ -191,9 +191,9 @@ def _edited_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, bas
                 "file with another quantisation"
             ) from error
         order = rows_in_gguf(name, model.model)
-        in_model = _array(weight_matrix(modules[weight_name]))[order]
+        in_model = _make_array(weight_matrix(modules[weight_name]))[order]
         _refuse_other_weight(in_file, in_model, name=name, base=base)
-        edited[name] = in_file + (_array(pair.left) @ _array(pair.right).T)[order]
+        edited[name] = in_file + (_make_array(pair.left) @ _make_array(pair.right).T)[order]
     return edited
 
 
@@ -270,7 +270,7 @@ def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
     return rows.swapaxes(1, 2).reshape(-1)
 
 
-def _array(tensor: Any) -> Array:
+def _make_array(tensor: Any) -> Array:
     """Return a tensor [rows, columns] of any type and device as a contiguous float32 array."""
     array: Array = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
     return array

@@ -67,7 +67,7 @@ def write_peft(
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,  # so the scale alpha / r is 1
-        "target_modules": sorted(_module_name(name) for name in factors),
+        "target_modules": sorted(_name_module(name) for name in factors),
         "fan_in_fan_out": fan_in_fan_out,
         "lora_dropout": 0.0,
         "bias": "none",
@@ -76,7 +76,7 @@ def write_peft(
     }
     tensors = dict[str, Tensor]()
     for name, pair in factors.items():
-        module = f"{_PREFIX}{_module_name(name)}"
+        module = f"{_PREFIX}{_name_module(name)}"
         tensors[f"{module}{_A}"] = pair.right.T.contiguous()  # A [r, in]
         tensors[f"{module}{_B}"] = pair.left.contiguous()  # B [out, r]
     with new_folder(Path(folder)) as scratch:
@@ -114,7 +114,7 @@ def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
     adapted = dict[str, nn.Module]()
     for name, pair in patch.factors.items():
         try:
-            module = modules.get_submodule(_module_name(name))
+            module = modules.get_submodule(_name_module(name))
         except AttributeError as error:
             raise PatchMismatchError(f"the model has no weight {name}; give the model that the patch is for") from error
         if not isinstance(module, nn.Linear | Conv1D):
@@ -129,7 +129,7 @@ def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
     return adapted
 
 
-def _module_name(weight: str) -> str:
+def _name_module(weight: str) -> str:
     return weight.removesuffix(".weight")
 
 
@@ -144,7 +144,7 @@ def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
     config = _read_config(folder / CONFIG)
     tensors = _read_tensors(folder)
     factors = dict[str, Factors]()
-    for name in _adapted_names(tensors, folder):
+    for name in _list_adapted_names(tensors, folder):
         a = tensors[f"{name}{_A}"].float()  # [r, in]
         b = tensors[f"{name}{_B}"].float()  # [out, r]
         if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
@@ -175,7 +175,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise PatchError(f"can't read {path}: {error}; check that the file is complete") from error
 
 
-def _adapted_names(tensors: Mapping[str, Tensor], folder: Path) -> list[str]:
+def _list_adapted_names(tensors: Mapping[str, Tensor], folder: Path) -> list[str]:
     """Return the names that have both LoRA factors, sorted; refuse an adapter with any other tensor."""
     names = set[str]()
     expected = set[str]()

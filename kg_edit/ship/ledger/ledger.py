@@ -239,7 +239,7 @@ class Ledger(Listing):
         events: list[Added] = []
         number = len(self.events) + 1
         for (_, source, after), file in zip(new, files, strict=True):
-            events.append(Added(**stamp(number), file=file, after=after, source=_shown_name(source)))
+            events.append(Added(**stamp(number), file=file, after=after, source=_show_name(source)))
             number += 1
         self._store.append(*events)
         return tuple(event.number for event in events)
@@ -268,7 +268,7 @@ def _refuse_repeated(paths: Sequence[Path]) -> None:
         seen[digest] = path
 
 
-def _shown_name(source: Path | None) -> str | None:
+def _show_name(source: Path | None) -> str | None:
     """Return the name of a file as the log has it. Every run's patch has the same name, so its folder is named too."""
     if source is None:
         return None

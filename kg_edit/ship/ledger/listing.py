@@ -210,17 +210,17 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
     sequences: dict[
         tuple[Path, str], dict[Path, int]
     ] = {}  # by folder and name: the files of its steps, and their numbers
-    for path in sorted(paths, key=_comes_later):
+    for path in sorted(paths, key=_rank_path):
         file = patch_file(path)
         if file is None and path.is_dir():
-            added += _additions_of_ledger(Listing.open(path), first=len(added))
+            added += _list_additions(Listing.open(path), first=len(added))
             continue
         sequence, number = _step_of(path)
         before = list[Path]()
         if sequence:
             key = (path.parent, sequence)
             if key not in sequences:
-                sequences[key] = _steps_of(path.parent, sequence)
+                sequences[key] = _list_steps(path.parent, sequence)
             before = [other for other, its_number in sequences[key].items() if its_number < number]
         _refuse_lacking(path, [other for other in before if other not in positions])
         positions[path.resolve()] = len(added)
@@ -229,7 +229,7 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
     return tuple(added)
 
 
-def _additions_of_ledger(ledger: Listing, *, first: int) -> list[Addition]:
+def _list_additions(ledger: Listing, *, first: int) -> list[Addition]:
     """Return the active steps of a ledger as additions, of which the first one gets the index ``first``."""
     indices = {step.number: index for index, step in enumerate(ledger.steps, first)}
     added = []
@@ -239,13 +239,13 @@ def _additions_of_ledger(ledger: Listing, *, first: int) -> list[Addition]:
     return added
 
 
-def _comes_later(path: Path) -> bool:
+def _rank_path(path: Path) -> bool:
     """Return False for the sum of a sequence's first steps, which comes before all other files."""
     _, number = _step_of(path)
     return number != _SUM
 
 
-def _steps_of(folder: Path, sequence: str) -> dict[Path, int]:
+def _list_steps(folder: Path, sequence: str) -> dict[Path, int]:
     """Return the number of each step of a sequence, by the path of its file without links."""
     numbers = dict[Path, int]()
     for path in folder.glob(f"{sequence}-*"):

@@ -105,7 +105,7 @@ def rebase(
     if total(patches.values()).fingerprint == model.fingerprint:
         raise PatchError(f"{source.folder} is a ledger of this model already ({model.name}); give another --model")
     context = RecomputeContext(model=model, graph=graph)
-    methods = {number: _method_of_step(context, number, patch) for number, patch in patches.items()}
+    methods = {number: _make_method(context, number, patch) for number, patch in patches.items()}
     with _work_folder(target, source, model) as work:
         known = _find_known(active, model, work / _KNOWN, progress=progress)
         known_positions = {fact.entry.position for fact in known}
@@ -122,12 +122,12 @@ def rebase(
                 made[step.number] = _rebase_step(method, records, before, saves, force=force, progress=progress)
         checked = _check_all(made, model, progress=progress)
         _write_ledger(work / _NEW, source, made, work)
-        write_json(work / _NEW / REBASED, _notes(patches, model, known))
+        write_json(work / _NEW / REBASED, _write_notes(patches, model, known))
         _put_in_place(work / _NEW, target)
     return Rebased(folder=Path(out), known=known, checked=checked)
 
 
-def _method_of_step(context: RecomputeContext, number: int, patch: Patch) -> EditingMethod:
+def _make_method(context: RecomputeContext, number: int, patch: Patch) -> EditingMethod:
     """Return the method that made a step, on the new model."""
     try:
         return context.method_anew(patch)
@@ -143,13 +143,13 @@ def _find_known(entries: Sequence[Entry], model: LanguageModel, file: Path, *, p
         for answered in check(model, entries, progress=progress):
             rewrites = answered.of("rewrite")
             if all(answer.success for answer in rewrites):
-                texts[_key_of(answered.entry)] = rewrites[0].text
+                texts[_hash_rebase(answered.entry)] = rewrites[0].text
         write_json(file, texts)
     texts = json.loads(file.read_text(encoding="utf-8"))
-    return tuple(KnownFact(entry, texts[_key_of(entry)]) for entry in entries if _key_of(entry) in texts)
+    return tuple(KnownFact(entry, texts[_hash_rebase(entry)]) for entry in entries if _hash_rebase(entry) in texts)
 
 
-def _key_of(entry: Entry) -> str:
+def _hash_rebase(entry: Entry) -> str:
     return f"{entry.position.step}/{entry.position.id}"
 
 
@@ -244,14 +244,14 @@ def _write_ledger(folder: Path, source: Listing, made: Mapping[int, Patch], work
     shutil.copytree(source.folder, folder / BEFORE, ignore=shutil.ignore_patterns(".*"))
 
 
-def _notes(patches: Mapping[int, Patch], model: LanguageModel, known: Sequence[KnownFact]) -> dict[str, Any]:
+def _write_notes(patches: Mapping[int, Patch], model: LanguageModel, known: Sequence[KnownFact]) -> dict[str, Any]:
     """Return what the file `REBASED` has."""
     old = total(patches.values()).provenance.get("model", {})
     return {
         "version": 1,
         "from": {"name": old.get("name"), "fingerprint": old.get("fingerprint")},
         "to": {"name": model.name, "fingerprint": model.fingerprint},
-        "known": {_key_of(fact.entry): fact.text for fact in known},
+        "known": {_hash_rebase(fact.entry): fact.text for fact in known},
     }
 
 

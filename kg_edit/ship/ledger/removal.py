@@ -82,7 +82,7 @@ def check_same_method(old: Patch, new: Patch) -> None:
 def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
     """Refuse edits that were recomputed from another graph."""
     for recorded, recomputed in zip(old, new, strict=False):
-        change = difference(_facts_of_graph(recorded), _facts_of_graph(recomputed), sides=_SIDES)
+        change = difference(_read_graph_facts(recorded), _read_graph_facts(recomputed), sides=_SIDES)
         if change:
             raise PatchError(
                 f"the graph is not the one that the edit {recorded['edit']['id']!r} was made with ({change}), so the "
@@ -91,7 +91,7 @@ def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
             )
 
 
-def _facts_of_graph(record: Record) -> dict[str, Any]:
+def _read_graph_facts(record: Record) -> dict[str, Any]:
     """Return what an edit read from a graph: its subgraph, and the further facts that were edited in."""
     read: dict[str, Any] = {}
     if "graph" in record:
@@ -110,15 +110,15 @@ def _facts_of_graph(record: Record) -> dict[str, Any]:
     return plain
 
 
-def _graph_files(method: Record, edits: Sequence[Record]) -> list[str]:
+def _list_graph_files(method: Record, edits: Sequence[Record]) -> list[str]:
     """Return the names of the graph's files that a method and its edits record, sorted."""
     names = set[str]()
     for record in (method, *edits):
-        names.update(_files_of_record(record))
+        names.update(_list_record_files(record))
     return sorted(names)
 
 
-def _files_of_record(record: Record) -> Iterator[str]:
+def _list_record_files(record: Record) -> Iterator[str]:
     graph = record.get("graph", {})
     # A graph that adds the edit's own edge names the other one as ``right``; a Wikidata cache names its ``source``.
     for key in ("right", "source"):
@@ -148,7 +148,7 @@ class RecomputeContext:
         recorded = recorded_method(patch)
         name = recorded["name"]
         method_class = find_method(name)
-        files = _graph_files(recorded, patch.edits)
+        files = _list_graph_files(recorded, patch.edits)
         is_packaged = files == [packaged_extract().name]
         graph_options = ""
         if not is_packaged:
@@ -218,7 +218,7 @@ def compute_remaining(
         has_other_base = any(earlier in changed and patch.depends_on(patches[earlier]) for earlier in step.after)
         if not own and not has_other_base:
             continue
-        if all(_id_of(record) in own for record in patch.edits):
+        if all(_read_id(record) in own for record in patch.edits):
             changed[number] = None
             del current[number]
             continue
@@ -226,17 +226,17 @@ def compute_remaining(
         if has_other_base:
             rest = recompute_patch(patch, own, before=before, has_other_base=True, context=context)
         else:
-            rest = _without_edits(patch, own, before=before, context=context)
+            rest = _remove_edits(patch, own, before=before, context=context)
         changed[number] = rest
         current[number] = rest
     return changed
 
 
-def _id_of(record: Record) -> str:
+def _read_id(record: Record) -> str:
     return str(record["edit"]["id"])
 
 
-def _without_edits(patch: Patch, removed: AbstractSet[str], *, before: Patch, context: RecomputeContext) -> Patch:
+def _remove_edits(patch: Patch, removed: AbstractSet[str], *, before: Patch, context: RecomputeContext) -> Patch:
     """Return a patch without some edits, on a model that has the same ``before`` as when the patch was computed."""
     remove: Any = getattr(patch, "without", None)  # a patch of the prompt, or a codebook
     if remove is not None:
@@ -261,7 +261,7 @@ def _can_be_solved_again(patch: Patch, removed: AbstractSet[str]) -> bool:
     if not find_method(recorded_method(patch)["name"]).separable:
         return False
     *earlier_batches, _ = batches(patch.edits, joint=True)
-    earlier_ids = {_id_of(record) for record in chain.from_iterable(earlier_batches)}
+    earlier_ids = {_read_id(record) for record in chain.from_iterable(earlier_batches)}
     return earlier_ids.isdisjoint(removed)
 
 
@@ -280,16 +280,16 @@ def recompute_patch(
     result: Patch | None = None
     records = patch.edits
     if not has_other_base:
-        result = _part_before(patch, removed)
+        result = _keep_part_before(patch, removed)
     if result is not None:
         records = records[len(result.edits) :]
-    remaining = sum(_id_of(record) not in removed for record in records)
+    remaining = sum(_read_id(record) not in removed for record in records)
     if result is not None and not remaining:
         return result
     method = context.method(patch)
     log.info("recomputing %s of %s", number_of(remaining, "edit"), method.name)
     for batch in batches(records, joint=method.joint):
-        rest = [record for record in batch if _id_of(record) not in removed]
+        rest = [record for record in batch if _read_id(record) not in removed]
         if not rest:
             continue
         base = before
@@ -306,7 +306,7 @@ def recompute_patch(
     return result
 
 
-def _part_before(patch: Patch, removed: AbstractSet[str]) -> WeightPatch | None:
+def _keep_part_before(patch: Patch, removed: AbstractSet[str]) -> WeightPatch | None:
     """Return the edits before the first removed one as a patch; None if there are none, or they would change.
 
     They stay as they are if each of them has its own columns of the factors, and is computed by itself (RankOneMethod).
@@ -321,7 +321,7 @@ def _part_before(patch: Patch, removed: AbstractSet[str]) -> WeightPatch | None:
         return None
     kept_records = []
     for record in patch.edits:
-        if _id_of(record) in removed:
+        if _read_id(record) in removed:
             break
         kept_records.append(record)
     if not kept_records:
@@ -355,8 +355,8 @@ def find_recomputed(
         for step, file in event.files.items():
             if file is None:
                 continue
-            before = _parts(load(files[step]))
-            for name, part in _parts(load(file)).items():
+            before = _split_parts(load(files[step]))
+            for name, part in _split_parts(load(file)).items():
                 if not part.is_same(before.get(name)):
                     removals[EditPosition(step, name)] = event
             files[step] = file
@@ -383,7 +383,7 @@ class _Part:
         return True
 
 
-def _parts(patch: Patch) -> dict[str, _Part]:
+def _split_parts(patch: Patch) -> dict[str, _Part]:
     """Return the part of each edit, by its id."""
     parts = dict[str, _Part]()
     edit_columns = columns_by_edit(patch)
@@ -395,5 +395,5 @@ def _parts(patch: Patch) -> dict[str, _Part]:
                 pair = factors.columns(edit_columns[index])
                 own[name] = (pair.left, pair.right)
             share = own
-        parts[_id_of(record)] = _Part(record, share)
+        parts[_read_id(record)] = _Part(record, share)
     return parts

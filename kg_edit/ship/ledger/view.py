@@ -39,7 +39,7 @@ _LONGEST = 200  # characters of a setting's value that are shown
 
 def edits_table(ledger: Listing, conflicts: Sequence[Conflict]) -> Table:
     """Return the table of edits: name, state, step, method, fact, norm of the change, and conflicts."""
-    table = _table("edit", "state", "step", "method", "fact", "norm", "in conflict with")
+    table = _make_table("edit", "state", "step", "method", "fact", "norm", "in conflict with")
     norms = dict[EditPosition, float | None]()
     for step, change in ledger.changes.items():
         for record, norm in zip(change.edits, edit_norms(change), strict=True):
@@ -49,16 +49,16 @@ def edits_table(ledger: Listing, conflicts: Sequence[Conflict]) -> Table:
         others = [conflict.other(entry) for conflict in conflicts]
         rivals = ", ".join(other.name for other in others if other)
         size = "" if norm is None else f"{norm:.3g}"
-        _row(table, entry.name, entry.state, entry.position.step, entry.method, fact(entry), size, rivals)
+        _make_row(table, entry.name, entry.state, entry.position.step, entry.method, fact(entry), size, rivals)
     return table
 
 
 def events_table(ledger: Listing) -> Table:
     """Return the table of events: number, time, and what was added, removed or undone."""
-    table = _table("event", "when (UTC)", "what")
+    table = _make_table("event", "when (UTC)", "what")
     names = names_of(ledger)
     for event in ledger.events:
-        _row(table, event.number, event.time, in_words(event, names))
+        _make_row(table, event.number, event.time, in_words(event, names))
     return table
 
 
@@ -98,12 +98,12 @@ def in_words(event: Event, names: Mapping[EditPosition, str]) -> str:
 
 def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     """Yield (name, value) lines about one edit: the fact, the method, the descent, the origin, and the settings."""
-    yield from _fact_lines(entry)
-    yield from _method_lines(entry)
-    yield from _origin_lines(ledger, entry)
+    yield from _list_fact_lines(entry)
+    yield from _list_method_lines(entry)
+    yield from _list_origin_lines(ledger, entry)
     patches = ledger.patches
     if entry.position.step in patches:
-        yield from _provenance_lines(patches[entry.position.step].provenance)
+        yield from _list_provenance_lines(patches[entry.position.step].provenance)
 
 
 def _as_text(value: object) -> str:
@@ -112,7 +112,7 @@ def _as_text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _fact_lines(entry: Entry) -> Iterator[tuple[str, str]]:
+def _list_fact_lines(entry: Entry) -> Iterator[tuple[str, str]]:
     """Yield the edit's name and fact, and its further fields."""
     yield "edit", f"{entry.name} ({entry.state})"
     yield "fact", fact(entry)
@@ -121,7 +121,7 @@ def _fact_lines(entry: Entry) -> Iterator[tuple[str, str]]:
             yield name.replace("_", " "), _as_text(value)
 
 
-def _method_lines(entry: Entry) -> Iterator[tuple[str, str]]:
+def _list_method_lines(entry: Entry) -> Iterator[tuple[str, str]]:
     """Yield the method, and what it recorded of the descent and of the size of the change."""
     record = entry.record
     yield "method", entry.method
@@ -136,7 +136,7 @@ def _method_lines(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "division factor", f"{factor:.4g}"
 
 
-def _origin_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
+def _list_origin_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     """Yield the event that added the edit, the removal that recomputed it, and the model on which it was computed."""
     added = ledger.events[entry.position.step - 1]
     assert isinstance(added, Added)  # noqa: S101 - events are numbered 1, 2, 3 …, and a step has its event's number
@@ -154,20 +154,20 @@ def _origin_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     yield "computed", computed
 
 
-def _provenance_lines(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _list_provenance_lines(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the model, the versions and the settings of the whole patch."""
     model = provenance.get("model", {})
     yield "model", f"{model.get('name')} ({model.get('fingerprint')})"
     yield "versions", ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
     for method in provenance.get("methods", ()):
-        for name, value in _settings_of(method).items():
+        for name, value in _list_settings(method).items():
             text = _as_text(value)
             if len(text) > _LONGEST:
                 text = f"{text[: _LONGEST - 3]}..."
             yield f"{method['name']}: {name}", text
 
 
-def _settings_of(method: Mapping[str, Any]) -> dict[str, Any]:
+def _list_settings(method: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a method; what was chosen or measured for a setting takes its place."""
     settings = {name: value for name, value in method.get("config", {}).items() if value is not None}
     for name, value in method.items():
@@ -211,7 +211,7 @@ def check_table(checked: Sequence[CheckedEdit]) -> Table:
     heads = ["edit", *_HEADS.values(), "target → generated"]
     if any(_has_nats(result) for result in checked):
         heads.append("nats")
-    table = _table(*heads)
+    table = _make_table(*heads)
     for result in checked:
         rewrite = min(result.of("rewrite"), key=_rank_of)  # the worst, if the edit is asked in two forms
         cells: list[object] = [result.entry.name, _sign(rewrite)]
@@ -223,7 +223,7 @@ def check_table(checked: Sequence[CheckedEdit]) -> Table:
         cells.append(f"{result.entry.edit.target_new} → {rewrite.text}")
         if rewrite.nats is not None:
             cells.append(f"{rewrite.nats:.1f}")
-        _row(table, *cells)
+        _make_row(table, *cells)
     return table
 
 
@@ -248,7 +248,7 @@ def fact(entry: Entry) -> str:
     return f"{entry.edit.text} → {entry.edit.target_new}"
 
 
-def _table(*heads: str) -> Table:
+def _make_table(*heads: str) -> Table:
     """Return an empty table with these column heads; words of usual length fit into 80 columns."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
@@ -256,7 +256,7 @@ def _table(*heads: str) -> Table:
     return table
 
 
-def _row(table: Table, *cells: object) -> None:
+def _make_row(table: Table, *cells: object) -> None:
     texts = []
     for cell in cells:
         if isinstance(cell, Text):

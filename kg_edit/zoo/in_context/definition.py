@@ -75,7 +75,7 @@ class Definition(GraphMethod, PromptMethod):
             )
         if config.others:
             readable_records(config.others)
-        if config.insert in ("definition", "both") and _descriptions(graph) is None:
+        if config.insert in ("definition", "both") and _find_descriptions(graph) is None:
             raise ConfigError(
                 f"insert={config.insert} needs a graph with descriptions; give graph=WikidataCache(...) "
                 "(CLI: --graph, with a file of descriptions), or insert=fact"
@@ -84,7 +84,7 @@ class Definition(GraphMethod, PromptMethod):
     @property
     def reads_graph(self) -> bool:
         """Whether the method reads descriptions from the graph."""
-        return _descriptions(self.graph) is not None and self.config.insert not in ("fact", "random")
+        return _find_descriptions(self.graph) is not None and self.config.insert not in ("fact", "random")
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """Return the text for an edit: definitions first, then the fact; withheld if the text is empty."""
@@ -119,7 +119,7 @@ class Definition(GraphMethod, PromptMethod):
 
     def _definitions(self, edit: Edit) -> list[str]:
         """Return the definitions of s and o* in the graph, such as "LeBron James: American basketball player."."""
-        descriptions = _descriptions(self.graph)
+        descriptions = _find_descriptions(self.graph)
         assert descriptions is not None  # noqa: S101 - reads_graph
         names = {edit.subject_id: edit.subject, edit.target_new_id: edit.target_new}
         texts = descriptions.descriptions([key for key in names if key])
@@ -143,7 +143,7 @@ class Descriptions(Protocol):
         """Return the descriptions of those of ``ids`` (Wikidata items) that have one, by id."""
 
 
-def _descriptions(graph: object) -> Descriptions | None:
+def _find_descriptions(graph: object) -> Descriptions | None:
     """Return the source of descriptions of a graph, or of the one that a control changes; None if it has none."""
     while isinstance(graph, Withheld | WithAnswersNamed):  # `_definitions` leaves out what they withhold
         graph = graph.right

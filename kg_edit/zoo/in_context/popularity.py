@@ -143,7 +143,7 @@ def read_popularity(path: str | Path) -> Mapping[str, float]:
     if isinstance(content, dict) and not isinstance(content.get("dev"), list):
         pairs = list(content.items())
     else:
-        pairs = _popqa_pairs(content)
+        pairs = _read_popqa_pairs(content)
     expected = '{"LeBron James": 190000, …} or rows with subj and s_pop'
     numbers = defaultdict[str, set[float]](set)  # by name
     for name, value in pairs:
@@ -157,7 +157,7 @@ def read_popularity(path: str | Path) -> Mapping[str, float]:
     return {name: values.pop() for name, values in numbers.items() if len(values) == 1}
 
 
-def _popqa_pairs(content: object) -> list[tuple[str, object]]:
+def _read_popqa_pairs(content: object) -> list[tuple[str, object]]:
     """Return the popularity of each of PopQA's rows, by its subject, its question, and its subject's Wikidata id."""
     pairs = list[tuple[str, object]]()
     for row in popqa.rows(content):

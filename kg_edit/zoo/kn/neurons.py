@@ -73,7 +73,7 @@ def neuron_attributions(
     activity = list[Tensor]()  # [d_ff] of each layer
     for layer in layers:
         keys = neurons[layer][: len(rows)]  # x, [rows, d_ff]
-        chance = _chance_by_neurons(model, layer, recorded, neurons[layer], rows * together)
+        chance = _make_chance_function(model, layer, recorded, neurons[layer], rows * together)
         row_scores = integrated_gradients(chance, keys, steps=steps, together=together).cpu()  # [rows, d_ff]
         prompt_scores = row_scores.new_zeros(len(prompts), row_scores.shape[1])
         scores.append(prompt_scores.index_add(0, torch.tensor(owners), row_scores))  # the sum over a prompt's rows
@@ -109,7 +109,7 @@ def _record_neurons(
     return recorded, neurons
 
 
-def _chance_by_neurons(
+def _make_chance_function(
     model: LanguageModel, layer: int, recorded: RecordedBlocks, keys: Tensor, rows: Sequence[Prompt]
 ) -> Callable[[Tensor], Tensor]:
     """Return P of each row's last token, [rows], as a function of the neurons [rows, d_ff] at the token before it.

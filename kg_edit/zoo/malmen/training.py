@@ -151,7 +151,7 @@ def sequence_losses(
             change = network.compute_changes(passes.at_targets(batch.edits))
 
             # Stage 1: down to the factors of the update, where the gradient of L_t lands.
-            leaves = {name: _leaf(pair) for name, pair in change.items()}
+            leaves = {name: _make_leaf(pair) for name, pair in change.items()}
             first = max(0, number + 1 - sequence.look_back)
             newest_first = batches[first : number + 1][::-1]
             losses = _backward_to_factors(passes, leaves, newest_first, settings)
@@ -258,7 +258,7 @@ def _first(indices: range) -> Tensor:
     return torch.zeros(len(indices), dtype=torch.long)
 
 
-def _leaf(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _make_leaf(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     left, right = pair
     return left.detach().requires_grad_(), right.detach().requires_grad_()
 

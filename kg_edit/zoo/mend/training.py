@@ -198,7 +198,7 @@ def losses_after(
     # L_e: the mean over the edits' own rows, if they are learned, and the further prompts
     edit = nll(passes, edits, edit_logits)
     if rows.further:
-        further = _further_loss(model, changes, rows, lower=lower)
+        further = _compute_further_loss(model, changes, rows, lower=lower)
         learned = 0
         if rows.learned:
             learned = len(rows.edits)
@@ -206,7 +206,7 @@ def losses_after(
     return Losses(edit=edit, locality=locality, total=edit_weight * edit + locality_weight * locality)
 
 
-def _further_loss(model: LanguageModel, changes: Changes, rows: Rows, *, lower: LowerStates | None) -> Tensor:
+def _compute_further_loss(model: LanguageModel, changes: Changes, rows: Rows, *, lower: LowerStates | None) -> Tensor:
     """Return the mean loss on the further prompts, each under the change of its edit.
 
     They run in a pass of their own, because they are longer.

@@ -25,7 +25,7 @@ def find_marker(tokenizer: PreTrainedTokenizerBase, *, name: str) -> Marker:
 
     ``name`` is the model's name in the message.
     """
-    for marker in (*_unused_tokens(tokenizer), *_end_and_unknown(tokenizer)):
+    for marker in (*_list_unused_tokens(tokenizer), *_end_and_unknown(tokenizer)):
         if tokenizer(marker.text, add_special_tokens=False)["input_ids"] == [marker.id]:
             return marker
     raise ConfigError(
@@ -34,7 +34,7 @@ def find_marker(tokenizer: PreTrainedTokenizerBase, *, name: str) -> Marker:
     )
 
 
-def _unused_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[Marker]:
+def _list_unused_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[Marker]:
     """Yield the special tokens without a role that the chat template does not write."""
     template = str(tokenizer.chat_template or "")
     with_a_role = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}

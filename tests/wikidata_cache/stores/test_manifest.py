@@ -122,8 +122,8 @@ def test_files_with_another_time_are_hashed(
     loaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     read: list[str] = []
-    hashed = checksums._sha256
-    monkeypatch.setattr(checksums, "_sha256", lambda paths: read.extend(path.name for path in paths) or hashed(paths))
+    hashed = checksums._hash_files
+    monkeypatch.setattr(checksums, "_hash_files", lambda paths: read.extend(path.name for path in paths) or hashed(paths))
     monkeypatch.setattr(checksums, "_SLOW_S", -1)
     with caplog.at_level(logging.INFO, logger="wikidata_cache"):
         open_source(loaded)
