@@ -123,7 +123,9 @@ def test_files_with_another_time_are_hashed(
 ) -> None:
     read: list[str] = []
     hashed = checksums._hash_files
-    monkeypatch.setattr(checksums, "_hash_files", lambda paths: read.extend(path.name for path in paths) or hashed(paths))
+    monkeypatch.setattr(
+        checksums, "_hash_files", lambda paths: read.extend(path.name for path in paths) or hashed(paths)
+    )
     monkeypatch.setattr(checksums, "_SLOW_S", -1)
     with caplog.at_level(logging.INFO, logger="wikidata_cache"):
         open_source(loaded)
