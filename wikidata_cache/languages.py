@@ -10,8 +10,6 @@ zh-hant and so on. So the answers of one chain can be used for another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 
 from wikidata_cache.errors import BadOptionError
 
@@ -21,6 +19,32 @@ Languages = tuple[str, ...]
 DEFAULT_LANGUAGES: Languages = ("en", "mul", "en-gb", "en-ca", "en-us", "simple")
 ALL_LANGUAGES = "all"  # what `load` takes in place of codes
 
+# Wikidata's codes of labels (https://www.wikidata.org/w/api.php?action=query&meta=wbcontentlanguages), and older ones.
+_CODES = """
+aa aae ab abe abq abr abs ace acf acm ady ady-cyrl aeb aeb-arab aeb-latn af aig ak aln als alt am ami an ang ann anp
+apc ar arc arn arq ary arz as ase ast atj av avk awa ay az azb ba ban ban-bali bar bbc bbc-latn bcc bci bcl bdr be
+be-tarask bew bg bgc bgn bh bho bi bjn blk bm bn bnn bo bol bpy bqi br brh brx bs btm bto bug bug-bugi bxr ca cbk-zam
+ccp cdo cdo-hant cdo-latn ce ceb ch chn cho chr chy ckb cnr co cop cps cpx cpx-hans cpx-hant cpx-latn cr crh crh-cyrl
+crh-latn crh-ro cs csb cu cv cy da dag de de-at de-ch dga din diq dlg dsb dtp dty dua dv dz ee efi egl el el-cy eml en
+en-ca en-gb en-us eo es es-419 et ett eu ext eya fa fat ff fi fit fj fkv fo fon fos fr fr-ca frc frm fro frp frr fuf
+fur fvr fy ga gaa gag gan gan-hans gan-hant gcf gcr gd gez gl gld glk gmy gn gom gom-deva gom-latn gor got gpe grc gsw
+gu guc gur guw gv ha hai hak hak-hans hak-hant hak-latn haw haz hbo he hi hif hif-latn hil hke hno ho hoc-latn hr hrx
+hsb hsn ht hu hy hyw hz ia iba ibb id ie ig igl ii ik ike-cans ike-latn ilo inh io is isv-cyrl isv-latn it iu ja jam
+jbo jut jv ka kaa kab kai kaj kbd kbd-cyrl kbp kcg kea kg kge khw ki kiu kj kjh kjp kk kk-arab kk-cn kk-cyrl kk-kz
+kk-latn kk-tr kl km kn knc ko ko-kp koi koy kr krc kri krj krl ks ks-arab ks-deva ksh ksw ku ku-arab ku-latn kum kus
+kv kw ky la lad lag lb lbe lez lfn lg li lij liv ljp lki lkt lld lmo ln lo loz lrc lt ltg lua lus luz lv lzh lzz mad
+mag mai map-bms mdf mg mh mhr mi mid min mis mk ml mn mnc mnc-latn mnc-mong mni mnw mo moe mos mr mrh mrj ms ms-arab
+mt mui mul mus mwl my myv mzn na nah nan nan-hant nan-latn-pehoeji nan-latn-tailo nap nb nds nds-nl ne new ng nia nit
+niu nl nmz nn no nod nog non nov nqo nr nrm nso nup nv nxm ny nyn nyo nys oc ojb olo om ood or os ota otk pa pag pam
+pap pap-aw pcd pcm pdc pdt pfl pi pih pjt pl pms pnb pnt ppu prg ps pt pt-br pwn pyu qu quc qug qya rar rgn rif rki rm
+rmc rmy rn ro roa-tara rsk ru rue rup ruq ruq-cyrl ruq-latn rut rw rwr ryu sa sah sas sat sc scn sco sd sdc sdh se
+se-fi se-no se-se sei ses sg sgs sh sh-cyrl sh-latn shi shi-latn shi-tfng shn shy shy-latn si sia simple sjd sje sjk
+sjn sjt sju sk skr skr-arab sl sli sm sma smj smn sms sn so sq sr sr-ec sr-el srn sro srq ss ssf st stq sty su sv sw
+syc syl szl szy ta tay tcy tdd te tet tg tg-cyrl tg-latn th ti tig tk tl tlb tly tly-cyrl tn to tok tpi tr tru trv ts
+tt tt-cyrl tt-latn ttj tum tw ty tyv tzl tzm udm ug ug-arab ug-latn uga uk umu und ur uun uz uz-cyrl uz-latn ve vec
+vep vi vls vmf vmw vo vot vro wa wal war wls wlx wo wuu wuu-hans wuu-hant xal xh xmf xpu xsy yap yi yo yrl yua yue
+yue-hans yue-hant za zea zgh zgh-latn zh zh-cn zh-hans zh-hant zh-hk zh-mo zh-my zh-sg zh-tw zu zun zxx
+"""
 _SIMPLIFIED = ("zh-hans", "zh-cn", "zh-sg", "zh-my")
 _TRADITIONAL = ("zh-hant", "zh-tw", "zh-hk", "zh-mo")
 _EXPECTED = "expected Wikidata's codes, such as zh, ko or pt-br, separated by commas"
@@ -80,7 +104,7 @@ def families_of(languages: Languages) -> tuple[str, ...]:
 
 def is_language(code: str) -> bool:
     """Return whether a text is one of Wikidata's codes."""
-    return code in _all_codes()
+    return code in _CODES.split()
 
 
 def family_of(code: str) -> str:
@@ -88,12 +112,11 @@ def family_of(code: str) -> str:
     return code.partition("-")[0]
 
 
-@cache
 def codes_of(family: str) -> Languages:
     """Return all codes of a family, the plain one first: ("de", "de-at", "de-ch"); () for an unknown one."""
     if family == "zh":
         return ("zh", *_SIMPLIFIED, *_TRADITIONAL)
-    return tuple(sorted(code for code in _all_codes() if family_of(code) == family))
+    return tuple(sorted(code for code in _CODES.split() if family_of(code) == family))
 
 
 def _with_variants(code: str) -> Languages:
@@ -110,13 +133,6 @@ def _with_variants(code: str) -> Languages:
 
 
 def _check_code(code: object) -> str:
-    if not isinstance(code, str) or code not in _all_codes():
+    if not isinstance(code, str) or code not in _CODES.split():
         raise BadOptionError(f"{code!r} is not a language of Wikidata's labels; {_EXPECTED}.")
     return code
-
-
-@cache
-def _all_codes() -> frozenset[str]:
-    table = files("wikidata_cache").joinpath("data", "languages.tsv").read_text(encoding="utf-8")
-    _, *codes = table.split()  # after the header
-    return frozenset(codes)
