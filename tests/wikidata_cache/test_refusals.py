@@ -29,6 +29,7 @@ from wikidata_cache.errors import (
     AmbiguousLabelError,
     BadOptionError,
     CacheFileError,
+    CacheMissError,
     DenyListError,
     EditRowError,
     EndpointError,
@@ -387,7 +388,33 @@ STORES: dict[str, Row] = {
 }
 
 
+def english_cache(folder: Path) -> Path:
+    save_facts(folder / "small.sqlite", LABEL)
+    return folder / "small.sqlite"
+
+
+def store_in_english(folder: Path) -> object:
+    load([packaged_extract()], folder / "wd")
+    return WikidataCache(folder / "wd", languages=language_chain("ko"))
+
+
 LANGUAGES: dict[str, Row] = {
+    "store without the language": (store_in_english, StoreError, "no labels in ko, but in en"),
+    "label in no language of the chain": (
+        lambda _: WikidataCache(packaged_extract(), languages=language_chain("ko,zh")).subgraph(Edit("s", "Ronndon")),
+        UnknownLabelError,
+        "'Ronndon' in ko, zh or English",
+    ),
+    "languages of a cache in one text": (
+        lambda _: WikidataCache(packaged_extract(), languages="ko"),
+        BadOptionError,
+        "language_chain('zh,ko')",
+    ),
+    "offline miss": (
+        lambda folder: WikidataCache(cache=english_cache(folder), languages=language_chain("ko")).labels(["Q1"]),
+        CacheMissError,
+        "in the language ko for Q1",
+    ),
     "unknown code": (lambda _: language_chain("zh,jp"), BadOptionError, "'jp' is not a language"),
     "no code": (lambda _: language_chain("zh,"), BadOptionError, "separated by commas"),
     "codes in one text": (lambda _: check_languages("zh,ko"), BadOptionError, "language_chain('zh,ko')"),
@@ -646,6 +673,17 @@ COMMANDS: dict[str, Row] = {
     "drawing in a PDF": (command("show", "Q1345", "--draw", "a.pdf"), BadOptionError, "ending in .svg"),
     "page of a property": (command("show", "P31", "--html", "a.html"), BadOptionError, "is a property"),
     "show of an unknown property": (command("show", "P3111111"), WikidataCacheError, "not in the graph"),
+    "unknown language": (command("labels", "Q84", "--language", "ko,jp"), BadOptionError, "'jp' is not a language"),
+    "unknown language of a store": (
+        command("load", EXTRACT, "--store", "{}/wd", "--language", "korean"),
+        BadOptionError,
+        "such as zh, ko",
+    ),
+    "language of statements": (
+        command("fetch", "--kind", "out", "Q1", "--language", "ko", "--graph", EXTRACT),
+        BadOptionError,
+        "--kind label, description, named",
+    ),
     "show of an unknown item": (command("show", "Q3111111"), WikidataCacheError, "not in the graph"),
 }
 

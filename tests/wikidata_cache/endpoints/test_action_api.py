@@ -22,15 +22,18 @@ from tests.wikidata_cache.wikidata_helpers import (
     run_cli,
     write_edits,
 )
-from wikidata_cache import WikidataCache
+from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EditRowError, EndpointError, EntityNotInGraphError
+from wikidata_cache.extract import packaged_labels
 from wikidata_cache.ids import ENTITY
+from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.source import Json, Kind
 from wikidata_cache.sources.templates import TEMPLATES
+from wikidata_cache.sources.wordings import DESCRIPTIONS_IN, LABELS_IN, NAMED_IN
 
 KINDS: tuple[Kind, ...] = ("out", "claims", "types", "label", "description", "sitelinks", "redirect")
 MANY = [f"Q{number}" for number in range(1, 121)]  # three requests
@@ -204,3 +207,24 @@ def test_hint_for_a_query_names_a_sparql_endpoint(api: ApiServer, cache_path: st
         offline.labels(["Q999"])
     with pytest.raises(Exception, match=r"WikidataCache\('https://query.wikidata.org/sparql'"):
         offline.query("SELECT ?s { ?s ?p ?o }")
+
+
+def test_labels_in_other_languages_are_those_of_sparql() -> None:
+    store = load_files([packaged_extract(), packaged_labels()])[0]
+    keys = [f"{entity} {family}" for entity in ("Q84", "Q65", "Q1632204", "P19", "Q404") for family in ("ko", "zh")]
+    with Server(store) as server, ApiServer(entities_of(store)) as api:
+        sources = (EndpointSource(server.url), ActionApi(api.url))
+        for template in (LABELS_IN, DESCRIPTIONS_IN):
+            expected, found = (
+                [fact for answer in source.ask(template, keys) for fact in answer.facts] for source in sources
+            )
+            assert found == expected
+        [parameters] = [parameters for parameters, _ in api.requests if parameters["props"] == "labels"]
+        assert parameters["languages"].split("|")[:2] == ["ko", "ko-kp"] and "en" not in parameters["languages"].split(
+            "|"
+        )
+
+
+def test_names_in_other_languages_need_sparql(source: ActionApi) -> None:
+    with pytest.raises(EndpointError, match="can't answer a question of the kind 'named_in'"):
+        list(source.ask(NAMED_IN, ["ko 런던"]))

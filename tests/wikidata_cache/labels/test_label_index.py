@@ -4,6 +4,7 @@ import gzip
 import itertools
 import resource
 import sqlite3
+import unicodedata
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -281,3 +282,50 @@ def shared_names(name: str, kind: str, number: int) -> Iterator[LabelEntry]:
         for quad in itertools.islice(parse(file, RdfFormat.N_TRIPLES), number):
             entity = quad.subject.value.rpartition("/")[2]
             yield LabelEntry(entity, quad.object.value, quad.object.language, kind)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("ﾄﾖﾀ", "トヨタ"),  # of half width
+        ("\uff34\uff4f", "to"),  # of full width
+        ("ガス", "ガス"),
+        ("カ\u3099ス", "ガス"),  # as macOS writes it
+        ("서울", "서울"),
+        ("İstanbul", "istanbul"),
+        ("हिन्दी", "हिन्दी"),
+        ("ไม้", "ไม้"),
+        ("Miyazaki\u3000駿", "miyazaki 駿"),
+    ],
+)
+def test_names_are_compared_by_the_rules_of_their_script(written: str, name: str) -> None:
+    assert normalise(unicodedata.normalize("NFC", written)) == normalise(unicodedata.normalize("NFD", written)) == name
+
+
+def test_marks_that_make_another_letter_tell_names_apart() -> None:
+    assert normalise("ガス") != normalise("カス") and normalise("パリ") != normalise("ハリ")
+
+
+def test_part_of_a_name_without_spaces_is_found() -> None:
+    names = {
+        "Q1": "東京都庁",
+        "Q2": "京東商城",
+        "Q3": "서울특별시",
+        "Q4": "로스앤젤레스 레이커스",
+        "Q5": "กรุงเทพมหานคร",
+    }
+    entries = [LabelEntry(entity, text, "mul", "label") for entity, text in names.items()]
+    with LabelIndex.in_memory(entries) as index:
+        assert ids(index.tokens("東京")) == ["Q1"], "and not the two characters in another order"
+        assert ids(index.tokens("서울")) == ["Q3"]
+        assert ids(index.tokens("레이커스 로스앤젤레스")) == ["Q4"]
+        assert ids(index.tokens("กรุงเทพ")) == ["Q5"]
+        assert ids(index.exact("東京")) == []
+
+
+def test_index_finds_names_in_the_wanted_languages(tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    build_label_index(path, NAMES)
+    with LabelIndex(path, languages=("ru",)) as russian:
+        assert ids(russian.exact("Зенит")) == ["Q29108"] and not russian.exact("LA") and not russian.tokens("Los")
+        assert russian.languages() == ["ar", "en", "ja", "ru"]

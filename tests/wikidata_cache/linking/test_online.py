@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.wikidata_cache.api_server import ApiServer
+from tests.wikidata_cache.api_server import ENTITIES, ApiServer
 from tests.wikidata_cache.fault_server import hasty, status
 from tests.wikidata_cache.link_graph import homonyms, only
 from tests.wikidata_cache.wikidata_helpers import Fault
 from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.errors import BadOptionError, EndpointError, OfflineError
+from wikidata_cache.languages import language_chain
 from wikidata_cache.linking.linker import Linker, open_linker
+from wikidata_cache.linking.online import OnlineKnowledge
 
 
 @pytest.fixture
@@ -202,3 +204,15 @@ def test_malformed_search_raises_endpoint_error(client: ActionApi, api: ApiServe
 def test_empty_parts_may_be_lists(client: ActionApi, api: ApiServer) -> None:
     api.fault = answers(200, entity_body(labels=[], aliases=[], descriptions=[], claims=[]))
     assert client.entities(["Q30"])["Q30"].names == ()
+
+
+def test_search_and_labels_are_in_the_language(api: ApiServer, tmp_path: Path) -> None:
+    usa = ENTITIES["Q30"] | {"labels": {"en": {"value": "USA"}, "ko": {"value": "미국"}}}
+    api.get = lambda name: usa if name == "Q30" else ENTITIES.get(name, {"id": name, "missing": True})
+    knowledge = OnlineKnowledge(ActionApi(api.url, limiter=hasty()), languages=language_chain("ko,zh"))
+    found = {match.id: (match.text, match.language) for match in knowledge.named("미국", limit=5, entity="item")}
+    searches = [parameters["language"] for parameters, _ in api.requests if parameters["action"] == "wbsearchentities"]
+    assert searches == ["ko", "zh"] and found == {}, "the test server knows English names alone"
+    found = {match.id: (match.text, match.language) for match in knowledge.named("USA", limit=5, entity="item")}
+    assert found["Q30"][0] == "USA"
+    assert knowledge.info(["Q30"])["Q30"].label == "미국"
