@@ -23,6 +23,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
 
@@ -34,12 +35,14 @@ from wikidata_cache.ids import ENTITY, RDFS_LABEL
 # The languages of Wikidata, and their names in CLDR and in Natural Earth.
 CLDR = {"de": "de", "es": "es", "zh": "zh", "zh-hant": "zh-Hant", "ja": "ja", "ko": "ko"}
 NATURAL_EARTH = {"de": "DE", "es": "ES", "zh": "ZH", "zh-hant": "ZHT", "ja": "JA", "ko": "KO"}
-# GeoNames does not say in which language a name is, but a script may: of these, a city has exactly one name.
+# GeoNames does not say in which language a name is, but its characters may: the script, and for Chinese the set.
 SCRIPTS = {
     "ko": re.compile("[\uac00-\ud7a3 ]+"),
     "ja": re.compile("[\u30a0-\u30ff]+"),
     "zh": re.compile("[\u3400-\u9fff]+"),
+    "zh-hant": re.compile("[\u3400-\u9fff]+"),
 }
+CHARACTER_SETS = {"zh": "gb2312", "zh-hant": "big5"}
 HAN_ELSEWHERE = ("CN", "HK", "JP", "KP", "KR", "MO", "SG", "TW", "VN")  # where a name in Han may be no Chinese one
 
 PLACE = re.compile("city|capital|town|municipal|settlement|metropol|commune|county seat|village|locality|district")
@@ -122,7 +125,8 @@ def read_properties(extract: Extract) -> Iterator[tuple[str, str, str]]:
     for property_id, *labels in rows:
         if property_id in extract.labels:
             for language, label in zip(header[1:], labels, strict=True):
-                yield property_id, language, label
+                if label:
+                    yield property_id, language, label
 
 
 def read_countries(extract: Extract, sources: Path) -> Iterator[tuple[str, str, str]]:
@@ -216,7 +220,10 @@ def walk_zones(zones: Mapping[str, dict], prefix: str) -> Iterator[tuple[str, st
 
 
 def read_cities(extract: Extract, sources: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (id, language, label) of cities from GeoNames, where one city of this name is in the item's country."""
+    """Yield (id, language, label) of cities from GeoNames, where one city is the one of this name in the country.
+
+    Of several, it has ten times the people of any other. A label is the only name of the city in its language.
+    """
     country_ids = {}
     for row in read_dbase(sources / "ne_10m_admin_0_countries_deu.dbf"):
         country_ids[row["ISO_A2_EH"]] = row["WIKIDATAID"]
@@ -228,14 +235,32 @@ def read_cities(extract: Extract, sources: Path) -> Iterator[tuple[str, str, str
         if item is None:
             continue
         here = [city for city in homonyms if country_ids.get(city["countrycode"]) in extract.countries[item]]
-        if len(here) != 1:
+        here.sort(key=lambda city: city["population"], reverse=True)
+        if not here or (len(here) > 1 and here[0]["population"] < 10 * here[1]["population"]):
             continue
-        for language, script in SCRIPTS.items():
-            if language == "zh" and here[0]["countrycode"] in HAN_ELSEWHERE:
-                continue
-            written = [other for other in here[0]["alternatenames"] if script.fullmatch(other)]
-            if len(written) == 1:
-                yield item, language, written[0]
+        for language in SCRIPTS:
+            names = find_names(here[0], language)
+            if len(names) == 1:
+                yield item, language, names[0]
+
+
+def find_names(city: Mapping[str, Any], language: str) -> list[str]:
+    """Return the names of a city that are written in the characters of a language."""
+    if language in CHARACTER_SETS and city["countrycode"] in HAN_ELSEWHERE:
+        return []
+    names = [name for name in city["alternatenames"] if SCRIPTS[language].fullmatch(name)]
+    if language in CHARACTER_SETS:
+        names = [name for name in names if is_encodable(name, CHARACTER_SETS[language])]
+    return names
+
+
+def is_encodable(text: str, character_set: str) -> bool:
+    """Return whether a character set has all characters of a text."""
+    try:
+        text.encode(character_set)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def to_triples(labels: Mapping[str, Mapping[str, str]]) -> Iterator[Triple]:

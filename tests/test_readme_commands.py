@@ -49,7 +49,7 @@ MADE = {  # a page: files that its commands leave
     "first-edit": ("first/report.md",),
     "from-python": ("python.safetensors", "scored/rome/summary.json", "table.tex", "table.csv", "python-ledger"),
     "private-graph": ("heron/report.md", "heron.safetensors"),
-    "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md"),
+    "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md", "chinese.jsonl.gz"),
     "honest-comparison": ("comparison.md", "control.md"),
     "repeat-a-row": ("table.md", "table.tex", "runs/glame/summary.json"),
     "update-a-model": ("changed.jsonl", "updated/report.md"),
