@@ -73,6 +73,7 @@ def diff(
     from kg_edit.patches.provenance import read_merged_provenance
     from kg_edit.storage.atomic import write_text
 
+    language = _check_language(language, prompts)
     base = None  # the unedited model of a merged one
     if model and not patch:
         base = read_merged_provenance(model).get("model", {}).get("name")
@@ -82,7 +83,6 @@ def diff(
             "merge` wrote"
         )
     check_patches(patch)
-    language = _check_language(language, prompts)
     if html:
         inputs = [prompts] if prompts else []
         check_out(html, ".html", option="--html", inputs=inputs)

@@ -187,6 +187,7 @@ def edit(
         language=language,
     )
     lazy_graph.refuse_unread()
+    lazy_graph.speak_as(file.edits)
     requested = in_form(file.edits, chat, both=both_forms)
     planned = plan(
         method,

@@ -10,10 +10,9 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from rich.console import Console
 
 from kg_common.progress import log_progress
 from kg_edit.errors import ConfigError, GraphError, KgEditError
+from kg_edit.languages import ENGLISH
 from kg_edit.methods.registry import find_method
 from kg_edit.models.loading import check_model_name
 from kg_edit.registry import service
@@ -331,22 +331,46 @@ class LazyGraph:
     """The graph of ``--graph``, or a method's default, opened when it is needed.
 
     To know whether a method needs a graph takes its class, and so torch. A bad row without ids is reported before that.
-    ``labelled`` is whether the graph was asked for labels.
+    ``labelled`` is whether the graph was asked for labels; ``language`` is that of the labels in what it shows.
     """
 
     method: str
     graph: list[str] | None
     contact: str | None
     default: str = EXTRACT
+    language: str = ENGLISH
     labelled: bool = field(default=False, init=False)
+    _opened: dict[str, WikidataCache | PrivateGraph | None] = field(default_factory=dict, init=False)
 
-    @cached_property
+    @property
     def source(self) -> WikidataCache | PrivateGraph | None:
         """The graph, without ``--graph`` a packaged one; None if the method needs none."""
-        if self.graph or not find_method(self.method).needs_graph:
-            return open_graph(self.graph, self.contact)
-        log.info("no --graph given: %s uses the packaged graph %s", self.method, self.default)
-        return open_graph([self.default], self.contact)
+        return self._open(self.language)
+
+    def _open(self, language: str) -> WikidataCache | PrivateGraph | None:
+        """Return the graph with labels in a language; it is opened once for each."""
+        if language not in self._opened:
+            graph = self.graph
+            if not graph and find_method(self.method).needs_graph:
+                log.info("no --graph given: %s uses the packaged graph %s", self.method, self.default)
+                graph = [self.default]
+            self._opened[language] = open_graph(graph, self.contact, language)
+        return self._opened[language]
+
+    def in_language(self, language: str) -> LazyGraph:
+        """Return this graph with labels in another language."""
+        if language == self.language:
+            return self
+        other = replace(self, language=language)
+        other._opened = self._opened
+        self.labelled = True  # it is made to look up labels
+        return other
+
+    def speak_as(self, edits: Iterable[Edit]) -> None:
+        """Show the labels in the language of the edits, if they are all in one."""
+        languages = {edit.language for edit in edits}
+        if len(languages) == 1:
+            self.language = languages.pop()
 
     @property
     def about(self) -> str:
@@ -382,8 +406,13 @@ def graph_name(data: Path) -> str:
     return EXTRACT
 
 
-def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | PrivateGraph | None:
-    """Open the graph of ``--graph``, which may be a packaged name or files of facts; None if the option is absent."""
+def open_graph(
+    graph: list[str] | None, contact: str | None, language: str = ENGLISH
+) -> WikidataCache | PrivateGraph | None:
+    """Open the graph of ``--graph``, which may be a packaged name or files of facts; None if the option is absent.
+
+    Labels of Wikidata's ids are in ``language``.
+    """
     if not graph:
         return None
     for part in graph:
@@ -391,7 +420,7 @@ def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | 
     from kg_edit.graphs.source import open_named
 
     with doing("reading the graph"):
-        return open_named(graph, contact=contact)
+        return open_named(graph, contact=contact, language=language)
 
 
 def open_wikidata(graph: list[str] | None, contact: str | None, *, needed: str) -> WikidataCache:

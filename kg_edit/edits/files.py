@@ -225,12 +225,13 @@ def _look_up_labels(
             language = language_of(row, default)
             ids.setdefault(language, set()).update(ids_to_label(row, templates, language=language))
     by_language: dict[str, Mapping[str, str]] = {}
+    about = ""
     for language, needed in ids.items():
         if labels and needed:
-            by_language[language] = source_in(labels, language).labels(sorted(needed))
-    if not labels or not by_language:
-        return {}, ""
-    return by_language, getattr(labels, "about", "")
+            source = source_in(labels, language)
+            by_language[language] = source.labels(sorted(needed))
+            about = getattr(source, "about", "")
+    return by_language, about
 
 
 def source_in(labels: LabelSource, language: str) -> LabelSource:

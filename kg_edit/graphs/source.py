@@ -22,6 +22,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError, MissingObjectError, describe
 from kg_edit.graphs.fact_files import has_names, read_facts
 from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.languages import ENGLISH
 from kg_edit.storage.packaged import check_graph_name, packaged_graph
 from kg_edit.storage.setting_fields import NAMES_A_FILE
 from wikidata_cache.errors import (
@@ -129,13 +130,17 @@ class SubgraphSettings(BaseModel):
             raise ConfigError(f"graph.rules: {error}") from None
 
 
-def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None = None) -> WikidataCache | PrivateGraph:
+def open_named(
+    names: str | Path | Sequence[str | Path], *, contact: str | None = None, language: str = ENGLISH
+) -> WikidataCache | PrivateGraph:
     """Open a graph by its name or names.
 
     Args:
         names: a packaged graph (extract), one or more files of facts (`read_facts`), or what `WikidataCache` opens:
             files and folders of Wikidata's ids, a store, a URL.
         contact: your e-mail address or URL, which Wikimedia requires.
+        language: of the labels of a graph of Wikidata's ids; what has no label in it has another one. Files of facts
+            have the names that they have.
     """
     if isinstance(names, str | Path):
         names = [names]
@@ -145,7 +150,7 @@ def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None 
     try:
         fact_paths = [path for path in paths if has_names(path)]
         if not fact_paths:
-            return _open_wikidata(names, contact)
+            return _open_wikidata(names, contact, language)
         if len(fact_paths) < len(paths):
             raise GraphError(
                 f"{fact_paths[0]} has names, so it can't be combined with a graph of Wikidata's ids; give one kind"
@@ -155,14 +160,16 @@ def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None 
         raise GraphError(str(error)) from error
 
 
-def _open_wikidata(names: Sequence[str | Path], contact: str | None) -> WikidataCache:
+def _open_wikidata(names: Sequence[str | Path], contact: str | None, language: str) -> WikidataCache:
     """Open a graph of Wikidata's ids; the name of a packaged graph stands for its files."""
     from wikidata_cache import WikidataCache  # here, as a private graph does not need it
+    from wikidata_cache.languages import language_chain
 
+    languages = language_chain(language)
     sources = [packaged_graph(str(name)) or name for name in names]
     if len(sources) == 1:
-        return WikidataCache(sources[0], contact=contact)
-    return WikidataCache(sources, contact=contact)
+        return WikidataCache(sources[0], contact=contact, languages=languages)
+    return WikidataCache(sources, contact=contact, languages=languages)
 
 
 def _open_facts(paths: Sequence[Path]) -> PrivateGraph:

@@ -302,6 +302,7 @@ class EvaluateOptions:
         check_folder(out)
         content = self.read(lazy_graph)
         lazy_graph.refuse_unread()
+        lazy_graph.speak_as(edits_of(content.records))
         self._check_control(lazy_graph.method)
         chosen = self._plan(lazy_graph, content)
         config = self.config.with_files(
