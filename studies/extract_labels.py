@@ -21,7 +21,7 @@ import re
 import struct
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,30 +58,33 @@ class Extract:
     """The entities of the extract by their English label, and the classes and countries that the whole graph states."""
 
     def __init__(self, graph: Sequence[Path]) -> None:
-        whole = WikidataCache(list(graph))
         extract = WikidataCache(packaged_extract())
         rows = extract.source.select(f"SELECT DISTINCT ?e WHERE {{ ?e <{RDFS_LABEL}> ?l }}")
         self.labels = extract.labels(row["e"].removeprefix(ENTITY) for row in rows)
-        items = [entity for entity in self.labels if entity.startswith("Q")]
-        stated = whole.facts.out(items)
-        words = whole.labels({value for pairs in stated.values() for _, value in pairs})
-        self.classes = defaultdict[str, list[str]](list)
+        self._by_label = defaultdict[str, list[str]](list)
+        for entity, label in self.labels.items():
+            self._by_label[label.casefold()].append(entity)
+
+        whole = WikidataCache(list(graph))
+        stated = whole.facts.out(entity for entity in self.labels if entity.startswith("Q"))
+        class_ids = defaultdict[str, set[str]](set)
         self.countries = defaultdict[str, set[str]](set)
         for item, pairs in stated.items():
             for relation, value in pairs:
                 if relation in ("P31", "P279"):
-                    self.classes[item].append(words.get(value, ""))
+                    class_ids[item].add(value)
                 if relation == "P17":
                     self.countries[item].add(value)
-        self._by_label = defaultdict[str, list[str]](list)
-        for entity, label in self.labels.items():
-            self._by_label[label.casefold()].append(entity)
+        class_labels = whole.labels(set().union(*class_ids.values()))
+        self.classes = {}
+        for item, ids in class_ids.items():
+            self.classes[item] = " | ".join(class_labels.get(class_id, "") for class_id in sorted(ids))
 
     def find(self, label: str, kind: re.Pattern[str]) -> str | None:
         """Return the only item with this English label and a class whose name matches, or None."""
         found = []
         for entity in self._by_label[label.casefold()]:
-            if kind.search(" | ".join(self.classes[entity])):
+            if kind.search(self.classes.get(entity, "")):
                 found.append(entity)
         if len(found) == 1:
             return found[0]
@@ -90,26 +93,18 @@ class Extract:
 
 def find_labels(extract: Extract, sources: Path) -> dict[str, dict[str, str]]:
     """Return {id: {language: label}}."""
+    territories = read_cldr(sources, "localenames", "territories", ["localeDisplayNames", "territories"])
+    languages = read_cldr(sources, "localenames", "languages", ["localeDisplayNames", "languages"])
+    scripts = read_cldr(sources, "localenames", "scripts", ["localeDisplayNames", "scripts"])
+    currencies = read_cldr(sources, "numbers", "currencies", ["numbers", "currencies"])
     labels = defaultdict[str, dict[str, str]](dict)
     for source in (
         read_properties(extract),
         read_countries(extract, sources),
-        match(
-            extract, read_cldr(sources, "localenames", "territories", ["localeDisplayNames", "territories"]), TERRITORY
-        ),
-        match(
-            extract,
-            read_cldr(sources, "localenames", "languages", ["localeDisplayNames", "languages"]),
-            LANGUAGE,
-            endings=("", " language", " languages"),
-        ),
-        match(
-            extract,
-            read_cldr(sources, "localenames", "scripts", ["localeDisplayNames", "scripts"]),
-            SCRIPT,
-            endings=(" script", " alphabet", ""),
-        ),
-        match(extract, read_cldr(sources, "numbers", "currencies", ["numbers", "currencies"]), CURRENCY),
+        match(extract, territories, TERRITORY),
+        match(extract, languages, LANGUAGE, endings=("", " language", " languages")),
+        match(extract, scripts, SCRIPT, endings=(" script", " alphabet", "")),
+        match(extract, currencies, CURRENCY),
         match(extract, read_zone_cities(sources), PLACE),
         read_cities(extract, sources),
     ):
@@ -162,13 +157,10 @@ def match(
     for code, english in names["en"].items():
         if times[english] > 1:
             continue
-        found = [extract.find(english + ending, kind) for ending in endings]
-        item = next(filter(None, found), None)
-        if item is None:
-            continue
+        found = list(filter(None, (extract.find(english + ending, kind) for ending in endings)))
         for language in CLDR:
-            if code in names[language]:
-                yield item, language, names[language][code]
+            if found and code in names[language]:
+                yield found[0], language, names[language][code]
 
 
 def read_cldr(sources: Path, package: str, file: str, path: Sequence[str]) -> Names:
@@ -272,16 +264,12 @@ def to_triples(labels: Mapping[str, Mapping[str, str]]) -> Iterator[Triple]:
 
 def count_missing(extract: Extract, labels: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     """Yield a line for each language: how many items and relations of the extract have no label in it."""
-    kinds: dict[str, Callable[[str], bool]] = {
-        "items": lambda entity: entity.startswith("Q"),
-        "relations": lambda entity: entity.startswith("P"),
-    }
     for language in CLDR:
         counts = []
-        for kind, belongs in kinds.items():
-            entities: Iterable[str] = list(filter(belongs, extract.labels))
+        for letter, kind in {"Q": "items", "P": "relations"}.items():
+            entities = [entity for entity in extract.labels if entity.startswith(letter)]
             lacking = [entity for entity in entities if language not in labels.get(entity, {})]
-            counts.append(f"{len(lacking):,} of {len(list(entities)):,} {kind}")
+            counts.append(f"{len(lacking):,} of {len(entities):,} {kind}")
         yield f"{language}: no label of {' and '.join(counts)}"
 
 

@@ -14,7 +14,7 @@ from wikidata_cache import deny_lists
 from wikidata_cache.errors import AmbiguousLabelError, WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import check_ids
-from wikidata_cache.languages import DEFAULT_LANGUAGES, check_languages
+from wikidata_cache.languages import DEFAULT_LANGUAGES, check_languages, language_chain
 from wikidata_cache.offline import offline_forced
 from wikidata_cache.source_spec import SourceSpec, open_source
 from wikidata_cache.sources.oxigraph import OxigraphSource
@@ -70,6 +70,8 @@ class WikidataCache:
             self.source = source
         else:
             self.source = open_source(source, languages=languages, **options)
+        self._meta_properties = meta_properties
+        self._internal_classes = internal_classes
         self.facts = Facts(
             self.source,
             meta=deny_lists.meta_properties(meta_properties),
@@ -88,6 +90,26 @@ class WikidataCache:
         if not details:
             return self.source.name
         return f"{self.source.name} ({', '.join(details)})"
+
+    def in_language(self, codes: str) -> WikidataCache:
+        """Return this cache with labels in other languages, such as "zh,ko", and then in English.
+
+        Raises:
+            BadOptionError: a code is not one of Wikidata's.
+            StoreError: the source is a store that was loaded without one of the languages.
+        """
+        languages = language_chain(codes)
+        source: Source | SourceSpec = self.source
+        if isinstance(source, OxigraphSource):
+            source.check_languages(languages)
+            if source.name == packaged_extract().name:
+                source = packaged_extract()  # to be opened with its labels in other languages
+        return WikidataCache(
+            source,
+            meta_properties=self._meta_properties,
+            internal_classes=self._internal_classes,
+            languages=languages,
+        )
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """Return {id: label} in the first of the languages that has one. Ids without a label are absent.

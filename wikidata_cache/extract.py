@@ -116,10 +116,12 @@ def build_extract(
     silent = _find_silent(ids, facts.out(items), labels)
     if silent:
         logger.warning("%s has no statement about %s; check the ids", source.name, ", ".join(silent))
-    triples = _to_triples(statements, labels, merged) + _label_triples(facts.own_labels(labels))
+    other_labels = _label_triples(facts.own_labels(labels))
+    triples = _to_triples(statements, labels, merged) + other_labels
     content = gzipped(serialize(triples, format=RdfFormat.N_TRIPLES) or b"")
     write_atomically(out, content)
-    return ExtractReport(len(statements), len(labels), len(content), hashlib.sha256(content).hexdigest())
+    label_count = len(labels) + len(other_labels)
+    return ExtractReport(len(statements), label_count, len(content), hashlib.sha256(content).hexdigest())
 
 
 def _find_silent(

@@ -109,6 +109,21 @@ def test_server_of_oxigraph_answers_in_every_language(every_language: Path, cach
         assert cache.linker.link("ロンドン").candidates[0].id == "Q84"
 
 
+def test_cache_speaks_another_language(every_language: Path, loaded: Path, speaking: Server, cache_path: str) -> None:
+    for source in (packaged_extract(), every_language):
+        english = WikidataCache(source, meta_properties=["P17"])
+        korean = english.in_language("ko,ja")
+        assert korean.labels(["Q84"]) == {"Q84": "런던"}
+        assert korean.in_language("en").labels(["Q84"]) == english.labels(["Q84"]) == {"Q84": "London"}
+        options = SubgraphOptions(hops=1)
+        graphs = [cache.neighbourhood("Q84", options).graph for cache in (english, korean)]
+        assert graphs[0]["content_hash"] == graphs[1]["content_hash"] and graphs[1]["dropped"]["meta_property"]
+    remote = WikidataCache(speaking.url, cache=cache_path)
+    assert remote.in_language("zh").labels(["Q84"]) == {"Q84": "伦敦"}
+    with pytest.raises(StoreError, match="no labels in ko"):
+        WikidataCache(loaded).in_language("ko")
+
+
 def test_cache_asks_only_for_the_missing_language(speaking: Server, cache_path: str) -> None:
     WikidataCache(speaking.url, cache=cache_path).subgraph(EDITS[0])
     english = len(speaking.requests)

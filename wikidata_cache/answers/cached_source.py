@@ -207,14 +207,18 @@ class CachedSource:
 
     def find_labelled_in(self, keys: Iterable[str]) -> dict[str, set[str]]:
         """Return {key: ids with this label in the cache} for labels in a language such as "zh 北京"."""
-        found = dict[str, set[str]]()
+        found: dict[str, set[str]] = {}
         for key in keys:
             family, label = parse_named_in(key)
-            entities = set[str]()
+            candidates: set[str] = set()
             for store in self._files:
-                entities |= store.find_with_text(self.graph, label, as_of=self._as_of)
-            words = self._look_up("label_in", keys_in("label", entities, [family]))
-            found[key] = {parse_words_of(of)[0] for of, pairs in words.items() if label in [text for _, text in pairs]}
+                candidates |= store.find_with_text(self.graph, label, as_of=self._as_of)
+            # Any version, and any part of a label, makes a candidate; now the whole label of the newest version counts.
+            words = self._look_up("label_in", keys_in("label", candidates, [family]))
+            found[key] = set()
+            for words_of, pairs in words.items():
+                if label in dict(pairs).values():
+                    found[key].add(parse_words_of(words_of)[0])
         return found
 
     @cached_property

@@ -61,22 +61,7 @@ class OxigraphSource(SparqlSource):
         """Open a store made by `load`, or a plain Oxigraph folder, read-only."""
         loaded = store_of(folder)
         if loaded is not None:
-            manifest = read_manifest(loaded)
-            store = open_database(loaded, manifest)
-            name = loaded.resolve().name
-            provenance: Provenance = {"kind": "store", "folder": name, "content_hash": manifest.content_hash}
-            languages: Sequence[str] | None = manifest.languages
-            if manifest.keep_all or manifest.every_language:
-                languages = None
-            return cls(
-                store,
-                name=name,
-                provenance=provenance,
-                folder=loaded,
-                label_file=loaded / LABELS,
-                languages=languages,
-                finds_names_of_all=manifest.keep_all,
-            )
+            return cls._from_loaded(loaded)
         try:
             store = Store.read_only(str(folder))
         except OSError as error:
@@ -97,6 +82,24 @@ class OxigraphSource(SparqlSource):
             provenance={"kind": "oxigraph", "folder": folder.name, "changed_ns": changed},
             folder=folder,
             label_file=_find_label_file(folder),
+        )
+
+    @classmethod
+    def _from_loaded(cls, folder: Path) -> "OxigraphSource":
+        """Open a store made by `load`, after checking its files."""
+        manifest = read_manifest(folder)
+        name = folder.resolve().name
+        languages: Sequence[str] | None = manifest.languages
+        if manifest.keep_all or manifest.every_language:
+            languages = None
+        return cls(
+            open_database(folder, manifest),
+            name=name,
+            provenance={"kind": "store", "folder": name, "content_hash": manifest.content_hash},
+            folder=folder,
+            label_file=folder / LABELS,
+            languages=languages,
+            finds_names_of_all=manifest.keep_all,
         )
 
     @property

@@ -54,7 +54,11 @@ def _read_words(kind: LanguageKind) -> Callable[[Sequence[str], Sequence[Binding
         for row in sorted(rows, key=lambda row: row.get("l", ""), reverse=True):  # of several of a code, the first
             if row.get("l", "").strip():
                 texts[_key_of(row)][row["lang"]] = row["l"]
-        return [Fact(kind, key, [list(pair) for pair in sorted(texts[key].items())]) for key in keys]
+        facts = []
+        for key in keys:
+            pairs = [[code, text] for code, text in sorted(texts[key].items())]
+            facts.append(Fact(kind, key, pairs))
+        return facts
 
     return read
 
