@@ -7,9 +7,16 @@ from wikidata_cache.errors import BadOptionError, UnknownLabelError
 from wikidata_cache.ids import ENTITY, RDFS_LABEL
 from wikidata_cache.sources import queries
 from wikidata_cache.sources.oxigraph import OxigraphSource
-from wikidata_cache.sources.templates import TEMPLATES
+from wikidata_cache.sources.wordings import ALL_TEMPLATES as TEMPLATES
 
-IDS = {"named": ["Philadelphia"], "ends": ["P19 object", "P19 subject"], "at_end": ["P19 object Q65", "P19 object Q84"]}
+IDS = {
+    "named": ["Philadelphia"],
+    "ends": ["P19 object", "P19 subject"],
+    "at_end": ["P19 object Q65", "P19 object Q84"],
+    "label_in": ["Q1345 zh", "Q84 ko"],
+    "description_in": ["Q1345 zh", "Q84 ko"],
+    "named_in": ["zh 北京", "ko 런던"],
+}
 
 
 def test_query_sorts_ids() -> None:
@@ -63,6 +70,7 @@ def test_answers_end_with_a_mark(cache: WikidataCache) -> None:
 def test_queries_stay_small() -> None:
     for kind, template in TEMPLATES.items():
         forms = {"named": "x" * 93 + "{}", "ends": "P1{} object", "at_end": "P1{} object Q1{}"}
+        forms |= {"label_in": "Q13{} zh", "description_in": "Q13{} zh", "named_in": "zh " + "x" * 93 + "{}"}
         longest = [forms.get(kind, "Q13{}").replace("{}", f"{i:07d}") for i in range(template.size)]
         assert len(template.query(longest)) < 30_000, kind
 
@@ -80,3 +88,17 @@ def test_claim_times_are_normalised() -> None:
     for form, expected in forms.items():
         [fact] = template.read(["Q1"], [row | {"start": form}])
         assert fact.value == [["P54", "Q2", "normal", expected, ""]]
+
+
+@pytest.mark.parametrize("key", ["Q1", "Q1 ", "Q1 zh-hant", "q1 zh", "Q1 zh ko", "Q1> } zh"])
+def test_keys_of_words_cannot_inject_sparql(cache: WikidataCache, key: str) -> None:
+    with pytest.raises(BadOptionError, match="such as 'Q42 zh'"):
+        list(cache.source.ask(TEMPLATES["label_in"], [key]))
+
+
+@pytest.mark.parametrize("label", ['x"@ko } UNION { ?e ?p ?l', "\\", '"""', "}}", "two words", "\n"])
+def test_any_label_in_a_language_is_found(label: str) -> None:
+    store = Store()
+    store.add(Quad(NamedNode(ENTITY + "Q1"), NamedNode(RDFS_LABEL), Literal(label, language="ko-kp")))
+    [answer] = OxigraphSource(store, name="one", provenance={}).ask(TEMPLATES["named_in"], [f"ko {label}", "ko y"])
+    assert {fact.id: fact.value for fact in answer.facts} == {f"ko {label}": ["Q1"], "ko y": []}

@@ -18,9 +18,11 @@ from wikidata_cache import Source, SparqlSource, WikidataCache, content_hash, op
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.extract import packaged_labels
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Binding, Provenance
+from wikidata_cache.sources.wordings import LABELS_IN, NAMED_IN
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 BOTH_ENDS = ("target_new", "subject")
@@ -176,3 +178,14 @@ def test_content_hash_depends_on_triples_labels_and_claims(cache: WikidataCache,
     claimed = content_hash(full)
     next(data for *_, data in full.edges(data=True) if "claims" in data)["claims"].append({"rank": "normal"})
     assert content_hash(full) != claimed
+
+
+def test_words_in_other_languages_are_the_same_from_every_engine() -> None:
+    files = [packaged_labels()]
+    sources: list[Source] = [OxigraphSource.from_files(files), RdflibSource(files)]
+    labels = [f"{entity} {family}" for entity in ("Q84", "Q65", "P19", "Q404") for family in ("de", "ko", "zh")]
+    for template, keys in ((LABELS_IN, labels), (NAMED_IN, ["ko 런던", "zh 倫敦", "zh 런던", 'de "'])):
+        found, expected = (
+            [fact for answer in source.ask(template, keys) for fact in answer.facts] for source in sources
+        )
+        assert found == expected and any(fact.value for fact in found)
