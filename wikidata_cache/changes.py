@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.deny_lists import meta_properties
-from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, families_of
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, list_families
 from wikidata_cache.sources.source import batches
-from wikidata_cache.sources.wordings import choose_texts, keys_in
+from wikidata_cache.sources.wordings import choose_texts, write_keys
 
 Pair = tuple[str, str]  # relation, object
 _BLOCK = 500  # ids that are looked up at once
@@ -152,7 +152,7 @@ def edit_rows(
         for entity, label in store.look_up(graph, "label", ids).items():
             if label:
                 labels[entity], _ = label
-        keys = keys_in("label", ids, families_of(languages))
+        keys = write_keys("label", ids, list_families(languages))
         labels |= choose_texts(store.look_up(graph, "label_in", keys), languages)
         for change in block:
             if labels.keys() >= change.ids:

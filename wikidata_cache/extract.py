@@ -17,7 +17,7 @@ from kg_common.ids import is_item
 from wikidata_cache import deny_lists
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, SAME_AS, Statement, check_ids
-from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, own_languages
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, list_own_languages
 from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.facts import Facts, look_up_or_skip
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -53,7 +53,7 @@ def add_labels(files: Sequence[Path], languages: Languages | None) -> list[Path]
 
     None asks for all languages.
     """
-    wants_others = languages is None or bool(own_languages(languages))
+    wants_others = languages is None or bool(list_own_languages(languages))
     if wants_others and packaged_extract() in files:
         return [*files, packaged_labels()]
     return list(files)

@@ -61,7 +61,7 @@ def language_chain(text: str) -> Languages:
     """
     chain: list[str] = []
     for part in text.split(","):
-        chain += _with_variants(_check_code(part.strip().lower()))
+        chain += _list_variants(_check_code(part.strip().lower()))
     chain += DEFAULT_LANGUAGES
     return tuple(dict.fromkeys(chain))
 
@@ -73,7 +73,7 @@ def check_languages(languages: Sequence[str]) -> Languages:
     return tuple(_check_code(code) for code in languages)
 
 
-def own_languages(languages: Languages) -> Languages:
+def list_own_languages(languages: Languages) -> Languages:
     """Return the codes of a chain before its English end: those that are not asked for by default.
 
     The end is as much of the chain as has its codes in the order of `DEFAULT_LANGUAGES`.
@@ -86,20 +86,20 @@ def own_languages(languages: Languages) -> Languages:
     return languages[:own]
 
 
-def searched_languages(languages: Languages) -> Languages:
+def list_searched_languages(languages: Languages) -> Languages:
     """Return the codes in which a search for names is made: the first of each family of the chain, else English.
 
     Wikidata's search takes one language, and looks in its variants and in English too.
     """
     first: dict[str, str] = {}
-    for code in own_languages(languages):
-        first.setdefault(family_of(code), code)
+    for code in list_own_languages(languages):
+        first.setdefault(find_family(code), code)
     return tuple(first.values()) or ("en",)
 
 
-def families_of(languages: Languages) -> tuple[str, ...]:
+def list_families(languages: Languages) -> tuple[str, ...]:
     """Return the families of a chain's own codes, sorted: ("ko", "zh") for the chain of "zh-tw,ko"."""
-    return tuple(sorted({family_of(code) for code in own_languages(languages)}))
+    return tuple(sorted({find_family(code) for code in list_own_languages(languages)}))
 
 
 def is_language(code: str) -> bool:
@@ -107,21 +107,21 @@ def is_language(code: str) -> bool:
     return code in _CODES.split()
 
 
-def family_of(code: str) -> str:
+def find_family(code: str) -> str:
     """Return the language of a code without region and script: "zh" for "zh-hant"."""
     return code.partition("-")[0]
 
 
-def codes_of(family: str) -> Languages:
+def list_codes(family: str) -> Languages:
     """Return all codes of a family, the plain one first: ("de", "de-at", "de-ch"); () for an unknown one."""
     if family == "zh":
         return ("zh", *_SIMPLIFIED, *_TRADITIONAL)
-    return tuple(sorted(code for code in _CODES.split() if family_of(code) == family))
+    return tuple(sorted(code for code in _CODES.split() if find_family(code) == family))
 
 
-def _with_variants(code: str) -> Languages:
+def _list_variants(code: str) -> Languages:
     """Return a code and the others of its family, the nearest first."""
-    family = family_of(code)
+    family = find_family(code)
     if family == "en":
         return (code,)  # the default chain has the others
     nearest: Languages = ()
@@ -129,7 +129,7 @@ def _with_variants(code: str) -> Languages:
         nearest = _TRADITIONAL
     if code in _SIMPLIFIED:
         nearest = _SIMPLIFIED
-    return tuple(dict.fromkeys((code, *nearest, *codes_of(family))))
+    return tuple(dict.fromkeys((code, *nearest, *list_codes(family))))
 
 
 def _check_code(code: object) -> str:

@@ -6,10 +6,10 @@ import pytest
 
 from wikidata_cache.languages import (
     DEFAULT_LANGUAGES,
-    codes_of,
-    families_of,
     language_chain,
-    own_languages,
+    list_codes,
+    list_families,
+    list_own_languages,
 )
 
 TRADITIONAL = ("zh-hant", "zh-tw", "zh-hk", "zh-mo")
@@ -33,12 +33,12 @@ TRADITIONAL = ("zh-hant", "zh-tw", "zh-hk", "zh-mo")
 )
 def test_chain_has_variants_after_each_language_and_english_last(named: str, own: tuple[str, ...]) -> None:
     chain = language_chain(named)
-    assert own_languages(chain) == own
+    assert list_own_languages(chain) == own
     assert chain == (*own, *(code for code in DEFAULT_LANGUAGES if code not in own))
 
 
 def test_families_are_those_of_the_languages_that_are_not_asked_for_by_default() -> None:
-    assert families_of(DEFAULT_LANGUAGES) == ()
-    assert families_of(language_chain("zh-tw,zh,ko")) == ("ko", "zh")
-    assert families_of(("ja",)) == ("ja",)
-    assert codes_of("ko") == ("ko", "ko-kp")
+    assert list_families(DEFAULT_LANGUAGES) == ()
+    assert list_families(language_chain("zh-tw,zh,ko")) == ("ko", "zh")
+    assert list_families(("ja",)) == ("ja",)
+    assert list_codes("ko") == ("ko", "ko-kp")

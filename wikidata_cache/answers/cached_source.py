@@ -28,7 +28,7 @@ from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.queries import parse_named_in, parse_words_of
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Json, Kind, Provenance, Source, Template
 from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key
-from wikidata_cache.sources.wordings import Question, describe_question, keys_in
+from wikidata_cache.sources.wordings import Question, describe_question, write_keys
 
 _LISTED = 20  # up to this many missing ids, the suggested fetch command lists each id, else a file of edits
 _STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims", "values")
@@ -214,7 +214,7 @@ class CachedSource:
             for store in self._files:
                 candidates |= store.find_with_text(self.graph, label, as_of=self._as_of)
             # Any version, and any part of a label, makes a candidate; now the whole label of the newest version counts.
-            words = self._look_up("label_in", keys_in("label", candidates, [family]))
+            words = self._look_up("label_in", write_keys("label", candidates, [family]))
             found[key] = set()
             for words_of, pairs in words.items():
                 if label in dict(pairs).values():

@@ -36,7 +36,7 @@ from wikidata_cache.cli.options import (
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import PER_NODE, add_labels, build_extract, names_extract, packaged_extract, read_seeds
 from wikidata_cache.ids import release
-from wikidata_cache.languages import ALL_LANGUAGES, DEFAULT_LANGUAGES, Languages, families_of
+from wikidata_cache.languages import ALL_LANGUAGES, DEFAULT_LANGUAGES, Languages, list_families
 from wikidata_cache.stores.inputs import LoadOptions
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -235,7 +235,7 @@ def find(
     if not ids:
         spoken = ""
         if language is not None:
-            spoken = f" in {', '.join(families_of(opened.facts.languages))} or English"
+            spoken = f" in {', '.join(list_families(opened.facts.languages))} or English"
         advice = "`wikidata-cache link` also looks for parts of names"
         echo(f"nothing has exactly the label {label!r}{spoken}; {advice}", err=True)
         raise typer.Exit(1)

@@ -23,7 +23,7 @@ from wikidata_cache.cli.console import echo
 from wikidata_cache.edits import file_of, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_text
-from wikidata_cache.languages import families_of
+from wikidata_cache.languages import list_families
 from wikidata_cache.sources.source import PlainKind
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 
@@ -212,9 +212,9 @@ def _write_sitelinks(opened: WikidataCache, fetched: Fetched, path: Path) -> Non
 
 def _fetch_ids(opened: WikidataCache, kind: PlainKind, ids: list[str]) -> None:
     from wikidata_cache.sources.templates import TEMPLATES
-    from wikidata_cache.sources.wordings import IN_LANGUAGES, keys_in
+    from wikidata_cache.sources.wordings import IN_LANGUAGES, write_keys
 
-    families = families_of(opened.facts.languages)
+    families = list_families(opened.facts.languages)
     if families and kind not in IN_LANGUAGES:
         kinds = ", ".join(IN_LANGUAGES)
         raise BadOptionError(f"--language is for --kind {kinds}; facts of the kind {kind} have no words. Leave it out.")
@@ -226,7 +226,7 @@ def _fetch_ids(opened: WikidataCache, kind: PlainKind, ids: list[str]) -> None:
     texts = sorted(set(ids))
     count = sum(len(answer.facts) for answer in opened.source.ask(TEMPLATES[kind], texts))
     if families:
-        keys = keys_in(kind, texts, families)
+        keys = write_keys(kind, texts, families)
         count += sum(len(answer.facts) for answer in opened.source.ask(IN_LANGUAGES[kind], keys))
     echo(f"{len(set(ids))} ids of kind {kind}: {count} facts")
 

@@ -31,7 +31,7 @@ from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
 from wikidata_cache.ids import is_text
 from wikidata_cache.labels.label_index import EntityKind, NameKind
-from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, codes_of, searched_languages
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, list_codes, list_searched_languages
 from wikidata_cache.sources.queries import parse_words_of
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Kind, Template, batches
 from wikidata_cache.values import json_value, rdf_time
@@ -134,7 +134,7 @@ class ActionApi(EndpointSource):
             return []
         most = str(min(limit, _BATCH))
         hits = list[str]()
-        for code in searched_languages(languages):
+        for code in list_searched_languages(languages):
             by_name = {"action": "wbsearchentities", "search": text, "language": code, "uselang": code, "type": kind}
             named, _ = self._get(by_name | {"limit": most}, "search", _parse_hits)
             hits += named
@@ -208,13 +208,16 @@ class ActionApi(EndpointSource):
         pairs = [parse_words_of(key) for key in block]
         codes = list[str]()
         for family in sorted({family for _, family in pairs}):
-            codes += codes_of(family)
+            codes += list_codes(family)
         ids = sorted({entity for entity, _ in pairs})
         entities, exchange = self._get_entities(ids, [_PARTS_IN[template.kind]], tuple(codes))
         facts = []
         for key, (requested, family) in zip(block, pairs, strict=True):
-            texts = _texts_of(requested, entities.get(requested), template.kind)
-            wanted = [[code, text] for code, text in sorted(texts.items()) if code in codes_of(family) and text.strip()]
+            texts = _select_texts(requested, entities.get(requested), template.kind)
+            wanted = []
+            for code in sorted(list_codes(family)):
+                if texts.get(code, "").strip():
+                    wanted.append([code, texts[code]])
             facts.append(Fact(template.kind, key, wanted))
         return Answer("wbgetentities/1", facts, exchange)
 
@@ -428,7 +431,7 @@ def is_action_api(url: str) -> bool:
     return re.split("[?#]", url, maxsplit=1)[0].endswith("/api.php")
 
 
-def _texts_of(requested: str, entity: ApiEntity | None, kind: Kind) -> Mapping[str, str]:
+def _select_texts(requested: str, entity: ApiEntity | None, kind: Kind) -> Mapping[str, str]:
     """Return the labels or descriptions of an id by language; nothing for a missing one and for a merged one."""
     if entity is None or entity.id != requested:
         return {}

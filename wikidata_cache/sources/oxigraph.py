@@ -9,7 +9,7 @@ from pyoxigraph import Literal, NamedNode, QuerySolutions, Store
 from kg_common.ids import is_item
 from wikidata_cache.errors import SourceStringError, StoreError, UserQueryError
 from wikidata_cache.ids import DIRECT, Statement, local_id
-from wikidata_cache.languages import Languages, families_of, family_of
+from wikidata_cache.languages import Languages, find_family, list_families
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.source import Binding, Provenance, SparqlSource
 from wikidata_cache.sources.user_queries import forbid_service
@@ -118,8 +118,8 @@ class OxigraphSource(SparqlSource):
         """Refuse languages of which a store made by `load` has no label, because they were not loaded."""
         if self._folder is None or self._languages is None:
             return
-        loaded = set(map(family_of, self._languages))
-        missing = [family for family in families_of(languages) if family not in loaded]
+        loaded = set(map(find_family, self._languages))
+        missing = [family for family in list_families(languages) if family not in loaded]
         if missing:
             problem = f"has no labels in {', '.join(missing)}, but in {', '.join(sorted(loaded))}"
             suggestion = f"Load it again with --force --language {','.join(missing)}, or with --language all"

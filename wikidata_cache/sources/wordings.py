@@ -14,7 +14,7 @@ from pyoxigraph import Literal
 
 from kg_common.ids import is_entity
 from wikidata_cache.ids import ENTITY, local_id
-from wikidata_cache.languages import Languages, codes_of, family_of, own_languages
+from wikidata_cache.languages import Languages, find_family, list_codes, list_own_languages
 from wikidata_cache.sources.queries import marked_select, parse_named_in, parse_words_of, write_named_in, write_words_of
 from wikidata_cache.sources.source import Binding, Fact, Json, Kind, LanguageKind, Template
 from wikidata_cache.sources.templates import TEMPLATES, match_words
@@ -24,7 +24,7 @@ _LABEL = f"<{KIND_IRIS['label']}>"
 _DESCRIPTION = f"<{KIND_IRIS['description']}>"
 
 
-def _query_words(predicate: str) -> Callable[[Sequence[str]], str]:
+def _make_words_query(predicate: str) -> Callable[[Sequence[str]], str]:
     """Return a function from keys such as "Q42 zh" to the query of their texts: rows e, l, lang."""
 
     def query(keys: Sequence[str]) -> str:
@@ -35,25 +35,25 @@ def _query_words(predicate: str) -> Callable[[Sequence[str]], str]:
         parts = []
         for family, ids in sorted(entities.items()):
             names = " ".join(f"wd:{entity}" for entity in sorted(ids))
-            words = match_words("e", predicate, codes_of(family))
+            words = match_words("e", predicate, list_codes(family))
             parts.append(f"VALUES ?e {{ {names} }} {words}")
         return marked_select("?e ?l ?lang", *parts)
 
     return query
 
 
-def _key_of(row: Binding) -> str:
-    return write_words_of(local_id(row["e"]), family_of(row["lang"]))
+def _read_key(row: Binding) -> str:
+    return write_words_of(local_id(row["e"]), find_family(row["lang"]))
 
 
-def _read_words(kind: LanguageKind) -> Callable[[Sequence[str], Sequence[Binding]], list[Fact]]:
+def _make_words_reader(kind: LanguageKind) -> Callable[[Sequence[str], Sequence[Binding]], list[Fact]]:
     """Return the reader of texts: the value of a fact has a pair [code, text] for each code that has one."""
 
     def read(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
         texts: dict[str, dict[str, str]] = defaultdict(dict)
         for row in sorted(rows, key=lambda row: row.get("l", ""), reverse=True):  # of several of a code, the first
             if row.get("l", "").strip():
-                texts[_key_of(row)][row["lang"]] = row["l"]
+                texts[_read_key(row)][row["lang"]] = row["l"]
         facts = []
         for key in keys:
             pairs = [[code, text] for code, text in sorted(texts[key].items())]
@@ -63,33 +63,37 @@ def _read_words(kind: LanguageKind) -> Callable[[Sequence[str], Sequence[Binding
     return read
 
 
-def _named_query(keys: Sequence[str]) -> str:
+def _write_named_query(keys: Sequence[str]) -> str:
     """Return the query for the entities with exactly these labels in these languages: rows e, l, lang."""
     literals = []
     for key in sorted(keys):
         family, label = parse_named_in(key)
-        literals += [str(Literal(label, language=code)) for code in codes_of(family)]
+        literals += [str(Literal(label, language=code)) for code in list_codes(family)]
     labelled = f"VALUES ?l {{ {' '.join(literals)} }} ?e {_LABEL} ?l . BIND(LCASE(LANG(?l)) AS ?lang)"
     return marked_select("?e ?l ?lang", f'{labelled} FILTER(STRSTARTS(STR(?e), "{ENTITY}"))')
 
 
-def _name_of(row: Binding) -> str:
-    return write_named_in(row["l"], family_of(row["lang"]))
+def _read_name(row: Binding) -> str:
+    return write_named_in(row["l"], find_family(row["lang"]))
 
 
 def _read_named(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     entities: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        entities[_name_of(row)].add(local_id(row["e"]))
+        entities[_read_name(row)].add(local_id(row["e"]))
     return [Fact("named_in", key, sorted(filter(is_entity, entities[key]))) for key in keys]
 
 
-LABELS_IN = Template("labels_in/1", "label_in", _query_words(_LABEL), _read_words("label_in"), _key_of)
+LABELS_IN = Template("labels_in/1", "label_in", _make_words_query(_LABEL), _make_words_reader("label_in"), _read_key)
 DESCRIPTIONS_IN = Template(
-    "descriptions_in/1", "description_in", _query_words(_DESCRIPTION), _read_words("description_in"), _key_of
+    "descriptions_in/1",
+    "description_in",
+    _make_words_query(_DESCRIPTION),
+    _make_words_reader("description_in"),
+    _read_key,
 )
 # A name is written in up to nine codes of a family, so fewer names fit into the length of a URL.
-NAMED_IN = Template("named_in/1", "named_in", _named_query, _read_named, _name_of, size=10)
+NAMED_IN = Template("named_in/1", "named_in", _write_named_query, _read_named, _read_name, size=10)
 
 # The question in other languages for each question about words.
 IN_LANGUAGES: dict[Kind, Template] = {"label": LABELS_IN, "description": DESCRIPTIONS_IN, "named": NAMED_IN}
@@ -104,7 +108,7 @@ def choose_texts(answers: Mapping[str, Json], languages: Languages) -> dict[str,
         texts[entity].update((code, text) for code, text in pairs)
     chosen = {}
     for entity, by_code in texts.items():
-        spoken = [code for code in own_languages(languages) if code in by_code]
+        spoken = [code for code in list_own_languages(languages) if code in by_code]
         if spoken:
             chosen[entity] = by_code[spoken[0]]
     return chosen
@@ -135,7 +139,7 @@ def _parse_key(kind: Kind, key: str) -> tuple[str, str]:
     return parse_words_of(key)
 
 
-def keys_in(kind: Kind, texts: Iterable[str], families: Iterable[str]) -> list[str]:
+def write_keys(kind: Kind, texts: Iterable[str], families: Iterable[str]) -> list[str]:
     """Return the keys of a question in `IN_LANGUAGES` for these ids, or these labels of the kind "named"."""
     families = list(families)
     keys = []

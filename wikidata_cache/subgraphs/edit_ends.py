@@ -20,7 +20,7 @@ from wikidata_cache.errors import (
     WikidataCacheError,
 )
 from wikidata_cache.ids import Statement
-from wikidata_cache.languages import families_of
+from wikidata_cache.languages import list_families
 from wikidata_cache.subgraphs.facts import Facts, look_up_or_skip
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 
@@ -270,7 +270,7 @@ def _resolve_labels(labels: Iterable[str], facts: Facts) -> tuple[dict[str, str]
     errors: dict[str, WikidataCacheError] = {}
     for label, ids in candidates.items():
         if not ids:
-            errors[label] = UnknownLabelError(label, facts.source.name, families_of(facts.languages))
+            errors[label] = UnknownLabelError(label, facts.source.name, list_families(facts.languages))
         elif len(ids) == 1:
             items[label] = ids[0]
         else:

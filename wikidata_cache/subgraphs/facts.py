@@ -15,11 +15,11 @@ from typing import NamedTuple, TypeVar
 
 from wikidata_cache.errors import CacheMissError, TruthyOnlyError
 from wikidata_cache.ids import Statement, check_ids, is_text
-from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, families_of, own_languages
+from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, list_families, list_own_languages
 from wikidata_cache.sources import templates
 from wikidata_cache.sources.queries import parse_words_of
 from wikidata_cache.sources.source import Json, Kind, Source, Template
-from wikidata_cache.sources.wordings import IN_LANGUAGES, choose_texts, keys_in
+from wikidata_cache.sources.wordings import IN_LANGUAGES, choose_texts, write_keys
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.sampling import other_end
 from wikidata_cache.values import is_value, unit_of, words
@@ -45,8 +45,8 @@ class Facts:
     ) -> None:
         self.source = source
         self.languages = languages
-        self._own_languages = own_languages(languages)
-        self._families = families_of(languages)
+        self._own_languages = list_own_languages(languages)
+        self._families = list_families(languages)
         self._meta = meta
         self.internal = frozenset(internal)  # the classes of Wikimedia-internal items
         self.warned: set[str] = set()  # new objects o* for which a warning about missing labels was logged
@@ -145,7 +145,7 @@ class Facts:
         """Return {"Q42 zh": [[code, text], ...]} in the languages of the chain before its end."""
         if not self._families:
             return {}
-        return self._fetch(IN_LANGUAGES[kind], keys_in(kind, check_ids(ids), self._families))
+        return self._fetch(IN_LANGUAGES[kind], write_keys(kind, check_ids(ids), self._families))
 
     def types(self, ids: Iterable[str]) -> dict[str, frozenset[str]]:
         """Return {id: classes of which it is an instance (P31); an empty set for none}."""
@@ -180,10 +180,10 @@ class Facts:
             forms = {unicodedata.normalize("NFC", label), unicodedata.normalize("NFKC", label)}
             spellings[label] = sorted(filter(None, forms))
         every_form = set[str]().union(*spellings.values())
-        answers = self._fetch(IN_LANGUAGES["named"], keys_in("named", every_form, self._families))
+        answers = self._fetch(IN_LANGUAGES["named"], write_keys("named", every_form, self._families))
         named = defaultdict[str, set[str]](set)
         for label, written in spellings.items():
-            for key in keys_in("named", written, self._families):
+            for key in write_keys("named", written, self._families):
                 named[label].update(answers[key])
         return named
 

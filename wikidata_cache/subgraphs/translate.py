@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kg_common.ids import is_item, is_property
-from wikidata_cache.languages import own_languages
+from wikidata_cache.languages import list_own_languages
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.subgraph import Subgraph
 from wikidata_cache.values import is_value
@@ -17,7 +17,7 @@ from wikidata_cache.values import is_value
 
 def translate(graphs: Sequence[Subgraph], facts: Facts) -> None:
     """Replace the labels of subgraphs in place by those in the languages of `facts`; requests are shared."""
-    if not own_languages(facts.languages):
+    if not list_own_languages(facts.languages):
         return
     ids = set[str]()
     for graph in graphs:
