@@ -1,6 +1,7 @@
 """The runs that are compared: their records, whether they are comparable, and notes about what makes them differ.
 
-Only runs with the same protocol, model and tokenizer are compared, on the records that all runs have.
+Only runs with the same protocol are compared, on the records that all runs have. They may be of different models, whose
+records are paired by id all the same; what belongs to a model (its tokenizer, its chat template) then differs too.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kg_common.terminal import number_of
 from kg_edit.errors import OutputError
@@ -31,10 +33,11 @@ from kg_edit.text.display import one_line
 _SAME = {
     "job": "compare runs of `kg-edit evaluate`",
     "chat": "ask both in one form: both with --chat, or both with --plain",
-    "chat_form_sha256": "make and ask both in one form, with one chat template",
     "protocol": "evaluate both with one version of kg-edit",
     "question_form_sha256": "evaluate both with one version of kg-edit",
-    "model": "evaluate both on one model, in one dtype",
+}
+_SAME_IN_ONE_MODEL = {
+    "chat_form_sha256": "make and ask both in one form, with one chat template",
     "tokenizer_sha256": "evaluate both with one tokenizer",
 }
 _SHARED = "--common compares the records that all have"
@@ -81,6 +84,19 @@ class ComparedRun:
         return [name for name in self.settings["ids"] if name in self.records and name not in self.unfinished]
 
     @property
+    def model(self) -> tuple[Any, Any]:
+        """What tells whether two runs have the same model: the weights' fingerprint and the dtype."""
+        model = self.settings.get("model") or {}
+        return model.get("fingerprint"), model.get("dtype")
+
+    @property
+    def model_in_words(self) -> str:
+        """The model's name and dtype: "gpt-j, bfloat16"."""
+        model = self.settings.get("model") or {}
+        dtype = str(model.get("dtype")).removeprefix("torch.")
+        return f"{model.get('name')}, {dtype}"
+
+    @property
     def schedule(self) -> Schedule:
         """The schedule under which the run's edits were made."""
         return Schedule.parse(self.settings.get("schedule", "single"))
@@ -91,6 +107,13 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
     first = runs[0]
     for run in runs:
         must_be_equal = dict(_SAME)
+        if run.model == first.model:
+            must_be_equal |= _SAME_IN_ONE_MODEL
+        elif ("chat_form_sha256" in run.settings) != ("chat_form_sha256" in first.settings):
+            raise OutputError(
+                f"{first.folder} and {run.folder} can't be compared: one is in chat form and the other is not; "
+                f"{_SAME['chat']}"
+            )
         if not common:
             shared = any(_has_same_record(first, run, name) for name in first.ids())
             must_be_equal["data"] = _add_shared("evaluate both on one file", shared=shared)
@@ -165,6 +188,17 @@ def _has_same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
     return one.records[name].sha256 == other.records[name].sha256
 
 
+def describe_models(runs: Sequence[ComparedRun]) -> dict[str, str]:
+    """Return the model of each run in words, by the run's name; empty if all runs have one model."""
+    if len({run.model for run in runs}) == 1:
+        return {}
+    words = {run.name: run.model_in_words for run in runs}
+    if len(set(words.values())) == 1:  # the same name for other weights
+        for run in runs:
+            words[run.name] += f", weights {str(run.model[0])[:8]}"
+    return words
+
+
 def write_notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     """Return notes about the runs for the reader of a comparison."""
     return (*_note_methods(runs), *_note_errors(runs, ids), *_note_fairness(runs, ids))
@@ -198,8 +232,10 @@ def _note_errors(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
 
 
 def _note_fairness(runs: Sequence[ComparedRun], ids: Sequence[str]) -> list[str]:
-    """Return what makes the runs less comparable: other records, versions, answers to choose from, and schedules."""
+    """Return what makes the runs less comparable: other tokens, records, versions, choices and schedules."""
     notes = []
+    if len({run.settings.get("tokenizer_sha256") for run in runs}) > 1:
+        notes.append("the models have different tokens, so scores in nats a token are not comparable between them")
     if any(len(run.ids()) > len(ids) for run in runs):
         has = ", ".join(f"{run.name} has {len(run.ids())}" for run in runs)
         notes.append(f"only the {number_of(len(ids), 'record')} that all runs have ({has})")

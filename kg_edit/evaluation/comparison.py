@@ -1,7 +1,7 @@
 """Compare runs record by record: differences of the scores of the same records, with intervals and corrected p-values.
 
 Of runs with different schedules the scores at the end are compared: of a record alone, and after all edits of its
-sequence. Which runs can be compared is decided in `kg_edit.evaluation.compared_runs`. This file first has the result
+sequence. Of runs of different models each has an unedited model of its own. Which runs can be compared is decided in `kg_edit.evaluation.compared_runs`. This file first has the result
 (`Comparison`, with a `MetricRow` for each metric), then `compare`, which makes it.
 """
 
@@ -22,6 +22,7 @@ from kg_edit.evaluation.compared_runs import (
     ComparedRun,
     Scores,
     check_comparable,
+    describe_models,
     shared_records,
     write_notes,
 )
@@ -61,8 +62,8 @@ class MetricRow(BaseModel):
     """A metric over the ``n`` records that have it on every side: the mean of each side, and the difference of each to
     the first.
 
-    ``means`` also has the unedited model, if it is no side and has the metric of all these records. The editing score's
-    ``n`` is that of its rarest part.
+    ``means`` begins with the unedited model (one for each model), if it is no side and has the metric of all these
+    records. The editing score's ``n`` is that of its rarest part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,8 +77,8 @@ class MetricRow(BaseModel):
 class Comparison(BaseModel):
     """The result of `compare`. ``sides`` are names; the others are compared with the first one.
 
-    ``model`` and ``data`` are shared by all runs; ``data`` is None for an unknown benchmark. ``schedule`` is None if
-    the runs have different ones; then ``schedules`` says in words what each run's score is.
+    ``data`` is None for an unknown benchmark. ``model`` is None if the runs have different ones; then ``models`` has
+    each run's model in words. ``schedule`` is None likewise; then ``schedules`` says in words what each run's score is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,6 +92,20 @@ class Comparison(BaseModel):
     data: str | None = None
     schedule: str | None = None
     schedules: dict[str, str] = {}
+    models: dict[str, str] = {}
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The sentences above a table: which run has which model, and which schedule; () if they all have the same."""
+        return tuple(line for line in (self.models_line, self.schedules_line) if line)
+
+    @property
+    def models_line(self) -> str:
+        """A sentence that says which run has which model; "" if all have the same."""
+        if not self.models:
+            return ""
+        runs = ", ".join(f"{name} ({words})" for name, words in self.models.items())
+        return f"Different models: {runs}."
 
     @property
     def schedules_line(self) -> str:
@@ -102,9 +117,11 @@ class Comparison(BaseModel):
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The sides in the order of a table: the unedited model first, also if it is no side but has some mean."""
-        has_unedited = any(UNEDITED in row.means for row in self.rows) and UNEDITED not in self.sides
-        return (UNEDITED, *self.sides) if has_unedited else self.sides
+        """The sides in the order of a table: first the unedited models that are no sides but have some mean."""
+        unedited = dict[str, None]()
+        for row in self.rows:
+            unedited.update(dict.fromkeys(name for name in row.means if name not in self.sides))
+        return (*unedited, *self.sides)
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -171,6 +188,7 @@ def compare(
     """Compare runs with the first of them, or with ``against``: another run, or the word unedited.
 
     Runs may differ in their schedule: a record's score alone is paired with its score after all edits of its sequence.
+    They may also be of different models; then the table has the unedited model of each.
 
     Args:
         folders: the folders of the runs, or one. One run alone is compared with the unedited model.
@@ -180,11 +198,11 @@ def compare(
         seed: of the intervals and permutations.
 
     Raises:
-        ConfigError: no run is given, one is given twice, ``against`` is none of them, or no record has one of
-            ``metrics`` (or any metric) on each side.
+        ConfigError: no run is given, one is given twice, ``against`` is none of them or the unedited model of several,
+            or no record has one of ``metrics`` (or any metric) on each side.
         UnknownNameError: a metric is in none of the runs.
-        OutputError: a folder holds no finished run, or the runs differ in a setting that must be equal: the model, the
-            data set, its records or the protocol.
+        OutputError: a folder holds no finished run, or the runs differ in a setting that must be equal: the data set,
+            its records, the form of the prompts or the protocol.
     """
     if not folders:
         raise ConfigError("no run is given; give the folder of at least one run")
@@ -194,14 +212,14 @@ def compare(
     check_comparable(runs, common=common)
     ids = shared_records(runs, common=common)
     sides = _choose_sides(runs, ids, against)
-    base: Scores = {}
+    bases = dict[str, Scores]()
     if UNEDITED not in sides:
-        base = runs[0].scores(ids, BASE)
+        bases = _read_bases(runs, ids)
     if isinstance(metrics, str):
         metrics = (metrics,)
     requested = tuple(metrics)
     names = _choose_metrics(requested, sides, runs)
-    rows = _compare_metrics(sides, ids, names, seed, base=base)
+    rows = _compare_metrics(sides, ids, names, seed, bases=bases)
     lacking = sorted(set(requested) - {row.metric for row in rows})
     if not rows:
         raise _explain_nothing_to_compare(sides, lacking)
@@ -210,6 +228,10 @@ def compare(
         notes.append(f"no record has {' and '.join(lacking)} on each side")
 
     settings = runs[0].settings
+    models = describe_models(runs)
+    model = None
+    if not models:
+        model = settings.get("model", {}).get("name")
     schedules = _describe_schedules(runs)
     schedule = None
     if not schedules:
@@ -220,7 +242,8 @@ def compare(
         rows=_correct(rows),
         notes=tuple(notes),
         seed=seed,
-        model=settings.get("model", {}).get("name"),
+        model=model,
+        models=models,
         data=_name_data_sets(runs),
         schedule=schedule,
         schedules=schedules,
@@ -277,6 +300,11 @@ def _choose_sides(runs: Sequence[ComparedRun], ids: Sequence[str], against: str 
     else:
         reference = UNEDITED
     if reference == UNEDITED:
+        if describe_models(runs):
+            raise ConfigError(
+                "the runs have different models, so there is no one unedited model to compare with; leave out "
+                "--against unedited, or compare each run alone"
+            )
         sides[UNEDITED] = runs[0].scores(ids, BASE)
     by_folder = {str(run.folder): run.name for run in runs}
     first = reference
@@ -287,6 +315,16 @@ def _choose_sides(runs: Sequence[ComparedRun], ids: Sequence[str], against: str 
     if len(sides) == 1:
         raise ConfigError(f"{first} is not compared with itself; give another run, or {UNEDITED}")
     return {first: sides.pop(first), **sides}
+
+
+def _read_bases(runs: Sequence[ComparedRun], ids: Sequence[str]) -> dict[str, Scores]:
+    """Return the scores of the unedited model; of several models under the name of the first run of each."""
+    if not describe_models(runs):
+        return {UNEDITED: runs[0].scores(ids, BASE)}
+    firsts = dict[object, ComparedRun]()
+    for run in runs:
+        firsts.setdefault(run.model, run)
+    return {f"{UNEDITED} ({run.name})": run.scores(ids, BASE) for run in firsts.values()}
 
 
 def _choose_metrics(requested: Sequence[str], sides: Mapping[str, Scores], runs: Sequence[ComparedRun]) -> list[str]:
@@ -346,7 +384,12 @@ def _has_any(scores: Scores, metrics: Sequence[str]) -> bool:
 
 
 def _compare_metrics(
-    sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str], seed: int, *, base: Scores
+    sides: Mapping[str, Scores],
+    ids: Sequence[str],
+    metrics: Sequence[str],
+    seed: int,
+    *,
+    bases: Mapping[str, Scores],
 ) -> list[MetricRow]:
     """Return a row for each metric that some record has on every side.
 
@@ -355,12 +398,12 @@ def _compare_metrics(
         ids: the records.
         metrics: the metrics of the rows.
         seed: of the intervals and permutations.
-        base: scores whose means are shown beside those of the sides; or empty.
+        bases: scores whose means are shown beside those of the sides, by name.
     """
     names = tuple(metrics)
     if EDITING_SCORE in metrics:  # its parts as well
         names = tuple(dict.fromkeys([*metrics, *SCORED]))
-    tables = _tabulate(sides, base, ids, names)
+    tables = _tabulate(sides, bases, ids, names)
     is_missing = np.isnan(tables[next(iter(sides))])  # [records, metrics], the same for every side
     counts = dict(zip(names, (~is_missing).sum(axis=0).tolist(), strict=True))  # records that have each metric
     means = {}
@@ -376,7 +419,7 @@ def _compare_metrics(
         differences = _find_differences({side: tables[side][:, columns] for side in sides}, seed)
         if not differences:
             continue
-        # The base has a comparable mean only if it has the scores of the same records.
+        # A base has a comparable mean only if it has the scores of the same records.
         shown_means = {}
         for name, table in tables.items():
             if np.array_equal(np.isnan(table[:, columns]), is_missing[:, columns]):
@@ -386,14 +429,16 @@ def _compare_metrics(
     return rows
 
 
-def _tabulate(sides: Mapping[str, Scores], base: Scores, ids: Sequence[str], names: Sequence[str]) -> dict[str, Table]:
-    """Return the scores [records, metrics] of the base, if there is one, and of each side.
+def _tabulate(
+    sides: Mapping[str, Scores], bases: Mapping[str, Scores], ids: Sequence[str], names: Sequence[str]
+) -> dict[str, Table]:
+    """Return the scores [records, metrics] of each base and of each side.
 
     A score that one of the sides lacks is NaN in all tables, so that each row of a metric has the same records.
     """
     tables = {}
-    if base:
-        tables[UNEDITED] = _make_table(base, ids, names)
+    for base, scores in bases.items():
+        tables[base] = _make_table(scores, ids, names)
     is_missing = np.zeros((len(ids), len(names)), dtype=bool)
     for side, scores in sides.items():
         tables[side] = _make_table(scores, ids, names)

@@ -47,7 +47,8 @@ def draw_comparison(comparison: Comparison, path: Path) -> Path:
         "filled dot: significant (p < 0.05 after Holm)"
     )
     lines = textwrap.wrap(about, _CAPTION)
-    lines += textwrap.wrap(comparison.schedules_line, _CAPTION)
+    for line in comparison.lines:
+        lines += textwrap.wrap(line, _CAPTION)
     # Below the whole figure: a label of the axes begins right of the metrics' names, and would run over the edge.
     drawn.supxlabel(_escape_math("\n".join(lines)), fontsize=8)
     return save_figure(drawn, path)
@@ -105,9 +106,7 @@ _ESCAPED = str.maketrans(
 def markdown(comparison: Comparison) -> str:
     """Return a Markdown table; a significant difference is bold."""
     table = _tabulate(comparison)
-    parts = [as_markdown(table.header, table.rows), caption(comparison)]
-    if comparison.schedules:
-        parts.insert(0, comparison.schedules_line)
+    parts = [*comparison.lines, as_markdown(table.header, table.rows), caption(comparison)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -130,7 +129,7 @@ def latex(comparison: Comparison) -> str:
     lines += [r"\begin{tabular}{lrrr}", r"\toprule", _write_latex_row(header)]
     for row in comparison.rows:
         lines += _write_latex_rows(row, comparison)
-    text = f"{comparison.schedules_line} {caption(comparison, means=True)}".strip()
+    text = " ".join([*comparison.lines, caption(comparison, means=True)])
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{text.translate(_ESCAPED)}}}", r"\end{table}", ""]
     return "\n".join(lines)
 

@@ -153,6 +153,7 @@ def compare(
 
     The table has differences, intervals and p-values. In LaTeX it has a row for each run and a column for each metric.
     Runs may have different schedules: a record's score alone is compared with that after all edits of its sequence.
+    They may be of different models: records are paired by id, and the table has the unedited model of each.
 
     Examples:
 
@@ -171,8 +172,8 @@ def compare(
     for names in metric or ():
         chosen += [name.strip() for name in names.split(",") if name.strip()]
     comparison = compare_runs(runs, against=against, metrics=chosen, common=common, seed=seed)
-    if comparison.schedules:
-        stdout().print(plain(comparison.schedules_line))
+    for line in comparison.lines:
+        stdout().print(plain(line))
     stdout().print(rich_comparison(comparison))
     for path in out or ():
         say(str(write_comparison(comparison, path)))

@@ -164,6 +164,29 @@ def test_single_edits_are_compared_with_edits_together(run: Run) -> None:
     assert (same.schedule, same.schedules_line) == ("single", "") and not any("narrow" in note for note in same.notes)
 
 
+def test_runs_of_two_models_are_paired_and_the_table_names_the_models(run: Run) -> None:
+    small = run("small", seed=1)
+    large = run(
+        "large",
+        seed=2,
+        model={"name": "gpt-j", "fingerprint": "g", "dtype": "torch.bfloat16"},
+        tokenizer_sha256="other",
+    )
+    base = small / "records.jsonl"  # the small model knew less before its edits
+    base.write_text(re.sub(r'("base": {"scores": {"efficacy.prob": )1.0', r"\g<1>0.0", base.read_text()))
+    result = compare([small, large])
+    line = "Different models: small (tiny, float32), large (gpt-j, bfloat16)."
+    assert result.model is None and result.lines == (line,)
+    assert markdown(result).startswith(line) and line in latex(result)
+    assert result.records == RECORDS and result.shown == ("unedited (small)", "unedited (large)", "small", "large")
+    means = {side: estimate.mean for side, estimate in result.rows[0].means.items()}
+    assert means["unedited (small)"] == 0.0 < means["unedited (large)"]
+    assert any("nats" in note for note in result.notes)
+    retrained = run("retrained", seed=3, model={"name": "tiny", "fingerprint": "h", "dtype": "torch.float32"})
+    assert "weights f" in compare([small, retrained]).models_line
+    assert compare([small, run("again", seed=4)]).lines == ()
+
+
 def test_latex_table_marks_worse_means_with_a_dagger(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     file = second / "records.jsonl"

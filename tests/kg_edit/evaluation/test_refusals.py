@@ -273,13 +273,20 @@ def same_run_twice(folder: Path) -> object:
     return compare([write_run(folder, "first", seed=1), folder / "." / "first"])
 
 
+def several_models(folder: Path) -> object:
+    runs = [write_run(folder, "first", seed=1), write_run(folder, "second", seed=2, model=OTHER_MODEL)]
+    return compare(runs, against="unedited")
+
+
+OTHER_MODEL = {"name": "other", "fingerprint": "g", "dtype": "torch.bfloat16"}
 OTHER_DATA = {"data": {"dataset": "zsre", "sha256": "e"}}
 COMPARISONS: dict[str, Row] = {
-    "other model": (
-        compared(model={"name": "tiny", "fingerprint": "g", "dtype": "torch.float32"}),
+    "other model, in chat form": (
+        compared(model=OTHER_MODEL, chat_form_sha256="c"),
         OutputError,
-        "model: other",
+        "--plain",
     ),
+    "unedited model of several": (several_models, ConfigError, "different models"),
     "other protocol": (compared(protocol=2), OutputError, "one version"),
     "other form of questions": (compared(question_form_sha256="r"), OutputError, "question_form"),
     "other tokenizer": (compared(tokenizer_sha256="u"), OutputError, "one tokenizer"),
