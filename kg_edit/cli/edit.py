@@ -254,14 +254,17 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
 
     Their time is not estimated: it is shown once the first edits are made.
     """
-    from kg_edit.models.loading import pick_dtype
+    from kg_edit.models.loading import QUANTISED, pick_dtype
     from kg_edit.planning.machine import this_machine
     from kg_edit.planning.memory import MEMORIES, estimate
     from kg_edit.planning.shape import shape_of
 
     machine = this_machine(device)
     kind = pick_dtype(dtype, machine.device)
-    needs = estimate(planned.method, planned.config, shape_of(model), machine, edits=edits, dtype=kind)
+    quantised = dtype if dtype in QUANTISED else ""
+    needs = estimate(
+        planned.method, planned.config, shape_of(model), machine, edits=edits, dtype=kind, quantised=quantised
+    )
     memory = []
     for where in MEMORIES:
         needed = needs.needed(where)

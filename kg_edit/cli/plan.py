@@ -49,7 +49,7 @@ def plan(
     check_method(method)
     from kg_edit.cli.method_plan import plan as planned
     from kg_edit.covariance.corpora import open_corpus
-    from kg_edit.models.loading import pick_dtype
+    from kg_edit.models.loading import QUANTISED, pick_dtype
     from kg_edit.planning.machine import this_machine
     from kg_edit.planning.memory import estimate, suggestions
     from kg_edit.planning.shape import shape_of
@@ -63,9 +63,19 @@ def plan(
     with doing(f"estimating {model}"):
         shape = shape_of(model)
         kind = pick_dtype(dtype, machine.device)
-        needs = estimate(chosen.method, chosen.config, shape, machine, edits=edits, dtype=kind, limit=memory)
+        quantised = dtype if dtype in QUANTISED else ""
+        needs = estimate(
+            chosen.method,
+            chosen.config,
+            shape,
+            machine,
+            edits=edits,
+            dtype=kind,
+            limit=memory,
+            quantised=quantised,
+        )
 
-    dtype_name = str(kind).removeprefix("torch.")
+    dtype_name = quantised or str(kind).removeprefix("torch.")
     _print_line(
         f"{method} on {shape.name}: {shape.family}, {shape.parameters / 1e9:.2f} B parameters, {shape.layers} blocks, "
         f"d {shape.width}, d_ff {shape.inner}; {dtype_name} on {machine.device}; "

@@ -36,6 +36,7 @@ RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model
 CUDA = 0.5e9  # work memory of libraries, and of a captured step; measured on an H200: 0.3 to 0.9 GB (`bench/gpu.py`)
 FLOAT32 = 4
 FLOAT64 = 8
+_BLOCK = 64  # weights of nf4 that share a scale, as bitsandbytes stores them
 _RECORD = 9e3  # bytes of an edit's texts and record, measured
 _ENCODED = 10e3  # bytes of its encoded prompts, measured
 # Tokens, as in CounterFact
@@ -65,7 +66,8 @@ class Part:
 class Job:
     """The run to estimate: ``edits`` edits by a method with its settings, on a model of this shape and dtype.
 
-    ``limit`` is the number of bytes that a pass may use besides the model (--memory).
+    ``limit`` is the number of bytes that a pass may use besides the model (--memory). ``quantised`` is how the linear
+    layers are stored: nf4, int8, or "" for the dtype.
     """
 
     method: type[EditingMethod]
@@ -75,6 +77,12 @@ class Job:
     dtype: torch.dtype
     edits: int
     limit: float
+    quantised: str = ""
+
+    @property
+    def weights(self) -> float:
+        """Bytes of the model."""
+        return weight_bytes(self.shape, self.dtype, quantised=self.quantised)
 
     @property
     def size(self) -> int:
@@ -128,6 +136,23 @@ class Job:
                 return 0.0
 
 
+def weight_bytes(shape: ModelShape, dtype: torch.dtype, *, quantised: str = "") -> float:
+    """Return the bytes of a model, whose linear layers may be quantised.
+
+        nf4:  1/2 + 4/64 a packed weight: two weights a byte, and a float32 scale for each 64
+        int8: 1 a packed weight, and a float32 scale for each row
+
+    Embeddings, norms, biases and the head stay in ``dtype``.
+    """
+    size = torch.empty(0, dtype=dtype).element_size()
+    packed = {
+        "": float(size * shape.packed),
+        "nf4": shape.packed * (0.5 + FLOAT32 / _BLOCK),
+        "int8": float(shape.packed + FLOAT32 * shape.packed_rows),
+    }
+    return packed[quantised] + float(size) * (shape.parameters - shape.packed)
+
+
 def memory_parts(job: Job) -> Iterator[Part]:
     """Yield the parts of a job that take memory."""
     yield from _base_parts(job)
@@ -168,13 +193,18 @@ def _base_parts(job: Job) -> Iterator[Part]:
     """Yield the program and the model."""
     shape = job.shape
     yield Part(what="Python, torch, transformers", bytes=RUNTIME, phase="always", memory="main memory")
-    yield Part(
-        what="the model",
-        bytes=float(job.size) * shape.parameters,
-        phase="always",
-        memory=job.memory,
-        formula=f"{shape.parameters:,} parameters x {job.size}",
-    )
+    formula = f"{shape.parameters:,} parameters x {job.size}"
+    if job.quantised:
+        formula = f"{shape.packed:,} in {job.quantised}, {shape.parameters - shape.packed:,} x {job.size}"
+    yield Part(what="the model", bytes=job.weights, phase="always", memory=job.memory, formula=formula)
+    if job.quantised:
+        yield Part(
+            what="a weight, dequantised",
+            bytes=float(job.size) * shape.width * shape.inner,
+            phase="editing",
+            memory=job.memory,
+            formula=f"d x d_ff x {job.size}, as a pass computes with it",
+        )
     if job.memory == "accelerator":
         yield Part(what="libraries and graphs of steps", bytes=CUDA, phase="editing", memory=job.memory)
 
@@ -350,7 +380,7 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
         compared = square * (3 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2)
     memory = job.memory
     free = job.machine.accelerator
-    if free is not None and free < float(job.size) * shape.parameters + compared:
+    if free is not None and free < job.weights + compared:
         memory = "main memory"
     formula = f"d_ff² x (24 + 6 x {layers})"
     yield Part(what="comparing C", bytes=compared, phase="comparing C", memory=memory, formula=formula)
@@ -462,6 +492,7 @@ def estimate(
     edits: int = 1,
     dtype: torch.dtype = torch.float32,
     limit: float | None = None,
+    quantised: str = "",
 ) -> Estimate:
     """Estimate the memory of a run.
 
@@ -474,6 +505,7 @@ def estimate(
         dtype: the model's dtype.
         limit: MB that a pass may use besides the model (--memory); None: the method's own, or half of what the model
             leaves of the accelerator's free memory.
+        quantised: how the linear layers are stored: nf4, int8, or "" for the dtype.
     """
     if shape.experts and method.family not in (None, "in-context", "low-rank"):
         refuse_experts(shape.name)
@@ -484,9 +516,18 @@ def estimate(
     elif machine.accelerator is None:
         limit_bytes = method.memory * 1e6
     else:
-        weights = shape.parameters * torch.empty(0, dtype=dtype).element_size()
+        weights = weight_bytes(shape, dtype, quantised=quantised)
         limit_bytes = max(0.0, machine.accelerator - weights) / 2
-    job = Job(method=method, config=config, shape=shape, machine=machine, dtype=dtype, edits=edits, limit=limit_bytes)
+    job = Job(
+        method=method,
+        config=config,
+        shape=shape,
+        machine=machine,
+        dtype=dtype,
+        edits=edits,
+        limit=limit_bytes,
+        quantised=quantised,
+    )
     for layer in job.layers:
         if not 0 <= layer < shape.layers:
             raise ConfigError(f"there is no layer {layer}: {shape.name} has layers 0 to {shape.layers - 1}")
@@ -527,7 +568,7 @@ def suggestions(estimated: Estimate) -> tuple[str, ...]:
     job = estimated.job
     bytes_of = {part.what: part.bytes for part in estimated.parts}
     ways = []
-    if job.size > 2 and job.memory in estimated.lacking:
+    if job.size > 2 and not job.quantised and job.memory in estimated.lacking:
         saved = job.shape.parameters * (job.size - 2) / 1e9
         ways.append(f"--dtype bfloat16 saves {saved:.1f} GB for the model; edits are still solved in float32")
     peak = max(estimated.needed(memory) for memory in estimated.lacking)

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ModelError, did_you_mean
 from kg_edit.methods.presets import list_published_models, read_presets
 from kg_edit.models.architectures import find_spec, width_of_experts
-from kg_edit.models.language_model import ATTENTION, weight_matrix
+from kg_edit.models.language_model import ATTENTION, matrix_shape, weight_matrix
 from kg_edit.models.loading import NAMED_MODELS, cached_only, named_model_file, resolve_model
 
 
@@ -33,6 +34,8 @@ class ModelShape:
         block: the number of elements of one block's matrices.
         identities: that of the identity matrices with which whole changes of them are written (`Factors.dense`).
         parameters: the number of all parameters.
+        packed: the number of those that a quantised model packs: the weights of linear layers, without the head.
+        packed_rows: the number of rows of these weights.
         cache: how many values one token adds to the KV cache of all attention blocks together.
         experts: whether it is a mixture of experts, whose blocks have no down-projection.
         adds_mlp: whether a block adds the MLP's output as it is, without a norm or a factor.
@@ -51,6 +54,8 @@ class ModelShape:
     cache: int
     experts: bool = False
     adds_mlp: bool = True
+    packed: int = 0
+    packed_rows: int = 0
     recurrent: tuple[str, ...] = ()
 
 
@@ -79,6 +84,7 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
     recurrent = [kind for kind in getattr(text, "layer_types", None) or () if kind not in ATTENTION]
     attention_blocks = len(blocks) - len(recurrent)
     matrices = [part.shape for part in blocks[0].parameters() if part.dim() >= 2]
+    packed = _list_packed_weights(model)
     return ModelShape(
         name=name,
         family=config.model_type,
@@ -90,10 +96,27 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         identities=sum(min(sides) ** 2 for sides in matrices),
         parameters=sum(part.numel() for part in model.parameters()),
         cache=2 * attention_blocks * _key_width(text),  # a key and a value each
+        packed=sum(math.prod(sides) for sides in packed),
+        packed_rows=sum(rows for rows, _ in packed),
         experts=spec.down_projection is None,
         adds_mlp=_adds_mlp(text, blocks[0]),
         recurrent=tuple(sorted(set(recurrent))),
     )
+
+
+def _list_packed_weights(model: PreTrainedModel) -> list[tuple[int, int]]:
+    """Return the shape (out, in) of each weight that a quantised model packs, as transformers chooses them.
+
+    These are all linear layers but the head.
+    """
+    head = model.get_output_embeddings()
+    shapes = []
+    for module in model.modules():
+        if module is head:
+            continue
+        if isinstance(module, nn.Linear | Conv1D):
+            shapes.append(matrix_shape(module))
+    return shapes
 
 
 def _key_width(text: PretrainedConfig) -> int:

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import networkx as nx
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import find_engine
@@ -26,12 +27,13 @@ from kg_edit.methods.glame.method import GraphValues
 from kg_edit.methods.memit.method import MemitConfig
 from kg_edit.methods.presets import list_published_models
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.quantised import quantised_options
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
 from kg_edit.planning.machine import Machine, free_memory
-from kg_edit.planning.memory import Estimate, estimate, suggestions
+from kg_edit.planning.memory import Estimate, estimate, suggestions, weight_bytes
 from kg_edit.planning.shape import ModelShape, shape_of, shape_of_config
 from kg_edit.zoo.fine_tuning.lora import Lora
 from kg_edit.zoo.mend.gradients import mlp_weights
@@ -82,6 +84,38 @@ def test_sizes_are_those_of_the_model(family: str, tmp_path: Path) -> None:
     keys = model.model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
     held = sum(layer.keys.numel() + layer.values.numel() for layer in keys.layers)
     assert 3 * shape.cache == held
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "opt-350m"])
+def test_quantised_weights_take_what_bitsandbytes_takes(family: str, kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = tiny(family)
+    shape = shape_in_memory(model, tmp_path)
+    options = quantised_options(kind, torch.float32, CPU)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, **options)
+    taken = 0
+    for parameter in loaded.parameters():
+        scales = getattr(parameter, "SCB", None)  # int8: one a row
+        if kind == "nf4" and hasattr(parameter, "quant_state"):
+            scales = parameter.quant_state.absmax
+        for tensor in (parameter, scales):
+            if tensor is not None:
+                taken += tensor.numel() * tensor.element_size()
+    assert weight_bytes(shape, torch.float32, quantised=kind) == taken
+
+
+def test_quantised_weights_of_a_large_model_are_counted_by_hand() -> None:
+    shape = shape_of("llama-3-8b")
+    block = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336
+    rows = 2 * 4096 + 2 * 1024 + 2 * 14336 + 4096
+    embeddings = 2 * 128256 * 4096  # and the head
+    norms = (2 * 32 + 1) * 4096
+    assert (shape.packed, shape.packed_rows) == (32 * block, 32 * rows)
+    bfloat16 = torch.bfloat16
+    assert weight_bytes(shape, bfloat16) == 2 * (32 * block + embeddings + norms) == 2 * shape.parameters
+    assert weight_bytes(shape, bfloat16, quantised="nf4") == 32 * block * 0.5625 + 2 * (embeddings + norms)
+    assert weight_bytes(shape, bfloat16, quantised="int8") == 32 * (block + 4 * rows) + 2 * (embeddings + norms)
 
 
 @pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
