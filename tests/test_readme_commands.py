@@ -1,7 +1,7 @@
 """Every command of the README, of docs/commands.md and of the tutorials runs as written, in its order.
 
-Each page runs in a folder with the files that it shows or names. A tiny model takes the place of smollm2-135m, and a
-server on loopback that of Wikidata and of `oxigraph serve-read-only`.
+Each page runs in a folder with the files that it shows or names. A tiny model takes the place of smollm2-135m, another
+one that of the larger models, and a server on loopback that of Wikidata and of `oxigraph serve-read-only`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kg_edit.ship.cli.serve import listening
 from tests.kg_edit.command_line import Result, Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT, MQUAKE, QUESTION
 from tests.kg_edit.ship.app.serving import answering
-from tests.kg_edit.tiny import CHAT_TEMPLATE
+from tests.kg_edit.tiny import CHAT_TEMPLATE, save_larger
 from tests.pages import COMMANDS, README, ROOT, TUTORIALS, DocPage
 from tests.wikidata_cache.wikidata_helpers import Server
 from wikidata_cache import cli, packaged_extract
@@ -51,6 +51,7 @@ MADE = {  # a page: files that its commands leave
     "private-graph": ("heron/report.md", "heron.safetensors"),
     "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md", "chinese.jsonl.gz"),
     "honest-comparison": ("comparison.md", "control.md"),
+    "larger-models": ("models.md", "every-eval-ever/edited.json"),
     "repeat-a-row": ("table.md", "table.tex", "runs/glame/summary.json"),
     "update-a-model": ("changed.jsonl", "updated/report.md"),
     "correct-a-fact": ("palace/report.md", "corrections"),
@@ -60,6 +61,7 @@ MADE = {  # a page: files that its commands leave
     ),
 }
 BEFORE = {"ship-an-edit": "first-edit"}  # a page that uses another one's files
+LARGER = ("EleutherAI/gpt-j-6b", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-7B")
 SERVED = "http://127.0.0.1:8000"  # that `kg-edit serve` answers at
 PORT = "http://127.0.0.1:7878/query"  # that `oxigraph serve-read-only` answers at
 
@@ -100,8 +102,9 @@ def inputs(place: Path, tiny_folder: Path, server: Server, monkeypatch: pytest.M
     shutil.copyfile(packaged_extract(), place / "wikidata.nt.gz")
     shutil.copytree(tiny_folder, place / "tiny")
     (place / "tiny" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    save_larger(place / "larger")
     for user in ("models.language_model", "ship.export.merged_model", "ship.checkpoint.stored"):
-        monkeypatch.setattr(f"kg_edit.{user}.resolve_model", _stand_in(place / "tiny"))
+        monkeypatch.setattr(f"kg_edit.{user}.resolve_model", _stand_in(place))
     monkeypatch.setattr("kg_edit.patches.guards.SHARE", 1e9)  # what a random model's weights are is no measure
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     monkeypatch.setattr("wikidata_cache.cli.fetch.WIKIDATA", (server.url,))
@@ -123,8 +126,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield addresses
 
 
-def _stand_in(folder: Path) -> object:
-    return lambda name: str(folder) if name == "smollm2-135m" else name
+def _stand_in(place: Path) -> object:
+    models = {"smollm2-135m": str(place / "tiny"), **dict.fromkeys(LARGER, str(place / "larger"))}
+    return lambda name: models.get(str(name), name)
 
 
 Shell = Callable[[str], Result | None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,8 +203,16 @@ def tiny(name: str, *, bos: bool = False) -> LanguageModel:
     return MADE[name, bos]
 
 
-def _random_model(name: str, *, bos: bool) -> LanguageModel:
+def save_larger(folder: Path) -> None:
+    """Save a tiny Llama of eight layers: presets of large models edit the sixth one."""
+    model = _random_model("llama", bos=False, num_hidden_layers=8)
+    model.model.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+
+
+def _random_model(name: str, *, bos: bool, **changes: Any) -> LanguageModel:
     model_type, options = {**CONFIGS, **EXPERTS}[name]
+    options = {**options, **changes}
     config = AutoConfig.for_model(model_type, vocab_size=400, bos_token_id=0, eos_token_id=1, **options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
