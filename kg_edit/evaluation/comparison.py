@@ -1,8 +1,9 @@
 """Compare runs record by record: differences of the scores of the same records, with intervals and corrected p-values.
 
 Of runs with different schedules the scores at the end are compared: of a record alone, and after all edits of its
-sequence. Of runs of different models each has an unedited model of its own. Which runs can be compared is decided in `kg_edit.evaluation.compared_runs`. This file first has the result
-(`Comparison`, with a `MetricRow` for each metric), then `compare`, which makes it.
+sequence. If the runs have different models, there is an unedited model of each. Which runs are comparable is decided in
+`kg_edit.evaluation.compared_runs`. This file first has the result (`Comparison`, with a `MetricRow` for each metric),
+then `compare`, which makes it.
 """
 
 from __future__ import annotations
