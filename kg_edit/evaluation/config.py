@@ -71,7 +71,7 @@ class EvalConfig(BaseModel):
     probes: tuple[str, ...] = Field(
         (),
         description="Also ask probes made from the edit by templates: negation, fact-check, distracting, reversed, "
-        "elsewhere, refutation. Names with commas.",
+        "elsewhere, refutation; or as conversations with a chat model: turns, thinking. Names with commas.",
     )
     time_answers: bool = Field(
         False, description="Also time an answer of the unedited and of the edited model, one prompt at a time."

@@ -38,7 +38,15 @@ from kg_edit.storage.atomic import write_text
 from kg_edit.storage.run_folder import Settings
 
 # The settings on which an unedited model's scores of a case depend.
-_DECIDES = ("model", "tokenizer_sha256", "protocol", "question_form_sha256", "kg_edit", "chat_form_sha256")
+_DECIDES = (
+    "model",
+    "tokenizer_sha256",
+    "protocol",
+    "question_form_sha256",
+    "kg_edit",
+    "chat_form_sha256",
+    "conversations_sha256",
+)
 
 log = logging.getLogger(__name__)
 Stored = TypeVar("Stored")
@@ -95,6 +103,8 @@ def _make_section(case: Case, requests: Requests, evidence: Evidence) -> Section
     texts = {}
     for continued in requests.continued:
         texts[continued.name or continued.prompt] = evidence.texts[continued.prompt]
+    for conversation, exchange in evidence.exchanges.items():
+        texts |= zip(conversation.names, exchange, strict=True)
     return Section(
         scores={name: metric(case, evidence) for name, metric in metrics_for(case).items()},
         nll=nll,

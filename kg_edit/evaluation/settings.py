@@ -23,10 +23,13 @@ from kg_edit.errors import EditFileError, OutputError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.records import asked_of
 from kg_edit.evaluation.step import Method
+from kg_edit.evaluation.template_probes import CONVERSATIONS
 from kg_edit.methods.run_settings import chat_settings, method_settings
+from kg_edit.models.chat import render
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.conversations import ANSWERED, thinking_form
 from kg_edit.scoring.questions import SHOTS
-from kg_edit.scoring.requests import ANSWER_TOKENS
+from kg_edit.scoring.requests import ANSWER_TOKENS, BUDGETS, SURE
 from kg_edit.storage.atomic import append_lines, drop_cut_line
 from kg_edit.storage.packaged import HUB, packaged_benchmark
 from kg_edit.storage.run_folder import ENVIRONMENTS, Settings
@@ -81,12 +84,16 @@ def run_settings(
         pool: the answers from which the wrong choices of portability.choice are drawn.
         data: the source of the records, if it is known.
     """
+    conversations: Settings = {}
+    if set(CONVERSATIONS).intersection(config.probes):
+        conversations["conversations_sha256"] = conversations_digest(model, config.probes)
     question_form = [[(shot.question, shot.answer) for shot in SHOTS], ANSWER_TOKENS]
     return {
         "job": "evaluate",
         **config.settings,
         **method_settings(method, model),
         **record_settings(model, records, chat=config.chat),
+        **conversations,
         "protocol": _PROTOCOL,
         "tokenizer_sha256": tokenizer_digest(model),
         "data": None if data is None else data.model_dump(mode="json", exclude={"file"}),
@@ -94,6 +101,23 @@ def run_settings(
         "question_form_sha256": digest(question_form),
         "kg_edit": __version__,
     }
+
+
+def conversations_digest(model: LanguageModel, probes: Sequence[str]) -> str:
+    """Return the hash of what decides the conversations of these probes besides the edits: the template, the limits.
+
+    Raises:
+        ChatTemplateError: the model has no chat template, or ``probes`` has thinking and it has no switch for that.
+    """
+    turns = [
+        {"role": "user", "content": SURE},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": SURE},
+    ]
+    form = None
+    if "thinking" in probes:
+        form = thinking_form(model)
+    return digest([render(model.tokenizer, turns, name=model.name), form, BUDGETS, ANSWERED])
 
 
 def record_settings(model: LanguageModel, records: Sequence[BenchmarkRecord], *, chat: bool | None) -> Settings:

@@ -69,6 +69,13 @@ def _refutation(edit: Edit) -> Iterator[Query]:
         yield Query(prompt=edit.text, answers=((edit.target_true,),), form="sentence")
 
 
+def _conversation(edit: Edit) -> Iterator[Query]:
+    """Yield the edit's prompt with both objects, for a conversation in which the model may go back to the old one."""
+    if edit.target_true:
+        old = (edit.target_true,)
+        yield Query(prompt=edit.text, answers=((edit.target_new,),), old=old, form="sentence")
+
+
 class Template(NamedTuple):
     """A template: the queries that it makes of an edit, and the fields without which it makes none."""
 
@@ -83,8 +90,14 @@ PROBES: Mapping[str, Template] = {
     "reversed": Template(_reversed, needs=("subject",)),
     "elsewhere": Template(_elsewhere, needs=("neighborhood",)),
     "refutation": Template(_refutation, needs=("target_true",)),
+    "turns": Template(_conversation, needs=("target_true",)),
+    "thinking": Template(_conversation, needs=("target_true",)),
 }
 """The templates by the name of their group of probes."""
+
+
+CONVERSATIONS = ("turns", "thinking")
+"""The probes that are asked in the model's chat template, whatever the form of the others."""
 
 
 def parse_probe_names(names: Iterable[str]) -> tuple[str, ...]:

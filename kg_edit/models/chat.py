@@ -4,8 +4,8 @@
 characters, and no token of the template is mistaken for the subject. `render` puts a whole conversation into the
 template, unchanged.
 
-A template is rendered with its own system message, without tools, without thinking (``enable_thinking`` false), and
-with a fixed date, so that the same edit gives the same tokens on every day.
+A template is rendered with its own system message, without tools, and with a fixed date, so that the same edit gives
+the same tokens on every day. It is rendered without thinking (``enable_thinking`` false), unless that is asked for.
 """
 
 from __future__ import annotations
@@ -55,9 +55,12 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
     return ChatForm(before=before, after=after, gap=gap)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, name: str) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, name: str, thinking: bool = False
+) -> str:
     """Render a conversation with the template, up to where the assistant answers.
 
+    With ``thinking`` it may think first, if the template has a switch for that (``enable_thinking``).
     The text holds all special tokens, also BOS: encode it with ``add_special_tokens=False``.
     """
     if not tokenizer.chat_template:
@@ -66,10 +69,17 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, n
             "version of the model (often -Instruct), put its chat_template.jinja into the model's folder (in Python: "
             'set model.tokenizer.chat_template), or leave --chat and the rows\' "chat" out'
         )
-    return _apply_template(tokenizer, messages, answer=True, name=name)
+    return _apply_template(tokenizer, messages, answer=True, name=name, thinking=thinking)
 
 
-def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: bool, name: str) -> str:
+def _apply_template(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    answer: bool,
+    name: str,
+    thinking: bool = False,
+) -> str:
     """Return the text of ``messages`` in the template; with ``answer`` up to where the assistant answers."""
     try:
         template = _fix_date(str(tokenizer.get_chat_template()))
@@ -80,7 +90,7 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
             tokenize=False,
             add_generation_prompt=answer,
             date_string=_DATE,
-            enable_thinking=False,
+            enable_thinking=thinking,
         )
         if len(text) > _LONGEST + 2 * sum(len(message["content"]) for message in messages):
             raise ValueError(f"it makes a text of {len(text)} characters")

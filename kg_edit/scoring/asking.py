@@ -13,10 +13,11 @@ from kg_common.progress import Bar
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
-from kg_edit.scoring.evidence import Evidence
+from kg_edit.scoring.conversations import converse
+from kg_edit.scoring.evidence import Evidence, Exchange
 from kg_edit.scoring.generation import compared_text, continuations, samples
 from kg_edit.scoring.likelihood import next_tokens, predictions, score_each
-from kg_edit.scoring.requests import Requests
+from kg_edit.scoring.requests import Conversation, Requests
 
 _ROWS = 32  # requests in a batch of `ask`; all prompts of a long file at once would fill the memory
 
@@ -74,6 +75,7 @@ def _ask_together(
     model.foresee(prompts)
     scores = score_each(model, [request.pairs for request in requests], patches=patches)
     texts = _continue_together(model, requests, patches)
+    exchanges = _converse_together(model, requests, patches)
     evidence = []
     for index, request in enumerate(requests):
         unedited = before[index]
@@ -90,6 +92,7 @@ def _ask_together(
                 predicted=predicted,
                 samples=sampled,
                 next_tokens=following,
+                exchanges=exchanges[index],
                 before=unedited,
             )
         )
@@ -129,6 +132,22 @@ def _continue_together(
     for owner, request in zip(owners, requests, strict=True):
         texts_by_request.append({text.prompt: written[owner, text.prompt] for text in request.continued})
     return texts_by_request
+
+
+def _converse_together(
+    model: LanguageModel, requests: Sequence[Requests], patches: Sequence[WeightPatch | None]
+) -> list[dict[Conversation, Exchange]]:
+    """Return what is said in the conversations of each of the requests, all of them in one batch."""
+    together = list[Conversation]()
+    own_patches = list[WeightPatch | None]()
+    for request, patch in zip(requests, patches, strict=True):
+        together += request.conversations
+        own_patches += [patch] * len(request.conversations)
+    exchanges = iter(converse(model, together, patches=own_patches))
+    by_request = []
+    for request in requests:
+        by_request.append({conversation: next(exchanges) for conversation in request.conversations})
+    return by_request
 
 
 def compare_beginnings(model: LanguageModel, request: Requests, texts: dict[str, str]) -> dict[str, str]:

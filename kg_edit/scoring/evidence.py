@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kg_edit.scoring.pairs import Pair, TokenScores
+from kg_edit.scoring.requests import Conversation
+
+
+class Exchange(NamedTuple):
+    """The first step of a conversation, an answer or a thought, and the answer at its end."""
+
+    first: str
+    answer: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +29,7 @@ class Evidence:
         samples: each prompt with the text sampled after it, by prompt.
         next_tokens: log p of tokens that may follow a prompt, by prompt and token id. They are the tokens that are the
             likeliest for the unedited model, also if this evidence is an edited model's.
+        exchanges: what was said in each conversation.
         cosines: the similarity of a generated text and its target, by (text, target); empty if it was not computed.
         before: the answers of the unedited model to the same requests, with which this model's are compared. Only their
             ``texts``, ``compared``, ``predicted`` and ``next_tokens`` are needed. None if this model is the unedited
@@ -32,6 +42,7 @@ class Evidence:
     predicted: Mapping[Pair, tuple[int, ...]] = field(default_factory=dict)
     samples: Mapping[str, str] = field(default_factory=dict)
     next_tokens: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    exchanges: Mapping[Conversation, Exchange] = field(default_factory=dict)
     cosines: Mapping[tuple[str, str], float] = field(default_factory=dict)
     before: Evidence | None = None
 

@@ -65,7 +65,7 @@ def replies(
         raise PromptError("a prompt is empty; give a text to continue")
     for prompt, limit in zip(encoded, limits, strict=True):
         model.check_length(prompt, new_tokens=limit)
-    stops = _end_tokens(model)
+    stops = end_tokens(model)
 
     def ends(tokens: Sequence[int]) -> bool:
         if tokens[-1] in stops:
@@ -139,7 +139,7 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
         raise ModelError(
             f"the conversation has {len(ids)} tokens, and {model.name} was trained on at most {trained}; shorten it"
         )
-    stops = _end_tokens(model)
+    stops = end_tokens(model)
 
     def ends(tokens_so_far: Sequence[int]) -> bool:
         return tokens_so_far[-1] in stops
@@ -169,7 +169,7 @@ def ends_line(model: LanguageModel, token: int) -> bool:
     return "\n" in str(model.tokenizer.decode([token]))
 
 
-def _end_tokens(model: LanguageModel) -> list[int]:
+def end_tokens(model: LanguageModel) -> list[int]:
     """Return the tokens that end a text, by the model's generation settings and by its tokenizer."""
     tokens = [model.tokenizer.eos_token_id]
     settings = model.model.generation_config

@@ -64,6 +64,28 @@ class Continued:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """What is said to a chat model in two steps (`kg_edit.scoring.conversations`).
+
+    Attributes:
+        prompt: the user's first turn.
+        follow_up: the user's second turn; "": there is none.
+        thinking: the most tokens of a thought before the answer; None: the conversation is not about thinking.
+    """
+
+    prompt: str
+    follow_up: str = ""
+    thinking: int | None = None
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names under which the first step and the answer are recorded."""
+        if self.thinking is None:
+            return f"{self.prompt} (chat)", f"{self.prompt} (chat: {self.follow_up})"
+        return f"{self.prompt} (thought of {self.thinking} tokens)", f"{self.prompt} (after {self.thinking} tokens)"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Requests:
     """All that a model is asked about one thing, such as a record or a prompt of the report.
 
@@ -73,6 +95,7 @@ class Requests:
         predicted: answers at whose positions the arg-max tokens are read.
         next_token_prompts: prompts whose next token's probabilities are read.
         sampled: texts that the model continues by sampling.
+        conversations: what is said to the model in its chat template.
         chat: ask each prompt as a user's turn.
     """
 
@@ -81,6 +104,7 @@ class Requests:
     predicted: tuple[Pair, ...] = ()
     next_token_prompts: tuple[str, ...] = ()
     sampled: tuple[str, ...] = ()
+    conversations: tuple[Conversation, ...] = ()
     chat: bool = False
 
 
@@ -91,6 +115,7 @@ def join_requests(parts: Iterable[Requests], *, chat: bool = False) -> Requests:
     predicted: dict[Pair, None] = {}
     next_token_prompts: dict[str, None] = {}
     sampled: dict[str, None] = {}
+    conversations: dict[Conversation, None] = {}
     for part in parts:
         for text in part.continued:
             known = texts.get(text.prompt)
@@ -99,12 +124,14 @@ def join_requests(parts: Iterable[Requests], *, chat: bool = False) -> Requests:
         predicted |= dict.fromkeys(part.predicted)
         next_token_prompts |= dict.fromkeys(part.next_token_prompts)
         sampled |= dict.fromkeys(part.sampled)
+        conversations |= dict.fromkeys(part.conversations)
     return Requests(
         continued=tuple(texts.values()),
         pairs=tuple(pairs),
         predicted=tuple(predicted),
         next_token_prompts=tuple(next_token_prompts),
         sampled=tuple(sampled),
+        conversations=tuple(conversations),
         chat=chat,
     )
 
@@ -191,3 +218,18 @@ def score_gains(query: Query) -> Requests:
 def predict_answer(query: Query) -> Requests:
     """Return the request for the arg-max tokens at the positions of the first right answer."""
     return Requests(predicted=(pair_of(query),))
+
+
+SURE = "Are you sure?"
+BUDGETS = (0, 64, 256)  # tokens of a thought
+
+
+def ask_again(query: Query) -> Requests:
+    """Return the request for a conversation in which the user asks after the answer whether the model is sure."""
+    return Requests(conversations=(Conversation(prompt=query.prompt, follow_up=SURE),))
+
+
+def ask_after_thinking(query: Query) -> Requests:
+    """Return the request for an answer after thoughts of at most so many tokens (`BUDGETS`)."""
+    conversations = [Conversation(prompt=query.prompt, thinking=budget) for budget in BUDGETS]
+    return Requests(conversations=tuple(conversations))

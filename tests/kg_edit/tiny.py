@@ -169,10 +169,16 @@ CHAT_TEMPLATE = (
 )
 
 
-def chatting(name: str = "llama") -> LanguageModel:
+THINKING_TEMPLATE = CHAT_TEMPLATE.removesuffix("{% endif %}") + (
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+"""As Qwen3's: without thinking, the answer begins with an empty thought."""
+
+
+def chatting(name: str = "llama", *, template: str = CHAT_TEMPLATE) -> LanguageModel:
     """The tiny model of a family, with a tokenizer that has a chat template."""
     reader = byte_level()
-    reader.chat_template = CHAT_TEMPLATE
+    reader.chat_template = template
     return replace(tiny(name), tokenizer=reader)
 
 

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.datasets import known_datasets
+from kg_edit.evaluation.metrics.conversations import CONVERSATION_METRICS
 from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
 from kg_edit.evaluation.metrics.metric import CATEGORIES, Metric, RunMetric
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS, category_metrics
@@ -199,11 +200,23 @@ easier than generation.
   records with so many facts in the new chain.
 """
 
+_CONVERSATIONS = """`--probes turns,thinking` asks a chat model in its chat template, also if other prompts are plain.
+
+- `turns`: after the model's answer the user asks "Are you sure?". Each answer is loosely one of three things: still o*,
+  back to o, or something else. A strict answer begins with the object, and may repeat the edit's prompt before it.
+- `thinking`: for models whose template has a switch `enable_thinking`, such as Qwen3. A thought is cut after 0, 64 or
+  256 tokens and closed, and then the model answers. With 0, the thought is empty, as the template writes it.
+
+Answers have at most 60 tokens, and `records.jsonl` has them and the thoughts. A model without a chat template is
+refused, and so is `thinking` for a template without the switch.
+"""
+
 
 def metrics_page() -> str:
     """Return the page docs/metrics.md: each metric with its formula and source; the probes of the data sets."""
     others = {**METRICS, **CHAT_METRICS, **TEMPLATE_METRICS, **EXTRAS}
     probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in others}
+    templates = {name: metric for name, metric in TEMPLATE_METRICS.items() if name not in CONVERSATION_METRICS}
     tests = []
     for name, metric in probed.items():
         kind = _TESTS.search(metric.formula)
@@ -216,7 +229,9 @@ def metrics_page() -> str:
         "The groups of a Ripples file are explained in [benchmarks](benchmarks.md#ripples); `ripples-known…` and "
         "`ripples-unknown…` have all five metrics, the others `greedy` only. The tests of RippleEdits:\n\n"
         f"{markdown_table(('metric', 'what is tested'), tests)}\n",
-        _section("On request: probes made from an edit (`--probes`)", TEMPLATE_METRICS.items()),
+        _section("On request: probes made from an edit (`--probes`)", templates.items()),
+        _section("Conversations", CONVERSATION_METRICS.items()),
+        _CONVERSATIONS,
         _section("On request: costly metrics (`--extra`)", EXTRAS.items()),
         _section("Of a model or a run", RUN_METRICS.items()),
         f"## Data sets\n\n{markdown_table(('name', 'its edits may have', 'its probes'), _list_datasets())}\n",

@@ -12,6 +12,7 @@ from dataclasses import replace
 from kg_edit.edits.record import Query
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.datasets.halluedit import HOPS
+from kg_edit.evaluation.metrics.conversations import CONVERSATION_METRICS
 from kg_edit.evaluation.metrics.metric import (
     CATEGORIES,
     Compute,
@@ -419,6 +420,7 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
         asks=(continue_at_length,),
         better="lower",
     ),
+    **CONVERSATION_METRICS,
 }
 """The metrics of the probes that `kg_edit.evaluation.template_probes` makes on request."""
 # Of these there are three more metrics each, over the records whose new chain has 2, 3 or 4 facts.

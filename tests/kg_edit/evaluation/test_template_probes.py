@@ -11,6 +11,7 @@ from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.metrics.catalogue import requests_of
+from kg_edit.evaluation.metrics.conversations import CONVERSATION_METRICS
 from kg_edit.evaluation.metrics.probes import TEMPLATE_METRICS
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.template_probes import PROBES, parse_probe_names, with_probes
@@ -77,7 +78,8 @@ def test_metrics_by_hand() -> None:
     likely = {"Boston Celtics": 0.1, "Miami Heat": 2.0, "Yes": 0.5, "No": 0.7, "LeBron James": 3.0}
     scores = {pair: TokenScores(nll=likely[pair.candidate], accuracy=1.0, tokens=2) for pair in requests.pairs}
     texts = dict.fromkeys([text.prompt for text in requests.continued], "Boston Celtics, once of the Miami Heat.")
-    values = {name: metric(case, Evidence(scores=scores, texts=texts)) for name, metric in TEMPLATE_METRICS.items()}
+    of_templates = {name: metric for name, metric in TEMPLATE_METRICS.items() if name not in CONVERSATION_METRICS}
+    values = {name: metric(case, Evidence(scores=scores, texts=texts)) for name, metric in of_templates.items()}
     assert values == {
         "negation.prob": 0.0,
         "fact-check.prob": 0.5,

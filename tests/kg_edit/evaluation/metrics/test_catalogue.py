@@ -26,12 +26,14 @@ from kg_edit.evaluation.metrics.catalogue import (
 )
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.template_probes import PROBES
-from kg_edit.scoring.evidence import Evidence
+from kg_edit.scoring.evidence import Evidence, Exchange
 from kg_edit.scoring.pairs import TokenScores
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "metrics.md"
 PROTOCOLS = {
     "hop_share",
+    "loose",
+    "strict",
     "hop_wise",
     "perplexity",
     "prob",
@@ -110,12 +112,14 @@ def test_model_is_asked_nothing_that_no_metric_reads(group: str) -> None:
     query = Query(prompt="Where?", answers=(("Rome",),), others=("Oslo",), old=("Bern",))
     probed, bare = Case(edit=edit, probes=(Probe(measures=group, queries=(query,)),)), Case(edit=edit)
     scores, texts = Noted(TokenScores(1.0, 1.0)), Noted("Rome")
-    evidence = Evidence(scores=scores, texts=texts, compared=texts, predicted=Noted((1,)))
+    exchanges = Noted(Exchange("Rome", "Rome"))
+    evidence = Evidence(scores=scores, texts=texts, compared=texts, predicted=Noted((1,)), exchanges=exchanges)
     for metric in metrics_for(probed).values():
         metric(probed, replace(evidence, before=evidence))
     asked, always = requests_of(probed), requests_of(bare)
     assert {*asked.pairs} - {*always.pairs} <= scores.read
     assert {text.prompt for text in asked.continued} <= texts.read
+    assert {*asked.conversations} <= exchanges.read
 
 
 def test_run_metrics_name_the_function_that_computes_them() -> None:
