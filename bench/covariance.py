@@ -26,7 +26,7 @@ from torch import Tensor
 from kg_edit.covariance.corpora import TextCorpus
 from kg_edit.covariance.files import Identity, read_moment
 from kg_edit.covariance.measure import finish, run, start
-from kg_edit.models.hooks import StopForwardError, stopping, watched
+from kg_edit.models.hooks import StopForwardError, catch_stop, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 
@@ -81,7 +81,7 @@ def plain(model: LanguageModel, lines: list[str], tokens: int, layer: int, *, st
     for rows in batches(model, lines, tokens):
         batch = left_pad(rows, device=model.device)
         mask = batch.mask
-        with watched(module, see), stopping():
+        with watch(module, see), catch_stop():
             model.model.base_model(
                 input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False
             )

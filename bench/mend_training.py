@@ -17,7 +17,7 @@ from statistics import median
 
 from tools.model_edits import some_edits
 
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.zoo.mend.examples import BatchOrder, Rows
 from kg_edit.zoo.mend.gradients import (
@@ -74,7 +74,7 @@ def main() -> None:
     settings = MendTraining(normalise_on=16, validation=8)
     names = mlp_weights(model, settings.blocks)
     network = MendNetwork(weight_shapes(model, names), rank=settings.rank, edit_lr=settings.edit_lr)
-    with untouched(model), tempfile.TemporaryDirectory() as folder:
+    with keep_untouched(model), tempfile.TemporaryDirectory() as folder:
         order = BatchOrder.of(model, some_edits(options.edits), settings)
         start = time.perf_counter()
         prompts = {read_tokens(prompt) for prompt in order.prompts()}

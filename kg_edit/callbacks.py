@@ -22,8 +22,9 @@ from kg_common.progress import duration
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.storage.atomic import append_lines, read_lines
 
-_Watched = tuple[tuple["Callback", ...], tuple[str, ...]]
-_WATCHED: ContextVar[_Watched] = ContextVar("callbacks", default=((), ()))
+# The callbacks that get the losses of the edits that are being made, and the ids of these edits
+_Receivers = tuple[tuple["Callback", ...], tuple[str, ...]]
+_RECEIVERS: ContextVar[_Receivers] = ContextVar("receivers of losses", default=((), ()))
 
 
 class Callback:
@@ -69,7 +70,7 @@ class StepNotes(Callback):
     """Passes each step in words to a progress bar: one descent over a batch may take minutes."""
 
     def __init__(self, note: Callable[[str], object], *, most: tuple[int, int] = (0, 0)) -> None:
-        """Remember the largest number of steps, and of further steps for a target that is not yet predicted."""
+        """Pass the words to ``note``; ``most`` has the largest number of steps, and of further steps."""
         self._note = note
         self._steps, self._further = most
         self._began = time.monotonic()
@@ -81,7 +82,9 @@ class StepNotes(Callback):
         words = f"step {step + 1}"
         remaining = self._steps + self._further - step - 1
         if remaining >= 0:
-            words += f" of {self._steps}{f' and {self._further} further ones' if self._further else ''}"
+            words += f" of {self._steps}"
+            if self._further:
+                words += f" and {self._further} further ones"
         words += f", loss {loss:.2f}"
         if step > 0 and remaining > 0:
             left = remaining * (time.monotonic() - self._began) / step
@@ -111,7 +114,7 @@ class TensorBoard(Callback):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise _absent("tensorboard") from error
+            raise _not_installed("tensorboard") from error
         self._writer: Any = SummaryWriter(str(folder))
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
@@ -130,7 +133,7 @@ class WeightsAndBiases(Callback):
         try:
             import wandb
         except ImportError as error:
-            raise _absent("wandb") from error
+            raise _not_installed("wandb") from error
         self._run: Any = wandb.init(project=project)
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
@@ -173,25 +176,25 @@ def open_callbacks(texts: Iterable[str]) -> Iterator[list[Callback]]:
         yield opened
 
 
-def _absent(package: str) -> ConfigError:
+def _not_installed(package: str) -> ConfigError:
     return ConfigError(f"--log needs the package {package}, which is not installed: pip install {package}")
 
 
 @contextmanager
-def watched(callbacks: Sequence[Callback], edits: Sequence[str]) -> Iterator[None]:
+def send_losses(callbacks: Sequence[Callback], edits: Sequence[str]) -> Iterator[None]:
     """Within the ``with`` block, send reported losses to ``callbacks`` as those of the edits with these ids."""
-    token = _WATCHED.set((tuple(callbacks), tuple(edits)))
+    token = _RECEIVERS.set((tuple(callbacks), tuple(edits)))
     try:
         yield
     finally:
-        _WATCHED.reset(token)
+        _RECEIVERS.reset(token)
 
 
 def report_losses(
     step: int,
     losses: Mapping[int, float],
     *,
-    of: int = 1,
+    descents: int = 1,
     terms: Mapping[int, Mapping[str, float]] | None = None,
 ) -> None:
     """Send the losses of one step to the callbacks.
@@ -199,15 +202,16 @@ def report_losses(
     Args:
         step: the step of the descent, from 0.
         losses: the loss of each running edit, by its index in the batch.
-        of: the number of descents in the batch; if it is not the number of edits, a loss is reported for the whole
-            batch, as ``first..last``.
+        descents: the number of descents in the batch; if it is not the number of edits, a loss is reported for the
+            whole batch, as ``first..last``.
         terms: the terms of each loss by name, by the same index.
     """
-    callbacks, edits = _WATCHED.get()
+    callbacks, edits = _RECEIVERS.get()
     for callback in callbacks:
         for index, loss in losses.items():
-            is_whole_batch = len(edits) != of
-            name = f"{edits[0]}..{edits[-1]}" if is_whole_batch else edits[index]
+            name = f"{edits[0]}..{edits[-1]}"
+            if len(edits) == descents:
+                name = edits[index]
             if terms is not None:
                 callback.on_terms(name, step, terms[index])
             callback.on_step(name, step, loss)

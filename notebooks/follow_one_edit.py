@@ -72,14 +72,14 @@ graph.show(static=True)
 # %%
 from kg_edit.locate_then_edit.states import other_keys, subject_states
 from kg_edit.methods.rome.method import rank_one_update
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import weight_matrix
 
 BLUE, ORANGE, GREY = "#0b5cad", "#c2620a", "#9aa7b1"
 model = LanguageModel.load("smollm2-135m")
 glame = Glame.on(model, settings={"per_node": 12}, graph=cache)
 weight = weight_matrix(model.down_projection(glame.layer)).detach()
-with untouched(model):
+with keep_untouched(model):
     request = glame.request(edit)  # the prompt in every context, with its target
     keys, values = subject_states(model, request.rewrites, layer=glame.layer, last=glame.layer, site="value")
     places = ["The Eiffel Tower", "The Louvre", "The Brandenburg Gate", "The Great Wall", "Big Ben"]
@@ -107,7 +107,7 @@ plt.show()
 # at this token, block after block. The new value will be m\* = m + z, and z may be at most twice as long as m.
 
 # %%
-with untouched(model), torch.no_grad():
+with keep_untouched(model), torch.no_grad():
     bare = prompts[0]
     ids = torch.tensor([bare.ids[: bare.edited_at + 1]], device=model.device)
     states = model.model(input_ids=ids, output_hidden_states=True).hidden_states
@@ -133,7 +133,7 @@ plt.show()
 # is spelt alike is alike, such as Rome and Ancient Rome:
 
 # %%
-with untouched(model):
+with keep_untouched(model):
     inputs, _ = glame.encode(edit)
     change, _ = glame.propose([edit], values[:1])
 names = [graph.nodes[node]["label"] for node in sorted(graph.nodes)]
@@ -185,7 +185,7 @@ print(f"{len(total)} evaluations; |z| = {z.norm():.1f}, |m| = {values[0].norm():
 # The new weight gives m\* for the key to five digits. For other keys, by how much does its answer change?
 
 # %%
-with untouched(model):
+with keep_untouched(model):
     others = other_keys(model, request.rewrites, glame.layer)
 update = rank_one_update(
     change=z,
@@ -211,7 +211,7 @@ templates = [
     "{} was",
 ]
 subjects = ["The Eiffel Tower"] * 3 + ["The Louvre", "Big Ben", "The weather"]
-with untouched(model):
+with keep_untouched(model):
     test_prompts = [model.encode_fact(text, subject=name) for text, name in zip(templates, subjects, strict=True)]
     test_keys, _ = subject_states(model, test_prompts, layer=glame.layer, last=glame.layer, site="value")
 moved = (test_keys @ right_factor).abs() * left_factor.norm() / (test_keys @ weight.T).norm(dim=1)

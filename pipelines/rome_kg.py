@@ -44,7 +44,7 @@ def main() -> None:
             patch = rome.empty_patch()
             for fact in (edit, *facts):
                 log.info("%s %s", fact.text, fact.target_new)
-                with patch.stacked_on(run.model):
+                with patch.applied_on_top(run.model):
                     # 3. m* (Eq. 4): Adam on m* - m, until the model predicts o* after every prompt.
                     request = rome.request(fact)
                     loss = rome.objective(descent_model(run.model, config.descent_dtype), [fact], [request])

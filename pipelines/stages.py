@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import networkx as nx
 
 from kg_common.progress import Bar
-from kg_edit.callbacks import LossLines, StepNotes, watched
+from kg_edit.callbacks import LossLines, StepNotes, send_losses
 from kg_edit.cli.method_plan import parse_settings, report_stated
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
@@ -21,10 +21,9 @@ from kg_edit.graphs.source import open_named
 from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.methods import EditingMethod
 from kg_edit.methods.base import annotate_errors
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import change_norm
 from kg_edit.patches.guards import SeenEdits, refuse_disabling
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.edit_run import LOSSES, PARTIAL, run_edits, run_settings, warn_of_other_code
@@ -70,9 +69,9 @@ class Run(Generic[Method]):
             stack.enter_context(annotate_errors(*edits))
             bar = stack.enter_context(Bar(title="descent", unit="edit", total=len(edits), leave=False))
             notes = StepNotes(bar.note, most=self.method.config.most_steps)
-            stack.enter_context(watched([self.losses, notes], [edit.id for edit in edits]))
+            stack.enter_context(send_losses([self.losses, notes], [edit.id for edit in edits]))
             stack.enter_context(self.patch.applied(self.model))
-            stack.enter_context(untouched(self.model))
+            stack.enter_context(keep_untouched(self.model))
             yield
 
     def add(self, patch: Patch) -> None:
@@ -175,4 +174,4 @@ def show_update(stage: int, patch: Patch) -> None:
     """Print the updates of a patch, by weight."""
     assert isinstance(patch, WeightPatch)
     for name, update in patch.factors.items():
-        log.info("%d. update of %s: rank %d, norm %.3f", stage, name, update.rank, change_norm(update))
+        log.info("%d. update of %s: rank %d, norm %.3f", stage, name, update.rank, update.norm)

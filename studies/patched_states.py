@@ -41,7 +41,7 @@ from kg_edit.edits.record import BenchmarkRecord, Query
 from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.datasets.ripples import part_of
 from kg_edit.evaluation.statistics import estimates
-from kg_edit.models.hooks import added, hidden_state, watched
+from kg_edit.models.hooks import change_output, hidden_state, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.scoring.questions import generated_from
@@ -101,7 +101,7 @@ def states_after(model: LanguageModel, row: Prompt, blocks: Sequence[int]) -> di
 
     with torch.no_grad(), ExitStack() as hooks:
         for block in blocks:
-            hooks.enter_context(watched(model.block(block), keep(block)))
+            hooks.enter_context(watch(model.block(block), keep(block)))
         model.model(input_ids=torch.tensor([row.ids], device=model.device), use_cache=False)
     return states
 
@@ -124,7 +124,7 @@ def patched_answers(model: LanguageModel, row: Prompt, states: dict[int, Tensor]
 
     with ExitStack() as hooks:
         for index, (block, state) in enumerate(states.items(), 1):
-            hooks.enter_context(added(model.block(block), put(index, state)))
+            hooks.enter_context(change_output(model.block(block), put(index, state)))
         output = model.model(input_ids=ids, use_cache=True)
 
     # Greedy decoding; the change has been made, and lives on in the keys and values of the later blocks.

@@ -19,8 +19,8 @@ from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.locate_then_edit.states import OtherTokens
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches import KEY
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import KEY
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.run_folder import read_settings
 

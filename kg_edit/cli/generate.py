@@ -173,10 +173,10 @@ def _note_empty(prompt: str, answer: str, *, way: str = "") -> None:
 def load_sum(paths: Sequence[Path]) -> Patch:
     """Load the patches at these paths and return their sum; warn if it is empty, or if edits contradict each other."""
     from kg_edit.patches.base import Patch
-    from kg_edit.patches.weight_patch import total
+    from kg_edit.patches.weight_patch import sum_patches
 
     patches = [Patch.load(path) for path in paths]
-    combined = total(patches)
+    combined = sum_patches(patches)
     if paths and combined.is_empty:
         log.warning("%s: no edit is active, so the model is the unedited one", ", ".join(str(path) for path in paths))
     if len(paths) > 1:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kg_edit.models.hooks import StopForwardError, stopping
+from kg_edit.models.hooks import StopForwardError, catch_stop
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 
@@ -74,7 +74,7 @@ def _keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatc
         if layer == max(layers):
             raise StopForwardError
 
-    with keys_seen(model, layers, catch), stopping():
+    with keys_seen(model, layers, catch), catch_stop():
         model.model.base_model(
             input_ids=batch.ids,
             attention_mask=batch.mask,

@@ -47,7 +47,7 @@ from kg_edit.covariance.moment import (
 )
 from kg_edit.errors import CovarianceError
 from kg_edit.models.devices import free_bytes
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.version import code_sha256
 
@@ -102,7 +102,7 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
     modules = ", ".join(identity.module for identity in sums.position.identities.values())
     log.info("measuring the covariance of %s (once) into %s", modules, folder)
     # Untouched, because dropout in training mode would change the keys.
-    with _bar(sums.position, shown=progress) as bar, untouched(model):
+    with _bar(sums.position, shown=progress) as bar, keep_untouched(model):
 
         def see(layer: int, keys: Tensor) -> None:
             sums.see(layer, keys)

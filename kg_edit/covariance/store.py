@@ -1,9 +1,12 @@
 """The store of covariances C = E[k k^T] in the user's cache folder. Each is measured once; all methods share it.
 
+- `CovarianceConfig`: the settings, from which text and how many tokens C is measured.
 - `find_covariances`: C of the down-projection inputs of layers; it is measured if no file has it.
+- `measure_covariances`: the same for a user who wants C measured in advance; it returns manifests.
 - `stored_covariances`: the manifests of all stored covariances.
 
-A pass that was killed is resumed. The format of the files is in `kg_edit.covariance.files`.
+A covariance is found by its identity (model, module, corpus, tokens), whose hash is the name of its file. The format of
+the files is in `kg_edit.covariance.files`. A pass that was killed is resumed.
 """
 
 from __future__ import annotations
@@ -67,8 +70,9 @@ class CovarianceConfig(BaseModel):
         """Return the least number of tokens from which a covariance of this size (d_ff) is measured."""
         if self.tokens:
             return self.tokens
-        most = PACKAGED_TOKENS if self.corpus == PACKAGED else MOST_TOKENS
-        return min(_TOKENS * size, most)
+        if self.corpus == PACKAGED:
+            return min(_TOKENS * size, PACKAGED_TOKENS)
+        return min(_TOKENS * size, MOST_TOKENS)
 
 
 def store_folder() -> Path:
@@ -84,11 +88,7 @@ def find_covariances(
     folder: Path | None = None,
     progress: bool = True,
 ) -> dict[int, Covariance]:
-    """Return C of the down-projection's inputs, by layer: from the store, or measured now, in one pass, and stored.
-
-    The name of a file is the hash of its identity (model, module, corpus, tokens). The manifest, inside the file and in
-    a JSON file, has this identity.
-    """
+    """Return C of the down-projection's inputs, by layer: from the store, or measured now, in one pass, and stored."""
     config = config or CovarianceConfig()
     folder = folder or store_folder()
     identities = _measure_missing(model, layers, config, folder, progress=progress)
@@ -152,9 +152,10 @@ def _sort_key(manifest: Manifest) -> tuple[object, ...]:
 def _measure_missing(
     model: LanguageModel, layers: Sequence[int], config: CovarianceConfig, folder: Path, *, progress: bool
 ) -> dict[int, Identity]:
-    """Measure the covariances that no file has; return the identities of all."""
+    """Measure the covariances of ``layers`` that no file has; return the identities of all, by layer."""
     corpus = open_corpus(config.corpus, seed=config.seed)
-    identities = _identities(model, layers, corpus, config)
+    identities = _identify(model, layers, corpus, config)
+    _warn_of_few_tokens(model, layers, config)
     missing = _find_missing(identities, folder)
     if missing:
         from kg_edit.covariance.measure import finish, run, start  # once for a model; later edits only read C
@@ -166,38 +167,36 @@ def _measure_missing(
     return identities
 
 
-def _identities(
+def _identify(
     model: LanguageModel, layers: Sequence[int], corpus: Corpus, config: CovarianceConfig
 ) -> dict[int, Identity]:
-    """Return the identity of each layer's covariance; warn if the wanted tokens are few for its size."""
+    """Return the identity of each layer's covariance, by which its file is found."""
     weights = content_fingerprint(model.model)  # computed now: a patch may have been merged after the model was loaded
+    dtype = str(model.model.dtype).removeprefix("torch.")
     identities = {}
     for layer in sorted(set(layers)):
-        dtype = str(model.model.dtype).removeprefix("torch.")
-        tokens = config.tokens_for(key_size(model, layer))
-        if isinstance(corpus, ImportedCorpus):
-            # An imported covariance serves the model in any dtype, and its own file has the number of its tokens:
-            # neither is part of the identity, and these two values stand for that.
-            dtype = "float32"
-            tokens = 0
-        identities[layer] = Identity(
+        identity = Identity(
             model=weights,
             dtype=dtype,
             module=model.weight_name(layer).removesuffix(".weight"),
             corpus=corpus.name,
-            tokens=tokens,
+            tokens=config.tokens_for(key_size(model, layer)),
         )
-    size = max((key_size(model, layer) for layer in identities), default=0)
+        if isinstance(corpus, ImportedCorpus):
+            # An imported covariance serves the model in any dtype, and its own file has the number of its tokens:
+            # neither is part of the identity, and these two values stand for that.
+            identity = identity.model_copy(update={"dtype": "float32", "tokens": 0})
+        identities[layer] = identity
+    return identities
+
+
+def _warn_of_few_tokens(model: LanguageModel, layers: Sequence[int], config: CovarianceConfig) -> None:
+    """Warn if a number of tokens was chosen that is small for the size of a covariance."""
+    size = max((key_size(model, layer) for layer in layers), default=0)
     if config.tokens and config.tokens < _TOKENS * size:
         log.warning(
             "%d tokens are few for a covariance of size %d; use at least %d", config.tokens, size, _TOKENS * size
         )
-    return identities
-
-
-def key_size(model: LanguageModel, layer: int) -> int:
-    """Return d_ff, the size of a key: the number of columns of the layer's down-projection weight [d, d_ff]."""
-    return matrix_shape(model.down_projection(layer))[1]
 
 
 def _find_missing(identities: dict[int, Identity], folder: Path) -> dict[int, Identity]:
@@ -214,3 +213,8 @@ def _find_missing(identities: dict[int, Identity], folder: Path) -> dict[int, Id
             )
         missing[layer] = identity
     return missing
+
+
+def key_size(model: LanguageModel, layer: int) -> int:
+    """Return d_ff, the size of a key: the number of columns of the layer's down-projection weight [d, d_ff]."""
+    return matrix_shape(model.down_projection(layer))[1]

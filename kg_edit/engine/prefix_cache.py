@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from kg_edit.errors import PatchError
 from kg_edit.models.architectures import refuse_recurrent
-from kg_edit.models.hooks import with_prompt_ends
+from kg_edit.models.hooks import tell_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, left_pad
 from kg_edit.models.sampling import BARE
@@ -122,7 +122,7 @@ def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Pr
         refuse_recurrent(model.name)
     mask = torch.cat([before.mask, batch.mask], -1)
     cache = before.growing(len(model.blocks))
-    with torch.no_grad(), with_prompt_ends(model, None):
+    with torch.no_grad(), tell_prompt_ends(model, None):
         base_model(model)(
             input_ids=batch.ids,
             attention_mask=mask,

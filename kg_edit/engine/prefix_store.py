@@ -1,8 +1,8 @@
-"""A store of prefix keys and values that the prompts of many edits share, valid as long as the model does not change.
+"""A store of the keys and values of texts with which the prompts of many edits begin.
 
 The text before a subject ("Q: What is the capital of Japan? A: Tokyo. Q: What is the capital of the country of") is the
-same for all edits of a relation. `PrefixStore` computes its keys and values once. `model_state` shows whether the model
-still computes the same.
+same for all edits of a relation. `PrefixStore` computes its keys and values once for each state of the model, by which
+they are found again: `model_state` is another text as soon as a patch or a hook changes what the model computes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kg_edit.engine.prefix_cache import Prefix, SharedContexts, empty_prefix, ru
 from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.language_model import LanguageModel
 
-Ids = tuple[int, ...]
+Ids = tuple[int, ...]  # a row of tokens
 MEGABYTES = 512.0
 """The default size limit of a store, in MiB."""
 
@@ -35,50 +35,50 @@ def model_state(model: LanguageModel) -> str:
 
 
 class PrefixStore:
-    """Prefixes of single token rows by model state, at most ``megabytes`` of them.
+    """Stored prefixes, one for each row of tokens and state of the model; together at most ``megabytes``.
 
     The least recently used prefixes are removed first.
     """
 
     def __init__(self, *, megabytes: float = MEGABYTES) -> None:
-        self._held: OrderedDict[tuple[str, Ids], Prefix] = OrderedDict()
-        self._limit = megabytes * 2**20
-        self._size = 0
+        self._prefixes: OrderedDict[tuple[str, Ids], Prefix] = OrderedDict()  # the least recently used one is the first
+        self._limit = megabytes * 2**20  # bytes
+        self._size = 0  # bytes
 
-    def contexts(self, model: LanguageModel, starts: Iterable[Ids]) -> SharedContexts:
-        """Return the keys and values of ``starts``; missing ones are computed in one batch."""
-        rows = list(dict.fromkeys(starts))
+    def find_contexts(self, model: LanguageModel, starts: Iterable[Ids]) -> SharedContexts:
+        """Return the keys and values of the rows ``starts``; those that are not stored are computed in one batch."""
+        rows = list(dict.fromkeys(starts))  # each once
         state = model_state(model)
-        missing = [ids for ids in rows if ids and (state, ids) not in self._held]
+        missing = [row for row in rows if row and (state, row) not in self._prefixes]
         if missing:
             computed = run_prefix(model, missing)
             if computed.sums:
                 # A patch of this model sums over tokens. The store has keys and values only, so it can't be used, and
                 # the batch that has just run is thrown away: `of_starts` runs all rows again and keeps their sums.
                 return SharedContexts.of_starts(model, rows)
-            self._store(state, missing, computed)
-        prefixes = [self._look_up(model, state, ids) for ids in rows]
-        self._remove_oldest()
+            self._add(state, missing, computed)
+        prefixes = [self._look_up(model, state, row) for row in rows]
+        self._remove_oldest()  # after the look-up, as the rows of this call may be more than the store can keep
         return SharedContexts(rows, stack_prefixes(prefixes))
 
-    def _store(self, state: str, rows: Sequence[Ids], batch: Prefix) -> None:
+    def _add(self, state: str, rows: Sequence[Ids], batch: Prefix) -> None:
         """Store each row of ``batch``, the prefix of the token rows ``rows``."""
-        for number, ids in enumerate(rows):
-            prefix = _copy_row(batch, number, length=len(ids))
-            self._held[state, ids] = prefix
+        for number, row in enumerate(rows):
+            prefix = _copy_row(batch, number, length=len(row))
+            self._prefixes[state, row] = prefix
             self._size += _bytes_of(prefix)
 
-    def _look_up(self, model: LanguageModel, state: str, ids: Ids) -> Prefix:
+    def _look_up(self, model: LanguageModel, state: str, row: Ids) -> Prefix:
         """Return the stored prefix of a token row and mark it as used last; a row without tokens is not stored."""
-        if not ids:
+        if not row:
             return empty_prefix(model, 1)
-        self._held.move_to_end((state, ids))
-        return self._held[state, ids]
+        self._prefixes.move_to_end((state, row))
+        return self._prefixes[state, row]
 
     def _remove_oldest(self) -> None:
         """Remove the least recently used prefixes until the rest is within the limit."""
         while self._size > self._limit:
-            _, removed = self._held.popitem(last=False)
+            _, removed = self._prefixes.popitem(last=False)
             self._size -= _bytes_of(removed)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.engine.prefix_cache import Prefix, base_model
-from kg_edit.models.hooks import StopForwardError, hidden_state, stopping, watched, with_prompt_ends, with_token_ids
+from kg_edit.models.hooks import StopForwardError, catch_stop, hidden_state, tell_prompt_ends, tell_token_ids, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch
 
@@ -98,7 +98,7 @@ class RecordedBlocks:
         first = self.first if first is None else first
         stop = self.first + len(self.calls) if stop is None else stop
         calls = self.calls[first - self.first : stop - self.first]
-        with with_token_ids(self.model, self.batch.ids), with_ends(self.model, self.batch):
+        with tell_token_ids(self.model, self.batch.ids), tell_batch_ends(self.model, self.batch):
             for layer, (args, kwargs) in enumerate(calls, start=first):
                 hidden = hidden_state(self.model.blocks[layer](hidden, *args, **kwargs))
         return hidden
@@ -175,7 +175,7 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
         mask = torch.cat([prefix.mask, batch.mask], -1)
         positions = prefix.lengths + batch.positions
         cache = prefix.frozen(len(model.blocks))
-    with stopping(), watched(model.block(layer), stop), with_ends(model, batch):
+    with catch_stop(), watch(model.block(layer), stop), tell_batch_ends(model, batch):
         base_model(model)(
             input_ids=batch.ids,
             attention_mask=mask,
@@ -186,11 +186,11 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
     return seen[0]
 
 
-def with_ends(model: LanguageModel, batch: Batch) -> AbstractContextManager[None]:
+def tell_batch_ends(model: LanguageModel, batch: Batch) -> AbstractContextManager[None]:
     """Pass to a patch where the prompts of ``batch`` end, if that is known."""
     if batch.ends is None:
         return nullcontext()
-    return with_prompt_ends(model, batch.ends)
+    return tell_prompt_ends(model, batch.ends)
 
 
 @contextmanager

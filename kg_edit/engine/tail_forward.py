@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kg_edit.engine.prefix_cache import Prefix, SharedContexts, quick_backward, run_prefix
 from kg_edit.engine.replay import RecordedBlocks
-from kg_edit.models.hooks import added, index_for, is_hooked, run_at_positions, watched
+from kg_edit.models.hooks import change_output, index_for, is_hooked, run_at_positions, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch, Prompt, end_mask
 
@@ -63,7 +63,7 @@ class TailForward:
             def note(key: Tensor, value: Tensor) -> None:
                 seen.extend((key, value))
 
-            with watched(model.down_projection(layer), note):
+            with watch(model.down_projection(layer), note):
                 self._edited, _ = self._record([ids[:1] for ids in tails], range(layer, layer + 1))
             self.keys, self.values = [state.reshape(len(tails), -1) for state in seen]  # one token per row
             # The blocks above: the whole tails. Their input at the later tokens does not change.
@@ -98,7 +98,7 @@ class TailForward:
         def add_change(output: Tensor) -> Tensor:
             return output + change.to(output).reshape(output.shape)
 
-        with added(self._model.down_projection(self._layer), add_change):
+        with change_output(self._model.down_projection(self._layer), add_change):
             first = self._edited.run(self._edited.start)  # [rows, 1, d]
         hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
         # The last block's MLP runs at the positions that are read only, unless a patch there needs whole rows.

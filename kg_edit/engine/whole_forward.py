@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kg_edit.engine.replay import RecordedBlocks
 from kg_edit.engine.tail_forward import read_index, right_pad
-from kg_edit.models.hooks import added, index_for, watched
+from kg_edit.models.hooks import change_output, index_for, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 
@@ -39,7 +39,7 @@ class WholeForward:
         def note(key: Tensor, value: Tensor) -> None:
             seen.extend((key, value))
 
-        with torch.no_grad(), watched(model.down_projection(layer), note):
+        with torch.no_grad(), watch(model.down_projection(layer), note):
             blocks = range(layer, len(model.blocks))
             self._blocks, self._clean = RecordedBlocks.record(model, batch, blocks)
         keys, values = [state.reshape(*batch.ids.shape, -1) for state in seen]  # some models flatten rows and tokens
@@ -61,6 +61,6 @@ class WholeForward:
             addend = addend.index_put(index_for(self._subjects, shift), shift)
             return output + addend.to(output).reshape(output.shape)
 
-        with added(self._model.down_projection(self._layer), add_change):
+        with change_output(self._model.down_projection(self._layer), add_change):
             hidden = self._blocks.run(self._blocks.start)
         return self._model.logits(hidden[index_for(self._reads, hidden)])

@@ -5,8 +5,9 @@ The plot shows over the number of edits: retention of earlier edits, locality, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.metrics.catalogue import find_metric
 from kg_edit.evaluation.settings import method_in_words
+from kg_edit.evaluation.statistics import Estimate
 from kg_edit.evaluation.summary import CurvePoint, Summary
 from kg_edit.scoring.perplexity import PERPLEXITY
 from kg_edit.storage.atomic import replacing
@@ -148,28 +150,34 @@ def _plot_metric(axes: Axes, points: Sequence[CurvePoint], name: str, colour: st
     A point has other records than the one before it: the unedited model's line shows how much of a change is due to
     that. A metric that compares with the unedited model has no mean there.
     """
-    edits = list[int]()
-    means = list[float]()
-    low = list[float]()
-    high = list[float]()
-    for point in points:
-        estimate = point.scores.get(name)
-        if estimate and estimate.mean is not None:
-            edits.append(point.edits)
-            means.append(estimate.mean)
-            low.append(_read_number(estimate.ci95_low))
-            high.append(_read_number(estimate.ci95_high))
-    axes.plot(edits, means, color=colour, marker="o", ms=3, label=name)
-    axes.fill_between(edits, low, high, color=colour, alpha=0.15, lw=0)
+    edited = _read_line([(point.edits, point.scores.get(name)) for point in points])
+    axes.plot(edited.edits, edited.means, color=colour, marker="o", ms=3, label=name)
+    axes.fill_between(edited.edits, edited.low, edited.high, color=colour, alpha=0.15, lw=0)
 
-    unedited_at = list[int]()
-    unedited_means = list[float]()
-    for point in points:
-        estimate = point.unedited.get(name)
-        if estimate and estimate.mean is not None:
-            unedited_at.append(point.edits)
-            unedited_means.append(estimate.mean)
-    axes.plot(unedited_at, unedited_means, color=colour, lw=0.8, ls=":")
+    unedited = _read_line([(point.edits, point.unedited.get(name)) for point in points])
+    axes.plot(unedited.edits, unedited.means, color=colour, lw=0.8, ls=":")
+
+
+class _Line(NamedTuple):
+    """The means of a metric along the curve, and the ends of their intervals."""
+
+    edits: list[int]
+    means: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def _read_line(estimates: Iterable[tuple[int, Estimate | None]]) -> _Line:
+    """Return the line of a metric from its estimate at each number of edits; points without a mean are left out."""
+    line = _Line([], [], [], [])
+    for edits, estimate in estimates:
+        if estimate is None or estimate.mean is None:
+            continue
+        line.edits.append(edits)
+        line.means.append(estimate.mean)
+        line.low.append(_read_number(estimate.ci95_low))
+        line.high.append(_read_number(estimate.ci95_high))
+    return line
 
 
 def _plot_ability(axes: Axes, points: Sequence[CurvePoint]) -> None:

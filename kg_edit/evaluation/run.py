@@ -35,7 +35,7 @@ from kg_edit.evaluation.settings import (
 )
 from kg_edit.evaluation.step import Method
 from kg_edit.evaluation.summary import Summary
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.scoring.questions import Form, answers
 from kg_edit.storage.run_folder import (
@@ -108,7 +108,7 @@ def evaluate(
     grown = _find_extended_run(out, settings, model, all_records, config)
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
-    with folder_lock(out), untouched(model):
+    with folder_lock(out), keep_untouched(model):
         claim(out, settings, grown=grown, rows=partial(_describe_other_records, out, all_records))
         run = _resume(method, model, config, settings, out)
         _advance_all(run, _split(all_records, choices, config, model), data)

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from kg_common.progress import Bar
 from kg_common.terminal import number_of
-from kg_edit.callbacks import StepNotes, watched
+from kg_edit.callbacks import StepNotes, send_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case, make_ceiling_cases
 from kg_edit.evaluation.config import EvalConfig
@@ -402,7 +402,7 @@ class SequenceRun:
             return {}
         new = [item for item in batch if (item.id, EDITED) not in self.done]
         with_one_edit = [item.record for item in new if len(item.record.edits) == 1]
-        with watched([StepNotes(note)], [item.id for item in new]), suppress(*FAILURES):
+        with send_losses([StepNotes(note)], [item.id for item in new]), suppress(*FAILURES):
             return edit_each_alone(self.method, with_one_edit)
         return {}
 

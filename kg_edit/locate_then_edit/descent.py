@@ -313,7 +313,7 @@ def _report(step: int, progress: _Progress) -> None:
         total, nll, kl = progress.history[edit][-1]
         totals[edit] = total
         terms[edit] = {"nll": nll, "kl": kl}
-    report_losses(step, totals, of=len(progress.history), terms=terms)
+    report_losses(step, totals, descents=len(progress.history), terms=terms)
 
 
 def _end_without_noise(loss: Objective, settled: Tensor, now: Tensor, ended: list[int], progress: _Progress) -> None:

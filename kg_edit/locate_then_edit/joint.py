@@ -23,7 +23,7 @@ from kg_edit.locate_then_edit.states import Site, SubjectStates
 from kg_edit.models.devices import exact
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 
 _SMALLEST_PIVOT = 1e-6  # of the Cholesky factor, as a share of the largest; below it, keys count as dependent
 

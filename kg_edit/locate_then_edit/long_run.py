@@ -22,8 +22,8 @@ from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.states import Site, subject_states
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches import KEY
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import KEY
 from kg_edit.patches.weight_patch import WeightPatch
 
 FACTS = 32  # the number of facts whose values give the norm of ``anchor``, each of another relation

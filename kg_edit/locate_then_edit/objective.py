@@ -28,7 +28,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import Engine, FastLoss, TargetRow
 from kg_edit.languages import fit, words_of
 from kg_edit.models.first_token import readable_contexts
-from kg_edit.models.hooks import added, index_for, watched, with_prompt_ends
+from kg_edit.models.hooks import change_output, index_for, tell_prompt_ends, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.sampling import BARE
@@ -397,7 +397,7 @@ class PlainForward:
         def note(key: Tensor, value: Tensor) -> None:
             seen.extend((key, value))
 
-        with torch.no_grad(), watched(self._module, note):
+        with torch.no_grad(), watch(self._module, note):
             self._forward()
         keys, values = [state.reshape(count, length, -1) for state in seen]  # some models flatten rows and tokens
         self.keys = keys[index_for(self._subjects, keys)]
@@ -420,14 +420,14 @@ class PlainForward:
             addend = addend.index_put(index_for(self._subjects, shift), shift)
             return output + addend.to(output).reshape(output.shape)
 
-        with added(self._module, add_change):
+        with change_output(self._module, add_change):
             logits = self._forward()
         return logits[index_for(self._reads, logits)]
 
     def _forward(self) -> Tensor:
         """Return the logits of the whole batch, [prompts, tokens, vocabulary]."""
         batch = self._batch
-        with with_prompt_ends(self._model, batch.ends):
+        with tell_prompt_ends(self._model, batch.ends):
             output = self._model.model(
                 input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
             )

@@ -24,7 +24,7 @@ from kg_edit.covariance.moment import OtherKeys
 from kg_edit.engine import chosen_engine
 from kg_edit.engine.replay import Ascending
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.models.hooks import added, watched, with_prompt_ends
+from kg_edit.models.hooks import change_output, tell_prompt_ends, watch
 from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.models.prompts import Batch, Prompt, left_pad
 
@@ -53,7 +53,7 @@ class WholeRuns:
             seen["output"] = output
 
         for batch in self._batches:
-            with with_prompt_ends(self._model, batch.ends), watched(block, note):
+            with tell_prompt_ends(self._model, batch.ends), watch(block, note):
                 self._model.model(
                     input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
                 )
@@ -110,8 +110,8 @@ class SubjectStates:
             seen["value"] = value
 
         with (
-            watched(self._model.down_projection(layer), note_key),
-            watched(self._model.down_projection(self._last), note_value),
+            watch(self._model.down_projection(layer), note_key),
+            watch(self._model.down_projection(self._last), note_value),
         ):
             for group, output in zip(self._groups, self._runs.outputs(layer, last=self._last), strict=True):
                 state = output if self._site == "block" else seen["value"]
@@ -166,7 +166,7 @@ class OtherTokens:
         def note(key: Tensor, _: Tensor) -> None:
             seen["key"] = key
 
-        with watched(self._model.down_projection(layer), note):
+        with watch(self._model.down_projection(layer), note):
             for group, _ in zip(self._passes, self._runs.outputs(layer), strict=True):
                 keys = _without_subjects(seen["key"], list(chain.from_iterable(group)))
                 for rows in group:
@@ -210,7 +210,7 @@ def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tens
         seen["key"] = key
 
     batch = left_pad([row.ids for row in rows], device=model.device, ends=[row.target_start - 1 for row in rows])
-    with watched(model.down_projection(layer), note):
+    with watch(model.down_projection(layer), note):
         for _ in choose_runs(model, [batch], [layer], memory=0.0).outputs(layer):
             pass  # the pass runs; only the keys are read
     return torch.cat(_without_subjects(seen["key"], rows))
@@ -245,6 +245,6 @@ def adds_mlp(model: LanguageModel, layer: int) -> bool:
     def add_change(output: Tensor) -> Tensor:
         return output + change.to(output).reshape(output.shape)
 
-    with added(model.down_projection(layer), add_change):
+    with change_output(model.down_projection(layer), add_change):
         _, changed = subject_states(model, [prompt], layer=layer, last=layer)
     return bool((changed - clean - change).norm() <= _SLACK * change.norm())

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 
 from kg_common.progress import Bar
-from kg_edit.callbacks import Callback, StepNotes, watched
+from kg_edit.callbacks import Callback, StepNotes, send_losses
 from kg_edit.edits.edit import Edit, refuse_clash, refuse_same_ids
 from kg_edit.edits.inputs import Edits, as_edits
 from kg_edit.errors import FAILURES, ConfigError, EditError, Fault, PatchError
@@ -218,7 +218,7 @@ class EditingMethod(ABC):
         with Bar(title=self.name, unit="edit", total=len(requested), shown=progress) as bar:
             for batch in self._batches(requested):
                 watchers = (*callbacks, StepNotes(bar.note, most=self.config.most_steps))
-                with annotate_errors(*batch), watched(watchers, [edit.id for edit in batch]):
+                with annotate_errors(*batch), send_losses(watchers, [edit.id for edit in batch]):
                     on_model = patch if applied is None else applied + patch
                     new_patch = self._make_batch(batch, on_model)
                     new_patch = self._finish(new_patch, batch)

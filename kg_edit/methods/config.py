@@ -100,7 +100,8 @@ class MethodConfig(BaseModel):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     published_as: ClassVar[str | None] = None
-    _preset: str = PrivateAttr("default")
+    # Private, because a patch records the settings themselves, whichever preset they began with
+    _preset_name: str = PrivateAttr("default")
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -163,13 +164,12 @@ class MethodConfig(BaseModel):
         if not isinstance(settings, Mapping):
             raise ConfigError(f"found {describe(settings)}; expected settings={{'name': value}}")
         values = _merge(cls._preset_values(name, method), _nest(settings))
-        of = f" of {method}" if method else ""
-        cls._refuse_unknown(values, settings, method=method, of=of)
+        cls._refuse_unknown(values, settings, method=method)
         try:
             config = cls.model_validate(values)
         except ValidationError as error:
-            raise _config_error(faults_of(error, cls), of=of) from None
-        config._preset = name
+            raise _config_error(faults_of(error, cls), method=method) from None
+        config._preset_name = name  # a private attribute may be set although the settings are frozen
         return config
 
     @classmethod
@@ -186,25 +186,24 @@ class MethodConfig(BaseModel):
         return published_settings(name, published_as, config_presets=presets)
 
     @classmethod
-    def _refuse_unknown(
-        cls, values: Mapping[str, Any], settings: Mapping[str, Any], *, method: str | None, of: str
-    ) -> None:
+    def _refuse_unknown(cls, values: Mapping[str, Any], settings: Mapping[str, Any], *, method: str | None) -> None:
         """Refuse the first of ``values`` that is not a setting; ``settings`` has them as the caller wrote them."""
         unknown = [name for name in values if name not in cls.model_fields]
         if not unknown:
             return
+        kind = f"setting{_of_method(method)}"
         if unknown[0] == method:  # written as where several methods run: rome.steps=3
             prefix = f"{method}."
             for name, value in settings.items():
                 if name.startswith(prefix):
                     way = f"leave out the method's name, {name.removeprefix(prefix)}={value}"
-                    raise UnknownNameError(f"unknown setting{of} {name!r}: {way}")
-        raise unknown_name(f"setting{of}", unknown[0], cls.model_fields)
+                    raise UnknownNameError(f"unknown {kind} {name!r}: {way}")
+        raise unknown_name(kind, unknown[0], cls.model_fields)
 
     @property
     def preset_name(self) -> str:
         """The name of the preset whose settings these are, or which they began with."""
-        return self._preset
+        return self._preset_name
 
     @classmethod
     def preset_names(cls) -> tuple[str, ...]:
@@ -239,12 +238,20 @@ class MethodConfig(BaseModel):
         return Workload()
 
 
-def _config_error(faults: Iterable[Fault], *, of: str = "") -> ConfigError:
+def _config_error(faults: Iterable[Fault], *, method: str | None = None) -> ConfigError:
+    """Return one error with a line for each fault."""
     lines = []
     for fault in faults:
-        place = f"setting {fault.field}{of}: " if fault.field else ""
-        lines.append(place + fault.message)
+        line = fault.message
+        if fault.field:
+            line = f"setting {fault.field}{_of_method(method)}: {line}"
+        lines.append(line)
     return ConfigError("\n".join(lines))
+
+
+def _of_method(method: str | None) -> str:
+    """Return " of rome" for a message about a setting; "" if the method is not known."""
+    return f" of {method}" if method else ""
 
 
 def _is_changed(config: BaseModel, name: str) -> bool:
@@ -267,22 +274,25 @@ def _merge(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, 
 
 
 def _nest(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the value of a name such as ``covariance.tokens`` into its group: {"covariance": {"tokens": …}}."""
+    """Put the value of a name with dots into its group: {"covariance.tokens": 5} becomes {"covariance": {"tokens": 5}}.
+
+    Groups may be nested, and a group may also be given as a whole, if no value of it is given twice.
+    """
     nested = {name: value for name, value in settings.items() if "." not in name}
     for name, value in settings.items():
         if "." not in name:
             continue
         *groups, last = name.split(".")
-        inner: Any = nested
+        innermost: Any = nested
         for group in groups:
-            values = inner.get(group, {})
+            values = innermost.get(group, {})
             if not isinstance(values, Mapping):
                 raise _set_twice(name, group)
-            inner[group] = dict(values)  # a copy, as the caller's own dict must stay as it is
-            inner = inner[group]
-        if last in inner:
+            innermost[group] = dict(values)  # a copy, as the caller's own dict must stay as it is
+            innermost = innermost[group]
+        if last in innermost:
             raise _set_twice(name, groups[-1])
-        inner[last] = value
+        innermost[last] = value
     return nested
 
 

@@ -20,16 +20,16 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.prefix_cache import context_starts, longest_start, mask_decides
-from kg_edit.locate_then_edit.descent import DescentDtype, Stops
+from kg_edit.locate_then_edit.descent import DescentDtype, FreeDelta, Optimiser, Stops
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import MethodConfig, Trains
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 from kg_edit.storage.setting_fields import Seed
 
 _OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and a copy, in float32
@@ -126,7 +126,7 @@ class ValueMethod(EditingMethod):
         """The templates around the prompt, so that the edit holds after other text; the first is the bare ``{}``."""
         if self._given_contexts is not None:
             return self._given_contexts
-        with untouched(self.model):  # `check` or `provenance` may ask first, of a model in training mode
+        with keep_untouched(self.model):  # `check` or `provenance` may ask first, of a model in training mode
             return self.sampled_contexts()
 
     @abstractmethod
@@ -157,7 +157,7 @@ class ValueMethod(EditingMethod):
         layer = self.layers[0]  # GLAME-plus has a second layer, where answers are written and not values
         if self.family == "joint":  # a batch is spread over its layers, and finds its values at the last one
             layer = self.layers[-1]
-        with untouched(self.model):  # `provenance` may ask first, as for the contexts
+        with keep_untouched(self.model):  # `provenance` may ask first, as for the contexts
             return mean_value_norm(
                 self.model,
                 layer,
@@ -166,6 +166,15 @@ class ValueMethod(EditingMethod):
                 clamp=self.config.clamp_norm_factor,
                 stops=self.config.stops,
             )
+
+    def free_delta(self, values: Tensor, optimiser: Optimiser) -> FreeDelta:
+        """Return m* - m itself as what is trained, from 0, for edits with the values m [edits, d]."""
+        return FreeDelta(
+            values,
+            optimiser=optimiser,
+            learning_rate=self.config.learning_rate,
+            clamp_norm_factor=self.config.clamp_norm_factor,
+        )
 
     @property
     def parameters(self) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.models.hooks import untouched, watched
+from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.models.sampling import BARE
@@ -49,8 +49,8 @@ def is_sink(model: LanguageModel, ids: Sequence[int], position: int) -> bool:
 
     with ExitStack() as reading:  # not by output_hidden_states, after which transformers leaves its hooks on the model
         for block in model.blocks:
-            reading.enter_context(watched(block, note))
-        reading.enter_context(untouched(model))  # no dropout, which would also use the caller's random state
+            reading.enter_context(watch(block, note))
+        reading.enter_context(keep_untouched(model))  # no dropout, which would also use the caller's random state
         with torch.no_grad():
             model.model(torch.tensor([list(ids)], device=model.device))
     lengths = torch.stack([norm.cpu() for norm in norms])  # |h_l,t|, [blocks, tokens]

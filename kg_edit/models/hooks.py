@@ -1,8 +1,11 @@
-"""Hooks that read or change a module's input or output inside a ``with`` block; every hook is removed at its end.
+"""What is done to a model inside a ``with`` block, and undone at its end: hooks on modules, and marks on the model.
 
-`watched` reads, `added` changes, `run_at_positions` runs a module on some tokens only, `stopping` ends a forward pass
-early. `exclusive` and `refuse_patched` refuse a second patch on a model. `with_prompt_ends` passes to a patch at which
-tokens of a forward pass a prompt ends; the patch reads this with `prompt_ends`. `with_token_ids` passes the tokens.
+1. Hooks on a module: `watch` reads its input and output, `change_output` changes its output, `run_at_positions` runs it
+   on some tokens only. A hook may end the forward pass early by `StopForwardError`, which `catch_stop` catches.
+2. `keep_untouched`: the model in evaluation mode, without gradients of its weights.
+3. A mark is an attribute of the model that other code reads. `mark_patched` says that a patch is applied, so that
+   `refuse_patched` refuses a second one. Code that runs a forward pass tells patches what they can't see in the states:
+   `tell_prompt_ends` at which tokens a prompt ends, `tell_token_ids` the tokens themselves.
 """
 
 from __future__ import annotations
@@ -17,9 +20,74 @@ from torch import Size, Tensor, nn
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 
+# 1. Hooks
+
+
+@contextmanager
+def watch(module: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """Call ``see(input, output)`` whenever ``module`` runs.
+
+    The output is a copy, because Falcon adds the attention's output to its MLP's in place.
+    """
+
+    def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        see(args[0], hidden_state(output).clone())
+
+    with module.register_forward_hook(hook):
+        yield
+
+
+@contextmanager
+def change_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace ``module``'s output by ``change(output)``."""
+
+    def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        return change(output)
+
+    with module.register_forward_hook(hook):
+        yield
+
+
+@contextmanager
+def run_at_positions(module: nn.Module | None, positions: tuple[Tensor, ...]) -> Iterator[None]:
+    """Run ``module`` only at the positions (rows, columns) of [rows, columns, d]; its output elsewhere is 0.
+
+    The module must treat each token alone. All its positional arguments are states (BLOOM's MLP also takes the
+    residual). With None nothing is changed.
+    """
+    if module is None:
+        yield
+        return
+    shapes: list[Size] = []  # (rows, columns) of the present call, from its input to its output
+
+    def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        shapes.append(args[0].shape[:2])
+        return tuple(state[index_for(positions, state)] for state in args)  # [positions, d] each
+
+    def put(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        full_output = output.new_zeros(*shapes.pop(), output.shape[-1])  # [rows, columns, d]
+        return full_output.index_put(index_for(positions, output), output)
+
+    with module.register_forward_pre_hook(pick), module.register_forward_hook(put):
+        yield
+
 
 class StopForwardError(Exception):
-    """Raised by a hook to end a forward pass early; `stopping` catches it."""
+    """Raised by a hook to end a forward pass early; `catch_stop` catches it."""
+
+
+@contextmanager
+def catch_stop() -> Iterator[None]:
+    """Catch the `StopForwardError` that a hook raised on purpose."""
+    try:
+        yield
+    except StopForwardError:
+        return
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Return whether a hook, such as an adapter's, reads or changes ``module`` or a module in it."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
 def hidden_state(output: Any) -> Tensor:
@@ -34,156 +102,11 @@ def index_for(indices: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, ...]:
     return tuple(index.to(state.device) for index in indices)
 
 
-@contextmanager
-def watched(module: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
-    """Call ``see(input, output)`` whenever ``module`` runs.
-
-    The output is a copy, because Falcon adds the attention's output to its MLP's in place.
-    """
-
-    def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        see(args[0], hidden_state(output).clone())
-
-    with module.register_forward_hook(hook):
-        yield
+# 2. Evaluation
 
 
 @contextmanager
-def added(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Replace ``module``'s output by ``change(output)``."""
-
-    def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-        return change(output)
-
-    with module.register_forward_hook(hook):
-        yield
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Return whether a hook, such as an adapter's, reads or changes ``module`` or a module in it."""
-    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
-
-
-@contextmanager
-def run_at_positions(module: nn.Module | None, positions: tuple[Tensor, ...]) -> Iterator[None]:
-    """Run ``module`` only at the positions (rows, columns) of [rows, columns, d]; its output elsewhere is 0.
-
-    The module must treat each token alone. All its positional arguments are states (BLOOM's MLP also takes the
-    residual).
-    """
-    shapes: list[Size] = []
-
-    def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        shapes.append(args[0].shape[:2])
-        return tuple(state[index_for(positions, state)] for state in args)
-
-    def put(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        full_output = output.new_zeros(*shapes.pop(), output.shape[-1])
-        return full_output.index_put(index_for(positions, output), output)
-
-    if module is None:
-        yield
-        return
-    with module.register_forward_pre_hook(pick), module.register_forward_hook(put):
-        yield
-
-
-@contextmanager
-def stopping() -> Iterator[None]:
-    """Catch the `StopForwardError` that a hook raised on purpose."""
-    try:
-        yield
-    except StopForwardError:
-        return
-
-
-@contextmanager
-def _with_attribute(model: LanguageModel, name: str, value: object) -> Iterator[None]:
-    """Give the model's modules an attribute inside the ``with`` block."""
-    before = getattr(model.model, name, None)
-    setattr(model.model, name, value)
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(model.model, name)
-        else:
-            setattr(model.model, name, before)
-
-
-_APPLIED = "_kg_edit_applied_patch"
-
-
-@contextmanager
-def exclusive(model: LanguageModel) -> Iterator[None]:
-    """Mark the model as patched inside the ``with`` block, since two nested patches could not restore its weights."""
-    refuse_patched(model)
-    with _with_attribute(model, _APPLIED, True):
-        yield
-
-
-def refuse_patched(model: LanguageModel) -> None:
-    """Refuse a model with an applied patch, for work that needs the model's own weights."""
-    if getattr(model.model, _APPLIED, False):
-        raise PatchError(
-            "a patch is already applied to this model; leave its `with` block first, or apply the sum: "
-            "(first + second).applied(...)"
-        )
-
-
-_ENDS = "_kg_edit_prompt_ends"
-_ENDS_WANTED = "_kg_edit_wants_prompt_ends"
-
-
-def wanting_prompt_ends(model: LanguageModel) -> AbstractContextManager[None]:
-    """Inside the ``with`` block, a patch on the model needs to know where prompts end; see `with_prompt_ends`."""
-    return _with_attribute(model, _ENDS_WANTED, True)
-
-
-def wants_prompt_ends(model: LanguageModel) -> bool:
-    """Return whether a patch that is applied to the model needs to know where prompts end."""
-    return getattr(model.model, _ENDS_WANTED, False)
-
-
-def with_prompt_ends(model: LanguageModel, ends: Tensor | None) -> AbstractContextManager[None]:
-    """Pass to the patches at which tokens a prompt ends, for forward passes in the ``with`` block.
-
-    ``ends`` is a mask [rows, tokens]; None means that no prompt ends in these passes.
-    """
-    return _with_attribute(model, _ENDS, (ends,))  # in a tuple: None is a value here, not a missing attribute
-
-
-def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
-    """Return a mask [rows, tokens], on the CPU, of the tokens of a forward pass at which a prompt ends.
-
-    Without `with_prompt_ends`, a row of several tokens counts as a prompt that ends at its last token, and a row of
-    one token counts as the next step of an answer.
-    """
-    mask = torch.zeros(rows, tokens, dtype=torch.bool)
-    ends: tuple[Tensor | None] | None = getattr(model.model, _ENDS, None)
-    if ends is None:
-        mask[:, -1] = tokens > 1
-    elif ends[0] is not None and ends[0].shape == mask.shape:
-        mask = ends[0].cpu()
-    return mask
-
-
-_TOKENS = "_kg_edit_tokens"
-
-
-def with_token_ids(model: LanguageModel, ids: Tensor) -> AbstractContextManager[None]:
-    """Pass to the patches the token ids [rows, tokens] of blocks that run without the embedding before them."""
-    return _with_attribute(model, _TOKENS, ids)
-
-
-def given_token_ids(model: LanguageModel) -> Tensor | None:
-    """Return the token ids that `with_token_ids` passes; None outside of its ``with`` block."""
-    token_ids: Tensor | None = getattr(model.model, _TOKENS, None)
-    return token_ids
-
-
-@contextmanager
-def untouched(model: LanguageModel) -> Iterator[None]:
+def keep_untouched(model: LanguageModel) -> Iterator[None]:
     """Freeze the model and set it to evaluation mode inside the ``with`` block.
 
     Afterwards the modes, the ``requires_grad`` flags and the random state are as before.
@@ -208,3 +131,88 @@ def _set_all(modes: Iterable[tuple[nn.Module, bool]], flags: Iterable[tuple[nn.P
     for parameter, flag in flags:
         if parameter.requires_grad is not flag:
             parameter.requires_grad_(flag)
+
+
+# 3. Marks
+
+_APPLIED = "_kg_edit_applied_patch"
+_ENDS = "_kg_edit_prompt_ends"
+_ENDS_NEEDED = "_kg_edit_needs_prompt_ends"
+_TOKENS = "_kg_edit_tokens"
+
+
+@contextmanager
+def _with_mark(model: LanguageModel, name: str, value: object) -> Iterator[None]:
+    """Set an attribute of the transformers model inside the ``with`` block; ``value`` is not None."""
+    before = getattr(model.model, name, None)
+    setattr(model.model, name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(model.model, name)
+        else:
+            setattr(model.model, name, before)
+
+
+@contextmanager
+def mark_patched(model: LanguageModel) -> Iterator[None]:
+    """Mark the model as patched inside the ``with`` block, since two nested patches could not restore its weights."""
+    refuse_patched(model)
+    with _with_mark(model, _APPLIED, True):
+        yield
+
+
+def refuse_patched(model: LanguageModel) -> None:
+    """Refuse a model with an applied patch, for work that needs the model's own weights."""
+    if getattr(model.model, _APPLIED, False):
+        raise PatchError(
+            "a patch is already applied to this model; leave its `with` block first, or apply the sum: "
+            "(first + second).applied(...)"
+        )
+
+
+def ask_for_prompt_ends(model: LanguageModel) -> AbstractContextManager[None]:
+    """Inside the ``with`` block, a patch on the model needs to know where prompts end; see `tell_prompt_ends`."""
+    return _with_mark(model, _ENDS_NEEDED, True)
+
+
+def needs_prompt_ends(model: LanguageModel) -> bool:
+    """Return whether a patch that is applied to the model needs to know where prompts end."""
+    return getattr(model.model, _ENDS_NEEDED, False)
+
+
+def tell_prompt_ends(model: LanguageModel, ends: Tensor | None) -> AbstractContextManager[None]:
+    """Tell patches at which tokens a prompt ends, in the forward passes of the ``with`` block.
+
+    ``ends`` is a mask [rows, tokens]; None means that no prompt ends in these passes.
+    """
+    return _with_mark(model, _ENDS, (ends,))  # in a tuple, because None is a value here, and not a missing mark
+
+
+def read_prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
+    """Return a mask [rows, tokens], on the CPU, of the tokens of a forward pass at which a prompt ends.
+
+    Without `tell_prompt_ends`, a row of several tokens counts as a prompt that ends at its last token, and a row of
+    one token counts as the next step of an answer. Where a mask of another shape was told, no prompt ends.
+    """
+    mask = torch.zeros(rows, tokens, dtype=torch.bool)
+    told: tuple[Tensor | None] | None = getattr(model.model, _ENDS, None)
+    if told is None:
+        mask[:, -1] = tokens > 1
+        return mask
+    (ends,) = told
+    if ends is not None and ends.shape == mask.shape:
+        return ends.cpu()
+    return mask
+
+
+def tell_token_ids(model: LanguageModel, ids: Tensor) -> AbstractContextManager[None]:
+    """Tell patches the token ids [rows, tokens] of blocks that run without the embedding before them."""
+    return _with_mark(model, _TOKENS, ids)
+
+
+def read_token_ids(model: LanguageModel) -> Tensor | None:
+    """Return the token ids that `tell_token_ids` tells; None outside of its ``with`` block."""
+    token_ids: Tensor | None = getattr(model.model, _TOKENS, None)
+    return token_ids

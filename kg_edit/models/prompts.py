@@ -101,17 +101,22 @@ def encode(
     if chat:
         text, span = _as_turn(text, span, chat)
 
+    if target is None:
+        joined = text
+    elif chat:
+        joined = f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}"
+    else:
+        joined = join(text, target)
+
     # One encoding of prompt and target gives the ids and the position of every character.
     special = chat is None  # a chat template brings its special tokens
-    joined = text
-    if target is not None and chat:
-        joined = f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}"
-    elif target is not None:
-        joined = join(text, target)
     ids, offsets = _tokenize(tokenizer, joined, special=special)
     start = len(ids)
     if target is not None:
-        start = _target_start(tokenizer, text, ids, joined, target=target, special=special)
+        prompt_ids, _ = _tokenize(tokenizer, text, special=special)
+        if not prompt_ids:
+            raise PromptError(f"the prompt {text!r} before {target!r} has no token; give a text before the target")
+        start = _find_target(prompt_ids, ids, text, joined, continues_word=target.startswith(GLUE))
 
     first = None
     last = None
@@ -134,14 +139,13 @@ def _fill(template: str, subject: str | None, context: str) -> tuple[str, tuple[
 def _as_turn(text: str, span: tuple[int, int] | None, chat: ChatForm) -> tuple[str, tuple[int, int] | None]:
     """Return the text as a user's turn in chat form, and the span of the subject in it."""
     turn = user_turn(text)  # the text without white space around it, perhaps after `COMPLETE`
-    added = len(chat.before) + len(turn) - len(text.strip())  # characters before the stripped text
-    removed = len(text) - len(text.lstrip())  # white space that was in front of it
     in_chat = f"{chat.before}{turn}{chat.after}"
     if span is None:
         return in_chat, None
+    white_space = len(text) - len(text.lstrip())  # in front of the text
+    text_start = len(chat.before) + len(turn) - len(text.strip())  # where the text without it begins in chat form
     begin, end = span
-    shift = added - removed
-    return in_chat, (begin + shift, end + shift)
+    return in_chat, (begin - white_space + text_start, end - white_space + text_start)
 
 
 def _find_tokens(span: tuple[int, int], offsets: Sequence[tuple[int, int]], text: str) -> tuple[int, int]:
@@ -169,37 +173,52 @@ def _tokenize(
     """
     encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, return_special_tokens_mask=True)
     ids = list(encoding["input_ids"])
-    mask = list(encoding["special_tokens_mask"])
-    while special and mask and mask[-1] and ids != [tokenizer.bos_token_id]:  # BOS may be EOS too
-        ids.pop()
-        mask.pop()
-    return ids, list(encoding["offset_mapping"])[: len(ids)]
+    offsets = list(encoding["offset_mapping"])
+    if special:
+        is_special = list(encoding["special_tokens_mask"])
+        only_bos = [tokenizer.bos_token_id]  # it stays for an empty text: in some tokenizers BOS is EOS too
+        while ids and is_special[len(ids) - 1] and ids != only_bos:
+            ids.pop()
+    return ids, offsets[: len(ids)]
 
 
-def _target_start(
-    tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], joined: str, *, target: str, special: bool
-) -> int:
-    """Return the index of the target's first token.
+def _find_target(prompt_ids: Sequence[int], ids: Sequence[int], text: str, joined: str, *, continues_word: bool) -> int:
+    """Return the index of the target's first token in ``ids``, the tokens of prompt and target together.
 
-    A target that begins with `GLUE` continues a word: it starts at the first token that the prompt alone lacks.
+    The tokens before it must be those of the prompt alone, ``prompt_ids``. But a target that continues a word may
+    change the prompt's last tokens: it starts at the first token in which both differ.
+
+    Args:
+        prompt_ids: the tokens of the prompt ``text``.
+        ids: the tokens of ``joined``, the prompt with its target.
+        text: for the error.
+        joined: for the error.
+        continues_word: whether the target follows without a space (`GLUE`).
     """
-    prompt, _ = _tokenize(tokenizer, text, special=special)
-    if not prompt:
-        raise PromptError(f"the prompt {text!r} before {target!r} has no token; give a text before the target")
-    glued = target.startswith(GLUE)
-    if glued:
-        common = 0  # tokens at the beginning of both
-        while common < min(len(prompt), len(ids)) and prompt[common] == ids[common]:
-            common += 1
-        prompt = prompt[:common]
-    if ids[: len(prompt)] != prompt or (glued and not prompt):
+    if continues_word:
+        start = _count_common(prompt_ids, ids)
+        is_split = start > 0
+    else:
+        start = len(prompt_ids)
+        is_split = list(ids[:start]) == list(prompt_ids)
+    if not is_split:
         raise PromptError(
             f"the tokenizer merges the end of {text!r} with the target's beginning in {joined!r}; "
             "end the prompt at a word's end, without trailing white space"
         )
-    if len(ids) == len(prompt):
+    if len(ids) == start:
         raise PromptError(f"the target of {joined!r} has no token of its own; give a longer target")
-    return len(prompt)
+    return start
+
+
+def _count_common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of tokens with which both rows begin."""
+    count = 0
+    for token, other in zip(first, second, strict=False):
+        if token != other:
+            break
+        count += 1
+    return count
 
 
 @dataclass(frozen=True, kw_only=True)

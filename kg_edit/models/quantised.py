@@ -1,7 +1,7 @@
 """Models whose linear layers are stored in a few bits: 4 (nf4) and 8 (int8) by bitsandbytes, or others of transformers.
 
 Nothing of an edit needs the stored weight itself: a value is read from the output of the down-projection, a key from
-its input, the gradient passes through the layer, and a patch is added beside it (`WeightPatch.stacked_on`),
+its input, the gradient passes through the layer, and a patch is added beside it (`WeightPatch.applied_on_top`),
 
     y = quantised(W) x + left (right^T x)
 

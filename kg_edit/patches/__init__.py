@@ -1,1 +1,34 @@
-"""Patches: the changes that edits make to a model. This folder has the kinds of patches and their file formats."""
+"""Patches: what edits change in a model, as objects, as files, and as arrays for reports.
+
+This file has the names and checks that tensors (`factors`, `weight_patch`) and arrays (`changes`) have in common. It
+imports neither torch nor numpy, so that a listing of patches takes no time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kg_edit.errors import PatchError
+
+KEY = "key/"  # prefix of the state with the keys of a weight, [in, facts]; the weight's name follows
+STATE = "state/"  # prefix of a method's own tensors in a file
+
+
+def is_identity(factor: Any) -> bool:
+    """Return whether a factor is the identity matrix, which marks the change as dense (`Factors.dense`).
+
+    A matrix [1, 1] with a one does not count, because it is also the factor of a single edit.
+    """
+    rows, width = factor.shape
+    if rows != width or rows == 1:
+        return False
+    has_ones = bool((factor.diagonal() == 1).all())
+    # The ones of the diagonal already add up to ``rows``, so with this sum every other entry is zero.
+    return has_ones and float(abs(factor).sum()) == rows
+
+
+def check_factors(path: object, name: str, left: Any, right: Any) -> None:
+    """Check the shapes of the factors of a weight in the patch at ``path``: left [out, rank], right [in, rank]."""
+    if len(left.shape) != 2 or len(right.shape) != 2 or left.shape[1] != right.shape[1]:
+        shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
+        raise PatchError(f"the patch {path} has factors of {name} that don't fit: {shapes}; make it again")

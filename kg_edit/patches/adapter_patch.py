@@ -115,7 +115,7 @@ class AdapterPatch(Patch):
         return AdapterPatch(adapters=adapters, provenance=join_provenances(self.provenance, other.provenance))
 
     @contextmanager
-    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def applied_on_top(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Attach every adapter to the model within the ``with`` block; no weight changes."""
         self.check_model(model)
         adapted = list[tuple[Adapter, str, nn.Module]]()  # all are found before the first one is attached

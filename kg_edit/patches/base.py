@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from kg_edit.errors import PatchError, PatchMismatchError, describe
-from kg_edit.models.hooks import exclusive
+from kg_edit.models.hooks import mark_patched
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.registry import service
 
@@ -144,9 +144,9 @@ class Patch(ABC):
     @contextmanager
     def _applied(self, model: LanguageModel | str | Path) -> Iterator[LanguageModel]:
         model = as_model(model)
-        with exclusive(model):
+        with mark_patched(model):
             self.check_model(model)
-            with self.stacked_on(model) as edited:
+            with self.applied_on_top(model) as edited:
                 yield edited
 
     def merge_into(self, model: LanguageModel) -> None:
@@ -210,7 +210,7 @@ class Patch(ABC):
         """Whether the patch changes nothing: no edit is in it."""
 
     @abstractmethod
-    def stacked_on(self, model: LanguageModel) -> AbstractContextManager[LanguageModel]:
+    def applied_on_top(self, model: LanguageModel) -> AbstractContextManager[LanguageModel]:
         """Like `applied`, but other patches may be applied to the model already; used by a stack of patches."""
 
     @abstractmethod
@@ -423,11 +423,11 @@ class PatchStack(Patch):
         return PatchStack((first, *others))
 
     @contextmanager
-    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def applied_on_top(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Apply all parts in order within the ``with`` block."""
         with ExitStack() as stack:
             for part in self.patches:
-                model = stack.enter_context(part.stacked_on(model))
+                model = stack.enter_context(part.applied_on_top(model))
             yield model
 
     def check_finite(self) -> None:

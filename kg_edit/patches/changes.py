@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kg_edit.errors import PatchError
+from kg_edit.patches import KEY, STATE, check_factors, is_identity
 
 if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
 
 Array = NDArray[Any]
-KEY = "key/"  # prefix of the state with the keys of a weight, [in, facts]; the weight's name follows
-STATE = "state/"  # prefix of a method's own tensors in a file
 
 
 class LowRank(NamedTuple):
@@ -95,13 +93,6 @@ def read_changes(path: str | Path) -> Changes:
     return Changes(provenance=provenance, factors=factors, keys=keys)
 
 
-def check_factors(path: str | Path, name: str, left: Any, right: Any) -> None:
-    """Check the shapes of the factors of a weight: left [out, rank], right [in, rank]."""
-    if len(left.shape) != 2 or len(right.shape) != 2 or left.shape[1] != right.shape[1]:
-        shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
-        raise PatchError(f"the patch {path} has factors of {name} that don't fit: {shapes}; make it again")
-
-
 def _to_array(tensor: Any) -> Array:
     """Return a tensor [rows, columns] of any type and device, as a float32 array."""
     array: Array = tensor.detach().float().cpu().numpy()
@@ -130,19 +121,6 @@ def columns_by_edit(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | Non
         if pair.left.shape[1] != start:  # more or fewer columns than facts, as LoRA writes
             return None
     return tuple(by_edit)
-
-
-def is_identity(factor: Any) -> bool:
-    """Return whether a factor is the identity matrix, which marks the change as dense (`Factors.dense`).
-
-    A matrix [1, 1] with a one does not count, because it is also the factor of a single edit.
-    """
-    rows, width = factor.shape
-    if rows != width or rows == 1:
-        return False
-    has_ones = bool((factor.diagonal() == 1).all())
-    # The ones of the diagonal already add up to ``rows``, so with this sum every other entry is zero.
-    return has_ones and float(abs(factor).sum()) == rows
 
 
 def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:

@@ -253,7 +253,7 @@ class PromptPatch(Patch):
         )
 
     @contextmanager
-    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def applied_on_top(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Yield another `LanguageModel` with the same weights, whose prompts get the facts; ``model`` is unchanged."""
         self.check_model(model)
         insert = self.transform_for(model)

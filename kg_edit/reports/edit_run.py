@@ -28,6 +28,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_provenance
 from kg_edit.patches.guards import SeenEdits, find_disabling, refuse_disabling
+from kg_edit.reports.advice import FAILED, JudgedRun
 from kg_edit.reports.differences import (
     PromptDifference,
     check_prompts,
@@ -35,13 +36,14 @@ from kg_edit.reports.differences import (
     count_unchanged,
     read_differences,
 )
+from kg_edit.reports.edit_results import EditDetails
 from kg_edit.reports.probes import check_probes
 from kg_edit.reports.prompts import join_repeats, own_prompts, unrelated_prompts
 from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
 from kg_edit.reports.retry import make_alone, read_alone
 from kg_edit.reports.rows import ReportRow
-from kg_edit.reports.verdict import FAILED, VERDICT, Verdict
+from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
 from kg_edit.storage.run_folder import PATCH, check_folder, claim, folder_lock, other_rows, read_settings
 from kg_edit.version import __version__, code_sha256
@@ -464,23 +466,26 @@ def _judge(
     model = method.model
     if not method.graph_identity:  # the method reads no graph, so a command needs no --graph
         graph = ()
-    return Verdict.of(
-        rows,
-        unchanged=count_unchanged(differences),
+    alone = read_alone(folder)
+    details = dict[str, EditDetails]()
+    for edit in edits:
+        tokens = None
+        if not edit.target_text:
+            tokens = _count_target_tokens(model, edit)
+        details[edit.id] = EditDetails(subject=edit.subject, tokens=tokens, alone=alone.get(edit.id))
+    run = JudgedRun(
         method=method.name,
         preset=method.config.preset_name,
-        graph=graph,
+        graph=tuple(graph),
         joint=method.joint,
-        subjects={edit.id: edit.subject for edit in edits},
-        tokens={edit.id: _count_target_tokens(model, edit) for edit in edits if not edit.target_text},
-        alone=read_alone(folder),
-        repeats=repeats,
-        opposes=find_opposed(edits),
-        refused=find_disabling(patch, (), model),
+        repeats=tuple(repeats),
+        opposes=tuple(find_opposed(edits)),
+        refused=tuple(find_disabling(patch, (), model)),
         model=model.name,
         experts=model.spec.down_projection is None,
         folder=folder,
     )
+    return Verdict.of(rows, run=run, details=details, unchanged=count_unchanged(differences))
 
 
 def _count_target_tokens(model: LanguageModel, edit: Edit) -> int:

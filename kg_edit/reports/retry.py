@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from kg_common.progress import Bar
-from kg_edit.callbacks import StepNotes, watched
+from kg_edit.callbacks import StepNotes, send_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
@@ -58,7 +58,7 @@ def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, pr
         while start < len(remaining):
             together = min(_MOST_TOGETHER, max(_FIRST_TOGETHER, start))  # 2, 2, 4, 8, 8, …
             batch = remaining[start : start + together]
-            with watched([StepNotes(bar.note, most=method.config.most_steps)], [edit.id for edit in batch]):
+            with send_losses([StepNotes(bar.note, most=method.config.most_steps)], [edit.id for edit in batch]):
                 patches = method.edit_each(batch)
             lines = []
             for edit, patch in zip(batch, patches, strict=True):

@@ -32,7 +32,7 @@ from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.models.devices import exact
-from kg_edit.models.hooks import StopForwardError, stopping, untouched, watched
+from kg_edit.models.hooks import StopForwardError, catch_stop, keep_untouched, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad, split_passes
 from kg_edit.reports.prompts import AskedPrompt, join_repeats, own_prompts, unrelated_prompts
@@ -147,7 +147,7 @@ def _compute_shares(method: RankOneMethod | JointMethod, edits: Sequence[Edit], 
     at_edits = torch.zeros(len(edits), len(edits), dtype=torch.float64)
     at_prompts = torch.zeros(len(edits), len(prompts), dtype=torch.float64)
     tokens = torch.zeros(len(edits), len(prompts), dtype=torch.long)
-    with untouched(model), torch.no_grad():
+    with keep_untouched(model), torch.no_grad():
         requests = [Request.of(model, edit, method.contexts) for edit in edits]
         for layer in method.layers:
             keys, directions = _keys_and_directions(method, requests, layer)  # [edits, d_ff], [d_ff, edits]
@@ -246,7 +246,7 @@ def _keys_of_prompts(model: LanguageModel, prompts: Sequence[Prompt], layer: int
     for part in split_passes([len(prompt.ids) for prompt in prompts], rows=_ROWS, tokens=_TOKENS):
         rows = [prompts[index].ids for index in part]
         batch = left_pad(rows, device=model.device)
-        with watched(model.down_projection(layer), note), stopping():
+        with watch(model.down_projection(layer), note), catch_stop():
             model.model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
         padded = seen["key"].reshape(len(rows), -1, seen["key"].shape[-1])  # [rows, longest, d_ff]
         for row, keys in zip(rows, padded, strict=True):

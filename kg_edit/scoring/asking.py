@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from kg_common.progress import Bar
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
+from kg_edit.patches.per_token import patch_all_tokens
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.conversations import converse
 from kg_edit.scoring.evidence import Evidence, Exchange
 from kg_edit.scoring.generation import compared_text, continuations, samples
@@ -80,7 +81,7 @@ def _ask_together(
     for index, request in enumerate(requests):
         unedited = before[index]
         known_tokens = None if unedited is None else unedited.next_tokens
-        with wholly_patched(model, patches[index]):
+        with patch_all_tokens(model, patches[index]):
             predicted = predictions(model, request.predicted)
             sampled = samples(model, request.sampled)
             following = next_tokens(model, request.next_token_prompts, tokens_of=known_tokens)

@@ -28,10 +28,11 @@ from kg_edit.engine.prefix_cache import (
     stack_prefixes,
 )
 from kg_edit.models.devices import pass_megabytes
-from kg_edit.models.hooks import watched, with_prompt_ends
+from kg_edit.models.hooks import tell_prompt_ends, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch, left_pad
-from kg_edit.patches.weight_patch import WeightPatch, each_patched, place_factors
+from kg_edit.patches.per_token import patch_each_token
+from kg_edit.patches.weight_patch import WeightPatch, place_factors
 
 BATCH_ROWS = 64  # half of them are read in one forward pass
 _LEAST_SHARED = 24  # rows must share this many first tokens to share their computation
@@ -152,7 +153,7 @@ def _compute_beginnings(
     for group in shared:
         starts.append(_common_beginning([rows[index] for index in group]))
     owners = torch.arange(len(shared))[:, None]  # row i of the prefix is computed with the patch of group i
-    with each_patched(model, [patches[group[0]] for group in shared], owners), with_prompt_ends(model, None):
+    with patch_each_token(model, [patches[group[0]] for group in shared], owners), tell_prompt_ends(model, None):
         prefix = run_prefix(model, starts)
     for number, (group, start) in enumerate(zip(shared, starts, strict=True)):
         for index in group:
@@ -340,9 +341,9 @@ class _Decoder:
         number_of = {patch_id: number for number, patch_id in enumerate(distinct)}
         owners = torch.tensor([[number_of[id(self.patches[row])]] for row in inside])  # [rows, 1]
         with (
-            each_patched(self.model, list(distinct.values()), owners),
-            with_prompt_ends(self.model, batch.ends),
-            watched(self.model.blocks[-1], note),
+            patch_each_token(self.model, list(distinct.values()), owners),
+            tell_prompt_ends(self.model, batch.ends),
+            watch(self.model.blocks[-1], note),
         ):
             base_model(self.model)(
                 input_ids=batch.ids,

@@ -7,6 +7,9 @@ For a candidate of tokens t_1 … t_n after a prompt p:
 
 Prompts that share a beginning share its computation: a `TokenTree` packs many sequences into one row, in which a token
 attends only to its own sequence. A prompt that does not fit into the model's positions is refused.
+
+`score_each` scores pairs on the same model with several patches. Each prompt then has an ``owner``: the index of the
+patch with which it is scored. Prompts of different owners share passes, but no tokens of a tree.
 """
 
 from __future__ import annotations
@@ -23,10 +26,11 @@ from kg_edit.engine.prefix_cache import mask_decides
 from kg_edit.errors import ModelError
 from kg_edit.models.architectures import width_of_experts
 from kg_edit.models.devices import pass_megabytes
-from kg_edit.models.hooks import index_for, wants_prompt_ends, with_prompt_ends
+from kg_edit.models.hooks import index_for, needs_prompt_ends, tell_prompt_ends
 from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.patches.weight_patch import WeightPatch, each_patched, place_factors
+from kg_edit.patches.per_token import patch_each_token
+from kg_edit.patches.weight_patch import WeightPatch, place_factors
 from kg_edit.scoring.pairs import LIKELIEST, Pair, TokenScores
 from kg_edit.scoring.token_tree import TokenTree, TreeRows, pack_groups
 
@@ -55,48 +59,54 @@ def score_each(
 ) -> list[dict[Pair, TokenScores]]:
     """Run `score` for each of ``pair_lists`` on the model with its patch applied (None: unpatched), all in one batch.
 
-    A pair that several unpatched entries share is scored once.
+    A pair that several unpatched lists share is scored once.
     """
-    patches = place_factors(model, patches)
-    # All unpatched entries have one owner, so that a pair of several of them is scored once.
-    unpatched = patches.index(None) if None in patches else 0  # without one, the 0 is not used
-    owners = [unpatched if patch is None else index for index, patch in enumerate(patches)]
-    wanted = [list(dict.fromkeys(pairs)) for pairs in pair_lists]  # each pair once
-    numbers = dict[tuple[int, Pair], int]()  # the number of each pair of an owner
-    encoded = list[_Asked]()
-    for owner, pairs in zip(owners, wanted, strict=True):
+    placed = place_factors(model, patches)
+    items = list[_Asked]()
+    numbers = dict[tuple[int, Pair], int]()  # by the owner and the pair: the pair's place in ``items``
+    numbers_by_list = list[dict[Pair, int]]()  # the same for the pairs of each list
+    first_unpatched: int | None = None  # the first unpatched list owns the pairs of all unpatched lists
+    for index, (pairs, patch) in enumerate(zip(pair_lists, placed, strict=True)):
+        owner = index
+        if patch is None:
+            first_unpatched = index if first_unpatched is None else first_unpatched
+            owner = first_unpatched
+        own_numbers = dict[Pair, int]()
         for pair in pairs:
             if (owner, pair) not in numbers:
-                numbers[owner, pair] = len(encoded)
-                encoded.append(_Asked(owner, model.encode(pair.prompt, target=pair.candidate)))
+                numbers[owner, pair] = len(items)
+                items.append(_Asked(owner, model.encode(pair.prompt, target=pair.candidate)))
+            own_numbers[pair] = numbers[owner, pair]
+        numbers_by_list.append(own_numbers)
 
-    results = _score_all(model, encoded, patches)
+    results = _score_all(model, items, placed)
     scores = []
-    for owner, pairs in zip(owners, wanted, strict=True):
-        scores.append({pair: results[numbers[owner, pair]] for pair in pairs})
+    for own_numbers in numbers_by_list:
+        scores.append({pair: results[number] for pair, number in own_numbers.items()})
     return scores
 
 
 def _score_all(
-    model: LanguageModel, encoded: Sequence[_Asked], patches: Sequence[WeightPatch | None]
+    model: LanguageModel, items: Sequence[_Asked], patches: Sequence[WeightPatch | None]
 ) -> dict[int, TokenScores]:
     """Return the scores of all prompts, by their number.
 
-    Prompts that begin alike are a group, whose tree is in one row; a forward pass has several rows.
+    Prompts that begin alike are a group, which has one tree. A row has the trees of one or several groups, and a
+    forward pass has several rows.
     """
-    groups = _make_groups(encoded)
+    groups = _make_groups(items)
     results: dict[int, TokenScores] = {}
     sizes = [len(group.tree) for group in groups]
     for rows in pack_groups(sizes, width=_WIDTH, nodes=nodes_at_once(model)):
-        in_pass = list[int]()  # the numbers of all prompts of the pass, row after row
-        prompts_by_row = list[list[_Asked]]()
+        numbers = list[int]()  # of all prompts of the pass, row after row
+        items_by_row = list[list[_Asked]]()
         for row in rows:
-            in_row = list[int]()
+            numbers_in_row = list[int]()
             for group in row:
-                in_row += groups[group].indices
-            in_pass += in_row
-            prompts_by_row.append([encoded[index] for index in in_row])
-        results |= zip(in_pass, _score_rows(model, prompts_by_row, patches), strict=True)
+                numbers_in_row += groups[group].numbers
+            numbers += numbers_in_row
+            items_by_row.append([items[number] for number in numbers_in_row])
+        results |= zip(numbers, _score_rows(model, items_by_row, patches), strict=True)
     return results
 
 
@@ -120,28 +130,28 @@ class _Group:
     """Prompts of one owner (their numbers) that begin with the same token; their tree has at most ``limit`` nodes."""
 
     limit: int
-    indices: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
     tree: TokenTree = field(default_factory=TokenTree)
 
-    def takes(self, pair: _Asked) -> bool:
+    def has_room(self, item: _Asked) -> bool:
         """Return whether the tree has room for one more prompt."""
-        new_nodes = self.tree.missing(pair.prompt.ids[:-1], owner=pair.owner)
+        new_nodes = self.tree.count_missing(item.prompt.ids[:-1], owner=item.owner)
         return len(self.tree) + new_nodes <= self.limit
 
 
-def _make_groups(pairs: Sequence[_Asked]) -> list[_Group]:
+def _make_groups(items: Sequence[_Asked]) -> list[_Group]:
     """Group the prompts. A tree has at most `_NODES` nodes, or twice those of its first prompt if that is more."""
     groups: list[_Group] = []
-    filling: dict[tuple[int, int], _Group] = {}
-    for index, pair in enumerate(pairs):
-        key = (pair.owner, pair.prompt.ids[0])
-        group = filling.get(key)
-        if group is None or not group.takes(pair):
-            group = _Group(limit=max(_NODES, 2 * len(pair.prompt.ids)))
-            filling[key] = group
+    latest: dict[tuple[int, int], _Group] = {}  # by owner and first token: the group that still has room
+    for number, item in enumerate(items):
+        key = (item.owner, item.prompt.ids[0])
+        group = latest.get(key)
+        if group is None or not group.has_room(item):
+            group = _Group(limit=max(_NODES, 2 * len(item.prompt.ids)))
+            latest[key] = group
             groups.append(group)
-        group.indices.append(index)
-        group.tree.add(pair.prompt.ids[:-1], owner=pair.owner)
+        group.numbers.append(number)
+        group.tree.add(item.prompt.ids[:-1], owner=item.owner)
     return groups
 
 
@@ -149,17 +159,17 @@ def _score_rows(
     model: LanguageModel, rows: Sequence[Sequence[_Asked]], patches: Sequence[WeightPatch | None]
 ) -> list[TokenScores]:
     """Return the scores of all prompts, row by row."""
-    pairs = list(chain.from_iterable(rows))
-    if mask_decides(model, max(len(pair.prompt.ids) for pair in pairs)):
-        logits, index = _tree_logits(model, rows, patches)
-        return list(_token_scores(pairs, logits, index))
+    items = list(chain.from_iterable(rows))
+    if mask_decides(model, max(len(item.prompt.ids) for item in items)):
+        logits, index = _read_trees(model, rows, patches)
+        return list(_compute_scores(items, logits, index))
     # A model whose attention the mask alone does not decide (a sliding window) can't read trees.
     scores: dict[int, TokenScores] = {}
-    for indices in _group_by_length([pair.prompt for pair in pairs], nodes=nodes_at_once(model)):
-        alike = [pairs[index] for index in indices]
-        logits = _row_logits(model, alike, patches)
-        scores |= zip(indices, _token_scores(alike, logits, torch.arange(len(logits))), strict=True)
-    return [scores[index] for index in range(len(pairs))]
+    for indices in _group_by_length([item.prompt for item in items], nodes=nodes_at_once(model)):
+        alike = [items[index] for index in indices]
+        logits = _read_rows(model, alike, patches)
+        scores |= zip(indices, _compute_scores(alike, logits, torch.arange(len(logits))), strict=True)
+    return [scores[index] for index in range(len(items))]
 
 
 def _group_by_length(prompts: Sequence[Prompt], *, nodes: int) -> Iterator[list[int]]:
@@ -175,12 +185,12 @@ def _group_by_length(prompts: Sequence[Prompt], *, nodes: int) -> Iterator[list[
         yield group
 
 
-def _token_scores(pairs: Sequence[_Asked], logits: Tensor, index: Tensor) -> Iterator[TokenScores]:
-    """Yield the scores of ``pairs``; ``index`` has, for each target token, the row of ``logits`` before it."""
+def _compute_scores(items: Sequence[_Asked], logits: Tensor, index: Tensor) -> Iterator[TokenScores]:
+    """Yield the scores of the prompts; ``index`` has, for each target token, the row of ``logits`` before it."""
     # Computed on the logits' device, with one transfer: the logits of all reads may be hundreds of megabytes.
     target_ids = list[int]()
-    for pair in pairs:
-        target_ids += pair.prompt.target_ids
+    for item in items:
+        target_ids += item.prompt.target_ids
     targets = torch.tensor(target_ids, device=logits.device)
     index = index.to(logits.device)
     each = logits.logsumexp(-1)[index] - logits[index, targets]  # -log softmax, [all target tokens]
@@ -191,29 +201,30 @@ def _token_scores(pairs: Sequence[_Asked], logits: Tensor, index: Tensor) -> Ite
             "the model's output is not finite, so nothing can be scored; make a weaker edit, or load the model in "
             "float32"
         )
-    sizes = [len(pair.prompt.target_ids) for pair in pairs]
+    sizes = [len(item.prompt.target_ids) for item in items]
     for losses, hits in zip(nll.split(sizes), right.split(sizes), strict=True):
         yield TokenScores(nll=losses.mean().item(), accuracy=hits.mean().item(), tokens=len(losses))
 
 
-def _tree_logits(
+def _read_trees(
     model: LanguageModel, rows: Sequence[Sequence[_Asked]], patches: Sequence[WeightPatch | None]
 ) -> tuple[Tensor, Tensor]:
     """Return the logits [nodes, vocabulary] of nodes that predict a target token, and the node of each target token."""
     trees = [TokenTree() for _ in rows]
-    reads = list[tuple[int, int]]()
-    ends = list[tuple[int, int]]()
-    marks_ends = wants_prompt_ends(model)
-    for row, (tree, pairs) in enumerate(zip(trees, rows, strict=True)):
-        for pair in pairs:
-            last = pair.prompt.target_start - 1
+    reads = list[tuple[int, int]]()  # (row, node) before each target token
+    ends = list[tuple[int, int]]()  # (row, node) at which each prompt ends
+    marks_ends = needs_prompt_ends(model)
+    for row, (tree, items) in enumerate(zip(trees, rows, strict=True)):
+        for item in items:
+            last = item.prompt.target_start - 1
             end = last if marks_ends else None
-            path = tree.add(pair.prompt.ids[:-1], owner=pair.owner, end=end)
+            path = tree.add(item.prompt.ids[:-1], owner=item.owner, end=end)
             reads += [(row, node) for node in path[last:]]  # the last token is left out: it predicts no target token
             ends.append((row, path[last]))
-    nodes, index = torch.tensor(reads).unique(dim=0, return_inverse=True)
+    # A node that predicts target tokens of several prompts is read once
+    nodes, index = torch.tensor(reads).unique(dim=0, return_inverse=True)  # [nodes, 2], [target tokens]
     tree_rows = TreeRows(trees)
-    with each_patched(model, patches, tree_rows.owners()):
+    with patch_each_token(model, patches, tree_rows.owners()):
         ending = torch.tensor(ends)
         logits = _forward(
             model,
@@ -226,23 +237,23 @@ def _tree_logits(
     return logits, index
 
 
-def _row_logits(model: LanguageModel, pairs: Sequence[_Asked], patches: Sequence[WeightPatch | None]) -> Tensor:
-    """Return the logits [target tokens, vocabulary] before each target token, from a left-padded row for each pair."""
-    batch = left_pad([pair.prompt.ids for pair in pairs], device=torch.device("cpu"))
+def _read_rows(model: LanguageModel, items: Sequence[_Asked], patches: Sequence[WeightPatch | None]) -> Tensor:
+    """Return the logits [target tokens, vocabulary] before each target token, one left-padded row a prompt."""
+    batch = left_pad([item.prompt.ids for item in items], device=torch.device("cpu"))
     # The positions before each target token, counted from the end of the row; the first one is the prompt's end.
     rows = list[int]()
     columns = list[int]()
     prompt_ends = list[int]()
-    for row, pair in enumerate(pairs):
-        end = -len(pair.prompt.target_ids) - 1
+    for row, item in enumerate(items):
+        end = -len(item.prompt.target_ids) - 1
         prompt_ends.append(end)
         for column in range(end, -1):
             rows.append(row)
             columns.append(column)
     at = (torch.tensor(rows), torch.tensor(columns))
-    ends = (torch.arange(len(pairs)), torch.tensor(prompt_ends))
-    owners = torch.tensor([[pair.owner] for pair in pairs])
-    with each_patched(model, patches, owners):
+    ends = (torch.arange(len(items)), torch.tensor(prompt_ends))
+    owners = torch.tensor([[item.owner] for item in items])
+    with patch_each_token(model, patches, owners):
         return _forward(model, batch.ids, batch.mask, batch.positions, at=at, ends=ends)
 
 
@@ -257,7 +268,7 @@ def _forward(
     device = model.device
     marks = torch.zeros(ids.shape, dtype=torch.bool)
     marks[ends] = True
-    with _head_only_at(model, at), with_prompt_ends(model, marks):
+    with _head_only_at(model, at), tell_prompt_ends(model, marks):
         output = model.model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
@@ -335,7 +346,7 @@ def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple
     predicted: dict[Pair, tuple[int, ...]] = {}
     for indices in _group_by_length([pair.prompt for pair in encoded], nodes=nodes_at_once(model)):
         alike = [encoded[index] for index in indices]
-        best = _row_logits(model, alike, [None]).argmax(-1).cpu()  # [target tokens]
+        best = _read_rows(model, alike, [None]).argmax(-1).cpu()  # [target tokens]
         tokens = best.split([len(pair.prompt.target_ids) for pair in alike])
         for index, row in zip(indices, tokens, strict=True):
             predicted[distinct[index]] = tuple(row.tolist())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from kg_edit.models.hooks import untouched, watched
+from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.language_model import LanguageModel
 
 
@@ -42,6 +42,6 @@ def _mean_state(model: LanguageModel, text: str) -> Tensor:
     def note(state: Tensor, _: Tensor) -> None:
         means.append(state[0, 1:].float().mean(0).cpu())
 
-    with untouched(model), watched(model.model.get_output_embeddings(), note):
+    with keep_untouched(model), watch(model.model.get_output_embeddings(), note):
         model.model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
     return means[0]

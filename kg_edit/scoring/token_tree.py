@@ -1,8 +1,13 @@
 """Token sequences that share their beginnings: each beginning is computed once.
 
-A `TokenTree` is a row of distinct (beginning, token) nodes. A node attends to its ancestors and itself. Its position is
-its depth. `TreeRows` are several such rows of one forward pass, [rows, width]. Attention costs rows x width², so many
-narrow rows cost less than one wide row with the same number of nodes. `pack_groups` distributes groups to rows.
+The sequences "the cat sat", "the cat ran" and "the dog" become a `TokenTree` of five nodes in one row:
+
+    nodes    the  cat  sat  ran  dog
+    depth    0    1    2    2    1        the position of a node
+    parent   -    0    1    1    0        a node attends to its ancestors and itself
+
+`TreeRows` are several such rows of one forward pass, [rows, width]. Attention costs rows x width², so many narrow rows
+cost less than one wide row with the same number of nodes. `pack_groups` distributes groups to rows.
 """
 
 from __future__ import annotations
@@ -49,7 +54,7 @@ class TokenTree:
             parent = node
         return path
 
-    def missing(self, ids: Sequence[int], *, owner: int = 0) -> int:
+    def count_missing(self, ids: Sequence[int], *, owner: int = 0) -> int:
         """Return the number of nodes that `add` would make for a sequence without an ``end``."""
         node = -1 - owner
         for depth, token in enumerate(ids):

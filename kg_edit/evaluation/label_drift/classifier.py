@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kg_common.progress import Bar
 from kg_edit.errors import ConfigError, ModelError, PromptError
-from kg_edit.models.hooks import with_prompt_ends
+from kg_edit.models.hooks import tell_prompt_ends
 from kg_edit.models.language_model import LanguageModel, note_fingerprint
 from kg_edit.models.prompts import Prompt, left_pad, split_passes
 from kg_edit.models.sampling import plain_generation
@@ -72,7 +72,7 @@ class ClassifierModel(LanguageModel):
         batch = left_pad(rows, device=self.device)
         ends = torch.zeros(batch.ids.shape, dtype=torch.bool)
         ends[:, -1] = True  # rows are padded on the left, so each text ends in the last column
-        with with_prompt_ends(self, ends):
+        with tell_prompt_ends(self, ends):
             output = self.model(
                 input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
             )

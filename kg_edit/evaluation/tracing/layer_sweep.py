@@ -43,7 +43,7 @@ from kg_edit.evaluation.tracing.trace import facts_of, prompt_of
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.methods.run_settings import method_settings
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
 from kg_edit.patches.weight_patch import WeightPatch
@@ -239,7 +239,7 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit]) -> int:
     window = default_window(model, "mlp")
     layers = len(model.blocks)
     total = torch.zeros(layers)
-    with untouched(model):
+    with keep_untouched(model):
         for prompt in prompts:
             clean = CleanRun(model, prompt, kind="mlp")
             noise = draw_noise(model, prompt, level=level, samples=_SAMPLES, seed=0)

@@ -29,7 +29,7 @@ from kg_edit.evaluation.tracing.corrupted_run import (
     window_around,
 )
 from kg_edit.models.first_token import readable_contexts
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.models.sampling import BARE
@@ -124,7 +124,7 @@ def trace(
     settings = settings or TraceSettings()
     prompt = prompt_of(model, fact)
     window = settings.window or default_window(model, settings.kind)
-    with untouched(model):
+    with keep_untouched(model):
         clean = CleanRun(model, prompt, kind=settings.kind)
         predicted = int(clean.probabilities.argmax())
         true = _first_answer_token(model, fact)
@@ -192,7 +192,7 @@ def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
     """Return whether the model's next token is the first of the fact's answer; None if the fact has no answer."""
     true = _first_answer_token(model, fact)
     prompt = prompt_of(model, fact)
-    with untouched(model):
+    with keep_untouched(model):
         probabilities = CleanRun(model, prompt, kind="hidden").probabilities
     return _is_predicted(true, int(probabilities.argmax()))
 

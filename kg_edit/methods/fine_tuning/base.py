@@ -7,7 +7,7 @@ runs (`descent`). A step runs only the blocks from the tuned one on. The change 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,12 +19,13 @@ from kg_edit.engine.passes import pass_limit
 from kg_edit.errors import FAILURES
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import LayerConfig, MethodConfig
-from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, descend, no_change
+from kg_edit.methods.fine_tuning.descent import AdamDescent, DescentResult, EditDescent, descend, new_change
 from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow, row_of
 from kg_edit.methods.statement import StatementMethod, encode_statement
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 
 _COPIES = 4  # of a change, while it is trained: it, its gradient, and Adam's two moments
 
@@ -39,9 +40,9 @@ class TuningConfig(MethodConfig):
     stop_below: float = Field(1e-2, description="training stops when the loss is below this value")
 
     @property
-    def descent(self) -> Descent:
+    def descent(self) -> AdamDescent:
         """Adam's descent with these settings."""
-        return Descent(steps=self.steps, learning_rate=self.learning_rate, stop_below=self.stop_below)
+        return AdamDescent(steps=self.steps, learning_rate=self.learning_rate, stop_below=self.stop_below)
 
 
 class StatementConfig(TuningConfig):
@@ -109,7 +110,7 @@ class FineTuning(TuningMethod):
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, but as many in the same passes (`descend`) as ``memory`` allows."""
         applied = self.empty_patch() if before is None else before
-        with untouched(self.model):
+        with keep_untouched(self.model):
             self.prepare()
 
             # The rows. An edit that can't be encoded has its exception as the result; the others are still made.
@@ -121,61 +122,69 @@ class FineTuning(TuningMethod):
                         statements.append(Statement(index, edit, self.rows(edit, applied)))
                 except FAILURES as error:
                     results[index] = error
-            for group in self._groups(statements):
+            for group in self._group(statements):
                 results |= self._tune(group, applied)
         return tuple(results[index] for index in range(len(edits)))
 
-    def _groups(self, statements: Sequence[Statement]) -> Iterator[list[Statement]]:
-        """Yield groups of edits that share passes.
+    def _group(self, statements: Sequence[Statement]) -> list[list[Statement]]:
+        """Divide the edits, in their order, into groups that share passes.
 
-        The changes of a group take half of ``memory`` at most, and so does a pass of its rows.
+        The changes of a group take half of ``memory`` at most, and so does a pass of its rows. An edit that alone takes
+        more is a group of its own.
         """
-        change_bytes = _COPIES * no_change(self.model.down_projection(self.layer)).nbytes
+        change_bytes = _COPIES * new_change(self.model.down_projection(self.layer)).nbytes
         most_changes = int(self.memory * 5e5 / change_bytes)  # ``memory`` is in MB, and half of it is for changes
         most_tokens = pass_limit(self.model, self.layer, self.memory / 2).tokens
-        group = list[Statement]()
-        lengths = list[int]()  # of the rows of the group, in tokens
+        groups = list[list[Statement]]()
         for statement in statements:
-            own_lengths = [len(row.ids) for row in statement.rows]
-            lengths_together = lengths + own_lengths
-            tokens = len(lengths_together) * max(lengths_together)  # a pass pads its rows to the longest
-            if group and (len(group) >= most_changes or tokens > most_tokens):
-                yield group
-                group = []
-                lengths_together = own_lengths
-            group.append(statement)
-            lengths = lengths_together
-        if group:
-            yield group
+            if groups and len(groups[-1]) < most_changes:
+                larger_group = [*groups[-1], statement]
+                if _count_padded_tokens(larger_group) <= most_tokens:
+                    groups[-1] = larger_group
+                    continue
+            groups.append([statement])
+        return groups
 
     def _tune(self, statements: Sequence[Statement], before: Patch) -> dict[int, Patch | Exception]:
-        """Return the patch of each edit, by its index, from descents in the same passes."""
-        descents = list[OwnDescent]()
+        """Return the patch of each edit, or its exception, by its position; their descents share passes."""
+        descents = list[EditDescent]()
         for statement in statements:
-            change = no_change(self.model.down_projection(self.layer))
+            change = new_change(self.model.down_projection(self.layer))
             penalty = self.penalty(change, before)
             constrain = self.constraint(change, before)
-            descents.append(OwnDescent(rows=statement.rows, change=change, penalty=penalty, constrain=constrain))
-        descend(self.model, self.layer, descents, self.config.descent)
+            descents.append(EditDescent(rows=statement.rows, change=change, penalty=penalty, constrain=constrain))
+        results = descend(self.model, self.layer, descents, self.config.descent)
 
-        results = dict[int, Patch | Exception]()
-        for statement, descent in zip(statements, descents, strict=True):
+        outcomes = dict[int, Patch | Exception]()
+        for statement, result in zip(statements, results, strict=True):
             try:
                 with annotate_errors(statement.edit):
-                    if descent.error:
-                        raise descent.error
-                    notes = record(self, statement.edit, change=descent.change, losses=descent.losses)
-                    if len(statement.rows) > 1:
-                        notes["rows"] = len(statement.rows)
-                    results[statement.position] = self.patch(descent.change.detach(), [notes])
+                    outcomes[statement.position] = self._make_patch(statement, result)
             except FAILURES as error:
-                results[statement.position] = error
-        return results
+                outcomes[statement.position] = error
+        return outcomes
+
+    def _make_patch(self, statement: Statement, result: DescentResult) -> Patch:
+        """Return the patch of an edit whose descent is done; raise the error that ended it."""
+        if result.error:
+            raise result.error
+        notes = record(self, statement.edit, change=result.change, losses=result.losses)
+        if len(statement.rows) > 1:
+            notes["rows"] = len(statement.rows)
+        return self.patch(result.change, [notes])
 
     def patch(self, change: Tensor, records: list[dict[str, Any]]) -> Patch:
         """Return the patch that adds ``change`` [d, d_ff] to the tuned weight."""
         factors = {self.model.weight_name(self.layer): Factors.dense(change)}
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
+
+
+def _count_padded_tokens(statements: Sequence[Statement]) -> int:
+    """Return the number of tokens of a pass with all rows of ``statements``, each padded to the longest."""
+    lengths = list[int]()
+    for statement in statements:
+        lengths += [len(row.ids) for row in statement.rows]
+    return len(lengths) * max(lengths)
 
 
 @torch.no_grad()

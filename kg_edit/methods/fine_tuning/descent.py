@@ -1,6 +1,6 @@
 """Adam on changes of weights: one descent, or those of several edits in the same passes of the model.
 
-A change D [d, d_ff] of a weight W is trained without writing W: `changed` adds D x to the module's output.
+A change D [d, d_ff] of a weight W is trained without writing W: `add_changes` adds D x to the module's output.
 `Descent.run` trains any parameters on any loss. `descend` trains one change of the same weight for each of several
 edits:
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,14 +28,14 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 
 
-def no_change(module: nn.Module) -> Tensor:
+def new_change(module: nn.Module) -> Tensor:
     """Return the change of a projection's weight before training: zeros [out, in] in float32, a leaf tensor."""
     weight = weight_matrix(module)
     return torch.zeros(weight.shape, device=weight.device, requires_grad=True)
 
 
 @contextmanager
-def changed(
+def add_changes(
     module: nn.Module, changes: Sequence[Tensor], counts: Sequence[int] | None = None, *, acting: Tensor | None = None
 ) -> Iterator[None]:
     """Within the ``with`` block, add the changes' output to that of ``module``, as if they were in its weight.
@@ -49,17 +49,15 @@ def changed(
 
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         inputs = args[0]
-        sizes = [len(inputs)]
-        if counts is not None:
-            sizes = list(counts)
+        sizes = [len(inputs)] if counts is None else list(counts)
         rows = inputs.to(changes[0]).reshape(sum(sizes), -1, inputs.shape[-1])  # OPT has rows and tokens in one
-        parts = []
+        addends = []
         for x, change in zip(rows.split(sizes), changes, strict=True):
-            parts.append(linear(x, round_change(module, change)))  # D x, [rows of the edit, tokens, out]
-        added = torch.cat(parts)  # [rows, tokens, out]
+            addends.append(linear(x, round_change(module, change)))  # D x, [rows of the edit, tokens, out]
+        addend = torch.cat(addends)  # [rows, tokens, out]
         if acting is not None:
-            added = added * acting.to(added).reshape(*added.shape[:-1], 1)
-        return output + added.reshape(output.shape).to(output)
+            addend = addend * acting.to(addend).reshape(*addend.shape[:-1], 1)
+        return output + addend.reshape(output.shape).to(output)
 
     with module.register_forward_hook(add, prepend=True):  # first: hooks of patches read the changed output
         yield
@@ -78,7 +76,7 @@ def round_change(module: nn.Module, change: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Descent:
+class AdamDescent:
     """Settings of a descent by Adam.
 
     Attributes:
@@ -122,7 +120,7 @@ class Descent:
         losses: list[float] = []
         for step in range(self.steps):
             value = loss()
-            losses.append(checked_loss(value, step))
+            losses.append(check_loss(value, step))
             report_losses(step, {0: losses[-1]})
             if losses[-1] < self.stop_below or step == self.steps - 1:
                 break
@@ -145,7 +143,7 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | N
     optimizer.step()
 
 
-def checked_loss(loss: Tensor, step: int) -> float:
+def check_loss(loss: Tensor, step: int) -> float:
     """Return the loss as a float."""
     if not loss.requires_grad:
         raise PatchError(
@@ -158,104 +156,109 @@ def checked_loss(loss: Tensor, step: int) -> float:
     return value
 
 
-@dataclass(eq=False, kw_only=True)
-class OwnDescent:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EditDescent:
     """The descent of one edit.
 
     Attributes:
         rows: the edit's training rows; its loss is their mean.
         change: D of the edit, [d, d_ff], a leaf tensor that is trained in place.
-        penalty: is added to the loss, but not to ``losses``.
+        penalty: is added to the loss, but neither returned nor compared with ``stop_below``.
         constrain: is called after each step.
-        losses: the loss of each evaluation so far.
-        error: a loss was not finite.
     """
 
     rows: Sequence[TrainingRow]
     change: Tensor
     penalty: Callable[[], Tensor] | None = None
     constrain: Callable[[], None] = lambda: None
-    losses: list[float] = field(default_factory=list)
-    error: PatchError | None = None
 
 
-def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], settings: Descent) -> None:
-    """Train the changes of all ``edits`` in place, at most ``settings.steps`` evaluations each.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DescentResult:
+    """What the descent of one edit found.
 
-    Each edit stops by its own loss. A loss that is not finite ends only the descent of its edit, whose ``error`` says
-    so. No step follows an edit's last evaluation, so the loss of its final change is known.
+    Attributes:
+        change: the trained D, [d, d_ff].
+        losses: the loss of each evaluation. No step follows the last one, so it is the loss of ``change``.
+        error: says that a loss was not finite, which ended the descent; None: all were.
+    """
+
+    change: Tensor
+    losses: Sequence[float]
+    error: PatchError | None
+
+
+def descend(
+    model: LanguageModel, layer: int, edits: Sequence[EditDescent], settings: AdamDescent
+) -> list[DescentResult]:
+    """Train the changes of all ``edits`` in place, and return the result of each.
+
+    An edit has at most ``settings.steps`` evaluations, and stops by its own loss. A loss that is not finite ends only
+    the descent of its edit.
     """
     optimizer = settings.optimizer([edit.change for edit in edits])
-    indices = {edit: index for index, edit in enumerate(edits)}
-    running = list(edits)  # the edits that still descend
-    passes: _Passes | None = None
+    histories = [list[float]() for _ in edits]  # the losses of each edit so far
+    errors = dict[int, PatchError]()  # by the edit's number
+    running = list(range(len(edits)))  # the numbers of the edits that still descend
+    passes = _Passes(model, layer, edits, running)
     for step in range(settings.steps):
         # The rows of finished edits leave the passes when half of them are done: a new start runs the lower blocks.
-        if passes is None or 2 * len(running) <= len(passes.edits):
-            passes = _Passes(model, layer, running)
+        if 2 * len(running) <= len(passes.numbers):
+            passes = _Passes(model, layer, edits, running)
         losses = passes.compute_losses()
-        unfinished = _note_losses(running, losses, step, stop_below=settings.stop_below)
-        finite = {indices[edit]: edit.losses[-1] for edit in running if not edit.error}
-        report_losses(step, finite, of=len(edits))
-        running = unfinished
+        for number in running:
+            try:
+                histories[number].append(check_loss(losses[number], step))
+            except PatchError as error:
+                errors[number] = error
+        running = [number for number in running if number not in errors]
+        report_losses(step, {number: histories[number][-1] for number in running}, descents=len(edits))
+
+        running = [number for number in running if histories[number][-1] >= settings.stop_below]
         if not running or step == settings.steps - 1:
-            return
-
+            break
         optimizer.zero_grad()
-        _run_backward(running, losses)
-        for edit in passes.edits:
-            if edit not in running:
-                edit.change.grad = None  # at a gradient of 0, Adam's momentum would still move a finished edit's change
+        _run_backward(edits, {number: losses[number] for number in running})
+        for number in set(passes.numbers).difference(running):
+            edits[number].change.grad = None  # at a gradient of 0, Adam's momentum would still move a finished change
         optimizer.step()
-        for edit in running:
-            edit.constrain()
+        for number in running:
+            edits[number].constrain()
+
+    results = []
+    for number, edit in enumerate(edits):
+        results.append(DescentResult(change=edit.change.detach(), losses=histories[number], error=errors.get(number)))
+    return results
 
 
-def _run_backward(running: Sequence[OwnDescent], losses: Mapping[OwnDescent, Tensor]) -> None:
-    """Compute the gradients of all changes in one backward pass.
+def _run_backward(edits: Sequence[EditDescent], losses: Mapping[int, Tensor]) -> None:
+    """Compute the gradients of the changes in one backward pass; ``losses`` has those of the running edits, by number.
 
     The changes are independent, so the gradient of the sum of the losses is each edit's own.
     """
     totals = []
-    for edit in running:
-        total = losses[edit]
-        if edit.penalty is not None:
-            total = total + edit.penalty()
-        totals.append(total)
+    for number, loss in losses.items():
+        penalty = edits[number].penalty
+        totals.append(loss if penalty is None else loss + penalty())
     torch.stack(totals).sum().backward()
 
 
 class _Passes:
-    """The rows of some edits in the same passes of the model."""
+    """The rows of some edits in the same passes of the model; ``numbers`` says which of ``edits`` they are."""
 
-    def __init__(self, model: LanguageModel, layer: int, edits: Sequence[OwnDescent]) -> None:
-        rows = list[TrainingRow]()
-        for edit in edits:
-            rows += edit.rows
-        self.edits = list(edits)
+    def __init__(self, model: LanguageModel, layer: int, edits: Sequence[EditDescent], numbers: Sequence[int]) -> None:
+        self.numbers = list(numbers)
         self._module = model.down_projection(layer)
+        self._changes = [edits[number].change for number in numbers]
+        self._counts = [len(edits[number].rows) for number in numbers]  # how many rows each edit has
+        rows = list[TrainingRow]()
+        for number in numbers:
+            rows += edits[number].rows
         self._row_losses = RowLosses(model, layer, rows)
-        self._counts = [len(edit.rows) for edit in edits]
 
-    def compute_losses(self) -> dict[OwnDescent, Tensor]:
-        """Return the loss of each edit's present change, the mean over its rows."""
-        with changed(self._module, [edit.change for edit in self.edits], self._counts):
+    def compute_losses(self) -> dict[int, Tensor]:
+        """Return the loss of each edit's present change by its number: the mean over its rows."""
+        with add_changes(self._module, self._changes, self._counts):
             means = [part.mean() for part in self._row_losses().split(self._counts)]
         losses = torch.stack(means).cpu()  # one wait for the device, not one for each edit
-        return dict(zip(self.edits, losses, strict=True))
-
-
-def _note_losses(
-    running: Sequence[OwnDescent], losses: Mapping[OwnDescent, Tensor], step: int, *, stop_below: float
-) -> list[OwnDescent]:
-    """Note the loss of each edit, or its error, and return the edits that descend further."""
-    unfinished = []
-    for edit in running:
-        try:
-            edit.losses.append(checked_loss(losses[edit], step))
-        except PatchError as error:
-            edit.error = error
-            continue
-        if edit.losses[-1] >= stop_below:
-            unfinished.append(edit)
-    return unfinished
+        return dict(zip(self.numbers, losses, strict=True))

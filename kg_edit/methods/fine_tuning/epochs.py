@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kg_common.progress import Bar
 from kg_edit.callbacks import report_losses
-from kg_edit.methods.fine_tuning.descent import Descent, checked_loss, take_step
+from kg_edit.methods.fine_tuning.descent import AdamDescent, check_loss, take_step
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 
@@ -18,7 +18,7 @@ def train_epochs(
     model: LanguageModel,
     rows: Sequence[TrainingRow],
     parameters: Sequence[Tensor],
-    descent: Descent,
+    descent: AdamDescent,
     *,
     batch_size: int,
     seed: int,
@@ -51,14 +51,14 @@ def train_epochs(
         losses = torch.zeros(len(rows))
         for batch in batches(len(rows), batch_size, seed=seed, epoch=epoch):
             values = RowLosses(model, layer, [rows[index] for index in batch])()  # [batch]
-            mean = checked_loss(values.mean(), epoch)
+            mean = check_loss(values.mean(), epoch)
             losses[batch] = values.detach().cpu()
             is_last_epoch = epoch == descent.steps - 1
             is_skipped = skip_learned and mean < descent.stop_below
             if not is_last_epoch and not is_skipped:
                 take_step(optimizer, values.mean())
         epochs.append(losses)
-        report_losses(epoch, dict(enumerate(losses[:edits].tolist())), of=edits)
+        report_losses(epoch, dict(enumerate(losses[:edits].tolist())), descents=edits)
         if float(losses.mean()) < descent.stop_below:
             break
     return torch.stack(epochs, 1)

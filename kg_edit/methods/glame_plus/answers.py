@@ -38,10 +38,11 @@ from kg_edit.engine.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods.composed_facts import QUESTIONS, ComposedFact, first_hop
 from kg_edit.models.devices import exact
-from kg_edit.models.hooks import index_for, watched
+from kg_edit.models.hooks import index_for, watch
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, encode, left_pad
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.text.relation_nouns import relation_examples
 
 DEPTH = 0.87  # of the late block, as a fraction of the number of blocks (table ripples-layer of results/)
@@ -151,14 +152,14 @@ def write_answers(
         return None
     groups.append(tuple(_edit_last_token(row) for row in find_rewrites(subject)))  # the edit's prompt: the last "fact"
     rows_of_s = chain.from_iterable(groups)
-    starts = cache.starts.contexts(model, [row.ids[: row.subject_first] for row in rows_of_s])
+    starts = cache.starts.find_contexts(model, [row.ids[: row.subject_first] for row in rows_of_s])
 
     # The same questions about other things: only their keys are needed.
     about_others = _ask_about(model, others, list(questions.values()), find_rewrites)
     keys_of_others = cache.keys(model, about_others, layer, starts)  # [d_ff, n]
 
     # V and K: the values of the facts by gradient descent, on the edited model, and their keys
-    with edit_patch.stacked_on(model):
+    with edit_patch.applied_on_top(model):
         rows = AnswerRows(model, layer, groups, starts)
         values, losses = answer_values(rows, options)
     right = directions(rows.keys[rows.predicts].T, keys_of_others, covariance, options)
@@ -222,7 +223,7 @@ class AnswerRows:
 
         batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
         prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
-        with torch.no_grad(), watched(model.down_projection(layer), note):
+        with torch.no_grad(), watch(model.down_projection(layer), note):
             self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
         keys, values = [state.reshape(*batch.ids.shape, -1).float() for state in seen]  # [rows, n, d_ff], [rows, n, d]
 
@@ -453,6 +454,6 @@ def last_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: 
 
     prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=1)
     last = left_pad([[row.ids[row.edited_at]] for row in rows], device=model.device)
-    with watched(model.down_projection(layer), note):
+    with watch(model.down_projection(layer), note):
         block_output(model, last, layer, prefix=prefix)
     return keys[0].float()

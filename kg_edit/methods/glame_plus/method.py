@@ -53,7 +53,7 @@ from kg_edit.methods.glame_plus.questions import RippleConfig, RippleTargets, ex
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion, answers_of
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.methods.rome.method import Rome, RomeConfig
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
@@ -166,7 +166,7 @@ class GlamePlus(GraphReader, Rome):
 
     def prepare(self) -> None:
         """Check that the architecture allows writing in a late block, then sample contexts and find covariances."""
-        with untouched(self.model):
+        with keep_untouched(self.model):
             if self.config.answers is not None and not adds_mlp(self.model, self.layers[-1]):
                 raise UnsupportedModelError(
                     f"{self.model.name} ({self.model.model.config.model_type}) normalises after its MLP or scales it, "
@@ -275,7 +275,7 @@ class GlamePlus(GraphReader, Rome):
             with_subject = edit.model_copy(update={"subject": subject})
             return Request.of(self.model, with_subject, self.contexts).rewrites
 
-        with untouched(self.model):
+        with keep_untouched(self.model):
             targets = self.find_targets(edit)
             written = write_answers(
                 self.model,

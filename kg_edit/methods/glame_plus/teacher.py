@@ -130,7 +130,7 @@ def _answer_each(
 
     starts = None
     if store and prefixes:
-        starts = store.contexts(model, prefixes)
+        starts = store.find_contexts(model, prefixes)
     limits = [most] * len(rows)
     texts = greedy(model, list(rows.values()), limits=limits, top_k=_TOP_K, ends=has_ended, starts=starts)
     return {prompt: _read_answer(model, written) for prompt, written in zip(rows, texts, strict=True)}

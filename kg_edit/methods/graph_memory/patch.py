@@ -94,7 +94,7 @@ class GraphMemoryPatch(Patch):
         """Do nothing: the patch holds only text, no numbers."""
 
     @contextmanager
-    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def applied_on_top(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Yield another `LanguageModel` with the same weights, whose prompts get the chains; ``model`` is unchanged."""
         self.check_model(model)
         if self.is_empty:

@@ -41,7 +41,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import find_engine
 from kg_edit.engine.tail_forward import TailForward
 from kg_edit.errors import FAILURES, PatchError, RefusedEditsError
-from kg_edit.locate_then_edit.descent import Delta, Descent, FreeDelta, descend, descent_model
+from kg_edit.locate_then_edit.descent import Delta, Descent, descend, descent_model
 from kg_edit.locate_then_edit.joint import FactStates, norms_of_facts
 from kg_edit.locate_then_edit.long_run import anchor, remember
 from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, norm_penalty
@@ -68,13 +68,14 @@ from kg_edit.methods.statement import warn_of_unread_edit
 from kg_edit.methods.value_method import ValueMethod
 from kg_edit.models.devices import exact
 from kg_edit.models.first_token import warn_of_unread
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import started_contexts
+from kg_edit.patches import KEY
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import KEY
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 
 
 class JointMethod(ValueMethod):
@@ -103,7 +104,7 @@ class JointMethod(ValueMethod):
         """
         super().__init__(model, config, graph=graph, contexts=contexts, covariances=covariances, progress=progress)
         self._known: FoundValues | None = None  # set by `knowing` alone
-        with untouched(model):
+        with keep_untouched(model):
             if self.site == "value" or all(adds_mlp(model, layer) for layer in self.layers):
                 return
         self.site = "value"
@@ -116,7 +117,7 @@ class JointMethod(ValueMethod):
 
         A fact that contradicts an edit of the batch is left out; the edit's record counts these (``opposed``).
         """
-        with untouched(self.model):
+        with keep_untouched(self.model):
             self.prepare()  # contexts and C, which all edits share
             groups = self.make_batch_facts(edits)
             values = self._find_batch_values(groups, before)
@@ -126,7 +127,7 @@ class JointMethod(ValueMethod):
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Find the values of all edits in one descent, then write each edit into a patch of its own."""
         applied = self.empty_patch() if before is None else before
-        with untouched(self.model):
+        with keep_untouched(self.model):
             self.prepare()
 
             # The facts of each edit. An edit whose facts can't be encoded has its exception as the result.
@@ -277,7 +278,7 @@ class JointMethod(ValueMethod):
             One `FactValue` per fact, in order.
         """
         values = list[FactValue]()
-        with untouched(self.model):
+        with keep_untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             for part in self.portions([fact.prompts for fact in facts]):
                 values += self._find_values_together(model, facts[part])
@@ -332,14 +333,7 @@ class JointMethod(ValueMethod):
 
     def propose(self, edits: Sequence[Edit], states: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
         """Return the parameters of the facts' changes z - h, and notes for each record; ``states``: h, [facts, d]."""
-        config = self.config
-        delta = FreeDelta(
-            states,
-            optimiser=config.optimiser,
-            learning_rate=config.learning_rate,
-            clamp_norm_factor=config.clamp_norm_factor,
-        )
-        return delta, [{} for _ in edits]
+        return self.free_delta(states, self.config.optimiser), [{} for _ in edits]
 
     def split_written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
         """Return the part of the states h and of their changes that is written: all of them."""
@@ -380,7 +374,7 @@ class JointMethod(ValueMethod):
         new_keys = dict[str, Tensor]()
         for number, layer in enumerate(self.layers):
             # K and h are read with the updates of the earlier layers in the model.
-            with WeightPatch(factors=updates).stacked_on(self.model):
+            with WeightPatch(factors=updates).applied_on_top(self.model):
                 keys, h = states.at(layer)  # K [d_ff, facts], h [facts, d]
                 others = other_tokens.at(layer)  # H
                 protected = self._find_protected_keys(layer, facts, before)  # K_p
@@ -461,7 +455,7 @@ class JointMethod(ValueMethod):
             beneath = remaining
             if before is not None:
                 beneath = before + remaining
-            with beneath.applied(self.model), untouched(self.model):
+            with beneath.applied(self.model), keep_untouched(self.model):
                 facts = list[Fact]()
                 for record in batch.records:
                     facts += self._read_facts(record)

@@ -1,16 +1,22 @@
 """MEMIT (Meng et al., ICLR 2023, arXiv 2210.07229): many facts at once, with a share of the change in each layer.
 
-1. For every fact, gradient descent finds z = h + (z - h) [d]: the state of the last edited layer, at the subject's last
-   token, with which the model predicts the fact (`JointMethod.find_values`; their Eq. 16).
-2. Layer by layer, in ascending order, one update moves the states of all facts towards z (`JointMethod.write_weights`;
-   section 4.3). `Memit.directions` is its right factor U:
+1. For every fact, gradient descent finds z [d] (their Eq. 16; `JointMethod.find_values`). It takes the place of h [d],
+   the state of the last edited layer at the subject's last token: with z the model predicts the fact.
+2. Layer by layer, in ascending order, one update of the down-projection W_l [d, d_ff] moves the states of all facts
+   from h towards z (section 4.3; `JointMethod.write_weights`):
 
-    W_l += R U^T,   U = (lambda (C_l + hold H) + K_p K_p^T + K K^T)^-1 K  [d_ff, facts]      (Eq. 14, with H and K_p)
+    W_l += R U^T,   U = (lambda C_l + K K^T)^-1 K  [d_ff, facts]                                         (Eq. 14)
 
-    R [d, facts]      what is missing of z - h, divided by the number of layers that are left
-    K [d_ff, facts]   the keys of the facts in layer l
-    C_l [d_ff, d_ff]  the second moment of the layer's keys over ordinary text
-    H [d_ff, d_ff]    that of the prompts' other tokens (`kg_edit.locate_then_edit.states` says why); published: no H
+    R [d, facts]     what is missing of z - h, divided by the number of layers that are left
+    K [d_ff, facts]  the keys of the facts in layer l
+    C_l [d_ff, d_ff] the second moment of the layer's keys over ordinary text; lambda is its weight (``mom2_weight``)
+
+Two more terms, which are not in the paper, are on by default and off in the preset ``paper``:
+
+    U = (lambda (C_l + hold H) + K_p K_p^T + K K^T)^-1 K                                      (`Memit.directions`)
+
+    H [d_ff, d_ff]             the second moment of the keys of the prompts' other tokens, at which the descent made no
+                               change (`kg_edit.locate_then_edit.states`)
     K_p [d_ff, earlier facts]  the keys of earlier edits, times sqrt(remember) (OTE = SE, arXiv 2605.26670)
 
 `JointMethod` has both steps, which MEMIT shares with AlphaEdit, EMMET, PMET and EAMET. A patch stores the values z, so

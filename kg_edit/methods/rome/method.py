@@ -33,7 +33,6 @@ from kg_edit.locate_then_edit.descent import (
     OPTIMISER,
     Delta,
     Descent,
-    FreeDelta,
     Optimiser,
     descend,
     descent_model,
@@ -46,12 +45,13 @@ from kg_edit.methods.entries import method_entry
 from kg_edit.methods.value_method import ValueConfig, ValueMethod
 from kg_edit.models.devices import exact
 from kg_edit.models.first_token import warn_of_unread
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.sampling import sample_contexts
+from kg_edit.patches import KEY
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import KEY, change_norm
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 
 KeyVariant = Literal["rome", "r-rome"]
 _SMALLEST_COSINE = 1e-4  # of the key and the update's direction; below it the update is 10,000 times as long as m* - m
@@ -167,7 +167,7 @@ class RankOneMethod(ValueMethod):
 
         ``before`` is the patch that is applied to the model, for ``remember``.
         """
-        with untouched(self.model):
+        with keep_untouched(self.model):
             self.prepare()  # contexts and C, which all edits share
 
             # The prompts. An edit that can't be encoded has its exception as the result; the others are still made.
@@ -202,7 +202,7 @@ class RankOneMethod(ValueMethod):
         if not edits:
             return []
         values = list[EditValue]()
-        with untouched(self.model):
+        with keep_untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             for part in self.portions(requests):
                 # One pass over all prompts of the model without the change gives m [edits, d], k and k* [edits, d_ff].
@@ -302,7 +302,7 @@ class RankOneMethod(ValueMethod):
         norms = {
             "value": round(float(value.clean.norm()), 6),
             "change": round(float(value.descent.change.norm()), 6),
-            "update": round(change_norm(updates[name]), 6),
+            "update": round(updates[name].norm, 6),
         }
         record = {**self.record(edit), "norms": norms, **value.descent.summary, **value.notes}
         provenance = {**self.provenance(), "edits": [record]}
@@ -404,14 +404,7 @@ class Rome(RankOneMethod):
 
     def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
         """Return the changes m* - m themselves as the parameters, starting at 0; no notes."""
-        config = self.config
-        delta = FreeDelta(
-            values,
-            optimiser=config.optimiser,
-            learning_rate=config.learning_rate,
-            clamp_norm_factor=config.clamp_norm_factor,
-        )
-        return delta, [{} for _ in edits]
+        return self.free_delta(values, self.config.optimiser), [{} for _ in edits]
 
     def penalty(self, change: Tensor, value: Tensor) -> Tensor:
         """Return ROME's regulariser, weight_decay |m* - m| / |m|^2, [edits]."""

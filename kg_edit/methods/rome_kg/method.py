@@ -153,7 +153,7 @@ class RomeKg(GraphRequestMethod, Rome):
         (edit,) = edits
         patch = self.empty_patch()
         for fact in (edit, *self.further_edits(edit)):
-            with patch.stacked_on(self.model):
+            with patch.applied_on_top(self.model):
                 # ROME's own make_each, which makes one edit and does not call `make`. It protects the keys in
                 # ``before``, which has none of this edit's facts: most of these share a key.
                 (update,) = Rome.make_each(self, (fact,), before=before)

@@ -23,7 +23,8 @@ from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import load_tokenizer
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.checkpoint.extraction import Difference, changed_tensors, is_above_rounding, split, split_difference
 from kg_edit.ship.checkpoint.stored import Checkpoint
 

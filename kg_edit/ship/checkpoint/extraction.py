@@ -21,7 +21,8 @@ from torch import Tensor
 from kg_common.progress import Bar
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.checkpoint.stored import Checkpoint
 from kg_edit.version import __version__
 

@@ -14,7 +14,8 @@ import torch
 from kg_common.progress import Bar
 from kg_edit.errors import PatchMismatchError
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.checkpoint.stored import GOES_ALONG, Checkpoint, StoredTensor, as_bytes
 from kg_edit.ship.export.merged_model import check_mergeable, new_folder, write_notes
 

@@ -127,9 +127,7 @@ def merge(
     asked = None
     if scores:
         asked = loaded
-    shipment = _collect_shipment(ledger, patch, entries, model=name, base=base, license=license, ask=asked)
-    if push is not None:
-        _remark_on_base(shipment)
+    shipment = _collect_shipment(ledger, patch, entries, model=name, base=base, license=license, push=push, ask=asked)
 
     if checkpoint:
         merge_checkpoint(patch, Checkpoint.open(checkpoint), out, card=shipment.card("folder"))
@@ -217,9 +215,7 @@ def export(
     asked = None
     if scores:
         asked = loaded
-    shipment = _collect_shipment(ledger, patch, entries, model=name, base=base, license=license, ask=asked)
-    if push is not None:
-        _remark_on_base(shipment)
+    shipment = _collect_shipment(ledger, patch, entries, model=name, base=base, license=license, push=push, ask=asked)
     if to == "gguf":
         shipment.to_gguf(out)
     else:
@@ -302,9 +298,13 @@ def _collect_shipment(
     model: str,
     base: str | None,
     license: str | None,
+    push: str | None,
     ask: LanguageModel | None,
 ) -> Shipment:
-    """Collect what is shipped; the scores for the card are measured on the model ``ask``, or read from the run."""
+    """Collect what is shipped; the scores for the card are measured on the model ``ask``, or read from the run.
+
+    With ``push``, a base model that others don't have is remarked on.
+    """
     from kg_edit.reports.report import before_and_after
     from kg_edit.ship.export.card import base_model
     from kg_edit.ship.export.shipment import Shipment, measured_rows
@@ -317,14 +317,10 @@ def _collect_shipment(
     else:
         rows = measured_rows(patch_file(ledger), edits)
     described = base_model(model, base=base, license=license)
-    return Shipment(patch=patch, edits=edits, model=model, base=described, rows=rows)
-
-
-def _remark_on_base(shipment: Shipment) -> None:
-    """Print that others don't have the base model, if it is only known as a folder."""
-    if shipment.base.hub is None:
-        text = f"the base model is a folder of this machine ({shipment.base.path}), which others don't have"
+    if push is not None and described.hub is None:
+        text = f"the base model is a folder of this machine ({described.path}), which others don't have"
         stderr().print(plain(f"{text}; give --base OWNER/NAME"), soft_wrap=True)
+    return Shipment(patch=patch, edits=edits, model=model, base=described, rows=rows)
 
 
 def _remark(shipment: Shipment) -> None:

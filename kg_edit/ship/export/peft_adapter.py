@@ -27,7 +27,8 @@ from transformers.pytorch_utils import Conv1D
 from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch, edits_beside_weights, needs_of_server
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.export.merged_model import new_folder, write_notes
 from kg_edit.storage.atomic import write_json, write_safetensors
 

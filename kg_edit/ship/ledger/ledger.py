@@ -21,7 +21,7 @@ from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.entries import EditPosition, Entry, check_records, positions_of, refuse_removed
 from kg_edit.patches.guards import SeenEdits, refuse_disabling
-from kg_edit.patches.weight_patch import total
+from kg_edit.patches.weight_patch import sum_patches
 from kg_edit.ship.ledger.listing import Addition, Listing, patch_file, undo_last
 from kg_edit.ship.ledger.log import (
     PATCHES,
@@ -154,7 +154,7 @@ class Ledger(Listing):
         method.check(new_edits)
         with self._store.locked():
             patches = self.patches
-            before = total(patches.values())
+            before = sum_patches(patches.values())
             if before.is_empty:
                 patch = method.edit(new_edits)
                 after: tuple[int, ...] = ()
@@ -228,7 +228,7 @@ class Ledger(Listing):
         seen = SeenEdits(earlier)
         for patch, source, _ in new:
             with _naming(source):
-                total([*earlier, patch])  # refuses a patch of another model
+                sum_patches([*earlier, patch])  # refuses a patch of another model
                 if model is not None:
                     patch.check_model(model)
                 if not force:

@@ -103,9 +103,9 @@ class Listing:
     @property
     def patch(self) -> Patch:
         """The sum of all active patches; the edited model is the model with this patch."""
-        from kg_edit.patches.weight_patch import total
+        from kg_edit.patches.weight_patch import sum_patches
 
-        return total(self.patches.values())
+        return sum_patches(self.patches.values())
 
     @property
     def edits(self) -> tuple[Entry, ...]:

@@ -34,7 +34,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.entries import EditPosition, Entry, edit_of, entries_of
 from kg_edit.patches.guards import SeenEdits, refuse_disabling
-from kg_edit.patches.weight_patch import total
+from kg_edit.patches.weight_patch import sum_patches
 from kg_edit.ship.export.merged_model import check_new
 from kg_edit.ship.ledger.check import CheckedEdit, check
 from kg_edit.ship.ledger.ledger import Ledger
@@ -102,7 +102,7 @@ def rebase(
     active = source.active
     if not active:
         raise PatchError(f"{source.folder} has no active edit, so there is nothing to rebase")
-    if total(patches.values()).fingerprint == model.fingerprint:
+    if sum_patches(patches.values()).fingerprint == model.fingerprint:
         raise PatchError(f"{source.folder} is a ledger of this model already ({model.name}); give another --model")
     context = RecomputeContext(model=model, graph=graph)
     methods = {number: _make_method(context, number, patch) for number, patch in patches.items()}
@@ -111,7 +111,7 @@ def rebase(
         known_positions = {fact.entry.position for fact in known}
         made: dict[int, Patch] = {}  # by the number of the step
         for step in source.steps:
-            before = total(made[number] for number in step.after if number in made)
+            before = sum_patches(made[number] for number in step.after if number in made)
             records = []  # of the edits that the new model does not know already
             for record in patches[step.number].edits:
                 if EditPosition(step.number, record["edit"]["id"]) not in known_positions:
@@ -226,7 +226,7 @@ def _check_all(made: Mapping[int, Patch], model: LanguageModel, *, progress: boo
     """Ask the edited new model the prompts of all its edits."""
     if not made:
         return ()
-    patch = total(made.values())
+    patch = sum_patches(made.values())
     with patch.applied(model) as edited:
         return check(edited, entries_of(patch), progress=progress)
 
@@ -246,7 +246,7 @@ def _write_ledger(folder: Path, source: Listing, made: Mapping[int, Patch], work
 
 def _write_notes(patches: Mapping[int, Patch], model: LanguageModel, known: Sequence[KnownFact]) -> dict[str, Any]:
     """Return what the file `REBASED` has."""
-    old = total(patches.values()).provenance.get("model", {})
+    old = sum_patches(patches.values()).provenance.get("model", {})
     return {
         "version": 1,
         "from": {"name": old.get("name"), "fingerprint": old.get("fingerprint")},

@@ -34,7 +34,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns_by_edit
 from kg_edit.patches.entries import EditPosition, edit_of
 from kg_edit.patches.subtraction import SUBTRACTED
-from kg_edit.patches.weight_patch import WeightPatch, total
+from kg_edit.patches.weight_patch import WeightPatch, sum_patches
 from kg_edit.ship.ledger.log import Added, PatchStep, Removed, StoredFile
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import difference
@@ -222,7 +222,7 @@ def compute_remaining(
             changed[number] = None
             del current[number]
             continue
-        before = total(current[earlier] for earlier in step.after if earlier in current)
+        before = sum_patches(current[earlier] for earlier in step.after if earlier in current)
         if has_other_base:
             rest = recompute_patch(patch, own, before=before, has_other_base=True, context=context)
         else:

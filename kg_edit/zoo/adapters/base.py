@@ -24,7 +24,7 @@ from kg_edit.methods.config import LayerConfig, Trains
 from kg_edit.methods.fine_tuning.base import TuningConfig
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.statement import StatementMethod, encode_statement
-from kg_edit.models.hooks import untouched, watched
+from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import sample_rows
@@ -92,7 +92,7 @@ class AdapterMethod(StatementMethod):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Train on the edits, with the adapter of ``before`` in place."""
-        with untouched(self.model):
+        with keep_untouched(self.model):
             adapter, records = self.train(edits, adapter_at(before, self.place))
         return AdapterPatch(adapters={self.place: adapter}, provenance={**self.provenance(), "edits": records})
 
@@ -123,7 +123,7 @@ def inputs_at(method: AdapterMethod, rows: Sequence[TrainingRow], *, reads: Read
     def see(inputs: Tensor, _: Tensor) -> None:
         seen.append(inputs.reshape(len(rows) * width, -1).float())
 
-    with watched(read_module(method.model, method.layer, reads), see):
+    with watch(read_module(method.model, method.layer, reads), see):
         block_output(method.model, batch, method.layer)
     positions = list[int]()
     for index, row in enumerate(rows):
@@ -153,6 +153,6 @@ def own_text_inputs(model: LanguageModel, layer: int, *, reads: Reads, texts: in
     def see(inputs: Tensor, _: Tensor) -> None:
         seen.append(inputs.reshape(-1, inputs.shape[-1]).float())
 
-    with watched(read_module(model, layer, reads), see):
+    with watch(read_module(model, layer, reads), see):
         block_output(model, left_pad(rows, device=model.device), layer)
     return seen[0]

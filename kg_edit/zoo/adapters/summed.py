@@ -22,7 +22,7 @@ from kg_edit.callbacks import report_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.methods.fine_tuning.base import record
-from kg_edit.methods.fine_tuning.descent import checked_loss, take_step
+from kg_edit.methods.fine_tuning.descent import check_loss, take_step
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_hooks import Reads, replacing_output
@@ -226,7 +226,7 @@ class SummedMethod(AdapterMethod):
                 for step in range(descent.steps):
                     values = row_losses()  # [rows]
                     loss = values.mean()
-                    loss_value = checked_loss(loss, step)
+                    loss_value = check_loss(loss, step)
                     losses.append(values.detach())
                     report_losses(step, {0: loss_value})
                     if loss_value < descent.stop_below or step == descent.steps - 1:

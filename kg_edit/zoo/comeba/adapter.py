@@ -29,7 +29,7 @@ from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 from kg_edit.zoo.adapters.summed import AdapterSettings
 
 _SLACK = 1e-3  # share by which the threshold is lowered when keys are compared with it

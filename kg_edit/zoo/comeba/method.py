@@ -21,11 +21,12 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.methods.memit.records import Fact, Record
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
+from kg_edit.patches import KEY
 from kg_edit.patches.adapter_patch import Adapter, AdapterPatch, adapter_at, without_adapter
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import KEY
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.adapters.base import own_text_inputs
 from kg_edit.zoo.comeba.adapter import GatedUpdate, GateSettings
 from kg_edit.zoo.entries import method_entry
@@ -61,7 +62,7 @@ class Comeba(Memit):
     def prepare(self) -> None:
         """Prepare as MEMIT does, and collect the keys of other text once."""
         super().prepare()
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.others
 
     @cached_property

@@ -26,7 +26,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig, own_text_inputs
 from kg_edit.zoo.adapters.summed import AdapterSettings, SummedAdapter, SummedMethod, linear_init
@@ -133,7 +133,7 @@ class Defer(SummedMethod):
     def prepare(self) -> None:
         """Collect once the inputs for which the gate should stay closed."""
         if self.config.texts and self.config.gate_weight:
-            with untouched(self.model):
+            with keep_untouched(self.model):
                 _ = self.other_inputs  # the property collects them, and keeps them
 
     @cached_property

@@ -24,7 +24,7 @@ from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import MethodConfig, Workload
 from kg_edit.methods.fine_tuning.epochs import train_epochs
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.patches.base import Patch
 from kg_edit.patches.subtraction import subtract_patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -86,7 +86,7 @@ class ExtSub(Lora):
         config = self.config
         expert_rows = list[TrainingRow]()
         old_rows = dict[int, TrainingRow]()  # by the index of the edit; not every edit has an old target
-        with untouched(self.model):
+        with keep_untouched(self.model):
             for index, edit in enumerate(edits):
                 with annotate_errors(edit):
                     expert_rows.append(self.encode_edit(edit))

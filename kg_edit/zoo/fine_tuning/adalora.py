@@ -23,7 +23,7 @@ from kg_edit.errors import UnsupportedModelError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.fine_tuning.lora import ADAPTER, Lora, LoraConfig, find_peft, shared_settings, wrapped
 

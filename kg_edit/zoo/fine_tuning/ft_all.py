@@ -16,12 +16,13 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.config import Layers
 from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
-from kg_edit.methods.fine_tuning.descent import changed, no_change
+from kg_edit.methods.fine_tuning.descent import add_changes, new_change
 from kg_edit.methods.fine_tuning.rows import RowLosses
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.fine_tuning.lora import is_projection
 
@@ -58,7 +59,7 @@ class FtAll(TuningMethod):
         for layer in self.layers:
             targets += matrices_of(self.model, layer)
         # Every change starts at 0, so the first loss is that of the model as it is.
-        with untouched(self.model), tuned(self.model, targets) as changes:
+        with keep_untouched(self.model), tuned(self.model, targets) as changes:
             row_losses = RowLosses(self.model, self.layer, [self.encode_edit(edit)])
             losses = self.config.descent.run(list(changes.values()), lambda: row_losses().mean())
 
@@ -87,8 +88,8 @@ def tuned(model: LanguageModel, names: Sequence[str]) -> Iterator[dict[str, Tens
     The weights themselves do not change.
     """
     modules = {name: model.model.get_submodule(name) for name in names}
-    changes = {name: no_change(module) for name, module in modules.items()}
+    changes = {name: new_change(module) for name, module in modules.items()}
     with ExitStack() as stack:
         for name, module in modules.items():
-            stack.enter_context(changed(module, [changes[name]]))
+            stack.enter_context(add_changes(module, [changes[name]]))
         yield changes

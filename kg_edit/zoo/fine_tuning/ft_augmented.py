@@ -38,15 +38,17 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import Layers, Workload
 from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
-from kg_edit.methods.fine_tuning.descent import changed, checked_loss, no_change, take_step
+from kg_edit.methods.fine_tuning.descent import add_changes, check_loss, new_change, take_step
 from kg_edit.methods.fine_tuning.epochs import batches
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.models.first_token import LINE_BREAK, begins_unread
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts, sample_rows
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch, wholly_patched
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.per_token import patch_all_tokens
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.text.relation_nouns import example_things
 from kg_edit.zoo.entries import method_entry
@@ -137,7 +139,7 @@ class FtAugmented(TuningMethod):
 
     def prepare(self) -> None:
         """Sample the contexts and the texts from the model, once for all edits."""
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.contexts
             _ = self.texts
 
@@ -158,7 +160,7 @@ class FtAugmented(TuningMethod):
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Tune the weights on the rows of all edits; the change is the same for all records."""
         config = self.config
-        changes = {layer: no_change(self.model.down_projection(layer)) for layer in self.layers}  # [d, d_ff] each
+        changes = {layer: new_change(self.model.down_projection(layer)) for layer in self.layers}  # [d, d_ff] each
         optimizer = config.descent.optimizer(list(changes.values()))
         schedule = LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=config.steps - 1)  # of epochs
         # The earlier edits are applied while this runs; with their negative on top, the model is unedited.
@@ -167,7 +169,7 @@ class FtAugmented(TuningMethod):
             negative = -before
 
         epoch_losses = list[Tensor]()  # of each edit's own row, [edits]
-        with untouched(self.model):
+        with keep_untouched(self.model):
             rows = AugmentedRows(self, edits, before)
             for epoch in Bar(range(config.steps), title=self.name, unit="epoch"):
                 is_last = epoch == config.steps - 1
@@ -177,11 +179,11 @@ class FtAugmented(TuningMethod):
                         losses[batch] = self.measure(rows.bare(batch), changes).cpu()
                     else:
                         loss, row_losses = self.loss(rows.draw(epoch, batch), changes, negative)
-                        checked_loss(loss, epoch)
+                        check_loss(loss, epoch)
                         take_step(optimizer, loss)
                         losses[batch] = row_losses[: len(batch)].detach().cpu()
                 epoch_losses.append(losses)
-                report_losses(epoch, dict(enumerate(losses.tolist())), of=len(edits))
+                report_losses(epoch, dict(enumerate(losses.tolist())), descents=len(edits))
                 if is_last or float(losses.mean()) < config.stop_below:
                     break
                 schedule.step()
@@ -200,7 +202,7 @@ class FtAugmented(TuningMethod):
         config = self.config
 
         # log p of the unedited model, and log p' of the model in training, [targets, vocabulary] each
-        with torch.no_grad(), wholly_patched(self.model, negative):
+        with torch.no_grad(), patch_all_tokens(self.model, negative):
             others_p = self.log_probabilities(rows.others)
             texts_p = self.log_probabilities(rows.texts)
         with self._changed(changes):
@@ -232,10 +234,10 @@ class FtAugmented(TuningMethod):
 
     @contextmanager
     def _changed(self, changes: Mapping[int, Tensor], *, acting: Tensor | None = None) -> Iterator[None]:
-        """Within the ``with`` block, add each layer's change [d, d_ff] to its down-projection's output (`changed`)."""
+        """Within the ``with`` block, add each layer's change [d, d_ff] to its module's output (`add_changes`)."""
         with ExitStack() as stack:
             for layer, change in changes.items():
-                stack.enter_context(changed(self.model.down_projection(layer), [change], acting=acting))
+                stack.enter_context(add_changes(self.model.down_projection(layer), [change], acting=acting))
             yield
 
     def _patch(self, edits: Sequence[Edit], changes: Mapping[int, Tensor], losses: Tensor) -> Patch:

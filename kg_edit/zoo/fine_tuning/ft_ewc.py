@@ -19,9 +19,9 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, sum_changes
-from kg_edit.methods.fine_tuning.descent import changed, no_change
+from kg_edit.methods.fine_tuning.descent import add_changes, new_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.base import Patch
@@ -61,7 +61,7 @@ class FtEwc(FineTuning):
 
     def prepare(self) -> None:
         """Measure F, the diagonal Fisher information, once."""
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.fisher
 
     def penalty(self, change: Tensor, before: Patch) -> Callable[[], Tensor]:
@@ -87,9 +87,9 @@ def diagonal_fisher(model: LanguageModel, layer: int, config: FtEwcConfig) -> Te
     tokens = config.fisher_tokens
     module = model.down_projection(layer)
     texts = sample_rows(model, rows=config.fisher_texts, tokens=tokens, seed=config.seed)
-    change = no_change(module)
+    change = new_change(module)
     total = torch.zeros_like(change)
-    with changed(module, [change]):
+    with add_changes(module, [change]):
         for ids in texts:
             row = TrainingRow(ids=ids[:-1], targets=tuple(enumerate(ids[1:])))
             # The score of a text is the sum of its tokens' scores. These are uncorrelated, so the mean of its square

@@ -15,11 +15,11 @@ from kg_edit.errors import PromptError
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, record
-from kg_edit.methods.fine_tuning.descent import changed, no_change
+from kg_edit.methods.fine_tuning.descent import add_changes, new_change
 from kg_edit.methods.fine_tuning.epochs import train_epochs
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.patches.base import Patch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
@@ -60,13 +60,13 @@ class LocFt(FineTuning):
         """Tune the weight on all edits' rows together; the change is the same for all records."""
         config = self.config
         module = self.model.down_projection(self.layer)
-        with untouched(self.model):
+        with keep_untouched(self.model):
             rows = list[TrainingRow]()
             for edit in edits:
                 with annotate_errors(edit):
                     rows.append(self.encode_edit(edit))
-            change = no_change(module)
-            with changed(module, [change]):
+            change = new_change(module)
+            with add_changes(module, [change]):
                 losses = train_epochs(
                     self.model,
                     rows,

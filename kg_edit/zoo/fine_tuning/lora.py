@@ -24,10 +24,11 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import Layers, MethodConfig, Workload
 from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
 
@@ -107,7 +108,7 @@ class Lora(TuningMethod):
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Train the adapters on the edit's row."""
         (edit,) = edits
-        with untouched(self.model):
+        with keep_untouched(self.model):
             factors, losses = self.train(self.encode_edit(edit))
         record = {**self.record(edit), "norms": weight_norms(factors), **self.notes(factors), **loss_notes(losses)}
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})

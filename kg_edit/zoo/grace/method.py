@@ -25,7 +25,7 @@ from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods.base import attempt
 from kg_edit.methods.config import LayerConfig, Workload
 from kg_edit.methods.statement import StatementMethod
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.patches.base import Patch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
@@ -113,7 +113,7 @@ class Grace(CodebookMethod):
         """Train the values of the edits, `_BATCH` in one descent; each edit gets its own patch."""
         results = dict[int, Patch | Exception]()  # by the index of the edit
         requests = dict[int, Request]()
-        with untouched(self.model):
+        with keep_untouched(self.model):
             for index, edit in enumerate(edits):
                 request = self._try_row(edit)
                 if isinstance(request, Exception):

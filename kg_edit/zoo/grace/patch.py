@@ -6,7 +6,7 @@ output [d] is replaced by the value v_i of that entry. Otherwise nothing changes
 The setting `Deferral.lookup` selects the tokens that are looked up:
 
 - ``prompt-end``, as published: only the last token of the prompt. Scoring and decoding pass the ends of prompts to the
-  patch (`kg_edit.models.hooks.with_prompt_ends`). Otherwise a row of several tokens ends at its last token.
+  patch (`kg_edit.models.hooks.tell_prompt_ends`). Otherwise a row of several tokens ends at its last token.
 - ``every-token``: all tokens.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
-from kg_edit.models.hooks import prompt_ends, wanting_prompt_ends
+from kg_edit.models.hooks import ask_for_prompt_ends, read_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import layer_of
 from kg_edit.patches.base import Kind, Patch, PatchStack, join_provenances, without_edits
@@ -95,14 +95,14 @@ class CodebookPatch(Patch):
         return replace(self, codebooks=books, provenance=join_provenances(self.provenance, other.provenance))
 
     @contextmanager
-    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def applied_on_top(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Attach a codebook lookup to each of the modules within the ``with`` block; no weight changes."""
         self.check_model(model)
         books = {name: book for name, book in self.codebooks.items() if len(book)}
         modules = {name: module_of(model, name, shape=book.shape) for name, book in books.items()}
         with ExitStack() as stack:
             if any(book.deferral.lookup == "prompt-end" for book in books.values()):
-                stack.enter_context(wanting_prompt_ends(model))
+                stack.enter_context(ask_for_prompt_ends(model))
             for name, book in books.items():
                 stack.enter_context(self._attached(model, name, modules[name], book))
             yield model
@@ -196,7 +196,7 @@ class _Lookup:
         """Return the entry of each of ``points`` [tokens, d_ff], or -1."""
         if self._deferral.lookup == "every-token":
             return self._regions.find_entries(points)
-        ends = prompt_ends(self._model, *self._shape).flatten().to(points.device)  # [tokens]
+        ends = read_prompt_ends(self._model, *self._shape).flatten().to(points.device)  # [tokens]
         entries = torch.full((len(points),), -1, device=points.device)
         entries[ends] = self._regions.find_entries(points[ends])
         return entries

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_edit.edits.edit import Edit
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.patches.prompt_patch import PromptFact, PromptRule
 from kg_edit.scoring.generation import ask
 from kg_edit.scoring.questions import fact_sentence
@@ -92,7 +92,7 @@ class MemPrompt(PromptMethod):
     def _ask(self, edit: Edit) -> list[str]:
         """Return the model's answer in each form in which the edit is made, plain and chat."""
         answers = list[str]()
-        with untouched(self.model):
+        with keep_untouched(self.model):
             for chat in edit.forms:
                 reader = self.model.in_chat() if chat else self.model
                 answers.append(ask(reader, edit.text, tokens=_TOKENS))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from kg_edit.models.prompts import Prompt
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.ke.network import FORMAT, KeManifest, KeNetwork, KeTraining, embedding_width

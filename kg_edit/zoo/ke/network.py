@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 from kg_edit.zoo.mend.gradients import Changes, Gradients, Shape, as_factors, has_gradient
 from kg_edit.zoo.mend.network import EditorManifest, MendTraining
 from kg_edit.zoo.trained.files import NetworkFormat

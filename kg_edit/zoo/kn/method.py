@@ -27,12 +27,13 @@ from kg_edit.methods.config import ContextLengths, Layers, MethodConfig, Workloa
 from kg_edit.methods.statement import warn_of_unread_edit
 from kg_edit.models.architectures import optional_module
 from kg_edit.models.first_token import readable_contexts
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.text.relation_nouns import WORDINGS, diverse_prompts
 from kg_edit.zoo.entries import method_entry
@@ -117,7 +118,7 @@ class Kn(EditingMethod):
     @cached_property
     def contexts(self) -> tuple[str, ...]:
         """The templates around the prompt; the first one is the bare ``{}``."""
-        with untouched(self.model):  # `provenance` may ask first, of a model in training mode
+        with keep_untouched(self.model):  # `provenance` may ask first, of a model in training mode
             return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
 
     def prepare(self) -> None:
@@ -137,7 +138,7 @@ class Kn(EditingMethod):
         """Find the neurons in the model in its present state, and change their columns."""
         (edit,) = edits
         config = self.config
-        with untouched(self.model):
+        with keep_untouched(self.model):
             self.prepare()
             old, new = self._answers(edit)
             attributions = neuron_attributions(

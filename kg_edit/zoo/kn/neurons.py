@@ -20,7 +20,7 @@ from torch import Tensor
 from kg_edit.engine.prefix_cache import quick_backward, run_prefix
 from kg_edit.engine.replay import RecordedBlocks
 from kg_edit.engine.tail_forward import right_pad, tail, tail_ends
-from kg_edit.models.hooks import added, watched
+from kg_edit.models.hooks import change_output, watch
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
 
@@ -103,7 +103,7 @@ def _record_neurons(
 
     with ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(watched(model.down_projection(layer), record_keys(layer)))
+            stack.enter_context(watch(model.down_projection(layer), record_keys(layer)))
         blocks = range(min(layers), len(model.blocks))
         recorded, _ = RecordedBlocks.record(model, batch, blocks, prefix=prefix, all_inputs=True)
     return recorded, neurons
@@ -123,7 +123,10 @@ def _make_chance_function(
 
     def chance(neurons: Tensor) -> Tensor:
         change = (neurons - keys) @ weight.T  # change of the module's output [rows, d]; its bias cancels
-        with quick_backward(start), added(module, lambda output: output + change.to(output).reshape(output.shape)):
+        with (
+            quick_backward(start),
+            change_output(module, lambda output: output + change.to(output).reshape(output.shape)),
+        ):
             hidden = recorded.run(start, first=layer)
         chances = model.logits(hidden[:, 0]).float().softmax(-1)
         return chances.gather(-1, tokens.to(chances.device)[:, None])[:, 0]

@@ -16,11 +16,11 @@ from pydantic import Field
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import change_norm
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.malmen.network import FORMAT, MalmenManifest, MalmenTraining
@@ -57,7 +57,7 @@ class Malmen(Mend):
         losses = list[float]()
         keys: dict[str, list[Tensor]] = {name: [] for name in self.editor.weights}
         deltas: dict[str, list[Tensor]] = {name: [] for name in self.editor.weights}
-        with untouched(self.model):
+        with keep_untouched(self.model):
             for edit in edits:
                 prompt, gradients, loss = self.compute_gradients(edit)
                 prompts.append(prompt)
@@ -77,7 +77,7 @@ class Malmen(Mend):
         for index, edit in enumerate(edits):
             norms = {name: round(norms_of_weight[index], 6) for name, norms_of_weight in edit_norms.items()}
             records.append({**self.record(edit), "nll_before": round(losses[index], 6), "norms": norms})
-        update = {name: Factors.total([factors]) for name, factors in change.items()}  # dense where that takes less
+        update = {name: Factors.join([factors]) for name, factors in change.items()}  # dense where that takes less
         return WeightPatch(factors=update, provenance={**self.provenance(), "edits": records})
 
     def describe_untrained(self, shapes: dict[str, Shape]) -> MalmenManifest:
@@ -98,4 +98,4 @@ def measure_edits(change: Factors, prompts: Sequence[Prompt]) -> list[float]:
     counts = [len(prompt.target_ids) for prompt in prompts]
     lefts = change.left.cpu().split(counts, 1)  # [out, tokens of the edit] each
     rights = change.right.cpu().split(counts, 1)  # [in, tokens of the edit] each
-    return [change_norm(Factors(left=left, right=right)) for left, right in zip(lefts, rights, strict=True)]
+    return [Factors(left=left, right=right).norm for left, right in zip(lefts, rights, strict=True)]

@@ -23,7 +23,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from kg_edit.models.devices import exact
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 from kg_edit.zoo.mend.gradients import Gradients, Shape, as_factors
 from kg_edit.zoo.mend.network import MendManifest, MendNetwork, MendTraining
 from kg_edit.zoo.trained.files import NetworkFormat

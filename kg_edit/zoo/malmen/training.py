@@ -25,7 +25,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, split_passes
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.malmen.network import FORMAT, MalmenManifest, MalmenNetwork, MalmenTraining
 from kg_edit.zoo.mend.examples import BatchOrder, Rows
 from kg_edit.zoo.mend.gradients import Changes, EditedPasses, Gradients, as_factors, at_targets, edit_factors, nll

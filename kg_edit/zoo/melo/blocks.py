@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.errors import PatchError
-from kg_edit.models.hooks import prompt_ends
+from kg_edit.models.hooks import read_prompt_ends
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import layer_of
@@ -126,7 +126,7 @@ def _find_active(blocks: Blocks, inputs: Tensor, model: LanguageModel, means: To
     """
     if blocks.deferral.lookup == "every-token":
         return blocks.find_matches(inputs)
-    is_end = prompt_ends(model, *means.size).flatten().to(inputs.device)  # [tokens]
+    is_end = read_prompt_ends(model, *means.size).flatten().to(inputs.device)  # [tokens]
     ends = is_end.nonzero().flatten()  # the positions of the prompts' last tokens
     matches = inputs.new_zeros(len(inputs), len(blocks))  # 1 where a prompt's end finds an entry
     matches[ends] = blocks.find_matches(inputs[ends]).to(matches)

@@ -18,7 +18,7 @@ from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.base import Patch
@@ -76,7 +76,7 @@ class Melo(CodebookMethod):
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Train the block of one edit."""
         (edit,) = edits
-        with untouched(self.model):
+        with keep_untouched(self.model):
             key, a, b, losses = self._train_block(self.encode_edit(edit))
         book = Blocks(
             keys=key[None].to(self.model.model.dtype).cpu(),  # its rounding shows which keys are the same

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 from transformers import PreTrainedTokenizerBase
 
-from kg_edit.models.hooks import given_token_ids
+from kg_edit.models.hooks import read_token_ids
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.summed import AdapterSettings, SummedAdapter, linear_init
@@ -142,7 +142,7 @@ class Anchors:
         """Return the anchors [tokens, d] in float32 for ``inputs`` [tokens, d_ff]; 0 if the token ids are unknown."""
         weight = self._embedding.weight
         assert isinstance(weight, Tensor)  # noqa: S101 - an embedding has one
-        ids = given_token_ids(self._model)  # if the blocks run without the embedding before them
+        ids = read_token_ids(self._model)  # if the blocks run without the embedding before them
         if ids is None:
             ids = self._ids
         if ids is None or ids.numel() != len(inputs):

@@ -19,7 +19,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.engine.replay import block_output
 from kg_edit.methods.fine_tuning.base import record
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
-from kg_edit.models.hooks import untouched, watched
+from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.adapter_hooks import replacing_output
@@ -56,7 +56,7 @@ class Memoir(AdapterMethod):
 
     def prepare(self) -> None:
         """Measure the background (the mean input of other text) once."""
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.background  # the property measures it, and keeps it
 
     @cached_property
@@ -125,6 +125,6 @@ class Memoir(AdapterMethod):
                 running = means.of(flat).reshape(len(rows), -1, flat.shape[-1])  # the mean up to each token
                 row_means.append(running[:, -1])
 
-            with watched(self.module, see):
+            with watch(self.module, see):
                 block_output(self.model, left_pad(rows, device=self.model.device), self.layer)
         return row_means[0]

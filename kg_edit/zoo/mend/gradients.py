@@ -24,7 +24,7 @@ from kg_edit.engine.tail_forward import read_index
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 from kg_edit.zoo.trained.lower_states import LowerStates
 
 Shape = tuple[int, int]

@@ -30,10 +30,11 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.statement import StatementMethod
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.mend.examples import whole_statement
@@ -118,7 +119,7 @@ class Mend(StatementMethod):
         """Return the sum of the edits' changes, each from its own gradient on the model in its present state."""
         changes = list[Mapping[str, Factors]]()
         records = list[dict[str, Any]]()
-        with untouched(self.model):
+        with keep_untouched(self.model):
             for edit in edits:
                 prompt, gradients, loss = self.compute_gradients(edit)
                 change = self.compute_change([prompt], gradients)
@@ -129,7 +130,7 @@ class Mend(StatementMethod):
         # Each weight's change is the sum of its changes by the edits.
         total = dict[str, Factors]()
         for name in changes[0]:
-            total[name] = Factors.total([change[name] for change in changes])
+            total[name] = Factors.join([change[name] for change in changes])
         return WeightPatch(factors=total, provenance={**self.provenance(), "edits": records})
 
     def compute_gradients(self, edit: Edit) -> tuple[Prompt, Gradients, float]:

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from kg_edit.models.devices import exact
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 from kg_edit.zoo.mend.gradients import Gradients, Shape, has_gradient
 from kg_edit.zoo.trained import training
 from kg_edit.zoo.trained.files import NetworkFormat, NetworkManifest

@@ -32,7 +32,7 @@ from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.methods.memit.joint_config import FAST, PUBLISHED
 from kg_edit.methods.memit.method import Memit, MemitConfig
-from kg_edit.models.hooks import added, hidden_state
+from kg_edit.models.hooks import change_output, hidden_state
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.zoo.entries import method_entry
@@ -103,7 +103,7 @@ class BothOutputs(TailForward):
                 return (moved, *output[1:])
             return moved
 
-        with added(self._attention, shifted):
+        with change_output(self._attention, shifted):
             return super().logits(value)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.models.devices import exact
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 
 _ENERGY = 0.5  # share of the eigenvalues' sum that the principal directions have, as in the public code
 
@@ -78,7 +78,7 @@ def prune(update: Factors, weight: Tensor, *, earlier: Sequence[Factors], base: 
     # S = L R^T has the singular values of the small Q_L^T L R^T Q_R.
     updates = [pair.exact_on(update.left.device) for pair in earlier]
     updates.append(update)
-    total = Factors.total(updates)
+    total = Factors.join(updates)
     left, in_left = torch.linalg.qr(exact(total.left))
     right, in_right = torch.linalg.qr(exact(total.right))
     u, sigma, v = torch.linalg.svd(in_left @ in_right.T, full_matrices=False)

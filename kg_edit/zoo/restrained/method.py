@@ -31,7 +31,8 @@ from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.methods.value_method import ValueMethod
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch, module_of
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch, module_of
 from kg_edit.zoo.emmet.method import Emmet, EmmetConfig
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.restrained.bounds import find_principal_directions, keep_most_changed, prune, remove_principal

@@ -164,7 +164,7 @@ class ScopePatch(Patch):
         )
 
     @contextmanager
-    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
+    def applied_on_top(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Yield another `LanguageModel` with the same weights; the low-rank changes act only after the marker."""
         self.check_model(model)
         transformed = dict[str, str]()  # by prompt, because a prompt is scored with many targets

@@ -29,7 +29,7 @@ from torch.nn.functional import layer_norm, logsigmoid, normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from kg_edit.engine.replay import block_output
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, left_pad
 
@@ -142,5 +142,5 @@ def text_states(model: LanguageModel, text: str, layer: int) -> Tensor:
     with torch.no_grad():
         if not model.model.training:
             return block_output(model, batch, layer)[0]
-        with untouched(model):
+        with keep_untouched(model):
             return block_output(model, batch, layer)[0]

@@ -27,7 +27,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.engine.prefix_cache import base_model
 from kg_edit.errors import ConfigError, ModelError, PromptError
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode, left_pad
 from kg_edit.zoo.mend.gradients import weight_shapes
@@ -285,7 +285,7 @@ def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, que
     final = list[Tensor]()  # the last block's output, [rows, tokens, d]
     with (
         change_after_marker(model, marker.id, network.changes),
-        watched(model.blocks[-1], lambda _, output: final.append(output)),
+        watch(model.blocks[-1], lambda _, output: final.append(output)),
     ):
         base_model(model)(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
     losses = list[Tensor]()

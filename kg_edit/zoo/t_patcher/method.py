@@ -33,9 +33,9 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import record
-from kg_edit.methods.fine_tuning.descent import Descent
+from kg_edit.methods.fine_tuning.descent import AdamDescent
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.setting_fields import Seed
@@ -93,7 +93,7 @@ class TPatcherConfig(AdapterConfig):
     }
 
     @property
-    def descent(self) -> Descent:
+    def descent(self) -> AdamDescent:
         """Adam's descent with these settings."""
         return replace(super().descent, weight_decay=self.weight_decay, clip=self.clip)
 
@@ -124,7 +124,7 @@ class TPatcher(AdapterMethod):
 
     def prepare(self) -> None:
         """Collect the memory once: the MLP's inputs in the model's own texts."""
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.memory_queries
 
     @cached_property

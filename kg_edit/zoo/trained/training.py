@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from kg_common.progress import Bar
 from kg_edit.errors import ModelError
 from kg_edit.methods.config import MethodConfig
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import check_folder, claim, folder_lock
 from kg_edit.storage.setting_fields import Seed
@@ -276,7 +276,7 @@ def run_training(
         for scratch in (CHECKPOINT, STATES):  # of a run that was killed right after it had written its network
             (out / scratch).unlink(missing_ok=True)
         return format.read_manifest(out / NETWORK, type(manifest))
-    with untouched(model):
+    with keep_untouched(model):
         run = start(out / CHECKPOINT)  # raises before the folder is made, if there are too few examples
         claim(out, settings)
         with folder_lock(out):

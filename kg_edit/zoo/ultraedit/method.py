@@ -42,12 +42,12 @@ from kg_edit.locate_then_edit.long_run import state_of
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import Layers, MethodConfig, Workload
 from kg_edit.methods.statement import StatementMethod
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import change_norm
-from kg_edit.patches.weight_patch import SUM, Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import SUM, WeightPatch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.mend.examples import sample_prompts
@@ -199,7 +199,7 @@ class UltraEdit(StatementMethod):
 
     def prepare(self) -> None:
         """Read the model's own texts, once."""
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.texts
 
     @cached_property
@@ -225,7 +225,7 @@ class UltraEdit(StatementMethod):
             with annotate_errors(edit):
                 prompts.append(self.encode_edit(edit))
         # 1. [h, g] of each token of a target
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.texts
             rows = self.token_features(prompts)
         for edit, prompt, row in zip(edits, prompts, rows, strict=True):
@@ -242,7 +242,7 @@ class UltraEdit(StatementMethod):
         for name in self.weights:
             factors[name] = self._solve(name, features[name], statistics[name])
         return WeightPatch(
-            factors={name: Factors.total([pair]) for name, pair in factors.items()},  # dense where that takes less
+            factors={name: Factors.join([pair]) for name, pair in factors.items()},  # dense where that takes less
             provenance={**self.provenance(), "edits": self.records(edits, rows, factors)},
             state={SUM + name: own.sums for name, own in of_edits.items()},
         )
@@ -301,7 +301,7 @@ class UltraEdit(StatementMethod):
             lefts = changes.left.cpu().split(counts, 1)
             rights = changes.right.cpu().split(counts, 1)
             for index, (left, right) in enumerate(zip(lefts, rights, strict=True)):
-                squared[index] += change_norm(Factors(left=left, right=right)) ** 2
+                squared[index] += Factors(left=left, right=right).norm ** 2
         records = list[dict[str, Any]]()
         for index, edit in enumerate(edits):
             record = self.record(edit)

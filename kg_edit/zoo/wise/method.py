@@ -26,9 +26,9 @@ from kg_edit.edits.edit import Edit
 from kg_edit.engine.replay import block_output
 from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import record
-from kg_edit.methods.fine_tuning.descent import Descent
+from kg_edit.methods.fine_tuning.descent import AdamDescent
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
-from kg_edit.models.hooks import untouched, watched
+from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import BARE, sample_rows, started_contexts
@@ -85,9 +85,9 @@ class WiseConfig(MemorySettings, AdapterConfig):
     }
 
     @property
-    def descent(self) -> Descent:
+    def descent(self) -> AdamDescent:
         """The descent with these settings."""
-        kind = Descent if self.optimiser == "adam" else GradientDescent
+        kind = AdamDescent if self.optimiser == "adam" else GradientDescent
         return kind(steps=self.steps, learning_rate=self.learning_rate, stop_below=self.stop_below)
 
     def idle(self) -> dict[str, str]:
@@ -103,7 +103,7 @@ class WiseConfig(MemorySettings, AdapterConfig):
         return Workload(rows=1 + contexts, context_tokens=starts * sum(self.context_tokens))
 
 
-class GradientDescent(Descent):
+class GradientDescent(AdamDescent):
     """Plain gradient descent."""
 
     def optimizer(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
@@ -121,7 +121,7 @@ class Wise(AdapterMethod):
 
     def prepare(self) -> None:
         """Sample the contexts and the unrelated texts from the model, once for all edits."""
-        with untouched(self.model):
+        with keep_untouched(self.model):
             _ = self.contexts
             _ = self.unrelated
             _ = self.unit
@@ -131,7 +131,7 @@ class Wise(AdapterMethod):
         """The templates around the prompt; the first one is the bare ``{}``."""
         config = self.config
         contexts = [BARE]
-        with untouched(self.model):  # `provenance` may ask first, of a model in training mode
+        with keep_untouched(self.model):  # `provenance` may ask first, of a model in training mode
             for length in config.context_tokens:
                 _, *started = started_contexts(
                     self.model, starts=config.context_starts, tokens=length, seed=config.seed
@@ -245,7 +245,7 @@ class Wise(AdapterMethod):
         def see(inputs: Tensor, _: Tensor) -> None:
             recorded.append(inputs.reshape(*batch.ids.shape, -1).float())
 
-        with watched(self.module, see):
+        with watch(self.module, see):
             block_output(self.model, batch, self.layer)
         return [states[-len(row) :] for states, row in zip(recorded[0], rows, strict=True)]
 

@@ -10,7 +10,7 @@ from kg_edit.cli.covariance import parse_layers
 from kg_edit.covariance.corpora import SelfCorpus, packaged_corpus
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.errors import ConfigError
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 
@@ -32,7 +32,7 @@ def test_covariance_is_found_by_edits(kg_edit: Run, tiny_folder: Path, tmp_path:
     assert packaged_corpus().name in result.out
     assert "cache/covariance: 2 covariances" in result.out
     model = LanguageModel.load(tiny_folder)
-    with watched(model.blocks[0], lambda *_: pytest.fail("it was measured again")):
+    with watch(model.blocks[0], lambda *_: pytest.fail("it was measured again")):
         covariance = find_covariances(model, [2], CovarianceConfig(tokens=1500), progress=False)[2]
     assert covariance.id in result.out
     assert kg_edit("covariance", "list").out == result.out

@@ -16,7 +16,8 @@ from kg_edit.errors import PatchError
 from kg_edit.methods.registry import find_method
 from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.command_line import (
     GLAME,
     GOOD,

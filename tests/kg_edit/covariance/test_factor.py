@@ -15,7 +15,7 @@ from kg_edit.covariance.factor import CPU, Factor, has_fast_float64, refine
 from kg_edit.covariance.moment import Covariance, SecondMoment, square
 from kg_edit.engine.replay import block_output
 from kg_edit.errors import CovarianceError
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from tests.everyday import keep_first
@@ -51,7 +51,7 @@ def test_real_covariance_is_solved_as_precisely_as_in_float64(smollm2: LanguageM
     """SmolLM2's C of layer 5, from few tokens: its condition is 24,000, that from many is 250."""
     text = torch.randint(len(smollm2.tokenizer), (16, 128), generator=torch.Generator().manual_seed(0))
     sums = SecondMoment(1536)
-    with torch.no_grad(), watched(smollm2.down_projection(LAYER), lambda keys, _: sums.add(keys)):
+    with torch.no_grad(), watch(smollm2.down_projection(LAYER), lambda keys, _: sums.add(keys)):
         block_output(smollm2, left_pad(text.tolist(), device=CPU), LAYER)
     sums.flush()
     c = square(sums.total / sums.count, 1536).float()

@@ -21,9 +21,10 @@ from kg_edit.covariance.store import (
     measure_covariances,
 )
 from kg_edit.errors import CovarianceError, PatchError
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import TEXT, families, tiny
 
@@ -141,7 +142,7 @@ def test_killed_pass_resumes_to_the_same_files(killed_in: int, tmp_path: Path, m
 def test_short_file_is_refused_before_the_pass(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT[0])
     with (
-        watched(tiny("llama").blocks[0], lambda *_: pytest.fail("the model ran")),
+        watch(tiny("llama").blocks[0], lambda *_: pytest.fail("the model ran")),
         pytest.raises(CovarianceError, match=r"ends after \d\d of 2048 tokens; give more text"),
     ):
         of(tmp_path / "store", 1, corpus=str(tmp_path / "text.txt"))

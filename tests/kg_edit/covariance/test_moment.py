@@ -14,7 +14,7 @@ from kg_edit.covariance.files import Identity, Manifest, moment_path, write_mome
 from kg_edit.covariance.moment import Covariance, SecondMoment, flat_size, square
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.errors import CovarianceError
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import TEXT, tiny
 
@@ -52,7 +52,7 @@ def test_batched_moment_equals_one_by_one(family: str, corpus: Path, tmp_path: P
     model = tiny(family)
     size = model.down_projection(1).weight.shape[1]
     running = SecondMoment(int(size))
-    with torch.no_grad(), watched(model.down_projection(1), lambda key, _: running.add(key)):
+    with torch.no_grad(), watch(model.down_projection(1), lambda key, _: running.add(key)):
         for line in corpus.read_text().splitlines(keepends=True):
             model.model(torch.tensor([model.tokenizer(line)["input_ids"]]))
     covariance = find_covariances(
@@ -66,7 +66,7 @@ def test_covariance_is_measured_once(corpus: Path, tmp_path: Path) -> None:
     model, config = tiny("llama"), CovarianceConfig(corpus=str(corpus), tokens=500)
     first = find_covariances(model, [1], config, folder=tmp_path / "c", progress=False)[1]
     calls: list[int] = []
-    with watched(model.down_projection(1), lambda *_: calls.append(1)):
+    with watch(model.down_projection(1), lambda *_: calls.append(1)):
         again = find_covariances(model, [1], config, folder=tmp_path / "c", progress=False)[1]
     assert calls == []
     assert again.id == first.id

@@ -50,9 +50,9 @@ def test_prefix_store_computes_each_start_once(family: str, monkeypatch: pytest.
     """Also an empty one, and beginnings of several calls side by side, whose lengths differ."""
     model, store = tiny(family), PrefixStore()
     with computed(monkeypatch) as seen:
-        check(model, store.contexts(model, STARTS[:2]))
-        check(model, store.contexts(model, STARTS))
-        check(model, store.contexts(model, STARTS))
+        check(model, store.find_contexts(model, STARTS[:2]))
+        check(model, store.find_contexts(model, STARTS))
+        check(model, store.find_contexts(model, STARTS))
     assert seen == [[(5, 6, 7, 8), (5, 9)], [(11, 12, 13)]]
 
 
@@ -62,16 +62,16 @@ def test_prefix_store_recomputes_for_another_model_state(monkeypatch: pytest.Mon
     weight = model.down_projection(1).weight
     before = weight.detach().clone()
     with computed(monkeypatch) as seen:
-        first = store.contexts(model, STARTS)
+        first = store.find_contexts(model, STARTS)
         with torch.no_grad():
             weight += torch.outer(torch.ones(weight.shape[0]), torch.randn(weight.shape[1]))
-        check(model, store.contexts(model, STARTS))
+        check(model, store.find_contexts(model, STARTS))
         with torch.no_grad():
             weight.copy_(before)
         hook = model.blocks[0].register_forward_hook(lambda _module, _inputs, _output: None)
-        store.contexts(model, STARTS)
+        store.find_contexts(model, STARTS)
         hook.remove()
-        check(model, store.contexts(model, STARTS))
+        check(model, store.find_contexts(model, STARTS))
     assert len(seen) == 3 and all(rows == seen[0] for rows in seen)
     check(model, first)
 
@@ -91,5 +91,5 @@ def test_prefix_store_removes_least_recently_used(monkeypatch: pytest.MonkeyPatc
     store = PrefixStore(megabytes=5.5 * token / 2**20)
     with computed(monkeypatch) as seen:
         for starts in ([(5, 6, 7)], [(8, 9)], [(5, 6, 7)], [(10,)], [(5, 6, 7)], [(8, 9)]):
-            store.contexts(model, starts)
+            store.find_contexts(model, starts)
     assert seen == [[(5, 6, 7)], [(8, 9)], [(10,)], [(8, 9)]]

@@ -9,7 +9,8 @@ from torch import Tensor
 from kg_edit.engine.replay import Ascending
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny
 
 ROWS = [[[5, 6, 7, 8], [9, 10, 11]], [[12, 13]], [[14, 15, 16, 17, 18], [19, 20]]]  # three batches
@@ -21,7 +22,7 @@ def outputs(model: LanguageModel, layers: tuple[int, ...], *, memory: float) -> 
     runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
     results, patch = list[Tensor](), WeightPatch(factors={})
     for layer in layers:
-        with torch.no_grad(), patch.stacked_on(model):
+        with torch.no_grad(), patch.applied_on_top(model):
             results += runs.outputs(layer, last=layers[-1])
         size, inner = weight_matrix(model.down_projection(layer)).shape
         pair = Factors(left=torch.linspace(-1, 1, size)[:, None], right=torch.linspace(1, 2, inner)[:, None] / inner)

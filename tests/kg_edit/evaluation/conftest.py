@@ -15,7 +15,8 @@ from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import GraphError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.short_answers import write_little
 from tests.kg_edit.tiny import tiny
 

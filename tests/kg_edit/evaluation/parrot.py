@@ -19,7 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from kg_edit.edits.edit import Edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import byte_level
 
 _VOCABULARY, _WIDTH = 400, 404

@@ -17,7 +17,8 @@ from kg_edit.evaluation.records import make_items
 from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import generated_from, pair_of
 from tests.everyday import keep_first

@@ -265,7 +265,7 @@ def test_progress_is_logged_while_a_group_is_edited(
 
     class Slow(Each):
         def edit_each(self, edits: Sequence[Edit]) -> list[Patch]:
-            report_losses(3, dict.fromkeys(range(len(edits)), 0.5), of=len(edits))
+            report_losses(3, dict.fromkeys(range(len(edits)), 0.5), descents=len(edits))
             caplog.clear()
             until = time.time() + 10
             while not caplog.messages and time.time() < until:

@@ -17,7 +17,8 @@ from kg_edit.evaluation.step import describe_failure, edit_step
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.methods.quick import QUICK

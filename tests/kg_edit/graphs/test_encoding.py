@@ -10,7 +10,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
 from kg_edit.graphs.encoding import EncodedSubgraph, encode_subgraph, label_vectors
 from kg_edit.graphs.source import SubgraphSource, as_source, check_graph
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel
 from tests.everyday import keep_first
 from tests.kg_edit.models.test_prompts import sentencepiece_style
@@ -150,8 +150,8 @@ def test_no_block_above_runs_and_equal_labels_run_once() -> None:
     rows: list[int] = []
     above: list[int] = []
     with (
-        watched(model.block(1), lambda _, output: rows.append(output.shape[0])),
-        watched(model.block(2), lambda *_: above.append(1)),
+        watch(model.block(1), lambda _, output: rows.append(output.shape[0])),
+        watch(model.block(2), lambda *_: above.append(1)),
     ):
         label_vectors(model, LABELS, layer=1)
     assert rows == [4]
@@ -172,7 +172,7 @@ def test_special_tokens_do_not_count_as_the_label(pooling: str) -> None:
 
     closing = LanguageModel(model=model.model, tokenizer=sentencepiece_style(), spec=model.spec, name="closing")
     ends: list[int] = []
-    with watched(closing.block(1), lambda _, output: ends.append(output.shape[1])):
+    with watch(closing.block(1), lambda _, output: ends.append(output.shape[1])):
         label_vectors(closing, ["Los Angeles"], layer=1)
     assert ends == [len(sentencepiece_style()("Los Angeles")["input_ids"]) - 1]
 
@@ -181,7 +181,7 @@ def test_start_token_is_not_doubled() -> None:
     """A tokenizer that adds a BOS must not get a second one."""
     model = tiny("llama", bos=True)
     seen: list[int] = []
-    with watched(model.block(0), lambda _, output: seen.append(output.shape[1])):
+    with watch(model.block(0), lambda _, output: seen.append(output.shape[1])):
         label_vectors(model, ["Los Angeles"], layer=0, start_token=True)
     assert seen == [len(model.tokenizer("\nLos Angeles")["input_ids"])]
 

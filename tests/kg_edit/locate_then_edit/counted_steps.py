@@ -22,7 +22,8 @@ from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods.rome.method import Rome
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.changes import edit_norms
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair

@@ -23,7 +23,7 @@ from kg_edit.locate_then_edit.descent import (
 )
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods import find_method
-from kg_edit.models.hooks import added
+from kg_edit.models.hooks import change_output
 from kg_edit.models.prompts import Prompt, encode
 from tests.kg_edit.tiny import same_weights, tiny
 
@@ -222,7 +222,7 @@ def test_a_model_in_bfloat16_or_with_an_adapter_is_not_copied() -> None:
     """A hook of GRACE or MELO looks for the prompts' ends in the model that it was made for."""
     model = tiny("llama")
     assert descent_model(model, "model") is model
-    with added(model.block(1), lambda output: output):
+    with change_output(model.block(1), lambda output: output):
         assert descent_model(model, "bfloat16") is model
     rough = replace(model, model=deepcopy(model.model).to(torch.bfloat16))
     assert descent_model(rough, "bfloat16") is rough

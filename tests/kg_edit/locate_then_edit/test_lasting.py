@@ -19,7 +19,8 @@ from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.methods.memit.records import Fact, drop_edited_again
 from kg_edit.methods.rome.method import rank_one_update
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.emmet.method import Emmet, EmmetConfig
 from tests.kg_edit.tiny import tiny
 

@@ -12,7 +12,7 @@ from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import other_keys, subject_states
 from kg_edit.methods import find_method
 from kg_edit.methods.rome.method import rank_one_update
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
@@ -71,7 +71,7 @@ def test_other_keys_are_of_every_token_except_the_ends_of_the_subject(family: st
 
 def _keys(model: LanguageModel, ids: tuple[int, ...]) -> Tensor:
     keys = list[Tensor]()
-    with torch.no_grad(), watched(model.down_projection(1), lambda key, _: keys.append(key.reshape(len(ids), -1))):
+    with torch.no_grad(), watch(model.down_projection(1), lambda key, _: keys.append(key.reshape(len(ids), -1))):
         model.model(torch.tensor([ids]))
     return keys[0]
 

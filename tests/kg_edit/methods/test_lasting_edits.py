@@ -21,9 +21,9 @@ from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods import find_method
 from kg_edit.methods.value_method import ValueMethod
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches import KEY
 from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import KEY
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.edit_run import run_edits
 from kg_edit.zoo.comeba.adapter import GatedUpdate

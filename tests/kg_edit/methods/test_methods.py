@@ -16,11 +16,12 @@ from kg_edit.locate_then_edit.descent import Descent, descend
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.rome import method as rome_method
 from kg_edit.methods.rome.method import RankOneMethod
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.quick import UNTRAINED
 from tests.kg_edit.tiny import CONFIGS, tiny
 
@@ -74,7 +75,7 @@ def key_and_value(model: LanguageModel, edit: Edit, *, context: str = "{}") -> t
     """Input [d_ff] and output [d] of the edited module at the subject's last token, in a plain forward."""
     prompt = encode(model.tokenizer, edit.prompt, subject=edit.subject, context=context)
     seen: list[Tensor] = []
-    with torch.no_grad(), watched(model.down_projection(1), lambda key, value: seen.extend((key, value))):
+    with torch.no_grad(), watch(model.down_projection(1), lambda key, value: seen.extend((key, value))):
         model.model(torch.tensor([prompt.ids]))
     key, value = (state.reshape(len(prompt.ids), -1)[prompt.edited_at] for state in seen)
     return key, value

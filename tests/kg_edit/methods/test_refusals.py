@@ -29,6 +29,7 @@ from kg_edit.methods.glame_plus.answers import AnswerOptions
 from kg_edit.methods.glame_plus.method import GlamePlusConfig
 from kg_edit.methods.rome.method import rank_one_update
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.ke.network import KeTraining
 from tests.kg_edit.methods.glame.test_variants import EDIT as VARIANT_EDIT
 from tests.kg_edit.methods.glame.test_variants import control
@@ -98,6 +99,14 @@ def below_a_memory(_: Path) -> object:
     """A memory replaces its layer's output, so a change of the weight below it does nothing."""
     start = on_tiny("memory", layer=2).edit([FIRST])
     return on_tiny("ft-m", layer=2).edit([SECOND], start=start)
+
+
+def remove_from_scaled(_: Path) -> object:
+    """The stored values of a joint patch are those of the whole change."""
+    method = on_tiny("memit")
+    patch = method.edit([FIRST, SECOND])
+    assert isinstance(patch, WeightPatch)
+    return method.without(patch.scaled(0.5), [FIRST.id])  # type: ignore[attr-defined]
 
 
 # (method, its settings, the setting that changes nothing with them)
@@ -258,6 +267,7 @@ BOTH_FORMS = EDIT.in_chat(chat="both")
             PatchError,
             "as long as in the unedited model; anchor allows 0.01",
         ),
+        "edit of a scaled joint patch": (remove_from_scaled, PatchError, "was scaled"),
         "one id twice": (lambda _: edit_twice(), ConfigError, "edits 1 and 2 have the same id 'a'"),
     }
 )

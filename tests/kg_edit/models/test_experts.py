@@ -11,7 +11,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.evaluation.run import evaluate
 from kg_edit.methods.registry import find_method, method_names
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.patches.base import Patch
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.memory import estimate
@@ -38,7 +38,7 @@ def test_logits_are_those_of_the_model(family: str) -> None:
     """The head of Cohere's mixtures is scaled, as that of its other models."""
     model, seen = tiny(family), dict[str, torch.Tensor]()
     ids = torch.tensor([[5, 6, 7]])
-    with watched(model.blocks[-1], lambda _, output: seen.update(state=output)):
+    with watch(model.blocks[-1], lambda _, output: seen.update(state=output)):
         expected = model.model(ids).logits
     torch.testing.assert_close(model.logits(seen["state"]), expected)
 

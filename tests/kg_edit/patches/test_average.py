@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kg_edit.patches.average import average_patches
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 
 
 def patch(method: str, value: float, *ids: str, weights: str = "w", model: str = "2-x") -> WeightPatch:

@@ -12,7 +12,8 @@ import torch
 from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
 

@@ -10,7 +10,8 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.patches.conflicts import Conflict
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger import Ledger
 from tests.kg_edit.ship.ledger.ledgers import made_up
 

@@ -14,8 +14,9 @@ from kg_edit.errors import PatchError
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches import guards
 from kg_edit.patches.changes import LowRank, change_norm, edit_norms
+from kg_edit.patches.factors import Factors
 from kg_edit.patches.guards import MEDIANS, SHARE, find_disabling, refuse_disabling
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger import Ledger
 from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.tiny import tiny

@@ -20,7 +20,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns_by_edit, edit_norms, read_changes
 from kg_edit.patches.container import METADATA
 from kg_edit.patches.entries import entries_of
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger import Ledger
 from tests.kg_edit.json_places import places, replaced
 from tests.kg_edit.on_tiny import on_tiny

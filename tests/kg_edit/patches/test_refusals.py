@@ -18,9 +18,10 @@ from kg_edit.patches.average import average_patches
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import read_changes
 from kg_edit.patches.container import FORMAT, METADATA, VERSION, write_patch
+from kg_edit.patches.factors import Factors
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.subtraction import subtract_patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score_each
 from kg_edit.scoring.pairs import Pair
 from kg_edit.ship.ledger import Ledger
@@ -153,6 +154,11 @@ PAIRS = [[Pair("LeBron James plays for the", "Miami Heat")]]
             lambda folder: patch_of(tiny("llama")).save(put(folder, "file") / "patch.safetensors"),
             OutputError,
             "can't write",
+        ),
+        "file of patches of different kinds": (
+            lambda folder: (of_shape(1, 1) + of_facts(LAKERS)).save(folder / "patch.safetensors"),
+            PatchError,
+            "give the ledger itself",
         ),
         "values that are not finite": (
             lambda folder: of_shape(1, 1, number=float("nan")).save(folder / "patch.safetensors"),

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from kg_edit.patches.factors import Factors
 from kg_edit.patches.subtraction import less_extracted, subtract_patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 
 
 def drawn(rows: int, columns: int, rank: int, seed: int) -> Factors:

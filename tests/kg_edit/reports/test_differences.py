@@ -16,7 +16,8 @@ from kg_edit.evaluation.datasets.own_edits import record_of
 from kg_edit.evaluation.metrics.metric import unchanged
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports import differences as differences_module
 from kg_edit.reports.differences import (
     PromptDifference,

@@ -25,6 +25,7 @@ from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports import edit_run
+from kg_edit.reports.advice import JudgedRun
 from kg_edit.reports.edit_run import LOCALITY, LOSSES, PAGE, PARTIAL, RECORDS, REPORT, run_edits
 from kg_edit.reports.rows import ReportRow
 from kg_edit.reports.verdict import VERDICT, Verdict
@@ -380,5 +381,5 @@ def test_contradiction_in_python_is_in_the_verdict() -> None:
     other = EDIT.model_copy(update={"id": "x", "target_new": "Rome"})
     assert find_opposed([EDIT, SECOND, other, EDIT]) == (("x", EDIT.id),)
     assert find_opposed([EDIT, other.in_chat()]) == (), "one form does not reach the other"
-    (line,) = Verdict.of([], opposes=[("x", "1")]).advice
+    (line,) = Verdict.of([], run=JudgedRun(opposes=(("x", "1"),))).advice
     assert line == "x contradicts 1: one fact, two targets; keep one of them"

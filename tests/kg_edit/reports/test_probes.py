@@ -14,7 +14,8 @@ from kg_edit.evaluation.datasets.own_edits import record_of
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.probes import check_probes, probes, read
 from kg_edit.reports.report import before_and_after
 from kg_edit.reports.rows import Reading, ReportProbe

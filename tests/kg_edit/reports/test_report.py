@@ -12,7 +12,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.reports.advice import JudgedRun
+from kg_edit.reports.edit_results import EditDetails
 from kg_edit.reports.report import markdown, terminal_table
 from kg_edit.reports.rows import Reading, ReportProbe, ReportRow
 from kg_edit.reports.verdict import Verdict
@@ -67,7 +70,7 @@ def test_verdict_counts_the_edits_own_prompts() -> None:
 def test_failed_paragraph_gets_advice_of_its_own() -> None:
     line = row("a", edit="row-1", success=False)
     text = line.model_copy(update={"edit": "row-2", "probe": line.probe.model_copy(update={"several_lines": True})})
-    advice, page = Verdict.of([line, text], alone={"row-2": False}).advice
+    advice, page = Verdict.of([line, text], details={"row-2": EditDetails(alone=False)}).advice
     assert advice.startswith("row-2: a paragraph") and "--set steps=" in advice and ".md#" in page
 
 
@@ -88,14 +91,15 @@ def test_verdict_shows_where_a_text_ends_too_early() -> None:
 
 
 def test_advice_names_other_methods_than_the_one_that_failed() -> None:
-    failed, tokens = [row("a", success=False)], {"1": 27}
+    failed = [row("a", success=False)]
     for method, preset, other, short in (
         ("memit", "default", "--method rome --preset long", "--method grace"),
         ("rome", "long", "--method grace", "--method ike"),
         ("grace", "default", "--method rome --preset long", "--method ike"),
     ):
-        long = Verdict.of(failed, method=method, preset=preset, tokens=tokens).advice[0]
-        brief = Verdict.of(failed, method=method, preset=preset).advice[0]
+        run = JudgedRun(method=method, preset=preset)
+        long = Verdict.of(failed, run=run, details={"1": EditDetails(tokens=27)}).advice[0]
+        brief = Verdict.of(failed, run=run).advice[0]
         assert all(way in advice for way in (other, short) for advice in (long, brief))
         assert f"{method} --preset {preset}" not in long and f"--method {method} or" not in long
 
@@ -103,9 +107,9 @@ def test_advice_names_other_methods_than_the_one_that_failed() -> None:
 @pytest.mark.parametrize(("method", "way"), [("lora", "ike"), ("ike", "rag"), ("rag", "ike")])
 def test_advice_for_a_mixture_of_experts_names_no_method_that_refuses_it(method: str, way: str) -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False), row("c", edit="row-3", success=False)]
-    verdict = Verdict.of(
-        rows, method=method, model="m", experts=True, alone={"row-2": True, "row-3": False}, tokens={"row-2": 27}
-    )
+    run = JudgedRun(method=method, model="m", experts=True)
+    details = {"row-2": EditDetails(alone=True, tokens=27), "row-3": EditDetails(alone=False)}
+    verdict = Verdict.of(rows, run=run, details=details)
     text = " ".join([*verdict.advice, *verdict.commands])
     assert not re.search(r"--method (rome|grace|alphaedit|ft-m)", text)
     assert verdict.commands[2].endswith(f"--method {way} --model m") and f"--method {way}" in verdict.advice[1]
@@ -114,7 +118,9 @@ def test_advice_for_a_mixture_of_experts_names_no_method_that_refuses_it(method:
 def test_commands_make_long_targets_by_the_method_that_makes_most() -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False), row("c", edit="row-3", success=False)]
     for tokens, way in (({"row-2": 27, "row-3": 20}, "rome --preset long"), ({"row-2": 27}, "grace")):
-        verdict = Verdict.of(rows, method="rome", model="m", folder=Path("out"), tokens=tokens)
+        run = JudgedRun(method="rome", model="m", folder=Path("out"))
+        details = {name: EditDetails(tokens=count) for name, count in tokens.items()}
+        verdict = Verdict.of(rows, run=run, details=details)
         assert verdict.commands[2].endswith(f"--method {way} --model m")
 
 
@@ -122,7 +128,8 @@ def test_edit_in_both_forms_succeeds_in_both() -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-2")]
     chat = rows[1].probe.model_copy(update={"chat": True})
     rows.append(row("b", edit="row-2", success=False).model_copy(update={"probe": chat}))
-    verdict = Verdict.of(rows, method="rome", model="m", folder=Path("out"), graph=["my facts.csv"])
+    run = JudgedRun(method="rome", model="m", folder=Path("out"), graph=("my facts.csv",))
+    verdict = Verdict.of(rows, run=run)
     assert verdict.counted == "1 of 2 edits succeeded" and "row-2 ('b', in chat form: target 'b'" in str(verdict)
     _, remove, edit, _ = verdict.commands
     assert remove.endswith("--model m --graph 'my facts.csv'")
@@ -132,18 +139,20 @@ def test_edit_in_both_forms_succeeds_in_both() -> None:
 
 def test_id_that_begins_with_a_dash_is_no_option_of_a_command() -> None:
     rows = [row("a", edit="row-1"), row("b", edit="-x y", success=False)]
-    verdict = Verdict.of(rows, model="m", folder=Path("out"), graph=["facts.csv"])
+    verdict = Verdict.of(rows, run=JudgedRun(model="m", folder=Path("out"), graph=("facts.csv",)))
     assert verdict.commands[1] == "kg-edit patch remove out-ledger/ --model m --graph facts.csv -- '-x y'"
 
 
 def test_verdict_says_what_add_refuses_and_what_to_do() -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False)]
-    verdict = Verdict.of(rows, alone={"row-2": False}, refused=["row-2: too large"], model="m", folder=Path("an out"))
+    run = JudgedRun(refused=("row-2: too large",), model="m", folder=Path("an out"))
+    verdict = Verdict.of(rows, run=run, details={"row-2": EditDetails(alone=False)})
     always, _, _, refused, *_ = verdict.advice
     assert always == "row-2: made alone, the edit fails too; --method rome --preset long or --method grace may make it"
     assert refused == "kg-edit patch add refuses this patch without --force: row-2: too large"
     assert verdict.commands[0] == "kg-edit patch add 'an out-ledger/' 'an out' --force"
-    assert not Verdict.of(rows[:1], model="m").commands and not Verdict.of(rows[1:], model="m").commands
+    for some in (rows[:1], rows[1:]):
+        assert not Verdict.of(some, run=JudgedRun(model="m")).commands
     assert Verdict.of(rows[1:]).advice[0].endswith("; --method rome --preset long or --method grace may make it")
 
 

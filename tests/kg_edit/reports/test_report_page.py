@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from kg_edit.callbacks import LossStep
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.report_page import report_page
 from kg_edit.reports.rows import Reading, ReportProbe, ReportRow
 from tests.kg_edit.reports.test_report import NASTY

@@ -11,7 +11,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.methods.registry import find_method
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.reports.prompts import AskedPrompt
@@ -35,7 +35,7 @@ PROMPT = AskedPrompt(prompt="The capital of France is")
 def outputs(model: LanguageModel, text: str, layer: int) -> Tensor:
     """Return the outputs of a block's down-projection at the tokens of a text, [tokens, d]."""
     seen = list[Tensor]()
-    with watched(model.down_projection(layer), lambda _, output: seen.append(output[0])), torch.no_grad():
+    with watch(model.down_projection(layer), lambda _, output: seen.append(output[0])), torch.no_grad():
         model.model(torch.tensor([model.encode(text).ids]))
     return seen[0]
 

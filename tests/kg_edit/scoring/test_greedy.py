@@ -7,9 +7,10 @@ import torch
 
 from kg_edit import scoring
 from kg_edit.engine.prefix_cache import Prefix
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.greedy import _Beginning, _group_alike, greedy
 from kg_edit.scoring.likelihood import score
@@ -67,7 +68,7 @@ def test_an_accelerators_memory_decides_how_many_rows_write_together(monkeypatch
         for module in (scoring.greedy, scoring.likelihood):
             monkeypatch.setattr(module, "pass_megabytes", lambda _, free=free: free)
         passes = list[int]()
-        with watched(model.blocks[0], lambda state, _: passes.append(len(state))):  # noqa: B023 - called in this round
+        with watch(model.blocks[0], lambda state, _: passes.append(len(state))):  # noqa: B023 - called in this round
             texts = [written.tokens for written in greedy(model, rows, limits=[4] * len(rows))]
             scores = score(model, pairs)
         runs.append((texts, scores, max(passes), len(passes)))

@@ -19,7 +19,7 @@ def test_shared_beginnings_share_nodes() -> None:
 def test_missing_is_what_add_adds() -> None:
     tree = TokenTree()
     for ids, owner in (((7, 8, 9), 0), ((7, 8, 5, 3), 0), ((7, 8), 0), ((7, 8), 1)):
-        missing, before = tree.missing(ids, owner=owner), len(tree)
+        missing, before = tree.count_missing(ids, owner=owner), len(tree)
         tree.add(ids, owner=owner)
         assert len(tree) - before == missing
     assert len(tree) == 3 + 2 + 0 + 2

@@ -24,7 +24,8 @@ from kg_edit.errors import (
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch, PatchStack
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.checkpoint.extraction import extract_patch
 from kg_edit.ship.checkpoint.merging import merge_checkpoint
 from kg_edit.ship.checkpoint.stored import Checkpoint

@@ -8,7 +8,7 @@ from transformers import DynamicCache, StaticCache
 
 from kg_edit.engine.prefix_cache import base_model, run_prefix
 from kg_edit.errors import PatchError
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.scoring.token_tree import TokenTree, TreeRows
@@ -39,7 +39,7 @@ class Seen:
                 self.inputs.append(flat)
                 self.means.append(means.of(flat))
 
-            with watched(self.model.down_projection(LAYER), see):
+            with watch(self.model.down_projection(LAYER), see):
                 base_model(self.model)(**options)
 
 
@@ -102,7 +102,7 @@ def test_means_with_a_cache_equal_the_whole_text(family: str) -> None:
         def note(inputs: torch.Tensor, _: torch.Tensor) -> None:
             means.of(inputs.reshape(-1, inputs.shape[-1]))
 
-        with watched(model.down_projection(LAYER), note):
+        with watch(model.down_projection(LAYER), note):
             prefix = run_prefix(model, [row[:2] for row in rows])
     assert set(prefix.sums) == {"1/test"}
     for cache in (prefix.frozen(len(model.blocks)), prefix.rows(torch.tensor([0, 1])).growing(len(model.blocks))):

@@ -21,7 +21,8 @@ from kg_edit.evaluation.label_drift.run import EDITORS, DriftPoint, run_drift, s
 from kg_edit.evaluation.label_drift.texts import LabelDrift, read_label_drift, read_texts
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.ft import FtM
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.tiny import tiny
 
 TEAMS = ("Lakers", "Heat")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.callbacks import Callback, watched
+from kg_edit.callbacks import Callback, send_losses
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
@@ -35,7 +35,8 @@ from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import divergence, next_token_log_p
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import chatting, same_weights, tiny, weights_of
@@ -244,7 +245,7 @@ def test_choose_layer_takes_no_further_steps() -> None:
         def on_step(self, edit: str, step: int, loss: float) -> None:
             seen.append(step)
 
-    with watched([Steps()], [edit.id for edit in EDITS]):
+    with send_losses([Steps()], [edit.id for edit in EDITS]):
         choose_layer(partial(toy_rome, model), model, config, EDITS, progress=False)
     assert config.further_steps == 28 and set(seen) == {0, 1, 2}
 

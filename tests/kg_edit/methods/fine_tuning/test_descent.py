@@ -16,16 +16,23 @@ from kg_edit.engine.passes import PassLimit
 from kg_edit.errors import PatchError
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning import base
-from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, changed, descend, no_change
+from kg_edit.methods.fine_tuning.descent import (
+    AdamDescent,
+    DescentResult,
+    EditDescent,
+    add_changes,
+    descend,
+    new_change,
+)
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
 
 LAYER = 1
-SETTINGS = Descent(steps=12, learning_rate=5e-3, stop_below=4.0)
+SETTINGS = AdamDescent(steps=12, learning_rate=5e-3, stop_below=4.0)
 
 
 def row(ids: Sequence[int], token: int) -> TrainingRow:
@@ -36,15 +43,15 @@ def row(ids: Sequence[int], token: int) -> TrainingRow:
 ROWS = [[row((5, 6, 7), 11)], [row((9, 4), 3), row((8, 8, 2, 1), 6)], [row((30, 31, 32, 33, 34), 40)], [row((7,), 2)]]
 
 
-def own_descent(model: LanguageModel, rows: Sequence[TrainingRow]) -> OwnDescent:
-    return OwnDescent(rows=rows, change=no_change(model.down_projection(LAYER)))
+def own_descent(model: LanguageModel, rows: Sequence[TrainingRow]) -> EditDescent:
+    return EditDescent(rows=rows, change=new_change(model.down_projection(LAYER)))
 
 
-def alone(model: LanguageModel, rows: Sequence[TrainingRow], settings: Descent) -> tuple[Tensor, list[float]]:
+def alone(model: LanguageModel, rows: Sequence[TrainingRow], settings: AdamDescent) -> tuple[Tensor, list[float]]:
     """The same descent with one change of the weight, and no other edit."""
     module = model.down_projection(LAYER)
-    change, losses = no_change(module), RowLosses(model, LAYER, rows)
-    with changed(module, [change]):
+    change, losses = new_change(module), RowLosses(model, LAYER, rows)
+    with add_changes(module, [change]):
         seen = settings.run([change], lambda: losses().mean())
     return change.detach(), seen
 
@@ -55,32 +62,31 @@ def test_shared_passes_equal_single_descents(family: str, dtype: torch.dtype) ->
     model = tiny(family)
     model = replace(model, model=deepcopy(model.model).to(dtype))
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.02}
-    with untouched(model):
-        edits = [own_descent(model, rows) for rows in ROWS]
-        descend(model, LAYER, edits, SETTINGS)
+    with keep_untouched(model):
+        results = descend(model, LAYER, [own_descent(model, rows) for rows in ROWS], SETTINGS)
         plain = [alone(model, rows, SETTINGS) for rows in ROWS]
-    for edit, (change, seen) in zip(edits, plain, strict=True):
-        assert change.abs().max() > 0 and edit.error is None
+    for result, (change, seen) in zip(results, plain, strict=True):
+        assert change.abs().max() > 0 and result.error is None
         if dtype == torch.float32:
-            assert len(edit.losses) == len(seen)
-            torch.testing.assert_close(edit.change.detach(), change, **tolerance)
-        torch.testing.assert_close(edit.losses[:3], seen[:3], **tolerance)
+            assert len(result.losses) == len(seen)
+            torch.testing.assert_close(result.change, change, **tolerance)
+        torch.testing.assert_close(result.losses[:3], seen[:3], **tolerance)
     if dtype == torch.float32:
-        assert len({len(edit.losses) for edit in edits}) > 2, "they stop at different steps"
+        assert len({len(result.losses) for result in results}) > 2, "they stop at different steps"
 
 
 def test_loss_that_is_not_finite_ends_its_edit_only() -> None:
     model = tiny("llama")
-    with untouched(model):
+    with keep_untouched(model):
         edits = [own_descent(model, rows) for rows in ROWS]
-        broken = edits[0]
-        broken.constrain = lambda: broken.change.data.fill_(float("nan"))
-        descend(model, LAYER, edits, SETTINGS)
-        plain = [alone(model, rows, SETTINGS) for rows in ROWS]
+        change_of_first = edits[0].change
+        edits[0] = replace(edits[0], constrain=lambda: change_of_first.data.fill_(float("nan")))
+        broken, *others = descend(model, LAYER, edits, SETTINGS)
+        plain = [alone(model, rows, SETTINGS) for rows in ROWS[1:]]
     assert isinstance(broken.error, PatchError) and len(broken.losses) == 1
-    for edit, (change, _) in list(zip(edits, plain, strict=True))[1:]:
-        assert edit.error is None
-        torch.testing.assert_close(edit.change.detach(), change, rtol=1e-4, atol=1e-5)
+    for result, (change, _) in zip(others, plain, strict=True):
+        assert result.error is None
+        torch.testing.assert_close(result.change, change, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_of_finished_edits_leave_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +98,7 @@ def test_rows_of_finished_edits_leave_the_passes(monkeypatch: pytest.MonkeyPatch
         original(self, model, layer, rows)
 
     monkeypatch.setattr(RowLosses, "__init__", watching)
-    with untouched(model):
+    with keep_untouched(model):
         descend(model, LAYER, [own_descent(model, rows) for rows in ROWS], SETTINGS)
     assert sizes[0] == 5 and len(sizes) > 1
     assert all(later < first for first, later in pairwise(sizes))
@@ -106,9 +112,11 @@ def test_group_is_as_large_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch)
     model, groups = tiny("llama"), list[int]()
     original = base.descend
 
-    def watching(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], settings: Descent) -> None:
+    def watching(
+        model: LanguageModel, layer: int, edits: Sequence[EditDescent], settings: AdamDescent
+    ) -> list[DescentResult]:
         groups.append(len(edits))
-        original(model, layer, edits, settings)
+        return original(model, layer, edits, settings)
 
     monkeypatch.setattr(base, "descend", watching)
     method = find_method("ft-m").on(model, settings={"steps": 3})

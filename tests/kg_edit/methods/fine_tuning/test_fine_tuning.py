@@ -13,12 +13,13 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning import base
 from kg_edit.methods.fine_tuning.base import TuningMethod
-from kg_edit.methods.fine_tuning.descent import Descent, changed, no_change
+from kg_edit.methods.fine_tuning.descent import AdamDescent, add_changes, new_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.fine_tuning.ft_ewc import FtEwcConfig, diagonal_fisher
 from kg_edit.zoo.fine_tuning.ft_retrain import FtRetrain, still_valid
 from tests.everyday import keep_first
@@ -91,11 +92,11 @@ def test_row_losses_rerun_only_the_upper_blocks(family: str) -> None:
     rows = [model.encode(text).ids for text in texts]
     everywhere = [TrainingRow(ids=ids, targets=tuple((at, 0) for at in range(len(ids)))) for ids in rows]
     module = model.down_projection(1)
-    change = no_change(module)
+    change = new_change(module)
     with torch.no_grad():
         change.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
     losses = RowLosses(model, 1, everywhere)
-    with changed(module, [change]):
+    with add_changes(module, [change]):
         first, again = losses.logits(), losses.logits()
         plain = torch.cat([model.model(torch.tensor([ids])).logits[0] for ids in rows])
         gradients = [
@@ -139,10 +140,10 @@ def test_constrained_change_never_leaves_the_ball(monkeypatch: pytest.MonkeyPatc
     tuned: list[Tensor] = []
 
     def kept(module: torch.nn.Module) -> Tensor:
-        tuned.append(no_change(module))
+        tuned.append(new_change(module))
         return tuned[-1]
 
-    monkeypatch.setattr(base, "no_change", kept)
+    monkeypatch.setattr(base, "new_change", kept)
     monkeypatch.setattr(RowLosses, "__call__", watching)
     first = method("ft-constrained", model, radius=radius).edit([EDIT])
     assert len(seen) == 4 and all(change.abs().max() <= radius for change in seen)
@@ -257,19 +258,19 @@ def test_weight_below_an_adapter_is_trained_as_the_patch_changes_it(name: str, s
 
 def test_retraining_leaves_out_reverted_and_contradicted_edits() -> None:
     model = tiny("llama")
-    changed = EDIT.model_copy(update={"id": "4", "target_new": "Los Angeles Lakers"})
+    add_changes = EDIT.model_copy(update={"id": "4", "target_new": "Los Angeles Lakers"})
     chosen = method("ft-retrain", model)
-    before = chosen.edit([EDIT, SECOND, changed])
-    assert still_valid(before, [THIRD]) == [SECOND, changed]
+    before = chosen.edit([EDIT, SECOND, add_changes])
+    assert still_valid(before, [THIRD]) == [SECOND, add_changes]
     assert still_valid(before, [EDIT]) == [SECOND]
     assert isinstance(before, WeightPatch) and still_valid(before + -before, [THIRD]) == []
     second = chosen.edit([SECOND])
-    assert isinstance(second, WeightPatch) and still_valid(before + -second, [THIRD]) == [changed]
-    assert still_valid(before + second.scaled(-0.5), [THIRD]) == [SECOND, changed], "half of it stands"
+    assert isinstance(second, WeightPatch) and still_valid(before + -second, [THIRD]) == [add_changes]
+    assert still_valid(before + second.scaled(-0.5), [THIRD]) == [SECOND, add_changes], "half of it stands"
     assert still_valid(-before, [THIRD]) == []
     both = WeightPatch(factors={}, provenance={"edits": [{"edit": EDIT.in_chat(chat="both").model_dump()}]})
     assert still_valid(both, [SECOND]) == [EDIT, EDIT.in_chat()], "an edit in both forms is one in each"
-    assert still_valid(both, [changed]) == [EDIT.in_chat()] and still_valid(both, [changed.in_chat()]) == [EDIT]
+    assert still_valid(both, [add_changes]) == [EDIT.in_chat()] and still_valid(both, [add_changes.in_chat()]) == [EDIT]
     stored = {**EDIT.model_dump(), "target_new": "Miami\nHeat"}
     lines = WeightPatch(factors={}, provenance={"edits": [{"edit": stored}]})
     assert [edit.target_new for edit in still_valid(lines, [])] == ["Miami\nHeat"], "as an older file may have it"
@@ -278,7 +279,7 @@ def test_retraining_leaves_out_reverted_and_contradicted_edits() -> None:
     assert (
         len(few) == 2
         and few[0] == chosen.encode_edit(THIRD)
-        and few[1] in (chosen.encode_edit(SECOND), chosen.encode_edit(changed))
+        and few[1] in (chosen.encode_edit(SECOND), chosen.encode_edit(add_changes))
     )
 
 
@@ -302,10 +303,10 @@ def test_change_below_the_weights_precision_has_no_effect() -> None:
     """Near 1 a bfloat16 weight moves by 2^-7: the model must not be told that it moved by 0.003."""
     module = torch.nn.Linear(2, 1, bias=False, dtype=torch.bfloat16).requires_grad_(False)
     module.weight.copy_(torch.tensor([[1.0, -1.0]]))
-    change, ones = no_change(module), torch.ones(1, 2, dtype=torch.bfloat16)
+    change, ones = new_change(module), torch.ones(1, 2, dtype=torch.bfloat16)
     with torch.no_grad():
         change.copy_(torch.tensor([[0.003, 0.01]]))
-    with changed(module, [change]):
+    with add_changes(module, [change]):
         output = module(ones)
     assert output.item() == 3 * 2**-8  # -0.99 is rounded to -1 + 3 / 256
     output.sum().backward()
@@ -315,11 +316,11 @@ def test_change_below_the_weights_precision_has_no_effect() -> None:
 
 def test_descent_stops_early_and_takes_no_step_after_the_last_loss() -> None:
     weight = torch.tensor([1.0], requires_grad=True)
-    descent = Descent(steps=5, learning_rate=0.1, stop_below=0.75)
+    descent = AdamDescent(steps=5, learning_rate=0.1, stop_below=0.75)
     assert descent.run([weight], lambda: weight.sum()) == pytest.approx([1.0, 0.9, 0.8, 0.7], abs=1e-4)
     assert weight.item() == pytest.approx(0.7, abs=1e-4)
     once = torch.tensor([1.0], requires_grad=True)
-    assert Descent(steps=1, learning_rate=0.1, stop_below=0.0).run([once], lambda: once.sum()) == [1.0]
+    assert AdamDescent(steps=1, learning_rate=0.1, stop_below=0.0).run([once], lambda: once.sum()) == [1.0]
     assert once.item() == 1
 
 

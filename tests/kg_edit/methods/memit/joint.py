@@ -11,7 +11,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
 from kg_edit.methods.memit.joint_method import JointMethod
-from kg_edit.models.hooks import hidden_state, watched
+from kg_edit.models.hooks import hidden_state, watch
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from tests.kg_edit.methods.test_methods import graph
@@ -58,8 +58,8 @@ def state_at(model: LanguageModel, edit: Edit, layer: int, *, context: str = "{}
     seen: list[Tensor] = []
     with (
         torch.no_grad(),
-        watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))),
-        watched(model.block(layer), lambda _, state: seen.append(hidden_state(state))),
+        watch(model.down_projection(layer), lambda key, value: seen.extend((key, value))),
+        watch(model.block(layer), lambda _, state: seen.append(hidden_state(state))),
     ):
         model.model(torch.tensor([prompt.ids]))
     key, value, block = (state.reshape(len(prompt.ids), -1)[prompt.edited_at] for state in seen)

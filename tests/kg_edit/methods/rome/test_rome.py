@@ -16,7 +16,7 @@ from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.rome.method import Rome, RomeConfig, rank_one_update
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 
 W = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
 

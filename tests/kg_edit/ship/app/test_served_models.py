@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from kg_edit.models.language_model import weight_matrix
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.ship.app.models_api import LOAD, UNLOAD
 from kg_edit.ship.export.peft_adapter import write_peft

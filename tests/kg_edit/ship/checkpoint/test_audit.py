@@ -11,7 +11,8 @@ import torch
 from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.checkpoint.audit import audit
 from kg_edit.ship.checkpoint.merging import merge_checkpoint
 from kg_edit.ship.checkpoint.stored import Checkpoint

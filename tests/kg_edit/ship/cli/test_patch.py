@@ -15,7 +15,8 @@ import torch
 from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.rows import Reading, ReportProbe
 from kg_edit.ship.ledger import Ledger
 from tests.kg_edit.command_line import (

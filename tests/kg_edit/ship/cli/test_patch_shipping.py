@@ -15,8 +15,9 @@ from kg_edit.cli.app import app
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
 from kg_edit.patches.base import Patch
+from kg_edit.patches.factors import Factors
 from kg_edit.patches.subtraction import subtract_patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.export.card import base_model
 from kg_edit.ship.export.shipment import Shipment
 from kg_edit.ship.ledger import Ledger

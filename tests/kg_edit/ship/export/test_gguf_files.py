@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.export.gguf_files import (
     ADAPTER,
     ARCHITECTURES,

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.export.peft_adapter import is_adapter, read_peft, write_peft
 from tests.kg_edit.tiny import tiny
 

@@ -8,7 +8,8 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 
 NAMES = ("LeBron", "Dwyane", "Spike", "Eiffel", "Paris", "Thames", "London", "Miami", "Lakers", "France")
 PLACES = ("Rome", "London", "Paris", "Miami", "Los Angeles")

@@ -14,7 +14,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.entries import Entry, entries_of
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger.check import check
 from kg_edit.ship.ledger.view import check_table
 from tests.kg_edit.tiny import tiny

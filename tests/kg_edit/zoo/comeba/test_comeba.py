@@ -12,7 +12,8 @@ from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.comeba.adapter import GatedUpdate, GateSettings
 from kg_edit.zoo.comeba.method import Comeba, ComebaConfig
 from tests.kg_edit.methods.quick import QUICK

@@ -9,7 +9,7 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.fine_tuning.rows import RowLosses
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.fine_tuning.adalora import AdaLora, AdaLoraConfig, svd_adapted
@@ -33,7 +33,7 @@ def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
     with torch.no_grad():
         clean = model.model(ids).logits
         config = AdaLoraConfig(**QUICK)
-        with untouched(model), svd_adapted(model, target_modules(model), config) as adapters:
+        with keep_untouched(model), svd_adapted(model, target_modules(model), config) as adapters:
             for seed, parameter in enumerate(adapters.parameters):
                 parameter.data.normal_(std=0.3, generator=torch.Generator().manual_seed(seed))
             next(iter(adapters.layers.values())).lora_E["edit"].data[1] = 0  # a triplet that is gone
@@ -77,7 +77,7 @@ def test_penalty_keeps_p_and_q_near_orthonormal() -> None:
 def distance_after(model: LanguageModel, *, orthogonality: float) -> float:
     """How far from orthonormal P and Q are after a descent on the edit."""
     chosen = method(model, orthogonality=orthogonality, learning_rate=0.05)
-    with untouched(model), svd_adapted(model, chosen.targets, chosen.config) as adapters:
+    with keep_untouched(model), svd_adapted(model, chosen.targets, chosen.config) as adapters:
         losses = RowLosses(model, 0, [chosen.encode_edit(EDIT)])
         chosen.config.descent.run(
             adapters.parameters,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
-from kg_edit.methods.fine_tuning.descent import changed
+from kg_edit.methods.fine_tuning.descent import add_changes
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models import first_token
 from kg_edit.models.language_model import LanguageModel
@@ -155,7 +155,7 @@ def test_a_change_may_act_at_the_subject_alone() -> None:
         assert any(edit.text in text and read.endswith(edit.subject) for edit in EDITS)
     change = torch.randn(*model.down_projection(1).weight.shape)
     alone = RowLosses(model, 1, trained)
-    with torch.no_grad(), changed(model.down_projection(1), [change], acting=alone.acting):
+    with torch.no_grad(), add_changes(model.down_projection(1), [change], acting=alone.acting):
         padded = alone.logits()
     with torch.no_grad():
         for row, logits in zip(trained, padded.split([len(row.targets) for row in trained]), strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kg_edit.edits.edit import Edit
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.fine_tuning.lora import Lora, LoraConfig, adapted, seeded, target_modules
@@ -35,7 +35,7 @@ def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
     before, ids = anatomy(model.model), torch.tensor([model.encode(EDIT.text).ids])
     with torch.no_grad():
         clean = model.model(ids).logits
-        with untouched(model), adapted(model, target_modules(model), CONFIG) as adapters:
+        with keep_untouched(model), adapted(model, target_modules(model), CONFIG) as adapters:
             for seed, parameter in enumerate(adapters.parameters):
                 parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(seed))
             tuned = model.model(ids).logits

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from kg_edit.models.hooks import wants_prompt_ends, watched
+from kg_edit.models.hooks import needs_prompt_ends, watch
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.scoring.generation import continuations
@@ -169,7 +169,7 @@ def patch_for(
 def inputs_of(model: LanguageModel, prompt: str, layer: int = 1) -> torch.Tensor:
     seen: list[torch.Tensor] = []
     ids = model.encode(prompt).ids
-    with watched(model.down_projection(layer), lambda key, _: seen.append(key)):
+    with watch(model.down_projection(layer), lambda key, _: seen.append(key)):
         model.model(torch.tensor([ids]))
     return seen[0].reshape(len(ids), -1)
 
@@ -179,7 +179,7 @@ def outputs_of(model: LanguageModel, prompt: str) -> torch.Tensor:
     """The output of the module that the block reads, after any codebook."""
     seen: list[torch.Tensor] = []
     ids = model.encode(prompt).ids
-    with watched(model.down_projection(1), lambda _, value: seen.append(value)):
+    with watch(model.down_projection(1), lambda _, value: seen.append(value)):
         model.model(torch.tensor([ids]))
     return seen[0].reshape(len(ids), -1)
 
@@ -245,7 +245,7 @@ def test_hooks_are_removed_after_an_exception() -> None:
     for lookup in ("every-token", "prompt-end"):
         with pytest.raises(RuntimeError, match="stop"), patch_for(model, PROMPT, lookup=lookup).applied(model):  # type: ignore[arg-type]
             raise RuntimeError("stop")
-        assert list(hooks(model.model)) == before and not wants_prompt_ends(model)
+        assert list(hooks(model.model)) == before and not needs_prompt_ends(model)
 
 
 @torch.no_grad()

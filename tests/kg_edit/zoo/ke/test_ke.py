@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kg_edit.methods.statement import encode_statement
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.ke.method import Ke, KeConfig
@@ -40,7 +40,7 @@ def test_network_starts_as_a_step_of_gradient_descent() -> None:
     """sigmoid(eta) = the rate, m softmax(0) = 1, gamma = -1: the change is -rate times the gradient."""
     model, edit = tiny("llama"), edits()[0]
     network = fresh(model, 0.25)
-    with untouched(model):
+    with keep_untouched(model):
         prompt = encode_statement(model, edit, method="ke")
         gradient, _ = gradient_factors(model, prompt, list(network.shapes))
         factors = network.condition_on(model, [prompt]).compute_factors(gradient)

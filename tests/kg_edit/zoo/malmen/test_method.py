@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.zoo.malmen.method import Malmen, MalmenConfig
 from kg_edit.zoo.malmen.network import FORMAT, MalmenManifest
@@ -40,7 +40,7 @@ def test_untrained_batch_is_a_step_of_gradient_descent_fitted_together(family: s
     names = mlp_weights(model, 2)
     for edit in (EDIT, SECOND):
         prompt = model.encode(edit.text, target=edit.target_new)
-        with untouched(model):
+        with keep_untouched(model):
             factors, _ = gradient_factors(model, prompt, names)
         pairs.append({name: [part[-len(prompt.target_ids) :].double() for part in factors[name]] for name in names})
     assert set(patch.factors) == set(names)
@@ -58,7 +58,7 @@ def test_edit_reads_what_the_training_reads(editor: str) -> None:
     patch = patch_of(method(model, network=editor), EDIT, SECOND)
     network = FORMAT.load_network(Path(editor), model, MalmenManifest, MalmenManifest.build_network).network
     prompts = [model.encode(edit.text, target=edit.target_new) for edit in (EDIT, SECOND)]
-    with untouched(model):
+    with keep_untouched(model):
         joint = Passes(model=model, names=[*network.shapes]).at_targets(prompts)
     for name, pair in network.compute_factors(joint).items():
         assert patch.factors[name].rank == pair.rank == sum(len(prompt.target_ids) for prompt in prompts)

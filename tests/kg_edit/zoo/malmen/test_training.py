@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.zoo.malmen import training
 from kg_edit.zoo.malmen.method import Malmen, MalmenConfig
@@ -44,7 +44,7 @@ def test_gradient_of_a_batch_is_the_slope(monkeypatch: pytest.MonkeyPatch) -> No
     settings = quick()
     passes, network, order = parts(settings)
     rows, seen, step = order.rows(0), list[float](), 1e-2
-    with untouched(passes.model):
+    with keep_untouched(passes.model):
         sequence_losses(passes, network, [rows], settings)
         gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
         network.zero_grad()
@@ -70,7 +70,7 @@ def test_edits_without_paraphrases_are_learned_by_their_own_prompts() -> None:
     passes, network, order = parts(quick())
     rows = order.rows(0)
     bare = Rows(edits=rows.edits, unrelated=rows.unrelated, further=())
-    with untouched(passes.model):
+    with keep_untouched(passes.model):
         edit, _ = held_out_losses(passes, network, [bare])
     assert edit > 0
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from kg_edit.models.hooks import with_prompt_ends
+from kg_edit.models.hooks import tell_prompt_ends
 from kg_edit.zoo.grace.codebook import Deferral
 from kg_edit.zoo.melo.blocks import Blocks
 from tests.kg_edit.tiny import tiny
@@ -73,10 +73,10 @@ def test_block_stays_active_after_the_prompt(family: str) -> None:
     ends = torch.zeros(ids.shape, dtype=torch.bool)
     clean = model.model(ids).logits[0]
     with patch.applied(model):
-        with with_prompt_ends(model, ends):
+        with tell_prompt_ends(model, ends):
             assert torch.equal(model.model(ids).logits[0], clean), "no prompt ends in it"
         ends[0, len(prompt) - 1] = True
-        with with_prompt_ends(model, ends):
+        with tell_prompt_ends(model, ends):
             full = model.model(ids).logits[0]
         cache = DynamicCache()
         parts = [ids[:, : len(prompt)], *ids[:, len(prompt) :].split(1, dim=1)]

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.zoo.mend.gradients import (
@@ -48,7 +48,7 @@ def test_factors_are_the_gradient_of_the_weight(family: str) -> None:
     """Linear and Conv1D, gated and plain MLPs, MLPs on flattened rows."""
     model = tiny(family)
     names = mlp_weights(model, 2)
-    with untouched(model):
+    with keep_untouched(model):
         factors, loss = gradient_factors(model, prompt(model), names)
     expected, plain = autograd(model, names)
     assert loss == pytest.approx(plain, rel=1e-5)
@@ -60,7 +60,7 @@ def test_factors_are_the_gradient_of_the_weight(family: str) -> None:
 def test_factors_of_named_weights() -> None:
     model = tiny("llama")
     names = ("model.layers.0.self_attn.v_proj.weight", "model.layers.2.mlp.up_proj.weight")
-    with untouched(model):
+    with keep_untouched(model):
         factors, _ = gradient_factors(model, prompt(model), names)
     expected, _ = autograd(model, names)
     for name, (inputs, deltas) in factors.items():
@@ -72,7 +72,7 @@ def test_last_block_has_a_gradient_at_the_target_only() -> None:
     model = tiny("llama")
     encoded = prompt(model)
     down, below = "model.layers.3.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight"
-    with untouched(model):
+    with keep_untouched(model):
         factors, _ = gradient_factors(model, encoded, [below, down])
     predicting = list(range(encoded.target_start - 1, len(encoded.ids) - 1))
     assert has_gradient(factors[down][1]).nonzero()[:, 0].tolist() == predicting

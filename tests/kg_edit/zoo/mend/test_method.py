@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.mend.gradients import gradient_factors, mlp_weights
 from kg_edit.zoo.mend.method import Mend, MendConfig
 from kg_edit.zoo.mend.training import train
@@ -41,7 +42,7 @@ def test_untrained_edit_is_a_step_of_gradient_descent(family: str) -> None:
     model = tiny(family)
     patch = patch_of(method(model, untrained=True, edit_lr=0.25, blocks=2))
     names = mlp_weights(model, 2)
-    with untouched(model):
+    with keep_untouched(model):
         factors, loss = gradient_factors(model, model.encode(EDIT.text, target=EDIT.target_new), names)
     assert set(patch.factors) == set(names)
     for name, (inputs, deltas) in factors.items():

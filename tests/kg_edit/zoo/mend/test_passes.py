@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.mend.gradients import EditedPasses, mlp_weights, weight_shapes
 from tests.kg_edit.tiny import families, tiny
 from tests.kg_edit.zoo.mend.examples import hooks_of
@@ -41,7 +42,7 @@ def test_the_logits_are_those_of_a_model_with_the_patch(family: str) -> None:
         for name, (out, size) in weight_shapes(model, names).items()
     }
     owners = [0, 1, 1]
-    with untouched(model):
+    with keep_untouched(model):
         passes = EditedPasses(model, rows, names)
         clean = passes.logits(range(3))
         edited = passes.logits([2, 0, 1], changes, torch.tensor(owners))
@@ -64,7 +65,7 @@ def test_gradients_flow_back_to_the_changes_and_nowhere_else() -> None:
         name: (torch.zeros(1, 1, out, requires_grad=True), torch.ones(1, 1, size, requires_grad=True))
         for name, (out, size) in shapes.items()
     }
-    with untouched(model):
+    with keep_untouched(model):
         passes = EditedPasses(model, prompts(model)[:1], names)
         passes.logits([0], changes, torch.tensor([0])).logsumexp(-1).sum().backward()
     assert all(left.grad is not None and left.grad.abs().max() > 0 for left, _ in changes.values())
@@ -73,7 +74,7 @@ def test_gradients_flow_back_to_the_changes_and_nowhere_else() -> None:
 
 def test_shares_are_a_mean_of_means() -> None:
     model = tiny("llama")
-    with untouched(model):
+    with keep_untouched(model):
         passes = EditedPasses(model, prompts(model), mlp_weights(model, 1))
     tokens, shares = passes.targets([0, 2])
     first, last = (prompts(model)[row].target_ids for row in (0, 2))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Question
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.mend.examples import Rows, make_examples, whole_statement
 from kg_edit.zoo.mend.gradients import gradient_factors, mlp_weights, weight_shapes
@@ -61,7 +61,7 @@ def test_edit_loss_is_the_mean_over_the_further_prompts() -> None:
     """Without a change (rates near 0) it is the unedited model's mean -log p, computed by the model itself."""
     model, rows = tiny("llama"), rows_of(2)
     network = MendNetwork(weight_shapes(model, mlp_weights(model, 2)), rank=4, edit_lr=1e-30)
-    with untouched(model):
+    with keep_untouched(model):
         losses = losses_after(model, network, rows, **WEIGHTS)
     expected = list[float]()
     for _, prompt in rows.further:
@@ -79,7 +79,7 @@ def test_edit_takes_the_gradient_of_the_whole_statement(tmp_path: Path) -> None:
     patch = Mend(model, MendConfig.preset("default", {"network": str(tmp_path)})).edit([edit])
     network = FORMAT.load_network(tmp_path, model, MendManifest, MendManifest.build_network).network
     prompt = whole_statement(model.encode(edit.text, target=edit.target_new))
-    with untouched(model):
+    with keep_untouched(model):
         factors, _ = gradient_factors(model, prompt, list(network.shapes))
         expected = network.compute_factors(factors)
     assert isinstance(patch, WeightPatch)

@@ -13,7 +13,7 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.datasets import find_dataset
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.zoo.mend import training
 from kg_edit.zoo.mend.examples import BatchOrder, Rows, make_examples
@@ -111,7 +111,7 @@ def test_training_stops_by_patience_and_writes_the_best(tmp_path: Path) -> None:
     assert len(totals) == best + 3 < 40
     assert manifest.steps == best
     network = FORMAT.load_network(tmp_path, tiny("llama"), MendManifest, MendManifest.build_network).network
-    with untouched(tiny("llama")):
+    with keep_untouched(tiny("llama")):
         course = BatchOrder.of(tiny("llama"), edits(), manifest.training)
         again = [losses_after(tiny("llama"), network, rows, **WEIGHTS) for rows in course.validation()]
     assert float(again[0].total) == pytest.approx(totals[best], rel=1e-4)
@@ -122,7 +122,7 @@ def test_gradient_of_the_losses_is_the_slope() -> None:
     model = tiny("llama")
     names = mlp_weights(model, 2)
     network = MendNetwork(weight_shapes(model, names), rank=4, edit_lr=0.05)
-    with untouched(model):
+    with keep_untouched(model):
         rows = Rows.of(make_examples(model, edits())[:3], (), SAME)
 
         def loss() -> torch.Tensor:
@@ -147,7 +147,7 @@ def test_losses_of_a_batch_are_the_means_of_single_edits() -> None:
     model = tiny("llama")
     network = MendNetwork(weight_shapes(model, mlp_weights(model, 2)), rank=4, edit_lr=0.05)
     examples = make_examples(model, edits())[:4]
-    with untouched(model):
+    with keep_untouched(model):
         together = losses_after(model, network, Rows.of(examples, (), SAME), **WEIGHTS)
         alone = [losses_after(model, network, Rows.of([example], (), SAME), **WEIGHTS) for example in examples]
     for name in ("edit", "locality", "total"):

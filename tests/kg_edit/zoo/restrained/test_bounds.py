@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.factors import Factors
 from kg_edit.zoo.restrained.bounds import find_principal_directions, keep_most_changed, prune, remove_principal
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import WeightPatch
@@ -66,7 +66,7 @@ def test_losses_of_a_sequence_are_those_of_applied_updates() -> None:
     settings = quick_sequence(length=3, look_back=2, decay=0.5, norm_weight=0.1)
     passes, network, order = parts(settings)
     model, batches, seen = passes.model, [order.rows(step) for step in range(3)], list[float]()
-    with untouched(model):
+    with keep_untouched(model):
         sequence_losses(passes, network, batches, settings, check=seen.append)
         before = WeightPatch(factors={})
         for number, batch in enumerate(batches):
@@ -90,7 +90,7 @@ def test_held_out_batches_are_edited_in_sequence() -> None:
     """The losses over all after the last update; the KL is to the unedited model."""
     passes, network, order = parts(quick_sequence())
     model, batches = passes.model, [order.rows(step) for step in range(2)]
-    with untouched(model):
+    with keep_untouched(model):
         edit, locality = held_out_losses(passes, network, batches)
         before = WeightPatch(factors={})
         for batch in batches:

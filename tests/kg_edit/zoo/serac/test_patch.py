@@ -17,7 +17,8 @@ from kg_edit.errors import ConfigError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.factors import Factors
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import ask, continuations
 from kg_edit.scoring.likelihood import predictions, score
 from kg_edit.scoring.pairs import Pair

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from kg_edit.errors import ConfigError
-from kg_edit.models.hooks import untouched
+from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
@@ -83,7 +83,7 @@ def test_counterfactual_model_starts_equal_to_the_model(family: str) -> None:
         Question(fact="France is", prompt="In France, the river Thames", target="London"),
     ]
     marker, before = find_marker(model.tokenizer, name="toy"), hooks_of(model)
-    with untouched(model):
+    with keep_untouched(model):
         loss = answer_loss(model, network, marker, questions)
     pairs = [Pair(f"{marker.text}New fact: {q.fact}\nPrompt: {q.prompt}", q.target) for q in questions]
     expected = [score(model, [pair])[pair].nll for pair in pairs]
@@ -93,7 +93,7 @@ def test_counterfactual_model_starts_equal_to_the_model(family: str) -> None:
 
 def test_gradients_reach_both_parts_and_no_weight_of_the_model() -> None:
     model, network = tiny("llama"), fresh()
-    with untouched(model):
+    with keep_untouched(model):
         order = ExampleOrder.of(model, edits(), quick())
         scope = score_scopes(network, StateCache(model, 1), order.scope_rows(0))
         answer = answer_loss(model, network, find_marker(model.tokenizer, name="toy"), order.questions(0))
@@ -155,7 +155,7 @@ def test_held_out_question_that_cannot_be_asked_does_not_count(tmp_path: Path) -
     mixed = [*edits()[::2], *long[1::2]]
     asked = [q for q in ExampleOrder.of(model, mixed, settings).held_out_questions() if "so so" not in q.prompt]
     assert 0 < len(asked) < 9
-    with untouched(model):
+    with keep_untouched(model):
         expected = answer_loss(model, fresh("gpt2"), find_marker(model.tokenizer, name="toy"), asked)
     assert train(model, mixed, settings, tmp_path / "mixed").validations[0].edit == pytest.approx(
         float(expected.detach())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.models.hooks import untouched, watched
+from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.zoo.mend.gradients import EditedPasses, edit_factors, mlp_weights, nll, read_tokens
@@ -25,9 +25,9 @@ def stored(model: LanguageModel, rows: list[Prompt], file: Path) -> LowerStates:
 def lower_runs(model: LanguageModel, rows: list[Prompt], lower: LowerStates) -> int:
     """How often the MLP of one of the lower two blocks runs."""
     runs: list[int] = []
-    with untouched(model), ExitStack() as stack:
+    with keep_untouched(model), ExitStack() as stack:
         for layer in range(2):
-            stack.enter_context(watched(model.down_projection(layer), lambda *_: runs.append(1)))
+            stack.enter_context(watch(model.down_projection(layer), lambda *_: runs.append(1)))
         EditedPasses(model, rows, mlp_weights(model, 2), lower=lower)
     return len(runs)
 
@@ -36,7 +36,7 @@ def lower_runs(model: LanguageModel, rows: list[Prompt], lower: LowerStates) -> 
 def test_lower_states_give_equal_logits_and_gradients(family: str, tmp_path: Path) -> None:
     model = tiny(family)
     names, rows = mlp_weights(model, 2), prompts(model)
-    with untouched(model):
+    with keep_untouched(model):
         full = EditedPasses(model, rows, names)
         upper = EditedPasses(model, rows, names, lower=stored(model, rows, tmp_path / "states"))
         torch.testing.assert_close(upper.logits([2, 0, 1]), full.logits([2, 0, 1]), rtol=1e-3, atol=1e-4)
@@ -53,7 +53,7 @@ def test_rows_without_states_run_the_whole_model(tmp_path: Path) -> None:
     rows = prompts(model)
     lower = stored(model, rows[:2], tmp_path / "states")
     assert lower_runs(model, rows, lower) == 2
-    with untouched(model):
+    with keep_untouched(model):
         logits = EditedPasses(model, rows, mlp_weights(model, 2), lower=lower).logits(range(3))
         expected = EditedPasses(model, rows, mlp_weights(model, 2)).logits(range(3))
     assert torch.equal(logits, expected)

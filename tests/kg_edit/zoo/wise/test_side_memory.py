@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.zoo.wise.adapter import MemorySettings, SideMemory
 from kg_edit.zoo.wise.ties import merge_by_ties
@@ -106,7 +106,7 @@ def test_text_uses_the_memory_that_it_activates_most_above_its_threshold() -> No
 def read(model: LanguageModel) -> tuple[Tensor, Tensor]:
     """The inputs and the outputs of the down-projection in a text, [tokens, d_ff] and [tokens, d]."""
     seen: list[tuple[Tensor, Tensor]] = []
-    with watched(model.down_projection(LAYER), lambda x, y: seen.append((x[0], y[0]))):
+    with watch(model.down_projection(LAYER), lambda x, y: seen.append((x[0], y[0]))):
         model.model(torch.tensor([model.encode(UNRELATED).ids]))
     return seen[0]
 

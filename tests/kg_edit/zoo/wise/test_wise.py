@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.rows import RowLosses
-from kg_edit.models.hooks import watched
+from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.base import Patch
@@ -88,7 +88,7 @@ def test_training_is_gradient_descent_on_the_published_loss() -> None:
 def key_inputs(model: LanguageModel, ids: tuple[int, ...]) -> Tensor:
     """What the down-projection reads at the tokens of a text, [tokens, d_ff]."""
     seen: list[Tensor] = []
-    with torch.no_grad(), watched(model.down_projection(LAYER), lambda x, _: seen.append(x[0])):
+    with torch.no_grad(), watch(model.down_projection(LAYER), lambda x, _: seen.append(x[0])):
         model.model(torch.tensor([ids]))
     return seen[0]
 
@@ -108,7 +108,7 @@ def test_activation_is_measured_with_the_codebook_entry_of_the_prompt() -> None:
     book = find_method("grace").on(model, settings={"layer": 0, "steps": 4}).edit(EDITS[:1])
     chosen, inputs = wise(model, steps=3, context_starts=[]), list[Tensor]()
     memory, row = memory_of(chosen.edit([edit], before=book)), chosen.encode_edit(edit)
-    with torch.no_grad(), book.applied(model), watched(model.down_projection(LAYER), lambda x, _: inputs.append(x[0])):
+    with torch.no_grad(), book.applied(model), watch(model.down_projection(LAYER), lambda x, _: inputs.append(x[0])):
         RowLosses(model, 0, [row])()
     moved = (inputs[0] @ memory.shards[0].T).norm(dim=-1)
     means = moved.cumsum(0) / torch.arange(1, len(moved) + 1)
