@@ -41,9 +41,9 @@ kg_edit.methods: glame graph_reader
 kg_edit.methods.glame: method
 kg_edit.storage: packaged
 kg_edit.text: matching
-wikidata_cache: cache deny_lists errors extract ids labels offline source_spec sources stores subgraphs values
+wikidata_cache: cache deny_lists errors extract ids labels languages offline source_spec sources stores subgraphs values
 wikidata_cache.labels: label_index
-wikidata_cache.sources: graph_files oxigraph queries source templates user_queries
+wikidata_cache.sources: graph_files oxigraph queries source templates user_queries wordings
 wikidata_cache.stores: chunks inputs manifest ntriples translators
 wikidata_cache.subgraphs: build edit_ends facts options rules sampling subgraph
 """
