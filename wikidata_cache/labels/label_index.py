@@ -37,7 +37,9 @@ CREATE INDEX by_name ON names (name);
 CREATE VIRTUAL TABLE words USING fts5 (
   spaced, content='', columnsize=0, tokenize="unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
 );
-INSERT INTO words (rowid, spaced) SELECT rank, space_out(name) FROM names ORDER BY rank;
+-- An ASCII name has no character to space out.
+INSERT INTO words (rowid, spaced)
+  SELECT rank, iif(name GLOB '*[^ -~]*', space_out(name), name) FROM names ORDER BY rank;
 INSERT INTO words (words) VALUES ('optimize');
 """
 _COUNT = """
