@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from kg_edit.edits.edit import Question
@@ -96,19 +95,23 @@ def _ask_hops(
     queries = list[Query]()
     for record in records:
         for _, hops in _list_questions(record, forms):
-            queries += chain.from_iterable(hops)
+            for hop in hops:
+                queries += hop
 
     def generate(prompts: Sequence[str]) -> tuple[str, ...]:
         return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
 
-    prompts = list(map(generated_from, queries))
+    prompts = [generated_from(query) for query in queries]
     form = f"{_TOKENS} tokens"
     texts = stored_replies(model, prompts, generate, folder=folder, form=form, about="known hops")
     right: dict[Query, bool] = {}
     for query in queries:
         text = texts[generated_from(query)]
         is_given = [_mentions_any(text, names) for names in query.answers]
-        right[query] = all(is_given) if query.every else any(is_given)
+        if query.every:
+            right[query] = all(is_given)
+        else:
+            right[query] = any(is_given)
     return right
 
 
@@ -143,7 +146,10 @@ def _list_questions(record: BenchmarkRecord, forms: Sequence[str]) -> list[Asked
     for edit in record.edits:
         for question in edit.portability:
             hop = _recalled_hop(question, forms)
-            questions.append((question, [hop] if hop else []))
+            hops = []
+            if hop:
+                hops.append(hop)
+            questions.append((question, hops))
     # MQuAKE, AKEW: hops whose answer is the new target of an edit, which its probe states, are made by the edits.
     new = {query.answers[0][0] for query in record.queries("edit")}
     old_hops = [query for query in record.queries("hops") if new.isdisjoint(query.answers[0])]

@@ -1,21 +1,25 @@
 """The questions of one edit (s, r, o -> o*), proposed from the graph: about portability, and about locality.
 
 A question is a *path*: a thing to start at, and the relations that lead from it to the answer, as in "What is the
-[capital] of the [country] of [Rome]?". Each question is proposed with the facts that the model must know by itself,
-and is selected if it does. The kinds (`Kind`), with the names of RippleEdits (Cohen et al. 2024):
+[capital] of the [country] of [the Eiffel Tower]?". Each question is proposed with the facts that the model must know by
+itself, and is selected if it does. The kinds (`Kind`), with the names of RippleEdits (Cohen et al. 2024), and examples
+for the edit (the Eiffel Tower, country, France -> Italy):
 
-- two-hop (compositionality I): the model knows the last hop, or does not know it at all. three-hop: one hop more.
-- alias (subject aliasing): s by another name. description (compositionality II): s as "the capital of Italy".
-- inverse (logical generalisation): the thing of which o* is now the capital.
-- other-relation (relation specificity): a fact about s that does not follow from o. old-object, new-object: a fact
-  about o or o* alone. same-object: the edited relation of another subject with the object o.
+- two-hop (compositionality I): the capital of its country, now Rome. The model knows that hop of Italy, or does not
+  know it at all. three-hop: one hop more, the mayor of the capital of its country.
+- alias (subject aliasing): the country of "the Iron Lady", another name of s.
+- description (compositionality II): the country of "the landmark of Paris", a description of s by another fact.
+- inverse (logical generalisation): for some relations alone, the thing that o* now belongs to. If the edit is (Italy,
+  capital, Rome -> Turin), the question is: of which country is Turin the capital?
+- other-relation (relation specificity): the architect of s, which does not follow from its country.
+- old-object, new-object: the language of France, and of Italy.
+- same-object: the country of Notre-Dame, another subject with the object o.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from kg_edit.evaluation.datasets.ripples import Kind
 from kg_edit.evaluation.ripples.edits import Change, hash_of, share_no_word
@@ -89,10 +93,9 @@ def propose(table: FactTable, change: Change, *, neighbours: Sequence[str], name
         yield from _ask_aliases(table, change, subject, old_fact)
     yield from _ask_descriptions(table, change, subject, old_fact)
     if change.relation in table.words.inverse:
+        names: tuple[str, ...] = (subject,)
         if table.label(change.subject):
             names = table.names(change.subject)
-        else:
-            names = (subject,)
         yield Proposal("inverse", table.label(change.new) or "", (f"-{change.relation}",), names)
     yield from _ask_other_relations(table, change, subject)
     if change.old:
@@ -103,46 +106,65 @@ def propose(table: FactTable, change: Change, *, neighbours: Sequence[str], name
 
 
 def _ask_two_hops(table: FactTable, change: Change, subject: str, new_facts: Sequence[AskedFact]) -> Iterator[Proposal]:
-    """(s, r, o*) and (o*, r', answer). No name of the old chain's possible ends may be right after the edit."""
+    """Yield the questions over (s, r, o*) and a fact (o*, r', answer), once for each case: the fact known, or unknown.
+
+    Their answer changes by the edit: no name of what r' may be of o is right after it.
+    """
     for fact in new_facts:
         # A city's language, if the graph has none, is that of its country.
         if table.current(change.new, fact.relation) in table.ends(change.old, _COUNTRY, fact.relation):
             continue
-        ends = sorted(table.objects(change.old, fact.relation), key=table.is_now, reverse=True)
-        # the labels of all ends first, then their aliases
-        names = [table.names(end) for end in ends]
-        labels = [end_names[0] for end_names in names]
-        old = tuple(dict.fromkeys([*labels, *chain.from_iterable(names)]))
+        old = _list_old_names(table, change.old, fact.relation)
         if not _have_same_name(fact.names, old) and not _have_same_name(fact.names, (subject,)):
             hops = (change.relation, fact.relation)
             yield Proposal("two-hop", subject, hops, fact.names, old, knows=(fact,))
             yield Proposal("two-hop", subject, hops, fact.names, old, lacks=(fact,))
 
 
+def _list_old_names(table: FactTable, old: str, relation: str) -> tuple[str, ...]:
+    """Return the names of all objects of o under a relation: first their labels, those of today first, then aliases."""
+    ends = sorted(table.objects(old, relation), key=table.is_now, reverse=True)
+    labels = []
+    all_names: list[str] = []
+    for end in ends:
+        names = table.names(end)
+        labels.append(names[0])
+        all_names += names
+    return tuple(dict.fromkeys([*labels, *all_names]))
+
+
 def _ask_three_hops(
     table: FactTable, change: Change, subject: str, new_facts: Sequence[AskedFact]
 ) -> Iterator[Proposal]:
-    """Yield one hop more than two, unless the answer leads back, or fewer hops give it."""
+    """Yield the questions over (s, r, o*), (o*, r', middle) and (middle, r'', answer).
+
+    Those whose answer leads back to a thing of the path, or that fewer hops answer, are left out.
+    """
     for fact in new_facts:
         middle = table.current(change.new, fact.relation)
-        before = table.current(change.old, fact.relation)
         if middle is None:
             continue
+        old_middle = table.current(change.old, fact.relation)
         for last in find_facts(table, middle):
-            # Also where o has several objects, so that the old answer is not certain.
+            # The answer must change by the edit, also where o has several objects, so that the old one is not certain.
             if table.current(middle, last.relation) in table.ends(change.old, fact.relation, last.relation):
                 continue
-            old_last = find_fact(table, before, last.relation) if before else None
-            old = old_last.names if old_last else ()
-            direct = {other.object for other in new_facts if other.relation == last.relation}
-            short = {subject, fact.thing, fact.object, *direct}
-            if not _have_same_name(last.names, old) and short.isdisjoint(last.names):
+            old: tuple[str, ...] = ()
+            if old_middle:
+                old_last = find_fact(table, old_middle, last.relation)
+                if old_last:
+                    old = old_last.names
+            nearer = {subject, fact.thing, fact.object}  # the things of the path, and what r'' is of o* itself
+            for other in new_facts:
+                if other.relation == last.relation:
+                    nearer.add(other.object)
+            if not _have_same_name(last.names, old) and nearer.isdisjoint(last.names):
                 hops = (change.relation, fact.relation, last.relation)
                 yield Proposal("three-hop", subject, hops, last.names, old, via=(fact.object,), knows=(fact, last))
 
 
 def _ask_aliases(table: FactTable, change: Change, subject: str, old_fact: AskedFact) -> Iterator[Proposal]:
-    """s by another name, for which the model knows the old fact too."""
+    """Yield the edited relation of s by another name, for which the model has to know the old fact too."""
     for alias in table.names(change.subject)[1:]:
         if len(normalised(alias)) > 1 and not _have_same_name((alias,), (subject,)):
             needed = (old_fact, AskedFact(change.relation, alias, old_fact.names))
@@ -151,21 +173,23 @@ def _ask_aliases(table: FactTable, change: Change, subject: str, old_fact: Asked
 
 
 def _ask_descriptions(table: FactTable, change: Change, subject: str, old_fact: AskedFact | None) -> Iterator[Proposal]:
-    """s as the only object of a relation of another thing, as in "the capital of Italy"."""
-    old = old_fact.names if old_fact else ()
+    """Yield the edited relation of s, named as the only object of a fact, as in "the capital of Italy"."""
+    old: tuple[str, ...] = ()
+    if old_fact:
+        old = old_fact.names
     for relation, thing in table.leads_to(change.subject):
         if relation not in table.words.asked or thing in (change.old, change.new):
             continue
         described = find_fact(table, thing, relation)
-        names_s = table.current(thing, relation) == change.subject  # and not the one that came after s
-        if described and names_s:
+        is_about_s = table.current(thing, relation) == change.subject  # and not about the one that came after s
+        if described and is_about_s:
             hops = (relation, change.relation)
             answers = table.names(change.new)
             yield Proposal("description", described.thing, hops, answers, old, (subject,), knows=(described,))
 
 
 def _ask_other_relations(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
-    """Facts about s whose object is neither o nor o*, and no object of a statement about these."""
+    """Yield facts about s whose object is neither o nor o*, and no object of a statement about these."""
     related = {change.old, change.new}
     for item in (change.old, change.new):
         related.update(*table.relations(item).values())
@@ -175,7 +199,7 @@ def _ask_other_relations(table: FactTable, change: Change, subject: str) -> Iter
 
 
 def _ask_about_object(kind: Kind, facts: Iterable[AskedFact], subject: str) -> Iterator[Proposal]:
-    """Facts about o or o* that do not lead back to s."""
+    """Yield facts about o or o* that do not lead back to s."""
     for fact in facts:
         if subject not in fact.names:
             yield Proposal(kind, fact.thing, (fact.relation,), fact.names, knows=(fact,))
@@ -192,7 +216,8 @@ def _ask_neighbours(table: FactTable, change: Change, subject: str, neighbours: 
 def _have_same_name(names: Iterable[str], other_names: Iterable[str]) -> bool:
     """Return whether some name is in both, apart from case, accents and articles."""
     spellings = {normalised(name) for name in names}
-    return not spellings.isdisjoint(map(normalised, other_names))
+    other_spellings = {normalised(name) for name in other_names}
+    return not spellings.isdisjoint(other_spellings)
 
 
 def select(proposals: Sequence[Proposal], usable: Iterable[Proposal], *, seed: int, name: str) -> list[Proposal]:

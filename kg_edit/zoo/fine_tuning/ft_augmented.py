@@ -363,10 +363,10 @@ class AugmentedRows:
         """Return the edit's prompt about other subjects, except those with which it is an edited prompt."""
         template = edit.prompt
         if template not in self._unedited_subjects:
-            texts = {subject: template.replace("{}", subject) for subject in self._subjects}
-            self._unedited_subjects[template] = [
-                subject for subject, text in texts.items() if text not in self._edited_texts
-            ]
+            self._unedited_subjects[template] = []
+            for subject in self._subjects:
+                if template.replace("{}", subject) not in self._edited_texts:
+                    self._unedited_subjects[template].append(subject)
         unedited = self._unedited_subjects[template]
         rows = list[TrainingRow]()
         for subject in draw.sample(unedited, min(self._config.subjects, len(unedited))):

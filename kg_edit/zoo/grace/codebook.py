@@ -275,16 +275,20 @@ def _find_superseded(keys: Tensor, points: Tensor, labels: Sequence[str], epsilo
     """
     if len(labels) < 2:
         return set()
-    # eps of the type in which each key was computed, [entries]: a sum of codebooks has the finer type
+    # The rounding unit of the type in which each key was computed, [entries]. A sum of codebooks has the finer type of
+    # both; a key that the coarser type holds exactly was computed in that one.
     eps = torch.full(keys.shape[:1], torch.finfo(keys.dtype).eps, device=keys.device)
     for coarser in (torch.float16, torch.bfloat16):
-        exact = (keys.to(coarser).to(keys.dtype) == keys).all(dim=-1)
-        eps = torch.where(exact, eps.clamp(min=torch.finfo(coarser).eps), eps)
-    own_tolerances = (_ROUNDING * eps * points.norm(dim=-1)).clamp(min=_SAME_KEY * epsilon)  # [entries]
-    tolerances = torch.maximum(own_tolerances[:, None], own_tolerances[None])  # [entries, entries]
-    # `cdist` is fast and inexact, but by far less than 1e-2 of a key's length. It finds the pairs to compare exactly.
-    distances = torch.cdist(points, points)
-    pairs = (distances <= tolerances + 1e-2 * points.norm(dim=-1)[:, None]).triu(1).nonzero().tolist()
+        is_exact = (keys.to(coarser).to(keys.dtype) == keys).all(dim=-1)  # [entries]
+        eps = torch.where(is_exact, eps.clamp(min=torch.finfo(coarser).eps), eps)
+    lengths = points.norm(dim=-1)  # [entries]
+    own_tolerances = (_ROUNDING * eps * lengths).clamp(min=_SAME_KEY * epsilon)  # [entries]
+    tolerances = torch.maximum(own_tolerances[:, None], own_tolerances[None])  # of each pair, [entries, entries]
+    # `cdist` is fast and inexact, but by far less than 1e-2 of a key's length. So it finds the pairs (earlier, later)
+    # that may have the same key; these are compared exactly below.
+    distances = torch.cdist(points, points)  # [entries, entries]
+    may_be_same = distances <= tolerances + 1e-2 * lengths[:, None]
+    pairs = may_be_same.triu(1).nonzero().tolist()
     superseded = set[int]()
     for first, second in pairs:
         is_same_key = (points[first] - points[second]).norm() <= tolerances[first, second]
