@@ -130,7 +130,7 @@ def rebase(
 def _make_method(context: RecomputeContext, number: int, patch: Patch) -> EditingMethod:
     """Return the method that made a step, on the new model."""
     try:
-        return context.method_anew(patch)
+        return context.make_unchecked_method(patch)
     except KgEditError as error:
         error.add_note(f"in step {number}, which can't be computed again; remove it from the ledger ({number}/*)")
         raise

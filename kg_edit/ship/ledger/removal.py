@@ -15,7 +15,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import networkx as nx
@@ -26,7 +25,7 @@ from torch import Tensor
 from kg_common.terminal import number_of
 from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
 from kg_edit.graphs.source import SubgraphSource, open_named
-from kg_edit.methods import EditingMethod, find_method
+from kg_edit.methods import EditingMethod, MethodConfig, find_method
 from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.average import AVERAGED
@@ -136,14 +135,14 @@ class RecomputeContext:
     model: LanguageModel | None = None
     graph: SubgraphSource | nx.DiGraph | None = None
 
-    def method(self, patch: Patch) -> EditingMethod:
+    def make_method(self, patch: Patch) -> EditingMethod:
         """Return the method that made ``patch``, with its settings, on the model that it was made on."""
         if self.model is not None:
             patch.check_model(self.model)
             _refuse_other_dtype(patch, self.model)
-        return self.method_anew(patch)
+        return self.make_unchecked_method(patch)
 
-    def method_anew(self, patch: Patch) -> EditingMethod:
+    def make_unchecked_method(self, patch: Patch) -> EditingMethod:
         """Return the method that made ``patch``, with its settings, on whatever model the context has."""
         recorded = recorded_method(patch)
         name = recorded["name"]
@@ -166,15 +165,20 @@ class RecomputeContext:
                     f"that they were made with; give graph=... (CLI:{graph_options or ' --graph'})"
                 )
             graph = open_named(EXTRACT)  # as where the edits were made
-        if "config" not in recorded:
-            raise PatchError(f"the patch does not record the settings of {name}; remove all of its edits together")
-        try:
-            config = method_class.config_class.model_validate(recorded["config"])
-        except ValidationError as error:
-            raise PatchError(
-                f"the settings recorded in the patch are not valid for {name} in this version: {error}"
-            ) from error
-        return method_class(self.model, config, graph=graph)
+        return method_class(self.model, _read_config(recorded, method_class), graph=graph)
+
+
+def _read_config(recorded: Record, method_class: type[EditingMethod]) -> MethodConfig:
+    """Return the settings that a patch records of its method."""
+    name = recorded["name"]
+    if "config" not in recorded:
+        raise PatchError(f"the patch does not record the settings of {name}; remove all of its edits together")
+    try:
+        return method_class.config_class.model_validate(recorded["config"])
+    except ValidationError as error:
+        raise PatchError(
+            f"the settings recorded in the patch are not valid for {name} in this version: {error}"
+        ) from error
 
 
 def _refuse_other_dtype(patch: Patch, model: LanguageModel) -> None:
@@ -244,7 +248,7 @@ def _remove_edits(patch: Patch, removed: AbstractSet[str], *, before: Patch, con
         return rest
     if not _can_be_solved_again(patch, removed):
         return recompute_patch(patch, removed, before=before, has_other_base=False, context=context)
-    method: Any = context.method(patch)
+    method: Any = context.make_method(patch)
     rest = method.without(patch, removed, before=before)
     check_same_method(patch, rest)
     return rest
@@ -261,7 +265,9 @@ def _can_be_solved_again(patch: Patch, removed: AbstractSet[str]) -> bool:
     if not find_method(recorded_method(patch)["name"]).separable:
         return False
     *earlier_batches, _ = batches(patch.edits, joint=True)
-    earlier_ids = {_read_id(record) for record in chain.from_iterable(earlier_batches)}
+    earlier_ids: set[str] = set()
+    for batch in earlier_batches:
+        earlier_ids.update(_read_id(record) for record in batch)
     return earlier_ids.isdisjoint(removed)
 
 
@@ -277,16 +283,17 @@ def recompute_patch(
         has_other_base: whether ``before`` is not what it was when ``patch`` was computed.
         context: the model and the graph.
     """
+    # The edits before the first removed one may stay as they are; those after it are made again on top of them.
     result: Patch | None = None
-    records = patch.edits
     if not has_other_base:
         result = _keep_part_before(patch, removed)
+    records = patch.edits
     if result is not None:
         records = records[len(result.edits) :]
     remaining = sum(_read_id(record) not in removed for record in records)
     if result is not None and not remaining:
         return result
-    method = context.method(patch)
+    method = context.make_method(patch)
     log.info("recomputing %s of %s", number_of(remaining, "edit"), method.name)
     for batch in batches(records, joint=method.joint):
         rest = [record for record in batch if _read_id(record) not in removed]
@@ -298,9 +305,10 @@ def recompute_patch(
         update = method.edit([edit_of(record) for record in rest], before=base, progress=True)
         check_same_method(patch, update)
         check_same_graph(rest, update.edits)
-        if result is not None:
-            update = result + update
-        result = update
+        if result is None:
+            result = update
+        else:
+            result = result + update
     if result is None:
         return method.empty_patch()
     return result
@@ -326,7 +334,9 @@ def _keep_part_before(patch: Patch, removed: AbstractSet[str]) -> WeightPatch | 
         kept_records.append(record)
     if not kept_records:
         return None
-    kept_columns = tuple(chain.from_iterable(edit_columns[: len(kept_records)]))
+    kept_columns: list[int] = []
+    for columns in edit_columns[: len(kept_records)]:
+        kept_columns += columns
     factors = {name: pair.columns(kept_columns) for name, pair in patch.factors.items()}
     state = {name: tensor[..., : len(kept_columns)].contiguous() for name, tensor in patch.state.items()}
     return WeightPatch(factors=factors, provenance={**patch.provenance, "edits": kept_records}, state=state)

@@ -86,7 +86,7 @@ class Eamet(Memit):
         earlier = self._changes[::-1]  # in the same order
 
         def penalty(change: Tensor, state: Tensor) -> Tensor:
-            return self.aligned(change, state, keys=keys, earlier=earlier)
+            return self.penalise_unlikeness(change, state, keys=keys, earlier=earlier)
 
         return penalty
 
@@ -95,7 +95,9 @@ class Eamet(Memit):
         self._changes.append(torch.stack([descent.change for descent in descents]))
         return super().split_written(states, descents)
 
-    def aligned(self, change: Tensor, state: Tensor, *, keys: Tensor, earlier: Sequence[Tensor] = ()) -> Tensor:
+    def penalise_unlikeness(
+        self, change: Tensor, state: Tensor, *, keys: Tensor, earlier: Sequence[Tensor] = ()
+    ) -> Tensor:
         """Return the penalty of each fact, [facts]; its gradient reaches only the fact's own change.
 
         Args:
@@ -105,20 +107,11 @@ class Eamet(Memit):
             earlier: r of the batch's facts that were found before, in the order of their keys.
         """
         config = self.config
-        facts = len(change)
         penalty = self.penalty(change, state)
         if len(keys) < 2:
             return penalty
-
-        # cos(k_i, k_j) and cos(r_i, r_j), [facts, all]; a fact is not compared with itself
-        itself = torch.eye(facts, len(keys), dtype=torch.bool, device=change.device)
-        k = normalize(keys, dim=1)
-        key_cosines = (k[:facts] @ k.T).masked_fill(itself, _FAR)
-        moved = change.detach().any(1, keepdim=True)  # a change of 0 has no direction, and an endless gradient of it
-        r = normalize(change.where(moved, change.detach()), dim=1)
-        found = [normalize(changes, dim=1) for changes in earlier]
-        others = torch.cat([r.detach(), *found])
-        change_cosines = (r @ others.T).masked_fill(itself, _FAR)
+        key_cosines = _compare_keys(keys, facts=len(change))  # [facts, all]
+        change_cosines = _compare_changes(change, earlier)  # [facts, all]
 
         # KL(P_k || P_r)
         log_p_k = (key_cosines / config.temperature).log_softmax(1)
@@ -126,7 +119,33 @@ class Eamet(Memit):
         divergence = (log_p_k.exp() * (log_p_k - log_p_r)).sum(1)  # [facts]
 
         # sum_j P_k(j) (cos(k_i, k_j) - cos(r_i, r_j))^2 over the nearest keys
-        near, at = key_cosines.topk(min(config.nearest, len(keys) - 1))  # [facts, nearest]
-        shares = (near / config.temperature).softmax(1)
-        errors = (near - change_cosines.gather(1, at)).square()
-        return penalty + config.align_kl * divergence + config.align_mse * (shares * errors).sum(1)
+        near_cosines, near = key_cosines.topk(min(config.nearest, len(keys) - 1))  # [facts, nearest] both
+        p_k = (near_cosines / config.temperature).softmax(1)
+        squared_errors = (near_cosines - change_cosines.gather(1, near)).square()
+        mean_error = (p_k * squared_errors).sum(1)  # [facts]
+        return penalty + config.align_kl * divergence + config.align_mse * mean_error
+
+
+def _compare_keys(keys: Tensor, *, facts: int) -> Tensor:
+    """Return cos(k_i, k_j) of the first ``facts`` of the keys [all, d_ff] with all keys: [facts, all]."""
+    k = normalize(keys, dim=1)
+    return _hide_diagonal(k[:facts] @ k.T)
+
+
+def _compare_changes(change: Tensor, earlier: Sequence[Tensor]) -> Tensor:
+    """Return cos(r_i, r_j) of the changes r [facts, d] with themselves and earlier ones: [facts, all].
+
+    The other change of a pair is a constant. So is a change of 0, which has no direction, and whose gradient would be
+    infinite.
+    """
+    has_moved = change.detach().any(1, keepdim=True)
+    r = normalize(change.where(has_moved, change.detach()), dim=1)
+    earlier_r = [normalize(changes, dim=1) for changes in earlier]
+    others = torch.cat([r.detach(), *earlier_r])  # [all, d]
+    return _hide_diagonal(r @ others.T)
+
+
+def _hide_diagonal(cosines: Tensor) -> Tensor:
+    """Return cosines [facts, all] with `_FAR` in the place of each fact's cosine with itself."""
+    itself = torch.eye(*cosines.shape, dtype=torch.bool, device=cosines.device)
+    return cosines.masked_fill(itself, _FAR)

@@ -24,7 +24,7 @@ def term(change: Tensor, *, earlier: Sequence[Tensor] = (), **settings: Any) -> 
     method = joint("eamet", tiny("llama"), weight_decay=0.0, temperature=0.5, **settings)
     assert isinstance(method, Eamet)
     keys = KEYS[: len(change) + sum(map(len, earlier))]
-    return method.aligned(change, torch.ones_like(change), keys=keys, earlier=earlier)
+    return method.penalise_unlikeness(change, torch.ones_like(change), keys=keys, earlier=earlier)
 
 
 def test_the_term_of_a_hand_computed_case() -> None:
@@ -82,13 +82,13 @@ def test_a_descent_aligns_the_changes_with_the_keys(memory: float) -> None:
 
 def test_others_are_aligned_with_an_ended_change_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first fact ends without a step, as its loss of 6.9 is below 7; Adam's steps for the others would move it."""
-    seen, aligned = list[Tensor](), Eamet.aligned
+    seen, aligned = list[Tensor](), Eamet.penalise_unlikeness
 
     def watched(self: Eamet, change: Tensor, state: Tensor, **options: Any) -> Tensor:
         seen.append(change.detach().clone())
         return aligned(self, change, state, **options)
 
-    monkeypatch.setattr(Eamet, "aligned", watched)
+    monkeypatch.setattr(Eamet, "penalise_unlikeness", watched)
     method = joint("eamet", tiny("llama"), steps=5, further_steps=0, stop_below=7.0)
     values = method.find_values([fact for edit in EDITS for fact in method.make_facts(edit)])
     assert [len(value.descent.losses) for value in values] == [1, 5, 5]
