@@ -104,8 +104,14 @@ def _characters(text: str, size: int) -> Counter[str]:
 
 
 def _common_sequence(words: list[str], others: list[str]) -> list[str]:
-    """Return the longest sequence of words that both lists have in this order."""
-    lengths = [[0] * (len(others) + 1)]  # [i][j]: of the longest one of the first i words and the first j others
+    """Return the longest sequence of words that both lists have in this order.
+
+    L[i][j], the length for the first i words and the first j others, is 0 where i or j is, and else:
+
+    L[i][j] = L[i-1][j-1] + 1                if word i and other j are equal
+    L[i][j] = max(L[i-1][j], L[i][j-1])      if not
+    """
+    lengths = [[0] * (len(others) + 1)]  # L, row by row
     for word in words:
         row = [0]
         before = lengths[-1]
@@ -115,7 +121,8 @@ def _common_sequence(words: list[str], others: list[str]) -> list[str]:
             else:
                 row.append(max(before[column + 1], row[column]))
         lengths.append(row)
-    # The sequence itself, from its end: both words belong to it if they are equal, else one of them is left out.
+    # The sequence itself, from its end: two equal words belong to it; else the word is left out without which the rest
+    # has the longer sequence.
     sequence = []
     first = len(words)
     second = len(others)
@@ -149,7 +156,7 @@ def _compare_texts(compare: Callable[[str, str], float]) -> ScoreQuery:
 
 
 def _overlap(group: str, compare: Callable[[str, str], float], formula: str) -> Metric:
-    """Words or characters that a generated text shares with its target."""
+    """Return the share of words or characters that a generated text has in common with its target."""
     ask = continue_query if group == PARTS else continue_paragraph
     return Metric(
         compute=over_queries(group, _compare_texts(compare)),
@@ -176,6 +183,7 @@ def _cosine(group: str) -> Metric:
 
 
 def _greedy(group: str, what: str) -> Metric:
+    """Return the share of questions whose greedy continuation has the answer in it."""
     return Metric(
         compute=over_queries(group, mentioned),
         formula=f"Share of {what} whose greedy continuation contains the answer as whole words.",
@@ -186,6 +194,7 @@ def _greedy(group: str, what: str) -> Metric:
 
 
 def _nll(group: str, after: str) -> Metric:
+    """Return the mean -log p of the tokens of an answer."""
     return Metric(
         compute=over_queries(group, nll),
         formula=f"-log p of the answer after {after}, mean over its tokens.",

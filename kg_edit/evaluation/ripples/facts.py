@@ -137,19 +137,31 @@ class FactTable:
         """Return the label, then up to three usable aliases; aliases that share a word with the label come first."""
         label = self._labels[item]
         words = set(label.casefold().split())
-        # Not usable are codes (de, the flag of Italy), long names, and names with an addition (London, England).
-        usable = []
-        for alias in self._aliases[item]:
-            letters = sum(map(str.isalpha, alias))
-            is_code = letters <= 3 and not (letters > 1 and alias.isupper())
-            if not is_code and len(alias) <= _NAME and not set("(),/:") & set(alias):
-                usable.append(alias)
-        likely = sorted(usable, key=lambda name: (words.isdisjoint(name.casefold().split()), len(name), name))
-        return tuple(dict.fromkeys([label, *likely]))[:_NAMES]
+
+        def rank(alias: str) -> tuple[bool, int, str]:
+            return words.isdisjoint(alias.casefold().split()), len(alias), alias
+
+        aliases = sorted(filter(_is_usable, self._aliases[item]), key=rank)
+        return tuple(dict.fromkeys([label, *aliases]))[:_NAMES]
 
     def mentions(self, items: Iterable[str]) -> Mapping[str, int]:
         """Return the number of statements with each item as object (up to 500), a measure of how well known it is."""
         return self.graph.facts.degrees(items)
+
+
+def _is_usable(alias: str) -> bool:
+    """Return whether an alias reads as a name in a question.
+
+    It does not if it is a code ("de", or the picture of a flag; "US" is a name), is long, or has an addition ("London,
+    England").
+    """
+    letters = 0
+    for character in alias:
+        letters += character.isalpha()
+    is_initials = letters > 1 and alias.isupper()
+    if letters <= 3 and not is_initials:
+        return False
+    return len(alias) <= _NAME and set("(),/:").isdisjoint(alias)
 
 
 def _is_item(iri: str) -> bool:

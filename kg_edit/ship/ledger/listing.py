@@ -207,9 +207,8 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
     """
     added: list[Addition] = []
     positions: dict[Path, int] = {}  # of the patch files in `added`
-    sequences: dict[
-        tuple[Path, str], dict[Path, int]
-    ] = {}  # by folder and name: the files of its steps, and their numbers
+    # Of each sequence, by its folder and name: the files of its steps, and their numbers
+    sequences: dict[tuple[Path, str], dict[Path, int]] = {}
     for path in sorted(paths, key=_rank_path):
         file = patch_file(path)
         if file is None and path.is_dir():

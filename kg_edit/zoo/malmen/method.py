@@ -70,9 +70,8 @@ class Malmen(Mend):
         # 2. and 3. The network's value differences D, and the ridge regression D^T (K K^T + ridge I)^-1 K
         change = self.compute_change(prompts, joint)
 
-        edit_norms = {
-            name: measure_edits(factors, prompts) for name, factors in change.items()
-        }  # [edits] of each weight
+        # Of each weight, the norms of the edits' own parts [edits]
+        edit_norms = {name: measure_edits(factors, prompts) for name, factors in change.items()}
         records: list[dict[str, Any]] = []
         for index, edit in enumerate(edits):
             norms = {name: round(norms_of_weight[index], 6) for name, norms_of_weight in edit_norms.items()}

@@ -101,9 +101,8 @@ class Mend(StatementMethod):
         assert isinstance(config, MendConfig)  # noqa: S101 - config_class
         folder = cls._find_folder(config)
         if folder:
-            cls.file_format.read_manifest(
-                folder / NETWORK, cls.manifest_class
-            )  # raises if the file is missing or damaged
+            # Raises if the file is missing or damaged
+            cls.file_format.read_manifest(folder / NETWORK, cls.manifest_class)
 
     @classmethod
     def _find_folder(cls, config: MendConfig) -> Path | None:

@@ -133,9 +133,10 @@ class Wise(AdapterMethod):
         contexts = [BARE]
         with keep_untouched(self.model):  # `provenance` may ask first, of a model in training mode
             for length in config.context_tokens:
+                # The first one is the bare one again.
                 _, *started = started_contexts(
                     self.model, starts=config.context_starts, tokens=length, seed=config.seed
-                )  # the first one is the bare one again
+                )
                 contexts += started
         return tuple(contexts)
 
