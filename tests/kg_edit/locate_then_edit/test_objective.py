@@ -28,7 +28,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
-from tests.kg_edit.tiny import FIRST, families, tiny
+from tests.kg_edit.tiny import KINDS_OF_FAMILY, families, tiny
 
 CONTEXTS = ("{}", "The quick brown fox. {}", "Where does it flow? I. {}")
 EDITS = (("{} plays for", "LeBron James", "Los Angeles Lakers"), ("In {}, the capital is", "France", "Rome"))
@@ -92,7 +92,7 @@ def assert_alike(fast: Objective, plain: Objective, at: Tensor, *, tolerance: fl
 
 
 @pytest.mark.parametrize("bos", keep_first([False, True]), ids=["no-bos", "bos"])
-@pytest.mark.parametrize("family", families((*FIRST, "bloom", "qwen3_5_text")))
+@pytest.mark.parametrize("family", families((*KINDS_OF_FAMILY, "bloom", "falcon-alibi", "qwen3_5_text")))
 def test_fast_forward_equals_plain(family: str, bos: bool) -> None:
     model = tiny(family, bos=bos)
     requests = [request(model, *edit) for edit in EDITS]
@@ -138,7 +138,7 @@ def test_value_is_the_modules_own_output(family: str) -> None:
         torch.testing.assert_close(computed, value, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", families(FIRST))
+@pytest.mark.parametrize("family", families())
 def test_shared_contexts_change_no_loss(family: str) -> None:
     """Rows of unlike length have padding between context and prompt, which a short window must not count."""
     model, contexts = tiny(family), ("{}", "The quick brown fox. {}", "Paris. {}")

@@ -71,8 +71,19 @@ def grid(
     return [pytest.param(n, v, marks=slow[v not in often and n not in few]) for v in values for n in names]
 
 
-# Every method on Llama, and one of each kind of patch on the other families
-ON_FAMILIES = grid(METHODS, KINDS_OF_FAMILY, few=("grace", "ike", "memit"))
+# Variants of another method: a setting or a term of the loss differs. They meet the matrix in `make test-all` alone.
+VARIANTS = (
+    *("adalora", "calinet", "defer", "eamet", "emmet", "ft-constrained", "ft-ewc", "ft-l", "ft-m", "ft-retrain"),
+    *("glame-gnn", "glame-mlp", "glame-random", "locft", "malmen", "melo", "memoe", "memory", "pmet", "r-rome"),
+    *("rledit", "rome-kg", "memit-kg", "definition", "memprompt"),
+)
+
+
+# Every day: all methods but the variants on Llama, and one of each kind of patch on the other families
+ON_FAMILIES = [
+    *grid([name for name in METHODS if name not in VARIANTS], KINDS_OF_FAMILY, few=("grace", "ike", "memit")),
+    *grid(VARIANTS, KINDS_OF_FAMILY, of_all=0, few=()),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
