@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -86,29 +85,18 @@ def check_language(code: str) -> str:
 
 def words_of(language: str) -> LanguageWords:
     """Return the words of a language; the English ones if it has no packaged words."""
-    by_language = _languages()
+    by_language = {row[0]: LanguageWords(*row) for row in packaged_rows("languages.tsv")}
     return by_language.get(language, by_language[ENGLISH])
 
 
 def forms_of(language: str) -> Mapping[str, RelationForms]:
     """Return the forms of each relation in a language, by property; {} if it has no packaged forms."""
-    return _forms().get(language, {})
-
-
-@cache
-def _languages() -> Mapping[str, LanguageWords]:
-    """Return the words of each language, by code."""
-    return {row[0]: LanguageWords(*row) for row in packaged_rows("languages.tsv")}
-
-
-@cache
-def _forms() -> Mapping[str, Mapping[str, RelationForms]]:
-    """Return the forms by language and property."""
-    by_language: dict[str, dict[str, RelationForms]] = {}
+    forms = {}
     for row in packaged_rows("relation_forms.tsv"):
-        forms = RelationForms(*row)
-        by_language.setdefault(forms.language, {})[forms.property_id] = forms
-    return by_language
+        in_row = RelationForms(*row)
+        if in_row.language == language:
+            forms[in_row.property_id] = in_row
+    return forms
 
 
 def packaged_rows(name: str) -> list[list[str]]:
@@ -132,7 +120,6 @@ def named_facts(language: str) -> tuple[tuple[str, str, str], ...]:
     return tuple((relation, names[subject], names[end]) for relation, subject, end in packaged_rows(_FACTS))
 
 
-@cache
 def names_in(language: str) -> Mapping[str, str]:
     """Return the packaged names of well-known things in one of `FORM_LANGUAGES`, by their Wikidata ids."""
     names = {}

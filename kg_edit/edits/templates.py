@@ -7,7 +7,7 @@ rows of such a language.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -16,7 +16,7 @@ from kg_common import rows as row_files
 from kg_common.errors import EditRowError
 from kg_edit.edits.edit import is_property_id
 from kg_edit.errors import ConfigError, EditFileError
-from kg_edit.languages import ENGLISH, check_language, forms_of, mixes_directions
+from kg_edit.languages import ENGLISH, FORM_LANGUAGES, check_language, forms_of, mixes_directions
 
 _PACKAGED = Path("data", "relation_templates.tsv")
 _NEAR = 0.84  # difflib's ratio: two swapped letters of ten still match, "father" and "mother" do not
@@ -68,6 +68,20 @@ class RelationTemplates:
         english = tables.pop(ENGLISH)
         return cls(english, tables)
 
+    @cached_property
+    def packaged(self) -> Mapping[str, dict[str, RelationTemplate]]:
+        """The packaged templates of other languages than English, by language and then under all their names."""
+        tables = {}
+        for language in FORM_LANGUAGES:
+            if language == ENGLISH:
+                continue
+            table = dict[str, RelationTemplate]()
+            for forms in forms_of(language).values():
+                row = RelationTemplate(forms.property_id, forms.noun, forms.template, language, forms.paraphrase)
+                table |= dict.fromkeys(row.names, row)
+            tables[language] = table
+        return tables
+
     def find(self, relation: str | None, language: str = ENGLISH) -> RelationTemplate | None:
         """Return the template of a relation in a language, or None.
 
@@ -75,7 +89,7 @@ class RelationTemplates:
         """
         table = self.by_name
         if language != ENGLISH:
-            table = _packaged(language) | dict(self.extra.get(language, {}))
+            table = self.packaged.get(language, {}) | dict(self.extra.get(language, {}))
         name = (relation or "").strip().casefold()
         row = table.get(name)
         if row is None and language != ENGLISH and name in self.by_name:
@@ -100,16 +114,6 @@ def utf8_text(file: Path) -> str:
         return row_files.utf8_text(file)
     except EditRowError as error:
         raise EditFileError(str(error)) from None
-
-
-@cache
-def _packaged(language: str) -> dict[str, RelationTemplate]:
-    """Return the packaged templates of a language other than English, each under all its names."""
-    table: dict[str, RelationTemplate] = {}
-    for forms in forms_of(language).values():
-        row = RelationTemplate(forms.property_id, forms.noun, forms.template, language, forms.paraphrase)
-        table |= dict.fromkeys(row.names, row)
-    return table
 
 
 def _read_table(file: Path, text: str, language: str) -> dict[str, dict[str, RelationTemplate]]:

@@ -23,6 +23,7 @@ KEPT = {
 }
 
 
+@pytest.mark.slow
 def test_edit_tells_what_else_changed(kg_edit: Run, edit: Run, place: Path, tiny_folder: Path) -> None:
     """By default; ``edit`` of the tests leaves it out."""
     (place / "edits.jsonl").write_bytes(rows(KEPT))

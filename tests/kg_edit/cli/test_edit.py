@@ -46,6 +46,7 @@ def test_output_folder_that_is_a_file_is_refused(edit: Run, place: Path) -> None
         refused(edit, *ROME, "--out", folder, message="file is a file; give --out a folder", out=place)
 
 
+@pytest.mark.slow
 def test_output_that_fails_late_is_one_message(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("cli.edit", "reports.edit_run", "storage.run_folder"):
         monkeypatch.setattr(
@@ -169,6 +170,7 @@ def test_failing_edit_is_named_and_the_others_are_saved(
     assert generate(kg_edit, tiny_folder, "--patch", "out/patch.partial.safetensors").code == 0
 
 
+@pytest.mark.slow
 def test_edit_that_is_too_large_is_refused(
     edit: Run, kg_edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def recorded(folder: Path) -> dict[str, dict[str, object]]:
     return {record["edit"]["id"]: dict(record) for record in records}
 
 
+@pytest.mark.slow
 def test_own_facts_are_edited_by_rome_without_a_graph(edit: Run, facts: Path) -> None:
     result = edit()
     assert result.code == 0, result.err

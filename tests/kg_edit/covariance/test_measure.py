@@ -118,7 +118,7 @@ def test_packing_leaves_little_padding() -> None:
     assert sum(batch.real.numel() for batch in padded) < 1.06 * tokens
 
 
-@pytest.mark.parametrize("killed_in", keep_first(range(4), keep=2))
+@pytest.mark.parametrize("killed_in", keep_first(range(4)))
 def test_killed_pass_resumes_to_the_same_files(killed_in: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of(tmp_path / "whole", 1, 2)
     feed = SelfCorpus.feed

@@ -58,6 +58,7 @@ def test_each_model_of_a_run_is_a_file_of_the_schema(run: Path, tmp_path: Path) 
     assert "method" not in logs["unedited"]["model_info"]["additional_details"]
 
 
+@pytest.mark.slow
 def test_command_writes_the_files_once(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def test_scoring_that_runs_out_of_memory_is_halved_then_recorded(
     assert failed["error"].startswith("ModelError: out of memory even for a batch of one: CUDA out of memory. Tried")
 
 
+@pytest.mark.slow
 def test_point_that_runs_out_of_memory_is_recorded(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ TEST = RetentionTest(
 )
 
 
+@pytest.mark.slow
 def test_rates_of_a_model_that_always_generates_one_name() -> None:
     """Paris before and Oslo after: one of three test prompts either way, and the one that was right is lost."""
     model = parrot("Paris", "Oslo")

@@ -222,6 +222,7 @@ def test_run_grows_by_records_that_bring_a_setting(
 
 
 @pytest.mark.parametrize(("first", "goes_on"), keep_first([(2, True), (1, False)], unpack=True))
+@pytest.mark.slow
 def test_run_of_sequences_grows_by_whole_ones(
     first: int, goes_on: bool, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -252,6 +253,7 @@ def test_kill_loses_no_more_than_the_records_that_are_edited_together(
     assert each.sizes == [FEWEST, 2]
 
 
+@pytest.mark.slow
 def test_progress_is_logged_while_a_group_is_edited(
     model: LanguageModel,
     edits: tuple[Edit, ...],
@@ -325,6 +327,7 @@ def test_progress_of_a_sequence_names_what_is_measured_while_it_is_scored(
     ]
 
 
+@pytest.mark.slow
 def test_patches_of_a_group_take_a_bounded_memory(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_edit_is_the_same_case_as_its_record(model: LanguageModel, edits: tuple[
     assert choices(BenchmarkRecord(id="x", edits=edits[:2]), pool, seed=0) == (*drawn, *choices(edits[1], pool, seed=0))
 
 
+@pytest.mark.slow
 def test_cases_with_patches_of_their_own_are_scored_as_each_in_turn(model: LanguageModel, tmp_path: Path) -> None:
     """One pass over records of every kind, each on its own edited model; one of them on the model as it is."""
     records = [read(name, tmp_path) for name in ROWS]

@@ -79,6 +79,7 @@ def assert_near(actual: Nll, expected: Nll) -> None:
         unpack=True,
     ),
 )
+@pytest.mark.slow
 def test_edited_scores_are_those_of_the_model_with_all_of_the_sequence(
     schedule: str, cuts: list[list[range]], model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -185,6 +186,7 @@ def test_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
             assert_near(record["sections"]["edited"]["nll"], section.nll)
 
 
+@pytest.mark.slow
 def test_model_broken_by_its_edits_counts_as_0(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     """The second edit is finite, and the model with it is not."""
     method = Overwhelming(model)

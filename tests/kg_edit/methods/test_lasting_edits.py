@@ -102,6 +102,7 @@ def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", keep_first(("memit", "rome", "emmet", "glame"), keep=1))
+@pytest.mark.slow
 def test_anchored_value_has_one_norm_for_every_edit(name: str) -> None:
     model = tiny("llama")
     method = value_method(name, model, anchor=50.0, remember=1.0)

@@ -337,7 +337,7 @@ MISHAPS = {
 }
 
 
-@pytest.mark.parametrize("name, mishap", grid(METHODS, list(MISHAPS), of_all=0))
+@pytest.mark.parametrize("name, mishap", grid(METHODS, list(MISHAPS), of_all=0, few=("glame", "ike")))
 def test_odd_edit_is_made_or_refused(name: str, mishap: str) -> None:
     """Which of both, with which error, and what it names: `refusals`."""
     model, edits = tiny("llama"), MISHAPS[mishap]
@@ -376,7 +376,7 @@ EMPTY: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name, empty", grid(METHODS, list(EMPTY), of_all=0))
+@pytest.mark.parametrize("name, empty", grid(METHODS, list(EMPTY), of_all=0, few=("glame", "ike")))
 def test_empty_subgraph_is_edited_or_refused(name: str, empty: str) -> None:
     """What asks for no graph does not mind; the others make do with the edit's edge, and without it say so."""
     model, chosen = tiny("llama"), find_method(name)

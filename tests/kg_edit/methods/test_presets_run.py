@@ -43,13 +43,12 @@ NARROW = {
     **{"max_position_embeddings": 128, "head_dim": 8},
 }
 RANK_ONE, JOINT = ("rome", "r-rome", "glame"), ("memit", "emmet", "alphaedit")
-DAILY = {("smollm2-135m", "glame")}  # the quickest
 
 
 def every(*methods: str) -> Any:
-    """The presets of ``methods``; all but a few are slow, as their models are deep and their steps many."""
+    """The presets of ``methods``; all are slow, as their models are deep and their steps many."""
     keys = [(model, key) for model, key in EVERY if key.partition(":")[0] in methods]
-    cases = [pytest.param(*key, marks=() if key in DAILY else pytest.mark.slow, id="-".join(key)) for key in keys]
+    cases = [pytest.param(*key, marks=pytest.mark.slow, id="-".join(key)) for key in keys]
     return pytest.mark.parametrize(("model", "key"), cases)
 
 

@@ -42,6 +42,7 @@ def test_methods_warn_of_the_line_break(name: str, smollm2: LanguageModel, caplo
     assert "the subject is the first token" in caplog.text
 
 
+@pytest.mark.slow
 def test_rows_requests_and_contexts_have_the_line_break(smollm2: LanguageModel) -> None:
     """What each family really runs: FT's row, GRACE's request, KN's prompts."""
     read = tuple(smollm2.tokenizer(LED)["input_ids"])

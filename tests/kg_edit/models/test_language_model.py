@@ -31,10 +31,10 @@ from kg_edit.models.sampling import continue_text, sample_contexts
 from kg_edit.planning.shape import shape_of
 from kg_edit.ship.export.merged_model import blank_model
 from tests.everyday import keep_first
-from tests.kg_edit.tiny import CONFIGS, families, tiny
+from tests.kg_edit.tiny import FIRST, families, tiny
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families(FIRST))
 def test_logits_equal_those_of_the_model(family: str) -> None:
     """Final norm, projections, softcap and head, from the last block's output on."""
     model = tiny(family)
@@ -58,6 +58,7 @@ def test_weight_name_is_that_of_the_state_dict(family: str) -> None:
     assert torch.equal(stored if stored.shape == weight.shape else stored.T, weight)
 
 
+@pytest.mark.slow
 def test_named_model_is_dequantised_once(smollm2: LanguageModel) -> None:
     assert len(smollm2.blocks) == 30
     assert smollm2.width == 576

@@ -209,7 +209,7 @@ def test_the_prompts_of_a_batch_are_held_as_far_as_the_memory_goes() -> None:
     assert held[10**4] == held[10**5] == pytest.approx(1e9, rel=0.15)  # the states of the rows come on top
 
 
-@pytest.mark.parametrize("edits", [1, 12, 48])
+@pytest.mark.parametrize("edits", keep_first([12, 1, 48]))
 def test_the_prompts_of_a_descent_take_the_bytes_that_are_planned(edits: int, tmp_path: Path) -> None:
     """All tensors that a descent keeps for its steps; the contexts' keys and values once, not for every edit."""
     model, config = tiny("llama"), MemitConfig()

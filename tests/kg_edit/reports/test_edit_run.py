@@ -114,6 +114,7 @@ def test_loss_of_every_step_is_saved_and_drawn(tmp_path: Path, caplog: pytest.Lo
 @pytest.mark.parametrize(
     "between", keep_first(["callbacks.LossLines.append_to", "patches.weight_patch.WeightPatch.save"])
 )
+@pytest.mark.slow
 def test_killed_run_loses_no_curve(between: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the files of an edit, and within a line of the losses."""
     run(tmp_path / "whole")
@@ -166,6 +167,7 @@ def test_patch_of_other_code_is_named(
 
 
 @pytest.mark.parametrize("cut", keep_first(["{", "", '{"edit": "1"}\n']))
+@pytest.mark.slow
 def test_missing_or_damaged_report_is_recomputed(cut: str, tmp_path: Path) -> None:
     rows = run(tmp_path, locality_check=True)
     files = {name: (tmp_path / name).read_bytes() for name in (RECORDS, LOCALITY, REPORT, PAGE)}
@@ -286,6 +288,7 @@ def test_damaged_partial_patch_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         run(tmp_path)
 
 
+@pytest.mark.slow
 def test_resumed_run_samples_contexts_from_the_unedited_model() -> None:
     """Contexts sampled with the first half's patch applied would be other contexts, and another patch."""
 

@@ -84,6 +84,7 @@ def test_no_prompts_give_no_texts() -> None:
     assert continuations(tiny("llama"), (), limits=()) == ()
 
 
+@pytest.mark.slow
 def test_text_depends_on_its_prompt_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "TOTAL_TOKENS", 40)
     model, state = tiny("llama"), torch.get_rng_state()

@@ -135,6 +135,7 @@ def test_roots(edits: Path, server: Server, tmp_path: Path) -> None:
     assert more["graph"]["roots"] == ["target_new", "subject"] and len(more["edges"]) > len(few["edges"])
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_cache_to_resume_from(edits: Path, server: Server, tmp_path: Path) -> None:
     stopped = threading.Event()
     server.fault = lambda handler, body: len(server.requests) > 1 and not stopped.wait(60)

@@ -122,6 +122,7 @@ def test_cache_gives_the_same_subgraphs_online_and_offline(
         assert len(loopback.requests) == sent
 
 
+@pytest.mark.slow
 def test_store_on_disk_gives_the_same_subgraphs(golden: list[str], folder: Path) -> None:
     first, second = open_source(f"oxigraph:{folder}"), open_source(f"oxigraph:{folder}")  # read-only: both at once
     assert hashes(first) == golden and first.provenance()["kind"] == "oxigraph"

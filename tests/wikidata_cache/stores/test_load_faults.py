@@ -60,7 +60,7 @@ ARRAY = "[\n" + ",\n".join(ENTITIES)
     "ending",
     keep_first(["", "\n", ",", ",\n", ",\n\n  \n", ',\n{"type":"it', ',\n{"id":"Q1","claims":{"P31":[]'], keep=2),
 )
-@pytest.mark.parametrize("squeeze", [bytes, gzip.compress, bz2.compress])
+@pytest.mark.parametrize("squeeze", keep_first([gzip.compress, bytes, bz2.compress]))
 @pytest.mark.parametrize("chunk", [100, 1 << 20])
 def test_unclosed_json_dump_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, squeeze: object, chunk: int
@@ -80,7 +80,7 @@ def test_unclosed_json_dump_is_cut_off(
 @pytest.mark.parametrize(
     "text", [ARRAY + "\n]", ARRAY + "\n]\n\n", ARRAY + ",\n]\r\n", "\n" + ARRAY + "\n]\n", ARRAY[2:]]
 )
-@pytest.mark.parametrize("chunk", [100, 1 << 20])
+@pytest.mark.parametrize("chunk", keep_first([100, 1 << 20]))
 def test_closed_json_dump_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, chunk: int) -> None:
     monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", chunk)
     assert load([written(tmp_path / "dump.json", text)], tmp_path / "wd").manifest.counts["labels"] == 40

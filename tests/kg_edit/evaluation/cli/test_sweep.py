@@ -199,6 +199,7 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", keep_first(GRIDS))
+@pytest.mark.slow
 def test_every_grid_can_be_drawn(name: str, tmp_path: Path) -> None:
     cells = [outcome(values, None if number == 1 else number / 9) for number, values in enumerate(GRIDS[name])]
     file = draw_sweep(cells, METRICS, tmp_path / "picture.svg")

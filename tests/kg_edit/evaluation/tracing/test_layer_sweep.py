@@ -250,6 +250,7 @@ def test_choose_layer_takes_no_further_steps() -> None:
     assert config.further_steps == 28 and set(seen) == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_choose_layer_ignores_edits_that_fail_everywhere() -> None:
     model = tiny("llama")
     sweep = choose_layer(planted(model, "2")[0], model, RomeConfig(), EDITS, progress=False)

@@ -47,6 +47,7 @@ def test_locate_resumes_a_killed_run(tmp_path: Path, cut: int, monkeypatch: pyte
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_locate_counts_failed_facts_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken, original = FACTS[1], module.trace
 
@@ -79,6 +80,7 @@ def test_locate_command_checks_the_folder_before_the_model(kg_edit: Run, monkeyp
     assert loaded == []
 
 
+@pytest.mark.slow
 def test_locate_without_any_answer_keeps_the_run_that_it_would_replace(
     kg_edit: Run, tiny_folder: Path, place: Path
 ) -> None:

@@ -162,6 +162,7 @@ def test_constrained_weights_outside_the_ball_only_move_back() -> None:
     assert (total.abs() <= far.abs() * (1 + 1e-5)).all() and (total.abs() < far.abs() * 0.9).any()
 
 
+@pytest.mark.slow
 def test_ewc_penalty_holds_back_the_weights_that_text_needs() -> None:
     model = tiny("llama")
     plain = delta(method("ft-m", model).edit([EDIT]))

@@ -146,6 +146,7 @@ def test_answers_of_a_records_probes_are_counted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", keep_first(reversed(MAKERS)))
+@pytest.mark.slow
 def test_several_edits_have_facts_of_their_own(name: str) -> None:
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
     patch = with_graph(model, remember=0.0).edit([LEBRON, FRANCE])

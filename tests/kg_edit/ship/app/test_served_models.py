@@ -129,6 +129,7 @@ def test_no_request_fails_while_patches_come_and_go(server: Served, tmp_path: Pa
     assert ask(server, "mine") == text_with(patch_of(3))
 
 
+@pytest.mark.slow
 def test_request_that_waits_is_answered_with_a_patch_that_is_unloaded_meanwhile(tmp_path: Path) -> None:
     desk = workshop(None)
     desk.models.load("mine", str(patch_of(2).save(tmp_path / "p.safetensors")))

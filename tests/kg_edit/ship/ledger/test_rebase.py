@@ -83,6 +83,7 @@ def test_what_the_model_does_not_know_is_computed_again(tmp_path: Path) -> None:
     assert same_weights(model, clean)
 
 
+@pytest.mark.slow
 def test_second_rebase_has_both_histories(tmp_path: Path) -> None:
     rebase.rebase(made_ledger(tmp_path / "a").now, next_release(), tmp_path / "b", force=True)
     back = rebase.rebase(read_listing(tmp_path / "b"), tiny("llama"), tmp_path / "c", force=True)
@@ -95,6 +96,7 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("saves", keep_first([2, 1, 3]))
+@pytest.mark.slow
 def test_interrupted_rebase_continues_after_its_last_edit(
     saves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +120,7 @@ def test_interrupted_rebase_continues_after_its_last_edit(
     assert {path.name for path in tmp_path.iterdir()} == {"old", "whole", "new"}
 
 
+@pytest.mark.slow
 def test_other_state_of_the_ledger_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = made_ledger(tmp_path / "old")
 

@@ -147,6 +147,7 @@ def test_remove_retrains_a_network_with_warm_start(tmp_path: Path) -> None:
     assert same(ledger.patch, warm().edit([EDIT, last]))
 
 
+@pytest.mark.slow
 def test_remove_restores_a_fact_withheld_by_memprompt(tmp_path: Path) -> None:
     """MemPrompt withholds the second edit, which the model predicts after the first; without the first it is needed."""
     model = tiny("llama")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.everyday import keep_first
 from tests.kg_edit.command_line import Result, Run, cache, content, kg_edit, place, tiny_folder
 from tests.kg_edit.ship.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.ship.ledger.ledgers import edits_of
@@ -90,7 +91,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", keep_first(FAULTS, keep=4))
 def test_server_has_what_it_had_after_a_fault(push: Run, place: Path, server: StandIn, fault: str) -> None:
     server.fault = (fault, 1)
     result = push(server, "--as", "edited")

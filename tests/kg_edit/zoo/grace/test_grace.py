@@ -48,6 +48,7 @@ def test_grace_predicts_targets_and_leaves_other_text(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", keep_first(["llama", "falcon"]))
+@pytest.mark.slow
 def test_recorded_loss_is_the_scored_loss(family: str) -> None:
     model, edit = tiny(family), EDITS[1]
     patch, pair = grace(model, layer=1).edit([edit]), Pair(edit.text, edit.target_new)
@@ -56,6 +57,7 @@ def test_recorded_loss_is_the_scored_loss(family: str) -> None:
 
 
 @pytest.mark.parametrize("name", keep_first(["ft-m", "mend", "memoe", "t-patcher", "memoir", "calinet"]))
+@pytest.mark.slow
 def test_later_method_is_trained_with_the_codebook(name: str) -> None:
     """The loss that it starts from, with a target of several tokens, is the one that the edited model scores."""
     model = tiny("llama")
@@ -69,6 +71,7 @@ def test_later_method_is_trained_with_the_codebook(name: str) -> None:
     assert record["nll_before" if name == "mend" else "loss_before"] == pytest.approx(scored.nll, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_rome_below_a_codebook_in_the_last_block() -> None:
     """The codebook counts the tokens of its block, so that block's MLP may not run on fewer of them."""
     model = tiny("llama")
@@ -115,6 +118,7 @@ def test_later_of_contradictory_edits_is_active_until_removed() -> None:
         assert (predicts(model, EDITS[0]), predicts(model, other)) == (True, False)
 
 
+@pytest.mark.slow
 def test_repeated_edit_adds_no_key() -> None:
     model = tiny("llama")
     patch = grace(model).edit([EDITS[0], EDITS[0].model_copy(update={"id": "again"})])
@@ -133,6 +137,7 @@ def test_cold_start_has_a_seed() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_key_within_a_longer_prompt_is_met_with_every_token_only() -> None:
     model, longer = tiny("llama"), f"{EDITS[0].text} the team of"
     clean = logits(model, longer)

@@ -73,6 +73,7 @@ def test_encodings_differ_by_edit_and_not_by_batch() -> None:
     torch.testing.assert_close(alone, first, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_the_network_edits(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, steps=12, validate_every=4)
     totals = [validation.total for validation in manifest.validations]

@@ -96,6 +96,7 @@ def test_training_lowers_the_loss_and_edits_succeed(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["malmen", pytest.param("rledit", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_killed_training_resumes_to_the_same_bytes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest_of(name, tmp_path / "whole")
     original, calls = sequence_losses, []

@@ -80,6 +80,7 @@ def test_wide_cluster_reaches_other_prompts() -> None:
     assert torch.equal(changed[:-1], clean[:-1]) and not torch.allclose(changed[-1], clean[-1], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_key_within_a_longer_prompt_is_met_with_every_token_only() -> None:
     model, longer = tiny("llama"), f"{EDITS[0].text} the team of"
     clean = logits(model, longer)

@@ -63,6 +63,7 @@ def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "part" / CHECKPOINT).exists() and not (tmp_path / "part" / STATES).exists()
 
 
+@pytest.mark.slow
 def test_stored_states_give_the_losses_of_the_whole_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six steps draw each prompt twice, so the states are stored; one step does not, so they are not."""
     stored = manifest_of(tmp_path / "stored")
@@ -85,6 +86,7 @@ def test_validations_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert f"on held-out examples after {message}" in caplog.messages
 
 
+@pytest.mark.slow
 def test_finished_training_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = manifest_of(tmp_path)
     monkeypatch.setattr(training, "losses_after", None)
@@ -104,6 +106,7 @@ def test_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     assert hooks_of(model) == 0 and torch.equal(torch.get_rng_state(), random)
 
 
+@pytest.mark.slow
 def test_training_stops_by_patience_and_writes_the_best(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, steps=40, learning_rate=0.3, rate_learning_rate=0.3, patience=2, validate_every=1)
     totals = [validation.total for validation in manifest.validations]
@@ -183,6 +186,7 @@ def test_prompts_longer_than_the_positions_are_left_out(caplog: pytest.LogCaptur
     assert "1 edits are left out" in caplog.text and "longer than the model's positions" in caplog.text
 
 
+@pytest.mark.slow
 def test_training_that_diverges_late_ends_with_the_best_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

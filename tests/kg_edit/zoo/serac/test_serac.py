@@ -130,6 +130,7 @@ def test_held_out_edits_count_equally(tmp_path: Path) -> None:
         assert (5 * v.inside) % 1 == pytest.approx(0, abs=1e-5) or (5 * v.inside) % 1 == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_training_learns_and_edits(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, steps=12, validate_every=4)
     first, *_, last = manifest.validations
