@@ -166,11 +166,17 @@ def _convert_julian(year: int, month: int, day: int) -> tuple[int, int, int]:
 
     The formulas are those of https://en.wikipedia.org/wiki/Julian_day (Richards). Years begin in March there.
     """
+    # The Julian day of a date of the Julian calendar. Five months from March on have 153 days, and four years 1461.
     is_late = (14 - month) // 12  # 1 in January and February, which belong to the year before
+    months = month + 12 * is_late - 3  # since March
     years = year + 4800 - is_late
-    number = day + (153 * (month + 12 * is_late - 3) + 2) // 5 + 365 * years + years // 4 - 32083
-    quarters = 4 * (number + 1401 + (4 * number + 274277) // 146097 * 3 // 4 - 38) + 3
-    fifths = 5 * (quarters % 1461 // 4) + 2
+    julian_day = day + (153 * months + 2) // 5 + 365 * years + years // 4 - 32083
+
+    # The date of a Julian day in the Gregorian calendar, which leaves out three leap days in 400 years (146097 days).
+    left_out = (4 * julian_day + 274277) // 146097 * 3 // 4 - 38
+    quarters = 4 * (julian_day + 1401 + left_out) + 3  # of days
+    day_of_year = quarters % 1461 // 4  # 0 is 1 March
+    fifths = 5 * day_of_year + 2  # of days
     day = fifths % 153 // 5 + 1
     month = (fifths // 153 + 2) % 12 + 1
     year = quarters // 1461 - 4716 + (14 - month) // 12
@@ -200,8 +206,9 @@ def words(value: str, label: Callable[[str], str | None]) -> str | None:
 
 
 def _describe_date(year: int, month: int, day: int, precision: int) -> str:
+    """Return a date in words, to its precision: "5 March 1953", "March 1953", "1950s", "20th century"."""
     era = ""
-    if year < 1:
+    if year < 1:  # the year 0 is 1 BCE
         era = " BCE"
         year = 1 - year
     if precision == _CENTURY:

@@ -304,7 +304,7 @@ _FORM = ("num_fewshot", "description", "target_delimiter", "fewshot_delimiter", 
 
 
 def _hash_task(task: Any, limit: int | None) -> str:
-    """SHA-256 of a task: its documents with texts, targets and choices, and the form in which they are asked."""
+    """Return the SHA-256 of a task: of its documents with texts, targets and choices, and of how they are asked."""
     parts = [task.doc_to_text, task.doc_to_target]
     if task.OUTPUT_TYPE == "multiple_choice":
         parts.append(task.doc_to_choice)

@@ -161,7 +161,7 @@ class CurvePlan:
 
 
 def _spread(records: int, *, most: int = CURVE_RECORDS) -> tuple[int, ...]:
-    """At most ``most`` indices below ``records``, evenly spread, beginning with 0."""
+    """Return at most ``most`` indices below ``records``, evenly spread, beginning with 0."""
     count = min(records, most)
     return tuple(index * records // count for index in range(count))
 

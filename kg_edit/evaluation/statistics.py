@@ -89,7 +89,7 @@ def _add_derived(means: Table, names: Sequence[str], sizes: Mapping[str, int]) -
 
 
 def _make_table(rows: Sequence[RecordScores], names: Sequence[str]) -> Table:
-    """Scores [records, metrics]; NaN where a record lacks a metric."""
+    """Return the scores [records, metrics]; NaN where a record lacks a metric."""
     values = []
     for row in rows:
         values.append([row.get(name) for name in names])
@@ -136,7 +136,10 @@ def harmonic_mean(parts: NDArray[Any]) -> Table:
 
 
 def _average_columns(values: Table, drawn: NDArray[Any]) -> Table:
-    """Means [resamples, metrics] of values [records, metrics]; ``drawn`` [resamples, records] weighs the records."""
+    """Return means [resamples, metrics] of values [records, metrics], weighted by ``drawn`` [resamples, records].
+
+    mean_rm = sum_i drawn_ri v_im / sum_i drawn_ri,   i: the records with a value v_im
+    """
     present = ~np.isnan(values)
     summed = drawn @ np.where(present, values, 0.0)
     counted = drawn @ present

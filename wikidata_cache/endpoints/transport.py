@@ -84,6 +84,7 @@ class Transport:
         return result
 
     def _exchange(self, query: str) -> Reply:
+        """Send a query once, and return the reply, also one with an error's status."""
         start = time.monotonic()
         try:
             response: HTTPResponse = open_url(self._request(query), self.timeout)
@@ -106,6 +107,7 @@ class Transport:
         return Reply(response.status, response.reason, headers, body, complete, elapsed)
 
     def _request(self, query: str) -> Request:
+        """Return the request of a query: in the address (GET), or in its body if it is long or so set (POST)."""
         from SPARQLWrapper import GET, JSON, POST, SPARQLWrapper  # imported here, since only endpoints need it
 
         wrapper = SPARQLWrapper(self.url, returnFormat=JSON, agent=self.agent)

@@ -103,6 +103,7 @@ def open_graph_file(path: Path) -> Iterator[CountingReader]:
 
 
 def _read_tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
+    """Yield the statements of a TSV file, one a line; blank lines and a header are skipped."""
     is_first = True  # no statement was read yet
     encoding = "utf-8-sig"  # a file may begin with a byte order mark
     for number, row in enumerate(reader, start=1):

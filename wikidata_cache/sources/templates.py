@@ -127,6 +127,7 @@ def _write_out_query(ids: Sequence[str]) -> str:
 
 
 def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+    """Return the statements (relation, target) of each id, and the labels and types of all targets."""
     statements: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
         if "o" in row:
@@ -424,6 +425,7 @@ def _write_values_query(ids: Sequence[str]) -> str:
 
 
 def _read_values(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+    """Return the literals (relation, value) of each id, such as dates with their precision."""
     # A graph of truthy statements has only literals. Where statements are stored too, they state precision and unit.
     datatypes: dict[_StatedLiteral, str] = {}
     stated: dict[_StatedLiteral, set[str | None]] = defaultdict(set)

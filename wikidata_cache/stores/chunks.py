@@ -201,6 +201,7 @@ def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batc
 
 
 def _make_batch(kept: list[bytes], chunk: Chunk) -> Batch:
+    """Return what is stored of a chunk, of which the lines ``kept`` are wanted."""
     import numpy as np  # takes a tenth of a second; sources import this module too
 
     texts = [line + b"\n" for line in kept if b'"' in line]

@@ -70,6 +70,7 @@ def kgtk_rows(header: bytes, bad: BadLineHandler, *, languages: Languages | None
     value_column = names.index("node2")
 
     def convert(cells: list[str]) -> Iterable[bytes]:
+        """Return the line of N-Triples that says the same as a row; none for a row that is not wanted."""
         if len(cells) != len(names):
             raise ValueError(f"found {len(cells)} cells; expected {len(names)}, as in the header")
         entity = cells[subject_column]

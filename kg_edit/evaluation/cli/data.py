@@ -213,7 +213,7 @@ def _count_table(title: str, counts: Mapping[str, int]) -> Table:
 
 
 def _explain_no_question(benchmark: Mapping[str, Any], table: FactTable) -> str:
-    """Why no question could be made: the graph has no facts about the new objects, or the model knows none."""
+    """Return why no question could be made: the graph has no facts about the new objects, or the model knows none."""
     from kg_edit.evaluation.ripples.questions import find_facts
 
     unknown = []  # the o* without a fact

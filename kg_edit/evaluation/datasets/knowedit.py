@@ -147,6 +147,7 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
 
 
 def _parse_fact(raw: RawRecord, name: str) -> BenchmarkRecord:
+    """Return the record of a row that edits a fact, with the probes of its categories of questions."""
     row = check_fields(FactRow, raw)
     rephrase = row.rephrase_prompt or row.rephrase
     old_answers = list_answers(row.ground_truth)

@@ -125,7 +125,7 @@ def find_label_faults(records: Sequence[BenchmarkRecord], labels: LabelSource) -
 
 
 def _list_entities(edit: Edit) -> tuple[tuple[str, str], ...]:
-    """(id, name) of each entity of an edit that has both."""
+    """Return (id, name) of each entity of an edit that has both."""
     pairs = (
         (edit.subject_id, edit.subject),
         (edit.target_new_id, edit.target_new),

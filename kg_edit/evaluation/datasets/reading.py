@@ -107,6 +107,7 @@ def _read_json_lines(path: Path, text: str) -> list[object]:
 
 
 def _read_hub(name: str) -> list[object]:
+    """Return the rows of a data set of a hub; ``name`` is NAME[:CONFIG[:SPLIT]]."""
     try:
         from datasets import load_dataset
     except ImportError as error:

@@ -77,6 +77,7 @@ def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> Benchma
 
 
 def _parse_easyedit(row: EasyEditRow, name: str) -> BenchmarkRecord:
+    """Return the record of a row in EasyEdit's form."""
     old, remarks = old_target(row.target_new, row.ground_truth or None)
     edit = build_rephrased_edit(
         name,
@@ -93,6 +94,7 @@ def _parse_easyedit(row: EasyEditRow, name: str) -> BenchmarkRecord:
 
 
 def _parse_published(row: ZsreRow, name: str, *, towards: Towards) -> BenchmarkRecord:
+    """Return the record of a row in the MEND/ROME form: its own target, and the probes that fit this target."""
     parts = find_template(row.src, row.subject, field="src")
     new = row.answers[0]
     old = None

@@ -102,7 +102,7 @@ def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> C
 
 
 def _own_text(model: LanguageModel) -> Callable[..., Any]:
-    """`generate` of ``model`` with its own head, but without its own generation settings."""
+    """Return `generate` of ``model`` with its own head, but without its own generation settings."""
 
     def generate(*inputs: Any, **options: Any) -> Any:
         with plain_generation(model):

@@ -154,7 +154,10 @@ def _find_peak(mean: Table, spread: Table, *, facts: int) -> Peak:
 
 
 def _average_effects(values: Table, weights: Table) -> Table:
-    """Weighted means [resamples, roles, layers] of [facts, roles, layers], over the facts that have the role."""
+    """Return weighted means [resamples, roles, layers] of [facts, roles, layers], over facts that have the role.
+
+    mean_rnl = sum_f w_rf v_fnl / sum_f w_rf,   f: the facts with a value v_fnl
+    """
     present = ~np.isnan(values)
     summed = np.einsum("rf,fnl->rnl", weights, np.where(present, values, 0.0))
     counted = np.einsum("rf,fnl->rnl", weights, present.astype(float))

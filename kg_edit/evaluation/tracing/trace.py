@@ -175,7 +175,7 @@ def _restore_each(
     layers: int,
     note: Callable[[str], object] | None,
 ) -> Grid:
-    """P(answer), [tokens][layers], with the clean state of one token restored around one layer."""
+    """Return P(answer) [tokens][layers], with the clean state of one token restored around one layer."""
     # A token before the subject is not corrupted, so restoring it changes nothing, and it is not run.
     first = subject_tokens(prompt).start
     entries = [[token] for token in range(first, len(prompt.ids))]

@@ -61,7 +61,7 @@ class LoopPatch(PromptPatch):
         return rule
 
     def prompt_transform(self, text: str, *, examples: int | None = None) -> str:
-        """Always raises: the loop needs a model, see `transform_for`."""
+        """Raise an error: the loop needs a model, see `transform_for`."""
         raise PatchError("this patch asks the model subquestions, so it needs the model; use patch.applied(model)")
 
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:

@@ -219,7 +219,7 @@ def neuron_loss(keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor, c
         return keys.sum()  # 0, with a gradient
 
     def mean_of_hardest(values: Tensor) -> Tensor:
-        """S: the mean of the largest exp(values [tokens, n])."""
+        """Return S, the mean of the largest exp(values [tokens, n])."""
         count = min(config.hardest, values.numel())
         return values.clamp(max=_EXP).flatten().topk(count).values.exp().mean()
 

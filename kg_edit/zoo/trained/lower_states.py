@@ -49,9 +49,9 @@ class LowerStates:
 
     @contextmanager
     def replayed(self, rows: Sequence[Row], length: int) -> Iterator[None]:
-        """A forward pass of ``rows``, left-padded to ``length``, starts at block ``first``, with the stored states.
+        """Within the ``with`` block, a pass of ``rows``, left-padded to ``length``, starts at block ``first``.
 
-        Rows that are not stored are run as usual.
+        Its inputs there are the stored states. Rows that are not stored are run as usual.
         """
         if not all(row in self.starts for row in rows):
             yield
