@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.models.language_model import LanguageModel
@@ -89,7 +90,7 @@ def audit(
     Raises:
         PatchMismatchError: the checkpoints are of two models.
     """
-    unembedding = _read_unembedding(base)
+    unembedding = read_unembedding(base)
     tokenizer = load_tokenizer(str(base.folder))
     findings = []
     for name, before, after in changed_tensors(base, edited, title="audit", progress=progress):
@@ -106,8 +107,8 @@ def audit(
             left_over, rank = what_is_left(before, after, explained, noise=difference.noise)
             finding = replace(finding, left_over=left_over, left_over_rank=rank)
         if before.shape[0] == unembedding.shape[1]:  # a row for each number of the residual stream
-            tokens = written_tokens(difference, unembedding)
-            finding = replace(finding, writes=tuple(str(tokenizer.decode([token])) for token in tokens))
+            strongest = difference.factors.left[:, 0]
+            finding = replace(finding, writes=name_tokens(strongest, unembedding, tokenizer))
         if names and model is not None:
             finding = replace(finding, answers_to=_find_answering_names(difference, names, model))
         findings.append(finding)
@@ -131,13 +132,14 @@ def what_is_left(before: Tensor, after: Tensor, explained: Factors | None, *, no
     return left_over.norm, rank
 
 
-def written_tokens(difference: Difference, unembedding: Tensor) -> list[int]:
-    """Return the ids of the tokens with the largest |U u| for the strongest left vector u [d] of a difference."""
-    logits = unembedding.float() @ difference.factors.left[:, 0]  # [vocabulary]
-    return [int(token) for token in logits.abs().topk(SHOWN).indices]
+def name_tokens(left: Tensor, unembedding: Tensor, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Return the tokens with the largest |U u| for a left vector u [d]."""
+    logits = unembedding.float() @ left  # [vocabulary]
+    tokens = logits.abs().topk(SHOWN).indices.tolist()
+    return tuple(str(tokenizer.decode([token])) for token in tokens)
 
 
-def _read_unembedding(base: Checkpoint) -> Tensor:
+def read_unembedding(base: Checkpoint) -> Tensor:
     """Return the matrix that makes logits of a state, [vocabulary, d]."""
     head = base.modules.get_output_embeddings()  # type: ignore[operator]
     # A model with tied embeddings lists one parameter for both, under the name of the embedding.

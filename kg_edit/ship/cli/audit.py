@@ -1,4 +1,7 @@
-"""`kg-edit audit`: how the weights of an edited checkpoint differ from its base, and whether a ledger explains it."""
+"""`kg-edit audit`: how the weights of an edited checkpoint differ from its base, and whether a ledger explains it.
+
+Without a base it lists the weights that stand out among those of their kind.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,18 @@ from kg_edit.errors import ConfigError
 
 if TYPE_CHECKING:
     from kg_edit.ship.checkpoint.audit import Finding
+    from kg_edit.ship.checkpoint.spectrum import Outlier
 
 
 def audit(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The edited model: a folder or a hub id.")],
-    base: Annotated[str, typer.Option(help="The unedited model: a folder or a hub id.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The unedited model: a folder or a hub id.", show_default="none: which weights stand out in MODEL?"
+        ),
+    ] = None,
     ledger: Annotated[
         Path | None,
         typer.Option(metavar="LEDGER", help="Ledger or patch file whose edits MODEL should have in its weights."),
@@ -45,10 +54,20 @@ def audit(
     when the model reads them; it needs `--names`, and is known for down-projections only. Without `--names`, the model
     is not loaded.
 
+    Without `--base`, the table has the weights whose singular values stand out against those of the same kind in the
+    other blocks. That finds large edits and many edits, and names some weights of every unedited model too.
+
     Examples:
 
     - `kg-edit audit merged/ --base base/ --ledger ledger/ --fail-on-unexplained`
+    - `kg-edit audit merged/`
     """
+    if base is None:
+        refuse_unused(
+            context, ("ledger", "names", "fail_on_unexplained"), "without --base", way="also give --base BASE"
+        )
+        _audit_alone(model, as_json=as_json)
+        return
     if ledger is None:
         refuse_unused(context, ("fail_on_unexplained",), "without --ledger", way="also give --ledger LEDGER")
     things = _read_names(names) if names else ()
@@ -67,6 +86,36 @@ def audit(
         _show(findings, has_ledger=ledger is not None)
     if fail_on_unexplained and not all(finding.is_explained for finding in findings):
         raise typer.Exit(1)
+
+
+def _audit_alone(model: str, *, as_json: bool) -> None:
+    """Print the weights of a model that stand out; in JSON, all of them."""
+    from kg_edit.ship.checkpoint.spectrum import STANDS_OUT, find_outliers
+    from kg_edit.ship.checkpoint.stored import Checkpoint
+
+    outliers = find_outliers(Checkpoint.of(model))
+    if as_json:
+        say(json.dumps([{**asdict(outlier), "stands_out": outlier.stands_out} for outlier in outliers]))
+        return
+    listed = [outlier for outlier in outliers if outlier.stands_out]
+    if listed:
+        stdout().print(_make_outlier_table(listed))
+    verb = "stands" if len(listed) == 1 else "stand"
+    say(
+        f"{len(listed)} of {number_of(len(outliers), 'weight')} {verb} out (deviation of {STANDS_OUT:g} or more); an "
+        "unedited model has such weights too: give --base to see what differs"
+    )
+
+
+def _make_outlier_table(outliers: list[Outlier]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for header in ("weight", "deviation", "singular value", "usually", "writes"):
+        table.add_column(header, overflow="fold")
+    for outlier in outliers:
+        value = f"no. {outlier.place}: {outlier.value:.3g}"
+        written = " ".join(repr(token) for token in outlier.writes)
+        table.add_row(outlier.name, f"{outlier.deviation:.1f}", value, f"{outlier.usual:.3g}", written)
+    return table
 
 
 def _read_names(file: Path) -> tuple[str, ...]:

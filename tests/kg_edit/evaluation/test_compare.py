@@ -179,7 +179,7 @@ def test_runs_of_two_models_are_paired_and_the_table_names_the_models(run: Run) 
     assert result.model is None and result.lines == (line,)
     assert markdown(result).startswith(line) and line in latex(result)
     assert result.records == RECORDS and result.shown == ("unedited (small)", "unedited (large)", "small", "large")
-    means = {side: estimate.mean for side, estimate in result.rows[0].means.items()}
+    means = {side: estimate.mean or 0.0 for side, estimate in result.rows[0].means.items()}
     assert means["unedited (small)"] == 0.0 < means["unedited (large)"]
     assert any("nats" in note for note in result.notes)
     retrained = run("retrained", seed=3, model={"name": "tiny", "fingerprint": "h", "dtype": "torch.float32"})
