@@ -141,11 +141,11 @@ def audit_alone(checkpoint: Checkpoint, changed: set[str]) -> dict[str, float]:
     return found
 
 
-def list_merges(sizes: Sequence[int], draws: Sequence[int]) -> Iterator[Merge]:
+def list_merges(methods: Sequence[str], sizes: Sequence[int], draws: Sequence[int]) -> Iterator[Merge]:
     """Yield all merges, the small ones first."""
     for size, count in zip(sizes, draws, strict=True):
         for draw in range(count):
-            for method in METHODS:
+            for method in methods:
                 yield Merge(method, size, draw)
 
 
@@ -183,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--data", type=Path, required=True, help="a file of CounterFactPlus")
     parser.add_argument("--graph", default="extract", help="a graph for glame; %(default)s by default")
+    parser.add_argument("--methods", default=",".join(METHODS), help="%(default)s by default")
     parser.add_argument("--sizes", default="1,10", help="numbers of edits in a merge; %(default)s by default")
     parser.add_argument("--draws", default="5,2", help="merges of each size; %(default)s by default")
     parser.add_argument("--unedited", nargs="*", default=[], help="further models to audit unedited")
@@ -210,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     study = Study(options.model, edits, options.graph, options.out.parent)
     sizes = [int(size) for size in options.sizes.split(",")]
     draws = [int(count) for count in options.draws.split(",")]
-    for merge in list_merges(sizes, draws):
+    for merge in list_merges(options.methods.split(","), sizes, draws):
         if merge.name not in done:
             note(merge.name, study.measure(merge))
     write_results(done, options)

@@ -1,0 +1,49 @@
+"""`audit.py` merges edits on disk and audits the merges."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT
+from tests.kg_edit.tiny import save_larger
+from tests.pages import ROOT
+from tests.pipelines.scripts import STUDIES, Script
+
+
+@pytest.mark.slow
+def test_audits_of_own_merges(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run twice: the second run computes nothing, and writes the same."""
+    rewrite = COUNTERFACT["requested_rewrite"]
+    rows = []
+    for number in range(28):
+        named = {**rewrite, "subject": f"LeBron James {number}"}
+        rows.append({**COUNTERFACT, "case_id": number, "requested_rewrite": named})
+    (tmp_path / "dev.json").write_text(json.dumps(rows))
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    save_larger(tmp_path / "larger")
+    monkeypatch.syspath_prepend(STUDIES)
+    options = ("--methods", "rome,ft", "--sizes", "1,2", "--draws", "1,1", "--out", "out/audit.jsonl")
+    command = ("audit", "--data", "dev.json", "--model", tmp_path / "larger", *options, "--results", "results")
+    assert script(*command) == 0
+    lines = (tmp_path / "out" / "audit.jsonl").read_text()
+    assert lines.count("\n") == 1 + 2 * 2
+    with (tmp_path / "results" / "methods.csv").open(newline="") as file:
+        found = {
+            (row["method"], row["settings"], row["metric"]): row["mean"]
+            for row in csv.DictReader(file)
+            if row["table"] == "audit" and row["model"] != "SmolLM2-135M"
+        }
+    for method in ("rome", "ft"):
+        for settings in ("1 edit", "2 edits"):
+            assert found[method, settings, "found with the base"] == "1.00"
+            assert found[method, settings, "explained by the patch"] == "1.00"
+            assert found[method, settings, "others found with the base"] == "0.00"
+    table = (tmp_path / "results" / "methods.csv").read_text()
+    assert script(*command) == 0
+    assert (tmp_path / "out" / "audit.jsonl").read_text() == lines
+    assert (tmp_path / "results" / "methods.csv").read_text() == table
