@@ -224,16 +224,19 @@ class FastLoss:
                     self._make_passes()
                 return work()
             except (RuntimeError, MemoryError) as error:
-                tried = list(passes(self._rows, self._limit))
-                if not is_memory_error(error) or all(len(rows) == 1 for rows in tried):
+                has_single_rows = all(len(rows) == 1 for rows in passes(self._rows, self._limit))
+                if not is_memory_error(error) or has_single_rows:
                     raise
-            # After the handler, as the error keeps the tensors of the failed pass.
-            self._passes = []
-            self._run_step = self._make_step_runner()
-            # The largest pass may have less than the limit, and a long row alone may have more.
-            largest = max(padded_tokens(rows) for rows in tried)
-            tokens = min(self._limit.tokens, largest)
-            self._limit = replace(self._limit, tokens=tokens / 2)
+            self._halve_passes()  # after the handler, as the error keeps the tensors of the failed pass
+
+    def _halve_passes(self) -> None:
+        """Give up the passes; the next ones have at most half as many tokens as the largest of these."""
+        self._passes = []
+        self._run_step = self._make_step_runner()
+        # The largest pass may have less than the limit, and a long row alone may have more.
+        largest = max(padded_tokens(rows) for rows in passes(self._rows, self._limit))
+        tokens = min(self._limit.tokens, largest)
+        self._limit = replace(self._limit, tokens=tokens / 2)
 
     def _make_passes(self) -> None:
         """Divide the rows into passes within the limit, and run each without a change."""

@@ -56,15 +56,11 @@ class SharedContexts:
         The whole rows are computed if a row begins with no context, or if `mask_decides` is false. If the rows are many
         for few contexts, as with many edits, the contexts' keys and values are not stored for each row.
         """
-        if not self._prefix.layers:
+        numbers = self._find_contexts(rows)
+        if numbers is None:
             return run_prefix(model, rows)
-        numbers = list[int]()  # of each row: which context it begins with
         tails = list[Sequence[int]]()  # the tokens after the context
-        for row in rows:
-            number = longest_start(self._ids, row)
-            if number is None:
-                return run_prefix(model, rows)
-            numbers.append(number)
+        for row, number in zip(rows, numbers, strict=True):
             tails.append(row[len(self._ids[number]) :])
         # The length of the rows, with the padding between the context and a row's own tokens.
         shared = self._prefix.mask.shape[-1]
@@ -73,13 +69,25 @@ class SharedContexts:
             return run_prefix(model, rows)
         index = torch.tensor(numbers, device=model.device)
         prefix = run_prefix(model, tails, after=self._prefix.rows(index))
-        if len(numbers) < 2 * len(set(numbers)):
+        if len(numbers) < 2 * len(set(numbers)):  # fewer than two rows for a context
             return prefix
         # Keep only the rows' own keys and values; those of the contexts are looked up in ``contexts``.
         own_layers = []
-        for keys, values in prefix.layers:
+        for keys, values in prefix.layers:  # [rows, heads, width, head size] both
             own_layers.append((keys[..., shared:, :].clone(), values[..., shared:, :].clone()))
         return replace(prefix, layers=tuple(own_layers), contexts=(self._prefix, index))
+
+    def _find_contexts(self, rows: Sequence[Sequence[int]]) -> list[int] | None:
+        """Return the number of the context with which each row begins; None if a row begins with none of them."""
+        if not self._prefix.layers:
+            return None
+        numbers = list[int]()
+        for row in rows:
+            number = longest_start(self._ids, row)
+            if number is None:
+                return None
+            numbers.append(number)
+        return numbers
 
     def find_start(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
         """Find the longest context with which a row begins, leaving at least one token of the row.

@@ -134,6 +134,7 @@ class Ascending:
         for number, batch in enumerate(self._batches):
             record = self._records.get(number)
             if record is not None:
+                # From the stored input of block ``_at`` to that of block ``layer``, which is stored now; then on
                 self._inputs[number] = record.run(self._inputs[number], first=self._at, stop=layer)
                 yield record.run(self._inputs[number], first=layer, stop=last + 1)
                 continue

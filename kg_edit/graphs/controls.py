@@ -12,7 +12,7 @@ A `Control` asks another source, the right one, for an edit's subgraph, and retu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -115,23 +115,20 @@ class ShuffledObjects(Control):
         """Return the subgraph with other objects in o*'s statements."""
         root = target_of(graph)
         shuffled = keep_edit_alone(graph)
-        statements = sorted(
-            _statements(graph, incoming=False), key=lambda statement: (str(statement.key), statement.end)
-        )
+        statements = _statements(graph, incoming=False)
+        statements.sort(key=lambda statement: (str(statement.key), statement.end))
         excluded = {statement.end for statement in statements} | set(shuffled)  # no statement gets one of these
         for statement in statements:
-            key = str(statement.key)
+            relation = str(statement.key)
             candidates = dict[str, str]()  # {node: label}
-            for node, label in self._find_candidates(key, edit, options).items():
-                if node not in excluded and not shuffled.has_edge(root, node, key):
+            for node, label in self._find_candidates(relation, edit, options).items():
+                if node not in excluded and not shuffled.has_edge(root, node, relation):
                     candidates[node] = label
-            if not candidates:
-                continue
-            by_hash = {hash_of(options.seed, edit.target_new, key, statement.end, node): node for node in candidates}
-            drawn = by_hash[min(by_hash)]
-            hop = graph.nodes[statement.end].get("hop", 2)
-            shuffled.add_node(drawn, label=candidates[drawn], hop=hop)
-            shuffled.add_edge(root, drawn, key=key, **statement.data)
+            if candidates:
+                drawn = _draw(candidates, statement, edit, options.seed)
+                hop = graph.nodes[statement.end].get("hop", 2)
+                shuffled.add_node(drawn, label=candidates[drawn], hop=hop)
+                shuffled.add_edge(root, drawn, key=relation, **statement.data)
         return shuffled
 
     def _find_candidates(self, key: str, edit: Edit, options: SubgraphOptions) -> dict[str, str]:
@@ -325,6 +322,15 @@ class Statement(NamedTuple):
         if self.leaves:
             return target, self.end, self.key
         return self.end, target, self.key
+
+
+def _draw(candidates: Iterable[str], statement: Statement, edit: Edit, seed: int) -> str:
+    """Draw the node that a statement of o* gets as its object: the one with the smallest hash."""
+
+    def hash_for(node: str) -> bytes:
+        return hash_of(seed, edit.target_new, str(statement.key), statement.end, node)
+
+    return min(candidates, key=hash_for)
 
 
 def _statements(graph: nx.MultiDiGraph, *, incoming: bool) -> list[Statement]:

@@ -130,29 +130,29 @@ def _read_table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, 
     """Yield (head, relation, tail) of the rows of a CSV or TSV file; blank lines and the header are left out."""
     lines = _decode(reader, path)
     start = _read_start(lines)
-    separator = _find_separator(start[-1] if start else "", usual=_SEPARATORS[_kind(path)])
+    first_line = ""
+    if start:
+        first_line = start[-1]
+    separator = _find_separator(first_line, usual=_SEPARATORS[_kind(path)])
     rows = table_rows(chain(start, lines), separator)  # so the line numbers count from the file's first line
 
-    columns = [0, 1, 2]  # of head, relation and tail
-    width = len(columns)
-    is_first = True
+    columns: Sequence[int] | None = None  # of head, relation and tail; None before the first row
+    width = 3  # cells of a row
     for line_number, cells in rows:
         where = f"{path}, line {line_number}"
         if isinstance(cells, RowFault):
             raise GraphError(f"{where}: {cells.message}")
-        if is_first:
-            is_first = False
-            header = _find_columns(cells)
-            if header is not None:
-                columns = header
+        if columns is None:
+            columns = _find_columns(cells)
+            if columns is not None:  # the first row is a header
                 width = len(cells)
                 continue
+            columns = (0, 1, 2)
         _check_cells(cells, width, where)
-        statement = [cells[column] for column in columns]
-        for field, text in zip(_COLUMNS, statement, strict=True):
+        head, relation, tail = [cells[column] for column in columns]
+        for field, text in (("head", head), ("relation", relation), ("tail", tail)):
             if not text:
                 raise GraphError(f"{where}, field {field}: is empty; {_FORM}; give it, or remove the line")
-        head, relation, tail = statement
         yield head, relation, tail
 
 

@@ -137,18 +137,25 @@ class PrivateGraph:
         if target != subject:  # as in "The album {} is by", of Weezer by Weezer
             subgraph.add_node(target, label=self._labels[target], role="target_new", hop=1)
         subgraph.add_edge(subject, target, key="edit", label=edit.relation_text, role="edit")
-        frontier = [target]  # the nodes that were reached at the last hop
+        nodes = [target]  # those that were reached at the last hop
         for hop in range(2, options.hops + 1):
-            reached: list[str] = []
-            for node in frontier:
+            new_nodes = list[str]()
+            for node in nodes:
                 statements = self._new_statements(node, edit, subject)
-                for _, relation, end in bottom_m(statements, options.per_node, seed=options.seed):
-                    if end not in subgraph:
-                        subgraph.add_node(end, label=self._labels[end], role="neighbour", hop=hop)
-                        reached.append(end)
-                    subgraph.add_edge(node, end, key=relation, label=relation, role="statement")
-            frontier = reached
+                sampled = bottom_m(statements, options.per_node, seed=options.seed)
+                new_nodes += self._add_statements(subgraph, sampled, hop)
+            nodes = new_nodes
         return subgraph
+
+    def _add_statements(self, subgraph: nx.MultiDiGraph, statements: Iterable[Statement], hop: int) -> list[str]:
+        """Add statements to a subgraph, and return the nodes that it did not have; they are ``hop`` hops from s."""
+        new_nodes = list[str]()
+        for node, relation, end in statements:
+            if end not in subgraph:
+                subgraph.add_node(end, label=self._labels[end], role="neighbour", hop=hop)
+                new_nodes.append(end)
+            subgraph.add_edge(node, end, key=relation, label=relation, role="statement")
+        return new_nodes
 
     def _new_statements(self, node: str, edit: Edit, subject: str) -> list[Statement]:
         """Return the statements of a node that hold after the edit; those that lead back to s are left out."""

@@ -205,31 +205,31 @@ def descend(loss: Objective, delta: Delta, stops: Stops) -> list[Descent]:
     progress = _Progress(len(loss.value), keeps_lowest=delta.keeps_lowest)
     last = stops.steps + stops.further_steps - 1
     for step in range(last + 1):
-        # The losses, and d loss_i / d delta_i, [edits, d]. The optimiser also moves changes that have ended; EAMET's
-        # penalty needs them as they will be written.
-        change = delta.change()
-        now = progress.put_found(change)
-        losses, gradient = loss.gradient(now, margin=_margin_at(step, stops))
+        # The losses, and d loss_i / d delta_i, [edits, d]. The optimiser also moves the changes of edits that have
+        # ended; EAMET's penalty needs them as they will be written.
+        trained = delta.change()
+        changes = progress.put_final(trained)
+        losses, gradient = loss.gradient(changes, margin=_margin_at(step, stops))
         numbers = losses.numbers()  # the one wait for the device
-        progress.add(now, numbers)
+        progress.add(changes, numbers)
         _report(step, progress)
 
         ended = [edit for edit in progress.running if step == last or _is_done(edit, numbers, stops)]
-        progress.end(ended, now)
+        progress.end(ended, changes)
         progress.notes.update(zip(ended, delta.describe(ended), strict=True))
         if delta.keeps_lowest and ended:
             settled = delta.settle()
             if settled is not None:
-                _end_without_noise(loss, settled, now, ended, progress)
+                _end_without_noise(loss, settled, changes, ended, progress)
             _restore_lowest(ended, progress, stops.stop_below)
         if not progress.running:
             break
-        loss.drop(progress.found.keys())
+        loss.drop(progress.final.keys())
 
         # Chain rule: from delta to its parameters; then a step, and the clamp.
-        change.backward(gradient)
+        trained.backward(gradient)
         delta.learn()
-    return progress.descents()
+    return progress.results()
 
 
 class _Progress:
@@ -239,7 +239,7 @@ class _Progress:
         running: the edits that have not ended.
         history: the losses of each edit's evaluations so far.
         lowest: if ``keeps_lowest``, each edit's change of its lowest loss, and that loss.
-        found: the final changes [d] of the edits that have ended.
+        final: the final changes [d] of the edits that have ended.
         notes: what the record says of these changes.
     """
 
@@ -248,15 +248,15 @@ class _Progress:
         self.running = list(range(edits))
         self.history: list[list[_Losses]] = [[] for _ in range(edits)]
         self.lowest: dict[int, tuple[Tensor, _Losses]] = {}
-        self.found: dict[int, Tensor] = {}
+        self.final: dict[int, Tensor] = {}
         self.notes: dict[int, dict[str, Any]] = {}
 
-    def put_found(self, change: Tensor) -> Tensor:
+    def put_final(self, trained: Tensor) -> Tensor:
         """Return a copy of the changes [edits, d], with the final ones of the edits that have ended."""
-        now = change.detach().clone()
-        for edit, found in self.found.items():
-            now[edit] = found
-        return now
+        changes = trained.detach().clone()
+        for edit, final in self.final.items():
+            changes[edit] = final
+        return changes
 
     def add(self, changes: Tensor, numbers: dict[str, list[float]]) -> None:
         """Add an evaluation: the losses of the running edits under ``changes`` [edits, d]."""
@@ -265,20 +265,24 @@ class _Progress:
             self.history[edit].append(losses)
             if not self._keeps_lowest:
                 continue
-            if edit not in self.lowest or losses[0] < self.lowest[edit][1][0]:
+            total, _, _ = losses
+            lowest_total = math.inf
+            if edit in self.lowest:
+                _, (lowest_total, _, _) = self.lowest[edit]
+            if edit not in self.lowest or total < lowest_total:
                 self.lowest[edit] = (changes[edit], losses)
 
     def end(self, ended: list[int], changes: Tensor) -> None:
         """Let the edits in ``ended`` end with their ``changes`` [edits, d]."""
         for edit in ended:
-            self.found[edit] = changes[edit]
-        self.running = [edit for edit in self.running if edit not in self.found]
+            self.final[edit] = changes[edit]
+        self.running = [edit for edit in self.running if edit not in self.final]
 
-    def descents(self) -> list[Descent]:
+    def results(self) -> list[Descent]:
         """Return the results, when all edits have ended."""
         results = []
         for edit, losses in enumerate(self.history):
-            results.append(Descent(change=self.found[edit], losses=tuple(losses), notes=self.notes[edit]))
+            results.append(Descent(change=self.final[edit], losses=tuple(losses), notes=self.notes[edit]))
         return results
 
 
@@ -316,17 +320,19 @@ def _report(step: int, progress: _Progress) -> None:
     report_losses(step, totals, descents=len(progress.history), terms=terms)
 
 
-def _end_without_noise(loss: Objective, settled: Tensor, now: Tensor, ended: list[int], progress: _Progress) -> None:
+def _end_without_noise(
+    loss: Objective, settled: Tensor, changes: Tensor, ended: list[int], progress: _Progress
+) -> None:
     """Let the edits that ``ended`` end with their changes without noise, ``settled`` [edits, d].
 
-    As in GLAME's public program, these are evaluated once more; the other edits stay at ``now`` [edits, d].
+    As in GLAME's public program, these are evaluated once more; the other edits stay at ``changes`` [edits, d].
     """
-    quiet = now.clone()
-    quiet[ended] = settled[ended]
+    without_noise = changes.clone()
+    without_noise[ended] = settled[ended]
     with torch.no_grad():
-        numbers = loss(quiet).numbers()
+        numbers = loss(without_noise).numbers()
     for edit in ended:
-        progress.found[edit] = settled[edit]
+        progress.final[edit] = settled[edit]
         progress.history[edit].append(_losses_of(edit, numbers))
 
 
@@ -337,7 +343,7 @@ def _restore_lowest(ended: list[int], progress: _Progress, stop_below: float) ->
         best_change, best = progress.lowest[edit]
         is_good = reached < stop_below or reached <= best[0] + _WORSE  # false for NaN
         if not is_good:
-            progress.found[edit] = best_change
+            progress.final[edit] = best_change
             progress.history[edit].append(best)
 
 
@@ -351,8 +357,8 @@ def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:
         return model
     # `deepcopy` takes from its memo, by id, what is copied already: so it does not copy the weights in their own dtype.
     memo = dict(_cast(model.model))
-    rough = deepcopy(model.model, memo)
-    return replace(model, model=rough.eval().requires_grad_(False))
+    cast_copy = deepcopy(model.model, memo)
+    return replace(model, model=cast_copy.eval().requires_grad_(False))
 
 
 def _cast(module: nn.Module) -> Iterator[tuple[int, Tensor]]:

@@ -113,6 +113,7 @@ class SubjectStates:
             watch(self._model.down_projection(layer), note_key),
             watch(self._model.down_projection(self._last), note_value),
         ):
+            # `outputs` runs one pass after the other; ``seen`` has what the hooks noted in the latest one
             for group, output in zip(self._groups, self._runs.outputs(layer, last=self._last), strict=True):
                 state = output if self._site == "block" else seen["value"]
                 keys |= dict(zip(group, _last_token(seen["key"], len(group)), strict=True))
@@ -166,12 +167,14 @@ class OtherTokens:
         def note(key: Tensor, _: Tensor) -> None:
             seen["key"] = key
 
-        with watch(self._model.down_projection(layer), note):
+        with watch(down, note):
+            # `outputs` runs one pass after the other; ``seen`` has the keys of the latest one
             for group, _ in zip(self._passes, self._runs.outputs(layer), strict=True):
-                keys = _without_subjects(seen["key"], list(chain.from_iterable(group)))
-                for rows in group:
-                    others = others.plus(torch.cat(keys[: len(rows)]))
-                    keys = keys[len(rows) :]
+                keys = _without_subjects(seen["key"], list(chain.from_iterable(group)))  # of each row
+                first = 0
+                for rows in group:  # the rows of one request, which count as one
+                    others = others.plus(torch.cat(keys[first : first + len(rows)]))
+                    first += len(rows)
         return others
 
 

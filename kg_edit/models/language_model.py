@@ -106,13 +106,7 @@ class LanguageModel:
         """
         name = str(name)
         target = pick_device(device)
-        torch_dtype = pick_dtype(dtype, target)  # a wrong one is refused before a GGUF file is dequantised
-        placement: dict[str, Any] = {"dtype": torch_dtype, "device_map": device_map}
-        is_packed = str(dtype) in QUANTISED
-        if is_packed:
-            from kg_edit.models.quantised import quantised_options
-
-            placement = quantised_options(str(dtype), torch_dtype, target)
+        placement = _choose_placement(dtype, target, device_map)  # a wrong dtype is refused before a file is read
         path = resolve_model(name)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         if cached_only(path, revision):
@@ -120,9 +114,7 @@ class LanguageModel:
         try:
             config = AutoConfig.from_pretrained(path, **options)
             chosen = spec or find_spec(config)
-            stored = stored_names(Path(path))
-            if stored:
-                check_blocks(getattr(config.get_text_config(), "num_hidden_layers", 0), stored)
+            _check_stored_blocks(path, config)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             with _without_bars(path):
                 model = load_whole(path, placement | options)
@@ -134,7 +126,7 @@ class LanguageModel:
             raise ModelError(_why_not_loaded(error, name, path)) from error
         _use_quick_kernels(model)
         loaded = cls.wrap(model, tokenizer, name=name, spec=chosen)
-        if is_packed:
+        if str(dtype) in QUANTISED:  # the fingerprint is that of the weights before they were packed
             from kg_edit.models.quantised import stored_fingerprint
 
             digest = stored_fingerprint(path, config, local="local_files_only" in options)
@@ -434,6 +426,25 @@ class LanguageModel:
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
         return logits
+
+
+def _choose_placement(
+    dtype: str | torch.dtype, target: torch.device, device_map: str | dict[str, int | str] | None
+) -> dict[str, Any]:
+    """Return the options of transformers that say in which type and on which devices a model is loaded."""
+    torch_dtype = pick_dtype(dtype, target)
+    if str(dtype) in QUANTISED:
+        from kg_edit.models.quantised import quantised_options
+
+        return quantised_options(str(dtype), torch_dtype, target)
+    return {"dtype": torch_dtype, "device_map": device_map}
+
+
+def _check_stored_blocks(path: str, config: PreTrainedConfig) -> None:
+    """Check that a folder has the weights of as many blocks as its config says."""
+    stored = stored_names(Path(path))
+    if stored:
+        check_blocks(getattr(config.get_text_config(), "num_hidden_layers", 0), stored)
 
 
 def _why_not_loaded(error: Exception, name: str, path: str) -> str:

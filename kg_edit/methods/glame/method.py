@@ -279,8 +279,9 @@ class GraphValue(nn.Module, Delta):
         parameters = dict(self.named_parameters())
 
         def compute(*tensors: Tensor) -> Tensor:
-            z: Tensor = functional_call(self, dict(zip(parameters, tensors, strict=True)), ())
-            return z
+            by_name = dict(zip(parameters, tensors, strict=True))
+            change: Tensor = functional_call(self, by_name, ())  # `forward` with these parameters
+            return change
 
         return self._repeated(compute, *parameters.values())
 

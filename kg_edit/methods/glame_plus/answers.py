@@ -19,11 +19,12 @@ update would treat the end of the prompt as the end of a question.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
@@ -139,34 +140,52 @@ def write_answers(
     Returns:
         The update, or None if no question can be encoded with its target.
     """
-    # The questions about the subject, each with its answer; a fact whose question can't be encoded is left out.
-    questions = dict[ComposedFact, Question]()
-    groups = list[tuple[Prompt, ...]]()  # the rows of each fact, one for each wording
-    for fact in dict.fromkeys(facts):
-        question = question_of(fact, shown=options.shown)
-        encoded = question.about(model, subject)
-        if encoded:
-            questions[fact] = question
-            groups.append(encoded)
+    # The questions about the subject, each with its answer, and after them the edit's own prompt, like one more fact
+    questions = _encode_questions(model, facts, subject, shown=options.shown)
     if not questions:
         return None
-    groups.append(tuple(_edit_last_token(row) for row in find_rewrites(subject)))  # the edit's prompt: the last "fact"
-    rows_of_s = chain.from_iterable(groups)
-    starts = cache.starts.find_contexts(model, [row.ids[: row.subject_first] for row in rows_of_s])
+    groups = [question.rows for question in questions]
+    groups.append(tuple(_edit_last_token(row) for row in find_rewrites(subject)))
+    rows_about_subject = chain.from_iterable(groups)
+    starts = cache.starts.find_contexts(model, [row.ids[: row.subject_first] for row in rows_about_subject])
 
     # The same questions about other things: only their keys are needed.
-    about_others = _ask_about(model, others, list(questions.values()), find_rewrites)
+    about_others = _ask_about(model, others, [question.question for question in questions], find_rewrites)
     keys_of_others = cache.keys(model, about_others, layer, starts)  # [d_ff, n]
 
     # V and K: the values of the facts by gradient descent, on the edited model, and their keys
     with edit_patch.applied_on_top(model):
         rows = AnswerRows(model, layer, groups, starts)
-        values, losses = answer_values(rows, options)
-    right = directions(rows.keys[rows.predicts].T, keys_of_others, covariance, options)
-    left = values[rows.predicts].T.contiguous()
-    written = tuple(questions)
-    nll = tuple((losses[index][0], losses[index][-1]) for index in range(len(written)))  # not of the edit's own prompt
-    return WrittenAnswers(factors=Factors(left=left, right=right), facts=written, nll=nll)
+        values, losses = find_answer_values(rows, options)  # [facts, n, d]
+    left = values[rows.predicts].T.contiguous()  # V [d, values]
+    right = directions(rows.keys[rows.predicts].T, keys_of_others, covariance, options)  # [d_ff, values]
+    nll = [(losses[index][0], losses[index][-1]) for index in range(len(questions))]  # without the edit's own prompt
+    return WrittenAnswers(
+        factors=Factors(left=left, right=right),
+        facts=tuple(question.fact for question in questions),
+        nll=tuple(nll),
+    )
+
+
+class _EncodedQuestion(NamedTuple):
+    """A fact, its question, and the question's rows about the edit's subject, one for each wording."""
+
+    fact: ComposedFact
+    question: Question
+    rows: tuple[Prompt, ...]
+
+
+def _encode_questions(
+    model: LanguageModel, facts: Sequence[ComposedFact], subject: str, *, shown: int
+) -> list[_EncodedQuestion]:
+    """Return the questions of the facts, each once; a fact whose question can't be encoded is left out."""
+    questions = []
+    for fact in dict.fromkeys(facts):
+        question = question_of(fact, shown=shown)
+        rows = question.about(model, subject)
+        if rows:
+            questions.append(_EncodedQuestion(fact, question, rows))
+    return questions
 
 
 def _ask_about(
@@ -250,20 +269,21 @@ class AnswerRows:
 
     def select(self, facts: Sequence[int]) -> FactReads:
         """Return the reads of ``facts`` (indices), for `nll`; this waits for the device."""
-        rows, positions = self._reads
-        rows_here = rows.cpu()
-        index = torch.full((len(self.predicts),), -1)  # of each fact in ``facts``; -1: it is not there
-        index[list(facts)] = torch.arange(len(facts))
-        fact = index[self._fact.cpu()[rows_here]]  # [all reads]
-        chosen = fact >= 0
+        rows, positions = self._reads  # [all reads] each
+        rows_on_cpu = rows.cpu()
+        # The place of each fact in ``facts``, [all facts]; -1 of one that is not in it
+        places = torch.full((len(self.predicts),), -1)
+        places[list(facts)] = torch.arange(len(facts))
+        place_of_read = places[self._fact.cpu()[rows_on_cpu]]  # [all reads]
+        is_selected = place_of_read >= 0
         device = self._fact.device
-        on_device = chosen.to(device)
+        is_selected_on_device = is_selected.to(device)
         return FactReads(
-            rows=rows[on_device],
-            positions=positions[on_device],
-            fact=fact[chosen].to(device),
-            targets=self._targets[chosen].to(device),
-            share=self._share[rows_here[chosen]].to(device),
+            rows=rows[is_selected_on_device],
+            positions=positions[is_selected_on_device],
+            fact=place_of_read[is_selected].to(device),
+            targets=self._targets[is_selected].to(device),
+            share=self._share[rows_on_cpu[is_selected]].to(device),
             facts=len(facts),
         )
 
@@ -316,7 +336,7 @@ def _share_losses(groups: Sequence[Sequence[Prompt]]) -> tuple[list[int], list[f
     return facts, shares
 
 
-def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, list[list[float]]]:
+def find_answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, list[list[float]]]:
     """Find the values v of facts, [facts, n, d], by gradient descent; the norm of each is at most its bound.
 
     A fact ends as soon as its loss is small enough, because Adam would keep changing its value with steps of the same
@@ -336,8 +356,7 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
         # The value of a fact that ends here is kept; what the optimiser does with it from now on does not matter.
         is_last_step = step == options.steps - 1
         for fact in active:
-            goes_on = losses[fact][-1] >= _STOP_BELOW  # false of a loss that is not a number
-            if is_last_step or not goes_on:
+            if is_last_step or _is_done(losses[fact][-1]):
                 final[fact] = values[fact].detach().clone()
         remaining = [fact for fact in active if fact not in final]
         if not remaining:
@@ -346,13 +365,23 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
         optimiser.zero_grad()
         nll.sum().backward()
         optimiser.step()
-        with torch.no_grad():  # |v| <= bound |m|
-            size = values.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-            values.mul_((limits / size).clamp(max=1.0))
+        _clamp_norms(values, limits)
         if remaining != active:
             active = remaining
             selected = rows.select(active)
     return torch.stack([final[fact] for fact in sorted(final)]), losses
+
+
+def _is_done(loss: float) -> bool:
+    """Return whether a fact ends with this loss: it is small enough, or not a number."""
+    return math.isnan(loss) or loss < _STOP_BELOW
+
+
+@torch.no_grad()
+def _clamp_norms(values: Tensor, limits: Tensor) -> None:
+    """Shorten the values v [facts, n, d] whose norms exceed their ``limits`` [facts, n, 1], in place."""
+    norms = values.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    values.mul_((limits / norms).clamp(max=1.0))
 
 
 @torch.no_grad()

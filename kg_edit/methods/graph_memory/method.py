@@ -131,26 +131,25 @@ class GraphMemory(GraphReader):
         counts: dict[tuple[str, str], int] = {}
         edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])
         for start, end, key, data in edges:
-            role = data.get("role")
             property_ = str(data.get("property", key))
             label = str(data["label"])
-            start_label = str(graph.nodes[start]["label"])
-            end_label = str(graph.nodes[end]["label"])
-            is_nameless = is_entity_id(start_label) or is_entity_id(end_label) or is_property_id(label)
-            if role == "edit" or is_nameless or property_ in _VAGUE:
+            subject = _entity_of(graph, start)
+            target = _entity_of(graph, end)
+            is_nameless = is_entity_id(subject.label) or is_entity_id(target.label) or is_property_id(label)
+            if data.get("role") == "edit" or is_nameless or property_ in _VAGUE:
                 continue
-            origin: Origin = "graph"
-            if role == "consequence":
-                origin = "rule"
             counts[start, property_] = counts.get((start, property_), 0) + 1
             if counts[start, property_] > self.config.per_relation:
                 continue
+            origin: Origin = "graph"
+            if data.get("role") == "consequence":
+                origin = "rule"
             relation = self._words.relation(property_, label)
             yield Statement(
-                subject=Entity(key=key_from_node(start, start_label), label=start_label),
+                subject=subject,
                 relation_key=property_,
                 relation_label=label,
-                object=Entity(key=key_from_node(end, end_label), label=end_label),
+                object=target,
                 origin=origin,
                 relation_name=relation.name,
                 sentence_template=relation.sentence_template,
@@ -181,7 +180,8 @@ class GraphMemory(GraphReader):
         s = target_of(graph)
         leading = []
         for statement in self._read_statements(edit, graph):
-            if statement.object.key == s and statement.subject.key != s:
+            leads_to_s = statement.object.key == s and statement.subject.key != s
+            if leads_to_s:
                 leading.append(statement)
         aliases = self._fetch_aliases([statement.subject.key for statement in leading])
         for statement in leading:
@@ -203,3 +203,9 @@ class GraphMemory(GraphReader):
             item = row["s"].removeprefix(_ENTITY)
             aliases[item] = (*aliases.get(item, ()), row["a"])
         return aliases
+
+
+def _entity_of(graph: nx.MultiDiGraph, node: str) -> Entity:
+    """Return the thing of a subgraph's node."""
+    label = str(graph.nodes[node]["label"])
+    return Entity(key=key_from_node(node, label), label=label)

@@ -116,40 +116,8 @@ class GraphMemoryPatch(Patch):
         return replace(self, remembered=self.remembered + other.remembered, provenance=provenance)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the content of the file: each thing, statement and rule once, and edits that have their numbers."""
-        rules = list(dict.fromkeys(rule for rule, _ in self.remembered))
-        things: dict[Entity, int] = {}  # {thing: its number}
-        rows: dict[tuple[Any, ...], int] = {}  # {statement as a row: its number}
-
-        def number(statement: Statement) -> int:
-            subject = things.setdefault(statement.subject, len(things))
-            target = things.setdefault(statement.object, len(things))
-            words = (
-                statement.relation_key,
-                statement.relation_label,
-                statement.relation_name,
-                statement.sentence_template,
-            )
-            return rows.setdefault((subject, *words, target, statement.origin), len(rows))
-
-        edits = []
-        for rule, edit in self.remembered:
-            row = {
-                "id": edit.id,
-                "prompt": edit.prompt,
-                "rule": rules.index(rule),
-                "fact": number(edit.fact),
-                "implied": [number(statement) for statement in edit.implied],
-                "stated": [number(statement) for statement in edit.stated],
-            }
-            edits.append(row)
-        content = {
-            "rules": [rule.model_dump(mode="json") for rule in rules],
-            "things": [[thing.key, thing.label, list(thing.aliases)] for thing in things],
-            "statements": [list(row) for row in rows],
-            "edits": edits,
-        }
-        return content, {}
+        """Return the content of the file, and no tensors."""
+        return _write(self.remembered), {}
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
@@ -165,8 +133,59 @@ class GraphMemoryPatch(Patch):
         return cls(remembered=remembered, provenance=file.provenance)
 
 
+def _write(remembered: Sequence[tuple[WalkRule, RememberedEdit]]) -> dict[str, Any]:
+    """Return the content of a file: each thing, statement and rule once, and edits that have their numbers."""
+    rules = list(dict.fromkeys(rule for rule, _ in remembered))
+    table = _StatementTable()
+    edits = []
+    for rule, edit in remembered:
+        row = {
+            "id": edit.id,
+            "prompt": edit.prompt,
+            "rule": rules.index(rule),
+            "fact": table.number_of(edit.fact),
+            "implied": [table.number_of(statement) for statement in edit.implied],
+            "stated": [table.number_of(statement) for statement in edit.stated],
+        }
+        edits.append(row)
+    return {
+        "rules": [rule.model_dump(mode="json") for rule in rules],
+        "things": [[thing.key, thing.label, list(thing.aliases)] for thing in table.things],
+        "statements": [list(row) for row in table.rows],
+        "edits": edits,
+    }
+
+
+class _StatementTable:
+    """The things and statements of a file, each once.
+
+    Attributes:
+        things: the number of each thing, from 0.
+        rows: the number of each statement, from 0; a statement is the row that `_read_statement` reads.
+    """
+
+    def __init__(self) -> None:
+        self.things: dict[Entity, int] = {}
+        self.rows: dict[tuple[Any, ...], int] = {}
+
+    def number_of(self, statement: Statement) -> int:
+        """Return the number of a statement, which is added with its things if it is new."""
+        subject = self.things.setdefault(statement.subject, len(self.things))
+        target = self.things.setdefault(statement.object, len(self.things))
+        row = (
+            subject,
+            statement.relation_key,
+            statement.relation_label,
+            statement.relation_name,
+            statement.sentence_template,
+            target,
+            statement.origin,
+        )
+        return self.rows.setdefault(row, len(self.rows))
+
+
 def _read(content: Any) -> tuple[tuple[WalkRule, RememberedEdit], ...]:
-    """Return the edits of a file's content, as `GraphMemoryPatch._stored` wrote it."""
+    """Return the edits of a file's content, as `_write` wrote it."""
     rules = [WalkRule.model_validate(rule) for rule in content["rules"]]
     things = [Entity(key=key, label=label, aliases=tuple(aliases)) for key, label, aliases in content["things"]]
     statements = [_read_statement(row, things) for row in content["statements"]]

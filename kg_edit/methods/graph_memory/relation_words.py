@@ -125,8 +125,7 @@ class RelationWords:
         else:
             sentence_template = f"{{}} {label.replace('{}', '')} {{}}."
 
-        # The words that ask for it
-        texts = [*self._words.get(property_id, ())]
+        texts = [*self._words.get(property_id, ())]  # the words that ask for it
         if property_id not in _OWN_WORDS:
             if noun:
                 texts.append(noun)
@@ -135,9 +134,8 @@ class RelationWords:
             if len(phrase_of(label)) <= _LONGEST:
                 texts.append(label)
         phrases = dict.fromkeys(phrase_of(text) for text in texts)  # each once
-        return Relation(
-            key=key, label=label, noun=noun, sentence_template=sentence_template, phrases=tuple(filter(None, phrases))
-        )
+        not_empty = tuple(phrase for phrase in phrases if phrase)
+        return Relation(key=key, label=label, noun=noun, sentence_template=sentence_template, phrases=not_empty)
 
 
 def _packaged_words() -> Mapping[str, Sequence[str]]:

@@ -24,8 +24,8 @@ from kg_edit.methods.glame_plus.answers import (
     AnswerOptions,
     AnswerRows,
     KnownQuestions,
-    answer_values,
     directions,
+    find_answer_values,
     last_keys,
     others_than,
     question_of,
@@ -135,7 +135,7 @@ def test_fact_with_a_small_loss_gets_no_value(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(before[1:], second)
     monkeypatch.setattr(answers, "_STOP_BELOW", sum(before) / 2)
     easy = min((0, 1), key=before.__getitem__)
-    values, seen = answer_values(rows, AnswerOptions(steps=3))
+    values, seen = find_answer_values(rows, AnswerOptions(steps=3))
     assert not values[easy].any() and seen[easy] == [before[easy]]
     assert values[1 - easy].any() and seen[1 - easy][-1] < seen[1 - easy][0] == before[1 - easy]
 
@@ -143,11 +143,11 @@ def test_fact_with_a_small_loss_gets_no_value(monkeypatch: pytest.MonkeyPatch) -
 def test_finished_fact_keeps_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adam moves a value whose gradient is 0 as its moments say: also out of its bound."""
     _, rows = two_facts()
-    after_a_step, once = answer_values(rows, AnswerOptions(steps=2))
+    after_a_step, once = find_answer_values(rows, AnswerOptions(steps=2))
     losses = [seen[-1] for seen in once]
     finished = min((0, 1), key=losses.__getitem__)
     monkeypatch.setattr(answers, "_STOP_BELOW", sum(losses) / 2)
-    values, seen = answer_values(rows, AnswerOptions(steps=4))
+    values, seen = find_answer_values(rows, AnswerOptions(steps=4))
     assert len(seen[finished]) == 2 < len(seen[1 - finished])
     torch.testing.assert_close(values[finished], after_a_step[finished], rtol=0, atol=1e-6)
 
@@ -156,7 +156,7 @@ def test_a_step_of_many_facts_has_the_operators_of_one() -> None:
     counts = []
     for count in (1, 2):
         _, rows = two_facts(count=count)
-        more, few = (operators(partial(answer_values, rows, AnswerOptions(steps=steps))) for steps in (6, 3))
+        more, few = (operators(partial(find_answer_values, rows, AnswerOptions(steps=steps))) for steps in (6, 3))
         counts.append(more - few)
     assert counts[1] <= 1.01 * counts[0]
 
