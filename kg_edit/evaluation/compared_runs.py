@@ -26,7 +26,8 @@ from kg_edit.evaluation.records import (
 from kg_edit.evaluation.schedule import Schedule
 from kg_edit.evaluation.settings import method_in_words
 from kg_edit.evaluation.statistics import RecordScores
-from kg_edit.storage.run_folder import Settings, difference, read_settings
+from kg_edit.storage.run_differences import Settings, difference
+from kg_edit.storage.run_folder import read_settings
 from kg_edit.text.display import one_line
 
 # A setting that must be equal -> what to do if it differs.

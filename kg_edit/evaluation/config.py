@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from kg_common.json_text import digest
 from kg_edit.errors import ConfigError, describe, faults_of
 from kg_edit.evaluation.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shard
-from kg_edit.storage.run_folder import Settings
+from kg_edit.storage.run_differences import Settings
 from kg_edit.storage.setting_fields import Seed
 
 if TYPE_CHECKING:

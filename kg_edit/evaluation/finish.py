@@ -33,7 +33,9 @@ from kg_edit.evaluation.settings import note_environment, read_environments
 from kg_edit.evaluation.statistics import RecordScores, counts, estimates, metric_names
 from kg_edit.evaluation.summary import CEILINGS, JUST_EDITED, SUMMARY, Summary, make_curve
 from kg_edit.storage.atomic import replacing
-from kg_edit.storage.run_folder import Settings, claim, difference, folder_lock, read_settings
+from kg_edit.storage.locks import folder_lock
+from kg_edit.storage.run_differences import Settings, difference
+from kg_edit.storage.run_folder import claim, read_settings
 
 CURVE = "curve.svg"
 _TASKS = ("general_tasks", "general_quick")

@@ -23,7 +23,7 @@ from kg_edit.evaluation.records import RunFolder
 from kg_edit.scoring.model_server import ModelServer
 from kg_edit.scoring.questions import right_answers, scored_after
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
-from kg_edit.storage.run_folder import folder_lock
+from kg_edit.storage.locks import folder_lock
 from kg_edit.text.matching import normalised
 
 PROMPT = (

@@ -30,7 +30,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import Form, choices
 from kg_edit.storage.atomic import Line, append_lines, drop_cut_line, read_lines, replacing
 from kg_edit.storage.frames import frame_of
-from kg_edit.storage.run_folder import Settings, read_settings
+from kg_edit.storage.run_differences import Settings
+from kg_edit.storage.run_folder import read_settings
 
 if TYPE_CHECKING:
     import pandas as pd

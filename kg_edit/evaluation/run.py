@@ -38,15 +38,9 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.scoring.questions import Form, answers
-from kg_edit.storage.run_folder import (
-    Settings,
-    claim,
-    difference,
-    folder_lock,
-    is_run,
-    other_rows,
-    read_settings,
-)
+from kg_edit.storage.locks import folder_lock
+from kg_edit.storage.run_differences import Settings, difference, other_rows
+from kg_edit.storage.run_folder import claim, is_run, read_settings
 from kg_edit.version import code_sha256
 
 log = logging.getLogger(__name__)

@@ -35,7 +35,7 @@ from kg_edit.scoring.questions import generated_from
 from kg_edit.scoring.requests import ANSWER_TOKENS, Requests
 from kg_edit.scoring.text_vectors import cosines
 from kg_edit.storage.atomic import write_text
-from kg_edit.storage.run_folder import Settings
+from kg_edit.storage.run_differences import Settings
 
 # The settings on which an unedited model's scores of a case depend.
 _DECIDES = (

@@ -32,7 +32,8 @@ from kg_edit.scoring.questions import SHOTS
 from kg_edit.scoring.requests import ANSWER_TOKENS, BUDGETS, SURE
 from kg_edit.storage.atomic import append_lines, drop_cut_line
 from kg_edit.storage.packaged import HUB, packaged_benchmark
-from kg_edit.storage.run_folder import ENVIRONMENTS, Settings
+from kg_edit.storage.run_differences import Settings
+from kg_edit.storage.run_folder import ENVIRONMENTS
 from kg_edit.version import __version__, code_sha256
 
 _PROTOCOL = 1  # raise it when a metric changes: runs of different protocols are not comparable

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from kg_edit.edits.edit import Edit
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import Settings
+from kg_edit.storage.run_differences import Settings
 from kg_edit.storage.setting_fields import input_files
 
 

@@ -53,28 +53,36 @@ class Conflict:
 
 def conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple[Conflict, ...]:
     """Return all pairs of ``entries`` in conflict; ``changes`` are the changes of their steps."""
-    # Only edits that share the subject's id or its name may be of one fact; all pairs of thousands would be too many.
-    by_subject = defaultdict[str, list[int]](list)
-    for index, entry in enumerate(entries):
+    same_fact = dict[tuple[Entry, Entry], ConflictKind]()
+    for first, second in _pairs_with_one_subject(entries):
+        kind = _same_fact(first.edit, second.edit)
+        if kind:
+            same_fact[first, second] = kind
+    cosines = dict[tuple[Entry, Entry], float]()  # of pairs with near keys
+    for first, second, cosine in _near_keys(entries, changes):
+        cosines[first, second] = cosine
+
+    found = list[Conflict]()
+    for first, second in dict.fromkeys([*same_fact, *cosines]):
+        kind = same_fact.get((first, second), "near keys")
+        found.append(Conflict(kind=kind, first=first, second=second, cosine=cosines.get((first, second))))
+    return tuple(found)
+
+
+def _pairs_with_one_subject(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
+    """Return the pairs of edits that share the subject's id or its name: only these may be of one fact.
+
+    All pairs of thousands of edits would be too many to compare.
+    """
+    by_subject = defaultdict[str, list[int]](list)  # the numbers of the edits of each name and of each id
+    for number, entry in enumerate(entries):
         name = entry.edit.subject.casefold()
         for key in {name, entry.edit.subject_id or name}:
-            by_subject[key].append(index)
+            by_subject[key].append(number)
     pairs = set[tuple[int, int]]()
-    for indices in by_subject.values():
-        pairs.update(combinations(indices, 2))
-
-    same = dict[tuple[Entry, Entry], ConflictKind]()
-    for first, second in sorted(pairs):
-        kind = _same_fact(entries[first].edit, entries[second].edit)
-        if kind:
-            same[entries[first], entries[second]] = kind
-    near = {(first, second): cosine for first, second, cosine in _near_keys(entries, changes)}
-    found = list[Conflict]()
-    for pair in dict.fromkeys([*same, *near]):
-        first_entry, second_entry = pair
-        kind = same.get(pair, "near keys")
-        found.append(Conflict(kind=kind, first=first_entry, second=second_entry, cosine=near.get(pair)))
-    return tuple(found)
+    for numbers in by_subject.values():
+        pairs.update(combinations(numbers, 2))
+    return [(entries[first], entries[second]) for first, second in sorted(pairs)]
 
 
 def contradictions(entries: Sequence[Entry]) -> tuple[Conflict, ...]:
@@ -116,11 +124,11 @@ def _agree(first_id: str | None, second_id: str | None, first: str, second: str)
 def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iterator[tuple[Entry, Entry, float]]:
     """Yield pairs whose keys have an absolute cosine above `COSINE` in at least one weight."""
     largest: dict[tuple[int, int], float] = {}  # by the numbers of two entries
-    for rows, keys in _keys_by_weight(entries, changes).values():
+    for numbers, keys in _keys_by_weight(entries, changes).values():
         units = keys / np.linalg.norm(keys, axis=0).clip(min=1e-12)  # [in, edits]
         cosines = abs(np.triu(units.T @ units, k=1))  # [edits, edits], each pair once
         for first, second in np.argwhere(cosines > COSINE).tolist():
-            pair = (rows[first], rows[second])
+            pair = (numbers[first], numbers[second])
             largest[pair] = max(largest.get(pair, 0.0), float(cosines[first, second]))
     for (first, second), cosine in sorted(largest.items()):
         yield entries[first], entries[second], round(cosine, 4)
@@ -132,22 +140,22 @@ def _keys_by_weight(entries: Sequence[Entry], changes: Mapping[int, Changes]) ->
     The key is the one that the patch stores, or else the input direction to which the change reacts. A sum of patches
     of which only some store keys counts as one that stores none.
     """
-    row_of = {entry.position: row for row, entry in enumerate(entries)}
-    rows = defaultdict[str, list[int]](list)
-    parts = defaultdict[str, list[Array]](list)
+    number_of = {entry.position: number for number, entry in enumerate(entries)}
+    numbers = defaultdict[str, list[int]](list)  # by weight: the numbers of the entries
+    keys = defaultdict[str, list[Array]](list)  # by weight: the keys of each step, [in, edits of the step]
     for step, change in changes.items():
         edit_columns = columns_by_edit(change)
         if edit_columns is None:
             continue
         positions = [EditPosition(step, record["edit"]["id"]) for record in change.edits]
-        if not row_of.keys() >= set(positions):  # added after the entries were read
+        if not number_of.keys() >= set(positions):  # added after the entries were read
             continue
         # An edit's first column is its own; further facts, in the other columns, have other subjects.
-        first_columns = [of_edit[0] for of_edit in edit_columns]
+        first_columns = [columns[0] for columns in edit_columns]
         for name, pair in change.factors.items():
-            keys = change.keys.get(name, pair.right)  # [in, columns]
-            if keys.shape != pair.right.shape:
-                keys = pair.right
-            rows[name] += [row_of[position] for position in positions]
-            parts[name].append(keys[:, first_columns].astype(np.float32))
-    return {name: (rows[name], np.concatenate(parts[name], 1)) for name in rows}
+            columns_of_step = change.keys.get(name, pair.right)  # [in, columns]
+            if columns_of_step.shape != pair.right.shape:
+                columns_of_step = pair.right
+            numbers[name] += [number_of[position] for position in positions]
+            keys[name].append(columns_of_step[:, first_columns].astype(np.float32))
+    return {name: (numbers[name], np.concatenate(keys[name], 1)) for name in numbers}

@@ -128,8 +128,11 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
     """Read the metadata of a file, and its tensors for ``framework``; no tensors if it is None."""
     try:
         with safe_open(path, framework=framework or "np") as file:
-            metadata = parse((file.metadata() or {}).get(METADATA, "{}"))
-            names = list(file.keys()) if framework else []
+            texts = file.metadata() or {}
+            metadata = parse(texts.get(METADATA, "{}"))
+            names = list[str]()
+            if framework is not None:
+                names = list(file.keys())
             for name in names:
                 dtype = str(file.get_slice(name).get_dtype())
                 if dtype not in _REAL:

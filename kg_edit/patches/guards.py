@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -130,25 +130,33 @@ def _compare_with_weights(patch: Patch | Changes, norms: Mapping[str, float]) ->
     changes = collect_changes(patch)
     by_edit = columns_by_edit(patch)
     for name, pair in changes.factors.items():
-        limit = SHARE * norms.get(name, 0.0)
-        named = ""
-        if by_edit:
-            sizes = [change_norm(pair, indices) for indices in by_edit]
-            size = max(sizes)
-            if len(by_edit) > 1:
-                largest = changes.edits[sizes.index(size)]
-                named = f"{largest['edit']['id']}: "
-        else:
-            # Columns don't belong to edits: the mean edit counts, |change| / sqrt(edits). A weight has no more edits
-            # than columns, if others are in other weights.
-            edits = max(1, min(len(changes.edits), pair.left.shape[1]))
-            size = change_norm(pair) / edits**0.5
-        if limit and size > limit:
-            share = ceil(round(100 * SHARE * size / limit, 3)) / 100  # rounded up: it never reads like the limit
+        norm = norms.get(name, 0.0)
+        size, edit = _largest_change(pair, by_edit, changes.edits)
+        if norm and size > SHARE * norm:
+            times = ceil(round(100 * size / norm, 3)) / 100  # rounded up: it never reads like the limit
+            named = f"{edit}: " if edit else ""
             reasons.append(
-                f"{named}the change of {name} is {share:.4g} times as large as the weight itself (limit {SHARE:g})"
+                f"{named}the change of {name} is {times:.4g} times as large as the weight itself (limit {SHARE:g})"
             )
     return reasons
+
+
+def _largest_change(
+    pair: Any, by_edit: Sequence[tuple[int, ...]] | None, edits: Sequence[Mapping[str, Any]]
+) -> tuple[float, str]:
+    """Return the norm of the largest change that an edit makes of a weight, and the edit's id.
+
+    The id is "" where there is only one edit, or where columns don't belong to edits (``by_edit`` is None). Then the
+    mean edit counts, |change| / sqrt(edits); a weight has no more edits than columns, if others are in other weights.
+    """
+    if not by_edit:
+        count = max(1, min(len(edits), pair.left.shape[1]))
+        return change_norm(pair) / count**0.5, ""
+    sizes = [change_norm(pair, indices) for indices in by_edit]
+    largest = max(sizes)
+    if len(by_edit) == 1:
+        return largest, ""
+    return largest, str(edits[sizes.index(largest)]["edit"]["id"])
 
 
 def refuse_disabling(

@@ -10,7 +10,7 @@ Only the text of the prompt is used for the search, never the target, so no targ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -123,20 +123,26 @@ class FactBook:
         rule = self.rule
         if not facts:
             return prompt
-        shown = list(facts[0].examples)
         most = rule.own_examples
         if examples is not None:
             most = min(examples, most)
-        if most:
-            # Other facts as examples: those whose prompts are most like that of the first fact
-            others = [index for index, fact in enumerate(self.facts) if fact not in facts]
-            scores = self._index(facts[0].prompt)
-            for number in best([scores[index] for index in others], most):
-                text = self.facts[others[number]].text
-                shown.append(f"{rule.before_fact}{text}\n{rule.before_prompt}{text}")
+        shown = [*facts[0].examples, *self._show_others(facts, most)]
         lead = "".join(f"{example}\n\n" for example in reversed(shown))
         lines = "".join(f"{rule.before_fact}{fact.text}\n" for fact in reversed(facts))
         return f"{lead}{lines}{rule.before_prompt}{prompt}"
+
+    def _show_others(self, facts: Sequence[PromptFact], most: int) -> list[str]:
+        """Return at most ``most`` other facts as examples: those whose prompts are most like that of the first one."""
+        if not most:
+            return []
+        rule = self.rule
+        others = [index for index, fact in enumerate(self.facts) if fact not in facts]
+        scores = self._index(facts[0].prompt)
+        examples = []
+        for number in best([scores[index] for index in others], most):
+            text = self.facts[others[number]].text
+            examples.append(f"{rule.before_fact}{text}\n{rule.before_prompt}{text}")
+        return examples
 
     @cached_property
     def _index(self) -> Index:

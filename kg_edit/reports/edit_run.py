@@ -45,7 +45,9 @@ from kg_edit.reports.retry import make_alone, read_alone
 from kg_edit.reports.rows import ReportRow
 from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
-from kg_edit.storage.run_folder import PATCH, check_folder, claim, folder_lock, other_rows, read_settings
+from kg_edit.storage.locks import folder_lock
+from kg_edit.storage.run_differences import other_rows
+from kg_edit.storage.run_folder import PATCH, check_folder, claim, read_settings
 from kg_edit.version import __version__, code_sha256
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.view.svg import draw

@@ -107,25 +107,25 @@ def _continue_together(
 
     Requests to the unpatched model share their prompts, with the largest limit.
     """
-    # The owner of a prompt is the number of the request whose patch is applied; -1: the unpatched model.
-    owners = [-1 if patch is None else index for index, patch in enumerate(patches)]
-    limits: dict[tuple[int, str], int] = {}  # by owner and prompt
-    paragraphs: set[tuple[int, str]] = set()
+    # The owner of a prompt is the number of the request whose patch is applied; None: the unpatched model.
+    owners = [None if patch is None else index for index, patch in enumerate(patches)]
+    limits: dict[tuple[int | None, str], int] = {}  # by owner and prompt
+    paragraphs: set[tuple[int | None, str]] = set()
     for owner, request in zip(owners, requests, strict=True):
         for text in request.continued:
             key = (owner, text.prompt)
             limits[key] = max(limits.get(key, 0), text.limit(model.tokenizer, chat=request.chat))
             if text.several_lines:
                 paragraphs.add(key)
-    patch_of = {-1: None, **dict(enumerate(patches))}
-    written: dict[tuple[int, str], str] = {}
+    written: dict[tuple[int | None, str], str] = {}
     for several_lines in (False, True):
         keys = [key for key in limits if (key in paragraphs) == several_lines]
+        patches_of_keys = [None if owner is None else patches[owner] for owner, _ in keys]
         texts = continuations(
             model,
             [prompt for _, prompt in keys],
             limits=[limits[key] for key in keys],
-            patches=[patch_of[owner] for owner, _ in keys],
+            patches=patches_of_keys,
             several_lines=several_lines,
         )
         written |= zip(keys, texts, strict=True)

@@ -195,23 +195,23 @@ def _group_alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Batch:
-    """Rows that are being decoded.
+class _OpenRows:
+    """Rows that are being written together; some of them may be finished.
 
-    ``inside`` has the numbers of the rows, in the batch's order; some of them may be finished. ``before`` holds the
-    keys and values of the tokens read so far, ``ids`` [rows, 1] the next token to feed.
+    ``numbers`` says which rows they are. ``before`` holds the keys and values of the tokens that were read so far,
+    ``ids`` [rows, 1] the token to read next: the last one that was written.
     """
 
-    inside: list[int]
+    numbers: list[int]
     before: Prefix
     ids: Tensor
 
-    def select(self, rows: Collection[int]) -> _Batch:
-        """Return the batch with only these ``rows``."""
-        positions = [position for position, row in enumerate(self.inside) if row in rows]
+    def select(self, rows: Collection[int]) -> _OpenRows:
+        """Return only those of the rows whose numbers are in ``rows``."""
+        positions = [position for position, row in enumerate(self.numbers) if row in rows]
         index = torch.tensor(positions, dtype=torch.long, device=self.ids.device)
-        remaining = [self.inside[position] for position in positions]
-        return _Batch(inside=remaining, before=self.before.rows(index), ids=self.ids[index])
+        remaining = [self.numbers[position] for position in positions]
+        return _OpenRows(numbers=remaining, before=self.before.rows(index), ids=self.ids[index])
 
 
 @dataclass(eq=False, kw_only=True)
@@ -238,7 +238,7 @@ class _Decoder:
         self._tokens = [[] for _ in self.rows]
         self._best = [[] for _ in self.rows]
         self._active = {row for row, limit in enumerate(self.limits) if limit > 0}
-        batch: _Batch | None = None
+        open_rows: _OpenRows | None = None
         for alike in _group_alike(self.rows, self.beginnings, most=self.at_once // 2):
             group = [row for row in alike if row in self._active]
             if not group:
@@ -246,20 +246,21 @@ class _Decoder:
             if self.model.is_recurrent:
                 self._write_whole(group)
                 continue
-            if batch is not None:
-                batch = self._make_room(batch, group)
-            batch = _join(batch, self._read(group))
-        if batch is not None:
-            self._write_on(batch, until=0)
+            if open_rows is not None:
+                open_rows = self._make_room(open_rows, group)
+            open_rows = _join(open_rows, self._read(group))
+        if open_rows is not None:
+            self._write_on(open_rows, until=0)
         return [self._finish(tokens, best) for tokens, best in zip(self._tokens, self._best, strict=True)]
 
-    def _make_room(self, batch: _Batch, group: list[int]) -> _Batch | None:
+    def _make_room(self, open_rows: _OpenRows, group: list[int]) -> _OpenRows | None:
         """Decode until the rows of ``group`` can join; if padding would change the results, until no row is left."""
-        longest = max(batch.before.mask.shape[-1], *(len(self.rows[row]) for row in group))
+        longest = max(len(self.rows[row]) for row in group)
+        longest = max(longest, open_rows.before.mask.shape[-1])
         most_rows = 0
         if mask_decides(self.model, longest + max(self.limits)):
             most_rows = self.at_once - len(group)
-        return self._write_on(batch, until=most_rows)
+        return self._write_on(open_rows, until=most_rows)
 
     def _finish(self, tokens: Sequence[int], best: Sequence[tuple[Tensor, Tensor]]) -> Written:
         """Return what a row has written, with the likeliest tokens and their probabilities at each step."""
@@ -270,7 +271,7 @@ class _Decoder:
             probabilities = torch.stack([step_probabilities for _, step_probabilities in best])
         return Written(tuple(tokens), likeliest, probabilities)
 
-    def _read(self, group: list[int]) -> _Batch:
+    def _read(self, group: list[int]) -> _OpenRows:
         """Read the rows of ``group``, and write their first token."""
         # The keys and values of the shared beginnings come first; the rest of each row is read now.
         beginnings = list[_Beginning]()
@@ -290,46 +291,46 @@ class _Decoder:
         logits = self._next_logits(group, replace(batch, mask=mask, positions=positions), cache)
         self._write_tokens(logits, group)
         before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
-        return _Batch(inside=group, before=before, ids=self._last_tokens(group)).select(self._active)
+        return _OpenRows(numbers=group, before=before, ids=self._last_tokens(group)).select(self._active)
 
-    def _write_on(self, batch: _Batch, *, until: int) -> _Batch | None:
-        """Decode until at most ``until`` rows are active; return the batch of these, or None if no row is left."""
-        inside = batch.inside
-        ids = batch.ids
-        mask = batch.before.mask  # [rows, tokens so far]
-        room = max(self.limits[row] - len(self._tokens[row]) for row in inside)
-        cache = batch.before.growing(len(self.model.blocks), room=room)
-        while True:
-            active = [row for row in inside if row in self._active]
-            if len(active) <= until:
-                break
-            if len(active) <= _SHRINK * len(inside):
-                positions = [position for position, row in enumerate(inside) if row in self._active]
+    def _write_on(self, rows: _OpenRows, *, until: int) -> _OpenRows | None:
+        """Decode until at most ``until`` rows are active; return these, or None if no row is left."""
+        numbers = rows.numbers
+        ids = rows.ids
+        mask = rows.before.mask  # [rows, tokens so far]
+        room = max(self.limits[row] - len(self._tokens[row]) for row in numbers)
+        cache = rows.before.growing(len(self.model.blocks), room=room)
+        active = [row for row in numbers if row in self._active]
+        while len(active) > until:
+            if len(active) <= _SHRINK * len(numbers):  # drop the finished rows
+                positions = [position for position, row in enumerate(numbers) if row in self._active]
                 index = torch.tensor(positions, device=ids.device)
                 cache.batch_select_indices(index)
-                inside = active
+                numbers = active
                 ids = ids[index]
                 mask = mask[index]
             mask = torch.cat([mask, torch.ones_like(ids)], -1)
             step = Batch(ids=ids, mask=mask, positions=mask.sum(-1, keepdim=True) - 1)
-            self._write_tokens(self._next_logits(inside, step, cache), inside)
-            ids = self._last_tokens(inside)
+            logits = self._next_logits(numbers, step, cache)
+            self._write_tokens(logits, numbers)
+            ids = self._last_tokens(numbers)
+            active = [row for row in numbers if row in self._active]
         if not active:
             return None
         before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
-        return _Batch(inside=inside, before=before, ids=ids).select(self._active)
+        return _OpenRows(numbers=numbers, before=before, ids=ids).select(self._active)
 
     def _write_whole(self, group: list[int]) -> None:
         """Decode rows, each of which is read whole at each step: a recurrent block has no keys and values to keep."""
-        inside = [row for row in group if row in self._active]
-        while inside:
-            rows = [(*self.rows[row], *self._tokens[row]) for row in inside]
-            ends = [len(self.rows[row]) - 1 for row in inside]
+        numbers = [row for row in group if row in self._active]
+        while numbers:
+            rows = [(*self.rows[row], *self._tokens[row]) for row in numbers]
+            ends = [len(self.rows[row]) - 1 for row in numbers]
             batch = left_pad(rows, device=self.model.device, ends=ends)
-            self._write_tokens(self._next_logits(inside, batch, None), inside)
-            inside = [row for row in inside if row in self._active]
+            self._write_tokens(self._next_logits(numbers, batch, None), numbers)
+            numbers = [row for row in numbers if row in self._active]
 
-    def _next_logits(self, inside: Sequence[int], batch: Batch, cache: SummedCache | None) -> Tensor:
+    def _next_logits(self, numbers: Sequence[int], batch: Batch, cache: SummedCache | None) -> Tensor:
         """Return the logits [rows, vocabulary] after the last token of ``batch``, which is read after ``cache``."""
         final = list[Tensor]()  # states before the final norm, which `LanguageModel.logits` applies
 
@@ -337,9 +338,9 @@ class _Decoder:
             final.append(output)
 
         # Rows of one patch have one owner, the patch's number, so that its weights are computed once.
-        distinct = {id(self.patches[row]): self.patches[row] for row in inside}
+        distinct = {id(self.patches[row]): self.patches[row] for row in numbers}
         number_of = {patch_id: number for number, patch_id in enumerate(distinct)}
-        owners = torch.tensor([[number_of[id(self.patches[row])]] for row in inside])  # [rows, 1]
+        owners = torch.tensor([[number_of[id(self.patches[row])]] for row in numbers])  # [rows, 1]
         with (
             patch_each_token(self.model, list(distinct.values()), owners),
             tell_prompt_ends(self.model, batch.ends),
@@ -354,14 +355,14 @@ class _Decoder:
             )
         return self.model.logits(final[0][:, -1]).float()
 
-    def _write_tokens(self, logits: Tensor, inside: Sequence[int]) -> None:
+    def _write_tokens(self, logits: Tensor, numbers: Sequence[int]) -> None:
         """Write the next token of each active row, and mark the rows that are finished."""
         best = logits.softmax(-1).topk(min(self.top_k, logits.shape[-1]))
         # One transfer for both: float32 holds each token's number exactly.
         tokens, probabilities = torch.stack([best.indices.to(best.values), best.values]).cpu()
         tokens = tokens.long()
         first = tokens[:, 0].tolist()
-        for position, row in enumerate(inside):
+        for position, row in enumerate(numbers):
             if row not in self._active:
                 continue
             self._best[row].append((tokens[position], probabilities[position]))
@@ -369,9 +370,9 @@ class _Decoder:
             if len(self._tokens[row]) >= self.limits[row] or self.ends(self._tokens[row]):
                 self._active.discard(row)
 
-    def _last_tokens(self, inside: Sequence[int]) -> Tensor:
+    def _last_tokens(self, numbers: Sequence[int]) -> Tensor:
         """Return the last token of each row, [rows, 1]."""
-        return torch.tensor([self._tokens[row][-1:] for row in inside], device=self.model.device)
+        return torch.tensor([self._tokens[row][-1:] for row in numbers], device=self.model.device)
 
 
 def _begin(model: LanguageModel, beginnings: Sequence[_Beginning], rows: int) -> Prefix:
@@ -386,14 +387,15 @@ def _begin(model: LanguageModel, beginnings: Sequence[_Beginning], rows: int) ->
     return Prefix(mask=prefix.mask[:, -width:], layers=layers, sums=prefix.sums)
 
 
-def _join(batch: _Batch | None, new: _Batch) -> _Batch | None:
-    """Return the rows of both batches, the shorter ones padded on the left; None if there is no row."""
-    if not new.inside:
-        return batch
-    if batch is None:
+def _join(open_rows: _OpenRows | None, new: _OpenRows) -> _OpenRows | None:
+    """Return old and new rows together, the shorter ones padded on the left; None if there is no row."""
+    if not new.numbers:
+        return open_rows
+    if open_rows is None:
         return new
-    before = stack_prefixes([batch.before, new.before])
-    return _Batch(inside=[*batch.inside, *new.inside], before=before, ids=torch.cat([batch.ids, new.ids]))
+    before = stack_prefixes([open_rows.before, new.before])
+    ids = torch.cat([open_rows.ids, new.ids])
+    return _OpenRows(numbers=[*open_rows.numbers, *new.numbers], before=before, ids=ids)
 
 
 def _states(cache: SummedCache) -> tuple[tuple[Tensor, Tensor], ...]:

@@ -24,8 +24,11 @@ def frame_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows with the same columns as CSV with a header; None is an empty cell."""
+    columns = list[str]()
+    if rows:
+        columns = list(rows[0])
     file = io.StringIO()
-    writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()

@@ -11,15 +11,20 @@ _SHOWN = 50  # rows of a table
 def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return an HTML table under a title: texts escaped, numbers with three digits, None empty, at most 50 rows."""
     all_rows = list(rows)
-    lines = [[f"<td>{escape(_text(cell))}</td>" for cell in row] for row in all_rows[:_SHOWN]]
+    body = ""
+    for row in all_rows[:_SHOWN]:
+        cells = "".join(f"<td>{escape(_text(cell))}</td>" for cell in row)
+        body += f"<tr>{cells}</tr>"
     if len(all_rows) > _SHOWN:
-        lines.append([f'<td colspan="{len(header)}">… and {len(all_rows) - _SHOWN} more</td>'])
+        body += f'<tr><td colspan="{len(header)}">… and {len(all_rows) - _SHOWN} more</td></tr>'
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in lines)
     return f"<p>{escape(title)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _text(cell: object) -> str:
+    """Return the text of a cell."""
     if cell is None:
         return ""
-    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+    if isinstance(cell, float):
+        return f"{cell:.3g}"
+    return str(cell)

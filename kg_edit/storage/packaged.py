@@ -25,41 +25,53 @@ def packaged_graph(name: str) -> Path | None:
     """Return the packaged graph of this name: extract, or a benchmark's graph; None if there is none."""
     from wikidata_cache.extract import names_extract, packaged_extract
 
-    return packaged_extract() if names_extract(name) else _file(name, _GRAPH)
+    if names_extract(name):
+        return packaged_extract()
+    return _file(name, _GRAPH)
 
 
 def packaged_graphs() -> tuple[str, ...]:
     """Return the names of the packaged graphs."""
-    return (EXTRACT, *sorted(file.name.removesuffix(_GRAPH) for file in _DATA.glob(f"*{_GRAPH}")))
+    return (EXTRACT, *sorted(_packaged_names(_GRAPH)))
 
 
 def benchmark_hint(name: str | Path) -> str:
     """Return ", did you mean 'x'?" with a packaged benchmark for a path that does not exist; "" if none is near."""
-    return "" if packaged_benchmark(name) else _near(str(name), [], _BENCHMARK)
+    if packaged_benchmark(name):
+        return ""
+    return _suggest(str(name), _packaged_names(_BENCHMARK))
 
 
 def check_graph_name(name: str) -> None:
     """Refuse the name of a missing graph, before anything slow is imported. URLs and lists of files are not checked."""
     path = os.path.expanduser(name)  # noqa: PTH111 - unlike Path's, it never raises
-    if not name.strip() or "," in name or ":" in name or packaged_graph(name) or os.path.exists(path):  # noqa: PTH110
+    is_checked_later = not name.strip() or "," in name or ":" in name
+    if is_checked_later or packaged_graph(name) or os.path.exists(path):  # noqa: PTH110
         return
     if name.endswith(_GRAPH_FILES):
         raise GraphError(f"{name}: does not exist; check the path (the current folder is {Path.cwd()})")
-    expected = f"; expected a packaged graph ({', '.join(packaged_graphs())}), {_GRAPHS}"
-    raise GraphError(
-        f"graph {name}: there is no such file and no packaged graph of this name"
-        f"{_near(name, [EXTRACT], _GRAPH) or expected}"
-    )
+    way = _suggest(name, [EXTRACT, *_packaged_names(_GRAPH)])
+    if not way:
+        way = f"; expected a packaged graph ({', '.join(packaged_graphs())}), {_GRAPHS}"
+    raise GraphError(f"graph {name}: there is no such file and no packaged graph of this name{way}")
 
 
-def _near(name: str, known: list[str], ending: str) -> str:
-    """A hint with a similar name, if ``name`` looks like a short name and no file has it."""
+def _suggest(name: str, known: list[str]) -> str:
+    """Return ", did you mean 'x'?" with a similar name, if ``name`` looks like a short name and no file has it."""
     if "/" in name or os.path.exists(name):  # noqa: PTH110 - unlike Path's, it never raises
         return ""
-    return did_you_mean(name, [*known, *(file.name.removesuffix(ending) for file in _DATA.glob(f"*{ending}"))])
+    return did_you_mean(name, known)
+
+
+def _packaged_names(ending: str) -> list[str]:
+    """Return the names of the packaged files with this ending, without it."""
+    return [file.name.removesuffix(ending) for file in _DATA.glob(f"*{ending}")]
 
 
 def _file(name: str, ending: str) -> Path | None:
+    """Return the packaged file of this name; None if there is none, or if a path of the user has the same name."""
     file = _DATA / f"{name}{ending}"
-    is_packaged = file.parent == _DATA and os.path.isfile(file) and not os.path.exists(name)  # noqa: PTH110, PTH113
-    return file if is_packaged else None
+    is_packaged = file.parent == _DATA and os.path.isfile(file)  # noqa: PTH113 - unlike Path's, it never raises
+    if not is_packaged or os.path.exists(name):  # noqa: PTH110
+        return None
+    return file

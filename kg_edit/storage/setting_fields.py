@@ -24,25 +24,33 @@ def input_files(config: BaseModel) -> dict[str, str]:
     Names that are no path on this disk (a hub's name, a word such as ``self``) are left out.
     """
     hashes = {}
-    for name, path in _named(config, ""):
+    for name, path in _find_paths(config, ""):
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            listed = "".join(f"{_of_file(file)} {file.relative_to(path).as_posix()}\n" for file in files)
-            hashes[name] = hashlib.sha256(listed.encode()).hexdigest()
+            hashes[name] = _hash_folder(path)
         elif path.exists():
-            hashes[name] = _of_file(path)
+            hashes[name] = _hash_file(path)
     return hashes
 
 
-def _named(config: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
+def _find_paths(config: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
+    """Yield each setting that names a file or a folder, also in groups, and its path; ``prefix`` is the group's."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
-            yield from _named(value, f"{prefix}{name}.")
+            yield from _find_paths(value, f"{prefix}{name}.")
         elif isinstance(value, str) and field.json_schema_extra == NAMES_A_FILE:
             yield f"{prefix}{name}", Path(value)
 
 
-def _of_file(path: Path) -> str:
+def _hash_folder(folder: Path) -> str:
+    """Return the SHA-256 of the list of a folder's files, each with its hash and its path in the folder."""
+    listed = ""
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        listed += f"{_hash_file(file)} {file.relative_to(folder).as_posix()}\n"
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,7 +32,8 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import Settings, claim, difference, is_run, read_settings, replace_run
+from kg_edit.storage.run_differences import Settings, difference
+from kg_edit.storage.run_folder import claim, is_run, read_settings, replace_run
 from kg_edit.text.display import markdown_table
 
 log = logging.getLogger(__name__)

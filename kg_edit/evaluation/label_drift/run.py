@@ -33,7 +33,8 @@ from kg_edit.methods.run_settings import method_settings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_safetensors
-from kg_edit.storage.run_folder import claim, folder_lock
+from kg_edit.storage.locks import folder_lock
+from kg_edit.storage.run_folder import claim
 from kg_edit.version import __version__
 
 TEXTS = "texts.jsonl"

@@ -21,7 +21,9 @@ from kg_edit.evaluation.tracing.trace import Trace, TracedFact, TraceSettings, i
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_json
-from kg_edit.storage.run_folder import Settings, claim, folder_lock
+from kg_edit.storage.locks import folder_lock
+from kg_edit.storage.run_differences import Settings
+from kg_edit.storage.run_folder import claim
 from kg_edit.version import __version__
 
 RECORDS = "records.jsonl"

@@ -28,7 +28,8 @@ from kg_edit.errors import DamagedLedgerError, OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.patches.provenance import ORIGIN, about_merged
 from kg_edit.storage.atomic import append_lines, drop_cut_line, replacing
-from kg_edit.storage.run_folder import LOCK, PATCH, folder_lock, is_run, read_settings
+from kg_edit.storage.locks import LOCK, folder_lock
+from kg_edit.storage.run_folder import PATCH, is_run, read_settings
 from kg_edit.version import __version__
 
 if TYPE_CHECKING:  # a ledger is listed without torch

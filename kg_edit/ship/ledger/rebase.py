@@ -42,7 +42,7 @@ from kg_edit.ship.ledger.listing import Listing
 from kg_edit.ship.ledger.log import BEFORE, REBASED
 from kg_edit.ship.ledger.removal import RecomputeContext, Record, batches
 from kg_edit.storage.atomic import write_json
-from kg_edit.storage.run_folder import folder_lock
+from kg_edit.storage.locks import folder_lock
 
 _SETTINGS = "settings.json"
 _KNOWN = "known.json"

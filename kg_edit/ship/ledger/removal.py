@@ -36,7 +36,7 @@ from kg_edit.patches.subtraction import SUBTRACTED
 from kg_edit.patches.weight_patch import WeightPatch, sum_patches
 from kg_edit.ship.ledger.log import Added, PatchStep, Removed, StoredFile
 from kg_edit.storage.packaged import EXTRACT
-from kg_edit.storage.run_folder import difference
+from kg_edit.storage.run_differences import difference
 from wikidata_cache.extract import packaged_extract
 
 Record = Mapping[str, Any]

@@ -25,7 +25,8 @@ from kg_edit.errors import ModelError
 from kg_edit.methods.config import MethodConfig
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import check_folder, claim, folder_lock
+from kg_edit.storage.locks import folder_lock
+from kg_edit.storage.run_folder import check_folder, claim
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.trained.files import NETWORK, Manifest, NetworkFormat
 

@@ -22,7 +22,7 @@ from kg_edit.evaluation.settings import DataSource, commit, tokenizer_digest
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import append_lines
-from kg_edit.storage.run_folder import folder_lock
+from kg_edit.storage.locks import folder_lock
 from tests.kg_edit.evaluation.conftest import Nudge
 from tests.kg_edit.evaluation.test_quick_tasks import ROWS, folder
 from tests.kg_edit.evaluation.test_run import lines

@@ -18,7 +18,7 @@ from kg_edit.evaluation.records import Entry, RunFolder, Section
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.questions import scored_after
-from kg_edit.storage.run_folder import folder_lock
+from kg_edit.storage.locks import folder_lock
 from tests.loopback import Loopback, OtherProtocol, QuietHandler
 
 

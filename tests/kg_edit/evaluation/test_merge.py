@@ -15,7 +15,7 @@ from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.finish import merge
 from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import folder_lock
+from kg_edit.storage.locks import folder_lock
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import NudgeConfig
 from tests.kg_edit.evaluation.killed import results_of

@@ -63,7 +63,7 @@ from kg_edit.models.prompts import encode
 from kg_edit.scoring.perplexity import read_text
 from kg_edit.storage.atomic import append_lines
 from kg_edit.storage.frames import frame_of
-from kg_edit.storage.run_folder import folder_lock
+from kg_edit.storage.locks import folder_lock
 from tests.kg_edit.evaluation.conftest import CITIES, Nudge, record
 from tests.kg_edit.evaluation.label_drift import test_classifier as drifting
 from tests.kg_edit.evaluation.label_drift import test_run as drift_runs

@@ -29,7 +29,8 @@ from kg_edit.reports.advice import JudgedRun
 from kg_edit.reports.edit_run import LOCALITY, LOSSES, PAGE, PARTIAL, RECORDS, REPORT, run_edits
 from kg_edit.reports.rows import ReportRow
 from kg_edit.reports.verdict import VERDICT, Verdict
-from kg_edit.storage.run_folder import PATCH, folder_lock
+from kg_edit.storage.locks import folder_lock
+from kg_edit.storage.run_folder import PATCH
 from tests.everyday import keep_first
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny

@@ -11,14 +11,9 @@ import pytest
 from kg_common.json_text import digest
 from kg_edit.errors import AnotherRunError, OutputError
 from kg_edit.storage.atomic import write_text
-from kg_edit.storage.run_folder import (
-    check_folder,
-    claim,
-    difference,
-    folder_lock,
-    read_settings,
-    replace_run,
-)
+from kg_edit.storage.locks import folder_lock
+from kg_edit.storage.run_differences import difference
+from kg_edit.storage.run_folder import check_folder, claim, read_settings, replace_run
 
 SETTINGS = {"job": "edit", "config": {"steps": 3, "sizes": (1, 2)}, "model": {"name": "m", "fingerprint": "f"}}
 

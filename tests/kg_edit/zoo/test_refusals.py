@@ -31,7 +31,7 @@ from kg_edit.methods import EditingMethod, find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import write_patch
-from kg_edit.storage.run_folder import folder_lock
+from kg_edit.storage.locks import folder_lock
 from kg_edit.zoo.grace.patch import CodebookPatch
 from kg_edit.zoo.in_context import passages
 from kg_edit.zoo.in_context.passages import read_passages

@@ -1,0 +1,114 @@
+"""How two runs differ, in words: `difference` of their settings, and `other_rows` of what they edit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+Settings = dict[str, Any]
+SIDES = ("in the folder", "now")  # words after a value of the run in a folder, and after one of the present run
+_FIRST = ("job", "method")  # settings whose difference is named first, as others follow from them
+# The most characters of a value, and of a list
+_SHORT = 60
+_SHORT_LIST = 120
+
+
+def difference(
+    there: Settings, here: Settings, *, sides: tuple[str, str] = ("in the first", "in the second")
+) -> str | None:
+    """Return the first setting that differs, with its value on both sides; None if there is no difference.
+
+    Names that do not decide are ignored: the preset's, and the model's if its fingerprint is the same.
+
+    Args:
+        there: settings, as in ``run.json``.
+        here: other ones.
+        sides: the words after the value of ``there``, and after that of ``here``.
+    """
+    old = _flatten(there)
+    new = _flatten(here)
+    for name in dict.fromkeys([*_FIRST, *new, *old]):
+        is_preset = name.rpartition(".")[2] == "preset"
+        if old.get(name) == new.get(name) or is_preset:
+            continue
+        if name.endswith(".name"):  # of a model, which is identified by its fingerprint
+            fingerprint = f"{name.removesuffix('name')}fingerprint"
+            if old.get(fingerprint, "") == new.get(fingerprint):
+                continue
+        return _describe(name, old.get(name), new.get(name), sides)
+    return None
+
+
+def _flatten(settings: Settings, start: str = "") -> dict[str, Any]:
+    """Return the settings by their full names: {"config": {"steps": 3}} becomes {"config.steps": 3}."""
+    values = dict[str, Any]()
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            values |= _flatten(value, f"{start}{name}.")
+        else:
+            values[f"{start}{name}"] = value
+    return values
+
+
+def _describe(name: str, there: Any, here: Any, sides: tuple[str, str]) -> str:
+    """Return a name with its two values; of a hash, only that the content differs."""
+    there_side, here_side = sides
+    field = re.sub(r"[._]?(sha256|fingerprint|content_hash)", "", name) or name
+    is_hash = field != name
+    if not is_hash:
+        return f"{name}: {_shorten(there)} {there_side}, {_shorten(here)} {here_side}"
+    if there is None:
+        return f"{field}: none {there_side}"
+    if here is None:
+        return f"{field}: none {here_side}"
+    return f"{field}: other content {here_side}"
+
+
+def _shorten(value: Any) -> str:
+    """Return a value as JSON, cut if it is long; of a long list only the number of its entries."""
+    if value is None:
+        return "none"
+    text = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        if len(text) > _SHORT_LIST:
+            return f"{len(value)} entries"
+        return text
+    if len(text) > _SHORT:
+        return f"{text[: _SHORT - 3]}..."
+    return text
+
+
+def other_rows(
+    unit: str, there: Mapping[str, Settings], here: Mapping[str, Settings], *, counts: tuple[int, int]
+) -> str:
+    """Return how the rows of a run in a folder differ from those of now: how many, and the first that differs.
+
+    Args:
+        unit: what a row is, such as "edits".
+        there: the fields of each row in the folder, or a hash of them, as far as they are known, by the row's id.
+        here: the same of the rows of now.
+        counts: the number of all rows, there and here.
+    """
+    there_side, here_side = SIDES
+    there_count, here_count = counts
+    numbers = ""
+    if there_count != here_count:
+        numbers = f"{there_count} {there_side}, {here_count} {here_side}"
+    first = _first_difference(there, here)
+    if first:
+        return f"{unit}: {numbers}; {first}" if numbers else f"{unit}: {first}"
+    return f"{unit}: {numbers or 'others'}"
+
+
+def _first_difference(there: Mapping[str, Settings], here: Mapping[str, Settings]) -> str:
+    """Return the first row, by its position, with another id or other fields; "" if none of the known ones differs."""
+    there_side, here_side = SIDES
+    for position, (old, new) in enumerate(zip(there, here, strict=False), 1):
+        if old != new:
+            return f"number {position} is {old!r} {there_side}, {new!r} {here_side}"
+        found = difference(there[old], here[new], sides=SIDES)
+        if found:
+            return f"the first that differs is {old!r} ({found})"
+    return ""
