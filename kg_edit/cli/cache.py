@@ -93,9 +93,8 @@ def _show(items: Sequence[CachedItem], chosen: set[str], *, by_kind: bool) -> No
         _add_wikidata(table, by_kind=by_kind)
     if table.row_count:
         console.print(table)
-    size = sum(item.size for item in items)
     count = sum(len(item.files) for item in items)
-    say(f"{cache_folder()}: {size_text(size)} in {count} files")
+    say(f"{cache_folder()}: {_total_size(items)} in {count} files")
     if by_kind and table.row_count:
         console.print("kg-edit cache KIND lists the files of a kind; --clear deletes them")
 
@@ -147,15 +146,12 @@ def _clear(items: Sequence[CachedItem], chosen: set[str], *, days: float, yes: b
         say(message)
         return
 
-    size = size_text(sum(item.size for item in deletable))
     what = _describe(deletable, clears_answers=clears_answers)
     if yes:
         say(f"deleting {what}")  # nobody is asked, so the folders are named here
     else:
-        question = f"Delete {what}?"
-        if deletable:
-            question = f"Delete {what} ({size})?"
-        if not _confirm(question):
+        size = f" ({_total_size(deletable)})" if deletable else ""
+        if not _confirm(f"Delete {what}{size}?"):
             stdout().print("nothing was deleted")
             return
 
@@ -163,13 +159,18 @@ def _clear(items: Sequence[CachedItem], chosen: set[str], *, days: float, yes: b
     for item in deletable:
         delete(item)
     if deletable:
-        messages.append(f"{len(deletable)} deleted, {size}")
+        messages.append(f"{len(deletable)} deleted, {_total_size(deletable)}")
     if clears_answers:
         count = _delete_answers(before)
         noun = "answer" if count == 1 else "answers"
         messages.append(f"{count:,} {noun} about Wikidata deleted")
     _say_remaining(remaining)
     say("; ".join(messages))
+
+
+def _total_size(items: Iterable[CachedItem]) -> str:
+    """Return the size of all items together, in words."""
+    return size_text(sum(item.size for item in items))
 
 
 def _describe(deletable: Sequence[CachedItem], *, clears_answers: bool) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
     from kg_edit.reports.differences import PromptDifference
+    from kg_edit.reports.prompts import AskedPrompt
 
 
 def diff(
@@ -70,33 +71,20 @@ def diff(
     - `kg-edit diff --patch ledger/ prompts.jsonl --json`
     - `kg-edit diff --model merged/ prompts.txt`
     """
-    from kg_edit.patches.provenance import read_merged_provenance
     from kg_edit.storage.atomic import write_text
 
     language = _check_language(language, prompts)
-    base = None  # the unedited model of a merged one
-    if model and not patch:
-        base = read_merged_provenance(model).get("model", {}).get("name")
-    if not patch and not base:
-        raise ConfigError(
-            "there is nothing to compare; give --patch PATH, or --model with the folder of a model that `kg-edit patch "
-            "merge` wrote"
-        )
+    merged_from = _find_unedited(model, patch)
     check_patches(patch)
     if html:
         inputs = [prompts] if prompts else []
         check_out(html, ".html", option="--html", inputs=inputs)
     from kg_edit.reports.differences import compare_prompts, count_in_words, difference_page, difference_table
-    from kg_edit.reports.prompts import join_repeats, packaged_prompts, read_prompts
 
-    entries = packaged_prompts(language=language)
-    if prompts:
-        entries = join_repeats(read_prompts(prompts))
-    if chat:
-        entries = tuple(entry.model_copy(update={"chat": True}) for entry in entries)
+    entries = _read_prompts(prompts, language=language, chat=chat)
     edited: LanguageModel | Patch
-    if base and model:
-        unedited_name = base
+    if merged_from and model:
+        unedited_name = merged_from
         edited = load(model, dtype, device)
         edited_name = model
     else:
@@ -124,6 +112,35 @@ def _check_language(language: str, prompts: Path | None) -> str:
         known = ", ".join(FORM_LANGUAGES)
         raise ConfigError(f"--language {language}: there are no packaged prompts; give a file of prompts, or {known}")
     return code
+
+
+def _find_unedited(model: str | None, patch: Sequence[Path] | None) -> str | None:
+    """Return the name of the unedited model that ``model`` was merged from; None where there are patches to compare."""
+    if patch:
+        return None
+    from kg_edit.patches.provenance import read_merged_provenance
+
+    name: str | None = None
+    if model:
+        name = read_merged_provenance(model).get("model", {}).get("name")
+    if not name:
+        raise ConfigError(
+            "there is nothing to compare; give --patch PATH, or --model with the folder of a model that `kg-edit patch "
+            "merge` wrote"
+        )
+    return name
+
+
+def _read_prompts(prompts: Path | None, *, language: str, chat: bool) -> Sequence[AskedPrompt]:
+    """Return the prompts of a file, or the packaged ones in a language; with ``chat`` each is asked in chat form."""
+    from kg_edit.reports.prompts import join_repeats, packaged_prompts, read_prompts
+
+    entries = packaged_prompts(language=language)
+    if prompts:
+        entries = join_repeats(read_prompts(prompts))
+    if chat:
+        entries = tuple(entry.model_copy(update={"chat": True}) for entry in entries)
+    return entries
 
 
 def _as_json(differences: Sequence[PromptDifference], *, model: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -213,19 +212,21 @@ def edit(
             _check_reach(editor, usable, show=dry_run, most=most_reach)
         if dry_run:
             return
-        make = partial(
-            run_edits,
-            editor,
-            editor.model,
-            usable,
-            out,
-            force=force,
-            keep_going=keep_going,
-            alone=alone,
-            locality_check=locality_check,
-            callbacks=callbacks,
-            graph=graph or (),
-        )
+
+        def make() -> EditRun:
+            return run_edits(
+                editor,
+                editor.model,
+                usable,
+                out,
+                force=force,
+                keep_going=keep_going,
+                alone=alone,
+                locality_check=locality_check,
+                callbacks=callbacks,
+                graph=graph or (),
+            )
+
         run = replace_run(out, make, overwrite=overwrite)
     if chosen.layer_choice:
         write_json(out / "layer.json", chosen.layer_choice)
@@ -308,7 +309,11 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
     from kg_edit.reports.edit_run import run_edits
 
     editor = planned.on(load("smollm2-135m"))
-    run = replace_run(out, partial(run_edits, editor, editor.model, edits, out), overwrite=overwrite)
+
+    def make() -> EditRun:
+        return run_edits(editor, editor.model, edits, out)
+
+    run = replace_run(out, make, overwrite=overwrite)
     _show(run)
 
 

@@ -29,37 +29,20 @@ def with_fields_of(
         fields: the dataclass.
         after: the command's own options that the help shows after a field; the rest of them come last.
     """
-
     field_options = dict(signature(fields, eval_str=True).parameters)
-    models = dict[str, type[BaseModel]]()  # the fields that are replaced by the fields of a model
-    for name, option in field_options.items():
-        kind = option.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            models[name] = kind
 
     def decorate(command: Command[FieldsT, Own]) -> Callable[..., None]:
-        # The options in the order of the help. The command's first parameter is the dataclass.
-        _, *parameters = signature(command, eval_str=True).parameters.values()
-        own_options = {option.name: option for option in parameters}
-        ordered = list[Parameter]()
-        for name, option in field_options.items():
-            if name in models:
-                ordered += options_of(models[name])
-            else:
-                ordered.append(option)
-            for own_name in after.get(name, ()):
-                ordered.append(own_options.pop(own_name))
-        ordered += own_options.values()
-        ordered = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in ordered]
+        ordered = _order_options(field_options, command, after)
 
         @wraps(command)
         def run(**options: Any) -> None:
-            values = dict[str, Any]()
-            for name in field_options:
-                if name in models:
-                    values[name] = _build(models[name], options)
-                else:
+            values = dict[str, Any]()  # of the dataclass's fields
+            for name, option in field_options.items():
+                model = _model_of(option)
+                if model is None:
                     values[name] = options.pop(name)
+                else:
+                    values[name] = _build(model, options)
             command(fields(**values), **options)  # type: ignore[call-arg]
 
         run.__signature__ = signature(command).replace(parameters=ordered)  # type: ignore[attr-defined]
@@ -67,6 +50,33 @@ def with_fields_of(
         return run
 
     return decorate
+
+
+def _order_options(
+    field_options: Mapping[str, Parameter], command: Callable[..., None], after: Mapping[str, Sequence[str]]
+) -> list[Parameter]:
+    """Return all options in the order of the help: those of the fields, and the command's own, as ``after`` says."""
+    _, *parameters = signature(command, eval_str=True).parameters.values()  # the first one is the dataclass
+    own_options = {option.name: option for option in parameters}
+    ordered = list[Parameter]()
+    for name, option in field_options.items():
+        model = _model_of(option)
+        if model is None:
+            ordered.append(option)
+        else:
+            ordered += options_of(model)
+        for own_name in after.get(name, ()):
+            ordered.append(own_options.pop(own_name))
+    ordered += own_options.values()
+    return [option.replace(kind=Parameter.KEYWORD_ONLY) for option in ordered]
+
+
+def _model_of(option: Parameter) -> type[BaseModel] | None:
+    """Return the pydantic model that is a field's type, and whose fields replace it; None for another type."""
+    kind = option.annotation
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return None
 
 
 def options_of(model: type[BaseModel]) -> list[Parameter]:

@@ -157,17 +157,13 @@ def run_edits(
             method, distinct, out, force=force, keep_going=keep_going, callbacks=callbacks, progress=progress
         )
         made = distinct
-        if keep_going:
+        if keep_going:  # which may have left out some
             made_ids = _made_ids(patch)
             made = tuple(edit for edit in distinct if edit.id in made_ids)
 
         # Ask the edits' prompts, unless an earlier run has asked them, and make the failed edits alone.
         known = known_rows(out / RECORDS, made)
-        if known:
-            rows = BeforeAfter(known)
-        else:
-            rows = before_and_after(model, patch, made, progress=progress)
-            write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
+        rows = BeforeAfter(known) if known else _ask_edits(model, patch, made, out, progress=progress)
         failed_ids = {result.edit for result in Verdict.of(rows).failed}
         failed = [edit for edit in made if edit.id in failed_ids]
         if alone and len(made) > 1:
@@ -433,6 +429,13 @@ def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
         return ()
     if {row.edit for row in rows} != {edit.id for edit in edits}:
         return ()
+    return rows
+
+
+def _ask_edits(model: LanguageModel, patch: Patch, edits: Sequence[Edit], out: Path, *, progress: bool) -> BeforeAfter:
+    """Ask the edits' prompts on both models, and write the rows to ``records.jsonl``."""
+    rows = before_and_after(model, patch, edits, progress=progress)
+    write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
     return rows
 
 
