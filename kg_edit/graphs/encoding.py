@@ -1,8 +1,7 @@
 """Encode an edit's subgraph as the tensors that the R-GNN reads (GLAME, section 4.2).
 
 Entities and relations become vectors [d] by their labels. A label alone goes through the model's first blocks; its
-vector is the hidden state after block k, of the label's last token or the mean over its tokens. `label_readings` gives
-several such states at once.
+vector is the hidden state after block k, of the label's last token or the mean over its tokens (`label_vectors`).
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class EncodedSubgraph:
 
         Early hidden states differ in size by orders of magnitude.
         """
-        return replace(self, nodes=_unit_rms(self.nodes), relations=_unit_rms(self.relations))
+        return replace(self, nodes=_scale_to_unit_rms(self.nodes), relations=_scale_to_unit_rms(self.relations))
 
     def to(self, device: torch.device) -> EncodedSubgraph:
         """Return one graph (before `together`) on another device: the value's block may be elsewhere."""
@@ -105,16 +104,15 @@ def encode_subgraph(
     check_graph(graph)
     check_labels(model, graph)
     keys = sorted(graph.nodes)
-    # (subject, object, key, label) of each edge, in an order that does not depend on the graph's
-    edges = sorted(graph.edges(keys=True, data="label"), key=lambda edge: (*edge[:2], str(edge[2])))
+    edges = _sort_edges(graph)
     labels = [graph.nodes[key]["label"] for key in keys]
-    labels += [label for *_, label in edges]
+    labels += [label for _, _, label in edges]
     vectors = label_vectors(model, labels, layer=layer, pooling=pooling, start_token=start_token)
 
     # A statement s -r-> o becomes the message o -> s: an edge has its object first.
     row = {key: index for index, key in enumerate(keys)}
-    objects = [row[end] for _, end, _, _ in edges]
-    subjects = [row[start] for start, _, _, _ in edges]
+    objects = [row[target] for _, target, _ in edges]
+    subjects = [row[subject] for subject, _, _ in edges]
     return EncodedSubgraph(
         nodes=vectors[: len(keys)],  # [nodes, d]
         edges=torch.tensor([objects, subjects], device=vectors.device),
@@ -123,9 +121,20 @@ def encode_subgraph(
     )
 
 
+def _sort_edges(graph: nx.MultiDiGraph) -> list[tuple[str, str, str]]:
+    """Return (subject, object, label) of each edge, in an order that does not depend on the graph's own."""
+
+    def place(edge: tuple[str, str, object, str]) -> tuple[str, str, str]:
+        subject, target, key, _ = edge
+        return subject, target, str(key)
+
+    edges = sorted(graph.edges(keys=True, data="label"), key=place)
+    return [(subject, target, label) for subject, target, _, label in edges]
+
+
 def check_labels(model: LanguageModel, graph: nx.MultiDiGraph) -> None:
     """Refuse a graph with a label that is longer than any text the model is made for, and name its statement."""
-    longest = _longest(model)
+    longest = _most_tokens(model)
     if longest is None:
         return
     for subject, target, data in graph.edges(data=True):
@@ -134,26 +143,28 @@ def check_labels(model: LanguageModel, graph: nx.MultiDiGraph) -> None:
         for name in names:
             if len(name.encode()) <= longest:  # a token has at least one byte
                 continue
-            tokens, _ = _row(model, name, start_token=False)
+            tokens, _ = _tokenize(model, name, start_token=False)
             if len(tokens) > longest:
                 statement = " | ".join(_shorten(part) for part in names)
-                raise GraphError(f"in the statement {statement}: {_too_long(model, name)}")
+                raise GraphError(f"in the statement {statement}: {_say_too_long(model, name)}")
 
 
-def _longest(model: LanguageModel) -> int | None:
+def _most_tokens(model: LanguageModel) -> int | None:
     """Return the largest number of tokens in a label: the positions that the model has, or was trained on."""
     trained: int | None = getattr(model.text_config, "max_position_embeddings", None)
     return model.positions or trained
 
 
-def _too_long(model: LanguageModel, label: str) -> str:
+def _say_too_long(model: LanguageModel, label: str) -> str:
+    """Return the message about a label that is too long."""
     return (
-        f"the label {_shorten(label)} has more tokens than the {_longest(model)} positions of {model.name}; "
+        f"the label {_shorten(label)} has more tokens than the {_most_tokens(model)} positions of {model.name}; "
         "shorten it, or leave it out of the graph"
     )
 
 
 def _shorten(label: str) -> str:
+    """Return a label in quotes, cut if it is long."""
     if len(label) <= _SHOWN:
         return repr(label)
     return f"{label[:_SHOWN]!r}…"
@@ -182,7 +193,7 @@ def label_vectors(
             is. In some models, the first token after the document's start is one too.
     """
     vectors: dict[str, Tensor] = {}
-    for padded, batch in _batches(model, labels, start_token=start_token):
+    for padded, batch in _make_batches(model, labels, start_token=start_token):
         states = block_output(model, padded, layer)  # [labels, tokens, d]
         for (label, tokens), state in zip(batch, states, strict=True):
             last = state[-1]
@@ -197,7 +208,7 @@ def label_vectors(
     return torch.stack([vectors[label] for label in labels]).float()
 
 
-def _batches(
+def _make_batches(
     model: LanguageModel, labels: Sequence[str], *, start_token: bool
 ) -> Iterator[tuple[Batch, list[tuple[str, int]]]]:
     """Yield left-padded batches of the distinct labels, short ones first: the rows, and (label, own tokens) of each.
@@ -207,20 +218,20 @@ def _batches(
     ids = dict[str, list[int]]()
     own_tokens = dict[str, int]()
     for label in sorted(set(labels)):
-        ids[label], others = _row(model, label, start_token=start_token)
+        ids[label], others = _tokenize(model, label, start_token=start_token)
         own_tokens[label] = len(ids[label]) - others
     by_length = sorted(ids, key=lambda label: len(ids[label]))
     lengths = [len(ids[label]) for label in by_length]
-    longest = _longest(model)
+    longest = _most_tokens(model)
     if longest and lengths and lengths[-1] > longest:
-        raise GraphError(_too_long(model, by_length[-1]))
+        raise GraphError(_say_too_long(model, by_length[-1]))
     for numbers in split_passes(lengths, rows=_ROWS, tokens=_TOKENS):
         batch = by_length[numbers.start : numbers.stop]
         padded = left_pad([ids[label] for label in batch], device=model.device)
         yield padded, [(label, own_tokens[label]) for label in batch]
 
 
-def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[int], int]:
+def _tokenize(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[int], int]:
     """Return a label's tokens without a final EOS, and how many of the first ones are not its own (a start, a BOS)."""
     if start_token:
         lead = model.tokenizer(LINE_BREAK, add_special_tokens=False)["input_ids"]
@@ -238,5 +249,6 @@ def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[i
     return list(encoding["input_ids"])[:end], first
 
 
-def _unit_rms(vectors: Tensor) -> Tensor:
+def _scale_to_unit_rms(vectors: Tensor) -> Tensor:
+    """Return each of the vectors [..., d] divided by its root mean square."""
     return vectors / vectors.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)

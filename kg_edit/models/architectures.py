@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # other modules read the table without loading a model
     from transformers import PreTrainedConfig, PreTrainedModel
 
 ENTRY_POINTS = "kg_edit.architectures"
+FORMAT = "2-"  # prefix of a fingerprint; the first format, which read one column of most matrices, had no prefix
+_HALF = 2  # bytes of a number: a type with fewer is a quantised one
+_PACKED_ELEMENTS = 4096  # elements that are read of a matrix whose rows and columns a quantisation has packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,13 +238,6 @@ def optional_module(model: nn.Module, path: str | None) -> nn.Module | None:
     return module if isinstance(module, nn.Module) else None
 
 
-_HALF = 2  # bytes of a number: a type with fewer is a quantised one
-FORMAT = "2-"  # prefix of a fingerprint; the first format, which read one column of most matrices, had no prefix
-
-
-_PACKED_ELEMENTS = 4096  # elements that are read of a matrix whose rows and columns a quantisation has packed
-
-
 def content_fingerprint(model: PreTrainedModel) -> str:
     """Return a hash of the family and of every parameter: its name, shape, and an element of each row and each column.
 
@@ -259,14 +255,26 @@ def fingerprint_of(family: str, parameters: Iterable[tuple[str, Tensor]]) -> str
     digest = hashlib.sha256(family.encode())
     for name, parameter in parameters:
         digest.update(json.dumps([name, list(parameter.shape)]).encode())
-        # The elements (0, 0), (1, 1), … of the matrix; the shorter index wraps around, so all rows and columns count.
-        stored = parameter.detach()
-        if not stored.is_floating_point():  # packed by a quantisation: one long column
-            stored = stored.reshape(-1)[:: max(1, stored.numel() // _PACKED_ELEMENTS)]
-        matrix = stored.reshape(-1, stored.shape[-1]) if stored.dim() else stored.reshape(1, 1)
-        rows, columns = matrix.shape
-        count = max(rows, columns) if matrix.numel() else 0
-        steps = torch.arange(count, device=matrix.device)
-        diagonal = matrix[steps % max(rows, 1), steps % max(columns, 1)]  # [max(rows, columns)]
-        digest.update(diagonal.to(torch.bfloat16).float().cpu().numpy().tobytes())
+        elements = _pick_elements(parameter.detach()).to(torch.bfloat16)
+        digest.update(elements.float().cpu().numpy().tobytes())
     return f"{FORMAT}{digest.hexdigest()[:16]}"
+
+
+def _pick_elements(stored: Tensor) -> Tensor:
+    """Return an element of each row and each column of a parameter, as a vector.
+
+    These are the elements (0, 0), (1, 1), … of the matrix; the shorter index wraps around, so that all rows and columns
+    count.
+    """
+    import torch
+
+    if not stored.numel():
+        return stored.reshape(-1)
+    if not stored.is_floating_point():  # packed by a quantisation: one long column
+        stored = stored.reshape(-1)[:: max(1, stored.numel() // _PACKED_ELEMENTS)]
+    if stored.dim() == 0:  # a single number
+        stored = stored.reshape(1)
+    matrix = stored.reshape(-1, stored.shape[-1])
+    rows, columns = matrix.shape
+    steps = torch.arange(max(rows, columns), device=matrix.device)
+    return matrix[steps % rows, steps % columns]
