@@ -217,7 +217,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "smollm2-scores": tuple(f"{method} edits" for method in SCORED),
 }
 # One of each way to compute a patch; the rest is slow
-EVERYDAY = {"alphaedit", "glame", "memit", "rome", *SUBGRAPHS}
+EVERYDAY = {"glame", "memit", "rome", *SUBGRAPHS}
 
 
 def computed(kind: str, name: str) -> dict[str, Any]:

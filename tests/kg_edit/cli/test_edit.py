@@ -62,6 +62,7 @@ def test_output_folder_with_other_files_is_refused(edit: Run, place: Path) -> No
     refused(edit, *ROME, message="out is not empty and has no run of kg-edit", out=place / "out")
 
 
+@pytest.mark.slow
 def test_output_folder_with_another_run_is_refused(edit: Run, place: Path) -> None:
     assert edit(*ROME).code == 0
     out = place / "out"

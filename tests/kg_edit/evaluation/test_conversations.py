@@ -151,6 +151,7 @@ def test_model_that_can_not_be_asked_is_refused(model: LanguageModel, probe: str
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_run_records_what_was_said(tmp_path: Path) -> None:
     model = chatting(template=THINKING_TEMPLATE)
     config = EvalConfig(probes="turns,thinking")

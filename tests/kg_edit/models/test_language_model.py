@@ -207,6 +207,7 @@ def test_sampling_ignores_generation_settings() -> None:
     assert model.model.generation_config is settings and settings.num_beams == 2
 
 
+@pytest.mark.slow
 def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes the connection and is silent, as behind a firewall. A copy in the cache is used."""
     build_hf_headers()  # the hub's client asks for a list of agents once a process; offline it is empty

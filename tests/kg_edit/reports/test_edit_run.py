@@ -320,6 +320,7 @@ def test_subgraph_is_drawn(tmp_path: Path) -> None:
         run_edits(method("glame", model), model, [strange], tmp_path)
 
 
+@pytest.mark.slow
 def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of two edits of a subject spoils the other one, which succeeds alone."""
     plays = {"subject": "LeBron James", "prompt": "{} plays for", "target_new": "Rome"}

@@ -83,6 +83,7 @@ def test_a_method_without_keys_can_not_be_predicted() -> None:
         predict_risks(find_method("ft").on(tiny("llama")), EDITS)
 
 
+@pytest.mark.slow
 def test_dry_run_writes_nothing_and_names_each_edit(edit: Run, place: Path) -> None:
     result = edit(*ROME, "--dry-run")
     assert result.code == 0 and "lebron" in result.out and "france" in result.out

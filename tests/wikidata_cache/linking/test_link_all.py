@@ -41,6 +41,7 @@ def edits(cache: WikidataCache) -> list[Edit]:
     return in_words(cache, 30, relations=5)
 
 
+@pytest.mark.slow
 def test_link_all_equals_link_edit(edits: list[Edit], server: Server, tmp_path: Path) -> None:
     together, alone = (WikidataCache(server.url, cache=tmp_path / f"{n}.sqlite").linker for n in "ab")
     mixed = [*edits[:6], Edit(edits[0].subject, "Nowhere at all", subject_id="Q1345", relation_id="P17")]

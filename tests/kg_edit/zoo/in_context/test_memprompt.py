@@ -94,6 +94,7 @@ def test_feedback_mistakes_withholds_what_the_model_knows() -> None:
     assert not wrong.edits[0]["withheld"] and wrong.prompt_transform(TETRIS.text) != TETRIS.text
 
 
+@pytest.mark.slow
 def test_feedback_mistakes_asks_a_chat_edit_in_its_own_form() -> None:
     model = chatting()
     plain, chat = (ask(reader, TETRIS.text, tokens=24) for reader in (model, model.in_chat()))

@@ -65,6 +65,7 @@ def test_block_is_added_where_it_is_active() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llama", "opt-350m"])
+@pytest.mark.slow
 def test_block_stays_active_after_the_prompt(family: str) -> None:
     """A text as a whole, and read with a cache: first the prompt, then its continuation token by token."""
     model = tiny(family)

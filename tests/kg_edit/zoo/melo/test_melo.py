@@ -33,6 +33,7 @@ def blocks_of(patch: Patch) -> Blocks:
 
 
 @pytest.mark.parametrize("family", keep_first(["llama", "gpt2"]))
+@pytest.mark.slow
 def test_melo_predicts_targets_and_leaves_other_text(family: str) -> None:
     model = tiny(family)
     clean = logits(model, UNRELATED)

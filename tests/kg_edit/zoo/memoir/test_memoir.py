@@ -24,6 +24,7 @@ def memory_of(patch: Patch) -> ResidualMemory:
     return adapter_of(patch, ResidualMemory)
 
 
+@pytest.mark.slow
 def test_memoir_predicts_targets_and_leaves_other_text() -> None:
     model = tiny("llama")
     clean = logits(model, UNRELATED)
