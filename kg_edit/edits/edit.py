@@ -23,7 +23,6 @@ from pydantic_core import PydanticCustomError
 
 from kg_common.ids import is_item, is_property
 from kg_edit.errors import ConfigError, EditError, Fault, faults_of
-from kg_edit.languages import ENGLISH, check_language, mixes_directions
 from kg_edit.writing_systems import whole
 
 
@@ -42,6 +41,7 @@ def _refuse_surrogates(text: str) -> str:
 
 
 STORED = {"stored": True}  # the context of an edit that was made before, whose answers may have several lines
+_ENGLISH = "en"  # as in `kg_edit.languages`, which only edits in other languages load
 _NO_SUBJECT = object()  # in the place of the subject of an edit that has none
 _BARE_ID = (
     "'{name}' is a Wikidata id, which the model would learn to generate: write the label here and the id in "
@@ -61,6 +61,10 @@ def _refuse_line_breaks(text: str, info: ValidationInfo) -> str:
 
 def _read_language(code: str) -> str:
     """Return the code of a language in lower case."""
+    if code == _ENGLISH:
+        return code
+    from kg_edit.languages import check_language
+
     try:
         return check_language(code)
     except ConfigError as error:
@@ -192,15 +196,24 @@ class Edit(Record):
     )
 
     language: Language = Field(
-        ENGLISH,
+        _ENGLISH,
         description="the two letters of the language it is written in, such as zh",
-        exclude_if=lambda code: code == ENGLISH,
+        exclude_if=lambda code: code == _ENGLISH,
     )
 
     @property
     def text(self) -> str:
         """The prompt with the subject filled in. It does not use `str.format`, because a subject may contain braces."""
         return self.prompt.replace("{}", self.subject)
+
+    @property
+    def about_subject(self) -> str:
+        """A prompt about the subject alone, "{} is a" in the edit's language, with {} for the subject."""
+        if self.language == _ENGLISH:
+            return "{} is a"
+        from kg_edit.languages import fit, words_of
+
+        return fit(words_of(self.language).essence, self.subject, self.language)
 
     @property
     def plain_questions(self) -> tuple[Question, ...]:
@@ -332,8 +345,12 @@ class Edit(Record):
     @classmethod
     def _refuse_mixed_directions(cls, language: str, info: ValidationInfo) -> str:
         """Refuse a prompt that mixes directions of writing; an English one may quote a word of another script."""
+        if language == _ENGLISH:
+            return language
+        from kg_edit.languages import mixes_directions
+
         prompt = info.data.get("prompt", "")
-        if language != ENGLISH and mixes_directions(prompt):
+        if mixes_directions(prompt):
             mixed = "mixes letters written from left to right with letters written from right to left"
             raise ValueError(f"the prompt {prompt!r} {mixed}; write it in one language")
         return language

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import Engine, FastLoss, TargetRow
-from kg_edit.languages import fit, words_of
 from kg_edit.models.first_token import readable_contexts
 from kg_edit.models.hooks import change_output, index_for, tell_prompt_ends, watch
 from kg_edit.models.language_model import LanguageModel
@@ -93,8 +92,9 @@ class Request:
             rewrites += _encode_in_contexts(
                 model, edit.prompt, contexts, subject=edit.subject, target=edit.target_new, chat=chat
             )
-        about = fit(words_of(edit.language).essence, edit.subject, edit.language)
-        (essence,) = _encode_in_contexts(model, about, [BARE], subject=edit.subject, target=None, chat=edit.forms[0])
+        (essence,) = _encode_in_contexts(
+            model, edit.about_subject, [BARE], subject=edit.subject, target=None, chat=edit.forms[0]
+        )
         return cls(rewrites=tuple(rewrites), essence=essence)
 
     @property

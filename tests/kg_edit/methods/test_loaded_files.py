@@ -18,7 +18,7 @@ PACKAGES = ("kg_common", "kg_edit", "wikidata_cache")
 ROME = """
 .: kg_common kg_edit
 kg_common: atomic errors ids progress
-kg_edit: callbacks covariance edits engine errors languages locate_then_edit methods models patches registry storage
+kg_edit: callbacks covariance edits engine errors locate_then_edit methods models patches registry storage
     version writing_systems
 kg_edit.covariance: corpora factor files moment store
 kg_edit.edits: edit inputs
@@ -33,7 +33,7 @@ kg_edit.storage: atomic setting_fields
 GLAME_ALSO = """
 .: wikidata_cache
 kg_common: json_text rows terminal
-kg_edit: graphs text
+kg_edit: graphs languages text
 kg_edit.edits: templates
 kg_edit.engine: cuda_graphs
 kg_edit.graphs: controls encoding fact_files facts private_graph rgnn source
