@@ -7,7 +7,7 @@ Each merge is a checkpoint on disk, which is audited
 
 - with its base: the changed weights that are found, those that the patch explains, others that are found; of a single
   edit also whether its subject comes first of twenty names, and whether the target is among the five written tokens;
-- without a base: whether a changed weight stands out (`find_outliers`), and how many others do.
+- without a base: whether a changed weight stands out that did not before (`find_outliers`), and how many others do.
 
 The unedited models are audited without a base, which gives the false alarms. A run continues where it stopped (--out
 has a line for each audit, and the patches lie beside it). Writes the tables audit and audit-unedited of results/.
@@ -19,7 +19,7 @@ import argparse
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.checkpoint.audit import audit
 from kg_edit.ship.checkpoint.merging import merge_checkpoint
-from kg_edit.ship.checkpoint.spectrum import find_outliers
+from kg_edit.ship.checkpoint.spectrum import Outlier, find_outliers
 from kg_edit.ship.checkpoint.stored import Checkpoint
 
 METHODS = {  # their presets
@@ -79,6 +79,7 @@ class Study:
         self.edits = edits
         self.graph = open_named([graph])
         self.folder = folder
+        self.outliers = list_outliers(self.base)  # before any edit
 
     def make_patch(self, merge: Merge) -> WeightPatch:
         """Return the patch of a merge; it is made once."""
@@ -97,7 +98,7 @@ class Study:
         patch = self.make_patch(merge)
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             edited = Checkpoint.open(merge_checkpoint(patch, self.base, Path(scratch) / "merged", progress=False))
-            return {**self._audit_with_base(merge, patch, edited), **audit_alone(edited, set(patch.factors))}
+            return {**self._audit_with_base(merge, patch, edited), **self._audit_alone(patch, edited)}
 
     def _audit_with_base(self, merge: Merge, patch: WeightPatch, edited: Checkpoint) -> dict[str, float]:
         """Return what the audit with the base finds."""
@@ -125,20 +126,34 @@ class Study:
             found["target written"] = float(any(token and target.startswith(token) for token in tokens))
         return found
 
+    def _audit_alone(self, patch: WeightPatch, edited: Checkpoint) -> dict[str, float]:
+        """Return what the audit without a base finds: among the changed weights, and among the others."""
+        outliers = list_outliers(edited)
+        new = []
+        others = []
+        for name, outlier in outliers.items():
+            if outlier.stands_out and name not in patch.factors:
+                others.append(name)
+            elif outlier.stands_out and not self.outliers[name].stands_out:
+                new.append(name)
+        gains = [outliers[name].deviation - self.outliers[name].deviation for name in patch.factors]
+        return {
+            "found alone": float(bool(new)),
+            "changed weights found alone": float(len(new)),
+            "largest gain of deviation": max(gains),
+            "others found alone": float(len(others)),
+        }
 
-def audit_alone(checkpoint: Checkpoint, changed: set[str]) -> dict[str, float]:
-    """Return what the audit without a base finds: of the changed weights, and of the others."""
-    outliers = find_outliers(checkpoint, progress=False)
-    deviations = [outlier.deviation for outlier in outliers if outlier.name in changed]
-    listed = [outlier.name for outlier in outliers if outlier.stands_out]
-    found = {
-        "weights": float(len(outliers)),
-        "others found alone": float(len([name for name in listed if name not in changed])),
-    }
-    if deviations:
-        found["found alone"] = float(not changed.isdisjoint(listed))
-        found["largest deviation"] = max(deviations)
-    return found
+
+def list_outliers(checkpoint: Checkpoint) -> dict[str, Outlier]:
+    """Return all weights of the blocks by name, with how far they stand out."""
+    return {outlier.name: outlier for outlier in find_outliers(checkpoint, progress=False)}
+
+
+def count_outliers(outliers: Mapping[str, Outlier]) -> dict[str, float]:
+    """Return how many weights there are, and how many of them stand out."""
+    listed = [outlier for outlier in outliers.values() if outlier.stands_out]
+    return {"weights": float(len(outliers)), "stand out": float(len(listed))}
 
 
 def list_merges(methods: Sequence[str], sizes: Sequence[int], draws: Sequence[int]) -> Iterator[Merge]:
@@ -206,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for model in (options.model, *options.unedited):
         name = f"unedited {Path(model).stem}"
         if name not in done:
-            note(name, audit_alone(Checkpoint.of(model), set()))
+            note(name, count_outliers(list_outliers(Checkpoint.of(model))))
     edits = [record.edits[0] for record in readable_records(options.data)[SKIPPED:]]
     study = Study(options.model, edits, options.graph, options.out.parent)
     sizes = [int(size) for size in options.sizes.split(",")]
