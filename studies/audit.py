@@ -182,13 +182,10 @@ def write_results(done: dict[str, dict[str, float]], options: argparse.Namespace
             results.add([Number(**row, metric=metric, mean=mean, low=low, high=high)])
     for name, found in done.items():
         if name.startswith("unedited "):
-            unedited = name.removeprefix("unedited ")
+            unedited = model_name(name.removeprefix("unedited "))
             about = {"table": "audit-unedited", "data": "", "n": "1", "model": unedited}
-            for metric in ("weights", "others found alone"):
-                number = Number(
-                    **about, method="unedited", settings=unedited, metric=metric, mean=f"{found[metric]:.0f}"
-                )
-                results.add([number])
+            for metric, count in found.items():
+                results.add([Number(**about, method="unedited", settings=unedited, metric=metric, mean=f"{count:.0f}")])
     results.save()
 
 

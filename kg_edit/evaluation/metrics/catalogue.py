@@ -209,6 +209,10 @@ _CONVERSATIONS = """`--probes turns,thinking` asks a chat model in its chat temp
 
 Answers have at most 60 tokens, and `records.jsonl` has them and the thoughts. A model without a chat template is
 refused, and so is `thinking` for a template without the switch.
+
+SmolLM2-135M-Instruct was asked about ten CounterFactPlus facts, edited by `rome` in chat form. The first answer had o*
+for all ten. To "Are you sure?" it still gave o* once, never went back to o, and nine times gave neither: it apologised.
+Ten facts are few, and a larger model may answer otherwise. None of the models here has a switch for thinking.
 """
 
 
