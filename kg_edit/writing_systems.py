@@ -59,9 +59,16 @@ def join(text: str, target: str) -> str:
         return text + target.removeprefix(GLUE)
     if text[-1:].isspace() or target[:1].isspace():
         return text + target
-    if text and target and is_unspaced(target[0]) and (is_unspaced(text[-1]) or text[-1] in _WIDE_MARKS):
+    if runs_on(text, target):
         return text + target
     return f"{text} {target}"
+
+
+def runs_on(text: str, target: str) -> bool:
+    """Return whether ``target`` follows ``text`` without a space because of its script."""
+    if not (text and target and is_unspaced(target[0])):
+        return False
+    return is_unspaced(text[-1]) or text[-1] in _WIDE_MARKS
 
 
 def whole(name: str, text: str) -> str:

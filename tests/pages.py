@@ -53,5 +53,6 @@ class DocPage(NamedTuple):
 
 README = DocPage("README.md")
 COMMANDS = DocPage("docs/commands.md")
+LANGUAGES = DocPage("docs/languages.md")
 TUTORIALS = [DocPage(file.relative_to(ROOT).as_posix()) for file in sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 DOCS = [DocPage(file.relative_to(ROOT).as_posix()) for file in sorted((ROOT / "docs").rglob("*.md"))]

@@ -26,7 +26,7 @@ from tests.kg_edit.command_line import Result, Run, cache, kg_edit, place, tiny_
 from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT, MQUAKE, QUESTION
 from tests.kg_edit.ship.app.serving import answering
 from tests.kg_edit.tiny import CHAT_TEMPLATE, save_larger
-from tests.pages import COMMANDS, README, ROOT, TUTORIALS, DocPage
+from tests.pages import COMMANDS, LANGUAGES, README, ROOT, TUTORIALS, DocPage
 from tests.wikidata_cache.wikidata_helpers import Server
 from wikidata_cache import cli, packaged_extract
 from wikidata_cache.sources.graph_files import load_files
@@ -34,7 +34,7 @@ from wikidata_cache.sources.graph_files import load_files
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-PAGES = [README, COMMANDS, *TUTORIALS]
+PAGES = [README, COMMANDS, LANGUAGES, *TUTORIALS]
 FINDS = {  # exit codes that say what was found, beside 0
     "kg-edit patch check": {1},  # what a tiny model does not say
     "kg-edit patch rebase": {1},
@@ -46,6 +46,7 @@ FINDS = {  # exit codes that say what was found, beside 0
 MADE = {  # a page: files that its commands leave
     "README": ("out/patch.safetensors", "out/report.md", "out/report.html"),
     "commands": ("out/patch.safetensors", "adapter", "comparison.md", "mine.json", "graph.html", "wd"),
+    "languages": ("capitals/report.html", "capitals-scored/summary.json"),
     "first-edit": ("first/report.md",),
     "from-python": ("python.safetensors", "scored/rome/summary.json", "table.tex", "table.csv", "python-ledger"),
     "private-graph": ("heron/report.md", "heron.safetensors"),

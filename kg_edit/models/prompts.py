@@ -1,6 +1,7 @@
 """Encode prompts as token ids, with the position of the subject's last token and that where the target begins.
 
-`encode` makes a `Prompt` from **one** encoding with character offsets; nothing is ever decoded and encoded again.
+`encode` makes a `Prompt` from **one** encoding with character offsets; nothing is ever decoded and encoded again. Where
+a tokenizer would merge a target with a prompt that is written without spaces, they are encoded apart.
 `left_pad` makes a batch of token rows.
 """
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import PromptError
-from kg_edit.writing_systems import GLUE, join
+from kg_edit.writing_systems import GLUE, join, runs_on
 
 COMPLETE = "Complete the sentence: "
 """The text before an open sentence in the user's turn, which asks the model to complete it."""
@@ -113,9 +114,13 @@ def encode(
     ids, offsets = _tokenize(tokenizer, joined, special=special)
     start = len(ids)
     if target is not None:
-        prompt_ids, _ = _tokenize(tokenizer, text, special=special)
+        prompt_ids, prompt_offsets = _tokenize(tokenizer, text, special=special)
         if not prompt_ids:
             raise PromptError(f"the prompt {text!r} before {target!r} has no token; give a text before the target")
+        if runs_on(text, target) and ids[: len(prompt_ids)] != prompt_ids:
+            # In Qwen 是中 is one token. A model that is asked reads 是, and generates the tokens of 中国 after it.
+            ids = [*prompt_ids, *_tokenize_apart(tokenizer, target)]
+            offsets = prompt_offsets
         start = _find_target(prompt_ids, ids, text, joined, continues_word=target.startswith(GLUE))
 
     first = None
@@ -180,6 +185,15 @@ def _tokenize(
         while ids and is_special[len(ids) - 1] and ids != only_bos:
             ids.pop()
     return ids, offsets[: len(ids)]
+
+
+def _tokenize_apart(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
+    """Return the token ids that a target has behind a line break, with which no tokenizer merges a character."""
+    before, _ = _tokenize(tokenizer, "\n", special=False)
+    ids, _ = _tokenize(tokenizer, f"\n{target}", special=False)
+    if ids[: len(before)] != before:
+        raise PromptError(f"the tokenizer merges a line break with {target!r}; give the target in other words")
+    return ids[len(before) :]
 
 
 def _find_target(prompt_ids: Sequence[int], ids: Sequence[int], text: str, joined: str, *, continues_word: bool) -> int:

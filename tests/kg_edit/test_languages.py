@@ -207,15 +207,24 @@ def test_a_token_that_continues_behind_the_subject_is_the_subjects_last(merging:
     assert merging.decode(encoded.ids[encoded.edited_at : encoded.edited_at + 1]) == "日本の"
 
 
+def test_a_target_that_would_be_merged_with_its_prompt_is_encoded_apart(merging: PreTrainedTokenizerBase) -> None:
+    """Of 是中 Qwen's tokenizer makes one token; a model that reads 是 generates 中 behind it."""
+    encoded = encode(merging, "{}所在的国家是", subject="长江", target="中国")
+    alone = encode(merging, "{}所在的国家是", subject="长江")
+    assert encoded.ids[: encoded.target_start] == alone.ids
+    assert merging.decode(encoded.target_ids) == "中国"
+    assert encoded.edited_at == alone.edited_at
+
+
 @pytest.fixture(scope="module")
 def merging() -> PreTrainedTokenizerBase:
     core = Tokenizer(models.BPE(unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=280, special_tokens=["<unk>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=300, special_tokens=["<unk>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    core.train_from_iterator(["日本の"] * 20, trainer)
+    core.train_from_iterator(["日本の", "是中"] * 20, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
 
 
