@@ -12,9 +12,9 @@ languages at once, with a statement in each, so that the fourth is never seen. T
 - paraphrase: as efficacy, after the second wording and after the question
 - neighbours: whether two other things of the relation have their own object, and not the new one, as the likelier
 
-Likelier means by the sum over the tokens. What the model knows without an edit is measured apart (--known): whether the
-object of a fact is the likeliest of all objects of its relation. A run continues where it stopped (--out has a line for
-each edit). Writes the tables languages-… of results/.
+Likelier means by the sum over the tokens. What the model knows without an edit is measured apart (--known): whether
+the object of a fact is the likeliest of five objects of its relation. A run continues where it stopped: --out has a
+line for each edit. Writes the tables languages-… of results/.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 MEASURES = ("efficacy", "generated", "paraphrase", "neighbours")
 UNEDITED = "unedited"
+CHOICES = 5  # objects among which a model that knows a fact prefers the right one
 NEIGHBOURS = 2  # other things of the relation, an edit
 
 log = logging.getLogger("studies.languages")
@@ -166,18 +167,24 @@ def ask(model: LanguageModel, fact: Fact, language: str) -> dict[str, float]:
 
 
 def knows(model: LanguageModel, language: str) -> list[float]:
-    """Return for each packaged fact whether its object is the likeliest of all objects of its relation."""
+    """Return for each packaged fact whether its object is the likeliest of itself and four others of its relation."""
     objects: dict[str, list[str]] = {}
     for relation, _, end in named_facts(language):
         if end not in objects.setdefault(relation, []):
             objects[relation].append(end)
-    known = []
+    choices: list[list[Pair]] = []
     for relation, subject, end in named_facts(language):
         prompt = fill(forms_of(language)[relation].template, subject, language)
         prompt = line_break_before(model, prompt, subject=subject) + prompt
-        scores = score(model, [Pair(prompt, name) for name in objects[relation]])
-        costs = {name: scores[Pair(prompt, name)].total_nll for name in objects[relation]}
-        known.append(float(min(costs, key=costs.__getitem__) == end))
+        names = objects[relation]
+        start = names.index(end)
+        following = [*names[start:], *names[:start]]
+        choices.append([Pair(prompt, name) for name in following[:CHOICES]])  # the right one is the first
+    scores = score(model, [pair for pairs in choices for pair in pairs])
+    known = []
+    for pairs in choices:
+        costs = [scores[pair].total_nll for pair in pairs]
+        known.append(float(costs[0] == min(costs)))
     return known
 
 
