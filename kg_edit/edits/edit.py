@@ -43,9 +43,12 @@ def _refuse_surrogates(text: str) -> str:
 STORED = {"stored": True}  # the context of an edit that was made before, whose answers may have several lines
 _ENGLISH = "en"  # as in `kg_edit.languages`, which only edits in other languages load
 _NO_SUBJECT = object()  # in the place of the subject of an edit that has none
+_OR_A_FACT = ", or give the fact as subject, relation, object, new_object, where ids are looked up"
+_OR_A_PARAGRAPH = ", or a paragraph as target_text"
+WAYS_OF_A_ROW = (_OR_A_FACT, _OR_A_PARAGRAPH)  # ends of messages that help only where the edit is a row of a file
 _BARE_ID = (
     "'{name}' is a Wikidata id, which the model would learn to generate: write the label here and the id in "
-    "{field}_id, or give the fact as subject, relation, object, new_object, where ids are looked up"
+    "{field}_id" + _OR_A_FACT
 )
 
 
@@ -55,7 +58,7 @@ def _refuse_line_breaks(text: str, info: ValidationInfo) -> str:
         return text
     way = "write it on one line"
     if info.field_name == "target_new":
-        way += ", or a paragraph as target_text"
+        way += _OR_A_PARAGRAPH
     raise ValueError(f"has a line break, at which a generated answer ends; {way}")
 
 

@@ -42,6 +42,10 @@ class Conflict:
             "later edit may overwrite the earlier one; run kg-edit patch check"
         )
 
+    def involves(self, entry: Entry) -> bool:
+        """Return whether ``entry`` is one of the two edits."""
+        return entry.position in (self.first.position, self.second.position)
+
     def other(self, entry: Entry) -> Entry | None:
         """Return the edit with which ``entry`` is in conflict; None if the conflict is between two others."""
         if entry.position == self.first.position:

@@ -6,13 +6,12 @@ ledger.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kg_edit.edits.edit import Edit, EntityId, Name, Record, Text, checked
+from kg_edit.edits.edit import WAYS_OF_A_ROW, Edit, EntityId, Name, Record, Text, checked
 from kg_edit.errors import DisablingEditError
 from kg_edit.ship.ledger.log import Added, in_force
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
@@ -93,7 +92,7 @@ class Outcome(_Message):
 
     kind: Literal["edit", "probe"] = Field(description="whether the prompt is the edit's own, or a further one")
     prompt: str
-    led: bool = Field(
+    after_line_break: bool = Field(
         False,
         description="the prompt is asked after a line break, because it begins with the subject, and the model uses a "
         "text's first token as an attention sink",
@@ -179,11 +178,12 @@ class Problem(_Message):
 
 def problem_of(error: Exception) -> Problem:
     """Return an error about a request; it names fields of the request instead of rows of a file and options."""
-    message = _cut_way_of_a_file(str(error))
+    message = _cut_ways_of_a_row(str(error))
     fields = dict[str, str]()
     for fault in getattr(error, "faults", ()):
         if fault.field:
-            fields[fault.field] = _cut_way_of_a_file(fault.message)
+            fields[fault.field] = _cut_ways_of_a_row(fault.message)
+    # An error of the graph has no faults. Its message is about one field, so that is the only one in `fields`.
     match error:
         case UnknownLabelError():
             message = f"the graph has no entity {error.label!r}; correct the name, or give its id as target_new_id"
@@ -200,15 +200,11 @@ def problem_of(error: Exception) -> Problem:
     return Problem(kind=type(error).__name__, message=message, notes=notes, fields=fields)
 
 
-def _cut_way_of_a_file(message: str) -> str:
-    """Return a message of `kg_edit.edits.edit` without a way out that a row of a file has, but a request has not.
-
-    Two messages end with such a way, which is cut:
-
-        ... write the label here and the id in target_new_id, or give the fact as subject, relation, object, ...
-        ... write it on one line, or a paragraph as target_text
-    """
-    return re.sub(", or (give the fact|a paragraph) as .*", "", message)
+def _cut_ways_of_a_row(message: str) -> str:
+    """Return a message of `kg_edit.edits.edit` without a way out that a row of a file has, but a request has not."""
+    for way in WAYS_OF_A_ROW:
+        message = message.replace(way, "")
+    return message
 
 
 def view_of(ledger: Ledger) -> LedgerView:
@@ -235,7 +231,7 @@ def view_of(ledger: Ledger) -> LedgerView:
                 method=entry.method,
                 time=time,
                 norm=norm,
-                conflicts=tuple(str(conflict) for conflict in conflicts if conflict.other(entry)),
+                conflicts=tuple(str(conflict) for conflict in conflicts if conflict.involves(entry)),
             )
         )
     active = sum(row.state == "active" for row in rows)
@@ -253,6 +249,6 @@ def _last_event(events: Sequence[Event], rows: Sequence[LedgerEdit]) -> LastEven
         names = [row.name for row in reversed(rows) if row.step == event.number]
         what = f"the addition of {', '.join(names)}"
     else:
-        names = [name for _, name in event.edits]
+        names = [name for _step, name in event.edits]
         what = f"the removal of {', '.join(names)}"
     return LastEvent(number=event.number, what=what)

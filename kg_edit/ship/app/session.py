@@ -87,7 +87,7 @@ class EditDesk:
         self.start = start
         self.graph = graph or method.graph
         self.models = ServedModels(self.model, ledger)
-        self._alone = threading.Lock()
+        self._lock = threading.Lock()
         self._tries = dict[str, Try]()  # the last `REMEMBERED`, by key
         self._count = 0
         self._remarked = False
@@ -95,24 +95,21 @@ class EditDesk:
     @property
     def is_busy(self) -> bool:
         """Whether a request is being computed."""
-        return self._alone.locked()
+        return self._lock.locked()
 
     def try_edit(self, request: TryRequest) -> TryAnswer:
         """Make an edit, and ask its prompts before and after it."""
-        with self._alone:
-            start = time.perf_counter()
+        with self._lock:
+            began = time.perf_counter()
             edit = request.edit(self._new_name(request.subject))
-            requests = requests_of(self.model, request, edit)
+            requests = make_requests(self.model, request, edit)
 
             # All errors that can be found before anything is computed.
             self.method.check_inputs(self.method.config, self.method.graph, [edit])
             self.method.check([edit])
             check_requests(self.model, requests)
 
-            base: tuple[PatchStep, ...] | None = None
-            active: Patch = WeightPatch(factors={})
-            if request.on_ledger:
-                base, active = self._active()
+            base, active = self._read_base(request)
             before = self._ask_with(active, requests)
             self.method.start_anew()  # the same request makes the same patch again
             if active.is_empty:
@@ -121,23 +118,23 @@ class EditDesk:
                 patch = self.method.edit([edit], before=active)
             patch.check_finite()
             after = self._ask_with(active + patch, requests)
-            graph, why_not = self._subgraph(edit)
-            alone = self._why_alone(edit)
+            graph, why_no_subgraph = self._subgraph(edit)
+            why_alone = self._why_alone(edit)
             key = self._remember(edit, Try(patch=patch, base=base, graph=graph))
 
         (text,) = after[0].texts.values()
         return TryAnswer(
             id=key,
             fact=f"{edit.text} {edit.target_new}",
-            outcomes=outcomes_of(requests, before, after),
+            outcomes=make_outcomes(requests, before, after),
             # In chat form the target may be anywhere in the answer's first sentence.
             success=generates(tidy_text(text), edit.target_new, chat=request.chat),
-            seconds=round(time.perf_counter() - start, 2),
+            seconds=round(time.perf_counter() - began, 2),
             patch=patch.summary,
             record={field: value for field, value in patch.edits[0].items() if field not in ("edit", "graph")},
             subgraph=graph is not None,
-            no_subgraph=why_not,
-            alone=alone,
+            no_subgraph=why_no_subgraph,
+            alone=why_alone,
             on_ledger=request.on_ledger,
         )
 
@@ -147,10 +144,12 @@ class EditDesk:
         With ``force``, also a patch that would probably break the model. A try that is active in the ledger is not
         added again, because a request may be sent twice.
         """
-        with self._alone:
+        with self._lock:
             tried = self._tried(key)
             ledger = self._ledger()
             if not any(step.number in tried.added for step in ledger.steps):
+                # after: the steps that the model had; none for an edit of the unedited model.
+                # on: the same steps with their files. If the ledger has others by now, it refuses the patch.
                 after = tuple(step.number for step in tried.base or ())
                 step = ledger.add(tried.patch, after=after, on=tried.base, force=force, model=self.model)
                 self._tries[key] = replace(tried, added=(*tried.added, step))
@@ -158,21 +157,21 @@ class EditDesk:
 
     def remove(self, name: str) -> LedgerView:
         """Remove an edit from the ledger, and return the ledger's content."""
-        with self._alone:
+        with self._lock:
             ledger = self._ledger()
             ledger.remove([name], model=self.model, graph=self.graph)
             return view_of(ledger)
 
     def undo(self, event: int) -> LedgerView:
         """Undo the ledger's last event, and return the ledger's content."""
-        with self._alone:
+        with self._lock:
             ledger = self._ledger()
             ledger.undo(event)
             return view_of(ledger)
 
     def ledger_view(self) -> LedgerView:
         """Return the content of the ledger."""
-        with self._alone:
+        with self._lock:
             return view_of(self._ledger())
 
     def subgraph_page(self, key: str) -> str:
@@ -185,7 +184,7 @@ class EditDesk:
     def complete(self, prompts: Sequence[str], *, tokens: int, name: str | None = None) -> tuple[Reply, ...]:
         """Return the greedy continuation of each prompt by a served model: a line of at most ``tokens`` tokens."""
         patch = self.models.find(name)  # before other requests are waited for: it may be unloaded meanwhile
-        with self._alone:
+        with self._lock:
             texts, remark = with_start(self.model, prompts, patch=patch, start=self.start)
             if remark and not self._remarked:  # once, not with each request
                 log.warning(remark)
@@ -196,7 +195,7 @@ class EditDesk:
     def chat(self, messages: Sequence[Mapping[str, str]], *, tokens: int, name: str | None = None) -> Reply:
         """Return the assistant's turn after a conversation by a served model, of at most ``tokens`` tokens."""
         patch = self.models.find(name)
-        with self._alone, patch.applied(self.model) as model:
+        with self._lock, patch.applied(self.model) as model:
             return reply(model, messages, tokens=tokens)
 
     def _new_name(self, subject: str) -> str:
@@ -248,8 +247,13 @@ class EditDesk:
                 f"unknown edit {key!r}; the server stores only the last {REMEMBERED} tried edits; make it again"
             ) from error
 
-    def _active(self) -> tuple[tuple[PatchStep, ...], Patch]:
-        """Return the active steps and their sum, both of one state of the ledger: another process may write to it."""
+    def _read_base(self, request: TryRequest) -> tuple[tuple[PatchStep, ...] | None, Patch]:
+        """Return the steps on which the request's edit is made, and their sum; None and an empty patch without them.
+
+        Both are of one state of the ledger, because another process may write to it.
+        """
+        if not request.on_ledger:
+            return None, WeightPatch(factors={})
         now = self._ledger().now
         return now.steps, now.patch
 
@@ -259,7 +263,7 @@ class EditDesk:
         return self.ledger
 
 
-def requests_of(model: LanguageModel, request: TryRequest, edit: Edit) -> list[Requests]:
+def make_requests(model: LanguageModel, request: TryRequest, edit: Edit) -> list[Requests]:
     """Return the requests for the edit's own prompt with both answers, then for the user's probes.
 
     A prompt gets a line break in front if it begins with a subject that is an attention sink; so does the edit.
@@ -278,28 +282,28 @@ def requests_of(model: LanguageModel, request: TryRequest, edit: Edit) -> list[R
     return requests
 
 
-def outcomes_of(
+def make_outcomes(
     requests: Sequence[Requests], before: Sequence[Evidence], after: Sequence[Evidence]
 ) -> tuple[Outcome, ...]:
-    """Return the outcome of each prompt's requests (`requests_of`); the first one is that of the edit's own prompt."""
+    """Return the outcome of each prompt (of `make_requests`); the first one is that of the edit's own prompt."""
     outcomes = []
     for index in range(len(requests)):
         kind: Literal["edit", "probe"] = "probe" if index else "edit"
-        outcomes.append(_outcome_of(kind, requests[index], before[index], after[index]))
+        outcomes.append(_make_outcome(kind, requests[index], before[index], after[index]))
     return tuple(outcomes)
 
 
-def _outcome_of(kind: Literal["edit", "probe"], requests: Requests, before: Evidence, after: Evidence) -> Outcome:
-    (text,) = requests.continued
+def _make_outcome(kind: Literal["edit", "probe"], of_prompt: Requests, before: Evidence, after: Evidence) -> Outcome:
+    (text,) = of_prompt.continued
     chances = []
-    for pair in requests.pairs:
+    for pair in of_prompt.pairs:
         old = before.scores[pair].probability
         new = after.scores[pair].probability
         chances.append(Chance(candidate=pair.candidate, before=old, after=new))
     return Outcome(
         kind=kind,
         prompt=text.prompt.removeprefix(LINE_BREAK),
-        led=text.prompt.startswith(LINE_BREAK),
+        after_line_break=text.prompt.startswith(LINE_BREAK),
         before=tidy_text(before.texts[text.prompt]),
         after=tidy_text(after.texts[text.prompt]),
         chances=tuple(chances),

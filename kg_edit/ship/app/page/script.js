@@ -164,7 +164,7 @@ function chance(value, kind) {
 // success: whether the edited model generates the new object; null for a prompt that is not the edit's own
 function outcome(found, success) {
   const heading = make("h3", {}, make("span", { className: `badge ${found.kind}` }, found.kind === "edit" ? "the edit" : "prompt"), found.prompt,
-    found.led ? make("small", { className: "led" }, " asked after a line break: the first token is an attention sink") : null);
+    found.after_line_break ? make("small", { className: "led" }, " asked after a line break: the first token is an attention sink") : null);
   const text = (kind, words, generated) => make("div", { className: kind }, make("span", {}, words), make("p", { dir: "auto" }, generated || "(nothing)"));
   const same = found.before === found.after;
   const rows = found.chances.map((one) => make("tr", {}, make("th", { scope: "row", dir: "auto" }, one.candidate), chance(one.before, "before"), chance(one.after, "after")));

@@ -134,7 +134,7 @@ def test_request_that_waits_is_answered_with_a_patch_that_is_unloaded_meanwhile(
     desk = workshop(None)
     desk.models.load("mine", str(patch_of(2).save(tmp_path / "p.safetensors")))
     found: list[str] = []
-    with desk._alone:  # another request is computed
+    with desk._lock:  # another request is computed
         thread = threading.Thread(target=lambda: found.append(desk.complete([PROMPT], tokens=6, name="mine")[0].text))
         thread.start()
         thread.join(0.5)
