@@ -185,10 +185,10 @@ class CompletionServer(LiveServer):
         """Return llama.cpp's server, asked with one of its adapters applied to each request."""
         names = list(listed)
         if any(entry.get("owned_by") == "llamacpp" for entry in listed.values()):
-            adapters = LlamaServer(url=self.url, key=self.key, seconds=self.seconds).scales()
+            adapters = LlamaServer(url=self.url, key=self.key, seconds=self.seconds).adapters()
             names += adapters
             if self.model in adapters:
-                number, _, _ = adapters[self.model]
+                number = adapters[self.model].number
                 return replace(self, model=names[0], fields={"lora": [{"id": number, "scale": 1.0}]})
         raise ConfigError(f"{self.url} does not serve {self.model!r}; give --served one of {', '.join(names)}")
 

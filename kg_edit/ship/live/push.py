@@ -104,7 +104,7 @@ def push_adapter(
                 f"{server.url} has an adapter {name} already ({present}); give --replace to replace it, or another name"
             )
         with _put_back(server, name, present), _about_refusals(patch):
-            server.load(name, path, present=present)
+            server.load(name, path, replace=present is not None)
             found = server.listed().adapters.get(name)
             if found != path:
                 raise ServerError(f"{server.url} lists {found or 'nothing'} as {name} after it loaded {path}")
@@ -187,7 +187,7 @@ def _restore(server: VllmServer, name: str, present: str | None) -> None:
     if present is None:
         server.unload(name)
     else:
-        server.load(name, present, present=now)
+        server.load(name, present, replace=now is not None)
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def switch_adapter(
         PatchError: the adapter has other edits than ``patch``.
         ServerError: the server refuses, replies with something else, or does not answer.
     """
-    loaded = server.scales()
+    loaded = server.adapters()
     if name not in loaded:
         names = ", ".join(loaded) or "none"
         raise ConfigError(
@@ -246,13 +246,14 @@ def switch_adapter(
             f"later: kg-edit patch export LEDGER --to gguf {name}, and start it with --lora {name}/adapter.gguf "
             "--lora-init-without-apply"
         )
-    number, path, _ = loaded[name]
+    number = loaded[name].number
+    path = loaded[name].path
     if patch is not None:
         _compare_edits(path, patch)
-    before = {its_number: its_scale for its_number, _, its_scale in loaded.values()}
+    before = {adapter.number: adapter.scale for adapter in loaded.values()}
     try:
         server.set_scales({**before, number: scale})
-        found = server.scales()[name][2]
+        found = server.adapters()[name].scale
         if found != scale:
             raise ServerError(f"{server.url} applies {name} {found:g} times after it was set to {scale:g}")
         ask()

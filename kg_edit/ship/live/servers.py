@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.scoring.model_server import ModelServer
@@ -74,10 +74,13 @@ class VllmServer(LiveServer):
                 bases.append(str(entry["id"]))
         return Listed(bases=tuple(bases), adapters=adapters)
 
-    def load(self, name: str, path: str, *, present: str | None) -> None:
-        """Load the adapter at a path, in the place of the one at the path ``present`` if there is one."""
+    def load(self, name: str, path: str, *, replace: bool) -> None:
+        """Load the adapter at a path; with ``replace``, in the place of the one that has the name now.
+
+        After an error, the server may have neither of them; `kg_edit.ship.live.push` puts the earlier one back.
+        """
         body = {"lora_name": name, "lora_path": path}
-        if present is None:
+        if not replace:
             self._change(self.load_route, body)
             return
         try:
@@ -114,9 +117,12 @@ class SglangServer(VllmServer):
     unload_route = "unload_lora_adapter"
     start_options = "--enable-lora, --max-lora-rank and --lora-target-modules"
 
-    def load(self, name: str, path: str, *, present: str | None) -> None:
-        """Load the adapter at a path; the one that has the name is unloaded first, and is back if that fails."""
-        if present is not None:
+    def load(self, name: str, path: str, *, replace: bool) -> None:
+        """Load the adapter at a path; with ``replace``, the one that has the name now is unloaded first.
+
+        After an error, the server may have neither of them; `kg_edit.ship.live.push` puts the earlier one back.
+        """
+        if replace:
             self.unload(name)
         self._change(self.load_route, {"lora_name": name, "lora_path": path})
 
@@ -129,29 +135,38 @@ class KgEditServer(VllmServer):
     start_options = "a later release of kg-edit"
 
 
+class LlamaAdapter(NamedTuple):
+    """An adapter of llama.cpp's server: its number, its path, and how strongly it is applied."""
+
+    number: int
+    path: str
+    scale: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class LlamaServer(LiveServer):
     """llama.cpp's server: it reads adapters only when it starts (``--lora FILE``)."""
 
     title = "llama-server"
 
-    def scales(self) -> dict[str, tuple[int, str, float]]:
-        """Return of each adapter its number, its path and how strongly it is applied, by the adapter's name.
+    def adapters(self) -> dict[str, LlamaAdapter]:
+        """Return the server's adapters by their names.
 
         The name is that of the folder in which `kg-edit patch export --to gguf` wrote the file, else the file's.
         """
         data = self.ask(self.address("lora-adapters"))
-        scales = dict[str, tuple[int, str, float]]()
+        adapters = dict[str, LlamaAdapter]()
         try:
             for entry in data:
                 path = str(entry["path"])
-                scales[adapter_name(path)] = (int(entry["id"]), path, float(entry["scale"]))
+                adapter = LlamaAdapter(number=int(entry["id"]), path=path, scale=float(entry["scale"]))
+                adapters[adapter_name(path)] = adapter
         except (LookupError, TypeError, ValueError) as error:
             raise self.unexpected(data, "a list of adapters with id, path and scale") from error
-        return scales
+        return adapters
 
     def set_scales(self, scales: Mapping[int, float]) -> None:
-        """Apply each adapter, by its number, so strongly; those that are not named are switched off."""
+        """Set how strongly each adapter is applied, by its number; adapters without a scale are switched off."""
         body = [{"id": number, "scale": scale} for number, scale in scales.items()]
         self.request(self.address("lora-adapters"), body)
 
@@ -164,13 +179,14 @@ def adapter_name(path: str) -> str:
     return file.stem
 
 
+# The classes by what a server calls itself in ``owned_by``: llama.cpp says "llamacpp" there.
 _KINDS: dict[str, type[LiveServer]] = {
     "vllm": VllmServer,
     "sglang": SglangServer,
     "kg-edit": KgEditServer,
     "llamacpp": LlamaServer,
 }
-KINDS = ("vllm", "sglang", "kg-edit", "llama.cpp")
+KINDS = ("vllm", "sglang", "kg-edit", "llama.cpp")  # as the user writes them
 
 
 def find_server(url: str, *, key: str | None = None, seconds: float = 60.0, kind: str | None = None) -> LiveServer:

@@ -147,7 +147,7 @@ def test_llama_server(kg_edit: Run, place: Path, patch: WeightPatch) -> None:
     command = (llama, "-m", str(named_model_file(NAME)), "--lora", adapter, "--lora-init-without-apply")
     with started(*command, "--port", str(port), port=port, log=place / "llama.log") as url:
         server = find_server(url)
-        assert isinstance(server, LlamaServer) and server.scales() == {"edited": (0, adapter, 0.0)}
+        assert isinstance(server, LlamaServer) and server.adapters() == {"edited": (0, adapter, 0.0)}
         (base,) = [entry["id"] for entry in server.models()]
         assert successes(url, base, three) == 0
         assert successes(url, "edited", three) == 3, "each request applies it"
