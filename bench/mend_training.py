@@ -50,7 +50,7 @@ class EveryToken:
         changes = {}
         for name, (inputs, deltas) in factors.items():
             better, direction = self._network(name, inputs, deltas)
-            changes[name] = (-self._network.rate(name) * direction * has_gradient(deltas)[..., None], better)
+            changes[name] = (-self._network.compute_rate(name) * direction * has_gradient(deltas)[..., None], better)
         return changes
 
 

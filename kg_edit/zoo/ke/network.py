@@ -126,11 +126,11 @@ class ConditionedNetwork:
 
         Its rank is the number of tokens with a gradient, plus one.
         """
-        alive = dict[str, tuple[Tensor, Tensor]]()
+        selected = dict[str, tuple[Tensor, Tensor]]()
         for name, (u, d) in gradients.items():
             tokens = has_gradient(d)
-            alive[name] = u[tokens][None], d[tokens][None]  # [1, tokens, n], [1, tokens, m]
-        return as_factors(self.compute_changes(alive))
+            selected[name] = u[tokens][None], d[tokens][None]  # [1, tokens, n], [1, tokens, m]
+        return as_factors(self.compute_changes(selected))
 
 
 @torch.no_grad()

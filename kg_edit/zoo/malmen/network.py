@@ -45,7 +45,7 @@ class MalmenNetwork(MendNetwork):
         self.log_ridges = nn.Parameter(torch.zeros(len(self.shapes)))  # the logarithm of the ridge, which starts at 1
 
     @property
-    def rates(self) -> list[nn.Parameter]:
+    def rate_parameters(self) -> list[nn.Parameter]:
         """The logarithms of the rates and of the ridges."""
         return [self.log_rates, self.log_ridges]
 
@@ -58,7 +58,7 @@ class MalmenNetwork(MendNetwork):
         """Return the value differences [tokens, out] for keys [tokens, in] and gradients [tokens, out] of a weight."""
         better, direction = self(name, keys, gradients)
         product = (keys.to(better.device) * better).sum(-1, keepdim=True)  # k . k~ [tokens, 1]
-        differences: Tensor = -self.rate(name) * product * direction
+        differences: Tensor = -self.compute_rate(name) * product * direction
         return differences
 
     def compute_changes(self, gradients: Gradients) -> dict[str, tuple[Tensor, Tensor]]:

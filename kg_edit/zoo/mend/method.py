@@ -10,8 +10,8 @@ The network maps the two vectors of each token to better ones, and the edit chan
 
 L is -log p of the target, or of the whole statement (PropMEND); the network's manifest says which.
 
-`Mend.make` makes edits. Its verbs map the gradients, which are u and delta by weight, to the changes by weight. KE and
-MALMEN are subclasses with other networks.
+`Mend.make` makes edits: `compute_gradients` returns u and delta of each weight, and `compute_change` turns them into
+the weight's change. KE and MALMEN are subclasses with other networks.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class MendConfig(MethodConfig):
     blocks: PositiveInt = Field(3, description="number of last blocks whose MLPs take the step with untrained=true")
 
     def idle(self) -> dict[str, str]:
-        """Return the settings of the plain step, if there is a trained network."""
+        """Return the settings that have no effect with a trained network, and why."""
         if not self.network:
             return {}
         why = "the trained network has its own weights and rates"
@@ -106,9 +106,10 @@ class Mend(StatementMethod):
 
     @classmethod
     def _find_folder(cls, config: MendConfig) -> Path | None:
-        """Return the folder of the trained network; None for the network before its training."""
-        instead = "take a plain step of gradient descent"
-        return cls.file_format.find_folder(config.network, untrained=config.untrained, instead=instead)
+        """Return the folder of the trained network; None with ``untrained``. Refuse both or neither of the two."""
+        return cls.file_format.find_folder(
+            config.network, untrained=config.untrained, instead="take a plain step of gradient descent"
+        )
 
     def prepare(self) -> None:
         """Load the editor."""
@@ -160,7 +161,7 @@ class Mend(StatementMethod):
 
     @cached_property
     def editor(self) -> Editor:
-        """The editor that the settings name: a trained one, or a plain step of gradient descent."""
+        """The editor: the trained one in ``network``, or with ``untrained`` a plain step of gradient descent."""
         folder = self._find_folder(self.config)
         if folder is None:
             return self.build_untrained()

@@ -88,7 +88,7 @@ class MendNetwork(nn.Module):
             # A feature that hardly varies would be blown up by its deviation. The floor is relative to the mean one of
             # u, or of delta: their sizes differ by orders of magnitude.
             for part in deviation.split([inputs.shape[-1], deltas.shape[-1]]):
-                part.clamp_(min=_TINY * float(part.mean()))
+                part.clamp_(min=_TINY * float(part.mean()))  # in place: the parts are views of `deviation`
             deviation[deviation == 0] = 1.0
             mean, spread = self._statistics(name)
             mean.copy_(seen.mean(0))
@@ -102,34 +102,34 @@ class MendNetwork(nn.Module):
         assert isinstance(layers, nn.ModuleList)  # noqa: S101 - see the constructor
         for layer in layers:
             state = layer(state, self._members[name])
-        better, direction = state.split([inputs.shape[-1], deltas.shape[-1]], -1)
-        return better, direction
+        new_u, new_delta = state.split([inputs.shape[-1], deltas.shape[-1]], -1)
+        return new_u, new_delta
 
     @property
-    def rates(self) -> list[nn.Parameter]:
-        """The parameters with a number for each weight: the logarithm of its rate."""
+    def rate_parameters(self) -> list[nn.Parameter]:
+        """The parameters from which `compute_rate` computes the weights' rates: their logarithms."""
         return [self.log_rates]
 
-    def rate(self, name: str) -> Tensor:
+    def compute_rate(self, name: str) -> Tensor:
         """Return the learned rate of a weight, which is positive."""
         return self._edit_lr * self.log_rates[self._indices[name]].exp()
 
     def compute_changes(self, gradients: Gradients) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the factors (left [..., out], right [..., in]) of each weight's change, for the training.
+        """Return the factors (left [..., out], right [..., in]) of each weight's change.
 
-        Tokens without a gradient give 0.
+        In the training, u and delta are [edits, tokens, ...]. Tokens without a gradient remain, with factors of 0.
         """
         changes: dict[str, tuple[Tensor, Tensor]] = {}
         for name, (inputs, deltas) in gradients.items():
-            alive = has_gradient(deltas)
-            better, direction = self(name, inputs[alive], deltas[alive])  # [alive tokens, in], [alive tokens, out]
+            has_grad = has_gradient(deltas)  # [...]
             # The network has biases, so tokens without a gradient must not go through it: they stay 0.
-            tokens = alive.to(better.device).nonzero(as_tuple=True)
-            left = -self.rate(name) * direction
-            right = better
+            new_u, new_delta = self(name, inputs[has_grad], deltas[has_grad])  # [selected, in], [selected, out]
+            left = -self.compute_rate(name) * new_delta
+            right = new_u
+            tokens = has_grad.to(new_u.device).nonzero(as_tuple=True)
             changes[name] = (
-                left.new_zeros(*alive.shape, left.shape[-1]).index_put(tokens, left),
-                right.new_zeros(*alive.shape, right.shape[-1]).index_put(tokens, right),
+                left.new_zeros(*has_grad.shape, left.shape[-1]).index_put(tokens, left),
+                right.new_zeros(*has_grad.shape, right.shape[-1]).index_put(tokens, right),
             )
         return changes
 
@@ -139,12 +139,13 @@ class MendNetwork(nn.Module):
 
         Its rank is the number of tokens with a gradient.
         """
-        alive = dict[str, tuple[Tensor, Tensor]]()
+        # `compute_changes` would keep the other tokens, whose factors of 0 would only add to the patch's size.
+        selected = dict[str, tuple[Tensor, Tensor]]()
         for name, (u, delta) in gradients.items():
-            tokens = has_gradient(delta)
-            alive[name] = u[tokens], delta[tokens]
+            has_grad = has_gradient(delta)  # [tokens]
+            selected[name] = u[has_grad], delta[has_grad]
         edit_factors = dict[str, Factors]()
-        for name, (left, right) in self.compute_changes(alive).items():
+        for name, (left, right) in self.compute_changes(selected).items():
             edit_factors[name] = Factors(left=left.T.contiguous(), right=right.T.contiguous())
         return edit_factors
 
@@ -238,5 +239,5 @@ class MendManifest(EditorManifest):
 
     def build_network(self) -> MendNetwork:
         """Return the untrained network."""
-        training = self.training
-        return MendNetwork(self.shapes, rank=training.rank, edit_lr=training.edit_lr, seed=training.seed)
+        settings = self.training
+        return MendNetwork(self.shapes, rank=settings.rank, edit_lr=settings.edit_lr, seed=settings.seed)

@@ -291,7 +291,7 @@ class MendRun(EditorRun):
         self._network = manifest.build_network().to(model.device)
         groups = [
             {"params": list(self._network.layers.parameters()), "lr": settings.learning_rate},
-            {"params": self._network.rates, "lr": settings.rate_learning_rate},
+            {"params": self._network.rate_parameters, "lr": settings.rate_learning_rate},
         ]
         optimizer = torch.optim.Adam(groups)
         state = State(format=self.format, network=self._network, optimizer=optimizer, progress=Progress[Validation]())

@@ -53,7 +53,7 @@ def test_gradient_of_a_batch_is_the_slope(monkeypatch: pytest.MonkeyPatch) -> No
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None
             torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-3, atol=1e-6)
-        for parameter in network.rates:
+        for parameter in network.rate_parameters:
             for index in (0, len(parameter) - 1):
                 for sign in (1, -1):
                     with torch.no_grad():

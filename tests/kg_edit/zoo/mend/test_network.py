@@ -94,8 +94,8 @@ def test_rates_are_learned_one_a_weight_and_stay_above_0() -> None:
     net = network()
     with torch.no_grad():
         net.log_rates.copy_(torch.tensor([0.0, 1.0, -50.0]))
-    assert [float(net.rate(name).detach()) for name in "ab"] == pytest.approx([0.5, 0.5 * 2.718281828])
-    assert 0 < float(net.rate("c").detach()) < 1e-20
+    assert [float(net.compute_rate(name).detach()) for name in "ab"] == pytest.approx([0.5, 0.5 * 2.718281828])
+    assert 0 < float(net.compute_rate("c").detach()) < 1e-20
 
 
 def test_the_seed_decides_the_network_and_no_global_state() -> None:
