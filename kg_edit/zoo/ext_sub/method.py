@@ -38,7 +38,9 @@ class ExtSubConfig(LoraConfig):
     """Settings of both adapters and of the subtraction. The preset ``paper`` has the published rate and epochs."""
 
     steps: PositiveInt = Field(
-        30, description="maximum number of epochs for each adapter; the last has no steps; published: 2"
+        30,
+        description="maximum number of epochs for each adapter; no step follows the last epoch, so 3 here are the "
+        "published 2",
     )
     learning_rate: float = Field(1e-4, gt=0, description="learning rate of Adam; published: 2e-5, for 52,000 rows")
     rank: PositiveInt = Field(16, description="r: rank of each adapter; the patch has rank 2 r")
@@ -113,9 +115,14 @@ class ExtSub(Lora):
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
 
     def _train_adapter(self, rows: Sequence[TrainingRow], *, edits: int = 0) -> tuple[WeightPatch, list[list[float]]]:
-        """Train an adapter on ``rows``; return its patch, and each row's loss in each epoch.
+        """Train an adapter.
 
-        The losses of the first ``edits`` rows are reported as those of the edits.
+        Args:
+            rows: the training rows.
+            edits: how many of the first rows the callbacks hear about; 0 for the anti-expert.
+
+        Returns:
+            The adapter's patch, and each row's loss in each epoch.
         """
         config = self.config
         with adapted(self.model, self.targets, config) as adapters:

@@ -53,7 +53,7 @@ def _add_after(after: AfterMarker, left: Tensor, right: Tensor) -> Callable[...,
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, in]; some model families flatten it themselves
         acting = after.at(len(inputs))  # [tokens, 1]; 1 from the marker on
-        if acting is None:
+        if acting is None:  # no text has the marker
             return None
         change = inputs.float() @ right.to(inputs.device).T @ left.to(inputs.device).T  # [tokens, out]
         moved: Tensor = output + (acting.to(change.device) * change).to(output).reshape(output.shape)

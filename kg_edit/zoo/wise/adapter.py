@@ -133,13 +133,17 @@ class SideMemory(Adapter):
         settings = MemorySettings.model_validate(metadata["settings"])
         return cls(size=(rows, columns), shards=shards, owners=owners, activations=activations, settings=settings)
 
-    def plus(self, later: Self) -> Self:
-        """Return the sum of the changes of each shard, with the edits of both."""
+    def check_settings(self, later: SideMemory) -> None:
+        """Refuse a memory that can't be added to this one."""
         if self.settings != later.settings or self.size != later.size:
             raise PatchError(
                 f"can't add side memories with different settings ({self.settings!r} and {later.settings!r}); make "
                 "both with the same settings"
             )
+
+    def plus(self, later: Self) -> Self:
+        """Return the sum of the changes of each shard, with the edits of both."""
+        self.check_settings(later)
         shards = dict(self.shards)
         for number, change in later.shards.items():
             if number in shards:

@@ -92,7 +92,7 @@ class WiseConfig(MemorySettings, AdapterConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the density of a merge, if nothing is merged."""
-        if self.merge > 1 or not self.retrieve:
+        if self.merge > 1 or not self.retrieve:  # retrieve=false merges all shards
             return {}
         return {"density": "with merge=1 no shards are merged"}
 
@@ -104,7 +104,7 @@ class WiseConfig(MemorySettings, AdapterConfig):
 
 
 class GradientDescent(AdamDescent):
-    """Plain gradient descent."""
+    """Plain gradient descent: like `AdamDescent`, but with SGD as its optimiser."""
 
     def optimizer(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
         """Return SGD for these parameters."""
@@ -179,10 +179,11 @@ class Wise(AdapterMethod):
         memory = empty
         if isinstance(earlier, SideMemory):
             memory = earlier
-        memory.plus(empty)  # raises before the training if the settings differ
+        memory.check_settings(empty)  # before the training
 
-        # D of the present shard. The gradient is masked, so only the entries of its subspace change.
+        # `owners` has an entry for each earlier edit, and `shard` edits fill a shard.
         number = len(memory.owners) // config.shard
+        # D of the present shard. The gradient is masked, so only the entries of its subspace change.
         start = memory.shards.get(number, torch.zeros(self.shape)).to(self.device)
         subspace = memory.subspace(number).to(self.device)
         change = start.clone().requires_grad_()  # [d, d_ff]
@@ -220,7 +221,7 @@ class Wise(AdapterMethod):
             texts: the same rows and unrelated texts, whose activations the margins compare.
         """
         config = self.config
-        row_losses = RowLosses(self.model, self.layer, rows)
+        row_losses = RowLosses(self.model, self.layer, rows)  # is called with W + D in place, see below
         alpha = self.unit * config.alpha
         beta = self.unit * config.beta
         gamma = self.unit * config.gamma
@@ -239,7 +240,13 @@ class Wise(AdapterMethod):
 
     @torch.no_grad()
     def inputs(self, rows: Sequence[Sequence[int]], *, ends: Sequence[int | None] | None = None) -> list[Tensor]:
-        """Return the module's inputs at the tokens of each row, [tokens, d_ff] in float32; ``ends``: as `left_pad`."""
+        """Return the module's inputs at the tokens of each row, [tokens, d_ff] in float32.
+
+        Args:
+            rows: the token ids of each text.
+            ends: where each text's prompt ends, for earlier patches that act from there on; None: unrelated texts,
+                which have no prompt.
+        """
         recorded: list[Tensor] = []
         batch = left_pad(rows, device=self.model.device, ends=ends)
 
@@ -248,6 +255,7 @@ class Wise(AdapterMethod):
 
         with watch(self.module, see):
             block_output(self.model, batch, self.layer)
+        # Each row without the padding on its left
         return [states[-len(row) :] for states, row in zip(recorded[0], rows, strict=True)]
 
     def provenance(self) -> dict[str, Any]:
