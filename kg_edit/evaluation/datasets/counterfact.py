@@ -90,7 +90,8 @@ def parse_flat(row: RawRecord, name: str) -> BenchmarkRecord:
         "paraphrases": (flat.rephrase_prompt,),
         "neighborhood": (flat.locality_prompt,) if flat.locality_ground_truth == old else (),
     }
-    edit = build_edit(fields, names={"target_true": "ground_truth", "paraphrases": "rephrase_prompt"})
+    row_names = {"target_true": "ground_truth", "paraphrases": "rephrase_prompt"}  # the row's own names, for errors
+    edit = build_edit(fields, names=row_names)
     locality = make_probes("locality", flat.locality_prompt, ((flat.locality_ground_truth,),), form="sentence")
     return build_record(name, [edit], locality, form="CounterFact, EasyEdit's flat form", remarks=remarks)
 
@@ -129,7 +130,8 @@ def with_references(records: Iterable[BenchmarkRecord], references: References) 
     """Add to each record the texts about the relation and the new target of its first edit, if there are any."""
     extended = []
     for record in records:
-        key = record.edits[0].relation_id or "", record.edits[0].target_new_id or ""
+        edit = record.edits[0]
+        key = (edit.relation_id or "", edit.target_new_id or "")
         extended.append(record.model_copy(update={"references": references.get(key, ())}))
     return tuple(extended)
 
@@ -138,6 +140,7 @@ COUNTERFACT = Dataset(
     name="counterfact",
     about="CounterFact (Meng et al. 2022), also in EasyEdit's flat form",
     measures=("generation", "locality"),
+    # Called once for each file, so the templates are loaded once, and only if a file is read
     parser=lambda: partial(parse, templates=RelationTemplates.load()),
     edits_have=("target_true", "paraphrases", "neighborhood"),
 )
@@ -147,6 +150,7 @@ COUNTERFACT_PLUS = Dataset(
     name="counterfact-plus",
     about="CounterFact with a portability question a record (Yao et al. 2023)",
     measures=("generation",),
+    # Called once for each file, as above
     parser=lambda: partial(parse_plus, templates=RelationTemplates.load()),
     edits_have=("target_true", "paraphrases", "neighborhood", "questions"),
     precedence=1,  # CounterFact can read each of its records too

@@ -42,14 +42,20 @@ class QaeditRow(Record):
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row as a record; its id begins with the source, as two sources number their questions alike."""
     row = check_fields(QaeditRow, raw)
+    record_id = name
+    if row.source:
+        record_id = f"{row.source}-{name}"
+    parts = find_template(row.prompt, row.subject, field="prompt")
     fields = {
-        "id": f"{row.source}-{name}" if row.source else name,
-        **find_template(row.prompt, row.subject, field="prompt")._asdict(),
+        "id": record_id,
+        "subject": parts.subject,
+        "prompt": parts.prompt,
         "target_new": row.target,
         "paraphrases": non_blank(row.rephrase),
     }
-    edit = build_edit(fields, names={"target_new": "target", "paraphrases": "rephrase"})
-    right = ((row.target,),)
+    row_names = {"target_new": "target", "paraphrases": "rephrase"}  # the row's own names, for errors
+    edit = build_edit(fields, names=row_names)
+    right = ((row.target,),)  # one answer, which has one name
     probes = [
         *make_probes("efficacy", edit.text, right, form="sentence"),
         *make_probes("paraphrase", row.rephrase, right, form="sentence"),

@@ -19,8 +19,8 @@ FLUENCY = "fluency.ngram_entropy"
 CONSISTENCY = "consistency.tfidf"
 DIVERGENCE = "neighborhood.next_token_kl"
 FUZZY_SUFFIX = " The answer, most simply, is"
-_ENOUGH = 70  # least partial ratio (0 to 100) of a match
-_LEAST = 1e-9  # probability of all other tokens together
+_LEAST_RATIO = 70  # of a match, as a partial ratio (0 to 100)
+_LEAST_REST = 1e-9  # of the probability of all tokens that are not listed
 _WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
 
 
@@ -34,7 +34,8 @@ def ngram_entropy(text: str) -> float:
     for size, weight in _WEIGHTS.items():
         grams = Counter(tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1))
         shares = [count / grams.total() for count in grams.values()]
-        total -= weight * sum(share * math.log2(share) for share in shares)
+        entropy = -sum(share * math.log2(share) for share in shares)  # H_n
+        total += weight * entropy
     return total / len(_WEIGHTS)
 
 
@@ -76,7 +77,8 @@ def generation_prompts(case: Case) -> tuple[str, ...]:
 
 def sample_questions(case: Case) -> Requests:
     """Return the request for a sampled text after each question in the form of GLAME's program."""
-    return Requests(sampled=tuple(map(fuzzy_prompt, right_answers_by_question(case))))
+    questions = right_answers_by_question(case)
+    return Requests(sampled=tuple(fuzzy_prompt(question) for question in questions))
 
 
 def sample_texts(case: Case) -> Requests:
@@ -84,7 +86,7 @@ def sample_texts(case: Case) -> Requests:
     return Requests(sampled=generation_prompts(case))
 
 
-def foresee_neighbours(case: Case) -> Requests:
+def predict_next_tokens(case: Case) -> Requests:
     """Return the request for the next token's probabilities after each neighbour's prompt."""
     return Requests(next_token_prompts=neighbour_prompts(case))
 
@@ -102,14 +104,14 @@ def _score_fuzzy_matches(case: Case, evidence: Evidence) -> float | None:
     matched = list[bool]()
     for question, names in right_answers_by_question(case).items():
         text = evidence.samples[fuzzy_prompt(question)]
-        matched.append(any(partial_ratio(text, name) >= _ENOUGH for name in names))
+        matched.append(any(partial_ratio(text, name) >= _LEAST_RATIO for name in names))
     return mean(matched)
 
 
 def _log_rest(log_p: Mapping[int, float]) -> float:
-    """Return log p of all other tokens together."""
+    """Return log p of all tokens together that are not listed."""
     listed = sum(map(math.exp, log_p.values()))
-    return math.log(max(1 - listed, _LEAST))
+    return math.log(max(1 - listed, _LEAST_REST))
 
 
 def divergence(before: Mapping[int, float], after: Mapping[int, float]) -> float:
@@ -183,7 +185,7 @@ EXTRAS: Mapping[str, Metric] = {
         source="This project: at most the KL divergence of all tokens, as in MEND's drawdown (Mitchell et al. 2022). "
         "It sees changes that turn no preference.",
         needs=("neighborhood",),
-        asks_case=foresee_neighbours,
+        asks_case=predict_next_tokens,
         values="0 to ∞ nats",
         better="lower",
     ),

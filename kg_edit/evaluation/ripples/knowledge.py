@@ -19,7 +19,7 @@ from kg_edit.scoring.generation import ends_line
 from kg_edit.scoring.greedy import greedy
 from kg_edit.text.matching import begins_with
 
-_STEPS = 7  # tokens of an answer, at most
+_TOKENS = 7  # tokens of an answer, at most
 
 
 @dataclass(frozen=True, order=True)
@@ -44,32 +44,39 @@ class Knowledge:
     words: RippleWords
     examples: Mapping[str, Sequence[AskedFact]]
     folder: Path
-    _rights: dict[AskedFact, int] = field(default_factory=dict)
+    _rights: dict[AskedFact, int] = field(default_factory=dict)  # how many forms were answered right, by asked fact
 
     def ask(self, facts: Iterable[AskedFact], *, about: str) -> None:
         """Ask for ``facts`` in all three forms; ``about`` is the title of the progress bar."""
         prompts: dict[AskedFact, list[str]] = {}  # for each new fact, one prompt in each form
         for fact in dict.fromkeys(facts):
-            shown = self.examples.get(fact.relation, ())
-            # A fact is asked if its relation has examples, and none of them is about the same thing.
-            if fact in self._rights or not shown or any(fact.thing == example.thing for example in shown):
+            if fact in self._rights:
                 continue
-            prompts[fact] = self._prompts(fact, shown)
-        all_prompts = list(chain.from_iterable(prompts.values()))
-        form = f"examples, {_STEPS} tokens"
-        texts = stored_replies(self.model, all_prompts, self._generate, folder=self.folder, form=form, about=about)
+            # A fact is asked if its relation has examples, and none of them is about the same thing.
+            examples = self.examples.get(fact.relation, ())
+            things = {example.thing for example in examples}
+            if examples and fact.thing not in things:
+                prompts[fact] = self._make_prompts(fact, examples)
+        texts = stored_replies(
+            self.model,
+            list(chain.from_iterable(prompts.values())),
+            self._generate,
+            folder=self.folder,
+            form=f"examples, {_TOKENS} tokens",
+            about=about,
+        )
         for fact, fact_prompts in prompts.items():
             self._rights[fact] = 0
             for prompt in fact_prompts:
                 if any(begins_with(texts[prompt], name) for name in fact.names):
                     self._rights[fact] += 1
 
-    def _prompts(self, fact: AskedFact, shown: Sequence[AskedFact]) -> list[str]:
-        """Return a prompt in each form: the examples that are shown, and the fact without its object."""
+    def _make_prompts(self, fact: AskedFact, examples: Sequence[AskedFact]) -> list[str]:
+        """Return a prompt in each form: the examples, and the fact without its object."""
         prompts = []
         for form in self.words.knowledge:
             stated = form.replace("{noun}", self.words.nouns[fact.relation])
-            lines = [f"{stated.replace('{thing}', example.thing)} {example.object}" for example in shown]
+            lines = [f"{stated.replace('{thing}', example.thing)} {example.object}" for example in examples]
             lines.append(stated.replace("{thing}", fact.thing))
             prompts.append("\n".join(lines))
         return prompts
@@ -77,13 +84,13 @@ class Knowledge:
     def _generate(self, prompts: Sequence[str]) -> Iterator[str]:
         """Yield the first line of each greedy answer."""
         rows = [self.model.encode(prompt).ids for prompt in prompts]
-        limits = [_STEPS] * len(rows)
+        limits = [_TOKENS] * len(rows)
         for answer in greedy(self.model, rows, limits=limits, ends=lambda tokens: ends_line(self.model, tokens[-1])):
             text = str(self.model.tokenizer.decode(list(answer.tokens)))
             yield text.lstrip().split("\n", 1)[0]
 
     def has_asked(self, fact: AskedFact) -> bool:
-        """Return whether the fact was asked: it is no example, and its relation has examples."""
+        """Return whether the fact was asked: its relation has examples, and none of them is about the same thing."""
         return fact in self._rights
 
     def knows(self, fact: AskedFact) -> bool:

@@ -93,10 +93,7 @@ def propose(table: FactTable, change: Change, *, neighbours: Sequence[str], name
         yield from _ask_aliases(table, change, subject, old_fact)
     yield from _ask_descriptions(table, change, subject, old_fact)
     if change.relation in table.words.inverse:
-        names: tuple[str, ...] = (subject,)
-        if table.label(change.subject):
-            names = table.names(change.subject)
-        yield Proposal("inverse", table.label(change.new) or "", (f"-{change.relation}",), names)
+        yield _ask_inverse(table, change, subject)
     yield from _ask_other_relations(table, change, subject)
     if change.old:
         yield from _ask_about_object("old-object", find_facts(table, change.old), subject)
@@ -111,7 +108,7 @@ def _ask_two_hops(table: FactTable, change: Change, subject: str, new_facts: Seq
     Their answer changes by the edit: no name of what r' may be of o is right after it.
     """
     for fact in new_facts:
-        # A city's language, if the graph has none, is that of its country.
+        # Nor may it be right for the country of o: a city's language is that of its country, if the graph has none.
         if table.current(change.new, fact.relation) in table.ends(change.old, _COUNTRY, fact.relation):
             continue
         old = _list_old_names(table, change.old, fact.relation)
@@ -188,6 +185,15 @@ def _ask_descriptions(table: FactTable, change: Change, subject: str, old_fact: 
             yield Proposal("description", described.thing, hops, answers, old, (subject,), knows=(described,))
 
 
+def _ask_inverse(table: FactTable, change: Change, subject: str) -> Proposal:
+    """Return the question which thing has o* under the edited relation: s, by any of its names."""
+    names: tuple[str, ...] = (subject,)
+    if table.label(change.subject):
+        names = table.names(change.subject)
+    backwards = f"-{change.relation}"  # the hop from an object to its subject
+    return Proposal("inverse", table.label(change.new) or "", (backwards,), names)
+
+
 def _ask_other_relations(table: FactTable, change: Change, subject: str) -> Iterator[Proposal]:
     """Yield facts about s whose object is neither o nor o*, and no object of a statement about these."""
     related = {change.old, change.new}
@@ -222,12 +228,11 @@ def _have_same_name(names: Iterable[str], other_names: Iterable[str]) -> bool:
 
 def select(proposals: Sequence[Proposal], usable: Iterable[Proposal], *, seed: int, name: str) -> list[Proposal]:
     """Return the first ``usable`` questions of each kind in hash order (`MOST`), in the order of ``proposals``."""
-    order = {id(question): index for index, question in enumerate(proposals)}  # by identity: two may be equal
-    chosen: list[Proposal] = []
+    chosen = set[int]()  # by identity, because two questions may be equal
     groups: dict[tuple[Kind, bool], list[Proposal]] = {}
     for question in usable:
         groups.setdefault((question.kind, bool(question.lacks)), []).append(question)
     for (kind, _), questions in groups.items():
         drawn = sorted(questions, key=lambda question: hash_of(seed, name, question.start, *question.hops))
-        chosen += drawn[: MOST[kind]]
-    return sorted(chosen, key=lambda question: order[id(question)])
+        chosen.update(id(question) for question in drawn[: MOST[kind]])
+    return [question for question in proposals if id(question) in chosen]

@@ -77,8 +77,9 @@ class MemPrompt(PromptMethod):
         if self.config.feedback == "mistakes":
             answers = self._ask(edit)
             wrong = [answer for answer in answers if not begins_with(answer, edit.target_new)]
-            first_answer, *_ = wrong or answers
-            notes = {"answer": first_answer, "withheld": not wrong}
+            notes = {"answer": answers[0], "withheld": True}
+            if wrong:
+                notes = {"answer": wrong[0], "withheld": False}
         fact = PromptFact(
             id=edit.id,
             subject=edit.subject,
