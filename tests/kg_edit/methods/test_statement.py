@@ -13,7 +13,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import TokenScores
 from kg_edit.ship.app.messages import TryRequest
-from kg_edit.ship.app.session import outcomes_of, requests_of
+from kg_edit.ship.app.session import make_outcomes, make_requests
 from kg_edit.zoo.kn.method import Kn
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
@@ -63,7 +63,7 @@ def test_served_page_asks_with_the_line_break(smollm2: LanguageModel) -> None:
     request = TryRequest.model_validate(
         {**fields, "probes": [{"prompt": "Google's founder is"}, {"prompt": "Toyota was founded by"}]}
     )
-    requests = requests_of(smollm2, request, FOUNDED)
+    requests = make_requests(smollm2, request, FOUNDED)
     assert [text.prompt for each in requests for text in each.continued] == [
         "\nGoogle was founded by",
         "\nGoogle's founder is",
@@ -75,8 +75,8 @@ def test_served_page_asks_with_the_line_break(smollm2: LanguageModel) -> None:
         assert {pair.prompt for pair in each.pairs} == {text.prompt}
         scores = dict.fromkeys(each.pairs, TokenScores(nll=1.0, accuracy=1.0, tokens=2))
         evidence.append(Evidence(texts={text.prompt: "Steve Jobs"}, scores=scores))
-    shown = outcomes_of(requests, evidence, evidence)
-    assert [(outcome.prompt, outcome.led) for outcome in shown[1:]] == [
+    shown = make_outcomes(requests, evidence, evidence)
+    assert [(outcome.prompt, outcome.after_line_break) for outcome in shown[1:]] == [
         ("Google's founder is", True),
         ("Toyota was founded by", False),
     ]
