@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kg_edit.locate_then_edit.states import subject_states
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
@@ -81,7 +81,8 @@ def test_weight_stands_out_by_its_singular_values_alone(tmp_path: Path) -> None:
     assert len(before) == 8 * 7  # seven matrices a block
     token = 123
     row = model.model.get_output_embeddings().weight[token].detach()
-    right = torch.randn(model.down_projection(5).weight.shape[1], generator=torch.Generator().manual_seed(0))
+    _, inner = matrix_shape(model.down_projection(5))
+    right = torch.randn(inner, generator=torch.Generator().manual_seed(0))
     factors = Factors(left=5 * row[:, None] / row.norm(), right=right[:, None])
     patch = WeightPatch(factors={model.weight_name(5): factors}, provenance={"model": {"name": model.name}})
     merged = merge_checkpoint(patch, Checkpoint.open(tmp_path / "base"), tmp_path / "merged", progress=False)
