@@ -12,7 +12,7 @@ import networkx as nx
 from kg_common.ids import is_item
 from wikidata_cache import deny_lists
 from wikidata_cache.errors import AmbiguousLabelError, WikidataCacheError
-from wikidata_cache.extract import packaged_extract
+from wikidata_cache.extract import packaged_extract, packaged_labels
 from wikidata_cache.ids import check_ids
 from wikidata_cache.languages import DEFAULT_LANGUAGES, check_languages, language_chain
 from wikidata_cache.offline import offline_forced
@@ -83,7 +83,7 @@ class WikidataCache:
     def about(self) -> str:
         """The source in words: its name, and the size of a local graph."""
         details = []
-        if self.source.name.split(", ")[0] == packaged_extract().name:
+        if _is_packaged_extract(self.source):
             details.append("a packaged sample of Wikidata")
         if isinstance(self.source, OxigraphSource) and self.source.size is not None:
             details.append(f"{self.source.size:,} triples")
@@ -102,7 +102,7 @@ class WikidataCache:
         source: Source | SourceSpec = self.source
         if isinstance(source, OxigraphSource):
             source.check_languages(languages)
-            if source.name == packaged_extract().name:
+            if _is_packaged_extract(source):
                 source = packaged_extract()  # to be opened with its labels in other languages
         return WikidataCache(
             source,
@@ -184,11 +184,11 @@ class WikidataCache:
             graphs = build_edit_subgraphs(edits, self.facts, options)
         except AmbiguousLabelError as error:
             meant = [edit for edit in edits if edit.target_new_id is None and edit.target_new == error.label]
-            raise self.sort_candidates(meant[0], error) from None
-        translate(graphs, self.facts)
+            raise self.sort_candidates_of_error(meant[0], error) from None
+        translate(graphs, self.facts)  # in place: their labels, if another language than English is asked for
         return [self._with_source(graph) for graph in graphs]
 
-    def sort_candidates(self, edit: EditLike, error: WikidataCacheError) -> WikidataCacheError:
+    def sort_candidates_of_error(self, edit: EditLike, error: WikidataCacheError) -> WikidataCacheError:
         """Return an error of an edit; if its new object is ambiguous, with the best candidate for this edit first.
 
         An endpoint or a cache alone would need some ten more answers for each edit: there, the order stays as it is.
@@ -213,7 +213,7 @@ class WikidataCache:
         check_options(options)
         plain = replace(options, roots=(), max_edges=None, leakage=Leakage())
         graph = build_neighbourhood(entity, self.facts, plain)
-        translate([graph], self.facts)
+        translate([graph], self.facts)  # in place, as in `subgraphs`
         return self._with_source(graph)
 
     def _with_source(self, graph: Subgraph) -> Subgraph:
@@ -221,3 +221,15 @@ class WikidataCache:
         read = [node for node, hop in graph.nodes(data="hop") if hop < graph.graph["hops"]]
         graph.graph["source"] = self.source.provenance(sorted(filter(is_item, read)))
         return graph
+
+
+def _is_packaged_extract(source: Source) -> bool:
+    """Return whether a source has the packaged extract, with or without its labels, and no other file.
+
+    The paths decide: a user's own file may be named extract.nt.gz too.
+    """
+    if not isinstance(source, OxigraphSource):
+        return False
+    extract = packaged_extract().resolve()
+    files = {path.resolve() for path in source.files}
+    return extract in files and files <= {extract, packaged_labels().resolve()}

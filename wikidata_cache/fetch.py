@@ -89,7 +89,7 @@ def _fetch_together(
     good = [edits[number] for number in resolved.ends]
     skipped = []
     for number, error in sorted(resolved.errors.items()):
-        problem = str(cache.sort_candidates(edits[number], error))
+        problem = str(cache.sort_candidates_of_error(edits[number], error))
         skipped.append(EditRowError(path, problem, row=edits[number].row))
     if skipped and not (keep_going and good):
         problem = skipped[0].problem

@@ -5,6 +5,7 @@ The graph is the packaged extract with its labels in five languages.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,18 @@ def test_server_of_oxigraph_answers_in_every_language(every_language: Path, cach
         assert dict(cache.subgraph(EDITS[0], OPTIONS).nodes(data=True)) == dict(local.nodes(data=True))
         assert cache.find("ロンドン") == ("Q84",)
         assert cache.linker.link("ロンドン").candidates[0].id == "Q84"
+
+
+def test_own_file_of_the_same_name_is_not_taken_for_the_packaged_extract(tmp_path: Path) -> None:
+    own = tmp_path / packaged_extract().name
+    with gzip.open(own, "wb") as file:
+        file.write(
+            b'<http://www.wikidata.org/entity/Q84> <http://www.w3.org/2000/01/rdf-schema#label> "my town"@en .\n'
+        )
+    cache = WikidataCache(own)
+    assert "packaged" not in cache.about and "packaged" in WikidataCache(packaged_extract()).about
+    assert "packaged" in in_language("zh").about
+    assert cache.in_language("zh").labels(["Q84"]) == {"Q84": "my town"}
 
 
 def test_cache_speaks_another_language(every_language: Path, loaded: Path, speaking: Server, cache_path: str) -> None:

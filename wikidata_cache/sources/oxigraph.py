@@ -23,6 +23,7 @@ class OxigraphSource(SparqlSource):
         store: the triples.
         name: the name for messages.
         provenance: where the triples come from.
+        files: the graph files of a store in memory.
         folder: the store on disk; None for a store in memory.
         label_file: the label index made by `load`, if there is one.
         languages: the languages of the labels in a store made by `load`, if some were named; None where there may be
@@ -36,12 +37,14 @@ class OxigraphSource(SparqlSource):
         *,
         name: str,
         provenance: Provenance,
+        files: Sequence[Path] = (),
         folder: Path | None = None,
         label_file: Path | None = None,
         languages: Sequence[str] | None = None,
         finds_names_of_all: bool = False,
     ) -> None:
-        self.label_file = label_file and label_file.absolute()  # the program may change its working folder
+        self.files = tuple(path.absolute() for path in files)  # the program may change its working folder
+        self.label_file = label_file and label_file.absolute()
         self._store = store
         self._folder = folder
         self._name = name
@@ -53,8 +56,8 @@ class OxigraphSource(SparqlSource):
     def from_files(cls, paths: Sequence[Path]) -> "OxigraphSource":
         """Load N-Triples and TSV files into memory."""
         store, hashes = load_files(paths)
-        files = [{"name": name, "sha256": digest} for name, digest in sorted(hashes.items())]
-        return cls(store, name=", ".join(hashes), provenance={"kind": "files", "files": files})
+        records = [{"name": name, "sha256": digest} for name, digest in sorted(hashes.items())]
+        return cls(store, name=", ".join(hashes), provenance={"kind": "files", "files": records}, files=paths)
 
     @classmethod
     def from_store(cls, folder: Path) -> "OxigraphSource":
