@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # JSON escapes the others already
 
+_UNLIMITED = 1_000_000  # columns of piped output: a table is as wide as its content
+
 
 def echo(text: str, *, err: bool = False) -> None:
     """Print a line, or several, of harmless text."""
@@ -35,13 +37,17 @@ def echo_json(value: Any) -> None:
 
 
 def table_console() -> Console:
-    """Return a rich console for tables. Piped output has whole lines instead of folding at 80 columns."""
+    """Return a rich console for tables. In piped output, each row and each text is one whole line, for `grep`.
+
+    On a terminal, tables fold at its width. It wraps texts itself (`soft_wrap`), so that a copy of one has no line ends
+    of ours.
+    """
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
     if console.is_terminal:
         return console
-    return Console(width=160, highlight=False)
+    return Console(width=_UNLIMITED, highlight=False)
 
 
 class HarmlessFormatter(logging.Formatter):

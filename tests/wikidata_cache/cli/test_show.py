@@ -40,6 +40,13 @@ def test_table_folds_names_at_80_columns(monkeypatch: pytest.MonkeyPatch, edits:
     assert {"Q121783", "P159", "Q8652", "headquarters"} <= set(words) and "…" not in shown.getvalue()
 
 
+def test_piped_table_has_a_line_for_each_statement(tmp_path: Path) -> None:
+    name = "Douglas " * 30 + "Adams"
+    graph = write_graph(tmp_path, ADAMS.replace("Douglas Adams", name))
+    (row,) = [line for line in show("Q42", "-g", str(graph)).splitlines() if "Q42 P31 Q5" in line]
+    assert name in row and "human" in row
+
+
 def test_show_opens_a_browser_only_with_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(webbrowser, "open", seen.append)
