@@ -18,7 +18,7 @@ from wikidata_cache.extract import add_labels, names_extract, packaged_extract
 from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Source
-from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file
+from wikidata_cache.stores.inputs import OPENED_WITHOUT_LOAD, is_graph_file
 from wikidata_cache.stores.manifest import is_store, work_folder
 
 if TYPE_CHECKING:
@@ -147,7 +147,9 @@ def _find_files(part: str) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if is_graph_file(file))
         if not files:
-            raise SourceStringError(f"{path} contains no graph file; expected names ending in {', '.join(SUFFIXES)}.")
+            raise SourceStringError(
+                f"{path} contains no graph file; expected names ending in {', '.join(OPENED_WITHOUT_LOAD)}."
+            )
         return files
     if path.name.lower().removesuffix(".gz").endswith((".csv", ".graphml")):
         raise PrivateGraphError(path)

@@ -24,7 +24,7 @@ from kg_common.progress import Bar
 from kg_common.rows import SUBJECT_COLUMNS
 from wikidata_cache.errors import GraphFileError, PrivateGraphError, WikidataCacheError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
-from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file, sibling_labels
+from wikidata_cache.stores.inputs import OPENED_WITHOUT_LOAD, is_graph_file, sibling_labels
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
 def load_file(store: Store, path: Path) -> str:
     """Add the triples of one file to the store, and return the sha256 of the file's bytes."""
     if not is_graph_file(path):
-        raise GraphFileError(path, f"is not a graph file; expected a name ending in {', '.join(SUFFIXES)}")
+        raise GraphFileError(path, f"is not a graph file; expected a name ending in {', '.join(OPENED_WITHOUT_LOAD)}")
     with open_graph_file(path) as reader:
         if path.name.lower().endswith((".tsv", ".tsv.gz")):
             store.bulk_extend(_read_tsv_quads(reader, path))

@@ -3,6 +3,10 @@
 Kinds: N-Triples (such as Wikidata's RDF dumps), TSV rows of three ids, KGTK edges, Wikidata's JSON dump, and the
 folders of CoDEx (https://github.com/tsafavi/codex). The `*negatives*` files of CoDEx are left out, because they have
 false facts.
+
+- `find_inputs` returns the files to load as `Input`s; `detect` finds the kind of one file.
+- `is_graph_file` and `sibling_labels` are for files that are opened without `load`.
+- `BadLines` is what a load does about unreadable lines.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ _LABELS = ("entities", "relations", "types")
 
 Kind = Literal["N-Triples", "TSV", "KGTK", "JSON dump", "CoDEx labels"]
 
-_NAMES = re.compile(r"\.(?:nt|tsv|json)(?:\.gz|\.bz2)?$", re.IGNORECASE)
+# Names of the files that a folder is searched for; a file that is given itself may have any name.
+_LOADABLE = re.compile(r"\.(?:nt|tsv|json)(?:\.gz|\.bz2)?$", re.IGNORECASE)
 _EXPECTED = (
     "N-Triples, a Wikidata dump (RDF as .nt, or JSON), rows such as Q42<tab>P31<tab>Q5, KGTK edges, or a CoDEx folder"
 )
@@ -46,9 +51,10 @@ _BEGINNINGS: dict[Kind, re.Pattern[bytes]] = {
     "TSV": re.compile(rb"[^\n\t]+\t[^\n]*"),  # Q42<tab>P31<tab>Q5
 }
 _TURTLE = re.compile(rb"\s*(?:@prefix|@base|prefix\s|base\s)", re.IGNORECASE)
-_COMMENTS = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s*#[^\n]*\n|\s*\n)*")
+# What may come before the content: a byte order mark, comments, and empty lines.
+_PREFACE = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s*#[^\n]*\n|\s*\n)*")
 
-SUFFIXES = (".nt", ".nt.gz", ".tsv", ".tsv.gz")
+OPENED_WITHOUT_LOAD = (".nt", ".nt.gz", ".tsv", ".tsv.gz")  # endings of names
 _SIBLINGS = ("labels.nt.gz", "labels.nt", "labels.tsv.gz", "labels.tsv")
 
 
@@ -64,7 +70,9 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Input:
-    """A file to load, its kind, and its first line (`header`), which is needed to read KGTK files and JSON dumps.
+    """A file to load, its kind, and its `header`, which is needed to read KGTK files and JSON dumps.
+
+    The header is the first line after comments and empty lines.
 
     `name` tells the file from the others of the load: it is the file's name, or the path if several have that name.
     """
@@ -74,26 +82,29 @@ class Input:
     kind: Kind
     header: bytes
 
-    def translate(self, options: LoadOptions, bad: BadLineHandler) -> LineTranslator:
-        """Return the function from lines of the file to the N-Triples to keep; `bad` is called for unreadable lines."""
+    def translate(self, options: LoadOptions, on_bad_line: BadLineHandler) -> LineTranslator:
+        """Return the function from lines of the file to the N-Triples to keep.
+
+        `on_bad_line` is called with the number of an unreadable line, and what is wrong with it.
+        """
         match self.kind:
             case "N-Triples" if options.keep_all:
-                return ntriples.all_lines_translator(self.name, bad)
+                return ntriples.all_lines_translator(self.name, on_bad_line)
             case "N-Triples":
-                return ntriples.wanted_lines_translator(bad, values=options.values, languages=options.languages)
+                return ntriples.wanted_lines_translator(on_bad_line, values=options.values, languages=options.languages)
             case "TSV":
-                return plain_rows(bad)
+                return plain_rows(on_bad_line)
             case "KGTK":
-                return kgtk_rows(self.header, bad, languages=options.languages)
+                return kgtk_rows(self.header, on_bad_line, languages=options.languages)
             case "JSON dump":
-                return json_entities(bad, values=options.values, languages=options.languages)
+                return json_entities(on_bad_line, values=options.values, languages=options.languages)
             case "CoDEx labels":
-                return codex_labels(self.path, bad)
+                return codex_labels(self.path, on_bad_line)
 
-    def report_cut_off(self, chunks: Iterator[Chunk], bad: BadLines) -> Iterator[Chunk]:
-        """Yield the same chunks; call `bad.cut_off` where a JSON array lacks its closing bracket."""
+    def report_cut_off(self, chunks: Iterator[Chunk], bad_lines: BadLines) -> Iterator[Chunk]:
+        """Yield the same chunks; call `bad_lines.cut_off` where a JSON array lacks its closing bracket."""
         if self.kind == "JSON dump" and self.header.lstrip().startswith(b"["):
-            return check_array_closed(chunks, bad.cut_off)
+            return check_array_closed(chunks, bad_lines.cut_off)
         return chunks
 
 
@@ -126,7 +137,7 @@ def _list_folder_files(folder: Path, languages: Languages | None) -> list[Path]:
     """Return the files of a folder that can be loaded: those of CoDEx, or else those with a usual ending."""
     files = codex_files(folder, languages=languages)
     if not files:
-        files = sorted(file for file in folder.iterdir() if _NAMES.search(file.name))
+        files = sorted(file for file in folder.iterdir() if _LOADABLE.search(file.name))
     if not files:
         raise GraphFileError(folder, f"contains nothing to load; expected {_EXPECTED}")
     return files
@@ -152,10 +163,10 @@ def _list_codex_label_files(root: Path, languages: Languages | None) -> list[Pat
     """Return CoDEx's label files in the wanted languages, such as ``entities/en/entities.json``."""
     labels = list[Path]()
     for part in _LABELS:
-        spoken = languages
-        if spoken is None:
-            spoken = tuple(sorted(path.name for path in (root / part).glob("*") if is_language(path.name)))
-        for language in spoken:
+        wanted = languages
+        if wanted is None:
+            wanted = tuple(sorted(path.name for path in (root / part).glob("*") if is_language(path.name)))
+        for language in wanted:
             labels += sorted((root / part / language).glob("*.json"))
     return labels
 
@@ -165,24 +176,21 @@ def detect(path: Path, name: str) -> Input:
     start = read_head(path)
     if not start.strip():
         raise GraphFileError(path, f"is empty; expected {_EXPECTED}")
-    body = _COMMENTS.sub(b"", start, count=1)
+    body = _PREFACE.sub(b"", start, count=1)
     if _TURTLE.match(body):
         raise GraphFileError(
             path, "is Turtle; convert it to N-Triples: oxigraph convert --from-file IN.ttl --to-file OUT.nt"
         )
     for kind, beginning in _BEGINNINGS.items():
         if beginning.match(body):
-            head = start
-            if kind == "JSON dump":
-                head = body  # its bracket comes after comments and empty lines
-            first_line, _, _ = head.partition(b"\n")
-            return Input(path, name, kind, first_line)
+            header, _, _ = body.partition(b"\n")
+            return Input(path, name, kind, header)
     raise GraphFileError(path, f"is not a graph: it begins with {start[:40]!r}; expected {_EXPECTED}")
 
 
 def is_graph_file(path: Path) -> bool:
-    """Return whether the file's name ends in one of `SUFFIXES`; such a file can be opened without `load`."""
-    return path.name.lower().endswith(SUFFIXES)
+    """Return whether the file's name ends in one of `OPENED_WITHOUT_LOAD`; such a file can be opened without `load`."""
+    return path.name.lower().endswith(OPENED_WITHOUT_LOAD)
 
 
 def sibling_labels(paths: Sequence[Path]) -> Path | None:

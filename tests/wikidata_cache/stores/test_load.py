@@ -212,6 +212,9 @@ def test_tables_and_codex_folders_give_the_same_graph(tmp_path: Path) -> None:
         )
     }
     assert len(hashes) == 1
+    commented = written(tmp_path / "c.tsv", f"# c\n\n{KGTK}")
+    report = load([commented], tmp_path / "wd4", options=LoadOptions(skip_bad_lines=True))
+    assert {report.manifest.content_hash} == hashes, "the header of KGTK comes after comments"
     assert open_source(tmp_path / "a.tsv").select("SELECT * { ?s ?p ?o }").__len__() == 4
     assert facts(open_source(tmp_path / "wd2")).labels(["Q1"]) == {"Q1": 'One "1" \\ half'}
 
