@@ -32,13 +32,14 @@ class ModelShape:
         inner: d_ff.
         vocabulary: the number of tokens in the vocabulary.
         block: the number of elements of one block's matrices.
-        identities: that of the identity matrices with which whole changes of them are written (`Factors.dense`).
+        identities: the number of elements of the identity matrices that dense changes are stored with
+            (`Factors.dense`): min(out, in)² for each matrix [out, in] of a block.
         parameters: the number of all parameters.
-        packed: the number of those that a quantised model packs: the weights of linear layers, without the head.
-        packed_rows: the number of rows of these weights.
         cache: how many values one token adds to the KV cache of all attention blocks together.
         experts: whether it is a mixture of experts, whose blocks have no down-projection.
         adds_mlp: whether a block adds the MLP's output as it is, without a norm or a factor.
+        packed: the number of parameters that a quantised model packs: the weights of linear layers, without the head.
+        packed_rows: the number of rows of these weights.
         recurrent: the kinds of blocks that are not attention, as the config names them.
     """
 
@@ -61,27 +62,30 @@ class ModelShape:
 
 def shape_of(name: str) -> ModelShape:
     """Return the sizes of a model: a name of `kg-edit models` or of a preset, a hub id, a folder, or a GGUF file."""
-    return shape_of_config(_config(name), name=name)
+    config = _find_preset_config(name)
+    if config is None:
+        config = _read_config(name)
+    return shape_of_config(config, name=name)
 
 
 def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
     """Return the sizes of a model with this ``config``."""
     spec = find_spec(config)
-    text = config.get_text_config()
+    text_config = config.get_text_config()
     try:
         with torch.device("meta"):  # weights have a shape but take no memory
             model = AutoModelForCausalLM.from_config(config)
         blocks = model.get_submodule(spec.blocks)
         if spec.down_projection is None:
-            width = text.hidden_size
-            inner = width_of_experts(text)
+            width = text_config.hidden_size
+            inner = width_of_experts(text_config)
         else:
             width, inner = weight_matrix(blocks[0].get_submodule(spec.down_projection)).shape
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"can't read the size of {name!r} from its config: {error}; check that config.json is complete"
         ) from error
-    recurrent = [kind for kind in getattr(text, "layer_types", None) or () if kind not in ATTENTION]
+    recurrent = [kind for kind in getattr(text_config, "layer_types", None) or () if kind not in ATTENTION]
     attention_blocks = len(blocks) - len(recurrent)
     matrices = [part.shape for part in blocks[0].parameters() if part.dim() >= 2]
     packed = _list_packed_weights(model)
@@ -95,11 +99,11 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         block=sum(math.prod(sides) for sides in matrices),
         identities=sum(min(sides) ** 2 for sides in matrices),
         parameters=sum(part.numel() for part in model.parameters()),
-        cache=2 * attention_blocks * _key_width(text),  # a key and a value each
+        cache=2 * attention_blocks * _key_width(text_config),  # a key and a value each
         packed=sum(math.prod(sides) for sides in packed),
         packed_rows=sum(rows for rows, _ in packed),
         experts=spec.down_projection is None,
-        adds_mlp=_adds_mlp(text, blocks[0]),
+        adds_mlp=_adds_mlp(text_config, blocks[0]),
         recurrent=tuple(sorted(set(recurrent))),
     )
 
@@ -119,59 +123,76 @@ def _list_packed_weights(model: PreTrainedModel) -> list[tuple[int, int]]:
     return shapes
 
 
-def _key_width(text: PretrainedConfig) -> int:
+def _key_width(text_config: PretrainedConfig) -> int:
     """Return the width of a token's keys, all heads together; it is less than d if heads share keys."""
-    heads = text.num_attention_heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
-    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):  # Falcon
+    heads = text_config.num_attention_heads
+    key_heads = getattr(text_config, "num_key_value_heads", None) or heads
+    is_new_falcon = getattr(text_config, "new_decoder_architecture", False)
+    if getattr(text_config, "multi_query", False) and not is_new_falcon:  # Falcon
         key_heads = 1
-    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    head_width = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
     return int(key_heads * head_width)
 
 
-def _adds_mlp(text: PretrainedConfig, block: nn.Module) -> bool:
+def _adds_mlp(text_config: PretrainedConfig, block: nn.Module) -> bool:
     """Return whether a block adds the MLP's output as it is."""
     for name, _ in block.named_children():
         if re.fullmatch(r"post_(feedforward|mlp|ffn)_(layer)?norm", name):  # Gemma 2, OLMo 2, EXAONE 4; GLM-4; LFM3
             return False
-    if getattr(text, "residual_multiplier", 1.0) != 1.0:  # Granite
+    if getattr(text_config, "residual_multiplier", 1.0) != 1.0:  # Granite
         return False
-    return bool(getattr(text, "do_layer_norm_before", True))  # not of OPT-350M
+    return bool(getattr(text_config, "do_layer_norm_before", True))  # OPT-350M norms after the sum
 
 
-def _config(name: str) -> PretrainedConfig:
-    """Read the config of a model, from the preset if there is one, else from its files or the hub."""
+def _find_preset_config(name: str) -> PretrainedConfig | None:
+    """Return the config that is packaged for the model of a preset; None for any other model, and for a path."""
+    if Path(name).exists():
+        return None
     for preset_name in list_published_models():
         preset = read_presets(preset_name)
-        if name.casefold() in (preset.name, preset.model.casefold()) and not Path(name).exists():
+        if name.casefold() in (preset.name, preset.model.casefold()):
             published: PretrainedConfig = AutoConfig.for_model(**preset.config)
             return published
-    source = _source(name)
+    return None
+
+
+def _read_config(name: str) -> PretrainedConfig:
+    """Read the config of a model from its files or from the hub."""
+    source = _find_config_source(name)
     try:
         cached = cached_only(str(source["pretrained_model_name_or_path"]))
         config: PretrainedConfig = AutoConfig.from_pretrained(**source, local_files_only=cached)
     except Exception as error:  # transformers and the GGUF reader may raise anything for a damaged file
-        text = str(error).strip().removeprefix(f"can't load the model {name!r}: ")
-        lines = text.splitlines() or [type(error).__name__]
-        near = ""
-        if not Path(name).exists():
-            near = did_you_mean(name, list_published_models())
-        known = ", ".join(list_published_models())
-        raise ModelError(
-            f"can't read the config of {name!r}{near or ':'} {lines[0]}; give a named model, a folder with "
-            "config.json, a .gguf file, a hub id whose config can be fetched, or one that is known without: "
-            f"{known}"
-        ) from error
+        # An error of `cached_only` begins with these words, which this message says in its own way.
+        reason = str(error).strip().removeprefix(f"can't load the model {name!r}: ")
+        lines = reason.splitlines() or [type(error).__name__]
+        raise _config_error(name, lines[0]) from error
     return config
 
 
-def _source(name: str) -> dict[str, Any]:
-    """Return where to read a config; that of a GGUF file is read from its header, without dequantising the file."""
+def _find_config_source(name: str) -> dict[str, Any]:
+    """Return the arguments with which transformers reads the config of a model.
+
+    The config of a GGUF file is read from its header, without dequantising the file.
+    """
     path = Path(name)
     if name in NAMED_MODELS:
         path = named_model_file(name)
     if path.suffix == ".gguf" and path.is_file():
         return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     if path.is_dir() and not (path / "config.json").is_file():
-        return {"pretrained_model_name_or_path": name}  # the error then lists the models that need no config file
+        raise _config_error(name, f"the folder {name} has no config.json")
     return {"pretrained_model_name_or_path": resolve_model(name)}
+
+
+def _config_error(name: str, reason: str) -> ModelError:
+    """Return the error for a config that can't be read; it lists the models that need no config file."""
+    near = ""
+    if not Path(name).exists():
+        near = did_you_mean(name, list_published_models())
+    known = ", ".join(list_published_models())
+    return ModelError(
+        f"can't read the config of {name!r}{near or ':'} {reason}; give a named model, a folder with "
+        "config.json, a .gguf file, a hub id whose config can be fetched, or one that is known without: "
+        f"{known}"
+    )
