@@ -6,7 +6,9 @@ the function that turns rows into facts, and the template that joins both. The d
 of a cache: a query whose text changes gets a new version.
 
 Variables mean the same in all queries: ?s ?p ?o is a statement, ?e an entity that a row is about, ?t a type, ?l a text
-and ?lang its language, ?n a number or a statement node, ?r an end of a relation, ?v a date or a quantity.
+and ?lang its language, ?n a number or a statement node, ?r an end of a relation, ?v a date or a quantity, ?node the
+node of ?v, which has its precision or unit. Inside a query, ?c leads from ?s to a statement node, and ?x ?q are ?s ?p
+in a subquery.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from wikidata_cache.sources.source import Binding, Fact, Template
 from wikidata_cache.values import DATATYPES, XSD, date_value, literal_value, quantity_value
 
 _WIKIDATA = "http://www.wikidata.org/"
-_RANK = "http://wikiba.se/ontology#"
+_ONTOLOGY = "http://wikiba.se/ontology#"
 _RDFS_LABEL = f"<{RDFS_LABEL}>"
 _DESCRIPTION = "<http://schema.org/description>"
 _SAMPLE = 1_000  # entities to sample at an end of a relation, to count their types
@@ -120,39 +122,43 @@ def _write_out_query(ids: Sequence[str]) -> str:
     subjects = _write_ids(ids)
     statements = f"VALUES ?s {{ {subjects} }} ?s ?p ?o . {_filter_truthy('p', 'o')}"
     # Each part repeats this subquery: engines that evaluate bottom-up would otherwise join with every label there is.
-    objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_filter_truthy('q', 'e')} }} }}"
-    labels = f"{objects} {match_words('e', _RDFS_LABEL)}"
-    types = f"{objects} ?e <{DIRECT}P31> ?t"
+    values = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_filter_truthy('q', 'e')} }} }}"
+    labels = f"{values} {match_words('e', _RDFS_LABEL)}"
+    types = f"{values} ?e <{DIRECT}P31> ?t"
     return marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
 
 
 def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    """Return the statements (relation, target) of each id, and the labels and types of all targets."""
+    """Return the statements (relation, value) of each id, and the labels and types of all values."""
     statements: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
         if "o" in row:
             relation = local_id(row["p"])
-            target = local_id(row["o"])
-            if is_property(relation) and is_item(target):
-                statements[local_id(row["s"])].add((relation, target))
+            value = local_id(row["o"])
+            if is_property(relation) and is_item(value):
+                statements[local_id(row["s"])].add((relation, value))
     out_facts = [Fact("out", entity, _sort_lists(statements[entity])) for entity in ids]
 
-    # The labels and types of the values come in the same answer; a row about anything else is a wrong answer.
-    about_values = [row for row in rows if "e" in row]
-    values = {row["o"] for row in rows if "o" in row}
-    for row in about_values:
-        if row["e"] not in values:
-            raise ValueError(f"a row about {row['e'][:80]!r}, which is not the value of any statement")
-    objects = set[str]()
+    _check_rows_about_values(rows)
+    rows_about_values = [row for row in rows if "e" in row]
+    values = set[str]()
     for pairs in statements.values():
-        objects.update(target for _, target in pairs)
-    labels = _read_labels(sorted(objects), about_values)
-    types = _read_types(sorted(objects), about_values, "e", "t")
+        values.update(value for _, value in pairs)
+    labels = _read_labels(sorted(values), rows_about_values)
+    types = _read_types(sorted(values), rows_about_values, "e", "t")
     return out_facts + labels + types
 
 
+def _check_rows_about_values(rows: Sequence[Binding]) -> None:
+    """Check that the rows with ?e are about values of the statements in the same answer; others are a wrong answer."""
+    values = {row["o"] for row in rows if "o" in row}
+    for row in rows:
+        if "e" in row and row["e"] not in values:
+            raise ValueError(f"a row about {row['e'][:80]!r}, which is not the value of any statement")
+
+
 def _read_statement_subject(row: Binding) -> str | None:
-    """Return the subject of a row; None for a row about a value, which `_read_out` checks."""
+    """Return the subject of a row; None for a row about a value (`_check_rows_about_values`)."""
     if "e" in row and "s" not in row:
         return None
     return _read_subject(row)
@@ -214,9 +220,9 @@ DEGREE = Template("degree/1", "degree", _write_degree_query, _read_degrees, _rea
 
 # All item-valued statements that are not deprecated, with rank, start and end time: ?s -?c-> the node ?n -?p-> ?o.
 _CLAIMS = (
-    f"?s ?c ?n . ?n <{_RANK}rank> ?rank . ?n ?p ?o . "
+    f"?s ?c ?n . ?n <{_ONTOLOGY}rank> ?rank . ?n ?p ?o . "
     f'FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/statement/P")) '
-    f"{_filter_item('o')} FILTER(?rank != <{_RANK}DeprecatedRank>) "
+    f"{_filter_item('o')} FILTER(?rank != <{_ONTOLOGY}DeprecatedRank>) "
     f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/P580> ?start FILTER(isLiteral(?start)) }} "
     f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/P582> ?end_time FILTER(isLiteral(?end_time)) }}"
 )
@@ -362,7 +368,7 @@ def _read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     facts = []
     for end in ends:
         entities = {entity for entity, _ in pairs[end]}
-        counts = Counter(kind for _, kind in pairs[end])
+        counts = Counter(type_id for _, type_id in pairs[end])
         facts.append(Fact("ends", end, [len(entities), _sort_lists(counts.items())]))
     return facts
 
@@ -399,7 +405,7 @@ def _read_sitelinks(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("sitelinks", entity, counts.get(entity)) for entity in ids]
 
 
-_PAGES = f"?e <{_RANK}sitelinks> ?n"
+_PAGES = f"?e <{_ONTOLOGY}sitelinks> ?n"
 SITELINKS = Template("sitelinks/1", "sitelinks", _make_query_writer("?e ?n", _PAGES), _read_sitelinks, _read_entity)
 
 
@@ -413,20 +419,27 @@ def _write_values_query(ids: Sequence[str]) -> str:
     types = ", ".join(f"<{XSD}{name}>" for name in DATATYPES)
     literals = f'{subjects} ?s ?p ?v . FILTER(isLiteral(?v)) FILTER(STRSTARTS(STR(?p), "{DIRECT}P"))'
     stated = (
-        f'{subjects} ?s ?c ?n . FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) ?n a <{_RANK}BestRank> . '
+        f'{subjects} ?s ?c ?n . FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) ?n a <{_ONTOLOGY}BestRank> . '
         f'?n ?p ?node . FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/statement/value/P")) '
     )
     return marked_select(
         "?s ?p ?v ?type ?precision ?unit",
         f"{literals} BIND(DATATYPE(?v) AS ?type) FILTER(?type IN ({types}))",
-        f"{stated} ?node <{_RANK}timeValue> ?v ; <{_RANK}timePrecision> ?precision .",
-        f"{stated} ?node <{_RANK}quantityAmount> ?v ; <{_RANK}quantityUnit> ?unit .",
+        f"{stated} ?node <{_ONTOLOGY}timeValue> ?v ; <{_ONTOLOGY}timePrecision> ?precision .",
+        f"{stated} ?node <{_ONTOLOGY}quantityAmount> ?v ; <{_ONTOLOGY}quantityUnit> ?unit .",
     )
 
 
 def _read_values(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    """Return the literals (relation, value) of each id, such as dates with their precision."""
-    # A graph of truthy statements has only literals. Where statements are stored too, they state precision and unit.
+    """Return the literals (relation, value) of each id, such as dates with their precision.
+
+    This joins two kinds of rows on the entity, the relation and the text of ?v (`_StatedLiteral`), for example:
+
+        s=Q42, p=P569, v=1952-03-11T00:00:00Z, type=xsd:dateTime    (the literal)
+        s=Q42, p=P569, v=1952-03-11T00:00:00Z, precision=11         (how a statement of best rank states it)
+
+    A graph of truthy statements has only rows of the first kind: its literals stay without precision and unit.
+    """
     datatypes: dict[_StatedLiteral, str] = {}
     stated: dict[_StatedLiteral, set[str | None]] = defaultdict(set)
     for row in rows:
@@ -434,7 +447,8 @@ def _read_values(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
         if "type" in row:
             datatypes[literal] = row["type"]
         elif "unit" in row:
-            stated[literal].add(quantity_value(row["v"], local_id(row["unit"]) or row["unit"]))
+            unit = local_id(row["unit"]) or row["unit"]  # the IRI, if it is not one of an item of Wikidata
+            stated[literal].add(quantity_value(row["v"], unit))
         else:
             stated[literal].add(date_value(row["v"], int(row["precision"])))
 
@@ -459,7 +473,9 @@ class _StatedLiteral(NamedTuple):
 
 def _read_literal(row: Binding) -> _StatedLiteral:
     """Return the literal of a row. Engines may write one literal in several forms; its text has one of them."""
-    text = quantity_value(row["v"]) or _normalize_time(row["v"])
+    text = quantity_value(row["v"])  # None if it is not a number
+    if text is None:
+        text = _normalize_time(row["v"])
     return _StatedLiteral(local_id(row["s"]), local_id(row["p"]), text)
 
 

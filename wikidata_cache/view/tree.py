@@ -18,9 +18,9 @@ from wikidata_cache.view.content import printable
 LINE = 28.8  # distance from one leaf to the next
 BOX_HEIGHT = 21.12
 _PADDING = 24.96  # width of a node's box minus the width of its text
-# space before and after the label of an edge
-_BEND = 43.2
-_ARROW = 43.2
+_BEND = 43.2  # width in which an edge bends, before its straight part with the label
+_ARROW = 43.2  # what the straight part is longer than the label; the arrowhead is at its end
+_ARROWHEAD = 9.6
 _MARGIN = 24.0
 _NARROW = set(" ijlftr.,;:'|!()-I1")
 _WIDE = set("mwMW@%—…")
@@ -58,8 +58,10 @@ class DrawnNode:
 
     @property
     def label_x(self) -> float:
-        """The x of the middle of the label of the node's edge."""
-        return self.left - (self.edge_width + _ARROW + 9.6) / 2
+        """The x of the middle of the label: that of the straight part of the node's edge, without the arrowhead."""
+        start = self.left - self.edge_width - _ARROW
+        end = self.left - _ARROWHEAD
+        return (start + end) / 2
 
 
 def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float]]:
@@ -80,6 +82,8 @@ def _grow_trees(graph: nx.MultiDiGraph) -> list[DrawnNode]:
             continue
         seen.add(root)
         role, text = _read_role_and_text(graph, root)
+        # A root may have a hop other than 0: a node that no edge leads to, such as one from which a shown node was
+        # reached backwards. It is drawn in the column of its hop.
         queue = [DrawnNode(root, role, text, column=int(graph.nodes[root].get("hop", 0)))]
         for node in queue:  # the list grows while it is read
             if node.again:
