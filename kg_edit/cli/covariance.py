@@ -63,7 +63,7 @@ def covariance(
     - `kg-edit covariance list`
     """
     command = context.invoked_subcommand
-    if command is not None:
+    if command is not None:  # options of `covariance` itself have no effect before `import` or `list`
         names = [parameter.name for parameter in context.command.params if parameter.name]
         refuse_unused(context, names, f"before {command}", way=f"give options of {command} after it")
         return
@@ -80,10 +80,11 @@ def covariance(
     except ValidationError as error:
         faults = [f"--{fault.field}: {fault.message}" for fault in faults_of(error, CovarianceConfig)]
         raise ConfigError("; ".join(faults)) from None
-    open_corpus(config.corpus)  # a text that can't be read is such an error too
+    open_corpus(config.corpus)  # a text that can't be read is an error before the model is loaded too
     language_model = load(model, dtype, device)
     chosen = parse_layers(layers, len(language_model.blocks))
-    _show(measure_covariances(language_model, chosen, config, folder=folder).values(), folder)
+    manifests = measure_covariances(language_model, chosen, config, folder=folder)
+    _show(manifests.values(), folder)
 
 
 def parse_layers(text: str | None, count: int | None) -> list[int]:

@@ -24,11 +24,11 @@ _VALUES = {"<str>": "TEXT", "<list[str]>": "TEXT", "<int>": "N", "<list[int]>": 
 _LAST = (CHAT, COVARIANCE, CHECKS, LOGGING, MACHINE)
 
 
-class PagedCommand(TyperCommand):
+class HelpPageCommand(TyperCommand):
     """A command whose help has panels of two columns."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the page."""
+        """Print the page at once; click's formatter stays empty."""
         from rich.markdown import Markdown
 
         console = stdout()
@@ -36,19 +36,26 @@ class PagedCommand(TyperCommand):
         console.print(Padding(Text(usage, style="bold"), (1, 1, 0, 1)))
         text = re.sub(r"(?<!\n)\n(?![\n-])", " ", self.help or "")  # a paragraph is one line of the docstring
         console.print(Padding(Markdown(text), 1))
-        panels: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is None:
-                continue
-            panel = getattr(parameter, "rich_help_panel", None)
-            if not panel:
-                panel = "Options" if parameter.param_type_name == "option" else "Arguments"
-            panels.setdefault(panel, []).append(record)
+        panels = self._group_by_panel(ctx)
         others = [name for name in panels if name not in _LAST]
         for name in dict.fromkeys(["Arguments", "Options", *others, *_LAST]):  # each once
             if name in panels:
                 console.print(Panel(_rows(panels[name]), title=name, title_align="left", border_style="dim"))
+
+    def _group_by_panel(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        """Return (name, help) of the arguments and options, by the title of their panel."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:  # a hidden one
+                continue
+            panel = getattr(parameter, "rich_help_panel", None)
+            if not panel and parameter.param_type_name == "option":
+                panel = "Options"
+            elif not panel:
+                panel = "Arguments"
+            panels.setdefault(panel, []).append(record)
+        return panels
 
 
 def _rows(records: list[tuple[str, str]]) -> Group:
@@ -79,14 +86,18 @@ def _shorten_types(name: str) -> str:
 
 
 def _join_notes(text: str) -> str:
-    """Return the help with its notes, such as the default, in brackets right after it."""
+    """Return the help with its notes, such as the default, in brackets right after it.
+
+    The parentheses that typer puts around a default in words go: "[default: (from the file's name)]" becomes
+    "[default: from the file's name]".
+    """
     return re.sub(r"\[default: \((.*?)\)(;|\])", r"[default: \1\2", text.replace("  [", " ["))
 
 
-def use_pages(app: typer.Typer) -> None:
+def use_help_pages(app: typer.Typer) -> None:
     """Give every command of an app and of its groups this page."""
     for command in app.registered_commands:
-        command.cls = PagedCommand
+        command.cls = HelpPageCommand
     for group in app.registered_groups:
         if group.typer_instance:
-            use_pages(group.typer_instance)
+            use_help_pages(group.typer_instance)

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from kg_common.commands import Commands
-from kg_edit.cli.help_page import PagedCommand, use_pages
+from kg_edit.cli.help_page import HelpPageCommand, use_help_pages
 from kg_edit.errors import did_you_mean
 from kg_edit.registry import CommandEntry, command_entries, load
 
@@ -69,10 +69,10 @@ def build_command(entry: CommandEntry) -> Any:
     if entry.group:
         app = target
         app._add_completion = False  # the top command has it
-        use_pages(app)
+        use_help_pages(app)
     else:
         app = typer.Typer(rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False)
-        app.command(entry.name, cls=PagedCommand)(target)
+        app.command(entry.name, cls=HelpPageCommand)(target)
     command = typer.main.get_command(app)
     command.name = entry.name
     return command
