@@ -25,7 +25,7 @@ from torch import Tensor
 
 from kg_edit.covariance.corpora import TextCorpus
 from kg_edit.covariance.files import Identity, read_moment
-from kg_edit.covariance.measure import finish, run, start
+from kg_edit.covariance.measure import add_text, open_sums, write_covariances
 from kg_edit.models.hooks import StopForwardError, catch_stop, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
@@ -56,9 +56,9 @@ def fast(model: LanguageModel, lines: list[str], tokens: int) -> tuple[dict[int,
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sums = start(model, ids, folder, ridge=1e-4)
-        run(model, corpus, sums, folder, progress=False)
-        manifests = finish(sums, folder)
+        sums = open_sums(model, ids, folder, ridge=1e-4)
+        add_text(model, corpus, sums, folder, progress=False)
+        manifests = write_covariances(sums, folder)
         moments = {layer: read_moment(folder / f"{ids[layer].id}.safetensors", ids[layer])[0] for layer in LAYERS}
     for layer, manifest in manifests.items():
         print(f"layer {layer}: direction turned by {[turn.median_degrees for turn in manifest.doublings]} degrees")

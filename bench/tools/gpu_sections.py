@@ -314,9 +314,9 @@ class Shaped:
 
         def measured() -> None:
             with TemporaryDirectory() as name:
-                sums = measure.start(self.model, identities, Path(name), ridge=1e-4)
-                measure.run(self.model, corpus, sums, Path(name), progress=False)
-                measure.finish(sums, Path(name))
+                sums = measure.open_sums(self.model, identities, Path(name), ridge=1e-4)
+                measure.add_text(self.model, corpus, sums, Path(name), progress=False)
+                measure.write_covariances(sums, Path(name))
 
         return {**self._costs(measured, 1), "tokens": tokens}
 

@@ -42,11 +42,16 @@ def open_corpus(name: str, *, seed: int = 0) -> Corpus:
         return packaged_corpus()
     if name == "self":
         return SelfCorpus(seed=seed)
-    if name.startswith(IMPORTED):
+    if is_imported(name):
         return ImportedCorpus(name)
     if name.startswith("hf:"):
         return hub_corpus(name.removeprefix("hf:"))
     return file_corpus(Path(name))
+
+
+def is_imported(corpus: str) -> bool:
+    """Return whether a corpus is that of imported covariances, by its name."""
+    return corpus.startswith(IMPORTED)
 
 
 class Corpus(Protocol):

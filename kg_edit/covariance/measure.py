@@ -1,7 +1,7 @@
 """Measures C = E[k k^T] of several layers in one pass over a text, alone or as one shard of several.
 
-The pass consists of `start`, `run` and `finish`; `Sums` is its state between two chunks of text. The sums are saved
-every 20 seconds (`CHECKPOINT_SECONDS`), so that a killed run can be resumed.
+The pass consists of `open_sums`, `add_text` and `write_covariances`; `Sums` is its state between two chunks of
+text. The sums are saved every 20 seconds (`CHECKPOINT_SECONDS`), so that a killed run can be resumed.
 
 Whether the text was long enough is seen at marks, at ..., 1/4 and 1/2 of the tokens and at the end: how far the
 directions C^-1 k of some probe keys k have turned since the mark before, when half of the tokens had been read. The
@@ -62,7 +62,7 @@ KEYS = 16
 _KEYS_A_CALL = 4  # probe keys drawn in a call, so that the `KEYS` are from several texts
 
 
-def start(
+def open_sums(
     model: LanguageModel,
     identities: dict[int, Identity],
     folder: Path,
@@ -91,7 +91,7 @@ def start(
     return sums
 
 
-def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progress: bool) -> None:
+def add_text(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progress: bool) -> None:
     """Add the rest of the text to ``sums``, and save them in ``folder`` every `CHECKPOINT_SECONDS`."""
     total = sums.position.total
     # What would fail after hours fails now: a folder that can't be written, and a text that is too short.
@@ -138,7 +138,7 @@ def _bar(position: Position, *, shown: bool) -> Bar:
     return Bar(title=title, unit="token", total=position.total, done=position.seen, shown=shown)
 
 
-def finish(sums: Sums, folder: Path) -> dict[int, Manifest]:
+def write_covariances(sums: Sums, folder: Path) -> dict[int, Manifest]:
     """Write the covariances into ``folder``, then delete the saved sums; return the manifests by layer."""
     manifests = sums.finish(folder)
     sums.position.path(folder).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from kg_edit.covariance.corpora import (
     PACKAGED,
     PACKAGED_TOKENS,
     Corpus,
-    ImportedCorpus,
+    is_imported,
     open_corpus,
 )
 from kg_edit.covariance.files import (
@@ -44,7 +44,7 @@ from kg_edit.storage.setting_fields import NAMES_A_FILE, Seed
 
 log = logging.getLogger(__name__)
 MOST_TOKENS = 10**10  # Wikipedia in all languages has some 10^10
-_TOKENS = 10  # default number of tokens, as a multiple of d_ff
+_TOKENS_PER_COLUMN = 10  # the default number of tokens is this times d_ff
 
 
 class CovarianceConfig(BaseModel):
@@ -71,8 +71,8 @@ class CovarianceConfig(BaseModel):
         if self.tokens:
             return self.tokens
         if self.corpus == PACKAGED:
-            return min(_TOKENS * size, PACKAGED_TOKENS)
-        return min(_TOKENS * size, MOST_TOKENS)
+            return min(_TOKENS_PER_COLUMN * size, PACKAGED_TOKENS)
+        return min(_TOKENS_PER_COLUMN * size, MOST_TOKENS)
 
 
 def store_folder() -> Path:
@@ -158,12 +158,12 @@ def _measure_missing(
     _warn_of_few_tokens(model, layers, config)
     missing = _find_missing(identities, folder)
     if missing:
-        from kg_edit.covariance.measure import finish, run, start  # once for a model; later edits only read C
+        from kg_edit.covariance.measure import add_text, open_sums, write_covariances  # later edits only read C
 
         refuse_patched(model)  # only covariances of the model without patches are stored
-        sums = start(model, missing, folder, ridge=config.ridge)
-        run(model, corpus, sums, folder, progress=progress)
-        finish(sums, folder)
+        sums = open_sums(model, missing, folder, ridge=config.ridge)
+        add_text(model, corpus, sums, folder, progress=progress)
+        write_covariances(sums, folder)
     return identities
 
 
@@ -182,7 +182,7 @@ def _identify(
             corpus=corpus.name,
             tokens=config.tokens_for(key_size(model, layer)),
         )
-        if isinstance(corpus, ImportedCorpus):
+        if is_imported(corpus.name):
             # An imported covariance serves the model in any dtype, and its own file has the number of its tokens:
             # neither is part of the identity, and these two values stand for that.
             identity = identity.model_copy(update={"dtype": "float32", "tokens": 0})
@@ -193,9 +193,12 @@ def _identify(
 def _warn_of_few_tokens(model: LanguageModel, layers: Sequence[int], config: CovarianceConfig) -> None:
     """Warn if a number of tokens was chosen that is small for the size of a covariance."""
     size = max((key_size(model, layer) for layer in layers), default=0)
-    if config.tokens and config.tokens < _TOKENS * size:
+    if config.tokens and config.tokens < _TOKENS_PER_COLUMN * size:
         log.warning(
-            "%d tokens are few for a covariance of size %d; use at least %d", config.tokens, size, _TOKENS * size
+            "%d tokens are few for a covariance of size %d; use at least %d",
+            config.tokens,
+            size,
+            _TOKENS_PER_COLUMN * size,
         )
 
 
@@ -205,7 +208,7 @@ def _find_missing(identities: dict[int, Identity], folder: Path) -> dict[int, Id
     for layer, identity in identities.items():
         if moment_path(folder, identity).is_file():
             continue
-        if identity.corpus.startswith(IMPORTED):
+        if is_imported(identity.corpus):
             raise CovarianceError(
                 f"no covariance {identity.corpus} of layer {layer} ({identity.module}) of this model is stored; import "
                 f"it (kg-edit covariance import FILE.npz --layer {layer} --name "

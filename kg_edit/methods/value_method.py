@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from kg_edit.covariance.corpora import IMPORTED, open_corpus
+from kg_edit.covariance.corpora import is_imported, open_corpus
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
@@ -91,7 +91,7 @@ class ValueConfig(MethodConfig):
         idle = {}
         if self.covariance.corpus != "self":
             idle["covariance.seed"] = "the corpus is read, not sampled from the model"
-        if self.covariance.corpus.startswith(IMPORTED):
+        if is_imported(self.covariance.corpus):
             idle["covariance.tokens"] = "an imported covariance has its own number of tokens"
         return idle
 

@@ -1,8 +1,8 @@
 """Sample texts from the model. Put before a prompt as contexts, they make an edit succeed after other text too.
 
-`sample_contexts` makes ROME's contexts, `started_contexts` MEMIT's. `sample_text` and `continue_text` sample from the
-model's own distribution, ignore its generation settings, and leave torch's global generator unchanged. A text is the
-same on every device, up to rounding of the model's logits (`sampling`).
+`sample_contexts` makes ROME's contexts, `sample_started_contexts` MEMIT's. `sample_text` and `continue_text` sample
+from the model's own distribution, ignore its generation settings, and leave torch's global generator unchanged. A text
+is the same on every device, up to rounding of the model's logits (`make_sampler`).
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ def sample_contexts(
     return tuple(contexts)
 
 
-def started_contexts(
+def sample_started_contexts(
     model: LanguageModel, *, starts: Sequence[str] = STARTS, tokens: int = 10, seed: int = 0
 ) -> tuple[str, ...]:
     """Return ``{}`` and, for each of ``starts``, a sampled text of ``tokens`` tokens that begins with it (MEMIT's).
 
-    As in `sample_contexts`, each text follows the document's start token, which is not counted.
+    As in `sample_contexts`, each text follows the document's start token, which is not counted. A start that is longer
+    than ``tokens`` stays whole.
     """
     if not starts:
         return (BARE,)
@@ -56,6 +57,7 @@ def started_contexts(
     missing = tokens - min(len(ids) for ids in start_ids)  # tokens that the shortest text lacks
     rows = start_ids
     if missing > 0:
+        # Every row gets as many tokens as the shortest start needs; rows of longer starts are cut back.
         sampled = continue_text(model, batch.ids, batch.mask, tokens=missing, seed=seed, top_k=5).tolist()
         rows = []
         for start, more in zip(start_ids, sampled, strict=True):
@@ -96,11 +98,11 @@ def continue_text(model: LanguageModel, ids: Tensor, mask: Tensor, *, tokens: in
         output = model.model.generate(  # type: ignore[operator]
             ids,
             attention_mask=mask,
-            logits_processor=sampling(seed=seed, top_k=top_k),
+            logits_processor=make_sampler(seed=seed, top_k=top_k),
             do_sample=False,  # `_DrawToken` draws
             max_new_tokens=tokens,
             min_new_tokens=tokens,
-            eos_token_id=None,
+            eos_token_id=None,  # no text ends early
             suppress_tokens=sorted(set(model.tokenizer.all_special_ids)),
             pad_token_id=0,
         )
@@ -116,15 +118,18 @@ class _DrawToken(LogitsProcessor):
         self._likeliest = TopKLogitsWarper(top_k) if top_k else None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return p_i / t_i with p = softmax(scores) and t_i ~ Exp(1); both are [rows, vocabulary].
+
+        argmax_i p_i / t_i is token i with probability p_i, and ``generate`` takes the argmax.
+        """
         if self._likeliest:
             scores = self._likeliest(input_ids, scores)
-        # Of exponential times with the rates p_i, that of token i is the least with probability p_i. They are t_i / p_i
-        # with times t_i of rate 1, and the least has the largest p_i / t_i.
+        # Why: t_i / p_i is an exponential time of rate p_i, and that of token i is the least with probability p_i.
         times = torch.empty(scores.shape, dtype=scores.dtype).exponential_(generator=self._generator)
         return scores.softmax(dim=-1) / times.to(scores.device)
 
 
-def sampling(*, seed: int, top_k: int = 0) -> LogitsProcessorList:
+def make_sampler(*, seed: int, top_k: int = 0) -> LogitsProcessorList:
     """Return what makes ``generate`` sample from all tokens, or from the ``top_k`` likeliest, without ``do_sample``.
 
     Its random numbers are drawn on the CPU: the generators of other devices would give other texts for a seed.

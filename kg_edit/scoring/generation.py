@@ -19,7 +19,7 @@ from kg_edit.errors import ModelError, PromptError, describe
 from kg_edit.models.chat import Message, render
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.models.prompts import Prompt
-from kg_edit.models.sampling import plain_generation, sampling
+from kg_edit.models.sampling import make_sampler, plain_generation
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.judging import CUT, tidy_text
@@ -199,7 +199,7 @@ def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
         ids = torch.tensor([encoded.ids], device=model.device)  # [1, tokens]
         settings = GenerationConfig(max_new_tokens=new_tokens, eos_token_id=end, pad_token_id=end or 0)
         seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8])
-        sampler = sampling(seed=seed, top_k=_TOP_K)
+        sampler = make_sampler(seed=seed, top_k=_TOP_K)
         with plain_generation(model):
             output = generate(
                 ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=sampler

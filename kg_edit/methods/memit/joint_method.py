@@ -71,7 +71,7 @@ from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from kg_edit.models.sampling import started_contexts
+from kg_edit.models.sampling import sample_started_contexts
 from kg_edit.patches import KEY
 from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
@@ -218,7 +218,7 @@ class JointMethod(ValueMethod):
     def sampled_contexts(self) -> tuple[str, ...]:
         """Return MEMIT's contexts: the bare prompt, and one sampled text for each start word in ``context_starts``."""
         config = self.config
-        return started_contexts(
+        return sample_started_contexts(
             self.model, starts=config.context_starts, tokens=config.context_tokens, seed=config.seed
         )
 

@@ -31,7 +31,7 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prompts import left_pad
-from kg_edit.models.sampling import BARE, sample_rows, started_contexts
+from kg_edit.models.sampling import BARE, sample_rows, sample_started_contexts
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod
@@ -134,7 +134,7 @@ class Wise(AdapterMethod):
         with keep_untouched(self.model):  # `provenance` may ask first, of a model in training mode
             for length in config.context_tokens:
                 # The first one is the bare one again.
-                _, *started = started_contexts(
+                _, *started = sample_started_contexts(
                     self.model, starts=config.context_starts, tokens=length, seed=config.seed
                 )
                 contexts += started

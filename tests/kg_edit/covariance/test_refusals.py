@@ -44,7 +44,7 @@ def find_imported(folder: Path, layer: int) -> object:
 def measure_sizes() -> object:
     """Covariances of two layers with their own numbers of tokens."""
     identities = {layer: Identity(model="m", module=str(layer), corpus="c", tokens=10 + layer) for layer in (0, 1)}
-    return measure.start(tiny("llama"), identities, Path("unused"), ridge=0.0)
+    return measure.open_sums(tiny("llama"), identities, Path("unused"), ridge=0.0)
 
 
 def solve(rows: list[list[float]], *, ridge: float = 0.0) -> object:

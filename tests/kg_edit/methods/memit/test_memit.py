@@ -21,7 +21,7 @@ from kg_edit.methods.memit import joint_method
 from kg_edit.methods.memit.joint_config import default_layers
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.sampling import started_contexts
+from kg_edit.models.sampling import sample_started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import edit_norms
 from kg_edit.patches.weight_patch import WeightPatch
@@ -181,13 +181,13 @@ def test_layers() -> None:
 
 def test_contexts_go_on_from_their_words() -> None:
     model = tiny("llama")
-    contexts = started_contexts(model, starts=("The", "Spike Hughes", "Paris"), tokens=4)
+    contexts = sample_started_contexts(model, starts=("The", "Spike Hughes", "Paris"), tokens=4)
     assert contexts[0] == "{}" and len(contexts) == 4
     for start, context in zip(("The", "Spike Hughes", "Paris"), contexts[1:], strict=True):
         assert context.startswith(start) and context.endswith(". {}")
-    assert contexts == started_contexts(model, starts=("The", "Spike Hughes", "Paris"), tokens=4)
-    assert contexts != started_contexts(model, starts=("The", "Spike Hughes", "Paris"), tokens=4, seed=1)
-    assert started_contexts(model, starts=()) == ("{}",)
+    assert contexts == sample_started_contexts(model, starts=("The", "Spike Hughes", "Paris"), tokens=4)
+    assert contexts != sample_started_contexts(model, starts=("The", "Spike Hughes", "Paris"), tokens=4, seed=1)
+    assert sample_started_contexts(model, starts=()) == ("{}",)
 
 
 @pytest.fixture(scope="module")
