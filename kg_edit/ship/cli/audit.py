@@ -48,14 +48,13 @@ def audit(
 ) -> None:
     """Compare an edited checkpoint with its base, and say what a ledger does not explain.
 
-    The table has a row for each weight that differs. Rank and norm are those of the difference, without what the
-    rounding of the number type explains. "Left over" is what remains of it without the ledger's edits. "Writes" names
-    the tokens whose logits its strongest direction changes most. "Answers to" names the things on which it acts most
-    when the model reads them; it needs `--names`, and is known for down-projections only. Without `--names`, the model
-    is not loaded.
-
-    Without `--base`, the table has the weights whose singular values stand out against those of the same kind in the
-    other blocks. That finds large edits and many edits, and names some weights of every unedited model too.
+    With `--base`, the table has a row for each weight that differs. Rank and norm are those of the difference, without
+    what the rounding of the number type explains. "Left over" is what remains of it without the ledger's edits.
+    "Writes" names the tokens whose logits its strongest direction changes most. "Answers to" names the things on which
+    it acts most when the model reads them; it needs `--names`, and is known for down-projections only. Without
+    `--names`, the model is not loaded. Without `--base`, the table has the weights whose singular values stand out
+    against those of the same kind in the other blocks: large edits and many edits, and some weights of every unedited
+    model too.
 
     Examples:
 
