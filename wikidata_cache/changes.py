@@ -6,7 +6,7 @@ object by another, (s, r, o -> o*); what is only added, only removed, or replace
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wikidata_cache.answers.store import AnswerStore
@@ -91,6 +91,7 @@ def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -
     """
     changes = Changes()
     for ids in batches(store.list_ids(graph, "out"), size=_BLOCK):
+        # "out": the statements of an item, as lists [relation, object]
         old = store.look_up(graph, "out", ids, as_of=since)
         new = store.look_up(graph, "out", ids, as_of=until)
         origins = store.find_origins(graph, "out", ids, as_of=until)
@@ -124,7 +125,10 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
 
 
 def _is_true(claim: Sequence[str], day: str) -> bool:
-    """Return whether a claim is true on a day. Times are compared as text; "" is no time, and "-" begins a year B.C."""
+    """Return whether a claim (relation, object, rank, start, end) is true on a day.
+
+    Times are compared as text; "" is no time, and "-" begins a year B.C.
+    """
     _, _, _, start, end = claim
     has_begun = not start or start.startswith("-") or start[:10] <= day
     has_ended = end.startswith("-") or (end != "" and end[:10] <= day)
@@ -148,18 +152,26 @@ def edit_rows(
         ids: set[str] = set()
         for change in block:
             ids |= change.ids
-        labels = {}
-        for entity, label in store.look_up(graph, "label", ids).items():
-            if label:
-                labels[entity], _ = label
-        keys = write_keys("label", ids, list_families(languages))
-        labels |= choose_texts(store.look_up(graph, "label_in", keys), languages)
+        labels = _find_labels(store, graph, ids, languages)
         for change in block:
             if labels.keys() >= change.ids:
                 rows.append(_edit_row(change, labels))
             else:
                 unlabelled.append(change)
     return rows, unlabelled
+
+
+def _find_labels(store: AnswerStore, graph: str, ids: Collection[str], languages: Languages) -> dict[str, str]:
+    """Return the label of each entity that has one in the cache, in the first language of the chain that has one."""
+    labels = {}
+    # The answers of the default chain (English): a text and its language, or None.
+    for entity, answer in store.look_up(graph, "label", ids).items():
+        if answer:
+            labels[entity] = answer[0]
+    # Labels in the other languages of the chain come before those.
+    keys = write_keys("label", ids, list_families(languages))
+    labels |= choose_texts(store.look_up(graph, "label_in", keys), languages)
+    return labels
 
 
 def _edit_row(change: Change, labels: Mapping[str, str]) -> dict[str, str]:

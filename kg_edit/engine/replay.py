@@ -109,7 +109,11 @@ class Ascending:
 
     A method that writes the blocks l_1 < ... < l_n one after the other needs, before each, what the model computes with
     the blocks below already changed. The blocks below l_1 run once. From then on each batch stores the input of the
-    last block that was asked for, and runs from there.
+    last block that was asked for, and runs from there. With the blocks 3, 4 and 5 to be written:
+
+        outputs(3)   runs blocks 0 to 3 and stores the input of block 3     (block 3 is then written)
+        outputs(4)   runs block 3, stores the input of block 4, runs 4      (block 4 is then written)
+        outputs(5)   runs block 4, stores the input of block 5, runs 5
 
     Memory: [tokens, d] for each batch, as long as all batches together need at most ``memory`` MB. Further batches
     store nothing and run from the first block each time.
@@ -127,8 +131,9 @@ class Ascending:
     def outputs(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
         """Yield for each batch the output of block ``last``, [rows, tokens, d]; by default that of ``layer``.
 
-        ``layer`` is the block that is written next, and may not be lower than in an earlier call. Blocks from it on may
-        have been changed since, and the blocks below it since they last ran.
+        ``layer`` is the block that is written next: the first of ``layers`` in the first call, and never a lower one
+        than in the call before. ``last`` is one of ``layers``. Go through all batches before the next call, since only
+        the end of the loop notes that the inputs of ``layer`` are now those that are stored.
         """
         last = layer if last is None else last
         for number, batch in enumerate(self._batches):

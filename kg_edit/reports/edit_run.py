@@ -348,9 +348,11 @@ def _make(
             refuse_disabling(new_patch, seen, method.model)
 
     remaining = list(edits)
+    current_method = method
+    # Without edits and without a start, the method is called once, and says that there is nothing to edit.
     while remaining or start is None:
         try:
-            return method.edit(
+            return current_method.edit(
                 remaining,
                 start=start,
                 after_each=saves.save_if_due,
@@ -368,7 +370,8 @@ def _make(
             for name, reason in error.reasons.items():
                 log.warning("left out: the edit %r: %s", name, reason)
             remaining = others
-            method = error.method or method
+            if error.method is not None:
+                current_method = error.method  # which keeps the values that it has found, so they are not found again
     return start  # the run was killed after its last edit, or the last ones were refused
 
 

@@ -189,8 +189,8 @@ class AskedWords:
     def match(self, relation: Relation) -> Match | None:
         """Return the best match of the relation's phrases; None if no phrase has all of its words in the question.
 
-        Its positions are those of all phrases that fit: both words of "which country does s come from" ask for one
-        relation, whose phrases are "country" and "come".
+        Its ``all_positions`` are those of all phrases that fit: both words of "which country does s come from" ask for
+        one relation, whose phrases are "country" and "come".
         """
         matches = []
         all_positions = set[int]()
