@@ -74,8 +74,8 @@ class WikidataCache:
         self._internal_classes = internal_classes
         self.facts = Facts(
             self.source,
-            meta=deny_lists.meta_properties(meta_properties),
-            internal=deny_lists.internal_classes(internal_classes),
+            meta=deny_lists.read_meta_properties(meta_properties),
+            internal=deny_lists.read_internal_classes(internal_classes),
             languages=languages,
         )
 

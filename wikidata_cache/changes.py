@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.deny_lists import meta_properties
+from wikidata_cache.deny_lists import read_meta_properties
 from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, list_families
 from wikidata_cache.sources.source import batches
 from wikidata_cache.sources.wordings import choose_texts, write_keys
@@ -45,7 +45,7 @@ class Changes:
     replacements: list[Change] = field(default_factory=list)
     other_counts: Counter[str] = field(default_factory=Counter)
     compared: int = 0
-    _internal: frozenset[str] = field(default_factory=meta_properties)
+    _ignored_relations: frozenset[str] = field(default_factory=read_meta_properties)  # Wikimedia's own housekeeping
 
     def compare(self, subject: str, old: Iterable[Pair], new: Mapping[Pair, str]) -> None:
         """Add what differs between the pairs (relation, object) of a subject at two times.
@@ -57,27 +57,32 @@ class Changes:
         """
         self.compared += 1
         old_pairs = set(old)
-        removed: dict[str, list[str]] = defaultdict(list)
-        for relation, value in sorted(old_pairs - new.keys()):
-            removed[relation].append(value)
-        added: dict[str, list[str]] = defaultdict(list)
-        for relation, value in sorted(new.keys() - old_pairs):
-            added[relation].append(value)
+        removed = _group_by_relation(old_pairs - new.keys())
+        added = _group_by_relation(new.keys() - old_pairs)
         for relation in sorted(removed.keys() | added.keys()):
-            if relation in self._internal:
+            if relation in self._ignored_relations:
                 continue
-            match removed[relation], added[relation]:
-                case [old_object], [new_object]:
-                    time = new[relation, new_object]
-                    self.replacements.append(
-                        Change(subject=subject, relation=relation, old=old_object, new=new_object, time=time)
-                    )
-                case [], _:
-                    self.other_counts["objects were only added"] += 1
-                case _, []:
-                    self.other_counts["objects were only removed"] += 1
-                case _:
-                    self.other_counts["several objects were replaced"] += 1
+            old_objects = removed.get(relation, [])
+            new_objects = added.get(relation, [])
+            if not old_objects:
+                self.other_counts["objects were only added"] += 1
+            elif not new_objects:
+                self.other_counts["objects were only removed"] += 1
+            elif len(old_objects) == len(new_objects) == 1:
+                time = new[relation, new_objects[0]]
+                self.replacements.append(
+                    Change(subject=subject, relation=relation, old=old_objects[0], new=new_objects[0], time=time)
+                )
+            else:
+                self.other_counts["several objects were replaced"] += 1
+
+
+def _group_by_relation(pairs: Iterable[Pair]) -> dict[str, list[str]]:
+    """Return the objects of each relation, sorted."""
+    objects: dict[str, list[str]] = defaultdict(list)
+    for relation, value in sorted(pairs):
+        objects[relation].append(value)
+    return objects
 
 
 def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> Changes:

@@ -14,7 +14,7 @@ from wikidata_cache.errors import DenyListError
 DenyList = Collection[str] | Path  # ids, or the path of a TSV file (a str is a path too)
 
 
-def meta_properties(own: DenyList | None = None) -> frozenset[str]:
+def read_meta_properties(own: DenyList | None = None) -> frozenset[str]:
     """Return the ids of Wikimedia's housekeeping properties, such as "topic's main category" (P910).
 
     `own` replaces the packaged list.
@@ -22,7 +22,7 @@ def meta_properties(own: DenyList | None = None) -> frozenset[str]:
     return _read_list(own, "meta_properties.tsv", is_property, "P910")
 
 
-def internal_classes(own: DenyList | None = None) -> frozenset[str]:
+def read_internal_classes(own: DenyList | None = None) -> frozenset[str]:
     """Return the item ids of Wikimedia-internal classes, such as "Wikimedia category" (Q4167836).
 
     `own` replaces the packaged list.
@@ -32,13 +32,13 @@ def internal_classes(own: DenyList | None = None) -> frozenset[str]:
 
 def _read_list(own: DenyList | None, packaged: str, is_id: Callable[[str], bool], example: str) -> frozenset[str]:
     if own is None:
-        return frozenset(first_column(files("wikidata_cache").joinpath("data", packaged).read_text(encoding="utf-8")))
+        return frozenset(list_first_column(files("wikidata_cache").joinpath("data", packaged).read_text(encoding="utf-8")))
     where = "the deny-list"
     ids: Collection[str]
     if isinstance(own, str | Path):
         where = str(own)
         try:
-            ids = first_column(Path(own).read_text(encoding="utf-8-sig"))
+            ids = list_first_column(Path(own).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise DenyListError(
                 f"{own} cannot be read ({error}); expected a UTF-8 TSV file with the columns id and label."
@@ -51,7 +51,7 @@ def _read_list(own: DenyList | None, packaged: str, is_id: Callable[[str], bool]
     return frozenset(ids)
 
 
-def first_column(table: str) -> list[str]:
+def list_first_column(table: str) -> list[str]:
     """Return the first cell of every row except a header; a first row that begins with an id is no header."""
     cells = [line.split("\t")[0].strip() for line in table.split("\n") if line.strip()]
     if cells and is_entity(cells[0]):

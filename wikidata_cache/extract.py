@@ -95,8 +95,8 @@ def build_extract(
 
     check_out(out, ".nt.gz")
     ids = check_ids(seeds)
-    meta = deny_lists.meta_properties()
-    facts = Facts(source, meta=meta, internal=deny_lists.internal_classes(), languages=languages)
+    meta = deny_lists.read_meta_properties()
+    facts = Facts(source, meta=meta, internal=deny_lists.read_internal_classes(), languages=languages)
     stated = facts.out([entity for entity in ids if is_item(entity)])
     without_statements = [item for item, pairs in stated.items() if not pairs]
     merged = look_up_or_skip(facts.redirects, without_statements)
@@ -162,7 +162,7 @@ def _label_triples(labels: Mapping[str, Mapping[str, str]]) -> list[Triple]:
 
 def read_seeds(path: Path) -> list[str]:
     """Return the ids in the first column of a TSV file, such as `data/extract_seeds.tsv`. A header is left out."""
-    ids = deny_lists.first_column(path.read_text(encoding="utf-8-sig"))
+    ids = deny_lists.list_first_column(path.read_text(encoding="utf-8-sig"))
     if not ids:
         raise BadOptionError(f"{path} has no ids; expected one in the first column of each row, such as Q1345.")
     return ids

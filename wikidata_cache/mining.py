@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kg_common.progress import Bar
-from wikidata_cache.deny_lists import meta_properties
+from wikidata_cache.deny_lists import read_meta_properties
 from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.rules import Rule, Rules
 
@@ -133,7 +133,7 @@ class _Graph:
     def __init__(self, statements: Iterable[Statement], *, least: int) -> None:
         items: dict[str, int] = {}
         relations: dict[str, int] = {}
-        left_out = meta_properties()
+        left_out = read_meta_properties()
         rows = []
         for subject, relation, target in statements:
             if relation in left_out or subject == target:

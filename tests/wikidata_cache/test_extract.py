@@ -32,7 +32,7 @@ def test_packaged_extract_has_all_seeds_with_labelled_statements(cache: Wikidata
     pairs = [pair for stated in statements.values() for pair in stated]
     used = {entity for pair in pairs for entity in pair}
     assert set(cache.labels(used)) == used
-    assert not {relation for relation, _ in pairs} & deny_lists.meta_properties()
+    assert not {relation for relation, _ in pairs} & deny_lists.read_meta_properties()
 
 
 def test_build_extract_gives_the_same_bytes_again(tmp_path: Path) -> None:
