@@ -249,6 +249,12 @@ class CacheMissError(WikidataCacheError, LookupError):
         self.as_of = as_of
         self.languages = tuple(languages)
 
+    def for_row(self, needed_by: str) -> "CacheMissError":
+        """Return the same error with the row that needs the facts first."""
+        return CacheMissError(
+            self.kind, self.ids, self.searched, self.command, needed_by, as_of=self.as_of, languages=self.languages
+        )
+
 
 class SnapshotError(WikidataCacheError):
     """A snapshot file is malformed, cut off, corrupt, or contradicts the cache. The cache is left unchanged."""

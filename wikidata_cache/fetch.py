@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import networkx as nx
 
@@ -68,17 +69,24 @@ def fetch_edits(
     """
     try:
         return _fetch_together(cache, edits, path, options, keep_going)
-    except CacheMissError as miss:
-        # The rows share their requests, so the miss names none. The first row that misses something is found alone.
-        for edit in edits:
-            try:
-                cache.subgraph(edit, options)
-            except CacheMissError:
-                row = f"{path}, row {edit.row}"
-                raise CacheMissError(**vars(miss) | {"needed_by": row}) from miss
-            except WikidataCacheError:
-                continue
-        raise
+    except CacheMissError as error:
+        # The rows share their requests, so the error names no row.
+        row = _find_missing_row(cache, edits, options)
+        if row is None:
+            raise
+        raise error.for_row(f"{path}, row {row}") from error
+
+
+def _find_missing_row(cache: WikidataCache, edits: Sequence[EditRow], options: SubgraphOptions) -> int | None:
+    """Return the number of the first row for which the cache lacks something; each row is tried alone."""
+    for edit in edits:
+        try:
+            cache.subgraph(edit, options)
+        except CacheMissError:
+            return edit.row
+        except WikidataCacheError:
+            continue  # this row has another problem
+    return None
 
 
 def _fetch_together(
@@ -92,24 +100,35 @@ def _fetch_together(
         problem = str(cache.sort_candidates_of_error(edits[number], error))
         skipped.append(EditRowError(path, problem, row=edits[number].row))
     if skipped and not (keep_going and good):
-        problem = skipped[0].problem
-        if len(skipped) > 1:
-            problem += f" ({len(skipped)} rows have such errors; --keep-going skips them)"
-        raise EditRowError(path, problem, row=skipped[0].row)
+        _refuse_rows(path, skipped)
     for fault in skipped:
         logger.warning("skipped: %s", fault)
     graphs = cache.subgraphs(good, options)
-
-    contradictions = []
-    for edit, graph in zip(good, graphs, strict=True):
-        faults = _find_contradictions(edit, cache, graph)
-        if faults:
-            contradictions.append(f"row {edit.row}: {'; '.join(faults)}; check the id or use `link`")
-            logger.warning("%s", contradictions[-1])
+    contradictions = _check_labels(cache, good, graphs)
     request_counts = RequestCounts()
     if isinstance(cache.source, CachedSource):
         request_counts = cache.source.request_counts
     return Fetched(good, graphs, skipped, contradictions, request_counts)
+
+
+def _refuse_rows(path: Path, errors: Sequence[EditRowError]) -> NoReturn:
+    """Raise the first of the errors, with the number of all."""
+    problem = errors[0].problem
+    if len(errors) > 1:
+        problem += f" ({len(errors)} rows have such errors; --keep-going skips them)"
+    raise EditRowError(path, problem, row=errors[0].row)
+
+
+def _check_labels(cache: WikidataCache, edits: Sequence[EditRow], graphs: Sequence[Subgraph]) -> list[str]:
+    """Return a text for each row whose labels differ from those of its ids in the graph, and log it as a warning."""
+    contradictions = []
+    for edit, graph in zip(edits, graphs, strict=True):
+        faults = _find_contradictions(edit, cache, graph)
+        if faults:
+            contradiction = f"row {edit.row}: {'; '.join(faults)}; check the id or use `link`"
+            logger.warning("%s", contradiction)
+            contradictions.append(contradiction)
+    return contradictions
 
 
 def _find_contradictions(edit: EditRow, cache: WikidataCache, graph: Subgraph) -> list[str]:
