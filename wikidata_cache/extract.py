@@ -91,31 +91,22 @@ def build_extract(
     Returns:
         The size of the extract.
     """
-    from wikidata_cache.subgraphs.build import Expansion, expand  # networkx takes a tenth of a second to import
-
     check_out(out, ".nt.gz")
-    ids = check_ids(seeds)
     meta = deny_lists.read_meta_properties()
     facts = Facts(source, meta=meta, internal=deny_lists.read_internal_classes(), languages=languages)
-    stated = facts.out([entity for entity in ids if is_item(entity)])
-    without_statements = [item for item, pairs in stated.items() if not pairs]
-    merged = look_up_or_skip(facts.redirects, without_statements)
+    ids = check_ids(seeds)
+    merged = _find_merged(facts, ids)
     ids = [merged.get(entity, entity) for entity in ids]
-    items = [entity for entity in ids if is_item(entity)]
-    expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
-    expand(facts, [expansion], SubgraphOptions(seed=seed), per_node=per_node)
-    statements = sorted(expansion.steps)
-    labelled = set(ids)
-    for statement in statements:
-        labelled.update(statement)  # subject, property and object
-    labels = facts.default_labels(labelled)
+    statements = _sample_statements(facts, ids, per_node, seed)
+    labels = _find_labels(facts, ids, statements)
     if not labels:
         raise BadOptionError(
             f"{source.name} has nothing about {', '.join(ids[:5])}; check the ids, or give another graph."
         )
-    silent = _find_silent(ids, facts.out(items), labels)
+    silent = _find_silent(facts, ids, labels)
     if silent:
         logger.warning("%s has no statement about %s; check the ids", source.name, ", ".join(silent))
+
     other_labels = _label_triples(facts.own_labels(labels))
     triples = _to_triples(statements, labels, merged) + other_labels
     content = gzipped(serialize(triples, format=RdfFormat.N_TRIPLES) or b"")
@@ -124,10 +115,34 @@ def build_extract(
     return ExtractReport(len(statements), label_count, len(content), hashlib.sha256(content).hexdigest())
 
 
-def _find_silent(
-    ids: Iterable[str], stated: Mapping[str, Sequence[tuple[str, str]]], labels: Mapping[str, str]
-) -> list[str]:
+def _find_merged(facts: Facts, ids: Sequence[str]) -> dict[str, str]:
+    """Return {id: the item that replaces it} of the items without statements that were merged into another item."""
+    stated = facts.out([entity for entity in ids if is_item(entity)])
+    without_statements = [item for item, pairs in stated.items() if not pairs]
+    return look_up_or_skip(facts.redirects, without_statements)
+
+
+def _sample_statements(facts: Facts, ids: Sequence[str], per_node: Sequence[int], seed: int) -> list[Statement]:
+    """Return the sampled statements around the items, sorted; the arguments are those of `build_extract`."""
+    from wikidata_cache.subgraphs.build import Expansion, expand  # networkx takes a tenth of a second to import
+
+    items = [entity for entity in ids if is_item(entity)]
+    expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
+    expand(facts, [expansion], SubgraphOptions(seed=seed), per_node=per_node)  # adds the statements to `steps`
+    return sorted(expansion.steps)
+
+
+def _find_labels(facts: Facts, ids: Iterable[str], statements: Iterable[Statement]) -> Mapping[str, str]:
+    """Return the English labels of the ids, and of all parts of the statements."""
+    entities = set(ids)
+    for statement in statements:
+        entities.update(statement)  # subject, property and object
+    return facts.default_labels(entities)
+
+
+def _find_silent(facts: Facts, ids: Sequence[str], labels: Mapping[str, str]) -> list[str]:
     """Return the items without a statement, and the properties without a label."""
+    stated = facts.out([entity for entity in ids if is_item(entity)])
     silent = []
     for entity in ids:
         if is_item(entity):
