@@ -32,7 +32,8 @@ def read_internal_classes(own: DenyList | None = None) -> frozenset[str]:
 
 def _read_list(own: DenyList | None, packaged: str, is_id: Callable[[str], bool], example: str) -> frozenset[str]:
     if own is None:
-        return frozenset(list_first_column(files("wikidata_cache").joinpath("data", packaged).read_text(encoding="utf-8")))
+        table = files("wikidata_cache").joinpath("data", packaged).read_text(encoding="utf-8")
+        return frozenset(list_first_column(table))
     where = "the deny-list"
     ids: Collection[str]
     if isinstance(own, str | Path):
