@@ -76,13 +76,17 @@ def check_languages(languages: Sequence[str]) -> Languages:
 def list_own_languages(languages: Languages) -> Languages:
     """Return the codes of a chain before its English end: those that are not asked for by default.
 
-    The end is as much of the chain as has its codes in the order of `DEFAULT_LANGUAGES`.
+    The end is as much of the chain as has its codes in the order of `DEFAULT_LANGUAGES`. In ("zh", "en-gb", "en",
+    "mul"), "mul" and "en" belong to the end; "en-gb" does not, since by default it comes after "en".
     """
-    own = len(languages)
-    place = len(DEFAULT_LANGUAGES)
-    while own and languages[own - 1] in DEFAULT_LANGUAGES[:place]:
+    own = len(languages)  # codes that are not known to belong to the end; the chain is read from its last code back
+    next_place = len(DEFAULT_LANGUAGES)  # where DEFAULT_LANGUAGES has the first code of the end
+    while own > 0:
+        code = languages[own - 1]
+        if code not in DEFAULT_LANGUAGES[:next_place]:
+            break
+        next_place = DEFAULT_LANGUAGES.index(code)
         own -= 1
-        place = DEFAULT_LANGUAGES.index(languages[own])
     return languages[:own]
 
 
