@@ -16,22 +16,15 @@ from kg_common.ids import is_item
 from wikidata_cache.ids import local_id
 
 XSD = "http://www.w3.org/2001/XMLSchema#"
-# The types of literals, with the precision of a date; a dateTime does not tell its precision.
-DATATYPES = {
-    "dateTime": None,
-    "date": 11,
-    "gYearMonth": 10,
-    "gYear": 9,
-    "decimal": None,
-    "integer": None,
-    "double": None,
-}
+_NUMBERS = ("decimal", "integer", "double")
+DATATYPES = ("dateTime", "date", "gYearMonth", "gYear", *_NUMBERS)  # the types of literals
 
 _CENTURY = 7
 _DECADE = 8
 _YEAR = 9
 _MONTH = 10
 _DAY = 11
+_PRECISIONS = {"date": _DAY, "gYearMonth": _MONTH, "gYear": _YEAR}  # a dateTime does not tell its precision
 _MONTHS = (
     "January",
     "February",
@@ -54,7 +47,7 @@ _VALUE = re.compile(
 _RDF_TIME = re.compile(r"\+?(-?\d{1,12})(?:-(\d\d))?(?:-(\d\d))?(?:T[\d:.]+)?(?:Z|[+-]\d\d:\d\d)?", re.ASCII)
 _JSON_TIME = re.compile(r"([+-])(\d+)-(\d\d)-(\d\d)(T[\d:]+Z)", re.ASCII)
 _JULIAN = "Q1985786"
-_ONE = ("", "1", "Q199")  # the unit of a number without unit: none, in JSON, in RDF
+_NO_UNIT = ("", "1", "Q199")  # how a number without unit is written: with nothing, in JSON, in RDF
 
 
 def is_value(text: str) -> bool:
@@ -94,7 +87,7 @@ def quantity_value(amount: str, unit: str = "") -> str | None:
         return None
     if not number.is_finite() or abs(number.adjusted()) > 100:
         return None
-    if unit in _ONE:
+    if unit in _NO_UNIT:
         unit = ""
     elif not is_item(unit):
         return None
@@ -118,27 +111,28 @@ def literal_value(text: str, datatype: str) -> str | None:
     name = datatype.removeprefix(XSD)
     if name not in DATATYPES or name == datatype:
         return None
-    if name in ("decimal", "integer", "double"):
+    if name in _NUMBERS:
         return quantity_value(text)
-    precision = _DAY
+    if name in _PRECISIONS:
+        return date_value(text, _PRECISIONS[name])
     if "-01-01T" in text:
-        precision = _YEAR
-    elif "-01T" in text:
-        precision = _MONTH
-    return date_value(text, DATATYPES[name] or precision)
+        return date_value(text, _YEAR)
+    if "-01T" in text:
+        return date_value(text, _MONTH)
+    return date_value(text, _DAY)
 
 
 def json_value(datavalue: Any) -> str | None:
     """Return the value of a `datavalue` of Wikibase's JSON; None for other types, and for one that can't be read."""
     try:
         value = datavalue["value"]
-        match datavalue["type"]:
-            case "time":
-                return date_value(rdf_time(value), value["precision"])
-            case "quantity":
-                return quantity_value(value["amount"], local_id(value["unit"]) or value["unit"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
+        if datavalue["type"] == "time":
+            return date_value(rdf_time(value), value["precision"])
+        if datavalue["type"] == "quantity":
+            unit = local_id(value["unit"]) or value["unit"]
+            return quantity_value(value["amount"], unit)
+    except (ValueError, KeyError, TypeError, AttributeError):  # JSON of another shape
+        return None
     return None
 
 
@@ -164,26 +158,27 @@ def rdf_time(value: Any) -> str:
 def _convert_julian(year: int, month: int, day: int) -> tuple[int, int, int]:
     """Convert a date by its Julian day, the number of days since noon of 1 January 4713 BCE.
 
-    The formulas are those of https://en.wikipedia.org/wiki/Julian_day (Richards). Years begin in March there.
+    The formulas are those of https://en.wikipedia.org/wiki/Julian_day (Richards). Years begin in March there. The
+    comments have the numbers for 25 December 1642, which is 4 January 1643 in the Gregorian calendar.
     """
     # The Julian day of a date of the Julian calendar. Five months from March on have 153 days, and four years 1461.
     is_late = (14 - month) // 12  # 1 in January and February, which belong to the year before
-    months = month + 12 * is_late - 3  # since March
-    years = year + 4800 - is_late
-    julian_day = day + (153 * months + 2) // 5 + 365 * years + years // 4 - 32083
+    months = month + 12 * is_late - 3  # since March: 9
+    years = year + 4800 - is_late  # 6442
+    julian_day = day + (153 * months + 2) // 5 + 365 * years + years // 4 - 32083  # 2321157
 
     # The date of a Julian day in the Gregorian calendar, which leaves out three leap days in 400 years (146097 days).
-    left_out = (4 * julian_day + 274277) // 146097 * 3 // 4 - 38
-    quarters = 4 * (julian_day + 1401 + left_out) + 3  # of days
-    day_of_year = quarters % 1461 // 4  # 0 is 1 March
-    fifths = 5 * day_of_year + 2  # of days
-    day = fifths % 153 // 5 + 1
-    month = (fifths // 153 + 2) % 12 + 1
-    year = quarters // 1461 - 4716 + (14 - month) // 12
+    left_out = (4 * julian_day + 274277) // 146097 * 3 // 4 - 38  # 10
+    quarters = 4 * (julian_day + 1401 + left_out) + 3  # of days: 9290275
+    day_of_year = quarters % 1461 // 4  # 309 days after 1 March
+    fifths = 5 * day_of_year + 2  # of days: 1547
+    day = fifths % 153 // 5 + 1  # 4
+    month = (fifths // 153 + 2) % 12 + 1  # 1
+    year = quarters // 1461 - 4716 + (14 - month) // 12  # 1643
     return year, month, day
 
 
-def unit_of(value: str) -> str | None:
+def find_unit(value: str) -> str | None:
     """Return the id of the unit of a value, or None."""
     match = _VALUE.fullmatch(value)
     if match is None:
@@ -191,7 +186,7 @@ def unit_of(value: str) -> str | None:
     return match["unit"]
 
 
-def words(value: str, label: Callable[[str], str | None]) -> str | None:
+def describe_value(value: str, label: Callable[[str], str | None]) -> str | None:
     """Return a value in words, such as "30 December 1984" or "206 centimetre"; None if its unit has no `label`."""
     match = _VALUE.fullmatch(value)
     if match is None:
@@ -201,7 +196,9 @@ def words(value: str, label: Callable[[str], str | None]) -> str | None:
         if match["unit"] is None:
             return number
         unit = label(match["unit"])
-        return unit and f"{number} {unit}"
+        if not unit:
+            return None
+        return f"{number} {unit}"
     return _describe_date(int(match["year"]), int(match["month"]), int(match["day"]), int(match["precision"]))
 
 

@@ -22,7 +22,7 @@ from wikidata_cache.sources.source import Json, Kind, Source, Template
 from wikidata_cache.sources.wordings import IN_LANGUAGES, choose_texts, write_keys
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.sampling import other_end
-from wikidata_cache.values import is_value, unit_of, words
+from wikidata_cache.values import describe_value, find_unit, is_value
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class Facts:
         if not self._own_languages:
             return self.default_label(entity)
         if is_value(entity):
-            return words(entity, self.label)
+            return describe_value(entity, self.label)
         return self.labels([entity]).get(entity)
 
     def default_label(self, entity: str) -> str | None:
@@ -105,7 +105,7 @@ class Facts:
         labels = self._known["label"]
         if entity not in labels:
             if is_value(entity):
-                return words(entity, self.default_label)
+                return describe_value(entity, self.default_label)
             self._ask(templates.LABELS, [entity])  # adds the answer to `labels`
         if labels[entity] is None:
             return None
@@ -261,7 +261,7 @@ class Facts:
             values = {other for other in others if is_value(other)}
             others -= values
             for value in values:
-                unit = unit_of(value)
+                unit = find_unit(value)
                 if unit is not None:
                     units.add(unit)
         self.types(others)

@@ -27,7 +27,7 @@ from wikidata_cache.stores.inputs import LoadOptions
 from wikidata_cache.stores.load import load
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.rules import Rules
-from wikidata_cache.values import date_value, json_value, literal_value, quantity_value, words
+from wikidata_cache.values import date_value, describe_value, json_value, literal_value, quantity_value
 
 LEBRON, TEAM, CM, HUMAN = "Q36159", "Q169138", "Q174728", "Q5"
 LABELS = {
@@ -280,4 +280,4 @@ def test_methods_read_values(dump: Path) -> None:
     ],
 )
 def test_words_and_what_is_left_out(value: str | None, expected: str | None) -> None:
-    assert (value and words(value, LABELS.get)) == expected
+    assert (value and describe_value(value, LABELS.get)) == expected
