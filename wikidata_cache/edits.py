@@ -20,6 +20,7 @@ from wikidata_cache.errors import EditRowError
 
 _EXAMPLE = '{"subject": "Spike Hughes", "relation": "place of birth", "target_new": "Philadelphia"}'
 _ROW = re.compile(r"(?P<file>.+):(?P<row>[0-9]+)")
+# Fields of kg-edit's edit files. They are ignored here, and are not misspelt fields, although some look like one.
 _FOREIGN = ("id", "prompt", "paraphrases", "neighborhood", "portability")
 
 
@@ -123,8 +124,11 @@ def _flatten(rewrite: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _add_text(texts: dict[str, str], name: str, value: object) -> None:
-    """Add the value of a column to `texts`, under the name of its field; other columns are ignored."""
-    if name not in _KNOWN and name not in _FOREIGN:  # ignored, unless it looks like a misspelt field
+    """Add the value of a column to `texts`, under the name of its field.
+
+    Other columns are ignored, unless they look like a misspelt field.
+    """
+    if name not in _KNOWN and name not in _FOREIGN:
         near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.85)
         if near:
             raise _FieldError(name, f"unknown; did you mean {near[0]!r}?")
