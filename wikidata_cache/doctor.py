@@ -74,10 +74,10 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
 
     yield from _check_environment()
     if graph is not None:
-        store = _check_store(graph)
-        if store is not None:
-            yield store
-        if store is None or store.ok:  # on a damaged database, the engine may allocate any amount of memory
+        database = _check_database(graph)
+        if database is not None:
+            yield database
+        if database is None or database.ok:  # on a damaged database, the engine may allocate any amount of memory
             yield _check(f"source {graph}", lambda: _try_source(graph, cache))
 
 
@@ -156,28 +156,32 @@ def _try_question(cache: WikidataCache) -> str:
     return f"answers: {label} ({entity}) has statements, content hash {digest}"
 
 
-def _check_store(graph: SourceSpec) -> Finding | None:
-    """Check the database of a store; None for another kind of graph."""
+def _check_database(graph: SourceSpec) -> Finding | None:
+    """Check the database of a store made by `load`, or a plain one; return None for another kind of graph."""
     if not isinstance(graph, str | Path):
         return None
     folder = user_path(str(graph).removeprefix("oxigraph:"))
     try:
         store = store_of(folder)
-        is_plain = store is None and is_engine(folder)
+        is_database = is_engine(folder)
     except OSError:  # opening the source reports this error
         return None
+    if store is not None:
+        return _check(f"store {store}", lambda: _compare_hashes(store))
+    if is_database:
+        return _check(f"store {folder}", lambda: _read_triples(folder))
+    return None
 
-    def intact() -> str:
-        if store is None:
-            count = count_triples(folder)
-            return f"all {count:,} triples can be read (not checked: only stores made by `load` have hashes)"
-        files = read_manifest(store, every=True).files
-        size = sum(file.bytes for file in files.values())
-        return f"intact: all {len(files)} files ({size / 1e6:,.1f} MB) have the sha256 that `load` recorded"
 
-    if store is None and not is_plain:
-        return None
-    return _check(f"store {store or folder}", intact)
+def _compare_hashes(store: Path) -> str:
+    files = read_manifest(store, every=True).files
+    size = sum(file.bytes for file in files.values())
+    return f"intact: all {len(files)} files ({size / 1e6:,.1f} MB) have the sha256 that `load` recorded"
+
+
+def _read_triples(folder: Path) -> str:
+    count = count_triples(folder)
+    return f"all {count:,} triples can be read (not checked: only stores made by `load` have hashes)"
 
 
 def _try_source(graph: SourceSpec, cache: Path | None) -> str:
