@@ -23,7 +23,6 @@ from wikidata_cache.stores.manifest import is_store, work_folder
 
 if TYPE_CHECKING:
     from wikidata_cache.answers.modes import Mode
-    from wikidata_cache.remote import SourceOptions
 
 SourceSpec = str | Path | Sequence[str | Path]
 """The name of a source of statements: a file, a folder, a store, a URL, or several of these; see `open_source`."""
@@ -33,6 +32,7 @@ _FORMS = (
     "memory:FILE, a store made by `wikidata-cache load`, oxigraph:FOLDER, or the http(s) URL of a SPARQL endpoint or "
     "Action API (or several)"
 )
+_ALONE = "{} cannot be combined with other sources; give it alone."
 _REMOTE = ("http://", "https://")
 
 
@@ -84,37 +84,28 @@ def open_source(
         parts = _split(spec)
     urls = [part for part in parts if part.startswith(_REMOTE)]
     local = [part for part in parts if part not in urls]
-    stores = [part for part in local if part.startswith("oxigraph:") or is_store(user_path(part))]
-    alone = stores or urls
-    if alone and (len(local) > 1 or (local and urls)):
-        raise SourceStringError(f"{alone[0]} cannot be combined with other sources; give it alone.")
+    if local and urls:
+        raise SourceStringError(_ALONE.format(urls[0]))
     if local and as_of is not None:
         raise BadOptionError(
             f"as_of={as_of!r} replays the cache, but {local[0]} is a local graph without versions. Leave out as_of "
             f"(--as-of), or leave out the graph."
         )
-    if stores:
-        store = OxigraphSource.from_store(user_path(stores[0].removeprefix("oxigraph:")))
-        store.check_languages(languages)
-        return store
     if local:
-        files = []
-        for part in local:
-            files += _find_files(part)
-        return OxigraphSource.from_files(add_labels(files, languages))
+        return _open_local(local, languages)
 
     from wikidata_cache.remote import open_remote  # endpoints and their cache are code that a local graph never runs
 
-    options: SourceOptions = {
-        "contact": contact,
-        "timeout": timeout,
-        "cache": cache,
-        "mode": mode,
-        "packs": packs,
-        "as_of": as_of,
-        "graph_name": graph_name,
-    }
-    return open_remote(urls, **options)
+    return open_remote(
+        urls,
+        contact=contact,
+        timeout=timeout,
+        cache=cache,
+        mode=mode,
+        packs=packs,
+        as_of=as_of,
+        graph_name=graph_name,
+    )
 
 
 def _split(spec: SourceSpec) -> list[str]:
@@ -140,6 +131,21 @@ def _split(spec: SourceSpec) -> list[str]:
             part = str(packaged_extract())
         paths.append(part)
     return paths
+
+
+def _open_local(parts: Sequence[str], languages: Languages) -> OxigraphSource:
+    """Open a single store on disk, or read all graph files into memory."""
+    stores = [part for part in parts if part.startswith("oxigraph:") or is_store(user_path(part))]
+    if stores and len(parts) > 1:
+        raise SourceStringError(_ALONE.format(stores[0]))
+    if stores:
+        store = OxigraphSource.from_store(user_path(stores[0].removeprefix("oxigraph:")))
+        store.check_languages(languages)
+        return store
+    files = []
+    for part in parts:
+        files += _find_files(part)
+    return OxigraphSource.from_files(add_labels(files, languages))
 
 
 def _find_files(part: str) -> list[Path]:
