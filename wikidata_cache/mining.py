@@ -155,10 +155,10 @@ class _Graph:
 
         self._item_count = max(1, len(items))
         self._edges = self.subjects * self._item_count + self.objects  # (s, o) of each row: 1 2 7 8 11 in the example
-        # The relations of each item, each once, for the PCA body size: item 0 has 0, items 1 and 2 have 1.
+        # The pairs (subject, relation), each once, for the PCA body size: (0, 0), (1, 1) and (2, 1) in the example.
         count = max(1, len(self.names))
-        used = np.unique(self.subjects * count + self.relations)
-        self._users, self._used = np.divmod(used, count)  # 0 1 2 and 0 1 1 in the example
+        pairs = np.unique(self.subjects * count + self.relations)
+        self._subjects_once, self._relations_once = np.divmod(pairs, count)  # 0 1 2 and 0 1 1
 
     def count_joined(self, x: Ints, y: Ints) -> _Counts:
         """Count the pairs (x, z) of all bodies r1(x,y) & r2(y,z), from the edges x -> y of r1: [r2, r3]."""
@@ -188,21 +188,31 @@ class _Graph:
         first_rows, degrees = _find_spans(self.subjects, y)  # of the edges that leave y: [edges]
         start = 0
         for end in _find_part_ends(x, degrees, limit=_PATHS):
-            # One entry for each path: `edge` is its edge x -> y, `row` the row of its edge y -r2-> z.
-            edge, row = _expand_spans(first_rows[start:end], degrees[start:end])
-            path_x = x[start:end][edge]
-            path_z = self.objects[row]
-            path_r2 = self.relations[row]
-            is_open = path_x != path_z
-            key = (path_x * len(self.names) + path_r2) * self._item_count + path_z  # (x, r2, z) as one number
-            # Equal paths are next to each other once sorted. np.unique hashes instead, which takes ten times as long
-            # for the paths of a hub.
-            key = np.sort(key[is_open])
-            is_new = np.diff(key, prepend=-1) > 0
-            x_and_r2, z = np.divmod(key[is_new], self._item_count)
-            pair_x, r2 = np.divmod(x_and_r2, len(self.names))
-            yield _Pairs(r2, pair_x, z)
+            yield self._join_part(x[start:end], first_rows[start:end], degrees[start:end])
             start = end
+
+    def _join_part(self, x: Ints, first_rows: Ints, degrees: Ints) -> _Pairs:
+        """Return the pairs (x, z) of the paths that begin with some edges x -> y, grouped by r2, each once.
+
+        Args:
+            x: subjects of the edges: [edges].
+            first_rows: the first row of the edges y -r2-> z that follow each edge: [edges].
+            degrees: the number of these rows: [edges].
+        """
+        # One entry for each path: `edge` is its edge x -> y, `row` the row of its edge y -r2-> z.
+        edge, row = _expand_spans(first_rows, degrees)  # [paths]
+        path_x = x[edge]
+        path_r2 = self.relations[row]
+        path_z = self.objects[row]
+        key = (path_x * len(self.names) + path_r2) * self._item_count + path_z  # (x, r2, z) as one number: [paths]
+        is_open = path_x != path_z
+        # Equal paths are next to each other once sorted. np.unique hashes instead, which takes ten times as long
+        # for the paths of a hub.
+        key = np.sort(key[is_open])
+        is_new = np.diff(key, prepend=-1) > 0
+        x_and_r2, z = np.divmod(key[is_new], self._item_count)  # [pairs]
+        pair_x, r2 = np.divmod(x_and_r2, len(self.names))
+        return _Pairs(r2, pair_x, z)
 
     def count_pairs(self, pairs: _Pairs) -> _Counts:
         """Count, for each group and each r3, the pairs that are an edge a -r3-> b, and those whose a has any r3.
@@ -215,18 +225,25 @@ class _Graph:
         """
         count = len(self.names)
 
-        # One entry for each edge from the a to the b of a pair. A cell (group, r3) is the number group * count + r3.
-        pair, row = _expand_spans(*_find_spans(self._edges, pairs.a * self._item_count + pairs.b))
+        # A cell (group, r3) of the counts is kept as the number group * count + r3.
+
+        # Support: one entry for each edge that leads from the a to the b of a pair.
+        a_and_b = pairs.a * self._item_count + pairs.b  # [pairs]
+        first_rows, edge_counts = _find_spans(self._edges, a_and_b)
+        pair, row = _expand_spans(first_rows, edge_counts)  # the pair of each edge, and the row of the edge: [edges]
         cells = pairs.group[pair] * count + self.relations[row]
         support = np.bincount(cells, minlength=count * count)
 
-        # Pairs of one group and one a have the same relations, so their number is multiplied by these.
+        # PCA body size: one entry for each relation of an a. The pairs of one group with the same a are counted
+        # together, since their a has the same relations.
         group_and_a = pairs.group * self._item_count + pairs.a
-        keys, pair_counts = np.unique(group_and_a, return_counts=True)
-        groups, a = np.divmod(keys, self._item_count)
-        key, place = _expand_spans(*_find_spans(self._users, a))  # one entry for each relation of an a
-        cells = groups[key] * count + self._used[place]
-        body_size = np.bincount(cells, weights=pair_counts[key], minlength=count * count)  # floats, but whole numbers
+        distinct, pair_counts = np.unique(group_and_a, return_counts=True)  # [distinct]
+        groups, a = np.divmod(distinct, self._item_count)
+        first_places, relation_counts = _find_spans(self._subjects_once, a)
+        number, place = _expand_spans(first_places, relation_counts)  # of `distinct`, of `_relations_once`: [entries]
+        cells = groups[number] * count + self._relations_once[place]
+        weights = pair_counts[number]
+        body_size = np.bincount(cells, weights=weights, minlength=count * count)  # floats, but whole numbers
         return _Counts(support.reshape(count, count), body_size.astype(np.int64).reshape(count, count))
 
 
