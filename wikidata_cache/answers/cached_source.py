@@ -20,7 +20,7 @@ from typing import TypeVar
 from kg_common.progress import Bar
 from wikidata_cache.answers.database import dumps
 from wikidata_cache.answers.modes import FetchHint, Mode, effective_mode, utc
-from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.answers.store import AnswerStore, Origin
 from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.endpoints.rate_limit import host_of, usual_rate
 from wikidata_cache.errors import CacheMissError
@@ -84,6 +84,7 @@ class CachedSource:
         if as_of is not None:
             self._as_of = utc(as_of)
         self._urls = tuple(urls)
+        self._has_warned = False  # of answers of an endpoint that was not named
 
     @property
     def name(self) -> str:
@@ -103,7 +104,7 @@ class CachedSource:
         urls: set[str] = set()
         times: list[str] = []
         for kind in _STATEMENTS:
-            for url, fetched_at in self._read_files(AnswerStore.find_origins, kind, ids).values():
+            for url, fetched_at in self._find_origins(kind, ids).values():
                 urls.add(url)
                 times.append(fetched_at)
         first_and_last = []
@@ -121,19 +122,23 @@ class CachedSource:
             raise self._miss(describe_question(template.kind, missing))
         if cached:
             self.request_counts.from_cache += len(cached)
-            if self._unnamed_urls:
-                self._warn_of_unnamed(template.kind, cached)
+            self._warn_of_unnamed(template.kind, cached)
             yield cached_answer(template, cached)
-        if not missing:
-            return
+        if missing:
+            yield from self._fetch(template, missing)
+
+    def _fetch(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
+        """Yield the answers of the inner source, one per request, or of another process that was faster."""
+        missing = list(ids)
         inner = self._inner  # opened here, so that its errors (no contact, offline) come before a cache file is made
         many = len(missing) > template.size
         with Bar(title=template.kind, unit="id", total=len(missing), shown=many, leave=False) as bar:
             while missing:
-                # Another process may have fetched a part of the block; the rest comes first in the next one.
+                # Another process may have fetched a part of the block; the rest of it comes first in the next block.
                 block = missing[: template.size]
                 answers, covered = self._answer_block(inner, template, block)
-                missing = [entity for entity in block if entity not in covered] + missing[template.size :]
+                rest = [entity for entity in block if entity not in covered]
+                missing = rest + missing[template.size :]
                 bar.update(len(covered))
                 yield from answers
 
@@ -214,11 +219,13 @@ class CachedSource:
             for store in self._files:
                 candidates |= store.find_with_text(self.graph, label, as_of=self._as_of)
             # Any version, and any part of a label, makes a candidate; now the whole label of the newest version counts.
-            words = self._look_up("label_in", write_keys("label", candidates, [family]))
+            answers = self._look_up("label_in", write_keys("label", candidates, [family]))
             found[key] = set()
-            for words_of, pairs in words.items():
-                if label in dict(pairs).values():
-                    found[key].add(parse_words_of(words_of)[0])
+            for words_of, pairs in answers.items():  # such as "Q956 zh", and [["zh-hans", "北京"], ...]
+                texts = [text for _, text in pairs]
+                if label in texts:
+                    entity, _ = parse_words_of(words_of)
+                    found[key].add(entity)
         return found
 
     @cached_property
@@ -246,10 +253,12 @@ class CachedSource:
 
     def _warn_of_unnamed(self, kind: str, ids: Iterable[str]) -> None:
         """Warn once of cached answers of an endpoint that was not named, because it may have another graph."""
-        origins = self._read_files(AnswerStore.find_origins, kind, ids)
-        others = {url for url, _ in origins.values()} & self._unnamed_urls
+        if self._has_warned or not self._unnamed_urls:
+            return
+        used = {url for url, _ in self._find_origins(kind, ids).values()}
+        others = used & self._unnamed_urls
         if others:
-            self._unnamed_urls.clear()  # this property keeps its value, so the next answers are not checked
+            self._has_warned = True
             logger.warning(
                 "%s: facts of %s in the cache are used for %s; if that is another graph, give another cache (--cache, "
                 "KG_CACHE) or a name (--graph-name)",
@@ -309,17 +318,17 @@ class CachedSource:
         to_return: list[Fact] = []
         to_save: list[Fact] = []
         for fact in answer.facts:
-            known = cached.get((fact.kind, fact.id), _UNKNOWN)
-            if self.mode == "refresh":  # a new version of each requested fact, and of others that have changed
+            key = (fact.kind, fact.id)
+            if self.mode == "refresh":  # a new version of each requested fact, and of others that are new or changed
                 is_requested = fact.kind == template.kind and fact.id in block
-                if is_requested or fact.value != known:
+                if is_requested or key not in cached or cached[key] != fact.value:
                     to_save.append(fact)
                 to_return.append(fact)
-            elif known is _UNKNOWN:
+            elif key in cached:  # the cache keeps its value
+                to_return.append(fact._replace(value=cached[key]))
+            else:
                 to_save.append(fact)
                 to_return.append(fact)
-            else:  # the cache has it already, and keeps its value
-                to_return.append(fact._replace(value=known))
         exchange = answer.exchange or plain_exchange(inner, template.query(block), answer.facts)
         self._store.save(self.graph, answer.template, to_save, exchange)
         return Answer(answer.template, to_return, exchange)
@@ -336,7 +345,12 @@ class CachedSource:
         return values
 
     def _look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
+        """Return {id: value} of the ids that a file knows."""
         return self._read_files(AnswerStore.look_up, kind, ids)
+
+    def _find_origins(self, kind: str, ids: Iterable[str]) -> dict[str, Origin]:
+        """Return {id: (URL, time)} of the answers from which `_look_up` has its values."""
+        return self._read_files(AnswerStore.find_origins, kind, ids)
 
     def _read_files(self, read: Callable[..., dict[str, T]], kind: str, ids: Iterable[str]) -> dict[str, T]:
         """Return what `read` returns for the ids, each from the first file that knows it.
@@ -353,9 +367,6 @@ class CachedSource:
                 values |= read(store, self.graph, kind, missing, as_of=self._as_of)
                 missing = [entity for entity in missing if entity not in values]
         return values
-
-
-_UNKNOWN = object()  # not None, which is the value of some facts
 
 
 def cached_answer(template: Template, values: dict[str, Json]) -> Answer:
