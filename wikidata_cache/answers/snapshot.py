@@ -12,9 +12,10 @@ import logging
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from kg_common.atomic import check_out, replacing
 from kg_common.json_text import parse
@@ -92,16 +93,14 @@ def export_snapshot(
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")
         filters = {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()}
         # The rows are read twice in one transaction: for the counts and the hash in the header, then for the file.
-        summary = Summary()
-        digest = hashlib.sha256()
-        for line in _export_lines(connection, store.path, filters, summary, newest_only=newest_only):
-            digest.update(line)
-        summary.sha256 = digest.hexdigest()
+        rows = _read_rows(connection, store.path, filters, newest_only=newest_only)
+        summary = _summarize(rows)
         if not summary.facts:
             suggestion = "Check the graph's name and the time, if given."
             raise CacheFileError(store.path, "contains no facts to export", suggestion)
-        lines = _export_lines(connection, store.path, filters, Summary(), newest_only=newest_only)
-        _write_snapshot(path, summary.header().encode(), lines)
+        rows = _read_rows(connection, store.path, filters, newest_only=newest_only)
+        valid_lines = (_write_line(row) for row in rows if row_problem(row) is None)
+        _write_snapshot(path, summary.header().encode(), valid_lines)
     if summary.left_out:
         logger.warning(
             "%s: invalid rows left out: %d (the first: %s). `wikidata-cache fetch --mode refresh` fetches them again.",
@@ -153,16 +152,11 @@ class Summary:
         return dumps(header) + "\n"
 
 
-def _export_lines(
-    connection: sqlite3.Connection,
-    cache: Path,
-    filters: Mapping[str, str | None],
-    summary: Summary,
-    *,
-    newest_only: bool,
-) -> Iterator[bytes]:
-    """Yield the lines of the facts, then of the query log, that an import accepts; count them in `summary`."""
-    for row in _export_rows(connection, cache, filters, newest_only=newest_only):
+def _summarize(rows: Iterable[Mapping[str, Any]]) -> Summary:
+    """Count the rows that an import accepts, and hash their lines; list the problems of the other rows."""
+    summary = Summary()
+    digest = hashlib.sha256()
+    for row in rows:
         problem = row_problem(row)
         if problem:
             summary.left_out.append(problem)
@@ -174,10 +168,16 @@ def _export_lines(
         summary.created = max(summary.created, str(row["fetched_at"]))
         summary.graphs.add(str(row["graph"]))
         summary.urls.add(str(row["url"]))
-        yield (dumps(row) + "\n").encode()
+        digest.update(_write_line(row))
+    summary.sha256 = digest.hexdigest()
+    return summary
 
 
-def _export_rows(
+def _write_line(row: Mapping[str, Any]) -> bytes:
+    return (dumps(row) + "\n").encode()
+
+
+def _read_rows(
     connection: sqlite3.Connection, cache: Path, filters: Mapping[str, str | None], *, newest_only: bool
 ) -> Iterator[dict[str, Any]]:
     """Yield the facts, then the entries of the query log, as JSON objects."""
@@ -216,15 +216,14 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
     path = Path(path)
     if str(path) == SAMPLE and not path.exists():
         path = Path(__file__).parents[1] / "data" / "sample.jsonl.gz"
+    header = _read_header(path)
     if not store.path.exists():  # checked first, so that a wrong file does not leave an empty cache
-        for _ in _check_lines(path):
+        for _ in _check_rows(path, header):
             pass
-    lines = _check_lines(path)
-    header = next(lines)
     with store.database.writing() as connection:
         # All facts go to a temporary table first: the file is checked to its end before the cache changes.
         connection.execute(_INCOMING)
-        for row in lines:
+        for row in _check_rows(path, header):
             _insert_incoming(connection, row)
         if on_conflict == "error":
             _refuse_conflicts(connection, store.path, path)
@@ -233,7 +232,7 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
             chosen = _KEEP
         new = connection.execute(f"INSERT OR IGNORE INTO facts {chosen}").rowcount
         connection.execute("DROP TABLE temp.incoming")
-    return Imported(facts=header["counts"]["facts"], queries=header["counts"]["queries"], new=new)
+    return Imported(facts=header.facts, queries=header.queries, new=new)
 
 
 def _insert_incoming(connection: sqlite3.Connection, row: Mapping[str, Any]) -> None:
@@ -262,39 +261,18 @@ class Imported:
     new: int
 
 
-def _check_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the header, then every row, each checked; compare the hash and the counts at the end."""
-    try:
-        with gzip.open(path) as file:
-            header = _parse_object(path, _read_line(path, file, 1), 1)
-            expected = _expected_counts(path, header)
-            yield header
+class _Header(NamedTuple):
+    """What a header promises of the rows: their numbers by type, and the sha256 of their lines."""
 
-            counts = {"fact": 0, "query": 0}
-            digest = hashlib.sha256()
-            number = 2
-            while line := _read_line(path, file, number):
-                digest.update(line)
-                row = _parse_row(path, line, number)
-                counts[row["type"]] += 1
-                if counts["fact"] > expected["fact"] or counts["query"] > expected["query"]:
-                    problem = f"has more rows than the {sum(expected.values())} that its header gives"
-                    raise SnapshotError(path, problem, line=number)
-                yield row
-                number += 1
-            if counts != expected or digest.hexdigest() != header.get("sha256"):
-                problem = "its rows do not match the counts and the sha256 in its header. Get the file again"
-                raise SnapshotError(path, problem)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        other = f"check the path, or give {SAMPLE!r} for the packaged one"
-        raise SnapshotError(path, f"can't be read: {error.strerror}; {other}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        problem = f"cannot be read to its end ({error}). It is cut off, damaged or not a .jsonl.gz file"
-        raise SnapshotError(path, f"{problem}; get the file again") from error
+    facts: int
+    queries: int
+    sha256: object  # a text, if the file is sound
 
 
-def _expected_counts(path: Path, header: Mapping[str, Any]) -> dict[str, int]:
-    """Return the numbers of rows by type that a header gives, after checking its format."""
+def _read_header(path: Path) -> _Header:
+    """Return the header of a snapshot, after checking its format."""
+    with _read_errors(path), gzip.open(path) as file:
+        header = _parse_object(path, _read_line(path, file, 1), 1)
     if header.get("format") != FORMAT:
         problem = f"has the format {header.get('format')!r}; this release reads {FORMAT!r}"
         raise SnapshotError(path, problem, line=1)
@@ -302,10 +280,45 @@ def _expected_counts(path: Path, header: Mapping[str, Any]) -> dict[str, int]:
     if isinstance(counts, dict):
         facts = counts.get("facts")
         queries = counts.get("queries")
-        if type(facts) is int and type(queries) is int:
-            return {"fact": facts, "query": queries}
+        if type(facts) is int and type(queries) is int:  # type, since True is an int too
+            return _Header(facts, queries, header.get("sha256"))
     problem = "its header does not give the numbers of facts and queries; get the file again"
     raise SnapshotError(path, problem, line=1)
+
+
+def _check_rows(path: Path, header: _Header) -> Iterator[dict[str, Any]]:
+    """Yield every row of a snapshot, each checked; at the end, compare the hash and the counts with the header."""
+    with _read_errors(path), gzip.open(path) as file:
+        _read_line(path, file, 1)  # the header
+        counts = {"fact": 0, "query": 0}
+        digest = hashlib.sha256()
+        number = 2
+        while line := _read_line(path, file, number):
+            digest.update(line)
+            row = _parse_row(path, line, number)
+            counts[row["type"]] += 1
+            if counts["fact"] > header.facts or counts["query"] > header.queries:
+                problem = f"has more rows than the {header.facts + header.queries} that its header gives"
+                raise SnapshotError(path, problem, line=number)
+            yield row
+            number += 1
+        is_complete = counts == {"fact": header.facts, "query": header.queries}
+        if not is_complete or digest.hexdigest() != header.sha256:
+            problem = "its rows do not match the counts and the sha256 in its header. Get the file again"
+            raise SnapshotError(path, problem)
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the file system and of gzip inside the block into SnapshotError."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        other = f"check the path, or give {SAMPLE!r} for the packaged one"
+        raise SnapshotError(path, f"can't be read: {error.strerror}; {other}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        problem = f"cannot be read to its end ({error}). It is cut off, damaged or not a .jsonl.gz file"
+        raise SnapshotError(path, f"{problem}; get the file again") from error
 
 
 def _parse_row(path: Path, line: bytes, number: int) -> dict[str, Any]:
