@@ -7,7 +7,7 @@ service of Wikidata's scholarly articles, gets the ids of which the others have 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from wikidata_cache.endpoints.endpoint import PATIENCE, EndpointSource
@@ -17,7 +17,8 @@ from wikidata_cache.sources.source import Answer, Binding, Fact, Provenance, Tem
 
 logger = logging.getLogger(__name__)
 
-_SHORT = 5.0  # seconds to wait for an endpoint while another endpoint may be free
+# Seconds to wait for an endpoint: in the first round, another one may be free.
+_ROUNDS = (5.0, PATIENCE)
 _FOR_GOOD = ("refused",)  # after this failure, the chain never asks the endpoint again
 _WAITING = ("throttled", "outage", "unavailable")  # after these failures, asking again later may help
 OTHER_PARTS = ("query-scholarly.wikidata.org",)  # hosts with the statements that Wikidata's main query service lacks
@@ -60,71 +61,78 @@ class EndpointChain:
         asks = [self._ask_first_free, *(part.ask for part in self._parts)]
         remaining = list(ids)
         for number, ask in enumerate(asks, start=1):
+            is_last = number == len(asks)
             requested = remaining
             remaining = []
             for answer in ask(template, requested):
-                # That there is nothing is known when the last part was asked. Answers are also about other ids, such as
-                # the label of a value; that these have nothing is never known, as they are not asked about further.
+                # Answers are also about other ids, such as the label of a value. That such an id has nothing is never
+                # known, since the other parts are not asked about it.
                 facts = [fact for fact in answer.facts if not _is_nothing(fact)]
                 nothing = [fact for fact in answer.facts if fact.kind == template.kind and _is_nothing(fact)]
-                remaining += [fact.id for fact in nothing]
-                if number == len(asks):
+                if is_last:
                     facts += nothing
+                else:
+                    remaining += [fact.id for fact in nothing]
                 yield replace(answer, facts=facts)
 
     def _ask_first_free(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield answers that together cover the ids, of endpoints with the same part of the graph."""
         remaining = list(ids)
-        troubles = dict(self._refusals)
-        able = self._able(template)
-        for endpoint in self._turns(able, troubles):
-            try:
-                for answer in endpoint.ask(template, remaining):
-                    answered = {fact.id for fact in answer.facts if fact.kind == template.kind}
-                    remaining = [entity for entity in remaining if entity not in answered]
-                    yield answer
-                return
-            except EndpointError as error:
-                self._note(error, troubles)
-        raise _join_failures(self.name, [troubles[endpoint.name] for endpoint in able])
+        able = self._find_able(template)
+        failures = dict(self._refusals)
+        for patience in _ROUNDS:
+            for endpoint in _list_turns(able, failures):
+                endpoint.patience = patience
+                try:
+                    for answer in endpoint.ask(template, remaining):
+                        answered = {fact.id for fact in answer.facts if fact.kind == template.kind}
+                        remaining = [entity for entity in remaining if entity not in answered]
+                        yield answer
+                    return
+                except EndpointError as error:
+                    failures[error.url] = self._accept_failure(error)
+        raise _join_failures(self.name, [failures[endpoint.name] for endpoint in able])
 
     def select(self, query: str) -> Sequence[Binding]:
         """Return the rows of a SELECT query."""
-        troubles = dict(self._refusals)
-        able = self._able(None)
-        for endpoint in self._turns(able, troubles):
-            try:
-                return endpoint.select(query)
-            except EndpointError as error:
-                self._note(error, troubles)
-        raise _join_failures(self.name, [troubles[endpoint.name] for endpoint in able])
+        able = self._find_able(None)
+        failures = dict(self._refusals)
+        for patience in _ROUNDS:
+            for endpoint in _list_turns(able, failures):
+                endpoint.patience = patience
+                try:
+                    return endpoint.select(query)
+                except EndpointError as error:
+                    failures[error.url] = self._accept_failure(error)
+        raise _join_failures(self.name, [failures[endpoint.name] for endpoint in able])
 
-    def _able(self, template: Template | None) -> list[EndpointSource]:
+    def _find_able(self, template: Template | None) -> list[EndpointSource]:
         """Return the endpoints that can answer a question; if there is none, all, for their error."""
         able = [endpoint for endpoint in self._endpoints if endpoint.can_answer(template)]
         return able or self._endpoints
 
-    def _turns(
-        self, endpoints: Sequence[EndpointSource], troubles: dict[str, EndpointError]
-    ) -> Iterator[EndpointSource]:
-        """Yield the endpoints to ask: first all with the patience for a short wait, then those that may recover."""
-        # A generator, because `troubles` has the failures so far only when the next endpoint is wanted.
-        for endpoint in endpoints:
-            if endpoint.name not in troubles:
-                endpoint.patience = _SHORT
-                yield endpoint
-        later = [endpoint for endpoint in endpoints if troubles[endpoint.name].trouble in _WAITING]
-        for endpoint in sorted(later, key=lambda endpoint: troubles[endpoint.name].retry_after or 0.0):
-            endpoint.patience = PATIENCE
-            yield endpoint
-
-    def _note(self, error: EndpointError, troubles: dict[str, EndpointError]) -> None:
+    def _accept_failure(self, error: EndpointError) -> EndpointError:
+        """Return the failure of an endpoint if the next one can be asked; raise it if it is our mistake."""
         if error.trouble in _OURS:
             raise error
         if error.trouble in _FOR_GOOD:
             self._refusals[error.url] = error
-        troubles[error.url] = error
         logger.warning("%s: %s (%s). Asking the next endpoint.", error.url, error.problem, error.trouble)
+        return error
+
+
+def _list_turns(endpoints: Sequence[EndpointSource], failures: Mapping[str, EndpointError]) -> Sequence[EndpointSource]:
+    """Return the endpoints to ask in a round: all that have not failed; if all have, those that may recover.
+
+    Args:
+        endpoints: the endpoints that can answer the question.
+        failures: the failures before this round, by URL.
+    """
+    unasked = [endpoint for endpoint in endpoints if endpoint.name not in failures]
+    if unasked:
+        return unasked
+    recovering = [endpoint for endpoint in endpoints if failures[endpoint.name].trouble in _WAITING]
+    return sorted(recovering, key=lambda endpoint: failures[endpoint.name].retry_after or 0.0)  # the soonest first
 
 
 def _is_nothing(fact: Fact) -> bool:
