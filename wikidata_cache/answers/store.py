@@ -257,7 +257,7 @@ class CacheRateLimitStore(RateLimitStore):
         with self._database.writing() as connection:
             connection.execute("INSERT OR REPLACE INTO pace VALUES (?, ?)", (host, dumps(asdict(state))))
 
-    def slot(self, host: str) -> AbstractContextManager[object]:
+    def lock(self, host: str) -> AbstractContextManager[object]:
         """Return a lock on the host: while it is held, no other process with this cache sends the host a request."""
         return self._database.exclusive(f"host {host}")
 

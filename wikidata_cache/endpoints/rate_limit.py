@@ -104,28 +104,40 @@ class RateLimiter:
     def slot(self, url: str, budget: WaitBudget) -> Iterator[None]:
         """Wait until one request may be sent to `url`, lock the host during the block, and learn from the outcome."""
         host = host_of(url)
-        usual = usual_rate(host)
         while True:
-            wait = self.wait(url)
-            if wait > budget.remaining:
-                raise self.too_soon_error(url, budget)
-            if wait > _LONG_WAIT:
-                logger.info("%s: waiting %.0f s (%s).", url, wait, self._reason(url))
-            if wait:
-                self._clock.sleep(wait)
-                budget.remaining -= wait
-            with self._store.slot(host):
+            self._sleep_until_due(url, budget)
+            with self._store.lock(host):
                 if self.wait(url):
                     continue  # another process has sent a request in the meantime
-                # The token is taken before the request is sent, so that a process that is killed has used it.
-                self._store.write(host, with_request(self._store.read(host), self._clock.now(), usual))
+                self._write_request(host)
                 try:
                     yield
                 except EndpointError as error:
                     self._write_failure(host, error)
                     raise
-                self._store.write(host, with_success(self._store.read(host), usual))
+                self._write_success(host)
                 return
+
+    def _sleep_until_due(self, url: str, budget: WaitBudget) -> None:
+        """Sleep until the host may be asked, and take the time from the budget; raise EndpointError if it is short."""
+        wait = self.wait(url)
+        if wait > budget.remaining:
+            raise self.too_soon_error(url, budget)
+        if wait > _LONG_WAIT:
+            logger.info("%s: waiting %.0f s (%s).", url, wait, self._reason(url))
+        if wait:
+            self._clock.sleep(wait)
+            budget.remaining -= wait
+
+    def _write_request(self, host: str) -> None:
+        """Take a token for a request before it is sent, so that a process that is killed has used it."""
+        state = self._store.read(host)
+        self._store.write(host, with_request(state, self._clock.now(), usual_rate(host)))
+
+    def _write_success(self, host: str) -> None:
+        """Write the state of a host after a good answer."""
+        state = self._store.read(host)
+        self._store.write(host, with_success(state, usual_rate(host)))
 
     def _write_failure(self, host: str, error: EndpointError) -> None:
         """Write the state of a host after a failure; the jitter differs between processes and between failures."""
@@ -263,7 +275,7 @@ class RateLimitStore:
         """Write the state of a host; it replaces the older state."""
         self._states[host] = state
 
-    def slot(self, host: str) -> AbstractContextManager[object]:
+    def lock(self, host: str) -> AbstractContextManager[object]:
         """Return a lock on the host: while it is held, no other client with this store sends the host a request."""
         return self._locks.setdefault(host, threading.RLock())
 

@@ -180,7 +180,7 @@ def test_unreadable_cache_is_reported_as_unreadable(open_to_all: Path, closed: s
 def test_lock_folder_is_shared(open_to_all: Path) -> None:
     path = open_to_all / "c.sqlite"
     open_to_all.chmod(0o777)
-    with filled(path) as store, store.request_lock(), store.rate_limits.slot("e:80"):
+    with filled(path) as store, store.request_lock(), store.rate_limits.lock("e:80"):
         locks = {file.name for file in (open_to_all / "c.sqlite.locks").iterdir()}
         assert locks == {"making.lock", "asking.lock", "host_e_80.lock"}
     assert {file.name for file in open_to_all.iterdir()} == {"c.sqlite", "c.sqlite.locks"}
