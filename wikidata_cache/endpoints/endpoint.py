@@ -135,11 +135,7 @@ class EndpointSource(SparqlSource):
         names: set[str] = set()
         for row in rows:
             names.update(row)
-        foreign = []
-        for name in sorted(names):
-            is_unnamed = name.startswith("callret")  # Virtuoso names unnamed columns callret-0, ...
-            if not is_unnamed and f"?{name}" not in query and f"${name}" not in query:
-                foreign.append(name)
+        foreign = [name for name in sorted(names) if not _is_column_of(query, name)]
         if foreign:
             problem = f"found the variables {', '.join(foreign[:5])[:200]}, which are not in the query"
             raise wrong_answer(self.name, problem)
@@ -180,7 +176,9 @@ class EndpointSource(SparqlSource):
             return parse_reply(reply, self.name, literals=literals), reply
 
         def count_attempts(error: EndpointError) -> int:
-            return self._count_attempts(error, alone=alone)
+            if error.status == 414 and self._switch_to_post():
+                return MAX_ATTEMPTS
+            return _count_attempts(error, alone=alone)
 
         return self._with_retries(ask_once, count_attempts)
 
@@ -207,24 +205,29 @@ class EndpointSource(SparqlSource):
                     raise
                 logger.warning("%s: %s (%s). Trying again in %.3g s", error.url, error.problem, error.trouble, wait)
 
-    def _count_attempts(self, error: EndpointError, *, alone: bool) -> int:
-        """Return the total number of attempts that this failure allows; switch to POST after HTTP 414."""
-        if error.status == 414 and not self._transport.post:
-            self._transport.post = True
-            return MAX_ATTEMPTS
-        if error.trouble in TRANSIENT:
-            return MAX_ATTEMPTS
-        if alone and (error.trouble == "cut off" or error.status in (503, 504)):  # there is no smaller block to try
-            return MAX_ATTEMPTS
-        if error.trouble == "cut off":  # may be transient: one retry before the block is split
-            return 2
-        return 1
+    def _switch_to_post(self) -> bool:
+        """Send queries by POST from now on, since a URL was too long; return False if they are sent so already."""
+        if self._transport.post:
+            return False
+        self._transport.post = True
+        return True
 
     def _send(self, query: str) -> Reply:
         try:
             return self._transport.send(query)
         except Exception as error:  # urllib, http.client and socket share no base class
             raise connection_error(error, self.name, self._transport.timeout) from error
+
+
+def _count_attempts(error: EndpointError, *, alone: bool) -> int:
+    """Return the total number of attempts that a failure allows; `alone`: the query can't be split."""
+    if error.trouble in TRANSIENT:
+        return MAX_ATTEMPTS
+    if alone and (error.trouble == "cut off" or error.status in (503, 504)):
+        return MAX_ATTEMPTS
+    if error.trouble == "cut off":  # may be transient: one retry before the block is split
+        return 2
+    return 1
 
 
 @dataclass
@@ -255,6 +258,11 @@ class _BlockSize:
             self.ids = min(self.most, 2 * self.ids)
             self.streak = 0
             self.probing = True
+
+
+def _is_column_of(query: str, name: str) -> bool:
+    """Return whether a query may have a column of this name; Virtuoso names unnamed columns callret-0 and so on."""
+    return name.startswith("callret") or f"?{name}" in query or f"${name}" in query
 
 
 def record_exchange(url: str, query: str, reply: Reply, *, fetched_at: str, rows: int) -> Exchange:
