@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from kg_common.atomic import check_out, write_atomically
 from kg_common.rows import TRIPLET_NAMES, entries
@@ -20,6 +20,8 @@ from wikidata_cache.linking.linker import Linker
 _TEXTS = {field.name for field in fields(EditRow)}
 _TEXTS |= set(TRIPLET_NAMES)
 _TEXTS |= {"id", "case_id", "prompt", "ending", "target_text", "ground_truth"}
+
+_State = Literal["settled", "rivalled", "open", "absent"]
 
 
 @dataclass(frozen=True)
@@ -65,53 +67,49 @@ def link_edits(
     choices_by_row = _apply_choices(choices, read, links)
     in_table = file_of(edits).suffix.lower() in (".csv", ".tsv")
     lines: list[str] = []
-    report = _Parts([], [], [])
+    parts: dict[_State, list[_Part]] = {"settled": [], "rivalled": [], "open": [], "absent": []}
     for edit, linked in zip(read, links, strict=True):
         chosen = choices_by_row[edit.row]
-        pending = _sort_parts(edit, linked, chosen, report)
         ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()} | chosen
-        row = _fill(rows[edit.row - 1], ids, pending, in_table=in_table)
+        # Among the pending parts are those whose id the row's own label contradicts.
+        pending = {name: result for name, result in linked.parts().items() if name not in ids}
+        row = _fill_row(rows[edit.row - 1], ids, pending, in_table=in_table)
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        for name, result in linked.parts().items():
+            state = _find_state(edit, name, result, is_chosen=name in chosen)
+            parts[state].append(_Part(edit.row, name, result))
     write_atomically(out, "".join(lines))
-
-    without_id = {edit.row for edit in read if edit.target_new_id is None}
-    incomplete = {row for row, name, _ in report.absent if name == "target_new_id" and row in without_id}
-    incomplete |= {row for row, _, _ in report.open}
-    complete = len(lines) - len(incomplete)
-    return LinkReport(len(lines), complete, tuple(report.open), tuple(report.absent), tuple(report.rivalled))
-
-
-class _Parts(NamedTuple):
-    """The parts that `LinkReport` names, while they are collected."""
-
-    open: list[_Part]
-    absent: list[_Part]
-    rivalled: list[_Part]
+    return LinkReport(
+        edits=len(lines),
+        complete=len(lines) - len(_find_incomplete(read, parts["open"], parts["absent"])),
+        open=tuple(parts["open"]),
+        absent=tuple(parts["absent"]),
+        rivalled=tuple(parts["rivalled"]),
+    )
 
 
-def _sort_parts(edit: EditRow, linked: LinkedEdit, chosen: Mapping[str, str], report: _Parts) -> dict[str, LinkResult]:
-    """Add the parts of an edit to the lists of the report.
+def _find_state(edit: EditRow, name: str, result: LinkResult, *, is_chosen: bool) -> _State:
+    """Return how far a part of an edit is linked, in the words of `LinkReport`; "settled" is in none of its lists."""
+    if is_chosen:
+        return "settled"
+    if result.status == "exact":
+        if result.rival:
+            return "rivalled"
+        return "settled"
+    has_id = getattr(edit, name) is not None
+    if _is_absent(result, has_id=has_id):
+        return "absent"
+    return "open"
 
-    Returns:
-        The parts that get no id, neither chosen nor clear, and those whose id the row's own label contradicts, by the
-        name of the id field.
-    """
-    clear = linked.clear_candidates()
-    pending = {}
-    for name, result in linked.parts().items():
-        part = _Part(edit.row, name, result)
-        if name in chosen:
-            continue
-        if name in clear:
-            if result.rival:
-                report.rivalled.append(part)
-            continue
-        pending[name] = result
-        if _is_absent(result, has_id=getattr(edit, name) is not None):
-            report.absent.append(part)
-        else:
-            report.open.append(part)
-    return pending
+
+def _find_incomplete(edits: Sequence[EditRow], open_: Sequence[_Part], absent: Sequence[_Part]) -> set[int]:
+    """Return the rows of the edits that have an open part, or neither an id nor a candidate for their new object."""
+    incomplete = {part.row for part in open_}
+    without_id = {edit.row for edit in edits if edit.target_new_id is None}
+    for part in absent:
+        if part.field == "target_new_id" and part.row in without_id:
+            incomplete.add(part.row)
+    return incomplete
 
 
 def _is_absent(part: LinkResult, *, has_id: bool) -> bool:
@@ -121,7 +119,7 @@ def _is_absent(part: LinkResult, *, has_id: bool) -> bool:
     return has_id and part.candidates[0].info.label is None
 
 
-def _fill(
+def _fill_row(
     row: object, ids: Mapping[str, str], pending: Mapping[str, LinkResult], *, in_table: bool
 ) -> dict[str, object]:
     """Return a row with the ids, and with the candidates of the pending parts."""
@@ -134,7 +132,7 @@ def _fill(
                 filled[name] = _parse_cell(str(cell))
     rewrite = filled.get("requested_rewrite")
     if isinstance(rewrite, Mapping):  # a record of CounterFact
-        filled["requested_rewrite"] = _with_ids(rewrite, ids)
+        filled["requested_rewrite"] = _fill_rewrite(rewrite, ids)
     else:  # under the names that the row has: kg-edit refuses target_true_id beside object_id
         own_names = {field: name for name, field in TRIPLET_NAMES.items() if name in filled}
         for field, entity in ids.items():
@@ -228,7 +226,7 @@ def _record_choice(chosen: dict[int, dict[str, str]], entity: str, parts: Sequen
             raise BadOptionError(f"{refused}{earlier} is chosen for {field} of row {row} too; keep one.")
 
 
-def _with_ids(rewrite: Mapping[str, object], ids: Mapping[str, str]) -> dict[str, object]:
+def _fill_rewrite(rewrite: Mapping[str, object], ids: Mapping[str, str]) -> dict[str, object]:
     """Return the `requested_rewrite` of a CounterFact record with the ids; some files have objects as texts only."""
     filled = dict(rewrite)
     for name in ("subject_id", "relation_id"):
