@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -99,7 +99,8 @@ class Candidate:
     @property
     def has_full_name(self) -> bool:
         """Whether the text is a full name of the entity, or its id."""
-        return self.reasons[0].points > WORDS
+        way_found = self.reasons[0]
+        return way_found.points > WORDS  # ID, LABEL or ALIAS, also OTHERWISE_WRITTEN
 
     def to_json(self) -> dict[str, object]:
         """Return the candidate as plain JSON values; reasons are texts such as "+10.0 its label, exact match"."""
@@ -244,32 +245,41 @@ def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozen
     own_id = parse_id(mention.text, mention.kind)
     reasons = _find_names(knowledge, mention, own_id)
     infos, current_ids = _resolve_merged(knowledge, reasons)
-
-    # An entity and one that was merged into it are one candidate. The better of its names is its first reason.
-    found: dict[str, list[tuple[str, Reason]]] = defaultdict(list)
-    for entity, reason in reasons.items():
-        found[current_ids[entity]].append((entity, reason))
-    candidates = {}
-    for current_id, named in found.items():
-        entity, reason = max(named, key=lambda pair: pair[1].points)
-        candidate = Candidate(current_id, infos[current_id], [reason])
-        if entity != current_id:
-            candidate.reasons.append(Reason(0.0, f"{entity} was merged into it"))
-        candidate.can_settle = candidate.has_full_name
+    candidates = []
+    for current_id, found in _group_merged(reasons, current_ids).items():
+        candidate = _build_candidate(current_id, infos[current_id], found)
         if mention.kind == "item":
             candidate.reasons.append(judge_statements(candidate.info))
-        candidates[current_id] = candidate
+        if own_id is not None and current_id == current_ids[own_id]:
+            _check_identified(knowledge, mention, candidate, {own_id, current_id})
+            candidates.append(candidate)
+        elif internal.isdisjoint(candidate.info.types):
+            candidates.append(candidate)
+    return candidates
 
-    # The entity that the text names by its id stays in any case.
-    identified = None
-    if own_id is not None:
-        identified = candidates[current_ids[own_id]]
-        _check_identified(knowledge, mention, identified, {own_id, identified.id})
-    kept = []
-    for candidate in candidates.values():
-        if candidate is identified or internal.isdisjoint(candidate.info.types):
-            kept.append(candidate)
-    return kept
+
+def _group_merged(reasons: Mapping[str, Reason], current_ids: Mapping[str, str]) -> dict[str, list[tuple[str, Reason]]]:
+    """Return the (id, reason) pairs by current id: an entity and one that was merged into it are one candidate."""
+    groups: dict[str, list[tuple[str, Reason]]] = defaultdict(list)
+    for entity, reason in reasons.items():
+        groups[current_ids[entity]].append((entity, reason))
+    return groups
+
+
+def _build_candidate(current_id: str, info: EntityInfo, found: Sequence[tuple[str, Reason]]) -> Candidate:
+    """Return a candidate, of which the best of the names that were found is the first reason.
+
+    Args:
+        current_id: its id.
+        info: the facts about it.
+        found: under which ids it was found, each with its name: its own id, or that of an entity merged into it.
+    """
+    entity, reason = max(found, key=lambda pair: pair[1].points)
+    candidate = Candidate(current_id, info, [reason])
+    if entity != current_id:
+        candidate.reasons.append(Reason(0.0, f"{entity} was merged into it"))
+    candidate.can_settle = candidate.has_full_name
+    return candidate
 
 
 def _resolve_merged(knowledge: Knowledge, ids: Iterable[str]) -> tuple[dict[str, EntityInfo], dict[str, str]]:
