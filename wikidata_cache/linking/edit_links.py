@@ -7,7 +7,7 @@ graph, and new objects that have a type of the old object. `link_all` links many
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from kg_common.progress import Bar
 from wikidata_cache.errors import AmbiguousLabelError
 from wikidata_cache.ids import Statement
 from wikidata_cache.labels.label_index import EntityKind, normalise
-from wikidata_cache.linking import candidates
+from wikidata_cache.linking import candidates as scores
 from wikidata_cache.linking.candidates import (
     POOL,
     Candidate,
@@ -131,15 +131,15 @@ def _list_facts(
     return facts
 
 
-def _reward_stated(candidates_of_part: Sequence[Candidate], facts: Sequence[Statement], part: str) -> None:
+def _reward_stated(candidates: Sequence[Candidate], facts: Sequence[Statement], part: str) -> None:
     """Add points to the candidates for one part of an edit ("subject", "property" or "object") that form a fact."""
     first_facts: dict[str, Statement] = {}
     for fact in facts:
         first_facts.setdefault(getattr(fact, part), fact)
-    for candidate in candidates_of_part:
+    for candidate in candidates:
         if candidate.id in first_facts:
             words = f"{' '.join(first_facts[candidate.id])} is stated in the graph"
-            candidate.reasons.append(Reason(candidates.STATED, words))
+            candidate.reasons.append(Reason(scores.STATED, words))
             candidate.can_settle = True
 
 
@@ -152,7 +152,7 @@ def _reward_like_old(new: Sequence[Candidate], old: Sequence[Candidate], knowled
         type_names = sorted(names.get(type_id, type_id) for type_id in shared_types[candidate.id])
         if type_names:
             words = f"{type_names[0]}, like {best.info.label or best.id}"
-            candidate.reasons.append(Reason(candidates.LIKE_OLD, words))
+            candidate.reasons.append(Reason(scores.LIKE_OLD, words))
 
 
 def sort_candidates(linker: Linker, edit: EditLike, error: AmbiguousLabelError) -> AmbiguousLabelError:
@@ -238,7 +238,10 @@ def _choose_property(relations: Sequence[Candidate]) -> str | None:
 
 
 def _prefetch_names(knowledge: Knowledge, mentions: Sequence[Mention]) -> None:
-    """Fetch all names, the entities they may mean or were merged into, and the labels of the types of these."""
+    """Fetch all names, the entities they may mean or were merged into, and the labels of the types of these.
+
+    The results are in the memory of `knowledge`, for the questions that `link_edit` asks.
+    """
     knowledge.prefetch_names(mention.text for mention in mentions if not mention.only_id)
     ids: set[str] = set()
     for mention in Bar(mentions, title="names", unit="name", leave=False):
@@ -254,13 +257,16 @@ def _prefetch_names(knowledge: Knowledge, mentions: Sequence[Mention]) -> None:
     for info in infos.values():
         types |= info.types
     knowledge.labels(types)
+    knowledge.prefetch_names(_list_other_names(mentions, infos))
 
-    # Other names of an entity are needed only where its label is not the expected one.
-    expected_labels = []
+
+def _list_other_names(mentions: Sequence[Mention], infos: Mapping[str, EntityInfo]) -> list[str]:
+    """Return the expected labels that are not the labels of their ids: these may be other names of the entities."""
+    names = []
     for mention in mentions:
         info = infos.get(mention.text, EntityInfo())
         if info.merged_into:
             info = infos[info.merged_into]
         if mention.expected_label and normalise(info.label or "") != normalise(mention.expected_label):
-            expected_labels.append(mention.expected_label)
-    knowledge.prefetch_names(expected_labels)
+            names.append(mention.expected_label)
+    return names

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kg_common.ids import is_entity, is_item, is_property
 from wikidata_cache.answers.cached_source import FallbackSource
@@ -138,18 +138,17 @@ class GraphKnowledge(Knowledge):
 
         infos = {}
         for entity in ids:
-            stated: frozenset[tuple[str, str]] | None = frozenset()
-            if entity in statements:
-                stated = frozenset(statements[entity])
-            elif is_item(entity):
-                stated = None
             infos[entity] = EntityInfo(
                 label=labels.get(entity),
                 description=descriptions.get(entity),
                 types=types.get(entity, frozenset()),
-                statements=stated,
                 merged_into=merged.get(entity),
             )
+        for entity in items:
+            stated = None
+            if entity in statements:
+                stated = frozenset(statements[entity])
+            infos[entity] = replace(infos[entity], statements=stated)
         return infos
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
