@@ -51,9 +51,9 @@ def _make_words_reader(kind: LanguageKind) -> Callable[[Sequence[str], Sequence[
 
     def read(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
         texts: dict[str, dict[str, str]] = defaultdict(dict)
-        for row in sorted(rows, key=lambda row: row.get("l", ""), reverse=True):  # of several of a code, the first
-            if row.get("l", "").strip():
-                texts[_read_key(row)][row["lang"]] = row["l"]
+        for row in sorted(rows, key=lambda row: row.get("l", "")):
+            if row.get("l", "").strip():  # of several texts in one code, the first in alphabetical order stays
+                texts[_read_key(row)].setdefault(row["lang"], row["l"])
         facts = []
         for key in keys:
             pairs = [[code, text] for code, text in sorted(texts[key].items())]
@@ -127,7 +127,9 @@ def describe_question(kind: Kind, ids: Sequence[str]) -> Question:
     for plain_kind, template in IN_LANGUAGES.items():
         if template.kind == kind:
             pairs = [_parse_key(plain_kind, key) for key in ids]
-            return Question(plain_kind, sorted({text for text, _ in pairs}), tuple(sorted({name for _, name in pairs})))
+            texts = {text for text, _ in pairs}
+            families = {family for _, family in pairs}
+            return Question(plain_kind, sorted(texts), tuple(sorted(families)))
     return Question(kind, list(ids), ())
 
 
