@@ -361,7 +361,10 @@ def _parse_names(content: Json, labels: Mapping[str, str], languages: Languages)
 
 @dataclass
 class _Statements:
-    """The statements of an entity; `truthy` and `values` have the best rank that their property has."""
+    """The statements of an entity; `truthy` and `values` have the best rank that their property has.
+
+    `claims` has every rank but deprecated, with the start and end times, each pair of them if there are several.
+    """
 
     truthy: set[tuple[str, str]] = field(default_factory=set)  # property, item
     claims: set[Claim] = field(default_factory=set)
@@ -371,13 +374,13 @@ class _Statements:
 def _parse_statements(content: Json) -> _Statements:
     """Return the statements whose value is an item, a date or a quantity; deprecated ones never count."""
     statements = _Statements()
-    for relation, claims in _read_object(content, "claims").items():
+    for relation, entries in _read_object(content, "claims").items():
         if not is_property(relation):
             raise ValueError(f"found statements of {relation!r:.80}, which is not a property")
-        best = _best_rank([claim["rank"] for claim in claims])  # never "deprecated"
-        for claim in claims:
-            rank = claim["rank"]
-            datavalue = claim["mainsnak"].get("datavalue", {})
+        best = _find_best_rank([entry["rank"] for entry in entries])  # never "deprecated"
+        for entry in entries:
+            rank = entry["rank"]
+            datavalue = entry["mainsnak"].get("datavalue", {})
             if rank == best:
                 literal = json_value(datavalue)
                 if literal:
@@ -387,8 +390,8 @@ def _parse_statements(content: Json) -> _Statements:
                 continue
             if rank == best:
                 statements.truthy.add((relation, item))
-            for start in _parse_times(claim, "P580"):
-                for end in _parse_times(claim, "P582"):
+            for start in _parse_times(entry, "P580"):
+                for end in _parse_times(entry, "P582"):
                     statements.claims.add((relation, item, rank, start, end))
     return statements
 
@@ -401,7 +404,7 @@ def _parse_item(datavalue: Json) -> str | None:
     return None
 
 
-def _best_rank(ranks: Collection[Json]) -> str | None:
+def _find_best_rank(ranks: Collection[Json]) -> str | None:
     """Return "preferred" if a statement of the property has this rank, else "normal" or None."""
     for rank in ranks:
         if rank not in _RANKS:
@@ -412,9 +415,9 @@ def _best_rank(ranks: Collection[Json]) -> str | None:
     return None
 
 
-def _parse_times(claim: Json, qualifier: str) -> list[str]:
+def _parse_times(entry: Json, qualifier: str) -> list[str]:
     """Return the values of a qualifier of time as the query service writes them; [""] if there is none."""
-    snaks = _read_object(claim, "qualifiers").get(qualifier, ())
+    snaks = _read_object(entry, "qualifiers").get(qualifier, ())
     times = [rdf_time(snak["datavalue"]["value"]) for snak in snaks if "datavalue" in snak]
     return times or [""]
 

@@ -58,12 +58,11 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
 def _parse_binding(binding: Mapping[str, Mapping[str, Any]], literals: Container[str] | None) -> Binding:
     row: dict[str, str] = {}
     for name, term in binding.items():
-        may_be_literal = literals is None or name in literals
         if term["type"] == "uri":
-            if literals is not None and may_be_literal:
+            if literals is not None and name in literals:
                 raise ValueError(f"an IRI as ?{name}")
             row[name] = text_of(term)
-        elif term["type"] in _LITERAL and may_be_literal:
+        elif term["type"] in _LITERAL and (literals is None or name in literals):
             row[name] = text_of(term)
     return row
 
