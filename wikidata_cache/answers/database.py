@@ -204,7 +204,7 @@ class Database:
         connection = _open_reader(self.path)
         self._file = None
         if connection is not None:
-            self._open = _OpenConnection(os.getpid(), False, connection)
+            self._open = _OpenConnection(os.getpid(), may_write=False, connection=connection)
         return connection
 
     def _connect_writer(self) -> sqlite3.Connection:
@@ -219,7 +219,7 @@ class Database:
             connection = _open_writer(self.path)
         self.close()
         self._file = self.path.stat()
-        self._open = _OpenConnection(os.getpid(), True, connection)
+        self._open = _OpenConnection(os.getpid(), may_write=True, connection=connection)
         return connection
 
     def _put_inherited_aside(self) -> None:
@@ -282,7 +282,7 @@ def _reopen_reader(path: Path, error: sqlite3.OperationalError) -> sqlite3.Conne
     if path.with_name(f"{path.name}-journal").exists():
         # The journal of a change that a kill cut off. Only a connection that may write can take the change back.
         with closing(_connect(path, "rw")) as writer:
-            _is_new(writer, path)  # any read does it
+            _read_format(writer)  # any read does it
         return _connect(path, "ro")
     # In a read-only folder, SQLite cannot create the shared-memory file for readers; "immutable" does without it.
     return _connect(path, "ro&immutable=1")

@@ -132,7 +132,7 @@ class AnswerStore:
             exchange: the request and its answer.
         """
         fetched_at = utc(exchange.fetched_at)
-        record: dict[str, Json] = {
+        record: dict[str, Json] = {  # the fields of `validate.LOG_FIELDS`
             **vars(exchange),
             "graph": graph,
             "template": template,
@@ -314,7 +314,10 @@ def take_inventory(path: Path) -> Inventory | None:
         _, first, last = store.find_span()
         if first and last:
             span = (first, last)
-        [[requests]] = database.read("SELECT count(*) FROM queries") or [[0]]
+        requests = 0
+        rows = database.read("SELECT count(*) FROM queries")
+        if rows:  # else the file has no tables yet
+            [[requests]] = rows
         hosts = {}
         for host, state in database.read("SELECT host, state FROM pace ORDER BY host"):
             hosts[host] = _parse_rate_limit(state, path)
