@@ -148,16 +148,16 @@ def read_body(response: HTTPResponse | HTTPError, *, deadline: float, limit: int
     if response.headers.get("Content-Encoding", "").lower() == "gzip":
         unzip = _Gunzip(limit)
     body = bytearray()
-    packed = 0
+    received = 0  # bytes, as they are sent
     try:
         while chunk := source.read1(_CHUNK):
-            packed += len(chunk)
+            received += len(chunk)
             if unzip is None:
                 body += chunk
             else:
                 for piece in unzip.feed(chunk):
                     body += piece
-            if packed > limit or len(body) > limit:
+            if received > limit or len(body) > limit:
                 raise AnswerTooLargeError(limit)
             if time.monotonic() > deadline:
                 raise TimeoutError

@@ -160,7 +160,10 @@ class Linker:
             self._graph.at_ends(items_at_ends)
 
     def _sample_end(self, relation: str, role: Role) -> RelationEndTypes | None:
-        """Return the types of the things at an end of a relation, None without any. A failure is raised again."""
+        """Return the types of the things at an end of a relation; None without any.
+
+        The source is asked once: after a failure, the same error is raised again instead of asking.
+        """
         end = (relation, role)
         if end not in self._ends:
             if end in self._failures:
