@@ -29,15 +29,15 @@ KINDS = {
 }
 IN_USE = 600.0  # seconds since the last use
 _HEX = "[0-9a-f]"
-_FORMS = {  # of a file's path in the cache folder; the first group names the item that it belongs to
-    "models": rf"(models/[^/]+-{_HEX}{{16}})/[^/]+\.(?:json|safetensors|jinja|txt|model)",
-    "covariances": rf"(covariance/{_HEX}{{16}}(?:\.partial|\.shard-\d+-of-\d+)?)\.(?:safetensors|json)",
-    "scores": rf"(unedited/{_HEX}{{2}}/{_HEX}{{64}}\.json)",
-    "knowledge": rf"(knowledge/{_HEX}{{16}}\.jsonl)",
-    "layers": rf"(layers/{_HEX}{{16}}\.json)",
-    "leftovers": r"((?:models|covariance)/\.(?:dequantise|incoming|cleared)-[^/]+)/.*"
-    r"|((?:covariance|unedited/..|layers)/\.[^/]+-[a-z0-9_]{8})",
-}
+_FORMS = (  # kind, and form of a file's path in the cache folder; the group `item` is the path of the file's item
+    ("models", rf"(?P<item>models/[^/]+-{_HEX}{{16}})/[^/]+\.(?:json|safetensors|jinja|txt|model)"),
+    ("covariances", rf"(?P<item>covariance/{_HEX}{{16}}(?:\.partial|\.shard-\d+-of-\d+)?)\.(?:safetensors|json)"),
+    ("scores", rf"(?P<item>unedited/{_HEX}{{2}}/{_HEX}{{64}}\.json)"),
+    ("knowledge", rf"(?P<item>knowledge/{_HEX}{{16}}\.jsonl)"),
+    ("layers", rf"(?P<item>layers/{_HEX}{{16}}\.json)"),
+    ("leftovers", r"(?P<item>(?:models|covariance)/\.(?:dequantise|incoming|cleared)-[^/]+)/.*"),  # a folder
+    ("leftovers", r"(?P<item>(?:covariance|unedited/..|layers)/\.[^/]+-[a-z0-9_]{8})"),  # a file
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def cached_items(folder: Path) -> list[CachedItem]:
     groups: dict[tuple[str, Path], list[Path]] = {}
     others: list[Path] = []
     for directory, folders, names in os.walk(folder):  # which does not follow links
+        # In place: these are the folders that `walk` enters next
         folders[:] = [name for name in folders if not (Path(directory) / name).is_symlink()]
         for name in names:
             path = Path(directory) / name
@@ -78,10 +79,10 @@ def cached_items(folder: Path) -> list[CachedItem]:
 
 def _item_of(name: str) -> tuple[str, str] | None:
     """Return the kind and the path of the item that a file belongs to, by its path in the cache folder; else None."""
-    for kind, form in _FORMS.items():
+    for kind, form in _FORMS:
         match = re.fullmatch(form, name)
         if match:
-            return kind, match[1] or match[match.lastindex or 0]
+            return kind, match["item"]
     return None
 
 

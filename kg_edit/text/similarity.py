@@ -138,10 +138,10 @@ def _parts(word: str) -> list[str]:
     In these scripts, a subject is only a part of the text between two spaces; the pairs preserve the characters' order.
     """
     parts = list[str]()
-    for is_unspaced, run in groupby(word, is_syllable):
+    for in_syllables, run in groupby(word, is_syllable):
         text = "".join(run)
-        if is_unspaced:
-            parts += text
+        if in_syllables:  # 三民主 gives 三, 民, 主, 三民 and 民主
+            parts += list(text)
             parts += [first + second for first, second in pairwise(text)]
         else:
             parts.append(text)
@@ -196,19 +196,22 @@ def letters_of(text: str) -> str:
 def within_letters(first: str, second: str, most: int) -> bool:
     """Return whether at most ``most`` characters are inserted, deleted or replaced between two texts (Levenshtein).
 
-    A cell of the table so far from its diagonal that it needs more than ``most`` is not computed.
+    Cell (i, j) of the table is the number of changes between the first i letters of ``first`` and the first j of
+    ``second``. With |i - j| > most it would be more than ``most``, so these cells are not computed.
     """
     if abs(len(first) - len(second)) > most:
         return False
-    row = list(range(len(second) + 1))
-    for position, letter in enumerate(first, 1):
-        before = row
-        row = [position, *[most + 1] * len(second)]
-        begin = max(1, position - most)
-        end = min(len(second), position + most)
-        for column in range(begin, end + 1):
-            changed = before[column - 1] + (letter != second[column - 1])
-            row[column] = min(before[column] + 1, row[column - 1] + 1, changed)
-        if min(row[begin - 1 : end + 1]) > most:
+    row = list(range(len(second) + 1))  # row 0: j letters are inserted
+    for i, letter in enumerate(first, 1):
+        above = row
+        row = [i] + [most + 1] * len(second)  # in column 0, i letters are deleted
+        begin = max(1, i - most)
+        end = min(len(second), i + most)
+        for j in range(begin, end + 1):
+            kept_or_replaced = above[j - 1] + (letter != second[j - 1])
+            deleted = above[j] + 1
+            inserted = row[j - 1] + 1
+            row[j] = min(kept_or_replaced, deleted, inserted)
+        if min(row[begin - 1 : end + 1]) > most:  # later rows have no smaller cells
             return False
     return row[-1] <= most

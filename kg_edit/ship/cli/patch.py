@@ -54,6 +54,9 @@ from kg_edit.text.display import plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kg_edit.models.language_model import LanguageModel
+    from kg_edit.patches.base import Patch
+    from kg_edit.patches.entries import Entry
     from kg_edit.ship.ledger import Ledger
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -223,6 +226,8 @@ def edit(
 ) -> None:
     """Make the edits of a file on the model as edited by a ledger, and add them to the ledger.
 
+    The edits that the ledger had are asked again, and those that held before and no longer do are named.
+
     Examples:
 
     - `kg-edit patch edit ledger/ edits.jsonl --method rome --model smollm2-135m`
@@ -251,8 +256,11 @@ def edit(
     note_choice(method_option, graph)
 
     editor = planned.on(load(model, dtype, device))
+    earlier = opened.active
+    before = opened.patch
     number = opened.make(editor, usable, force=force)
     _show_added(opened, [number])
+    _say_lost(opened, earlier, before, editor.model)
     for repeat, first in repeats:
         say(f"{repeat} repeats {first} exactly, and was made once")
     say(f"whether they succeed: kg-edit patch check {quote(str(ledger))} --model {quote(model)}")
@@ -279,6 +287,7 @@ def remove(
     """Remove edits: the result is the same as if they had never been made.
 
     Edits that were computed on a model with the removed ones are recomputed from their records; this needs `--model`.
+    With `--model` the edits that are left are asked again, and those that held before and no longer do are named.
 
     Examples:
 
@@ -291,10 +300,13 @@ def remove(
     opened = _open(ledger)
     source = open_graph(graph, contact)
     language_model = load(model, dtype, device) if model else None
+    before = opened.patch
     removed = opened.remove(names, model=language_model, graph=source)
     remaining = number_of(len(opened.active), "edit")
     listed = ", ".join(entry.name for entry in removed)
     say(f"removed {listed}; {remaining} left. To undo this: kg-edit patch undo {quote(str(ledger))}")
+    if language_model is not None:
+        _say_lost(opened, opened.active, before, language_model)
 
 
 @app.command()
@@ -334,6 +346,22 @@ def _show_added(ledger: Ledger, numbers: Sequence[int]) -> None:
         methods = ", ".join(sorted({entry.method for entry in new}))
         say(f"{ledger.folder}: step {number}, {number_of(len(new), 'edit')} of {methods}")
         show_conflicts([conflict for conflict in conflicts if conflict.second.position.step == number])
+
+
+def _say_lost(ledger: Ledger, entries: Sequence[Entry], before: Patch, model: LanguageModel) -> None:
+    """Print which of the edits held with the ledger's patch ``before`` the change, and fail now."""
+    from kg_edit.ship.ledger.check import MOST_COMPARED, find_lost
+
+    if not entries:
+        return
+    cases = []
+    for edit in find_lost(model, entries, before=before, after=ledger.patch, progress=True):
+        answer = edit.failures()[0]
+        cases.append(f"{edit.entry.name} ({answer.prompt!r}: target {answer.target!r}, now generated {answer.text!r})")
+    if cases:
+        say(f"lost by this change: {'; '.join(cases)}")
+    if len(entries) > MOST_COMPARED:
+        say(f"only the last {MOST_COMPARED} edits were asked; kg-edit patch check asks all")
 
 
 for _command in (check, merge, export, push, pull, rebase, extract, subtract, average):

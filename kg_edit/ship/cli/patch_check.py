@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from os import environ
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,8 +28,6 @@ from kg_edit.ship.ledger.check import check as check_entries
 from kg_edit.ship.live.servers import KEY
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kg_edit.patches.conflicts import Conflict
     from kg_edit.patches.entries import Entry
 
@@ -68,6 +68,10 @@ def check(
             help="Ask all prompts as chat user turns, or none.",
         ),
     ] = None,
+    failed_to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the edits that fail to this file (`.jsonl`), for another try."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print each answer as JSON.")] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -84,12 +88,16 @@ def check(
     - `kg-edit patch check ledger/ --model smollm2-135m`
     - `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
     - `kg-edit patch check ledger/ --server http://localhost:8080`
+    - `kg-edit patch check ledger/ --failed-to failed.jsonl`
     """
+    from kg_edit.edits.files import check_writable_name
     from kg_edit.patches.conflicts import contradictions
     from kg_edit.ship.ledger.listing import active_at, check_patches
 
     kinds = _parse_kinds(strict or ())
     _refuse_options_without_use(context, server=server, merged=merged)
+    if failed_to:
+        check_writable_name(failed_to)
     check_patches([ledger])
     client = None
     if server:
@@ -110,6 +118,9 @@ def check(
             checked = check_entries(edited, entries, chat=chat, progress=True)
 
     rivals = contradictions(entries)
+    failed = [edit for edit in checked if edit.failures(kinds)]
+    if failed_to:
+        _write_failed(failed_to, failed)
     if as_json:
         from kg_edit.ship.ledger.view import checked_json
 
@@ -117,8 +128,8 @@ def check(
         print_json({"edits": edits, "contradictions": [str(rival) for rival in rivals]})
     else:
         _show(checked, kinds, rivals, url=server)
-        _say_another_method(ledger, [edit.entry.name for edit in checked if edit.failures()])
-    if rivals or any(edit.failures(kinds) for edit in checked):
+        _say_another_method(ledger, [edit.entry.name for edit in checked if edit.failures()], file=failed_to)
+    if rivals or failed:
         raise typer.Exit(1)
 
 
@@ -142,8 +153,23 @@ def _parse_kinds(strict: Sequence[str]) -> tuple[ProbeKind, ...]:
     return tuple(kind for kind in KINDS if kind == "rewrite" or kind in strict)
 
 
-def _say_another_method(ledger: Path, failed: Sequence[str]) -> None:
-    """Print how to make the failed edits of a ledger by another method."""
+def _write_failed(file: Path, failed: Sequence[CheckedEdit]) -> None:
+    """Write the edits that fail, as `kg-edit edit` reads them; without any, the file is empty."""
+    from kg_edit.edits.files import write_edits
+
+    ids = Counter(edit.entry.edit.id for edit in failed)
+    edits = []
+    for checked in failed:
+        edit = checked.entry.edit
+        if ids[edit.id] > 1:  # two steps of the ledger have an edit of this id, and a file may not
+            edit = edit.model_copy(update={"id": checked.entry.name})
+        edits.append(edit)
+    write_edits(file, edits)
+    typer.echo(f"{file}: {number_of(len(edits), 'edit')} that failed", err=True)
+
+
+def _say_another_method(ledger: Path, failed: Sequence[str], *, file: Path | None) -> None:
+    """Print how to make the failed edits of a ledger by another method; ``file`` has them if it was asked for."""
     from kg_edit.ship.ledger.listing import patch_file
 
     if not failed or patch_file(ledger) is not None:  # a patch file has no edits to remove
@@ -152,8 +178,13 @@ def _say_another_method(ledger: Path, failed: Sequence[str]) -> None:
     names = " ".join(quote(name) for name in failed[:_NAMED])
     if len(failed) > _NAMED:
         names += " …"
-    ways = f"kg-edit patch remove {folder} {names}, then kg-edit patch edit {folder} FILE --method NAME"
-    say(f"to make failed edits by another method, on top of the others: {ways}, with a file of these edits")
+    written = "FILE"
+    source = "; --failed-to FILE writes these edits"
+    if file:
+        written = quote(str(file))
+        source = ""
+    ways = f"kg-edit patch remove {folder} {names}, then kg-edit patch edit {folder} {written} --method NAME"
+    say(f"to make failed edits by another method, on top of the others: {ways}{source}")
 
 
 def _compare_edits(merged: str, entries: Sequence[Entry]) -> None:

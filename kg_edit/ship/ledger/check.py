@@ -2,7 +2,7 @@
 
 `check` asks a model in memory and compares probabilities. `check_served` asks a model behind an OpenAI-compatible
 server (llama-server, vLLM, `kg-edit serve`), which has only greedy text; it loads no model. Both give a
-`CheckedEdit`.
+`CheckedEdit`. `find_lost` compares the edits before and after a change of a ledger.
 
 From a server, an edit in plain text is asked by ``POST /v1/completions`` with temperature 0, and succeeds if the
 continuation begins with the new target. An edit in chat form is asked by ``POST /v1/chat/completions``, and succeeds if
@@ -25,8 +25,10 @@ from kg_edit.ship.live.servers import LiveServer, LlamaServer
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
+    from kg_edit.patches.base import Patch
 
 KINDS: tuple[ProbeKind, ...] = ("rewrite", "paraphrase", "portability", "locality")
+MOST_COMPARED = 100  # edits that `find_lost` asks: a change of one edit should not take as long as a whole check
 _SENTENCE = 24  # tokens around the target in an answer
 _SPARE = 4  # tokens beyond the target's: a space, an article
 _MOST_TOKENS = 2048  # that `kg-edit serve` writes
@@ -75,13 +77,19 @@ class CheckedEdit:
 
 
 def check(
-    model: LanguageModel, entries: Sequence[Entry], *, chat: bool | None = None, progress: bool = False
+    model: LanguageModel,
+    entries: Sequence[Entry],
+    kinds: Sequence[ProbeKind] = KINDS,
+    *,
+    chat: bool | None = None,
+    progress: bool = False,
 ) -> tuple[CheckedEdit, ...]:
-    """Ask a model all prompts of the edits.
+    """Ask a model the prompts of the edits.
 
     Args:
         model: the model with the patch applied.
         entries: the edits.
+        kinds: the kinds of prompts to ask.
         chat: in chat form, or in plain text; None: as the edits were made (see `probes.probes`).
         progress: show a progress bar.
     """
@@ -89,7 +97,10 @@ def check(
 
     edits = [entry.edit for entry in entries]
     check_probes(model, edits, chat=chat)
-    groups = [[*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat)] for edit in edits]
+    groups = list[list[ReportProbe]]()
+    for edit in edits:
+        all_probes = (*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat))
+        groups.append([probe for probe in all_probes if probe.kind in kinds])
     # All prompts of all edits are asked together, which takes fewer passes.
     asked = list[ReportProbe]()
     for group in groups:
@@ -120,6 +131,31 @@ def _make_answer(probe: ReportProbe, reading: Reading) -> CheckedPrompt:
         right=reading.right,
         nats=reading.nats,
     )
+
+
+def find_lost(
+    model: LanguageModel, entries: Sequence[Entry], *, before: Patch, after: Patch, progress: bool = False
+) -> tuple[CheckedEdit, ...]:
+    """Return the edits that hold on the model with one patch, and fail with another one.
+
+    Only the edits' own prompts are asked, and of more than `MOST_COMPARED` edits the last ones.
+
+    Args:
+        model: the unedited model.
+        entries: the edits, which are in both patches.
+        before: the patch in which an edit has to hold.
+        after: the patch in which it fails; the answers that are returned are those with this one.
+        progress: show a progress bar.
+    """
+    compared = entries[-MOST_COMPARED:]
+    with after.applied(model) as edited:
+        checked = check(edited, compared, ("rewrite",), progress=progress)
+    failed = [edit for edit in checked if edit.failures()]
+    if not failed:
+        return ()
+    with before.applied(model) as edited:
+        earlier = check(edited, [edit.entry for edit in failed], ("rewrite",))
+    return tuple(edit for edit, earlier_edit in zip(failed, earlier, strict=True) if not earlier_edit.failures())
 
 
 def check_served(

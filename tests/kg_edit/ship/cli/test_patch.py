@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit, LocalityPrompt
+from kg_edit.edits.files import read_edits
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
@@ -168,6 +169,31 @@ def test_check_fails_if_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny_fol
     assert strict.code in (0, 1)
     wrong = kg_edit("patch", "check", good, "--model", tiny_folder, "--strict", "paraphrse")
     assert wrong.code == 2 and "did you mean 'paraphrase'" in wrong.err
+
+
+def test_edits_that_fail_are_written_as_edits(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    """The changes are nothing, so of two opposite edits just one holds; two steps have the edit that fails."""
+    codes = []
+    opposite = LAKERS.model_copy(update={"id": "heat"})
+    write_patch(place / "one.st", tiny_folder, HEAT)
+    write_patch(place / "two.st", tiny_folder, opposite)
+    for ledger, edit in (("one", HEAT), ("two", opposite)):
+        kg_edit("patch", "add", ledger, f"{ledger}.st")
+        kg_edit("patch", "add", ledger, f"{ledger}.st", "--force")
+        check = ("patch", "check", ledger, "--model", tiny_folder, "--failed-to")
+        result = kg_edit(*check, f"{ledger}.jsonl")
+        size = (place / f"{ledger}.jsonl").stat().st_size
+        written = read_edits(place / f"{ledger}.jsonl").edits if size else ()
+        again = f"then kg-edit patch edit {ledger} {ledger}.jsonl --method NAME"
+        assert (again in result.out) == (result.code == 1) == bool(written)
+        if written:
+            ids = {"id": "1/heat"}, {"id": "2/heat"}
+            assert written == tuple(edit.model_copy(update=update) for update in ids)
+            assert json.loads(kg_edit(*check, f"{ledger}.jsonl", "--json").out)["edits"]
+        wrong = kg_edit(*check, "failed.csv")
+        assert wrong.code == 2 and ".jsonl" in wrong.err
+        codes.append(result.code)
+    assert sorted(codes) == [0, 1]
 
 
 def test_ledger_is_merged_and_exported(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
@@ -365,6 +391,24 @@ def test_edits_are_made_on_a_ledger_and_removed(kg_edit: Run, place: Path, tiny_
     result = kg_edit("patch", "remove", "ledger", "lebron", "--model", tiny_folder)
     assert result.code == 0 and "removed lebron; 1 edit left" in result.out
     assert [record["edit"]["id"] for record in Ledger.open(place / "ledger").patch.edits] == ["france"]
+
+
+def test_removal_names_the_edits_that_no_longer_hold(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    """A random change turns a preference of the tiny model round, so the edit that needs it is lost without it."""
+    kept = HEAT.model_copy(update={"id": "kept", "target_new": "Rome", "target_true": "Oslo"})
+    other = RIVER.model_copy(update={"id": "xx"})  # its length is the seed of the change
+    write_patch(place / "kept.st", tiny_folder, kept)
+    write_patch(place / "other.st", tiny_folder, other, size=0.5)
+    kg_edit("patch", "add", "ledger", "other.st", "kept.st")
+    held = json.loads(kg_edit("patch", "check", "ledger", "--json").out)["edits"]
+    assert {edit["name"]: edit["succeeds"] for edit in held}["kept"]
+    assert "lost" not in kg_edit("patch", "remove", "ledger", "xx").out, "without --model nothing is asked"
+    kg_edit("patch", "undo", "ledger")
+    result = kg_edit("patch", "remove", "ledger", "xx", "--model", tiny_folder)
+    assert "lost by this change: kept ('LeBron James plays for': target 'Rome', now generated" in result.out
+    assert result.code == 0, "as `kg-edit edit`, whose edits may fail too"
+    kg_edit("patch", "undo", "ledger")
+    assert "lost" not in kg_edit("patch", "remove", "ledger", "kept", "--model", tiny_folder).out
 
 
 @pytest.mark.slow

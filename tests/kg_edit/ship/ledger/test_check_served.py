@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.files import read_edits
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.patches.entries import EditPosition, Entry
 from kg_edit.reports.probes import probes
@@ -237,10 +238,11 @@ def test_check_command_exit_code_for_a_server(kg_edit: Run, place: Path, tiny_fo
     assert (good.code, good.out.splitlines()[-1]) == (0, f"{standin.url}: 2 of 2 edits succeed")
     assert kg_edit("patch", "check", "one.safetensors", "--server", standin.url).code == 0, "a patch file alone"
     standin.texts[RIVER.text] = " London"
-    bad = kg_edit("patch", "check", "ledger", "--server", standin.url)
+    bad = kg_edit("patch", "check", "ledger", "--server", standin.url, "--failed-to", "failed.jsonl")
     assert bad.code == 1 and f"{standin.url}: 1 of 2 edits succeed" in bad.out
     assert "river, rewrite: 'Thames flows through': target 'Paris', generated 'London'" in bad.out
-    assert "kg-edit patch remove ledger river, then kg-edit patch edit ledger FILE" in bad.out
+    assert "kg-edit patch remove ledger river, then kg-edit patch edit ledger failed.jsonl" in bad.out
+    assert read_edits(place / "failed.jsonl").edits == (RIVER,)
     strict = kg_edit("patch", "check", "ledger", "--server", standin.url, "--strict", "paraphrase")
     assert (
         strict.code == 1 and "heat, paraphrase: 'LeBron James is in': target 'Miami Heat', generated ''" in strict.out
