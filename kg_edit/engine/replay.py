@@ -86,7 +86,7 @@ class RecordedBlocks:
         return cls(model=model, first=layers.start, calls=tuple(calls), inputs=inputs, batch=batch), output
 
     @property
-    def start(self) -> Tensor:
+    def first_input(self) -> Tensor:
         """The input of block ``first``, [rows, tokens, d]."""
         return self.inputs[self.first]
 
@@ -98,6 +98,7 @@ class RecordedBlocks:
         first = self.first if first is None else first
         stop = self.first + len(self.calls) if stop is None else stop
         calls = self.calls[first - self.first : stop - self.first]
+        # The embedding does not run here, so a patch can't see the token ids there; in `block_output` it can.
         with tell_token_ids(self.model, self.batch.ids), tell_batch_ends(self.model, self.batch):
             for layer, (args, kwargs) in enumerate(calls, start=first):
                 hidden = hidden_state(self.model.blocks[layer](hidden, *args, **kwargs))
@@ -136,31 +137,36 @@ class Ascending:
         the end of the loop notes that the inputs of ``layer`` are now those that are stored.
         """
         last = layer if last is None else last
+        if last not in self._layers:
+            raise ValueError(f"found last={last}; expected a block of {self._layers}, as only these are recorded")
         for number, batch in enumerate(self._batches):
-            record = self._records.get(number)
-            if record is not None:
-                # From the stored input of block ``_at`` to that of block ``layer``, which is stored now; then on
-                self._inputs[number] = record.run(self._inputs[number], first=self._at, stop=layer)
-                yield record.run(self._inputs[number], first=layer, stop=last + 1)
-                continue
-            # Record the batch at its first run, if its two inputs (the first and the present one, float32) fit.
-            is_first_run = self._at == self._layers.start
-            if is_first_run:
-                self._remaining -= 2 * 4 * batch.ids.numel() * self._model.width
-            if is_first_run and self._remaining >= 0:
+            if number in self._records:
+                yield self._run_on(number, layer, last)
+            elif self._at == self._layers.start and self._reserve_memory(batch):  # its first run
                 yield self._record(number, last)
             else:
                 yield block_output(self._model, batch, last)
         self._at = layer
 
+    def _run_on(self, number: int, layer: int, last: int) -> Tensor:
+        """Run a recorded batch from its stored input to block ``last``; store the input of block ``layer`` instead."""
+        record = self._records[number]
+        self._inputs[number] = record.run(self._inputs[number], first=self._at, stop=layer)
+        return record.run(self._inputs[number], first=layer, stop=last + 1)
+
+    def _reserve_memory(self, batch: Batch) -> bool:
+        """Take the bytes of a batch's two inputs, the first and the present one in float32; return whether they fit."""
+        self._remaining -= 2 * 4 * batch.ids.numel() * self._model.width
+        return self._remaining >= 0
+
     def _record(self, number: int, last: int) -> Tensor:
         """Record the batch with this number, and return the output of block ``last``, [rows, tokens, d]."""
         record, output = RecordedBlocks.record(self._model, self._batches[number], self._layers)
         self._records[number] = record
-        self._inputs[number] = record.start
+        self._inputs[number] = record.first_input
         if last == self._layers.stop - 1:
             return output
-        return record.run(record.start, stop=last + 1)
+        return record.run(record.first_input, stop=last + 1)
 
 
 def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Prefix | None = None) -> Tensor:

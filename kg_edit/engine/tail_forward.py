@@ -68,7 +68,7 @@ class TailForward:
             self.keys, self.values = [state.reshape(len(tails), -1) for state in seen]  # one token per row
             # The blocks above: the whole tails. Their input at the later tokens does not change.
             self._above, self._clean_final = self._record(tails, range(layer + 1, len(model.blocks)))
-            self._clean_later = self._above.start[:, 1:]
+            self._clean_later = self._above.first_input[:, 1:]
 
     def _record(self, tokens: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
         """Run ``tokens`` of each row after its prefix; return the calls of ``layers`` and the last block's output."""
@@ -99,7 +99,7 @@ class TailForward:
             return output + change.to(output).reshape(output.shape)
 
         with change_output(self._model.down_projection(self._layer), add_change):
-            first = self._edited.run(self._edited.start)  # [rows, 1, d]
+            first = self._edited.run(self._edited.first_input)  # [rows, 1, d]
         hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
         # The last block's MLP runs at the positions that are read only, unless a patch there needs whole rows.
         last_mlp = self._model.mlp(len(self._model.blocks) - 1)

@@ -62,5 +62,5 @@ class WholeForward:
             return output + addend.to(output).reshape(output.shape)
 
         with change_output(self._model.down_projection(self._layer), add_change):
-            hidden = self._blocks.run(self._blocks.start)
+            hidden = self._blocks.run(self._blocks.first_input)
         return self._model.logits(hidden[index_for(self._reads, hidden)])

@@ -113,5 +113,5 @@ class RowLosses:
         if self._recorded is None:
             self._recorded, hidden = RecordedBlocks.record(self._model, self._batch, self._layers)
         else:
-            hidden = self._recorded.run(self._recorded.start)
+            hidden = self._recorded.run(self._recorded.first_input)
         return self._model.logits(hidden[index_for((self._owners, self._columns), hidden)])

@@ -292,7 +292,7 @@ class AnswerRows:
 
         ``change`` [all facts, n, d] is added to the output of the down-projection.
         """
-        hidden = self._above.start + change[self._fact].to(self._above.start)  # [rows, n, d]
+        hidden = self._above.first_input + change[self._fact].to(self._above.first_input)  # [rows, n, d]
         with quick_backward(hidden):
             states = self._above.run(hidden)[index_for((selected.rows, selected.positions), hidden)]  # [reads, d]
             logits = self._model.logits(states).float()

@@ -155,7 +155,7 @@ class EditedPasses:
         hidden = self._clean
         if changes is not None and owners is not None:
             with self._changed(changes, owners):
-                hidden = self._blocks.run(self._blocks.start)
+                hidden = self._blocks.run(self._blocks.first_input)
         prompts = [self._prompts[row] for row in rows]
         shifts = [self._shifts[row] for row in rows]
         of_rows, positions = read_index(prompts, shifts, hidden.device)  # [reads] each
