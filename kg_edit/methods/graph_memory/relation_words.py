@@ -24,7 +24,8 @@ Phrase = frozenset[str]
 _STEM = 6  # letters; of five, country and county are one
 _PLURAL = 3  # a longer word may have the s of a plural, or of a verb
 _LONGEST = 3  # stems of a label that is taken as a phrase; longer ones describe, and nobody says them
-_OWN_WORDS = ("P1376",)  # capital of: its packaged noun is that of another relation, country
+# Relations with only the words of the file: capital of, whose packaged noun is that of another relation, country
+_ONLY_TSV_WORDS = ("P1376",)
 _WEAK = frozenset(("locate", "situat", "lie", "based"))  # after a hop they only say that a thing is somewhere
 _FUNCTION_WORDS = frozenset(
     re.findall(
@@ -91,13 +92,13 @@ class RelationWords:
     def relation(self, key: str, label: str) -> Relation:
         """Return the relation of a statement from its key and its label."""
         if (key, label) not in self._made:
-            self._made[key, label] = self._make(key, label)
+            self._made[key, label] = self._make_relation(key, label)
         return self._made[key, label]
 
     @cached_property
     def packaged(self) -> Mapping[str, Relation]:
         """The relations that have a packaged noun, by property, frequently asked ones first."""
-        keys = [key for key in self._nouns if key not in _OWN_WORDS]
+        keys = [key for key in self._nouns if key not in _ONLY_TSV_WORDS]
         return {key: self.relation(key, self._nouns[key]) for key in keys}
 
     def property_of(self, relation: str | None, prompt: str) -> str | None:
@@ -110,32 +111,47 @@ class RelationWords:
                 return other.property_id
         return None
 
-    def _make(self, key: str, label: str) -> Relation:
+    def _make_relation(self, key: str, label: str) -> Relation:
+        """Return the relation from what is packaged of it: a template, a noun, and further words."""
         row = self._templates.find(key) or self._templates.find(label)
+        template = None if row is None else row.template
         property_id = key
         if row and row.property_id:
             property_id = row.property_id
+        texts = list(self._words.get(property_id, ()))  # what asks for the relation
         noun = None
-        if property_id not in _OWN_WORDS:
+        if property_id not in _ONLY_TSV_WORDS:
             noun = self._nouns.get(property_id) or noun_for(label)
-        if noun:
-            sentence_template = f"The {noun} of {{}} is {{}}."
-        elif row:
-            sentence_template = f"{row.template} {{}}."
-        else:
-            sentence_template = f"{{}} {label.replace('{}', '')} {{}}."
-
-        texts = [*self._words.get(property_id, ())]  # the words that ask for it
-        if property_id not in _OWN_WORDS:
-            if noun:
-                texts.append(noun)
-            if row:
-                texts.append(row.template)
-            if len(phrase_of(label)) <= _LONGEST:
-                texts.append(label)
+            texts += _texts_that_ask(noun, template, label)
         phrases = dict.fromkeys(phrase_of(text) for text in texts)  # each once
-        not_empty = tuple(phrase for phrase in phrases if phrase)
-        return Relation(key=key, label=label, noun=noun, sentence_template=sentence_template, phrases=not_empty)
+        return Relation(
+            key=key,
+            label=label,
+            noun=noun,
+            sentence_template=_make_sentence_template(noun, template, label),
+            phrases=tuple(phrase for phrase in phrases if phrase),
+        )
+
+
+def _make_sentence_template(noun: str | None, template: str | None, label: str) -> str:
+    """Return a relation's sentence with {} for subject and object, from the first of the three that it has.
+
+    Of the noun: "The capital of {} is {}."; of the template: "{} is the capital of {}."; of the label of a private
+    relation: "{} reports to {}.".
+    """
+    if noun:
+        return f"The {noun} of {{}} is {{}}."
+    if template:
+        return f"{template} {{}}."
+    return f"{{}} {label.replace('{}', '')} {{}}."
+
+
+def _texts_that_ask(noun: str | None, template: str | None, label: str) -> list[str]:
+    """Return the texts with whose words a question asks for a relation: its noun, its template, a short label."""
+    texts = [text for text in (noun, template) if text]
+    if len(phrase_of(label)) <= _LONGEST:
+        texts.append(label)
+    return texts
 
 
 def _packaged_words() -> Mapping[str, Sequence[str]]:
@@ -168,7 +184,15 @@ class Match:
 
 @dataclass(frozen=True)
 class AskedWords:
-    """The words of a question that no hop of the walk has used yet, as stems by position, and the walk's position."""
+    """The words of a question that no hop of the walk has used yet, as stems by position, and the walk's position.
+
+    An example: the words of "What is the capital of the country of Sony?" are what, is, capital, of, country, of, sony
+    (`normalised` drops articles). The walk begins at Sony, the word 6, and goes to its country, then to the capital:
+
+        stems ("", "", "capita", "", "countr", "", "")    at 6
+        stems ("", "", "capita", "", "", "", "")          at 4    `without` the match of country
+        stems ("", "", "", "", "", "", "")                at 2    `without` that of capital; nothing is `left`
+    """
 
     stems: tuple[str, ...]
     at: int
