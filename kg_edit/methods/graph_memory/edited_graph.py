@@ -4,7 +4,7 @@ An edit (s, r, o -> o*) replaces all that the source states of s and r by (s, r,
 stated of a thing after the edits. Each `Statement` has the keys of its parts and its origin:
 
 - ``edit``: the edit itself, or its inverse (s is the capital of o*, so the capital of o* is s);
-- ``rule``: what follows from the edit by a rule of the graph (the setting ``graph.rules``);
+- ``rule``: what a rule of the graph implies of the edit (the setting ``graph.rules``; `RememberedEdit.implied`);
 - ``graph``: what the source states;
 - ``model``: what the unedited model answered where the graph states nothing. The walk adds these.
 """
@@ -89,8 +89,8 @@ class Statement(BaseModel):
 class RememberedEdit(BaseModel):
     """What the patch keeps of one edit.
 
-    ``prompt`` is the edit's own, with its subject. ``fact`` is the edit as a statement, ``implied`` what follows from
-    it by rules, and ``stated`` what the source states around it.
+    ``prompt`` is the edit's own, with its subject. ``fact`` is the edit as a statement, ``implied`` what rules imply of
+    it (origin ``rule``), and ``stated`` what the source states around it (origin ``graph``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

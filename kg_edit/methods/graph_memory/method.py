@@ -61,8 +61,8 @@ class GraphMemoryConfig(GraphSettings, WalkRule):
         return self.hops
 
     @property
-    def walks(self) -> WalkRule:
-        """The settings that the patch needs."""
+    def walk_rule(self) -> WalkRule:
+        """The settings that the patch needs: those of its walks."""
         return WalkRule.model_validate(self.model_dump(include=set(WalkRule.model_fields)))
 
 
@@ -85,7 +85,7 @@ class GraphMemory(GraphReader):
         """Return a patch of the one edit, with the statements of its subgraph."""
         (edit,) = edits
         graph = self.subgraph(edit)
-        statements = [*self._read_statements(edit, graph), *self._read_leading(edit)]
+        statements = [*self._read_statements(edit, graph), *self._read_leading_to_subject(edit)]
         implied = [statement for statement in statements if statement.origin == "rule"]
         stated = [statement for statement in statements if statement.origin == "graph"]
         remembered = RememberedEdit(
@@ -97,7 +97,7 @@ class GraphMemory(GraphReader):
         )
         notes = {"statements": len(stated), "implied": len(implied)}
         provenance = {**self.provenance(), "edits": [{**self.record(edit), **notes}]}
-        return GraphMemoryPatch(remembered=((self.config.walks, remembered),), provenance=provenance)
+        return GraphMemoryPatch(remembered=((self.config.walk_rule, remembered),), provenance=provenance)
 
     def _state_edit(self, edit: Edit, graph: nx.MultiDiGraph) -> Statement:
         """Return the edit as a statement."""
@@ -142,7 +142,7 @@ class GraphMemory(GraphReader):
             if counts[start, property_] > self.config.per_relation:
                 continue
             origin: Origin = "graph"
-            if data.get("role") == "consequence":
+            if data.get("role") == "consequence":  # the subgraph's word for what a rule implies
                 origin = "rule"
             relation = self._words.relation(property_, label)
             yield Statement(
@@ -156,13 +156,33 @@ class GraphMemory(GraphReader):
                 edit=edit.id,
             )
 
-    def _read_leading(self, edit: Edit) -> Iterator[Statement]:
-        """Yield the statements of the source that lead to s, if it can be asked for them.
+    def _read_leading_to_subject(self, edit: Edit) -> Iterator[Statement]:
+        """Yield the statements of the source that lead to s, with the aliases of their subjects."""
+        graph = self._read_around_subject(edit)
+        if graph is None:
+            return
+        s = target_of(graph)
+        leading = []
+        for statement in self._read_statements(edit, graph):
+            if statement.object.key == s and statement.subject.key != s:
+                leading.append(statement)
+        aliases = self._fetch_aliases([statement.subject.key for statement in leading])
+        for statement in leading:
+            names = aliases.get(statement.subject.key, ())
+            subject = statement.subject.model_copy(update={"aliases": names})
+            yield statement.model_copy(update={"subject": subject})
 
-        The source is asked for the subgraph of an edit whose object is s: its second hop has what leads to s.
+    def _read_around_subject(self, edit: Edit) -> nx.MultiDiGraph | None:
+        """Return a subgraph with what leads to s; None if the source has no s, or can't be asked for it.
+
+        A source is asked for the subgraph of an edit, and its second hop is around the edit's object. So it is asked
+        for that of an edit whose object is s, here Japan, in both directions:
+
+            the thing --relation--> Japan <--country-- Tokyo        leads to s: it is read
+                                    Japan --continent--> Asia       leads away from s: the edit's own subgraph has it
         """
         if not self.config.leading or "direction" not in supported(self.graph):
-            return
+            return None
         to_s = Edit(
             id=edit.id,
             subject="the thing",
@@ -174,35 +194,24 @@ class GraphMemory(GraphReader):
         settings = self.config.graph.model_copy(update={"direction": "both"})
         try:
             options = settings.options(hops=2, per_node=self.config.per_node, seed=self.config.seed)
-            graph = read_subgraph(self.graph, to_s, options)
+            return read_subgraph(self.graph, to_s, options)
         except (*ABSENT, GraphError):
-            return
-        s = target_of(graph)
-        leading = []
-        for statement in self._read_statements(edit, graph):
-            leads_to_s = statement.object.key == s and statement.subject.key != s
-            if leads_to_s:
-                leading.append(statement)
-        aliases = self._fetch_aliases([statement.subject.key for statement in leading])
-        for statement in leading:
-            names = aliases.get(statement.subject.key, ())
-            subject = statement.subject.model_copy(update={"aliases": names})
-            yield statement.model_copy(update={"subject": subject})
+            return None
 
     def _fetch_aliases(self, nodes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Return the aliases of things, by node, if the source is Wikidata; else none."""
-        source = self.graph
-        while isinstance(source, Control):
-            source = source.right
+        """Return the English aliases of the nodes that are items (Q17), by node; none if the source isn't Wikidata."""
+        wikidata = self.graph
+        while isinstance(wikidata, Control):  # a source around another one
+            wikidata = wikidata.right
         items = sorted(node for node in nodes if is_entity_id(node) and node.startswith("Q"))
-        if not isinstance(source, WikidataCache) or not items:
+        if not isinstance(wikidata, WikidataCache) or not items:
             return {}
         things = " ".join(f"<{_ENTITY}{item}>" for item in items)
-        aliases: dict[str, tuple[str, ...]] = {}
-        for row in source.query(_ALIASES.format(things=things)):
+        aliases: dict[str, list[str]] = {}
+        for row in wikidata.query(_ALIASES.format(things=things)):
             item = row["s"].removeprefix(_ENTITY)
-            aliases[item] = (*aliases.get(item, ()), row["a"])
-        return aliases
+            aliases.setdefault(item, []).append(row["a"])
+        return {item: tuple(names) for item, names in aliases.items()}
 
 
 def _entity_of(graph: nx.MultiDiGraph, node: str) -> Entity:

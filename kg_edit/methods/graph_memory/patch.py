@@ -79,7 +79,7 @@ class GraphMemoryPatch(Patch):
             PatchError: the patch has no edit with one of the ids.
         """
         provenance = without_edits(self.provenance, ids, known={edit.id for _, edit in self.remembered})
-        kept = tuple(pair for pair in self.remembered if pair[1].id not in ids)
+        kept = tuple((rule, edit) for rule, edit in self.remembered if edit.id not in ids)
         return replace(self, remembered=kept, provenance=provenance)
 
     def depends_on(self, earlier: Patch) -> bool:

@@ -87,7 +87,7 @@ class _Choice:
 
 
 def _is_changed(statement: Statement) -> bool:
-    """Return whether a statement is what an edit makes, or what follows from it by a rule."""
+    """Return whether a statement is what an edit makes, or what a rule implies of it."""
     return statement.origin in ("edit", "rule")
 
 
