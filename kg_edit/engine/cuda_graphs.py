@@ -31,51 +31,70 @@ _SLACK = 0.05  # relative; sums of bfloat16 products may be added in another ord
 class Repeated:
     """Calls a function as it is once, and from the second call on as a CUDA graph, if it can be captured.
 
-    ``capture`` is whether to try: only on CUDA, with all tensors on one device.
+    ``capture`` is whether to try: only on CUDA, with all tensors on one device. After the first error every call runs
+    the function as it is.
     """
 
     def __init__(self, *, capture: bool) -> None:
-        self._capture = capture
+        self._may_capture = capture
         self._first: tuple[Tensors, Tensors] | None = None  # arguments and results of the first call
         self._replay: Work | None = None
 
     def __call__(self, work: Work, *arguments: Tensor) -> Tensors:
         """Return ``work(*arguments)``; ``work`` is the same at each call."""
-        if self._replay is not None:
-            return self._replay(*arguments)
-        if not self._capture:
-            return work(*arguments)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's of prototypes, and of a graph that was given up
-                if self._first is None:
-                    return self._call_first(work, arguments)
-                self._replay = capture(work, *self._first)
-        except RuntimeError as error:  # such as blocks that choose their experts on the host
-            log.debug("a step is not captured as a CUDA graph: %s", error)
-            self._capture = False
-        self._first = None  # its tensors are not needed any more
+        if self._may_capture:
+            if self._first is None:  # the first call: a function that is called once is not worth a capture
+                return self._call_first(work, arguments)
+            example, expected = self._first
+            self._try_capture(work, example, expected)
         if self._replay is None:
             return work(*arguments)
         return self._replay(*arguments)
 
     def _call_first(self, work: Work, arguments: Tensors) -> Tensors:
-        """Return ``work(*arguments)`` and store both for the capture: a function called once is not worth one."""
-        results = run_without_waiting(work, *arguments)
+        """Return ``work(*arguments)``, and store both for the capture."""
+        results = None
+        try:
+            with _ignore_warnings():
+                results = run_without_waiting(work, *arguments)
+        except RuntimeError as error:  # such as blocks that choose their experts on the host
+            self._give_up(error)
+        if results is None:  # after the handler, as the error keeps the tensors of the failed call
+            return work(*arguments)
         copies = tuple(tensor.detach().clone() for tensor in arguments)
         self._first = (copies, results)
         return results
+
+    def _try_capture(self, work: Work, example: Tensors, expected: Tensors) -> None:
+        """Make the graph for tensors like ``example``, with which the results are ``expected``; it is tried once."""
+        self._may_capture = False
+        self._first = None  # its tensors are not needed any more
+        try:
+            with _ignore_warnings():
+                self._replay = capture(work, example, expected)
+        except RuntimeError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: RuntimeError) -> None:
+        """Make no further attempt, because of an ``error``."""
+        log.debug("a step is not captured as a CUDA graph: %s", error)
+        self._may_capture = False
 
 
 class RepeatedInPlace:
     """Calls a function of parameters, and differentiates it: as it is, or as two CUDA graphs, if it can be captured.
 
     The parameters must stay in their memory. ``capture`` is whether to try: only on CUDA, with all tensors on one
-    device.
+    device. A step of training:
+
+        result = repeated(work, *parameters)    # of a graph it is a leaf, so a backward pass ends there
+        result.backward(gradient)
+        repeated.pass_on(parameters)            # a second graph makes the parameters' gradients from the result's
+        optimizer.step()
     """
 
     def __init__(self, *, capture: bool) -> None:
-        self._capture = capture
+        self._may_capture = capture
         self._graphs: Graphs | None = None
         self._result: Tensor | None = None  # the last one of a graph
 
@@ -85,8 +104,8 @@ class RepeatedInPlace:
         The result can be differentiated until the next call. That of a graph is a leaf, after whose backward pass
         `pass_on` has to be called.
         """
-        if self._capture:
-            self._capture = False  # it is tried once
+        if self._may_capture:
+            self._may_capture = False  # it is tried once
             self._try_capture(work, parameters)
         if self._graphs is None:
             return work(*parameters)
@@ -102,8 +121,7 @@ class RepeatedInPlace:
             return result, *torch.autograd.grad(result, leaves, torch.ones_like(result))
 
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _ignore_warnings():
                 # A call as it is makes the libraries ready, and shows what the graphs have to return.
                 result, *gradients = run_without_waiting(compute_gradients, *parameters)
                 self._graphs = capture_in_place(work, parameters, result, gradients)
@@ -117,6 +135,14 @@ class RepeatedInPlace:
         _, run_backward = self._graphs
         for parameter, gradient in zip(parameters, run_backward(self._result.grad), strict=True):
             parameter.grad = gradient
+
+
+@contextmanager
+def _ignore_warnings() -> Iterator[None]:
+    """Hide torch's warnings of prototypes, and of a graph that was given up."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def run_without_waiting(work: Work, *arguments: Tensor) -> Tensors:
