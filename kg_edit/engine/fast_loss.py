@@ -286,32 +286,33 @@ class FastLoss:
         return parts, gradient
 
     def _compute_step(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return the gradient, and after it the parts as in `gradient`.
+        """Return (gradient [edits, d], L_p, L_a, L_further), with a margin also the missed tokens, [edits] each.
 
         A CUDA graph can be made of this, so nothing is read back to the host, and the result is tensors alone.
         """
         leaf = change.detach().requires_grad_()
-        missed = None if margin is None else leaf.new_zeros(len(leaf))
         parts = _zeros(leaf)
-        weights = {"nll": 1.0, "kl": self._kl_weight, "further": 1.0}
+        missed = leaf.new_zeros(len(leaf))
         for pass_ in self._passes:
-            # The gradient of this pass's share of the loss; it adds up in ``leaf.grad``.
             logits = pass_.logits(leaf)
             losses = pass_.losses(logits)
-            factors = [torch.full_like(loss, weights[part]) for part, loss in losses]
-            torch.autograd.backward([loss for _, loss in losses], factors)
+            self._run_backward(losses)  # adds the gradient of this pass's share of the loss to ``leaf.grad``
             for part, loss in losses:
                 parts[part] = parts[part] + loss.detach().to(leaf.device)
-            if missed is not None and margin is not None:
-                for wrong in pass_.missed(logits.detach(), margin):
-                    missed += wrong.to(leaf.device)
+            if margin is not None:
+                for count in pass_.count_missed(logits.detach(), margin):
+                    missed += count.to(leaf.device)
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        results = [gradient]
-        for part in PARTS:
-            results.append(parts[part])
-        if missed is not None:
-            results.append(missed)
-        return tuple(results)
+        results = (gradient, *[parts[part] for part in PARTS])
+        if margin is None:
+            return results
+        return (*results, missed)
+
+    def _run_backward(self, losses: Sequence[tuple[Part, Tensor]]) -> None:
+        """Compute the gradient of the sum of ``losses`` [edits], each times the weight of its part in the loss."""
+        weights = {"nll": 1.0, "kl": self._kl_weight, "further": 1.0}
+        factors = [torch.full_like(loss, weights[part]) for part, loss in losses]
+        torch.autograd.backward([loss for _, loss in losses], factors)
 
     def drop(self, finished: Collection[int]) -> None:
         """Stop computing the edits whose indices are in ``finished``; their losses are meaningless from now on."""
@@ -323,7 +324,7 @@ class FastLoss:
             remaining = pass_.without(gone)
             if remaining is not None:
                 passes_left.append(remaining)
-        if passes_left != self._passes:
+        if passes_left != self._passes:  # a pass equals only itself
             self._passes = passes_left
             self._run_step = self._make_step_runner()
 
@@ -338,7 +339,7 @@ def _zeros(change: Tensor) -> dict[Part, Tensor]:
 
 
 class Pass:
-    """Rows that run in one forward pass, ordered by kind.
+    """Rows that run in one forward pass, ordered by kind: so the reads of a kind stand together in the logits.
 
     ``edits`` is the number of edits of the whole objective, ``head`` the device of the logits.
     """
@@ -354,7 +355,7 @@ class Pass:
             with torch.no_grad():  # L_a compares with the distribution without the change
                 clean = forward.logits()
         self._groups = list[RowsOfKind]()  # the rows of each kind
-        self._sizes = list[int]()  # the number of reads of each kind
+        self._sizes = list[int]()  # the number of reads of each kind, into which logits [reads, vocabulary] split
         for kind in dict.fromkeys(row.kind for row in rows):
             same_kind = [row for row in rows if row.kind == kind]
             start = sum(self._sizes)
@@ -377,12 +378,12 @@ class Pass:
             losses.append((group.part, group.sum_by_edit(group.loss(own), self._edits)))
         return losses
 
-    def missed(self, logits: Tensor, margin: Tensor) -> list[Tensor]:
-        """Return the number of target tokens in each edit's rewrites that are not the likeliest by ``margin``."""
+    def count_missed(self, logits: Tensor, margin: Tensor) -> list[Tensor]:
+        """Count the target tokens in each edit's rewrites that are not the likeliest by ``margin``, [edits] by kind."""
         counts = []
         for group, own in zip(self._groups, logits.split(self._sizes), strict=True):
             if group.part == "nll":
-                counts.append(group.sum_by_edit(group.missed(own, margin), self._edits))
+                counts.append(group.sum_by_edit(group.find_missed(own, margin), self._edits))
         return counts
 
     def without(self, finished: set[int]) -> Pass | None:
@@ -400,7 +401,7 @@ class Pass:
 
 
 class RowsOfKind:
-    """The rows of one kind in a pass, and their formula.
+    """The rows of one kind in a pass, and their formula: of L_a, of soft targets, or of the prompts' own targets.
 
     ``clean`` [reads, vocabulary] are the logits without the change, for L_a. ``head`` is the device of the logits.
     """
@@ -441,7 +442,7 @@ class RowsOfKind:
             each = torch.nn.functional.cross_entropy(logits.float(), self._targets, reduction="none")
         return each * self._weights
 
-    def missed(self, logits: Tensor, margin: Tensor) -> Tensor:
+    def find_missed(self, logits: Tensor, margin: Tensor) -> Tensor:
         """Return 1 for each read whose target token is not the likeliest by ``margin``, else 0: [reads]."""
         best, tokens = logits.float().topk(2, dim=-1)  # the two largest logits and their tokens, [reads, 2]
         lead = best[:, 0] - best[:, 1]
