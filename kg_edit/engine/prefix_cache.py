@@ -55,25 +55,36 @@ class SharedContexts:
 
         The whole rows are computed if a row begins with no context, or if `mask_decides` is false. If the rows are many
         for few contexts, as with many edits, the contexts' keys and values are not stored for each row.
+
+        The columns of the result (-: padding), here for the contexts "a b" and "c" and three rows:
+
+            a b d e       the row "a b d e" begins with the first context
+            a b - f       "a b f"
+            - c g h       "c g h" begins with the second
         """
         numbers = self._find_contexts(rows)
         if numbers is None:
             return run_prefix(model, rows)
-        tails = list[Sequence[int]]()  # the tokens after the context
+        own_tokens = list[Sequence[int]]()  # of each row: those after its context
         for row, number in zip(rows, numbers, strict=True):
-            tails.append(row[len(self._ids[number]) :])
-        # The length of the rows, with the padding between the context and a row's own tokens.
-        shared = self._prefix.mask.shape[-1]
-        width = shared + max(len(tail) for tail in tails)
-        if not mask_decides(model, width + beyond):
+            own_tokens.append(row[len(self._ids[number]) :])
+        columns = self._prefix.mask.shape[-1] + max(len(own) for own in own_tokens)
+        if not mask_decides(model, columns + beyond):
             return run_prefix(model, rows)
         index = torch.tensor(numbers, device=model.device)
-        prefix = run_prefix(model, tails, after=self._prefix.rows(index))
+        prefix = run_prefix(model, own_tokens, after=self._prefix.rows(index))
         if len(numbers) < 2 * len(set(numbers)):  # fewer than two rows for a context
             return prefix
-        # Keep only the rows' own keys and values; those of the contexts are looked up in ``contexts``.
+        return self._share_contexts(prefix, index)
+
+    def _share_contexts(self, prefix: Prefix, index: Tensor) -> Prefix:
+        """Return ``prefix`` with only its rows' own keys and values in ``layers``, and their contexts in ``contexts``.
+
+        ``index`` [rows] has the number of each row's context.
+        """
+        shared = self._prefix.mask.shape[-1]  # the columns of the contexts, which come first
         own_layers = []
-        for keys, values in prefix.layers:  # [rows, heads, width, head size] both
+        for keys, values in prefix.layers:  # [rows, heads, columns, head size] both
             own_layers.append((keys[..., shared:, :].clone(), values[..., shared:, :].clone()))
         return replace(prefix, layers=tuple(own_layers), contexts=(self._prefix, index))
 
@@ -226,7 +237,7 @@ class CacheSums:
     def of(cls, cache: Cache) -> CacheSums:
         """Return the cache itself, which from now on stores sums too; they follow its beams and its batch."""
         if not isinstance(cache, CacheSums):
-            # The cache of any class becomes one of a class that also derives from this one.
+            # The object itself becomes one of a class that also derives from this one: transformers holds it already.
             kind = type(cache)
             cache.__class__ = type(f"Summed{kind.__name__}", (CacheSums, kind), {})
             cache.token_sums = {}  # type: ignore[attr-defined]
@@ -365,12 +376,12 @@ class _RoomyLayer(_PrefixLayer):
         self._buffers = tuple(buffers)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
+        if not self.is_initialized:  # the prefix has no tokens, so these are the prompt: the room comes after it
             self._room += key_states.shape[-2]
             self.begin_with(key_states[..., :0, :], value_states[..., :0, :])
         length = self.get_seq_length()
         end = length + key_states.shape[-2]
-        if end > self._buffers[0].shape[-2]:
+        if end > self._buffers[0].shape[-2]:  # no room is left
             return super().update(key_states, value_states, *args, **kwargs)
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., length:end, :] = new
