@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,18 @@ DescentDtype = Literal["model", "bfloat16"]
 
 # The preset "fast" of single edits; chosen on the first 24 records of CounterFactPlus.
 MOMENTUM: dict[str, Any] = {"optimiser": "momentum", "learning_rate": 0.15, "stop_nll": 0.1}
-_MOMENTUM = 0.7  # share of the last step's direction that a step keeps
+_KEPT_DIRECTION = 0.7  # share of the last step's direction that a step of ``momentum`` keeps
 
 _MARGIN = 0.5  # in logits; the written weight reproduces the descent's logits only approximately
 _WORSE = 0.1  # in nats; how much worse the final change without noise may be than the best one with noise
 
-_Losses = tuple[float, float, float]  # total, nll, kl
+
+class StepLosses(NamedTuple):
+    """The losses of one edit in one evaluation: the whole loss, L_p, and L_a without its weight."""
+
+    total: float
+    nll: float
+    kl: float
 
 
 class Delta(ABC):
@@ -103,7 +109,7 @@ class FreeDelta(Delta):
         self._by_momentum = optimiser == "momentum"
         self._optimizer: torch.optim.Optimizer
         if self._by_momentum:
-            self._optimizer = torch.optim.SGD([self._delta], lr=1.0, momentum=_MOMENTUM)
+            self._optimizer = torch.optim.SGD([self._delta], lr=1.0, momentum=_KEPT_DIRECTION)
         else:
             self._optimizer = torch.optim.Adam([self._delta], lr=learning_rate)
 
@@ -148,13 +154,13 @@ class Descent:
 
     Attributes:
         change: m* - m, [d].
-        losses: (total, nll, kl) of every evaluation; the last ones are those of ``change``.
+        losses: those of every evaluation; the last ones are those of ``change``.
         refused: why the change must not be written; empty if it may.
         notes: what `Delta.describe` says of the change.
     """
 
     change: Tensor
-    losses: tuple[_Losses, ...]
+    losses: tuple[StepLosses, ...]
     refused: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -162,7 +168,7 @@ class Descent:
         """Check that the change may be written: it is finite, as is its last loss, and was not refused."""
         if self.refused:
             raise PatchError(f"the edit was refused: {self.refused}; leave it out, or make anchor larger")
-        last_total = self.losses[-1][0] if self.losses else 0.0
+        last_total = self.losses[-1].total if self.losses else 0.0
         if not math.isfinite(last_total) or not torch.isfinite(self.change).all():
             raise PatchError("the loss or the value is not finite; lower the learning rate, or use float32")
 
@@ -171,15 +177,15 @@ class Descent:
         """The number of steps, the losses of the first and the last step, and the notes, for the patch's record."""
         if not self.losses:
             return {"steps": 0, **self.notes}
-        total, nll, _ = self.losses[0]
-        last_total, last_nll, last_kl = self.losses[-1]
+        first = self.losses[0]
+        last = self.losses[-1]
         return {
             "steps": len(self.losses),
-            "loss_before": round(total, 6),
-            "loss_after": round(last_total, 6),
-            "nll_before": round(nll, 6),
-            "nll_after": round(last_nll, 6),
-            "kl_after": round(last_kl, 6),
+            "loss_before": round(first.total, 6),
+            "loss_after": round(last.total, 6),
+            "nll_before": round(first.nll, 6),
+            "nll_after": round(last.nll, 6),
+            "kl_after": round(last.kl, 6),
             **self.notes,
         }
 
@@ -215,13 +221,7 @@ def descend(loss: Objective, delta: Delta, stops: Stops) -> list[Descent]:
         _report(step, progress)
 
         ended = [edit for edit in progress.running if step == last or _is_done(edit, numbers, stops)]
-        progress.end(ended, changes)
-        progress.notes.update(zip(ended, delta.describe(ended), strict=True))
-        if delta.keeps_lowest and ended:
-            settled = delta.settle()
-            if settled is not None:
-                _end_without_noise(loss, settled, changes, ended, progress)
-            _restore_lowest(ended, progress, stops.stop_below)
+        _end_edits(ended, changes, loss, delta, progress, stop_below=stops.stop_below)
         if not progress.running:
             break
         loss.drop(progress.final.keys())
@@ -246,8 +246,8 @@ class _Progress:
     def __init__(self, edits: int, *, keeps_lowest: bool) -> None:
         self._keeps_lowest = keeps_lowest
         self.running = list(range(edits))
-        self.history: list[list[_Losses]] = [[] for _ in range(edits)]
-        self.lowest: dict[int, tuple[Tensor, _Losses]] = {}
+        self.history: list[list[StepLosses]] = [[] for _ in range(edits)]
+        self.lowest: dict[int, tuple[Tensor, StepLosses]] = {}
         self.final: dict[int, Tensor] = {}
         self.notes: dict[int, dict[str, Any]] = {}
 
@@ -263,14 +263,15 @@ class _Progress:
         for edit in self.running:
             losses = _losses_of(edit, numbers)
             self.history[edit].append(losses)
-            if not self._keeps_lowest:
-                continue
-            total, _, _ = losses
-            lowest_total = math.inf
-            if edit in self.lowest:
-                _, (lowest_total, _, _) = self.lowest[edit]
-            if edit not in self.lowest or total < lowest_total:
+            if self._keeps_lowest and self._is_lowest(edit, losses):
                 self.lowest[edit] = (changes[edit], losses)
+
+    def _is_lowest(self, edit: int, losses: StepLosses) -> bool:
+        """Return whether the loss of an edit is below all earlier ones; the first one is."""
+        if edit not in self.lowest:
+            return True
+        _, lowest = self.lowest[edit]
+        return losses.total < lowest.total
 
     def end(self, ended: list[int], changes: Tensor) -> None:
         """Let the edits in ``ended`` end with their ``changes`` [edits, d]."""
@@ -286,9 +287,9 @@ class _Progress:
         return results
 
 
-def _losses_of(edit: int, numbers: dict[str, list[float]]) -> _Losses:
+def _losses_of(edit: int, numbers: dict[str, list[float]]) -> StepLosses:
     """Return the losses of an edit as the history has them."""
-    return numbers["total"][edit], numbers["nll"][edit], numbers["kl"][edit]
+    return StepLosses(total=numbers["total"][edit], nll=numbers["nll"][edit], kl=numbers["kl"][edit])
 
 
 def _is_done(edit: int, numbers: dict[str, list[float]], stops: Stops) -> bool:
@@ -314,10 +315,24 @@ def _report(step: int, progress: _Progress) -> None:
     totals = dict[int, float]()
     terms = dict[int, dict[str, float]]()
     for edit in progress.running:
-        total, nll, kl = progress.history[edit][-1]
-        totals[edit] = total
-        terms[edit] = {"nll": nll, "kl": kl}
+        losses = progress.history[edit][-1]
+        totals[edit] = losses.total
+        terms[edit] = {"nll": losses.nll, "kl": losses.kl}
     report_losses(step, totals, descents=len(progress.history), terms=terms)
+
+
+def _end_edits(
+    ended: list[int], changes: Tensor, loss: Objective, delta: Delta, progress: _Progress, *, stop_below: float
+) -> None:
+    """Let the edits in ``ended`` end with their ``changes`` [edits, d], or where these have noise, with better ones."""
+    progress.end(ended, changes)
+    progress.notes.update(zip(ended, delta.describe(ended), strict=True))
+    if not ended or not delta.keeps_lowest:
+        return
+    settled = delta.settle()
+    if settled is not None:
+        _end_without_noise(loss, settled, changes, ended, progress)
+    _restore_lowest(ended, progress, stop_below)
 
 
 def _end_without_noise(
@@ -339,12 +354,12 @@ def _end_without_noise(
 def _restore_lowest(ended: list[int], progress: _Progress, stop_below: float) -> None:
     """Replace the final change of each edit in ``ended`` by that of its lowest loss, if it is much worse than that."""
     for edit in ended:
-        reached = progress.history[edit][-1][0]
-        best_change, best = progress.lowest[edit]
-        is_good = reached < stop_below or reached <= best[0] + _WORSE  # false for NaN
+        reached = progress.history[edit][-1].total
+        lowest_change, lowest = progress.lowest[edit]
+        is_good = reached < stop_below or reached <= lowest.total + _WORSE  # false for NaN
         if not is_good:
-            progress.final[edit] = best_change
-            progress.history[edit].append(best)
+            progress.final[edit] = lowest_change
+            progress.history[edit].append(lowest)
 
 
 def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:

@@ -12,7 +12,7 @@ from torch import Tensor
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
-from kg_edit.locate_then_edit.descent import Descent
+from kg_edit.locate_then_edit.descent import Descent, StepLosses
 from kg_edit.locate_then_edit.long_run import anchor, mean_value_norm, remember
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods.memit.joint_method import JointMethod
@@ -123,7 +123,8 @@ def test_norm_of_the_anchor_is_without_the_largest(monkeypatch: pytest.MonkeyPat
 
 def test_anchored_value_has_the_norm_of_the_anchor() -> None:
     """m = (3, 0), delta = (0, 4): |v*| = 5. At the anchor 2.5 v* is (1.5, 2), and delta (-1.5, 2)."""
-    value, descent = torch.tensor([3.0, 0.0]), Descent(change=torch.tensor([0.0, 4.0]), losses=((1.0, 1.0, 0.0),))
+    value, losses = torch.tensor([3.0, 0.0]), (StepLosses(1.0, 1.0, 0.0),)
+    descent = Descent(change=torch.tensor([0.0, 4.0]), losses=losses)
     inlier = anchor(descent, value, norm=2.5, most=2.0)  # just at the bound
     assert inlier.change.tolist() == [-1.5, 2.0]
     inlier.check()
@@ -132,4 +133,4 @@ def test_anchored_value_has_the_norm_of_the_anchor() -> None:
     with pytest.raises(PatchError, match=r"2\.5 times as long as in the unedited model; anchor allows 2"):
         outlier.check()
     with pytest.raises(PatchError, match="not finite"):
-        replace(inlier, losses=((float("nan"), 0.0, 0.0),)).check()
+        replace(inlier, losses=(StepLosses(float("nan"), 0.0, 0.0),)).check()
