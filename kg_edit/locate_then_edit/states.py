@@ -82,13 +82,7 @@ class SubjectStates:
         self._model = model
         self._last = layers[-1]
         self._site = site
-        by_length: dict[int, list[int]] = {}
-        for index, prompt in enumerate(prompts):
-            by_length.setdefault(prompt.edited_at + 1, []).append(index)
-        self._groups = list[list[int]]()  # indices of prompts of equal length
-        for length, same in sorted(by_length.items()):
-            size = max(1, _TOKENS // length)
-            self._groups += [same[start : start + size] for start in range(0, len(same), size)]
+        self._groups = _group_by_length(prompts)
         batches = []
         for group in self._groups:
             rows = [prompts[index].ids[: prompts[index].edited_at + 1] for index in group]
@@ -116,12 +110,28 @@ class SubjectStates:
             # `outputs` runs one pass after the other; ``seen`` has what the hooks noted in the latest one
             for group, output in zip(self._groups, self._runs.outputs(layer, last=self._last), strict=True):
                 state = output if self._site == "block" else seen["value"]
-                keys |= dict(zip(group, _last_token(seen["key"], len(group)), strict=True))
-                states |= dict(zip(group, _last_token(state, len(group)), strict=True))
+                group_keys = _last_token(seen["key"], len(group))
+                group_states = _last_token(state, len(group))
+                for row, index in enumerate(group):
+                    keys[index] = group_keys[row]
+                    states[index] = group_states[row]
         in_order = range(len(keys))
         all_keys = torch.stack([keys[index] for index in in_order])
         all_states = torch.stack([states[index] for index in in_order])
         return all_keys, all_states
+
+
+def _group_by_length(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Return groups of the indices of prompts that are equally long up to the subject's end; each group is a pass."""
+    by_length: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(prompt.edited_at + 1, []).append(index)
+    groups = list[list[int]]()
+    for length, indices in sorted(by_length.items()):
+        size = max(1, _TOKENS // length)
+        for start in range(0, len(indices), size):
+            groups.append(indices[start : start + size])
+    return groups
 
 
 def _last_token(state: Tensor, rows: int) -> Tensor:
@@ -225,13 +235,16 @@ def _without_subjects(keys: Tensor, rows: Sequence[Prompt]) -> list[Tensor]:
     by_row = keys.reshape(len(rows), -1, keys.shape[-1])  # [rows, tokens, d_ff]; some models flatten rows and tokens
     for row, padded_keys in zip(rows, by_row, strict=True):
         subject = row.ids[row.subject_first : row.edited_at + 1]
-        is_other = list[bool]()  # of each token: whether no mention of the subject ends there
+        # Of each token: whether no mention of the subject ends there. For the subject "s t", and 1 for true:
+        #     x s t y s t z
+        #     1 1 0 1 1 0 1
+        is_other = list[bool]()
         for end in range(1, len(row.ids) + 1):
             ends_a_mention = row.ids[max(0, end - len(subject)) : end] == subject
             is_other.append(not ends_a_mention)
         for position in row.also_edited:
             is_other[position] = False
-        row_keys = padded_keys[len(padded_keys) - len(row.ids) :]
+        row_keys = padded_keys[len(padded_keys) - len(row.ids) :]  # without the padding
         others.append(row_keys[torch.tensor(is_other, device=row_keys.device)].float())
     return others
 
