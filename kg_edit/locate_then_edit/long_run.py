@@ -108,19 +108,20 @@ def mean_value_norm(
     log.info("anchor: the values of %d facts of the unedited model are found first, once for all edits", FACTS)
     requests = [Request.of(model, fact, tuple(contexts)) for fact in _facts()]
 
-    def penalty(change: Tensor, value: Tensor) -> Tensor:
-        return norm_penalty(change, value, weight=_WEIGHT_DECAY)
+    def penalty(change: Tensor, state: Tensor) -> Tensor:
+        return norm_penalty(change, state, weight=_WEIGHT_DECAY)
 
     engine = find_engine(model, layer, contexts)
-    loss = Objective(model, layer, requests, kl_weight=_KL_WEIGHT, penalty=penalty, engine=engine)
-    values = loss.value  # m, [facts, d]
-    if site == "block":  # the block's output gives the limit of delta, and the penalty's |m|
+    loss = Objective(model, layer, requests, kl_weight=_KL_WEIGHT, engine=engine)
+    m = loss.value  # [facts, d]
+    states = m  # whose norm limits delta, and is in the penalty, [facts, d]
+    if site == "block":
         bare = [request.rewrites[0] for request in requests]
-        _, loss.value = subject_states(model, bare, layer=layer, last=layer, site=site)
-    delta = FreeDelta(loss.value, learning_rate=_RATE, clamp_norm_factor=clamp)
-    descents = descend(loss, delta, stops)
+        _, states = subject_states(model, bare, layer=layer, last=layer, site=site)
+    delta = FreeDelta(states, learning_rate=_RATE, clamp_norm_factor=clamp)
+    descents = descend(loss.with_penalty(penalty, states), delta, stops)
     changes = torch.stack([descent.change for descent in descents])
-    norms = (values + changes).norm(dim=1).sort().values  # |v*|
+    norms = (m + changes).norm(dim=1).sort().values  # |v*|
     kept = len(norms) - math.floor(_OUTLIERS * len(norms))
     mean = float(norms[:kept].mean())
     return float(f"{mean:.3g}")

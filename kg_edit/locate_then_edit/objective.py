@@ -76,7 +76,7 @@ class Request:
     def of(cls, model: LanguageModel, edit: Edit, contexts: Sequence[str]) -> Self:
         """Return the prompts of an edit: its prompt with the target in every context, and "{subject} is a".
 
-        The last one is in the edit's language.
+        "{subject} is a" is in the edit's language.
 
         A line break is put before a prompt if the model would not read its subject otherwise (`models.first_token`). In
         chat form, everything before the target is a user's turn. An edit in both forms has all plain rows, then all
@@ -163,7 +163,7 @@ class Objective:
     Attributes:
         kl_weight: the weight of L_a.
         penalty: a further term of each edit's loss; None: no such term.
-        value: m in the bare prompt, [edits, d].
+        value: m in the bare prompt, [edits, d]; after `with_penalty`, the states that the penalty gets in its place.
         bare_key: the key of the bare prompt, [edits, d_ff].
         mean_key: k*, the mean key over the contexts, [edits, d_ff] (ROME's Eq. 3, GLAME's Eq. 8).
     """
