@@ -1,7 +1,7 @@
 """Adam on changes of weights: one descent, or those of several edits in the same passes of the model.
 
 A change D [d, d_ff] of a weight W is trained without writing W: `add_changes` adds D x to the module's output.
-`Descent.run` trains any parameters on any loss. `descend` trains one change of the same weight for each of several
+`AdamDescent.run` trains any parameters on any loss. `descend` trains one change of the same weight for each of several
 edits:
 
     y_r = W x_r + D_e(r) x_r        x [rows, tokens, d_ff], D [edits, d, d_ff], y [rows, tokens, d]
@@ -13,7 +13,7 @@ than those of one. The edits do not affect each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -206,29 +206,50 @@ def descend(
         if 2 * len(running) <= len(passes.numbers):
             passes = _Passes(model, layer, edits, running)
         losses = passes.compute_losses()
-        for number in running:
-            try:
-                histories[number].append(check_loss(losses[number], step))
-            except PatchError as error:
-                errors[number] = error
-        running = [number for number in running if number not in errors]
-        report_losses(step, {number: histories[number][-1] for number in running}, descents=len(edits))
+        values, failed = _check_losses({number: losses[number] for number in running}, step)
+        errors |= failed
+        for number, value in values.items():
+            histories[number].append(value)
+        report_losses(step, values, descents=len(edits))
 
-        running = [number for number in running if histories[number][-1] >= settings.stop_below]
+        running = [number for number, value in values.items() if value >= settings.stop_below]
         if not running or step == settings.steps - 1:
             break
-        optimizer.zero_grad()
-        _run_backward(edits, {number: losses[number] for number in running})
-        for number in set(passes.numbers).difference(running):
-            edits[number].change.grad = None  # at a gradient of 0, Adam's momentum would still move a finished change
-        optimizer.step()
-        for number in running:
-            edits[number].constrain()
+        finished = set(passes.numbers).difference(running)
+        _take_joint_step(optimizer, edits, {number: losses[number] for number in running}, finished)
 
     results = []
     for number, edit in enumerate(edits):
         results.append(DescentResult(change=edit.change.detach(), losses=histories[number], error=errors.get(number)))
     return results
+
+
+def _check_losses(losses: Mapping[int, Tensor], step: int) -> tuple[dict[int, float], dict[int, PatchError]]:
+    """Return the finite ones of ``losses`` as floats, and the errors of the others (`check_loss`), both by number."""
+    values = dict[int, float]()
+    errors = dict[int, PatchError]()
+    for number, loss in losses.items():
+        try:
+            values[number] = check_loss(loss, step)
+        except PatchError as error:
+            errors[number] = error
+    return values, errors
+
+
+def _take_joint_step(
+    optimizer: torch.optim.Optimizer,
+    edits: Sequence[EditDescent],
+    losses: Mapping[int, Tensor],
+    finished: Collection[int],
+) -> None:
+    """Take one step on the changes of the running edits, whose ``losses`` are by number; the ``finished`` ones stay."""
+    optimizer.zero_grad()
+    _run_backward(edits, losses)
+    for number in finished:
+        edits[number].change.grad = None  # at a gradient of 0, Adam's momentum would still move the change
+    optimizer.step()
+    for number in losses:
+        edits[number].constrain()
 
 
 def _run_backward(edits: Sequence[EditDescent], losses: Mapping[int, Tensor]) -> None:
@@ -239,7 +260,10 @@ def _run_backward(edits: Sequence[EditDescent], losses: Mapping[int, Tensor]) ->
     totals = []
     for number, loss in losses.items():
         penalty = edits[number].penalty
-        totals.append(loss if penalty is None else loss + penalty())
+        total = loss
+        if penalty is not None:
+            total = loss + penalty()
+        totals.append(total)
     torch.stack(totals).sum().backward()
 
 
