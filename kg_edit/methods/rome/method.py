@@ -205,28 +205,42 @@ class RankOneMethod(ValueMethod):
         with keep_untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             for part in self.portions(requests):
-                # One pass over all prompts of the model without the change gives m [edits, d], k and k* [edits, d_ff].
-                loss = self.objective(model, edits[part], requests[part])
-
-                # Eq. 4: gradient descent on m* - m of all edits at once; an edit whose loss is small enough ends early.
-                delta, notes = self.propose(edits[part], loss.value)
-                for index, descent in enumerate(descend(loss, delta, self.config.stops)):
-                    m = loss.value[index]
-                    if self.config.anchor:
-                        from kg_edit.locate_then_edit.long_run import anchor  # few runs use the setting
-
-                        descent = anchor(descent, m, norm=self.value_norm, most=self.config.anchor)
-                    values.append(
-                        EditValue(
-                            request=requests[part][index],
-                            clean=m,
-                            bare_key=loss.bare_key[index],
-                            mean_key=loss.mean_key[index],
-                            descent=descent,
-                            notes=notes[index],
-                        )
-                    )
+                values += self._find_values_together(model, edits[part], requests[part])
         return values
+
+    def _find_values_together(
+        self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]
+    ) -> list[EditValue]:
+        """Find the values of edits that share a descent; ``model`` is `self.model` or a copy of it."""
+        # One pass over all prompts of the model without the change gives m [edits, d], k and k* [edits, d_ff].
+        loss = self.objective(model, edits, requests)
+
+        # Eq. 4: gradient descent on m* - m of all edits at once; an edit whose loss is small enough ends early.
+        delta, notes = self.propose(edits, loss.value)
+        descents = descend(loss, delta, self.config.stops)
+        if self.config.anchor:
+            descents = self._anchor_values(descents, loss.value)
+        values = list[EditValue]()
+        for index, descent in enumerate(descents):
+            value = EditValue(
+                request=requests[index],
+                clean=loss.value[index],
+                bare_key=loss.bare_key[index],
+                mean_key=loss.mean_key[index],
+                descent=descent,
+                notes=notes[index],
+            )
+            values.append(value)
+        return values
+
+    def _anchor_values(self, descents: Sequence[Descent], m: Tensor) -> list[Descent]:
+        """Return the descents with values of the norm that ``anchor`` sets; ``m`` [edits, d]."""
+        from kg_edit.locate_then_edit.long_run import anchor  # few runs use the setting
+
+        anchored = []
+        for descent, value in zip(descents, m, strict=True):
+            anchored.append(anchor(descent, value, norm=self.value_norm, most=self.config.anchor))
+        return anchored
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """Return the loss of ``edits`` with their prompts ``requests``; ``model`` is `self.model` or a copy of it."""
