@@ -378,8 +378,7 @@ class JointMethod(ValueMethod):
                 keys, h = states.at(layer)  # K [d_ff, facts], h [facts, d]
                 others = other_tokens.at(layer)  # H
                 protected = self._find_protected_keys(layer, facts, before)  # K_p
-                u = self.directions(layer, exact(keys), others=others, protected=protected)
-                u = self.adjust_directions(layer, u).float()  # U [d_ff, facts]
+                u = self._find_directions(layer, keys, others, protected)  # U [d_ff, facts]
 
             # R = (z - h) / (layers left), [d, facts]; W_l += R U^T
             r = ((z.to(h.device) - h) * self.share_of_layer(len(self.layers) - number)).T
@@ -396,6 +395,11 @@ class JointMethod(ValueMethod):
         complete_records = with_updates(records, norms_of_facts(updates))
         provenance = {**self.provenance(), "edits": complete_records}
         return WeightPatch(factors=self.adjust_updates(updates, before), provenance=provenance, state=state)
+
+    def _find_directions(self, layer: int, keys: Tensor, others: OtherKeys, protected: Tensor | None) -> Tensor:
+        """Return U [d_ff, facts] in float32, as the method computes it (`directions`) and as others adjust it."""
+        u = self.directions(layer, exact(keys), others=others, protected=protected)
+        return self.adjust_directions(layer, u).float()
 
     @abstractmethod
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
