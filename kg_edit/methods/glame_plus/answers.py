@@ -213,7 +213,14 @@ def _ask_about(
 class AnswerRows:
     """The questions of facts in all wordings, each with its answer; a step runs the model on the answers' tokens only.
 
-    An answer has the tokens a_1 ... a_n; a_j is predicted at the position before it.
+    An answer has the tokens a_1 ... a_n; a_j is predicted at the position before it. So a row runs from the question's
+    last token (position 0) on. A read is a position at which a row predicts a token of its answer. For a fact in two
+    wordings, whose answer has two tokens, and another fact in one wording, whose answer has three:
+
+        row    its fact    positions    its reads (row, position)
+        0      0           x x -        (0, 0) (0, 1)
+        1      0           x x -        (1, 0) (1, 1)
+        2      1           x x x        (2, 0) (2, 1) (2, 2)
 
     Attributes:
         predicts: whether a fact predicts a token at the position, [facts, n].
@@ -248,10 +255,9 @@ class AnswerRows:
 
         device = keys.device  # of the late block; the input embedding may be on another one
         facts, shares = _share_losses(groups)
-        self._fact = torch.tensor(facts, device=device)  # [rows]
-        self._share = torch.tensor(shares)  # [rows]
-        # The positions that predict a token of an answer: their rows and places in the row, [reads] each, and the token
-        self._reads = read_index(rows, [-row.edited_at for row in rows], device)
+        self._fact = torch.tensor(facts, device=device)  # of each row, [rows]
+        self._share = torch.tensor(shares)  # of each of the row's reads, in the loss of its fact, [rows]
+        self._reads = read_index(rows, [-row.edited_at for row in rows], device)  # rows and positions, [reads] each
         self._targets = torch.tensor(list(chain.from_iterable(row.target_ids for row in rows)))  # [reads]
         self.keys = self._mean_over_wordings(keys)
         self.norms = self._mean_over_wordings(values.norm(dim=-1, keepdim=True))[..., 0]
@@ -269,21 +275,20 @@ class AnswerRows:
 
     def select(self, facts: Sequence[int]) -> FactReads:
         """Return the reads of ``facts`` (indices), for `nll`; this waits for the device."""
-        rows, positions = self._reads  # [all reads] each
-        rows_on_cpu = rows.cpu()
+        all_rows, all_positions = [index.cpu() for index in self._reads]  # [all reads] each
         # The place of each fact in ``facts``, [all facts]; -1 of one that is not in it
         places = torch.full((len(self.predicts),), -1)
         places[list(facts)] = torch.arange(len(facts))
-        place_of_read = places[self._fact.cpu()[rows_on_cpu]]  # [all reads]
+        place_of_read = places[self._fact.cpu()[all_rows]]  # [all reads]
         is_selected = place_of_read >= 0
+        rows = all_rows[is_selected]  # [selected reads]
         device = self._fact.device
-        is_selected_on_device = is_selected.to(device)
         return FactReads(
-            rows=rows[is_selected_on_device],
-            positions=positions[is_selected_on_device],
+            rows=rows.to(device),
+            positions=all_positions[is_selected].to(device),
             fact=place_of_read[is_selected].to(device),
             targets=self._targets[is_selected].to(device),
-            share=self._share[rows_on_cpu[is_selected]].to(device),
+            share=self._share[rows].to(device),
             facts=len(facts),
         )
 
@@ -303,14 +308,14 @@ class AnswerRows:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FactReads:
-    """The positions at which some facts predict the tokens of their answers, [reads] each.
+    """The reads of some facts (`AnswerRows`), [reads] each.
 
     Attributes:
-        rows: the rows of the positions.
-        positions: their places in these rows.
-        fact: the index of each one's fact among the selected facts.
-        targets: the tokens that are predicted there.
-        share: the share of each one in its fact's loss.
+        rows: the row of each read.
+        positions: its position in the row.
+        fact: the index of its fact among the selected facts.
+        targets: the token that is predicted there.
+        share: its share in the loss of its fact.
         facts: the number of selected facts.
     """
 
@@ -323,7 +328,7 @@ class FactReads:
 
 
 def _share_losses(groups: Sequence[Sequence[Prompt]]) -> tuple[list[int], list[float]]:
-    """Return for each row the index of its fact, and the share that each token of its answer has in the fact's loss.
+    """Return for each row the index of its fact, and the share that each of its reads has in the fact's loss.
 
     A fact's loss is the mean over its wordings of the mean over the answer's tokens.
     """
