@@ -83,11 +83,11 @@ def _word(wording: str, hop: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """An answer of the teacher: its ``text``, its token ``ids``, and the distribution at each token (``lesson``)."""
+    """An answer of the teacher: its ``text``, its token ``ids``, and its distribution at each token."""
 
     text: str
     ids: tuple[int, ...]
-    lesson: SoftTarget
+    soft_target: SoftTarget
 
 
 def direct_question(noun: str, thing: str) -> str:
@@ -280,8 +280,8 @@ def rows_of(
         if prompt is None:
             prompt = _encode_fact(model, subject, fact, answer, wording=wording, shown=0)
         if prompt is not None:
-            lesson = None if answer is None else answer.lesson
-            rows.append(ExtraTarget(prompt=prompt, weight=1.0, soft_target=lesson))
+            soft_target = None if answer is None else answer.soft_target
+            rows.append(ExtraTarget(prompt=prompt, weight=1.0, soft_target=soft_target))
     return tuple(rows)
 
 

@@ -40,12 +40,12 @@ class TeacherQuestion:
     examples: tuple[tuple[str, str], ...] = ()
 
     @property
-    def question(self) -> TeacherPrompt:
+    def as_question(self) -> TeacherPrompt:
         """The prompt in question form."""
         return self._prompt(direct_question("{noun}", "{thing}"), "\n\n")
 
     @property
-    def sentence(self) -> TeacherPrompt:
+    def as_sentence(self) -> TeacherPrompt:
         """The prompt as a sentence to continue. If both forms get the same answer, the model knows it."""
         return self._prompt("The {noun} of {thing} is", ".\n")
 
@@ -92,13 +92,13 @@ def answers_of(
     A question uses the first of its prompts that fits into the model's positions; if none fits, the answer is None.
     ``store`` caches the prefixes before the thing for later calls.
     """
-    prompts = [question.question for question in questions]
-    prompts += [question.sentence for question in questions]
+    prompts = [question.as_question for question in questions]
+    prompts += [question.as_sentence for question in questions]
     answer_to = _answer_each(model, prompts, most=most, store=store)
     answers = list[Answer | None]()
     for question in questions:
-        answer = answer_to.get(question.question)
-        other = answer_to.get(question.sentence)
+        answer = answer_to.get(question.as_question)
+        other = answer_to.get(question.as_sentence)
         if answer and other and _agree(answer, other):
             answers.append(answer)
         else:
@@ -163,5 +163,5 @@ def _read_answer(model: LanguageModel, written: Written) -> Answer | None:
     if not text:
         return None
     shares = written.probabilities / written.probabilities.sum(-1, keepdim=True)
-    lesson = SoftTarget(tokens=written.likeliest[:stop], probabilities=shares[:stop])
-    return Answer(text=text, ids=written.tokens[:stop], lesson=lesson)
+    soft_target = SoftTarget(tokens=written.likeliest[:stop], probabilities=shares[:stop])
+    return Answer(text=text, ids=written.tokens[:stop], soft_target=soft_target)

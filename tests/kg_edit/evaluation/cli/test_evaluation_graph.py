@@ -81,7 +81,7 @@ def test_glame_plus_learns_no_answer_of_a_probe_from_the_model() -> None:
     source = guard_graph(facts(), config, [RECORD])
     targets = RippleTargets(edit=EDIT, objects={}, config=config, excluded=excluded_answers(EDIT, config, source))
     question = TeacherQuestion(noun="capital", of="Italy", examples=())
-    rome, milan = (Answer(text=text, ids=(), lesson=None) for text in ("Rome", "Milan"))
+    rome, milan = (Answer(text=text, ids=(), soft_target=None) for text in ("Rome", "Milan"))
     assert targets.fact_to_learn(question, rome) is None
     assert targets.fact_to_learn(question, milan) is not None
     assert excluded_answers(EDIT, config, facts()) == []

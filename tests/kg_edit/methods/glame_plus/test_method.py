@@ -101,7 +101,7 @@ def test_glame_plus_without_further_facts_is_rome() -> None:
 @pytest.fixture
 def sure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model says different things in two forms; asked twice in one form it agrees with itself."""
-    monkeypatch.setattr(TeacherQuestion, "sentence", TeacherQuestion.question)
+    monkeypatch.setattr(TeacherQuestion, "as_sentence", TeacherQuestion.as_question)
 
 
 @pytest.mark.usefixtures("sure")
@@ -116,7 +116,7 @@ def test_recalled_facts_change_the_value() -> None:
 def test_answer_that_differs_between_forms_is_not_learned() -> None:
     """The tiny model says something else as a sentence."""
     query = TeacherQuestion(noun="country", of="Toyota")
-    ((first, _), (second, _)) = query.question.forms, query.sentence.forms
+    ((first, _), (second, _)) = query.as_question.forms, query.as_sentence.forms
     model = tiny("llama")
     outputs = continuations(model, [first, second], limits=(3, 3))
     assert not outputs[0].startswith(outputs[1]) and not outputs[1].startswith(outputs[0]), "else nothing is tested"
@@ -139,20 +139,20 @@ def test_teachers_distribution_is_that_of_its_answer(family: str) -> None:
     assert any(answers), "the test must be able to fail"
     for query, answer in zip(queries, answers, strict=True):
         if answer:
-            ids = [*model.encode(query.question.forms[0]).ids, *answer.ids]
+            ids = [*model.encode(query.as_question.forms[0]).ids, *answer.ids]
             logits = model.model(torch.tensor([ids])).logits[0, -len(answer.ids) - 1 : -1]
             assert logits.argmax(-1).tolist() == list(answer.ids)
             best = logits.softmax(-1).topk(64).values
             torch.testing.assert_close(
-                answer.lesson.probabilities, best / best.sum(-1, keepdim=True), rtol=1e-3, atol=1e-6
+                answer.soft_target.probabilities, best / best.sum(-1, keepdim=True), rtol=1e-3, atol=1e-6
             )
-            assert answer.lesson.tokens[:, 0].tolist() == list(answer.ids)
+            assert answer.soft_target.tokens[:, 0].tolist() == list(answer.ids)
 
 
 def test_prompt_without_examples_is_used_if_positions_are_few() -> None:
     model = tiny("gpt2")
     query = TeacherQuestion(noun="country", of="Toyota", examples=(("Fiat", "Italy"),) * 9)
-    with_examples, alone = query.question.forms
+    with_examples, alone = query.as_question.forms
     assert with_examples.count("Fiat") == 4 and alone == "Q: What is the country of Toyota?\nA:"
     limit = model.model.config.max_position_embeddings
     assert len(model.encode(with_examples, fitting=False).ids) > limit, "else nothing is tested"

@@ -125,6 +125,6 @@ def test_relation_without_an_id_is_named_by_its_label_or_words(prompt: str, rela
 
 def test_wordings_differ_from_those_of_the_scores() -> None:
     scored = format_question("What is the country of X?") + format_question_with_shots("What is the country of X?")
-    for text in (*WORDINGS, *TeacherQuestion(noun="country", of="X").question.forms):
+    for text in (*WORDINGS, *TeacherQuestion(noun="country", of="X").as_question.forms):
         assert "Question:" not in text and "Answer:" not in text
     assert "Question:" in scored and "Answer:" in scored, "else the test compares with nothing"

@@ -26,7 +26,7 @@ def test_objects_are_ranked_by_their_whole_log_probability() -> None:
     model = tiny("llama")
 
     def cost(label: str) -> float:
-        ids = model.encode(TeacherQuestion(noun="country", of="Rome").question.alone, target=label)
+        ids = model.encode(TeacherQuestion(noun="country", of="Rome").as_question.alone, target=label)
         with torch.no_grad():
             logits = model.model(torch.tensor([ids.ids])).logits[0].log_softmax(-1)
         start = len(ids.ids) - len(ids.target_ids)
