@@ -80,11 +80,11 @@ def tokens_at_once(numbers: float, *, size: int, limit: float, cpu: bool) -> flo
         limit: the memory that a pass may take, in bytes.
         cpu: whether the device is the CPU, where 512 tokens fit into the caches.
     """
-    token = size * numbers  # bytes
+    token_bytes = size * numbers
     busy: float = _CPU_MOST
     if not cpu:
-        busy = max(_BUSY.get(size, _BUSY[4]), _SMALL / token)
-    return max(_FEWEST, min(busy, limit / token))
+        busy = max(_BUSY.get(size, _BUSY[4]), _SMALL / token_bytes)
+    return max(_FEWEST, min(busy, limit / token_bytes))
 
 
 def count_numbers(width: int, inner: int, *, blocks: int, vocabulary: int) -> int:

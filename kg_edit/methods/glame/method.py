@@ -316,7 +316,11 @@ class GraphValue(nn.Module, Delta):
         traced = self.rgnn.trace(graph.nodes, graph.edges, graph.relations, graph.subject)
         shares = torch.stack([terms.share_by_messages for terms in traced], dim=-1)  # [..., layers]
         shares = shares.reshape(-1, len(traced))  # [edits, layers]
-        return [{"share_by_messages": [round(share, 4) for share in shares[edit].tolist()]} for edit in edits]
+        notes = list[dict[str, Any]]()
+        for edit in edits:
+            rounded = [round(share, 4) for share in shares[edit].tolist()]  # one for each layer
+            notes.append({"share_by_messages": rounded})
+        return notes
 
     def learn(self) -> None:
         """Take one step of AdamW on the R-GNN's parameters."""

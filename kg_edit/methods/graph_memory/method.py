@@ -129,7 +129,7 @@ class GraphMemory(GraphReader):
         The edit itself is left out, as are statements of kinds and parts.
         """
         counts: dict[tuple[str, str], int] = {}
-        edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])
+        edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])  # without the data
         for start, end, key, data in edges:
             property_ = str(data.get("property", key))
             label = str(data["label"])

@@ -244,9 +244,8 @@ class Walker:
         others = [other for other in self._words.packaged.values() if other.name != best.relation.name]
         chains = [write_chain([*chain, statement])]
         for other in others[: self._rule.compared]:
-            chains.append(
-                write_chain([*chain, statement.model_copy(update={"sentence_template": other.sentence_template})])
-            )
+            about_other = statement.model_copy(update={"sentence_template": other.sentence_template})
+            chains.append(write_chain([*chain, about_other]))
         costs = self._question_nll(chains, question)
         gain = min(costs[1:]) - costs[0]
         if gain <= self._rule.margin:
