@@ -191,12 +191,12 @@ def capture_in_place(
     backward = torch.cuda.CUDAGraph()
     # Leaves of their own in the same memory, whose backward pass is in the graph's stream.
     leaves = [parameter.detach().requires_grad_() for parameter in parameters]
-    above = torch.ones_like(expected)
-    with _capturing(forward, above.device):
+    result_gradient = torch.ones_like(expected)
+    with _capturing(forward, result_gradient.device):
         result = work(*leaves)
-    with _capturing(backward, above.device, pool=forward.pool()):
+    with _capturing(backward, result_gradient.device, pool=forward.pool()):
         # In the parameters' layout, because an optimiser of one kernel reads both by their place in memory.
-        torch.autograd.backward([result], [above], inputs=leaves)
+        torch.autograd.backward([result], [result_gradient], inputs=leaves)
     grads = tuple(leaf.grad for leaf in leaves if leaf.grad is not None)
     result = result.detach()
     forward.replay()
@@ -209,7 +209,7 @@ def capture_in_place(
         return result.clone()
 
     def replay_backward(gradient: Tensor) -> Tensors:
-        above.copy_(gradient)
+        result_gradient.copy_(gradient)
         backward.replay()
         return grads
 

@@ -311,8 +311,9 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
 
     layers = []
     for number in range(len(filled[0].layers)):
-        keys = torch.cat([_pad(prefix.layers[number][0], width, -2) for prefix in filled])
-        values = torch.cat([_pad(prefix.layers[number][1], width, -2) for prefix in filled])
+        same_layer = [prefix.layers[number] for prefix in filled]  # [rows, heads, length, head size] both
+        keys = torch.cat([_pad(own_keys, width, -2) for own_keys, _ in same_layer])
+        values = torch.cat([_pad(own_values, width, -2) for _, own_values in same_layer])
         layers.append((keys, values))
     mask = torch.cat([_pad(prefix.mask, width, -1) for prefix in filled])
     sums = {}

@@ -54,7 +54,7 @@ class WholeForward:
         """Return logits [reads, vocabulary] at the positions that the loss reads, as `TailForward.logits` does."""
         if change is None:
             return self._model.logits(self._clean[index_for(self._reads, self._clean)])
-        shift = change
+        shift = change  # not None from here on, also in `add_change`
 
         def add_change(output: Tensor) -> Tensor:
             addend = shift.new_zeros(*self._clean.shape[:2], output.shape[-1])  # [rows, tokens, d]

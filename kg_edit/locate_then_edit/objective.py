@@ -413,7 +413,7 @@ class PlainForward:
         if change is None:
             logits = self._forward()
             return logits[index_for(self._reads, logits)]
-        shift = change
+        shift = change  # not None from here on, also in `add_change`
 
         def add_change(output: Tensor) -> Tensor:
             addend = shift.new_zeros(*self._batch.ids.shape, output.shape[-1])  # [prompts, tokens, d]
