@@ -218,7 +218,7 @@ class ValueMethod(EditingMethod):
 
     def prepare(self) -> None:
         """Sample the contexts, load or measure the covariances, and with ``anchor`` measure the values' norm."""
-        _ = self.contexts
+        _ = self.contexts  # a cached property: to read it is to compute it, once
         _ = self.covariances
         if self.config.anchor:
             _ = self.value_norm

@@ -324,7 +324,7 @@ class GraphValue(nn.Module, Delta):
 
     def learn(self) -> None:
         """Take one step of AdamW on the R-GNN's parameters."""
-        self._repeated.pass_on(self.parameters())
+        self._repeated.pass_on(self.parameters())  # their gradients, if `change` was replayed; else they have them
         self._optimizer.step()
         self._optimizer.zero_grad()
 

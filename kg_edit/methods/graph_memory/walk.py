@@ -82,8 +82,9 @@ class _Choice:
         distance = 0
         words = 0
         if self.match is not None:
-            distance, words = self.match.rank
-        return (distance, words, not self.statements)
+            distance = self.match.distance
+            words = len(self.match.positions)
+        return (distance, -words, not self.statements)
 
 
 def _is_changed(statement: Statement) -> bool:

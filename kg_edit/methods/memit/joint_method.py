@@ -105,10 +105,11 @@ class JointMethod(ValueMethod):
         super().__init__(model, config, graph=graph, contexts=contexts, covariances=covariances, progress=progress)
         self._known: FoundValues | None = None  # set by `knowing` alone
         with keep_untouched(model):
-            if self.site == "value" or all(adds_mlp(model, layer) for layer in self.layers):
-                return
-        self.site = "value"
-        self.layers = single_layer(config, len(model.blocks), name=model.name, family=model.model.config.model_type)
+            adds_up = self.site == "value" or all(adds_mlp(model, layer) for layer in self.layers)
+        if not adds_up:
+            family = model.model.config.model_type
+            self.layers = single_layer(config, len(model.blocks), name=model.name, family=family)
+            self.site = "value"
 
     # A batch of edits: facts, values, patch
 
