@@ -165,7 +165,7 @@ def read_body(response: HTTPResponse | HTTPError, *, deadline: float, limit: int
         return bytes(body), False
     is_complete = not source.length  # the bytes that were announced and have not come
     if unzip is not None:
-        is_complete = is_complete and unzip.complete
+        is_complete = is_complete and unzip.is_complete
     return bytes(body), is_complete
 
 
@@ -180,7 +180,8 @@ class _Gunzip:
         self._member: zlib._Decompress | None = None
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
+        """Whether the data so far ends where a member ends; no data at all is complete, too."""
         return self._member is None or self._member.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
