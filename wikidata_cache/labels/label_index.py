@@ -119,24 +119,24 @@ class LabelCounts(NamedTuple):
 class LabelIndex:
     """Reads an index file. Results are ordered: labels before aliases, then most statements, then lowest id number.
 
-    With `languages`, only names in these are found.
-    Use it as a context manager, or call `close`. Threads and processes may read the same file at the same time.
+    With `languages`, only names in these are found. Use it as a context manager, or call `close`. Threads and
+    processes may read the same file at the same time.
     """
 
-    def __init__(self, path: Path | sqlite3.Connection, *, languages: Languages | None = None) -> None:
+    def __init__(self, file: Path | sqlite3.Connection, *, languages: Languages | None = None) -> None:
         self._languages = languages
-        if isinstance(path, sqlite3.Connection):
+        if isinstance(file, sqlite3.Connection):  # an index in memory
             self._path = Path(":memory:")
-            self._connection = path
+            self._connection = file
         else:
-            self._path = path
-            self._connection = _open(path)
+            self._path = file
+            self._connection = _open(file)
 
     @classmethod
     def in_memory(cls, entries: Iterable[LabelEntry], *, weights: Iterable[tuple[str, int]] = ()) -> LabelIndex:
         """Make an index in memory, for graphs without an index file; it lives as long as the object."""
         connection = sqlite3.connect(":memory:", check_same_thread=False)
-        fill(connection, entries, weights)
+        _fill_tables(connection, entries, weights)
         return cls(connection)
 
     def __enter__(self) -> LabelIndex:
@@ -252,7 +252,7 @@ def build_label_index(
             # An unfinished file is deleted, so it needs neither a journal nor early writes to disk.
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
-            weighed = fill(connection, entries, weights)
+            weighed = _fill_tables(connection, entries, weights)
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -267,7 +267,7 @@ def build_label_index(
         return index.counts, weighed
 
 
-def fill(
+def _fill_tables(
     connection: sqlite3.Connection, entries: Iterable[LabelEntry], weights: Iterable[tuple[str, int]]
 ) -> WeightCounts:
     """Create the tables of an index in an empty database: stage all names, rank them once, write them in rank order."""
