@@ -243,7 +243,7 @@ def _open_writer(path: Path) -> sqlite3.Connection:
         raise CacheFileError(path, "cannot be written", f"Make it writable, or {ELSEWHERE}.")
     connection = _connect(path, "rwc")
     try:
-        if _is_new(connection, path):
+        if not _has_tables(connection, path):
             _set_journal(connection, path)
             connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
     except BaseException:
@@ -256,15 +256,15 @@ def _open_reader(path: Path) -> sqlite3.Connection | None:
     """Open a connection for reading; None if the file has no tables yet."""
     connection = _connect(path, "ro")
     try:
-        is_new = _is_new(connection, path)
+        has_tables = _has_tables(connection, path)
     except sqlite3.OperationalError as error:
         connection.close()
         connection = _reopen_reader(path, error)
-        is_new = _is_new(connection, path)
+        has_tables = _has_tables(connection, path)
     except BaseException:
         connection.close()
         raise
-    if is_new:
+    if not has_tables:
         connection.close()
         return None
     return connection
@@ -301,13 +301,16 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
-    """Return whether a file has no tables yet; raise CacheFileError for tables of another program or version."""
+def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:
+    """Return whether a file has the tables of a cache; False for a new file, which has none.
+
+    Raises CacheFileError for tables of another program or version.
+    """
     application, version, tables = _read_format(connection)
     if application != APPLICATION:
         if tables:
             raise CacheFileError(path, "is an SQLite file, but not a cache", f"Check the path, or {ELSEWHERE}.")
-        return True
+        return False
     if version != VERSION:
         suggestion = f"Export it with the release that wrote it, and import the snapshot here, or {ELSEWHERE}."
         raise CacheFileError(path, f"is a cache of version {version}; this release reads version {VERSION}", suggestion)
@@ -316,7 +319,7 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     if tables != expected:
         advice = "It is damaged, or another program has changed it. Import a snapshot into a new file"
         raise CacheFileError(path, "has other tables than a cache", f"{advice}, or {ELSEWHERE}.")
-    return False
+    return True
 
 
 def _read_format(connection: sqlite3.Connection) -> tuple[int, int, set[str]]:
