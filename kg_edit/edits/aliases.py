@@ -1,8 +1,21 @@
 """Translate the field names that people and other tools write, EasyEdit above all, into the field names of `Edit`.
 
-`ALIASES` lists the other names of a field. An EasyEdit row differs in two ways: its prompt has the subject's name
-where ours has {}, and its ``locality`` and ``portability`` fields have named groups of prompts with their own answers;
-a group's name becomes the ``category`` of each of its prompts.
+`ALIASES` lists the other names of a field. An EasyEdit row differs in two more ways: its prompt has the subject's name
+where ours has {}, and its ``locality`` and ``portability`` fields have named groups of prompts with their own answers.
+So `translate_row` makes of
+
+    {"subject": "Colombia", "prompt": "In Colombia, one speaks", "ground_truth": "Spanish", "target_new": "Dutch",
+     "locality": {"Relation_Specificity": [{"prompt": "Colombia lies in", "ground_truth": [["America", "Americas"]]}]},
+     "portability": {"Reasoning": [{"prompt": "Who shares its language?", "ground_truth": "Suriname"}]}}
+
+this row:
+
+    {"subject": "Colombia", "prompt": "In {}, one speaks", "target_true": "Spanish", "target_new": "Dutch",
+     "locality": [{"prompt": "Colombia lies in", "answer": "America", "aliases": ["Americas"],
+                   "category": "Relation_Specificity"}],
+     "portability": [{"question": "Who shares its language?", "answer": "Suriname", "aliases": [],
+                      "category": "Reasoning"}]}
+
 `wikidata-cache link` adds ids to a row, and ``candidates`` where a person has to choose an id. That field is not used,
 nor is ``cond`` of EasyEdit's zsRE.
 """
@@ -50,122 +63,142 @@ class _Answered(NamedTuple):
     names: list[object]
 
 
-def rename_fields(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, str]]:
-    """Rename the row's fields to those of `Edit` (or of a triplet).
+def translate_row(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, str]]:
+    """Translate a row into the fields of `Edit` (or of a triplet).
 
     Args:
-        row: a row of any shape. In a CounterFact record nothing is renamed; only unused fields are removed.
+        row: a row of any shape. In a CounterFact record nothing is translated; only unused fields are removed.
         triplet: whether the row is a triplet.
 
     Returns:
-        The renamed row, and a map from the new field names to the row's own names.
+        The translated row, and a map from the new field names to the row's own names, where these differ.
     """
-    row_fields = {name: value for name, value in row.items() if name not in _UNUSED}
+    used = {name: value for name, value in row.items() if name not in _UNUSED}
     if "requested_rewrite" in row:
-        return row_fields, {}
-    aliases = dict(ALIASES)
+        return used, {}
     if triplet:
-        aliases |= TRIPLET_IDS
-        aliases["ground_truth"] = "object"
+        fields, own_names = _rename(used, {**ALIASES, **TRIPLET_IDS, "ground_truth": "object"})
+        old_object = fields.get("object")
+    else:
+        fields, own_names = _rename(used, ALIASES)
+        if _is_easy_edit(used):
+            fields = _from_easy_edit(fields)
+        old_object = fields.get("target_true")
+    return _with_locality(fields, old_object), own_names
 
+
+def _rename(row: Row, aliases: Mapping[str, str]) -> tuple[dict[str, object], dict[str, str]]:
+    """Return a row with its fields renamed, and the row's own name of each field that was renamed."""
     fields: dict[str, object] = {}
     own_names: dict[str, str] = {}  # by the new name
-    for name, value in row_fields.items():
+    for name, value in row.items():
         field = aliases.get(name, name)
         if field in fields:
-            other = own_names[field]
+            other = own_names.get(field, field)
             raise EditError([Fault(name, f"is the same field as {other!r}, which the row has too; keep one of them")])
         if field in LISTS and isinstance(value, str):
             value = [value]
         fields[field] = value
-        own_names[field] = name
-
-    if not triplet:
-        fields = _from_easy_edit(fields, row_fields)
-    old_object = fields.get("object") if triplet else fields.get("target_true")
-    renamed = {field: own_name for field, own_name in own_names.items() if own_name != field}
-    return _with_locality(fields, old=old_object), renamed
+        if field != name:
+            own_names[field] = name
+    return fields, own_names
 
 
-def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
-    """Turn the fields of an EasyEdit row into those of an `Edit`; leave other rows unchanged."""
-    if row.keys().isdisjoint(_EASY_EDIT) and not isinstance(fields.get("portability"), Mapping):
-        return fields
+def _is_easy_edit(row: Row) -> bool:
+    """Return whether a row has a field of EasyEdit's, or its groups of questions."""
+    has_groups = any(isinstance(row.get(name), Mapping) for name in ("portability", "questions"))
+    return has_groups or not row.keys().isdisjoint(_EASY_EDIT)
+
+
+def _from_easy_edit(fields: dict[str, object]) -> dict[str, object]:
+    """Turn the renamed fields of an EasyEdit row into those of an `Edit`: see the top of this file."""
     result = dict(fields)
-    # Their prompt has the subject's name. If it occurs exactly once, as a whole word, it becomes our {}.
-    prompt = result.get("prompt")
-    subject = result.get("subject")
-    if isinstance(prompt, str) and isinstance(subject, str) and subject.strip() and "{}" not in prompt:
-        parts = re.split(whole(subject.strip(), prompt), prompt)
-        if len(parts) == 2:
-            result["prompt"] = "{}".join(parts)
-    old = result.get("target_true")
+    result["prompt"] = _with_place(fields.get("prompt"), fields.get("subject"))
+    old = fields.get("target_true")
     if isinstance(old, list) and old:
         result["target_true"] = old[0]
-    groups = result.get("portability")
+    groups = fields.get("portability")
     if isinstance(groups, Mapping):
-        questions = []
-        for category, text, names in _questions_in(groups, "portability"):
-            question = {"question": text, "answer": names[0], "aliases": names[1:]}
-            question["recalled_relation"] = groups.get("Recalled Relation")
-            if category:
-                question["category"] = category
-            questions.append(question)
-        result["portability"] = questions
+        result["portability"] = _questions(groups)
     return {name: value for name, value in result.items() if value is not None}
 
 
-def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, object]:
-    """Gather the locality prompts of a row, with their own answers, in the field ``locality``.
+def _with_place(prompt: object, subject: object) -> object:
+    """Return a prompt with {} for the subject's name, if that occurs exactly once, as a whole word."""
+    if not isinstance(prompt, str) or not isinstance(subject, str):
+        return prompt
+    if "{}" in prompt or not subject.strip():
+        return prompt
+    parts = re.split(whole(subject.strip(), prompt), prompt)
+    if len(parts) != 2:
+        return prompt
+    return "{}".join(parts)
 
-    EasyEdit's groups and a table's columns become objects with prompt and answer, and the group's name as category. A
-    prompt of no category whose answer is ``old``, the old object, is a neighborhood prompt of the fact, unless the row
-    has such prompts itself.
+
+def _questions(groups: Row) -> list[object]:
+    """Return the questions of an `Edit` from EasyEdit's groups of them."""
+    questions = list[object]()
+    for category, text, names in _prompts_in(groups, "portability"):
+        question = {"question": text, "answer": names[0], "aliases": names[1:]}
+        question["recalled_relation"] = groups.get("Recalled Relation")
+        if category:
+            question["category"] = category
+        questions.append(question)
+    return questions
+
+
+def _with_locality(fields: dict[str, object], old: object) -> dict[str, object]:
+    """Return the fields with all locality prompts in the field ``locality``, as objects with their own answers.
+
+    But a prompt of the old object ``old`` may be a neighborhood prompt: see `_place_of`.
     """
     rest = {name: value for name, value in fields.items() if name not in ("locality", ANSWERS, *LOCALITY)}
     if len(rest) == len(fields):
         return fields
-    near = list[object]()
-    locality = list[object]()
-    for part in _locality_parts(fields):
-        if not isinstance(part, _Answered):
-            locality.append(part)
-            continue
-        has_old_object = old is not None and old in part.names
-        if has_old_object and not part.category and "neighborhood" not in rest:
-            near.append(part.prompt)
-        else:
-            locality.append(_locality_prompt(part))
-    if near:
-        rest["neighborhood"] = near
-    if locality:
-        rest["locality"] = locality
-    return rest
+    if "neighborhood" in rest:  # the row has its neighborhood prompts itself
+        old = None
+    prompts: dict[str, list[object]] = {"neighborhood": [], "locality": []}
+    for field, prompt in _locality_prompts(fields, old):
+        prompts[field].append(prompt)
+    return rest | {field: found for field, found in prompts.items() if found}
 
 
-def _locality_parts(fields: dict[str, object]) -> Iterator[object]:
-    """Yield EasyEdit's locality prompts as `_Answered`, and the parts that are a prompt in our form unchanged."""
+def _locality_prompts(fields: dict[str, object], old: object) -> Iterator[tuple[str, object]]:
+    """Yield each locality prompt of a row: the field of `Edit` where it belongs, and its value there."""
     value = fields.get("locality")
-    if ANSWERS in fields:
+    if ANSWERS in fields:  # of a table
         for prompt, names in _pair(value, fields[ANSWERS], field=ANSWERS):
-            yield _locality_prompt(_Answered("", prompt, names))
+            yield "locality", _locality_object(_Answered("", prompt, names))
     elif value is not None:
         for part in _as_list(value):
-            if _is_group(part):
-                yield from _questions_in(part, "locality")
+            if _is_easy_edit_locality(part):
+                for answered in _prompts_in(part, "locality"):
+                    yield _place_of(answered, old)
             else:
-                yield part
+                yield "locality", part  # it is in our form
     prompt_field, answer_field = LOCALITY
     for prompt, names in _pair(fields.get(prompt_field), fields.get(answer_field), field=answer_field):
-        yield _Answered("", prompt, names)
+        yield _place_of(_Answered("", prompt, names), old)
 
 
-def _is_group(part: object) -> TypeGuard[Row]:
-    """Return whether a locality prompt is a group of EasyEdit's, not an object in our form."""
+def _is_easy_edit_locality(part: object) -> TypeGuard[Row]:
+    """Return whether a locality prompt is EasyEdit's, a group or one prompt, and not an object in our form."""
     return isinstance(part, Mapping) and ("prompt" not in part or "ground_truth" in part)
 
 
-def _locality_prompt(answered: _Answered) -> dict[str, object]:
+def _place_of(answered: _Answered, old: object) -> tuple[str, object]:
+    """Return the field of `Edit` where EasyEdit's locality prompt belongs, and its value there.
+
+    A prompt of no category whose answer is the fact's old object is a neighborhood prompt, which has no answer of its
+    own.
+    """
+    has_old_object = old is not None and old in answered.names
+    if has_old_object and not answered.category:
+        return "neighborhood", answered.prompt
+    return "locality", _locality_object(answered)
+
+
+def _locality_object(answered: _Answered) -> dict[str, object]:
     """Return a locality prompt's object; without an answer if all names are blank, as in a cell of a table."""
     names = [name for name in answered.names if name not in (None, "")]
     answer = names[0] if names else None
@@ -175,27 +208,32 @@ def _locality_prompt(answered: _Answered) -> dict[str, object]:
     return fields
 
 
-def _questions_in(groups: Row, field: str, name: str = "") -> Iterator[_Answered]:
-    """Yield the prompts under EasyEdit's or CounterFactPlus' field names, also from nested groups.
+def _prompts_in(group: Row, field: str, name: str = "") -> Iterator[_Answered]:
+    """Yield the prompts in a group of EasyEdit's, and in the groups inside it.
 
-    The category is the group's ``name``; neighbours of the fact, in EasyEdit's group ``neighborhood``, have none.
+        {"Reasoning": [{"prompt": "Who shares it?", "ground_truth": ["Brazil", "Brasil"]}]}
+        -> _Answered("Reasoning", "Who shares it?", ["Brazil", "Brasil"])
+
+    Args:
+        group: an object with a prompt and its answers (in EasyEdit's names or in CounterFactPlus'), or {name: group}.
+        field: where the group is in the row, for errors.
+        name: the group's name, which is the category of its prompts; the group ``neighborhood`` has none.
     """
     category = "" if name in _NEIGHBORHOOD else name
-    if "New Question" in groups:
-        for prompt, names in _pair(groups["New Question"], groups.get("New Answer"), field=f"{field}.New Answer"):
-            yield _Answered(category, prompt, names)
-        return
-    if "prompt" in groups:
-        for prompt, names in _pair(groups["prompt"], groups.get("ground_truth"), field=f"{field}.ground_truth"):
-            yield _Answered(category, prompt, names)
-        return
-    for inner, group in groups.items():
-        for part in _as_list(group):
+    for prompt_field, answer_field in (("New Question", "New Answer"), ("prompt", "ground_truth")):
+        if prompt_field in group:
+            answers = group.get(answer_field)
+            for prompt, names in _pair(group[prompt_field], answers, field=f"{field}.{answer_field}"):
+                yield _Answered(category, prompt, names)
+            return
+    for inner_name, inner in group.items():
+        inner_field = f"{field}.{inner_name}"
+        for part in _as_list(inner):
             if isinstance(part, Mapping):
-                yield from _questions_in(part, f"{field}.{inner}", inner)
+                yield from _prompts_in(part, inner_field, inner_name)
             elif part is not None:
                 message = f"found {describe(part)}; expected objects with prompt and ground_truth"
-                raise EditError([Fault(f"{field}.{inner}", message)])
+                raise EditError([Fault(inner_field, message)])
 
 
 def _as_list(value: object) -> list[object]:
@@ -206,19 +244,31 @@ def _as_list(value: object) -> list[object]:
 
 
 def _pair(prompt: object, answer: object, *, field: str) -> Iterator[tuple[object, list[object]]]:
-    """Yield (prompt, names of its right answers), from one prompt or from a list of prompts with a list of answers."""
+    """Yield each prompt with the names of its right answer; ``field`` is that of the answer.
+
+    prompt       answer               yielded
+    "A"          "x"                  ("A", ["x"])
+    "A"          ["x", "y"]           ("A", ["x", "y"])              other names of one answer
+    "A"          None                 ("A", [None])
+    ["A", "B"]   ["x", ["y", "z"]]    ("A", ["x"]), ("B", ["y", "z"])
+    ["A", "B"]   None                 ("A", [None]), ("B", [None])
+    ["A", "B"]   "x"                  (["A", "B"], ["x"])            the check of the prompt's type refuses it
+    None         None                 nothing
+    """
+    if prompt is None:
+        if answer is not None:
+            raise EditError([Fault(field, f"found {describe(answer)}, and no prompt; give the prompt that it answers")])
+        return
     if isinstance(prompt, list) and answer is None:
         answer = [None] * len(prompt)
-    if isinstance(prompt, list) and isinstance(answer, list):
-        if len(prompt) != len(answer):
-            message = f"{len(prompt)} prompts have {len(answer)} answers; give each prompt one answer or list"
-            raise EditError([Fault(field, message)])
-        for text, names in zip(prompt, answer, strict=True):
-            yield text, _flatten(names) or [None]
-    elif prompt is not None:
+    if not isinstance(prompt, list) or not isinstance(answer, list):
         yield prompt, _flatten(answer) or [None]
-    elif answer is not None:
-        raise EditError([Fault(field, f"found {describe(answer)}, and no prompt; give the prompt that it answers")])
+        return
+    if len(prompt) != len(answer):
+        message = f"{len(prompt)} prompts have {len(answer)} answers; give each prompt one answer or list"
+        raise EditError([Fault(field, message)])
+    for text, names in zip(prompt, answer, strict=True):
+        yield text, _flatten(names) or [None]
 
 
 def _flatten(answer: object) -> list[object]:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from kg_common.ids import bare_id
 from kg_common.rows import TRIPLET_NAMES
-from kg_edit.edits.aliases import rename_fields
+from kg_edit.edits.aliases import translate_row
 from kg_edit.edits.edit import (
     Answer,
     Edit,
@@ -161,8 +161,8 @@ def ids_to_label(row: Row, templates: RelationTemplates, *, language: str = ENGL
         ids = [rewrite.get("relation_id")]
     elif _is_triplet(row):
         try:
-            renamed, _ = rename_fields(row, triplet=True)
-            fields = _triplet_to_edit(renamed)
+            triplet, _ = translate_row(row, triplet=True)
+            fields = _triplet_to_edit(triplet)
         except EditError:  # to_edit raises it again, where the row's number is known
             return set()
         ids = [fields.get(name) for name in (*_ENTITIES, "relation", "relation_id")]
@@ -224,7 +224,7 @@ def _hint_at_field(name: str, known: tuple[str, ...]) -> str:
 
 def _from_counterfact(row: Row, labels: Labels, templates: RelationTemplates) -> tuple[Fields, NameInFile]:
     """Return the fields of the edit that a CounterFact record describes, and their names in the record."""
-    used, _ = rename_fields(row, triplet=False)  # a record has no other names; its unused fields are removed
+    used, _ = translate_row(row, triplet=False)  # a record has no other names; its unused fields are removed
     record = checked(CounterFactRecord, used)
     rewrite = record.requested_rewrite
     template = templates.find(rewrite.relation_id)
@@ -256,7 +256,7 @@ def _from_counterfact(row: Row, labels: Labels, templates: RelationTemplates) ->
 
 def _from_edit_row(row: Row, labels: Labels, templates: RelationTemplates) -> tuple[Fields, NameInFile]:
     """Return the fields of an edit; its prompt is made from its relation if it has none."""
-    fields, name_in_file = rename_fields(row, triplet=False)
+    fields, name_in_file = translate_row(row, triplet=False)
     _refuse_unknown(fields, _EDIT_FIELDS)
     if _lacks_prompt(fields):
         for name in ("relation", "relation_id"):
@@ -268,7 +268,7 @@ def _from_edit_row(row: Row, labels: Labels, templates: RelationTemplates) -> tu
 
 def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked_in: str) -> tuple[Fields, NameInFile]:
     """Return the fields of the edit that a triplet describes; ids in the place of names get their labels."""
-    triplet, aliases = rename_fields(row, triplet=True)
+    triplet, aliases = translate_row(row, triplet=True)
     _refuse_unknown(triplet, _TRIPLET_FIELDS)
     fields = _triplet_to_edit(triplet)
     for edit_name in _ENTITIES:
