@@ -46,11 +46,12 @@ _SHAPES = (
     ("subject", "prompt", "new_object"),
     ("prompt", "target_text"),
 )
-_IN_TABLES = {name: field for name, field in ALIASES.items() if field != "portability"}
-_COLUMNS = (*(name for name in FIELDS if name != "portability"), ANSWERS)  # questions do not fit into a cell
-_LISTED = (*LISTS, "locality", ANSWERS, *LOCALITY)  # columns with several entries
 _TABLES = (".csv", ".tsv")
-_TRUTH = {"true": True, "false": False}  # values of the field chat in a table, besides "both"
+# The columns of a table are the fields of a row, under all their names. Questions do not fit into a cell.
+_COLUMNS = (*(name for name in FIELDS if name != "portability"), ANSWERS)
+_COLUMN_ALIASES = {name: field for name, field in ALIASES.items() if field != "portability"}
+_LIST_COLUMNS = (*LISTS, "locality", ANSWERS, *LOCALITY)  # those whose cells have several entries
+_CHAT_CELLS = {"true": True, "false": False}  # values of the column chat, besides "both"
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +75,19 @@ class MultilingualSource(LabelSource, Protocol):
 
 
 class RowProblem(NamedTuple):
-    """Why a row can't be read as an edit: the file, the row, the field and its fault."""
+    """Why a row can't be read as an edit: the file, the row, the field and its fault.
+
+    ``number`` is the row's line in the file; in .json, where lines mean nothing, its position in the list, from 1.
+    ``position`` counts the rows alone, from 1, without blank lines and a table's header.
+    """
 
     file: Path
-    row: int  # the line of the file; in .json, where lines mean nothing, the position in the list, from 1
+    number: int
     fault: Fault
-    position: int  # of the row in the file, from 1, without blank lines and a table's header
+    position: int
 
     def __str__(self) -> str:
-        return f"{self.file}, {unit_of(self.file)} {self.row}, {self.fault}"
+        return f"{self.file}, {unit_of(self.file)} {self.number}, {self.fault}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class EditFile:
         return len(self.edits)
 
     def __repr__(self) -> str:
-        rows = {problem.row for problem in self.problems}
+        rows = {problem.number for problem in self.problems}
         skipped = f", {number_of(len(rows), 'row')} skipped" if rows else ""
         return f"EditFile({number_of(len(self), 'edit')}{skipped})"
 
@@ -150,7 +155,7 @@ def read_edits(
     read = number_of(len(made), "edit")
     if repeats:
         read = f"{number_of(len(file.edits), 'row')}, which are {read} as {len(repeats)} repeat an earlier one"
-    skipped = len({problem.row for problem in file.problems})
+    skipped = len({problem.number for problem in file.problems})
     log.info("%s: read %s, skipped %s", path, read, number_of(skipped, "row"))
     return file
 
@@ -179,7 +184,7 @@ def read_rows(
     if not rows:
         raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
 
-    labels_by_language, looked_in = _look_up_labels(rows, labels, templates, language)
+    graph_labels = _look_up_labels(rows, labels, templates, language)
     edits: list[Edit] = []
     problems: list[RowProblem] = []
     earlier = _EarlierRows(unit_of(path))
@@ -187,16 +192,7 @@ def read_rows(
     for position, (number, row) in enumerate(rows, 1):
         try:
             fields = _check_object(row)
-            # The id has the position, because the line of an edit differs between a table and the JSON lines that
-            # `wikidata-cache link` makes of it.
-            edit = to_edit(
-                fields,
-                row_id=f"row-{position}",
-                labels=labels_by_language.get(language_of(fields, language), {}),
-                templates=templates,
-                looked_in=looked_in,
-                language=language,
-            )
+            edit = _read_row(fields, position, graph_labels, templates, language)
             earlier.check(edit, allow_conflicts=allow_conflicts)
         except EditError as error:
             problems += [RowProblem(path, number, fault, position) for fault in error.faults]
@@ -211,27 +207,46 @@ def read_rows(
     return EditFile(tuple(edits), tuple(problems))
 
 
+class _GraphLabels(NamedTuple):
+    """The labels of the ids in a file, by language, and the graph that has them, in words ("": there is none)."""
+
+    by_language: Mapping[str, Mapping[str, str]]
+    graph: str
+
+
 def _look_up_labels(
     rows: Sequence[NumberedRow], labels: LabelSource | None, templates: RelationTemplates, default: str
-) -> tuple[Mapping[str, Mapping[str, str]], str]:
-    """Ask the graph for the labels of all ids in ``rows``, once for each language.
-
-    Returns:
-        The labels by language, and the graph in words ("" if there is none).
-    """
-    ids: dict[str, set[str]] = {}
+) -> _GraphLabels:
+    """Ask the graph for the labels of all ids in ``rows``, once for each language; ``default`` is that of most rows."""
+    ids: dict[str, set[str]] = {}  # by language
     for _, row in rows:
         if isinstance(row, dict):
             language = language_of(row, default)
             ids.setdefault(language, set()).update(ids_to_label(row, templates, language=language))
     by_language: dict[str, Mapping[str, str]] = {}
-    about = ""
+    graph = ""
     for language, needed in ids.items():
         if labels and needed:
             source = source_in(labels, language)
             by_language[language] = source.labels(sorted(needed))
-            about = getattr(source, "about", "")
-    return by_language, about
+            graph = getattr(source, "about", "")
+    return _GraphLabels(by_language, graph)
+
+
+def _read_row(
+    fields: Mapping[str, object], position: int, labels: _GraphLabels, templates: RelationTemplates, default: str
+) -> Edit:
+    """Return the edit of a row; ``default`` is the language of a row that names none."""
+    return to_edit(
+        fields,
+        # The id of an edit without one has the position, because the line of an edit differs between a table and the
+        # JSON lines that `wikidata-cache link` makes of it.
+        row_id=f"row-{position}",
+        labels=labels.by_language.get(language_of(fields, default), {}),
+        templates=templates,
+        looked_in=labels.graph,
+        language=default,
+    )
 
 
 def source_in(labels: LabelSource, language: str) -> LabelSource:
@@ -377,7 +392,7 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
         if isinstance(value, RowFault):
             yield row.line, EditError([Fault(*value)])
         elif in_table and isinstance(value, dict):
-            yield row.line, _read_cells(value)
+            yield row.line, _fields_of(value)
         else:
             yield row.line, value
 
@@ -389,16 +404,9 @@ def check_file(path: Path) -> None:
 
 def _header_fault(header: Sequence[str]) -> str | None:
     """Return what is wrong with the names of a table's columns, or None."""
-    unknown = [name for name in header if name not in (*_COLUMNS, *_IN_TABLES, *LOCALITY)]
+    unknown = [name for name in header if name not in (*_COLUMNS, *_COLUMN_ALIASES, *LOCALITY)]
     if unknown:
-        if ALIASES.get(unknown[0], unknown[0]) == "portability":
-            return f"the column {unknown[0]!r}: questions with answers do not fit into a cell; write the rows as .jsonl"
-        near = did_you_mean(unknown[0], _COLUMNS)
-        if len(unknown) == len(header) and not near:
-            names = ", ".join(_SHAPES[0])
-            return f"no name of a column ({unknown[0]!r}, …); the first line must be a header, such as {names}"
-        known = "; known:\n" + indent(fill(", ".join(_COLUMNS), 100), "  ")
-        return f"unknown column {unknown[0]!r}{near or known}"
+        return _describe_unknown(unknown[0], no_other=len(unknown) == len(header))
     if len(set(header)) < len(header):
         return f"a column occurs twice in the header: {', '.join(header)}; keep one of each"
     # Of the shapes that a row may have, the one counts that lacks the fewest columns.
@@ -413,17 +421,34 @@ def _header_fault(header: Sequence[str]) -> str | None:
     return None
 
 
-def _read_cells(cells: Mapping[str, str]) -> dict[str, object]:
-    """Read the texts of a table's cells, by column: lists are separated by " | ", ``chat`` is true, false or both."""
+def _describe_unknown(column: str, *, no_other: bool) -> str:
+    """Return what is wrong with the name of an unknown column; ``no_other``: the header has no known one either."""
+    if ALIASES.get(column, column) == "portability":
+        return f"the column {column!r}: questions with answers do not fit into a cell; write the rows as .jsonl"
+    near = did_you_mean(column, _COLUMNS)
+    if near:
+        return f"unknown column {column!r}{near}"
+    if no_other:
+        names = ", ".join(_SHAPES[0])
+        return f"no name of a column ({column!r}, …); the first line must be a header, such as {names}"
+    known = indent(fill(", ".join(_COLUMNS), 100), "  ")
+    return f"unknown column {column!r}; known:\n{known}"
+
+
+def _fields_of(cells: Mapping[str, str]) -> dict[str, object]:
+    """Return the fields of a table's row from its cells, by column.
+
+    Most fields are the cell's text. " | " separates the entries of a list, and ``chat`` is true, false or "both".
+    """
     fields = dict[str, object]()
-    for name, cell in cells.items():
-        field = _IN_TABLES.get(name, name)
-        if field in _LISTED:
-            fields[name] = entries(cell)
+    for column, cell in cells.items():
+        field = _COLUMN_ALIASES.get(column, column)
+        if field in _LIST_COLUMNS:
+            fields[column] = entries(cell)
         elif field == "chat":
-            fields[name] = _TRUTH.get(cell.strip().lower(), cell)
+            fields[column] = _CHAT_CELLS.get(cell.strip().lower(), cell)
         else:
-            fields[name] = cell
+            fields[column] = cell
     return fields
 
 

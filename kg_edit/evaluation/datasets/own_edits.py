@@ -94,8 +94,9 @@ class OwnEdits(Dataset):
         file = read_rows(path, labels=labels, allow_conflicts=True, limit=limit, language=self.language)
         unit = unit_of(path)
         problems = []
-        for _, row, fault, position in file.problems:
-            problems.append(Problem(path, position, f"row-{position}", fault, f"{unit} {row}"))
+        for problem in file.problems:
+            position = problem.position
+            problems.append(Problem(path, position, f"row-{position}", problem.fault, f"{unit} {problem.number}"))
         return FileContent(tuple(map(record_of, file.edits)), tuple(problems))
 
 

@@ -42,7 +42,7 @@ def test_keep_going_reports_wrong_rows(tmp_path: Path) -> None:
     rows = [{"subject": "Ann"}, GOOD, GOOD | {"prompt": "in"}, GOOD | {"subject": "Bob"}]
     read = read_edits(write(tmp_path, "edits.jsonl", lines(*rows) + "oops\n"), keep_going=True)
     assert [edit.id for edit in read.edits] == ["row-2", "row-4"]
-    assert [(problem.row, problem.fault.field) for problem in read.problems] == [
+    assert [(problem.number, problem.fault.field) for problem in read.problems] == [
         (1, "prompt"),
         (1, "target_new"),
         (3, "prompt"),

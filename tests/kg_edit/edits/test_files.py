@@ -152,7 +152,7 @@ def test_triplet_with_too_few_answers_is_a_fault_of_its_row(tmp_path: Path) -> N
         "locality": {"near": {"prompt": ["Snow is", "Coal is"], "ground_truth": ["white"]}},
     }
     file = read_edits(write(tmp_path, "edits.jsonl", lines(wrong, GOOD)), keep_going=True)
-    assert (len(file.edits), [problem.row for problem in file.problems]) == (1, [1])
+    assert (len(file.edits), [problem.number for problem in file.problems]) == (1, [1])
     assert "2 prompts have 1 answers" in str(file.problems[0])
 
 
