@@ -42,6 +42,7 @@ def _refuse_surrogates(text: str) -> str:
 
 STORED = {"stored": True}  # the context of an edit that was made before, whose answers may have several lines
 _ENGLISH = "en"  # as in `kg_edit.languages`, which only edits in other languages load
+_OLD_FIELDS = {"target_new": "target_true", "target_new_id": "target_true_id"}
 _NO_SUBJECT = object()  # in the place of the subject of an edit that has none
 _OR_A_FACT = ", or give the fact as subject, relation, object, new_object, where ids are looked up"
 _OR_A_PARAGRAPH = ", or a paragraph as target_text"
@@ -317,29 +318,23 @@ class Edit(Record):
     @classmethod
     def _check_place_of_subject(cls, prompt: str, info: ValidationInfo) -> str:
         """Check that the prompt has one {} if the edit has a subject, else none."""
+        subject = info.data.get("subject")  # "": the edit has none; None: it has a fault of its own
         count = prompt.count("{}")
         if count > 1:
             raise ValueError(f"{prompt!r} has {count} places {{}}; keep one, in the place of the subject's name")
-        subject = info.data.get("subject")
-        if count and subject == "":
-            raise ValueError(f"{prompt!r} has a place {{}} for a subject, and the edit has none; give the subject")
-        if count or subject == "":
+        if subject == "":
+            if count == 1:
+                raise ValueError(f"{prompt!r} has a place {{}} for a subject, and the edit has none; give the subject")
             return prompt
-        way = "write {} where the subject's name belongs"
-        if subject:  # it is None if it has a fault of its own
-            match = re.search(whole(subject, prompt), prompt, re.IGNORECASE)
-            if match:
-                with_place = prompt[: match.start()] + "{}" + prompt[match.end() :]
-                way = f"write {with_place!r}"
-            else:
-                way = f"the subject {subject!r} does not occur in it; {way}"
-        raise ValueError(f"{prompt!r} has no {{}}; {way}")
+        if count == 0:
+            raise ValueError(f"{prompt!r} has no {{}}; {_way_to_a_place(prompt, subject)}")
+        return prompt
 
     @field_validator("target_new", "target_new_id")
     @classmethod
     def _refuse_old_target(cls, new: str | None, info: ValidationInfo) -> str | None:
         """Refuse a new target, or its id, that is the old one."""
-        old = info.data.get(str(info.field_name).replace("new", "true"))  # of target_true, or target_true_id
+        old = info.data.get(_OLD_FIELDS[str(info.field_name)])
         if new and old and new.casefold() == old.casefold():
             raise ValueError(f"{new!r} is also the old target, so there is nothing to edit; give another one")
         return new
@@ -367,6 +362,18 @@ class Edit(Record):
             if (is_entity_id(name) or is_property_id(name)) and id_ in (None, name):
                 raise PydanticCustomError("bare_id", _BARE_ID, {"field": field, "name": name})
         return self
+
+
+def _way_to_a_place(prompt: str, subject: str | None) -> str:
+    """Return what to do about a prompt without {}; None: the subject is not known."""
+    way = "write {} where the subject's name belongs"
+    if not subject:
+        return way
+    match = re.search(whole(subject, prompt), prompt, re.IGNORECASE)
+    if match is None:
+        return f"the subject {subject!r} does not occur in it; {way}"
+    with_place = prompt[: match.start()] + "{}" + prompt[match.end() :]
+    return f"write {with_place!r}"
 
 
 def is_entity_id(name: object) -> TypeGuard[str]:

@@ -33,7 +33,7 @@ from kg_edit.edits.edit import (
     is_entity_id,
     is_property_id,
 )
-from kg_edit.edits.templates import RelationTemplates
+from kg_edit.edits.templates import RelationTemplate, RelationTemplates
 from kg_edit.errors import ConfigError, EditError, Fault, did_you_mean
 from kg_edit.languages import ENGLISH, FORM_LANGUAGES, check_language, fill, fit
 
@@ -328,25 +328,29 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
         name = None
     language = language_of(fields, ENGLISH)
     template = templates.find(property_id, language) or templates.find(name, language)
-    if name and not (template or property_id or prompt):
-        _refuse_misspelt(name, templates)
-
-    paraphrases: Fields = {}
     if template:
-        label = name or template.label
-        property_id = property_id or template.property_id
-        if not prompt:
-            subject = str(fields.get("subject") or "")
-            prompt = fit(template.template, subject, language)
-            if template.paraphrase and not fields.get("paraphrases"):
-                paraphrases["paraphrases"] = [fill(template.paraphrase, subject, language)]
-    else:
-        label = name or labels.get(property_id or "", "")
-        if label and not prompt and language == ENGLISH:
-            prompt = MADE_UP.format(label)
+        relation = {"relation": name or template.label, "relation_id": property_id or template.property_id or None}
+        if prompt:
+            return {**relation, "prompt": prompt}
+        return relation | _fill_template(template, fields, language)
+
+    if name and not property_id and not prompt:
+        _refuse_misspelt(name, templates)
+    label = name or labels.get(property_id or "", "")
+    if label and not prompt and language == ENGLISH:
+        prompt = MADE_UP.format(label)
     if not prompt:
         raise EditError([Fault("relation", _why_no_prompt(property_id, label, language))])
-    return {"relation": label or None, "relation_id": property_id or None, "prompt": prompt, **paraphrases}
+    return {"relation": label or None, "relation_id": property_id or None, "prompt": prompt}
+
+
+def _fill_template(template: RelationTemplate, fields: Row, language: str) -> Fields:
+    """Return the prompt that a relation's template makes, and a paraphrase if it has one and the row has none."""
+    subject = str(fields.get("subject") or "")
+    prompts: Fields = {"prompt": fit(template.template, subject, language)}
+    if template.paraphrase and not fields.get("paraphrases"):
+        prompts["paraphrases"] = [fill(template.paraphrase, subject, language)]
+    return prompts
 
 
 def _refuse_misspelt(relation: str, templates: RelationTemplates) -> None:
