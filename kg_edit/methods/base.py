@@ -100,7 +100,7 @@ class EditingMethod(ABC):
     def __init__(self, model: LanguageModel, config: MethodConfig, *, graph: Any = None) -> None:
         self._refuse_no_graph(graph)
         if model.is_quantised and self.family in _CHANGE_STORED_WEIGHTS:
-            raise refuse_quantised(self.name)
+            refuse_quantised(self.name)
         if model.is_recurrent and not self.takes_recurrent:
             refuse_recurrent(model.name)
         if config.preset_name not in config.preset_names():

@@ -141,7 +141,7 @@ def known_architectures() -> dict[str, ModelSpec]:
 
 
 def find_spec(config: PreTrainedConfig) -> ModelSpec:
-    """Return the spec for a ``config.model_type``; every mixture of experts that is not in the table has the same."""
+    """Return the row of the table for ``config.model_type``; a mixture of experts without a row has `_EXPERTS`."""
     known = known_architectures()
     text = config.get_text_config()
     if getattr(text, "num_kv_shared_layers", 0):
@@ -178,10 +178,10 @@ def refuse_recurrent(name: str) -> NoReturn:
     )
 
 
-def refuse_quantised(name: str) -> UnsupportedModelError:
-    """Return the error for a method of this name that trains or rewrites stored weights, on a quantised model."""
-    return UnsupportedModelError(
-        f"{name} changes the stored weights, and this model's are quantised; take a method whose change stays beside "
+def refuse_quantised(method: str) -> NoReturn:
+    """Refuse a quantised model for a method of this name, which trains or rewrites the stored weights."""
+    raise UnsupportedModelError(
+        f"{method} changes the stored weights, and this model's are quantised; take a method whose change stays beside "
         "them (rome, glame, memit, alphaedit, lora, grace) or in the prompt (rag, graph-memory), or load the model in "
         "bfloat16"
     )
@@ -210,7 +210,7 @@ def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
     is_linear = hasattr(down, "in_features")  # also one with a quantised weight, of another shape or name
     if not is_linear and not (isinstance(weight, nn.Parameter) and weight.dim() == 2):
         raise UnsupportedModelError(
-            f"{spec.blocks}.0.{spec.down_projection} is a {type(down).__name__}, which is no linear layer; give the "
+            f"{spec.blocks}.0.{spec.down_projection} is a {type(down).__name__}, which is not a linear layer; give the "
             "path of the block's second matrix"
         )
 
@@ -263,18 +263,19 @@ def fingerprint_of(family: str, parameters: Iterable[tuple[str, Tensor]]) -> str
 def _pick_elements(stored: Tensor) -> Tensor:
     """Return an element of each row and each column of a parameter, as a vector.
 
-    These are the elements (0, 0), (1, 1), … of the matrix; the shorter index wraps around, so that all rows and columns
-    count.
+    These are the elements (0, 0), (1, 1), … of the matrix. The shorter index starts again from 0 at its end: of a
+    matrix [2, 3] they are (0, 0), (1, 1), (0, 2).
     """
     import torch
 
     if not stored.numel():
         return stored.reshape(-1)
-    if not stored.is_floating_point():  # packed by a quantisation: one long column
-        stored = stored.reshape(-1)[:: max(1, stored.numel() // _PACKED_ELEMENTS)]
+    if not stored.is_floating_point():  # packed by a quantisation, which keeps no rows and columns: every n-th element
+        step = max(1, stored.numel() // _PACKED_ELEMENTS)
+        return stored.reshape(-1)[::step]
     if stored.dim() == 0:  # a single number
         stored = stored.reshape(1)
-    matrix = stored.reshape(-1, stored.shape[-1])
+    matrix = stored.reshape(-1, stored.shape[-1])  # a vector is a matrix with one row
     rows, columns = matrix.shape
     steps = torch.arange(max(rows, columns), device=matrix.device)
     return matrix[steps % rows, steps % columns]
