@@ -15,7 +15,9 @@ def lazy_names(
 
     The first imports a name; the second lists the names that are not imported yet as well.
     """
-    home = {name: module for module, defined in names.items() for name in defined}
+    home: dict[str, str] = {}  # the module of each name
+    for module, defined in names.items():
+        home |= dict.fromkeys(defined, module)
 
     def import_name(name: str) -> object:
         if name not in home:

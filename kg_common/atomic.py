@@ -22,7 +22,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     target = path.resolve()
     try:
-        scratch = target.with_name(f".{path.name[:50]}-{secrets.token_hex(4)}")  # the same file system
+        # In the same folder, and so on the same file system; of a long name the beginning, as names have a limit.
+        scratch = target.with_name(f".{path.name[:50]}-{secrets.token_hex(4)}")
         with scratch.open("xb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777  # what the umask leaves
         try:
@@ -45,8 +46,10 @@ def user_path(path: str | Path) -> Path:
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
     """Write a file with `replacing`, and return `path`. Text is encoded as UTF-8; lone surrogates become "?"."""
     path = Path(path)
+    if isinstance(content, str):
+        content = content.encode("utf-8", errors="replace")
     with replacing(path) as scratch:
-        scratch.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", errors="replace"))
+        scratch.write_bytes(content)
     return path
 
 

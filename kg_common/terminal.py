@@ -21,7 +21,9 @@ def one_line(text: str) -> str:
 
 def number_of(number: int, noun: str) -> str:
     """Return a number with its noun: "1 edit", "2 edits"."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}s"
 
 
 def plain(text: str) -> str:
