@@ -15,7 +15,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,14 +78,23 @@ def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck 
     try:
         text = _decoded(path)
     except UnicodeDecodeError as error:
-        row = None
-        if suffix != ".json":
-            # The row with the first wrong byte is the last one of the text before it.
-            before = error.object[: error.start].decode("utf-8").removeprefix("\ufeff") + "?"
-            with suppress(EditRowError):  # the header of the table is cut off
-                row = sum(1 for _ in _rows(path, before, header_fault)) or None
-        raise _not_utf8(path, error, row=row) from None
+        raise _not_utf8(path, error, row=_row_of_byte(path, error, header_fault)) from None
     return list(_rows(path, text, header_fault))
+
+
+def _row_of_byte(path: Path, error: UnicodeDecodeError, header_fault: HeaderCheck | None) -> int | None:
+    """Return the number of the row with the first byte that is not UTF-8; None if it is in no row, or in a .json file.
+
+    It is the last row of the text that ends with this byte.
+    """
+    if path.suffix.lower() == ".json":
+        return None
+    before = error.object[: error.start].decode("utf-8").removeprefix("\ufeff")
+    try:
+        rows = list(_rows(path, before + "?", header_fault))
+    except EditRowError:  # the byte is in the header of a table, which is now cut off
+        return None
+    return len(rows) or None
 
 
 def utf8_text(path: Path) -> str:
@@ -98,6 +106,7 @@ def utf8_text(path: Path) -> str:
 
 
 def _decoded(path: Path) -> str:
+    """Return the text of a file without its byte order mark; one that is not UTF-8 raises UnicodeDecodeError."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:  # a pipe or a device has no size, and perhaps no end
@@ -113,6 +122,7 @@ def _decoded(path: Path) -> str:
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError, *, row: int | None = None) -> EditRowError:
+    """Return the error for a file that is not UTF-8; ``row`` is the row of its first wrong byte, if that is known."""
     line = error.object.count(b"\n", 0, error.start) + 1
     message = f"found the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
     position = f"line {line}, byte offset {error.start}"
@@ -120,29 +130,45 @@ def _not_utf8(path: Path, error: UnicodeDecodeError, *, row: int | None = None) 
 
 
 def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
+    """Yield the rows of a text in the format that the file's ending names."""
     suffix = path.suffix.lower()
     if suffix in _USUAL_SEPARATORS:
         separator = _find_separator(text, usual=_USUAL_SEPARATORS[suffix])
         yield from _table(path, text, separator, header_fault)
     elif suffix == ".jsonl":
-        # splitlines() would also split at U+2028 and similar characters, which JSON strings may contain.
-        for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
-            if not line.strip():
-                continue
-            try:
-                yield RawRow(number, _parse_json(line))
-            except json.JSONDecodeError as error:
-                message = f"not JSON, column {error.colno}: {error.msg}"
-                yield RawRow(number, RowFault("", f"{message}; expected one whole object {{...}} on the line"))
-    elif text.strip():
+        yield from _json_lines(text)
+    else:
+        yield from _json_list(path, text)
+
+
+def _json_lines(text: str) -> Iterator[RawRow]:
+    """Yield the rows of a .jsonl file; a line that is not JSON is a row with a fault."""
+    # splitlines() would also split at U+2028 and similar characters, which JSON strings may contain.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
-            content = _parse_json(text)
+            value = _parse_json(line)
         except json.JSONDecodeError as error:
-            expected = "one list of objects; for one object per line, name the file .jsonl"
-            problem = f"not JSON: {error.msg}; expected {expected}"
-            raise EditRowError(path, problem, position=f"line {error.lineno}, column {error.colno}") from None
-        for number, row in enumerate(content if isinstance(content, list) else [content], 1):
-            yield RawRow(number, row)
+            message = f"not JSON, column {error.colno}: {error.msg}"
+            value = RowFault("", f"{message}; expected one whole object {{...}} on the line")
+        yield RawRow(number, value)
+
+
+def _json_list(path: Path, text: str) -> Iterator[RawRow]:
+    """Yield the rows of a .json file: the entries of its list, or the one object that it is."""
+    if not text.strip():
+        return
+    try:
+        content = _parse_json(text)
+    except json.JSONDecodeError as error:
+        expected = "one list of objects; for one object per line, name the file .jsonl"
+        problem = f"not JSON: {error.msg}; expected {expected}"
+        raise EditRowError(path, problem, position=f"line {error.lineno}, column {error.colno}") from None
+    rows = content if isinstance(content, list) else [content]
+    for number, row in enumerate(rows, 1):
+        yield RawRow(number, row)
 
 
 def _find_separator(text: str, *, usual: str) -> str:
@@ -156,16 +182,21 @@ def _find_separator(text: str, *, usual: str) -> str:
 
 
 def _parse_json(text: str) -> object:
-    """Parse a JSON text. An object with a duplicate name, at any depth, makes the outermost object a `RowFault`."""
+    """Parse a JSON text. An object with a duplicate name, at any depth, makes the outermost object a `RowFault`.
+
+    `json` builds the inner objects first, each with `_read_object`. A fault in one of them is a value of the next
+    outer object, which becomes a fault too, with its own name in front: {"a": [{"b": 1, "b": 2}]} is one of a[0].b.
+    """
     try:
-        return parse(text, most=_MOST_VALUES, pairs=_object)
+        return parse(text, most=_MOST_VALUES, pairs=_read_object)
     except json.JSONDecodeError:
         raise
     except ValueError as error:  # a number of 5000 digits, or too deep nesting
         raise json.JSONDecodeError(str(error), text, 0) from None
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object] | RowFault:
+def _read_object(pairs: list[tuple[str, object]]) -> dict[str, object] | RowFault:
+    """Return the object with these fields and values, or the fault of a name that occurs twice, here or further in."""
     fields: dict[str, object] = {}
     for name, value in pairs:
         faults = list(_faults(name, value))
@@ -196,36 +227,46 @@ def _faults(field: str, value: object) -> Iterator[RowFault]:
 
 
 def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
+    """Yield the rows of a table behind its header, each as {column: cell}."""
     rows = table_rows(io.StringIO(text, newline=""), separator)
     line, header = next(rows, (0, None))
     if header is None:
         return
-    if isinstance(header, RowFault):
-        raise EditRowError(path, header.message, position=f"line {line}")
-    # A spreadsheet may have several empty columns, which have no name.
-    named = [name for name in header if name]
-    problem = header_fault(named) if header_fault else None
-    repeated = [name for name in named if named.count(name) > 1]
-    if not problem and repeated:
-        problem = f"the column {repeated[0]!r} occurs twice; keep one"
+    problem = header.message if isinstance(header, RowFault) else _header_problem(header, header_fault)
     if problem:
         raise EditRowError(path, problem, position=f"line {line}")
     for line, cells in rows:
         if isinstance(cells, RowFault):
             yield RawRow(line, cells)
-            continue
-        if len(cells) != len(header):
-            message = f"found {len(cells)} cells; expected {len(header)}, one for each column"
-            fault = RowFault("", f"{message}; put a cell that contains the separator in double quotes")
-            yield RawRow(line, fault)
-            continue
-        columns = list(zip(header, cells, strict=True))
-        unnamed = [cell for name, cell in columns if cell and not name]
-        if unnamed:
-            message = f"found {unnamed[0]!r} in a column without a name"
-            yield RawRow(line, RowFault("", f"{message}; name the column in the header, or empty the cell"))
-            continue
-        yield RawRow(line, {name: cell for name, cell in columns if cell})
+        else:
+            yield RawRow(line, _cells_by_column(header, cells))
+
+
+def _header_problem(header: Sequence[str], header_fault: HeaderCheck | None) -> str | None:
+    """Return what is wrong with the header of a table, or None; ``header_fault`` is the caller's check."""
+    named = [name for name in header if name]  # a spreadsheet may have several empty columns, which have no name
+    problem = header_fault(named) if header_fault else None
+    if problem:
+        return problem
+    for name in named:
+        if named.count(name) > 1:
+            return f"the column {name!r} occurs twice; keep one"
+    return None
+
+
+def _cells_by_column(header: Sequence[str], cells: Sequence[str]) -> dict[str, str] | RowFault:
+    """Return the cells of a row that are not empty, by column, or the fault of a row that does not fit the header."""
+    if len(cells) != len(header):
+        message = f"found {len(cells)} cells; expected {len(header)}, one for each column"
+        return RowFault("", f"{message}; put a cell that contains the separator in double quotes")
+    by_column = {}
+    for name, cell in zip(header, cells, strict=True):
+        if cell and not name:
+            message = f"found {cell!r} in a column without a name"
+            return RowFault("", f"{message}; name the column in the header, or empty the cell")
+        if cell:
+            by_column[name] = cell
+    return by_column
 
 
 def entries(cell: str) -> list[str]:
