@@ -56,11 +56,17 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     ) -> None:
         # A process may have no stderr, such as one of pythonw or of a service.
         self._logs = not (sys.stderr and sys.stderr.isatty())
+        interval = _REDRAW_S
+        least_items = None  # tqdm looks at the clock only after as many items as there were in the last interval
+        if self._logs:
+            delay = _LINE_S
+            interval = _LINE_S
+            least_items = 1
         self._ended = Event()
         self._stopped = False
         self._moved = time.time()  # when work was last counted
-        self._phase: tuple[str, int, float] | None = None  # its name, its items, and when it began
-        self._timed: dict[str, tuple[int, float]] = {}  # items and seconds of the ended phases
+        self._phase: tuple[str, int, float] | None = None  # the present one: its name, its items, and when it began
+        self._timed: dict[str, tuple[int, float]] = {}  # items and seconds of the ended phases, by name
         super().__init__(
             items,
             desc=title,
@@ -70,9 +76,9 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
             initial=done,
             disable=not shown,
             leave=leave,
-            delay=_LINE_S if self._logs else delay,
-            mininterval=_LINE_S if self._logs else _REDRAW_S,
-            miniters=1 if self._logs else None,  # else tqdm looks at the clock only after as many as in the last line
+            delay=delay,
+            mininterval=interval,
+            miniters=least_items,
         )
         if self._logs and shown:  # the thread does not keep a bar alive that is not closed
             Thread(target=_log_lines, args=(weakref.ref(self), self._ended), daemon=True).start()
@@ -103,11 +109,12 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     def phase(self, name: str, items: int) -> None:
         """Begin a phase of ``items`` items. Each item has all phases, whose mean times give the time that is left."""
         now = time.time()
-        if self._phase and self._phase[1]:
-            before, count, since = self._phase
-            done, seconds = self._timed.get(before, (0, 0.0))
-            self._timed[before] = done + count, seconds + now - since
-        self._phase = name, items, now
+        if self._phase:
+            ended, count, since = self._phase
+            if count:
+                done, seconds = self._timed.get(ended, (0, 0.0))
+                self._timed[ended] = (done + count, seconds + now - since)
+        self._phase = (name, items, now)
 
     def note(self, text: str) -> None:
         """Show ``text`` after the numbers from now on, also while the first item is not done."""
@@ -168,27 +175,39 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         """Return the seconds that are left, from what was done in this run; 0 if that is not known."""
         if self.total is None:
             return 0.0
-        now = time.time()
-        done: float = self.n - self.initial
-        more: float = self.total - self.n
         if self._phase:
             name, items, since = self._phase
             if name not in self._timed:
                 return 0.0
-            # All items of this run pass each phase, at the mean time that an item has taken there so far.
-            rest = 0.0
-            for count, seconds in self._timed.values():
-                rest += seconds / count * max(0, done + more - count)
-            # Take off what the present phase has used; where it takes longer than its mean, the later ones are left.
-            count, seconds = self._timed[name]
-            return rest - min(now - since, seconds / count * items)
+            # Where the present phase takes longer than its mean, its own time is over, and the later ones are left.
+            used = min(time.time() - since, self._mean_seconds(name) * items)
+            return self._remaining_in_phases() - used
+
+        done: float = self.n - self.initial
+        more: float = self.total - self.n
         if not done:
             return 0.0
         each: float = (self._moved - self.start_t) / done
-        remaining = each * more - (now - self._moved)
+        remaining = each * more - (time.time() - self._moved)
         if remaining <= 0 or more <= 0:
             return 0.0  # an estimate whose time is over is not shown
         return max(remaining, each * min(1, more))  # a last chunk may be more than is left
+
+    def _remaining_in_phases(self) -> float:
+        """Return the seconds that were left when the present phase began.
+
+        All items of this run pass each phase, at the mean time that an item has taken there so far.
+        """
+        items: float = self.total - self.initial
+        remaining = 0.0
+        for name, (passed, _) in self._timed.items():
+            remaining += self._mean_seconds(name) * max(0, items - passed)
+        return remaining
+
+    def _mean_seconds(self, phase: str) -> float:
+        """Return the mean seconds that an item has taken in the ended phases of a name."""
+        items, seconds = self._timed[phase]
+        return seconds / items
 
 
 def _log_lines(bar: weakref.ref[Bar], ended: Event) -> None:
