@@ -36,6 +36,7 @@ RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model
 CUDA = 0.5e9  # work memory of libraries, and of a captured step; measured on an H200: 0.3 to 0.9 GB (`bench/gpu.py`)
 FLOAT32 = 4
 FLOAT64 = 8
+_TRAINED = 4 * FLOAT32  # bytes of a trained number: itself, its gradient and Adam's two means, in float32
 _BLOCK = 64  # weights of nf4 that share a scale, as bitsandbytes stores them
 _RECORD = 9e3  # bytes of an edit's texts and record, measured
 _ENCODED = 10e3  # bytes of its encoded prompts, measured
@@ -116,16 +117,16 @@ class Job:
         load = self.load
         facts = 1
         if self.method.joint:
-            facts = self.edits * self.load.facts
+            facts = self.edits * load.facts
         match self.method.trains:
             case "value":  # [d] a fact
                 return float(shape.width * facts)
-            case "graph network":  # two matrices [d, d] for each hop; of a batch, as many as fit into the limit
-                numbers = 2.0 * load.hops * shape.width**2
-                if not numbers:
+            case "graph network":  # two matrices [d, d] for each hop
+                network = 2.0 * load.hops * shape.width**2
+                if not network:
                     return 0.0
-                most = int(self.limit / (4.0 * FLOAT32 * numbers))
-                return numbers * max(1, min(facts, most))
+                fitting = int(self.limit / (_TRAINED * network))  # networks of a batch that fit into the limit
+                return network * max(1, min(facts, fitting))
             case "weight":  # [d, d_ff] in each layer
                 return float(shape.width) * shape.inner * len(self.layers)
             case "all weights":
@@ -163,30 +164,12 @@ def memory_parts(job: Job) -> Iterator[Part]:
     if job.method.trains in ("value", "graph network"):
         yield _prompts_part(job)
     if job.load.kept:
-        yield Part(
-            what="beginnings of questions",
-            bytes=min(MEGABYTES * 2**20, float(job.edits) * job.load.kept * job.shape.cache * job.size),
-            phase="editing",
-            memory=job.memory,
-            formula=f"{job.load.kept} tokens an edit, at most {MEGABYTES:.0f} MB",
-        )
-    if job.trained:  # each number, its gradient and Adam's two means, in float32
-        yield Part(
-            what="trained numbers, and Adam",
-            bytes=4.0 * FLOAT32 * job.trained,
-            phase="editing",
-            memory=job.memory,
-            formula=f"{job.trained:,.0f} numbers x 16",
-        )
+        yield _beginnings_part(job)
+    if job.trained:
+        yield _trained_part(job)
     yield _patch_part(job)
     yield _texts_part(job)
-    yield Part(
-        what="checks of unedited and edited model",
-        bytes=float(BATCH_ROWS * job.shape.vocabulary * (job.size + 2 * FLOAT32)),
-        phase="checking",
-        memory=job.memory,
-        formula=f"{BATCH_ROWS} rows of logits, with float32 copies",
-    )
+    yield _checks_part(job)
 
 
 def _base_parts(job: Job) -> Iterator[Part]:
@@ -264,48 +247,99 @@ def _count_row_tokens(job: Job) -> int:
     return load.rows * _TAIL
 
 
+def _beginnings_part(job: Job) -> Part:
+    """Return the keys and values of the beginnings of questions, which the engine keeps."""
+    kept = job.load.kept
+    return Part(
+        what="beginnings of questions",
+        bytes=min(MEGABYTES * 2**20, float(job.edits) * kept * job.shape.cache * job.size),
+        phase="editing",
+        memory=job.memory,
+        formula=f"{kept} tokens an edit, at most {MEGABYTES:.0f} MB",
+    )
+
+
+def _trained_part(job: Job) -> Part:
+    """Return what an optimiser holds."""
+    return Part(
+        what="trained numbers, and Adam",
+        bytes=_TRAINED * job.trained,
+        phase="editing",
+        memory=job.memory,
+        formula=f"{job.trained:,.0f} numbers x {_TRAINED}",
+    )
+
+
+def _checks_part(job: Job) -> Part:
+    """Return the logits of a batch of rows of the checks before and after."""
+    return Part(
+        what="checks of unedited and edited model",
+        bytes=float(BATCH_ROWS * job.shape.vocabulary * (job.size + 2 * FLOAT32)),
+        phase="checking",
+        memory=job.memory,
+        formula=f"{BATCH_ROWS} rows of logits, with float32 copies",
+    )
+
+
 def _prompts_part(job: Job) -> Part:
     """Return what a descent keeps of the facts that it takes at once, and of the contexts, which all facts share.
 
         bytes = (facts at once x numbers of a fact + tokens of the contexts x c) x bytes of a number
 
-        numbers of a fact = T c + 3 d R t + R d_ff + V        in a recurrent model: 2 d T + R d_ff + V
-
-    T are the tokens of a fact's rows and c the keys and values of a token in all blocks. R are the rows, the bare
-    prompt among them once more, and t the tokens of a tail: of these the input of the edited block, that of the block
-    above and the last output are kept, 3 d. A row has a key, d_ff, and one row has its clean logits, V. A recurrent
-    model keeps no keys and values, but the input of the edited block and the last output of each token, 2 d.
+    c is the number of a token's keys and values in all blocks.
     """
     shape = job.shape
     load = job.load
-    rows = load.rows + 1
-    if shape.recurrent:
-        fact_tokens = _count_row_tokens(job)
-        context_tokens = 0.0
-        states = 2.0 * shape.width * fact_tokens
-    else:
-        fact_tokens = load.rows * _PROMPT
+    fact_tokens = _count_fact_tokens(job)
+    context_tokens = 0.0
+    if not shape.recurrent:
         context_tokens = float(load.context_tokens)
-        states = fact_tokens * shape.cache + 3.0 * rows * _TAIL * shape.width
-    numbers = states + rows * shape.inner + shape.vocabulary
 
     facts = load.facts * min(job.edits, load.together)
     if job.method.joint:
         facts = load.facts * job.edits
     if facts <= 1:
         context_tokens *= 2  # the rows of a fact alone have a copy
-    token_bytes = 2.0 * shape.width * shape.layers * job.size  # as `ValueMethod.portions` counts
+    # Of the facts, as many are taken at once as fit into the limit, as `ValueMethod.portions` counts.
+    token_bytes = 2.0 * shape.width * shape.layers * job.size
     room = job.limit - context_tokens * token_bytes
-    most_facts = max(1.0, room / (token_bytes * max(fact_tokens, 1)))
-    at_once = min(float(facts), most_facts)
+    fitting = max(1.0, room / (token_bytes * max(fact_tokens, 1)))
+    at_once = min(float(facts), fitting)
     return Part(
         what="prompts: keys, values, states",
-        bytes=(at_once * numbers + context_tokens * shape.cache) * job.size,
+        bytes=(at_once * _count_fact_numbers(job) + context_tokens * shape.cache) * job.size,
         phase="editing",
         memory=job.memory,
         formula=f"{fact_tokens} tokens a fact, {number_of(facts, 'fact')} within --memory; "
         f"contexts: {context_tokens:.0f} tokens",
     )
+
+
+def _count_fact_tokens(job: Job) -> int:
+    """Return T, the tokens of a fact's rows that a descent keeps."""
+    if job.shape.recurrent:
+        return _count_row_tokens(job)
+    return job.load.rows * _PROMPT
+
+
+def _count_fact_numbers(job: Job) -> float:
+    """Return how many numbers a descent keeps of a fact.
+
+        T c + 3 d R t + R d_ff + V        in a recurrent model: 2 d T + R d_ff + V
+
+    T are the tokens of the fact's rows and c the keys and values of a token. R are the rows, the bare prompt among them
+    once more, and t the tokens of a tail: of these the input of the edited block, that of the block above and the last
+    output are kept, 3 d. A row has a key, d_ff, and one row has its clean logits, V. A recurrent model keeps no keys
+    and values, but the input of the edited block and the last output of each token, 2 d.
+    """
+    shape = job.shape
+    tokens = _count_fact_tokens(job)
+    rows = job.load.rows + 1
+    if shape.recurrent:
+        states = 2.0 * shape.width * tokens
+    else:
+        states = tokens * shape.cache + 3.0 * rows * _TAIL * shape.width
+    return states + rows * shape.inner + shape.vocabulary
 
 
 def _patch_part(job: Job) -> Part:
@@ -369,22 +403,11 @@ def _texts_part(job: Job) -> Part:
 
 def _covariance_parts(job: Job) -> Iterator[Part]:
     """Yield what C takes: to measure it, to compare it with that of half the text, to factor it, and to hold it."""
-    shape = job.shape
     layers = len(job.layers)
-    square = float(shape.inner) ** 2
+    square = float(job.shape.inner) ** 2  # numbers of C, [d_ff, d_ff]
     tokens, piece = _count_text(job)
     yield _measuring_part(job, piece)
-
-    compared = 0.0
-    if tokens > piece:  # C, its factor and a copy, in float64; the sums of all layers and of their halves
-        compared = square * (3 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2)
-    memory = job.memory
-    free = job.machine.accelerator
-    if free is not None and free < job.weights + compared:
-        memory = "main memory"
-    formula = f"d_ff² x (24 + 6 x {layers})"
-    yield Part(what="comparing C", bytes=compared, phase="comparing C", memory=memory, formula=formula)
-
+    yield _comparing_part(job, is_compared=tokens > piece)
     yield Part(
         what="C",
         bytes=layers * square * FLOAT32,
@@ -411,6 +434,24 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
     )
 
 
+def _comparing_part(job: Job, *, is_compared: bool) -> Part:
+    """Return what a comparison of C with that of half the text takes: on the device if it has room, else on the CPU.
+
+    That is C, its factor and a copy in float64, 3 x 8 bytes a number, and for each layer the upper halves of its sum in
+    float64 and of the copy of that in float32, (8 + 4) / 2 bytes.
+    """
+    layers = len(job.layers)
+    compared = 0.0
+    if is_compared:
+        compared = float(job.shape.inner) ** 2 * (3 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2)
+    memory = job.memory
+    free = job.machine.accelerator
+    if free is not None and free < job.weights + compared:
+        memory = "main memory"
+    formula = f"d_ff² x (24 + 6 x {layers})"
+    return Part(what="comparing C", bytes=compared, phase="comparing C", memory=memory, formula=formula)
+
+
 def _count_text(job: Job) -> tuple[int, int]:
     """Return how many tokens C is measured from, and how many of them are in a piece; of more pieces C is compared."""
     config = job.load.covariance
@@ -431,14 +472,14 @@ def _measuring_part(job: Job, piece: int) -> Part:
     sums = layers * float(shape.inner) ** 2 * FLOAT64 / 2  # half of each symmetric C, in float64
     if config.corpus == "self":
         logits = 4.0 * FLOAT32 * SelfCorpus.rows * shape.vocabulary
-        taken = float(job.size) * shape.cache * piece + logits + sums
+        needed = float(job.size) * shape.cache * piece + logits + sums
         formula = f"keys and values of {SelfCorpus.rows} x {SelfCorpus.length} tokens, logits, sums"
     else:
         states = job.size * batch_tokens(cpu=job.machine.is_cpu) * (4.0 * shape.width + 3.0 * shape.inner)
         waiting = layers * FLOAT32 * WAITING * shape.inner
-        taken = states + waiting + sums
+        needed = states + waiting + sums
         formula = "a block's states of a pass, waiting keys, sums"
-    return Part(what="measuring C", bytes=taken, phase="measuring C", memory=job.memory, formula=formula)
+    return Part(what="measuring C", bytes=needed, phase="measuring C", memory=job.memory, formula=formula)
 
 
 def _peak(parts: Iterable[Part]) -> float:
