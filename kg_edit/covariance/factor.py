@@ -53,6 +53,25 @@ def _list_attempts(device: torch.device) -> list[_Attempt]:
     return attempts
 
 
+class _Factored(NamedTuple):
+    """The Cholesky factor of A = C + shift I, and what a solution with it needs besides.
+
+    A matrix may be in main memory, if the device is almost full.
+    """
+
+    lower: Tensor  # L with A = L L^T, [d_ff, d_ff], in the type of the attempt
+    shift: Tensor  # ridge mean(diag C), a number in float64
+    moment: Tensor | None  # C [d_ff, d_ff], for the residuals of a factor in float32; None: L is in float64
+
+    def solve(self, columns: Tensor, device: torch.device) -> Tensor | None:
+        """Return A^-1 B in float64 on ``device``, of columns B there; None if A is too ill-conditioned for float32."""
+        lower = self.lower.to(device, non_blocking=True)
+        if self.moment is None:
+            return torch.cholesky_solve(columns, lower)
+        moment = self.moment.to(device, non_blocking=True)
+        return refine(moment, self.shift, lower, columns)
+
+
 class Factor:
     """The Cholesky factor of A = C + ridge mean(diag C) I, and A^-1 B with it.
 
@@ -66,60 +85,55 @@ class Factor:
         self._c = moment
         self._ridge = ridge
         self._attempts = _list_attempts(device)  # the first is the current one; those that failed are removed
-        self._lower: Tensor | None = None  # L of the current attempt [d_ff, d_ff], made when it is first needed
-        self._shift = torch.zeros(())  # ridge mean(diag C), in float64
+        self._factored: _Factored | None = None  # of the current attempt, made when it is first needed
 
     def solve(self, columns: Tensor) -> Tensor:
         """Return A^-1 B in float64, on the device of ``columns`` B [d_ff, n], which is in float64."""
         while True:
             attempt = self._attempts[0]
             try:
-                solution = self._try(attempt, columns)
+                solution = self._try(attempt, columns.to(attempt.device))
             except (RuntimeError, MemoryError) as error:
                 if attempt.device == CPU or not is_memory_error(error):
                     raise
                 log.debug("%s has no room for a matrix of size %d, so the CPU solves", attempt.device, len(self._c))
                 self._attempts = self._attempts[-1:]
-                self._c = self._c.cpu()
-            else:
-                if solution is not None:
-                    return solution.to(columns.device)
-                log.debug("a matrix of size %d is too ill-conditioned for a factor in float32", len(self._c))
-                self._attempts = self._attempts[1:]
-            self._lower = None
+                self._factored = None
+                continue
+            if solution is not None:
+                return solution.to(columns.device)
+            log.debug("a matrix of size %d is too ill-conditioned for a factor in float32", len(self._c))
+            self._attempts = self._attempts[1:]
+            self._factored = None
 
     def _try(self, attempt: _Attempt, columns: Tensor) -> Tensor | None:
         """Return A^-1 B on the attempt's device; None if A is too ill-conditioned for float32."""
-        if self._lower is None:
-            self._lower = self._factor(attempt)
-        if self._lower is None:
+        if self._factored is None:
+            self._factored = _factor(self._c, self._ridge, attempt)
+        if self._factored is None:
             return None
-        rhs = columns.to(attempt.device)
-        lower = self._lower.to(attempt.device, non_blocking=True)
-        if attempt.exact:
-            return torch.cholesky_solve(rhs, lower)
-        moment = self._c.to(attempt.device, non_blocking=True)
-        return refine(moment, self._shift, lower, rhs)
+        return self._factored.solve(columns, attempt.device)
 
-    def _factor(self, attempt: _Attempt) -> Tensor | None:
-        """Return the Cholesky factor L of A; None if float32 finds A not positive definite."""
-        if attempt.device.type == "cuda":  # cuSOLVER takes memory of its own, which torch may keep for later tensors
-            torch.cuda.empty_cache()
-        # C is sent as it is, and converted there; it may be gigabytes.
-        dtype = torch.float64 if attempt.exact else torch.float32
-        matrix = self._c.to(attempt.device).to(dtype, copy=True)
-        # The shift stays in float64: if it was rounded to float32, A would be another matrix.
-        self._shift = self._ridge * matrix.diagonal().double().mean()
-        matrix.diagonal().add_(self._shift)  # in place, so there is no second copy for the ridge
-        lower, failed = torch.linalg.cholesky_ex(matrix)
-        if failed and attempt.exact:
-            raise torch.linalg.LinAlgError("the matrix is not positive definite")  # type: ignore[attr-defined]
-        if failed:
-            return None
-        lower = _offload_if_tight(lower)
-        if not attempt.exact:  # the residuals need C there
-            self._c = _offload_if_tight(self._c.to(attempt.device))
-        return lower
+
+def _factor(moment: Tensor, ridge: float, attempt: _Attempt) -> _Factored | None:
+    """Factor A = C + ridge mean(diag C) I of ``moment`` C; None if float32 finds A not positive definite."""
+    if attempt.device.type == "cuda":  # cuSOLVER takes memory of its own, which torch may keep for later tensors
+        torch.cuda.empty_cache()
+    # C is sent as it is, and converted there; it may be gigabytes.
+    dtype = torch.float64 if attempt.exact else torch.float32
+    matrix = moment.to(attempt.device).to(dtype, copy=True)
+    # The shift stays in float64: if it was rounded to float32, A would be another matrix.
+    shift = ridge * matrix.diagonal().double().mean()
+    matrix.diagonal().add_(shift)  # in place, so there is no second copy for the ridge
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if failed and attempt.exact:
+        raise torch.linalg.LinAlgError("the matrix is not positive definite")  # type: ignore[attr-defined]
+    if failed:
+        return None
+    lower = _offload_if_tight(lower)
+    if attempt.exact:
+        return _Factored(lower, shift, None)
+    return _Factored(lower, shift, _offload_if_tight(moment.to(attempt.device)))
 
 
 def refine(moment: Tensor, shift: Tensor, lower: Tensor, columns: Tensor) -> Tensor | None:
