@@ -123,7 +123,7 @@ class TextCorpus:
         passed = 0  # tokens of all chunks before it
 
         @cache
-        def packs() -> bool:  # tested once, when the first chunk is fed
+        def packs() -> bool:  # asked when a chunk is fed, and tested once: who only counts tokens runs no model
             return can_pack(model)
 
         for row in self._encode(model):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -80,20 +79,30 @@ class Manifest(Identity):
     @classmethod
     def parse(cls, text: str, path: Path) -> Self:
         """Parse the JSON of a manifest; ``path`` is its file, for the error message."""
-        with suppress(ValueError, AttributeError, RecursionError):  # text that is not a JSON object is refused below
-            fields = json.loads(text)
-            form = str(fields.get("format", FORMAT))
-            version = fields.get("version", VERSION)
-            if form != FORMAT and form.startswith(FORMAT):
-                raise OtherFormatError(path, form)
-            if isinstance(version, int) and version > VERSION:  # it may have fields that are unknown here
-                raise CovarianceError(
-                    f"{path} has version {version} of the format; this kg-edit reads version {VERSION}: update it"
-                )
+        fields = _fields_of(text)  # before they are checked: another version may have fields that are unknown here
+        form = str(fields.get("format", FORMAT))
+        if form != FORMAT and form.startswith(FORMAT):
+            raise OtherFormatError(path, form)
+        version = fields.get("version", VERSION)
+        if isinstance(version, int) and version > VERSION:
+            raise CovarianceError(
+                f"{path} has version {version} of the format; this kg-edit reads version {VERSION}: update it"
+            )
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
             raise damaged(path, _describe_faults(error, cls)) from error
+
+
+def _fields_of(text: str) -> dict[str, Any]:
+    """Return the fields of a JSON object; {} for another text."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(fields, dict):
+        return {}
+    return fields
 
 
 def _describe_faults(error: ValidationError, kind: type[BaseModel]) -> str:

@@ -137,7 +137,7 @@ def batch_tokens(*, cpu: bool) -> int:
 def packed_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[TokenBatch]:
     """Yield batches of packed texts; the rows are as long as the longest text."""
     width = max((len(row) for row in rows), default=0)
-    bins = _fill(rows, width)
+    bins = _fill_bins(rows, width)
     size = max(1, batch_tokens(cpu=device.type == "cpu") // max(1, width))
     for start in range(0, len(bins), size):
         yield pack(bins[start : start + size], width, device)
@@ -160,10 +160,10 @@ def pack(bins: Sequence[Sequence[TokenRow]], width: int, device: torch.device) -
         for text in texts:
             row_ids += text
             row_positions += range(len(text))
-        filling = [0] * (width - len(row_ids))
-        real.append([True] * len(row_ids) + [False] * len(filling))
-        ids.append(row_ids + filling)
-        positions.append(row_positions + filling)
+        missing = width - len(row_ids)
+        ids.append(row_ids + [0] * missing)
+        positions.append(row_positions + [0] * missing)  # a position 0 begins a new text
+        real.append([True] * len(row_ids) + [False] * missing)
     return TokenBatch(
         ids=torch.tensor(ids, device=device),
         positions=torch.tensor(positions, device=device),
@@ -172,7 +172,7 @@ def pack(bins: Sequence[Sequence[TokenRow]], width: int, device: torch.device) -
     )
 
 
-def _fill(rows: Sequence[TokenRow], width: int) -> list[list[TokenRow]]:
+def _fill_bins(rows: Sequence[TokenRow], width: int) -> list[list[TokenRow]]:
     """Put each row, the longest first, into the first bin that still has room for it."""
     bins: list[list[TokenRow]] = []
     room: list[int] = []

@@ -110,7 +110,8 @@ def add_text(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, 
                 bar.update(keys.shape[:-1].numel())
 
         saved = time.monotonic()
-        for chunk in islice(corpus.chunks(model, tokens=total), sums.position.chunks, None):
+        chunks = corpus.chunks(model, tokens=total)
+        for chunk in islice(chunks, sums.position.chunks, None):  # without those that an earlier run has added
             if sums.position.takes_next_chunk:
                 chunk.feed(tuple(sums.moments), see)
             sums.end_chunk(chunk.tokens)
@@ -178,7 +179,7 @@ class Sums:
             if f"half.{layer}" in stored:
                 self.halves[layer] = stored[f"half.{layer}"]
         # C^-1 k of the probe keys at the last mark, so that they are solved once; a resumed run has to solve them again
-        self._directions = dict[int, Tensor | None]()
+        self._directions_at_mark = dict[int, Tensor | None]()
 
     @classmethod
     def load(cls, path: Path) -> Sums:
@@ -213,13 +214,15 @@ class Sums:
             moment.flush()  # so that a resumed run adds the same keys together, with the same rounding
             check_finite(moment.total, self.position.identities[layer])
         before = self.position.seen
-        seen = self.position.seen + tokens
+        seen = before + tokens
         first, *_ = self.moments.values()  # all have the same count
-        count = first.count
-        self._update_position(chunks=self.position.chunks + 1, seen=seen, count=count)
+        self._update_position(chunks=self.position.chunks + 1, seen=seen, count=first.count)
         passed_mark = any(before < mark <= seen for mark in self._marks())
-        if not passed_mark or seen >= self.position.total:
-            return
+        if passed_mark and seen < self.position.total:
+            self._compare_and_copy()
+
+    def _compare_and_copy(self) -> None:
+        """At a mark, note the doubling since the mark before, and copy the sums for the next one."""
         if self.position.parts == 1:  # the sums of a single shard are not comparable; shards are merged later
             self._update_position(doublings={layer: self._doublings(layer) for layer in self.moments})
         self.halves = {layer: moment.total.float() for layer, moment in self.moments.items()}
@@ -266,12 +269,13 @@ class Sums:
         before = self.position.half_count
         if layer not in self.halves or not 0 < before < moment.count:
             return earlier
-        if layer not in self._directions:  # a run that passed the last mark itself has them
-            self._directions[layer] = self._directions_of(layer, self.halves[layer], before)
-        first = self._directions[layer]
+        if layer in self._directions_at_mark:  # this run passed the last mark itself
+            first = self._directions_at_mark[layer]
+        else:
+            first = self._directions_of(layer, self.halves[layer], before)
         # Rounded like the copy of the sums, so that a resumed run finds the same angle.
         second = self._directions_of(layer, moment.total.float(), moment.count)
-        self._directions[layer] = second
+        self._directions_at_mark[layer] = second
         check = compare_directions(first, second, tokens_before=before, tokens=moment.count, ridge=self.position.ridge)
         if check is None:
             return earlier

@@ -54,6 +54,30 @@ class Covariance:
             return self
         return self._ridged.setdefault(ridge, replace(self, ridge=ridge))
 
+    def solve(self, key: Tensor, *, others: OtherKeys | None = None, weight: float = 0.0) -> Tensor:
+        """Return (C + w H)^-1 k in float64, with the ridge in C, where `exact` puts k.
+
+        Args:
+            key: k [d_ff], or one key in each column of [d_ff, keys].
+            others: H, the moment of keys whose outputs should change little; None: 0.
+            weight: w, where C has weight 1.
+        """
+        columns = exact(key).reshape(len(key), -1)
+        if others is None or not weight:
+            return self._solve(columns).reshape(key.shape)
+
+        # Woodbury with N = others.rows [n, d_ff] and A = C + w others.moment:
+        # (A + w N^T N)^-1 K = A^-1 K - A^-1 N^T (N A^-1 N^T + I / w)^-1 N A^-1 K
+        rows = others.rows.to(columns)  # N
+        a = others.add_moment_to(self, weight=weight)
+        both = a.solve(torch.cat([columns, rows.T], 1))  # A^-1 [K, N^T], [d_ff, keys + n]
+        solved_keys = both[:, : columns.shape[1]]  # A^-1 K
+        solved_rows = both[:, columns.shape[1] :]  # A^-1 N^T
+        inner = rows @ solved_rows
+        inner.diagonal().add_(1 / weight)  # N A^-1 N^T + I / w
+        solution: Tensor = solved_keys - solved_rows @ torch.linalg.solve(inner, rows @ solved_keys)
+        return solution.reshape(key.shape)
+
     def _solve(self, columns: Tensor) -> Tensor:
         """Return C^-1 B, with the ridge: where C is, if that is an accelerator with float64, else where B is.
 
@@ -71,29 +95,6 @@ class Covariance:
                 f"the covariance {self.id} from {self.tokens} tokens is not positive definite; "
                 f"use at least {10 * len(self.moment)} tokens, or a ridge above {self.ridge:g}"
             ) from error
-
-    def solve(self, key: Tensor, *, others: OtherKeys | None = None, weight: float = 0.0) -> Tensor:
-        """Return (C + w H)^-1 k in float64, with the ridge in C, where `exact` puts k.
-
-        Args:
-            key: k [d_ff], or one key in each column of [d_ff, keys].
-            others: H, the moment of keys whose outputs should change little; None: 0.
-            weight: w, where C has weight 1.
-        """
-        columns = exact(key).reshape(len(key), -1)
-        if others is None or not weight:
-            return self._solve(columns).reshape(key.shape)
-
-        # Woodbury with N = others.rows [n, d_ff] and A = C + w others.moment:
-        # (A + w N^T N)^-1 K = A^-1 K - A^-1 N^T (N A^-1 N^T + I / w)^-1 N A^-1 K
-        rows = others.rows.to(columns)  # N
-        both = others.add_moment_to(self, weight=weight).solve(torch.cat([columns, rows.T], 1))
-        solved_keys = both[:, : columns.shape[1]]  # A^-1 K
-        solved_rows = both[:, columns.shape[1] :]  # A^-1 N^T
-        inner = rows @ solved_rows
-        inner.diagonal().add_(1 / weight)  # N A^-1 N^T + I / w
-        solution: Tensor = solved_keys - solved_rows @ torch.linalg.solve(inner, rows @ solved_keys)
-        return solution.reshape(key.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,13 @@ class SecondMoment:
 
     Keys are collected and multiplied in float32, some thousand rows at a time; the products are summed in float64. The
     memory depends only on ``size``. ``total`` is flat: first the rows 0 to 255 of the matrix from column 0 on, then the
-    rows 256 to 511 from column 256 on, and so on; each block is stored row by row.
+    rows 256 to 511 from column 256 on, and so on; each block is stored row by row. With blocks of 2 rows instead of
+    256, ``total`` of a matrix [4, 4] would be a b c d e f g h i j k l:
+
+        a b c d
+        e f g h
+            i j
+            k l
     """
 
     def __init__(self, size: int, total: Tensor | None = None, count: int = 0) -> None:
@@ -179,10 +186,12 @@ def square(flat: Tensor, size: int) -> Tensor:
     """Return the symmetric matrix [size, size] whose upper block triangle is ``flat``, as in `SecondMoment`."""
     matrix = flat.new_empty(size, size)
     for start, block in _blocks(flat, size):
-        matrix[start : start + _BLOCK, start:] = block
-        matrix[start:, start : start + _BLOCK] = block.T
-        corner = block[:, : len(block)].triu()  # a product is symmetric only up to rounding
-        matrix[start : start + _BLOCK, start : start + _BLOCK] = corner + corner.triu(1).T
+        end = start + _BLOCK
+        matrix[start:end, start:] = block
+        matrix[start:, start:end] = block.T
+        # The square on the diagonal is in both. A product is symmetric only up to rounding, so its upper half counts.
+        corner = block[:, : len(block)].triu()
+        matrix[start:end, start:end] = corner + corner.triu(1).T
     return matrix
 
 

@@ -116,17 +116,8 @@ def _read_arrays(path: Path, size: int, *, module: str) -> tuple[np.ndarray[Any,
     """Read mom2 [d_ff, d_ff] and the count of a .npz file. Shapes are checked before memory is taken."""
     try:
         with zipfile.ZipFile(path) as archive:
-            with _member(archive, _COUNT) as (file, shape, dtype):
-                if shape != () or dtype.kind not in "iuf":
-                    raise CovarianceError(f"{path}: {_COUNT} is not a number; give a file of ROME's or MEMIT's program")
-                count = float(np.frombuffer(file.read(dtype.itemsize), dtype)[0])
-            with _member(archive, _SUM) as (file, shape, dtype):
-                if shape != (size, size) or dtype.kind != "f":
-                    raise CovarianceError(
-                        f"{path}: {_SUM} has the shape {list(shape)} and the type {dtype}, but {module} of this model "
-                        f"has keys of size {size}; give the file of this model and layer"
-                    )
-                total = np.frombuffer(file.read(size * size * dtype.itemsize), dtype).reshape(shape)
+            count = _read_count(archive, path)
+            total = _read_sum(archive, path, size, module=module)
         return total, count
     except KeyError as error:
         raise CovarianceError(
@@ -137,6 +128,25 @@ def _read_arrays(path: Path, size: int, *, module: str) -> tuple[np.ndarray[Any,
     except Exception as error:  # zipfile, and numpy's parser of headers, raise many kinds for a damaged file
         first_line, *_ = str(error).splitlines() or [type(error).__name__]
         raise CovarianceError(f"{path}: not a readable .npz file ({first_line:.200}); download it again") from error
+
+
+def _read_count(archive: zipfile.ZipFile, path: Path) -> float:
+    """Read the number of tokens."""
+    with _member(archive, _COUNT) as (file, shape, dtype):
+        if shape != () or dtype.kind not in "iuf":  # a signed or unsigned integer, or a float
+            raise CovarianceError(f"{path}: {_COUNT} is not a number; give a file of ROME's or MEMIT's program")
+        return float(np.frombuffer(file.read(dtype.itemsize), dtype)[0])
+
+
+def _read_sum(archive: zipfile.ZipFile, path: Path, size: int, *, module: str) -> np.ndarray[Any, Any]:
+    """Read the sum of k k^T, [d_ff, d_ff]."""
+    with _member(archive, _SUM) as (file, shape, dtype):
+        if shape != (size, size) or dtype.kind != "f":
+            raise CovarianceError(
+                f"{path}: {_SUM} has the shape {list(shape)} and the type {dtype}, but {module} of this model "
+                f"has keys of size {size}; give the file of this model and layer"
+            )
+        return np.frombuffer(file.read(size * size * dtype.itemsize), dtype).reshape(shape)
 
 
 @contextmanager
