@@ -207,11 +207,10 @@ def report_losses(
         terms: the terms of each loss by name, by the same index.
     """
     callbacks, edits = _RECEIVERS.get()
+    is_each_alone = len(edits) == descents
     for callback in callbacks:
         for index, loss in losses.items():
-            name = f"{edits[0]}..{edits[-1]}"
-            if len(edits) == descents:
-                name = edits[index]
+            name = edits[index] if is_each_alone else f"{edits[0]}..{edits[-1]}"
             if terms is not None:
                 callback.on_terms(name, step, terms[index])
             callback.on_step(name, step, loss)

@@ -222,8 +222,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:
     """Return the faults that pydantic found in a record of `model`, in plain words.
 
-    Where a field takes several types, such as a text or a list of texts, pydantic tries each and reports all of them.
-    One of these reports is enough, and the location in the record does not name the type that was tried.
+    Where a field takes several types, pydantic tries each and reports all of them. One fault is made of these reports,
+    and its field does not name the type that was tried. For the field ``chat``, which takes true, false or "both", and
+    the value 7 there are the reports
+
+        bool_type at ("chat", "bool")        literal_error at ("chat", "literal['both']")
+
+    and the fault is: field chat: found the number 7; expected true or false, or 'both'.
     """
     entries = error.errors()
     locations = [_without_types(entry["loc"]) for entry in entries]
@@ -235,14 +240,14 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
     faults = list[Fault]()
     for entry, location in zip(entries, locations, strict=True):
         kind = entry["type"]
-        is_tried = location != entry["loc"]
+        is_tried = location != entry["loc"]  # the report names a type that was tried
         if is_tried and any(_is_inside(other, location) for other in locations):
             continue  # the value is a list, and the fault is in one of its items
         if kind == "string_type" and location in wrong_sizes:
             continue  # the value is a list, and the fault is its length
         path = _write_path(location)
         field = entry.get("ctx", {}).get("field") or path
-        if kind == "literal_error" and faults and faults[-1].field == field:  # a certain word is taken as well
+        if kind == "literal_error" and faults and faults[-1].field == field:  # the field takes a certain word as well
             faults[-1] = Fault(field, f"{faults[-1].message}, or {expected_of(entry)}")
         elif not _is_explained(path, faults, kind=kind, is_tried=is_tried):
             faults.append(Fault(field, _message_of(entry, location, model, faults)))
@@ -291,7 +296,8 @@ def _message_of(entry: Mapping[str, Any], location: Location, model: type[BaseMo
             names = [known_field.alias or name for name, known_field in fields.items()]
             near = did_you_mean(str(location[-1]), names)
             known = f"; known: {', '.join(names)}"
-            if near or any(known in other.message for other in earlier):  # the known names are listed once
+            is_listed = any(known in other.message for other in earlier)  # the known names are listed once
+            if near or is_listed:
                 return f"unknown field{near}"
             return f"unknown field{known}"
         case "value_error":
