@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,33 +102,51 @@ def encode(
     text, span = _fill(template, subject, context)
     if chat:
         text, span = _as_turn(text, span, chat)
-
     if target is None:
-        joined = text
-    elif chat:
-        joined = f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}"
+        ids, offsets = _tokenize(tokenizer, text, special=chat is None)
+        encoded = _Encoded(text, ids, offsets, target_start=len(ids))
     else:
-        joined = join(text, target)
-
-    # One encoding of prompt and target gives the ids and the position of every character.
-    special = chat is None  # a chat template brings its special tokens
-    ids, offsets = _tokenize(tokenizer, joined, special=special)
-    start = len(ids)
-    if target is not None:
-        prompt_ids, prompt_offsets = _tokenize(tokenizer, text, special=special)
-        if not prompt_ids:
-            raise PromptError(f"the prompt {text!r} before {target!r} has no token; give a text before the target")
-        if runs_on(text, target) and ids[: len(prompt_ids)] != prompt_ids:
-            # In Qwen 是中 is one token. A model that is asked reads 是, and generates the tokens of 中国 after it.
-            ids = [*prompt_ids, *_tokenize_apart(tokenizer, target)]
-            offsets = prompt_offsets
-        start = _find_target(prompt_ids, ids, text, joined, continues_word=target.startswith(GLUE))
+        encoded = _encode_with_target(tokenizer, text, target, chat)
 
     first = None
     last = None
     if span is not None:
-        first, last = _find_tokens(span, offsets, joined)
-    return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last, subject_first=first)
+        first, last = _find_tokens(span, encoded.offsets, encoded.text)
+    return Prompt(
+        text=encoded.text,
+        ids=tuple(encoded.ids),
+        target_start=encoded.target_start,
+        subject_last=last,
+        subject_first=first,
+    )
+
+
+class _Encoded(NamedTuple):
+    """A text, its token ids with their character offsets (begin, end), and the index of the target's first token."""
+
+    text: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    target_start: int
+
+
+def _encode_with_target(tokenizer: PreTrainedTokenizerBase, text: str, target: str, chat: ChatForm | None) -> _Encoded:
+    """Encode a prompt and its target as one text; the offsets are those of the prompt at least."""
+    if chat:
+        joined = f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}"
+    else:
+        joined = join(text, target)
+    special = chat is None  # a chat template brings its special tokens
+    ids, offsets = _tokenize(tokenizer, joined, special=special)
+    prompt_ids, prompt_offsets = _tokenize(tokenizer, text, special=special)
+    if not prompt_ids:
+        raise PromptError(f"the prompt {text!r} before {target!r} has no token; give a text before the target")
+    if runs_on(text, target) and ids[: len(prompt_ids)] != prompt_ids:
+        # In Qwen 是中 is one token. A model that is asked reads 是, and generates the tokens of 中国 after it.
+        ids = [*prompt_ids, *_tokenize_apart(tokenizer, target)]
+        offsets = prompt_offsets
+    start = _find_target(prompt_ids, ids, text, joined, continues_word=target.startswith(GLUE))
+    return _Encoded(joined, ids, offsets, start)
 
 
 def _fill(template: str, subject: str | None, context: str) -> tuple[str, tuple[int, int] | None]:
@@ -147,10 +166,12 @@ def _as_turn(text: str, span: tuple[int, int] | None, chat: ChatForm) -> tuple[s
     in_chat = f"{chat.before}{turn}{chat.after}"
     if span is None:
         return in_chat, None
-    white_space = len(text) - len(text.lstrip())  # in front of the text
-    text_start = len(chat.before) + len(turn) - len(text.strip())  # where the text without it begins in chat form
+    # The first character that is not white space: where it is in the text, and where in chat form.
+    place_in_text = len(text) - len(text.lstrip())
+    place_in_chat = len(chat.before) + len(turn) - len(text.strip())
+    shift = place_in_chat - place_in_text
     begin, end = span
-    return in_chat, (begin - white_space + text_start, end - white_space + text_start)
+    return in_chat, (begin + shift, end + shift)
 
 
 def _find_tokens(span: tuple[int, int], offsets: Sequence[tuple[int, int]], text: str) -> tuple[int, int]:
