@@ -43,7 +43,7 @@ def dequantise(data: np.ndarray[Any, Any], kind: gguf.GGMLQuantizationType) -> n
     blocks = data.nbytes // size
     if numbers == 1 or data.dtype != np.uint8:  # plain numbers
         return np.array(dequantize(data, kind))  # not a view of the file
-    # The most blocks up to a long row that divide the number of all blocks
+    # As many blocks in a row as fit into a long one, and divide the number of all blocks
     blocks_in_row = max(1, _LONG_ROW // numbers)
     while blocks % blocks_in_row:
         blocks_in_row -= 1
@@ -63,16 +63,17 @@ def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
 def read_once() -> Iterator[None]:
     """Let transformers read GGUF files quickly inside the ``with`` block; everything is restored at the end.
 
-    It uses one `ArrayReader` for a file, one name table for an architecture, and `dequantise`, all three of which it
-    looks up in the module ``gguf`` at each use. It does not copy the weights, and writes its bar only to a terminal.
+    Five names are replaced in the modules where transformers looks them up at each use. So it takes one `ArrayReader`
+    for a file, one name table for an architecture and `dequantise`, does not copy the weights (``np.copy``), and writes
+    its bar only to a terminal.
     """
-    copies_nothing = SimpleNamespace(**vars(np))
-    copies_nothing.copy = np.ascontiguousarray  # which returns an array in one piece itself
+    numpy_without_copies = SimpleNamespace(**vars(np))
+    numpy_without_copies.copy = np.ascontiguousarray  # it returns an array that is in one piece itself
     quicker: list[tuple[Any, str, Any]] = [
         (gguf, "GGUFReader", cache(ArrayReader)),
         (gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map)),
         (gguf, "dequantize", dequantise),
-        (modeling_gguf_pytorch_utils, "np", copies_nothing),
+        (modeling_gguf_pytorch_utils, "np", numpy_without_copies),
         (modeling_gguf_pytorch_utils, "tqdm", partial(tqdm, disable=None)),  # None: no bar without a terminal
     ]
     originals = [(module, name, getattr(module, name)) for module, name, _ in quicker]
