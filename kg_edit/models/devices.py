@@ -75,7 +75,10 @@ def takes_onednn() -> bool:
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Let the linear layers of ``model`` compute by oneDNN what it computes faster; their weights stay as they are."""
+    """Let the linear layers of ``model`` compute by oneDNN what it computes faster; their weights stay as they are.
+
+    Each layer gets another class, which has the same attributes and another ``forward``.
+    """
     kinds: dict[type, type] = {nn.Linear: OneDnnLinear, Conv1D: OneDnnConv1D}
     for module in model.modules():
         module.__class__ = kinds.get(type(module), type(module))

@@ -126,12 +126,8 @@ class LanguageModel:
             raise ModelError(_why_not_loaded(error, name, path)) from error
         _use_quick_kernels(model)
         loaded = cls.wrap(model, tokenizer, name=name, spec=chosen)
-        if str(dtype) in QUANTISED:  # the fingerprint is that of the weights before they were packed
-            from kg_edit.models.quantised import stored_fingerprint
-
-            digest = stored_fingerprint(path, config, local="local_files_only" in options)
-            if digest is not None:
-                setattr(model, _FINGERPRINTS, (digest,))
+        if str(dtype) in QUANTISED:
+            _note_stored_fingerprint(model, path, config, local="local_files_only" in options)
         return loaded
 
     @classmethod
@@ -482,6 +478,18 @@ def _use_quick_kernels(model: PreTrainedModel) -> None:
 def note_fingerprint(model: PreTrainedModel) -> None:
     """Store the fingerprint of the weights on the model, so that it stays the same while a patch is applied."""
     setattr(model, _FINGERPRINTS, (content_fingerprint(model),))
+
+
+def _note_stored_fingerprint(model: PreTrainedModel, path: str, config: PreTrainedConfig, *, local: bool) -> None:
+    """Store on a model that was quantised the fingerprint of its weights before that, if its files give one.
+
+    ``local``: whether the hub must not be asked.
+    """
+    from kg_edit.models.quantised import stored_fingerprint
+
+    digest = stored_fingerprint(path, config, local=local)
+    if digest is not None:
+        setattr(model, _FINGERPRINTS, (digest,))
 
 
 def as_model(given: LanguageModel | str | Path) -> LanguageModel:

@@ -229,22 +229,9 @@ def cached_only(name: str, revision: str | None = None) -> bool:
 def convert(gguf: Path, folder: Path) -> None:
     """Save the model of ``gguf``, as float32 safetensors, and its tokenizer in ``folder``."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    from kg_edit.models.gguf_reading import blocks_of, read_once
-
-    try:
-        with read_once():
-            # First the tokenizer: its reader checks the sizes that a damaged file states, before memory is used
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            check_blocks(*blocks_of(gguf))
-            read = load_whole(gguf.parent, {"gguf_file": gguf.name, "dtype": torch.float32})
-    except Exception as error:  # the GGUF reader may raise anything for a damaged file
-        raise ModelError(
-            f"can't read {gguf} as a language model: {in_short(error)}; expected a complete file of a supported model "
-            "family"
-        ) from error
-
+    read, tokenizer = _read_gguf(gguf)
     # The weights are plain float32 already, but transformers refuses to save a model whose config is quantised.
     config = read.config
     del config.quantization_config
@@ -256,6 +243,28 @@ def convert(gguf: Path, folder: Path) -> None:
     model.generation_config = read.generation_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _read_gguf(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read the model of a GGUF file, with its weights in float32, and its tokenizer."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from kg_edit.models.gguf_reading import blocks_of, read_once
+
+    try:
+        with read_once():
+            # First the tokenizer: its reader checks the sizes that a damaged file states, before memory is used
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            stated, names = blocks_of(gguf)
+            check_blocks(stated, names)
+            model = load_whole(gguf.parent, {"gguf_file": gguf.name, "dtype": torch.float32})
+    except Exception as error:  # the GGUF reader may raise anything for a damaged file
+        raise ModelError(
+            f"can't read {gguf} as a language model: {in_short(error)}; expected a complete file of a supported model "
+            "family"
+        ) from error
+    return model, tokenizer
 
 
 def check_blocks(stated: int, names: Iterable[str]) -> None:
