@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ModelError, did_you_mean
 from kg_edit.methods.presets import list_published_models, read_presets
-from kg_edit.models.architectures import find_spec, width_of_experts
+from kg_edit.models.architectures import ModelSpec, find_spec, width_of_experts
 from kg_edit.models.language_model import ATTENTION, matrix_shape, weight_matrix
 from kg_edit.models.loading import NAMED_MODELS, cached_only, named_model_file, resolve_model
 
@@ -76,11 +76,7 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         with torch.device("meta"):  # weights have a shape but take no memory
             model = AutoModelForCausalLM.from_config(config)
         blocks = model.get_submodule(spec.blocks)
-        if spec.down_projection is None:
-            width = text_config.hidden_size
-            inner = width_of_experts(text_config)
-        else:
-            width, inner = weight_matrix(blocks[0].get_submodule(spec.down_projection)).shape
+        width, inner = _measure_mlp(blocks[0], spec, text_config)
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"can't read the size of {name!r} from its config: {error}; check that config.json is complete"
@@ -106,6 +102,14 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         adds_mlp=_adds_mlp(text_config, blocks[0]),
         recurrent=tuple(sorted(set(recurrent))),
     )
+
+
+def _measure_mlp(block: nn.Module, spec: ModelSpec, text_config: PretrainedConfig) -> tuple[int, int]:
+    """Return d and d_ff of a block's MLP; of a mixture, d_ff of all experts of a token together."""
+    if spec.down_projection is None:
+        return text_config.hidden_size, width_of_experts(text_config)
+    width, inner = weight_matrix(block.get_submodule(spec.down_projection)).shape
+    return width, inner
 
 
 def _list_packed_weights(model: PreTrainedModel) -> list[tuple[int, int]]:
