@@ -196,13 +196,13 @@ def _with_article(template: str, subject: str) -> str:
     if articles is None or any(form in template for form in _WITHOUT_ARTICLE):
         return template
     nominative, dative = articles
-    for preposition in ("von", "in"):
-        before = f"{preposition} {{}}"
-        if re.search(rf"\b{re.escape(before)}", template, re.IGNORECASE):
-            with_article = _CONTRACTED.get(f"{preposition} {dative}", f"{preposition} {dative}")
-            text = re.sub(rf"\b{re.escape(before)}", f"{with_article} {{}}", template, flags=re.IGNORECASE)
-            return text[:1].upper() + text[1:]
     text = template.replace("{}", f"{nominative} {{}}")
+    for preposition in ("von", "in"):
+        before_name = re.compile(rf"\b{preposition} \{{\}}", re.IGNORECASE)
+        if before_name.search(template):
+            with_article = _CONTRACTED.get(f"{preposition} {dative}", f"{preposition} {dative}")
+            text = before_name.sub(f"{with_article} {{}}", template)
+            break
     return text[:1].upper() + text[1:]
 
 

@@ -197,7 +197,10 @@ def package_of(target: str) -> tuple[str, str | None] | None:
 def _find_entries(group: str, kind: type[Entry]) -> dict[str, Entry]:
     """Return the entries of a group by name, ours first. A name that is taken is a warning, and its entry not used."""
     found = dict[str, Entry]()
-    for point, entry in sorted(_load_entries(group, kind), key=lambda pair: not _is_ours(pair[0])):
+    loaded = list(_load_entries(group, kind))
+    ours = [(point, entry) for point, entry in loaded if _is_ours(point)]
+    others = [(point, entry) for point, entry in loaded if not _is_ours(point)]
+    for point, entry in ours + others:
         if entry.name in found:
             log.warning(
                 "%r of the package %s is not used, as the name is taken; give it another name",
