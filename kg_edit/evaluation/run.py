@@ -103,7 +103,7 @@ def evaluate(
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out), keep_untouched(model):
-        claim(out, settings, grown=grown, rows=partial(_describe_other_records, out, all_records))
+        claim(out, settings, grown=grown, describe_rows=partial(_describe_other_records, out, all_records))
         run = _resume(method, model, config, settings, out)
         _advance_all(run, _split(all_records, choices, config, model), data)
         return finish(out)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +60,8 @@ REPORT = "report.md"
 LOSSES = "losses.jsonl"
 PAGE = "report.html"
 LOCALITY = "locality.jsonl"
-_ONE_SUBJECT = "%s and %s have the same subject %r%s, and so nearly the same key: %s; --method grace has one a prompt"
 FEW = 3  # edits; a method that makes more in sequence says so before it starts
 MANY = 1000  # edits; a method that makes more at once needs the memory for all their keys
-_IN_SEQUENCE = (
-    "%s makes the %d edits in sequence, each on the model with the earlier ones, so that later edits may spoil earlier "
-    "ones%s"
-)
 
 
 @dataclass(frozen=True)
@@ -110,13 +105,17 @@ def run_edits(
     graph: Sequence[str] = (),
     progress: bool = True,
 ) -> EditRun:
-    """Make ``edits`` one after the other and write a folder; started again, the run continues where it stopped.
+    """Make ``edits`` and write a folder; started again, the run continues where it stopped.
 
     The folder has patch.safetensors, records.jsonl, locality.jsonl (`kg_edit.reports.differences`), report.json,
     report.md, report.html and run.json, losses.jsonl with the loss at every step of every edit, if the method minimises
     a loss, a picture of the first edit's subgraph, if it reads a graph, and alone.jsonl and failed.jsonl (the edits
     themselves) if an edit failed. Nothing is written before all edits are checked and the method is prepared. An edit
     that repeats an earlier one is made once.
+
+    A run that is started again reuses, as far as they are there: the patch, or else the edits of the partial one; the
+    rows of records.jsonl; the lines of alone.jsonl; and, if report.md is there, those of locality.jsonl. The verdict is
+    computed again, and the report is written again if the verdict is another one.
 
     Args:
         method: the method, on ``model``.
@@ -142,7 +141,7 @@ def run_edits(
     distinct, repeats = without_repeats(edits)
     _check_edits(method, model, distinct, progress=progress)
     settings = run_settings(method, model, edits)
-    check_folder(out, settings, rows=lambda: _other_edits(out, distinct, count=len(edits)))
+    check_folder(out, settings, describe_rows=lambda: _other_edits(out, distinct, count=len(edits)))
     if not (out / PATCH).is_file():
         _warn_of_a_sequence(method, model, distinct)
         _warn_of_one_subject(method, distinct)
@@ -166,8 +165,9 @@ def run_edits(
         rows = BeforeAfter(known) if known else _ask_edits(model, patch, made, out, progress=progress)
         failed_ids = {result.edit for result in Verdict.of(rows).failed}
         failed = [edit for edit in made if edit.id in failed_ids]
+        succeeded_alone = read_alone(out)
         if alone and len(made) > 1:
-            make_alone(method, failed, out, progress=progress)
+            succeeded_alone = make_alone(method, failed, out, known=succeeded_alone, progress=progress)
 
         # Ask what else changed. The report is written last, so a run with a report is finished. It keeps the prompts
         # that it asked, and the report itself if the verdict is the same.
@@ -178,7 +178,8 @@ def run_edits(
             differences = _ask_other_prompts(model, patch, made, locality_check=locality_check, progress=progress)
 
         # Judge and write.
-        verdict = _judge(method, made, patch, rows, differences, graph=graph, repeats=repeats, folder=out)
+        details = _collect_details(model, made, succeeded_alone)
+        verdict = _judge(method, made, patch, rows, differences, details, graph=graph, repeats=repeats, folder=out)
         run = EditRun(out, rows, verdict, differences)
         if is_finished and _has_verdict(out, verdict):
             return run
@@ -234,7 +235,13 @@ def _warn_of_a_sequence(method: EditingMethod, model: LanguageModel, edits: Sequ
     way = ""
     if len(edits) <= MANY and model.spec.down_projection:
         way = "; --method alphaedit makes them all at once"
-    log.warning(_IN_SEQUENCE, method.name, len(edits), way)
+    log.warning(
+        "%s makes the %d edits in sequence, each on the model with the earlier ones, so that later edits may spoil "
+        "earlier ones%s",
+        method.name,
+        len(edits),
+        way,
+    )
 
 
 def _warn_of_one_subject(method: EditingMethod, edits: Sequence[Edit]) -> None:
@@ -256,7 +263,14 @@ def _warn_of_one_subject(method: EditingMethod, edits: Sequence[Edit]) -> None:
     why = "the later edit may overwrite the earlier one"
     if method.joint:
         why = "one of them may fail"
-    log.warning(_ONE_SUBJECT, first, edit.id, edit.subject, more, why)
+    log.warning(
+        "%s and %s have the same subject %r%s, and so nearly the same key: %s; --method grace has one a prompt",
+        first,
+        edit.id,
+        edit.subject,
+        more,
+        why,
+    )
 
 
 # 2. Make the edits
@@ -286,7 +300,7 @@ def _load_or_make(
         made = _made_ids(start)
         remaining = [edit for edit in edits if edit.id not in made]
     saves = _PartialSaves(out, start)
-    try:
+    with saves.save_on_error():
         patch = _make(
             method,
             remaining,
@@ -299,12 +313,6 @@ def _load_or_make(
         )
         saves.losses.append_to(out / LOSSES)
         patch.save(path)
-    except BaseException as error:  # also Ctrl-C
-        with suppress(KgEditError):  # a full disk, which may be the first error
-            saves.save()
-        if partial.is_file():
-            error.add_note(f"the edits made before this error are saved in {partial}, which is a normal patch file")
-        raise
     partial.unlink(missing_ok=True)
     return patch
 
@@ -337,7 +345,8 @@ def _make(
 ) -> Patch:
     """Make the edits that remain on top of ``start``, and save in between; the other arguments are `run_edits`'s.
 
-    With ``keep_going``, a batch is made again without the edits that were refused.
+    Where a batch has edits that must not be written, the method raises an error that names them. With ``keep_going``,
+    the batch is then made again without these.
     """
     seen = SeenEdits()
     if start is not None and not force:
@@ -361,18 +370,27 @@ def _make(
                 progress=progress,
             )
         except RefusedEditsError as error:
-            others = [edit for edit in remaining if edit.id not in error.reasons]
-            if not keep_going and others:
-                error.add_note("--keep-going leaves such edits out, and makes the others")
-            nothing_is_left = not others and start is None
-            if not keep_going or nothing_is_left:
-                raise
-            for name, reason in error.reasons.items():
-                log.warning("left out: the edit %r: %s", name, reason)
-            remaining = others
+            remaining = _leave_out(error, remaining, keep_going=keep_going, start=start)
             if error.method is not None:
                 current_method = error.method  # which keeps the values that it has found, so they are not found again
     return start  # the run was killed after its last edit, or the last ones were refused
+
+
+def _leave_out(error: RefusedEditsError, edits: Sequence[Edit], *, keep_going: bool, start: Patch | None) -> list[Edit]:
+    """Return the edits that were not refused, and warn of the others.
+
+    The error is raised again without ``keep_going``, and where nothing is left, neither an edit nor a ``start``.
+    """
+    others = [edit for edit in edits if edit.id not in error.reasons]
+    if not keep_going:
+        if others:
+            error.add_note("--keep-going leaves such edits out, and makes the others")
+        raise error
+    if not others and start is None:
+        raise error
+    for name, reason in error.reasons.items():
+        log.warning("left out: the edit %r: %s", name, reason)
+    return others
 
 
 class _PartialSaves:
@@ -404,6 +422,19 @@ class _PartialSaves:
         self._latest.save(self._out / PARTIAL)
         end = time.monotonic()
         self._due = end + 19 * (end - begin)
+
+    @contextmanager
+    def save_on_error(self) -> Iterator[None]:
+        """Save the latest patch if an error ends the ``with`` block; a note on the error says where it is."""
+        try:
+            yield
+        except BaseException as error:  # also Ctrl-C
+            with suppress(KgEditError):  # a full disk, which may be the first error
+                self.save()
+            partial = self._out / PARTIAL
+            if partial.is_file():
+                error.add_note(f"the edits made before this error are saved in {partial}, which is a normal patch file")
+            raise
 
 
 def warn_of_other_code(patch: Patch, path: Path, *, script_sha256: str | None = None) -> None:
@@ -459,28 +490,44 @@ def _ask_other_prompts(
 # 4. Judge
 
 
+def _collect_details(
+    model: LanguageModel, edits: Sequence[Edit], succeeded_alone: Mapping[str, bool]
+) -> dict[str, EditDetails]:
+    """Return what is known of each edit besides its rows, by id."""
+    details = dict[str, EditDetails]()
+    for edit in edits:
+        tokens = _count_target_tokens(model, edit)
+        alone = succeeded_alone.get(edit.id)
+        details[edit.id] = EditDetails(subject=edit.subject, tokens=tokens, alone=alone)
+    return details
+
+
+def _count_target_tokens(model: LanguageModel, edit: Edit) -> int | None:
+    """Return the number of tokens of an edit's new target after its prompt; None for a paragraph (``target_text``)."""
+    if edit.target_text:
+        return None
+    asks_in_chat = edit.forms[0]
+    reader = model.in_chat() if asks_in_chat else model
+    prompt = reader.encode(edit.text, target=edit.target_new)
+    return len(prompt.target_ids)
+
+
 def _judge(
     method: EditingMethod,
     edits: Sequence[Edit],
     patch: Patch,
     rows: BeforeAfter,
     differences: Sequence[PromptDifference],
+    details: Mapping[str, EditDetails],
     *,
     graph: Sequence[str],
     repeats: Sequence[tuple[str, str]],
     folder: Path,
 ) -> Verdict:
-    """Return the verdict of a run, with all that its advice and commands need; the last arguments are `Verdict`'s."""
+    """Return the verdict of a run, with all that its advice and commands need; the last arguments are `JudgedRun`'s."""
     model = method.model
     if not method.graph_identity:  # the method reads no graph, so a command needs no --graph
         graph = ()
-    alone = read_alone(folder)
-    details = dict[str, EditDetails]()
-    for edit in edits:
-        tokens = None
-        if not edit.target_text:
-            tokens = _count_target_tokens(model, edit)
-        details[edit.id] = EditDetails(subject=edit.subject, tokens=tokens, alone=alone.get(edit.id))
     run = JudgedRun(
         method=method.name,
         preset=method.config.preset_name,
@@ -494,14 +541,6 @@ def _judge(
         folder=folder,
     )
     return Verdict.of(rows, run=run, details=details, unchanged=count_unchanged(differences))
-
-
-def _count_target_tokens(model: LanguageModel, edit: Edit) -> int:
-    """Return the number of tokens of an edit's new target, after its prompt."""
-    is_chat = edit.forms[0]
-    if is_chat:
-        model = model.in_chat()
-    return len(model.encode(edit.text, target=edit.target_new).target_ids)
 
 
 def _has_verdict(out: Path, verdict: Verdict) -> bool:

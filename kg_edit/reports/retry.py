@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -35,24 +35,35 @@ class AloneLine(BaseModel):
 
 
 def read_alone(folder: Path) -> dict[str, bool]:
-    """Return whether each edit that was made alone succeeded, by id."""
+    """Return whether each edit that an earlier start of the run made alone succeeded, by id."""
     drop_cut_line(folder / ALONE)
     return {line.edit: line.succeeded for line in read_lines(folder / ALONE, AloneLine)}
 
 
-def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, progress: bool = False) -> None:
-    """Make each of the ``edits`` alone on the unedited model, ask its own prompt, and append a line for it.
+def make_alone(
+    method: EditingMethod,
+    edits: Sequence[Edit],
+    folder: Path,
+    *,
+    known: Mapping[str, bool],
+    progress: bool = False,
+) -> dict[str, bool]:
+    """Make each of the ``edits`` alone on the unedited model, ask its own prompt, and append a line for it to the file.
 
     Args:
         method: the method, on the unedited model.
-        edits: the failed edits, of which the first `MOST` are made; those in the file are not made again.
+        edits: the failed edits, of which the first `MOST` are made.
         folder: the folder of the run.
+        known: whether an edit succeeded alone, by id, as `read_alone` returns it; these are not made again.
         progress: whether to show a progress bar.
+
+    Returns:
+        ``known``, and the same for the edits that are made now.
     """
-    outcomes = read_alone(folder)
+    succeeded = dict(known)
     model = method.model
-    method.start_anew()  # what the run's edits left for later ones
-    remaining = [edit for edit in edits[:MOST] if edit.id not in outcomes]
+    method.start_anew()  # forget what the run's edits left for later ones
+    remaining = [edit for edit in edits[:MOST] if edit.id not in known]
     with Bar(title="failed edits alone", unit="edit", total=len(remaining), shown=progress) as bar:
         start = 0
         while start < len(remaining):
@@ -67,8 +78,10 @@ def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, pr
                 else:
                     lines.append(AloneLine(edit=edit.id, succeeded=False, error=str(patch)))
             append_lines(folder / ALONE, [line.model_dump_json() for line in lines])
+            succeeded.update({line.edit: line.succeeded for line in lines})
             start += len(batch)
             bar.update(len(batch))
+    return succeeded
 
 
 def _try_alone(model: LanguageModel, edit: Edit, patch: Patch) -> AloneLine:

@@ -49,7 +49,7 @@ def claim(
     settings: Settings,
     *,
     grown: Settings | None = None,
-    rows: Callable[[], str | None] = lambda: None,
+    describe_rows: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Write ``run.json`` into an empty folder, or check that it has the same settings.
 
@@ -59,9 +59,9 @@ def claim(
         folder: the folder of the run.
         settings: the settings of the run.
         grown: other settings that are accepted too: those of a smaller run that this one extends; they are replaced.
-        rows: as for `check_folder`.
+        describe_rows: as for `check_folder`.
     """
-    check_folder(folder, grown or settings, rows=rows)
+    check_folder(folder, grown or settings, describe_rows=describe_rows)
     has_results = not _names(folder) <= _BEFORE_RESULTS
     if has_results and not grown:
         return
@@ -79,15 +79,15 @@ def check_folder(
     folder: Path,
     settings: Settings | None = None,
     *,
-    rows: Callable[[], str | None] = lambda: None,
+    describe_rows: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Refuse early, without writing anything, what `claim` would refuse; without ``settings``, only what is certain.
 
     Args:
         folder: the folder of the run.
         settings: the settings of the run.
-        rows: how its edits or records differ from those in the folder, in words; ``run.json`` only counts and hashes
-            them. Asked if they differ; None: the counts and hashes are named.
+        describe_rows: called if the edits or records differ from those in the folder; returns in words how. If it
+            returns None, the counts and hashes are named, which are all that ``run.json`` has of them.
     """
     _check_writable(folder)
     names = _names(folder)
@@ -103,7 +103,7 @@ def check_folder(
         return
     has_other_rows = any(there.get(name) != here.get(name) for name in _OF_ROWS)
     if has_other_rows and there.get("job") == here.get("job"):
-        found = rows() or found
+        found = describe_rows() or found
     way = f"give another --out, or delete {folder} to start over"
     raise AnotherRunError(f"{folder} contains another run ({found})", way)
 

@@ -86,7 +86,7 @@ def run_sweep(
     grown = None
     if pool is not None:
         grown = _find_extended_sweep(cells, rows, settings, out=out, sequence=config.plan.schedule.sequence)
-    claim(out, settings, grown=grown, rows=lambda: "other records: another limit, or other data")
+    claim(out, settings, grown=grown, describe_rows=lambda: "other records: another limit, or other data")
     methods = [cell.method(model, cell.config, graph=graph(cell.config)) for cell in cells]
     outcomes = []
     for number, (cell, method) in enumerate(zip(cells, methods, strict=True), 1):
