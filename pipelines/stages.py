@@ -24,7 +24,7 @@ from kg_edit.methods.base import annotate_errors
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.guards import SeenEdits, refuse_disabling
+from kg_edit.patches.guards import refuse_disabling
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.edit_run import LOSSES, PARTIAL, run_edits, run_settings, warn_of_other_code
 from kg_edit.storage.run_folder import PATCH, check_folder, claim
@@ -79,7 +79,7 @@ class Run(Generic[Method]):
         patch.check_finite()
         patch = patch.with_weight_norms(self.model)
         if not self.force:
-            refuse_disabling(patch, SeenEdits([self.patch]), self.model)
+            refuse_disabling(patch, [self.patch], self.model)
         self.patch = self.patch + patch
         self.out.mkdir(parents=True, exist_ok=True)
         self.losses.append_to(self.out / LOSSES)

@@ -1,7 +1,8 @@
 """Guards against disabling edits: one rank-one update that is far too large breaks the model (Gupta et al. 2024).
 
 `find_disabling` gives the reasons why edits of a patch look like disabling ones: an edit is compared with the other
-edits of the same method, and with the norm of the weight. `refuse_disabling` raises an error for such edits.
+edits of the same method, and with the norm of the weight. `refuse_disabling` raises an error for such edits, and
+`SeenEdits.add_checked` does so for a sequence of patches, each compared with those before it.
 """
 
 from __future__ import annotations
@@ -34,14 +35,16 @@ class _Sized(NamedTuple):
 
 def _median_of_others(values: list[float], own: float) -> float | None:
     """Return the median of the sorted ``values`` without one that is ``own``; None if too few are left."""
-    others = len(values) - 1
-    if others < _ENOUGH:
+    count = len(values) - 1  # of the others
+    if count < _ENOUGH:
         return None
     # The two middle positions among the others, which are the same one if their number is odd. Those at or after the
-    # position of ``own`` are one further on in ``values``.
+    # position of ``own`` are one further on in ``values``: in [1, 2, 3, 4, 5, 6] without 2, the middle of [1, 3, 4, 5,
+    # 6] is at position 2, and it is the 4 at position 3 of ``values``. No copy without ``own`` is made: there may be
+    # many thousand values, and each edit has its own median.
     position = bisect_left(values, own)
-    lower = (others - 1) // 2
-    upper = others // 2
+    lower = (count - 1) // 2
+    upper = count // 2
     if lower >= position:
         lower += 1
     if upper >= position:
@@ -52,12 +55,12 @@ def _median_of_others(values: list[float], own: float) -> float | None:
 class SeenEdits:
     """The norms and division factors k . u of edits, sorted, by method and weights: what a new edit is compared with.
 
-    A sequence keeps one, so that the earlier edits are not measured again for each new one.
+    A sequence of patches keeps one, so that the earlier edits are not measured again for each new one.
     """
 
     def __init__(self, patches: Iterable[Patch | Changes] = ()) -> None:
         self.norms = defaultdict[object, list[float]](list)
-        self.factors = defaultdict[object, list[float]](list)
+        self.division_factors = defaultdict[object, list[float]](list)
         for patch in patches:
             self.add(patch)
 
@@ -71,26 +74,50 @@ class SeenEdits:
                 insort(self.norms[edit.group], norm)
             factor = division_factor(record)
             if factor:
-                insort(self.factors[edit.group], factor)
+                insort(self.division_factors[edit.group], factor)
             sized.append(edit)
         return sized
 
+    def add_checked(self, patch: Patch | Changes, model: LanguageModel | None = None) -> None:
+        """Add the edits of ``patch``, and raise an error if one of them looks as if it would break the model.
+
+        They are compared with the edits that were added before and with each other; ``model`` is as in
+        `find_disabling`.
+        """
+        reasons = _find_reasons(patch, self.add(patch), self, model)
+        if reasons:
+            raise _disabling_error(patch, reasons)
+
 
 def find_disabling(
-    patch: Patch | Changes, others: Iterable[Patch | Changes] | SeenEdits, model: LanguageModel | None = None
+    patch: Patch | Changes, others: Iterable[Patch | Changes], model: LanguageModel | None = None
 ) -> tuple[str, ...]:
     """Return the reasons why edits of ``patch`` look as if they would break the model; empty if there are none.
 
     Args:
         patch: the patch to judge.
         others: patches whose edits are usual. The norm and the division factor k . u of an edit are compared with those
-            of edits of the same method and the same weights, in this patch and in ``others``. To `SeenEdits` the edits
-            of ``patch`` are added.
+            of edits of the same method and the same weights, in this patch and in ``others``.
         model: the norm is also compared with that of the weight in this model, or else with that recorded in the patch.
     """
-    seen = others if isinstance(others, SeenEdits) else SeenEdits(others)
+    seen = SeenEdits(others)
+    sized = seen.add(patch)
+    return _find_reasons(patch, sized, seen, model)
+
+
+def refuse_disabling(
+    patch: Patch | Changes, others: Iterable[Patch | Changes], model: LanguageModel | None = None
+) -> None:
+    """Raise an error if `find_disabling`, with the same arguments, finds a reason."""
+    SeenEdits(others).add_checked(patch, model)
+
+
+def _find_reasons(
+    patch: Patch | Changes, edits: Iterable[_Sized], seen: SeenEdits, model: LanguageModel | None
+) -> tuple[str, ...]:
+    """Return what `find_disabling` does; ``edits`` are those of the patch, and ``seen`` has them and all others."""
     reasons = list[str]()
-    for edit in seen.add(patch):
+    for edit in edits:
         reasons += _compare_with_others(edit, seen)
     norms = collect_changes(patch).weight_norms
     if model is not None:
@@ -118,7 +145,7 @@ def _compare_with_others(edit: _Sized, seen: SeenEdits) -> list[str]:
             reasons.append(f"{name}: its change has the norm {norm:.3g}, {times}")
     factor = division_factor(edit.record)
     if factor:
-        usual = _median_of_others(seen.factors[edit.group], factor)
+        usual = _median_of_others(seen.division_factors[edit.group], factor)
         if usual is not None and factor * MEDIANS < usual:
             reasons.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {usual:.3g}")
     return reasons
@@ -159,19 +186,14 @@ def _largest_change(
     return largest, str(edits[sizes.index(largest)]["edit"]["id"])
 
 
-def refuse_disabling(
-    patch: Patch | Changes, others: Iterable[Patch | Changes] | SeenEdits, model: LanguageModel | None = None
-) -> None:
-    """Raise an error if `find_disabling`, with the same arguments, finds a reason."""
-    reasons = find_disabling(patch, others, model)
-    if not reasons:
-        return
+def _disabling_error(patch: Patch | Changes, reasons: tuple[str, ...]) -> DisablingEditError:
+    """Return the error about a patch that has reasons not to be used."""
     # A method such as rome-kg writes an edit's facts under the same key, each over the earlier ones.
     facts = max((len(record.get("requests", ())) for record in patch.edits), default=0)
     fewer = ""
     if facts:
         fewer = f" (it has {facts} facts of the graph; fewer: --set statements=1 --set composed=0)"
-    raise DisablingEditError(
+    return DisablingEditError(
         f"the patch would probably break the model: {'; '.join(reasons)}. Leave that edit out, make its change "
         f"smaller{fewer}, or add it anyway with --force (force=True)",
         reasons,

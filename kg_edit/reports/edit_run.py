@@ -27,7 +27,7 @@ from kg_edit.methods.run_settings import chat_settings, method_settings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_provenance
-from kg_edit.patches.guards import SeenEdits, find_disabling, refuse_disabling
+from kg_edit.patches.guards import SeenEdits, find_disabling
 from kg_edit.reports.advice import FAILED, JudgedRun
 from kg_edit.reports.differences import (
     PromptDifference,
@@ -354,7 +354,7 @@ def _make(
 
     def guard(new_patch: Patch, _: Patch) -> None:
         if not force:
-            refuse_disabling(new_patch, seen, method.model)
+            seen.add_checked(new_patch, method.model)
 
     remaining = list(edits)
     current_method = method

@@ -20,7 +20,7 @@ from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.entries import EditPosition, Entry, check_records, positions_of, refuse_removed
-from kg_edit.patches.guards import SeenEdits, refuse_disabling
+from kg_edit.patches.guards import SeenEdits
 from kg_edit.patches.weight_patch import sum_patches
 from kg_edit.ship.ledger.listing import Addition, Listing, patch_file, undo_last
 from kg_edit.ship.ledger.log import (
@@ -232,7 +232,7 @@ class Ledger(Listing):
                 if model is not None:
                     patch.check_model(model)
                 if not force:
-                    refuse_disabling(patch, seen, model)
+                    seen.add_checked(patch, model)
             earlier.append(patch)
         # The files are written first, then all lines of the log at once, so a kill or a full disk leaves all or none.
         files = self._store.put_all([source or patch for patch, source, _ in new])

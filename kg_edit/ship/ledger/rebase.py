@@ -33,7 +33,7 @@ from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.entries import EditPosition, Entry, edit_of, entries_of
-from kg_edit.patches.guards import SeenEdits, refuse_disabling
+from kg_edit.patches.guards import SeenEdits
 from kg_edit.patches.weight_patch import sum_patches
 from kg_edit.ship.export.merged_model import check_new
 from kg_edit.ship.ledger.check import CheckedEdit, check
@@ -203,7 +203,7 @@ def _rebase_step(
 
     def guard(latest: Patch, _: Patch) -> None:
         if not force:
-            refuse_disabling(latest, seen, method.model)
+            seen.add_checked(latest, method.model)
 
     for batch in batches(records, joint=method.joint):
         wanted = [edit_of(record) for record in batch if record["edit"]["id"] not in done]

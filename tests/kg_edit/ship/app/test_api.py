@@ -223,7 +223,7 @@ def test_disabling_edit_is_added_only_with_force(tmp_path: Path, monkeypatch: py
     def refuse(*_: object) -> None:
         raise DisablingEditError("use --force", ["its change is 3 times as large as the weight"])
 
-    monkeypatch.setattr("kg_edit.ship.ledger.ledger.refuse_disabling", refuse)
+    monkeypatch.setattr("kg_edit.ship.ledger.ledger.SeenEdits.add_checked", refuse)
     with served(workshop(tmp_path / "ledger", graph=False)) as server:
         _, tried = server.post("/api/try", EDIT)
         code, problem = server.post("/api/ledger", {"id": tried["id"]})
