@@ -7,7 +7,8 @@ before any work is done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from kg_common.progress import Bar
 from kg_edit.models.language_model import LanguageModel
@@ -38,58 +39,67 @@ def ask_each(
         patches: a patch for each of the requests, applied while it is asked; patches of weights are asked together.
         before: the unedited model's evidence for each of the requests, if ``model`` is edited or patched.
     """
-    unedited: Sequence[Evidence | None] = before or [None] * len(requests)
-    by_request: Sequence[Patch | None] = patches or [None] * len(requests)
-    evidence: dict[int, Evidence] = {}
-    for chat in sorted({request.chat for request in requests}):
-        reader = model.in_chat() if chat else model
-        together = list[int]()  # the numbers of the requests that are asked together
-        weights = list[WeightPatch | None]()  # their patches
-        for index, request in enumerate(requests):
-            if request.chat != chat:
-                continue
-            patch = by_request[index]
-            if patch is None or isinstance(patch, WeightPatch):
-                together.append(index)
-                weights.append(patch)
-            else:  # it changes more than weights, so its request is asked alone
-                with patch.applied(reader) as edited:
-                    (evidence[index],) = _ask_together(edited, [requests[index]], [None], [unedited[index]])
-        if together:
-            asked = [requests[index] for index in together]
-            earlier = [unedited[index] for index in together]
-            evidence |= zip(together, _ask_together(reader, asked, weights, earlier), strict=True)
+    evidence: dict[int, Evidence] = {}  # by the number of the requests
+    together: dict[bool, dict[int, _Question]] = {}  # by form (whether it is chat), and by the same number
+    for index, request in enumerate(requests):
+        patch = patches[index] if patches else None
+        unedited = before[index] if before else None
+        if patch is None or isinstance(patch, WeightPatch):
+            together.setdefault(request.chat, {})[index] = _Question(request, patch, unedited)
+            continue
+        # The patch changes more than weights, so it is applied to the model, and its requests are asked alone.
+        with patch.applied(_in_form(model, chat=request.chat)) as edited:
+            (evidence[index],) = _ask_together(edited, [_Question(request, None, unedited)])
+    for chat, questions in sorted(together.items()):
+        answers = _ask_together(_in_form(model, chat=chat), list(questions.values()))
+        evidence.update(zip(questions, answers, strict=True))
     return [evidence[index] for index in range(len(requests))]
 
 
-def _ask_together(
-    model: LanguageModel,
-    requests: Sequence[Requests],
-    patches: Sequence[WeightPatch | None],
-    before: Sequence[Evidence | None],
-) -> list[Evidence]:
-    """Ask requests that are all in ``model``'s form, each with its own patch of weights."""
+class _Question(NamedTuple):
+    """Requests, the patch of weights with which they are asked, and the unedited model's evidence for them."""
+
+    requests: Requests
+    patch: WeightPatch | None
+    unedited: Evidence | None
+
+
+def _in_form(model: LanguageModel, *, chat: bool) -> LanguageModel:
+    """Return the model in chat form or in plain form."""
+    if chat:
+        return model.in_chat()
+    return model
+
+
+def _ask_together(model: LanguageModel, questions: Sequence[_Question]) -> list[Evidence]:
+    """Ask questions that are all in ``model``'s form, each with its own patch of weights.
+
+    Answers are scored, and texts and conversations are continued, for all questions at once. What is left is asked
+    question by question, with its patch applied.
+    """
     prompts = list[str]()
-    for request in requests:
-        prompts += [pair.prompt for pair in request.pairs]
-        prompts += [text.prompt for text in request.continued]
+    for question in questions:
+        prompts += [pair.prompt for pair in question.requests.pairs]
+        prompts += [text.prompt for text in question.requests.continued]
     model.foresee(prompts)
-    scores = score_each(model, [request.pairs for request in requests], patches=patches)
-    texts = _continue_together(model, requests, patches)
-    exchanges = _converse_together(model, requests, patches)
+    pairs = [question.requests.pairs for question in questions]
+    scores = score_each(model, pairs, patches=[question.patch for question in questions])
+    texts = _continue_together(model, questions)
+    exchanges = _converse_together(model, questions)
     evidence = []
-    for index, request in enumerate(requests):
-        unedited = before[index]
-        known_tokens = None if unedited is None else unedited.next_tokens
-        with patch_all_tokens(model, patches[index]):
-            predicted = predictions(model, request.predicted)
-            sampled = samples(model, request.sampled)
-            following = next_tokens(model, request.next_token_prompts, tokens_of=known_tokens)
+    for index, (requests, patch, unedited) in enumerate(questions):
+        tokens_before = None
+        if unedited is not None:
+            tokens_before = unedited.next_tokens
+        with patch_all_tokens(model, patch):
+            predicted = predictions(model, requests.predicted)
+            sampled = samples(model, requests.sampled)
+            following = next_tokens(model, requests.next_token_prompts, tokens_of=tokens_before)
         evidence.append(
             Evidence(
                 scores=scores[index],
                 texts=texts[index],
-                compared=compare_beginnings(model, request, texts[index]),
+                compared=compare_beginnings(model, requests, texts[index]),
                 predicted=predicted,
                 samples=sampled,
                 next_tokens=following,
@@ -100,55 +110,86 @@ def _ask_together(
     return evidence
 
 
-def _continue_together(
-    model: LanguageModel, requests: Sequence[Requests], patches: Sequence[WeightPatch | None]
-) -> list[dict[str, str]]:
-    """Return the continuations of each of the requests, by prompt; those of one line are a batch, paragraphs another.
+class _OwnedPrompt(NamedTuple):
+    """A prompt, and the number of the question with whose patch it is continued.
 
-    Requests to the unpatched model share their prompts, with the largest limit.
+    The owner is None for the unpatched model, so that the questions to it share their prompts.
     """
-    # The owner of a prompt is the number of the request whose patch is applied; None: the unpatched model.
-    owners = [None if patch is None else index for index, patch in enumerate(patches)]
-    limits: dict[tuple[int | None, str], int] = {}  # by owner and prompt
-    paragraphs: set[tuple[int | None, str]] = set()
-    for owner, request in zip(owners, requests, strict=True):
-        for text in request.continued:
-            key = (owner, text.prompt)
-            limits[key] = max(limits.get(key, 0), text.limit(model.tokenizer, chat=request.chat))
+
+    owner: int | None
+    prompt: str
+
+
+def _own(question: _Question, number: int, prompt: str) -> _OwnedPrompt:
+    """Return a prompt of the question with this number, with its owner."""
+    if question.patch is None:
+        return _OwnedPrompt(None, prompt)
+    return _OwnedPrompt(number, prompt)
+
+
+def _continue_together(model: LanguageModel, questions: Sequence[_Question]) -> list[dict[str, str]]:
+    """Return the continuations of each question, by prompt; those of one line are a batch, paragraphs another.
+
+    A prompt that several questions share has the largest of their limits.
+    """
+    limits: dict[_OwnedPrompt, int] = {}
+    paragraphs: set[_OwnedPrompt] = set()
+    for number, question in enumerate(questions):
+        for text in question.requests.continued:
+            owned = _own(question, number, text.prompt)
+            limit = text.limit(model.tokenizer, chat=question.requests.chat)
+            limits[owned] = max(limits.get(owned, 0), limit)
             if text.several_lines:
-                paragraphs.add(key)
-    written: dict[tuple[int | None, str], str] = {}
-    for several_lines in (False, True):
-        keys = [key for key in limits if (key in paragraphs) == several_lines]
-        patches_of_keys = [None if owner is None else patches[owner] for owner, _ in keys]
-        texts = continuations(
-            model,
-            [prompt for _, prompt in keys],
-            limits=[limits[key] for key in keys],
-            patches=patches_of_keys,
-            several_lines=several_lines,
-        )
-        written |= zip(keys, texts, strict=True)
-    texts_by_request = []
-    for owner, request in zip(owners, requests, strict=True):
-        texts_by_request.append({text.prompt: written[owner, text.prompt] for text in request.continued})
-    return texts_by_request
+                paragraphs.add(owned)
+    of_one_line = [owned for owned in limits if owned not in paragraphs]
+    of_several_lines = [owned for owned in limits if owned in paragraphs]
+    written = _write(model, questions, of_one_line, limits, several_lines=False)
+    written |= _write(model, questions, of_several_lines, limits, several_lines=True)
+    by_question = []
+    for number, question in enumerate(questions):
+        prompts = [text.prompt for text in question.requests.continued]
+        by_question.append({prompt: written[_own(question, number, prompt)] for prompt in prompts})
+    return by_question
 
 
-def _converse_together(
-    model: LanguageModel, requests: Sequence[Requests], patches: Sequence[WeightPatch | None]
-) -> list[dict[Conversation, Exchange]]:
-    """Return what is said in the conversations of each of the requests, all of them in one batch."""
+def _write(
+    model: LanguageModel,
+    questions: Sequence[_Question],
+    owned_prompts: Sequence[_OwnedPrompt],
+    limits: Mapping[_OwnedPrompt, int],
+    *,
+    several_lines: bool,
+) -> dict[_OwnedPrompt, str]:
+    """Continue prompts in one batch, each with the patch of its owner."""
+    patches = list[WeightPatch | None]()
+    for owned in owned_prompts:
+        patches.append(None if owned.owner is None else questions[owned.owner].patch)
+    texts = continuations(
+        model,
+        [owned.prompt for owned in owned_prompts],
+        limits=[limits[owned] for owned in owned_prompts],
+        patches=patches,
+        several_lines=several_lines,
+    )
+    return dict(zip(owned_prompts, texts, strict=True))
+
+
+def _converse_together(model: LanguageModel, questions: Sequence[_Question]) -> list[dict[Conversation, Exchange]]:
+    """Return what is said in the conversations of each question, all of them in one batch."""
     together = list[Conversation]()
-    own_patches = list[WeightPatch | None]()
-    for request, patch in zip(requests, patches, strict=True):
-        together += request.conversations
-        own_patches += [patch] * len(request.conversations)
-    exchanges = iter(converse(model, together, patches=own_patches))
-    by_request = []
-    for request in requests:
-        by_request.append({conversation: next(exchanges) for conversation in request.conversations})
-    return by_request
+    patches = list[WeightPatch | None]()
+    for question in questions:
+        together += question.requests.conversations
+        patches += [question.patch] * len(question.requests.conversations)
+    exchanges = converse(model, together, patches=patches)
+    by_question = []
+    start = 0
+    for question in questions:
+        conversations = question.requests.conversations
+        stop = start + len(conversations)
+        by_question.append(dict(zip(conversations, exchanges[start:stop], strict=True)))
+        start = stop
+    return by_question
 
 
 def compare_beginnings(model: LanguageModel, request: Requests, texts: dict[str, str]) -> dict[str, str]:
@@ -180,7 +221,7 @@ def ask(model: LanguageModel, requests: Sequence[Requests], *, progress: str | N
     with Bar(title=progress or "", unit="prompt", total=len(requests), shown=bool(progress), leave=False) as bar:
         for batch in batches:
             found = ask_each(model, [requests[index] for index in batch])
-            evidence |= zip(batch, found, strict=True)
+            evidence.update(zip(batch, found, strict=True))
             bar.update(len(batch))
     return [evidence[index] for index in range(len(requests))]
 
@@ -188,7 +229,7 @@ def ask(model: LanguageModel, requests: Sequence[Requests], *, progress: str | N
 def check_requests(model: LanguageModel, requests: Sequence[Requests]) -> None:
     """Encode all that is asked, to find what can't be asked before an edit is computed."""
     for request in requests:
-        reader = model.in_chat() if request.chat else model
+        reader = _in_form(model, chat=request.chat)
         for pair in request.pairs:
             reader.encode(pair.prompt, target=pair.candidate)
         for text in request.continued:
