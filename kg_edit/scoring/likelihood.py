@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,28 +63,29 @@ def score_each(
     A pair that several unpatched lists share is scored once.
     """
     placed = place_factors(model, patches)
-    items = list[_Asked]()
-    numbers = dict[tuple[int, Pair], int]()  # by the owner and the pair: the pair's place in ``items``
-    numbers_by_list = list[dict[Pair, int]]()  # the same for the pairs of each list
-    first_unpatched: int | None = None  # the first unpatched list owns the pairs of all unpatched lists
-    for index, (pairs, patch) in enumerate(zip(pair_lists, placed, strict=True)):
-        owner = index
-        if patch is None:
-            first_unpatched = index if first_unpatched is None else first_unpatched
-            owner = first_unpatched
-        own_numbers = dict[Pair, int]()
+    owners = _find_owners(placed)
+    lists = [tuple(pairs) for pairs in pair_lists]
+    asked = dict[tuple[int, Pair], _Asked]()  # by the owner and the pair, each once
+    for owner, pairs in zip(owners, lists, strict=True):
         for pair in pairs:
-            if (owner, pair) not in numbers:
-                numbers[owner, pair] = len(items)
-                items.append(_Asked(owner, model.encode(pair.prompt, target=pair.candidate)))
-            own_numbers[pair] = numbers[owner, pair]
-        numbers_by_list.append(own_numbers)
+            if (owner, pair) not in asked:
+                asked[owner, pair] = _Asked(owner, model.encode(pair.prompt, target=pair.candidate))
 
-    results = _score_all(model, items, placed)
+    results = _score_all(model, list(asked.values()), placed)
+    by_pair = {key: results[number] for number, key in enumerate(asked)}
     scores = []
-    for own_numbers in numbers_by_list:
-        scores.append({pair: results[number] for pair, number in own_numbers.items()})
+    for owner, pairs in zip(owners, lists, strict=True):
+        scores.append({pair: by_pair[owner, pair] for pair in pairs})
     return scores
+
+
+def _find_owners(patches: Sequence[WeightPatch | None]) -> list[int]:
+    """Return the index of each patch; the first None owns the pairs of all: [None, a, None] has owners [0, 1, 0]."""
+    owners = list(range(len(patches)))
+    if None in patches:
+        first_unpatched = patches.index(None)
+        owners = [first_unpatched if patch is None else index for index, patch in enumerate(patches)]
+    return owners
 
 
 def _score_all(
@@ -97,6 +99,7 @@ def _score_all(
     groups = _make_groups(items)
     results: dict[int, TokenScores] = {}
     sizes = [len(group.tree) for group in groups]
+    # A pass such as [[0, 3], [1]] has two rows: the first one has the trees of the groups 0 and 3.
     for rows in pack_groups(sizes, width=_WIDTH, nodes=nodes_at_once(model)):
         numbers = list[int]()  # of all prompts of the pass, row after row
         items_by_row = list[list[_Asked]]()
@@ -106,7 +109,7 @@ def _score_all(
                 numbers_in_row += groups[group].numbers
             numbers += numbers_in_row
             items_by_row.append([items[number] for number in numbers_in_row])
-        results |= zip(numbers, _score_rows(model, items_by_row, patches), strict=True)
+        results.update(zip(numbers, _score_rows(model, items_by_row, patches), strict=True))
     return results
 
 
@@ -168,7 +171,8 @@ def _score_rows(
     for indices in _group_by_length([item.prompt for item in items], nodes=nodes_at_once(model)):
         alike = [items[index] for index in indices]
         logits = _read_rows(model, alike, patches)
-        scores |= zip(indices, _compute_scores(alike, logits, torch.arange(len(logits))), strict=True)
+        own_rows = torch.arange(len(logits))  # each target token has a row of its own
+        scores.update(zip(indices, _compute_scores(alike, logits, own_rows), strict=True))
     return [scores[index] for index in range(len(items))]
 
 
@@ -210,31 +214,52 @@ def _read_trees(
     model: LanguageModel, rows: Sequence[Sequence[_Asked]], patches: Sequence[WeightPatch | None]
 ) -> tuple[Tensor, Tensor]:
     """Return the logits [nodes, vocabulary] of nodes that predict a target token, and the node of each target token."""
-    trees = [TokenTree() for _ in rows]
-    reads = list[tuple[int, int]]()  # (row, node) before each target token
-    ends = list[tuple[int, int]]()  # (row, node) at which each prompt ends
-    marks_ends = needs_prompt_ends(model)
-    for row, (tree, items) in enumerate(zip(trees, rows, strict=True)):
-        for item in items:
-            last = item.prompt.target_start - 1
-            end = last if marks_ends else None
-            path = tree.add(item.prompt.ids[:-1], owner=item.owner, end=end)
-            reads += [(row, node) for node in path[last:]]  # the last token is left out: it predicts no target token
-            ends.append((row, path[last]))
+    planted = _plant_trees(rows, marks_ends=needs_prompt_ends(model))
     # A node that predicts target tokens of several prompts is read once
-    nodes, index = torch.tensor(reads).unique(dim=0, return_inverse=True)  # [nodes, 2], [target tokens]
-    tree_rows = TreeRows(trees)
+    nodes, index = torch.tensor(planted.reads).unique(dim=0, return_inverse=True)  # [nodes, 2], [target tokens]
+    ends = torch.tensor(planted.ends)  # [prompts, 2]
+    tree_rows = TreeRows(planted.trees)
     with patch_each_token(model, patches, tree_rows.owners()):
-        ending = torch.tensor(ends)
         logits = _forward(
             model,
             tree_rows.ids(),
             tree_rows.mask(model.model.dtype),
             tree_rows.positions(),
             at=(nodes[:, 0], nodes[:, 1]),
-            ends=(ending[:, 0], ending[:, 1]),
+            ends=(ends[:, 0], ends[:, 1]),
         )
     return logits, index
+
+
+class _PlantedTrees(NamedTuple):
+    """The trees of a pass, one a row, and places in them as (row, node).
+
+    ``reads`` has the node before each target token, prompt by prompt; ``ends`` the node at which each prompt ends. For
+    "Rome is in" with the target "southern Italy", the nodes of "in" and "southern" are read, and "in" is the end.
+    """
+
+    trees: list[TokenTree]
+    reads: list[tuple[int, int]]
+    ends: list[tuple[int, int]]
+
+
+def _plant_trees(rows: Sequence[Sequence[_Asked]], *, marks_ends: bool) -> _PlantedTrees:
+    """Put the prompts of each row with their targets into a tree.
+
+    With ``marks_ends``, a node is the end of all prompts that have it or of none, as a hook of the model asks for.
+    """
+    planted = _PlantedTrees([], [], [])
+    for row, items in enumerate(rows):
+        tree = TokenTree()
+        for item in items:
+            last = item.prompt.target_start - 1  # the prompt's last token
+            end = last if marks_ends else None
+            ids = item.prompt.ids[:-1]  # the target's last token predicts no target token
+            path = tree.add(ids, owner=item.owner, end=end)
+            planted.reads.extend((row, node) for node in path[last:])
+            planted.ends.append((row, path[last]))
+        planted.trees.append(tree)
+    return planted
 
 
 def _read_rows(model: LanguageModel, items: Sequence[_Asked], patches: Sequence[WeightPatch | None]) -> Tensor:
@@ -342,12 +367,12 @@ def next_token_log_p(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
 def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:
     """Return the arg-max token id at each of a candidate's positions, given the prompt and the tokens before."""
     distinct = list(dict.fromkeys(pairs))
-    encoded = [_Asked(0, model.encode(pair.prompt, target=pair.candidate)) for pair in distinct]
+    items = [_Asked(0, model.encode(pair.prompt, target=pair.candidate)) for pair in distinct]
     predicted: dict[Pair, tuple[int, ...]] = {}
-    for indices in _group_by_length([pair.prompt for pair in encoded], nodes=nodes_at_once(model)):
-        alike = [encoded[index] for index in indices]
+    for indices in _group_by_length([item.prompt for item in items], nodes=nodes_at_once(model)):
+        alike = [items[index] for index in indices]
         best = _read_rows(model, alike, [None]).argmax(-1).cpu()  # [target tokens]
-        tokens = best.split([len(pair.prompt.target_ids) for pair in alike])
+        tokens = best.split([len(item.prompt.target_ids) for item in alike])
         for index, row in zip(indices, tokens, strict=True):
             predicted[distinct[index]] = tuple(row.tolist())
     return {pair: predicted[pair] for pair in distinct}
