@@ -5,6 +5,11 @@
    almost as long as one with many. A finished row leaves the batch. When there is room, the next group is read.
 3. Keys and values are written in place, not copied at each token.
 
+A row's tokens are, in the words of this file:
+
+    | beginning, shared with other rows | tail | written tokens ...
+      read once for all of them           read   one a step
+
 `greedy` returns the arg-max tokens after each row, and the most probable tokens at each step.
 """
 
@@ -62,10 +67,10 @@ class Written:
 
 @dataclass(frozen=True, eq=False)
 class _Beginning:
-    """The first ``length`` tokens of some rows of one model, as row ``row`` of ``prefix``."""
+    """The first ``length`` tokens of a row: their keys and values are in row ``prefix_row`` of ``prefix``."""
 
     prefix: Prefix
-    row: int
+    prefix_row: int
     length: int
 
 
@@ -132,7 +137,8 @@ def _find_beginning(starts: SharedContexts, row: Row) -> _Beginning | None:
     found = starts.find_start(row)
     if found is None:
         return None
-    return _Beginning(*found)
+    prefix, prefix_row, length = found
+    return _Beginning(prefix, prefix_row, length)
 
 
 def _compute_beginnings(
@@ -142,7 +148,7 @@ def _compute_beginnings(
     groups: dict[tuple[int, Row], list[int]] = {}  # by patch and first tokens: the numbers of the rows
     for index, (row, patch) in enumerate(zip(rows, patches, strict=True)):
         groups.setdefault((id(patch), row[:_LEAST_SHARED]), []).append(index)
-    shared = list[list[int]]()
+    shared = list[list[int]]()  # the groups that share enough tokens
     for (_, first_tokens), group in groups.items():
         if len(group) > 1 and len(first_tokens) == _LEAST_SHARED:
             shared.append(group)
@@ -152,8 +158,11 @@ def _compute_beginnings(
     starts = list[Row]()
     for group in shared:
         starts.append(_common_beginning([rows[index] for index in group]))
-    owners = torch.arange(len(shared))[:, None]  # row i of the prefix is computed with the patch of group i
-    with patch_each_token(model, [patches[group[0]] for group in shared], owners), tell_prompt_ends(model, None):
+    group_patches = [patches[group[0]] for group in shared]  # all rows of a group have one patch
+    owners = torch.arange(len(shared))[
+        :, None
+    ]  # [groups, 1]: row i of the prefix is computed with the patch of group i
+    with patch_each_token(model, group_patches, owners), tell_prompt_ends(model, None):
         prefix = run_prefix(model, starts)
     for number, (group, start) in enumerate(zip(shared, starts, strict=True)):
         for index in group:
@@ -176,7 +185,7 @@ def _group_alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *
     A group has at most ``most`` rows of similar lengths. Rows with a shared beginning are apart from those without.
     """
     shared = [beginning.length if beginning else 0 for beginning in beginnings]
-    lengths = [len(row) - before for row, before in zip(rows, shared, strict=True)]  # of the tails
+    lengths = [len(row) - length for row, length in zip(rows, shared, strict=True)]  # of the tails
     by_length = sorted(range(len(rows)), key=lambda index: (shared[index], lengths[index]))
     with_beginning = [index for index in by_length if beginnings[index] is not None]
     without = [index for index in by_length if beginnings[index] is None]
@@ -208,15 +217,25 @@ class _OpenRows:
 
     def select(self, rows: Collection[int]) -> _OpenRows:
         """Return only those of the rows whose numbers are in ``rows``."""
-        positions = [position for position, row in enumerate(self.numbers) if row in rows]
-        index = torch.tensor(positions, dtype=torch.long, device=self.ids.device)
-        remaining = [self.numbers[position] for position in positions]
+        remaining = [row for row in self.numbers if row in rows]
+        index = _find_positions(self.numbers, rows).to(self.ids.device)
         return _OpenRows(numbers=remaining, before=self.before.rows(index), ids=self.ids[index])
+
+
+def _find_positions(numbers: Sequence[int], rows: Collection[int]) -> Tensor:
+    """Return where in ``numbers`` those are that are in ``rows``, as an index: ([7, 3, 5], {5, 7}) gives [0, 2]."""
+    positions = [position for position, row in enumerate(numbers) if row in rows]
+    return torch.tensor(positions, dtype=torch.long)
 
 
 @dataclass(eq=False, kw_only=True)
 class _Decoder:
-    """All rows, and what each has written so far.
+    """All rows, and what each has written so far; a row is known by its number, the index in ``rows``.
+
+    `run` opens the rows group by group: each group is read with its first written token (`_open`), and joins the rows
+    that are open. Before that, these write on until there is room (`_make_room`). At the end all write on until each is
+    finished (`_write_on`). Every step calls `_next_logits` and then `_write_tokens`, which notes the tokens in
+    ``_tokens`` and ``_best`` and takes finished rows out of ``_active``.
 
     ``at_once`` is how many rows write in one batch; the other fields are as in `greedy`.
     """
@@ -248,7 +267,7 @@ class _Decoder:
                 continue
             if open_rows is not None:
                 open_rows = self._make_room(open_rows, group)
-            open_rows = _join(open_rows, self._read(group))
+            open_rows = _join(open_rows, self._open(group))
         if open_rows is not None:
             self._write_on(open_rows, until=0)
         return [self._finish(tokens, best) for tokens, best in zip(self._tokens, self._best, strict=True)]
@@ -271,8 +290,8 @@ class _Decoder:
             probabilities = torch.stack([step_probabilities for _, step_probabilities in best])
         return Written(tuple(tokens), likeliest, probabilities)
 
-    def _read(self, group: list[int]) -> _OpenRows:
-        """Read the rows of ``group``, and write their first token."""
+    def _open(self, group: list[int]) -> _OpenRows:
+        """Read the rows of ``group``, write their first token, and return those that are not finished with it."""
         # The keys and values of the shared beginnings come first; the rest of each row is read now.
         beginnings = list[_Beginning]()
         tails = list[Row]()
@@ -283,11 +302,11 @@ class _Decoder:
             else:
                 beginnings.append(beginning)
                 tails.append(self.rows[row][beginning.length :])
-        start = _begin(self.model, beginnings, len(group))
+        start = _stack_beginnings(self.model, beginnings, len(group))
         batch = left_pad(tails, device=self.model.device, ends=[len(tail) - 1 for tail in tails])
         cache = start.growing(len(self.model.blocks))
-        mask = torch.cat([start.mask, batch.mask], -1)
-        positions = start.lengths + batch.positions
+        mask = torch.cat([start.mask, batch.mask], -1)  # [rows, beginning + tail]
+        positions = start.lengths + batch.positions  # [rows, tail], counted from the first token of the beginning
         logits = self._next_logits(group, replace(batch, mask=mask, positions=positions), cache)
         self._write_tokens(logits, group)
         before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
@@ -303,14 +322,14 @@ class _Decoder:
         active = [row for row in numbers if row in self._active]
         while len(active) > until:
             if len(active) <= _SHRINK * len(numbers):  # drop the finished rows
-                positions = [position for position, row in enumerate(numbers) if row in self._active]
-                index = torch.tensor(positions, device=ids.device)
+                index = _find_positions(numbers, self._active).to(ids.device)
                 cache.batch_select_indices(index)
                 numbers = active
                 ids = ids[index]
                 mask = mask[index]
             mask = torch.cat([mask, torch.ones_like(ids)], -1)
-            step = Batch(ids=ids, mask=mask, positions=mask.sum(-1, keepdim=True) - 1)
+            positions = mask.sum(-1, keepdim=True) - 1  # [rows, 1], of the token to read: padding is not counted
+            step = Batch(ids=ids, mask=mask, positions=positions)
             logits = self._next_logits(numbers, step, cache)
             self._write_tokens(logits, numbers)
             ids = self._last_tokens(numbers)
@@ -375,11 +394,11 @@ class _Decoder:
         return torch.tensor([self._tokens[row][-1:] for row in numbers], device=self.model.device)
 
 
-def _begin(model: LanguageModel, beginnings: Sequence[_Beginning], rows: int) -> Prefix:
+def _stack_beginnings(model: LanguageModel, beginnings: Sequence[_Beginning], rows: int) -> Prefix:
     """Return the shared ``beginnings``, one a row; if there are none, an empty prefix of ``rows`` rows."""
     if not beginnings:
         return empty_prefix(model, rows)
-    index = torch.tensor([beginning.row for beginning in beginnings], device=model.device)
+    index = torch.tensor([beginning.prefix_row for beginning in beginnings], device=model.device)
     prefix = beginnings[0].prefix.rows(index)  # all have the same prefix
     # Without the padding for longer beginnings of rows outside of this group
     width = max(beginning.length for beginning in beginnings)
