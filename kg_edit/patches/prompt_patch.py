@@ -94,25 +94,35 @@ class FactBook:
             question = prompt.rstrip().rpartition("\n\n")[2]
         else:
             question = bare_question(prompt)
-        scores = self._index(question)  # of each fact: how similar its prompt is to the question
-        named = scores
-        if rule.gate == "subject":
-            named = self._subjects(question)  # of each fact: the share of its subject that the question names
+        similarities = self._index(question)  # of each fact: how similar its prompt is to the question
+        gate_scores = self._score_for_gate(question, similarities)
         letters = letters_of(question)
-        fitting = list[int]()
-        for index, fact in enumerate(self.facts):
-            # A fact without a subject, such as a paragraph, is compared by its prompt.
-            score = named[index] if fact.subject else scores[index]
-            if score >= rule.threshold or self._is_almost(index, letters):
-                fitting.append(index)
-        chosen = best([scores[index] for index in fitting], rule.most)
-        return tuple(self.facts[fitting[number]] for number in chosen)
+        fitting = list[int]()  # the numbers of facts
+        for number, score in enumerate(gate_scores):
+            if score >= rule.threshold or self._is_almost(number, letters):
+                fitting.append(number)
+        return tuple(self.facts[number] for number in _most_similar(fitting, similarities, rule.most))
 
-    def _is_almost(self, index: int, letters: str) -> bool:
+    def _score_for_gate(self, question: str, similarities: list[float]) -> list[float]:
+        """Return of each fact the score that has to reach the rule's threshold.
+
+        It is the similarity of its prompt; with the gate "subject" it is the share of its subject that the question
+        names. A fact without a subject, such as a paragraph, is always compared by its prompt.
+        """
+        if self.rule.gate != "subject":
+            return similarities
+        scores = list(similarities)
+        named_shares = self._subjects(question)
+        for number, fact in enumerate(self.facts):
+            if fact.subject:
+                scores[number] = named_shares[number]
+        return scores
+
+    def _is_almost(self, number: int, letters: str) -> bool:
         """Return whether a fact's prompt differs from a question's ``letters`` by as few as the rule allows."""
         if self.rule.letters is None:
             return False
-        return within_letters(self._letters[index], letters, self.rule.letters)
+        return within_letters(self._letters[number], letters, self.rule.letters)
 
     def prompt_transform(self, prompt: str, *, examples: int | None = None) -> str:
         """Return ``prompt`` with the relevant examples and facts before it; the most similar one of each comes last.
@@ -136,11 +146,10 @@ class FactBook:
         if not most:
             return []
         rule = self.rule
-        others = [index for index, fact in enumerate(self.facts) if fact not in facts]
-        scores = self._index(facts[0].prompt)
+        others = [number for number, fact in enumerate(self.facts) if fact not in facts]
         examples = []
-        for number in best([scores[index] for index in others], most):
-            text = self.facts[others[number]].text
+        for number in _most_similar(others, self._index(facts[0].prompt), most):
+            text = self.facts[number].text
             examples.append(f"{rule.before_fact}{text}\n{rule.before_prompt}{text}")
         return examples
 
@@ -161,6 +170,12 @@ class FactBook:
     def _letters(self) -> list[str]:
         """The facts' prompts as `within_letters` compares them."""
         return [letters_of(fact.prompt) for fact in self.facts]
+
+
+def _most_similar(numbers: Sequence[int], similarities: Sequence[float], most: int) -> list[int]:
+    """Return those of the ``numbers`` of facts that have the highest similarities, the best first, at most ``most``."""
+    places = best([similarities[number] for number in numbers], most)
+    return [numbers[place] for place in places]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -215,8 +230,9 @@ class PromptPatch(Patch):
         ``examples`` is the maximum number of other facts that are shown as examples; None: as in the rules.
         """
         prompt = text
-        for book in self.books:
-            prompt = book.prompt_transform(text, examples=examples).removesuffix(text) + prompt
+        for book in self.books:  # that with the latest fact first, so that it stands right before the text
+            facts_and_text = book.prompt_transform(text, examples=examples)
+            prompt = facts_and_text.removesuffix(text) + prompt
         return prompt
 
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
