@@ -139,27 +139,36 @@ def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iter
 
 
 def _keys_by_weight(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> dict[str, tuple[list[int], Array]]:
-    """Return by weight the numbers of the entries that have a key there, and these keys [in, edits].
-
-    The key is the one that the patch stores, or else the input direction to which the change reacts. A sum of patches
-    of which only some store keys counts as one that stores none.
-    """
+    """Return by weight the numbers of the entries that have a key there, and these keys [in, edits]."""
     number_of = {entry.position: number for number, entry in enumerate(entries)}
     numbers = defaultdict[str, list[int]](list)  # by weight: the numbers of the entries
     keys = defaultdict[str, list[Array]](list)  # by weight: the keys of each step, [in, edits of the step]
     for step, change in changes.items():
-        edit_columns = columns_by_edit(change)
-        if edit_columns is None:
-            continue
         positions = [EditPosition(step, record["edit"]["id"]) for record in change.edits]
-        if not number_of.keys() >= set(positions):  # added after the entries were read
+        are_known = all(position in number_of for position in positions)  # else added after the entries were read
+        if not are_known:
             continue
-        # An edit's first column is its own; further facts, in the other columns, have other subjects.
-        first_columns = [columns[0] for columns in edit_columns]
-        for name, pair in change.factors.items():
-            columns_of_step = change.keys.get(name, pair.right)  # [in, columns]
-            if columns_of_step.shape != pair.right.shape:
-                columns_of_step = pair.right
+        for name, keys_of_step in _keys_of_step(change).items():
             numbers[name] += [number_of[position] for position in positions]
-            keys[name].append(columns_of_step[:, first_columns].astype(np.float32))
+            keys[name].append(keys_of_step)
     return {name: (numbers[name], np.concatenate(keys[name], 1)) for name in numbers}
+
+
+def _keys_of_step(change: Changes) -> dict[str, Array]:
+    """Return by weight the keys of a step's edits, [in, edits]; {} if the columns do not belong to edits.
+
+    The key is the one that the patch stores, or else the input direction to which the change reacts. A sum of patches
+    of which only some store keys counts as one that stores none.
+    """
+    edit_columns = columns_by_edit(change)
+    if edit_columns is None:
+        return {}
+    # An edit's first column is its own; further facts, in the other columns, have other subjects.
+    first_columns = [columns[0] for columns in edit_columns]
+    keys = dict[str, Array]()
+    for name, pair in change.factors.items():
+        all_columns = change.keys.get(name, pair.right)  # [in, columns]
+        if all_columns.shape != pair.right.shape:
+            all_columns = pair.right
+        keys[name] = all_columns[:, first_columns].astype(np.float32)
+    return keys
