@@ -110,19 +110,14 @@ def predict_risks(
     shares = _compute_shares(method, edits, encoded)
     risks = []
     for index, edit in enumerate(edits):
-        near = []
-        for number, prompt in enumerate(encoded):
-            token_id = prompt.ids[int(shares.tokens[index, number])]
-            token = str(method.model.tokenizer.decode([token_id]))
-            share = float(shares.at_prompts[index, number])
-            near.append(Reach(text=asked[number].text, token=token, share=share))
-        others = []
-        for number, other in enumerate(edits):
-            if other.subject != edit.subject:
-                share = float(shares.at_edits[index, number])
-                others.append(Reach(text=other.text, edit=other.id, token=other.subject, share=share))
-        same = tuple(other.id for other in edits if other.subject == edit.subject and other.id != edit.id)
-        risks.append(EditRisk(edit=edit, prompts=_sorted(near), edits=_sorted(others), same_subject=same))
+        same_subject = [other.id for other in edits if other.subject == edit.subject and other.id != edit.id]
+        risk = EditRisk(
+            edit=edit,
+            prompts=_reach_prompts(method.model, asked, encoded, shares, index),
+            edits=_reach_edits(edits, shares, index),
+            same_subject=tuple(same_subject),
+        )
+        risks.append(risk)
     return tuple(risks)
 
 
@@ -139,6 +134,34 @@ class _Shares:
     at_edits: Tensor
     at_prompts: Tensor
     tokens: Tensor
+
+
+def _reach_prompts(
+    model: LanguageModel, asked: Sequence[AskedPrompt], encoded: Sequence[Prompt], shares: _Shares, index: int
+) -> tuple[Reach, ...]:
+    """Return how much of the change of the edit ``index`` arrives at each prompt, the largest share first."""
+    reaches = []
+    for number, (prompt, tokens) in enumerate(zip(asked, encoded, strict=True)):
+        token_id = tokens.ids[int(shares.tokens[index, number])]
+        token = str(model.tokenizer.decode([token_id]))
+        share = float(shares.at_prompts[index, number])
+        reaches.append(Reach(text=prompt.text, token=token, share=share))
+    return _sort_by_share(reaches)
+
+
+def _reach_edits(edits: Sequence[Edit], shares: _Shares, index: int) -> tuple[Reach, ...]:
+    """Return how much of the change of the edit ``index`` arrives at each edit of another subject, largest first."""
+    reaches = []
+    for number, other in enumerate(edits):
+        if other.subject != edits[index].subject:
+            share = float(shares.at_edits[index, number])
+            reaches.append(Reach(text=other.text, edit=other.id, token=other.subject, share=share))
+    return _sort_by_share(reaches)
+
+
+def _sort_by_share(reaches: Iterable[Reach]) -> tuple[Reach, ...]:
+    """Return those that get the most first."""
+    return tuple(sorted(reaches, key=lambda reach: reach.share, reverse=True))
 
 
 def _compute_shares(method: RankOneMethod | JointMethod, edits: Sequence[Edit], prompts: Sequence[Prompt]) -> _Shares:
@@ -212,27 +235,41 @@ def _keys_and_directions(
     method: RankOneMethod | JointMethod, requests: Sequence[Request], layer: int
 ) -> tuple[Tensor, Tensor]:
     """Return the keys k of the bare prompts [edits, d_ff], and the directions U [d_ff, edits], in float64."""
-    model = method.model
-    rows = list(chain.from_iterable(request.rewrites for request in requests))
+    rows = list(
+        chain.from_iterable(request.rewrites for request in requests)
+    )  # of an edit, the bare prompt comes first
     counts = [len(request.rewrites) for request in requests]
-    row_keys, _ = subject_states(model, rows, layer=layer, last=layer)
+    row_keys, _ = subject_states(method.model, rows, layer=layer, last=layer)
     by_edit = row_keys.split(counts)  # [contexts, d_ff] of each edit
     bare = exact(torch.stack([keys[0] for keys in by_edit]))
-
     if isinstance(method, JointMethod):
-        batch = torch.stack([mean_key(keys) for keys in by_edit], 1)  # K, [d_ff, edits]
-        others = requests if method.config.hold else ()
-        held = OtherTokens(model, others, [layer], memory=0.0).at(layer)
-        directions = method.directions(layer, exact(batch), others=held, protected=None)
+        directions = _joint_directions(method, requests, by_edit, layer)
     else:
-        columns = []
-        for request, keys in zip(requests, by_edit, strict=True):
-            held = OtherKeys.none(keys.shape[1], keys.device)
-            if method.config.hold:
-                held = held.plus(other_keys(model, request.rewrites, layer))
-            columns.append(method.covariance.solve(keys.mean(0), others=held, weight=method.config.hold))
-        directions = torch.stack(columns, 1)
+        directions = _single_directions(method, requests, by_edit, layer)
     return bare.to(directions), directions
+
+
+def _joint_directions(
+    method: JointMethod, requests: Sequence[Request], by_edit: Sequence[Tensor], layer: int
+) -> Tensor:
+    """Return the directions of a batch, [d_ff, edits], from the keys of each edit [contexts, d_ff]."""
+    batch = torch.stack([mean_key(keys) for keys in by_edit], 1)  # K, [d_ff, edits]
+    others = requests if method.config.hold else ()  # with ``hold``, the prompts' other tokens keep their outputs
+    held = OtherTokens(method.model, others, [layer], memory=0.0).at(layer)
+    return method.directions(layer, exact(batch), others=held, protected=None)
+
+
+def _single_directions(
+    method: RankOneMethod, requests: Sequence[Request], by_edit: Sequence[Tensor], layer: int
+) -> Tensor:
+    """Return the direction u = C^-1 k of each edit, [d_ff, edits], from its keys [contexts, d_ff]."""
+    columns = []
+    for request, keys in zip(requests, by_edit, strict=True):
+        held = OtherKeys.none(keys.shape[1], keys.device)
+        if method.config.hold:  # the prompt's other tokens keep their outputs
+            held = held.plus(other_keys(method.model, request.rewrites, layer))
+        columns.append(method.covariance.solve(keys.mean(0), others=held, weight=method.config.hold))
+    return torch.stack(columns, 1)
 
 
 def _keys_of_prompts(model: LanguageModel, prompts: Sequence[Prompt], layer: int) -> Iterator[Tensor]:
@@ -251,8 +288,3 @@ def _keys_of_prompts(model: LanguageModel, prompts: Sequence[Prompt], layer: int
         padded = seen["key"].reshape(len(rows), -1, seen["key"].shape[-1])  # [rows, longest, d_ff]
         for row, keys in zip(rows, padded, strict=True):
             yield exact(keys[len(keys) - len(row) :])
-
-
-def _sorted(reaches: Iterable[Reach]) -> tuple[Reach, ...]:
-    """Return those that get the most first."""
-    return tuple(sorted(reaches, key=lambda reach: reach.share, reverse=True))
