@@ -21,7 +21,7 @@ import networkx as nx
 from kg_common.json_text import digest
 from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import FAILURES, GraphError
-from kg_edit.graphs.facts import guarding, hash_of, target_of, without_answers, without_nodes
+from kg_edit.graphs.facts import add_guard, hash_of, target_of, without_answers, without_nodes
 from kg_edit.graphs.source import (
     SAMPLING,
     SubgraphSource,
@@ -194,13 +194,13 @@ class Withheld(Control):
 class WithoutAnswers(Withheld):
     """The right graph without nodes that overlap a name in ``names[edit id]``: the answers of the test questions.
 
-    If the right graph has the guard (`Leakage`), other statements are sampled in the place of theirs (`guarding`).
+    If the right graph has the guard (`Leakage`), other statements are sampled in the place of theirs (`add_guard`).
     """
 
     def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
         """Return the subgraph of an edit without these nodes; the options are those of the right graph."""
         hidden = [name for name in hidden_answers(self, edit) if name.strip()]
-        return super().subgraph(edit, guarding(self.right, edit, options, hidden))
+        return super().subgraph(edit, add_guard(self.right, edit, options, hidden))
 
     def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph without these nodes and those that only they lead to; s and o* stay."""
@@ -244,8 +244,8 @@ class WrongGraph(Control):
         """Return the edit's own edge, with the donors' statements instead of those of o*."""
         wrong = keep_edit_alone(graph)
         # Of the right graph's attributes only the options stay; others, such as its content's hash, are of its content.
-        options_read = [name for name in options.changed() if name in graph.graph and name not in SAMPLING]
-        wrong.graph = {name: graph.graph[name] for name in options_read}
+        option_names = [name for name in options.changed() if name in graph.graph and name not in SAMPLING]
+        wrong.graph = {name: graph.graph[name] for name in option_names}
         incoming = options.incoming
         size = len(_statements(graph, incoming=incoming))
         count = len(_statements(wrong, incoming=incoming))
@@ -349,10 +349,10 @@ def _statements(graph: nx.MultiDiGraph, *, incoming: bool) -> list[Statement]:
 def _graft(
     wrong: nx.MultiDiGraph, other: nx.MultiDiGraph, right: nx.MultiDiGraph, *, room: int, seed: int, incoming: bool
 ) -> None:
-    """Add statements of a donor's o* to the o* of ``wrong``, with the nodes behind them.
+    """Add statements of a donor's o* to the o* of ``wrong``, which is changed, with the nodes behind them.
 
     Args:
-        wrong: the graph that is changed.
+        wrong: the graph that gets the statements.
         other: the subgraph of the donor.
         right: the right subgraph; its statements are not added.
         room: how many statements are added at most.
@@ -364,9 +364,8 @@ def _graft(
     if donor in {root, subject_of(wrong)}:  # the same entity under another name in the pool
         return
     excluded = {subject_of(wrong), root, subject_of(other), donor}
-    # The statements that may be added
     right_edges = {statement.edge_at(root) for statement in _statements(right, incoming=incoming)}
-    new = []
+    new = []  # the statements that may be added
     for statement in _statements(other, incoming=incoming):
         edge = statement.edge_at(root)
         if statement.end not in excluded and edge not in right_edges and not wrong.has_edge(*edge):
@@ -374,16 +373,24 @@ def _graft(
     new.sort(key=lambda statement: hash_of(seed, statement.end, statement.key))
 
     inside = other.subgraph([key for key in other if key not in excluded])
-    paths = inside
-    if incoming:
-        paths = inside.to_undirected(as_view=True)
     for statement in new[:room]:
-        behind = inside.subgraph({statement.end, *nx.descendants(paths, statement.end)})
-        for node, node_data in behind.nodes(data=True):
-            if node not in wrong:
-                wrong.add_node(node, **node_data)
-        wrong.add_edges_from(behind.edges(keys=True, data=True))
+        _copy_behind(inside, statement.end, wrong, incoming=incoming)
         wrong.add_edge(*statement.edge_at(root), **statement.data)
+
+
+def _copy_behind(graph: nx.MultiDiGraph, node: str, target: nx.MultiDiGraph, *, incoming: bool) -> None:
+    """Copy a node of ``graph`` and all that its edges lead to into ``target``, which is changed.
+
+    With ``incoming``, edges are followed in both directions.
+    """
+    paths = graph
+    if incoming:
+        paths = graph.to_undirected(as_view=True)
+    behind = graph.subgraph({node, *nx.descendants(paths, node)})
+    for name, data in behind.nodes(data=True):
+        if name not in target:  # a node that the target has keeps its data
+            target.add_node(name, **data)
+    target.add_edges_from(behind.edges(keys=True, data=True))
 
 
 def hidden_answers(source: object, edit: Edit) -> tuple[str, ...]:

@@ -188,7 +188,7 @@ def without_nodes(graph: nx.MultiDiGraph, nodes: Iterable[str]) -> nx.MultiDiGra
     return pruned
 
 
-def guarding(source: SubgraphSource, edit: Edit, options: SubgraphOptions, answers: Sequence[str]) -> SubgraphOptions:
+def add_guard(source: SubgraphSource, edit: Edit, options: SubgraphOptions, answers: Sequence[str]) -> SubgraphOptions:
     """Return the options with a guard (`Leakage`) under which no node of the subgraph overlaps one of ``answers``.
 
     The guard knows whole labels, and leaves them out before a node's statements are sampled. So the labels that overlap

@@ -18,7 +18,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
 from kg_edit.graphs.controls import probe_answers, states_nothing
 from kg_edit.graphs.encoding import check_labels
-from kg_edit.graphs.facts import answers_in, guarding, target_of, without_answers
+from kg_edit.graphs.facts import add_guard, answers_in, target_of, without_answers
 from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.graphs.source import (
     ABSENT,
@@ -70,7 +70,7 @@ class GraphSettings(MethodConfig):
         answers = asked_answers(edit) if self.guards_answers else ()
         options = self.graph.options(hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed)
         try:
-            graph = edit_subgraph(source, edit, guarding(source, edit, options, answers))
+            graph = edit_subgraph(source, edit, add_guard(source, edit, options, answers))
         except ABSENT:
             if self.graph.require:
                 raise
