@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import networkx as nx
 import torch
@@ -143,8 +143,8 @@ def check_labels(model: LanguageModel, graph: nx.MultiDiGraph) -> None:
         for name in names:
             if len(name.encode()) <= longest:  # a token has at least one byte
                 continue
-            tokens, _ = _tokenize(model, name, start_token=False)
-            if len(tokens) > longest:
+            tokens = _tokenize(model, name, start_token=False)
+            if len(tokens.ids) > longest:
                 statement = " | ".join(_shorten(part) for part in names)
                 raise GraphError(f"in the statement {statement}: {_say_too_long(model, name)}")
 
@@ -195,9 +195,9 @@ def label_vectors(
     vectors: dict[str, Tensor] = {}
     for padded, batch in _make_batches(model, labels, start_token=start_token):
         states = block_output(model, padded, layer)  # [labels, tokens, d]
-        for (label, tokens), state in zip(batch, states, strict=True):
+        for (label, own), state in zip(batch, states, strict=True):
             last = state[-1]
-            mean = state[-tokens:].mean(0)
+            mean = state[-own:].mean(0)  # rows are padded on the left, so a label's own tokens are the last ones
             match pooling:
                 case "last":
                     vectors[label] = last
@@ -211,42 +211,53 @@ def label_vectors(
 def _make_batches(
     model: LanguageModel, labels: Sequence[str], *, start_token: bool
 ) -> Iterator[tuple[Batch, list[tuple[str, int]]]]:
-    """Yield left-padded batches of the distinct labels, short ones first: the rows, and (label, own tokens) of each.
+    """Yield left-padded batches of the distinct labels, short ones first.
 
-    A label's own tokens are those without a start of the document or a line break before it; only their number counts.
+    A batch is the rows, and for each row the label and the number of its own tokens (`_LabelTokens`).
     """
-    ids = dict[str, list[int]]()
-    own_tokens = dict[str, int]()
-    for label in sorted(set(labels)):
-        ids[label], others = _tokenize(model, label, start_token=start_token)
-        own_tokens[label] = len(ids[label]) - others
-    by_length = sorted(ids, key=lambda label: len(ids[label]))
-    lengths = [len(ids[label]) for label in by_length]
+    tokens = {label: _tokenize(model, label, start_token=start_token) for label in sorted(set(labels))}
+    by_length = sorted(tokens, key=lambda label: len(tokens[label].ids))
+    lengths = [len(tokens[label].ids) for label in by_length]
     longest = _most_tokens(model)
     if longest and lengths and lengths[-1] > longest:
         raise GraphError(_say_too_long(model, by_length[-1]))
     for numbers in split_passes(lengths, rows=_ROWS, tokens=_TOKENS):
         batch = by_length[numbers.start : numbers.stop]
-        padded = left_pad([ids[label] for label in batch], device=model.device)
-        yield padded, [(label, own_tokens[label]) for label in batch]
+        padded = left_pad([tokens[label].ids for label in batch], device=model.device)
+        yield padded, [(label, tokens[label].own) for label in batch]
 
 
-def _tokenize(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[int], int]:
-    """Return a label's tokens without a final EOS, and how many of the first ones are not its own (a start, a BOS)."""
+class _LabelTokens(NamedTuple):
+    """The tokens of a label that is read alone; the last ``own`` of them are the label itself.
+
+    Before them there may be a BOS, or the document's start and a line break.
+    """
+
+    ids: list[int]
+    own: int
+
+
+def _tokenize(model: LanguageModel, label: str, *, start_token: bool) -> _LabelTokens:
+    """Return a label's tokens without a final EOS; with ``start_token`` after a start, else as the tokenizer has it."""
     if start_token:
-        lead = model.tokenizer(LINE_BREAK, add_special_tokens=False)["input_ids"]
-        tokens = model.tokenizer(label, add_special_tokens=False)["input_ids"]
-        before = [document_start(model.tokenizer), *lead]
-        if not tokens:  # an empty label is represented by what is before it
-            return before, 0
-        return [*before, *tokens], len(before)
+        return _tokenize_after_start(model, label)
     encoding = model.tokenizer(label, return_special_tokens_mask=True)
-    special = list(encoding["special_tokens_mask"])
+    special = list(encoding["special_tokens_mask"])  # such as [1, 0, 0, 0, 1]: BOS, three tokens, EOS
     if 0 not in special:  # an empty label
-        return [document_start(model.tokenizer)], 0
+        return _LabelTokens([document_start(model.tokenizer)], own=1)
     first = special.index(0)  # of its own tokens
     end = len(special) - special[::-1].index(0)  # behind the last of them
-    return list(encoding["input_ids"])[:end], first
+    return _LabelTokens(list(encoding["input_ids"])[:end], own=end - first)
+
+
+def _tokenize_after_start(model: LanguageModel, label: str) -> _LabelTokens:
+    """Return the document's start, a line break and the label; the first two stand for an empty label."""
+    line_break = model.tokenizer(LINE_BREAK, add_special_tokens=False)["input_ids"]
+    before = [document_start(model.tokenizer), *line_break]
+    tokens = model.tokenizer(label, add_special_tokens=False)["input_ids"]
+    if not tokens:
+        return _LabelTokens(before, own=len(before))
+    return _LabelTokens([*before, *tokens], own=len(tokens))
 
 
 def _scale_to_unit_rms(vectors: Tensor) -> Tensor:
