@@ -128,26 +128,26 @@ def _kind(path: Path) -> str:
 
 def _read_table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (head, relation, tail) of the rows of a CSV or TSV file; blank lines and the header are left out."""
+    # The first line that is not blank shows the separator. It is taken from the iterator, and put in front again.
     lines = _decode(reader, path)
-    start = _read_start(lines)
-    first_line = ""
-    if start:
-        first_line = start[-1]
+    start = _take_start(lines)
+    first_line = start[-1] if start else ""
     separator = _find_separator(first_line, usual=_SEPARATORS[_kind(path)])
-    rows = table_rows(chain(start, lines), separator)  # so the line numbers count from the file's first line
+    rows = table_rows(chain(start, lines), separator)
 
-    columns: Sequence[int] | None = None  # of head, relation and tail; None before the first row
+    columns: Sequence[int] = (0, 1, 2)  # of head, relation and tail, unless a header has them in other places
     width = 3  # cells of a row
+    is_first = True
     for line_number, cells in rows:
         where = f"{path}, line {line_number}"
         if isinstance(cells, RowFault):
             raise GraphError(f"{where}: {cells.message}")
-        if columns is None:
-            columns = _find_columns(cells)
-            if columns is not None:  # the first row is a header
-                width = len(cells)
-                continue
-            columns = (0, 1, 2)
+        header_columns = _find_columns(cells) if is_first else None
+        is_first = False
+        if header_columns is not None:
+            columns = header_columns
+            width = len(cells)
+            continue
         _check_cells(cells, width, where)
         head, relation, tail = [cells[column] for column in columns]
         for field, text in (("head", head), ("relation", relation), ("tail", tail)):
@@ -156,8 +156,8 @@ def _read_table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, 
         yield head, relation, tail
 
 
-def _read_start(lines: Iterator[str]) -> list[str]:
-    """Take the lines up to the first one that is not blank; the separator is that which makes three cells of it."""
+def _take_start(lines: Iterator[str]) -> list[str]:
+    """Take the blank lines at the start out of ``lines``, and the first one that is not blank."""
     start = list[str]()
     for line in lines:
         start.append(line)
