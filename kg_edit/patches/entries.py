@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -47,27 +47,30 @@ class Entry:
 def entries(
     steps: Mapping[int, Sequence[Mapping[str, Any]]], active: Mapping[int, Patch | Changes]
 ) -> tuple[Entry, ...]:
-    """Make an entry for every record of every step as it was added; ``active`` has the present patches."""
+    """Make the entries of a ledger.
+
+    Args:
+        steps: the records of each step, as they were added.
+        active: the present patch of each step; an edit that is not in it was removed.
+    """
     added = _by_position(steps)
-    now = _by_position({step: patch.edits for step, patch in active.items()})
+    present = _by_position({step: patch.edits for step, patch in active.items()})
     ids = Counter(position.id for position in added)
     listed = list[Entry]()
     for position, first_record in added.items():
-        record = now.get(position, first_record)  # a removal of others may have computed the edit again
+        record = present.get(position, first_record)  # a removal of others may have computed the edit again
         name = position.id
         if ids[position.id] > 1:
             name = f"{position.step}/{position.id}"
-        state: State = "active" if position in now else "removed"
-        entry = Entry(
-            position=position,
-            name=name,
-            state=state,
-            edit=edit_of(record),
-            method=record["method"],
-            record=record,
-        )
-        listed.append(entry)
+        state: State = "active" if position in present else "removed"
+        listed.append(_make_entry(position, name, state, record))
     return tuple(listed)
+
+
+def _make_entry(position: EditPosition, name: str, state: State, record: Mapping[str, Any]) -> Entry:
+    return Entry(
+        position=position, name=name, state=state, edit=edit_of(record), method=record["method"], record=record
+    )
 
 
 def _by_position(steps: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[EditPosition, Mapping[str, Any]]:
@@ -80,17 +83,19 @@ def _by_position(steps: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[EditP
 
 
 def entries_of(patch: Patch | Changes) -> tuple[Entry, ...]:
-    """Return the edits of a patch that is in no ledger; later edits with the same id are called ``id#2`` and so on."""
+    """Return the edits of a patch that is in no ledger, as those of a ledger with this one step.
+
+    Later edits with the same id are called ``id#2`` and so on.
+    """
     _check_readable(patch)
     seen = Counter[str]()
-    named = list[Entry]()
+    listed = list[Entry]()
     for record in patch.edits:
         id_ = record["edit"]["id"]
         seen[id_] += 1
         name = id_ if seen[id_] == 1 else f"{id_}#{seen[id_]}"
-        (entry,) = entries({1: [record]}, {})
-        named.append(replace(entry, name=name, state="active"))
-    return tuple(named)
+        listed.append(_make_entry(EditPosition(1, id_), name, "active", record))
+    return tuple(listed)
 
 
 def edit_of(record: Mapping[str, Any]) -> Edit:
