@@ -114,7 +114,7 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     try:
         metadata, arrays = _read(path, "np")
-    except TypeError:  # numpy has no bfloat16
+    except TypeError:  # safetensors raises it for bfloat16, which numpy has not; torch has it
         file = read_patch(path)
         float32 = {name: tensor.float().numpy() for name, tensor in file.tensors.items()}
         return file.provenance, float32
@@ -125,22 +125,15 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the metadata of a file, and its tensors for ``framework``; no tensors if it is None."""
+    """Read the metadata of a file, and its tensors for ``framework`` ("pt" or "np"); no tensors if it is None."""
+    tensors = dict[str, Any]()
     try:
         with safe_open(path, framework=framework or "np") as file:
             texts = file.metadata() or {}
             metadata = parse(texts.get(METADATA, "{}"))
-            names = list[str]()
             if framework is not None:
-                names = list(file.keys())
-            for name in names:
-                dtype = str(file.get_slice(name).get_dtype())
-                if dtype not in _REAL:
-                    raise PatchError(
-                        f"the patch {path} has values of {name} of the type {dtype}; expected real numbers: "
-                        f"{', '.join(_REAL)}"
-                    )
-            tensors = {name: file.get_tensor(name) for name in names}
+                _check_types(file, path)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError as error:
         raise PatchError(f"can't read the patch {path}: there is no such file; check the path") from error
     except (OSError, SafetensorError, ValueError) as error:
@@ -149,6 +142,16 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
         ) from error
     _check_metadata(metadata, path)
     return metadata, tensors
+
+
+def _check_types(file: Any, path: str | Path) -> None:
+    """Check that all tensors of an opened file are of real numbers."""
+    for name in file.keys():  # noqa: SIM118 - not a dict
+        dtype = str(file.get_slice(name).get_dtype())
+        if dtype not in _REAL:
+            raise PatchError(
+                f"the patch {path} has values of {name} of the type {dtype}; expected real numbers: {', '.join(_REAL)}"
+            )
 
 
 def _check_metadata(metadata: Any, path: str | Path) -> None:
