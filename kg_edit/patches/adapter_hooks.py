@@ -55,13 +55,15 @@ def replacing_output(model: LanguageModel, layer: int, forward: Forward, *, read
         reads: the inputs: those of the down-projection (``key``), or of the MLP (``mlp``).
     """
     down = model.down_projection(layer)
-    seen = dict[str, Tensor]()
+    seen = dict[str, Tensor]()  # of one pass: the MLP's input, which `note` keeps until `hook` is called
 
     def note(_: nn.Module, args: tuple[Any, ...]) -> None:
         seen["mlp"] = args[0]
 
     def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        state = args[0] if reads == "key" else seen["mlp"]
+        state = args[0]  # x, the down-projection's own input
+        if reads == "mlp":  # the module that reads h runs before the down-projection
+            state = seen["mlp"]
         inputs = state.reshape(-1, state.shape[-1])  # [tokens, in]; some model families flatten the input of their MLP
         flat = output.reshape(len(inputs), -1)  # [tokens, out]
         return forward(inputs.float(), flat.float()).to(output).reshape(output.shape)

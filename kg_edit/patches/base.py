@@ -175,11 +175,15 @@ class Patch(ABC):
                 "the model again to use the patch, make a new one on the merged model, or merge several at once: "
                 "(first + second).merge_into(model)"
             )
+        raise PatchMismatchError(self._describe_mismatch(model))
+
+    def _describe_mismatch(self, model: LanguageModel) -> str:
+        """Return the message about a model that is another one than the patch is for."""
         from kg_edit.patches.provenance import ORIGIN, about_merged  # only a patch of another model needs it
 
         source = self.provenance["model"]
         if (Path(model.name) / ORIGIN).is_file():
-            raise PatchMismatchError(f"this patch is for {source.get('name')!r}, and {about_merged(model.name)}")
+            return f"this patch is for {source.get('name')!r}, and {about_merged(model.name)}"
         message = (
             f"this patch is for {source.get('name')!r} (fingerprint {self.fingerprint}), but the loaded model is "
             f"{model.name!r} ({model.fingerprint}); load the right model, or edit this one again"
@@ -192,7 +196,7 @@ class Patch(ABC):
                 f". The patch was made in {dtype}, and a model in float16 may have another fingerprint: try the model "
                 f"in {dtype} (CLI: --dtype {dtype})"
             )
-        raise PatchMismatchError(message)
+        return message
 
     @property
     def nbytes(self) -> int:
@@ -347,21 +351,27 @@ def without_edits(provenance: Mapping[str, Any], ids: Collection[str], *, known:
 
 
 def _add_to_sums(sums: Sequence[Patch], part: Patch) -> list[Patch]:
-    """Return the parts of a stack with one more, which is added to the earlier parts of its class that it meets.
+    """Return the parts of a stack with one more, which is added to the earlier parts of its class.
 
-    The sum takes the place of its last part, which was made on the model with all parts before it.
+    An earlier part of the same class is added to it if both change the same place (`Patch.meets`), or if it is the last
+    of the stack, so that no part lies between them. The sum comes last: ``part`` was made on the model with all parts
+    before it. With adapters A and B at different places and weights W, for example:
+
+        [A, W] and A'  ->  [W, A + A']        [A, W] and B  ->  [A, W, B]        [W, A] and B  ->  [W, A + B]
     """
     others = list[Patch]()
-    total: Patch | None = None
+    to_add = list[Patch]()
     for patch in sums:
-        is_added_to = type(patch) is type(part) and (patch is sums[-1] or patch.meets(part))
-        if not is_added_to:
-            others.append(patch)
-        elif total is None:
-            total = patch
+        is_last = patch is sums[-1]
+        if type(patch) is type(part) and (is_last or patch.meets(part)):
+            to_add.append(patch)
         else:
-            total = total + patch
-    return [*others, part if total is None else total + part]
+            others.append(patch)
+    to_add.append(part)
+    total = to_add[0]
+    for patch in to_add[1:]:
+        total = total + patch
+    return [*others, total]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
