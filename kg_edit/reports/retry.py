@@ -70,13 +70,13 @@ def make_alone(
             together = min(_MOST_TOGETHER, max(_FIRST_TOGETHER, start))  # 2, 2, 4, 8, 8, …
             batch = remaining[start : start + together]
             with send_losses([StepNotes(bar.note, most=method.config.most_steps)], [edit.id for edit in batch]):
-                patches = method.edit_each(batch)
+                results = method.edit_each(batch)  # of each edit its patch, or the error why there is none
             lines = []
-            for edit, patch in zip(batch, patches, strict=True):
-                if isinstance(patch, Patch):
-                    lines.append(_try_alone(model, edit, patch))
+            for edit, result in zip(batch, results, strict=True):
+                if isinstance(result, Patch):
+                    lines.append(_try_alone(model, edit, result))
                 else:
-                    lines.append(AloneLine(edit=edit.id, succeeded=False, error=str(patch)))
+                    lines.append(AloneLine(edit=edit.id, succeeded=False, error=str(result)))
             append_lines(folder / ALONE, [line.model_dump_json() for line in lines])
             succeeded.update({line.edit: line.succeeded for line in lines})
             start += len(batch)
