@@ -1,4 +1,15 @@
-"""Options of a command from the fields of a dataclass, so that they are named, typed and explained once."""
+"""Options of a command from the fields of a dataclass, so that they are named, typed and explained once.
+
+typer reads the options of a command from the signature of its function. `with_fields_of` gives it a function with
+another signature, in which the fields stand for the dataclass:
+
+    @dataclass
+    class Job:                                        with_fields_of(Job, after={"name": ("dry",)}) makes of `work`
+        name: Annotated[str, typer.Option()]              run(*, name, dry, every)
+        measure: Measure  # a pydantic model          and run(name="a", dry=True, every=2) calls
+                          # with the field `every`        work(Job(name="a", measure=Measure(every=2)), dry=True)
+    def work(job: Job, *, dry: bool = False): ...
+"""
 
 from __future__ import annotations
 
@@ -36,20 +47,27 @@ def with_fields_of(
 
         @wraps(command)
         def run(**options: Any) -> None:
-            values = dict[str, Any]()  # of the dataclass's fields
-            for name, option in field_options.items():
-                model = _model_of(option)
-                if model is None:
-                    values[name] = options.pop(name)
-                else:
-                    values[name] = _build(model, options)
+            values = _take_values(field_options, options)
             command(fields(**values), **options)  # type: ignore[call-arg]
 
+        # What typer reads, instead of the signature of ``command``
         run.__signature__ = signature(command).replace(parameters=ordered)  # type: ignore[attr-defined]
         run.__annotations__ = {option.name: option.annotation for option in ordered}
         return run
 
     return decorate
+
+
+def _take_values(field_options: Mapping[str, Parameter], options: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of the dataclass's fields; they are taken out of ``options``, so the command's own remain."""
+    values = dict[str, Any]()
+    for name, option in field_options.items():
+        model = _model_of(option)
+        if model is None:
+            values[name] = options.pop(name)
+        else:
+            values[name] = _build(model, options)
+    return values
 
 
 def _order_options(
