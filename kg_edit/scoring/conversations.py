@@ -78,15 +78,13 @@ def converse(
         beginnings.append(_begin(model, conversation, form))
         limits.append(ANSWERED if conversation.thinking is None else conversation.thinking)
     firsts = _write(model, beginnings, limits=limits, patches=patches, form=form)
-    middles = []
+    texts = []  # up to the answers
     for conversation, beginning, first in zip(conversations, beginnings, firsts, strict=True):
         if conversation.thinking is None or form is None:
-            middles.append(_ask_again(model, conversation, first))
-        elif conversation.thinking == 0:  # the template has closed an empty thought
-            middles.append(beginning)
+            texts.append(_ask_again(model, conversation, first))
         else:
-            middles.append(f"{beginning}{first}\n{form.closing}")
-    answers = _write(model, middles, limits=[ANSWERED] * len(middles), patches=patches, form=form)
+            texts.append(_end_thought(conversation, beginning, first, form))
+    answers = _write(model, texts, limits=[ANSWERED] * len(texts), patches=patches, form=form)
     return [Exchange(first, answer) for first, answer in zip(firsts, answers, strict=True)]
 
 
@@ -109,6 +107,13 @@ def _ask_again(model: LanguageModel, conversation: Conversation, answer: str) ->
         _say(model, conversation.follow_up),
     ]
     return render(model.tokenizer, turns, name=model.name)
+
+
+def _end_thought(conversation: Conversation, beginning: str, thought: str, form: ThinkingForm) -> str:
+    """Return the text up to the answer after a thought."""
+    if conversation.thinking == 0:  # the template has closed an empty thought
+        return beginning
+    return f"{beginning}{thought}\n{form.closing}"
 
 
 def _say(model: LanguageModel, text: str) -> Message:
