@@ -51,7 +51,9 @@ def perplexity(
             output = model.model(input_ids=window_ids[None].to(model.device), use_cache=False)
             logits = output.logits[0, :-1].float()  # [window - 1, vocabulary]
             nll = torch.nn.functional.cross_entropy(logits, window_ids[1:].to(logits.device), reduction="none")
-            losses.append(nll[scored - start - 1 :])  # nll [window - 1] is that of each token except the first
+            # nll [window - 1] has the tokens start + 1 to end - 1 of the text. With windows of 512, the second one
+            # starts at 256, and 512 tokens are scored: nll[255:] is that of the tokens 512 to 767.
+            losses.append(nll[scored - start - 1 :])
             scored = end
     if not losses:
         raise ModelError("the text for general ability has fewer than two tokens; give a text of some thousand words")
