@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from kg_common.errors import EditRowError
 from kg_common.rows import RowFault, entries, raw_rows
 from kg_edit.edits.edit import Edit, Language, Name, Record, Text, checked
 from kg_edit.edits.files import unit_of
-from kg_edit.edits.templates import RelationTemplates, utf8_text
+from kg_edit.edits.templates import RelationTemplate, RelationTemplates, utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, first_faults
 from kg_edit.languages import ENGLISH, FORM_LANGUAGES, fill, forms_of, named_facts, packaged_rows
 from kg_edit.scoring.requests import Requests, continue_and_score
@@ -215,25 +215,33 @@ def _related(edits: Iterable[Edit], *, chat: bool) -> dict[tuple[str, str], list
     of the packaged forms, about the things whose names are packaged.
     """
     templates = RelationTemplates.load()
-    facts = related_facts()
     by_template = {row.template: row for row in templates.by_name.values()}
+    facts = related_facts()
     related: dict[tuple[str, str], list[AskedPrompt]] = {}  # by language and relation
     for edit in edits:
         if edit.language != ENGLISH:
             relation = edit.relation_id or ""
             related[edit.language, relation] = _related_in(edit.language, relation, chat=chat)
             continue
-        row = templates.find(edit.relation_id) or templates.find(edit.relation) or by_template.get(edit.prompt)
-        relation = edit.relation_id or ""
-        if not relation and row is not None:
-            relation = row.property_id or ""
+        relation = _find_relation(edit, templates, by_template)
         if relation not in facts or (ENGLISH, relation) in related or "{}" not in edit.prompt:
             continue
-        related[ENGLISH, relation] = []
+        prompts = []
         for thing, name in facts[relation]:
-            prompt = AskedPrompt(prompt=_about(thing, edit.prompt), answer=(name,), chat=chat, source="relation")
-            related[ENGLISH, relation].append(prompt)
+            text = _about(thing, edit.prompt)
+            prompts.append(AskedPrompt(prompt=text, answer=(name,), chat=chat, source="relation"))
+        related[ENGLISH, relation] = prompts
     return related
+
+
+def _find_relation(edit: Edit, templates: RelationTemplates, by_template: Mapping[str, RelationTemplate]) -> str:
+    """Return the id of an edit's relation, by its label or its prompt if it has none; "" if it is not known."""
+    if edit.relation_id:
+        return edit.relation_id
+    row = templates.find(edit.relation) or by_template.get(edit.prompt)
+    if row is None:
+        return ""
+    return row.property_id or ""
 
 
 def _related_in(language: str, relation: str, *, chat: bool) -> list[AskedPrompt]:
