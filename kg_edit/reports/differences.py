@@ -118,7 +118,7 @@ def compare_prompts(
     else:
         records = as_patch(patch)
         edited = records.applied(model)
-    entries = _lead(model, _as_prompts(prompts), records)
+    entries = _put_line_breaks(model, _as_prompts(prompts), records)
     check_prompts(model, entries, tokens=tokens)
     requests = [entry.requests(tokens=tokens) for entry in entries]
     old_answers = ask(model, requests, progress=show_if(progress, "unedited"))
@@ -162,17 +162,17 @@ def _as_prompts(prompts: AskedPrompt | str | Sequence[AskedPrompt | str]) -> lis
     return entries
 
 
-def _lead(model: LanguageModel, entries: Sequence[AskedPrompt], records: Patch) -> list[AskedPrompt]:
+def _put_line_breaks(model: LanguageModel, entries: Sequence[AskedPrompt], records: Patch) -> list[AskedPrompt]:
     """Return the prompts, with a line break before those in plain text that need one after the edits of ``records``."""
     plain = tuple(dict.fromkeys(entry.prompt for entry in entries if not entry.chat))
     texts = with_start(model, plain, patch=records).texts
-    led = dict(zip(plain, texts, strict=True))
+    started = dict(zip(plain, texts, strict=True))
     prompts = []
     for entry in entries:
         if entry.chat:
             prompts.append(entry)
         else:
-            prompts.append(entry.model_copy(update={"prompt": led[entry.prompt]}))
+            prompts.append(entry.model_copy(update={"prompt": started[entry.prompt]}))
     return prompts
 
 
