@@ -142,7 +142,10 @@ class RGNN(nn.Module):
 
     @classmethod
     def together(cls, networks: Sequence[RGNN]) -> RGNN:
-        """Return networks of one shape as one, with weights [graphs, d, d]; their own become views of these."""
+        """Return networks of one shape as one, with weights [graphs, d, d].
+
+        The networks' own weights become views of these: what trains the joint weights trains each network.
+        """
         combined = deepcopy(networks[0])
         combined._draws = []
         for network in networks:
