@@ -51,7 +51,7 @@ def plan(
     from kg_edit.covariance.corpora import open_corpus
     from kg_edit.models.loading import QUANTISED, pick_dtype
     from kg_edit.planning.machine import this_machine
-    from kg_edit.planning.memory import estimate, suggestions
+    from kg_edit.planning.memory import estimate
     from kg_edit.planning.shape import shape_of
 
     # Everything that can be wrong is checked before the sizes are read, which may take a download.
@@ -60,10 +60,10 @@ def plan(
     if covariance:
         open_corpus(covariance.corpus)  # a text that can't be read is an error here too
     machine = this_machine(device)
+    kind = pick_dtype(dtype, machine.device)
+    quantised = dtype if dtype in QUANTISED else ""
     with doing(f"estimating {model}"):
         shape = shape_of(model)
-        kind = pick_dtype(dtype, machine.device)
-        quantised = dtype if dtype in QUANTISED else ""
         needs = estimate(
             chosen.method,
             chosen.config,
@@ -81,6 +81,13 @@ def plan(
         f"d {shape.width}, d_ff {shape.inner}; {dtype_name} on {machine.device}; "
         f"layers: {_name_layers(needs.job.layers)}"
     )
+    _print_estimate(needs, machine)
+
+
+def _print_estimate(needs: Estimate, machine: Machine) -> None:
+    """Print what takes memory, what fits, and what would take less."""
+    from kg_edit.planning.memory import suggestions
+
     stdout().print(_parts_table(needs))
     for line in needs.notes:
         _print_line(line)
