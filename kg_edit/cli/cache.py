@@ -154,7 +154,13 @@ def _clear(items: Sequence[CachedItem], chosen: set[str], *, days: float, yes: b
         if not _confirm(f"Delete {what}{size}?"):
             stdout().print("nothing was deleted")
             return
+    deleted = _delete(deletable, before, clears_answers=clears_answers)
+    _say_remaining(remaining)
+    say(deleted)
 
+
+def _delete(deletable: Sequence[CachedItem], before: str | None, *, clears_answers: bool) -> str:
+    """Delete items, and with ``clears_answers`` the answers that are older than ``before``; return in words what."""
     messages = []
     for item in deletable:
         delete(item)
@@ -164,8 +170,7 @@ def _clear(items: Sequence[CachedItem], chosen: set[str], *, days: float, yes: b
         count = _delete_answers(before)
         noun = "answer" if count == 1 else "answers"
         messages.append(f"{count:,} {noun} about Wikidata deleted")
-    _say_remaining(remaining)
-    say("; ".join(messages))
+    return "; ".join(messages)
 
 
 def _total_size(items: Iterable[CachedItem]) -> str:
