@@ -83,11 +83,11 @@ def diff(
 
     entries = _read_prompts(prompts, language=language, chat=chat)
     edited: LanguageModel | Patch
-    if merged_from and model:
+    if merged_from and model:  # ``model`` is the edited one, with the patch in its weights
         unedited_name = merged_from
         edited = load(model, dtype, device)
         edited_name = model
-    else:
+    else:  # ``model`` is the unedited one
         edited = load_sum(patch or ())
         unedited_name = model_for(edited, model)
         edited_name = edited.summary
