@@ -144,7 +144,8 @@ class MethodPlan:
                 self.method.check_inputs(self.config, self.graph, part)
             except (KgEditError, WikidataCacheError) as error:
                 is_listed = keep_going or (from_file and isinstance(error, _OF_THE_GRAPH))
-                if not part or (len(part) == len(edits) and not is_listed):
+                is_first_check = len(part) == len(edits)
+                if not part or (is_first_check and not is_listed):  # the first error decides whether errors are listed
                     raise
                 if len(part) == 1:
                     faults[part[0]] = error
@@ -331,7 +332,17 @@ class LazyGraph:
     """The graph of ``--graph``, or a method's default, opened when it is needed.
 
     To know whether a method needs a graph takes its class, and so torch. A bad row without ids is reported before that.
-    ``labelled`` is whether the graph was asked for labels; ``language`` is that of the labels in what it shows.
+
+    Who needs it: `read_edits` asks it for the labels of ids (`in_language`, `labels`); then `refuse_unread` refuses a
+    graph that neither the rows nor the method read; then `source` is the method's graph.
+
+    Attributes:
+        method: the method's name.
+        graph: the texts of ``--graph``.
+        contact: e-mail address or URL for the endpoints of Wikimedia.
+        default: the packaged graph that a method reads without ``--graph``.
+        language: of the labels in what the graph shows.
+        labelled: whether rows asked it for labels, so that the graph is read.
     """
 
     method: str
@@ -340,6 +351,7 @@ class LazyGraph:
     default: str = EXTRACT
     language: str = ENGLISH
     labelled: bool = field(default=False, init=False)
+    # The graph by the language of its labels; the copies that `in_language` makes share it, so each is opened once
     _opened: dict[str, WikidataCache | PrivateGraph | None] = field(default_factory=dict, init=False)
 
     @property
