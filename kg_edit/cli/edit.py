@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from kg_edit.cli.method_plan import MethodPlan
     from kg_edit.edits.edit import Edit
     from kg_edit.methods import EditingMethod
+    from kg_edit.planning.memory import Estimate
     from kg_edit.reports.edit_run import EditRun
 
 _SHOWN = 10  # changed answers to unrelated prompts in the terminal; the report has all
@@ -169,7 +170,7 @@ def edit(
     from kg_edit.edits.files import check_file, in_form, read_edits
     from kg_edit.edits.templates import RelationTemplates
 
-    # Everything that can be wrong without a model is checked first
+    # 1. Check everything that can be wrong without a model: the options, the file, then the edits with their graph.
     method_option = method
     method = choose_method(method, graph)
     check_method(method)
@@ -177,7 +178,7 @@ def edit(
     check_folder(out)
     check_file(edits)
     language = check_language(language)
-    lazy_graph = LazyGraph(method, graph, contact)
+    lazy_graph = LazyGraph(method, graph, contact)  # opened for the labels of ids in the rows, or by the method
     file = read_edits(
         edits,
         labels=lazy_graph,
@@ -203,6 +204,7 @@ def edit(
     if len(usable) > MANY and not yes:
         confirm_many(planned, len(usable), model, dtype, device)
 
+    # 2. Load the model, and make the edits.
     with open_callbacks(log or ()) as callbacks:
         note_choice(method_option, graph)
         language_model = load(model, dtype, device)
@@ -213,7 +215,7 @@ def edit(
         if dry_run:
             return
 
-        def make() -> EditRun:
+        def make() -> EditRun:  # called again if another run is in the folder, and --overwrite deletes it
             return run_edits(
                 editor,
                 editor.model,
@@ -231,6 +233,7 @@ def edit(
     if chosen.layer_choice:
         write_json(out / "layer.json", chosen.layer_choice)
 
+    # 3. Show the results.
     _show(run)
     report_stated(editor)
     for problem in file.problems:
@@ -257,7 +260,7 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
     """
     from kg_edit.models.loading import QUANTISED, pick_dtype
     from kg_edit.planning.machine import this_machine
-    from kg_edit.planning.memory import MEMORIES, estimate
+    from kg_edit.planning.memory import estimate
     from kg_edit.planning.shape import shape_of
 
     machine = this_machine(device)
@@ -266,17 +269,8 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
     needs = estimate(
         planned.method, planned.config, shape_of(model), machine, edits=edits, dtype=kind, quantised=quantised
     )
-    memory = []
-    for where in MEMORIES:
-        needed = needs.needed(where)
-        if not needed:
-            continue
-        peak = f"{needed / 1e9:.1f} GB of {where} at the peak"
-        if where in needs.lacking:
-            free = needs.available(where) or 0
-            peak += f", more than the {free / 1e9:.1f} GB free"
-        memory.append(peak)
-    summary = f"{edits:,} edits by {planned.method.name} take {' and '.join(memory)} (see kg-edit plan)"
+    memory = " and ".join(_describe_peaks(needs))
+    summary = f"{edits:,} edits by {planned.method.name} take {memory} (see kg-edit plan)"
     has_terminal = all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr))  # a service has no streams
     if not has_terminal:
         raise ConfigError(f"{summary}; add --yes to start them, or give fewer edits")
@@ -287,6 +281,23 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
     typer.echo(f"{summary}. {after}", err=True)
     if not typer.confirm("Start?", err=True):
         raise typer.Exit(1)
+
+
+def _describe_peaks(needs: Estimate) -> list[str]:
+    """Return for each kind of memory that is needed how much at the peak, and whether that is more than is free."""
+    from kg_edit.planning.memory import MEMORIES
+
+    peaks = []
+    for where in MEMORIES:
+        needed = needs.needed(where)
+        if not needed:
+            continue
+        peak = f"{needed / 1e9:.1f} GB of {where} at the peak"
+        if where in needs.lacking:
+            free = needs.available(where) or 0
+            peak += f", more than the {free / 1e9:.1f} GB free"
+        peaks.append(peak)
+    return peaks
 
 
 def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwrite = False) -> None:
