@@ -37,27 +37,35 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
     """
     if start == "always":
         return StartedTexts(tuple(LINE_BREAK + text for text in texts))
-    subjects = subjects_in_text(patch)
-    unread = dict[str, str]()  # by text: the id of the edit with whose subject it begins
-    for text in texts:
-        for id_, subject in subjects.items():
-            if line_break_before(model, text, subject=subject):
-                unread[text] = id_
+    unread = _find_unread(model, texts, patch)
     if not unread:
         return StartedTexts(tuple(texts))
-    text, *others = unread
-    more = f" (and {len(others)} more)" if others else ""
+    first = next(iter(unread))
+    more = ""
+    if len(unread) > 1:
+        more = f" (and {len(unread) - 1} more)"
     remark = (
-        f"{text!r}{more} begins with the subject of the edit {unread[text]!r}, and this model does not read the first "
-        "token"
+        f"{first!r}{more} begins with the subject of the edit {unread[first]!r}, and this model does not read the "
+        "first token"
     )
     if start == "never":
-        quoted = text.replace("'", r"\'")
+        quoted = first.replace("'", r"\'")
         way = f"put a line break or other text before the subject: $'\\n{quoted}'"
         return StartedTexts(tuple(texts), f"{remark}; {way}")
     started = [LINE_BREAK + text if text in unread else text for text in texts]
     way = "a line break is put in front (--start never: leave texts as they are)"
     return StartedTexts(tuple(started), f"{remark}; {way}")
+
+
+def _find_unread(model: LanguageModel, texts: Sequence[str], patch: Patch) -> dict[str, str]:
+    """Return the texts that begin with an edited subject which the model does not read, with the id of its edit."""
+    subjects = subjects_in_text(patch)
+    unread = dict[str, str]()
+    for text in texts:
+        for id_, subject in subjects.items():
+            if line_break_before(model, text, subject=subject):
+                unread[text] = id_
+    return unread
 
 
 def subjects_in_text(patch: Patch) -> dict[str, str]:
