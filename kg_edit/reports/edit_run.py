@@ -248,26 +248,26 @@ def _warn_of_one_subject(method: EditingMethod, edits: Sequence[Edit]) -> None:
     """Warn of edits with the same subject, and so nearly the same key, if the method writes under keys."""
     if method.family not in ("rank-one", "joint"):
         return
-    first_edits = dict[str, str]()  # the id of the first edit of each subject
-    pairs = []
+    first_edits = dict[str, str]()  # by subject: the id of its first edit
+    later_edits = []  # of a subject that an earlier edit has
     for edit in edits:
-        first = first_edits.setdefault(edit.subject, edit.id)
-        if edit.subject and first != edit.id:
-            pairs.append((first, edit))
-    if not pairs:
+        if edit.subject and edit.subject in first_edits:
+            later_edits.append(edit)
+        first_edits.setdefault(edit.subject, edit.id)
+    if not later_edits:
         return
-    first, edit = pairs[0]
+    later = later_edits[0]
     more = ""
-    if len(pairs) > 1:
-        more = f" ({len(pairs) - 1} more such edits)"
+    if len(later_edits) > 1:
+        more = f" ({len(later_edits) - 1} more such edits)"
     why = "the later edit may overwrite the earlier one"
     if method.joint:
         why = "one of them may fail"
     log.warning(
         "%s and %s have the same subject %r%s, and so nearly the same key: %s; --method grace has one a prompt",
-        first,
-        edit.id,
-        edit.subject,
+        first_edits[later.subject],
+        later.id,
+        later.subject,
         more,
         why,
     )
