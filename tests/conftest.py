@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import logging
 import os
 import shutil
 import sys
@@ -67,6 +68,14 @@ def pytest_collection() -> Iterator[None]:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
+    _let_torch_log_to_the_root()
+
+
+def _let_torch_log_to_the_root() -> None:
+    """Spare pytest 350 handlers a test: it adds its own to each of torch's 57 loggers that keep their lines."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("torch") and isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 @pytest.fixture(scope="session", autouse=True)

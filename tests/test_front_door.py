@@ -145,6 +145,7 @@ def test_public_names_are_imported_at_first_use(package: ModuleType) -> None:
         package.edits_of  # noqa: B018
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_module() -> None:
     assert python("-m", "kg_edit", "--version") == f"kg-edit {kg_edit.__version__}\n"
 

@@ -79,6 +79,7 @@ def test_records_are_given_in_any_form(file: Path) -> None:
     assert as_records(file)[0].edits == record.edits and as_records([record, EDIT]) == (record, record)
 
 
+@pytest.mark.slow
 def test_methods_and_ledgers_take_edits_in_any_form(file: Path, tmp_path: Path) -> None:
     method = rome()
     (each,) = method.edit_each(ROW)

@@ -83,6 +83,7 @@ def test_script_reads_a_file_of_triplets(
     assert "Los Angeles Lakers -- headquarters location -> Los Angeles" in caplog.text
 
 
+@pytest.mark.slow
 def test_script_resumes_where_it_stopped(
     script: Script, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,6 @@ from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.run import evaluate
 from kg_edit.methods import method_names
 from kg_edit.models.language_model import LanguageModel
-from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge
 from tests.pages import ROOT
 from tests.pipelines.scripts import Script, module
@@ -157,7 +156,8 @@ def test_a_claim_needs_numbers_with_an_error(tables: ModuleType) -> None:
         tables.claim_cells(results, claim | {"table": "sequence-300", "metric": "perplexity", "row": "rome, 300 edits"})
 
 
-@pytest.mark.parametrize("schedule", keep_first(["single", "sequential:2"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["single", "sequential:2"])
 def test_a_finished_run_becomes_rows(
     schedule: str, tables: ModuleType, script: Script, tmp_path: Path, tiny_folder: Path
 ) -> None:

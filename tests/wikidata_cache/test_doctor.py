@@ -56,6 +56,7 @@ def test_examine_finds_a_damaged_cache(cache_path: str, server: Server, content:
     assert CliRunner().invoke(cli.app, ["doctor", "--cache", str(cache_path)]).exit_code == 1
 
 
+@pytest.mark.slow
 def test_damaged_cache_is_described_by_one_fault_and_replaced_as_the_message_says(tmp_path: Path) -> None:
     file, snapshot = tmp_path / "c.sqlite", tmp_path / "s.jsonl.gz"
     save_facts(file, *(Fact("label", f"Q{number}", [f"name {number}" * 20, "en"]) for number in range(1, 1000)))

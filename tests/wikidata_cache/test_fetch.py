@@ -222,6 +222,7 @@ def test_fetch_checks_ids_before_any_request(server: Server, tmp_path: Path) -> 
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_provenance_is_unchanged_by_other_fetches(edits: Path, server: Server, tmp_path: Path) -> None:
     common = ("--cache", tmp_path / "c.sqlite", "--hops", "2")
     fetched(edits, "--endpoint", server.url, *common, "--out", tmp_path / "before.jsonl")

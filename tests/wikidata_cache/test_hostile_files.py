@@ -123,6 +123,7 @@ def test_hostile_snapshot_takes_little_memory(tmp_path: Path, line: bytes, probl
     assert not (tmp_path / "c.sqlite").exists()
 
 
+@pytest.mark.slow
 def test_large_answer_can_be_exported_and_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One limit for answers, for lines and for values in the file."""
     monkeypatch.setenv("KG_MAX_ANSWER_MB", "1")

@@ -101,6 +101,7 @@ def test_subgraph_of_a_server_and_its_cache_is_the_same(speaking: Server, cache_
         assert graph.graph["content_hash"] == local.graph["content_hash"]
 
 
+@pytest.mark.slow
 def test_server_of_oxigraph_answers_in_every_language(every_language: Path, cache_path: str) -> None:
     local = in_language("ja").subgraph(EDITS[0], OPTIONS)
     with oxigraph_server(every_language) as url:
@@ -243,6 +244,7 @@ class TestCommands:
         hashes = [cache.neighbourhood("Q84").graph["content_hash"] for cache in (english, chinese)]
         assert hashes[0] == hashes[1]
 
+    @pytest.mark.slow
     def test_load_of_the_extract_takes_its_labels(self, tmp_path: Path) -> None:
         run_cli("load", "extract", "--store", tmp_path / "wd", "--language", "all")
         assert run_cli("labels", "Q84", "-g", tmp_path / "wd", "--language", "es") == "Q84\tLondres\n"

@@ -101,6 +101,7 @@ def test_example_of_plan_can_be_run(kg_edit: Run) -> None:
     assert "8,030,261,248 parameters" in result.out
 
 
+@pytest.mark.slow
 def test_generate_shows_the_change(kg_edit: Run, edit: Run, tiny_folder: Path) -> None:
     assert edit(*ROME, "--set", "learning_rate=5", "--set", "hold=0.01", "--set", "remember=0").code == 0
     plain = generate(kg_edit, tiny_folder)

@@ -90,6 +90,7 @@ def test_diff_compares_a_file_of_prompts(kg_edit: Run, place: Path, tiny_folder:
     assert "of 20 unrelated prompts unchanged" in packaged.out
 
 
+@pytest.mark.slow
 def test_merged_model_is_compared_and_checked_with_what_it_was_made_from(
     kg_edit: Run, place: Path, tiny_folder: Path
 ) -> None:

@@ -26,6 +26,7 @@ def test_every_family_passes_the_self_test(family: str) -> None:
     assert same_weights(model, weights)
 
 
+@pytest.mark.slow
 def test_examine_uses_the_given_layer() -> None:
     assert "layers.2." in dict(examine(tiny("llama"), layer=2))["edited weight"]
     with pytest.raises(ModelError, match="there is no layer 7: "):

@@ -129,6 +129,7 @@ def test_packaged_extract_is_the_default_graph(edit: Run, place: Path) -> None:
     assert "Philadelphia" in (place / "out" / "subgraph-row-1.svg").read_text()
 
 
+@pytest.mark.slow
 def test_triplets_of_ids_get_their_labels_from_the_graph(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows(TRIPLET))
     assert edit(*GLAME).code == 0
@@ -199,6 +200,7 @@ def test_edit_that_is_too_large_is_refused(
     assert kg_edit("patch", "add", "ledger", "out", "--force").code == 0
 
 
+@pytest.mark.slow
 def test_edits_of_one_subject_are_named_before_they_are_made(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({**GOOD, "id": "one"}, {**GOOD, "id": "two", "prompt": "{} is in"}))
     line = "one and two have the same subject 'France', and so nearly the same key: the later edit may overwrite"
@@ -221,6 +223,7 @@ def test_keep_going_lists_skipped_rows(edit: Run, place: Path) -> None:
     assert result.err.splitlines()[-1].startswith("skipped: edits.jsonl, line 2, field target_new: is empty")
 
 
+@pytest.mark.slow
 def test_unclear_names_are_listed_with_the_command_that_links_them(edit: Run, place: Path) -> None:
     """With the command that settles them, whose output is edited then."""
     with (place / "graph.tsv").open("a") as graph:
@@ -273,6 +276,7 @@ def test_log_that_cannot_be_written_is_refused_before_the_work(edit: Run, place:
     refused(edit, *ROME, "--log", "file:none/a.jsonl", message="can't write none/a.jsonl", out=place / "out")
 
 
+@pytest.mark.slow
 def test_many_edits_need_yes_or_an_answer(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figure is that of `kg-edit plan`, and nothing is loaded or written before the answer."""
     two = rows(*({**GOOD, "target_new": f"Rome{number}", "subject": f"France{number}"} for number in range(2)))
@@ -298,6 +302,7 @@ def test_many_edits_need_yes_or_an_answer(edit: Run, place: Path, monkeypatch: p
     assert "They are saved when all are made" in joint and "time that is left" not in joint, "both are made at once"
 
 
+@pytest.mark.slow
 def test_patches_that_contradict_each_other_are_named(edit: Run, kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     for out, target in (("one", "Rome"), ("two", "Oslo")):
         (place / "edits.jsonl").write_bytes(rows({**GOOD, "target_new": target}))

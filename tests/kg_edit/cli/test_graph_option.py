@@ -65,6 +65,7 @@ def test_own_facts_are_edited_by_rome_without_a_graph(edit: Run, facts: Path) ->
     assert "unknown preset 'papers'" in refused and "no --method" not in refused
 
 
+@pytest.mark.slow
 def test_graph_of_names_is_read_by_glame(edit: Run, facts: Path) -> None:
     result = edit("--graph", "facts.csv")
     assert result.code == 0, result.err
@@ -112,6 +113,7 @@ def test_statements_of_one_edit_do_not_depend_on_another(edit: Run, facts: Path)
     assert [graph.get("require") for graph in settings] == [False, True]
 
 
+@pytest.mark.slow
 def test_require_graph_refuses_edits_without_statements(edit: Run, facts: Path) -> None:
     message = "the graph has no node 'Poseidonis'; add it"
     refused(edit, "--graph", "facts.csv", "--require-graph", message=message, out=facts / "out")
@@ -186,6 +188,7 @@ def test_evaluation_takes_the_method_that_fits_the_graph(kg_edit: Run, facts: Pa
     assert both.code == 2 and "remove --require-graph" in both.err
 
 
+@pytest.mark.slow
 def test_bad_row_is_reported_without_torch(place: Path) -> None:
     """The class of a method that may need a graph is imported after the file was read."""
     bad = place / "bad.jsonl"

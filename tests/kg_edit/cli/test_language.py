@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import kg_edit as package
-from tests.everyday import keep_first
 from tests.kg_edit.command_line import QUICK, Run, cache, kg_edit, place, refused, tiny_folder
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
@@ -27,9 +26,8 @@ def write_triplets(place: Path, code: str, count: int) -> None:
     (place / "edits.jsonl").write_text("".join(lines))
 
 
-@pytest.mark.parametrize(
-    ("code", "prompt"), keep_first([("zh", "中国的首都是"), ("ko", "대한민국의 수도는")], unpack=True)
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("code", "prompt"), [("zh", "中国的首都是"), ("ko", "대한민국의 수도는")])
 def test_prompts_and_report_are_in_the_language(
     kg_edit: Run, place: Path, tiny_folder: Path, code: str, prompt: str
 ) -> None:

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 
 from kg_edit.patches.weight_patch import WeightPatch
-from tests.everyday import keep_first
 from tests.kg_edit.command_line import (
     EDITS,
     GLAME,
@@ -138,10 +137,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_each_folder(cases: Iterable[str]) -> pytest.MarkDecorator:
-    """Each mistake where there is no folder, and where there is a run; but for the first one, the latter is slow."""
+    """Each mistake where there is no folder every day, and where there is a run in `make test-all`."""
     names = [*cases]
     fresh = [pytest.param(case, "no folder") for case in names]
-    beside_a_run = keep_first([(case, "a finished run") for case in names], unpack=True)
+    beside_a_run = [pytest.param(case, "a finished run", marks=pytest.mark.slow) for case in names]
     return pytest.mark.parametrize(("case", "out"), [*fresh, *beside_a_run], indirect=["out"])
 
 

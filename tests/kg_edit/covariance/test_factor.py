@@ -18,7 +18,6 @@ from kg_edit.errors import CovarianceError
 from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
-from tests.everyday import keep_first
 from tests.kg_edit.methods.test_matrix import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
 
@@ -172,7 +171,8 @@ COSTS: dict[tuple[str, float], tuple[dict[str, int], dict[str, int]]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "hold"), keep_first(COSTS, unpack=True))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "hold"), COSTS)
 def test_a_batch_factors_each_layer_once(name: str, hold: float) -> None:
     editor = method(name, tiny("llama"), hold=hold)
     edit = editor.edit if editor.joint else editor.edit_each

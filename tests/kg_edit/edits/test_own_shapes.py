@@ -36,6 +36,7 @@ def test_file_has_five_edits_of_each_shape(edits: tuple[Edit, ...]) -> None:
     assert len(edits) == 60
 
 
+@pytest.mark.slow
 def test_each_edit_is_encoded(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
     sizes = []
     for edit in edits:

@@ -37,8 +37,8 @@ def patch_of(name: str, model: LanguageModel) -> WeightPatch:
 @pytest.mark.parametrize(
     ("family", "name"),
     [
-        *keep_first(PLAIN[:15], keep=3, unpack=True),
-        *keep_first(PLAIN[15:], keep=2, unpack=True),
+        *keep_first(PLAIN[:15], keep=2, unpack=True),
+        *keep_first(PLAIN[15:], unpack=True),
     ],
 )
 def test_plain_and_fast_make_the_same_patch(family: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

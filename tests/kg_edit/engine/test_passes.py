@@ -135,6 +135,7 @@ def test_passes_are_halved_when_memory_runs_out_and_stay_so(monkeypatch: pytest.
     assert refused == [], "the descent remembers it"
 
 
+@pytest.mark.slow
 def test_one_row_that_does_not_fit_is_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tight, "most", 0)
     with pytest.raises(torch.OutOfMemoryError, match="9 GiB"):

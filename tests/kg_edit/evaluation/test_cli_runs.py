@@ -241,6 +241,7 @@ def test_limit_asks_no_more_records_than_it_needs(place: Path, monkeypatch: pyte
     assert most == [3]
 
 
+@pytest.mark.slow
 def test_paragraphs_are_edited(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """By `kg-edit edit` and `evaluate`."""
     edit = {"prompt": "Where is Paris?", "target_text": "Paris is the capital of France.\nThe fox jumps there."}

@@ -85,6 +85,7 @@ def section(name: str, number: int, seed: int) -> dict[str, Any]:
     return {"scores": {**scores, "missing": None}, "nll": {}, "texts": {}}
 
 
+@pytest.mark.slow
 def test_picture_with_schedules_ends_inside_its_edges(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ def test_several_runs_against_one_of_them_or_the_unedited_model(run: Run) -> Non
     assert compare(folders, against="second").sides == ("second", "first")
 
 
+@pytest.mark.slow
 def test_run_whose_folder_is_called_unedited(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [Path(run("unedited", seed=1).name), Path(run("second", seed=2).name)]
     monkeypatch.chdir(run("here", seed=3).parent)
@@ -164,6 +166,7 @@ def test_single_edits_are_compared_with_edits_together(run: Run) -> None:
     assert (same.schedule, same.schedules_line) == ("single", "") and not any("narrow" in note for note in same.notes)
 
 
+@pytest.mark.slow
 def test_runs_of_two_models_are_paired_and_the_table_names_the_models(run: Run) -> None:
     small = run("small", seed=1)
     large = run(
@@ -290,6 +293,7 @@ def test_model_is_identified_by_its_content(run: Run) -> None:
     assert compare([run("first", seed=1), run("second", seed=2, model=other)]).records == RECORDS
 
 
+@pytest.mark.slow
 def test_caption_says_what_could_have_been_found(run: Run) -> None:
     comparison = compare([run("first", seed=1), run("second", seed=2)])
     widths = {row.metric: row.differences["second"] for row in comparison.rows}

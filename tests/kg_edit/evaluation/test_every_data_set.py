@@ -313,8 +313,8 @@ def test_every_data_set_has_a_case() -> None:
     assert {run.name for run in RUNS} == set(ROWS)
 
 
-# One of each kind of score: names, words, several hops, generated text, texts without a subject, own rows
-EVERYDAY = ("counterfact", "ripple-edits", "wikibio", "edits")
+# Names, several hops, own rows
+EVERYDAY = ("counterfact", "ripple-edits", "edits")
 RUNS_OF_A_DAY = [pytest.param(run, id=run.name, marks=() if run.name in EVERYDAY else pytest.mark.slow) for run in RUNS]
 
 

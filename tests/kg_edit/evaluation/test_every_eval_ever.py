@@ -40,6 +40,7 @@ def read(file: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_each_model_of_a_run_is_a_file_of_the_schema(run: Path, tmp_path: Path) -> None:
     files = export_results(run, tmp_path / "out", organization="A lab", url="https://lab.example")
     logs = {file.stem: read(file) for file in files}

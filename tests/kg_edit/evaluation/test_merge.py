@@ -81,6 +81,7 @@ def test_merge_refuses_other_folders(model: LanguageModel, edits: tuple[Edit, ..
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.slow
 def test_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     first, second = evaluate_shards(model, edits[:4], tmp_path, 2, "single")
     file = second / "records.jsonl"
@@ -95,6 +96,7 @@ def test_unfinished_shard_is_named(model: LanguageModel, edits: tuple[Edit, ...]
         merge(tmp_path / "merged", [first, second])
 
 
+@pytest.mark.slow
 def test_merge_lists_other_environments(model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     folders = evaluate_shards(model, edits[:2], tmp_path, 2, "single")
     file = folders[1] / "environments.jsonl"

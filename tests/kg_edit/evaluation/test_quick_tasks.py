@@ -103,6 +103,7 @@ def test_missing_sets_are_named_and_the_others_asked(tmp_path: Path, caplog: pyt
     assert "mrpc.jsonl, rte.jsonl" in caplog.text and "cola.jsonl" not in caplog.text
 
 
+@pytest.mark.slow
 def test_run_compares_the_sets_before_and_after(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
     tasks = QuickTasks.open(folder(tmp_path / "sets"))
     config = EvalConfig(schedule="batch:2", quick=tasks)

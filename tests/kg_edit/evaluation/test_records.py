@@ -114,6 +114,7 @@ def test_sequence_resumes_from_a_sum(
     assert names(part) == ["00000-00004", "00000-sum-00004"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_files_of_the_steps_that_it_has_not_loaded(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

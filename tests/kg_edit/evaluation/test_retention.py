@@ -54,6 +54,7 @@ def test_rates_of_a_model_that_always_generates_one_name() -> None:
     assert TEST.scores(model, (), before=before)["retention.ERR"] is None
 
 
+@pytest.mark.slow
 def test_prompts_are_asked_in_the_form_of_the_run() -> None:
     """Edits in the form in which they are made, unless the run asks all prompts in one form."""
     model = chatting()

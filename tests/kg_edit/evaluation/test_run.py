@@ -161,6 +161,7 @@ def test_killed_run_resumes_after_its_last_whole_line(
     assert (again.base, again.edited) == (full.base, full.edited)
 
 
+@pytest.mark.slow
 def test_run_killed_between_edit_and_score_edits_again(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -209,6 +210,7 @@ def test_run_without_a_result_may_shrink(
     assert evaluate(method, model, edits[:2], out=tmp_path, pool=edits).n == 2
 
 
+@pytest.mark.slow
 def test_run_grows_by_records_that_bring_a_setting(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -241,6 +243,7 @@ def test_run_of_sequences_grows_by_whole_ones(
             run(4)
 
 
+@pytest.mark.slow
 def test_kill_loses_no_more_than_the_records_that_are_edited_together(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -380,6 +383,7 @@ class AsksTheGraph(Nudge):
         return super().edit(edits, before=before)
 
 
+@pytest.mark.slow
 def test_entity_unknown_to_the_graph_fails_its_edit_alone(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -472,6 +476,7 @@ def test_unedited_scores_are_reused_by_the_next_method(
     assert second.edited != first.edited
 
 
+@pytest.mark.slow
 def test_unedited_scores_of_another_model_are_computed(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -501,6 +506,7 @@ def test_damaged_or_unwritable_cache_changes_nothing(
     assert json.loads(file.read_text())["scores"]  # mended
 
 
+@pytest.mark.slow
 def test_cached_scores_without_a_metric_are_computed_again(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, cache: Path
 ) -> None:

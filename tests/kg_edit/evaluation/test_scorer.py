@@ -24,6 +24,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import answers, choices, fact_sentence
 from kg_edit.scoring.requests import ANSWER_TOKENS, LIST_TOKENS
+from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT, ENTITY, FACT, FLAT, MQUAKE, POPQA, RIPPLE, ZSRE, written
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
@@ -44,7 +45,7 @@ def read(name: str, folder: Path) -> BenchmarkRecord:
     return record
 
 
-@pytest.mark.parametrize("name", ["counterfact", "zsre"])
+@pytest.mark.parametrize("name", keep_first(["counterfact", "zsre"]))
 def test_locality_compares_with_the_sections_of_the_unedited_model(
     name: str, model: LanguageModel, tmp_path: Path
 ) -> None:
@@ -138,6 +139,7 @@ def written_after(model: LanguageModel, edit: Edit, *probes: Probe) -> str:
     return section.texts[edit.text]
 
 
+@pytest.mark.slow
 def test_probe_about_the_edits_own_prompt_has_room_for_an_answer(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
     """The edit alone needs less, and gets less."""
     edit = edits[0]
@@ -165,6 +167,7 @@ def test_no_alias_of_an_edits_target_is_cut(model: LanguageModel, edits: tuple[E
     assert written_after(model, edit, Probe(measures="edit", queries=(stated(edit, "Rome", alias),))) == texts[-1]
 
 
+@pytest.mark.slow
 def test_no_answer_to_a_question_is_cut() -> None:
     """As in the report of `kg-edit edit`: a name in another script has many tokens."""
     answer = " ".join(f"{letter}x" for letter in ascii_uppercase)
@@ -232,6 +235,7 @@ def test_ceilings_where_the_first_edit_asks_nothing(model: LanguageModel, edits:
     assert make_ceiling_cases(Case.of(silent)) == {}
 
 
+@pytest.mark.slow
 def test_unedited_scores_of_which_one_is_missing_are_computed_in_the_same_batch(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

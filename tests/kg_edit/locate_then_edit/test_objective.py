@@ -239,7 +239,8 @@ def missed(loss: Objective, at: Tensor, *, margin: float) -> list[float]:
     return list(count.tolist())
 
 
-@pytest.mark.parametrize("method, layer", keep_first([("memoir", 3), ("memoe", 3), ("memoe", 2)], unpack=True))
+@pytest.mark.slow
+@pytest.mark.parametrize("method, layer", [("memoir", 3), ("memoe", 3), ("memoe", 2)])
 def test_adapter_of_a_late_block_gets_whole_rows(method: str, layer: int) -> None:
     """It decides by the tokens so far, so the last MLP must not run at the read positions alone.
 

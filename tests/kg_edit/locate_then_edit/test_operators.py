@@ -86,6 +86,7 @@ def of_a_step(model: LanguageModel, edits: list[Edit], parameters_of: Parameters
     return (descent(5) - descent(2)) / 3
 
 
+@pytest.mark.slow
 def test_a_step_of_many_r_gnns_has_the_operators_of_one() -> None:
     assert of_a_step(tiny("llama"), EDITS, graphs_made) == of_a_step(tiny("llama"), EDITS[:1], graphs_made)
 

@@ -102,7 +102,8 @@ def test_memory_limit_changes_the_passes_but_no_patch() -> None:
         assert (delta(one) - delta(other)).norm() < 1e-4 * delta(one).norm()
 
 
-@pytest.mark.parametrize("name", keep_first(["glame", "rome"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["glame", "rome"])
 def test_memory_limit_changes_the_descents_but_no_patch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand edits of one call would keep gigabytes of keys, values and R-GNNs."""
     model, sizes, original = tiny("llama"), list[int](), descend
@@ -121,7 +122,7 @@ def test_memory_limit_changes_the_descents_but_no_patch(name: str, monkeypatch: 
         assert (delta(one) - delta(other)).norm() < 1e-4 * delta(one).norm()
 
 
-@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("shares", keep_first([True, False]))
 def test_a_descent_has_the_edits_whose_keys_and_values_fit(shares: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The contexts take no room of every edit, as they are stored once; with ALiBi each row has its own."""
     for module in (value_method, prefix_cache):

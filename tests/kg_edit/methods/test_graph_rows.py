@@ -114,6 +114,7 @@ def test_rows_change_the_value_and_the_record_names_them() -> None:
     assert "learned" not in plain.edits[0]
 
 
+@pytest.mark.slow
 def test_without_the_weight_the_value_of_glame_plus_is_that_of_rome() -> None:
     """The form before: the late block alone learns what follows."""
     model = tiny("llama")

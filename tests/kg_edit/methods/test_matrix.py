@@ -202,7 +202,8 @@ def test_update_is_the_rest_of_an_edit(name: str) -> None:
     assert [edit["edit"]["id"] for edit in update.edits] == ["2"]
 
 
-@pytest.mark.parametrize("name", keep_first(["rome", "wise", "memit", "kn"], keep=2))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rome", "wise", "memit", "kn"])
 def test_update_of_a_model_in_training_mode_has_no_dropout(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ def test_statement_gets_a_line_break_before_an_attention_sink(smollm2: LanguageM
     assert "\nGoogle" not in turn.replace("user\n", "")
 
 
-@pytest.mark.parametrize("name", keep_first(METHODS, keep=2))
+@pytest.mark.parametrize("name", keep_first(METHODS))
 def test_methods_warn_of_the_line_break(name: str, smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     method = find_method(name).on(smollm2, settings=METHODS[name])
     with caplog.at_level(logging.WARNING):
@@ -58,6 +58,7 @@ def test_rows_requests_and_contexts_have_the_line_break(smollm2: LanguageModel) 
     ]
 
 
+@pytest.mark.slow
 def test_served_page_asks_with_the_line_break(smollm2: LanguageModel) -> None:
     fields = {name: getattr(FOUNDED, name) for name in ("subject", "prompt", "target_new", "target_true")}
     request = TryRequest.model_validate(

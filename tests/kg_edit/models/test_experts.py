@@ -51,6 +51,7 @@ def test_scores_do_not_depend_on_the_memory_of_an_accelerator(monkeypatch: pytes
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["lora", "rag"])
 def test_edit_is_made_saved_and_removed(name: str, family: str, tmp_path: Path) -> None:

@@ -36,7 +36,6 @@ from kg_edit.scoring.generation import ask
 from kg_edit.scoring.judging import generates
 from kg_edit.scoring.likelihood import predictions
 from kg_edit.scoring.questions import pair_of
-from tests.everyday import keep_first
 from tests.kg_edit.tiny import chatting, tiny
 
 
@@ -124,7 +123,8 @@ def test_unchanged_agrees_with_the_metric(smollm2: LanguageModel) -> None:
     assert 0 < sum(row.unchanged for row in known) < len(known)
 
 
-@pytest.mark.parametrize("chat", keep_first([True, False]))
+@pytest.mark.slow
+@pytest.mark.parametrize("chat", [True, False])
 def test_prompts_without_an_answer_are_judged_alike_by_edit_and_by_evaluate(chat: bool) -> None:
     """Changes of three sizes; a longer continuation of the same prompts, in another record, makes no difference."""
     model = chatting()

@@ -46,6 +46,7 @@ def run(out: Path, *, name: str = "rome", locality_check: bool = False, **settin
     ).rows
 
 
+@pytest.mark.slow
 def test_files_have_what_is_returned(tmp_path: Path) -> None:
     rows = run(tmp_path)
     lines = (tmp_path / RECORDS).read_text().splitlines()
@@ -80,6 +81,7 @@ def test_report_file_has_the_counts_of_the_page(tmp_path: Path) -> None:
     assert set(report["edits"][0]["counts"]) == {"paraphrases", "portability", "locality"}
 
 
+@pytest.mark.slow
 def test_other_edits_are_named(tmp_path: Path) -> None:
     model = tiny("llama")
     run(tmp_path)
@@ -95,6 +97,7 @@ def test_other_edits_are_named(tmp_path: Path) -> None:
             run_edits(method("rome", model), model, other, tmp_path, progress=False)
 
 
+@pytest.mark.slow
 def test_loss_of_every_step_is_saved_and_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A damaged file of losses takes the curves, and ends no run."""
     rows = run(tmp_path)
@@ -152,6 +155,7 @@ def test_finished_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert run(tmp_path) == rows
 
 
+@pytest.mark.slow
 def test_patch_of_other_code_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -307,6 +311,7 @@ def test_resumed_run_samples_contexts_from_the_unedited_model() -> None:
     assert torch.equal(halves.factors[name].left, pair.left)
 
 
+@pytest.mark.slow
 def test_subgraph_is_drawn(tmp_path: Path) -> None:
     """Also of a user's own graph, whose nodes say nothing of their distance."""
     model, strange = tiny("llama"), EDIT.model_copy(update={"id": "a/b: " + 300 * "ü"})

@@ -61,6 +61,7 @@ def test_probes_without_an_old_target_have_no_locality() -> None:
     assert [probe.kind for probe in probes(tiny("llama"), BARE)] == ["rewrite"]
 
 
+@pytest.mark.slow
 def test_before_and_after_asks_both_models() -> None:
     model = tiny("llama")
     patch = patch_of(model)
@@ -231,6 +232,7 @@ def test_check_probes_refuses_a_prompt_that_is_too_long(field: dict[str, object]
     assert caught.value.__notes__ == ["in a prompt of the edit '1'"]
 
 
+@pytest.mark.slow
 def test_probe_of_an_attention_sink_begins_with_a_line_break(smollm2: LanguageModel) -> None:
     edit = Edit(
         id="g", subject="Google", prompt="{} was founded by", target_new="Steve Jobs", paraphrases=("Who made Google?",)

@@ -27,7 +27,7 @@ def plainly(model: LanguageModel, text: str, *, window: int, stride: int) -> flo
     return math.exp(sum(losses) / len(losses))
 
 
-@pytest.mark.parametrize(("window", "stride"), keep_first([(16, 8), (1000, 500), (16, 15), (9, 2)], unpack=True))
+@pytest.mark.parametrize(("window", "stride"), keep_first([(9, 2), (1000, 500), (16, 15), (16, 8)], unpack=True))
 def test_each_token_is_scored_once_in_its_first_window(window: int, stride: int) -> None:
     model = tiny("llama")
     value = perplexity(model, LONG, window=window, stride=stride, tokens=None)

@@ -24,6 +24,7 @@ PROVENANCE = {"edits": [{"edit": FOUNDED.model_dump(mode="json")}]}
 PATCH = WeightPatch(factors={}, provenance=PROVENANCE)
 
 
+@pytest.mark.slow
 def test_auto_starts_the_texts_that_begin_with_the_subject(smollm2: LanguageModel) -> None:
     prompts = ["Google's founder is", "Who founded Google?", "\nGoogle was founded by", "Toyota was"]
     for patch in (PATCH, PatchStack((PATCH, PromptPatch(facts=())))):

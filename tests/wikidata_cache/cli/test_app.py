@@ -64,6 +64,7 @@ def test_errors_are_one_line_and_exit_code_2(arguments: list[str], message: str)
     assert code == 2 and message in error and error.startswith("wikidata-cache: ") and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_package_imports_neither_torch_nor_kg_edit() -> None:
     probe = (
         "import sys, wikidata_cache, wikidata_cache.cli, wikidata_cache.view.svg;"

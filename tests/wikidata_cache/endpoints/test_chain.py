@@ -135,7 +135,7 @@ def test_chain_name_and_provenance(chain: EndpointChain, server: Server, spare: 
     assert chain.provenance()["url"] == chain.name
 
 
-@pytest.mark.parametrize("of_main", [{"Q1345"}, {"Q169138", "Q8652"}])
+@pytest.mark.parametrize("of_main", keep_first([{"Q1345"}, {"Q169138", "Q8652"}]))
 def test_ids_that_the_main_part_lacks_are_asked_of_the_other(
     of_main: set[str], store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def test_user_query_answer_with_foreign_variables_is_refused(server: Server) -> 
         EndpointSource(server.url, limiter=hasty()).select("SELECT ?s { ?s ?p ?o } LIMIT 2")
 
 
+@pytest.mark.slow
 def test_user_query_behind_a_stale_proxy_is_refused(server: Server, cache_path: str) -> None:
     """The answer to an earlier query with the same variables is refused, and not cached."""
     query = "SELECT ?s {{ ?s ?p ?o }} ORDER BY ?s LIMIT {}"

@@ -64,6 +64,7 @@ def test_link_all_of_thirty_edits_sends_a_dozen_requests(edits: list[Edit], serv
     assert len(server.requests) == before
 
 
+@pytest.mark.slow
 def test_offline_miss_names_all_labels_at_once(edits: list[Edit], server: Server, cache_path: str) -> None:
     list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits[:3]))
     offline = WikidataCache(cache=cache_path, mode="offline").linker

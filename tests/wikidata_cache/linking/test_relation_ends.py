@@ -58,6 +58,7 @@ def test_ends_have_counted_types(places: Path) -> None:
     assert items_at_end(source, "P19", "object", ["Q10", "Q13", "P19"]) == {"Q10"}
 
 
+@pytest.mark.slow
 def test_ends_are_the_same_from_another_engine(tmp_path: Path) -> None:
     source = facts(RdflibSource([write_graph(tmp_path, PLACES.replace("\t", " | "))]))
     assert (source.ends(ENDS), source.at_ends(PRESENT)) == (ENDS, PRESENT)

@@ -181,6 +181,7 @@ def test_content_hash_depends_on_triples_labels_and_claims(cache: WikidataCache,
     assert content_hash(full) != claimed
 
 
+@pytest.mark.slow
 def test_words_in_other_languages_are_the_same_from_every_engine() -> None:
     files = [packaged_labels()]
     sources: list[Source] = [OxigraphSource.from_files(files), RdflibSource(files)]

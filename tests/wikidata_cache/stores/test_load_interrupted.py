@@ -136,6 +136,7 @@ def test_store_damaged_before_the_swap_is_loaded_again(tmp_path: Path, monkeypat
     assert is_store(tmp_path / "wd")
 
 
+@pytest.mark.slow
 def test_bad_line_error_tells_what_was_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -158,6 +159,7 @@ def test_bad_line_error_tells_what_was_loaded(
     assert manifest.counts["statements"] == 200
 
 
+@pytest.mark.slow
 def test_skipped_lines_are_counted_over_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", 100)
     monkeypatch.setattr("wikidata_cache.stores.chunks._KEPT", 100)

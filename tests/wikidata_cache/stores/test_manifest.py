@@ -27,6 +27,7 @@ def hashes(cache: WikidataCache) -> list[str]:
     return content_hashes(cache, options=SubgraphOptions(hops=3, per_node=10))
 
 
+@pytest.mark.slow
 def test_store_gives_the_subgraphs_of_its_file(cache: WikidataCache, loaded: Path) -> None:
     expected = hashes(cache)
     assert len(set(expected)) == len(EDITS)

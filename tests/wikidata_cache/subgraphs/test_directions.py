@@ -93,6 +93,7 @@ def test_item_below_the_hub_limit_is_expanded(tmp_path: Path) -> None:
     assert WikidataCache(path).neighbourhood("Q1", SubgraphOptions(hops=1, direction="both")).graph["hubs"] == ["Q1"]
 
 
+@pytest.mark.slow
 def test_item_with_many_statements_is_sampled(tmp_path: Path) -> None:
     rows = [f"Q1\tP1\tQ{i}\nQ{i}\tlabel\tNumber {i}" for i in range(10, 5010)]
     path = tmp_path / "g.tsv"

@@ -124,6 +124,7 @@ def api() -> Iterator[ApiServer]:
         yield running
 
 
+@pytest.mark.slow
 def test_every_road_gives_the_same_values(dump: Path, server: Server, api: ApiServer, tmp_path: Path) -> None:
     lines = [json.dumps(entity_json(name)) for name in LABELS]
     as_dump = written(tmp_path / "all.json", "[\n" + ",\n".join(lines) + "\n]\n")

@@ -93,6 +93,7 @@ def records() -> list[Any]:
     return [record(number, answer) for number, answer in enumerate(CITIES[:2])]
 
 
+@pytest.mark.slow
 def test_each_cell_is_a_run_that_is_not_done_twice(
     tmp_path: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

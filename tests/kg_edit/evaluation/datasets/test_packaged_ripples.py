@@ -27,6 +27,7 @@ def records() -> tuple[BenchmarkRecord, ...]:
     return find_dataset("ripples")(Path(NAME))
 
 
+@pytest.mark.slow
 def test_packaged_file_has_its_size(records: tuple[BenchmarkRecord, ...]) -> None:
     file = packaged_benchmark(NAME)
     assert file is not None

@@ -179,6 +179,7 @@ def test_too_few_older_texts_give_a_warning(older: int, tmp_path: Path, caplog: 
     assert (len(drift.test), caplog.messages) == ((1, []) if older == 4 else (0, [message]))
 
 
+@pytest.mark.slow
 def test_drift_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "load", lambda *_: tiny("llama"))
     out, file = tmp_path / "drift", written(tmp_path)

@@ -58,6 +58,7 @@ PROTOCOLS = {
 }
 
 
+@pytest.mark.slow
 def test_catalogue_needs_no_torch() -> None:
     code = "import sys, kg_edit.evaluation.metrics.catalogue; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -144,7 +144,8 @@ def test_restored_equals_one_whole_forward_per_state(family: str, kind: Kind) ->
         assert float(moved[:first].max()) <= 1e-5 * float(run.probability.max())  # clean already
 
 
-@pytest.mark.parametrize("tokens", keep_first([100, 1, 10_000]))
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [100, 1, 10_000])
 def test_restored_does_not_depend_on_the_batch_size(tokens: int) -> None:
     model = tiny("gemma2")
     prompt, noise, _, run = runs(model, "mlp", tokens=tokens)

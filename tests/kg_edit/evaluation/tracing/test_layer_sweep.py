@@ -218,6 +218,7 @@ def test_sweep_probes_lead_a_subject_that_is_an_attention_sink(monkeypatch: pyte
     assert chat.rewrite == "T is in"
 
 
+@pytest.mark.slow
 def test_choose_layer_finds_the_layer_that_works() -> None:
     model = tiny("llama")
     make, calls = planted(model)

@@ -57,7 +57,7 @@ def alone(model: LanguageModel, rows: Sequence[TrainingRow], settings: AdamDesce
 
 
 @pytest.mark.parametrize("family", keep_first(["llama", "gpt2", "opt"]))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", keep_first([torch.float32, torch.bfloat16]))
 def test_shared_passes_equal_single_descents(family: str, dtype: torch.dtype) -> None:
     model = tiny(family)
     model = replace(model, model=deepcopy(model.model).to(dtype))

@@ -82,6 +82,7 @@ def paper(**settings: Any) -> tuple[Glame, WeightPatch]:
     return glame, patch
 
 
+@pytest.mark.slow
 def test_paper_ends_with_the_lowest_loss() -> None:
     """A rate that is far too large ends worse than it was; the public program then takes the best change."""
     wild = {"steps": 6, "learning_rate": 30.0, "clamp_norm_factor": 30.0}

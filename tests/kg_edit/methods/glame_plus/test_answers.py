@@ -238,6 +238,7 @@ def test_other_things_whose_prompt_does_not_fit_are_left_out(words: int) -> None
     assert len(chosen.edit([edit]).edits) == 1
 
 
+@pytest.mark.slow
 def test_facts_of_an_edit_are_not_kept_for_later_ones() -> None:
     """A server makes edits for as long as it runs."""
     chosen = GlamePlus(tiny("llama"), GlamePlusConfig.preset("default", QUICK["glame-plus"]), graph=graph())
@@ -251,6 +252,7 @@ def test_late_layer_is_written_only_with_answers() -> None:
     assert GlamePlusConfig(answers=None, ripple_weight=2.0).written_layers(30) == (6,)
 
 
+@pytest.mark.slow
 def test_default_preset_writes_two_weights() -> None:
     model, edit = tiny("llama"), EDIT.model_copy(update={"portability": ()})  # no test's answer to leave out
     patches = {}

@@ -104,6 +104,7 @@ def sure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TeacherQuestion, "as_sentence", TeacherQuestion.as_question)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sure")
 def test_recalled_facts_change_the_value() -> None:
     model, edit = tiny("llama"), EDIT.model_copy(update={"relation_id": "P54", "portability": ()})

@@ -120,7 +120,8 @@ def test_patch_equals_the_plain_method_on_the_edit_and_its_facts(name: str) -> N
     assert all("loss_after" in request for request in record["requests"])
 
 
-@pytest.mark.parametrize("name", keep_first(reversed(MAKERS)))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MAKERS)
 def test_answers_among_the_facts_are_counted(name: str) -> None:
     model, (with_graph, _) = tiny("llama"), MAKERS[name]
     question = Question(question="Where does LeBron James work?", answer="Los Angeles")

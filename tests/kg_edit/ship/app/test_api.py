@@ -151,6 +151,7 @@ def test_page_loads_nothing_from_outside(server: Served) -> None:
     assert server.get("/")[1].count("<label") >= 7
 
 
+@pytest.mark.slow
 def test_subgraph_is_a_page_of_its_own(server: Served) -> None:
     _, answer = server.post("/api/try", {**EDIT, "target_new_id": "Q2"})
     assert answer["subgraph"]
@@ -163,6 +164,7 @@ def test_subgraph_is_a_page_of_its_own(server: Served) -> None:
     assert "no node 'Miami Heat'" in answer["no_subgraph"]
 
 
+@pytest.mark.slow
 def test_edits_are_computed_one_at_a_time(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     running, most, method = 0, 0, server.workshop.method
     update = method.edit
@@ -219,6 +221,7 @@ def test_added_edit_is_in_the_ledger_for_the_next_edit(tmp_path: Path) -> None:
     assert [step.after for step in Ledger.open(tmp_path / "ledger").steps] == [(), (1,)]
 
 
+@pytest.mark.slow
 def test_disabling_edit_is_added_only_with_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise DisablingEditError("use --force", ["its change is 3 times as large as the weight"])
@@ -232,6 +235,7 @@ def test_disabling_edit_is_added_only_with_force(tmp_path: Path, monkeypatch: py
         assert server.post("/api/ledger", {"id": tried["id"], "force": True})[1]["active"] == 1
 
 
+@pytest.mark.slow
 def test_edit_is_added_once_for_repeated_requests(tmp_path: Path) -> None:
     with served(workshop(tmp_path / "ledger", graph=False)) as server:
         _, tried = server.post("/api/try", EDIT)
@@ -246,7 +250,8 @@ def test_edit_is_added_once_for_repeated_requests(tmp_path: Path) -> None:
         assert len(Ledger.open(tmp_path / "ledger").steps) == 1
 
 
-@pytest.mark.parametrize("broken", keep_first(["an event", "no log", "no folder", "a changed patch"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["an event", "no log", "no folder", "a changed patch"])
 def test_ledger_that_is_broken_while_it_is_served_is_the_servers_fault(tmp_path: Path, broken: str) -> None:
     folder = tmp_path / "ledger"
     tried = workshop(folder)
@@ -342,6 +347,7 @@ def test_edit_on_a_changed_ledger_is_not_added(tmp_path: Path) -> None:
         desk.add(late.id, force=True)
 
 
+@pytest.mark.slow
 def test_try_is_on_one_state_of_a_ledger_that_changes_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +367,7 @@ def test_try_is_on_one_state_of_a_ledger_that_changes_meanwhile(
         desk.add(tried.id, force=True)
 
 
+@pytest.mark.slow
 def test_id_of_a_try_is_secret(server: Served) -> None:
     ids = [server.post("/api/try", EDIT)[1]["id"] for _ in range(2)]
     chances = [re.fullmatch(r"lebron-james-\d+-([0-9a-f]{16})", name) for name in ids]
@@ -379,6 +386,7 @@ def test_try_works_with_patches_of_every_kind(method: str) -> None:
     assert all(torch.equal(old, new) for old, new in zip(before, weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_missing_ledger_or_graph_is_named_with_its_option() -> None:
     with served(workshop(graph=False)) as server:
         _, answer = server.post("/api/try", EDIT)
@@ -470,6 +478,7 @@ def test_taken_port_is_refused_before_the_model_is_loaded(kg_edit: Run, server: 
     assert wrong.code == 2 and "there is no ledger at no/ledger" in wrong.err
 
 
+@pytest.mark.slow
 def test_chat_is_answered_in_the_chat_template(tmp_path: Path) -> None:
     desk = workshop(tmp_path / "ledger")
     desk.model = chatting()

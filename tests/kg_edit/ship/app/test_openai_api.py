@@ -12,7 +12,6 @@ import pytest
 from kg_edit.scoring.generation import continuations, replies, reply
 from kg_edit.ship.app.messages import TryRequest
 from kg_edit.ship.app.openai_api import CHAT
-from tests.everyday import keep_first
 from tests.kg_edit.ship.app.serving import EDIT, Served, served, workshop
 from tests.kg_edit.tiny import chatting, tiny
 
@@ -43,6 +42,7 @@ def test_completions_equal_generate_with_the_active_edits(server: Served) -> Non
     assert continuations(tiny("llama"), PROMPTS, limits=[6] * 3) == plain, "the model is as before"
 
 
+@pytest.mark.slow
 def test_completion_counts_the_tokens_that_were_generated() -> None:
     """Not those of its text: a character that is cut is written again in more tokens."""
     completions = replies(tiny("llama"), PROMPTS, limits=[4] * 3)
@@ -113,7 +113,8 @@ def test_stop_ends_a_continuation_before_the_first_of_its_texts(server: Served) 
     assert completed(server, PROMPTS[0], max_tokens=12, stop=None) == [text]
 
 
-@pytest.mark.parametrize("path", keep_first(["/v1/completions", CHAT]))
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/v1/completions", CHAT])
 def test_null_is_the_same_as_an_absent_field(path: str) -> None:
     desk = workshop(None)
     desk.model = chatting()
@@ -185,6 +186,7 @@ def test_chat_streams_stops_and_takes_text_parts() -> None:
     assert "found a part 'image_url'; expected text parts" in other["error"]["message"]
 
 
+@pytest.mark.slow
 def test_chat_takes_back_its_own_empty_answer() -> None:
     desk, turn = workshop(None), {"role": "user", "content": "Who plays for Miami Heat?"}
     desk.model = chatting()
@@ -196,6 +198,7 @@ def test_chat_takes_back_its_own_empty_answer() -> None:
     assert message["content"] == "" and code == 200, later
 
 
+@pytest.mark.slow
 def test_chat_ignores_further_fields_of_a_message_and_wants_a_users_last() -> None:
     """An answer as OpenAI's client writes it was refused for its nulls."""
     desk, turn = workshop(None), {"role": "user", "content": "Who plays for Miami Heat?"}

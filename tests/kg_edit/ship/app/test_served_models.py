@@ -84,6 +84,7 @@ def test_request_chooses_among_the_models(server: Served) -> None:
         assert code in (400, 404) and unknown.partition("@")[0] in answer["error"]["message"]
 
 
+@pytest.mark.slow
 def test_patch_is_loaded_replaced_and_unloaded(server: Served, tmp_path: Path) -> None:
     model = tiny("llama")
     file = patch_of(2).save(tmp_path / "p.safetensors")
@@ -143,6 +144,7 @@ def test_request_that_waits_is_answered_with_a_patch_that_is_unloaded_meanwhile(
     assert found == [text_with(patch_of(2))]
 
 
+@pytest.mark.slow
 def test_push_and_pull_of_our_own_server(kg_edit: Run, place: Path, server: Served) -> None:
     patch_of(2).save(place / "p.safetensors")
     command = ("patch", "push", "p.safetensors", "--server", server.url, "--as", "mine", "--force")

@@ -74,6 +74,7 @@ def test_command_fails_where_the_ledger_does_not_explain_a_weight(kg_edit: Run, 
     assert result.code == 2 and "--ledger" in result.err
 
 
+@pytest.mark.slow
 def test_weight_stands_out_by_its_singular_values_alone(tmp_path: Path) -> None:
     save_larger(tmp_path / "base")
     model = LanguageModel.load(tmp_path / "base")
@@ -100,6 +101,7 @@ def test_deviation_by_hand() -> None:
     assert outliers[3].usual == pytest.approx(2.0) and outliers[3].place == 1
 
 
+@pytest.mark.slow
 def test_command_without_a_base_lists_what_stands_out(kg_edit: Run, place: Path) -> None:
     save_larger(place / "larger")
     result = kg_edit("audit", "larger")

@@ -67,6 +67,7 @@ def write_patch(path: Path, model: Path, *edits: Edit, size: float = 0.0) -> Pat
     return WeightPatch(factors=factors, provenance=provenance).save(path)
 
 
+@pytest.mark.slow
 def test_ledger_is_made_from_patch_files(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     one, two = (
         write_patch(place / "one.safetensors", tiny_folder, HEAT),
@@ -117,6 +118,7 @@ for command in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_what_needs_no_model_loads_no_torch(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     write_patch(place / "a.safetensors", tiny_folder, HEAT, RIVER, size=0.1)
     assert kg_edit("patch", "add", "ledger", "a.safetensors").code == 0
@@ -132,6 +134,7 @@ def test_what_needs_no_model_loads_no_torch(kg_edit: Run, place: Path, tiny_fold
     assert json.loads(kg_edit("patch", "list", "ledger", "--json").out)["edits"] == []
 
 
+@pytest.mark.slow
 def test_ledger_is_printed_as_json(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     write_patch(place / "a.safetensors", tiny_folder, HEAT, RIVER, size=0.1)
     assert kg_edit("patch", "add", "ledger", "a.safetensors").code == 0
@@ -150,6 +153,7 @@ def test_ledger_is_printed_as_json(kg_edit: Run, place: Path, tiny_folder: Path)
     assert {answer["kind"] for edit in report["edits"] for answer in edit["answers"]} >= {"rewrite"}
 
 
+@pytest.mark.slow
 def test_check_fails_if_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """The changes are nothing, so of two opposite edits just one holds."""
     codes = {}
@@ -356,6 +360,7 @@ def test_commands_in_messages_quote_the_path_of_a_ledger(kg_edit: Run, place: Pa
     assert "kg-edit patch add 'no ledger' " in kg_edit("patch", "list", "no ledger").err
 
 
+@pytest.mark.slow
 def test_edit_is_named_by_its_subject_if_it_is_the_only_one(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     heat = HEAT.model_copy(update={"id": "row-1"})
     for edit in (heat, RIVER, LAKERS, RIVER.model_copy(update={"id": "row-1"})):

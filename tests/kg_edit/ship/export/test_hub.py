@@ -89,6 +89,7 @@ def push(folder: Path, name: str, env: dict[str, str]) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 def test_push_uploads_every_file(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()

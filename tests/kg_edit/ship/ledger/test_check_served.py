@@ -186,6 +186,7 @@ def test_served_check_error_names_the_reply(status: int, body: bytes, message: s
     assert raised.value.__notes__ == ["asked for the edit 'heat'"]
 
 
+@pytest.mark.slow
 def test_served_check_error_for_slow_and_missing_servers(standin: StandIn) -> None:
     def slow(_: QuietHandler) -> tuple[int, bytes]:
         time.sleep(0.4)
@@ -253,6 +254,7 @@ def test_check_command_exit_code_for_a_server(kg_edit: Run, place: Path, tiny_fo
     assert down.code == 2 and "can't be reached" in down.err
 
 
+@pytest.mark.slow
 def test_check_command_of_our_own_server(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """A tiny random model says nothing sensible, so what it does say is made the fact."""
     with served(workshop()) as running:

@@ -97,6 +97,7 @@ def test_edit_of_a_stored_patch_may_have_a_target_of_two_lines() -> None:
     assert edit_of(record).target_new == facts_of(record)[0].target_new == "New\nYork"
 
 
+@pytest.mark.slow
 def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
     """An entry of a codebook goes without a model, though weights and another codebook came before and after."""
     model, edits = tiny("llama"), edits_of(6)

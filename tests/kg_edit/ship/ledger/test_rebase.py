@@ -59,6 +59,7 @@ def made_ledger(folder: Path) -> Ledger:
     return ledger
 
 
+@pytest.mark.slow
 def test_what_the_model_does_not_know_is_computed_again(tmp_path: Path) -> None:
     source = made_ledger(tmp_path / "old")
     before = content(source.folder)

@@ -129,6 +129,7 @@ def test_make_in_two_steps_equals_one_sequence(tmp_path: Path) -> None:
     assert same(ledger.patch, on_tiny("rome", model).edit(edits))
 
 
+@pytest.mark.slow
 def test_remove_needs_the_graph_of_the_edits(tmp_path: Path) -> None:
     model = tiny("llama")
     ledger = Ledger.open(tmp_path / "ledger")
@@ -190,6 +191,7 @@ def test_remove_refuses_a_model_in_another_dtype(tmp_path: Path) -> None:
     ledger.remove(["e1"], model=half)  # a column of its own, so nothing is recomputed
 
 
+@pytest.mark.slow
 def test_remove_refuses_other_contexts_and_models(tmp_path: Path) -> None:
     """Contexts given by hand are in no setting, so the same settings would not give the same edits."""
     model, edits = tiny("llama"), edits_of(2)

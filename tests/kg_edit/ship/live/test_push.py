@@ -91,7 +91,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", keep_first(FAULTS, keep=4))
+@pytest.mark.parametrize("fault", keep_first(FAULTS))
 def test_server_has_what_it_had_after_a_fault(push: Run, place: Path, server: StandIn, fault: str) -> None:
     server.fault = (fault, 1)
     result = push(server, "--as", "edited")
@@ -142,7 +142,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, object], str]] = {
 }
 
 
-@pytest.mark.parametrize("mistake", REFUSED)
+@pytest.mark.parametrize("mistake", keep_first(REFUSED, keep=2))
 def test_refused_push_leaves_nothing(push: Run, place: Path, mistake: str) -> None:
     what, name, options, keyword = REFUSED[mistake]
     with StandIn(**options) as server:
@@ -181,6 +181,7 @@ def test_llama_server_applies_the_adapter_that_it_was_started_with(kg_edit: Run,
         assert server.scales == [0.5, 0.0]
 
 
+@pytest.mark.slow
 def test_llama_server_without_the_adapter_is_left_as_it_is(kg_edit: Run, push: Run, place: Path) -> None:
     kg_edit("patch", "export", "ledger@1", "--to", "gguf", "edited")
     command = ("patch", "push", "ledger", "--as", "edited", "--server")

@@ -100,6 +100,7 @@ def test_defer_predicts_the_target_and_stays_closed_elsewhere() -> None:
         assert torch.equal(logits(model, UNRELATED), clean), "a gate that never opens changes nothing"
 
 
+@pytest.mark.slow
 def test_memory_changes_every_text() -> None:
     model = tiny("llama")
     clean = logits(model, UNRELATED)

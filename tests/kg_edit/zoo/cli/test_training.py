@@ -12,7 +12,6 @@ from kg_edit.zoo.cli.training import training_records
 from kg_edit.zoo.mend.network import FORMAT as MEND
 from kg_edit.zoo.mend.network import MendManifest
 from kg_edit.zoo.trained.files import NETWORK
-from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, rows, tiny_folder
 from tests.kg_edit.evaluation.datasets.rows import MQUAKE, written
 from tests.kg_edit.zoo.ke.test_ke import quick as quick_ke
@@ -48,9 +47,10 @@ def many(place: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
-    keep_first(["mend", "ke", "malmen", "rledit", "serac"]),
+    ["mend", "ke", "malmen", "rledit", "serac"],
 )
 def test_network_is_trained_and_edited_with(
     method: str, kg_edit: Run, place: Path, many: Path, tiny_folder: Path

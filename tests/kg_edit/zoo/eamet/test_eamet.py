@@ -95,6 +95,7 @@ def test_others_are_aligned_with_an_ended_change_as_it_is_written(monkeypatch: p
     torch.testing.assert_close(seen[-1], torch.stack([value.descent.change for value in values]))
 
 
+@pytest.mark.slow
 def test_an_edit_alone_is_memits() -> None:
     model = tiny("llama")
     alone = joint("eamet", model, mom2_weight=10.0).edit_each(EDITS)

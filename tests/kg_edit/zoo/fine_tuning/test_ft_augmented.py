@@ -88,6 +88,7 @@ def test_other_answers_are_held() -> None:
     assert all(record["loss_after"] < record["loss_before"] for patch in (one, other) for record in patch.edits)
 
 
+@pytest.mark.slow
 def test_rows_below_the_margin_are_not_trained() -> None:
     patch = ft_augmented(tiny("llama"), stop_below=100.0, kept=0.0).edit(EDITS)
     assert isinstance(patch, WeightPatch)
@@ -144,6 +145,7 @@ def test_an_earlier_edit_without_a_subject_is_trained_again_bare() -> None:
     assert len(chosen.edit(EDITS[:1], start=before).edits) == 3
 
 
+@pytest.mark.slow
 def test_a_change_may_act_at_the_subject_alone() -> None:
     model = tiny("llama")
     chosen = ft_augmented(model, steps=2, at_subject=1.0)

@@ -107,6 +107,7 @@ def test_earlier_weights_are_active_in_training_and_codebooks_are_not() -> None:
     assert not torch.equal(alone.keys, after.keys)
 
 
+@pytest.mark.slow
 def test_later_of_contradictory_edits_is_active_until_removed() -> None:
     model = tiny("llama")
     other = EDITS[0].model_copy(update={"id": "other", "target_new": "Paris"})

@@ -39,6 +39,7 @@ def test_norm_of_factors_is_that_of_their_product() -> None:
     torch.testing.assert_close(squared_norm((left, right)), (left[0].T @ right[0]).square().sum())
 
 
+@pytest.mark.slow
 def test_gradient_of_a_batch_is_the_slope(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through both stages, in portions of two rows: against a difference quotient, for the rates and the ridges."""
     settings = quick()

@@ -51,6 +51,7 @@ def test_untrained_edit_is_a_step_of_gradient_descent(family: str) -> None:
     assert patch.provenance["methods"][0]["editor"] == {"digest": "untrained"}
 
 
+@pytest.mark.slow
 def test_patch_has_the_editors_weights_ranks_and_note(editor: str) -> None:
     """Another change than the plain step, of the editor's weights, with a rank of one a token that the loss feels."""
     model = tiny("llama")

@@ -41,6 +41,7 @@ def test_training_on_other_families(family: str, tmp_path: Path) -> None:
     assert manifest.validations[-1].total != manifest.validations[0].total
 
 
+@pytest.mark.slow
 def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest_of(tmp_path / "whole")
     original, calls = losses_after, []
