@@ -102,11 +102,14 @@ LayerChoice = Annotated[
     str | None,
     typer.Option("--layer", help="Layer to edit, 0-based; `auto` chooses it by a short sweep on a few of your edits."),
 ]
-Preset = Annotated[
-    str,
+_PRESET = "Named settings: `default`, a method's own (`fast`, `long`, `paper`), or a model's, such as `gpt2-xl`."
+Preset = Annotated[str, typer.Option("--preset", help=_PRESET)]
+EditPreset = Annotated[
+    str | None,
     typer.Option(
         "--preset",
-        help="Named settings: `default`, a method's own (`fast`, `long`, `paper`), or a model's, such as `gpt2-xl`.",
+        help=f"{_PRESET} Without it: `fast` for `rome`, `memit` and `alphaedit` on a processor that computes in "
+        "bfloat16, else `default`.",
     ),
 ]
 Settings = Annotated[

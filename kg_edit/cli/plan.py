@@ -9,7 +9,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import doing
-from kg_edit.cli.options import CorpusName, Device, Dtype, Layer, Memory, MethodName, ModelName, Preset, Settings
+from kg_edit.cli.options import CorpusName, Device, Dtype, EditPreset, Layer, Memory, MethodName, ModelName, Settings
 from kg_edit.methods.registry import check_method
 from kg_edit.text.display import plain, size_text
 
@@ -29,7 +29,7 @@ def plan(
     method: MethodName = "rome",
     edits: Edits = 1,
     layer: Layer = None,
-    preset: Preset = "default",
+    preset: EditPreset = None,
     settings: Settings = None,
     corpus: CorpusName = None,
     dtype: Dtype = "auto",

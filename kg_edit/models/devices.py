@@ -45,6 +45,12 @@ def pass_megabytes(device: torch.device) -> float | None:
     return free / 2e6
 
 
+def computes_in_bfloat16() -> bool:
+    """Return whether this processor multiplies in bfloat16; without it, bfloat16 is slower than float32."""
+    features = torch.cpu.get_capabilities()
+    return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def has_float64(device: torch.device) -> bool:
     """Return whether tensors on ``device`` can be in float64."""
     if device.type == "cpu":

@@ -75,3 +75,15 @@ def test_wrong_edits_are_found_by_halves(opened: list[str], capsys: pytest.Captu
 def test_edits_that_are_all_wrong_are_an_error() -> None:
     with pytest.raises(EditError, match="such as the edit 'first'"):
         plan("rome").usable([text("first"), text("second")], keep_going=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "in_bfloat16", "preset"),
+    [("rome", True, "fast"), ("alphaedit", True, "fast"), ("rome", False, "default"), ("glame-plus", True, "default")],
+)
+def test_fast_is_taken_where_it_is_as_good(
+    method: str, in_bfloat16: bool, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kg_edit.models.devices.computes_in_bfloat16", lambda: in_bfloat16)
+    assert plan(method, preset=None).config.preset_name == preset
+    assert plan(method).config.preset_name == "default"
