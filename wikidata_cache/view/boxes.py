@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 Item = TypeVar("Item")
@@ -34,7 +35,9 @@ _BISECTIONS = 6
 _ROW_GAP = 18.0
 _CENTRE_GAP = 70.0
 _GAP = 0.4  # gap between boxes of a block, as a fraction of the smallest box height
-_SHAPE = 1.8  # width of a block divided by its height
+# width divided by height: of all rows around a centre, and of a block
+_ROWS_SHAPE = 1.6
+_BLOCK_SHAPE = 1.8
 
 
 class Rectangle(NamedTuple):
@@ -197,88 +200,108 @@ def _fill_ring(
     """Put each group at the first free angle at least `least` after the previous group; None if they do not fit."""
     angle = sector.start + least / 2
     end = sector.start + sector.sweep + 1e-9
-    points: list[Point] = []
-    placed: list[BoxGroup] = []
+    placed = _PlacedGroups(centre, padding)
     for part in parts:
-        point = _find_free(centre, part, angle, sector, placed, points, padding)
-        while point is None and angle <= end:
-            angle += sector.step
-            point = _find_free(centre, part, angle, sector, placed, points, padding)
-        if point is None or angle > end:
-            return None
-        points.append(point)
-        placed.append(part.at(*point))
+        point = None
+        while point is None:
+            if angle > end:
+                return None
+            point = _find_point(part, angle, sector, placed)
+            if point is None:
+                angle += sector.step
+        placed.add(part, point)
         angle += max(least, sector.step / 4)
-    return points
+    return placed.points
 
 
-def _find_free(
-    centre: Rectangle,
-    part: BoxGroup,
-    angle: float,
-    sector: Sector,
-    placed: list[BoxGroup],
-    points: list[Point],
-    padding: float,
-) -> Point | None:
-    """Return the place on the innermost ring that has room in this direction, or None.
+@dataclass
+class _PlacedGroups:
+    """The groups that are placed around a centre so far, and the place of each; `padding` is kept between boxes."""
 
-    The near side of the group's first box is on the ring. `placed` are the groups placed so far, at `points`.
+    centre: Rectangle
+    padding: float
+    groups: list[BoxGroup] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+
+    def add(self, part: BoxGroup, point: Point) -> None:
+        """Place a group."""
+        self.groups.append(part.at(*point))
+        self.points.append(point)
+
+    def has_room(self, part: BoxGroup, point: Point) -> bool:
+        """Return whether a group at this point touches nothing, and no line from the centre crosses another group."""
+        first_box = part.boxes[0].at(*point).wider(self.padding)
+        if any(first_box.meets(other.boxes[0]) for other in self.groups):  # this cheap test rejects most points
+            return False
+        moved = part.at(*point)
+        if moved.meets(BoxGroup([self.centre], self.centre), self.padding):
+            return False
+        if any(moved.meets(other, self.padding) for other in self.groups):
+            return False
+        if any(other.is_crossed(*point) for other in self.groups):  # by the line to this group
+            return False
+        return not any(moved.is_crossed(*other) for other in self.points)  # by the lines to the others
+
+
+def _find_point(part: BoxGroup, angle: float, sector: Sector, placed: _PlacedGroups) -> Point | None:
+    """Return the place for a group on the innermost ring that has room in this direction; None if no ring has."""
+    for ring in range(sector.rings):
+        radii = (sector.radii[0] + ring * _STAGGER[0], sector.radii[1] + ring * _STAGGER[1])
+        point = _touch_ring(part.boxes[0], angle, radii)
+        if placed.has_room(part, point):
+            return point
+    return None
+
+
+def _touch_ring(box: Rectangle, angle: float, radii: tuple[float, float]) -> Point:
+    """Return where the middle of a box is if its near side touches an ellipse in this direction.
+
+    The near side is the left one for a box to the right of the centre, the upper one for a box below it, and so on.
     """
-    box = part.boxes[0]
     across = math.cos(angle)
     down = math.sin(angle)
-    # From the ring to the middle of the box: its near side is the left one to the right of the centre, and so on
-    half_width = box.right
+    near_x = box.right  # distance of the near side from the middle of the box
     if across > 0:
-        half_width = -box.left
-    half_height = box.bottom
+        near_x = -box.left
+    near_y = box.bottom
     if down > 0:
-        half_height = -box.top
-    for number in range(sector.rings):
-        x = across * (sector.radii[0] + number * _STAGGER[0] + half_width)
-        y = down * (sector.radii[1] + number * _STAGGER[1] + half_height)
-        if any(box.at(x, y).wider(padding).meets(other.boxes[0]) for other in placed):
-            continue  # this cheap test rejects most points
-        area = part.at(x, y)
-        if area.meets(BoxGroup([centre], centre), padding):
-            continue
-        if any(area.meets(other, padding) for other in placed):
-            continue
-        # No line from the centre to a group may cross another group.
-        if any(other.is_crossed(x, y) for other in placed):
-            continue
-        if any(area.is_crossed(*point) for point in points):
-            continue
-        return x, y
-    return None
+        near_y = -box.top
+    return across * (radii[0] + near_x), down * (radii[1] + near_y)
 
 
 def _place_rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[Point]:
     """Return places in rows above and below the centre, in a block about 1.6 times as wide as high."""
     extents = [part.extent for part in parts]
-    area = sum((extent.width + _ROW_GAP) * (extent.height + _ROW_GAP) for extent in extents)
     widths = [extent.width + _ROW_GAP for extent in extents]
-    rows = wrap_rows(extents, widths, widest=math.sqrt(1.6 * area))
-    row_heights = []
+    rows = wrap_rows(extents, widths, widest=_choose_width(extents, gap=_ROW_GAP, shape=_ROWS_SHAPE))
+    heights = []
     for row in rows:
-        row_heights.append(max(extent.height for extent in row) + _ROW_GAP)
+        heights.append(max(extent.height for extent in row))
 
     first_below = len(rows) // 2  # the rows before it are above the centre
-    row_top = centre.top - _CENTRE_GAP - sum(row_heights[:first_below])
+    top = centre.top - _CENTRE_GAP
+    for height in heights[:first_below]:
+        top -= height + _ROW_GAP
     points = []
-    for number, (row, row_height) in enumerate(zip(rows, row_heights, strict=True)):
+    for number, row in enumerate(rows):
         if number == first_below:
-            row_top = centre.bottom + _CENTRE_GAP
-        left = -sum(extent.width + _ROW_GAP for extent in row) / 2
-        for extent in row:
-            # An extent is relative to the place of its group, which is therefore moved against it: its left side comes
-            # to `left`, and its middle to the middle of the row.
-            x = left - extent.left
-            y = row_top + (row_height - _ROW_GAP - extent.top - extent.bottom) / 2
-            points.append((x, y))
-            left += extent.width + _ROW_GAP
-        row_top += row_height
+            top = centre.bottom + _CENTRE_GAP
+        points += _place_row(row, top=top, height=heights[number])
+        top += heights[number] + _ROW_GAP
+    return points
+
+
+def _place_row(extents: Sequence[Rectangle], *, top: float, height: float) -> list[Point]:
+    """Return the places of groups in a row of this height, with its middle at x = 0; `extents` are the groups' own."""
+    left = -sum(extent.width + _ROW_GAP for extent in extents) / 2
+    points = []
+    for extent in extents:
+        # An extent is relative to the place of its group. A group at (x, y) has its left side at `left`, and its middle
+        # on the middle of the row: y + (extent.top + extent.bottom) / 2 = top + height / 2.
+        x = left - extent.left
+        y = top + (height - extent.top - extent.bottom) / 2
+        points.append((x, y))
+        left += extent.width + _ROW_GAP
     return points
 
 
@@ -287,6 +310,11 @@ class Block(NamedTuple):
 
     points: dict[str, Point]
     extent: Rectangle
+
+    def at(self, x: float, y: float) -> Block:
+        """Return the same block with its root at (x, y)."""
+        points = {node: (x + dx, y + dy) for node, (dx, dy) in self.points.items()}
+        return Block(points, self.extent.at(x, y))
 
 
 def place_in_block(
@@ -318,9 +346,9 @@ def place_in_block(
 def _stack_rows(node: str, box: Rectangle, parts: list[Block], gap: float, *, is_upwards: bool) -> Block:
     """Return a node with the blocks of its children below (or above) it: leaves first, in rows of about equal width."""
     parts = sorted(parts, key=lambda part: len(part.points) > 1)
-    area = sum((part.extent.width + gap) * (part.extent.height + gap) for part in parts)
-    widths = [part.extent.width + gap for part in parts]
-    widest = max(math.sqrt(_SHAPE * area), max(widths))
+    extents = [part.extent for part in parts]
+    widths = [extent.width + gap for extent in extents]
+    widest = max(_choose_width(extents, gap=gap, shape=_BLOCK_SHAPE), *widths)
     points: dict[str, Point] = {node: (0.0, 0.0)}
     around = box
     near_side = box.bottom + 2 * gap  # distance of the row's near side from the middle of the node
@@ -332,12 +360,18 @@ def _stack_rows(node: str, box: Rectangle, parts: list[Block], gap: float, *, is
             y = near_side - part.extent.top
             if is_upwards:
                 y = -near_side - part.extent.bottom
-            for name, (dx, dy) in part.points.items():
-                points[name] = (x + dx, y + dy)
-            around = around.joined(part.extent.at(x, y))
+            moved = part.at(x, y)
+            points |= moved.points
+            around = around.joined(moved.extent)
             left += part.extent.width + gap
         near_side += max(part.extent.height for part in row) + gap
     return Block(points, around.wider(gap))
+
+
+def _choose_width(extents: Sequence[Rectangle], *, gap: float, shape: float) -> float:
+    """Return the width of a block with room for these rectangles and the gaps, `shape` times as wide as high."""
+    area = sum((extent.width + gap) * (extent.height + gap) for extent in extents)
+    return math.sqrt(shape * area)  # from width * height = area, and width = shape * height
 
 
 def wrap_rows(items: Sequence[Item], widths: Sequence[float], *, widest: float) -> list[list[Item]]:
