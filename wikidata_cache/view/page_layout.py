@@ -2,7 +2,7 @@
 
 A node is the child of the node from which a breadth-first walk reached it. In large graphs, the children of a neighbour
 are in a block next to it. The same graph has the same places on every machine. Lengths are CSS pixels; y grows
-downwards; angles are radians.
+downwards; angles are radians, clockwise: 0 is right, pi/2 down, -pi and pi left, 3/2 pi up.
 """
 
 from __future__ import annotations
@@ -16,15 +16,25 @@ import networkx as nx
 from wikidata_cache.view.boxes import BoxGroup, Point, Rectangle, Sector, Size, place_in_block, place_on_ring
 
 _ROOTS = ("target_new", "subject", "target_true")
-_CLEARANCE = (0.25, 0.5)  # radians kept free above and below the edge between two roots
 # pixels; smallest length of the edges from the subject to o* and to o
 _BETWEEN = 230.0
 _DOWN = 110.0
-_FAN = math.radians(250)  # the children of a neighbour use this angle, away from its parent
+_EDIT_GAP = 30.0  # pixels between the boxes around the subject and those around o*
+_PART_GAP = 80.0  # pixels between parts of the graph that no edge connects
 # pixels; smallest radii (x, y) of rings
-_AROUND_ROOT = (165.0, 180.0)
-_AROUND_NEIGHBOUR = (125.0, 100.0)
-_CIRCLE = Sector(-math.pi, 2 * math.pi, _AROUND_ROOT)  # from the left, over the top
+_ROOT_RADII = (165.0, 180.0)
+_NEIGHBOUR_RADII = (125.0, 100.0)
+# The children of a root are on a ring around it, where no edge to another root is. The angles (radians) are kept free
+# before and after such an edge, clockwise.
+_FREE_BEFORE = 0.5
+_FREE_AFTER = 0.25
+_FREE = _FREE_BEFORE + _FREE_AFTER
+_CIRCLE = Sector(-math.pi, 2 * math.pi, _ROOT_RADII)  # from the left, over the top
+_AROUND_NEW = Sector(-math.pi + _FREE_AFTER, 2 * math.pi - _FREE, _ROOT_RADII)  # all but the left
+_AROUND_SUBJECT = Sector(math.pi / 2 + _FREE_AFTER, 3 / 2 * math.pi - _FREE, _ROOT_RADII)  # all but right and down
+_AROUND_OLD = Sector(0.0, math.pi, _ROOT_RADII)  # the lower half
+_ROOT_GAP = 70.0  # pixels that are kept free around a root
+_FAN = math.radians(250)  # the children of a neighbour use this angle, away from its parent
 # above 80 edges, labels are hidden, so edges are shorter and the edit's longer
 CROWD = 80
 _TIGHT = 0.6
@@ -37,7 +47,7 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
     tree = _grow_tree(graph)
     if not tree.roots:
         return {}
-    main = tree.roots[0]
+    main = tree.roots[0]  # o*; in a graph without one, the subject, the old object or the first node
     subject = _find_by_role(graph, tree.roots, "subject")
     old = _find_by_role(graph, tree.roots, "target_true")
     if subject is None or subject == main:
@@ -46,10 +56,10 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
         if old == main:
             old = None
         picture = _place_edit(main, subject, old, tree, sizes)
-    for root in tree.roots:  # parts of the graph that no edge connects to the edit, one below the other
+    for root in tree.roots:  # what no edge connects to the edit, one part below the other
         if root not in picture.points:
             other = _place_cluster(root, tree, sizes, _CIRCLE)
-            picture.add(other, 0.0, picture.extent.bottom + 80 - other.extent.top)
+            picture.add(other, 0.0, picture.extent.bottom + _PART_GAP - other.extent.top)
     places = {}
     for node in graph:
         x, y = picture.points[node]
@@ -59,19 +69,14 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
 
 def _place_edit(new: str, subject: str, old: str | None, tree: _Tree, sizes: Mapping[str, Size]) -> _Cluster:
     """Return o* with the subject on its left, and with the old object below the subject."""
-    # o* with its neighbours everywhere but on the left, where the edge of the edit arrives.
-    ring = Sector(-math.pi + _CLEARANCE[0], 2 * math.pi - sum(_CLEARANCE), _AROUND_ROOT)
-    picture = _place_cluster(new, tree, sizes, ring)
-    # The subject, with neighbours on the far side of its edges to o* (right) and to o (down); o is below it.
-    down = math.pi / 2 + _CLEARANCE[0]
-    right = 2 * math.pi - _CLEARANCE[1]
-    left = _place_cluster(subject, tree, sizes, Sector(down, right - down, _AROUND_ROOT))
+    picture = _place_cluster(new, tree, sizes, _AROUND_NEW)
+    left = _place_cluster(subject, tree, sizes, _AROUND_SUBJECT)
     if old is not None:
-        below = _place_cluster(old, tree, sizes, Sector(0.0, math.pi, _AROUND_ROOT))
+        below = _place_cluster(old, tree, sizes, _AROUND_OLD)
         left.add(below, 0.0, left.extent.bottom + _DOWN * tree.stretch - below.extent.top)
-    # As near to o* as possible without touching boxes.
-    x = picture.part.boxes[0].left - _BETWEEN * tree.stretch - left.part.boxes[0].right
-    while left.part.at(x, 0.0).meets(picture.part, 30):
+    # The edge between the boxes of both has its smallest length, or a greater one where boxes would touch.
+    x = picture.root_box.left - _BETWEEN * tree.stretch - left.root_box.right
+    while left.group.at(x, 0.0).meets(picture.group, _EDIT_GAP):
         x -= 10
     picture.add(left, x, 0.0)
     return picture
@@ -84,42 +89,60 @@ def _place_cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Se
     children = tree.children[root]
     if not children:
         return cluster
-    sector = sector._replace(radii=(box.right + sector.radii[0] * tree.scale, sector.radii[1] * tree.scale))
-    # The rough direction of each child; one with more children gets a wider part of the sector.
-    weights = [1 + len(tree.children[child]) for child in children]
-    before = 0
     parts = []
-    for child, weight in zip(children, weights, strict=True):
-        # The middle of the child's part of the sector.
-        direction = sector.start + sector.sweep * (before + weight / 2) / sum(weights)
-        before += weight
-        if tree.is_large:
-            points, extent = place_in_block(child, tree.children, sizes, is_upwards=math.sin(direction) < -0.2)
-            parts.append(_Cluster(points, BoxGroup([extent], extent)))
-        else:
-            parts.append(_place_cluster(child, tree, sizes, Sector(direction - _FAN / 2, _FAN, _AROUND_NEIGHBOUR)))
-    points_on_ring = place_on_ring(box.wider(70 * tree.scale), [part.part for part in parts], sector)
-    for part, point in zip(parts, points_on_ring, strict=True):
-        cluster.add(part, *point)
+    for child, direction in zip(children, _choose_directions(children, tree, sector), strict=True):
+        parts.append(_place_child(child, direction, tree, sizes))
+    radii = (box.right + sector.radii[0] * tree.scale, sector.radii[1] * tree.scale)
+    centre = box.wider(_ROOT_GAP * tree.scale)
+    points = place_on_ring(centre, [part.group for part in parts], sector._replace(radii=radii))
+    for part, (x, y) in zip(parts, points, strict=True):
+        cluster.add(part, x, y)
     return cluster
+
+
+def _choose_directions(children: Sequence[str], tree: _Tree, sector: Sector) -> list[float]:
+    """Return the rough direction of each child, an angle: the middle of its part of the sector.
+
+    A child with more children of its own gets a wider part.
+    """
+    weights = [1 + len(tree.children[child]) for child in children]
+    directions = []
+    before = 0  # the weights of the children before this one
+    for weight in weights:
+        directions.append(sector.start + sector.sweep * (before + weight / 2) / sum(weights))
+        before += weight
+    return directions
+
+
+def _place_child(child: str, direction: float, tree: _Tree, sizes: Mapping[str, Size]) -> _Cluster:
+    """Return a neighbour with its own children: in a large graph in a block, else on a ring on its far side."""
+    if not tree.is_large:
+        return _place_cluster(child, tree, sizes, Sector(direction - _FAN / 2, _FAN, _NEIGHBOUR_RADII))
+    is_upwards = math.sin(direction) < -0.2  # in the upper part of the ring
+    points, extent = place_in_block(child, tree.children, sizes, is_upwards=is_upwards)
+    return _Cluster(points, BoxGroup([extent], extent))  # the block counts as one box
 
 
 @dataclass
 class _Cluster:
-    """The middles of nodes relative to a root at (0, 0), and their boxes as one group."""
+    """The middles of nodes relative to a root at (0, 0), and their boxes as one group, that of the root first."""
 
     points: dict[str, Point]
-    part: BoxGroup
+    group: BoxGroup
+
+    @property
+    def root_box(self) -> Rectangle:
+        return self.group.boxes[0]
 
     @property
     def extent(self) -> Rectangle:
-        return self.part.extent
+        return self.group.extent
 
     def add(self, other: _Cluster, x: float, y: float) -> None:
         """Add another cluster with its root at (x, y)."""
         self.points |= {node: (x + dx, y + dy) for node, (dx, dy) in other.points.items()}
-        moved = other.part.at(x, y)
-        self.part = BoxGroup([*self.part.boxes, *moved.boxes], self.extent.joined(moved.extent))
+        moved = other.group.at(x, y)
+        self.group = BoxGroup([*self.group.boxes, *moved.boxes], self.extent.joined(moved.extent))
 
 
 @dataclass
