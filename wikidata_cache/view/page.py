@@ -24,20 +24,10 @@ _FEW = 40  # in a large graph, up to this many nearest neighbours get a larger f
 _OUTER = {"far": 6, "beyond": 3}  # pixels in a large graph: only shapes at first, readable after zooming in
 _PER_LINE = 22  # characters
 
-_PLACE = re.compile("@@([A-Z]+)@@")
+_PLACE = re.compile("@@([A-Z]+)@@")  # where page.html has a part, such as @@TITLE@@
 _LINES = {"edit": "line", "old": "line dashed"}  # CSS class of the edges of a role
-_LEGEND = (  # (CSS class, name); an entry is shown if the page has such a node or edge
-    ("s", "{2}"),
-    ("new", "new object o*"),
-    ("old", "old object o"),
-    ("line", "the edit"),
-    ("line dashed", "what it replaces"),
-    ("near", "hop {0}"),
-    ("far", "hop {1}"),
-    ("beyond", "farther"),
-)
 _SCRIPTS = ("labels.js", "graph.js", "page.js")  # labels.js defines functions that graph.js uses
-_MARKS = {"edit": "new", "old": "replaced"}
+_MARKS = {"edit": "new", "old": "replaced"}  # what the table of statements says of an edge of this role
 
 
 def page(graph: nx.MultiDiGraph) -> str:
@@ -46,15 +36,10 @@ def page(graph: nx.MultiDiGraph) -> str:
         raise BadOptionError("The graph is empty; there is nothing to show.")
     content = elements(graph)
     heading = headline(graph)
-    marked = f"<bdi>{escape(heading)}</bdi>"
-    edit = _read_edit(graph)
-    if edit is not None:
-        subject, relation, new = map(escape, edit)
-        marked = f'<bdi>{subject}</bdi> <span class="property">{relation} →</span> <bdi class="new">{new}</bdi>'
     entities, statements = _write_counts(content)
     parts = {
         "TITLE": escape(heading),
-        "HEADING": marked,
+        "HEADING": _mark_up_headline(graph),
         "SUBTITLE": escape(subtitle(graph, content)),
         "SUMMARY": escape(f"Graph, {entities}, {statements}: {heading}"),
         "LEGEND": _write_legend(content),
@@ -68,6 +53,15 @@ def page(graph: nx.MultiDiGraph) -> str:
     return _PLACE.sub(lambda match: parts[match[1]], _read_file("template/page.html"))
 
 
+def _mark_up_headline(graph: nx.MultiDiGraph) -> str:
+    """Return `headline` as HTML, with the parts of the edit in their colours."""
+    edit = _read_edit(graph)
+    if edit is None:
+        return f"<bdi>{escape(headline(graph))}</bdi>"
+    subject, relation, new = map(escape, edit)
+    return f'<bdi>{subject}</bdi> <span class="property">{relation} →</span> <bdi class="new">{new}</bdi>'
+
+
 def _write_legend(content: GraphContent) -> str:
     """Return the legend of the kinds of nodes and edges that are there; hops count from the edit, or from the item."""
     kinds = {node["kind"] for node in content["nodes"]}
@@ -78,10 +72,20 @@ def _write_legend(content: GraphContent) -> str:
     middle = "the item itself"
     if has_edit(content["edges"]):
         middle = "subject s"
+    names = {
+        "s": middle,
+        "new": "new object o*",
+        "old": "old object o",
+        "line": "the edit",
+        "line dashed": "what it replaces",
+        "near": f"hop {nearest}",
+        "far": f"hop {nearest + 1}",
+        "beyond": "farther",
+    }
     entries = []
-    for kind, name in _LEGEND:
+    for kind, name in names.items():
         if kind in kinds:
-            entries.append(f'<li><span class="swatch {kind}"></span>{name.format(nearest, nearest + 1, middle)}</li>')
+            entries.append(f'<li><span class="swatch {kind}"></span>{name}</li>')
     return "".join(entries)
 
 
@@ -143,22 +147,33 @@ def elements(graph: nx.MultiDiGraph) -> GraphContent:
     """Return `graph_content` of a graph with its old edge; each node has the lines, font, size and place of its box."""
     shown = with_old_edge(graph)
     content = graph_content(shown)
-
     fonts = _choose_fonts(content)
+    sizes = {}
     for node in content["nodes"]:
-        font = fonts.get(node["kind"], 12)
-        lines = textwrap.wrap(printable(node["label"], longest=2 * _PER_LINE), _PER_LINE, max_lines=2, placeholder="…")
-        lines = lines or ["—"]
-        width = max(text_width(line, bold=True) for line in lines) + 24  # at 12 pixels
-        height = len(lines) * 15 + 14
-        node["lines"] = "\n".join(lines)
-        node["font"] = font
-        node["width"] = round(width * font / 12)
-        node["height"] = round(height * font / 12)
-    points = place_nodes(shown, {node["id"]: (node["width"], node["height"]) for node in content["nodes"]})
+        node |= _measure_box(node["label"], font=fonts.get(node["kind"], 12))
+        sizes[node["id"]] = (node["width"], node["height"])
+    places = place_nodes(shown, sizes)
     for node in content["nodes"]:
-        node["x"], node["y"] = points[node["id"]]
+        x, y = places[node["id"]]
+        node["x"] = x
+        node["y"] = y
     return content
+
+
+def _measure_box(label: str, *, font: int) -> dict[str, str | int]:
+    """Return the lines of a label in its box, the font, and the width and height of the box, all in pixels."""
+    lines = textwrap.wrap(printable(label, longest=2 * _PER_LINE), _PER_LINE, max_lines=2, placeholder="…")
+    if not lines:
+        lines = ["—"]
+    # in a font of 12 pixels, with the margins
+    width = max(text_width(line, bold=True) for line in lines) + 24
+    height = len(lines) * 15 + 14
+    return {
+        "lines": "\n".join(lines),
+        "font": font,
+        "width": round(width * font / 12),
+        "height": round(height * font / 12),
+    }
 
 
 def _choose_fonts(content: GraphContent) -> dict[str, int]:
