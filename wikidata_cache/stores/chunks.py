@@ -1,8 +1,8 @@
 """Read big files in chunks of whole lines: unzip, hash and count them, and collect them into batches of triples.
 
-`open_chunks` opens a file, which can be read from an earlier position. `batches` translates chunks and prepares what
-the database, the label index and the manifest need. `read_ahead` makes the next batch in a thread while the current
-one is stored.
+`open_chunks` opens a file, which can be read from an earlier position. `make_batches` translates chunks and prepares
+what the database, the label index and the manifest need. `read_ahead` makes the next batch in a thread while the
+current one is stored.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from contextlib import closing, contextmanager
 from hashlib import blake2b
 from math import ceil
 from pathlib import Path
-from typing import IO, NamedTuple, TypeVar, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from kg_common.progress import Bar
 from wikidata_cache.errors import GraphFileError
 from wikidata_cache.stores.ntriples import LineTranslator, statement_numbers
 
+if TYPE_CHECKING:  # only `load` needs numpy
+    import numpy as np
+
 CHUNK = 16 << 20  # bytes
 _HEAD = 1 << 16  # bytes
 _LONGEST_LINE = 64 << 20  # bytes; the longest entities of Wikidata's dump have some 10 MB
 _TOO_LONG = f"has a line of more than {_LONGEST_LINE >> 20} MiB, which no dump has; fetch the file again"
-_CORRUPT = (gzip.BadGzipFile, EOFError, zlib.error)
+_CORRUPT = (gzip.BadGzipFile, EOFError, zlib.error)  # what reading a damaged or cut-off file raises
 _OTHER = {b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 
 PARTS = 2  # parts of a batch, which are added to the database in parallel
@@ -74,34 +77,48 @@ class ChunkReader:
         """The sha256 of the file's bytes on disk, as hex; valid only after the whole file has been read."""
         return self._raw.digest.hexdigest()
 
-    def chunks(self, *, start: int = 0, lines: int = 0) -> Iterator[Chunk]:
+    def read_chunks(self, *, start: int = 0, lines: int = 0) -> Iterator[Chunk]:
         """Yield the chunks of the file from byte `start` of the unzipped text; `lines` lines come before that byte."""
-        number = lines + 1
-        try:
+        position = start
+        number = lines + 1  # of the first line of the next chunk
+        with self._read_errors(number):
             self._skip(start)
-            while text := self._file.read(CHUNK):
-                # A chunk ends at a line end: read the rest of its last line.
-                rest = b""
-                if not text.endswith(b"\n"):
-                    rest = self._file.readline(_LONGEST_LINE)
-                text += rest
-                if len(rest) == _LONGEST_LINE:
-                    raise GraphFileError(self.path, _TOO_LONG, line=number + text.count(b"\n"))
-                start += len(text)
-                block = text
-                if not block.endswith(b"\n"):  # the last line of the file
-                    block += b"\n"
-                if number == 1:
-                    block = block.removeprefix(BOM_UTF8)
-                yield Chunk(block, number, start)
-                number += block.count(b"\n")
-            if self._raw.read(1):  # Python takes a damaged part of a .bz2 for its end, without an error
-                raise EOFError("the rest of the file cannot be unpacked")
+        while True:
+            with self._read_errors(number):
+                text = self._read_whole_lines(number)
+            if not text:
+                return
+            position += len(text)
+            if not text.endswith(b"\n"):  # the last line of the file
+                text += b"\n"
+            if number == 1:
+                text = text.removeprefix(BOM_UTF8)
+            yield Chunk(text, number, position)
+            number += text.count(b"\n")
+
+    @contextmanager
+    def _read_errors(self, number: int) -> Iterator[None]:
+        """Turn errors of reading and unzipping inside the block into a GraphFileError with this number of a line."""
+        try:
+            yield
         except _CORRUPT as error:
             problem = f"corrupt or cut-off compressed file ({error}); fetch the file again"
             raise GraphFileError(self.path, problem, line=number) from error
         except OSError as error:
             raise GraphFileError(self.path, f"cannot be read ({error.strerror or error})", line=number) from error
+
+    def _read_whole_lines(self, number: int) -> bytes:
+        """Read about 16 MiB of the unzipped text, up to the end of a line; `number` is that of the first line."""
+        text = self._file.read(CHUNK)
+        if not text and self._raw.read(1):  # Python takes a damaged part of a .bz2 for its end, without an error
+            raise EOFError("the rest of the file cannot be unpacked")
+        if not text or text.endswith(b"\n"):
+            return text
+        rest = self._file.readline(_LONGEST_LINE)
+        text += rest
+        if len(rest) == _LONGEST_LINE:
+            raise GraphFileError(self.path, _TOO_LONG, line=number + text.count(b"\n"))
+        return text
 
     def _skip(self, size: int) -> None:
         """Read and drop the next `size` bytes of the unzipped text."""
@@ -176,7 +193,7 @@ class Batch(NamedTuple):
     lines: int  # position after the batch, in lines
 
 
-def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batch]:
+def make_batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batch]:
     """Translate the chunks; yield batches of about 400,000 triples, or of 512 MiB of input if it has fewer triples."""
     kept: list[bytes] = []
     size = 0  # bytes of kept lines
@@ -201,21 +218,15 @@ def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batc
 
 
 def _make_batch(kept: list[bytes], chunk: Chunk) -> Batch:
-    """Return what is stored of a chunk, of which the lines ``kept`` are wanted."""
-    import numpy as np  # takes a tenth of a second; sources import this module too
-
+    """Return the batch of the lines `kept`, the last of which come from `chunk`."""
     texts = [line + b"\n" for line in kept if b'"' in line]
     numbers = statement_numbers(kept)  # [statements, 3]: subject, property, object
     size = max(1, ceil(len(kept) / PARTS))  # lines of a part
-    # How many statements contain each id: items as subject or object, properties with a minus.
-    items, of_items = np.unique(numbers[:, (0, 2)], return_counts=True)
-    properties, of_properties = np.unique(numbers[:, 1], return_counts=True)
-    ids = np.concatenate([items, -properties])
-    counts = np.concatenate([of_items, of_properties])
+    parts = [b"\n".join(kept[start : start + size]) for start in range(0, len(kept), size)]
     return Batch(
-        triples=tuple(b"\n".join(kept[start : start + size]) for start in range(0, len(kept), size)),
+        triples=tuple(parts),
         names=b"".join(texts),
-        weights=np.column_stack([ids, counts]).astype("<i8").tobytes(),
+        weights=_count_statements_per_id(numbers),
         triple_count=len(kept),
         statements=len(numbers),
         content_hash=content_hash(kept),
@@ -223,6 +234,20 @@ def _make_batch(kept: list[bytes], chunk: Chunk) -> Batch:
         end=chunk.end,
         lines=chunk.first - 1 + chunk.lines.count(b"\n"),
     )
+
+
+def _count_statements_per_id(numbers: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> bytes:
+    """Count how many statements contain each id: int64 [ids, 2] of id and count, as bytes; a property has a minus.
+
+    `numbers` [statements, 3] are subject, property and object of each statement.
+    """
+    import numpy as np  # takes a tenth of a second; sources import this module too
+
+    items, item_counts = np.unique(numbers[:, (0, 2)], return_counts=True)
+    properties, property_counts = np.unique(numbers[:, 1], return_counts=True)
+    ids = np.concatenate([items, -properties])
+    counts = np.concatenate([item_counts, property_counts])
+    return np.column_stack([ids, counts]).astype("<i8").tobytes()
 
 
 def _choose_probe(lines: Sequence[bytes]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from pyoxigraph import DefaultGraph, RdfFormat, Store
 
-from wikidata_cache.errors import StoreError
+from wikidata_cache.errors import LabelIndexError, StoreError
 from wikidata_cache.labels.label_index import LabelCounts, LabelEntry, WeightCounts, build_label_index
 from wikidata_cache.stores.chunks import add_hashes, content_hash
 from wikidata_cache.stores.manifest import ENGINE
@@ -115,15 +115,22 @@ def _allow_many_files() -> None:
 
 @contextmanager
 def store_write_errors(target: Path) -> Iterator[None]:
-    """Turn errors of the file system and of the database inside the block into a StoreError that names the target."""
+    """Turn errors of files, database and label index inside the block into a StoreError that names the target."""
     try:
         yield
+    except LabelIndexError as error:
+        raise _explain_unwritable(target, error.problem) from error
     except (OSError, RuntimeError) as error:
-        way = "make its folder writable"
-        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if is_full or "no space" in str(error).lower():  # the engine's errors have no number
-            way = "free some space"
-        raise StoreError(target, f"cannot be written ({error}); {way} {_AGAIN}") from error
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise _explain_unwritable(target, str(error), is_full=is_full) from error
+
+
+def _explain_unwritable(target: Path, problem: str, *, is_full: bool = False) -> StoreError:
+    """Return the error of a store that cannot be written, with what helps."""
+    way = "make its folder writable"
+    if is_full or "no space" in problem.lower():  # the engine's errors have no number
+        way = "free some space"
+    return StoreError(target, f"cannot be written ({problem}); {way} {_AGAIN}")
 
 
 def index_names(path: Path, spooled: Path, weights: Path) -> tuple[LabelCounts, WeightCounts]:

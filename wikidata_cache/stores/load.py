@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kg_common.atomic import user_path, write_atomically
-from wikidata_cache.errors import BadOptionError, GraphFileError, LabelIndexError, StoreError
+from wikidata_cache.errors import BadOptionError, GraphFileError, StoreError
 from wikidata_cache.ids import RDFS_LABEL, release
 from wikidata_cache.labels.label_index import LabelIndex
 from wikidata_cache.languages import Languages
-from wikidata_cache.stores.chunks import Batch, Chunk, add_hashes, batches, open_chunks, read_ahead
+from wikidata_cache.stores.chunks import Batch, Chunk, ChunkReader, add_hashes, make_batches, open_chunks, read_ahead
 from wikidata_cache.stores.engine import Database, index_names, store_write_errors
 from wikidata_cache.stores.inputs import BadLines, Input, LoadOptions, detect, find_inputs, sibling_labels
 from wikidata_cache.stores.manifest import (
@@ -155,8 +155,6 @@ def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) 
     except GraphFileError as error:
         stored = _keep_or_delete(work)
         raise GraphFileError(error.path, f"{error.problem}. {stored}", line=error.line) from error
-    except LabelIndexError as error:  # `store_write_errors` makes it a StoreError
-        raise OSError(error.problem) from error
 
 
 def _report_finished(work: Work) -> LoadReport:
@@ -246,34 +244,38 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
     """Add the rest of one file, batch by batch, and record it as done."""
     progress = work.progress
     skipped_before = progress.skipped
-    bad = BadLines(source.path, leave_out=options.skip_bad_lines)
+    bad_lines = BadLines(source.path, leave_out=options.skip_bad_lines)
     with open_chunks(source.path) as reader:
-        chunks = reader.chunks(start=progress.offset, lines=progress.lines)
-        chunks = source.report_cut_off(chunks, bad)
-        if source.kind == "CoDEx labels":
-            chunks = _join_chunks(chunks)
-        translated = batches(chunks, source.translate(options, bad))
-        with closing(read_ahead(translated)) as batches_ahead:
-            for batch in batches_ahead:
+        read = _read_batches(reader, source, work, options, bad_lines)
+        with closing(read_ahead(read)) as batches:
+            for batch in batches:
                 _add_batch(work, database, batch, source.path)
                 # The next batch may have been read already: its bad lines do not count yet.
-                progress.skipped = skipped_before + bad.until(batch.lines)
+                progress.skipped = skipped_before + bad_lines.until(batch.lines)
                 work.record()  # last: what progress.json counts is in the database and in the spool files
-        progress.done.append(
-            SourceFile(
-                name=source.path.name,
-                kind=source.kind,
-                bytes=source.path.stat().st_size,
-                sha256=reader.sha256,  # of the whole file: a resumed load reads the part before `offset` again
-                lines=progress.lines,
-                kept=progress.kept,
-            )
+    progress.skipped = skipped_before + bad_lines.count
+    progress.finish_source(
+        SourceFile(
+            name=source.path.name,
+            kind=source.kind,
+            bytes=source.path.stat().st_size,
+            sha256=reader.sha256,  # of the whole file: a resumed load reads the part before `offset` again
+            lines=progress.lines,
+            kept=progress.kept,
         )
-    progress.offset = 0
-    progress.lines = 0
-    progress.kept = 0
-    progress.skipped = skipped_before + bad.count
+    )
     work.record()
+
+
+def _read_batches(
+    reader: ChunkReader, source: Input, work: Work, options: LoadOptions, bad_lines: BadLines
+) -> Iterator[Batch]:
+    """Read a file from the last recorded batch on, and return its translated batches; they are read one by one."""
+    chunks = reader.read_chunks(start=work.progress.offset, lines=work.progress.lines)
+    chunks = source.report_cut_off(chunks, bad_lines)
+    if source.kind == "CoDEx labels":
+        chunks = _join_chunks(chunks)
+    return make_batches(chunks, source.translate(options, bad_lines))
 
 
 def _add_batch(work: Work, database: Database, batch: Batch, path: Path) -> None:

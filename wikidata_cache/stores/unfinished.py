@@ -82,6 +82,13 @@ class Progress:
         """The number of triples kept so far, over all sources."""
         return self.kept + sum(source["kept"] for source in self.done)
 
+    def finish_source(self, source: SourceFile) -> None:
+        """Count the current source as done; the next one begins at its first byte."""
+        self.done.append(source)
+        self.offset = 0
+        self.lines = 0
+        self.kept = 0
+
 
 @contextmanager
 def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
