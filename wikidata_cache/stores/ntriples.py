@@ -29,19 +29,21 @@ from wikidata_cache.values import DATATYPES, XSD
 if TYPE_CHECKING:  # only `load` needs numpy
     import numpy as np
 
-BadLineHandler = Callable[[int, str], None]  # called with the number of an unreadable line and its problem
+# Called with the number of an unreadable line and its problem. It raises GraphFileError, or counts the line; then the
+# translator goes on with the next one (`BadLines` in `inputs.py`).
+BadLineHandler = Callable[[int, str], None]
 LineTranslator = Callable[[bytes, int], list[bytes]]  # (whole lines, number of the first line) -> N-Triples lines
 
-_W = rb"http://www\.wikidata\.org/"
-_O = rb"http://wikiba\.se/ontology#"
-_ITEM = rb"<" + _W + rb"entity/Q[0-9]+>"
-_NODE = rb"<" + _W + rb"entity/statement/[^>\n]+>"
+_WIKIDATA = rb"http://www\.wikidata\.org/"
+_ONTOLOGY = rb"http://wikiba\.se/ontology#"
+_ITEM = rb"<" + _WIKIDATA + rb"entity/Q[0-9]+>"
+_NODE = rb"<" + _WIKIDATA + rb"entity/statement/[^>\n]+>"
 _TEXTS = rb"<http://(?:www\.w3\.org/(?:2000/01/rdf-schema#label|2004/02/skos/core#altLabel)|schema\.org/description)>"
 _TIME = rb'"[^"\n]*"\^\^<http://www\.w3\.org/2001/XMLSchema#dateTime>'
 _TYPE = rb"<http://www.w3.org/1999/02/22-rdf-syntax-ns#type> "
 _LITERAL = rb'"[^"\n]*"\^\^<' + XSD.encode() + rb"(?:" + "|".join(DATATYPES).encode() + rb")>"
 _ANY_LANGUAGE = rb"[a-z0-9-]+"
-_VALUE = rb"<" + _W + rb"value/[^>\n]+>"
+_VALUE = rb"<" + _WIKIDATA + rb"value/[^>\n]+>"
 
 # The rest of a canonical line: plain characters, then a text, if there is one, then " .". In a text, only the escapes
 # that the engine writes may occur; after it, a language in small letters or a type.
@@ -50,6 +52,7 @@ _CANONICAL = re.compile(
     _PLAIN + rb'(?:"' + _PLAIN + rb'(?:\\[nrt"\\]' + _PLAIN + rb')*"(?:@[a-z0-9-]+|\^\^<[^>"]*>)?)? \.'
 )
 _STRING = f"^^<{XSD}string>".encode()  # which the engine leaves out: it is the type of every text
+_NEVER_WRITTEN = (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f", _STRING)  # by the engine
 _CONTROL = bytes([*range(10), *range(11, 32), 127])  # control characters but for the line end
 _CAPITALS = re.compile(rb'"@[a-z0-9-]*[A-Z]')  # a language with a capital
 
@@ -75,7 +78,7 @@ _IDS = re.compile(
     rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> \."
 )
 _UNIT_OF_NUMBERS = 199  # Q199, the number one
-_NAME = re.compile(rb"<" + _W + rb'entity/([QP][0-9]+)> <([^>]+)> "(.*)"@([a-z0-9-]+) \.')
+_NAME = re.compile(rb"<" + _WIKIDATA + rb'entity/([QP][0-9]+)> <([^>]+)> "(.*)"@([a-z0-9-]+) \.')
 _ESCAPE = re.compile(r"\\(?:u([0-9A-F]{4})|(.))")
 _CHARACTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 
@@ -101,37 +104,43 @@ def _make_wanted_pattern(*, values: bool, languages: Languages | None) -> re.Pat
     """Return the pattern of a wanted line after the end of the line before it; its group is the line.
 
     It reads: the subject is an item or a property, and predicate and object one of four kinds; or the subject is a
-    statement node, and so on. The line end after the line is not consumed, since it begins the next match.
+    statement node, and so on. The line end after the line is not consumed, since it begins the next match. The comments
+    show what each alternative finds, with wd: and others for the IRIs, as in Wikidata's documentation.
     """
     codes = _ANY_LANGUAGE
     if languages is not None:
         codes = b"|".join(re.escape(language.encode()) for language in languages)
     # Predicate and object, by the kind of the subject.
     after_entity = [
-        rb"<" + _W + rb"prop/direct/P[0-9]+> " + _ITEM,
-        _TEXTS + rb' "[^\n]*"@(?i:' + codes + rb")",
-        rb"<http://www\.w3\.org/2002/07/owl#sameAs> <" + _W + rb"entity/[QP][0-9]+>",
-        rb"<" + _W + rb"prop/P[0-9]+> " + _NODE,
+        rb"<" + _WIKIDATA + rb"prop/direct/P[0-9]+> " + _ITEM,  # wdt:P31 wd:Q5
+        _TEXTS + rb' "[^\n]*"@(?i:' + codes + rb")",  # rdfs:label "Douglas Adams"@en
+        rb"<http://www\.w3\.org/2002/07/owl#sameAs> <" + _WIKIDATA + rb"entity/[QP][0-9]+>",  # owl:sameAs wd:Q42
+        rb"<" + _WIKIDATA + rb"prop/P[0-9]+> " + _NODE,  # p:P31 wds:Q42-F078E5B3
     ]
     after_node = [
-        rb"<" + _W + rb"prop/statement/P[0-9]+> " + _ITEM,
-        rb"<" + _O + rb"rank> <" + _O + rb"[A-Za-z]+Rank>",
-        rb"<" + _W + rb"prop/qualifier/P58[02]> " + _TIME,
+        rb"<" + _WIKIDATA + rb"prop/statement/P[0-9]+> " + _ITEM,  # ps:P31 wd:Q5
+        rb"<" + _ONTOLOGY + rb"rank> <" + _ONTOLOGY + rb"[A-Za-z]+Rank>",  # wikibase:rank wikibase:NormalRank
+        rb"<" + _WIKIDATA + rb"prop/qualifier/P58[02]> " + _TIME,  # pq:P580 "1991-11-25T00:00:00Z"^^xsd:dateTime
     ]
     after_value = []
     if values:
-        after_entity.append(rb"<" + _W + rb"prop/direct/P[0-9]+> " + _LITERAL)
-        after_node.append(_TYPE + rb"<" + _O + rb"BestRank>")
-        after_node.append(rb"<" + _W + rb"prop/statement/value/P[0-9]+> " + _VALUE)
-        after_value.append(rb"<" + _O + rb"(?:timeValue|timePrecision|quantityAmount)> " + _LITERAL)
-        after_value.append(rb"<" + _O + rb"quantityUnit> " + _ITEM)
+        # wdt:P2048 "+1.96"^^xsd:decimal
+        after_entity.append(rb"<" + _WIKIDATA + rb"prop/direct/P[0-9]+> " + _LITERAL)
+        # rdf:type wikibase:BestRank
+        after_node.append(_TYPE + rb"<" + _ONTOLOGY + rb"BestRank>")
+        # psv:P2048 wdv:5ee9cd9f
+        after_node.append(rb"<" + _WIKIDATA + rb"prop/statement/value/P[0-9]+> " + _VALUE)
+        # wikibase:quantityAmount "+1.96"^^xsd:decimal
+        after_value.append(rb"<" + _ONTOLOGY + rb"(?:timeValue|timePrecision|quantityAmount)> " + _LITERAL)
+        # wikibase:quantityUnit wd:Q11573
+        after_value.append(rb"<" + _ONTOLOGY + rb"quantityUnit> " + _ITEM)
     triples = [
         rb"entity/[QP][0-9]+> (?:" + b"|".join(after_entity) + rb")",
         rb"entity/statement/[^>\n]+> (?:" + b"|".join(after_node) + rb")",
     ]
     if after_value:
         triples.append(rb"value/[^>\n]+> (?:" + b"|".join(after_value) + rb")")
-    return re.compile(rb"\n(<" + _W + rb"(?:" + b"|".join(triples) + rb") \.)(?=\n)")
+    return re.compile(rb"\n(<" + _WIKIDATA + rb"(?:" + b"|".join(triples) + rb") \.)(?=\n)")
 
 
 def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
@@ -224,11 +233,16 @@ def _canonicalize(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandle
         try:
             canonical.append(_serialize(line))
         except SyntaxError as error:
-            # Finding the number of a line is slow, so it is looked for only here.
-            before = (b"\n" + tidy).find(b"\n" + line + b"\n")
-            number = first + tidy.count(b"\n", 0, before)
-            bad(number, f"is not N-Triples: {error.msg}")
+            bad(_find_number(line, tidy, first), f"is not N-Triples: {error.msg}")
     return canonical
+
+
+def _find_number(line: bytes, block: bytes, first: int) -> int:
+    """Return the number of a line of a block whose first line has the number `first`. This is slow."""
+    start = 0
+    if not block.startswith(line + b"\n"):
+        start = block.index(b"\n" + line + b"\n") + 1
+    return first + block.count(b"\n", 0, start)
 
 
 def _is_canonical(line: bytes) -> bool:
@@ -241,7 +255,7 @@ def _is_canonical(line: bytes) -> bool:
 
 def _is_surely_canonical(text: bytes) -> bool:
     """Test fast whether all lines are surely canonical. False means that each line must be checked."""
-    for part in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f", _STRING):  # what the engine never writes
+    for part in _NEVER_WRITTEN:
         if part in text:
             return False
     if _CAPITALS.search(text):
@@ -266,6 +280,15 @@ def statement_line(subject: bytes, relation: bytes, value: bytes) -> bytes:
 
 def value_lines(entity: str, relation: str, value: str) -> list[bytes]:
     """Return the lines of a truthy statement with a date or a quantity, as a full dump has them.
+
+    For the height 206 cm of Q42, with the hash of property and value as the name of the nodes:
+
+        wd:Q42        wdt:P2048                "206"^^xsd:decimal
+        wd:Q42        p:P2048                  wds:Q42-HASH
+        wds:Q42-HASH  rdf:type                 wikibase:BestRank
+        wds:Q42-HASH  psv:P2048                wdv:HASH
+        wdv:HASH      wikibase:quantityAmount  "206"^^xsd:decimal
+        wdv:HASH      wikibase:quantityUnit    wd:Q174728
 
     Args:
         entity: the id of the subject.

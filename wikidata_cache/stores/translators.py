@@ -73,20 +73,20 @@ def kgtk_rows(header: bytes, bad: BadLineHandler, *, languages: Languages | None
         """Return the line of N-Triples that says the same as a row; none for a row that is not wanted."""
         if len(cells) != len(names):
             raise ValueError(f"found {len(cells)} cells; expected {len(names)}, as in the header")
-        entity = cells[subject_column]
-        name = cells[relation_column]
-        target = cells[value_column]
-        if cells == names or not is_entity(entity):  # the header, or a statement about another edge
+        subject = cells[subject_column]
+        relation = cells[relation_column]
+        value = cells[value_column]
+        if cells == names or not is_entity(subject):  # the header, or a statement about another edge
             return ()
-        if _ROW.fullmatch(f"{entity}\t{name}\t{target}".encode()):
-            return [statement_line(entity.encode(), name.encode(), target.encode())]
-        text = _KGTK_TEXT.fullmatch(target)
-        if name not in KIND_IRIS or not text:
+        if _ROW.fullmatch(f"{subject}\t{relation}\t{value}".encode()):
+            return [statement_line(subject.encode(), relation.encode(), value.encode())]
+        text = _KGTK_TEXT.fullmatch(value)
+        if relation not in KIND_IRIS or not text:
             return ()
         language = text[2].lower()
         if languages is not None and language not in languages:
             return ()
-        return [text_line(entity, name, _ESCAPED.sub(r"\1", text[1]), language)]
+        return [text_line(subject, relation, _ESCAPED.sub(r"\1", text[1]), language)]
 
     return _translate_rows(convert, bad)
 
@@ -148,37 +148,39 @@ def json_entities(bad: BadLineHandler, *, values: bool, languages: Languages | N
 
 
 def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iterator[Chunk]:
-    """Yield the same chunks; if no line `]` closes the array, call `cut_off` before the last chunk."""
-    pending: Chunk | None = None
-    last = b"]"
-    number = 0
+    """Yield the same chunks; if the last line is not `]`, which closes the array, call `cut_off`.
+
+    Each chunk is yielded when the next one has been read, so that `cut_off` is called before the last chunk is used.
+    """
+    previous: Chunk | None = None
+    last_line = b"]"
+    number = 0  # of the last line
     for chunk in chunks:
+        if previous:
+            yield previous
+        previous = chunk
         text = chunk.lines.rstrip()
         if text:
-            last = text[text.rfind(b"\n") + 1 :].strip()
+            last_line = text[text.rfind(b"\n") + 1 :].strip()
             number = chunk.first + text.count(b"\n")
-        if pending:
-            yield pending
-        pending = chunk
-    if last != b"]":
-        problem = (
-            f"the file is cut off: a dump that begins with '[' ends with ']', but this one ends with {last[-40:]!r}"
-        )
-        cut_off(number, problem)
-    if pending:
-        yield pending
+    if last_line != b"]":
+        ending = repr(last_line[-40:])
+        cut_off(number, f"the file is cut off: a dump that begins with '[' ends with ']', but this one with {ending}")
+    if previous:
+        yield previous
 
 
 def _write_entity_lines(entity: Json, *, values: bool, languages: Languages | None) -> Iterator[bytes]:
-    name = entity["id"]
-    if not is_entity(name):  # a lexeme
+    """Yield the N-Triples to keep of an entity of the dump."""
+    entity_id = entity["id"]
+    if not is_entity(entity_id):  # a lexeme
         return
-    yield from _write_text_lines(entity, name, languages)
-    if is_item(name):
-        yield from _write_truthy_lines(entity, name, values=values)
+    yield from _write_text_lines(entity, entity_id, languages)
+    if is_item(entity_id):
+        yield from _write_truthy_lines(entity, entity_id, values=values)
 
 
-def _write_text_lines(entity: Json, name: str, languages: Languages | None) -> Iterator[bytes]:
+def _write_text_lines(entity: Json, entity_id: str, languages: Languages | None) -> Iterator[bytes]:
     """Yield the labels, descriptions and aliases in the wanted languages."""
     for kind, key in (("label", "labels"), ("description", "descriptions"), ("alias", "aliases")):
         texts = entity.get(key) or {}  # PHP writes an empty map as []
@@ -187,10 +189,10 @@ def _write_text_lines(entity: Json, name: str, languages: Languages | None) -> I
             if entries and kind != "alias":  # only aliases are lists
                 entries = [entries]
             for entry in entries:
-                yield text_line(name, kind, entry["value"], language)
+                yield text_line(entity_id, kind, entry["value"], language)
 
 
-def _write_truthy_lines(entity: Json, name: str, *, values: bool) -> Iterator[bytes]:
+def _write_truthy_lines(entity: Json, entity_id: str, *, values: bool) -> Iterator[bytes]:
     """Yield the statements of the best rank that each property has; deprecated ones never are truthy."""
     for relation, statements in (entity.get("claims") or {}).items():
         best = _find_best_rank(statements)
@@ -198,13 +200,13 @@ def _write_truthy_lines(entity: Json, name: str, *, values: bool) -> Iterator[by
         items = [_read_item(statement) for statement in truthy]
         for item in dict.fromkeys(items):  # each once
             if item and is_property(relation):
-                yield statement_line(name.encode(), relation.encode(), item.encode())
+                yield statement_line(entity_id.encode(), relation.encode(), item.encode())
         if not values:
             continue
         literals = [json_value(statement["mainsnak"].get("datavalue")) for statement in truthy]
         for literal in dict.fromkeys(literals):
             if literal and is_property(relation):
-                yield from value_lines(name, relation, literal)
+                yield from value_lines(entity_id, relation, literal)
 
 
 def _find_best_rank(statements: Iterable[Json]) -> str | None:
@@ -221,12 +223,12 @@ def _read_item(statement: Json) -> str | None:
     if snak["snaktype"] != "value" or snak["datavalue"]["type"] != "wikibase-entityid":
         return None
     value = snak["datavalue"]["value"]
-    name = value.get("id")
-    if not name and value["entity-type"] == "item":  # old dumps have the number alone
-        name = f"Q{value['numeric-id']}"
-    if not name or not is_item(name):
+    item = value.get("id")
+    if not item and value["entity-type"] == "item":  # old dumps have the number alone
+        item = f"Q{value['numeric-id']}"
+    if not item or not is_item(item):
         return None
-    return str(name)
+    return str(item)
 
 
 def codex_labels(path: Path, bad: BadLineHandler) -> LineTranslator:
