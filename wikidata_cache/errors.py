@@ -255,6 +255,12 @@ class CacheMissError(WikidataCacheError, LookupError):
             self.kind, self.ids, self.searched, self.command, needed_by, as_of=self.as_of, languages=self.languages
         )
 
+    def with_command(self, command: str) -> "CacheMissError":
+        """Return the same error with another command that fetches the facts."""
+        return CacheMissError(
+            self.kind, self.ids, self.searched, command, self.needed_by, as_of=self.as_of, languages=self.languages
+        )
+
 
 class SnapshotError(WikidataCacheError):
     """A snapshot file is malformed, cut off, corrupt, or contradicts the cache. The cache is left unchanged."""

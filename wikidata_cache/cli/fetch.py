@@ -211,6 +211,7 @@ def _write_sitelinks(opened: WikidataCache, fetched: Fetched, path: Path) -> Non
 
 
 def _fetch_ids(opened: WikidataCache, kind: PlainKind, ids: list[str]) -> None:
+    """Fetch the facts of a kind about ids into the cache, also those in the languages of --language."""
     from wikidata_cache.sources.templates import TEMPLATES
     from wikidata_cache.sources.wordings import IN_LANGUAGES, write_keys
 
@@ -265,8 +266,7 @@ def _add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
     except CacheMissError as miss:
         if not isinstance(source, CachedSource):
             raise
-        command = source.fetch_hint.command(*_repeat_arguments(context))
-        raise CacheMissError(**vars(miss) | {"command": command}) from miss
+        raise miss.with_command(source.fetch_hint.command(*_repeat_arguments(context))) from miss
 
 
 def _repeat_arguments(context: typer.Context) -> list[str]:
