@@ -121,29 +121,48 @@ def open_cache(
     With `offline`, the cache file is read alone; the extract is used only where there is no cache file. `context` tells
     the options of the command line from those of the environment, which are meant for other commands too.
     """
+    from wikidata_cache.cache import WikidataCache
+    from wikidata_cache.extract import packaged_extract
+
+    languages = read_languages(language)
+    mode = mode_from_options(options.get("mode"), offline=offline)
+    options["mode"] = mode
+    may_use_extract = graph is None and options.get("as_of") is None and mode in (None, "offline")
+    if may_use_extract:
+        _check_cache_of_command_line(context, options)
+        if not _has_cache(options):
+            return WikidataCache(packaged_extract(), languages=languages, contact=options.get("contact"))
+        if mode is None:
+            return _open_cache_with_extract(languages, options)
+    opened = WikidataCache(graph, languages=languages, **options)
+    if context is not None:
+        check_cached(context, opened.source)
+    return opened
+
+
+def _check_cache_of_command_line(context: typer.Context | None, options: SourceOptions) -> None:
+    """Raise CacheFileError if --cache names no file; one that the environment names may be made later."""
+    path = cache_file(options.get("cache"))
+    if context is not None and is_given(context, "cache") and not path.exists():
+        raise CacheFileError(path, "there is no such file", "Check --cache; `wikidata-cache fetch` makes the file.")
+
+
+def _has_cache(options: SourceOptions) -> bool:
+    """Return whether a cache file or a pack is named, or the user's own cache file exists."""
+    return bool(options.get("cache") or pack_files(options.get("packs", ())) or cache_file().exists())
+
+
+def _open_cache_with_extract(languages: Languages, options: SourceOptions) -> WikidataCache:
+    """Open the cache file, with the packaged extract for what it lacks."""
     from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.extract import add_labels, packaged_extract
     from wikidata_cache.source_spec import open_source
     from wikidata_cache.sources.oxigraph import OxigraphSource
 
-    languages = read_languages(language)
-    options["mode"] = mode = mode_from_options(options.get("mode"), offline=offline)
-    packs = options.get("packs", ())
-    if graph is None and options.get("as_of") is None and mode in (None, "offline"):
-        path = cache_file(options.get("cache"))
-        if context is not None and is_given(context, "cache") and not path.exists():
-            raise CacheFileError(path, "there is no such file", "Check --cache; `wikidata-cache fetch` makes the file.")
-        if not (options.get("cache") or pack_files(packs) or cache_file().exists()):
-            return WikidataCache(packaged_extract(), languages=languages, contact=options.get("contact"))
-        if mode is None:
-            cached = cast(CachedSource, open_source(None, **options))
-            extract = OxigraphSource.from_files(add_labels([packaged_extract()], languages))
-            return WikidataCache(FallbackSource(cached, extract), languages=languages)
-    opened = WikidataCache(graph, languages=languages, **options)
-    if context is not None:
-        check_cached(context, opened.source)
-    return opened
+    cached = cast(CachedSource, open_source(None, **options))
+    extract = OxigraphSource.from_files(add_labels([packaged_extract()], languages))
+    return WikidataCache(FallbackSource(cached, extract), languages=languages)
 
 
 def check_cached(context: typer.Context, source: Source) -> None:
