@@ -113,7 +113,7 @@ def _print_rows(rows: Sequence[Mapping[str, str]]) -> None:
     for header in ("subject", "relation", "old object", "new object", "since"):
         table.add_column(header, overflow="fold")
     for row in rows:
-        time = row["id"].rpartition(" ")[2]
+        time = row["id"].rpartition(" ")[2]  # an id ends with the time of the change
         table.add_row(row["subject"], row["relation"], row["object"], row["new_object"], time)
     Console().print(table)
 

@@ -70,24 +70,26 @@ def link(
     if online and offline:
         raise BadOptionError("--online and --offline disagree; give one of them.")
     choices = [_parse_choice(choice) for choice in choose or ()]
-    is_file = out is not None or is_edit_file(text)
-    if is_file:  # checked before a graph is opened, which may take time
+    names_file = out is not None or is_edit_file(text)
+    if names_file:  # checked before a graph is opened, which may take time
         options = {"--relation": relation, "--label": label, "--json": as_json}
         options |= {"--role": role != "object", "--kind": kind != "item"}
         _check_file(text, out, options)
     elif choices:
         raise BadOptionError("--choose is for a file of edits; leave it out, and write the id that you mean.")
-    checked: typer.Context | None = context
     action_api: ActionApi | None = None
+    checked_context: typer.Context | None = context
     if online:
         action_api = ActionApi(api, contact=contact, timeout=_TIMEOUT_S)
         if graph is None:
-            checked = None  # the cache is asked too, if there is one yet
-    opened = opt.open_cache(graph, context=checked, offline=offline, language=language, contact=contact, cache=cache)
-    facts = opened.facts
-    linker = open_linker(facts, api=action_api)
-    if out is not None:
+            checked_context = None  # Wikidata's search answers, so a cache file of --cache may be missing
+    opened = opt.open_cache(
+        graph, context=checked_context, offline=offline, language=language, contact=contact, cache=cache
+    )
+    linker = open_linker(opened.facts, api=action_api)
+    if out is not None:  # `text` is a file of edits, as was checked above
         raise typer.Exit(_link_file(linker, text, out, limit, choices))
+
     property_id = None
     if relation:
         property_id = _find_property(linker, relation)
@@ -123,6 +125,7 @@ def _parse_choice(text: str) -> tuple[str, str]:
 
 
 def _link_file(linker: Linker, edits: str, out: Path, limit: int, choices: Sequence[tuple[str, str]]) -> int:
+    """Write the linked edits, print what is left to choose or to check, and return the exit code."""
     from wikidata_cache.linking.edit_file import link_edits
 
     report = link_edits(linker, edits, out, limit=limit, choices=choices)
