@@ -222,7 +222,7 @@ def _describe_property(opened: WikidataCache, entity: str) -> str:
 
 
 def _print_subgraph(graph: Subgraph, title: str) -> None:
-    """Print the statements as a table, and below it a line on what was left out."""
+    """Print the statements as a table, and below it what was left out."""
     console = table_console()
     if graph.number_of_edges():
         console.print(_statement_table(graph, title))
@@ -231,7 +231,13 @@ def _print_subgraph(graph: Subgraph, title: str) -> None:
             console.print(f"follows: {fact}, by {consequence['rule']} ({consequence['confidence']:.2f})")
     else:
         console.print(f"{plain(title)}: no statement to show.")
+    for line in _describe_left_out(graph):
+        console.print(plain(line))
 
+
+def _describe_left_out(graph: Subgraph) -> list[str]:
+    """Return the lines below the table: the statements that were left out, by reason, and the hubs."""
+    lines = []
     dropped = Counter[str]()
     for reason, count in graph.graph.get("dropped", {}).items():
         dropped[_REASONS.get(reason, reason)] += count
@@ -239,14 +245,15 @@ def _print_subgraph(graph: Subgraph, title: str) -> None:
     if dropped:
         ranked = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
         counts = [f"{count} {reason}" for reason, count in ranked]
-        console.print(plain(f"left out: {', '.join(counts)}"))
+        lines.append(f"left out: {', '.join(counts)}")
     if hubs:
-        console.print(f"left out: the incoming statements of {', '.join(hubs)}, more than {HUB} each")
+        lines.append(f"left out: the incoming statements of {', '.join(hubs)}, more than {HUB} each")
     if not dropped and not hubs and not graph.number_of_edges():
         words = "The graph has no statement about this item."
         if graph.graph.get("direction") != "both":
             words += " --direction both also shows statements with it as value."
-        console.print(words)
+        lines.append(words)
+    return lines
 
 
 def _statement_table(graph: Subgraph, title: str) -> Table:
