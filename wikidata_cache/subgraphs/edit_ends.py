@@ -194,10 +194,13 @@ def resolve_ends(edits: Sequence[EditLike], facts: Facts) -> ResolvedEdits:
     is not in the graph has a BadOptionError, AmbiguousLabelError, UnknownLabelError or EntityNotInGraphError.
     """
     targets, errors = _find_targets(edits, facts)
-    followed = _follow_redirects([(edits[number], target) for number, target in targets.items()], facts)
-    unknown = _find_unknown_targets(followed, facts)
+    redirects = facts.redirects(_find_doubtful([(edits[number], target) for number, target in targets.items()], facts))
+    ends_by_number: dict[int, EditEnds] = {}
+    for number, target in targets.items():
+        ends_by_number[number] = _follow_redirects(edits[number], target, redirects)
+    unknown = _find_unknown_targets(ends_by_number.values(), facts)
     resolved: dict[int, EditEnds] = {}
-    for number, ends in zip(targets, followed, strict=True):
+    for number, ends in ends_by_number.items():
         if ends.target_new in unknown:
             errors[number] = EntityNotInGraphError(ends.target_new, ends.edit.target_new, facts.source.name)
         else:
@@ -247,24 +250,13 @@ def _find_malformed_id(edit: EditLike) -> BadOptionError | None:
 
 
 def _resolve_labels(labels: Iterable[str], facts: Facts) -> tuple[dict[str, str], dict[str, WikidataCacheError]]:
-    """Return the labels with their only item, and those that no item or several items have with the error.
-
-    Internal items do not count.
-    """
-    # One request each for the types of all items with these labels, and for the statements of the ambiguous ones.
-    named: dict[str, list[str]] = {}
-    named_items: set[str] = set()
-    for label, entities in facts.named(labels).items():
-        named[label] = [entity for entity in entities if is_item(entity)]
-        named_items.update(named[label])
-    types = facts.types(named_items)
-    candidates: dict[str, list[str]] = {}
+    """Return the labels with their only item, and those that no item or several items have with the error."""
+    candidates = _list_candidates(labels, facts)
     ambiguous: set[str] = set()
-    for label, ids in named.items():
-        candidates[label] = [entity for entity in ids if facts.internal.isdisjoint(types[entity])]
-        if len(candidates[label]) > 1:
-            ambiguous.update(candidates[label])
-    statements = facts.out(ambiguous)
+    for ids in candidates.values():
+        if len(ids) > 1:
+            ambiguous.update(ids)
+    statements = facts.out(ambiguous)  # one request for all labels
 
     items: dict[str, str] = {}
     errors: dict[str, WikidataCacheError] = {}
@@ -276,12 +268,27 @@ def _resolve_labels(labels: Iterable[str], facts: Facts) -> tuple[dict[str, str]
         else:
             # The item with the most statements is probably meant, so the message lists it first.
             ranked = sorted(ids, key=lambda entity: (-len(statements[entity]), entity))
-            errors[label] = AmbiguousLabelError(label, ranked, _describe(ranked, types, facts))
+            errors[label] = AmbiguousLabelError(label, ranked, _describe(ranked, facts))
     return items, errors
 
 
-def _describe(ids: Sequence[str], types: Mapping[str, frozenset[str]], facts: Facts) -> list[str]:
+def _list_candidates(labels: Iterable[str], facts: Facts) -> dict[str, list[str]]:
+    """Return {label: the items with this label}; Wikimedia-internal items do not count. Requests are shared."""
+    named: dict[str, list[str]] = {}
+    named_items: set[str] = set()
+    for label, entities in facts.named(labels).items():
+        named[label] = [entity for entity in entities if is_item(entity)]
+        named_items.update(named[label])
+    types = facts.types(named_items)
+    candidates: dict[str, list[str]] = {}
+    for label, ids in named.items():
+        candidates[label] = [entity for entity in ids if facts.internal.isdisjoint(types[entity])]
+    return candidates
+
+
+def _describe(ids: Sequence[str], facts: Facts) -> list[str]:
     """Return each item with the labels of its types, such as "Q65 (city, county seat)"."""
+    types = facts.types(ids)  # asked for before, so without a request
     type_ids: set[str] = set()
     for entity in ids:
         type_ids |= types[entity]
@@ -293,33 +300,29 @@ def _describe(ids: Sequence[str], types: Mapping[str, frozenset[str]], facts: Fa
     return described
 
 
-def _follow_redirects(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> list[EditEnds]:
-    """Return the ends of each (edit, new object) pair, with merged items replaced."""
-    redirects = facts.redirects(_find_doubtful(pairs, facts))
-    all_ends = []
-    for edit, target in pairs:
-        own_redirects = {}
-        current_ids: dict[str | None, str | None] = {None: None}
-        for entity in (edit.subject_id, target, edit.target_true_id):
-            if entity is None:
-                continue
-            current_ids[entity] = redirects.get(entity, entity)
-            if entity in redirects:
-                own_redirects[entity] = redirects[entity]
-        all_ends.append(
-            EditEnds(
-                edit,
-                target_new=redirects.get(target, target),
-                subject_id=current_ids[edit.subject_id],
-                target_true_id=current_ids[edit.target_true_id],
-                redirects=own_redirects,
-            )
-        )
-    return all_ends
+def _follow_redirects(edit: EditLike, target_new: str, redirects: Mapping[str, str]) -> EditEnds:
+    """Return the ends of an edit with this new object; each merged item is replaced by that of `redirects`."""
+    own_redirects = {}
+    for entity in (edit.subject_id, target_new, edit.target_true_id):
+        if entity is not None and entity in redirects:
+            own_redirects[entity] = redirects[entity]
+    subject_id = edit.subject_id
+    if subject_id is not None:
+        subject_id = redirects.get(subject_id, subject_id)
+    target_true_id = edit.target_true_id
+    if target_true_id is not None:
+        target_true_id = redirects.get(target_true_id, target_true_id)
+    return EditEnds(
+        edit,
+        target_new=redirects.get(target_new, target_new),
+        subject_id=subject_id,
+        target_true_id=target_true_id,
+        redirects=own_redirects,
+    )
 
 
 def _find_doubtful(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> set[str]:
-    """Return the ids that Wikidata may have merged into another item.
+    """Return the ids, in pairs of an edit and its new object, that Wikidata may have merged into another item.
 
     An item with statements was not merged, and neither was an old object that the graph states under the edit's ids.
     """
@@ -334,7 +337,7 @@ def _find_doubtful(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> set[s
     return doubtful
 
 
-def _find_unknown_targets(all_ends: Sequence[EditEnds], facts: Facts) -> set[str]:
+def _find_unknown_targets(all_ends: Collection[EditEnds], facts: Facts) -> set[str]:
     """Return the new objects that are not in the graph: it has no statement of or about them, and no label."""
     asked = {ends.target_new for ends in all_ends}
     # The statements of the subjects are needed later; one request fetches both.
