@@ -28,7 +28,8 @@ from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import Statement
 
 _P = r"(P[1-9][0-9]*)"
-_RULE = re.compile(rf"{_P}\(x,y\) (?:& {_P}\(y,z\) )?=> {_P}\((x,z|x,y|y,x)\)", re.ASCII)
+_WITH_SECOND = re.compile(rf"{_P}\(x,y\) & {_P}\(y,z\) => {_P}\((x,z)\)", re.ASCII)
+_WITHOUT_SECOND = re.compile(rf"{_P}\(x,y\) => {_P}\((x,y|y,x)\)", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
@@ -155,9 +156,14 @@ def read_rules(path: str | Path) -> Rules:
 
 def _read_rule(cells: Sequence[str], place: str) -> Rule:
     """Return the rule of a row; `place` is its file and line, for messages."""
-    match = _RULE.fullmatch(cells[0])
-    # r2 and the arguments x,z belong together.
-    if match is None or (match[2] is None) == (match[4] == "x,z"):
+    second = None
+    match = _WITHOUT_SECOND.fullmatch(cells[0])
+    match_with_second = _WITH_SECOND.fullmatch(cells[0])
+    if match is not None:
+        first, head, arguments = match.groups()
+    elif match_with_second is not None:
+        first, second, head, arguments = match_with_second.groups()
+    else:
         raise BadOptionError(f"{place}, rule: found {cells[0]!r:.80}; expected such as P19(x,y) & P17(y,z) => P27(x,z)")
     try:
         support = int(cells[1])
@@ -167,4 +173,4 @@ def _read_rule(cells: Sequence[str], place: str) -> Rule:
             f"{place}, support and confidence: found {cells[1:3]}; expected a whole number and a number, such as 120 "
             f"and 0.85."
         ) from None
-    return Rule(match[1], match[2], match[3], match[4], support, confidence)
+    return Rule(first, second, head, arguments, support, confidence)
