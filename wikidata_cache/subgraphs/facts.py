@@ -49,8 +49,9 @@ class Facts:
         self._families = list_families(languages)
         self._meta = meta
         self.internal = frozenset(internal)  # the classes of Wikimedia-internal items
-        self.warned: set[str] = set()  # new objects o* for which a warning about missing labels was logged
-        self._known: dict[Kind, dict[str, Json]] = defaultdict(dict)
+        # What was warned of already: new objects o* whose statements lack labels, and "values" if these are missing.
+        self.warned: set[str] = set()
+        self._known: dict[Kind, dict[str, Json]] = defaultdict(dict)  # {kind of fact: {id: answer of the source}}
 
     def out(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
         """Return {id: its (property, object) pairs, with housekeeping; [] for none}."""
@@ -170,7 +171,8 @@ class Facts:
             named[label] = tuple(ids.get(nfc) or ids.get(label, ()))
         if self._own_languages:
             own = self._named_in_own_languages(named)
-            named = {label: tuple(sorted({*ids, *own[label]})) for label, ids in named.items()}
+            for label in named:
+                named[label] = tuple(sorted(own[label].union(named[label])))
         return named
 
     def _named_in_own_languages(self, labels: Iterable[str]) -> dict[str, set[str]]:
@@ -213,13 +215,13 @@ class Facts:
 
     def statements(self, node: str, options: SubgraphOptions) -> list[Statement]:
         """Return all statements of a prefetched node, with housekeeping; for a hub, no incoming statements."""
-        stated = self._known["out"][node]
+        stated = self._known["out"][node]  # [[property, object], ...]
         if options.claims:
-            stated = self._known["claims"][node]
+            stated = self._known["claims"][node]  # [[property, object, rank, start, end], ...]
         if options.values:
-            stated = [*stated, *self._known["values"][node]]
+            stated = [*stated, *self._known["values"][node]]  # [[property, date or quantity], ...]
         statements: dict[Statement, None] = {}  # as an ordered set: several claims may have one statement
-        for relation, value, *_ in stated:  # of a claim, rank and times come after property and object
+        for relation, value, *_ in stated:
             statements[Statement(node, relation, value)] = None
         if options.incoming:
             for subject, relation in self._known["in"][node] or ():
@@ -233,7 +235,8 @@ class Facts:
 
     def is_hub(self, node: str) -> bool:
         """Return whether a prefetched node has too many incoming statements to expand (more than `queries.HUB`)."""
-        return self._known["in"].get(node, ()) is None
+        known = self._known["in"]
+        return node in known and known[node] is None  # a hub's answer, in place of its incoming statements
 
     def prefetch(self, ids: Collection[str], options: SubgraphOptions, *, also_label: Collection[str] = ()) -> None:
         """Fetch all facts that `usable` needs for these nodes, and the labels of further ids, in few requests."""
@@ -248,24 +251,29 @@ class Facts:
                     raise TruthyOnlyError(node, self.source.name)
         if options.incoming:
             self.incoming(ids)
-        # Statements with housekeeping properties are dropped anyway: their values need neither types nor labels.
+        self._prefetch_types_and_labels(ids, options, also_label)
+
+    def _prefetch_types_and_labels(
+        self, ids: Collection[str], options: SubgraphOptions, also_label: Collection[str]
+    ) -> None:
+        """Fetch the types of the items that the nodes' statements lead to, and the labels of everything in them."""
         relations: set[str] = set()
         others: set[str] = set()
         for node in ids:
             for statement in self.statements(node, options):
-                if statement.property not in self._meta:
+                if statement.property not in self._meta:  # housekeeping is left out anyway
                     relations.add(statement.property)
                     others.add(other_end(statement, node))
+        items = others
         units: set[str] = set()
         if options.values:
-            values = {other for other in others if is_value(other)}
-            others -= values
-            for value in values:
+            items = {other for other in others if not is_value(other)}
+            for value in others - items:
                 unit = find_unit(value)
                 if unit is not None:
                     units.add(unit)
-        self.types(others)
-        self.labels(relations.union(others, units, ids, also_label))
+        self.types(items)
+        self.labels(relations.union(items, units, ids, also_label))
 
     def usable(
         self, node: str, options: SubgraphOptions, *, labelled: Container[str], dropped: Counter[str]
