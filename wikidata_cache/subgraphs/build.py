@@ -84,7 +84,11 @@ class SampledStatement(NamedTuple):
 
 @dataclass
 class Expansion:
-    """The neighbourhood of one edit while it is expanded."""
+    """The neighbourhood of one edit while it is expanded.
+
+    Each round, `select_eligible` lists the statements of the frontier, and `advance` samples them: it adds to `steps`
+    and `hops`, and replaces the frontier.
+    """
 
     frontier: Sequence[str]  # nodes to expand next
     hops: dict[str, int]  # at which each node was reached
@@ -210,10 +214,11 @@ def _start_expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> 
     hops[ends.target_new] = 1
     hops[ends.subject] = 0  # also where the subject is a root
 
-    find_reason = make_leakage_filter(ends, options, facts)
+    find_leak = make_leakage_filter(ends, options, facts)
+    find_reason = find_leak
     consequences: list[Consequence] = []
-    if options.rules is not None:
-        consequences = _derive_consequences(options.rules, ends, facts, find_reason, most=options.per_node)
+    if options.rules is not None:  # then only the premises are kept, which do not leak
+        consequences = _derive_consequences(options.rules, ends, facts, find_leak, most=options.per_node)
         find_reason = _keep_only({consequence.premise for consequence in consequences})
 
     def is_closed(node: str) -> bool:
@@ -231,7 +236,7 @@ def _start_expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> 
 
 
 def _derive_consequences(
-    rules: Rules, ends: EditEnds, facts: Facts, find_reason: Callable[[Statement], str | None], *, most: int
+    rules: Rules, ends: EditEnds, facts: Facts, find_leak: Callable[[Statement], str | None], *, most: int
 ) -> list[Consequence]:
     """Return what follows from an edit by the rules; they may read `most` statements of o*, none that leaks an answer.
 
@@ -244,12 +249,13 @@ def _derive_consequences(
         existing += [Statement(node, relation, value) for relation, value in pairs]
     derived = rules.consequences(ends.new_edge, stated[ends.target_new], existing=existing)
 
-    readable: list[Statement] = []
+    # The premises in the order of the rules, the most confident first; with one of several rules several times.
+    premises: list[Statement] = []
     for consequence in derived:
-        if consequence.premise and find_reason(consequence.premise) is None:
-            readable.append(consequence.premise)
-    read = readable[:most]
-    return [consequence for consequence in derived if consequence.premise is None or consequence.premise in read]
+        if consequence.premise and find_leak(consequence.premise) is None:
+            premises.append(consequence.premise)
+    allowed = premises[:most]
+    return [consequence for consequence in derived if consequence.premise is None or consequence.premise in allowed]
 
 
 def _keep_only(premises: Collection[Statement | None]) -> Callable[[Statement], str | None]:
@@ -265,21 +271,14 @@ def _keep_only(premises: Collection[Statement | None]) -> Callable[[Statement], 
 
 def _assemble_edit(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, facts: Facts) -> Subgraph:
     """Make the labelled graph of an expanded edit: nodes, the edit's own edge, statements, consequences, provenance."""
-    steps = list(expansion.steps.values())
-    if options.max_edges is not None:  # the edge of the edit itself is one of them, then come the nearest ones
-        steps.sort(key=lambda step: (step.hop, priority(step.statement, seed=options.seed)))
-        steps = steps[: options.max_edges - 1]
-    expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
-
-    first_hops = {ends.subject: 0, ends.target_new: 1}
+    steps = _choose_steps(expansion, options)
     roles: dict[str, Role] = {ends.target_new: "target_new", ends.subject: "subject"}
+    first_hops = {ends.subject: 0, ends.target_new: 1}
     old = ends.target_true_id
-    if old:
-        # setdefault, since the old object may be the subject, or the new object. It is a node from the start only where
-        # it is a root; else a statement has to lead to it.
-        roles.setdefault(old, "target_true")
-        if "target_true" in options.roots:
-            first_hops.setdefault(old, 1)
+    if old and old not in roles:  # it may be the subject, or the new object
+        roles[old] = "target_true"
+        if "target_true" in options.roots:  # else it is a node only where a statement leads to it
+            first_hops[old] = 1
     graph = Subgraph()
     _add_nodes(graph, facts, _find_hops(steps, first_hops), roles=roles, words=ends.words)
     subject, relation, target = ends.new_edge
@@ -293,6 +292,16 @@ def _assemble_edit(ends: EditEnds, expansion: Expansion, options: SubgraphOption
     if options.hops > 1 and "target_new" in options.roots:
         _warn_where_unlabelled(ends, facts, options)
     return _add_provenance(graph, options, expansion)
+
+
+def _choose_steps(expansion: Expansion, options: SubgraphOptions) -> list[SampledStatement]:
+    """Return the sampled statements that are shown: all, or the nearest ones; count the others as dropped."""
+    steps = list(expansion.steps.values())
+    if options.max_edges is not None:
+        steps.sort(key=lambda step: (step.hop, priority(step.statement, seed=options.seed)))
+        steps = steps[: options.max_edges - 1]  # the edge of the edit itself is one of them
+    expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
+    return steps
 
 
 def _describe_edit(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> dict[str, object]:
