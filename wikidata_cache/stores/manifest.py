@@ -28,6 +28,7 @@ from wikidata_cache.errors import StoreError
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20  # bytes
+_CHANGING = ("LOCK", "LOG")  # how files of the engine begin that change whenever it is opened
 _SLOW_S = 1.0  # seconds; a longer check shows a progress bar and is logged
 FORMAT = "wikidata-cache store/1"
 MANIFEST = "manifest.json"
@@ -172,7 +173,7 @@ def store_read_errors(folder: Path) -> Iterator[None]:
 
 def stored_files(folder: Path) -> dict[str, StoredFile]:
     """Return all files of a store by path, except the engine's LOCK and LOG files, which change."""
-    engine = [path for path in sorted((folder / ENGINE).iterdir()) if not path.name.startswith("LO")]
+    engine = [path for path in sorted((folder / ENGINE).iterdir()) if not path.name.startswith(_CHANGING)]
     paths = [*engine, folder / LABELS]
     stats = {path: path.stat() for path in paths}
     hashes = _hash_files(paths)
@@ -185,23 +186,17 @@ def stored_files(folder: Path) -> dict[str, StoredFile]:
 
 
 def _check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool) -> None:
-    """Raise StoreError, which names the file, if a file of the folder is missing or has changed."""
-    doubtful = []
+    """Raise StoreError, which names the file, if a file of the folder is missing or has changed.
+
+    The content is read of those files whose time has changed, or with `every` of all.
+    """
+    doubtful = {}
     for name, expected in files.items():
-        try:
-            stat = (folder / name).stat()
-        except FileNotFoundError as error:
-            raise _explain_unusable(folder, f"is incomplete: {name} is missing") from error
-        except OSError as error:
-            raise _explain_unusable(folder, f"{name} cannot be read ({error.strerror or error})") from error
-        if stat.st_size != expected.bytes:
-            raise _explain_unusable(
-                folder, f"is incomplete: {name} has {stat.st_size} bytes instead of {expected.bytes}"
-            )
-        if every or stat.st_mtime_ns != expected.mtime_ns:
-            doubtful.append(name)
+        modified = _check_size(folder, name, expected)
+        if every or modified != expected.mtime_ns:
+            doubtful[name] = expected
     begun = time.monotonic()
-    _check_hashes(folder, {name: files[name] for name in doubtful})
+    _check_hashes(folder, doubtful)
     seconds = time.monotonic() - begun
     if not every and seconds > _SLOW_S:
         logger.info(
@@ -211,6 +206,19 @@ def _check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool) 
             len(doubtful),
             seconds,
         )
+
+
+def _check_size(folder: Path, name: str, expected: StoredFile) -> int:
+    """Return the modification time of a file in nanoseconds; raise StoreError if it is missing or has another size."""
+    try:
+        stat = (folder / name).stat()
+    except FileNotFoundError as error:
+        raise _explain_unusable(folder, f"is incomplete: {name} is missing") from error
+    except OSError as error:
+        raise _explain_unusable(folder, f"{name} cannot be read ({error.strerror or error})") from error
+    if stat.st_size != expected.bytes:
+        raise _explain_unusable(folder, f"is incomplete: {name} has {stat.st_size} bytes instead of {expected.bytes}")
+    return stat.st_mtime_ns
 
 
 def _check_hashes(folder: Path, files: Mapping[str, StoredFile]) -> None:
