@@ -45,7 +45,7 @@ def main() -> None:
             # the state of the last written block at the subject's last token. As many facts at once as fit into memory.
             model = descent_model(run.model, config.descent_dtype)
             values = list[FactValue]()
-            for part in memit.portions(requests):
+            for part in memit.portions(requests):  # a slice of the facts
                 loss = memit.objective(model, requests[part])
                 delta, notes = memit.propose([fact.edit for fact in facts[part]], loss.value)
                 descents = descend(loss, delta, config.stops)

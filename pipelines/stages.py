@@ -65,13 +65,15 @@ class Run(Generic[Method]):
     @contextmanager
     def editing(self, *edits: Edit) -> Iterator[None]:
         """Compute ``edits`` in the ``with`` block: on the model with the earlier ones, which is restored after it."""
+        # The blocks of five `with` statements; they end in the opposite order.
         with ExitStack() as stack:
-            stack.enter_context(annotate_errors(*edits))
+            stack.enter_context(annotate_errors(*edits))  # an error names the edit
             bar = stack.enter_context(Bar(title="descent", unit="edit", total=len(edits), leave=False))
             notes = StepNotes(bar.note, most=self.method.config.most_steps)
+            # `descend` sends the loss of each step to the file of losses and to the bar.
             stack.enter_context(send_losses([self.losses, notes], [edit.id for edit in edits]))
-            stack.enter_context(self.patch.applied(self.model))
-            stack.enter_context(keep_untouched(self.model))
+            stack.enter_context(self.patch.applied(self.model))  # the earlier edits
+            stack.enter_context(keep_untouched(self.model))  # no gradients of weights, no dropout
             yield
 
     def add(self, patch: Patch) -> None:
@@ -104,7 +106,7 @@ def start(
     ``preset`` is the preset that the script takes unless another one is given.
     """
     options = read_options(method_class, about, arguments, preset=preset)
-    check_folder(options.out)
+    check_folder(options.out)  # refuses a folder of anything else, before the work
     graph = open_named(options.graph)  # also has the labels of ids in the triplets
     edits = read_edits(options.triplets, labels=graph).edits
     settings = parse_settings(options.set)
@@ -115,14 +117,14 @@ def start(
     method = method_class(model, config, graph=graph)
     method.check(edits)
     identity = run_settings(method, model, edits)
-    check_folder(options.out, identity)
+    check_folder(options.out, identity)  # refuses a run with other settings or edits
     method.prepare()  # contexts and covariances, on the unedited model
     options.out.mkdir(parents=True, exist_ok=True)
     claim(options.out, identity)
 
     script = folder_sha256(Path(__file__).parent)  # the patch says by which state of the scripts it was made
     patch = method.empty_patch().with_records([], {"script_sha256": script})
-    for name in (PARTIAL, PATCH):
+    for name in (PARTIAL, PATCH):  # of a run that was stopped, or is complete
         if (options.out / name).is_file():
             patch = Patch.load(options.out / name)
             warn_of_other_code(patch, options.out / name, script_sha256=script)
