@@ -71,10 +71,11 @@ Yes = Annotated[
     typer.Option("--yes", help=f"Start a run of more than {MANY} edits without a question.", rich_help_panel=CHECKS),
 ]
 Alone = Annotated[
-    bool,
+    bool | None,
     typer.Option(
         "--alone/--no-alone",
-        help="Make each failed edit alone as well, to see which fail only together.",
+        help="Make each failed edit alone as well, to see which fail only together. Without it: as many as take a "
+        "fifth of the run's time.",
         rich_help_panel=CHECKS,
     ),
 ]
@@ -142,7 +143,7 @@ def edit(
     chat: AsChat = None,
     both_forms: BothForms = False,
     force: Force = False,
-    alone: Alone = True,
+    alone: Alone = None,
     yes: Yes = False,
     require_success: RequireSuccess = False,
     dry_run: DryRun = False,

@@ -41,7 +41,7 @@ from kg_edit.reports.probes import check_probes
 from kg_edit.reports.prompts import join_repeats, own_prompts, unrelated_prompts
 from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
-from kg_edit.reports.retry import make_alone, read_alone
+from kg_edit.reports.retry import make_alone, most_seconds, read_alone
 from kg_edit.reports.rows import ReportRow
 from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
@@ -99,7 +99,7 @@ def run_edits(
     *,
     force: bool = False,
     keep_going: bool = False,
-    alone: bool = True,
+    alone: bool | None = None,
     locality_check: bool = True,
     callbacks: Sequence[Callback] = (),
     graph: Sequence[str] = (),
@@ -126,7 +126,7 @@ def run_edits(
             run before it is added to the patch.
         keep_going: leave out edits of a batch whose values must not be written, and log a warning that names them.
         alone: make each failed edit alone as well, to see which ones fail only together (at most
-            `kg_edit.reports.retry.MOST`).
+            `kg_edit.reports.retry.MOST`); None: as many as take about a fifth of the run's time.
         locality_check: also ask unrelated prompts on both models (`kg_edit.reports.prompts.unrelated_prompts`), besides
             those of the edits' own field ``locality``.
         callbacks: receive the losses of every descent.
@@ -137,6 +137,7 @@ def run_edits(
         The rows of the report and the verdict.
     """
     # Check everything that can be checked before the folder is made.
+    began = time.perf_counter()
     out = Path(out)
     distinct, repeats = without_repeats(edits)
     _check_edits(method, model, distinct, progress=progress)
@@ -166,8 +167,9 @@ def run_edits(
         failed_ids = {result.edit for result in Verdict.of(rows).failed}
         failed = [edit for edit in made if edit.id in failed_ids]
         succeeded_alone = read_alone(out)
-        if alone and len(made) > 1:
-            succeeded_alone = make_alone(method, failed, out, known=succeeded_alone, progress=progress)
+        if alone is not False and len(made) > 1:
+            seconds = most_seconds(time.perf_counter() - began) if alone is None else None
+            succeeded_alone = make_alone(method, failed, out, known=succeeded_alone, seconds=seconds, progress=progress)
 
         # Ask what else changed. The report is written last, so a run with a report is finished. It keeps the prompts
         # that it asked, and the report itself if the verdict is the same.

@@ -1,9 +1,15 @@
-"""Make each failed edit of a run alone: does it fail only together with the others?"""
+"""Make each failed edit of a run alone: does it fail only together with the others?
+
+A failed edit takes more steps than one that succeeds, so that these tries could take longer than the run itself. Unless
+they are asked for, they may take `most_seconds` of it.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +27,11 @@ MOST = 50  # failed edits of a run that are made alone; with more, the first one
 # Edits in one call of `edit_each`, after which the file is written: at first, and at most
 _FIRST_TOGETHER = 2
 _MOST_TOGETHER = 8
+# What the tries may take unless they are asked for: a share of the run's time, or a moment that nobody minds
+_SHARE = 1 / 5
+_MOMENT_S = 10
+
+log = logging.getLogger(__name__)
 
 
 class AloneLine(BaseModel):
@@ -40,12 +51,18 @@ def read_alone(folder: Path) -> dict[str, bool]:
     return {line.edit: line.succeeded for line in read_lines(folder / ALONE, AloneLine)}
 
 
+def most_seconds(run_seconds: float) -> float:
+    """Return how long failed edits may be made alone, unasked, after a run of ``run_seconds``."""
+    return max(_SHARE * run_seconds, _MOMENT_S)
+
+
 def make_alone(
     method: EditingMethod,
     edits: Sequence[Edit],
     folder: Path,
     *,
     known: Mapping[str, bool],
+    seconds: float | None = None,
     progress: bool = False,
 ) -> dict[str, bool]:
     """Make each of the ``edits`` alone on the unedited model, ask its own prompt, and append a line for it to the file.
@@ -55,6 +72,7 @@ def make_alone(
         edits: the failed edits, of which the first `MOST` are made.
         folder: the folder of the run.
         known: whether an edit succeeded alone, by id, as `read_alone` returns it; these are not made again.
+        seconds: after this time no further edit is begun, and the log says how the others are made; None: no limit.
         progress: whether to show a progress bar.
 
     Returns:
@@ -65,8 +83,15 @@ def make_alone(
     method.start_anew()  # forget what the run's edits left for later ones
     remaining = [edit for edit in edits[:MOST] if edit.id not in known]
     with Bar(title="failed edits alone", unit="edit", total=len(remaining), shown=progress) as bar:
+        began = perf_counter()
         start = 0
         while start < len(remaining):
+            if seconds is not None and perf_counter() - began > seconds:
+                left = len(remaining) - start
+                log.warning(
+                    "%d failed edits were not made alone, to save time; the same command with --alone does", left
+                )
+                break
             together = min(_MOST_TOGETHER, max(_FIRST_TOGETHER, start))  # 2, 2, 4, 8, 8, …
             batch = remaining[start : start + together]
             with send_losses([StepNotes(bar.note, most=method.config.most_steps)], [edit.id for edit in batch]):

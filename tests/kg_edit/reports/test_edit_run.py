@@ -326,7 +326,9 @@ def test_subgraph_is_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_edits_are_made_alone_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One of two edits of a subject spoils the other one, which succeeds alone."""
     plays = {"subject": "LeBron James", "prompt": "{} plays for", "target_new": "Rome"}
     other = plays | {"prompt": "{} was born in", "target_new": "Italy"}
@@ -338,8 +340,11 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
         method = find_method("ft-m").on(model, settings={"steps": 60, "learning_rate": 2e-2})
         return run_edits(method, model, edits, tmp_path / "out", force=True, progress=False, **options)
 
-    first = make(alone=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("kg_edit.reports.edit_run.most_seconds", lambda _: -1.0)
+        first = make()
     assert [result.alone for result in first.verdict.failed] == [None]
+    assert "--alone" in caplog.text
     second = make()
     (spoiled,) = second.verdict.spoiled
     assert second.rows == first.rows
