@@ -44,8 +44,13 @@ def is_syllable(character: str) -> bool:
 
     True for unspaced scripts, and for Korean, whose particles are joined to the word.
     """
+    return is_unspaced(character) or is_hangul(character)
+
+
+def is_hangul(character: str) -> bool:
+    """Return whether ``character`` is a Korean syllable."""
     first, last = _HANGUL
-    return is_unspaced(character) or first <= ord(character) <= last
+    return first <= ord(character) <= last
 
 
 def join(text: str, target: str) -> str:

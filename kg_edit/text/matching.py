@@ -1,18 +1,31 @@
-"""Decide whether a text has a name in it: both are normalised and compared word by word, so Rome is not in Romelu."""
+"""Decide whether a text has a name in it: both are normalised and compared word by word, so Rome is not in Romelu.
+
+A Korean name is looked for as it stands in its word, since particles are joined to it.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 
-from kg_edit.writing_systems import is_syllable
+from kg_edit.writing_systems import is_hangul, is_syllable
 
 _ARTICLES = {"a", "an", "the"}
 _ABBREVIATION = 3  # the most letters of an abbreviation whose capitals count
 _SEPARATING = "PZCS"  # first letters of Unicode's categories: punctuation, separators, control characters, symbols
 _SHORT = r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z]{2})"  # not after a capitalised word of up to three letters
 _END = re.compile(rf"(?:[?!]|{_SHORT}\.)(?=\s|$)|[\u3002\uff01\uff0e\uff1f\uff61]|\n")
+# What may follow a Korean name within its word: particles and "to be", and titles of persons and of places
+_PARTICLES = "|".join(
+    (
+        "[은는이가을를의에와과로도만나랑께라란야고다였입죠며든요임서]",
+        "으로|까지|부터|보다|처럼|밖에|뿐|마저|조차|하고|한테|예요|지만|같|인데|인지|인가",
+        "씨|님|시|특별시|광역시|특별자치시|현|주|성",
+    )
+)
+_WITHIN_NUMBER_OR_INITIALS = re.compile(r"(?<=[^\W가-힣])\.")
 
 
 def normalised(text: str, *, fold: bool = True) -> tuple[str, ...]:
@@ -73,18 +86,46 @@ def is_abbreviation(name: str) -> bool:
 
 def begins_with(text: str, name: str) -> bool:
     """Return whether the words of ``text`` begin with those of ``name``."""
+    if _has_hangul(name):
+        return _korean_pattern(name).match(_korean_text(text)) is not None
     words, name_words = _words_of_both(text, name)
     return bool(name_words) and words[: len(name_words)] == name_words
 
 
 def mentions(text: str, name: str) -> bool:
     """Return whether the words of ``name`` occur in ``text``, one after the other."""
+    if _has_hangul(name):
+        return _korean_pattern(name).search(_korean_text(text)) is not None
     words, name_words = _words_of_both(text, name)
     if not name_words:
         return False
     size = len(name_words)
     starts = range(len(words) - size + 1)
     return any(words[start : start + size] == name_words for start in starts)
+
+
+def _has_hangul(name: str) -> bool:
+    return not name.isascii() and any(is_hangul(character) for character in unicodedata.normalize("NFKC", name))
+
+
+def _korean_text(text: str) -> str:
+    """Return ``text`` in the form in which a Korean name is looked for: without marks before its first word."""
+    plain = _WITHIN_NUMBER_OR_INITIALS.sub("", without_accents(text.casefold()))
+    return re.sub(r"^[\W_]+", "", plain)
+
+
+@lru_cache(maxsize=1024)
+def _korean_pattern(name: str) -> re.Pattern[str]:
+    """Return a pattern that finds a Korean name from the beginning of a word on.
+
+    Its parts are written with or without a space (농구 선수, 농구선수). Behind it the word ends, or goes on with a
+    particle or a title: 서울은 and 서울특별시 name 서울, but 인도네시아 does not name 인도, nor 일본어 일본.
+    """
+    parts = [re.escape(part) for part in normalised(name)]
+    loosely = r"[\W_]*".join(parts)
+    another_letter = "[가-힣]" if is_hangul(name.rstrip()[-1]) else r"\w"
+    end = rf"(?:(?!{another_letter})|(?={_PARTICLES}))"
+    return re.compile(rf"(?<!\w){loosely}{end}")
 
 
 def is_exactly(text: str, name: str) -> bool:

@@ -58,6 +58,35 @@ def test_mentions_compares_whole_words(text: str, name: str, found: bool) -> Non
     assert mentions(text, name) is found
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "found"),
+    [
+        ("서울입니다.", "서울", True),
+        ("서울특별시에 있다", "서울", True),
+        ("'서울'이다", "서울", True),
+        ("로마.\n파리", "로마", True),
+        ("농구선수입니다", "농구 선수", True),
+        ("미국 달러", "미국달러", True),
+        ("갤럭시 S21은", "갤럭시 S21", True),
+        ("갤럭시 S210", "갤럭시 S21", False),
+        ("일본어", "일본", False),
+        ("인도네시아", "인도", False),
+        ("기니비사우", "기니", False),
+        ("아시아쫑", "아시아", False),
+    ],
+)
+def test_a_korean_name_ends_where_a_particle_or_a_title_begins(text: str, name: str, found: bool) -> None:
+    assert begins_with(text, name) is found
+    assert mentions(text, name) is found
+    assert mentions(f"수도는 {text}", name) is found
+
+
+def test_a_korean_name_is_not_found_within_a_word() -> None:
+    assert not mentions("확인도 했다", "인도")
+    assert not mentions("서울이란 도시", "이란")
+    assert mentions("서울과 인도", "인도")
+
+
 def test_begins_with_compares_the_first_words() -> None:
     assert begins_with(" the Adobe company", "Adobe")
     assert not begins_with("not Adobe", "Adobe")
