@@ -148,7 +148,9 @@ _PARTICLE = re.compile("|".join(re.escape("{}" + both) for both in _PARTICLES))
 _FIRST_SYLLABLE = 0xAC00
 _LAST_SYLLABLE = 0xD7A3
 _FINALS = 28  # syllables in a row that differ in their final consonant alone; the first of them has none
+_LETTERS_ON_CONSONANTS = "LMNR"  # read 엘, 엠, 엔, 알; the names of the other letters end in a vowel
 _DIGITS_ON_VOWELS = "2459"  # read 이, 사, 오, 구; the other digits end in a consonant
+_ABBREVIATION = re.compile(r"(?<![A-Za-z])[A-Z]{2,}$")
 
 
 def _with_particle(template: str, subject: str) -> str:
@@ -167,13 +169,18 @@ def _with_particle(template: str, subject: str) -> str:
 
 
 def _ends_in_consonant(name: str) -> bool | None:
-    """Return whether a Korean name ends in a consonant; None if it ends in another script, or is empty."""
+    """Return whether a Korean name ends in a consonant; None if it is empty or ends in another script.
+
+    An abbreviation in capitals, such as BTS, is read letter by letter.
+    """
     letters = [character for character in unicodedata.normalize("NFC", name) if character.isalnum()]
     if not letters:
         return None
     last = letters[-1]
     if last in "0123456789":
         return last not in _DIGITS_ON_VOWELS
+    if _ABBREVIATION.search(name):
+        return last in _LETTERS_ON_CONSONANTS
     if _FIRST_SYLLABLE <= ord(last) <= _LAST_SYLLABLE:
         return (ord(last) - _FIRST_SYLLABLE) % _FINALS > 0
     return None

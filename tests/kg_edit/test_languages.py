@@ -105,7 +105,9 @@ def test_facts_have_names_in_every_language() -> None:
         ("서울(도시)", "서울(도시)는"),
         ("갤럭시 S21", "갤럭시 S21은"),
         ("맥북 2", "맥북 2는"),
-        ("BTS", "BTS은(는)"),
+        ("BTS", "BTS는"),
+        ("IBM", "IBM은"),
+        ("Apple", "Apple은(는)"),
         ("…", "…은(는)"),
     ],
 )
