@@ -48,6 +48,8 @@ MADE = {  # a page: files that its commands leave
     "commands": ("out/patch.safetensors", "adapter", "comparison.md", "mine.json", "graph.html", "wd"),
     "languages": ("capitals/report.html", "capitals-scored/summary.json"),
     "first-edit": ("first/report.md",),
+    "first-hour-ko": ("demo/report.md", "korean/report.html", "korean-ledger", "lebron/report.md"),
+    "first-hour-zh": ("demo/report.md", "chinese/report.html", "chinese-ledger", "lebron/report.md"),
     "from-python": ("python.safetensors", "scored/rome/summary.json", "table.tex", "table.csv", "python-ledger"),
     "private-graph": ("heron/report.md", "heron.safetensors"),
     "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md", "chinese.jsonl.gz"),
@@ -62,6 +64,7 @@ MADE = {  # a page: files that its commands leave
     ),
 }
 BEFORE = {"ship-an-edit": "first-edit"}  # a page that uses another one's files
+GGUF = "models/qwen2.5-coder-0.5b.gguf"  # that the first hours in Korean and Chinese download
 LARGER = ("EleutherAI/gpt-j-6b", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-7B")
 SERVED = "http://127.0.0.1:8000"  # that `kg-edit serve` answers at
 PORT = "http://127.0.0.1:7878/query"  # that `oxigraph serve-read-only` answers at
@@ -128,7 +131,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def _stand_in(place: Path) -> object:
-    models = {"smollm2-135m": str(place / "tiny"), **dict.fromkeys(LARGER, str(place / "larger"))}
+    models = {
+        "smollm2-135m": str(place / "tiny"),
+        GGUF: str(place / "tiny"),
+        **dict.fromkeys(LARGER, str(place / "larger")),
+    }
     return lambda name: models.get(str(name), name)
 
 

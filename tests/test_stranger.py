@@ -37,10 +37,13 @@ PAGES = (
             "update-a-model",
             "honest-comparison",
             "ship-an-edit",
+            "first-hour-ko",
+            "first-hour-zh",
         )
     ),
 )
 LEFT_OUT = {"make test": "it runs this test", "make install": "", "pip install": "they need a network"}
+DOWNLOADED = "models/qwen2.5-coder-0.5b.gguf"  # smollm2-135m takes its place, as there is no network
 SERVERS = {  # where a server answers, and the text that it answers with
     "oxigraph serve-read-only": ("http://127.0.0.1:7878/query?query=ASK%7B%3Fs+%3Fp+%3Fo%7D", "true"),
     "kg-edit serve": ("http://127.0.0.1:8000/", "<title>"),
@@ -56,6 +59,7 @@ class Expected(NamedTuple):
 
 
 EXPECTED = {  # by the beginning of a command; the longest one counts
+    "kg-edit demo": Expected(r"3 of 3 edits succeeded", "demo/patch.safetensors"),
     "make demo": Expected(r"3 of 3 edits succeeded", "demo/patch.safetensors"),
     "source": Expected(),
     "kg-edit edit edits.jsonl --method glame": Expected(r"1 of 1 edits succeeded", "out/report.md"),
@@ -75,6 +79,8 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "wikidata-cache show": Expected(leaves="graph.html"),
     "wikidata-cache labels Q84": Expected(r"런던"),
     "wikidata-cache link 런던": Expected(r"Q84"),
+    "wikidata-cache link 로마": Expected(r"Q220"),
+    "wikidata-cache link 罗马": Expected(r"Q220"),
     "wikidata-cache fetch linked.jsonl --graph extract --language": Expected(leaves="chinese.jsonl.gz"),
     "wikidata-cache fetch linked.jsonl --offline": Expected(r"requests\W+0\b[\s\S]*37b6e9a0acc8"),
     "wikidata-cache export": Expected(leaves="snapshot.jsonl.gz"),
@@ -84,6 +90,15 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "kg-edit edit changed.jsonl": Expected(r"\d of 5 edits succeeded", "updated/report.html"),
     "kg-edit generate --patch updated/": Expected(r"head of state of Mexico is .*\nThe head of state of France is"),
     "kg-edit edit linked.jsonl": Expected(r"2 of 2 edits succeeded", "edited/report.md"),
+    'kg-edit generate --model smollm2-135m "': Expected(r"프랑스의 수도는|法国的首都是"),
+    "kg-edit edit korean.jsonl": Expected(r"\d of 2 edits succeeded", "korean/report.html"),
+    "kg-edit generate --model smollm2-135m --patch korean/": Expected(r"프랑스의 수도는 로마"),
+    "kg-edit diff --model smollm2-135m --patch korean/": Expected(r"of 12 unrelated prompts unchanged"),
+    "kg-edit edit chinese.jsonl": Expected(r"\d of 2 edits succeeded", "chinese/report.html"),
+    "kg-edit generate --model smollm2-135m --patch chinese/": Expected(r"首都是"),
+    "kg-edit diff --model smollm2-135m --patch chinese/": Expected(r"of 12 unrelated prompts unchanged"),
+    "kg-edit edit lebron.jsonl": Expected(r"1 of 1 edits succeeded", "lebron/patch.safetensors"),
+    "kg-edit generate --patch lebron/": Expected(r"Los Angeles"),
     "kg-edit evaluate": Expected(r"efficacy\.greedy", "runs"),
     "python edit.py": Expected(r"BeforeAfter\(\d prompts: 2 of 2 edits succeeded\)", "python.safetensors"),
     "python score.py": Expected(r"paraphrase\.prob +ft-m +4 +0\.375"),
@@ -94,6 +109,14 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "kg-edit compare runs/glame": Expected(r"ripples-known\.nll", "control.md"),
     "kg-edit patch add ledger/": Expected(r"step 1, 2 edits of rome", "ledger"),
     "kg-edit patch list ledger/": Expected(r"fuji +active +1 +rome"),
+    "kg-edit patch add korean-ledger/": Expected(r"step 1, 2 edits of rome", "korean-ledger"),
+    "kg-edit patch list korean-ledger/": Expected(r"프랑스 +active +1 +rome"),
+    "kg-edit patch remove korean-ledger/": Expected(r"프랑스"),
+    "kg-edit patch undo korean-ledger/": Expected(r"removed 프랑스; 2 edits left"),
+    "kg-edit patch add chinese-ledger/": Expected(r"step 1, 2 edits of rome", "chinese-ledger"),
+    "kg-edit patch list chinese-ledger/": Expected(r"法国 +active +1 +rome"),
+    "kg-edit patch remove chinese-ledger/": Expected(r"法国"),
+    "kg-edit patch undo chinese-ledger/": Expected(r"removed 法国; 2 edits left"),
     "kg-edit patch check ledger/ --model": Expected(r"2 of 2 edits succeed \(.*\); it is generated in 2 of them"),
     "kg-edit patch check ledger/ --merged": Expected(r"2 of 2 edits succeed \(.*\); it is generated in 2 of them"),
     "kg-edit patch remove": Expected(r"fuji"),
@@ -138,8 +161,12 @@ class Step(NamedTuple):
 
 def steps() -> Iterator[Step]:
     """All commands that are run, in their order."""
-    kept = [(page, command) for page in PAGES for command in page.commands() if not command.startswith(tuple(LEFT_OUT))]
-    yield from (Step(number, *each) for number, each in enumerate(kept, 1))
+    number = 0
+    for page in PAGES:
+        for command in page.commands():
+            if not command.startswith(tuple(LEFT_OUT)):
+                number += 1
+                yield Step(number, page, command.replace(DOWNLOADED, "smollm2-135m"))
 
 
 def test_every_command_of_the_pages_is_run_and_looked_at() -> None:

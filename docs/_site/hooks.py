@@ -33,6 +33,7 @@ SETTINGS = """# Settings of every method
 The values of the preset `default`; `--set NAME=VALUE` overrides one. In a terminal: `kg-edit methods NAME`."""
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COPIES = "repository"
+LANGUAGES = {"-ko": "ko", "-zh": "zh-Hans"}  # by the end of a page's name: what the page is written in
 LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
 MADE = re.compile(r"<!-- (facts|settings): ([a-z-]+) -->")
 INTERVAL = re.compile(r"\[([-+\d.]+), ([-+\d.]+)\]")
@@ -126,6 +127,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(target, posixpath.dirname(page.file.src_uri) or ".") if name else found[1]
 
     return made(_in_its_words(LINK.sub(inside, markdown)))
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Say the language of a page that is not in English, so that a browser takes the glyphs of that language."""
+    for ending, language in LANGUAGES.items():
+        if page.file.name.endswith(ending):
+            return f'<div lang="{language}">{html}</div>'
+    return html
 
 
 def on_env(env: Environment, config: MkDocsConfig, files: Files) -> Environment:
