@@ -136,10 +136,9 @@ def show(
         entries = [entry for entry in listing.edits if entry.position in chosen]
         print_json({"edits": [{**entry_json(entry), "record": dict(entry.record)} for entry in entries]})
         return
-    opened = _open(ledger)
-    for entry in opened.edits:
+    for entry in listing.edits:
         if entry.position in chosen:
-            for name, value in entry_lines(opened, entry):
+            for name, value in entry_lines(listing, entry):
                 stdout().print(f"[bold]{plain(name)}[/bold]: {plain(value)}", soft_wrap=True)
     show_conflicts([pair for pair in conflicts if pair.first.position in chosen or pair.second.position in chosen])
 

@@ -19,7 +19,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
-from kg_edit.patches.entries import EditPosition, Entry, check_records, positions_of, refuse_removed
+from kg_edit.patches.entries import Entry, check_records, positions_of, refuse_removed
 from kg_edit.patches.guards import SeenEdits
 from kg_edit.patches.weight_patch import sum_patches
 from kg_edit.ship.ledger.listing import Addition, Listing, patch_file, undo_last
@@ -29,12 +29,11 @@ from kg_edit.ship.ledger.log import (
     Event,
     PatchStep,
     Removed,
-    in_force,
     refuse_drift,
     sha256_of,
     stamp,
 )
-from kg_edit.ship.ledger.removal import RecomputeContext, compute_remaining, find_recomputed
+from kg_edit.ship.ledger.removal import RecomputeContext, compute_remaining
 from kg_edit.storage.run_folder import PATCH
 
 
@@ -72,13 +71,6 @@ class Ledger(Listing):
     def now(self) -> Listing:
         """The present state: its steps, patches and edits are of one state of the log, whoever writes meanwhile."""
         return Listing(self.folder, self._store)
-
-    @property
-    def recomputed(self) -> dict[EditPosition, Removed]:
-        """For each active edit that was computed again, the removal that caused it."""
-        active = {entry.position for entry in self.active}
-        removals = find_recomputed(in_force(self.events), self._store.get)
-        return {position: event for position, event in removals.items() if position in active}
 
     def add(
         self,

@@ -20,13 +20,14 @@ from kg_edit.errors import LedgerChangedError, OutputError, PatchError
 from kg_edit.patches.changes import Changes
 from kg_edit.patches.conflicts import Conflict, conflicts
 from kg_edit.patches.container import read_provenance
-from kg_edit.patches.entries import Entry, entries, entries_of
+from kg_edit.patches.entries import EditPosition, Entry, entries, entries_of
 from kg_edit.ship.ledger.log import (
     LOG,
     PATCHES,
     Added,
     Event,
     PatchStep,
+    Removed,
     Store,
     Undone,
     active_steps,
@@ -120,6 +121,18 @@ class Listing:
     def active(self) -> tuple[Entry, ...]:
         """The active edits: those that are part of the ledger's patch."""
         return tuple(entry for entry in self.edits if entry.state == "active")
+
+    @property
+    def recomputed(self) -> dict[EditPosition, Removed]:
+        """For each active edit that was computed again, the removal that caused it; only a removal needs torch."""
+        events = in_force(self.events)
+        if not any(isinstance(event, Removed) for event in events):
+            return {}
+        from kg_edit.ship.ledger.removal import find_recomputed  # compares tensors
+
+        active = {entry.position for entry in self.active}
+        removals = find_recomputed(events, self._store.get)
+        return {position: event for position, event in removals.items() if position in active}
 
     def file(self, step: PatchStep) -> Path:
         """Return the path of a step's patch file."""

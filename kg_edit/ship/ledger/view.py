@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -22,9 +22,6 @@ from kg_edit.ship.ledger.check import CheckedEdit, CheckedPrompt
 from kg_edit.ship.ledger.listing import Listing
 from kg_edit.ship.ledger.log import BEFORE, REBASED, Added, Event, Removed
 from kg_edit.text.display import one_line
-
-if TYPE_CHECKING:  # a ledger is listed without torch
-    from kg_edit.ship.ledger.ledger import Ledger
 
 _HEADS: dict[ProbeKind, str] = {
     "rewrite": "fact",
@@ -96,14 +93,14 @@ def in_words(event: Event, names: Mapping[EditPosition, str]) -> str:
     return f"added step {event.number}{source}{after}: {event.file.name}"
 
 
-def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
+def entry_lines(ledger: Listing, entry: Entry) -> Iterator[tuple[str, str]]:
     """Yield (name, value) lines about one edit: the fact, the method, the descent, the origin, and the settings."""
     yield from _list_fact_lines(entry)
     yield from _list_method_lines(entry)
     yield from _list_origin_lines(ledger, entry)
-    patches = ledger.patches
-    if entry.position.step in patches:
-        yield from _list_provenance_lines(patches[entry.position.step].provenance)
+    changes = ledger.changes
+    if entry.position.step in changes:
+        yield from _list_provenance_lines(changes[entry.position.step].provenance)
 
 
 def _as_text(value: object) -> str:
@@ -136,7 +133,7 @@ def _list_method_lines(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "division factor", f"{factor:.4g}"
 
 
-def _list_origin_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
+def _list_origin_lines(ledger: Listing, entry: Entry) -> Iterator[tuple[str, str]]:
     """Yield the event that added the edit, the removal that recomputed it, and the model on which it was computed."""
     added = ledger.events[entry.position.step - 1]
     assert isinstance(added, Added)  # noqa: S101 - events are numbered 1, 2, 3 …, and a step has its event's number
@@ -146,8 +143,8 @@ def _list_origin_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]
     after = list(added.after)
     if removal:
         yield "recomputed", f"by event {removal.number}, {removal.time}"
-        patches = ledger.patches
-        after = [step for step in after if step in patches]
+        active_steps = {step.number for step in ledger.steps}
+        after = [step for step in after if step in active_steps]
     computed = "on the unedited model"
     if after:
         computed = f"after steps {', '.join(map(str, after))}"

@@ -125,6 +125,7 @@ def test_what_needs_no_model_loads_no_torch(kg_edit: Run, place: Path, tiny_fold
     commands = (
         "list ledger",
         "show ledger",
+        "show ledger heat",
         "show ledger heat --json",
         "check --help",
         "undo ledger",
