@@ -94,6 +94,12 @@ def test_the_versions_are_declared() -> None:
     assert declared == VERSIONS and project["requires-python"] == f">={VERSIONS[0]}"
 
 
+def test_what_reads_a_gguf_file_is_a_dependency() -> None:
+    """The model of the examples is such a file, and transformers loads none without accelerate."""
+    named = {re.split(r"[^\w-]", name)[0] for name in METADATA["project"]["dependencies"]}
+    assert {"accelerate", "gguf"} <= named
+
+
 def test_the_wheel_says_what_it_carries_of_others(wheel: Path) -> None:
     """PEP 770; a tool that looks for known vulnerabilities reads it, as no metadata names what is vendored."""
     with ZipFile(wheel) as archive:
