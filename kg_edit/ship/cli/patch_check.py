@@ -284,7 +284,7 @@ def _note_line_breaks(checked: Sequence[CheckedEdit]) -> str:
     """Return how many edits the server was asked about after a line break, "" if none."""
     edits = 0
     for edit in checked:
-        if any(answer.led for answer in edit.answers):
+        if any(answer.after_line_break for answer in edit.answers):
             edits += 1
     if not edits:
         return ""

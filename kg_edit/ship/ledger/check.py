@@ -47,7 +47,7 @@ class CheckedPrompt:
         right: the whole target is more probable than the whole other one, whether it is generated or not. Equal to
             ``success`` if there is no other one, and for a server's model.
         nats: -log p of the target, per token; None for a server's model.
-        led: the prompt was asked after a line break, because it begins with its subject.
+        after_line_break: the prompt was asked after a line break, because it begins with its subject.
     """
 
     kind: ProbeKind
@@ -57,7 +57,7 @@ class CheckedPrompt:
     success: bool
     right: bool
     nats: float | None = None
-    led: bool = False
+    after_line_break: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -287,5 +287,5 @@ def _ask_once(server: CompletionServer, probe: ReportProbe, *, lead: str) -> Che
         text=text,
         success=right,
         right=right,
-        led=bool(lead),
+        after_line_break=bool(lead),
     )

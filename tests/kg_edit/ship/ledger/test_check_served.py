@@ -89,8 +89,8 @@ def test_served_edit_holds_if_its_target_is_generated(standin: StandIn) -> None:
 def test_served_prompt_is_asked_again_after_a_line_break(standin: StandIn) -> None:
     standin.texts = {"\nThames flows through": " Paris", "LeBron James plays for": " Miami Heat"}
     heat, river = check_served(CompletionServer(url=standin.url), [entry(HEAT), entry(RIVER)], ("rewrite",))
-    assert not heat.failures() and not heat.answers[0].led
-    assert not river.failures() and river.answers[0].led
+    assert not heat.failures() and not heat.answers[0].after_line_break
+    assert not river.failures() and river.answers[0].after_line_break
     inside = RIVER.model_copy(update={"prompt": "The river {} flows through"})
     standin.texts = {"\nThe river Thames flows through": " Paris"}
     (checked,) = check_served(CompletionServer(url=standin.url), [entry(inside)], ("rewrite",))
