@@ -145,27 +145,44 @@ class RecomputeContext:
     def make_unchecked_method(self, patch: Patch) -> EditingMethod:
         """Return the method that made ``patch``, with its settings, on whatever model the context has."""
         recorded = recorded_method(patch)
-        name = recorded["name"]
-        method_class = find_method(name)
-        files = _list_graph_files(recorded, patch.edits)
-        is_packaged = files == [packaged_extract().name]
-        graph_options = ""
-        if not is_packaged:
-            graph_options = "".join(f" --graph {file}" for file in files)
+        method_class = find_method(recorded["name"])
+        graph_files = _list_graph_files(recorded, patch.edits)
         if self.model is None:
             raise ConfigError(
-                f"for this, edits of {name} have to be recomputed; give the unedited model "
-                f"(CLI: --model {patch.provenance.get('model', {}).get('name')}{graph_options})"
+                f"for this, edits of {method_class.name} have to be recomputed; give the unedited model "
+                f"(CLI: --model {patch.provenance.get('model', {}).get('name')}{_write_graph_options(graph_files)})"
             )
         graph = self.graph
         if graph is None and method_class.needs_graph:
-            if not is_packaged:
-                raise ConfigError(
-                    f"for this, edits of {name} have to be recomputed, which needs the knowledge graph "
-                    f"that they were made with; give graph=... (CLI:{graph_options or ' --graph'})"
-                )
-            graph = open_named(EXTRACT)  # as where the edits were made
+            graph = _open_packaged(graph_files, method_class.name)
         return method_class(self.model, _read_config(recorded, method_class), graph=graph)
+
+
+def _is_packaged(graph_files: Sequence[str]) -> bool:
+    """Return whether edits were made with the packaged extract.
+
+    A patch records the names of the graph's files, and no paths, so another file of this name counts as the extract
+    here. `check_same_graph` refuses the recomputed edits then, because their graph has another hash.
+    """
+    return graph_files == [packaged_extract().name]
+
+
+def _write_graph_options(graph_files: Sequence[str]) -> str:
+    """Return the options that give a command the graph, such as " --graph facts.csv"; "" for the packaged extract."""
+    if _is_packaged(graph_files):
+        return ""
+    return "".join(f" --graph {file}" for file in graph_files)
+
+
+def _open_packaged(graph_files: Sequence[str], method: str) -> SubgraphSource:
+    """Open the packaged extract; refuse edits of a ``method`` that were made with another graph."""
+    if not _is_packaged(graph_files):
+        options = _write_graph_options(graph_files) or " --graph"
+        raise ConfigError(
+            f"for this, edits of {method} have to be recomputed, which needs the knowledge graph that they were made "
+            f"with; give graph=... (CLI:{options})"
+        )
+    return open_named(EXTRACT)
 
 
 def _read_config(recorded: Record, method_class: type[EditingMethod]) -> MethodConfig:
