@@ -108,6 +108,7 @@ def check(
     title = "check" if progress else None
     readings = read(model, asked, progress=title)
 
+    # The readings are in the order of the prompts: first those of the first edit, then those of the second one.
     checked = []
     start = 0
     for entry, group in zip(entries, groups, strict=True):
@@ -199,13 +200,17 @@ class CompletionServer(LiveServer):
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def resolve_model(self) -> CompletionServer:
-        """Return the same server, with what its requests have to give to be answered by the model or the adapter."""
+        """Return the same server with the ``model`` and the ``fields`` that its requests have to give.
+
+        SGLang names an adapter BASE:NAME, and llama.cpp wants the adapter's number in the field ``lora``. A name that
+        the server does not list is refused.
+        """
         listed = {str(entry["id"]): entry for entry in self.models()}
         if self.model is None:
             return replace(self, model=self._choose_only_model(listed))
         entry = listed.get(self.model)
         if entry is None:
-            return self._use_adapter_of_llama(listed)
+            return self._find_adapter_of_llama(listed)
         if entry.get("parent") and entry.get("owned_by") == "sglang":  # the name alone is answered by the base
             return replace(self, model=f"{entry['parent']}:{self.model}")
         return self
@@ -217,8 +222,8 @@ class CompletionServer(LiveServer):
             raise ConfigError(f"{self.url} serves {len(listed)} models; name one: --served {' or '.join(listed)}")
         return next(iter(listed))
 
-    def _use_adapter_of_llama(self, listed: Mapping[str, Mapping[str, Any]]) -> CompletionServer:
-        """Return llama.cpp's server, asked with one of its adapters applied to each request."""
+    def _find_adapter_of_llama(self, listed: Mapping[str, Mapping[str, Any]]) -> CompletionServer:
+        """Return llama.cpp's server with its adapter of this name applied to each request; refuse any other name."""
         names = list(listed)
         if any(entry.get("owned_by") == "llamacpp" for entry in listed.values()):
             adapters = LlamaServer(url=self.url, key=self.key, seconds=self.seconds).adapters()

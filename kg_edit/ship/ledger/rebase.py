@@ -108,15 +108,11 @@ def rebase(
     methods = {number: _make_method(context, number, patch) for number, patch in patches.items()}
     with _work_folder(target, source, model) as work:
         known = _find_known(active, model, work / _KNOWN, progress=progress)
-        known_positions = {fact.entry.position for fact in known}
         made: dict[int, Patch] = {}  # by the number of the step
         for step in source.steps:
-            before = sum_patches(made[number] for number in step.after if number in made)
-            records = []  # of the edits that the new model does not know already
-            for record in patches[step.number].edits:
-                if EditPosition(step.number, record["edit"]["id"]) not in known_positions:
-                    records.append(record)
+            records = _list_unknown_records(step.number, patches[step.number], known)
             if records:
+                before = sum_patches(made[number] for number in step.after if number in made)
                 method = methods[step.number]
                 saves = _Saves(work, step.number)
                 made[step.number] = _rebase_step(method, records, before, saves, force=force, progress=progress)
@@ -143,14 +139,27 @@ def _find_known(entries: Sequence[Entry], model: LanguageModel, file: Path, *, p
         for answered in check(model, entries, progress=progress):
             rewrites = answered.of("rewrite")
             if all(answer.success for answer in rewrites):
-                texts[_hash_rebase(answered.entry)] = rewrites[0].text
+                texts[_key_of(answered.entry)] = rewrites[0].text
         write_json(file, texts)
+    # The file is read also after it was just written: an interrupted rebase and this one go the same way.
     texts = json.loads(file.read_text(encoding="utf-8"))
-    return tuple(KnownFact(entry, texts[_hash_rebase(entry)]) for entry in entries if _hash_rebase(entry) in texts)
+    known = []
+    for entry in entries:
+        text = texts.get(_key_of(entry))
+        if text is not None:
+            known.append(KnownFact(entry, text))
+    return tuple(known)
 
 
-def _hash_rebase(entry: Entry) -> str:
+def _key_of(entry: Entry) -> str:
+    """Return an edit's key in the file of known facts, such as 3/lebron for an edit of step 3."""
     return f"{entry.position.step}/{entry.position.id}"
+
+
+def _list_unknown_records(step: int, patch: Patch, known: Sequence[KnownFact]) -> list[Record]:
+    """Return the records of a step's edits that the new model does not know already."""
+    known_positions = {fact.entry.position for fact in known}
+    return [record for record in patch.edits if EditPosition(step, record["edit"]["id"]) not in known_positions]
 
 
 class _Saves:
@@ -192,16 +201,20 @@ def _rebase_step(
     force: bool,
     progress: bool,
 ) -> Patch:
-    """Compute a step again on the new model, on top of ``before``, and continue what was made of it."""
-    made = saves.load()
+    """Compute a step again on the new model, on top of ``before``, and continue what was made of it.
+
+    The method calls ``guard`` with each new patch before it adds it to those made so far, and then saves their sum.
+    Unless ``force`` is set, the guard refuses an edit that would probably break the model.
+    """
+    made = saves.load()  # what an interrupted rebase has made
     seen = SeenEdits()
-    done = set[str]()
+    done = set[str]()  # the ids of the edits in `made`
     if made is not None:
         seen.add(made)
         done.update(record["edit"]["id"] for record in made.edits)
     beneath = None if before.is_empty else before
 
-    def guard(latest: Patch, _: Patch) -> None:
+    def guard(latest: Patch, _so_far: Patch) -> None:
         if not force:
             seen.add_checked(latest, method.model)
 
@@ -232,7 +245,10 @@ def _check_all(made: Mapping[int, Patch], model: LanguageModel, *, progress: boo
 
 
 def _write_ledger(folder: Path, source: Listing, made: Mapping[int, Patch], work: Path) -> None:
-    """Write the new ledger, with the old one in it; steps come after one another as they did."""
+    """Write the new ledger, with the old one in it; steps come after one another as they did.
+
+    Each step is added as the file that `_Saves` has finished, because a ledger stores a copy of a patch file.
+    """
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
     ledger = Ledger.open(folder)
     numbers = dict[int, int]()  # of each step in the new ledger, by that in the old one
@@ -251,7 +267,7 @@ def _write_notes(patches: Mapping[int, Patch], model: LanguageModel, known: Sequ
         "version": 1,
         "from": {"name": old.get("name"), "fingerprint": old.get("fingerprint")},
         "to": {"name": model.name, "fingerprint": model.fingerprint},
-        "known": {_hash_rebase(fact.entry): fact.text for fact in known},
+        "known": {_key_of(fact.entry): fact.text for fact in known},
     }
 
 
