@@ -13,10 +13,10 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from kg_edit.errors import ConfigError, KgEditError, OutputError, PatchError, ServerError
 from kg_edit.patches.base import Patch
@@ -91,24 +91,25 @@ def push_adapter(
     if name in before.bases:
         raise ConfigError(f"{server.url} serves a model {name} that is not an adapter; give another name")
     present = before.adapters.get(name)
-    with _written(write, folder, name) as adapter:
-        if seen_at:
-            path = str(PurePosixPath(seen_at) / adapter.name)
-        else:
-            path = str(adapter)
-        if path == present:
+    adapter = _write_adapter(write, folder, name)
+    path = str(adapter.folder)
+    if seen_at:
+        path = str(PurePosixPath(seen_at) / adapter.folder.name)
+    try:
+        if path == present:  # the server has this very adapter
             ask()
             return Pushed(name=name, path=path, replaced=None)
         if present is not None and not replace:
             raise ConfigError(
                 f"{server.url} has an adapter {name} already ({present}); give --replace to replace it, or another name"
             )
-        with _put_back(server, name, present), _about_refusals(patch):
-            server.load(name, path, replace=present is not None)
-            found = server.listed().adapters.get(name)
-            if found != path:
-                raise ServerError(f"{server.url} lists {found or 'nothing'} as {name} after it loaded {path}")
-            ask()
+        _load_or_put_back(server, name, path, patch, present=present, ask=ask)
+    except _NotPutBackError:  # the server may still read the folder
+        raise
+    except BaseException:
+        if adapter.is_new:
+            shutil.rmtree(adapter.folder, ignore_errors=True)
+        raise
     return Pushed(name=name, path=path, replaced=present)
 
 
@@ -129,9 +130,15 @@ def pull_adapter(server: VllmServer, name: str) -> str:
     return adapters[name]
 
 
-@contextmanager
-def _written(write: Callable[[Path], object], folder: Path, name: str) -> Iterator[Path]:
-    """Yield the folder of an adapter, named after its content; after an error it is deleted, unless it was there."""
+class _Written(NamedTuple):
+    """The folder of an adapter, and whether it is new: it was there if the same adapter was written before."""
+
+    folder: Path
+    is_new: bool
+
+
+def _write_adapter(write: Callable[[Path], object], folder: Path, name: str) -> _Written:
+    """Write an adapter into a folder in ``folder``, named after its content, such as edited-0123456789ab."""
     try:
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,16 +151,9 @@ def _written(write: Callable[[Path], object], folder: Path, name: str) -> Iterat
         is_new = not target.exists()
         if is_new:
             (scratch / name).rename(target)
-        try:
-            yield target
-        except _NotPutBackError:  # the server may still read the folder
-            raise
-        except BaseException:
-            if is_new:
-                shutil.rmtree(target, ignore_errors=True)
-            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    return _Written(target, is_new)
 
 
 def _content_hash(folder: Path) -> str:
@@ -163,14 +163,15 @@ def _content_hash(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
 
 
-@contextmanager
-def _put_back(server: VllmServer, name: str, present: str | None) -> Iterator[None]:
-    """After an error, make the server have under this name what it had before: the adapter at ``present``, or none."""
+def _load_or_put_back(
+    server: VllmServer, name: str, path: str, patch: Patch, *, present: str | None, ask: Callable[[], object]
+) -> None:
+    """Load the adapter at ``path``, and ask for it; after an error, put back the one at ``present``, or none."""
     try:
-        yield
+        _load_and_ask(server, name, path, patch, replace=present is not None, ask=ask)
     except BaseException as error:
         try:
-            _restore(server, name, present)
+            _put_back(server, name, present)
         except KgEditError as failure:
             had = f"the adapter at {present}" if present else "no adapter"
             raise _NotPutBackError(
@@ -179,7 +180,40 @@ def _put_back(server: VllmServer, name: str, present: str | None) -> Iterator[No
         raise
 
 
-def _restore(server: VllmServer, name: str, present: str | None) -> None:
+def _load_and_ask(
+    server: VllmServer, name: str, path: str, patch: Patch, *, replace: bool, ask: Callable[[], object]
+) -> None:
+    """Load an adapter, check that the server lists it, and ask for it."""
+    try:
+        server.load(name, path, replace=replace)
+        found = server.listed().adapters.get(name)
+        if found != path:
+            raise ServerError(f"{server.url} lists {found or 'nothing'} as {name} after it loaded {path}")
+        ask()
+    except ServerError as error:
+        if "No adapter found" in str(error):  # a server in a container
+            error.add_note("the server sees no such folder; give --folder, and the path at which it sees it: --seen-at")
+        too_large = _TOO_LARGE.search(str(error))
+        if too_large and isinstance(patch, WeightPatch):
+            rank = int(too_large["rank"])
+            raise PatchError(_describe_rank(patch, rank, limit=int(too_large["limit"]))) from error
+        raise
+
+
+def _describe_rank(patch: WeightPatch, rank: int, *, limit: int) -> str:
+    """Return that a server takes no such rank, and how much of the change its largest rank, the limit, would keep."""
+    _, shares = patch.reduced(limit)
+    kept = min(shares.values())
+    wanted = _SMALLEST_LIMIT
+    while wanted < rank:
+        wanted *= 2
+    return (
+        f"the patch has rank {rank}, and the server takes at most {limit}: give --rank {limit}, which keeps {kept:.2%} "
+        f"of the change's squared norm, or start the server with --max-lora-rank {wanted}"
+    )
+
+
+def _put_back(server: VllmServer, name: str, present: str | None) -> None:
     """Make the server have the adapter at ``present`` under this name, or none."""
     now = server.listed().adapters.get(name)
     if now == present:
@@ -188,32 +222,6 @@ def _restore(server: VllmServer, name: str, present: str | None) -> None:
         server.unload(name)
     else:
         server.load(name, present, replace=now is not None)
-
-
-@contextmanager
-def _about_refusals(patch: Patch) -> Iterator[None]:
-    """Say of a server's refusal of the rank which rank it takes, and how much of the change that would keep.
-
-    A server in a container may see no folder at the path; then a note says what to give.
-    """
-    try:
-        yield
-    except ServerError as error:
-        if "No adapter found" in str(error):
-            error.add_note("the server sees no such folder; give --folder, and the path at which it sees it: --seen-at")
-        found = _TOO_LARGE.search(str(error))
-        if found is None or not isinstance(patch, WeightPatch):
-            raise
-        limit = int(found["limit"])
-        _, shares = patch.reduced(limit)
-        kept = min(shares.values())
-        wanted = _SMALLEST_LIMIT
-        while wanted < int(found["rank"]):
-            wanted *= 2
-        raise PatchError(
-            f"the patch has rank {found['rank']}, and the server takes at most {limit}: give --rank {limit}, which "
-            f"keeps {kept:.2%} of the change's squared norm, or start the server with --max-lora-rank {wanted}"
-        ) from error
 
 
 def switch_adapter(
