@@ -40,7 +40,9 @@ from kg_edit.storage.run_folder import PATCH, is_run
 if TYPE_CHECKING:  # paths are checked without importing torch
     from kg_edit.patches.base import Patch
 
-_STEP = re.compile(r"(?P<sequence>[0-9]{5})-(?P<sum>sum-)?(?P<step>[0-9]{5})\.safetensors")  # as `StepFiles` names them
+# The patch files of a sequence of `kg-edit evaluate`, as `StepFiles` names them: 00003-00011.safetensors is step 11 of
+# the sequence 00003, and 00003-sum-00010.safetensors is the sum of its steps up to 10.
+_STEP = re.compile(r"(?P<sequence>[0-9]{5})-(?P<sum>sum-)?(?P<step>[0-9]{5})\.safetensors")
 _SUM = -1  # the number of the sum of a sequence's first steps: it comes before all single steps
 _AT_EVENT = re.compile(r"(?P<folder>.+)@(?P<event>[0-9]+)/?")
 _NAMED = 5  # files that an error names
@@ -219,24 +221,18 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
     A step of a sequence of `kg-edit evaluate` comes after the earlier steps of that sequence.
     """
     added: list[Addition] = []
-    positions: dict[Path, int] = {}  # of the patch files in `added`
-    # Of each sequence, by its folder and name: the files of its steps, and their numbers
-    sequences: dict[tuple[Path, str], dict[Path, int]] = {}
-    for path in sorted(paths, key=_rank_path):
+    indices: dict[Path, int] = {}  # of the patch files in `added`, by their paths without links
+    ordered = sorted(paths, key=_is_single_step)  # the sums of first steps, then all others
+    sequences = _list_sequences(ordered)
+    for path in ordered:
         file = patch_file(path)
         if file is None and path.is_dir():
             added += _list_additions(Listing.open(path), first=len(added))
             continue
-        sequence, number = _step_of(path)
-        before = list[Path]()
-        if sequence:
-            key = (path.parent, sequence)
-            if key not in sequences:
-                sequences[key] = _list_steps(path.parent, sequence)
-            before = [other for other, its_number in sequences[key].items() if its_number < number]
-        _refuse_lacking(path, [other for other in before if other not in positions])
-        positions[path.resolve()] = len(added)
-        after = sorted(positions[other] for other in before)
+        earlier = _list_earlier_steps(path, sequences)
+        _refuse_lacking(path, [other for other in earlier if other not in indices])
+        indices[path.resolve()] = len(added)
+        after = sorted(indices[other] for other in earlier)
         added.append(Addition(path=file or path, after=tuple(after)))
     return tuple(added)
 
@@ -251,10 +247,24 @@ def _list_additions(ledger: Listing, *, first: int) -> list[Addition]:
     return added
 
 
-def _rank_path(path: Path) -> bool:
-    """Return False for the sum of a sequence's first steps, which comes before all other files."""
+def _is_single_step(path: Path) -> bool:
+    """Return whether a file is not the sum of a sequence's first steps."""
     _, number = _step_of(path)
     return number != _SUM
+
+
+_SequenceKey = tuple[Path, str]  # the folder of a sequence of steps, and its name
+
+
+def _list_sequences(paths: Sequence[Path]) -> dict[_SequenceKey, dict[Path, int]]:
+    """Return the steps of every sequence that one of the files is of: the number of each step, by its file."""
+    sequences: dict[_SequenceKey, dict[Path, int]] = {}
+    for path in paths:
+        name, _ = _step_of(path)
+        key = (path.parent, name)
+        if name and key not in sequences:
+            sequences[key] = _list_steps(path.parent, name)
+    return sequences
 
 
 def _list_steps(folder: Path, sequence: str) -> dict[Path, int]:
@@ -265,6 +275,13 @@ def _list_steps(folder: Path, sequence: str) -> dict[Path, int]:
         if its_sequence:
             numbers[path.resolve()] = number
     return numbers
+
+
+def _list_earlier_steps(path: Path, sequences: Mapping[_SequenceKey, Mapping[Path, int]]) -> list[Path]:
+    """Return the files of the earlier steps of a patch's sequence; [] for a patch of no sequence."""
+    name, number = _step_of(path)
+    steps = sequences.get((path.parent, name), {})
+    return [other for other, other_number in steps.items() if other_number < number]
 
 
 def _refuse_lacking(path: Path, lacking: Sequence[Path]) -> None:
