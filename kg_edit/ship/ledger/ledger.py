@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -29,6 +29,7 @@ from kg_edit.ship.ledger.log import (
     Event,
     PatchStep,
     Removed,
+    StoredFile,
     refuse_drift,
     sha256_of,
     stamp,
@@ -64,7 +65,11 @@ class Ledger(Listing):
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """All events that are in the log now, including those that were undone."""
+        """All events that are in the log now, including those that were undone.
+
+        The log is read again at each access, where a `Listing` reads it once; so every inherited property (`steps`,
+        `patches`, `edits`, …) is of the present state too.
+        """
         return self._store.events()
 
     @property
@@ -193,14 +198,17 @@ class Ledger(Listing):
             context = RecomputeContext(model=model, graph=graph)
             changed = compute_remaining(self.steps, self.patches, removed, context)
 
-            # A step without any edit left has no file.
-            to_store = {number: patch for number, patch in changed.items() if patch is not None}
-            stored = dict(zip(to_store, self._store.put_all(to_store.values()), strict=True))
-            files = {number: stored.get(number) for number in changed}
             removed_entries = tuple(entry for entry in active if entry.position in removed)  # the oldest first
             positions = tuple(entry.position for entry in removed_entries)
+            files = self._store_changed(changed)
             self._store.append(Removed(**stamp(len(self.events) + 1), edits=positions, files=files))
         return removed_entries
+
+    def _store_changed(self, changed: Mapping[int, Patch | None]) -> dict[int, StoredFile | None]:
+        """Store the new patches of changed steps; return each step's new file, None if no edit of it is left."""
+        to_store = {number: patch for number, patch in changed.items() if patch is not None}
+        stored = dict(zip(to_store, self._store.put_all(to_store.values()), strict=True))
+        return {number: stored.get(number) for number in changed}
 
     def undo(self, expected: int | None = None) -> Event:
         """Undo the last event that was not undone yet, and return it. ``expected`` is its number; None: no check.

@@ -177,24 +177,29 @@ class Store:
         try:
             is_file = self.folder.exists() and not self.folder.is_dir()
             exists = self.exists
-            paths = list(self.folder.iterdir()) if self.folder.is_dir() else []
+            names = self._list_names()
         except OSError as error:
             raise OutputError(f"can't read {self.folder}: {error.strerror}; give another folder") from error
         if is_file:
             raise OutputError(f"{self.folder} is a file; give a folder for the ledger")
-        names = [path.name for path in paths if not path.name.startswith(".")]
-        self._check_log()
+        self._refuse_lost_log()
         if is_run(self.folder) and read_settings(self.folder).get("job") == "edit" and PATCH not in names:
             raise OutputError(f"{self.folder} is a run that is not finished; give its `kg-edit edit` command again")
         if exists:
             return
-        if names and names != [PATCHES]:
+        if names and names != [PATCHES]:  # a folder for patches that has none is as good as an empty folder
             self._refuse_other_files(names, create=create)
         if not create:
             near = self.nearest()
             hint = f", did you mean {near}?" if near else ";"
             way = f"kg-edit patch add {quote(str(self.folder))} {PATCH}"
             raise PatchError(f"there is no ledger at {self.folder}{hint} {way} makes one")
+
+    def _list_names(self) -> list[str]:
+        """Return the names in the folder, without hidden ones; [] for a path that is not a folder."""
+        if not self.folder.is_dir():
+            return []
+        return [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
 
     def _refuse_other_files(self, names: Sequence[str], *, create: bool) -> NoReturn:
         """Refuse a folder that has files of these ``names``, but no ledger."""
@@ -216,7 +221,7 @@ class Store:
         if self.nearest():
             self.check_folder(create=False)
 
-    def _check_log(self) -> None:
+    def _refuse_lost_log(self) -> None:
         """Refuse a folder of patches without their log.
 
         Which of the patches are active is not known, and none of them may be overwritten.
@@ -255,7 +260,7 @@ class Store:
             raise OutputError(f"can't make {self.folder}: {error.strerror}; give another folder") from error
         with folder_lock(self.folder, wait=_WAIT):
             try:
-                self._check_log()
+                self._refuse_lost_log()
                 yield
             except BaseException:
                 with suppress(OSError):
@@ -267,16 +272,9 @@ class Store:
     def events(self) -> tuple[Event, ...]:
         """Return the events of all complete lines. An incomplete last line, left by a kill, is ignored."""
         path = self.folder / LOG
-        lines = list[bytes]()
         seen = self._seen  # before the file is read, because another thread may append and read meanwhile
-        try:
-            *lines, _ = path.read_bytes().split(b"\n")  # bytes, because a kill may cut inside a character
-        except FileNotFoundError:
-            self._check_log()
-        except OSError as error:
-            raise DamagedLedgerError(f"can't read {path}: {error.strerror}; check the path") from error
         events = list[Event]()
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(self._read_lines(), 1):
             events.append(_read_event(line, f"{path}, line {number}"))
         if [event.number for event in events] != list(range(1, len(events) + 1)):
             raise DamagedLedgerError(f"{path}: its lines are not numbered 1, 2, 3 …; restore the file from a backup")
@@ -287,6 +285,19 @@ class Store:
             )
         self._seen = max(self._seen, len(events))
         return tuple(events)
+
+    def _read_lines(self) -> list[bytes]:
+        """Return the complete lines of the log; [] if there is no log and there are no patches."""
+        path = self.folder / LOG
+        try:
+            content = path.read_bytes()  # bytes, because a kill may cut inside a character
+        except FileNotFoundError:
+            self._refuse_lost_log()
+            return []
+        except OSError as error:
+            raise DamagedLedgerError(f"can't read {path}: {error.strerror}; check the path") from error
+        *lines, _incomplete = content.split(b"\n")  # b"" after a complete last line
+        return lines
 
     def append(self, *events: Event) -> None:
         """Write events, all of them in one write; when this returns, they are on disk. Needs the lock."""
