@@ -101,10 +101,8 @@ def audit(
         difference = split(name, before, after)
         finding = Finding(name=name, shape=tuple(before.shape), rank=difference.factors.rank, norm=difference.norm)
         if ledger is not None:
-            explained = None
-            if isinstance(ledger, WeightPatch):
-                explained = ledger.factors.get(name)
-            left_over, rank = what_is_left(before, after, explained, noise=difference.noise)
+            explained = _find_change(ledger, name)
+            left_over, rank = measure_rest(before, after, explained, noise=difference.noise)
             finding = replace(finding, left_over=left_over, left_over_rank=rank)
         if before.shape[0] == unembedding.shape[1]:  # a row for each number of the residual stream
             strongest = difference.factors.left[:, 0]
@@ -115,8 +113,15 @@ def audit(
     return tuple(findings)
 
 
-def what_is_left(before: Tensor, after: Tensor, explained: Factors | None, *, noise: float) -> tuple[float, int]:
-    """Return the norm and the rank of W' - W - P, where P is what the ledger changes.
+def _find_change(ledger: Patch, weight: str) -> Factors | None:
+    """Return what a ledger's patch changes in a weight; None if it changes nothing there."""
+    if not isinstance(ledger, WeightPatch):
+        return None
+    return ledger.factors.get(weight)
+
+
+def measure_rest(before: Tensor, after: Tensor, explained: Factors | None, *, noise: float) -> tuple[float, int]:
+    """Return the norm and the rank of W' - W - P [out, in], where P = left right^T is what the ledger changes.
 
     The rank is 0 if rounding explains the rest. ``noise`` is that of the whole difference, because W' was rounded once.
     """

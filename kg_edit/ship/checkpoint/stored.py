@@ -179,28 +179,33 @@ def shards_of(folder: Path) -> list[Path]:
 def _list_tensors(file: Path) -> dict[str, StoredTensor]:
     """Return the tensors of one safetensors file, from its header."""
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(_LENGTH), "little")
-            if length > _LARGEST_HEADER:
-                raise ValueError("its header is too long")
-            header = json.loads(stream.read(length))
-        with safe_open(str(file), framework="pt"):  # the library checks the header against the size of the file
-            pass
-        begin = _LENGTH + length
-        header.pop("__metadata__", None)
-        tensors = {}
-        for name, entry in header.items():
-            start, end = entry["data_offsets"]
-            tensors[name] = StoredTensor(
-                name=name,
-                file=file,
-                dtype=entry["dtype"],
-                shape=tuple(entry["shape"]),
-                start=begin + start,
-                end=begin + end,
-            )
+        return _read_header(file)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ModelError(f"{file} is damaged or cut off ({error}); download it again") from error
+
+
+def _read_header(file: Path) -> dict[str, StoredTensor]:
+    """Read the header of a file, which may be damaged, so errors of many types are raised."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(_LENGTH), "little")
+        if length > _LARGEST_HEADER:
+            raise ValueError("its header is too long")
+        header = json.loads(stream.read(length))
+    with safe_open(str(file), framework="pt"):  # the library checks the header against the size of the file
+        pass
+    header.pop("__metadata__", None)
+    begin = _LENGTH + length  # of the tensors' bytes, from which the offsets in the header count
+    tensors = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        tensors[name] = StoredTensor(
+            name=name,
+            file=file,
+            dtype=entry["dtype"],
+            shape=tuple(entry["shape"]),
+            start=begin + start,
+            end=begin + end,
+        )
     return tensors
 
 

@@ -165,8 +165,10 @@ def _copy_fields(reader: ArrayReader, writer: Any) -> None:
         value = field.contents()
         if value == []:  # the writer can't write an empty array
             continue
-        outer_type, *inner_types = field.types  # an array's types are ARRAY and that of its items
-        item_type = inner_types[-1] if inner_types else None
+        outer_type = field.types[0]
+        item_type = None
+        if len(field.types) > 1:  # an array's types are ARRAY and that of its items
+            item_type = field.types[-1]
         writer.add_key_value(field.name, value, outer_type, sub_type=item_type)
 
 
@@ -254,7 +256,8 @@ def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
 
     For Llama's query and key weights, llama.cpp rotates pairs of neighbouring rows by the same angle (RoPE), and
     transformers rotates pairs of rows that are half a head apart. This permutes the rows as ``convert_hf_to_gguf.py``
-    does: with h rows a head, row i of a head's first half goes to 2 i, and row h/2 + i to 2 i + 1.
+    does: with h rows a head, row i of a head's first half goes to 2 i, and row h/2 + i to 2 i + 1. One head of 4 rows
+    is stored in the order 0, 2, 1, 3.
     """
     _, _, part = name.removesuffix(".weight").rpartition(".")  # such as attn_q of blk.6.attn_q
     if part in _ALIKE or (part in _TURNED and architecture_of(modules) != "llama"):
@@ -267,7 +270,7 @@ def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
     heads = getattr(config, _TURNED[part], None) or config.num_attention_heads
     rows_per_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rows = np.arange(heads * rows_per_head).reshape(heads, 2, rows_per_head // 2)  # [head, half, row of the half]
-    return rows.swapaxes(1, 2).reshape(-1)
+    return rows.swapaxes(1, 2).reshape(-1)  # [head, row of the half, half], flat
 
 
 def _make_array(tensor: Any) -> Array:

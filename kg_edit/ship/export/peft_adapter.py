@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,25 +56,8 @@ def write_peft(
         card: the text of ``README.md``.
     """
     factors = with_one_rank(patch)
-    are_conv1d = {isinstance(module, Conv1D) for module in adapted_modules(patch, modules).values()}
-    if len(are_conv1d) > 1:
-        raise PatchError("the patch changes Conv1D and Linear weights; one adapter can't have both, so split the patch")
-    (fan_in_fan_out,) = are_conv1d  # a Conv1D stores W transposed, [in, out]
-    (rank,) = {pair.rank for pair in factors.values()}
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "inference_mode": True,
-        "r": rank,
-        "lora_alpha": rank,  # so the scale alpha / r is 1
-        "target_modules": sorted(_name_module(name) for name in factors),
-        "fan_in_fan_out": fan_in_fan_out,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "use_rslora": False,
-        "use_dora": False,
-    }
+    adapted = adapted_modules(patch, modules)
+    config = _make_config(factors, is_conv1d=_are_conv1d(adapted.values()), base=base)
     tensors = dict[str, Tensor]()
     for name, pair in factors.items():
         module = f"{_PREFIX}{_name_module(name)}"
@@ -85,6 +68,33 @@ def write_peft(
         write_safetensors(scratch / WEIGHTS, tensors, {"format": "pt"})
         write_notes(scratch, patch, card)
     return Path(folder)
+
+
+def _are_conv1d(modules: Iterable[nn.Module]) -> bool:
+    """Return whether modules are Conv1D or Linear ones; refuse a mixture."""
+    are_conv1d = [isinstance(module, Conv1D) for module in modules]
+    if any(are_conv1d) and not all(are_conv1d):
+        raise PatchError("the patch changes Conv1D and Linear weights; one adapter can't have both, so split the patch")
+    return all(are_conv1d)
+
+
+def _make_config(factors: Mapping[str, Factors], *, is_conv1d: bool, base: str | None) -> dict[str, Any]:
+    """Return the content of ``adapter_config.json`` for changes that all have one rank."""
+    rank = next(iter(factors.values())).rank
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,  # so the scale alpha / r is 1
+        "target_modules": sorted(_name_module(name) for name in factors),
+        "fan_in_fan_out": is_conv1d,  # a Conv1D stores W transposed, [in, out]
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+    }
 
 
 def with_one_rank(patch: Patch) -> dict[str, Factors]:
@@ -215,11 +225,10 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise PatchError(f"can't read {path}: {error}; expected a PEFT adapter's folder") from error
-    if isinstance(config, dict):
-        kind = config.get("peft_type")
-    else:
-        kind = config
-    if not isinstance(config, dict) or kind != "LORA":
+    if not isinstance(config, dict):
+        raise PatchError(f"{path} is {config!r:.80}; expected the object that PEFT writes for an adapter")
+    kind = config.get("peft_type")
+    if kind != "LORA":
         raise PatchError(f"{path} is an adapter of the type {kind!r}; only LORA can be read as a patch")
     more = [name for name in ("use_dora", "modules_to_save", "lora_bias", "layer_replication") if config.get(name)]
     if config.get("bias", "none") != "none":
