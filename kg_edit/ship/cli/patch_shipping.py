@@ -93,7 +93,7 @@ def merge(
     """
     from kg_edit.ship.ledger.listing import active_at, check_patches
 
-    # All that can be refused is refused before a model of many GB is loaded
+    # 1. All that can be refused is refused before a model of many GB is loaded
     if to == "gguf":
         refuse_unused(context, ("shard",), "with --to gguf, which writes one file", way="give --to folder")
     else:
@@ -114,27 +114,31 @@ def merge(
     gguf_file = None
     if to == "gguf":
         gguf_file = gguf_of(name, gguf)
-    # The folder whose files are copied, where nothing needs the model in memory; else the model is loaded.
+
+    # 2. The folder whose files are copied; None: the model is loaded, for an option or because it has no such files
     checkpoint = None
-    loaded = None
-    needs_model = gguf_file or check or scores or typed_options(context, ("shard", "dtype", "device"))
+    needs_model = to == "gguf" or check or scores or bool(typed_options(context, ("shard", "dtype", "device")))
     if not needs_model:
         checkpoint = checkpoint_folder(name)
-    if checkpoint is None:
-        loaded = load(name, dtype, device)
-    if loaded and check:
-        _check_edits(loaded, patch, entries, force=force)
-    asked = None
-    if scores:
-        asked = loaded
-    shipment = _collect_shipment(ledger, patch, entries, model=name, base=base, license=license, push=push, ask=asked)
 
-    if checkpoint:
+    # 3. Write the edited model with its card
+    if checkpoint is not None:
+        rows = _read_scores(ledger, entries)
+        shipment = _collect_shipment(patch, entries, rows, model=name, base=base, license=license, push=push)
         merge_checkpoint(patch, Checkpoint.open(checkpoint), out, card=shipment.card("folder"))
-    elif loaded and gguf_file:
-        shipment.to_gguf_model(out, loaded, base=gguf_file, kind=gguf_type)
-    elif loaded:
-        shipment.to_folder(out, loaded, shard=shard)
+    else:
+        loaded = load(name, dtype, device)
+        if check:
+            _check_edits(loaded, patch, entries, force=force)
+        if scores:
+            rows = _measure_scores(loaded, patch, entries)
+        else:
+            rows = _read_scores(ledger, entries)
+        shipment = _collect_shipment(patch, entries, rows, model=name, base=base, license=license, push=push)
+        if gguf_file is not None:
+            shipment.to_gguf_model(out, loaded, base=gguf_file, kind=gguf_type)
+        else:
+            shipment.to_folder(out, loaded, shard=shard)
     say(f"{out}: the model with {number_of(len(entries), 'edit')} in its weights")
     _remark(shipment)
     _push(out, push, private=private)
@@ -200,6 +204,7 @@ def export(
         say(f"{out}: {patch.summary}")
         return
 
+    # An adapter, with a card
     from kg_edit.ship.export.merged_model import check_new
     from kg_edit.ship.export.peft_adapter import with_one_rank
 
@@ -207,15 +212,14 @@ def export(
     check_new(out)
     with_one_rank(patch)
     name = model_for(patch, model)
-    loaded = None
-    if scores or check:
-        loaded = load(name)
+    loaded = load(name) if scores or check else None
     if loaded and check:
         _check_edits(loaded, patch, entries, force=force)
-    asked = None
-    if scores:
-        asked = loaded
-    shipment = _collect_shipment(ledger, patch, entries, model=name, base=base, license=license, push=push, ask=asked)
+    if loaded and scores:
+        rows = _measure_scores(loaded, patch, entries)
+    else:
+        rows = _read_scores(ledger, entries)
+    shipment = _collect_shipment(patch, entries, rows, model=name, base=base, license=license, push=push)
     if to == "gguf":
         shipment.to_gguf(out)
     else:
@@ -251,11 +255,23 @@ def at_rank(patch: Patch, rank: int) -> Patch:
 def refuse_known_faults(ledger: Path, entries: Sequence[Entry]) -> None:
     """Refuse edits that contradict each other, or failed in the run whose patch is shipped."""
     from kg_edit.ship.export.fitness import failed_in, refuse_unfit
+
+    refuse_unfit(entries, failed=failed_in(_read_scores(ledger, entries)))
+
+
+def _read_scores(ledger: Path, entries: Sequence[Entry]) -> Sequence[ReportRow]:
+    """Return the report rows of the run of `kg-edit edit` whose patch is shipped; () if there was none."""
     from kg_edit.ship.export.shipment import measured_rows
     from kg_edit.ship.ledger.listing import patch_file
 
-    rows = measured_rows(patch_file(ledger), [entry.edit for entry in entries])
-    refuse_unfit(entries, failed=failed_in(rows))
+    return measured_rows(patch_file(ledger), [entry.edit for entry in entries])
+
+
+def _measure_scores(model: LanguageModel, patch: Patch, entries: Sequence[Entry]) -> Sequence[ReportRow]:
+    """Return the report rows of the edits, asked of the model as it is and with the patch."""
+    from kg_edit.reports.report import before_and_after
+
+    return before_and_after(model, patch, [entry.edit for entry in entries], progress=True)
 
 
 def _check_edits(model: LanguageModel, patch: Patch, entries: Sequence[Entry], *, force: bool) -> None:
@@ -291,31 +307,23 @@ def check_outside_ledgers(out: Path) -> None:
 
 
 def _collect_shipment(
-    ledger: Path,
     patch: Patch,
     entries: Sequence[Entry],
+    rows: Sequence[ReportRow],
     *,
     model: str,
     base: str | None,
     license: str | None,
     push: str | None,
-    ask: LanguageModel | None,
 ) -> Shipment:
-    """Collect what is shipped; the scores for the card are measured on the model ``ask``, or read from the run.
+    """Collect what is shipped; the card's scores are those of the report ``rows``.
 
     With ``push``, a base model that others don't have is remarked on.
     """
-    from kg_edit.reports.report import before_and_after
     from kg_edit.ship.export.card import base_model
-    from kg_edit.ship.export.shipment import Shipment, measured_rows
-    from kg_edit.ship.ledger.listing import patch_file
+    from kg_edit.ship.export.shipment import Shipment
 
     edits = [entry.edit for entry in entries]
-    rows: Sequence[ReportRow]
-    if ask:
-        rows = before_and_after(ask, patch, edits, progress=True)
-    else:
-        rows = measured_rows(patch_file(ledger), edits)
     described = base_model(model, base=base, license=license)
     if push is not None and described.hub is None:
         text = f"the base model is a folder of this machine ({described.path}), which others don't have"
