@@ -116,30 +116,45 @@ def show(
     - `kg-edit patch show ledger/`
     - `kg-edit patch show ledger/ lebron`
     """
+    if edit is None:
+        _show_events(ledger, as_json=as_json)
+    else:
+        _show_edit(ledger, edit, as_json=as_json)
+
+
+def _show_events(ledger: Path, *, as_json: bool) -> None:
+    """Print all events of a ledger, and the conflicts between its edits."""
+    from kg_edit.ship.ledger.listing import Listing
+    from kg_edit.ship.ledger.view import event_json, events_table, rebase_in_words
+
+    listing = Listing.open(ledger)
+    if as_json:
+        print_json({"events": [event_json(listing, event) for event in listing.events]})
+        return
+    conflicts = listing.conflicts()
+    if origin := rebase_in_words(ledger):
+        say(origin)
+    stdout().print(events_table(listing))
+    show_conflicts(conflicts)
+
+
+def _show_edit(ledger: Path, name: str, *, as_json: bool) -> None:
+    """Print the edits of a name or subject in full, and their conflicts."""
     from kg_edit.patches.entries import positions_of
     from kg_edit.ship.ledger.listing import Listing
-    from kg_edit.ship.ledger.view import entry_json, entry_lines, event_json, events_table, rebase_in_words
+    from kg_edit.ship.ledger.view import entry_json, entry_lines
 
     listing = Listing.open(ledger)
     conflicts = listing.conflicts()
-    if edit is None:
-        if as_json:
-            print_json({"events": [event_json(listing, event) for event in listing.events]})
-            return
-        if origin := rebase_in_words(ledger):
-            say(origin)
-        stdout().print(events_table(listing))
-        show_conflicts(conflicts)
-        return
-    chosen = positions_of([edit], listing.edits)
+    chosen = positions_of([name], listing.edits)
     if as_json:
         entries = [entry for entry in listing.edits if entry.position in chosen]
         print_json({"edits": [{**entry_json(entry), "record": dict(entry.record)} for entry in entries]})
         return
     for entry in listing.edits:
         if entry.position in chosen:
-            for name, value in entry_lines(listing, entry):
-                stdout().print(f"[bold]{plain(name)}[/bold]: {plain(value)}", soft_wrap=True)
+            for title, value in entry_lines(listing, entry):
+                stdout().print(f"[bold]{plain(title)}[/bold]: {plain(value)}", soft_wrap=True)
     show_conflicts([pair for pair in conflicts if pair.first.position in chosen or pair.second.position in chosen])
 
 

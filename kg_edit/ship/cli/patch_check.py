@@ -28,6 +28,7 @@ from kg_edit.ship.ledger.check import check as check_entries
 from kg_edit.ship.live.servers import KEY
 
 if TYPE_CHECKING:
+    from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.conflicts import Conflict
     from kg_edit.patches.entries import Entry
 
@@ -106,13 +107,12 @@ def check(
     if not entries:
         say(f"{ledger} has no edits, so there is nothing to check")
         return
+
     if client:
         checked = tuple(check_served(client, entries, kinds, chat=chat))
     elif merged:
         _compare_edits(merged, entries)
-        with without_a_copy(merged) as path:
-            loaded = replace(load(path, dtype, device), name=merged)
-        checked = check_entries(loaded, entries, chat=chat, progress=True)
+        checked = check_entries(_load_merged(merged, dtype, device), entries, chat=chat, progress=True)
     else:
         with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
             checked = check_entries(edited, entries, chat=chat, progress=True)
@@ -131,6 +131,13 @@ def check(
         _say_another_method(ledger, [edit.entry.name for edit in checked if edit.failures()], file=failed_to)
     if rivals or failed:
         raise typer.Exit(1)
+
+
+def _load_merged(merged: str, dtype: Dtype, device: Device) -> LanguageModel:
+    """Load a model that has the edits in its weights; a GGUF file leaves no dequantised copy in the cache."""
+    with without_a_copy(merged) as path:
+        loaded = load(path, dtype, device)
+    return replace(loaded, name=merged)  # instead of the temporary folder's name
 
 
 def _refuse_options_without_use(context: typer.Context, *, server: str | None, merged: str | None) -> None:

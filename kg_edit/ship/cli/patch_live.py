@@ -93,6 +93,7 @@ def push(
     running = find_server(server, key=environ.get(KEY), seconds=timeout, kind=kind)
 
     def ask() -> None:
+        """Ask the server that has the edits; after an error, what calls this takes them out again."""
         if check:
             _check_served(running, name, entries, force=force)
 
@@ -103,7 +104,7 @@ def push(
         say(f"{server}: all requests are answered with {name} ({path})")
     else:
         assert isinstance(running, VllmServer)  # noqa: S101 - the other servers have vLLM's routes
-        write = _writer(running, patch, entries, model)
+        write = _choose_writer(running, patch, entries, model)
         chosen_folder = folder or cache_folder() / "pushed"
         pushed = push_adapter(
             running, name, patch, write=write, folder=chosen_folder, seen_at=seen_at, replace=replace, ask=ask
@@ -140,8 +141,10 @@ def pull(
     say(f"{server}: {name} is taken out; its files are still in {path}")
 
 
-def _writer(server: LiveServer, patch: Patch, entries: Sequence[Entry], model: str | None) -> Callable[[Path], object]:
-    """Return what writes the patch into a new folder in the form that the server reads."""
+def _choose_writer(
+    server: LiveServer, patch: Patch, entries: Sequence[Entry], model: str | None
+) -> Callable[[Path], object]:
+    """Return the function that writes the patch into a new folder in the form that the server reads."""
     from kg_edit.ship.export.card import base_model
     from kg_edit.ship.export.peft_adapter import with_one_rank
     from kg_edit.ship.export.shipment import Shipment
