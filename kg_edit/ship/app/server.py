@@ -184,7 +184,7 @@ def _name_of(graph: SubgraphSource | None) -> str | None:
     """Return the names of a graph's files, its folder or its address; if it has none, its kind."""
     if graph is None:
         return None
-    source = getattr(graph, "source", graph)
+    source = getattr(graph, "source", graph)  # what a Wikidata cache reads from; other graphs are their own source
     name = getattr(source, "name", None)
     if name:
         return str(name)
@@ -235,7 +235,7 @@ def _answer_wrong_fields(request: Request, error: RequestValidationError) -> JSO
     kind = _REQUESTS.get(request.url.path)
     if kind and isinstance(error.body, dict):
         try:
-            checked(kind, error.body)
+            checked(kind, error.body)  # pydantic refused these fields, so this refuses them too, in our words
         except EditError as found:
             return _answer_known_error(request, found)
     message = "the request can't be read; send a JSON object with the content type application/json"

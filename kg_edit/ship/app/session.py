@@ -104,21 +104,12 @@ class EditDesk:
             edit = request.edit(self._new_name(request.subject))
             requests = make_requests(self.model, request, edit)
 
-            # All errors that can be found before anything is computed.
-            self.method.check_inputs(self.method.config, self.method.graph, [edit])
-            self.method.check([edit])
-            check_requests(self.model, requests)
-
+            self._check_before(edit, requests)
             base, active = self._read_base(request)
             before = self._ask_with(active, requests)
-            self.method.start_anew()  # the same request makes the same patch again
-            if active.is_empty:
-                patch = self.method.edit([edit])
-            else:
-                patch = self.method.edit([edit], before=active)
-            patch.check_finite()
+            patch = self._make_patch(edit, active)
             after = self._ask_with(active + patch, requests)
-            graph, why_no_subgraph = self._subgraph(edit)
+            graph, why_no_subgraph = self._find_subgraph(edit)
             why_alone = self._why_alone(edit)
             key = self._remember(edit, Try(patch=patch, base=base, graph=graph))
 
@@ -145,8 +136,8 @@ class EditDesk:
         added again, because a request may be sent twice.
         """
         with self._lock:
-            tried = self._tried(key)
-            ledger = self._ledger()
+            tried = self._find_try(key)
+            ledger = self._need_ledger()
             if not any(step.number in tried.added for step in ledger.steps):
                 # after: the steps that the model had; none for an edit of the unedited model.
                 # on: the same steps with their files. If the ledger has others by now, it refuses the patch.
@@ -158,25 +149,25 @@ class EditDesk:
     def remove(self, name: str) -> LedgerView:
         """Remove an edit from the ledger, and return the ledger's content."""
         with self._lock:
-            ledger = self._ledger()
+            ledger = self._need_ledger()
             ledger.remove([name], model=self.model, graph=self.graph)
             return view_of(ledger)
 
     def undo(self, event: int) -> LedgerView:
         """Undo the ledger's last event, and return the ledger's content."""
         with self._lock:
-            ledger = self._ledger()
+            ledger = self._need_ledger()
             ledger.undo(event)
             return view_of(ledger)
 
     def ledger_view(self) -> LedgerView:
         """Return the content of the ledger."""
         with self._lock:
-            return view_of(self._ledger())
+            return view_of(self._need_ledger())
 
     def subgraph_page(self, key: str) -> str:
         """Return the interactive drawing of a try's subgraph, as a whole HTML page."""
-        graph = self._tried(key).graph
+        graph = self._find_try(key).graph
         if graph is None:
             raise ConfigError(f"there is no subgraph of {key!r}; start kg-edit serve with --graph")
         return page(graph)
@@ -204,6 +195,22 @@ class EditDesk:
         words = re.sub(r"[^a-z0-9]+", "-", subject.casefold()).strip("-")[:40]
         return f"{words or 'edit'}-{self._count}"
 
+    def _check_before(self, edit: Edit, requests: Sequence[Requests]) -> None:
+        """Raise all errors that can be found before anything is computed."""
+        self.method.check_inputs(self.method.config, self.method.graph, [edit])
+        self.method.check([edit])
+        check_requests(self.model, requests)
+
+    def _make_patch(self, edit: Edit, active: Patch) -> Patch:
+        """Make an edit on the model with the patch ``active``."""
+        self.method.start_anew()  # the same request makes the same patch again
+        if active.is_empty:
+            patch = self.method.edit([edit])
+        else:
+            patch = self.method.edit([edit], before=active)
+        patch.check_finite()
+        return patch
+
     def _ask_with(self, patch: Patch, requests: Sequence[Requests]) -> Sequence[Evidence]:
         """Ask the model with a patch."""
         with patch.applied(self.model) as model:
@@ -226,7 +233,7 @@ class EditDesk:
             return None
         return self.method.why_alone(edit) or None
 
-    def _subgraph(self, edit: Edit) -> tuple[nx.MultiDiGraph | None, str | None]:
+    def _find_subgraph(self, edit: Edit) -> tuple[nx.MultiDiGraph | None, str | None]:
         """Return the subgraph that the method read, or else that of the graph; or None and the reason for that."""
         subgraph = subgraph_of(self.method, edit)
         if subgraph is not None:
@@ -238,7 +245,7 @@ class EditDesk:
         except (KgEditError, WikidataCacheError) as error:  # the edit does not need this graph
             return None, str(error)
 
-    def _tried(self, key: str) -> Try:
+    def _find_try(self, key: str) -> Try:
         """Return the try with a key. The error for an unknown key suggests no other one, because keys are secret."""
         try:
             return self._tries[key]
@@ -254,10 +261,11 @@ class EditDesk:
         """
         if not request.on_ledger:
             return None, WeightPatch(factors={})
-        now = self._ledger().now
+        now = self._need_ledger().now
         return now.steps, now.patch
 
-    def _ledger(self) -> Ledger:
+    def _need_ledger(self) -> Ledger:
+        """Return the ledger; without one, the request is refused."""
         if self.ledger is None:
             raise ConfigError("there is no ledger; start kg-edit serve with --ledger FOLDER")
         return self.ledger
