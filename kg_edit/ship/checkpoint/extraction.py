@@ -131,7 +131,7 @@ def split_difference(name: str, difference: Tensor, *, noise: float, rank: int |
     """Split a difference [out, in] (float64) by its singular values, of which those up to ``noise`` are rounding."""
     full_rank = min(difference.shape)
     width = min(full_rank, rank or _FIRST)  # singular values that are computed
-    left, values, right = leading_svd(difference, width)
+    left, values, right = leading_svd(difference, width)  # [out, width], [width], [in, width]
     kept = width
     if rank is None:
         # Compute more of them until the smallest one is rounding's.
@@ -162,10 +162,11 @@ def leading_svd(matrix: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(0)
     columns = min(min(matrix.shape), width + _OVERSAMPLED)
     basis = matrix @ torch.randn(matrix.shape[1], columns, generator=draw, dtype=matrix.dtype)
-    basis, _ = torch.linalg.qr(basis)
+    basis, _ = torch.linalg.qr(basis)  # [m, columns], orthonormal
     for _ in range(_ITERATIONS):
-        back, _ = torch.linalg.qr(matrix.T @ basis)
+        back, _ = torch.linalg.qr(matrix.T @ basis)  # [n, columns]
         basis, _ = torch.linalg.qr(matrix @ back)
+    # The SVD of the small matrix [columns, n]; its left vectors are coordinates in the basis.
     left, values, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
     return basis @ left[:, :width], values[:width], right[:width].T
 

@@ -103,10 +103,10 @@ def compare_spectra(names: Sequence[str], values: Tensor) -> list[Outlier]:
     logs = values.log()
     for index, name in enumerate(names):
         is_other = torch.arange(len(names)) != index
-        others = logs[is_other]
+        others = logs[is_other]  # [weights - 1, k]
         median = others.median(dim=0).values  # [k]
-        spread = _NORMAL * (others - median).abs().median(dim=0).values
-        deviations = (logs[index] - median) / spread.clamp_min(_LEAST_SPREAD)
+        spread = _NORMAL * (others - median).abs().median(dim=0).values  # [k]
+        deviations = (logs[index] - median) / spread.clamp_min(_LEAST_SPREAD)  # z_k
         place = int(deviations.argmax())
         outliers.append(
             Outlier(
