@@ -108,7 +108,7 @@ class Ledger(Listing):
         source = None
         if isinstance(patch, str | Path):
             source = patch_file(Path(patch))
-        new = _Candidate(_check(as_patch(patch), source), source, tuple(after))
+        new = _Candidate(_check_addable(as_patch(patch), source), source, tuple(after))
         if model is not None:
             model = as_model(model)
         with self._store.locked():
@@ -128,7 +128,7 @@ class Ledger(Listing):
         Raises:
             KgEditError: as `add`; without ``force`` also a PatchError if a file is given twice.
         """
-        patches = [_check(Patch.load(addition.path), addition.path) for addition in additions]
+        patches = [_check_addable(Patch.load(addition.path), addition.path) for addition in additions]
         if not force:
             _refuse_repeated([addition.path for addition in additions])
         with self._store.locked():  # makes the folder, so what can be refused without it is refused before
@@ -158,7 +158,7 @@ class Ledger(Listing):
             else:
                 patch = method.edit(new_edits, before=before)
                 after = tuple(patches)
-            new = _Candidate(_check(patch, None), None, after)
+            new = _Candidate(_check_addable(patch, None), None, after)
             (number,) = self._add([new], force=force, model=method.model)
         return number
 
@@ -227,7 +227,7 @@ class Ledger(Listing):
         earlier = list(self.patches.values())
         seen = SeenEdits(earlier)
         for patch, source, _ in new:
-            with _naming(source):
+            with _note_source(source):
                 sum_patches([*earlier, patch])  # refuses a patch of another model
                 if model is not None:
                     patch.check_model(model)
@@ -277,20 +277,20 @@ def _show_name(source: Path | None) -> str | None:
     return source.name
 
 
-def _check(patch: Patch, source: Path | None) -> Patch:
+def _check_addable(patch: Patch, source: Path | None) -> Patch:
     """Return a patch that can be in a ledger: of a language model, with records of its edits and finite values."""
     if source:
         folder = source.resolve().parent
         if folder.name == PATCHES:
             refuse_drift(folder.parent)
-    with _naming(source):
+    with _note_source(source):
         check_records(patch)
         patch.check_finite()
     return patch
 
 
 @contextmanager
-def _naming(source: Path | None) -> Iterator[None]:
+def _note_source(source: Path | None) -> Iterator[None]:
     """Add a note with the file's name to an error of the ``with`` block."""
     try:
         yield

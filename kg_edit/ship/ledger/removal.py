@@ -220,6 +220,9 @@ def compute_remaining(
     A step that was computed after a changed step is computed again completely. In other steps, single edits are removed
     if the patch or its method supports it; else the patch's edits are computed again from its records.
 
+    An example: step 2 was computed after step 1, and step 3 on the unedited model. If an edit of step 1 is removed,
+    step 1 loses it, step 2 is computed again, and step 3 stays as it is.
+
     Args:
         steps: the active steps, in order.
         patches: the patch of each step.
@@ -301,34 +304,37 @@ def recompute_patch(
         context: the model and the graph.
     """
     # The edits before the first removed one may stay as they are; those after it are made again on top of them.
-    result: Patch | None = None
+    kept = None
     if not has_other_base:
-        result = _keep_part_before(patch, removed)
+        kept = _keep_part_before(patch, removed)
     records = patch.edits
-    if result is not None:
-        records = records[len(result.edits) :]
+    if kept is not None:
+        records = records[len(kept.edits) :]
     remaining = sum(_read_id(record) not in removed for record in records)
-    if result is not None and not remaining:
-        return result
+    if kept is not None and not remaining:
+        return kept
     method = context.make_method(patch)
     log.info("recomputing %s of %s", number_of(remaining, "edit"), method.name)
-    for batch in batches(records, joint=method.joint):
+    result: Patch | None = kept  # the edits so far; None: none yet
+    for batch in batches(records, joint=method.joint):  # as they were made, so with the removed edits
         rest = [record for record in batch if _read_id(record) not in removed]
         if not rest:
             continue
-        base = before
-        if result is not None:
-            base = before + result
-        update = method.edit([edit_of(record) for record in rest], before=base, progress=True)
-        check_same_method(patch, update)
-        check_same_graph(rest, update.edits)
         if result is None:
-            result = update
+            result = _make_again(method, rest, before=before, old=patch)
         else:
-            result = result + update
+            result = result + _make_again(method, rest, before=before + result, old=patch)
     if result is None:
         return method.empty_patch()
     return result
+
+
+def _make_again(method: EditingMethod, records: Sequence[Record], *, before: Patch, old: Patch) -> Patch:
+    """Make edits of the patch ``old`` again from their records; refuse another method or graph than that of ``old``."""
+    update = method.edit([edit_of(record) for record in records], before=before, progress=True)
+    check_same_method(old, update)
+    check_same_graph(records, update.edits)
+    return update
 
 
 def _keep_part_before(patch: Patch, removed: AbstractSet[str]) -> WeightPatch | None:
