@@ -87,22 +87,41 @@ def facts_in(language: str) -> list[Fact]:
     places: dict[str, list[int]] = {}
     for place, (relation, _, _) in enumerate(rows):
         places.setdefault(relation, []).append(place)
-    english = named_facts("en")
+    english_objects = [end for _, _, end in named_facts("en")]  # by the place of the fact
     facts = []
     for place in _take_turns(places.values()):
         relation, subject, old = rows[place]
-        group = places[relation]
-        start = group.index(place)
-        following = [*group[start + 1 :], *group[:start]]
-        objects = {english[other][2] for other in following}
-        new_place = next(other for other in following if english[other][2] != english[place][2])
-        new = english[new_place][2]
-        others = [other for other in following if english[other][2] not in (new, english[place][2])]
-        if len(objects) < 2 or len(others) < NEIGHBOURS:
+        new_place, other_places = _choose_others(place, places[relation], english_objects)
+        if new_place is None or len(other_places) < NEIGHBOURS:
             raise SystemExit(f"{relation} has too few facts")
-        named = tuple((rows[other][1], rows[other][2]) for other in others[:NEIGHBOURS])
-        facts.append(Fact(relation, subject, old, rows[new_place][2], named))
+        _, _, new = rows[new_place]
+        others = []
+        for other_place in other_places[:NEIGHBOURS]:
+            _, thing, end = rows[other_place]
+            others.append((thing, end))
+        facts.append(Fact(relation, subject, old, new, tuple(others)))
     return facts
+
+
+def _choose_others(place: int, group: Sequence[int], objects: Sequence[str]) -> tuple[int | None, list[int]]:
+    """Return the place of the next fact of a group with another object, and the places of those with a third object.
+
+    Args:
+        place: that of the fact to edit.
+        group: the places of all facts of its relation, in the order of the file.
+        objects: the object of the fact at each place.
+
+    Returns:
+        None and [] if all facts of the group have one object. The others are in the order after ``place``, in which
+        the first fact of the group follows the last one.
+    """
+    start = group.index(place)
+    following = [*group[start + 1 :], *group[:start]]
+    different = [other for other in following if objects[other] != objects[place]]
+    if not different:
+        return None, []
+    new_place = different[0]
+    return new_place, [other for other in different if objects[other] != objects[new_place]]
 
 
 def _take_turns(groups: Iterable[Sequence[int]]) -> list[int]:

@@ -246,6 +246,7 @@ _Z = 1.96  # of a two-sided test at 5 %
 _POWER = 2.8  # the same with 80 % power: 1.96 + 0.84
 _MARGIN = 0.05  # a claim of "the same" or of a level holds within it
 CLAIM_COLUMNS = ("claim", "theirs", "ours", "difference [95 %]", "measured", "verdict")
+_MEASURED = CLAIM_COLUMNS.index("measured")
 CLAIMS_INTRODUCTION = """# The claims of the papers
 
 Each row of the tables is a claim, in percent: what the paper found, what we found, and a verdict. The rows are made
@@ -330,26 +331,43 @@ def claim_cells(results: Results, claim: dict[str, Any]) -> list[str]:
         measured += f", {first.model}"
     if "verdict" in claim:
         return [*head, f"`{first.row}`: {shown_text(first)}", "", measured, claim["verdict"]]
-    ours = f"`{first.row}` {100 * float(first.mean):.0f}"
-    error = error_of(first)
-    if "level" in claim:
-        difference = float(first.mean) - claim["level"]
-    else:
-        row = claim.get("against", first.row)
-        metric = claim.get("against_metric", first.metric)
-        other = results.number(claim.get("against_table", first.table), row, metric)
-        difference = float(first.mean) - float(other.mean)
-        error = hypot(error, error_of(other))
-        other_name = metric
-        if "against" in claim:
-            other_name = row
-        ours += f", `{other_name}` {100 * float(other.mean):.0f}"
-    low = f"{100 * (difference - _Z * error):+.0f}"
-    mean = f"{100 * difference:+.0f}"
-    high = f"{100 * (difference + _Z * error):+.0f}"
+    found = _compare(results, claim, first)
+    low = f"{100 * (found.difference - _Z * found.error):+.0f}"
+    mean = f"{100 * found.difference:+.0f}"
+    high = f"{100 * (found.difference + _Z * found.error):+.0f}"
     effect = claim.get("effect", 0) / 100
-    verdict = verdict_of(difference, error, claim["expect"], effect, claim.get("differs", ""))
-    return [*head, ours, f"{mean} [{low}, {high}]", measured, verdict]
+    verdict = verdict_of(found.difference, found.error, claim["expect"], effect, claim.get("differs", ""))
+    return [*head, found.ours, f"{mean} [{low}, {high}]", measured, verdict]
+
+
+class _Comparison(NamedTuple):
+    """The numbers of a claim in words, their difference as a share, and its standard error."""
+
+    ours: str
+    difference: float
+    error: float
+
+
+def _compare(results: Results, claim: Mapping[str, Any], first: Number) -> _Comparison:
+    """Compare a claim's first number with the level that the claim gives, or with another number."""
+    ours = f"`{first.row}` {100 * float(first.mean):.0f}"
+    if "level" in claim:
+        return _Comparison(ours, float(first.mean) - claim["level"], error_of(first))
+    # What the claim does not give of the other number is that of the first one.
+    row = claim.get("against", first.row)
+    metric = claim.get("against_metric", first.metric)
+    other = results.number(claim.get("against_table", first.table), row, metric)
+    other_name = metric
+    if "against" in claim:
+        other_name = row
+    ours += f", `{other_name}` {100 * float(other.mean):.0f}"
+    difference = float(first.mean) - float(other.mean)
+    return _Comparison(ours, difference, hypot(error_of(first), error_of(other)))
+
+
+def _name_verdict(text: str) -> str:
+    """Return a verdict without its details: "not seen" for "not seen, needs 13, theirs 2.5"."""
+    return re.split("[,:(]", text)[0].strip()
 
 
 def claims_page(results: Results) -> str:
@@ -366,11 +384,11 @@ def claims_page(results: Results) -> str:
                 not_run.append(_escape(f"- Not run: {claim['claim']}. Cost: {claim['cost']}."))
                 continue
             row = claim_cells(results, claim)
-            verdicts[re.split("[,:(]", row[-1])[0].strip()] += 1
-            if row[4] == measured:
-                row[4] = ""  # an empty cell is as above
+            verdicts[_name_verdict(row[-1])] += 1
+            if row[_MEASURED] == measured:
+                row[_MEASURED] = ""  # an empty cell is as above
             else:
-                measured = row[4]
+                measured = row[_MEASURED]
             rows.append(row)
         sections = [f"## {paper['name']}", paper["about"]]
         if rows:
