@@ -135,23 +135,29 @@ def of_shape(common: Row, device: torch.device, methods: Sequence[str], clock: C
         return {"note": note, "GB": round(built[0].weights / 1e9, 2)}
 
     yield from guarded("model", build, common, clock)
-    for shaped in built:
-        for edits in (1, shaped.batch):
-            yield from guarded("descent", partial(shaped.descent, edits), common, clock)
-        yield from guarded("plain descent", shaped.plain, common, clock)
-        for method in methods:
-            if method == PROFILE:
-                yield from guarded(f"{PROFILE}: a descent", partial(shaped.profiled_descent, 1), common, clock)
-                batch_descent = partial(shaped.profiled_descent, shaped.batch)
-                yield from guarded(f"{PROFILE}: a descent of {shaped.batch}", batch_descent, common, clock)
-                for edited, edits in PROFILED.items():
-                    work = partial(shaped.profiled_edit, edited, edits)
-                    yield from guarded(f"{PROFILE}: {edited}, {edits}", work, common, clock)
-            else:
-                yield from guarded(method, partial(shaped.whole, method), common, clock)
-        yield from guarded("covariance", shaped.covariance, common, clock)
-        if name == REAL:
-            yield from guarded("records", shaped.records, common, clock)
+    if not built:  # the row says why there is no model
+        return
+    (shaped,) = built
+    for section, work in list_work(shaped, methods):
+        yield from guarded(section, work, common, clock)
+
+
+def list_work(shaped: Shaped, methods: Sequence[str]) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """Yield the sections of a model that is built: each with its name and the work that makes its row."""
+    for edits in (1, shaped.batch):
+        yield "descent", partial(shaped.descent, edits)
+    yield "plain descent", shaped.plain
+    for method in methods:
+        if method == PROFILE:
+            yield f"{PROFILE}: a descent", partial(shaped.profiled_descent, 1)
+            yield f"{PROFILE}: a descent of {shaped.batch}", partial(shaped.profiled_descent, shaped.batch)
+            for edited, edits in PROFILED.items():
+                yield f"{PROFILE}: {edited}, {edits}", partial(shaped.profiled_edit, edited, edits)
+        else:
+            yield method, partial(shaped.whole, method)
+    yield "covariance", shaped.covariance
+    if shaped.name == REAL:
+        yield "records", shaped.records
 
 
 def guarded(section: str, work: Callable[[], Row], common: Row, clock: Clock) -> Iterator[Row]:
@@ -181,8 +187,11 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device) -> tuple[L
     """
     if name == REAL:
         return LanguageModel.load(name, device=str(device), dtype=str(dtype).removeprefix("torch.")), ""
-    of_presets = {read_presets(preset).name: read_presets(preset).config for preset in list_published_models()}
-    config = AutoConfig.for_model(**(TINY if name == "tiny" else of_presets[name]), bos_token_id=0, eos_token_id=0)
+    fields = TINY
+    if name != "tiny":
+        of_presets = {read_presets(preset).name: read_presets(preset).config for preset in list_published_models()}
+        fields = of_presets[name]
+    config = AutoConfig.for_model(**fields, bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -246,10 +255,13 @@ class Shaped:
         measured = self._costs(lambda: self._descend(requests, STEPS), edits)
         step = (measured["seconds"] - short) / (STEPS - 2)
         # Twice the weights above the edit at the speed of a copy, or their products, forward and backward.
-        above = [part for block in model.blocks[layer:] for part in block.parameters() if part.dim() == 2]
+        numbers = 0
+        for block in model.blocks[layer:]:
+            numbers += sum(part.numel() for part in block.parameters() if part.dim() == 2)
         head = model.model.get_output_embeddings().weight
-        rows = [row for request in requests for row in (*request.rewrites, request.essence) if row]
-        numbers = sum(part.numel() for part in above)
+        rows = []
+        for request in requests:
+            rows += [row for row in (*request.rewrites, request.essence) if row]
         tokens = sum(len(tail(row)) for row in rows)
         reads = sum(max(1, len(row.target_ids)) for row in rows)
         # A copy reads and writes, so its bytes are counted twice in the bandwidth: reading alone has all of it.
@@ -345,15 +357,20 @@ class Shaped:
         """A method that has made its first edit, and the edits to measure."""
         chosen = find_method(method)
         config = self._settings(method)
-        most = 3 if self.name == "tiny" else None
-        edits = (made_up_edits(BATCHES[method]) if method in BATCHES else list(read_edits(DEMO).edits))[:most]
-        arguments: Row = {"contexts": self._contexts[:6]} if issubclass(chosen, ValueMethod) else {}
-        if issubclass(chosen, RankOneMethod):
-            arguments["covariance"] = self._covariance(config.written_layers(len(self.model.blocks))[0])
-        elif issubclass(chosen, ValueMethod):
-            arguments["covariances"] = {
-                layer: self._covariance(layer) for layer in config.written_layers(len(self.model.blocks))
-            }
+        if method in BATCHES:
+            edits = made_up_edits(BATCHES[method])
+        else:
+            edits = list(read_edits(DEMO).edits)
+        if self.name == "tiny":
+            edits = edits[:3]
+        arguments: Row = {}
+        if issubclass(chosen, ValueMethod):
+            arguments["contexts"] = self._contexts[:6]
+            layers = config.written_layers(len(self.model.blocks))
+            if issubclass(chosen, RankOneMethod):
+                arguments["covariance"] = self._covariance(layers[0])
+            else:
+                arguments["covariances"] = {layer: self._covariance(layer) for layer in layers}
         if chosen.needs_graph:
             arguments["graph"] = open_named("extract")
         editor = chosen(self.model, config, **arguments)
@@ -384,11 +401,16 @@ class Shaped:
     def _settings(self, method: str) -> Any:
         """Default settings in the layers of the shape's preset; for the tiny model few steps."""
         config = find_method(method).config_class
-        published = {} if self.name == "tiny" else read_presets(self.name).methods
-        settings = TINY_SETTINGS if self.name == "tiny" else published[method].settings if method in published else {}
-        names = TINY_SETTINGS if self.name == "tiny" else ("layer", "layers")
-        layers = {name: settings[name] for name in names if name in settings and name in config.model_fields}
-        return config.preset("default", layers, method=method)
+        settings: dict[str, Any] = {}
+        if self.name == "tiny":
+            settings = TINY_SETTINGS
+        else:
+            published = read_presets(self.name).methods
+            if method in published:
+                layers = ("layer", "layers")
+                settings = {name: value for name, value in published[method].settings.items() if name in layers}
+        known = {name: value for name, value in settings.items() if name in config.model_fields}
+        return config.preset("default", known, method=method)
 
     def _covariance(self, layer: int) -> Covariance:
         """A made-up C of random keys: the same for all layers of one size, each with its own factor."""
