@@ -113,7 +113,7 @@ class EditDesk:
             why_alone = self._why_alone(edit)
             key = self._remember(edit, Try(patch=patch, base=base, graph=graph))
 
-        (text,) = after[0].texts.values()
+        (text,) = after[0].texts.values()  # what the edited model writes after the edit's own prompt
         return TryAnswer(
             id=key,
             fact=f"{edit.text} {edit.target_new}",

@@ -201,7 +201,7 @@ def _load_and_ask(
 
 
 def _describe_rank(patch: WeightPatch, rank: int, *, limit: int) -> str:
-    """Return that a server takes no such rank, and how much of the change its largest rank, the limit, would keep."""
+    """Return the message that a server takes no such rank, with the share of the change that its limit would keep."""
     _, shares = patch.reduced(limit)
     kept = min(shares.values())
     wanted = _SMALLEST_LIMIT
@@ -282,8 +282,8 @@ def _compare_edits(path: str, patch: Patch) -> None:
     except (OSError, ValueError, LookupError, TypeError):
         log.warning("%s can't be read here, so the edits of the adapter are not compared", origin)
         return
-    asked = json.loads(json.dumps([record["edit"] for record in patch.edits]))
-    if [record.get("edit") for record in exported] != asked:
+    expected = json.loads(json.dumps([record["edit"] for record in patch.edits]))  # with lists for tuples, as in a file
+    if [record.get("edit") for record in exported] != expected:
         raise PatchError(
             f"{path} was exported with other edits: export the ledger again, and start llama-server with the new file"
         )
