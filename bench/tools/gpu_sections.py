@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -187,7 +187,7 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device) -> tuple[L
     """
     if name == REAL:
         return LanguageModel.load(name, device=str(device), dtype=str(dtype).removeprefix("torch.")), ""
-    fields = TINY
+    fields: Mapping[str, Any] = TINY
     if name != "tiny":
         of_presets = {read_presets(preset).name: read_presets(preset).config for preset in list_published_models()}
         fields = of_presets[name]
