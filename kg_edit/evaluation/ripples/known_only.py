@@ -5,11 +5,12 @@ here, with the hops that each data set gives:
 
 - RippleEdits: a test's condition queries.
 - MQuAKE, AKEW: the single hops of the new chain, except those that an edit makes.
-- CounterFactPlus: the recalled relation, in the three forms in which the builder of Ripples asks; two must be right.
+- CounterFactPlus: the recalled relation, by the three templates of the builder of Ripples; two must be right.
 - Ripples: its known questions are built this way; the unknown ones are left out.
 
-A hop is known if the model's greedy answer has its object (names are compared as everywhere). A record without
-any such question left is dropped, and so is every record of a data set without them.
+A hop is known if the model's greedy answer has its object (names are compared as everywhere). A question that comes
+without such hops stays, because there is nothing that the model must know. A record without any question left is
+dropped, and so is every record of a data set without portability questions or probes of several hops.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ _SHOWN = (
     ("The Night Watch", "painted by", "Rembrandt"),
     ("Denmark", "currency", "Danish krone"),
 )
-_FOLLOWS = ("multihop", "ripple", "ripples-known", "ripples-unknown")  # families of questions with hops
+_WITH_HOPS = ("multihop", "ripple", "ripples-known", "ripples-unknown")  # families of probes whose questions have hops
 
-
-Asked = tuple[Question | Probe, list[tuple[Query, ...]]]  # a question, and its hops, each in several forms
+Wordings = tuple[Query, ...]  # the queries that ask for one hop: one query, or one for each template
+Asked = tuple[Question | Probe, list[Wordings]]  # a question, and the hops that the model must know
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def known_only(
         folder: stores the model's answers.
         most: stop when at least so many records are left; None: ask about all.
     """
-    forms = _make_forms()
+    templates = _make_templates()
     remaining = list[BenchmarkRecord]()
     count = 0
     total = 0
@@ -75,11 +76,11 @@ def known_only(
         if most is not None:
             size = max(_FEWEST, 2 * (most - len(remaining)))
         batch = records[start : start + size]
-        right = _ask_hops(model, batch, forms, folder=folder)
+        is_right = _ask_hops(model, batch, templates, folder=folder)
         for record in batch:
-            questions = _list_questions(record, forms)
-            reduced = _drop_unknown(record, questions, right)
-            left = len(_list_questions(reduced, forms))
+            questions = _list_questions(record, templates)
+            reduced = _drop_unknown(record, questions, is_right)
+            left = len(_list_questions(reduced, templates))
             total += len(questions)
             count += left
             if left:
@@ -89,72 +90,79 @@ def known_only(
 
 
 def _ask_hops(
-    model: LanguageModel, records: Iterable[BenchmarkRecord], forms: Sequence[str], *, folder: Path
+    model: LanguageModel, records: Iterable[BenchmarkRecord], templates: Sequence[str], *, folder: Path
 ) -> dict[Query, bool]:
     """Ask all hops of the records' questions, and return whether each is answered correctly."""
     queries = list[Query]()
     for record in records:
-        for _, hops in _list_questions(record, forms):
-            for hop in hops:
-                queries += hop
+        for _, hops in _list_questions(record, templates):
+            for wordings in hops:
+                queries += wordings
 
     def generate(prompts: Sequence[str]) -> tuple[str, ...]:
         return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
 
     prompts = [generated_from(query) for query in queries]
-    form = f"{_TOKENS} tokens"
-    texts = stored_replies(model, prompts, generate, folder=folder, form=form, about="known hops")
-    right: dict[Query, bool] = {}
+    store_name = f"{_TOKENS} tokens"  # answers of another length have a file of their own
+    texts = stored_replies(model, prompts, generate, folder=folder, form=store_name, about="known hops")
+    is_right: dict[Query, bool] = {}
     for query in queries:
         text = texts[generated_from(query)]
         is_given = [_mentions_any(text, names) for names in query.answers]
         if query.every:
-            right[query] = all(is_given)
+            is_right[query] = all(is_given)
         else:
-            right[query] = any(is_given)
-    return right
+            is_right[query] = any(is_given)
+    return is_right
 
 
 def _mentions_any(text: str, names: Iterable[str]) -> bool:
     return any(mentions(text, name) for name in names)
 
 
-def _drop_unknown(record: BenchmarkRecord, questions: Sequence[Asked], right: Mapping[Query, bool]) -> BenchmarkRecord:
-    """Return the record with only the questions whose every hop the model knows: most of its forms are ``right``."""
-    known = set[int]()  # questions by identity, because two may be equal
+def _drop_unknown(
+    record: BenchmarkRecord, questions: Sequence[Asked], is_right: Mapping[Query, bool]
+) -> BenchmarkRecord:
+    """Return the record with only the questions that stay, and with its probes that ask no question of several hops.
+
+    Args:
+        record: the record.
+        questions: its questions with their hops (`_list_questions`).
+        is_right: whether the model answers a query about a hop correctly.
+    """
+    staying = set[int]()  # questions by identity, because two may be equal
     for question, hops in questions:
-        knows_all = all(_is_mostly_right(hop, right) for hop in hops)
+        # Without hops this is true: there is nothing that the model must know.
+        knows_all = all(_is_mostly_right(wordings, is_right) for wordings in hops)
         is_unknown = isinstance(question, Probe) and question.family == "ripples-unknown"
         if knows_all and not is_unknown:
-            known.add(id(question))
+            staying.add(id(question))
     edits = []
     for edit in record.edits:
-        kept = tuple(question for question in edit.portability if id(question) in known)
-        edits.append(edit.model_copy(update={"portability": kept}))
-    probes = tuple(probe for probe in record.probes if probe.family not in _FOLLOWS or id(probe) in known)
+        portability = tuple(question for question in edit.portability if id(question) in staying)
+        edits.append(edit.model_copy(update={"portability": portability}))
+    probes = tuple(probe for probe in record.probes if probe.family not in _WITH_HOPS or id(probe) in staying)
     return record.model_copy(update={"edits": tuple(edits), "probes": probes})
 
 
-def _is_mostly_right(hop: Sequence[Query], right: Mapping[Query, bool]) -> bool:
-    """Return whether more than half of a hop's forms are answered correctly."""
-    return 2 * sum(right[query] for query in hop) > len(hop)
+def _is_mostly_right(wordings: Wordings, is_right: Mapping[Query, bool]) -> bool:
+    """Return whether more than half of the queries about one hop are answered correctly."""
+    return 2 * sum(is_right[query] for query in wordings) > len(wordings)
 
 
-def _list_questions(record: BenchmarkRecord, forms: Sequence[str]) -> list[Asked]:
-    """Return the portability questions, each with the hops that the model must know, in one form or several."""
+def _list_questions(record: BenchmarkRecord, templates: Sequence[str]) -> list[Asked]:
+    """Return the portability questions and the probes with hops, each with the hops that the model must know."""
     questions = list[Asked]()
     for edit in record.edits:
         for question in edit.portability:
-            hop = _recalled_hop(question, forms)
-            hops = []
-            if hop:
-                hops.append(hop)
+            hops = list[Wordings]()
+            recalled = _parse_recalled_relation(question)
+            if recalled:
+                hops.append(_ask_fact(*recalled, templates))
             questions.append((question, hops))
-    # MQuAKE, AKEW: hops whose answer is the new target of an edit, which its probe states, are made by the edits.
-    new = {query.answers[0][0] for query in record.queries("edit")}
-    old_hops = [query for query in record.queries("hops") if new.isdisjoint(query.answers[0])]
+    old_hops = _list_old_hops(record)
     for probe in record.probes:
-        if probe.family in _FOLLOWS:
+        if probe.family in _WITH_HOPS:
             needed = list(probe.conditions)
             if probe.family == "multihop":
                 needed += old_hops
@@ -162,26 +170,40 @@ def _list_questions(record: BenchmarkRecord, forms: Sequence[str]) -> list[Asked
     return questions
 
 
-def _recalled_hop(question: Question, forms: Sequence[str]) -> tuple[Query, ...]:
-    """Return the hop of a question of CounterFactPlus, in each form; () for a question without a recalled relation.
+def _list_old_hops(record: BenchmarkRecord) -> list[Query]:
+    """Return the hops of the new chain (MQuAKE, AKEW) that no edit makes: none of their names is a new target."""
+    new_targets = set[str]()
+    for query in record.queries("edit"):
+        names = query.answers[0]  # of the only right answer: its name, then its aliases
+        new_targets.add(names[0])
+    return [hop for hop in record.queries("hops") if new_targets.isdisjoint(hop.answers[0])]
 
-    "(Rome, capital of, Italy)" is asked as "Rome | capital of |" after examples, for instance.
+
+def _parse_recalled_relation(question: Question) -> tuple[str, str, str] | None:
+    """Return thing, relation and target of a question of CounterFactPlus; None if it has no recalled relation.
+
+    "(Rome, capital of, Italy)" is ("Rome", "capital of", "Italy"), for instance.
     """
     inner = (question.recalled_relation or "").strip().removeprefix("(").removesuffix(")")
     parts = [part.strip() for part in inner.split(",", 2)]
     if len(parts) < 3 or not parts[2]:
-        return ()
+        return None
     thing, relation, target = parts
-    prompts = [form.replace("{thing}", thing).replace("{noun}", relation) for form in forms]
+    return thing, relation, target
+
+
+def _ask_fact(thing: str, relation: str, target: str, templates: Sequence[str]) -> Wordings:
+    """Return a query about a fact for each template: "Rome | capital of |" after examples, for instance."""
+    prompts = [template.replace("{thing}", thing).replace("{noun}", relation) for template in templates]
     return tuple(Query(prompt=prompt, answers=((target,),), form="sentence") for prompt in prompts)
 
 
-def _make_forms() -> tuple[str, ...]:
-    """Return the forms of a fact, each after the examples: with {thing} and {noun} for what is asked."""
-    forms = []
-    for form in RippleWords.load().knowledge:
+def _make_templates() -> tuple[str, ...]:
+    """Return the templates of a fact, with {thing} and {noun} for what is asked, each after the examples."""
+    templates = []
+    for template in RippleWords.load().knowledge:
         lines = []
         for thing, relation, target in _SHOWN:
-            lines.append(form.replace("{thing}", thing).replace("{noun}", relation) + f" {target}")
-        forms.append("\n".join([*lines, form]))
-    return tuple(forms)
+            lines.append(template.replace("{thing}", thing).replace("{noun}", relation) + f" {target}")
+        templates.append("\n".join([*lines, template]))
+    return tuple(templates)
