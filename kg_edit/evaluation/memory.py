@@ -78,7 +78,9 @@ def in_halves(call: Callable[[Sequence[Item]], Sequence[Result]], items: Sequenc
     try:
         return list(call(items))
     except (RuntimeError, MemoryError) as error:
-        failure = memory_failure(error)  # made here, because the error keeps the tensors of the failed call alive
+        if not is_memory_error(error):
+            raise
+        failure = make_memory_error(error)  # made here, because the error keeps the failed call's tensors alive
     release()
     if len(items) == 1:
         raise failure
@@ -86,10 +88,8 @@ def in_halves(call: Callable[[Sequence[Item]], Sequence[Result]], items: Sequenc
     return [*in_halves(call, items[:middle]), *in_halves(call, items[middle:])]
 
 
-def memory_failure(error: Exception) -> ModelError:
-    """Return the ModelError of an out-of-memory error; raise any other ``error``."""
-    if not is_memory_error(error):
-        raise error
+def make_memory_error(error: Exception) -> ModelError:
+    """Return the ModelError that says in words what an out-of-memory ``error`` means."""
     first = (str(error).splitlines() or ["MemoryError"])[0]
     return ModelError(
         f"out of memory even for a batch of one: {first}; use a smaller model, or a machine with more memory"

@@ -19,10 +19,11 @@ from kg_common.progress import Bar
 from kg_common.terminal import number_of
 from kg_edit.callbacks import StepNotes, send_losses
 from kg_edit.edits.edit import Edit
+from kg_edit.errors import is_memory_error
 from kg_edit.evaluation.case import Case, make_ceiling_cases
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import DocumentScores
-from kg_edit.evaluation.memory import in_halves, memory_failure, release
+from kg_edit.evaluation.memory import in_halves, make_memory_error, release
 from kg_edit.evaluation.records import (
     BASE,
     EDIT,
@@ -417,7 +418,7 @@ class SequenceRun:
             saved = state.files.load(number)
             if saved:
                 return saved
-        step = outcome or edit_step(self.method, [item.record for item in batch], start=state.patch)
+        step = outcome or edit_step(self.method, [item.record for item in batch], before=state.patch)
         if len(state.sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch
             state.files.save(number, step.patch)
         lines.add(_make_edit_entry(item, step) for item in new)
@@ -512,7 +513,9 @@ class SequenceRun:
         except FAILURES as error:
             problem = error
         except (RuntimeError, MemoryError) as error:
-            problem = memory_failure(error)  # raises any other error
+            if not is_memory_error(error):
+                raise
+            problem = make_memory_error(error)
             release()
         if problem and edits == 0:  # no edit has broken the unedited model: the text or the tasks can't be used
             raise problem

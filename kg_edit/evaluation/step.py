@@ -1,7 +1,8 @@
 """One step of a sequence: compute the patch of one record or a batch, on the model with the earlier steps' edits.
 
 A record that can't be edited fails alone and does not affect its batch. If memory runs out, the batch is halved.
-`Method` is the interface that a method needs to be evaluated.
+`Method` is the interface that a method needs to be evaluated. `edit_step` computes the one patch of a step;
+`edit_each_alone` computes a patch for each of several records that are edited alone.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from pydantic import BaseModel
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord
-from kg_edit.errors import FAILURES as GRAPH_FAILURES
-from kg_edit.errors import RefusedEditsError
-from kg_edit.evaluation.memory import in_halves, measure_cost, memory_failure, release
+from kg_edit.errors import FAILURES as EDIT_FAILURES
+from kg_edit.errors import RefusedEditsError, is_memory_error
+from kg_edit.evaluation.memory import in_halves, make_memory_error, measure_cost, release
 from kg_edit.patches.base import Patch
 
 log = logging.getLogger(__name__)
 
-# The errors that count as a failed record; also numerical errors, which a method may not catch.
-FAILURES = (*GRAPH_FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+# The errors that count as a failed record: those of an edit, and numerical errors, which a method may not catch.
+FAILURES = (*EDIT_FAILURES, ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
 class Method(Protocol):
@@ -69,41 +70,48 @@ class StepOutcome:
     halved_to: int | None = None  # largest number of records edited by one call, if memory forced smaller batches
 
 
-def edit_step(method: Method, records: Sequence[BenchmarkRecord], *, start: Patch | None) -> StepOutcome:
-    """Compute the patch of ``records`` by one call of ``method``, on the model with the patch ``start`` applied.
+def edit_step(method: Method, records: Sequence[BenchmarkRecord], *, before: Patch | None) -> StepOutcome:
+    """Compute the patch of ``records`` by one call of ``method``, on the model with the patch ``before`` applied.
 
-    If the call fails, the records that it names (`RefusedEditsError`) are left out. If it names none, halves of the
-    batch are tried, to find each record that fails alone. The others are then computed by one call without these. If no
-    record fails alone, for example because two edits contradict each other, or if memory runs out, the batch is split
-    into halves that are computed one after the other.
+    If the call fails, the records that its error names (`RefusedEditsError`) are left out. If it names none, halves of
+    the batch are tried, to find each record that fails alone (`_find_failing`). The others are then computed by one
+    call without these.
+
+    A batch is computed in two halves, the second one on the model with the first, for either of two reasons. If memory
+    runs out, `_call_method` calls the method for each half, and the step remains one. If the call fails although no
+    record fails alone, for example because two edits contradict each other, each half becomes a step of its own
+    (`_edit_halves`), whose records may fail.
 
     Args:
         method: computes the patch.
         records: the records of the step, each with one or more edits.
-        start: the patch of the earlier steps; None if there are none.
+        before: the patch of the earlier steps; None if there are none.
 
     Returns:
         The patch of all records without an error (None if there are none), the errors, and the cost.
     """
     try:
         with measure_cost() as cost:
-            patch, batch = _compute_patch(method, records, start)
+            patch, largest_call = _call_method(method, records, before)
     except FAILURES as error:
         errors = _read_refusals(records, error)
         if not errors:
-            errors = _find_failing(method, records, start, error)
+            errors = _find_failing(method, records, before, error)
         if not errors:
             log.warning("a batch of %d records can't be made at once, so its halves are: %s", len(records), error)
-            return _edit_halves(method, records, start)
+            return _edit_halves(method, records, before)
         remaining = [record for record in records if record.id not in errors]
         if not remaining:
             return StepOutcome(errors=errors)
-        if isinstance(error, RefusedEditsError):
-            method = error.method or method  # knows the values of the others
-        outcome = edit_step(method, remaining, start=start)
+        method_for_rest = method
+        if isinstance(error, RefusedEditsError) and error.method:
+            method_for_rest = error.method  # it knows the values that were already found for the remaining edits
+        outcome = edit_step(method_for_rest, remaining, before=before)
         return replace(outcome, errors={**errors, **outcome.errors})
-    halved = batch if batch < len(records) else None
-    return StepOutcome(patch=patch, seconds=cost.seconds / len(records), memory=cost.memory, halved_to=halved)
+    halved_to = None
+    if largest_call < len(records):
+        halved_to = largest_call
+    return StepOutcome(patch=patch, seconds=cost.seconds / len(records), memory=cost.memory, halved_to=halved_to)
 
 
 def _read_refusals(records: Sequence[BenchmarkRecord], error: Exception) -> dict[str, str]:
@@ -160,49 +168,54 @@ def describe_failure(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _compute_patch(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> tuple[Patch, int]:
-    """Return the patch of some records, and the largest number of records that one call edited.
+def _call_method(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> tuple[Patch, int]:
+    """Return the patch of some records, and the largest number of records that one call of the method edited.
 
-    If memory runs out, it is the sum of the halves' patches.
+    If memory runs out, the patch is the sum of the halves' patches.
     """
+    edits = list[Edit]()
+    for record in records:
+        edits += record.edits
     try:
-        edits = list[Edit]()
-        for record in records:
-            edits += record.edits
-        patch = method.edit(edits, before=start)
+        patch = method.edit(edits, before=before)
         patch.check_finite()
         return patch, len(records)
     except (RuntimeError, MemoryError) as error:
-        too_little = memory_failure(error)
+        if not is_memory_error(error):
+            raise
+        failure = make_memory_error(error)  # made here, because the error keeps the failed call's tensors alive
     release()
     if len(records) == 1:
-        raise too_little
-    first, second = _halve(records)
-    patch, batch = _compute_patch(method, first, start)
-    second_patch, second_batch = _compute_patch(method, second, add_patches(start, patch))
-    return patch + second_patch, max(batch, second_batch)
+        raise failure
+    first_half, second_half = _halve(records)
+    first, first_size = _call_method(method, first_half, before)
+    second, second_size = _call_method(method, second_half, add_patches(before, first))
+    return first + second, max(first_size, second_size)
 
 
 def _find_failing(
-    method: Method, records: Sequence[BenchmarkRecord], start: Patch | None, error: Exception
+    method: Method, records: Sequence[BenchmarkRecord], before: Patch | None, error: Exception
 ) -> dict[str, str]:
-    """Find the records that fail alone, with their errors; ``records`` failed together with ``error``."""
+    """Find the records that fail alone, with their errors; ``records`` failed together with ``error``.
+
+    No patch of these trials is kept: `edit_step` computes that of all other records in one call.
+    """
     if len(records) == 1:
         return {records[0].id: describe_failure(error)}
     errors: dict[str, str] = {}
     for half in _halve(records):
         try:
-            _compute_patch(method, half, start)
-        except FAILURES as fault:
-            errors |= _find_failing(method, half, start, fault)
+            _call_method(method, half, before)
+        except FAILURES as error_of_half:
+            errors |= _find_failing(method, half, before, error_of_half)
     return errors
 
 
-def _edit_halves(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> StepOutcome:
-    """Edit the first half of a batch, then the second one on the model with the first."""
+def _edit_halves(method: Method, records: Sequence[BenchmarkRecord], before: Patch | None) -> StepOutcome:
+    """Edit the first half of a batch as a step, then the second one on the model with the first."""
     first_half, second_half = _halve(records)
-    first = edit_step(method, first_half, start=start)
-    second = edit_step(method, second_half, start=add_patches(start, first.patch))
+    first = edit_step(method, first_half, before=before)
+    second = edit_step(method, second_half, before=add_patches(before, first.patch))
     memories = [step.memory for step in (first, second) if step.memory is not None]
     seconds = first.seconds * len(first_half) + second.seconds * len(second_half)
     return StepOutcome(

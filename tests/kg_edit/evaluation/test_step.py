@@ -31,7 +31,7 @@ def records(edits: tuple[Edit, ...]) -> tuple[BenchmarkRecord, ...]:
 
 
 def test_good_batch_is_one_call(method: Nudge, model: LanguageModel, records: tuple[BenchmarkRecord, ...]) -> None:
-    step = edit_step(method, records, start=None)
+    step = edit_step(method, records, before=None)
     assert method.calls == [" ".join(record.id for record in records)]
     assert (step.errors, step.halved_to) == ({}, None)
     assert step.seconds > 0
@@ -39,7 +39,7 @@ def test_good_batch_is_one_call(method: Nudge, model: LanguageModel, records: tu
 
 def test_failing_records_are_found_by_halving(model: LanguageModel, records: tuple[BenchmarkRecord, ...]) -> None:
     method = Nudge(model, NudgeConfig(failing=("case-1", "case-6")))
-    step = edit_step(method, records, start=None)
+    step = edit_step(method, records, before=None)
     assert step.errors == {
         "case-1": "GraphError: nothing is known about Player 1",
         "case-6": "GraphError: nothing is known about Player 6",
@@ -66,7 +66,7 @@ def test_records_that_a_batch_names_are_left_out_at_once(
 ) -> None:
     """Halves would compute the values of the others twice more."""
     method = Refusing(model, NudgeConfig(failing=("case-1", "case-6")))
-    step = edit_step(method, records, start=None)
+    step = edit_step(method, records, before=None)
     assert step.errors == {"case-1": "PatchError: too long", "case-6": "PatchError: too long"}
     assert method.calls == ["refused", "case-0 case-2 case-3 case-4 case-5 case-7"]
 
@@ -94,7 +94,7 @@ def test_contradictory_records_are_computed_one_after_the_other(caplog: pytest.L
     method = Memit(model, MemitConfig.preset("default", QUICK["memit"]))
     with pytest.raises(EditError, match="keep one, or make one after the other"):
         method.edit(edits)
-    step = edit_step(method, [as_record(edit) for edit in edits], start=None)
+    step = edit_step(method, [as_record(edit) for edit in edits], before=None)
     assert (step.errors, step.halved_to) == ({}, 1)
     assert step.patch is not None and len(step.patch.provenance["edits"]) == 2
     assert "a batch of 2 records can't be made at once, so its halves are: field target_new: one batch" in caplog.text
@@ -111,7 +111,7 @@ def test_batch_is_halved_until_it_fits_into_memory(
     error: Exception, model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     method = Crowded(model, room=3, error=error)
-    step = edit_step(method, records, start=None)
+    step = edit_step(method, records, before=None)
     assert method.calls == ["case-0 case-1", "case-2 case-3", "case-4 case-5", "case-6 case-7"]
     assert (step.errors, step.halved_to) == ({}, 2)
     assert step.patch is not None
@@ -122,7 +122,7 @@ def test_batch_is_halved_until_it_fits_into_memory(
 def test_one_edit_that_does_not_fit_is_a_recorded_failure(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
-    step = edit_step(Crowded(model, room=0, error=MemoryError()), records[:1], start=None)
+    step = edit_step(Crowded(model, room=0, error=MemoryError()), records[:1], before=None)
     assert step.patch is None
     assert step.errors["case-0"].startswith("ModelError: out of memory even for a batch of one")
 
@@ -131,7 +131,7 @@ def test_another_runtime_error_is_a_defect_and_ends_the_run(
     model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     with pytest.raises(RuntimeError, match="shapes"):
-        edit_step(Crowded(model, room=0, error=RuntimeError("shapes differ")), records, start=None)
+        edit_step(Crowded(model, room=0, error=RuntimeError("shapes differ")), records, before=None)
 
 
 @dataclass
@@ -154,7 +154,7 @@ class Overflowing(Nudge):
 def test_change_that_is_not_finite_is_its_records_failure(
     value: float, model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
-    step = edit_step(Overflowing(model, value=value), records[:4], start=None)
+    step = edit_step(Overflowing(model, value=value), records[:4], before=None)
     assert list(step.errors) == ["case-2"]
     assert "is not finite" in step.errors["case-2"]
     assert step.patch is not None
@@ -179,7 +179,7 @@ def test_later_step_starts_from_the_earlier_edits(
     weight = weight_matrix(model.down_projection(1))
     original, before = weight.detach().clone(), Nudge(model).edit(records[1].edits)
     method = Looks(model, NudgeConfig(failing=failing))
-    edit_step(method, records[:1], start=before)
+    edit_step(method, records[:1], before=before)
     assert torch.equal(weight, original)
     with before.applied(model):
         assert method.seen is not None
