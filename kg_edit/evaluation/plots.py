@@ -72,6 +72,7 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     tasks = _list_tasks(points)
     has_ability = any(PERPLEXITY in point.general or point.general_failed for point in points)
 
+    # The panels stand in a row, from left to right: scores, then tasks, then ability.
     legend_lines = max([len(names) for names in (*panels.values(), tasks)], default=0)
     count = len(panels)
     if tasks:
@@ -80,18 +81,18 @@ def draw_curve(summary: Summary, path: Path) -> Path:
         count += 1
     count = max(1, count)
     drawn = figure(4.6 * count, 3.4 + 0.14 * legend_lines)
-    axes = drawn.subplots(1, count, squeeze=False)[0]
-    for axis, (title, names) in zip(axes, panels.items(), strict=False):
-        _plot_scores(axis, points, names)
-        axis.set_title(title, fontsize=10)
+    row_of_axes = drawn.subplots(1, count, squeeze=False)[0]
+    for axes, (title, names) in zip(row_of_axes, panels.items(), strict=False):
+        _plot_scores(axes, points, names)
+        axes.set_title(title, fontsize=10)
     if tasks:
-        _plot_tasks(axes[len(panels)], points, tasks)
+        _plot_tasks(row_of_axes[len(panels)], points, tasks)
     if has_ability:
-        _plot_ability(axes[-1], points)
-    for axis in axes:
-        axis.set_xlabel("edits in the model")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.spines[["top", "right"]].set_visible(False)
+        _plot_ability(row_of_axes[-1], points)
+    for axes in row_of_axes:
+        axes.set_xlabel("edits in the model")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
     run = summary.provenance
     title = f"{method_in_words(run)} on {run['model']['name']}, {run['schedule']}"
     drawn.suptitle(title, fontsize=11, parse_math=False)  # a folder's name may have $ in it
@@ -112,7 +113,7 @@ def _score_panels(points: Sequence[CurvePoint]) -> dict[str, list[str]]:
 
 
 def _list_tasks(points: Sequence[CurvePoint]) -> list[str]:
-    """Return the metrics of tasks that lie between 0 and 1 at all points that have them."""
+    """Return the metrics of tasks whose values lie between 0 and 1 at every point, as accuracies do."""
     values: dict[str, list[float]] = {}
     for point in points:
         for name, value in point.general.items():
@@ -120,7 +121,11 @@ def _list_tasks(points: Sequence[CurvePoint]) -> list[str]:
             if value is not None:
                 series.append(value)
     values.pop(PERPLEXITY, None)
-    return [name for name, series in values.items() if series and 0 <= min(series) <= max(series) <= 1]
+    shares = []
+    for name, series in values.items():
+        if series and all(0 <= value <= 1 for value in series):
+            shares.append(name)
+    return shares
 
 
 def _plot_tasks(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
@@ -147,8 +152,9 @@ def _plot_scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str])
 def _plot_metric(axes: Axes, points: Sequence[CurvePoint], name: str, colour: str) -> None:
     """Plot a metric's means with their intervals, and the unedited model's means as a dotted line.
 
-    A point has other records than the one before it: the unedited model's line shows how much of a change is due to
-    that. A metric that compares with the unedited model has no mean there.
+    The points of a curve are about different records. So a metric may also change because the records do, and the
+    dotted line shows how much: it is the unedited model on the same records. A metric that compares the edited with
+    the unedited model has no dotted line.
     """
     edited = _read_line([(point.edits, point.scores.get(name)) for point in points])
     axes.plot(edited.edits, edited.means, color=colour, marker="o", ms=3, label=name)
