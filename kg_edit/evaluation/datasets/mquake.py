@@ -156,21 +156,28 @@ def _build_edit(case: CaseRow, index: int, *, name: str, old: str | None) -> Edi
         "relation_id": rewrite.relation_id,
         "subject_id": _find_subject(case, index),
     }
+    # A fault of the edit is reported under the name of the row's field.
     path = f"requested_rewrite[{index}]"
-    names = {field: f"{path}.{field}" for field in fields}
-    names["target_new"] = f"{path}.target_new.str"
-    names["target_true"] = f"{path}.target_true.str"
-    names["subject_id"] = "orig.edit_triples"
-    return build_edit(fields, names=names)
+    row_fields = {field: f"{path}.{field}" for field in fields}
+    row_fields["target_new"] = f"{path}.target_new.str"
+    row_fields["target_true"] = f"{path}.target_true.str"
+    row_fields["subject_id"] = "orig.edit_triples"
+    return build_edit(fields, names=row_fields)
 
 
 def _find_subject(case: CaseRow, index: int) -> str | None:
     """Find the subject id of an edit in the triples, by relation and new object; None if there is no such triple."""
     facts = [(rewrite.relation_id, rewrite.target_new.id) for rewrite in case.requested_rewrite]
-    subjects = [subject for subject, *fact in case.orig.edit_triples if tuple(fact) == facts[index]]
-    # Edits of several subjects towards one object have their triples in the order of the edits.
+    subjects = []
+    for subject, relation, target in case.orig.edit_triples:
+        if (relation, target) == facts[index]:
+            subjects.append(subject)
+    # Edits of several subjects towards one object have their triples in the order of the edits: the second such edit
+    # has the second such triple.
     earlier = facts[:index].count(facts[index])
-    return subjects[earlier] if earlier < len(subjects) else None
+    if earlier < len(subjects):
+        return subjects[earlier]
+    return None
 
 
 def _aliases_of_target(case: CaseRow, target: str) -> tuple[str, ...]:
@@ -182,11 +189,14 @@ def _aliases_of_target(case: CaseRow, target: str) -> tuple[str, ...]:
 
 
 def _ask_multihop(case: CaseRow) -> list[Query]:
-    """Return the case's question in its wordings; names of the old answer that are also right now are not old ones."""
+    """Return the case's question in each of its wordings, with the names of the new and of the old answer.
+
+    A name that both answers have is right after the edits, so it is not listed as a name of the old answer.
+    """
     right = _list_names(case.new_answer, case.new_answer_alias)
-    spellings = {normalised(name) for name in right}
+    right_spellings = {normalised(name) for name in right}
     old_names = _list_names(case.answer, case.answer_alias)
-    old = tuple(name for name in old_names if normalised(name) not in spellings)
+    old = tuple(name for name in old_names if normalised(name) not in right_spellings)
     return [Query(prompt=text, answers=(right,), others=(case.answer,), old=old) for text in case.questions]
 
 
