@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -87,41 +86,55 @@ def locate(
         facts = read_known(known)[:limit]
     else:
         facts = facts_of(own_edits[:limit])
-    trace = partial(trace_all, load(model, dtype, device), facts, settings, out=out, known_only=known is not None)
+    loaded = load(model, dtype, device)
+
+    def trace() -> LocateSummary:
+        return trace_all(loaded, facts, settings, out=out, known_only=known is not None)
+
     summary = replace_run(out, trace, overwrite=overwrite)
     _show(summary, out)
 
 
 def _show(summary: LocateSummary, out: Path) -> None:
     """Print the number of facts, the layer with the largest effect, and the files."""
-    peak = summary.peak
-    left_out = len(summary.unknown) + len(summary.failed)
-    counted = f"{number_of(summary.facts, 'fact')} traced"
-    if left_out:
-        counted += f" of {summary.facts + left_out}"
-    if summary.unknown:
-        counted += f", {len(summary.unknown)} unknown to the model"
-    if summary.failed:
-        counted += f", {len(summary.failed)} failed"
-    interval = "fewer than five facts, so no interval"
-    if peak.ci95 is not None and peak.share is not None:
-        interval = f"95 % of resamples: layers {peak.ci95[0]} to {peak.ci95[1]}; exactly this layer in {peak.share:.0%}"
+    say(f"{_count_facts(summary)}: p {summary.clean:.3f} clean, {summary.corrupted:.3f} corrupted")
+    if summary.corrupted >= summary.clean:
+        say("no layer is suggested: noise on the subjects does not lower p; trace facts that the model knows")
+    else:
+        say(_describe_peak(summary))
+        say("this is only a suggestion; kg-edit edit --layer auto tries layers on your edits")
     # The heat maps of the first facts, of which a long list names only the ends.
     maps = sorted(file.name for file in out.glob("heatmap-*.svg"))
     if len(maps) > 2:
         maps = [f"{maps[0]} to {maps[-1]}"]
-    layer = "peak layer (the suggestion comes from --kind mlp)"
-    if summary.kind == "mlp":
-        layer = "suggested layer"
-    advice = [
-        f"{layer}: {peak.layer}, where restoring at the subject's last token changes p by {peak.effect:+.3f} "
-        f"({interval})",
-        "this is only a suggestion; kg-edit edit --layer auto tries layers on your edits",
-    ]
-    if summary.corrupted >= summary.clean:
-        advice = ["no layer is suggested: noise on the subjects does not lower p; trace facts that the model knows"]
-    say(f"{counted}: p {summary.clean:.3f} clean, {summary.corrupted:.3f} corrupted")
-    for line in advice:
-        say(line)
     files = ["heatmap.svg", *maps, "summary.json", "records.jsonl", "run.json"]
     say(f"{out}: {', '.join(files)}")
+
+
+def _count_facts(summary: LocateSummary) -> str:
+    """Return how many facts were traced, and why others were not: "3 facts traced of 5, 2 unknown to the model"."""
+    words = f"{number_of(summary.facts, 'fact')} traced"
+    left_out = len(summary.unknown) + len(summary.failed)
+    if left_out:
+        words += f" of {summary.facts + left_out}"
+    if summary.unknown:
+        words += f", {len(summary.unknown)} unknown to the model"
+    if summary.failed:
+        words += f", {len(summary.failed)} failed"
+    return words
+
+
+def _describe_peak(summary: LocateSummary) -> str:
+    """Return the layer with the largest effect, and how certain it is; only tracing MLPs suggests a layer to edit."""
+    peak = summary.peak
+    if summary.kind == "mlp":
+        layer = "suggested layer"
+    else:
+        layer = "peak layer (the suggestion comes from --kind mlp)"
+    if peak.ci95 is None or peak.share is None:
+        interval = "fewer than five facts, so no interval"
+    else:
+        first, last = peak.ci95
+        interval = f"95 % of resamples: layers {first} to {last}; exactly this layer in {peak.share:.0%}"
+    effect = f"restoring at the subject's last token changes p by {peak.effect:+.3f}"
+    return f"{layer}: {peak.layer}, where {effect} ({interval})"
