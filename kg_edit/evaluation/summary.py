@@ -118,9 +118,8 @@ def _make_point(
         rated: the names of the retention rates that the run has, which ``scores`` of a point have beside others.
         seed: the seed of the intervals.
     """
-    before = []
-    after = []
-    failed = 0
+    before = []  # the unedited model's scores
+    after = []  # the edited model's scores
     efficacy: list[float | None] = []  # a record that the edits broke counts as 0
     for record, section in scored:
         before.append(record.scores[BASE])
@@ -130,34 +129,36 @@ def _make_point(
         else:
             after.append(scores)
             efficacy.append(scores.get(_EDIT))
-        if section in record.broken:
-            failed += 1
-
-    asked: list[Mapping[str, float | None] | None] = []
-    for point in measured:
-        if point.error is None:
-            asked.append(point.scores)
-        else:
-            asked.append(None)
     if rated:
-        retention = average_rates(asked, rated)
+        retention = average_rates([_read_point(point) for point in measured], rated)
     else:  # without a test file
         retention = {ERR: mean(efficacy)}
+    return CurvePoint(
+        edits=edits,
+        n=len(scored),
+        failed=sum(section in record.broken for record, section in scored),
+        scores=estimates(after, names=metric_names(after), seed=seed),
+        unedited=estimates(before, names=metric_names(before), seed=seed),
+        retention=retention,
+        general=_average_general(measured, rated),
+        general_failed=sum(point.error is not None for point in measured),
+    )
 
+
+def _read_point(point: Point) -> Mapping[str, float | None] | None:
+    """Return the scores of a point; None if the model could not be asked there."""
+    if point.error is not None:
+        return None
+    return point.scores
+
+
+def _average_general(measured: Sequence[Point], rated: Sequence[str]) -> dict[str, float | None]:
+    """Return the mean over sequences of each score of general ability: all of the points' but the ``rated`` ones."""
     general: dict[str, float | None] = {}
     for name in metric_names(point.scores for point in measured):
         if name not in rated:
             general[name] = mean(point.scores.get(name) for point in measured)
-    return CurvePoint(
-        edits=edits,
-        n=len(scored),
-        failed=failed,
-        scores=estimates(after, names=metric_names(after), seed=seed),
-        unedited=estimates(before, names=metric_names(before), seed=seed),
-        retention=retention,
-        general=general,
-        general_failed=asked.count(None),
-    )
+    return general
 
 
 Estimates = dict[str, Estimate]
