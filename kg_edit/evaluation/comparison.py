@@ -205,10 +205,12 @@ def compare(
         OutputError: a folder holds no finished run, or the runs differ in a setting that must be equal: the data set,
             its records, the form of the prompts or the protocol.
     """
-    if not folders:
-        raise ConfigError("no run is given; give the folder of at least one run")
     if isinstance(folders, str | Path | RunFolder):
         folders = [folders]
+    if isinstance(metrics, str):
+        metrics = (metrics,)
+    if not folders:
+        raise ConfigError("no run is given; give the folder of at least one run")
     runs = _read_runs([_path_of(folder) for folder in folders])
     check_comparable(runs, common=common)
     ids = shared_records(runs, common=common)
@@ -216,39 +218,40 @@ def compare(
     bases = dict[str, Scores]()
     if UNEDITED not in sides:
         bases = _read_bases(runs, ids)
-    if isinstance(metrics, str):
-        metrics = (metrics,)
-    requested = tuple(metrics)
-    names = _choose_metrics(requested, sides, runs)
+    names = _choose_metrics(metrics, sides, runs)
     rows = _compare_metrics(sides, ids, names, seed, bases=bases)
-    lacking = sorted(set(requested) - {row.metric for row in rows})
+    lacking = sorted(set(metrics) - {row.metric for row in rows})
     if not rows:
         raise _explain_nothing_to_compare(sides, lacking)
     notes = list(write_notes(runs, ids))
     if lacking:
         notes.append(f"no record has {' and '.join(lacking)} on each side")
-
-    settings = runs[0].settings
-    models = describe_models(runs)
-    model = None
-    if not models:
-        model = settings.get("model", {}).get("name")
-    schedules = _describe_schedules(runs)
-    schedule = None
-    if not schedules:
-        schedule = settings.get("schedule")
     return Comparison(
         sides=tuple(sides),
         records=len(ids),
         rows=_correct(rows),
         notes=tuple(notes),
         seed=seed,
-        model=model,
-        models=models,
         data=_name_data_sets(runs),
-        schedule=schedule,
-        schedules=schedules,
+        **_describe_settings(runs),
     )
+
+
+def _describe_settings(runs: Sequence[ComparedRun]) -> dict[str, Any]:
+    """Return the model and the schedule of the runs as fields of a `Comparison`: the one, or each run's in words."""
+    settings = runs[0].settings
+    fields: dict[str, Any] = {}
+    models = describe_models(runs)
+    if models:
+        fields["models"] = models
+    else:
+        fields["model"] = settings.get("model", {}).get("name")
+    schedules = _describe_schedules(runs)
+    if schedules:
+        fields["schedules"] = schedules
+    else:
+        fields["schedule"] = settings.get("schedule")
+    return fields
 
 
 def _path_of(folder: str | Path | RunFolder) -> Path:
@@ -405,7 +408,8 @@ def _compare_metrics(
     if EDITING_SCORE in metrics:  # its parts as well
         names = tuple(dict.fromkeys([*metrics, *SCORED]))
     tables = _tabulate(sides, bases, ids, names)
-    is_missing = np.isnan(tables[next(iter(sides))])  # [records, metrics], the same for every side
+    first = next(iter(sides))
+    is_missing = np.isnan(tables[first])  # [records, metrics], the same for every side
     counts = dict(zip(names, (~is_missing).sum(axis=0).tolist(), strict=True))  # records that have each metric
     means = {}
     for name, table in tables.items():
@@ -417,10 +421,11 @@ def _compare_metrics(
         if metric == EDITING_SCORE:
             parts = score_parts(counts)
         columns = [names.index(part) for part in parts]
-        differences = _find_differences({side: tables[side][:, columns] for side in sides}, seed)
+        of_metric = {side: tables[side][:, columns] for side in sides}  # [records, parts]
+        differences = _find_differences(of_metric, seed)
         if not differences:
             continue
-        # A base has a comparable mean only if it has the scores of the same records.
+        # Every side has scores of the same records (`_tabulate`). A base may lack some, and then its mean is not shown.
         shown_means = {}
         for name, table in tables.items():
             if np.array_equal(np.isnan(table[:, columns]), is_missing[:, columns]):
@@ -491,15 +496,16 @@ def _find_difference(first: Table, second: Table, seed: int) -> Difference | Non
 
 
 def _correct(rows: Sequence[MetricRow]) -> tuple[MetricRow, ...]:
-    """Return the rows with Holm-corrected p-values."""
-    values = []
+    """Return the rows with Holm-corrected p-values; the correction counts the differences of all rows."""
+    values = dict[tuple[str, str], float]()  # (metric, side) -> p
     for row in rows:
-        values += [change.p for change in row.differences.values()]
-    corrected_values = iter(holm(values))  # in the same order: row by row, side by side
+        for side, change in row.differences.items():
+            values[row.metric, side] = change.p
+    corrected = dict(zip(values, holm(list(values.values())), strict=True))
     rows_with_p = []
     for row in rows:
         differences = {}
         for side, change in row.differences.items():
-            differences[side] = change.model_copy(update={"p_holm": next(corrected_values)})
+            differences[side] = change.model_copy(update={"p_holm": corrected[row.metric, side]})
         rows_with_p.append(row.model_copy(update={"differences": differences}))
     return tuple(rows_with_p)
