@@ -410,11 +410,20 @@ class SequenceRun:
     def _make_update(
         self, state: _Progress, number: int, batch: Sequence[Item], outcome: StepOutcome | None, lines: _Lines
     ) -> Patch | None:
-        """Load the patch of step ``number`` if it was saved, else compute it; None if none of its edits succeeds."""
+        """Load the patch of step ``number`` if it was saved, else compute it; None if none of its edits succeeds.
+
+        Args:
+            state: the sequence, with the patch of its earlier steps.
+            number: the step, from 0.
+            batch: the records of the step that can be edited.
+            outcome: the outcome of a record that was already edited together with others; else None.
+            lines: gets the lines of the edits that are not recorded yet.
+        """
         new = [item for item in batch if (item.id, EDIT) not in self.done]
-        if not new and all(self.done[item.id, EDIT] for item in batch):
-            return None
-        if not new:
+        if not new:  # an earlier start has edited all of them
+            errors = [self.done[item.id, EDIT] for item in batch]  # None for an edit that succeeded
+            if all(errors):
+                return None
             saved = state.files.load(number)
             if saved:
                 return saved
