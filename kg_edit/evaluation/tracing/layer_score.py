@@ -2,7 +2,7 @@
 
 - `EditScore`, `LayerScore`: efficacy, generality and specificity in 0 to 1, and their harmonic mean.
 - `decide`: the layer with the best mean; the default layer unless another one is clearly better (`CLEAR`).
-- `sweep_probes`, `next_token`, `divergence`: the prompts for each edit, and KL(unedited || edited) in nats.
+- `sweep_probes`: the prompts that are asked for each edit.
 """
 
 from __future__ import annotations

@@ -179,29 +179,30 @@ def edit_scores(
     The prompts are asked in chat form if all edits are made in chat form.
     """
     patches: dict[int, WeightPatch] = {}  # by the number of the edit
-    results: list[EditScore | Exception] = []
+    errors: dict[int, Exception] = {}
     for index, patch in enumerate(method.edit_each([probe.edit for probe in probes])):
         if isinstance(patch, Exception):
-            results.append(patch)
-            continue
-        # the result of a patch of weights is replaced by its score below
-        results.append(ConfigError(f"--layer auto can't score a patch of the {patch.kind}; give --layer a number"))
-        if isinstance(patch, WeightPatch):
+            errors[index] = patch
+        elif isinstance(patch, WeightPatch):
             patches[index] = patch
+        else:
+            problem = f"--layer auto can't score a patch of the {patch.kind}; give --layer a number"
+            errors[index] = ConfigError(problem)
 
     reader = model.in_chat(chat=all(probe.edit.forms[0] for probe in probes))
     pairs = [probes[index].pairs for index in patches]
     scores = score_each(reader, pairs, patches=list(patches.values()))
-    for index, scores_of_edit in zip(patches, scores, strict=True):
+    results: dict[int, EditScore | Exception] = {**errors}
+    for index, scores_of_pairs in zip(patches, scores, strict=True):
         probe = probes[index]
         # exp(-nll) is the geometric mean of p over the target's tokens. The rewrite prompt comes first.
-        efficacy, *general = [torch.tensor(-scores_of_edit[pair].nll).exp().item() for pair in probe.pairs]
+        efficacy, *general = [torch.tensor(-scores_of_pairs[pair].nll).exp().item() for pair in probe.pairs]
         unedited = next_token_log_p(reader, probe.near)
         with patches[index].applied(model):
             edited = next_token_log_p(reader, probe.near)
         specificity = float(torch.tensor(-divergence(unedited, edited)).exp())
         results[index] = edit_score(efficacy, fmean(general), specificity)
-    return tuple(results)
+    return tuple(results[index] for index in range(len(probes)))
 
 
 def check_choosable(config: MethodConfig) -> LayerConfig:
