@@ -66,43 +66,57 @@ def _score_shards(
     started: Callable[[int], object],
     done: Callable[[], object],
 ) -> None:
-    """Give the shards to workers, one a device, until all are scored."""
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    devices = max(1, gpus or int(resources.get("CPU", 1)))
-    remaining = deque(folders)
+    """Give the shards to workers, one a device, until all are scored.
+
+    A worker that has scored its shard gets the next one. A shard whose worker is lost waits at the end, and a new
+    worker takes the place of the lost one.
+
+    Args:
+        ray: the connected module.
+        evaluation: the options of the run.
+        folders: the folder of each shard.
+        started: called with the process id of each worker.
+        done: called after each shard.
+    """
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    devices = max(1, gpus or cpus)
+    waiting = deque(folders)
     busy = dict[Any, tuple[Shard, Any]]()  # Ray's reference to a result -> the shard and its worker
-    lost = Counter[Shard]()
+    lost = Counter[Shard]()  # how many workers each shard has lost
 
     def hire() -> Any:
+        """Start a worker."""
         worker_class = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(_Worker)
         worker = worker_class.remote(evaluation)
         started(ray.get(worker.process.remote()))
         return worker
 
     def give(worker: Any) -> None:
-        shard = remaining.popleft()
-        busy[worker.score.remote(shard, folders[shard])] = shard, worker
+        """Let a worker score the next shard that waits."""
+        shard = waiting.popleft()
+        reference = worker.score.remote(shard, folders[shard])
+        busy[reference] = (shard, worker)
 
     try:
-        for _ in range(min(devices, len(remaining))):
+        for _ in range(min(devices, len(waiting))):
             give(hire())
         while busy:
-            (ready,), _ = ray.wait(list(busy), num_returns=1)
-            shard, worker = busy.pop(ready)
+            (reference,), _ = ray.wait(list(busy), num_returns=1)  # the first that is ready
+            shard, worker = busy.pop(reference)
             try:
-                ray.get(ready)
+                ray.get(reference)  # raises the error of the worker
                 done()
             except ray.exceptions.RayActorError as error:  # the worker is gone: another one resumes its shard
                 lost[shard] += 1
                 _note_loss(shard, lost[shard], error)
-                remaining.append(shard)
+                waiting.append(shard)
                 worker = hire()
             except ray.exceptions.RayTaskError as error:
                 raise error.cause or error from error
-            if remaining:
+            if waiting:
                 give(worker)
-    finally:
+    finally:  # after an error: the others stop too
         for _, worker in busy.values():
             ray.kill(worker)
 
