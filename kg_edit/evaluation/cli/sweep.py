@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,27 +115,28 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
         raise ConfigError("the sweep file has no data; give --data FILE, or file = ... in its table [data]")
     content = _read(settings, file)
     skipped = tuple(dict.fromkeys(problem.id for problem in content.problems))
-    # Without a graph in the file, the packaged one for the data if the method of a cell needs a graph
-    if any(cell.method.needs_graph for cell in cells):
-        packaged = [graph_name(file)]
-    else:
-        packaged = []
-    graph = graph_for(open_graph(list(settings.graph) or packaged, contact), content.records)
+    graphs = list(settings.graph)
+    if not graphs and any(cell.method.needs_graph for cell in cells):
+        graphs = [graph_name(file)]  # the packaged one for the data
+    graph = graph_for(open_graph(graphs, contact), content.records)
     for cell in cells:
         cell.method.check_inputs(cell.config, graph, ())
-    work = partial(
-        run_sweep,
-        cells,
-        load(settings.model, settings.dtype, settings.device),
-        content.records[: settings.data.limit],
-        out=out,
-        graph=lambda config: guard_graph(graph, config, content.records),
-        pool=content.records,
-        data=DataSource.of(settings.data.dataset, file, skipped=skipped),
-        config=config,
-        overwrite=overwrite,
-    )
-    return replace_run(out, work, overwrite=overwrite)
+    model = load(settings.model, settings.dtype, settings.device)
+
+    def score_cells() -> tuple[Outcome, ...]:
+        return run_sweep(
+            cells,
+            model,
+            content.records[: settings.data.limit],
+            out=out,
+            graph=lambda config: guard_graph(graph, config, content.records),
+            pool=content.records,
+            data=DataSource.of(settings.data.dataset, file, skipped=skipped),
+            config=config,
+            overwrite=overwrite,
+        )
+
+    return replace_run(out, score_cells, overwrite=overwrite)
 
 
 def _read(settings: SweepSettings, file: Path) -> FileContent:
