@@ -308,23 +308,18 @@ class EvaluateOptions:
         config = self.config.with_files(
             general=self.general, general_limit=self.general_limit, retention=self.retention, tokenizer=self.model
         )
-        # With --known-only the model decides which records are scored.
-        if self.known_only:
+        if self.known_only:  # the model decides below which records are scored
             candidates = content.records
         else:
             candidates = content.records[self.span(content)]
-        if not self.known_only:
             chosen.method.refuse_texts(edits_of(candidates))
 
         note_choice(self.method, self._graph_names)
         model = load(self.model, self.dtype, self.device)
-        from kg_edit.methods.run_settings import chat_settings
-
-        # A model without a chat template is refused here, before any work.
-        chat_settings(model, edits_of(candidates), config.chat)
+        _refuse_no_chat_template(model, edits_of(candidates), chat=config.chat)
         scored = candidates
         if self.known_only:
-            known = self._known(model, content)
+            known = self._select_known(model, content)
             scored = known.records[self.span(known)]
             chosen.method.refuse_texts(edits_of(scored))
         if chosen.auto:
@@ -358,7 +353,7 @@ class EvaluateOptions:
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
         return chosen
 
-    def _known(self, model: LanguageModel, content: FileContent) -> FileContent:
+    def _select_known(self, model: LanguageModel, content: FileContent) -> FileContent:
         """Return the records with only the questions that ``--known-only`` keeps."""
         from kg_edit.evaluation.datasets import FileContent
         from kg_edit.evaluation.ripples.known_only import known_only
@@ -426,6 +421,13 @@ class Ready:
         return summary
 
 
+def _refuse_no_chat_template(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | None) -> None:
+    """Refuse a model without a chat template, before any work, if an edit is made or asked in chat form."""
+    from kg_edit.methods.run_settings import chat_settings
+
+    chat_settings(model, edits, chat)  # it reads the template
+
+
 def _check_needs(option: str, needs: Mapping[str, Sequence[str]], records: Sequence[BenchmarkRecord]) -> None:
     """Refuse the probes or extras of an option if no record has what they need; warn if that is so for some of them.
 
@@ -434,9 +436,11 @@ def _check_needs(option: str, needs: Mapping[str, Sequence[str]], records: Seque
     from kg_edit.evaluation.template_probes import PROBES, with_probes
 
     def brings(record: BenchmarkRecord, part: str) -> bool:
+        """Return whether a record has probes of a group, or an edit with a field."""
         return bool(record.group(part)) or any(getattr(edit, part, ()) for edit in record.edits)
 
     def has(record: BenchmarkRecord, name: str) -> bool:
+        """Return whether a record has what a probe or an extra needs."""
         if name in PROBES:
             return bool(with_probes(record, [name]).group(name))
         return any(brings(record, part) for part in needs[name])

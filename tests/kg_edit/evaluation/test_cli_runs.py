@@ -205,7 +205,7 @@ def test_skip_beyond_the_known_records_is_refused(place: Path, monkeypatch: pyte
     selected = KnownOnly(tuple(content.records[:2]), 2, 4)
     monkeypatch.setattr(known_only, "known_only", lambda *_, **__: selected)
     with pytest.raises(ConfigError, match="--skip 2 leaves none of the 2 records that --known-only leaves; skip fewer"):
-        evaluation._known(tiny("llama"), content)
+        evaluation._select_known(tiny("llama"), content)
 
 
 def test_known_only_may_use_any_row_so_each_must_be_readable(place: Path) -> None:
@@ -237,7 +237,7 @@ def test_limit_asks_no_more_records_than_it_needs(place: Path, monkeypatch: pyte
         return KnownOnly(records, 4, 4)
 
     monkeypatch.setattr(known_only, "known_only", known)
-    evaluation._known(tiny("llama"), evaluation.read())
+    evaluation._select_known(tiny("llama"), evaluation.read())
     assert most == [3]
 
 
