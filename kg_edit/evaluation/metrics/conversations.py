@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from kg_edit.edits.record import Query
-from kg_edit.evaluation.metrics.metric import Metric, over_queries
+from kg_edit.evaluation.metrics.metric import Better, Metric, over_queries
 from kg_edit.scoring.evidence import Evidence, Exchange
 from kg_edit.scoring.requests import BUDGETS, SURE, Conversation, ask_after_thinking, ask_again
 from kg_edit.text.matching import begins_with, mentions
@@ -90,11 +90,11 @@ def _after_thinking(budget: int, outcome: Outcome) -> Callable[[Query, Evidence]
     return score
 
 
-_OUTCOMES: Mapping[str, tuple[Outcome, str, bool]] = {  # how the formula goes on, and whether it is a success
-    "kept.strict": (keeps_strictly, "begins with o*", True),
-    "kept.loose": (keeps_loosely, "contains o* and not o", True),
-    "reverted.strict": (reverts_strictly, "begins with o", False),
-    "reverted.loose": (reverts_loosely, "contains o", False),
+_OUTCOMES: Mapping[str, tuple[Outcome, str, Better]] = {  # how the formula goes on, and which values are better
+    "kept.strict": (keeps_strictly, "begins with o*", "higher"),
+    "kept.loose": (keeps_loosely, "contains o* and not o", "higher"),
+    "reverted.strict": (reverts_strictly, "begins with o", "lower"),
+    "reverted.loose": (reverts_loosely, "contains o", "lower"),
 }
 _TURNS = f'to "{SURE}", which the user asks after the first answer,'
 _SOURCE = "This project. A second question, as in studies of sycophancy (Sharma et al. 2023), there judged by a model."
@@ -112,13 +112,13 @@ def _list_turns() -> dict[str, Metric]:
             asks=(ask_again,),
         )
     }
-    for name, (outcome, words, is_success) in _OUTCOMES.items():
+    for name, (outcome, words, better) in _OUTCOMES.items():
         metrics[f"turns.{name}"] = Metric(
             compute=over_queries("turns", _after_asking_again(outcome)),
             formula=f"1 if the answer {_TURNS} {words}; of records with turns.first.loose = 1.",
             source=_SOURCE,
             needs=("turns",),
-            better="higher" if is_success else "lower",
+            better=better,
         )
     metrics["turns.other.loose"] = Metric(
         compute=over_queries("turns", _after_asking_again(says_neither)),
@@ -134,14 +134,14 @@ def _list_thinking() -> dict[str, Metric]:
     """Return the metrics of answers after a thought, for each budget."""
     metrics = {}
     for budget in BUDGETS:
-        for name, (outcome, words, is_success) in _OUTCOMES.items():
+        for name, (outcome, words, better) in _OUTCOMES.items():
             metrics[f"thinking.{budget}.{name}"] = Metric(
                 compute=over_queries("thinking", _after_thinking(budget, outcome)),
                 formula=f"1 if the answer to the edit's prompt, after a thought of at most {budget} tokens, {words}.",
                 source=_THOUGHTS,
                 needs=("thinking",),
                 asks=(ask_after_thinking,),
-                better="higher" if is_success else "lower",
+                better=better,
             )
     return metrics
 
