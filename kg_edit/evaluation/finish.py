@@ -56,9 +56,6 @@ def finish(out: Path) -> Summary:
     if plan.schedule.has_steps and plan.sample is None:
         records = _add_just_edited(records, sequences, plan)
 
-    rows = dict[str, list[RecordScores]]()  # the scores of each record, by section
-    for section in _list_sections(settings, plan):
-        rows[section] = [record.scores.get(section, {}) for record in records]
     curve = None
     if plan.schedule.has_steps or _has_points(settings):
         by_id = {record.id: record for record in records}
@@ -66,14 +63,17 @@ def finish(out: Path) -> Summary:
     general = None
     if any(settings.get(name) for name in _TASKS):
         general = compare_points(_find_ends(points), seed=seed)
+    means = {}  # of each section, by metric
+    counts_of_metrics = {}  # the number of records behind these means
+    for section in _list_sections(settings, plan):
+        rows: list[RecordScores] = [record.scores.get(section, {}) for record in records]
+        names = metric_names(rows)
+        means[section] = estimates(rows, names=names, seed=seed)
+        counts_of_metrics[section] = counts(rows, names=names)
     provenance = _read_provenance(out, settings) | _count_records(records, sequences, plan)
-    provenance["counts"] = {}
-    means = {}
-    for section, scores in rows.items():
-        names = metric_names(scores)
-        provenance["counts"][section] = counts(scores, names=names)
-        means[section] = estimates(scores, names=names, seed=seed)
+    provenance["counts"] = counts_of_metrics
     costs = _measure_costs(records)
+    # A section and a cost are each a field of the summary.
     summary = Summary(n=len(records), curve=curve, general=general, provenance=provenance, **costs, **means)
     summary.save(out / SUMMARY)
     if plan.schedule.has_steps and summary.curve:
