@@ -227,17 +227,18 @@ class Prefix:
 class CacheSums:
     """For a cache: the sums of `kg_edit.zoo.token_means`, [rows, d + 1] by name; their rows follow the cache's rows.
 
-    ``stores_sums``: whether the sums of new tokens are stored.
+    ``stores_sums``: whether the sums of new tokens are stored. A frozen cache (`Prefix.frozen`) stores no new tokens,
+    so it stores no sums of them either.
     """
 
     token_sums: dict[str, Tensor]
     stores_sums: bool = True
 
     @classmethod
-    def of(cls, cache: Cache) -> CacheSums:
-        """Return the cache itself, which from now on stores sums too; they follow its beams and its batch."""
+    def extend(cls, cache: Cache) -> CacheSums:
+        """Let a cache store sums too, which follow its beams and its batch; return the object, now of another class."""
         if not isinstance(cache, CacheSums):
-            # The object itself becomes one of a class that also derives from this one: transformers holds it already.
+            # transformers holds the object already, so it becomes one of a class that also derives from this one.
             kind = type(cache)
             cache.__class__ = type(f"Summed{kind.__name__}", (CacheSums, kind), {})
             cache.token_sums = {}  # type: ignore[attr-defined]

@@ -6,7 +6,9 @@ A patch that decides by a whole prompt needs this mean at every token, because i
 attention mask of the block shows which tokens belong to the same text. So the mean is the same for a text alone,
 padded, packed with others into one row (`kg_edit.scoring.likelihood`), or read piece by piece with a cache
 (`kg_edit.engine.prefix_cache`), which stores the sums so far. In a block with a sliding window, the mean is over the
-whole text too. `AfterMarker` shows in the same way at which tokens a text already contains a certain token.
+whole text too.
+
+`TokenMeans` computes the means. `AfterMarker` uses them to find the tokens of a text from a marker on.
 """
 
 from __future__ import annotations
@@ -28,19 +30,12 @@ from kg_edit.models.language_model import LanguageModel
 class TokenMeans:
     """Means in one block: `attached` records the last call of the block, `of` computes the means.
 
-    If ``layer`` is None, it is the module around all blocks, which has no window. ``name`` separates the sums in a
+    If ``layer`` is None, the transformer around all blocks is taken for the block. ``name`` separates the sums in a
     cache from other sums of the same block.
     """
 
     def __init__(self, model: LanguageModel, layer: int | None, *, name: str) -> None:
-        self._block: nn.Module
-        if layer is not None:
-            self._block = model.block(layer)
-        elif model.text_config is model.model.config:  # in some families the head calls this module, not the base model
-            parent, _, _ = model.spec.blocks.rpartition(".")  # such as model of model.layers
-            self._block = model.model.get_submodule(parent)
-        else:  # with images, that module gets embeddings, not ids
-            self._block = model.model.base_model
+        self.block = find_transformer(model) if layer is None else model.block(layer)
         self._key = f"{layer}/{name}"
         self._window = getattr(model.text_config, "sliding_window", None) or math.inf
         self._mask_hides = model.text_config.model_type == "mpt"  # whose mask is True where a token is not seen
@@ -52,7 +47,7 @@ class TokenMeans:
     def attached(self) -> Iterator[TokenMeans]:
         """Record the calls of the block inside the ``with`` block."""
         try:
-            with self._block.register_forward_pre_hook(self._record_call, with_kwargs=True):
+            with self.block.register_forward_pre_hook(self._record_call, with_kwargs=True):
                 yield self
         finally:
             self._mask = None
@@ -70,17 +65,26 @@ class TokenMeans:
         states = inputs.float().reshape(rows, tokens, -1)
         ones = states.new_ones(rows, tokens, 1)
         # The last column counts the tokens: sum_{j <= t} (x_j, 1), [rows, tokens, d + 1].
-        sums = self._visible_tokens(states.device) @ torch.cat([states, ones], -1)
-        if self._cache is not None:
-            cache = CacheSums.of(self._cache)
-            if self._key in cache.token_sums:  # of the tokens of earlier calls
-                sums = sums + cache.token_sums[self._key].to(sums.device)[:, None]
-            if cache.stores_sums:
-                cache.token_sums[self._key] = sums[:, -1].detach()
+        sums = self._find_visible(states.device) @ torch.cat([states, ones], -1)
+        sums = self._continue_sums(sums)
         counts = sums[..., -1:].clamp(min=1)  # 0 at padding
         return (sums[..., :-1] / counts).reshape(len(inputs), -1)
 
-    def _visible_tokens(self, device: torch.device) -> Tensor:
+    def _continue_sums(self, sums: Tensor) -> Tensor:
+        """Add the sums that the cache stores of earlier calls to ``sums`` [rows, tokens, d + 1]; store the new ones."""
+        if self._cache is None:
+            return sums
+        cache = CacheSums.extend(self._cache)
+        if self._key in cache.token_sums:
+            earlier = cache.token_sums[self._key].to(
+                sums.device
+            )  # up to the last token of the call before, [rows, d + 1]
+            sums = sums + earlier[:, None]  # the same for each token of this call, [rows, 1, d + 1]
+        if cache.stores_sums:  # not in a frozen cache, which forgets each call
+            cache.token_sums[self._key] = sums[:, -1].detach()  # up to the last token
+        return sums
+
+    def _find_visible(self, device: torch.device) -> Tensor:
         """Return which tokens of the call are in the text up to each token, as 1 or 0.
 
         The shape is [rows, tokens, tokens]: the last axis has the tokens that are seen, the one before it those that
@@ -96,16 +100,28 @@ class TokenMeans:
                 "this patch sums up a text, and a static cache does not show which of its positions are in the text; "
                 "generate without cache_implementation, or one text at a time"
             )
-        if mask.dim() == 2:
-            return causal * mask[:, None, -tokens:].to(device, torch.float32)
-        shown = mask[:, 0, :, -tokens:].to(device)  # of [rows, 1, tokens, tokens so far]
-        if shown.dtype == torch.bool:
-            seen = (shown ^ self._mask_hides).float()
-        else:
-            seen = (shown > torch.finfo(shown.dtype).min / 2).float()
+        # A mask also has the tokens of earlier calls in a cache. Those of this call are its last columns.
+        if mask.dim() == 2:  # [rows, tokens so far], 1 at tokens and 0 at padding, as a caller of the model gives it
+            is_token = mask[:, None, -tokens:].to(device, torch.float32)  # [rows, 1, tokens]
+            return causal * is_token
+        shown = mask[:, 0, :, -tokens:].to(device)  # [rows, tokens, tokens] of [rows, 1, tokens, tokens so far]
+        seen = self._is_seen(shown).float()
         if tokens > self._window:
             return _whole_texts(seen)
         return seen
+
+    def _is_seen(self, shown: Tensor) -> Tensor:
+        """Return as booleans what a block's attention mask says: whether a token is seen."""
+        if shown.dtype != torch.bool:
+            # It is added to the attention's scores: 0 where a token is seen, else -inf or the type's least number.
+            return shown > torch.finfo(shown.dtype).min / 2
+        if self._mask_hides:
+            return ~shown
+        return shown
+
+    def set_cache(self, cache: Cache | None) -> None:
+        """Take ``cache`` for that of the block's last call, where the block got none and made one itself."""
+        self._cache = cache
 
     def _record_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the size of a call, its attention mask, and its cache."""
@@ -132,25 +148,34 @@ def _whole_texts(seen: Tensor) -> Tensor:
     return _whole_texts(reached)
 
 
-class AfterMarker(TokenMeans):
+class AfterMarker:
     """Whether the token ``marker`` has occurred in a text, at each of its tokens; ``name`` as in `TokenMeans`.
 
-    It is computed once a call, before the first block, from the token ids that the transformer gets. If a caller gives
-    embeddings instead of ids, the marker counts as absent.
+    In a pass of the model, these are called one after the other:
+
+    1. `_record_ids`, when the transformer around the blocks is called: it keeps the token ids. `TokenMeans` records
+       the attention mask of the same call. If a caller gives embeddings instead of ids, the marker counts as absent.
+    2. `_find_tokens`, when the first block is called: it computes the result, once for the pass.
+    3. `at`, by each module whose output depends on the marker: it returns the result.
     """
 
     def __init__(self, model: LanguageModel, marker: int, *, name: str) -> None:
-        super().__init__(model, None, name=name)
         self._marker = marker
-        self._first = model.block(0)
-        self._ids: Tensor | None = None  # of a call of the transformer whose first block has not begun
+        self._means = TokenMeans(model, None, name=name)
+        self._first_block = model.block(0)
+        self._ids: Tensor | None = None  # [rows, tokens], between 1. and 2.
         self._after: Tensor | None = None  # 1 or 0 for each token, [tokens, 1]; None if no text has the marker
 
     @contextmanager
     def attached(self) -> Iterator[AfterMarker]:
-        """Record the calls of the transformer inside the ``with`` block."""
+        """Look for the marker in the passes of the model inside the ``with`` block."""
+        transformer = self._means.block
         try:
-            with self._first.register_forward_pre_hook(self._begin, with_kwargs=True), super().attached():
+            with (
+                self._means.attached(),
+                transformer.register_forward_pre_hook(self._record_ids, with_kwargs=True),
+                self._first_block.register_forward_pre_hook(self._find_tokens, with_kwargs=True),
+            ):
                 yield self
         finally:
             self._ids = None
@@ -165,22 +190,38 @@ class AfterMarker(TokenMeans):
             return None
         return self._after
 
-    def _record_call(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record a call of the transformer, and its token ids for `_begin`."""
-        super()._record_call(block, args, kwargs)
+    def _record_ids(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record the token ids of a call of the transformer, and forget the result of the call before."""
         self._ids = _input_of(args, kwargs)
         self._after = None
 
     @torch.no_grad()
-    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Compute the tokens after the marker. If no cache was given, the transformer has made one by now."""
-        if self._ids is None:
+    def _find_tokens(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Compute the tokens from the marker on."""
+        if self._ids is None:  # the blocks run alone, without the transformer
             return
-        self._cache = _cache_of(args, kwargs)
-        marked = (self._ids.reshape(-1, 1) == self._marker).float()
+        self._means.set_cache(_cache_of(args, kwargs))  # the transformer makes one before its first block
+        is_marker = (self._ids.reshape(-1, 1) == self._marker).float()  # [rows * tokens, 1]
         self._ids = None
-        after = self.of(marked) > 0
-        self._after = after.float() if bool(after.any()) else None
+        # The mean of this 0 or 1 up to a token is above 0 as soon as one of the tokens was the marker.
+        is_after = self._means.of(is_marker) > 0
+        if bool(is_after.any()):
+            self._after = is_after.float()
+
+
+def find_transformer(model: LanguageModel) -> nn.Module:
+    """Return the module that gets token ids and calls the blocks.
+
+    In a model that reads only text, it is the parent of the blocks, such as ``model`` of ``model.layers``: in some
+    families the head calls this one, and not the base model. In a model that reads images too, the parent of the blocks
+    gets embeddings, so it is the base model.
+    """
+    reads_text_only = model.text_config is model.model.config
+    if not reads_text_only:
+        base: nn.Module = model.model.base_model
+        return base
+    parent, _, _ = model.spec.blocks.rpartition(".")
+    return model.model.get_submodule(parent)
 
 
 def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
