@@ -101,28 +101,31 @@ class Grace(CodebookMethod):
     config: GraceConfig
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Make an entry for each of the edits, all in one descent."""
+        """Make an entry for each of the edits; ``before`` is applied to the model already."""
         total = self.empty_patch()
-        for patch in self.make_each(edits):
+        for patch in self.make_each(edits, before=before):
             if isinstance(patch, Exception):
                 raise patch
             total = total + patch
         return total
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
-        """Train the values of the edits, `_BATCH` in one descent; each edit gets its own patch."""
+        """Train the values of the edits, `_BATCH` in one descent; each edit gets its own patch.
+
+        ``before`` is applied to the model already, and nothing else is read of it.
+        """
         results = dict[int, Patch | Exception]()  # by the index of the edit
-        requests = dict[int, Request]()
+        requests = dict[int, Request]()  # of the edits that can be encoded, by the index of the edit
         with keep_untouched(self.model):
             for index, edit in enumerate(edits):
-                request = self._try_row(edit)
+                request = self._try_to_encode(edit)
                 if isinstance(request, Exception):
                     results[index] = request
                 else:
                     requests[index] = request
             indices = list(requests)
-            for start in range(0, len(indices), _BATCH):
-                batch = indices[start : start + _BATCH]
+            for first in range(0, len(indices), _BATCH):
+                batch = indices[first : first + _BATCH]
                 patches = self._train([edits[index] for index in batch], [requests[index] for index in batch])
                 results.update(zip(batch, patches, strict=True))
         return tuple(results[index] for index in range(len(edits)))
@@ -130,10 +133,12 @@ class Grace(CodebookMethod):
     def encode_edit(self, edit: Edit) -> Request:
         """Return the edit's prompt with its target; the change is made at the prompt's last token."""
         prompt = super().encode_edit(edit)
-        return Request(rewrites=(replace(prompt, subject_last=prompt.target_start - 1),))
+        # An objective changes the output at ``subject_last``. GRACE reads no subject, and gives the prompt's last token.
+        prompt_last = prompt.target_start - 1
+        return Request(rewrites=(replace(prompt, subject_last=prompt_last),))
 
-    def _try_row(self, edit: Edit) -> Request | Exception:
-        """Return the row of an edit, or the exception if it can't be encoded."""
+    def _try_to_encode(self, edit: Edit) -> Request | Exception:
+        """Return the edit's prompt with its target, or the exception if it can't be encoded."""
         return attempt(edit, lambda: self.encode_edit(edit))
 
     def _train(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[Patch | Exception]:
@@ -144,11 +149,12 @@ class Grace(CodebookMethod):
         keys = objective.bare_key  # its inputs there, [edits, d_ff]
 
         # delta = v - output starts at 0 (warm), or where v is one random vector [d], the same for all edits (cold).
-        start: Tensor | None = None
+        first_delta: Tensor | None = None
         if self.config.start == "cold":
             draw = torch.Generator().manual_seed(self.config.seed)
-            start = torch.rand(outputs.shape[1:], generator=draw).to(outputs) - outputs
-        delta = FreeDelta(outputs, learning_rate=self.config.learning_rate, start=start)
+            random_value = torch.rand(outputs.shape[1:], generator=draw).to(outputs)
+            first_delta = random_value - outputs
+        delta = FreeDelta(outputs, learning_rate=self.config.learning_rate, start=first_delta)
         stops = Stops(steps=self.config.steps, stop_below=self.config.stop_below)
         descents = descend(objective, delta, stops)
         patches = list[Patch | Exception]()
@@ -157,7 +163,7 @@ class Grace(CodebookMethod):
         return patches
 
     def _try_entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch | Exception:
-        """Return the patch of one edit, or the exception if it is not finite."""
+        """Return the patch of one edit, or the exception if its loss or its entry is not finite."""
         return attempt(edit, lambda: self._make_entry(edit, key, output, descent))
 
     def _make_entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
@@ -171,7 +177,8 @@ class Grace(CodebookMethod):
         """
         value = output + descent.change  # v, [d]
         norms = {"key": key.norm(), "value": value.norm(), "change": descent.change.norm()}
-        computed = (*descent.losses[-1], norms["key"], norms["value"])
+        last_losses = descent.losses[-1]  # a tuple: the whole loss and its parts
+        computed = (*last_losses, norms["key"], norms["value"])
         if not all(math.isfinite(number) for number in computed):
             raise ModelError(
                 "the loss of the value is not finite; give a lower learning_rate, or load the model in float32"
