@@ -93,16 +93,16 @@ class DeferringGate(SummedAdapter):
     def initial(self) -> dict[str, Tensor]:
         """Return zeros for a copied layer; else random parameters like a linear layer's, from the seed."""
         draw = torch.Generator().manual_seed(self.settings.seed)
-        rows, columns = self.size
+        d, d_ff = self.size
         bias = torch.full((1, 1), self.settings.shut)
         if self.settings.start == "layer":
-            gate = torch.zeros(1, columns)
-            layer = torch.zeros(rows, columns)
-            offset = torch.zeros(rows, 1)
+            gate = torch.zeros(1, d_ff)
+            layer = torch.zeros(d, d_ff)
+            offset = torch.zeros(d, 1)
         else:
-            gate = linear_init(1, columns, draw)
-            layer = linear_init(rows, columns, draw)
-            offset = torch.empty(rows, 1).uniform_(-(columns**-0.5), columns**-0.5, generator=draw)
+            gate = linear_init(1, d_ff, draw)
+            layer = linear_init(d, d_ff, draw)
+            offset = torch.empty(d, 1).uniform_(-(d_ff**-0.5), d_ff**-0.5, generator=draw)
         return {"gate": gate, "bias": bias, "layer": layer, "offset": offset}
 
     def logit(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:

@@ -60,11 +60,13 @@ class MemoryNetwork(SummedAdapter):
     def initial(self) -> dict[str, Tensor]:
         """Return keys and biases like a linear layer's, and values uniform in [0, 1), all from the seed."""
         draw = torch.Generator().manual_seed(self.settings.seed)
-        rows, columns = self.size
+        d, d_ff = self.size
         slots = self.settings.slots
-        bias = torch.empty(slots, 1).uniform_(-(columns**-0.5), columns**-0.5, generator=draw)
-        values = torch.rand(slots, rows, generator=draw)
-        return {"keys": linear_init(slots, columns, draw), "bias": bias, "values": values}
+        # The bias, then the values, then the keys: the order of the draws is part of what a seed means.
+        bias = torch.empty(slots, 1).uniform_(-(d_ff**-0.5), d_ff**-0.5, generator=draw)
+        values = torch.rand(slots, d, generator=draw)
+        keys = linear_init(slots, d_ff, draw)
+        return {"keys": keys, "bias": bias, "values": values}
 
     def forward(
         self, parameters: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False
