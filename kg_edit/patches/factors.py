@@ -106,15 +106,15 @@ class Factors:
         if self.bound < _SAFE * torch.finfo(torch.float32).max:
             return True
         # The whole product takes as much memory as the weight, so it is only computed where the bound is too large
-        return bool(torch.isfinite(self.exact_on(self.left.device).product).all())
+        return bool(torch.isfinite(self.float32_on(self.left.device).product).all())
 
-    def exact_on(self, device: torch.device) -> Factors:
+    def float32_on(self, device: torch.device) -> Factors:
         """Return the same factors on ``device``, in float32."""
         return Factors(left=self.left.to(device).float(), right=self.right.to(device).float())
 
     def added_to(self, weight: Tensor, *, name: str) -> Tensor:
         """Return W + left right^T, computed in float32 and rounded to the type of ``weight`` [out, in]."""
-        changed = (weight + self.exact_on(weight.device).product).to(weight.dtype)
+        changed = (weight + self.float32_on(weight.device).product).to(weight.dtype)
         safe = self.bound < _SAFE * torch.finfo(weight.dtype).max  # false for NaN, too
         if not safe and not torch.isfinite(changed).all():
             raise PatchError(

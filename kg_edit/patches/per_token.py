@@ -65,7 +65,7 @@ def patch_each_token(model: LanguageModel, patches: Sequence[WeightChanges | Non
         modules |= patch.modules(model)
         for name, factors in patch.factors.items():
             device = next(modules[name].parameters()).device
-            changes.setdefault(name, {})[index] = factors.exact_on(device)
+            changes.setdefault(name, {})[index] = factors.float32_on(device)
 
     with ExitStack() as hooks:
         for name, module in modules.items():

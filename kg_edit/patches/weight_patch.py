@@ -156,7 +156,7 @@ class WeightPatch(Patch):
         modules = self.modules(model)
         factors = dict[str, Factors]()
         for name, change in self.factors.items():
-            factors[name] = change.exact_on(next(modules[name].parameters()).device)
+            factors[name] = change.float32_on(next(modules[name].parameters()).device)
         return replace(self, factors=factors)
 
     def weight_norms(self, model: LanguageModel) -> dict[str, float]:

@@ -1,8 +1,10 @@
 """Three bounds on an update D = R U^T of a weight W [d, d_ff], with R [d, facts] and U [d_ff, facts].
 
-- SPHERE (arXiv 2510.01172), `remove_principal`: D avoids the principal directions V of W: it becomes D (I - a V V^T);
+- SPHERE (arXiv 2510.01172), `remove_principal`: D avoids W's principal directions V: it becomes D (I - strength V V^T);
 - RECT (arXiv 2401.04700), `keep_most_changed`: only the elements of D that change their weight most are written;
 - PRUNE (arXiv 2405.16821), `prune`: the singular values of all updates together are bounded by those of W.
+
+`exact` converts to float64, in which the first and the third are computed; the factors of an update are in float32.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ def find_principal_directions(weight: Tensor) -> Tensor:
     """Return V [d_ff, directions] of ``weight`` W [d, d_ff], in float64.
 
     With A the rows of W scaled to norm 1, they are the eigenvectors of A^T A with the largest eigenvalues, as many as
-    have half of the eigenvalues' sum. If u is an eigenvector of the smaller A A^T with the eigenvalue e, the one of
-    A^T A is A^T u / sqrt(e).
+    have half of the eigenvalues' sum. If u is an eigenvector of the smaller A A^T with the eigenvalue e, then
+    A^T u / sqrt(e) is one of A^T A with the same eigenvalue, of norm 1.
     """
     rows = exact(weight)
     rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-8)  # A
@@ -75,21 +77,26 @@ def prune(update: Factors, weight: Tensor, *, earlier: Sequence[Factors], base: 
     for pair in earlier:
         unedited = unedited - exact(pair.product).to(unedited.device)
 
-    # S = L R^T has the singular values of the small Q_L^T L R^T Q_R.
-    updates = [pair.exact_on(update.left.device) for pair in earlier]
+    # S = X Y^T with X [d, r] and Y [d_ff, r], where r is the sum of the updates' ranks. By QR, X = Q_X T_X and
+    # Y = Q_Y T_Y, with orthonormal columns in Q_X and Q_Y. So S = Q_X (T_X T_Y^T) Q_Y^T has the singular values sigma
+    # of the small T_X T_Y^T, and its singular vectors are those of the small one, times Q_X and Q_Y.
+    updates = [pair.float32_on(update.left.device) for pair in earlier]
     updates.append(update)
     total = Factors.join(updates)
-    left, in_left = torch.linalg.qr(exact(total.left))
-    right, in_right = torch.linalg.qr(exact(total.right))
-    u, sigma, v = torch.linalg.svd(in_left @ in_right.T, full_matrices=False)
-    if sigma[0] <= unedited.norm() / min(unedited.shape) ** 0.5:  # at most s, which is then not computed
+    q_x, t_x = torch.linalg.qr(exact(total.left))
+    q_y, t_y = torch.linalg.qr(exact(total.right))
+    u, sigma, v_transposed = torch.linalg.svd(t_x @ t_y.T, full_matrices=False)
+
+    # |W|^2 is the sum of the squares of W's min(d, d_ff) singular values, so the largest one s is at least this:
+    least_s = unedited.norm() / min(unedited.shape) ** 0.5
+    if sigma[0] <= least_s:  # no sigma exceeds s, which need not be computed
         return update
 
     # D + sum over sigma > s of (bounded sigma - sigma) u v^T
-    largest = torch.linalg.matrix_norm(unedited, 2).to(sigma.device)  # s
-    over = sigma > largest
-    bounded = torch.minimum(sigma, largest + (sigma / largest).log() / math.log(base))
-    correction_left = left @ u[:, over] * (bounded - sigma)[over]
-    correction_right = right @ v[over].T
+    s = torch.linalg.matrix_norm(unedited, 2).to(sigma.device)
+    over = sigma > s
+    bounded = torch.minimum(sigma, s + (sigma / s).log() / math.log(base))
+    correction_left = q_x @ u[:, over] * (bounded - sigma)[over]  # [d, over]
+    correction_right = q_y @ v_transposed[over].T  # [d_ff, over]
     correction = Factors(left=correction_left.to(update.left), right=correction_right.to(update.right))
     return update + correction
