@@ -174,30 +174,23 @@ class Wise(AdapterMethod):
         Other shards do not act while it is trained.
         """
         (edit,) = edits
-        config = self.config
-        empty = SideMemory.empty(self.shape, MemorySettings.of(config))
-        memory = empty
-        if isinstance(earlier, SideMemory):
-            memory = earlier
-        memory.check_settings(empty)  # before the training
-
+        memory = self._find_memory(earlier)
         # `owners` has an entry for each earlier edit, and `shard` edits fill a shard.
-        number = len(memory.owners) // config.shard
-        # D of the present shard. The gradient is masked, so only the entries of its subspace change.
-        start = memory.shards.get(number, torch.zeros(self.shape)).to(self.device)
-        subspace = memory.subspace(number).to(self.device)
-        change = start.clone().requires_grad_()  # [d, d_ff]
-        change.register_hook(lambda gradient: gradient * subspace)
+        number = len(memory.owners) // self.config.shard
+        start = memory.shards.get(number, torch.zeros(self.shape)).to(self.device)  # D of the shard before this edit
+        change = _make_trainable(start, memory.subspace(number))  # D of the shard, [d, d_ff]
 
         rows = self.rows(edit)
         row_inputs = self.inputs([row.ids for row in rows], ends=[row.prompt_end for row in rows])
         texts = TrainedTexts(rows, row_inputs, self.unrelated)
         losses = self._descend(change, rows, texts)
 
-        # What later texts are compared with: the edit's least activation
+        # The edit's least activation, with which the memory compares later texts
         with torch.no_grad():
             activations = texts.activations(change)
         activation = activations.edited.min()
+
+        # Only what this edit adds: the patch is added to those of earlier edits.
         adapter = SideMemory(
             size=self.shape,
             shards={number: (change.detach() - start).cpu()},
@@ -211,6 +204,14 @@ class Wise(AdapterMethod):
             "unrelated_activation": round(float(activations.unrelated.max()), 6),
         }
         return adapter, [record(self, edit, change=adapter.shards[number], losses=losses) | notes]
+
+    def _find_memory(self, earlier: Adapter | None) -> SideMemory:
+        """Return the memory of the earlier edits, or an empty one; raise if it was made with other settings."""
+        empty = SideMemory.empty(self.shape, MemorySettings.of(self.config))
+        if not isinstance(earlier, SideMemory):
+            return empty
+        earlier.check_settings(empty)
+        return earlier
 
     def _descend(self, change: Tensor, rows: Sequence[TrainingRow], texts: TrainedTexts) -> list[float]:
         """Train D in place, and return the losses.
@@ -263,3 +264,11 @@ class Wise(AdapterMethod):
         provenance = super().provenance()
         provenance["methods"][0] |= {"contexts": list(self.contexts)}
         return provenance
+
+
+def _make_trainable(start: Tensor, subspace: Tensor) -> Tensor:
+    """Return a copy of D ``start`` [d, d_ff] with a gradient only where the mask ``subspace`` [d, d_ff] is true."""
+    mask = subspace.to(start.device)
+    change = start.clone().requires_grad_()
+    change.register_hook(lambda gradient: gradient * mask)
+    return change
