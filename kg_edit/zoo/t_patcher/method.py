@@ -141,27 +141,12 @@ class TPatcher(AdapterMethod):
         existing = Neurons.none(self.shape)
         if isinstance(earlier, Neurons):
             existing = earlier
-        before = existing.on(self.device)
         row = self.encode_edit(edit)
         row_losses = RowLosses(self.model, self.layer, [row])
-        queries = self._queries_of_mistakes(row, row_losses, before)  # q, [n, d]
-        memory = self._memory_for(queries, existing)  # m, [tokens, d]
+        queries = self._queries_of_mistakes(row, row_losses, existing)  # q, [n, d]
         new = NewNeurons.at(queries, amplify=self.config.amplify, seed=self.config.seed)
+        losses = self._train_neurons(new, queries, existing, row_losses)
 
-        def forward(h: Tensor, output: Tensor) -> Tensor:
-            return output + fired(h, *before) + fired(h, *new.tensors)
-
-        def edit_loss() -> Tensor:
-            return row_losses().mean()  # l_e
-
-        def penalty() -> Tensor:
-            return neuron_loss(new.keys, new.biases, queries, memory, self.config)
-
-        descent = self.config.descent
-        if not len(queries):  # there is nothing to train
-            descent = replace(descent, steps=1)
-        with replacing_output(self.model, self.layer, forward, reads="mlp"):
-            losses = descent.run(new.parameters, edit_loss, penalty=penalty)
         keys, biases, values = new.tensors
         adapter = Neurons(
             size=self.shape,
@@ -173,16 +158,42 @@ class TPatcher(AdapterMethod):
         change = torch.cat([adapter.keys, adapter.values, torch.zeros(1, self.shape[0])])  # 0 if there is no neuron
         return adapter, [record(self, edit, change=change, losses=losses) | {"neurons": len(keys)}]
 
-    def _queries_of_mistakes(
-        self, row: TrainingRow, row_losses: RowLosses, before: tuple[Tensor, Tensor, Tensor]
-    ) -> Tensor:
+    def _train_neurons(self, new: NewNeurons, queries: Tensor, existing: Neurons, row_losses: RowLosses) -> list[float]:
+        """Train new neurons in place, beside the existing ones; return the losses l_e.
+
+        Args:
+            new: a neuron for each mistake.
+            queries: q, the MLP's input at each mistake, [n, d].
+            existing: the neurons of earlier edits.
+            row_losses: the loss of the edit's row.
+        """
+        before = existing.on(self.device)
+        memory = self._memory_for(queries, existing)  # m, [tokens, d]
+
+        def forward(h: Tensor, output: Tensor) -> Tensor:
+            return output + fired(h, *before) + fired(h, *new.tensors)
+
+        def edit_loss() -> Tensor:
+            return row_losses().mean()  # l_e
+
+        def penalty() -> Tensor:
+            return neuron_loss(new.keys, new.biases, queries, memory, self.config)
+
+        descent = self.config.descent
+        if not len(queries):  # without mistakes there is nothing to train: the loss is evaluated once
+            descent = replace(descent, steps=1)
+        with replacing_output(self.model, self.layer, forward, reads="mlp"):
+            return descent.run(new.parameters, edit_loss, penalty=penalty)
+
+    def _queries_of_mistakes(self, row: TrainingRow, row_losses: RowLosses, existing: Neurons) -> Tensor:
         """Return the MLP's inputs at the mistakes, [n, d]: at most ``most`` of the settings, the first ones.
 
         Args:
             row: the prompt with its target.
             row_losses: the row's losses, which also give its logits.
-            before: keys, biases and values of the earlier neurons.
+            existing: the neurons of earlier edits.
         """
+        before = existing.on(self.device)
 
         def forward(h: Tensor, output: Tensor) -> Tensor:
             return output + fired(h, *before)
