@@ -133,7 +133,7 @@ class Grace(CodebookMethod):
     def encode_edit(self, edit: Edit) -> Request:
         """Return the edit's prompt with its target; the change is made at the prompt's last token."""
         prompt = super().encode_edit(edit)
-        # An objective changes the output at ``subject_last``. GRACE reads no subject, and gives the prompt's last token.
+        # An objective changes the output at ``subject_last``. GRACE gives it the prompt's last token.
         prompt_last = prompt.target_start - 1
         return Request(rewrites=(replace(prompt, subject_last=prompt_last),))
 
