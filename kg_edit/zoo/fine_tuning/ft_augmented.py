@@ -173,21 +173,44 @@ class FtAugmented(TuningMethod):
             rows = AugmentedRows(self, edits, before)
             for epoch in Bar(range(config.steps), title=self.name, unit="epoch"):
                 is_last = epoch == config.steps - 1
-                losses = torch.zeros(len(edits))
-                for batch in batches(len(edits), config.batch_size, seed=config.seed, epoch=epoch):
-                    if is_last:  # it takes no step, so that the loss of the final change is known
-                        losses[batch] = self.measure(rows.bare(batch), changes).cpu()
-                    else:
-                        loss, row_losses = self.loss(rows.draw(epoch, batch), changes, negative)
-                        check_loss(loss, epoch)
-                        take_step(optimizer, loss)
-                        losses[batch] = row_losses[: len(batch)].detach().cpu()
+                if is_last:  # it takes no step, so that the loss of the final change is known
+                    losses = self._measure_epoch(epoch, rows, changes)
+                else:
+                    losses = self._train_epoch(epoch, rows, changes, negative, optimizer)
                 epoch_losses.append(losses)
                 report_losses(epoch, dict(enumerate(losses.tolist())), descents=len(edits))
                 if is_last or float(losses.mean()) < config.stop_below:
                     break
                 schedule.step()
         return self._patch(edits, changes, torch.stack(epoch_losses, 1))
+
+    def _batches(self, epoch: int, edits: int) -> list[list[int]]:
+        """Return the indices of the edits of each step of an epoch."""
+        return batches(edits, self.config.batch_size, seed=self.config.seed, epoch=epoch)
+
+    def _train_epoch(
+        self,
+        epoch: int,
+        rows: AugmentedRows,
+        changes: Mapping[int, Tensor],
+        negative: WeightPatch | None,
+        optimizer: torch.optim.Optimizer,
+    ) -> Tensor:
+        """Train every edit once; return the loss of each edit's own row, each before its step, [edits]."""
+        losses = torch.zeros(rows.count)
+        for batch in self._batches(epoch, rows.count):
+            loss, row_losses = self.loss(rows.draw(epoch, batch), changes, negative)
+            check_loss(loss, epoch)
+            take_step(optimizer, loss)
+            losses[batch] = row_losses[: len(batch)].detach().cpu()  # the first rows are those of the batch's edits
+        return losses
+
+    def _measure_epoch(self, epoch: int, rows: AugmentedRows, changes: Mapping[int, Tensor]) -> Tensor:
+        """Return the loss of each edit's bare row under the changes, [edits]."""
+        losses = torch.zeros(rows.count)
+        for batch in self._batches(epoch, rows.count):
+            losses[batch] = self.measure(rows.bare(batch), changes).cpu()
+        return losses
 
     def loss(
         self, rows: StepRows, changes: Mapping[int, Tensor], negative: WeightPatch | None
@@ -288,6 +311,11 @@ class AugmentedRows:
         # By template, because many edits share one, and every epoch asks again
         self._unedited_subjects = dict[str, list[str]]()
 
+    @property
+    def count(self) -> int:
+        """The number of edits."""
+        return len(self._edits)
+
     def bare(self, batch: Sequence[int]) -> list[TrainingRow]:
         """Return the bare row of each edit of a batch."""
         return [self._bare[index] for index in batch]
@@ -343,8 +371,11 @@ class AugmentedRows:
         """Return the row of an edit in a context; in a share ``at_subject`` the change acts at the subject alone."""
         config = self._config
         prompt = self._encode(edit, context)
-        if context == BARE and not edit.is_made_in_chat(self._method.name) and begins_unread(self._model, prompt):
-            prompt = self._encode(edit, LINE_BREAK + BARE)  # as in the bare row of `TuningMethod.encode_edit`
+        # Many models do not read a subject that ends in the first token of a text. Then a line break comes before it, as
+        # in `TuningMethod.encode_edit`.
+        is_plain_and_bare = context == BARE and not edit.is_made_in_chat(self._method.name)
+        if is_plain_and_bare and begins_unread(self._model, prompt):
+            prompt = self._encode(edit, LINE_BREAK + BARE)
         row = row_of(prompt, config.aim)
         if config.at_subject and draw.random() < config.at_subject:
             return replace(row, acting_at=prompt.edited_at)
