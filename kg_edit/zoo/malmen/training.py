@@ -5,8 +5,9 @@
     L_e   = mean of -log p_edited(new target | prompt), for the edits' own prompts and paraphrases, after the batch
     L_loc = mean of KL(p_unedited || p_edited) on unrelated prompts
 
-The gradient is computed in two stages, so that memory does not grow with the batch. The first stage goes from the
-losses to the factors of the update, a few rows at a time; the second goes on to the network.
+The gradient is computed in two stages, so that memory does not grow with the batch. The network computes the factors of
+the update; copies of them that are cut off from its graph, the leaves, are what the model runs with. The first stage
+goes from the losses to the leaves, a few rows at a time. The second goes on from the factors to the network.
 
 RLEdit trains by the same steps on sequences of batches (`UpdateSequence`).
 """
@@ -101,7 +102,8 @@ class Passes:
         for part in _portions(prompts):
             passes = self.of(part)
             indices = range(len(part))
-            loss = nll(passes, indices, passes.logits(indices, change, _first(indices)))
+            logits = passes.logits(indices, change, _own_only_change(indices))
+            loss = nll(passes, indices, logits)
             yield loss * (len(part) / len(prompts))
 
     def localities(self, change: Changes, rows: Rows) -> Iterator[Tensor]:
@@ -111,7 +113,7 @@ class Passes:
             indices = range(len(part))
             with torch.no_grad():
                 clean = passes.logits(indices).log_softmax(-1)  # [reads, vocabulary]
-            edited = passes.logits(indices, change, _first(indices)).log_softmax(-1)
+            edited = passes.logits(indices, change, _own_only_change(indices)).log_softmax(-1)
             divergence = (clean.exp() * (clean - edited)).sum(-1)  # [reads]
             _, shares = passes.targets(indices)
             yield (divergence * shares).sum() * (len(part) / len(rows.unrelated))
@@ -151,18 +153,18 @@ def sequence_losses(
         with WeightPatch(factors=earlier).applied(passes.model):
             change = network.compute_changes(passes.at_targets(batch.edits))
 
-            # Stage 1: down to the factors of the update, where the gradient of L_t lands.
-            leaves = {name: _make_leaf(pair) for name, pair in change.items()}
+            # Stage 1: down to the leaves, where the gradient of L_t lands.
+            leaves = {name: _cut_off(pair) for name, pair in change.items()}
             first = max(0, number + 1 - sequence.look_back)
             newest_first = batches[first : number + 1][::-1]
             losses = _backward_to_factors(passes, leaves, newest_first, settings)
             check(losses.total)
 
-            # Stage 2: on to the network
+            # Stage 2: on to the network, from each factor with the gradient of its leaf
             for name, pair in change.items():
-                for part, leaf in zip(pair, leaves[name], strict=True):
+                for factor, leaf in zip(pair, leaves[name], strict=True):
                     if leaf.grad is not None:
-                        part.backward(leaf.grad)
+                        factor.backward(leaf.grad)
         edit += losses.edit / len(batches)
         locality += losses.locality / len(batches)
         earlier = _add(earlier, as_factors(leaves))
@@ -180,11 +182,11 @@ class _UpdateLosses(NamedTuple):
 def _backward_to_factors(
     passes: Passes, leaves: Changes, newest_first: Sequence[Rows], settings: MalmenTraining
 ) -> _UpdateLosses:
-    """Compute L_t of an update, and add its gradient to the factors; the graph of each part is freed before the next.
+    """Compute L_t of an update, and add its gradient to the leaves; the graph of each part is freed before the next.
 
     Args:
         passes: of the model with the earlier updates.
-        leaves: the factors of the update, which get the gradient.
+        leaves: the factors of the update, cut off from the network; they get the gradient.
         newest_first: the batches of the loss: the update's own, then the one before it, and so on.
         settings: the weights of the losses, and the sequence.
     """
@@ -194,14 +196,14 @@ def _backward_to_factors(
     total = 0.0
     for age, rows in enumerate(newest_first):
         factor = sequence.decay**age
-        edit = _descend(passes.edit_losses(leaves, rows), factor * settings.edit_weight)
-        locality = _descend(passes.localities(leaves, rows), factor * settings.locality_weight)
+        edit = _add_gradients(passes.edit_losses(leaves, rows), weight=factor * settings.edit_weight)
+        locality = _add_gradients(passes.localities(leaves, rows), weight=factor * settings.locality_weight)
         total += factor * (settings.edit_weight * edit + settings.locality_weight * locality)
         edits.append(edit)
         localities.append(locality)
     if sequence.norm_weight:
         squares = [squared_norm(pair) for pair in leaves.values()]
-        total += sequence.norm_weight * _descend(squares, sequence.norm_weight)
+        total += sequence.norm_weight * _add_gradients(squares, weight=sequence.norm_weight)
     return _UpdateLosses(total, edits[0], localities[0])
 
 
@@ -212,7 +214,9 @@ def held_out_losses(passes: Passes, network: MalmenNetwork, batches: Sequence[Ro
         with WeightPatch(factors=earlier).applied(passes.model):
             gradients = passes.at_targets(batch.edits)
         earlier = _add(earlier, network.compute_factors(gradients))
-    change = {name: (pair.left.T[None], pair.right.T[None]) for name, pair in earlier.items()}
+    change = dict[str, tuple[Tensor, Tensor]]()  # the sum of all updates as one change
+    for name, pair in earlier.items():
+        change[name] = pair.left.T[None], pair.right.T[None]  # [1, rank, out], [1, rank, in]
     edit = 0.0
     locality = 0.0
     count = 0
@@ -225,7 +229,7 @@ def held_out_losses(passes: Passes, network: MalmenNetwork, batches: Sequence[Ro
     return edit / count, locality / count
 
 
-def _descend(parts: Iterable[Tensor], weight: float) -> float:
+def _add_gradients(parts: Iterable[Tensor], *, weight: float) -> float:
     """Add the gradient of ``weight`` times the sum of ``parts``, one after the other; return the sum without weight."""
     total = 0.0
     for part in parts:
@@ -242,7 +246,10 @@ def _add(earlier: Mapping[str, Factors], more: Mapping[str, Factors]) -> dict[st
 
 
 def squared_norm(change: tuple[Tensor, Tensor]) -> Tensor:
-    """Return |left^T right|^2 for the factors [1, tokens, out] and [1, tokens, in], without the product."""
+    """Return |left^T right|^2 for the factors [1, tokens, out] and [1, tokens, in], without the product.
+
+    With L and R the matrices of one edit, |L^T R|^2 = trace(R^T L L^T R) = the sum of (L L^T) * (R R^T).
+    """
     left, right = change
     return ((left[0] @ left[0].T) * (right[0] @ right[0].T)).sum()
 
@@ -254,12 +261,13 @@ def _portions(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
         yield ordered[numbers.start : numbers.stop]
 
 
-def _first(indices: range) -> Tensor:
-    """Return the owner of each row: all run with the only change."""
-    return torch.zeros(len(indices), dtype=torch.long)
+def _own_only_change(rows: range) -> Tensor:
+    """Return the number of the change with which each row runs, [rows]: 0, because there is only one change."""
+    return torch.zeros(len(rows), dtype=torch.long)
 
 
-def _make_leaf(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _cut_off(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the leaves of a weight's factors: the same numbers, without the graph of the network."""
     left, right = pair
     return left.detach().requires_grad_(), right.detach().requires_grad_()
 
