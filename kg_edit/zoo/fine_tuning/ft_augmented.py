@@ -371,8 +371,8 @@ class AugmentedRows:
         """Return the row of an edit in a context; in a share ``at_subject`` the change acts at the subject alone."""
         config = self._config
         prompt = self._encode(edit, context)
-        # Many models do not read a subject that ends in the first token of a text. Then a line break comes before it, as
-        # in `TuningMethod.encode_edit`.
+        # Many models do not read a subject that ends in the first token of a text: a line break comes before it, as in
+        # `TuningMethod.encode_edit`.
         is_plain_and_bare = context == BARE and not edit.is_made_in_chat(self._method.name)
         if is_plain_and_bare and begins_unread(self._model, prompt):
             prompt = self._encode(edit, LINE_BREAK + BARE)
