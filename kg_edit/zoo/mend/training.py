@@ -174,36 +174,45 @@ def losses_after(
         locality_weight: c_loc.
         lower: stored states of the lower blocks, which then do not run.
     """
-    # The rows of the pass: the edits' own ones, then the unrelated prompts, one for each edit.
-    edits = range(len(rows.edits))
-    unrelated = range(len(rows.edits), len(rows.edits) + len(rows.unrelated))
+    # The rows of the pass, by number: n own rows of the edits, then n unrelated prompts, one for each edit.
+    n = len(rows.edits)
+    own_rows = range(n)
+    unrelated_rows = range(n, 2 * n)
 
     # All rows run through the unedited model once; the network turns the edits' gradients into changes.
     passes = EditedPasses(model, [*rows.edits, *rows.unrelated], list(network.shapes), lower=lower)
     with torch.no_grad():
-        clean = passes.logits(unrelated).log_softmax(-1)  # [reads of unrelated, vocabulary]
-    gradients = edit_factors(passes, nll(passes, edits), rows=len(edits))
+        clean = passes.logits(unrelated_rows).log_softmax(-1)  # log p_unedited, [reads of unrelated, vocabulary]
+    gradients = edit_factors(passes, nll(passes, own_rows), rows=n)
     changes = network.compute_changes(gradients)
 
     # Then the rows run again from the first changed block on, each with the change of its own edit.
-    owners = torch.tensor([*edits, *edits])
-    logits = passes.logits([*edits, *unrelated], changes, owners)
-    edit_logits, unrelated_logits = logits.split([len(logits) - len(clean), len(clean)])
+    owners = torch.tensor([*range(n), *range(n)])  # the edit of each row, [2 n]
+    logits = passes.logits([*own_rows, *unrelated_rows], changes, owners)
+    own_logits, unrelated_logits = logits.split([len(logits) - len(clean), len(clean)])
 
     # L_loc: KL(p_unedited || p_edited), the mean over the rows of the mean over a row's target tokens
-    _, shares = passes.targets(unrelated)
-    divergence = (clean.exp() * (clean - unrelated_logits.log_softmax(-1))).sum(-1)  # [reads of unrelated]
+    edited = unrelated_logits.log_softmax(-1)  # log p_edited, [reads of unrelated, vocabulary]
+    divergence = (clean.exp() * (clean - edited)).sum(-1)  # [reads of unrelated]
+    _, shares = passes.targets(unrelated_rows)
     locality = (divergence * shares).sum()
 
-    # L_e: the mean over the edits' own rows, if they are learned, and the further prompts
-    edit = nll(passes, edits, edit_logits)
-    if rows.further:
-        further = _compute_further_loss(model, changes, rows, lower=lower)
-        learned = 0
-        if rows.learned:
-            learned = len(rows.edits)
-        edit = (learned * edit + len(rows.further) * further) / (learned + len(rows.further))
+    # L_e
+    own_loss = nll(passes, own_rows, own_logits)
+    edit = _add_further_loss(own_loss, model, changes, rows, lower=lower)
     return Losses(edit=edit, locality=locality, total=edit_weight * edit + locality_weight * locality)
+
+
+def _add_further_loss(
+    own_loss: Tensor, model: LanguageModel, changes: Changes, rows: Rows, *, lower: LowerStates | None
+) -> Tensor:
+    """Return L_e: the mean over the edits' own rows, if they are learned, and the further prompts."""
+    if not rows.further:
+        return own_loss
+    further_loss = _compute_further_loss(model, changes, rows, lower=lower)
+    learned = len(rows.edits) if rows.learned else 0
+    further = len(rows.further)
+    return (learned * own_loss + further * further_loss) / (learned + further)
 
 
 def _compute_further_loss(model: LanguageModel, changes: Changes, rows: Rows, *, lower: LowerStates | None) -> Tensor:
