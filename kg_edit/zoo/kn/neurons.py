@@ -58,15 +58,10 @@ def neuron_attributions(
     rows = list[Prompt]()
     owners = list[int]()  # the prompt of each row
     for index, prompt in enumerate(prompts):
-        end = min(prompt.target_start + tokens, len(prompt.ids))
-        for token in range(prompt.target_start, end):
-            ids = prompt.ids[: token + 1]
-            rows.append(Prompt(text=prompt.text, ids=ids, target_start=token, subject_last=token - 1))
-            owners.append(index)
-
-    # A pass runs several intervals of the integral at once, each on a copy of the rows. Their number divides ``steps``.
-    most = max(_ROWS // len(rows), 1)
-    together = max(copies for copies in range(1, steps + 1) if steps % copies == 0 and copies <= most)
+        token_rows = _split_answer(prompt, tokens)
+        rows += token_rows
+        owners += [index] * len(token_rows)
+    together = _count_intervals_in_a_pass(steps, rows=len(rows))
     recorded, neurons = _record_neurons(model, rows, layers, copies=together)
 
     scores = list[Tensor]()  # [prompts, d_ff] of each layer
@@ -75,10 +70,34 @@ def neuron_attributions(
         keys = neurons[layer][: len(rows)]  # x, [rows, d_ff]
         chance = _make_chance_function(model, layer, recorded, neurons[layer], rows * together)
         row_scores = integrated_gradients(chance, keys, steps=steps, together=together).cpu()  # [rows, d_ff]
-        prompt_scores = row_scores.new_zeros(len(prompts), row_scores.shape[1])
-        scores.append(prompt_scores.index_add(0, torch.tensor(owners), row_scores))  # the sum over a prompt's rows
+        # The sum over the rows of each prompt, [prompts, d_ff]
+        no_scores = row_scores.new_zeros(len(prompts), row_scores.shape[1])
+        scores.append(no_scores.index_add(0, torch.tensor(owners), row_scores))
         activity.append(keys.mean(0).cpu())
     return Attributions(scores=torch.stack(scores, 1), activity=torch.stack(activity))
+
+
+def _split_answer(prompt: Prompt, tokens: int) -> list[Prompt]:
+    """Return a row for each of the first ``tokens`` tokens of a prompt's answer.
+
+    A row ends with the token. The token before it is where the neurons are read, so it takes the subject's place.
+    """
+    rows = list[Prompt]()
+    end = min(prompt.target_start + tokens, len(prompt.ids))
+    for token in range(prompt.target_start, end):
+        ids = prompt.ids[: token + 1]
+        rows.append(Prompt(text=prompt.text, ids=ids, target_start=token, subject_last=token - 1))
+    return rows
+
+
+def _count_intervals_in_a_pass(steps: int, *, rows: int) -> int:
+    """Return how many of the integral's ``steps`` intervals one pass runs, each on a copy of the ``rows`` rows.
+
+    It is the largest divisor of ``steps`` with at most `_ROWS` rows in a pass, or 1.
+    """
+    most = max(_ROWS // rows, 1)
+    divisors = [count for count in range(1, steps + 1) if steps % count == 0]
+    return max(count for count in divisors if count <= most)
 
 
 @torch.no_grad()
@@ -201,16 +220,23 @@ def refined_neurons(scores: Tensor, *, threshold: float, share: float, least: in
         elif size >= least:
             fitting.append(p)
 
+    # The nearest share that fits; else the strongest neurons of a set that is too large; else, if every set is too
+    # small, that of the lowest share.
     if fitting:
         nearest = min(fitting, key=lambda p: (abs(p - share), -p))  # of two equally near ones, the higher share
         return Neurons(mask=masks[nearest], share=nearest)
     if not too_large:
         return shared_neurons(scores, threshold=threshold, share=min(masks))
-    mask = masks[max(too_large)]
-    strongest = scores.mean(0).masked_fill(~mask, -torch.inf).flatten().topk(most).indices
+    highest = max(too_large)  # of which the set is the smallest one that is too large
+    return Neurons(mask=_keep_strongest(masks[highest], scores.mean(0), most), share=highest)
+
+
+def _keep_strongest(mask: Tensor, scores: Tensor, count: int) -> Tensor:
+    """Return the mask of the ``count`` neurons of ``mask`` with the largest scores; both are [layers, d_ff]."""
+    strongest = scores.masked_fill(~mask, -torch.inf).flatten().topk(count).indices  # in [layers * d_ff]
     kept = torch.zeros_like(mask).flatten()
     kept[strongest] = True
-    return Neurons(mask=kept.reshape(mask.shape), share=max(too_large))
+    return kept.reshape(mask.shape)
 
 
 def _count_prompts(scores: Tensor, threshold: float) -> Tensor:
