@@ -71,8 +71,9 @@ class Serac(EditingMethod):
         """Check the inputs, and that the trained network can be read."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, SeracConfig)  # noqa: S101 - config_class
-        if folder := _folder(config):
-            FORMAT.read_manifest(folder / NETWORK, SeracManifest)
+        folder = _find_folder(config)
+        if folder:
+            FORMAT.read_manifest(folder / NETWORK, SeracManifest)  # raises if the file is missing or damaged
 
     def prepare(self) -> None:
         """Load the network."""
@@ -110,7 +111,7 @@ class Serac(EditingMethod):
 
     @cached_property
     def _trained(self) -> Trained[SeracNetwork, SeracManifest] | None:
-        folder = _folder(self.config)
+        folder = _find_folder(self.config)
         if folder is None:
             return None
         return FORMAT.load_network(folder, self.model, SeracManifest, SeracManifest.build_network)
@@ -118,39 +119,42 @@ class Serac(EditingMethod):
     @cached_property
     def _empty(self) -> ScopePatch:
         """The patch without edits, which has the network and the rule."""
-        trained = self._trained
-        changes = dict[str, Pair]()
-        if trained is None:
-            network = "untrained"
-            layer = self.config.layer
-            if layer is None:
-                layer = default_layer(len(self.model.blocks))
-            scope = Scope.untrained(self.model.width)
-        else:
-            network = trained.digest
-            layer = trained.manifest.layer
-            scope = trained.network.scope
-            for name, (left, right) in trained.network.changes.items():
-                changes[name] = left.detach().cpu(), right.detach().cpu()
-        self.model.block(layer)  # raises early if the model has no such layer
+        if self._trained is None:
+            return self._make_untrained_patch()
+        return self._make_trained_patch(self._trained)
 
+    def _make_untrained_patch(self) -> ScopePatch:
+        """Return the patch without edits for ``untrained``: the model itself reads the fact, without a change."""
+        layer = self.config.layer
+        if layer is None:
+            layer = default_layer(len(self.model.blocks))
+        rule = self._make_rule(network="untrained", layer=layer)
+        scope = Scope.untrained(self.model.width)
+        return ScopePatch(rule=rule, scope=scope, changes={}, facts=(), provenance=self.provenance())
+
+    def _make_trained_patch(self, trained: Trained[SeracNetwork, SeracManifest]) -> ScopePatch:
+        """Return the patch without edits, with the classifier and the changes of a trained network."""
+        rule = self._make_rule(network=trained.digest, layer=trained.manifest.layer)
+        scope = trained.network.scope.to("cpu")
+        changes = dict[str, Pair]()
+        for name, (left, right) in trained.network.changes.items():
+            changes[name] = left.detach().cpu(), right.detach().cpu()
+        return ScopePatch(rule=rule, scope=scope, changes=changes, facts=(), provenance=self.provenance())
+
+    def _make_rule(self, *, network: str, layer: int) -> ScopeRule:
+        """Return the rule of the patch; ``network`` identifies the trained network."""
+        self.model.block(layer)  # raises early if the model has no such layer
         marker = find_marker(self.model.tokenizer, name=self.model.name)
-        rule = ScopeRule(
+        return ScopeRule(
             network=network,
             layer=layer,
             marker=marker.id,
             marker_text=marker.text,
             threshold=self.config.threshold,
         )
-        return ScopePatch(
-            rule=rule,
-            scope=scope.to("cpu"),
-            changes=changes,
-            facts=(),
-            provenance=self.provenance(),
-        )
 
 
-def _folder(config: SeracConfig) -> Path | None:
+def _find_folder(config: SeracConfig) -> Path | None:
+    """Return the folder of the trained network; None with ``untrained``. Refuse both or neither of the two."""
     instead = "let the model itself read the fact, before the edit's own prompt"
     return FORMAT.find_folder(config.network, untrained=config.untrained, instead=instead)

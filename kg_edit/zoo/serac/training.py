@@ -136,7 +136,8 @@ class SeracRun(TrainingRun[Validation]):
             sizes.append(float(len(rows.edits)))
             scores.append((float(score.loss), score.inside, score.outside))
         weights = torch.tensor(sizes)  # [batches]
-        scope, inside, outside = ((weights @ torch.tensor(scores)) / weights.sum()).tolist()
+        means = (weights @ torch.tensor(scores)) / weights.sum()  # [batches] [batches, 3] -> [3]
+        scope, inside, outside = means.tolist()
 
         edit = 0.0
         for start in range(0, len(self._questions), self._batch):
@@ -215,31 +216,42 @@ class _LogChances(NamedTuple):
 def _compare_scopes(network: SeracNetwork, states: StateCache, rows: ScopeRows) -> _LogChances:
     """Return log g of all pairs that the loss compares."""
     scope = network.scope
+    # The columns of ``log_chances``: first the inside text of each edit, then the outside texts, then the other texts.
     count = len(rows.edits)
-    # The texts in three parts (each edit's inside text, outside texts, other texts), and the edit of each text.
-    outside_owners = [owner for owner, _ in rows.outside]
+    outside_owners = [owner for owner, _ in rows.outside]  # the edit of each outside text
     outside_texts = [text for _, text in rows.outside]
     texts = [*rows.inside, *outside_texts, *rows.texts]
-    owners: list[int | None] = [*range(count), *outside_owners]
+    owners: list[int | None] = [*range(count), *outside_owners]  # the edit of each text
     owners += [None] * len(rows.texts)
 
     edit_vectors = scope.padded_vectors(states.of([edit.text for edit in rows.edits]))
     text_vectors = scope.padded_vectors(states.of(texts))
     log_chances = scope.log_chances(edit_vectors, text_vectors)  # log g, [edits, texts]
 
-    is_far: list[list[bool]] = []  # [edits][texts]
-    for edit_index in range(count):
-        row = []
-        for text, owner in zip(texts, owners, strict=True):
-            row.append(rows.is_surely_outside(text, edit_index=edit_index, drawn_for=owner))
-        is_far.append(row)
+    outside_columns = count + torch.arange(len(outside_texts))
+    is_far = _find_far_pairs(rows, texts, owners).to(log_chances.device)  # [edits, texts]
     return _LogChances(
-        inside=log_chances[:, :count].diagonal(),  # text i is the inside text of edit i
-        outside=log_chances[
-            outside_owners, count + torch.arange(len(outside_owners))
-        ],  # they come after the inside texts
-        far=log_chances[torch.tensor(is_far, device=log_chances.device)],
+        inside=log_chances[:, :count].diagonal(),  # edit i with text i
+        outside=log_chances[outside_owners, outside_columns],  # each outside text with its edit
+        far=log_chances[is_far],
     )
+
+
+def _find_far_pairs(rows: ScopeRows, texts: Sequence[str], owners: Sequence[int | None]) -> Tensor:
+    """Return whether a text is surely out of the scope of an edit, for each pair, [edits, texts].
+
+    Args:
+        rows: has the edits.
+        texts: any texts.
+        owners: for each text, the number of the edit for which it was drawn, or None.
+    """
+    is_far = list[list[bool]]()
+    for edit_index in range(len(rows.edits)):
+        of_edit = []
+        for text, owner in zip(texts, owners, strict=True):
+            of_edit.append(rows.is_surely_outside(text, edit_index=edit_index, drawn_for=owner))
+        is_far.append(of_edit)
+    return torch.tensor(is_far)
 
 
 def log_complement(log_chances: Tensor) -> Tensor:
@@ -253,6 +265,7 @@ def encode_question(model: LanguageModel, marker: Marker, question: Question) ->
     None if the target's first token merges with the end of the prompt, or if the row is longer than the model's
     positions.
     """
+    # Only the form of the prompt is taken from this rule: network and layer don't matter for it.
     rule = ScopeRule(network="", layer=0, marker=marker.id, marker_text=marker.text)
     with suppress(PromptError, ModelError):
         text = rule.prompt(question.fact, question.prompt.rstrip())
