@@ -63,7 +63,16 @@ class EametConfig(MemitConfig):
 
 
 class Eamet(Memit):
-    """MEMIT whose values are found together, so that the changes are as similar to each other as the keys."""
+    """MEMIT whose values are found together, so that the changes are as similar to each other as the keys.
+
+    MEMIT's `find_values` runs one descent after the other if not all facts of a batch fit into one. For each descent it
+    calls `make_penalty` before, and `split_written` after. EAMET overrides all three, to keep the keys and the changes
+    of the batch's earlier descents:
+
+    1. `find_values` begins a batch, without keys and changes.
+    2. `make_penalty` adds the keys of the descent that begins, and compares with those of the earlier descents too.
+    3. `split_written` adds the changes of the descent that has ended.
+    """
 
     entry = method_entry("eamet")
     config_class = EametConfig
@@ -82,8 +91,9 @@ class Eamet(Memit):
     def make_penalty(self, loss: Objective) -> Penalty:
         """Return MEMIT's penalty plus how far the changes' similarities are from those of the keys k*."""
         self._keys.append(loss.mean_key)
-        keys = torch.cat(self._keys[::-1])  # of this descent first, [all, d_ff]
-        earlier = self._changes[::-1]  # in the same order
+        # The latest descent first, so that the facts of this one come first.
+        keys = torch.cat(self._keys[::-1])  # [all, d_ff]
+        earlier = self._changes[::-1]  # of the earlier descents, in the same order
 
         def penalty(change: Tensor, state: Tensor) -> Tensor:
             return self.penalise_unlikeness(change, state, keys=keys, earlier=earlier)
