@@ -61,10 +61,20 @@ class Emmet(JointMethod):
         """
         all_keys = keys
         if protected is not None:
-            earlier = protected.to(keys)  # times sqrt(remember)
-            apart = torch.cdist(earlier.T / self.config.remember**0.5, keys.T) / keys.norm(dim=0)  # [earlier, facts]
-            all_keys = torch.cat([keys, earlier[:, apart.amin(1) > _SAME]], 1)
-        solved = self.solve(layer, all_keys, others)
+            other_keys = self._drop_same(protected.to(keys), keys)
+            all_keys = torch.cat([keys, other_keys], 1)  # K, [d_ff, facts + earlier]
+        solved = self.solve(layer, all_keys, others)  # C^-1 K
         facts = keys.shape[1]
-        diagonal = float((all_keys * solved).sum(0)[:facts].mean())  # of K^T C^-1 K: eps is relative to it
-        return joint_directions(all_keys, solved, weight=self.config.relaxation * diagonal, first=facts)
+        diagonal = (all_keys * solved).sum(0)  # of K^T C^-1 K, [facts + earlier]
+        eps = self.config.relaxation * float(diagonal[:facts].mean())
+        return joint_directions(all_keys, solved, weight=eps, first=facts)
+
+    def _drop_same(self, protected: Tensor, keys: Tensor) -> Tensor:
+        """Return the protected keys that are none of ``keys`` [d_ff, facts], [d_ff, remaining].
+
+        ``protected`` are sqrt(remember) times the earlier keys, [d_ff, earlier].
+        """
+        earlier = protected / self.config.remember**0.5
+        distances = torch.cdist(earlier.T, keys.T) / keys.norm(dim=0)  # relative to the fact's key, [earlier, facts]
+        is_other = distances.amin(1) > _SAME  # [earlier]
+        return protected[:, is_other]
