@@ -331,19 +331,32 @@ class UltraEdit(StatementMethod):
             passes = EditedPasses(self.model, batch, self.weights)
             rows = range(len(batch))
             tokens, _ = passes.targets(rows)
-            nlls = cross_entropy(passes.logits(rows), tokens, reduction="none")  # [tokens of all rows]
+            nlls = cross_entropy(passes.logits(rows), tokens, reduction="none")  # [target tokens of all rows]
             deltas = passes.deltas(nlls.sum())
             counts = [len(prompt.target_ids) for prompt in batch]
             for row, row_nlls in enumerate(nlls.detach().split(counts)):
-                count = counts[row]
-                # A row is padded on the left, and its last tokens are those that predict the target.
-                features: dict[str, Tensor] = {}
-                for name, delta in deltas.items():
-                    h = passes.inputs[name][row, -count:].float()  # [tokens, in]
-                    g = delta[row, -count:]  # [tokens, out]
-                    features[name] = torch.cat([h, g], 1)
+                features = _features_of_row(row, counts[row], passes.inputs, deltas)
                 all_features.append(TokenFeatures(features=features, nll=float(row_nlls.mean())))
         return all_features
+
+
+def _features_of_row(
+    row: int, count: int, inputs: Mapping[str, Tensor], deltas: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return [h, g] of a row's last ``count`` tokens, which predict its target, [count, in + out] by weight.
+
+    Args:
+        row: the number of the row; all rows are padded on the left.
+        count: the number of tokens of its target.
+        inputs: h by weight, [rows, length, in].
+        deltas: g by weight, [rows, length, out].
+    """
+    features = dict[str, Tensor]()
+    for name, delta in deltas.items():
+        h = inputs[name][row, -count:].float()  # [count, in]
+        g = delta[row, -count:]  # [count, out]
+        features[name] = torch.cat([h, g], 1)
+    return features
 
 
 def _check_finite(row: TokenFeatures, prompt: Prompt) -> None:
