@@ -4,13 +4,13 @@ Li et al., EMNLP 2024, arXiv 2403.05330.
 
 With the module's input x at a token and the update D = left right^T [d, d_ff] of all edits so far:
 
-    r(x) = |D x|,    z(x) = (r(x) - mean) / deviation              over inputs of other text
-    y    = W x + [z(x) >= t] D x,    t = min(alpha, z - (1 - share) |z|),    z = min_i z(k_i)
+    r(x) = |D x|,    z(x) = (r(x) - mean) / deviation              mean and deviation of r over inputs of other text
+    y    = W x + [z(x) >= t] D x,    t = min(alpha, z_min - (1 - share) |z_min|),    z_min = min_i z(k_i)
 
-where k_i are the keys of the edits. If z is above 0, z - (1 - share) |z| is share * z. The update is large at these
-keys and small at others, so r marks the edited tokens as outliers. The published program computes mean and deviation
-over the tokens of the current text. Here they come from texts that the model writes itself, so that the gate of a token
-does not depend on the text around it.
+where k_i are the keys of the edits. If z_min is above 0, z_min - (1 - share) |z_min| is share * z_min.
+The update is large at these keys and small at others, so r marks the edited tokens as outliers. The published program
+computes mean and deviation over the tokens of the current text. Here they come from texts that the model writes itself,
+so that the gate of a token does not depend on the text around it.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class GatedUpdate(Adapter):
             return self.settings.alpha
         mean, deviation = self.scale
         sizes = (self.keys.float() @ self.change.T).norm(dim=-1)
-        smallest = float((sizes.min() - mean) / deviation)
-        return min(self.settings.alpha, _reduce_by(1 - self.settings.share, smallest))
+        z_min = float((sizes.min() - mean) / deviation)
+        return min(self.settings.alpha, _reduce_by(1 - self.settings.share, z_min))
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Return the tensors by name."""

@@ -81,8 +81,8 @@ class Comeba(Memit):
         """Call `make` on the model with the full updates of earlier batches in the weights, without their gates."""
         ungated: Patch = before
         for place in self._places:
-            ungated = without_adapter(ungated, place) or WeightPatch(factors={})
-        updates = WeightPatch(factors=self._earlier(before))
+            ungated = without_adapter(ungated, place) or WeightPatch(factors={})  # None: nothing else is in it
+        updates = WeightPatch(factors=self._find_earlier_updates(before))
         if not updates.is_empty:
             ungated = ungated + updates
         with ungated.applied(self.model):
@@ -90,7 +90,9 @@ class Comeba(Memit):
 
     def write(self, facts: Sequence[Fact], z: Tensor, records: Sequence[Record], before: Patch) -> Patch:
         """Return MEMIT's update as gated adapters of an `AdapterPatch`."""
-        update = self.write_weights(facts, z, records, before + WeightPatch(factors=self._earlier(before)))
+        # The weights have the earlier updates (`_make_batch`), so MEMIT has to know them as a patch of weights.
+        earlier = WeightPatch(factors=self._find_earlier_updates(before))
+        update = self.write_weights(facts, z, records, before + earlier)
         settings = GateSettings.of(self.config)
         adapters = dict[tuple[str, str], Adapter]()
         for name, pair in update.factors.items():
@@ -114,7 +116,7 @@ class Comeba(Memit):
     def _places(self) -> list[tuple[str, str]]:
         return [(GatedUpdate.method, self.model.weight_name(layer)) for layer in self.layers]
 
-    def _earlier(self, before: Patch) -> dict[str, Factors]:
+    def _find_earlier_updates(self, before: Patch) -> dict[str, Factors]:
         """Return the full updates of earlier batches, by the weights' names."""
         updates = dict[str, Factors]()
         for method, name in self._places:

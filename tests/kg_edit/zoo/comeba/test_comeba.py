@@ -103,7 +103,7 @@ def test_later_batches_are_written_on_top_of_earlier_ones(tmp_path: Path) -> Non
     for name, gate in updates_of(again).items():
         assert len(gate.keys) == 3 and gate.threshold == pytest.approx(updates_of(both)[name].threshold)
     assert [record["batch"] for record in both.edits] == [1, 2, 2]
-    for forgotten in ("read_earlier_keys", "_earlier"):
+    for forgotten in ("read_earlier_keys", "_find_earlier_updates"):
         other = comeba(model)
         vars(other)[forgotten] = (lambda *_: None) if forgotten == "read_earlier_keys" else (lambda *_: {})
         for name, gate in updates_of(other.edit(EDITS[1:], start=first)).items():
