@@ -275,14 +275,8 @@ def _find_superseded(keys: Tensor, points: Tensor, labels: Sequence[str], epsilo
     """
     if len(labels) < 2:
         return set()
-    # The rounding unit of the type in which each key was computed, [entries]. A sum of codebooks has the finer type of
-    # both; a key that the coarser type holds exactly was computed in that one.
-    eps = torch.full(keys.shape[:1], torch.finfo(keys.dtype).eps, device=keys.device)
-    for coarser in (torch.float16, torch.bfloat16):
-        is_exact = (keys.to(coarser).to(keys.dtype) == keys).all(dim=-1)  # [entries]
-        eps = torch.where(is_exact, eps.clamp(min=torch.finfo(coarser).eps), eps)
     lengths = points.norm(dim=-1)  # [entries]
-    own_tolerances = (_ROUNDING * eps * lengths).clamp(min=_SAME_KEY * epsilon)  # [entries]
+    own_tolerances = (_ROUNDING * _rounding_units(keys) * lengths).clamp(min=_SAME_KEY * epsilon)  # [entries]
     tolerances = torch.maximum(own_tolerances[:, None], own_tolerances[None])  # of each pair, [entries, entries]
     # `cdist` is fast and inexact, but by far less than 1e-2 of a key's length. So it finds the pairs (earlier, later)
     # that may have the same key; these are compared exactly below.
@@ -295,3 +289,15 @@ def _find_superseded(keys: Tensor, points: Tensor, labels: Sequence[str], epsilo
         if labels[first] != labels[second] and is_same_key:
             superseded.add(first)
     return superseded
+
+
+def _rounding_units(keys: Tensor) -> Tensor:
+    """Return the rounding unit of the type in which each of ``keys`` [entries, d_ff] was computed, [entries].
+
+    A sum of codebooks has the finer type of both. A key that the coarser type holds exactly was computed in that one.
+    """
+    units = torch.full(keys.shape[:1], torch.finfo(keys.dtype).eps, device=keys.device)
+    for coarser in (torch.float16, torch.bfloat16):
+        is_exact = (keys.to(coarser).to(keys.dtype) == keys).all(dim=-1)  # [entries]
+        units = torch.where(is_exact, units.clamp(min=torch.finfo(coarser).eps), units)
+    return units
