@@ -42,7 +42,10 @@ class Ke(Mend):
         return network.condition_on(self.model, prompts).compute_factors(gradients)
 
     def describe_untrained(self, shapes: dict[str, Shape]) -> KeManifest:
-        """Return the manifest of the smallest network for weights of these shapes."""
+        """Return the manifest of the smallest network for weights of these shapes: an LSTM and an MLP of size 1.
+
+        An untrained network takes a plain gradient step whatever it reads (`KeNetwork`), so its size does not matter.
+        """
         return KeManifest(
             model=self.model.fingerprint,
             model_name=self.model.name,

@@ -1,6 +1,11 @@
 """MEND's editor network: it maps the rank-one factors of a fine-tuning gradient to better ones (MEND, section 3).
 
-    x + max(0, s (U V x + b) + o),  x = [u, delta] normalised by feature,  change of W = -rate sum_t delta~_t u~_t^T
+For each token t, with the factors u_t [in] and delta_t [out] of the gradient by a weight W [out, in]:
+
+    x                = [u_t, delta_t], each feature minus its mean and divided by its deviation
+    x               <- x + max(0, s (U V x + b) + o)          in each layer (`LowRankLayer`)
+    [u~_t, delta~_t] = x after the last layer
+    change of W      = -rate sum_t delta~_t u~_t^T
 
 `MendTraining` has the settings of the training, `MendManifest` is the manifest of the network's file.
 """
@@ -125,12 +130,10 @@ class MendNetwork(nn.Module):
             # The network has biases, so tokens without a gradient must not go through it: they stay 0.
             new_u, new_delta = self(name, inputs[has_grad], deltas[has_grad])  # [selected, in], [selected, out]
             left = -self.compute_rate(name) * new_delta
-            right = new_u
-            tokens = has_grad.to(new_u.device).nonzero(as_tuple=True)
-            changes[name] = (
-                left.new_zeros(*has_grad.shape, left.shape[-1]).index_put(tokens, left),
-                right.new_zeros(*has_grad.shape, right.shape[-1]).index_put(tokens, right),
-            )
+            tokens = has_grad.to(new_u.device).nonzero(as_tuple=True)  # the places of the selected tokens in [...]
+            all_left = left.new_zeros(*has_grad.shape, left.shape[-1])  # [..., out]
+            all_right = new_u.new_zeros(*has_grad.shape, new_u.shape[-1])  # [..., in]
+            changes[name] = all_left.index_put(tokens, left), all_right.index_put(tokens, new_u)
         return changes
 
     @torch.no_grad()
