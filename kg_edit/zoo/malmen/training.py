@@ -75,7 +75,7 @@ class Passes:
     names: Sequence[str]
     lower: LowerStates | None = None
 
-    def of(self, prompts: Sequence[Prompt]) -> EditedPasses:
+    def run(self, prompts: Sequence[Prompt]) -> EditedPasses:
         """Run ``prompts`` through the model as it is, without a graph."""
         with torch.no_grad():
             return EditedPasses(self.model, prompts, self.names, lower=self.lower)
@@ -100,7 +100,7 @@ class Passes:
         prompts = list(rows.edits) if rows.learned else []
         prompts += [prompt for _, prompt in rows.further]
         for part in _portions(prompts):
-            passes = self.of(part)
+            passes = self.run(part)
             indices = range(len(part))
             logits = passes.logits(indices, change, _own_only_change(indices))
             loss = nll(passes, indices, logits)
@@ -109,7 +109,7 @@ class Passes:
     def localities(self, change: Changes, rows: Rows) -> Iterator[Tensor]:
         """Yield the parts of L_loc: KL(the model as it is || with the change) on unrelated prompts."""
         for part in _portions(rows.unrelated):
-            passes = self.of(part)
+            passes = self.run(part)
             indices = range(len(part))
             with torch.no_grad():
                 clean = passes.logits(indices).log_softmax(-1)  # [reads, vocabulary]

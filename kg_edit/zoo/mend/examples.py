@@ -25,7 +25,7 @@ from kg_edit.models.sampling import sample_rows
 from kg_edit.scoring.questions import query_of
 from kg_edit.zoo.mend.network import MendTraining
 from kg_edit.zoo.trained.edits import training_edits
-from kg_edit.zoo.trained.training import Passes, shuffled
+from kg_edit.zoo.trained.training import Epochs, shuffled
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class Rows:
         further = list[tuple[int, Prompt]]()
         unrelated = list[Prompt]()
         for owner, example in enumerate(examples):
+            # Without equivalents None is drawn: if nothing were drawn, the seed would give other prompts after it.
             equivalent = random.choice(example.equivalents or (None,))
             unrelated.append(random.choice(example.unrelated or texts))
             if equivalent is not None:
@@ -187,7 +188,7 @@ class BatchOrder:
         order = shuffled(examples, f"split {settings.seed}")
         self.examples = order[settings.validation :]
         self._held_out = order[: settings.validation]
-        self._passes = Passes(self.examples, batch=settings.batch, seed=settings.seed)
+        self._epochs = Epochs(self.examples, batch=settings.batch, seed=settings.seed)
 
     @classmethod
     def of(cls, model: LanguageModel, edits: Sequence[Edit | BenchmarkRecord], settings: MendTraining) -> BatchOrder:
@@ -212,7 +213,7 @@ class BatchOrder:
     def rows(self, step: int) -> Rows:
         """Return the rows of a step (from 0). Each pass over the examples has another order."""
         random = Random(f"step {step} {self.settings.seed}")  # noqa: S311 - no secret
-        return Rows.of(self._passes.examples(step), self._texts, random, questions=self.settings.questions)
+        return Rows.of(self._epochs.examples(step), self._texts, random, questions=self.settings.questions)
 
     def validation(self) -> Iterator[Rows]:
         """Yield the held-out rows in batches; they are the same in each call."""

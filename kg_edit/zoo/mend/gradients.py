@@ -110,8 +110,7 @@ class EditedPasses:
         self._modules = edited_modules(model, names)
         self._prompts = prompts
         rows = [read_tokens(prompt) for prompt in prompts]
-        # The last token of each prompt, for patches that act from there on; None where the whole text is the target.
-        ends = [prompt.target_start - 1 or None for prompt in prompts]
+        ends = [_prompt_end(prompt) for prompt in prompts]
         self._batch = left_pad(rows, device=model.device, ends=ends)
         length = self._batch.ids.shape[1]
         self._shifts = [length - len(row) for row in rows]
@@ -203,6 +202,16 @@ class EditedPasses:
     def _by_row(self, state: Tensor) -> Tensor:
         """Return ``state`` as [rows, length, size]; some model families flatten the input of their MLP."""
         return state.reshape(*self._batch.ids.shape, -1)
+
+
+def _prompt_end(prompt: Prompt) -> int | None:
+    """Return the position of a prompt's last token, for patches that act from there on.
+
+    None where the target starts at the second token: then the whole text is the target, and there is no prompt.
+    """
+    if prompt.target_start <= 1:
+        return None
+    return prompt.target_start - 1
 
 
 def read_tokens(prompt: Prompt) -> tuple[int, ...]:

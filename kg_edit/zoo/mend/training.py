@@ -237,7 +237,7 @@ class EditorRun(TrainingRun[Validation]):
     """
 
     state: State[Validation]
-    lower = "a lower learning_rate or edit_lr"
+    remedy = "a lower learning_rate or edit_lr"
 
     def __init__(
         self, model: LanguageModel, order: BatchOrder, names: Sequence[str], state: State[Validation], path: Path

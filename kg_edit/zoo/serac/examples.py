@@ -30,7 +30,7 @@ from kg_edit.models.sampling import sample_text
 from kg_edit.scoring.questions import new_fact
 from kg_edit.zoo.serac.network import SeracTraining
 from kg_edit.zoo.trained.edits import TrainingEdit, training_edits
-from kg_edit.zoo.trained.training import Passes, shuffled
+from kg_edit.zoo.trained.training import Epochs, shuffled
 
 _LEAD = 48  # largest number of letters of a text before a prompt
 _TRIES = 20  # number of edits among which an edit with another prompt is searched
@@ -98,8 +98,8 @@ class ExampleOrder:
         self._all = [example.edit for example in edits]
         self._held_out = order[: settings.validation]
         self.examples = order[settings.validation :]
-        self._scope_passes = Passes(self.examples, batch=settings.scope_batch, seed=settings.seed)
-        self._question_passes = Passes(self.examples, batch=settings.batch, seed=settings.seed + 1)
+        self._scope_epochs = Epochs(self.examples, batch=settings.scope_batch, seed=settings.seed)
+        self._question_epochs = Epochs(self.examples, batch=settings.batch, seed=settings.seed + 1)
 
     @classmethod
     def of(cls, model: LanguageModel, items: Sequence[Edit | BenchmarkRecord], settings: SeracTraining) -> Self:
@@ -117,12 +117,12 @@ class ExampleOrder:
     def scope_rows(self, step: int) -> ScopeRows:
         """Draw the texts of a step (from 0)."""
         draw = self._start_draw(f"scope {step}")
-        return self._draw_rows(self._scope_passes.examples(step), draw)
+        return self._draw_rows(self._scope_epochs.examples(step), draw)
 
     def questions(self, step: int) -> list[Question]:
         """Draw the questions for the counterfactual model in a step (from 0)."""
         draw = self._start_draw(f"questions {step}")
-        return [self._draw_question(example.edit, draw) for example in self._question_passes.examples(step)]
+        return [self._draw_question(example.edit, draw) for example in self._question_epochs.examples(step)]
 
     def held_out_rows(self) -> Iterator[ScopeRows]:
         """Yield the texts of the held-out edits in batches; they are the same in each call."""

@@ -1,7 +1,7 @@
 """The training loop for a method's own network: steps, checkpoints, validations, and the choice of the best network.
 
 A `TrainingRun` may be killed at any time, and then continues to the same result, bit for bit. This works because the
-seed and the number of a step determine its examples (`Passes`), and a checkpoint has everything else (`State`).
+seed and the number of a step determine its examples (`Epochs`), and a checkpoint has everything else (`State`).
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class TrainingRun(ABC, Generic[Measured]):
     """
 
     name: ClassVar[str]
-    lower: ClassVar[str] = "a lower learning_rate"  # what helps if the loss is not finite
+    remedy: ClassVar[str] = "a lower learning_rate"  # what helps if the loss is not finite
 
     def __init__(self, state: State[Measured], settings: TrainingConfig, path: Path, *, examples: int) -> None:
         self.state = state
@@ -215,7 +215,7 @@ class TrainingRun(ABC, Generic[Measured]):
         """Check that a loss is finite."""
         if not math.isfinite(loss):
             step = self.state.progress.step
-            raise DivergedError(f"after {step} steps the loss is not finite; train with {self.lower}")
+            raise DivergedError(f"after {step} steps the loss is not finite; train with {self.remedy}")
 
     def _validate(self) -> None:
         """Validate the network, and keep a copy of it if it is the best one so far."""
@@ -285,27 +285,27 @@ def run_training(
             return run.finish(out / NETWORK, manifest)
 
 
-class Passes(Generic[Example]):
-    """The examples of each step, in repeated passes over all examples, each pass in another order.
+class Epochs(Generic[Example]):
+    """The examples of each step: batch by batch through all examples, again and again, each time in another order.
 
-    Examples that don't fill a batch are skipped in this pass.
+    Examples that don't fill a batch are skipped in this epoch.
     """
 
     def __init__(self, examples: Sequence[Example], *, batch: int, seed: int) -> None:
         self._examples = examples
         self._batch = batch
         self._seed = seed
-        self._number = -1  # of the present pass
+        self._number = -1  # of the present epoch
         self._order = list[Example]()
 
     def examples(self, step: int) -> list[Example]:
-        """Return the examples of a step (from 0). They are shuffled at the first step of a pass alone."""
-        steps_per_pass = len(self._examples) // self._batch
-        number, step_of_pass = divmod(step, steps_per_pass)
+        """Return the examples of a step (from 0). They are shuffled at the first step of an epoch alone."""
+        steps_per_epoch = len(self._examples) // self._batch
+        number, step_of_epoch = divmod(step, steps_per_epoch)
         if number != self._number:
             self._number = number
             self._order = shuffled(self._examples, f"pass {number} {self._seed}")
-        start = step_of_pass * self._batch
+        start = step_of_epoch * self._batch
         return self._order[start : start + self._batch]
 
 

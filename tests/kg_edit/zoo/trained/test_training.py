@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kg_edit.zoo.trained import training
-from kg_edit.zoo.trained.training import Passes, shuffled
+from kg_edit.zoo.trained.training import Epochs, shuffled
 
 
 def test_examples_are_shuffled_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,10 +18,10 @@ def test_examples_are_shuffled_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(training, "shuffled", counted)
     examples = list(range(11))
-    passes = Passes(examples, batch=3, seed=7)
-    batches = [passes.examples(step) for step in range(9)]
+    epochs = Epochs(examples, batch=3, seed=7)
+    batches = [epochs.examples(step) for step in range(9)]
     assert seeds == ["pass 0 7", "pass 1 7", "pass 2 7"]
     for number in range(3):
         order = shuffled(examples, f"pass {number} 7")
         assert batches[3 * number : 3 * number + 3] == [order[:3], order[3:6], order[6:9]]
-    assert Passes(examples, batch=3, seed=7).examples(5) == batches[5]
+    assert Epochs(examples, batch=3, seed=7).examples(5) == batches[5]
