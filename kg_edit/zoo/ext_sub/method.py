@@ -7,7 +7,7 @@ anti-expert is subtracted from the expert, except the part that both have in com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -86,33 +86,55 @@ class ExtSub(Lora):
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Train both adapters on the edits, and subtract the anti-expert from the expert."""
         config = self.config
-        expert_rows = list[TrainingRow]()
-        old_rows = dict[int, TrainingRow]()  # by the index of the edit; not every edit has an old target
         with keep_untouched(self.model):
-            for index, edit in enumerate(edits):
-                with annotate_errors(edit):
-                    expert_rows.append(self.encode_edit(edit))
-                    if edit.target_true:
-                        old_rows[index] = self.encode_edit(edit.model_copy(update={"target_new": edit.target_true}))
-            expert, expert_losses = self._train_adapter([*expert_rows, *self._locality], edits=len(edits))
+            new_rows, old_rows = self._encode_targets(edits)
+            expert, expert_losses = self._train_adapter([*new_rows, *self._locality], edits=len(edits))
             anti_expert = WeightPatch(factors={})
             old_losses = dict[int, list[float]]()  # by the index of the edit
             if old_rows:
                 anti_expert, losses_in_order = self._train_adapter(list(old_rows.values()))
                 old_losses = dict(zip(old_rows, losses_in_order, strict=True))
-        factors = subtract_patch(expert, anti_expert, strength=config.strength, extract=config.extract).factors
+        change = subtract_patch(expert, anti_expert, strength=config.strength, extract=config.extract)
+        records = self._make_records(edits, expert_losses, old_losses, norms=weight_norms(change.factors))
+        return WeightPatch(factors=change.factors, provenance={**self.provenance(), "edits": records})
 
-        norms = weight_norms(factors)  # of the change of all edits of the call
+    def _encode_targets(self, edits: Sequence[Edit]) -> tuple[list[TrainingRow], dict[int, TrainingRow]]:
+        """Return the row of each edit with its new target, and with its old one by the edit's index if it has one."""
+        new_rows = list[TrainingRow]()
+        old_rows = dict[int, TrainingRow]()
+        for index, edit in enumerate(edits):
+            with annotate_errors(edit):
+                new_rows.append(self.encode_edit(edit))
+                if edit.target_true:
+                    old_rows[index] = self.encode_edit(edit.model_copy(update={"target_new": edit.target_true}))
+        return new_rows, old_rows
+
+    def _make_records(
+        self,
+        edits: Sequence[Edit],
+        expert_losses: Sequence[Sequence[float]],
+        old_losses: Mapping[int, Sequence[float]],
+        *,
+        norms: Mapping[str, float],
+    ) -> list[dict[str, Any]]:
+        """Return the record of each edit.
+
+        Args:
+            edits: the edits of a call.
+            expert_losses: the losses of each edit's new target, by epoch; those of locality prompts follow.
+            old_losses: those of the old target by the edit's index.
+            norms: of the change of all edits of the call.
+        """
         records: list[dict[str, Any]] = []
         for index, edit in enumerate(edits):
-            record = {**self.record(edit), "norms": norms}
+            record = {**self.record(edit), "norms": dict(norms)}
             record |= _describe_losses("expert", expert_losses[index])
             if index in old_losses:
                 record |= _describe_losses("old", old_losses[index])
             if len(edits) > 1:
                 record["shared"] = True
             records.append(record)
-        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
+        return records
 
     def _train_adapter(self, rows: Sequence[TrainingRow], *, edits: int = 0) -> tuple[WeightPatch, list[list[float]]]:
         """Train an adapter.
