@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -194,17 +194,29 @@ def statements(graph: SubgraphSource, edit: Edit) -> float:
     if isinstance(graph, Control):
         return statements(graph.right, edit)
     if isinstance(graph, PrivateGraph):
+        return _count_in_private_graph(graph, edit)
+    if isinstance(graph, Neighbourhoods):
+        return _count_in_neighbourhood(graph, edit)
+    raise ConfigError(
+        f"can't count popularity in a {type(graph).__name__}; "
+        "give a networkx graph, a WikidataCache, or a file of popularities"
+    )
+
+
+def _count_in_private_graph(graph: PrivateGraph, edit: Edit) -> float:
+    """Return the number of statements about the subject: the edges that begin at its node, found by id or by name."""
+    nodes: Sequence[Hashable]
+    if edit.subject_id in graph.graph:
+        nodes = (edit.subject_id,)
+    else:
         nodes = graph.find(edit.subject)
-        if edit.subject_id in graph.graph:
-            nodes = (edit.subject_id,)
-        if len(nodes) != 1:
-            return 0.0
-        return float(graph.graph.out_degree(nodes[0]))
-    if not isinstance(graph, Neighbourhoods):
-        raise ConfigError(
-            f"can't count popularity in a {type(graph).__name__}; "
-            "give a networkx graph, a WikidataCache, or a file of popularities"
-        )
+    if len(nodes) != 1:
+        return 0.0
+    return float(graph.graph.out_degree(nodes[0]))
+
+
+def _count_in_neighbourhood(graph: Neighbourhoods, edit: Edit) -> float:
+    """Return the number of statements about the subject: the edges around its item, found by id or by label."""
     items: Sequence[str]
     if edit.subject_id:
         items = (edit.subject_id,)
