@@ -182,7 +182,8 @@ class SummedMethod(AdapterMethod):
         for name, tensor in start.items():
             if learned is None or name in learned:
                 trained[name] = torch.zeros_like(tensor, requires_grad=True)
-        losses = self._descend(adapter, start, trained, [self.encode_edit(edit) for edit in edits])
+        rows = [self.encode_edit(edit) for edit in edits]
+        losses = self._descend(adapter, start, trained, rows)  # trains the changes in place; [edits, evaluations]
 
         changes = {name: torch.zeros_like(tensor).cpu() for name, tensor in start.items()}
         for name, change in trained.items():
@@ -233,7 +234,8 @@ class SummedMethod(AdapterMethod):
                         break  # no step follows the last evaluation
                     penalty = self.penalty(adapter, _add_changes(start, trained), target_inputs)
                     take_step(optimizer, loss + penalty, clip=descent.clip)
-            # The patch does not have the form of the training if the adapter has two, so its loss is measured again.
+            # An adapter may have another form in a patch than in training (Defer's gate is then open or closed, not a
+            # mixture). The last loss is that of the patch, so it is measured again.
             losses[-1] = self._measure_losses(adapter, _add_changes(start, trained), row_losses, prepare)
         return torch.stack(losses, 1)
 

@@ -254,11 +254,11 @@ def wrapped(
                 warnings.simplefilter("ignore")  # PEFT warns about tied embeddings, which are not adapted here
                 tuner = wrap(base)
             for name, module in modules.items():
-                _swap_hooks(module, base.get_submodule(name))
+                _swap_hooks(module, base.get_submodule(name))  # the name now leads to the adapter around the module
             yield tuner
     finally:
         for name, module in modules.items():
-            _swap_hooks(module, base.get_submodule(name))
+            _swap_hooks(module, base.get_submodule(name))  # back, also those registered inside the ``with`` block
             parent, _, leaf = name.rpartition(".")
             setattr(base.get_submodule(parent), leaf, module)
         if hasattr(base, "peft_config"):

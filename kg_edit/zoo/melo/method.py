@@ -105,7 +105,7 @@ class Melo(CodebookMethod):
         draw = torch.Generator().manual_seed(self.config.seed)
         a = linear_init(rank, d_ff, draw).to(weight.device).requires_grad_()
         b = torch.zeros(rank, d, device=weight.device, requires_grad=True)
-        key = torch.empty(d_ff, device=weight.device)
+        key = torch.empty(d_ff, device=weight.device)  # each pass of the model sets it
 
         def forward(inputs: Tensor, output: Tensor) -> Tensor:
             nonlocal key

@@ -86,15 +86,17 @@ class BothOutputs(TailForward):
 
         with self._attention.register_forward_hook(see):
             super().__init__(model, layer, rows, contexts=contexts, prefix=prefix)
-        # The last run was of the tails, which begin at the subject's last token
-        attended = seen["attended"].reshape(len(rows), -1, self.values.shape[-1])[:, 0]
+        # The constructor runs the prefixes and then the tails, which begin at the subject's last token. So what was seen
+        # last is of the tails, and the subject's last token is their first one.
+        attended = seen["attended"].reshape(len(rows), -1, self.values.shape[-1])  # [rows, tokens, d]
+        attended = attended[:, 0]  # [rows, d]
         self.values = torch.stack([self.values, attended.to(self.values)], 1)
 
     def logits(self, change: Tensor | None = None) -> Tensor:
         """Return logits [reads, vocabulary] under ``change`` [rows, 2, d], as `TailForward`."""
         if change is None:
             return super().logits()
-        value, attended = change.unbind(1)
+        value, attended = change.unbind(1)  # of the MLP's output and of the attention's, [rows, d] each
 
         def shifted(output: Any) -> Any:
             state = hidden_state(output)
