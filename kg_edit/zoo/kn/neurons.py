@@ -202,23 +202,10 @@ def refined_neurons(scores: Tensor, *, threshold: float, share: float, least: in
     (one step gives too many, the next too few), the neurons with the largest mean attribution are chosen from the
     smallest set that is too large.
     """
-    counted = _count_prompts(scores, threshold)
-
-    # The neurons of every share p from 0 to 1 that is whole steps away from ``share``. The 1e-6 is for rounding.
-    most_steps = round(1 / _STEP)
-    masks: dict[float, Tensor] = {}
-    fitting: list[float] = []  # the shares that give ``least`` to ``most`` neurons
-    too_large: list[float] = []  # the shares that give more
-    for step in range(-most_steps, most_steps + 1):
-        p = share + step * _STEP
-        if not 0 < p <= 1 + 1e-6:
-            continue
-        masks[p] = (counted >= p - 1e-6) & (counted > 0)
-        size = int(masks[p].sum())
-        if size > most:
-            too_large.append(p)
-        elif size >= least:
-            fitting.append(p)
+    masks = _choose_by_share(_count_prompts(scores, threshold), share)
+    sizes = {p: int(mask.sum()) for p, mask in masks.items()}
+    fitting = [p for p, size in sizes.items() if least <= size <= most]
+    too_large = [p for p, size in sizes.items() if size > most]
 
     # The nearest share that fits; else the strongest neurons of a set that is too large; else, if every set is too
     # small, that of the lowest share.
@@ -229,6 +216,21 @@ def refined_neurons(scores: Tensor, *, threshold: float, share: float, least: in
         return shared_neurons(scores, threshold=threshold, share=min(masks))
     highest = max(too_large)  # of which the set is the smallest one that is too large
     return Neurons(mask=_keep_strongest(masks[highest], scores.mean(0), most), share=highest)
+
+
+def _choose_by_share(counted: Tensor, share: float) -> dict[float, Tensor]:
+    """Return the neurons of every share p from 0 to 1 that is whole steps of 0.05 away from ``share``, by p.
+
+    ``counted`` is the share of prompts in which each neuron is large, [layers, d_ff], like each mask. The 1e-6 is for
+    rounding.
+    """
+    most_steps = round(1 / _STEP)
+    masks = dict[float, Tensor]()
+    for step in range(-most_steps, most_steps + 1):
+        p = share + step * _STEP
+        if 0 < p <= 1 + 1e-6:
+            masks[p] = (counted >= p - 1e-6) & (counted > 0)
+    return masks
 
 
 def _keep_strongest(mask: Tensor, scores: Tensor, count: int) -> Tensor:
