@@ -165,17 +165,7 @@ class SummedMethod(AdapterMethod):
 
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
         """Train the change of the parameters on the rows of all ``edits`` together."""
-        settings = self.adapter_class.settings_class.of(self.config)
-        if isinstance(earlier, SummedAdapter):
-            adapter = earlier
-        else:
-            adapter = self.adapter_class.empty(self.shape, settings)
-        if adapter.settings != settings:
-            raise PatchError(
-                f"the earlier edits were made with other settings ({adapter.settings!r}) than these ({settings!r}); "
-                "make later edits with the same settings"
-            )
-
+        adapter = self._find_adapter(earlier)
         start = adapter.parameters(self.device)
         learned = self.learned()
         trained = dict[str, Tensor]()  # the change of each trained parameter
@@ -194,6 +184,18 @@ class SummedMethod(AdapterMethod):
             records.append(record(self, edit, change=all_changes, losses=edit_losses))
         # Only the changes of these edits: the patch is added to the earlier ones, which have those of earlier edits.
         return replace(adapter, changes=changes), records
+
+    def _find_adapter(self, earlier: Adapter | None) -> SummedAdapter:
+        """Return the adapter of the earlier edits, or an empty one; raise if it was made with other settings."""
+        settings = self.adapter_class.settings_class.of(self.config)
+        if not isinstance(earlier, SummedAdapter):
+            return self.adapter_class.empty(self.shape, settings)
+        if earlier.settings != settings:
+            raise PatchError(
+                f"the earlier edits were made with other settings ({earlier.settings!r}) than these ({settings!r}); "
+                "make later edits with the same settings"
+            )
+        return earlier
 
     def _descend(
         self,
