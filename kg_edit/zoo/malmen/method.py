@@ -24,7 +24,7 @@ from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.malmen.network import FORMAT, MalmenManifest, MalmenTraining
-from kg_edit.zoo.mend.gradients import Shape, at_targets
+from kg_edit.zoo.mend.gradients import Gradients, Shape, at_targets
 from kg_edit.zoo.mend.method import Mend, MendConfig
 
 
@@ -55,17 +55,14 @@ class Malmen(Mend):
         # 1. K [tokens, in] and the gradients [tokens, out] at the target tokens of all edits, by weight
         prompts = list[Prompt]()
         losses = list[float]()
-        keys: dict[str, list[Tensor]] = {name: [] for name in self.editor.weights}
-        deltas: dict[str, list[Tensor]] = {name: [] for name in self.editor.weights}
+        of_edits = list[Gradients]()
         with keep_untouched(self.model):
             for edit in edits:
                 prompt, gradients, loss = self.compute_gradients(edit)
                 prompts.append(prompt)
                 losses.append(loss)
-                for name, (key, delta) in at_targets(prompt, gradients).items():
-                    keys[name].append(key)
-                    deltas[name].append(delta)
-        joint = {name: (torch.cat(keys[name]), torch.cat(deltas[name])) for name in keys}
+                of_edits.append(at_targets(prompt, gradients))
+        joint = join_tokens(of_edits, self.editor.weights)
 
         # 2. and 3. The network's value differences D, and the ridge regression D^T (K K^T + ridge I)^-1 K
         change = self.compute_change(prompts, joint)
@@ -87,6 +84,16 @@ class Malmen(Mend):
             shapes=shapes,
             training=MalmenTraining(rank=1, edit_lr=self.config.edit_lr),
         )
+
+
+def join_tokens(of_prompts: Sequence[Gradients], names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the keys [tokens, in] and the gradients [tokens, out] of all prompts, for each of the weights ``names``."""
+    joined = dict[str, tuple[Tensor, Tensor]]()
+    for name in names:
+        keys = [gradients[name][0] for gradients in of_prompts]
+        deltas = [gradients[name][1] for gradients in of_prompts]
+        joined[name] = torch.cat(keys), torch.cat(deltas)
+    return joined
 
 
 def measure_edits(change: Factors, prompts: Sequence[Prompt]) -> list[float]:

@@ -80,7 +80,7 @@ class Passes:
         with torch.no_grad():
             return EditedPasses(self.model, prompts, self.names, lower=self.lower)
 
-    def at_targets(self, prompts: Sequence[Prompt]) -> dict[str, tuple[Tensor, Tensor]]:
+    def gradients_at_targets(self, prompts: Sequence[Prompt]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return by weight the keys [tokens, in] and the gradients [tokens, out] of all prompts' target tokens."""
         keys: dict[str, list[Tensor]] = {name: [] for name in self.names}
         gradients: dict[str, list[Tensor]] = {name: [] for name in self.names}
@@ -151,7 +151,7 @@ def sequence_losses(
     locality = 0.0
     for number, batch in enumerate(batches):
         with WeightPatch(factors=earlier).applied(passes.model):
-            change = network.compute_changes(passes.at_targets(batch.edits))
+            change = network.compute_changes(passes.gradients_at_targets(batch.edits))
 
             # Stage 1: down to the leaves, where the gradient of L_t lands.
             leaves = {name: _cut_off(pair) for name, pair in change.items()}
@@ -212,7 +212,7 @@ def held_out_losses(passes: Passes, network: MalmenNetwork, batches: Sequence[Ro
     earlier = dict[str, Factors]()
     for batch in batches:
         with WeightPatch(factors=earlier).applied(passes.model):
-            gradients = passes.at_targets(batch.edits)
+            gradients = passes.gradients_at_targets(batch.edits)
         earlier = _add(earlier, network.compute_factors(gradients))
     change = dict[str, tuple[Tensor, Tensor]]()  # the sum of all updates as one change
     for name, pair in earlier.items():

@@ -58,5 +58,5 @@ def parts(settings: Any, family: str = "llama") -> tuple[Passes, MalmenNetwork, 
     network = MalmenNetwork(weight_shapes(model, names), rank=4, edit_lr=0.02)
     order = BatchOrder.of(model, apart(), settings)
     passes = Passes(model=model, names=names)
-    network.normalise_by(passes.at_targets(order.for_normalising()))
+    network.normalise_by(passes.gradients_at_targets(order.for_normalising()))
     return passes, network, order

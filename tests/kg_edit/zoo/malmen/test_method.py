@@ -59,7 +59,7 @@ def test_edit_reads_what_the_training_reads(editor: str) -> None:
     network = FORMAT.load_network(Path(editor), model, MalmenManifest, MalmenManifest.build_network).network
     prompts = [model.encode(edit.text, target=edit.target_new) for edit in (EDIT, SECOND)]
     with keep_untouched(model):
-        joint = Passes(model=model, names=[*network.shapes]).at_targets(prompts)
+        joint = Passes(model=model, names=[*network.shapes]).gradients_at_targets(prompts)
     for name, pair in network.compute_factors(joint).items():
         assert patch.factors[name].rank == pair.rank == sum(len(prompt.target_ids) for prompt in prompts)
         torch.testing.assert_close(patch.factors[name].product, pair.product, rtol=1e-3, atol=1e-6)

@@ -71,7 +71,7 @@ def test_losses_of_a_sequence_are_those_of_applied_updates() -> None:
         before = WeightPatch(factors={})
         for number, batch in enumerate(batches):
             with before.applied(model):
-                update = WeightPatch(factors=network.compute_factors(passes.at_targets(batch.edits)))
+                update = WeightPatch(factors=network.compute_factors(passes.gradients_at_targets(batch.edits)))
             after, total = before + update, 0.0
             for age, rows in enumerate(reversed(batches[max(0, number - 1) : number + 1])):
                 with before.applied(model):
@@ -95,7 +95,7 @@ def test_held_out_batches_are_edited_in_sequence() -> None:
         before = WeightPatch(factors={})
         for batch in batches:
             with before.applied(model):
-                update = WeightPatch(factors=network.compute_factors(passes.at_targets(batch.edits)))
+                update = WeightPatch(factors=network.compute_factors(passes.gradients_at_targets(batch.edits)))
             before = before + update
         unrelated = [prompt for rows in batches for prompt in rows.unrelated]
         clean = [plain_log_p(model, prompt) for prompt in unrelated]
