@@ -76,6 +76,7 @@ class PromptMethod(EditingMethod):
 
     @cached_property
     def _checked(self) -> bool:
+        """True; the first time, the inputs are checked."""
         self.check_inputs(self.config, self.graph, ())
         return True
 

@@ -2,9 +2,9 @@
 
 With a [d_ff] the module's input at a token, and abar the mean of the inputs of this token and all tokens before it:
 
-    M(x) = pi(top-k of |abar - background|)            a mask of k of d_ff columns (TopHash)
-    i*   = argmax_i |M(x) and M_i| / k                 the nearest edit's mask
-    y    = W a + [overlap_i* >= tau] W_m (M_i* * a)
+    M   = pi(top-k of |abar - background|)      the token's mask: k of d_ff columns (TopHash)
+    o_i = |M and M_i| / k                       its overlap with the mask M_i of edit i
+    y   = W a + [o_i >= tau] W_m (M_i * a)      for the edit i with the largest overlap
 
 pi is a fixed permutation of the columns. Each edit trains only the columns of its own mask, so edits with different
 masks hardly interfere. The published program computes the mean over a whole prompt. Here each token has the mean up to

@@ -157,9 +157,10 @@ class EditedPasses:
                 hidden = self._blocks.run(self._blocks.first_input)
         prompts = [self._prompts[row] for row in rows]
         shifts = [self._shifts[row] for row in rows]
-        of_rows, positions = read_index(prompts, shifts, hidden.device)  # [reads] each
-        indices = torch.tensor(list(rows), device=hidden.device)
-        return self._model.logits(hidden[indices[of_rows], positions]).float()
+        # For each logit that is read: which one of ``rows`` it is of, and its position in the padded row, [reads] each
+        places, positions = read_index(prompts, shifts, hidden.device)
+        row_numbers = torch.tensor(list(rows), device=hidden.device)[places]  # [reads]
+        return self._model.logits(hidden[row_numbers, positions]).float()
 
     def targets(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the target tokens of ``rows``, row after row, and the weight of each token in the mean over rows."""

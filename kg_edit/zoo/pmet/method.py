@@ -86,8 +86,8 @@ class BothOutputs(TailForward):
 
         with self._attention.register_forward_hook(see):
             super().__init__(model, layer, rows, contexts=contexts, prefix=prefix)
-        # The constructor runs the prefixes and then the tails, which begin at the subject's last token. So what was seen
-        # last is of the tails, and the subject's last token is their first one.
+        # The constructor runs the prefixes and then the tails, so what was seen last is of the tails. Their first token
+        # is the subject's last one.
         attended = seen["attended"].reshape(len(rows), -1, self.values.shape[-1])  # [rows, tokens, d]
         attended = attended[:, 0]  # [rows, d]
         self.values = torch.stack([self.values, attended.to(self.values)], 1)
