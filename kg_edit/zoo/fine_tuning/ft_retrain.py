@@ -58,18 +58,15 @@ def still_valid(before: Patch, edits: Iterable[Edit]) -> Sequence[Edit]:
 
     An edit in plain text and one in chat form are two; an edit in both forms is returned in each.
     """
-    # An edit that was subtracted again is recorded twice, the second time with a scale of -1: the sum is 0.
-    recorded = list[tuple[Edit, float]]()
-    strengths: defaultdict[tuple[object, ...], float] = defaultdict(float)
-    for record in before.edits:
-        stored = checked(Edit, record["edit"], context=STORED)
-        scale = float(record.get("scale", 1.0))
-        for form in stored.forms:
-            old = stored.in_chat(chat=form)
-            recorded.append((old, scale))
-            strengths[old.text, old.chat, old.target_new] += scale
+    recorded = _read_recorded(before)
+    # An edit that was subtracted again is recorded twice, the second time with a scale of -1: its strength is 0.
+    strengths = defaultdict[tuple[object, ...], float](float)  # by prompt, form and target
+    for old, scale in recorded:
+        strengths[old.text, old.chat, old.target_new] += scale
 
-    valid: dict[tuple[str, object], Edit] = {}
+    valid = dict[
+        tuple[str, object], Edit
+    ]()  # by prompt and form, so that a later edit replaces one that it contradicts
     for old, scale in recorded:
         if scale > 0 and strengths[old.text, old.chat, old.target_new] > 0:
             valid.pop((old.text, old.chat), None)  # so that the later edit's position counts
@@ -78,3 +75,14 @@ def still_valid(before: Patch, edits: Iterable[Edit]) -> Sequence[Edit]:
         for form in edit.forms:
             valid.pop((edit.text, form), None)
     return list(valid.values())
+
+
+def _read_recorded(before: Patch) -> list[tuple[Edit, float]]:
+    """Return the edits recorded in a patch, each with the scale of its record; one in both forms is listed twice."""
+    recorded = list[tuple[Edit, float]]()
+    for record in before.edits:
+        stored = checked(Edit, record["edit"], context=STORED)
+        scale = float(record.get("scale", 1.0))
+        for form in stored.forms:
+            recorded.append((stored.in_chat(chat=form), scale))
+    return recorded
