@@ -90,8 +90,9 @@ class CodebookPatch(Patch):
                     f"{more.deferral!r}); make both with the same radius, expand, metric and lookup"
                 )
             if name in books:
-                more = books[name] + more
-            books[name] = more
+                books[name] = books[name] + more
+            else:
+                books[name] = more
         return replace(self, codebooks=books, provenance=join_provenances(self.provenance, other.provenance))
 
     @contextmanager

@@ -78,8 +78,8 @@ class IkeConfig(PromptConfig):
         rounds, rest = divmod(count, sum(shares))
         kinds = rounds * _repeat_kinds(shares)
 
-        # The rest is given out by the largest remainders: the next one is the kind that lacks most of its part. If 2 are
-        # left in the ratio 1 : 3 : 4, the parts are .25, .75 and 1: first one to retain, then one to update.
+        # The rest is given out by the largest remainders: the next one is the kind that lacks most of its part. If two
+        # are left in the ratio 1 : 3 : 4, the parts are .25, .75 and 1: first one to retain, then one to update.
         extras = [0] * len(shares)
         for _ in range(rest):
             lacking = [share * rest / sum(shares) - extra for share, extra in zip(shares, extras, strict=True)]

@@ -87,7 +87,7 @@ class Malmen(Mend):
 
 
 def join_tokens(of_prompts: Sequence[Gradients], names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the keys [tokens, in] and the gradients [tokens, out] of all prompts, for each of the weights ``names``."""
+    """Return the keys [tokens, in] and the gradients [tokens, out] of all prompts together, by weight name."""
     joined = dict[str, tuple[Tensor, Tensor]]()
     for name in names:
         keys = [gradients[name][0] for gradients in of_prompts]
