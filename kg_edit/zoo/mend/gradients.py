@@ -123,6 +123,7 @@ class EditedPasses:
                 stack.enter_context(module.register_forward_hook(self._record(name)))
             if lower:
                 stack.enter_context(lower.replayed(rows, length))
+            # The blocks with their inputs, which can run again, and the last one's output, [rows, length, d]
             self._blocks, self._clean = RecordedBlocks.record(model, self._batch, layers)
 
     def _record(self, name: str) -> Callable[..., Tensor]:
