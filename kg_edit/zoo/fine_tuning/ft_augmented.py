@@ -184,7 +184,7 @@ class FtAugmented(TuningMethod):
                 schedule.step()
         return self._patch(edits, changes, torch.stack(epoch_losses, 1))
 
-    def _batches(self, epoch: int, edits: int) -> list[list[int]]:
+    def _split_epoch(self, epoch: int, edits: int) -> list[list[int]]:
         """Return the indices of the edits of each step of an epoch."""
         return batches(edits, self.config.batch_size, seed=self.config.seed, epoch=epoch)
 
@@ -198,7 +198,7 @@ class FtAugmented(TuningMethod):
     ) -> Tensor:
         """Train every edit once; return the loss of each edit's own row, each before its step, [edits]."""
         losses = torch.zeros(rows.count)
-        for batch in self._batches(epoch, rows.count):
+        for batch in self._split_epoch(epoch, rows.count):
             loss, row_losses = self.loss(rows.draw(epoch, batch), changes, negative)
             check_loss(loss, epoch)
             take_step(optimizer, loss)
@@ -208,7 +208,7 @@ class FtAugmented(TuningMethod):
     def _measure_epoch(self, epoch: int, rows: AugmentedRows, changes: Mapping[int, Tensor]) -> Tensor:
         """Return the loss of each edit's bare row under the changes, [edits]."""
         losses = torch.zeros(rows.count)
-        for batch in self._batches(epoch, rows.count):
+        for batch in self._split_epoch(epoch, rows.count):
             losses[batch] = self.measure(rows.bare(batch), changes).cpu()
         return losses
 
