@@ -26,7 +26,7 @@ class Toy:
 
     model = SimpleNamespace()
 
-    def at_targets(self, edits: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    def gradients_at_targets(self, edits: Any) -> dict[str, tuple[Tensor, Tensor]]:
         return {"w": (torch.tensor([[2.0]]), torch.tensor([[1.0]]))}
 
     def edit_losses(self, change: Any, rows: Any) -> list[Tensor]:
