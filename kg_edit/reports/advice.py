@@ -1,31 +1,50 @@
 """The advice of a verdict: what was seen of the edits that failed, and which other methods may make them.
 
-`advise` returns a line for each cause; docs/limits.md says why the method of a line may help. `commands_for` returns
-the commands that make the failed edits by another method, on top of the others.
+`BEST` is the table of what measured best for each cause of a failure; docs/limits.md has the figures. `advise` returns
+a line for each cause that was seen. `commands_for` returns the commands of the best way: one that makes all edits anew
+at once, or four that make the failed edits by another method, on top of the others.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from kg_edit.reports.edit_results import EditResult
 
 FAILED = "failed.jsonl"
+EDITS = "edits.jsonl"
 NAMED = 10  # edits that a line names, at most
 _PAGE = "docs/limits.md#edits-that-fail"
-# Methods that the advice names
+CauseName = Literal["together", "one subject", "long", "paragraph", "alone"]
+_AT_ONCE = "alphaedit --preset fast"  # makes all edits at once, in the weights
 _ROME_LONG = "rome --preset long"
 _GRACE = "grace"
 _IKE = "ike"
 _RAG = "rag"
-_PARAGRAPH = "ft-m --set steps=100"  # a paragraph takes more steps
-_AT_ONCE = "alphaedit"  # makes all edits at once
+
+
+class Best(NamedTuple):
+    """The methods that measured best for a cause, the best first, and why."""
+
+    methods: tuple[str, ...]
+    why: str
+
+
+# From the tables advice and advice-causes of results/ (`studies/advice.py`), for "together" also own-together, and for
+# paragraphs the table unstructured. The first method that takes the edits is in the commands.
+BEST: Mapping[CauseName, Best] = {
+    "together": Best((_AT_ONCE, _GRACE, _IKE), "all are solved for at once, so none is written over; in the weights"),
+    "one subject": Best((_GRACE, _IKE), "a key for each prompt made all of them, a text in the prompt a third"),
+    "long": Best((_IKE, _ROME_LONG, _GRACE), "a text in the prompt made all of them; the others stay in the model"),
+    "paragraph": Best(("ft-m --set steps=100", _RAG), "a paragraph takes more steps"),
+    "alone": Best((_GRACE, _IKE), "both made all of them, and grace changes nothing but its own prompt"),
+}
 
 
 class JudgedRun(BaseModel):
@@ -40,6 +59,7 @@ class JudgedRun(BaseModel):
         opposes: the edits with another target than an earlier edit of the same fact, (id, id of the earlier one).
         refused: the reasons why edits of the patch look as if they would break the model (`patches.guards`).
         model: the model's name, for the commands.
+        reads_graph: whether the method reads a graph, which a method that makes all edits at once would not.
         experts: whether it is a mixture of experts, so that no method that reads a down-projection helps.
         folder: the folder of the run, for the commands.
     """
@@ -54,6 +74,7 @@ class JudgedRun(BaseModel):
     opposes: tuple[tuple[str, str], ...] = ()
     refused: tuple[str, ...] = Field((), exclude=True)
     model: str = Field("", exclude=True)
+    reads_graph: bool = Field(False, exclude=True)
     experts: bool = Field(False, exclude=True)
     folder: Path = Field(Path(), exclude=True)
 
@@ -66,13 +87,15 @@ class JudgedRun(BaseModel):
 def advise(run: JudgedRun, edits: Sequence[EditResult]) -> tuple[str, ...]:
     """Return a line for each cause: what was seen, and a method that may help; the page of `_PAGE` says why."""
     lines = []
-    for cause in (*_causes_together(run, edits), *_causes_alone(run, edits)):
-        if cause.results:
-            lines.append(str(cause))
+    for cause, results in _group_by_cause(edits).items():
+        lines.append(_describe_cause(cause, results, run, count=len(edits)))
     failed = [result for result in edits if not result.succeeded]
     if failed:
         lines.append(f"why an edit fails, and what helps: {_PAGE}")
-    if commands_for(run, edits):  # a patch that was made on the unedited model would not know of the others
+    commands = commands_for(run, edits)
+    if len(commands) == 1:
+        lines.append(f"{_ids(failed)}: the command makes all edits anew, at once")
+    elif commands:  # a patch that was made on the unedited model would not know of the others
         lines.append(f"{_ids(failed)}: the four commands make it by another method on top of the others")
     if run.refused:
         lines.append(f"kg-edit patch add refuses this patch without --force: {'; '.join(run.refused)}")
@@ -86,79 +109,102 @@ def advise(run: JudgedRun, edits: Sequence[EditResult]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-class _Cause(NamedTuple):
-    """What was seen of some failed edits, and the methods that may make them."""
-
-    results: Sequence[EditResult]
-    seen: str
-    methods: Sequence[str]
-
-    def __str__(self) -> str:
-        line = f"{_ids(self.results)}: {self.seen}"
-        if self.methods:
-            options = [f"--method {method}" for method in self.methods]
-            line += f"; {' or '.join(options)} may make it"
-        return line
-
-
-def _causes_together(run: JudgedRun, edits: Sequence[EditResult]) -> list[_Cause]:
-    """Return what was seen of the edits that the other edits of the run spoil."""
-    spoiled = [result for result in edits if result.is_spoiled]
+def _group_by_cause(edits: Sequence[EditResult]) -> dict[CauseName, list[EditResult]]:
+    """Return the failed edits by cause, in the order of `BEST`."""
     subjects = Counter(result.subject for result in edits if result.subject)
-    shared = [result for result in spoiled if subjects[result.subject] > 1]
-    at_once = []
-    if not run.joint and not run.experts and len(shared) < len(spoiled):
-        at_once = [_AT_ONCE]
-    one_key_each = []
-    if _GRACE in _other_methods(run, shared):
-        one_key_each = [_GRACE]
-    return [
-        _Cause(spoiled, "fails only together with the other edits of this run", at_once),
-        _Cause(shared, "another edit has the same subject, and with it nearly the same key", one_key_each),
-    ]
+    groups: dict[CauseName, list[EditResult]] = {cause: [] for cause in BEST}
+    for result in edits:
+        if not result.succeeded:
+            groups[_find_cause(result, subjects)].append(result)
+    return {cause: results for cause, results in groups.items() if results}
 
 
-def _causes_alone(run: JudgedRun, edits: Sequence[EditResult]) -> list[_Cause]:
-    """Return what was seen of the failed edits that fail alone too, or were not tried alone."""
-    remaining = [result for result in edits if not result.succeeded and not result.is_spoiled]
-    long = [result for result in remaining if result.is_long]
-    longest = max((result.tokens or 0 for result in long), default=0)
-    texts = [result for result in remaining if result.paragraph and not run.experts]
-    others = [result for result in remaining if result not in (*long, *texts)]
-    always = [result for result in others if result.alone is False]
-    causes = [
-        _Cause(long, f"a target of up to {longest} tokens", _other_methods(run, long)[:2]),
-        _Cause(texts, "a paragraph as the target", [_PARAGRAPH]),
-        _Cause(always, "made alone, the edit fails too", _other_methods(run, always)[:2]),
-    ]
-    if len(edits) == 1 and not always:
-        causes.append(_Cause(others, "the target is not generated", _other_methods(run, others)[:2]))
-    return causes
+def _find_cause(result: EditResult, subjects: Mapping[str, int]) -> CauseName:
+    """Return why an edit failed, as far as it is known; ``subjects`` counts the edits of each subject."""
+    if result.paragraph:
+        return "paragraph"
+    if result.is_long:
+        return "long"
+    if result.is_spoiled and subjects.get(result.subject, 0) > 1:
+        return "one subject"
+    if result.is_spoiled:
+        return "together"
+    return "alone"
 
 
-def _other_methods(run: JudgedRun, results: Sequence[EditResult]) -> list[str]:
-    """Return other methods that take these edits, the nearest first."""
-    has_both_forms = any(result.both for result in results)
-    has_paragraph = any(result.paragraph for result in results)
-    methods = []
-    if not run.experts and not has_paragraph:
-        methods.append(_ROME_LONG)
-    if not run.experts and not has_both_forms:
-        methods.append(_GRACE)
-    if not has_paragraph:
-        methods.append(_IKE)
-    if has_paragraph or run.experts:
-        methods.append(_RAG)
+def _describe_cause(cause: CauseName, results: Sequence[EditResult], run: JudgedRun, *, count: int) -> str:
+    """Return the line of a cause: the edits, what was seen of them, and at most two methods; the run had ``count``."""
+    together = "fails only together with the other edits of this run"
+    was_tried_alone = any(result.alone is False for result in results)
+    longest = max(result.tokens or 0 for result in results)
+    seen = {
+        "together": together,
+        "one subject": f"{together}, of which one has the same subject, and with it nearly the same key",
+        "long": f"a target of up to {longest} tokens",
+        "paragraph": "a paragraph as the target",
+        "alone": "made alone, the edit fails too",
+    }[cause]
+    if cause == "alone" and not was_tried_alone:
+        seen = "the target is not generated"
+        if count > 1:
+            seen += "; the edit was not made alone"
+    line = f"{_ids(results)}: {seen}"
+    options = [f"--method {method}" for method in _list_methods(cause, run, results)[:2]]
+    if options:
+        line += f"; {' or '.join(options)} may make it"
+    return line
+
+
+def _list_methods(cause: CauseName, run: JudgedRun, results: Sequence[EditResult]) -> list[str]:
+    """Return the methods for a cause that take these edits, the best first; then those that take nearly all edits."""
     used = (run.method, f"{run.method} --preset {run.preset}")  # made these edits, and failed
-    return [method for method in methods if method not in used]
+    methods = []
+    for method in dict.fromkeys((*BEST[cause].methods, _IKE, _RAG)):
+        if method not in used and _takes(method, run, results):
+            methods.append(method)
+    return methods
+
+
+def _takes(method: str, run: JudgedRun, results: Sequence[EditResult]) -> bool:
+    """Return whether a method makes edits like these, in this model."""
+    in_prompt = method in (_IKE, _RAG)
+    if run.experts and not in_prompt:
+        return False
+    if method == _AT_ONCE:
+        return not run.joint and not run.reads_graph
+    if method in (_ROME_LONG, _GRACE, _IKE) and any(result.paragraph for result in results):
+        return False
+    return method != _GRACE or not any(result.both for result in results)
 
 
 def commands_for(run: JudgedRun, edits: Sequence[EditResult]) -> tuple[str, ...]:
-    """Return the commands that make the failed edits by another method on top of the others; () if there are none."""
-    failed = [result for result in edits if not result.succeeded]
-    method = _choose_method(run, failed)
-    if method is None or not failed or len(failed) == len(edits) or not run.model:
+    """Return the commands of the best way to make the failed edits; () if there is none.
+
+    The best way is that of the cause that most of the failed edits have.
+    """
+    groups = _group_by_cause(edits)
+    if not groups or not run.model:
         return ()
+    cause = max(groups, key=lambda name: len(groups[name]))  # the first of equals
+    failed = [result for result in edits if not result.succeeded]
+    methods = _list_methods(cause, run, failed)
+    if methods and methods[0] == _AT_ONCE:
+        return (_command_for_all(run, methods[0]),)
+    if not methods or len(failed) == len(edits):  # nothing to make them on top of
+        return ()
+    return _commands_on_top(run, failed, methods[0])
+
+
+def _command_for_all(run: JudgedRun, method: str) -> str:
+    """Return the command that makes all edits of the run anew by a method that makes them at once."""
+    file = quote(str(run.folder / EDITS))
+    name, *_ = method.split()
+    out = quote(f"{run.folder}-{name}/")
+    return f"kg-edit edit {file} --method {method} --model {quote(run.model)} --out {out}"
+
+
+def _commands_on_top(run: JudgedRun, failed: Sequence[EditResult], method: str) -> tuple[str, ...]:
+    """Return the commands that make the failed edits by another method on top of the others."""
     ledger = quote(f"{run.folder}-ledger/")  # of this run alone: names of other edits can't be meant
     folder = quote(str(run.folder))
     failed_file = quote(str(run.folder / FAILED))
@@ -176,19 +222,6 @@ def commands_for(run: JudgedRun, edits: Sequence[EditResult]) -> tuple[str, ...]
         f"kg-edit patch edit {ledger} {failed_file} --method {method} --model {model}",
         f"kg-edit patch check {ledger} --model {model}",
     )
-
-
-def _choose_method(run: JudgedRun, failed: Sequence[EditResult]) -> str | None:
-    """Return the method that makes the failed edits again; None if no other method takes them.
-
-    The preset for long targets changes the same weight again. That helps if every failed edit has a long target; edits
-    that fail because their keys are nearly the same would spoil each other again.
-    """
-    methods = _other_methods(run, failed)
-    all_are_long = all(result.is_long and not result.is_spoiled for result in failed)
-    if not all_are_long and _ROME_LONG in methods:
-        methods.remove(_ROME_LONG)
-    return methods[0] if methods else None
 
 
 def _ids(results: Sequence[EditResult]) -> str:

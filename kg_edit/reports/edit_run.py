@@ -28,7 +28,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_provenance
 from kg_edit.patches.guards import SeenEdits, find_disabling
-from kg_edit.reports.advice import FAILED, JudgedRun
+from kg_edit.reports.advice import EDITS, FAILED, JudgedRun
 from kg_edit.reports.differences import (
     PromptDifference,
     check_prompts,
@@ -87,7 +87,7 @@ class EditRun:
     def files(self) -> tuple[str, ...]:
         """The names of the results: patch, records, losses, report, page, and the first edit's subgraph."""
         pictures = sorted(file.name for file in self.folder.glob("subgraph-*.svg"))
-        names = (PATCH, RECORDS, LOCALITY, LOSSES, FAILED, VERDICT, REPORT, PAGE, *pictures)
+        names = (PATCH, RECORDS, LOCALITY, LOSSES, FAILED, EDITS, VERDICT, REPORT, PAGE, *pictures)
         return tuple(name for name in names if (self.folder / name).is_file())
 
 
@@ -109,9 +109,9 @@ def run_edits(
 
     The folder has patch.safetensors, records.jsonl, locality.jsonl (`kg_edit.reports.differences`), report.json,
     report.md, report.html and run.json, losses.jsonl with the loss at every step of every edit, if the method minimises
-    a loss, a picture of the first edit's subgraph, if it reads a graph, and alone.jsonl and failed.jsonl (the edits
-    themselves) if an edit failed. Nothing is written before all edits are checked and the method is prepared. An edit
-    that repeats an earlier one is made once.
+    a loss, a picture of the first edit's subgraph, if it reads a graph, and alone.jsonl, failed.jsonl (the failed
+    edits themselves) and edits.jsonl (all of them) if an edit failed. Nothing is written before all edits are checked
+    and the method is prepared. An edit that repeats an earlier one is made once.
 
     A run that is started again reuses, as far as they are there: the patch, or else the edits of the partial one; the
     rows of records.jsonl; the lines of alone.jsonl; and, if report.md is there, those of locality.jsonl. The verdict is
@@ -187,6 +187,7 @@ def run_edits(
             return run
         if failed:
             write_edits(out / FAILED, failed)
+            write_edits(out / EDITS, made)
         _write_report(run, method, made, patch)
         return run
 
@@ -539,6 +540,7 @@ def _judge(
         opposes=tuple(find_opposed(edits)),
         refused=tuple(find_disabling(patch, (), model)),
         model=model.name,
+        reads_graph=bool(method.graph_identity),
         experts=model.spec.down_projection is None,
         folder=folder,
     )

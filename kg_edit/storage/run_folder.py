@@ -30,8 +30,8 @@ PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
 # The files and folders that runs write, besides hidden ones: what `delete_run` may delete.
 _WRITTEN = (
     *(_RUN, "layer.json", "records.jsonl", "summary.json"),
-    *("patch*.safetensors", "losses.jsonl", "alone.jsonl", "failed.jsonl", "locality.jsonl", "report.*"),  # edit
-    "subgraph-*.svg",
+    *("patch*.safetensors", "losses.jsonl", "alone.jsonl", "failed.jsonl", "edits.jsonl", "locality.jsonl"),  # edit
+    *("report.*", "subgraph-*.svg"),
     *("general.jsonl", ENVIRONMENTS, "judge.jsonl", "curve.svg", "patches"),  # evaluate
     *("network.safetensors", "checkpoint.safetensors", "states.safetensors"),  # train
     *("heatmap*.svg", "head.safetensors", "texts.jsonl", "points.jsonl"),  # locate, drift

@@ -110,6 +110,7 @@ def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], ed
         "losses.jsonl",
         "alone.jsonl",
         "failed.jsonl",
+        "edits.jsonl",
     } | reports
     assert set(files) == {".lock", "run.json"} | written | picture
     assert all(name in first.out for name in set(files) - {".lock", "run.json", "alone.jsonl"})

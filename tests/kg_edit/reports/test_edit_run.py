@@ -349,11 +349,12 @@ def test_failed_edits_are_made_alone_once(
     (spoiled,) = second.verdict.spoiled
     assert second.rows == first.rows
     assert second.verdict.repeats == (("4", "3"),)
-    together, same, page, apart, refused, repeated = second.verdict.advice
-    assert together.startswith(f"{spoiled.edit}: fails only together") and "alphaedit" not in together
-    assert same.startswith(f"{spoiled.edit}: another edit has the same subject") and "--method grace" in same
+    same, page, apart, refused, repeated = second.verdict.advice
+    assert same.startswith(f"{spoiled.edit}: fails only together") and "--method grace" in same
+    assert "has the same subject" in same and "alphaedit" not in same
     assert apart.startswith(f"{spoiled.edit}: ") and "on top of the others" in apart and ".md#" in page
     assert [edit.id for edit in read_edits(tmp_path / "out" / "failed.jsonl").edits] == [spoiled.edit]
+    assert [edit.id for edit in read_edits(tmp_path / "out" / "edits.jsonl").edits] == ["1", "2", "3"]
     assert repeated == "4 repeats 3 exactly, and was made once"
     add, remove, again, _ = second.verdict.commands
     assert refused.startswith("kg-edit patch add refuses this patch without --force: ")  # as `force` made it here

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.advice import JudgedRun
+from kg_edit.reports.advice import BEST, JudgedRun
 from kg_edit.reports.edit_results import EditDetails
 from kg_edit.reports.report import markdown, terminal_table
 from kg_edit.reports.rows import Reading, ReportProbe, ReportRow
@@ -70,8 +70,9 @@ def test_verdict_counts_the_edits_own_prompts() -> None:
 def test_failed_paragraph_gets_advice_of_its_own() -> None:
     line = row("a", edit="row-1", success=False)
     text = line.model_copy(update={"edit": "row-2", "probe": line.probe.model_copy(update={"several_lines": True})})
-    advice, page = Verdict.of([line, text], details={"row-2": EditDetails(alone=False)}).advice
+    advice, other, page = Verdict.of([line, text], details={"row-2": EditDetails(alone=False)}).advice
     assert advice.startswith("row-2: a paragraph") and "--set steps=" in advice and ".md#" in page
+    assert other.startswith("row-1: the target is not generated") and "ft-m" not in other
 
 
 def test_verdict_shows_where_a_long_text_differs() -> None:
@@ -92,36 +93,67 @@ def test_verdict_shows_where_a_text_ends_too_early() -> None:
 
 def test_advice_names_other_methods_than_the_one_that_failed() -> None:
     failed = [row("a", success=False)]
-    for method, preset, other, short in (
-        ("memit", "default", "--method rome --preset long", "--method grace"),
-        ("rome", "long", "--method grace", "--method ike"),
-        ("grace", "default", "--method rome --preset long", "--method ike"),
+    for cause, details in (
+        ("together", EditDetails(alone=True)),
+        ("long", EditDetails(tokens=27)),
+        ("alone", EditDetails(alone=False)),
     ):
-        run = JudgedRun(method=method, preset=preset)
-        long = Verdict.of(failed, run=run, details={"1": EditDetails(tokens=27)}).advice[0]
-        brief = Verdict.of(failed, run=run).advice[0]
-        assert all(way in advice for way in (other, short) for advice in (long, brief))
-        assert f"{method} --preset {preset}" not in long and f"--method {method} or" not in long
+        for method in BEST[cause].methods:
+            name, _, preset = method.partition(" --preset ")
+            run = JudgedRun(method=name, preset=preset or "default", joint=name == "alphaedit")
+            line = Verdict.of(failed, run=run, details={"1": details}).advice[0]
+            assert f"--method {method}" not in line and line.count("--method ") == 2, line
 
 
 @pytest.mark.parametrize(("method", "way"), [("lora", "ike"), ("ike", "rag"), ("rag", "ike")])
 def test_advice_for_a_mixture_of_experts_names_no_method_that_refuses_it(method: str, way: str) -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False), row("c", edit="row-3", success=False)]
     run = JudgedRun(method=method, model="m", experts=True)
-    details = {"row-2": EditDetails(alone=True, tokens=27), "row-3": EditDetails(alone=False)}
+    details = {"row-2": EditDetails(alone=True, tokens=2), "row-3": EditDetails(alone=False)}
     verdict = Verdict.of(rows, run=run, details=details)
     text = " ".join([*verdict.advice, *verdict.commands])
     assert not re.search(r"--method (rome|grace|alphaedit|ft-m)", text)
     assert verdict.commands[2].endswith(f"--method {way} --model m") and f"--method {way}" in verdict.advice[1]
 
 
-def test_commands_make_long_targets_by_the_method_that_makes_most() -> None:
-    rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False), row("c", edit="row-3", success=False)]
-    for tokens, way in (({"row-2": 27, "row-3": 20}, "rome --preset long"), ({"row-2": 27}, "grace")):
-        run = JudgedRun(method="rome", model="m", folder=Path("out"))
-        details = {name: EditDetails(tokens=count) for name, count in tokens.items()}
-        verdict = Verdict.of(rows, run=run, details=details)
-        assert verdict.commands[2].endswith(f"--method {way} --model m")
+@pytest.mark.parametrize(
+    ("cause", "details", "run"),
+    [
+        ("together", EditDetails(alone=True, subject="row-2"), {}),
+        ("one subject", EditDetails(alone=True, subject="row-1"), {}),
+        ("long", EditDetails(alone=True, tokens=27), {}),
+        ("alone", EditDetails(alone=False), {}),
+        ("alone", EditDetails(), {}),
+    ],
+)
+def test_commands_are_those_of_the_best_way_for_a_cause(cause: str, details: EditDetails, run: dict[str, bool]) -> None:
+    rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False)]
+    judged = JudgedRun(method="ft", model="m", folder=Path("out"), **run)
+    known = {"row-1": EditDetails(subject="row-1"), "row-2": details}
+    commands = Verdict.of(rows, run=judged, details=known).commands
+    method = BEST[cause].methods[0]
+    if method.startswith("alphaedit"):
+        assert commands == (f"kg-edit edit out/edits.jsonl --method {method} --model m --out out-alphaedit/",)
+    else:
+        assert len(commands) == 4 and commands[2].endswith(f"--method {method} --model m")
+
+
+@pytest.mark.parametrize("run", [{"joint": True}, {"reads_graph": True}, {"experts": True}])
+def test_all_edits_are_not_made_anew_where_that_does_not_help(run: dict[str, bool]) -> None:
+    rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False)]
+    judged = JudgedRun(method="ft", model="m", folder=Path("out"), **run)
+    verdict = Verdict.of(rows, run=judged, details={"row-2": EditDetails(alone=True)})
+    assert len(verdict.commands) == 4 and "alphaedit" not in " ".join([*verdict.advice, *verdict.commands])
+
+
+def test_commands_follow_the_cause_of_most_failures() -> None:
+    rows = [row("a", edit="row-1")]
+    rows += [row("b", edit=name, success=False) for name in ("row-2", "row-3", "row-4")]
+    details = {name: EditDetails(tokens=27) for name in ("row-2", "row-3")} | {"row-4": EditDetails(alone=True)}
+    for alone, count in ((None, 4), (True, 1)):
+        details |= {"row-3": EditDetails(alone=alone, tokens=27 if alone is None else 2)}
+        run = JudgedRun(method="ft", model="m", folder=Path("out"))
+        assert len(Verdict.of(rows, run=run, details=details).commands) == count
 
 
 def test_edit_in_both_forms_succeeds_in_both() -> None:
@@ -148,12 +180,13 @@ def test_verdict_says_what_add_refuses_and_what_to_do() -> None:
     run = JudgedRun(refused=("row-2: too large",), model="m", folder=Path("an out"))
     verdict = Verdict.of(rows, run=run, details={"row-2": EditDetails(alone=False)})
     always, _, _, refused, *_ = verdict.advice
-    assert always == "row-2: made alone, the edit fails too; --method rome --preset long or --method grace may make it"
+    first, second, *_ = BEST["alone"].methods
+    assert always == f"row-2: made alone, the edit fails too; --method {first} or --method {second} may make it"
     assert refused == "kg-edit patch add refuses this patch without --force: row-2: too large"
     assert verdict.commands[0] == "kg-edit patch add 'an out-ledger/' 'an out' --force"
     for some in (rows[:1], rows[1:]):
         assert not Verdict.of(some, run=JudgedRun(model="m")).commands
-    assert Verdict.of(rows[1:]).advice[0].endswith("; --method rome --preset long or --method grace may make it")
+    assert Verdict.of(rows[1:]).advice[0].endswith(f"generated; --method {first} or --method {second} may make it")
 
 
 def test_verdict_counts_failed_paraphrases() -> None:
