@@ -78,20 +78,20 @@ class Way(NamedTuple):
         return self.then or "the run itself"
 
 
-WAYS = (
+WAYS = (  # in the order in which they are measured; the slow ones come last
     Way(),
     Way(then="grace"),
     Way(then="ike"),
     Way(first=AT_ONCE),
-    Way(then="rome --preset long"),
     Way(first=AT_ONCE, then="grace"),
     Way(first=AT_ONCE, then="ike"),
-    Way(first=AT_ONCE, then="rome --preset long"),
     Way(then="rag"),
-    Way(then="ft-m"),
-    Way(first="memit --preset fast"),
-    Way(then="grace", removes=False),
     Way(then="ike", removes=False),
+    Way(then="grace", removes=False),
+    Way(then="rome --preset long"),
+    Way(first=AT_ONCE, then="rome --preset long"),
+    Way(first="memit --preset fast"),
+    Way(then="ft-m"),
 )
 
 
@@ -127,15 +127,18 @@ class Line(BaseModel):
 SETS = {
     "facts": ("twenty facts", "bench/own_facts.jsonl"),
     "pairs": ("pairs of one subject", "bench/shared_subjects.jsonl"),
-    "shapes": ("sixty shapes", "kg_edit/data/own-shapes.jsonl"),
     "long": ("long targets", "bench/long_targets.jsonl"),
+    "shapes": ("unusual shapes", "kg_edit/data/own-shapes.jsonl"),
 }
 
 
-def edits_of_set(name: str) -> tuple[Edit, ...]:
-    """Return the edits of a set."""
+def edits_of_set(name: str, limit: int) -> tuple[Edit, ...]:
+    """Return the edits of a set, or at most ``limit`` that are spread evenly over it."""
     _, file = SETS[name]
-    return read_edits(ROOT / file).edits
+    edits = read_edits(ROOT / file).edits
+    if len(edits) <= limit:
+        return edits
+    return tuple(edits[index * len(edits) // limit] for index in range(limit))
 
 
 def prompts_beside(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
@@ -150,14 +153,14 @@ def prompts_beside(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
 
 
 def cause_of(result: EditResult, edits: Sequence[Edit]) -> str:
-    """Return why an edit of a run fails, as the advice tells causes apart."""
+    """Return why an edit of a run fails, as the advice tells causes apart; a long target is a cause in itself."""
     subjects = Counter(edit.subject for edit in edits if edit.subject)
+    if result.is_long:
+        return "long target"
     if result.is_spoiled and subjects[result.subject] > 1:
         return "one subject"
     if result.is_spoiled:
         return "only together"
-    if result.is_long:
-        return "long target"
     return "also alone"
 
 
@@ -167,8 +170,9 @@ def cause_of(result: EditResult, edits: Sequence[Edit]) -> str:
 class Study:
     """The model and the folder; each run and each ledger is made once, and kept in the folder."""
 
-    def __init__(self, model: str, folder: Path) -> None:
+    def __init__(self, model: str, sets: Sequence[str], limit: int, folder: Path) -> None:
         self.model = LanguageModel.load(model, dtype="float32")
+        self.edits = {name: edits_of_set(name, limit) for name in sets}
         self.folder = folder
 
     def make_method(self, name: str) -> EditingMethod:
@@ -178,7 +182,7 @@ class Study:
 
     def measure(self, name: str, way: Way) -> Line:
         """Make the failed edits of a set again in one way, and ask all edits and the prompts beside them."""
-        edits = edits_of_set(name)
+        edits = self.edits[name]
         if way.then and way.removes:
             source, seconds = self._remove_failed(name, way.first)
         else:
@@ -207,7 +211,10 @@ class Study:
         """Make all edits of a set by the first method, as `kg-edit edit` does."""
         folder = self.folder / name / "run"
         method = self.make_method(START)
-        return run_edits(method, self.model, edits_of_set(name), folder, force=True, locality_check=False)
+        alone = name != "long"  # their cause is known without making each failed one alone, which takes minutes
+        return run_edits(
+            method, self.model, self.edits[name], folder, force=True, alone=alone, locality_check=False, progress=False
+        )
 
     @cache  # noqa: B019 - there is one study
     def _make_all(self, name: str, first: str) -> tuple[Path, float]:
@@ -220,7 +227,7 @@ class Study:
         method = self.make_method(first)
         method.prepare()  # C is measured once for a model
         begin = process_time()
-        _make_usable(method, edits_of_set(name)).save(folder / PATCH)
+        _make_usable(method, self.edits[name]).save(folder / PATCH)
         seconds = process_time() - begin
         note.write_text(json.dumps(seconds))
         return folder / PATCH, seconds
@@ -266,7 +273,7 @@ class Study:
 
     def _ask(self, name: str, way: Way, ledger: Ledger) -> Line:
         """Ask all edits of a set and the prompts beside them, with a ledger's patch."""
-        edits = edits_of_set(name)
+        edits = self.edits[name]
         patch = ledger.patch
         generated = {edit.id: False for edit in edits}
         succeeds = dict(generated)  # an edit that is not in the ledger fails
@@ -311,15 +318,13 @@ def _share_numbers(metric: str, values: Sequence[bool], about: dict[str, str]) -
 
 
 def numbers(lines: Sequence[Line], model: str) -> Iterator[Number]:
-    """Yield the rows of the two tables; a way is in them once it was measured on all sets of the run itself."""
+    """Yield the rows of the two tables; a way that was not measured on all sets has only the shares of single sets."""
     by_way = dict[str, dict[str, Line]]()
     for line in lines:
         by_way.setdefault(line.way, {})[line.edits] = line
     runs = by_way[str(Way())]
     for way in WAYS:
         measured = by_way.get(str(way), {})
-        if measured.keys() != runs.keys():
-            continue
         about = {"data": "own edits", "method": str(way), "settings": "", "model": model_name(model)}
         yield from _numbers_of_way(measured, runs, {"table": TABLE, **about})
         if way != Way():
@@ -328,6 +333,13 @@ def numbers(lines: Sequence[Line], model: str) -> Iterator[Number]:
 
 def _numbers_of_way(measured: dict[str, Line], runs: dict[str, Line], about: dict[str, str]) -> Iterator[Number]:
     """Yield what holds after a way: over all sets, and the generated targets of each set."""
+    for name, (title, _) in SETS.items():
+        if name in measured:
+            of_set = list(measured[name].generated.values())
+            share = format_share(sum(of_set) / len(of_set))
+            yield Number(**about, n=str(len(of_set)), metric=title, mean=share)
+    if measured.keys() != runs.keys():
+        return
     generated = list[bool]()
     succeeds = list[bool]()
     same = list[bool]()
@@ -339,11 +351,6 @@ def _numbers_of_way(measured: dict[str, Line], runs: dict[str, Line], about: dic
         for id_, was_generated in runs[name].generated.items():
             lost += was_generated and not line.generated[id_]
     yield _share_numbers("generated", generated, about)
-    for name, (title, _) in SETS.items():
-        if name in measured:
-            of_set = list(measured[name].generated.values())
-            share = format_share(sum(of_set) / len(of_set))
-            yield Number(**about, n=str(len(of_set)), metric=title, mean=share)
     yield _share_numbers("preferred or generated", succeeds, about)
     yield Number(**about, n=str(len(generated)), metric="good ones lost", mean=str(lost))
     yield _share_numbers("other prompts the same", same, about)
@@ -358,11 +365,15 @@ def _numbers_of_way(measured: dict[str, Line], runs: dict[str, Line], about: dic
 def _numbers_of_causes(measured: dict[str, Line], runs: dict[str, Line], about: dict[str, str]) -> Iterator[Number]:
     """Yield the share of the run's failed edits whose target is generated after a way, by the cause of the failure."""
     by_cause: dict[str, list[bool]] = {"only together": [], "one subject": [], "long target": [], "also alone": []}
+    incomplete = set[str]()  # causes with an edit of a set that was not measured
     for name, run in runs.items():
         for id_, cause in run.causes.items():
-            by_cause[cause].append(measured[name].generated[id_])
+            if name in measured:
+                by_cause[cause].append(measured[name].generated[id_])
+            else:
+                incomplete.add(cause)
     for cause, values in by_cause.items():
-        if values:
+        if values and cause not in incomplete:
             yield _share_numbers(f"{cause} ({len(values)})", values, about)
 
 
@@ -372,6 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--sets", default=",".join(SETS), help="with commas; %(default)s by default")
     parser.add_argument("--ways", default=";".join(str(way) for way in WAYS), help="with semicolons; all by default")
+    parser.add_argument("--limit", type=int, default=1000, help="so many edits of a set, spread over it")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "advice", help="folder of the runs and the lines")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
     options = parser.parse_args(arguments)
@@ -381,10 +393,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     texts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     lines = [Line.model_validate_json(text) for text in texts]
     done = {(line.edits, line.way) for line in lines}
-    study = Study(options.model, options.out)
+    sets = options.sets.split(",")
+    study = Study(options.model, sets, options.limit, options.out)
     chosen = [str(Way()), *options.ways.split(";")]
     for way in WAYS:  # each way on all sets, so that a run which is stopped has whole rows
-        for name in options.sets.split(","):
+        for name in sets:
             if str(way) not in chosen or (name, str(way)) in done:
                 continue
             line = study.measure(name, way)

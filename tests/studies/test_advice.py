@@ -52,7 +52,8 @@ def test_ways_are_counted_over_all_edits_and_over_the_failed_ones() -> None:
     ("alone", "subject", "tokens", "cause"),
     [
         (True, "Curie", 2, "one subject"),
-        (True, "Fuji", 20, "only together"),
+        (True, "Fuji", 2, "only together"),
+        (True, "Curie", 20, "long target"),
         (False, "Fuji", 20, "long target"),
         (False, "Curie", 2, "also alone"),
     ],
