@@ -21,7 +21,7 @@ FAILED = "failed.jsonl"
 EDITS = "edits.jsonl"
 NAMED = 10  # edits that a line names, at most
 _PAGE = "docs/limits.md#edits-that-fail"
-CauseName = Literal["together", "one subject", "long", "paragraph", "alone"]
+CauseName = Literal["together", "one subject", "long", "paragraph", "alone", "untried"]
 _AT_ONCE = "alphaedit --preset fast"  # makes all edits at once, in the weights
 _ROME_LONG = "rome --preset long"
 _GRACE = "grace"
@@ -44,6 +44,7 @@ BEST: Mapping[CauseName, Best] = {
     "long": Best((_IKE, _ROME_LONG, _GRACE), "a text in the prompt made all of them; the others stay in the model"),
     "paragraph": Best(("ft-m --set steps=100", _RAG), "a paragraph takes more steps"),
     "alone": Best((_GRACE, _IKE), "both made all of them, and grace changes nothing but its own prompt"),
+    "untried": Best((_GRACE, _IKE), "as alone; these edits were not made alone"),
 }
 
 
@@ -129,13 +130,14 @@ def _find_cause(result: EditResult, subjects: Mapping[str, int]) -> CauseName:
         return "one subject"
     if result.is_spoiled:
         return "together"
+    if result.alone is None:
+        return "untried"
     return "alone"
 
 
 def _describe_cause(cause: CauseName, results: Sequence[EditResult], run: JudgedRun, *, count: int) -> str:
     """Return the line of a cause: the edits, what was seen of them, and at most two methods; the run had ``count``."""
     together = "fails only together with the other edits of this run"
-    was_tried_alone = any(result.alone is False for result in results)
     longest = max(result.tokens or 0 for result in results)
     seen = {
         "together": together,
@@ -143,11 +145,10 @@ def _describe_cause(cause: CauseName, results: Sequence[EditResult], run: Judged
         "long": f"a target of up to {longest} tokens",
         "paragraph": "a paragraph as the target",
         "alone": "made alone, the edit fails too",
+        "untried": "the target is not generated",
     }[cause]
-    if cause == "alone" and not was_tried_alone:
-        seen = "the target is not generated"
-        if count > 1:
-            seen += "; the edit was not made alone"
+    if cause == "untried" and count > 1:
+        seen += ", and the edit was not made alone"
     line = f"{_ids(results)}: {seen}"
     options = [f"--method {method}" for method in _list_methods(cause, run, results)[:2]]
     if options:

@@ -123,7 +123,7 @@ def test_advice_for_a_mixture_of_experts_names_no_method_that_refuses_it(method:
         ("one subject", EditDetails(alone=True, subject="row-1"), {}),
         ("long", EditDetails(alone=True, tokens=27), {}),
         ("alone", EditDetails(alone=False), {}),
-        ("alone", EditDetails(), {}),
+        ("untried", EditDetails(), {}),
     ],
 )
 def test_commands_are_those_of_the_best_way_for_a_cause(cause: str, details: EditDetails, run: dict[str, bool]) -> None:
