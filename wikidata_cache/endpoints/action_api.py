@@ -27,11 +27,13 @@ from wikidata_cache.endpoints.endpoint import (
     record_exchange,
 )
 from wikidata_cache.endpoints.failures import parse_reply, printable, seconds_to_wait, text_of, wrong_answer
+from wikidata_cache.endpoints.rate_limit import WaitBudget
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
 from wikidata_cache.ids import is_text
 from wikidata_cache.labels.label_index import EntityKind, NameKind
 from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages, list_codes, list_searched_languages
+from wikidata_cache.offline import forbid_when_offline
 from wikidata_cache.sources.queries import parse_words_of
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Kind, Template, batches
 from wikidata_cache.values import json_value, rdf_time
@@ -237,25 +239,32 @@ class ActionApi(EndpointSource):
             What `parse` returns, and the request.
         """
         query = urlencode({**parameters, "format": "json", "formatversion": "2"})
-
-        def ask_once() -> tuple[T, Exchange]:
-            fetched_at = now()
-            reply = self._send(query)
-            content = self._read_field(reply, name)
+        forbid_when_offline(self.name)
+        budget = WaitBudget(self.patience)
+        attempts = 0
+        while True:
+            attempts += 1
             try:
-                parsed = parse(content)
-                row_count = len(content)
-            except _MALFORMED as error:
-                problem = f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
-                raise wrong_answer(self.name, problem) from error
-            return parsed, record_exchange(self.name, query, reply, fetched_at=fetched_at, rows=row_count)
+                with self._limiter.slot(self.name, budget):  # waits until the API may be asked
+                    return self._get_once(query, name, parse)
+            except EndpointError as error:
+                allowed = 1
+                if error.trouble in TRANSIENT or error.trouble == "cut off":
+                    allowed = MAX_ATTEMPTS
+                self._check_retry(error, attempts < allowed, budget)
 
-        def count_attempts(error: EndpointError) -> int:
-            if error.trouble in TRANSIENT or error.trouble == "cut off":
-                return MAX_ATTEMPTS
-            return 1
-
-        return self._with_retries(ask_once, count_attempts)
+    def _get_once(self, query: str, name: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
+        """Send a request once; return what `parse` makes of the answer's field `name`, and the request."""
+        fetched_at = now()
+        reply = self._send(query)
+        content = self._read_field(reply, name)
+        try:
+            parsed = parse(content)
+            row_count = len(content)
+        except _MALFORMED as error:
+            problem = f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
+            raise wrong_answer(self.name, problem) from error
+        return parsed, record_exchange(self.name, query, reply, fetched_at=fetched_at, rows=row_count)
 
     def _read_field(self, reply: Reply, name: str) -> Json:
         """Return a field of the answer; raise EndpointError if the reply is anything else."""

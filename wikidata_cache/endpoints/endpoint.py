@@ -1,18 +1,19 @@
 """A SPARQL 1.1 endpoint over HTTP as a source, with rate limits, retries, and blocks of ids of a suitable size.
 
 `EndpointSource` sends each question for a block of ids. If the query times out or the answer is cut off, the block is
-halved, down to one id; after successes it grows again (`_BlockSize`). If waiting can help, a failed request is retried
-(`_with_retries`) at the rate of the host (`rate_limit.py`). Every answer has a record of its request (`Exchange`).
+halved, down to one id; after successes it grows again (`_BlockSize`). If waiting can help, a failed request is sent
+again (`_ask_rows`) at the rate of the host (`rate_limit.py`). Every answer has a record of its request (`Exchange`).
+
+An answer to a block has an end mark: its last row repeats a digest of the query, so that a cut-off answer is noticed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
 
 from wikidata_cache.endpoints.failures import (
     connection_error,
@@ -48,8 +49,6 @@ PATIENCE = 180.0  # seconds that a question may wait in all for its requests to 
 TRANSIENT = ("throttled", "outage", "unavailable")  # failures after which waiting helps
 _RATE_LIMITED = ("throttled", "outage")  # are reported with the time of the next request that is allowed
 
-T = TypeVar("T")
-
 _SPLITTABLE = ("timeout", "truncated", "cut off", "too long", "too large")  # failures after which a smaller block helps
 _HEADERS = ("date", "server", "age", "x-served-by", "content-type")
 
@@ -63,8 +62,8 @@ class EndpointSource(SparqlSource):
         url: the endpoint.
         contact: an address for the User-Agent; default: KG_EDIT_CONTACT.
         timeout: wall-clock limit of one request, in seconds.
-        patience: longest total time that a question may wait for its requests to be allowed, in seconds; a chain sets
-            the attribute of this name for each turn.
+        patience: longest total time that a question may wait for its requests to be allowed, in seconds. A
+            `EndpointChain` sets the attribute of this name each time it asks the source.
         limiter: shared by sources that count their requests together.
         max_bytes: largest answer, zipped and unzipped; default: KG_MAX_ANSWER_MB, else 50 MB.
     """
@@ -107,7 +106,7 @@ class EndpointSource(SparqlSource):
         """Yield an answer for each block of ids; the blocks get smaller if the endpoint cannot answer larger ones."""
         remaining = list(ids)
         most = min(template.size, self.most_ids)
-        size = self._sizes.setdefault(template.name, _BlockSize(most, most))
+        size = self._sizes.setdefault(template.name, _BlockSize(ids=most, most=most))
         while remaining:
             # One block a request; after a failure that a smaller block avoids, the same ids are asked for again.
             block = remaining[: size.ids]
@@ -169,25 +168,12 @@ class EndpointSource(SparqlSource):
     def _ask_rows(
         self, query: str, *, alone: bool, literals: Container[str] | None = None
     ) -> tuple[list[Binding], Reply]:
-        """Send a query, with retries; return its rows and the reply. `alone`: the query can't be split."""
-
-        def ask_once() -> tuple[list[Binding], Reply]:
-            reply = self._send(query)
-            return parse_reply(reply, self.name, literals=literals), reply
-
-        def count_attempts(error: EndpointError) -> int:
-            if error.status == 414 and self._switch_to_post():
-                return MAX_ATTEMPTS
-            return _count_attempts(error, alone=alone)
-
-        return self._with_retries(ask_once, count_attempts)
-
-    def _with_retries(self, ask_once: Callable[[], T], count_attempts: Callable[[EndpointError], int]) -> T:
-        """Call a function when the host may be asked, and again after failures for which waiting helps.
+        """Send a query, again after failures for which waiting helps, and return the rows of the answer and the reply.
 
         Args:
-            ask_once: sends one request, and returns what it brought.
-            count_attempts: returns the total number of attempts that a failure allows.
+            query: the SPARQL text.
+            alone: the query can't be split.
+            literals: the variables whose values are literals; None: any variable may have one.
         """
         forbid_when_offline(self.name)
         budget = WaitBudget(self.patience)
@@ -195,15 +181,31 @@ class EndpointSource(SparqlSource):
         while True:
             attempts += 1
             try:
-                with self._limiter.slot(self.name, budget):
-                    return ask_once()
+                with self._limiter.slot(self.name, budget):  # waits until the host may be asked
+                    reply = self._send(query)
+                    return parse_reply(reply, self.name, literals=literals), reply
             except EndpointError as error:
-                wait = self._limiter.wait(self.name)
-                if attempts >= count_attempts(error) or wait > budget.remaining:
-                    if error.trouble in _RATE_LIMITED and wait:
-                        raise self._limiter.too_soon_error(self.name, budget) from error
-                    raise
-                logger.warning("%s: %s (%s). Trying again in %.3g s", error.url, error.problem, error.trouble, wait)
+                if error.status == 414 and self._switch_to_post():
+                    allowed = MAX_ATTEMPTS
+                else:
+                    allowed = _allowed_attempts(error, alone=alone)
+                self._check_retry(error, attempts < allowed, budget)
+
+    def _check_retry(self, error: EndpointError, has_attempts: bool, budget: WaitBudget) -> None:
+        """Return if a failed request may be sent again; else raise its error, or one that names the end of the wait.
+
+        Args:
+            error: the failure.
+            has_attempts: whether the question has attempts left after this failure.
+            budget: the seconds that the question may still wait.
+        """
+        wait = self._limiter.seconds_until_allowed(self.name)
+        if has_attempts and wait <= budget.remaining:
+            logger.warning("%s: %s (%s). Trying again in %.3g s", error.url, error.problem, error.trouble, wait)
+            return
+        if error.trouble in _RATE_LIMITED and wait:
+            raise self._limiter.too_soon_error(self.name, budget) from error
+        raise error
 
     def _switch_to_post(self) -> bool:
         """Send queries by POST from now on, since a URL was too long; return False if they are sent so already."""
@@ -219,7 +221,7 @@ class EndpointSource(SparqlSource):
             raise connection_error(error, self.name, self._transport.timeout) from error
 
 
-def _count_attempts(error: EndpointError, *, alone: bool) -> int:
+def _allowed_attempts(error: EndpointError, *, alone: bool) -> int:
     """Return the total number of attempts that a failure allows; `alone`: the query can't be split."""
     if error.trouble in TRANSIENT:
         return MAX_ATTEMPTS

@@ -65,7 +65,7 @@ class RateLimiter:
         self._store = store or RateLimitStore()
         self._clock = clock or Clock()
 
-    def wait(self, url: str) -> float:
+    def seconds_until_allowed(self, url: str) -> float:
         """Return the seconds until the host of `url` may be asked again; 0.0 if it may be asked now."""
         host = host_of(url)
         stored = self._store.read(host)
@@ -85,7 +85,7 @@ class RateLimiter:
         """
         state = self._store.read(host_of(url))
         now = self._clock.now()
-        wait = self.wait(url)
+        wait = self.seconds_until_allowed(url)
         until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         problem = f"no request is allowed before {until}, {wait:.0f} s from now ({self._reason(url)})"
         limit = "the last attempt of this run has failed"
@@ -107,7 +107,7 @@ class RateLimiter:
         while True:
             self._sleep_until_due(url, budget)
             with self._store.lock(host):
-                if self.wait(url):
+                if self.seconds_until_allowed(url):
                     continue  # another process has sent a request in the meantime
                 self._write_request(host)
                 try:
@@ -120,7 +120,7 @@ class RateLimiter:
 
     def _sleep_until_due(self, url: str, budget: WaitBudget) -> None:
         """Sleep until the host may be asked, and take the time from the budget; raise EndpointError if it is short."""
-        wait = self.wait(url)
+        wait = self.seconds_until_allowed(url)
         if wait > budget.remaining:
             raise self.too_soon_error(url, budget)
         if wait > _LONG_WAIT:

@@ -267,8 +267,8 @@ def test_rate_limit_outlives_the_process(tmp_path: Path) -> None:
         raise EndpointError("http://e:80/sparql", "throttled", "HTTP 429", "Wait.", status=429, retry_after=3600.0)
     store.close()
     again = RateLimiter(AnswerStore(store.path).rate_limits)
-    assert 3590 < again.wait("http://e:80/other") <= 3600
-    assert again.wait("http://f:80/") == 0
+    assert 3590 < again.seconds_until_allowed("http://e:80/other") <= 3600
+    assert again.seconds_until_allowed("http://f:80/") == 0
     with (
         pytest.raises(EndpointError, match="no request is allowed before"),
         again.slot("http://e:80/", WaitBudget(10.0)),
@@ -292,7 +292,7 @@ def test_rate_limit_that_is_no_state_is_refused(tmp_path: Path, state: str | dic
     with store.database.writing() as connection:
         connection.execute("INSERT INTO pace VALUES ('e:80', ?)", (text,))
     with pytest.raises(CacheFileError, match="is damaged: the rate limit of a host cannot be read"):
-        RateLimiter(store.rate_limits).wait("http://e:80/sparql")
+        RateLimiter(store.rate_limits).seconds_until_allowed("http://e:80/sparql")
     store.close()
     assert [finding.what for finding in examine(cache=store.path) if not finding.ok] == [f"cache {store.path}"]
 

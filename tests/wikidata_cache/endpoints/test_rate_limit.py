@@ -168,10 +168,10 @@ def test_wait_restarts_after_a_clock_set_back() -> None:
     limiter = RateLimiter(limits, clock=clock)
     ask(limiter, clock, times=1, error=THROTTLED)
     clock.time = now
-    wait = limiter.wait(WDQS)
+    wait = limiter.seconds_until_allowed(WDQS)
     assert 25 <= wait <= 60  # as long as was asked for, from now on
     clock.time += wait + 1
-    assert limiter.wait(WDQS) == 0.0
+    assert limiter.seconds_until_allowed(WDQS) == 0.0
 
 
 def test_small_clock_differences_are_allowed() -> None:
@@ -179,7 +179,7 @@ def test_small_clock_differences_are_allowed() -> None:
     limiter = RateLimiter(limits, clock=clock)
     ask(limiter, clock, times=1, error=THROTTLED)
     clock.time -= 2
-    assert limiter.wait(WDQS) == pytest.approx(32, abs=0.1)
+    assert limiter.seconds_until_allowed(WDQS) == pytest.approx(32, abs=0.1)
 
 
 @pytest.mark.parametrize(
