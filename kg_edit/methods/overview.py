@@ -29,7 +29,9 @@ all methods. `kg-edit methods NAME` prints the settings of a method. These are t
   Otherwise the ledger [computes the others again](patches.md#what-removing-means).
 - *graph* says whether the method needs a knowledge graph.
 """
-PAGES = {  # the pages of docs/ with the sections of a family's methods, in the order of docs/methods.md
+# The families in the order of docs/methods.md, each with the pages of docs/ on its methods:
+# {family: {name of the page's file, without .md: text of the link}}.
+PAGES = {
     "rank-one": {"closed_form": "closed forms", "glame": "GLAME"},
     "joint": {"closed_form": "closed forms", "glame": "GLAME"},
     "neurons": {"closed_form": "closed forms and neurons"},
@@ -61,7 +63,8 @@ OWN_PAGES = (  # the methods with a page in docs/methods/
     "rome",
     "serac",
 )
-_SHARED = {  # what all methods of a family have in common, as a sentence
+# What all methods of a family have in common, by (column, cell), as a sentence.
+_SHARED = {
     ("changes", "weights"): "They change weights.",
     ("changes", "adapter"): "They change the output of a layer.",
     ("changes", "prompt"): "They change the prompt.",
@@ -140,7 +143,10 @@ def settings(method: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
 
 
 def _settings(config: BaseModel, group: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield the settings of a config, and those of the groups in it, whose names begin with ``group``."""
+    """Yield the settings of a config. Those of a config in it have its field's name in front: ``graph.hops``.
+
+    ``group`` is what stands in front of the names of ``config``: "" for the outermost config, "graph." in the example.
+    """
     for field, info in type(config).model_fields.items():
         default = getattr(config, field)
         if isinstance(default, BaseModel):
@@ -188,24 +194,33 @@ def _linked(name: str) -> str:
 
 def _family_section(name: str, rows: list[dict[str, str]]) -> str:
     """Return the section of a family: sentences on what is the same for all of its methods, and a table of the rest."""
-    links = [f"[{title}]({page}.md)" for page, title in PAGES.get(name, {}).items()]
+    shared = _find_shared_cells(rows)
+
     sentences = []
-    same = []
+    links = [f"[{title}]({page}.md)" for page, title in PAGES.get(name, {}).items()]
+    if links:
+        sentences.append(f"See {', '.join(links)}.")
+    facts = [_SHARED[column, cell] for column, cell in shared.items()]
+    if facts:
+        facts[0] = facts[0].replace("They", "Methods of this family", 1)  # the next ones refer back to it
+        sentences += facts
+
+    columns = [column for column in HEADER if column not in (*shared, "family", "paper")]
+    cells = []
+    for row in rows:
+        cells.append([row[column] for column in columns])
+
+    lines = [f"\n## {name.capitalize()}"]
+    if sentences:
+        lines.append("\n" + " ".join(sentences))
+    return "\n".join([*lines, "", markdown_table(columns, cells)])
+
+
+def _find_shared_cells(rows: list[dict[str, str]]) -> dict[str, str]:
+    """Return the cells that all methods of a family have, by column: {"changes": "weights", "graph": "no"}."""
+    shared = {}
     for column in ("changes", "batch", "remove", "graph"):
         values = {row[column] for row in rows}
         if len(values) == 1:
-            same.append(column)
-            sentences.append(_SHARED[column, values.pop()])
-    shown = [column for column in HEADER if column not in (*same, "family", "paper")]
-    cells = []
-    for row in rows:
-        cells.append([row[column] for column in shown])
-    table = markdown_table(shown, cells)
-    lines = [f"\n## {name.capitalize()}"]
-    if sentences:
-        sentences[0] = sentences[0].replace("They", "Methods of this family", 1)
-    if links:
-        sentences.insert(0, f"See {', '.join(links)}.")
-    if sentences:
-        lines.append("\n" + " ".join(sentences))
-    return "\n".join([*lines, "", table])
+            shared[column] = values.pop()
+    return shared
