@@ -19,7 +19,7 @@ from kg_edit.engine.passes import pass_limit
 from kg_edit.errors import FAILURES
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import LayerConfig, MethodConfig
-from kg_edit.methods.fine_tuning.descent import AdamDescent, DescentResult, EditDescent, descend, new_change
+from kg_edit.methods.fine_tuning.descent import AdamDescent, DescentResult, EditDescent, descend_edits, new_change
 from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow, row_of
 from kg_edit.methods.statement import StatementMethod, encode_statement
 from kg_edit.models.hooks import keep_untouched
@@ -108,7 +108,7 @@ class FineTuning(TuningMethod):
         return result
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
-        """Make each edit alone, but as many in the same passes (`descend`) as ``memory`` allows."""
+        """Make each edit alone, but as many in the same passes (`descend_edits`) as ``memory`` allows."""
         applied = self.empty_patch() if before is None else before
         with keep_untouched(self.model):
             self.prepare()
@@ -153,7 +153,7 @@ class FineTuning(TuningMethod):
             penalty = self.penalty(change, before)
             constrain = self.constraint(change, before)
             descents.append(EditDescent(rows=statement.rows, change=change, penalty=penalty, constrain=constrain))
-        results = descend(self.model, self.layer, descents, self.config.descent)
+        results = descend_edits(self.model, self.layer, descents, self.config.descent)
 
         outcomes = dict[int, Patch | Exception]()
         for statement, result in zip(statements, results, strict=True):

@@ -1,8 +1,8 @@
 """Adam on changes of weights: one descent, or those of several edits in the same passes of the model.
 
 A change D [d, d_ff] of a weight W is trained without writing W: `add_changes` adds D x to the module's output.
-`AdamDescent.run` trains any parameters on any loss. `descend` trains one change of the same weight for each of several
-edits:
+`AdamDescent.run` trains any parameters on any loss. `descend_edits` trains one change of the same weight for each of
+several edits:
 
     y_r = W x_r + D_e(r) x_r        x [rows, tokens, d_ff], D [edits, d, d_ff], y [rows, tokens, d]
 
@@ -48,15 +48,18 @@ def add_changes(
     """
 
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        inputs = args[0]
-        sizes = [len(inputs)] if counts is None else list(counts)
-        rows = inputs.to(changes[0]).reshape(sum(sizes), -1, inputs.shape[-1])  # OPT has rows and tokens in one
+        inputs = args[0]  # [rows, tokens, in]; OPT has rows and tokens in one: [rows * tokens, in]
+        if counts is None:
+            sizes = [len(inputs)]
+        else:
+            sizes = list(counts)
+        rows = inputs.to(changes[0]).reshape(sum(sizes), -1, inputs.shape[-1])  # [rows, tokens, in]
         addends = []
-        for x, change in zip(rows.split(sizes), changes, strict=True):
+        for x, change in zip(rows.split(sizes), changes, strict=True):  # x [rows of the edit, tokens, in]
             addends.append(linear(x, round_change(module, change)))  # D x, [rows of the edit, tokens, out]
         addend = torch.cat(addends)  # [rows, tokens, out]
         if acting is not None:
-            addend = addend * acting.to(addend).reshape(*addend.shape[:-1], 1)
+            addend = addend * acting.to(addend).reshape(*addend.shape[:-1], 1)  # [rows, tokens, 1]
         return output + addend.reshape(output.shape).to(output)
 
     with module.register_forward_hook(add, prepend=True):  # first: hooks of patches read the changed output
@@ -84,7 +87,7 @@ class AdamDescent:
         learning_rate: Adam's.
         stop_below: the descent ends when the loss is below this.
         weight_decay: is added to the gradient as in Adam's paper.
-        clip: the largest norm of the gradient.
+        clip: the largest norm of the gradient; None: any. `descend_edits` takes none.
     """
 
     steps: int
@@ -144,7 +147,10 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | N
 
 
 def check_loss(loss: Tensor, step: int) -> float:
-    """Return the loss as a float."""
+    """Return the loss as a float; raise PatchError if it does not depend on what is trained, or is not finite.
+
+    ``step`` is for the message.
+    """
     if not loss.requires_grad:
         raise PatchError(
             "what is trained has no effect on the model's answer, because an earlier patch replaces the output of this "
@@ -161,7 +167,7 @@ class EditDescent:
     """The descent of one edit.
 
     Attributes:
-        rows: the edit's training rows; its loss is their mean.
+        rows: the edit's training rows, whose ``acting_at`` is None; its loss is their mean.
         change: D of the edit, [d, d_ff], a leaf tensor that is trained in place.
         penalty: is added to the loss, but neither returned nor compared with ``stop_below``.
         constrain: is called after each step.
@@ -188,7 +194,7 @@ class DescentResult:
     error: PatchError | None
 
 
-def descend(
+def descend_edits(
     model: LanguageModel, layer: int, edits: Sequence[EditDescent], settings: AdamDescent
 ) -> list[DescentResult]:
     """Train the changes of all ``edits`` in place, and return the result of each.
@@ -196,23 +202,26 @@ def descend(
     An edit has at most ``settings.steps`` evaluations, and stops by its own loss. A loss that is not finite ends only
     the descent of its edit.
     """
+    assert settings.clip is None  # noqa: S101 - one norm of all changes would let an edit shorten another's step
     optimizer = settings.optimizer([edit.change for edit in edits])
     histories = [list[float]() for _ in edits]  # the losses of each edit so far
     errors = dict[int, PatchError]()  # by the edit's number
     running = list(range(len(edits)))  # the numbers of the edits that still descend
     passes = _Passes(model, layer, edits, running)
     for step in range(settings.steps):
-        # The rows of finished edits leave the passes when half of them are done: a new start runs the lower blocks.
+        # The rows of finished edits stay in the passes, without effect, until half of the edits are finished: new
+        # passes run the whole model once, which costs more than a few idle rows.
         if 2 * len(running) <= len(passes.numbers):
             passes = _Passes(model, layer, edits, running)
         losses = passes.compute_losses()
-        values, failed = _check_losses({number: losses[number] for number in running}, step)
-        errors |= failed
-        for number, value in values.items():
+        running_losses = {number: losses[number] for number in running}
+        finite_losses, failures = _check_losses(running_losses, step)
+        errors |= failures
+        for number, value in finite_losses.items():
             histories[number].append(value)
-        report_losses(step, values, descents=len(edits))
+        report_losses(step, finite_losses, descents=len(edits))
 
-        running = [number for number, value in values.items() if value >= settings.stop_below]
+        running = [number for number, value in finite_losses.items() if value >= settings.stop_below]
         if not running or step == settings.steps - 1:
             break
         finished = set(passes.numbers).difference(running)
@@ -246,7 +255,9 @@ def _take_joint_step(
     optimizer.zero_grad()
     _run_backward(edits, losses)
     for number in finished:
-        edits[number].change.grad = None  # at a gradient of 0, Adam's momentum would still move the change
+        # Its rows are still in the passes, but its loss is not in the sum, so its gradient is None or 0. With a gradient
+        # of 0, Adam's momentum would still move the change; a parameter without a gradient stays as it is.
+        edits[number].change.grad = None
     optimizer.step()
     for number in losses:
         edits[number].constrain()

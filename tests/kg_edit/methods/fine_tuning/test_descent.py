@@ -21,7 +21,7 @@ from kg_edit.methods.fine_tuning.descent import (
     DescentResult,
     EditDescent,
     add_changes,
-    descend,
+    descend_edits,
     new_change,
 )
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
@@ -63,7 +63,7 @@ def test_shared_passes_equal_single_descents(family: str, dtype: torch.dtype) ->
     model = replace(model, model=deepcopy(model.model).to(dtype))
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.02}
     with keep_untouched(model):
-        results = descend(model, LAYER, [own_descent(model, rows) for rows in ROWS], SETTINGS)
+        results = descend_edits(model, LAYER, [own_descent(model, rows) for rows in ROWS], SETTINGS)
         plain = [alone(model, rows, SETTINGS) for rows in ROWS]
     for result, (change, seen) in zip(results, plain, strict=True):
         assert change.abs().max() > 0 and result.error is None
@@ -81,7 +81,7 @@ def test_loss_that_is_not_finite_ends_its_edit_only() -> None:
         edits = [own_descent(model, rows) for rows in ROWS]
         change_of_first = edits[0].change
         edits[0] = replace(edits[0], constrain=lambda: change_of_first.data.fill_(float("nan")))
-        broken, *others = descend(model, LAYER, edits, SETTINGS)
+        broken, *others = descend_edits(model, LAYER, edits, SETTINGS)
         plain = [alone(model, rows, SETTINGS) for rows in ROWS[1:]]
     assert isinstance(broken.error, PatchError) and len(broken.losses) == 1
     for result, (change, _) in zip(others, plain, strict=True):
@@ -99,7 +99,7 @@ def test_rows_of_finished_edits_leave_the_passes(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(RowLosses, "__init__", watching)
     with keep_untouched(model):
-        descend(model, LAYER, [own_descent(model, rows) for rows in ROWS], SETTINGS)
+        descend_edits(model, LAYER, [own_descent(model, rows) for rows in ROWS], SETTINGS)
     assert sizes[0] == 5 and len(sizes) > 1
     assert all(later < first for first, later in pairwise(sizes))
 
@@ -110,7 +110,7 @@ EDITS = [Edit(id=str(number), subject="France", prompt="In {}, the capital is", 
 
 def test_group_is_as_large_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     model, groups = tiny("llama"), list[int]()
-    original = base.descend
+    original = base.descend_edits
 
     def watching(
         model: LanguageModel, layer: int, edits: Sequence[EditDescent], settings: AdamDescent
@@ -118,7 +118,7 @@ def test_group_is_as_large_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch)
         groups.append(len(edits))
         return original(model, layer, edits, settings)
 
-    monkeypatch.setattr(base, "descend", watching)
+    monkeypatch.setattr(base, "descend_edits", watching)
     method = find_method("ft-m").on(model, settings={"steps": 3})
     runs = [method.edit_each(EDITS)]
     method.memory = 2 * 4 * 2 * weight_matrix(model.down_projection(LAYER)).nbytes / 1e6  # half of it: two changes
