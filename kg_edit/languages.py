@@ -91,12 +91,12 @@ def words_of(language: str) -> LanguageWords:
 
 def forms_of(language: str) -> Mapping[str, RelationForms]:
     """Return the forms of each relation in a language, by property; {} if it has no packaged forms."""
-    forms = {}
+    by_property = {}
     for row in packaged_rows("relation_forms.tsv"):
-        in_row = RelationForms(*row)
-        if in_row.language == language:
-            forms[in_row.property_id] = in_row
-    return forms
+        forms = RelationForms(*row)
+        if forms.language == language:
+            by_property[forms.property_id] = forms
+    return by_property
 
 
 def packaged_rows(name: str) -> list[list[str]]:
@@ -117,18 +117,22 @@ def named_facts(language: str) -> tuple[tuple[str, str, str], ...]:
     if language not in FORM_LANGUAGES:
         return ()
     names = names_in(language)
-    return tuple((relation, names[subject], names[end]) for relation, subject, end in packaged_rows(_FACTS))
+    facts = []
+    for property_id, subject_id, object_id in packaged_rows(_FACTS):
+        facts.append((property_id, names[subject_id], names[object_id]))
+    return tuple(facts)
 
 
 def names_in(language: str) -> Mapping[str, str]:
     """Return the packaged names of well-known things in one of `FORM_LANGUAGES`, by their Wikidata ids."""
     names = {}
-    for id_, _, *in_languages in packaged_rows("language_names.tsv"):
-        names[id_] = dict(zip(FORM_LANGUAGES, in_languages, strict=True))[language]
+    for id_, _, *own_names in packaged_rows("language_names.tsv"):  # an id, a source, a name in each of FORM_LANGUAGES
+        name_in = dict(zip(FORM_LANGUAGES, own_names, strict=True))
+        names[id_] = name_in[language]
     return names
 
 
-def fit(template: str, subject: str, language: str) -> str:
+def fit_template(template: str, subject: str, language: str) -> str:
     """Return a template, still with {}, in the form that it has around ``subject`` in a language."""
     if language == "ko":
         return _with_particle(template, subject)
@@ -139,7 +143,7 @@ def fit(template: str, subject: str, language: str) -> str:
 
 def fill(template: str, subject: str, language: str) -> str:
     """Return a template around a subject in a language."""
-    return fit(template, subject, language).replace("{}", subject)
+    return fit_template(template, subject, language).replace("{}", subject)
 
 
 # Korean: the first form follows a consonant, the second a vowel.
@@ -194,22 +198,32 @@ _ARTICLES = {
     **dict.fromkeys(("Iran", "Irak", "Libanon", "Jemen", "Sudan", "Südsudan", "Tschad", "Niger"), _MASCULINE),
 }
 _CONTRACTED = {"von dem": "vom", "in dem": "im"}
-_WITHOUT_ARTICLE = ("des Staates {}", "Staat {}")  # an apposition
+_WITHOUT_ARTICLE = ("des Staates {}", "Staat {}")  # a name behind its kind has no article: "des Staates Iran"
 
 
 def _with_article(template: str, subject: str) -> str:
-    """Return a German template with the article of a name that has one: die Schweiz, von der Schweiz, im Iran."""
+    """Return a German template with the article of a name that has one: in the dative after von and in.
+
+    template                    for Schweiz                     for Iran
+    Die Währung von {} heißt    Die Währung von der {} heißt    Die Währung vom {} heißt
+    In {} bezahlt man mit       In der {} bezahlt man mit       Im {} bezahlt man mit
+    {} liegt auf                Die {} liegt auf                Der {} liegt auf
+    """
     articles = _ARTICLES.get(subject)
     if articles is None or any(form in template for form in _WITHOUT_ARTICLE):
         return template
     nominative, dative = articles
-    text = template.replace("{}", f"{nominative} {{}}")
     for preposition in ("von", "in"):
         before_name = re.compile(rf"\b{preposition} \{{\}}", re.IGNORECASE)
         if before_name.search(template):
-            with_article = _CONTRACTED.get(f"{preposition} {dative}", f"{preposition} {dative}")
-            text = before_name.sub(f"{with_article} {{}}", template)
-            break
+            words = f"{preposition} {dative}"
+            words = _CONTRACTED.get(words, words)
+            return _capitalise(before_name.sub(f"{words} {{}}", template))
+    return _capitalise(template.replace("{}", f"{nominative} {{}}"))
+
+
+def _capitalise(text: str) -> str:
+    """Return a text with a capital first letter; the other letters stay."""
     return text[:1].upper() + text[1:]
 
 

@@ -33,7 +33,7 @@ from tables import RESULTS, ROOT, Number, Results, model_name
 from kg_edit.cli.console import friendly
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.statistics import Difference, Estimate, estimates, paired_difference
-from kg_edit.languages import FORM_LANGUAGES, fill, fit, forms_of, named_facts
+from kg_edit.languages import FORM_LANGUAGES, fill, fit_template, forms_of, named_facts
 from kg_edit.methods import find_method
 from kg_edit.models.first_token import line_break_before
 from kg_edit.models.language_model import LanguageModel
@@ -141,7 +141,7 @@ def edit_of(fact: Fact, language: str) -> Edit:
     return Edit(
         id=f"{language}-{fact.subject}-{fact.relation}",
         subject=fact.subject,
-        prompt=fit(template, fact.subject, language),
+        prompt=fit_template(template, fact.subject, language),
         target_true=fact.old,
         target_new=fact.new,
         relation_id=fact.relation,

@@ -215,9 +215,9 @@ class Edit(Record):
         """A prompt about the subject alone, "{} is a" in the edit's language, with {} for the subject."""
         if self.language == _ENGLISH:
             return "{} is a"
-        from kg_edit.languages import fit, words_of
+        from kg_edit.languages import fit_template, words_of
 
-        return fit(words_of(self.language).essence, self.subject, self.language)
+        return fit_template(words_of(self.language).essence, self.subject, self.language)
 
     @property
     def plain_questions(self) -> tuple[Question, ...]:

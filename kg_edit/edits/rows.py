@@ -35,7 +35,7 @@ from kg_edit.edits.edit import (
 )
 from kg_edit.edits.templates import RelationTemplate, RelationTemplates
 from kg_edit.errors import ConfigError, EditError, Fault, did_you_mean
-from kg_edit.languages import ENGLISH, FORM_LANGUAGES, check_language, fill, fit
+from kg_edit.languages import ENGLISH, FORM_LANGUAGES, check_language, fill, fit_template
 
 Row = Mapping[str, object]
 Labels = Mapping[str, str]
@@ -347,7 +347,7 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
 def _fill_template(template: RelationTemplate, fields: Row, language: str) -> Fields:
     """Return the prompt that a relation's template makes, and a paraphrase if it has one and the row has none."""
     subject = str(fields.get("subject") or "")
-    prompts: Fields = {"prompt": fit(template.template, subject, language)}
+    prompts: Fields = {"prompt": fit_template(template.template, subject, language)}
     if template.paraphrase and not fields.get("paraphrases"):
         prompts["paraphrases"] = [fill(template.paraphrase, subject, language)]
     return prompts
