@@ -255,8 +255,8 @@ def _take_joint_step(
     optimizer.zero_grad()
     _run_backward(edits, losses)
     for number in finished:
-        # Its rows are still in the passes, but its loss is not in the sum, so its gradient is None or 0. With a gradient
-        # of 0, Adam's momentum would still move the change; a parameter without a gradient stays as it is.
+        # Its rows are still in the passes, but not in the sum of the losses: its gradient is None or 0. Adam's momentum
+        # would still move the change at a gradient of 0, but leaves a parameter without a gradient as it is.
         edits[number].change.grad = None
     optimizer.step()
     for number in losses:
