@@ -55,7 +55,7 @@ def read_edits(file: str | Path) -> list[EditRow]:
     (`requested_rewrite`). Other fields are ignored.
     """
     path, only_row = _split(str(file))
-    rows = list(enumerate(json_rows(path), 1))
+    rows = list(enumerate(read_rows(path), 1))
     if only_row is not None and not 1 <= only_row <= len(rows):
         raise EditRowError(path, f"there is no such row; the file has {len(rows)} rows, counted from 1", row=only_row)
     if not rows:
@@ -90,9 +90,11 @@ def _read_edit(path: Path, number: int, row: object) -> EditRow:
         row = _flatten(rewrite)
     texts: dict[str, str] = {}
     try:
-        for name, value in row.items():
-            _add_text(texts, name, value)
-        _move_ids(texts)
+        for column, value in row.items():
+            field = _find_field(column)
+            if field is not None and value is not None:
+                _add_text(texts, field, column, value)
+        _fill_ids(texts)
         _check_fields(texts)
     except _FieldError as error:
         raise EditRowError(path, error.problem, row=number, field=error.field) from None
@@ -123,29 +125,42 @@ def _flatten(rewrite: Mapping[str, Any]) -> dict[str, object]:
     return row
 
 
-def _add_text(texts: dict[str, str], name: str, value: object) -> None:
-    """Add the value of a column to `texts`, under the name of its field.
+def _find_field(column: str) -> str | None:
+    """Return the field that a column stands for: "target_new" for "new_object"; None for a column that is ignored.
 
-    Other columns are ignored, unless they look like a misspelt field.
+    A column that looks like a misspelt field is refused.
     """
-    if name not in _KNOWN and name not in _FOREIGN:
-        near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.85)
-        if near:
-            raise _FieldError(name, f"unknown; did you mean {near[0]!r}?")
-        return
-    field = TRIPLET_NAMES.get(name, name)
-    if field not in _FIELDS or value is None:
-        return
+    if column in _FOREIGN:
+        return None
+    if column in _KNOWN:
+        return TRIPLET_NAMES.get(column, column)
+    near = difflib.get_close_matches(column, _KNOWN, n=1, cutoff=0.85)
+    if near:
+        raise _FieldError(column, f"unknown; did you mean {near[0]!r}?")
+    return None
+
+
+def _add_text(texts: dict[str, str], field: str, column: str, value: object) -> None:
+    """Add the text of a column to `texts`, under the name of its field; refuse another text for the same field."""
     if not isinstance(value, str) or not value.strip():
-        raise _FieldError(name, f"found {value!r}; expected a text")
+        raise _FieldError(column, f"found {value!r}; expected a text")
     text = bare_id(value.strip())
-    if texts.setdefault(field, text) != text:
+    if field in texts and texts[field] != text:
         problem = f"found {text!r}, but the same field has {texts[field]!r} under its other name; keep one"
-        raise _FieldError(name, problem)
+        raise _FieldError(column, problem)
+    texts[field] = text
 
 
-def _move_ids(texts: dict[str, str]) -> None:
-    """Move ids in label fields to id fields; a subject or object with an id but no label gets the id as its label."""
+def _fill_ids(texts: dict[str, str]) -> None:
+    """Fill the id fields from ids that stand in label fields, and missing labels from ids.
+
+        the row has                         afterwards
+        subject "Q42", no subject_id        subject_id is "Q42", and subject stays
+        subject_id "Q42", no subject        subject is "Q42", too
+        relation "P19", no relation_id      relation_id is "P19", and relation is gone
+
+    The objects are filled like the subject.
+    """
     for field in ("subject", "target_true", "target_new"):
         if is_item(texts.get(field, "")):
             texts.setdefault(f"{field}_id", texts[field])
@@ -167,7 +182,7 @@ def _check_fields(texts: Mapping[str, str]) -> None:
             raise _FieldError(field, f"found {text!r}; expected an id such as Q42")
 
 
-def json_rows(path: Path) -> list[object]:
+def read_rows(path: Path) -> list[object]:
     """Return the rows of a file without checking their fields; blank lines are skipped.
 
     A row is a JSON value, or for a table {column: cell} without empty cells.

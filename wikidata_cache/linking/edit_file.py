@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from kg_common.atomic import check_out, write_atomically
 from kg_common.rows import TRIPLET_NAMES, entries
-from wikidata_cache.edits import EditRow, file_of, json_rows, read_edits
+from wikidata_cache.edits import EditRow, file_of, read_edits, read_rows
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.linking.candidates import LinkResult
 from wikidata_cache.linking.edit_links import LinkedEdit, link_all
@@ -62,7 +62,7 @@ def link_edits(
     """
     check_out(out, ".jsonl", inputs=[file_of(edits)])
     read = read_edits(edits)
-    rows = json_rows(file_of(edits))
+    rows = read_rows(file_of(edits))
     links = list(link_all(linker, read, limit=limit))
     choices_by_row = _apply_choices(choices, read, links)
     in_table = file_of(edits).suffix.lower() in (".csv", ".tsv")
