@@ -32,7 +32,7 @@ _WITH_SECOND = re.compile(rf"{_P}\(x,y\) & {_P}\(y,z\) => {_P}\((x,z)\)", re.ASC
 _WITHOUT_SECOND = re.compile(rf"{_P}\(x,y\) => {_P}\((x,y|y,x)\)", re.ASCII)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Rule:
     """A rule with its measures."""
 
@@ -41,8 +41,10 @@ class Rule:
     head: str  # r3
     arguments: str  # of the head: "x,z" with r2, else "x,y" or "y,x"
     support: int  # number of pairs for which body and head are in the graph
-    # PCA confidence: support / number of pairs of the body whose first argument of the head has any r3. A graph that
-    # has some r3 of an item has them all, and one without any says nothing.
+    # PCA confidence: support / number of the body's pairs in which the first item has any r3. The assumption is that a
+    # graph with some r3 of an item has them all; a graph without any says nothing about the item. For the rule
+    # "place of birth, country => citizenship": 100 persons have a place of birth in a country, 60 of them have any
+    # citizenship, and 45 that of this country. The support is 45, and the confidence 45 / 60.
     confidence: float
 
     def __str__(self) -> str:
@@ -125,6 +127,7 @@ def _apply(rule: Rule, edit: Statement, stated: Iterable[tuple[str, str]]) -> li
         return [Consequence(Statement(target, rule.head, subject), rule, None)]
     consequences = []
     for relation, value in stated:
+        # x, y and z of a rule are different items, as when it was mined; of z = x it says nothing.
         if relation == rule.second and value != subject:
             premise = Statement(target, rule.second, value)
             consequences.append(Consequence(Statement(subject, rule.head, value), rule, premise))
@@ -144,7 +147,7 @@ def read_rules(path: str | Path) -> Rules:
     rules = []
     for number, line in enumerate(lines, 1):
         cells = line.split("\t")
-        if number == 1 and cells[0] in ("rule", ""):
+        if number == 1 and cells[0] in ("rule", ""):  # a header, or the one empty line of an empty file
             continue
         rules.append(_read_rule(cells, f"{path}, line {number}"))
     if not rules:
