@@ -6,7 +6,7 @@ false facts.
 
 - `find_inputs` returns the files to load as `Input`s; `detect` finds the kind of one file.
 - `is_graph_file` and `sibling_labels` are for files that are opened without `load`.
-- `BadLines` is what a load does about unreadable lines.
+- `BadLines` counts unreadable lines, or raises an error at the first one.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Input:
             case "CoDEx labels":
                 return codex_labels(self.path, on_bad_line)
 
-    def report_cut_off(self, chunks: Iterator[Chunk], bad_lines: BadLines) -> Iterator[Chunk]:
+    def watch_for_cut_off(self, chunks: Iterator[Chunk], bad_lines: BadLines) -> Iterator[Chunk]:
         """Yield the same chunks; call `bad_lines.cut_off` where a JSON array lacks its closing bracket."""
         if self.kind == "JSON dump" and self.header.lstrip().startswith(b"["):
             return check_array_closed(chunks, bad_lines.cut_off)
@@ -205,7 +205,11 @@ def sibling_labels(paths: Sequence[Path]) -> Path | None:
 
 
 class BadLines:
-    """Handles unreadable lines of a file: raises GraphFileError, or with `leave_out` counts them and warns once."""
+    """The unreadable lines of a file. It is called at each one, and is the `on_bad_line` of the readers of lines.
+
+    Without `leave_out`, the first such line raises GraphFileError. With it, all of them are counted, and the first one
+    is logged as a warning.
+    """
 
     def __init__(self, path: Path, *, leave_out: bool) -> None:
         self._lines: list[int] = []  # their numbers, in order
@@ -226,7 +230,7 @@ class BadLines:
         """The number of lines left out."""
         return len(self._lines)
 
-    def until(self, line: int) -> int:
+    def count_up_to(self, line: int) -> int:
         """Return the number of lines left out up to line number `line`; later ones may have been read ahead."""
         return bisect_right(self._lines, line)
 

@@ -251,7 +251,7 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
             for batch in batches:
                 _add_batch(work, database, batch, source.path)
                 # The next batch may have been read already: its bad lines do not count yet.
-                progress.skipped = skipped_before + bad_lines.until(batch.lines)
+                progress.skipped = skipped_before + bad_lines.count_up_to(batch.lines)
                 work.record()  # last: what progress.json counts is in the database and in the spool files
     progress.skipped = skipped_before + bad_lines.count
     progress.finish_source(
@@ -272,7 +272,7 @@ def _read_batches(
 ) -> Iterator[Batch]:
     """Read a file from the last recorded batch on, and return its translated batches; they are read one by one."""
     chunks = reader.read_chunks(start=work.progress.offset, lines=work.progress.lines)
-    chunks = source.report_cut_off(chunks, bad_lines)
+    chunks = source.watch_for_cut_off(chunks, bad_lines)
     if source.kind == "CoDEx labels":
         chunks = _join_chunks(chunks)
     return make_batches(chunks, source.translate(options, bad_lines))
