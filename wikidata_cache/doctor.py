@@ -22,12 +22,13 @@ from wikidata_cache.cache import WikidataCache
 from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitState, after_clock_jump
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
-from wikidata_cache.ids import DIRECT, ENTITY, local_id, release
+from wikidata_cache.ids import DIRECT, ENTITY, local_id
 from wikidata_cache.offline import offline_forced
 from wikidata_cache.remote import open_endpoint
 from wikidata_cache.source_spec import SourceSpec
 from wikidata_cache.stores.manifest import count_triples, is_engine, read_manifest, store_of
 from wikidata_cache.subgraphs.options import SubgraphOptions
+from wikidata_cache.version import release
 
 _PACKAGES = ("pyoxigraph", "SPARQLWrapper", "networkx", "rdflib")
 _EXTRAS = {"pandas": "to_dataframe()", "torch_geometric": "to_pyg()"}

@@ -6,7 +6,6 @@ An item id is Q and a number, a property id P and a number (https://www.wikidata
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from kg_common.ids import is_entity
@@ -40,7 +39,7 @@ def is_text(text: str) -> bool:
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
-    """Return the distinct ids, sorted as text."""
+    """Return the distinct ids, sorted as text; raise BadOptionError for a text that is not an id."""
     distinct = sorted(set(ids))
     for entity in distinct:
         if not is_entity(entity):
@@ -55,11 +54,3 @@ def local_id(iri: str) -> str:
     """Return the id in a Wikidata IRI: "Q42" for "http://www.wikidata.org/entity/Q42"; "" for any other IRI."""
     namespace, _, name = iri.rpartition("/")
     return name if namespace in _NAMESPACES else ""
-
-
-def release() -> str:
-    """Return the installed version of the distribution kg-edit, or "0" where it is not installed."""
-    try:
-        return version("kg-edit")
-    except PackageNotFoundError:
-        return "0"

@@ -19,10 +19,10 @@ from wikidata_cache.answers.modes import utc
 from wikidata_cache.answers.validate import latest_time, log_entry_problem
 from wikidata_cache.endpoints.rate_limit import RateLimitState, RateLimitStore
 from wikidata_cache.errors import CacheFileError
-from wikidata_cache.ids import release
 from wikidata_cache.languages import DEFAULT_LANGUAGES
 from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import Exchange, Json, batches
+from wikidata_cache.version import release
 
 # The time of the newest version. In a query with one max(), SQLite takes the other columns from the row that has the
 # maximum, so a query with NEWEST and GROUP BY id returns the newest version of each id. A version from the future, one

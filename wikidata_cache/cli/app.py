@@ -35,9 +35,9 @@ from wikidata_cache.cli.options import (
 )
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import PER_NODE, add_labels, build_extract, names_extract, packaged_extract, read_seeds
-from wikidata_cache.ids import release
 from wikidata_cache.languages import ALL_LANGUAGES, DEFAULT_LANGUAGES, Languages, list_families
 from wikidata_cache.stores.inputs import LoadOptions
+from wikidata_cache.version import release
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 _AFTER_INTERRUPT = {

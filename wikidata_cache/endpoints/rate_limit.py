@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from wikidata_cache.errors import EndpointError, EndpointTrouble, MissingContactError
-from wikidata_cache.ids import release
+from wikidata_cache.version import release
 
 logger = logging.getLogger(__name__)
 

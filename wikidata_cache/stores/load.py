@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kg_common.atomic import user_path, write_atomically
 from wikidata_cache.errors import BadOptionError, GraphFileError, StoreError
-from wikidata_cache.ids import RDFS_LABEL, release
+from wikidata_cache.ids import RDFS_LABEL
 from wikidata_cache.labels.label_index import LabelIndex
 from wikidata_cache.languages import Languages
 from wikidata_cache.stores.chunks import Batch, Chunk, ChunkReader, add_hashes, make_batches, open_chunks, read_ahead
@@ -37,6 +37,7 @@ from wikidata_cache.stores.manifest import (
     stored_files,
 )
 from wikidata_cache.stores.unfinished import NAMES, WEIGHTS, Work, open_work, restore_interrupted_swap, swap_in
+from wikidata_cache.version import release
 
 logger = logging.getLogger(__name__)
 
