@@ -14,7 +14,13 @@ from wikidata_cache.errors import BadOptionError
 
 
 def rules(
-    graph: Annotated[str, typer.Argument(metavar="GRAPH", help="Graph file, folder, store made by `load`, `extract`.")],
+    graph: Annotated[
+        str,
+        typer.Argument(
+            metavar="GRAPH",
+            help="A graph file, a folder, a store made by `load`, or the word extract: the packaged graph.",
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(metavar="FILE.tsv", help="Table of rules to write.")] = None,
     support: Annotated[
         int, typer.Option(min=1, metavar="N", help="Least number of pairs for which the whole rule is in the graph.")
