@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from kg_common import lazy_names
 from kg_edit.version import __version__ as __version__
 
+# Three lists have the same names: these imports, which type checkers read; `__all__`; and the modules of `lazy_names`,
+# which the first use imports. `test_public_names_are_imported_at_first_use` compares the last two, and mypy the first.
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit, LocalityPrompt, Question
     from kg_edit.edits.files import read_edits
