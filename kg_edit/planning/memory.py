@@ -62,6 +62,11 @@ class Part:
     memory: Memory
     formula: str = ""
 
+    @property
+    def is_of_covariance(self) -> bool:
+        """Whether it is one of `_covariance_parts`, whose purposes end in C: "C", "measuring C", "factors of C"."""
+        return self.what.endswith("C")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -453,7 +458,10 @@ def _comparing_part(job: Job, *, is_compared: bool) -> Part:
 
 
 def _count_text(job: Job) -> tuple[int, int]:
-    """Return how many tokens C is measured from, and how many of them are in a piece; of more pieces C is compared."""
+    """Return how many tokens C is measured from, and how many of them are in a piece of the text.
+
+    If the text has several pieces, C is compared with that of half of them.
+    """
     config = job.load.covariance
     assert config is not None  # noqa: S101 - the caller has seen it
     tokens = config.tokens_for(job.shape.inner)
@@ -464,7 +472,13 @@ def _count_text(job: Job) -> tuple[int, int]:
 
 
 def _measuring_part(job: Job, piece: int) -> Part:
-    """Return what a pass over a ``piece`` of the text takes, with the sums of all layers."""
+    """Return what a pass over a ``piece`` of the text takes, with the sums of all layers.
+
+        text that the model writes: c x tokens of the piece x bytes of a number + 4 x rows x V x 4 + sums
+        other text:                 (4 d + 3 d_ff) x tokens of a pass x bytes of a number + waiting keys x 4 + sums
+
+    c is the number of a token's keys and values in all blocks.
+    """
     config = job.load.covariance
     assert config is not None  # noqa: S101 - the caller has seen it
     shape = job.shape
@@ -504,7 +518,7 @@ class Estimate:
 
     def added_by_covariance(self, memory: Memory) -> float:
         """Return the bytes of `needed` that a method without C would not need."""
-        other_parts = (part for part in self.parts if part.memory == memory and not part.what.endswith("C"))
+        other_parts = (part for part in self.parts if part.memory == memory and not part.is_of_covariance)
         return self.needed(memory) - _peak(other_parts)
 
     def available(self, memory: Memory) -> int | None:
@@ -609,14 +623,15 @@ def suggestions(estimated: Estimate) -> tuple[str, ...]:
     job = estimated.job
     bytes_of = {part.what: part.bytes for part in estimated.parts}
     ways = []
-    if job.size > 2 and not job.quantised and job.memory in estimated.lacking:
+    if job.size > 2 and not job.quantised and job.memory in estimated.lacking:  # 2: bytes of a bfloat16
         saved = job.shape.parameters * (job.size - 2) / 1e9
         ways.append(f"--dtype bfloat16 saves {saved:.1f} GB for the model; edits are still solved in float32")
     peak = max(estimated.needed(memory) for memory in estimated.lacking)
     states = bytes_of.get("states for the backward pass", 0.0)
-    if states >= 0.1 * peak:
+    if states >= 0.1 * peak:  # else smaller passes save too little
         if job.method.family in _LIMITED:
-            way = f"`kg-edit evaluate --memory {states / 2e6:.0f}`, or `method.memory` in Python,"
+            megabytes = states / 2 / 1e6  # half of what a pass keeps now
+            way = f"`kg-edit evaluate --memory {megabytes:.0f}`, or `method.memory` in Python,"
             ways.append(f"{way} makes passes smaller: the same results, a little slower")
         elif "batch_size" in type(job.config).model_fields:
             ways.append("a smaller batch_size makes steps smaller; the results differ")
