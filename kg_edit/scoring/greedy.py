@@ -145,29 +145,34 @@ def _compute_beginnings(
     model: LanguageModel, rows: Sequence[Row], patches: Sequence[WeightPatch | None]
 ) -> list[_Beginning | None]:
     """Compute the beginnings that rows of one model share; None for a row that shares too few tokens with others."""
-    groups: dict[tuple[int, Row], list[int]] = {}  # by patch and first tokens: the numbers of the rows
+    beginnings: list[_Beginning | None] = [None] * len(rows)
+    groups = _group_by_first_tokens(rows, patches)
+    if not groups:
+        return beginnings
+    starts = list[Row]()
+    for group in groups:
+        starts.append(_common_beginning([rows[index] for index in group]))
+    group_patches = [patches[group[0]] for group in groups]  # all rows of a group have one patch
+    # Row i of the prefix is the start of group i, and is computed with the patch of group i.
+    owners = torch.arange(len(groups))[:, None]  # [groups, 1]
+    with patch_each_token(model, group_patches, owners), tell_prompt_ends(model, None):
+        prefix = run_prefix(model, starts)
+    for number, group in enumerate(groups):
+        for index in group:
+            beginnings[index] = _Beginning(prefix, number, len(starts[number]))
+    return beginnings
+
+
+def _group_by_first_tokens(rows: Sequence[Row], patches: Sequence[WeightPatch | None]) -> list[list[int]]:
+    """Return the groups of rows, by their numbers, that have one patch and the same first `_LEAST_SHARED` tokens."""
+    groups: dict[tuple[int, Row], list[int]] = {}  # by patch and first tokens
     for index, (row, patch) in enumerate(zip(rows, patches, strict=True)):
         groups.setdefault((id(patch), row[:_LEAST_SHARED]), []).append(index)
-    shared = list[list[int]]()  # the groups that share enough tokens
+    shared = list[list[int]]()
     for (_, first_tokens), group in groups.items():
         if len(group) > 1 and len(first_tokens) == _LEAST_SHARED:
             shared.append(group)
-    beginnings: list[_Beginning | None] = [None] * len(rows)
-    if not shared:
-        return beginnings
-    starts = list[Row]()
-    for group in shared:
-        starts.append(_common_beginning([rows[index] for index in group]))
-    group_patches = [patches[group[0]] for group in shared]  # all rows of a group have one patch
-    owners = torch.arange(len(shared))[
-        :, None
-    ]  # [groups, 1]: row i of the prefix is computed with the patch of group i
-    with patch_each_token(model, group_patches, owners), tell_prompt_ends(model, None):
-        prefix = run_prefix(model, starts)
-    for number, (group, start) in enumerate(zip(shared, starts, strict=True)):
-        for index in group:
-            beginnings[index] = _Beginning(prefix, number, len(start))
-    return beginnings
+    return shared
 
 
 def _common_beginning(rows: Sequence[Row]) -> Row:
@@ -180,27 +185,43 @@ def _common_beginning(rows: Sequence[Row]) -> Row:
 
 
 def _group_alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *, most: int) -> Iterator[list[int]]:
-    """Group the rows to be read together.
+    """Yield groups of rows, by their numbers, that are read together.
 
-    A group has at most ``most`` rows of similar lengths. Rows with a shared beginning are apart from those without.
+    A group has at most ``most`` rows, whose tails have similar lengths. Rows with a shared beginning are apart from
+    those without.
     """
-    shared = [beginning.length if beginning else 0 for beginning in beginnings]
-    lengths = [len(row) - length for row, length in zip(rows, shared, strict=True)]  # of the tails
-    by_length = sorted(range(len(rows)), key=lambda index: (shared[index], lengths[index]))
-    with_beginning = [index for index in by_length if beginnings[index] is not None]
-    without = [index for index in by_length if beginnings[index] is None]
+    shared = list[int]()  # of each row: the tokens of its beginning
+    tails = list[int]()  # of each row: the tokens of its tail
+    with_beginning = list[int]()
+    without = list[int]()
+    for index, (row, beginning) in enumerate(zip(rows, beginnings, strict=True)):
+        if beginning is None:
+            without.append(index)
+            shared.append(0)
+        else:
+            with_beginning.append(index)
+            shared.append(beginning.length)
+        tails.append(len(row) - shared[index])
     for indices in (with_beginning, without):
-        group: list[int] = []
-        for index in indices:
-            # Sorted by beginnings first, a row may also be much shorter than those before it.
-            tails = [lengths[member] for member in (*group, index)]
-            is_too_long = max(tails) > _SPREAD * min(tails) + _SLACK
-            if group and (len(group) == most or is_too_long):
-                yield group
-                group = []
-            group.append(index)
-        if group:
+        indices.sort(key=lambda index: (shared[index], tails[index]))
+        yield from _cut_into_groups(indices, tails, most=most)
+
+
+def _cut_into_groups(indices: Sequence[int], tails: Sequence[int], *, most: int) -> Iterator[list[int]]:
+    """Cut rows, in their order, into groups of at most ``most`` whose tails have similar lengths.
+
+    The rows are sorted by their beginnings first, so a row may also have a much shorter tail than those before it.
+    """
+    group: list[int] = []
+    for index in indices:
+        lengths = [tails[member] for member in (*group, index)]
+        is_too_long = max(lengths) > _SPREAD * min(lengths) + _SLACK
+        if group and (len(group) == most or is_too_long):
             yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
