@@ -194,20 +194,20 @@ def _group_requests(requests: Sequence[Request]) -> list[list[Sequence[Prompt]]]
     The rows of a pass have at most `_OTHER_TOKENS` tokens, padding included.
     """
     passes = list[list[Sequence[Prompt]]]()
-    count = 0  # rows of the last pass
-    longest = 0  # tokens of its longest row
     for request in requests:
         step = math.ceil(len(request.rewrites) / OTHER_ROWS)
-        rows = request.rewrites[::step]
-        own_longest = max(len(row.ids) for row in rows)
-        count += len(rows)
-        longest = max(longest, own_longest)
-        if not passes or count * longest > _OTHER_TOKENS:
-            passes.append([])
-            count = len(rows)
-            longest = own_longest
-        passes[-1].append(rows)
+        rows = request.rewrites[::step]  # two, spread over all: the first and the fourth of six
+        if passes and _count_padded_tokens([*passes[-1], rows]) <= _OTHER_TOKENS:
+            passes[-1].append(rows)
+        else:
+            passes.append([rows])
     return passes
+
+
+def _count_padded_tokens(group: Sequence[Sequence[Prompt]]) -> int:
+    """Return the tokens of a pass with the rows of these requests, padding included."""
+    lengths = [len(row.ids) for row in chain.from_iterable(group)]
+    return len(lengths) * max(lengths)
 
 
 @torch.no_grad()
