@@ -177,7 +177,7 @@ def capture(work: Work, example: Tensors, expected: Tensors) -> Work:
 
 
 def capture_in_place(
-    work: Callable[..., Tensor], parameters: Tensors, expected: Tensor, gradients: Sequence[Tensor]
+    work: Callable[..., Tensor], parameters: Tensors, expected: Tensor, expected_gradients: Sequence[Tensor]
 ) -> Graphs:
     """Return ``work(*parameters)`` and its gradient as two CUDA graphs that share their memory.
 
@@ -185,11 +185,11 @@ def capture_in_place(
         work: the function.
         parameters: what it reads; the graphs read it where it is.
         expected: its result.
-        gradients: those of the sum of the result, of each parameter.
+        expected_gradients: those of the sum of the result, of each parameter.
     """
     forward = torch.cuda.CUDAGraph()
     backward = torch.cuda.CUDAGraph()
-    # Leaves of their own in the same memory, whose backward pass is in the graph's stream.
+    # Leaves of their own in the parameters' memory, so that their backward pass is in the captured stream.
     leaves = [parameter.detach().requires_grad_() for parameter in parameters]
     result_gradient = torch.ones_like(expected)
     with _capturing(forward, result_gradient.device):
@@ -197,11 +197,12 @@ def capture_in_place(
     with _capturing(backward, result_gradient.device, pool=forward.pool()):
         # In the parameters' layout, because an optimiser of one kernel reads both by their place in memory.
         torch.autograd.backward([result], [result_gradient], inputs=leaves)
-    grads = tuple(leaf.grad for leaf in leaves if leaf.grad is not None)
+    # Made during the capture, so each replay of ``backward`` writes the gradients of ``result_gradient`` into them.
+    gradients = tuple(leaf.grad for leaf in leaves if leaf.grad is not None)
     result = result.detach()
     forward.replay()
     backward.replay()
-    if not _are_alike((result, *grads), (expected.detach(), *gradients)):
+    if not _are_alike((result, *gradients), (expected.detach(), *expected_gradients)):
         raise RuntimeError("the graphs' results are not those of the function")
 
     def replay() -> Tensor:
@@ -211,7 +212,7 @@ def capture_in_place(
     def replay_backward(gradient: Tensor) -> Tensors:
         result_gradient.copy_(gradient)
         backward.replay()
-        return grads
+        return gradients
 
     return replay, replay_backward
 
