@@ -232,6 +232,7 @@ class JointMethod(ValueMethod):
                 facts = self.make_facts(edit)
             usable = facts
             if not edit.target_text:
+                # A fact is left out if an edit of the batch gives the same text another target.
                 usable = tuple(fact for fact in facts if targets.get(fact.edit.text, fact.target) == fact.target)
             groups.append(FactGroup(edit=edit, facts=usable, opposed=len(facts) - len(usable)))
         return groups
