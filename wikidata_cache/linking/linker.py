@@ -70,7 +70,7 @@ class Linker:
         """
         mention = Mention(text.strip(), kind, role, relation, expected_label)
         if relation is not None:
-            self._failures.pop((relation, role), None)
+            self._failures.pop((relation, role), None)  # forget a failure, so that the source is asked again
         return self.result(text, mention, self.candidates(mention), limit=limit)
 
     def candidates(self, mention: Mention) -> list[Candidate]:
@@ -145,14 +145,17 @@ class Linker:
         return bool(self.knowledge.labels([relation]))
 
     def prefetch_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
-        """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids)."""
+        """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids).
+
+        The answers stay in the graph's `Facts`, where `link` finds them.
+        """
         ends = {write_relation_end(relation, role): (relation, role) for relation, role in candidates}
         with suppress(*NOT_NOW):
             sampled_ends = self._graph.ends(ends)
             items_at_ends: list[str] = []
             for name, (relation, role) in ends.items():
-                sampled, _ = sampled_ends[name]
-                if sampled == 0:
+                count, _ = sampled_ends[name]
+                if count == 0:  # nothing is at this end, so no candidate is
                     continue
                 for entity in candidates[relation, role]:
                     if is_item(entity):
