@@ -209,7 +209,7 @@ class _Graph:
         # Equal paths are next to each other once sorted. np.unique hashes instead, which takes ten times as long
         # for the paths of a hub.
         key = np.sort(key[is_open])
-        is_new = np.diff(key, prepend=-1) > 0
+        is_new = np.diff(key, prepend=-1) > 0  # each key that differs from the one before it
         x_and_r2, z = np.divmod(key[is_new], self._item_count)  # [pairs]
         pair_x, r2 = np.divmod(x_and_r2, len(self.names))
         return _Pairs(r2, pair_x, z)
