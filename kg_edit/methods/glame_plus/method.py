@@ -203,7 +203,7 @@ class GlamePlus(GraphReader, Rome):
         request = super().request(edit)
         if not self.config.ripple_weight:
             return request
-        known = [(fact, None) for fact in (*targets.own, *targets.stated)]
+        known = [(fact, None) for fact in (*targets.own, *targets.stated)]  # None: the row predicts the fact's target
         return replace(request, further=rows_of(self.model, edit.subject, known, shown=self.config.shown))
 
     def find_targets(self, edit: Edit) -> RippleTargets:
@@ -279,7 +279,7 @@ class GlamePlus(GraphReader, Rome):
             targets = self.find_targets(edit)
             written = write_answers(
                 self.model,
-                [*targets.stated, *self._taught.get(edit, ()), *targets.own[:1]],
+                [*targets.stated, *self._taught.get(edit, ()), *targets.own[:1]],  # ``own`` repeats the edit: once here
                 subject=edit.subject,
                 others=others_than(edit, most=options.others),
                 find_rewrites=find_rewrites,
