@@ -202,12 +202,14 @@ _WITHOUT_ARTICLE = ("des Staates {}", "Staat {}")  # a name behind its kind has 
 
 
 def _with_article(template: str, subject: str) -> str:
-    """Return a German template with the article of a name that has one: in the dative after von and in.
+    """Return a German template with the article of a name that has one.
 
-    template                    for Schweiz                     for Iran
-    Die Währung von {} heißt    Die Währung von der {} heißt    Die Währung vom {} heißt
-    In {} bezahlt man mit       In der {} bezahlt man mit       Im {} bezahlt man mit
-    {} liegt auf                Die {} liegt auf                Der {} liegt auf
+        template                    for Schweiz                     for Iran
+        Die Währung von {} heißt    Die Währung von der {} heißt    Die Währung vom {} heißt
+        In {} bezahlt man mit       In der {} bezahlt man mit       Im {} bezahlt man mit
+        {} liegt auf                Die {} liegt auf                Der {} liegt auf
+
+    The article is in the dative after "von" and "in", else in the nominative.
     """
     articles = _ARTICLES.get(subject)
     if articles is None or any(form in template for form in _WITHOUT_ARTICLE):
