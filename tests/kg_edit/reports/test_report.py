@@ -117,43 +117,47 @@ def test_advice_for_a_mixture_of_experts_names_no_method_that_refuses_it(method:
 
 
 @pytest.mark.parametrize(
-    ("cause", "details", "run"),
+    ("cause", "details"),
     [
-        ("together", EditDetails(alone=True, subject="row-2"), {}),
-        ("one subject", EditDetails(alone=True, subject="row-1"), {}),
-        ("long", EditDetails(alone=True, tokens=27), {}),
-        ("alone", EditDetails(alone=False), {}),
-        ("untried", EditDetails(), {}),
+        ("together", EditDetails(alone=True, subject="row-2")),
+        ("one subject", EditDetails(alone=True, subject="row-1")),
+        ("long", EditDetails(alone=True, tokens=27)),
+        ("alone", EditDetails(alone=False)),
+        ("untried", EditDetails()),
     ],
 )
-def test_commands_are_those_of_the_best_way_for_a_cause(cause: str, details: EditDetails, run: dict[str, bool]) -> None:
+def test_commands_are_those_of_the_best_way_for_a_cause(cause: str, details: EditDetails) -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False)]
-    judged = JudgedRun(method="ft", model="m", folder=Path("out"), **run)
+    judged = JudgedRun(method="ft", model="m", folder=Path("out"))
     known = {"row-1": EditDetails(subject="row-1"), "row-2": details}
     commands = Verdict.of(rows, run=judged, details=known).commands
     method = BEST[cause].methods[0]
-    if method.startswith("alphaedit"):
-        assert commands == (f"kg-edit edit out/edits.jsonl --method {method} --model m --out out-alphaedit/",)
-    else:
-        assert len(commands) == 4 and commands[2].endswith(f"--method {method} --model m")
+    assert len(commands) == 4 and commands[2].endswith(f"--method {method} --model m")
 
 
-@pytest.mark.parametrize("run", [{"joint": True}, {"reads_graph": True}, {"experts": True}])
-def test_all_edits_are_not_made_anew_where_that_does_not_help(run: dict[str, bool]) -> None:
+@pytest.mark.parametrize("run", [{}, {"joint": True}, {"reads_graph": True}, {"experts": True}])
+def test_all_edits_are_made_anew_where_that_helps(run: dict[str, bool]) -> None:
+    """After `grace`, which is not made again, edits that spoil each other are made at once."""
     rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False)]
-    judged = JudgedRun(method="ft", model="m", folder=Path("out"), **run)
-    verdict = Verdict.of(rows, run=judged, details={"row-2": EditDetails(alone=True)})
-    assert len(verdict.commands) == 4 and "alphaedit" not in " ".join([*verdict.advice, *verdict.commands])
+    judged = JudgedRun(method="grace", model="m", folder=Path("out"), **run)
+    commands = Verdict.of(rows, run=judged, details={"row-2": EditDetails(alone=True)}).commands
+    if run:
+        assert len(commands) == 4 and "alphaedit" not in " ".join(commands)
+    else:
+        way = "--method alphaedit --preset fast --model m --out out-alphaedit/"
+        assert commands == (f"kg-edit edit out/edits.jsonl {way}",)
 
 
 def test_commands_follow_the_cause_of_most_failures() -> None:
     rows = [row("a", edit="row-1")]
     rows += [row("b", edit=name, success=False) for name in ("row-2", "row-3", "row-4")]
-    details = {name: EditDetails(tokens=27) for name in ("row-2", "row-3")} | {"row-4": EditDetails(alone=True)}
-    for alone, count in ((None, 4), (True, 1)):
-        details |= {"row-3": EditDetails(alone=alone, tokens=27 if alone is None else 2)}
-        run = JudgedRun(method="ft", model="m", folder=Path("out"))
-        assert len(Verdict.of(rows, run=run, details=details).commands) == count
+    long = EditDetails(tokens=27)
+    spoiled = EditDetails(alone=True)
+    run = JudgedRun(method="ft", model="m", folder=Path("out"))
+    for third, cause in ((long, "long"), (spoiled, "together")):
+        details = {"row-2": long, "row-3": third, "row-4": spoiled}
+        commands = Verdict.of(rows, run=run, details=details).commands
+        assert f"--method {BEST[cause].methods[0]} " in commands[2]
 
 
 def test_edit_in_both_forms_succeeds_in_both() -> None:
