@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
@@ -64,16 +64,23 @@ def test_model_that_reads_the_first_token_needs_no_start(bos: bool) -> None:
 
 
 @pytest.mark.slow
-def test_server_starts_texts_and_says_so_once(smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+def test_server_starts_texts_and_says_so_once(
+    smollm2: LanguageModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As `generate` does: a completion equals that of the text after a line break."""
-    desk = EditDesk(find_method("rome").on(smollm2, settings={}))
-    desk.ledger = SimpleNamespace(patch=PATCH)  # type: ignore[assignment]
+    method = find_method("rome").on(smollm2, settings={})
+    patch = method.edit([FOUNDED])
+    patch.save(tmp_path / "google.safetensors")
+    desk = EditDesk(method)
+    desk.models.load("google", str(tmp_path / "google.safetensors"))
     with caplog.at_level(logging.WARNING):
-        answers = [desk.complete(["Google was founded by"], tokens=6) for _ in range(2)]
-    assert answers == [replies(smollm2, ["\nGoogle was founded by"], limits=[6])] * 2
-    assert caplog.text.count("a line break is put in front") == 1
+        answers = [desk.complete([FOUNDED.text], tokens=6, name="google") for _ in range(2)]
     desk.start = "never"
-    assert desk.complete(["Google was founded by"], tokens=6) == replies(smollm2, ["Google was founded by"], limits=[6])
+    unstarted = desk.complete([FOUNDED.text], tokens=6, name="google")
+    with patch.applied(smollm2) as edited:
+        assert answers == [replies(edited, ["\n" + FOUNDED.text], limits=[6])] * 2
+        assert unstarted == replies(edited, [FOUNDED.text], limits=[6])
+    assert caplog.text.count("a line break is put in front") == 1
 
 
 @pytest.mark.slow
