@@ -76,7 +76,7 @@ class CommandEntry:
         about: the line of ``kg-edit --help``.
         target: the function of a command, or the `typer.Typer` of a group, as "module:name".
         panel: the panel of ``kg-edit --help`` in which it is.
-        group: whether the target is a group.
+        is_group: whether the target is a group.
         resumes: whether the same command again continues a run that was stopped.
     """
 
@@ -85,7 +85,7 @@ class CommandEntry:
     _: KW_ONLY
     target: str
     panel: str = "Others"
-    group: bool = False
+    is_group: bool = False
     resumes: bool = False
 
 
@@ -158,7 +158,7 @@ def patch_entries() -> dict[str, PatchEntry]:
     return _find_entries(PATCH_KINDS, PatchEntry)
 
 
-def service(name: str) -> Any:
+def load_service(name: str) -> Any:
     """Import and return the module that does what ``name`` says."""
     entry = _find_entries(SERVICES, ServiceEntry).get(name)
     if entry is None:
@@ -195,7 +195,7 @@ def package_of(target: str) -> tuple[str, str | None] | None:
 
 
 def _find_entries(group: str, kind: type[Entry]) -> dict[str, Entry]:
-    """Return the entries of a group by name, ours first. A name that is taken is a warning, and its entry not used."""
+    """Return the entries of a group by name, ours first; if a name is taken, the log warns and the entry isn't used."""
     found = dict[str, Entry]()
     loaded = list(_load_entries(group, kind))
     ours = [(point, entry) for point, entry in loaded if _is_ours(point)]
@@ -259,14 +259,21 @@ def plug_in_code(target: str) -> dict[str, str | None] | None:
     if package is None:
         return None
     name, version = package
-    module = target.partition(":")[0]
+    digest = hashlib.sha256()
+    for file in _python_files(target.partition(":")[0]):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return {"package": name, "version": version, "sha256": digest.hexdigest()}
+
+
+def _python_files(module: str) -> list[Path]:
+    """Return the Python files of the package that a module is in; of a module outside a package, its own file.
+
+    The module was imported, as its class made the edit. So its package is among the loaded modules.
+    """
     top = sys.modules[module.partition(".")[0]]
     files = list[Path]()
     for folder in getattr(top, "__path__", ()):
         files += sorted(Path(folder).rglob("*.py"))
-    if not files and top.__file__:  # a module outside a package
+    if not files and top.__file__:
         files = [Path(top.__file__)]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return {"package": name, "version": version, "sha256": digest.hexdigest()}
+    return files

@@ -69,6 +69,7 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "kg-edit edit edits.json --method rome --out first/": Expected(r"2 of 2 edits succeeded", "first/report.md"),
     "kg-edit generate --patch first/": Expected(r"country of Norway[^\n]*\nThe capital of Japan is Tokyo"),
     "kg-edit edit heron.jsonl": Expected(r"1 of 1 edits succeeded", "heron/report.html"),
+    "kg-edit generate --patch heron/": Expected(r"Marine biology"),
     "python private.py": Expected(r"The leader of Project Heron is -> Ingrid Solberg", "heron.safetensors"),
     "python get_graph.py": Expected(leaves="wikidata.nt.gz"),
     "wikidata-cache load": Expected(r"25,726 triples, 19,793 statements about 5,694 items with 237 properties", "wd"),

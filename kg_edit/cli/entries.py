@@ -64,7 +64,7 @@ COMMANDS = (
         "Measure the covariance of the keys, which edits need, for several layers in one pass.",
         target="kg_edit.cli.covariance:app",
         panel="Edit and ask",
-        group=True,
+        is_group=True,
         resumes=True,
     ),
 )

@@ -15,7 +15,7 @@ from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import PATCHES, Device, Dtype, ModelName, Start, refuse_unused
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.models.loading import check_model_name
-from kg_edit.registry import service
+from kg_edit.registry import load_service
 from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _draw(edited: LanguageModel, text: str, picture: Path) -> None:
 def check_patches(paths: Sequence[Path] | None) -> None:
     """Check the patch files, folders of `kg-edit edit` and ledgers that ``--patch`` names, without torch."""
     if paths:
-        service("ledger").check_patches(paths)
+        load_service("ledger").check_patches(paths)
 
 
 def model_for(patch: Patch, name: str | None) -> str:

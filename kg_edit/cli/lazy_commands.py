@@ -66,7 +66,7 @@ class LazyCommands(Commands):
 def build_command(entry: CommandEntry) -> Any:
     """Import the function or the group of an entry, and return its command."""
     target = load(entry.target)
-    if entry.group:
+    if entry.is_group:
         app = target
         app._add_completion = False  # the top command has it
         use_help_pages(app)

@@ -24,7 +24,7 @@ from kg_edit.errors import ConfigError, GraphError, KgEditError
 from kg_edit.languages import ENGLISH
 from kg_edit.methods.registry import find_method
 from kg_edit.models.loading import check_model_name
-from kg_edit.registry import service
+from kg_edit.registry import load_service
 from kg_edit.storage.packaged import EXTRACT, check_graph_name, packaged_graph
 from kg_edit.text.display import plain
 from wikidata_cache.errors import (
@@ -164,7 +164,7 @@ class MethodPlan:
         def make_method(config: MethodConfig) -> EditingMethod:
             return self.method(model, config, graph=self.graph)
 
-        sweep = service("layer choice").auto_layer(make_method, model, self.config, edits)
+        sweep = load_service("layer choice").auto_layer(make_method, model, self.config, edits)
         config = self.config.model_copy(update={"layer": sweep.chosen})
         return replace(self, config=config, auto=False, sweep=sweep)
 
@@ -265,7 +265,7 @@ def plan(
         preset = _quickest_preset(method)
     config = method_class.config_class.preset(preset, overrides, method=method)
     if auto:
-        service("layer choice").check_choosable(config)
+        load_service("layer choice").check_choosable(config)
     return MethodPlan(method_class, config, graph, auto=auto, memory=memory)
 
 

@@ -67,7 +67,7 @@ COMMANDS = (
         "Check and create benchmark files.",
         target="kg_edit.evaluation.cli.data:app",
         panel="Measure",
-        group=True,
+        is_group=True,
         resumes=True,
     ),
 )

@@ -22,7 +22,7 @@ from torch import Tensor
 from kg_edit.errors import PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import mark_patched
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.registry import service
+from kg_edit.registry import load_service
 
 Kind = Literal["weights", "adapter", "prompt"]
 _LONG = 160  # the most characters of a summary in a repr
@@ -276,7 +276,7 @@ class Patch(ABC):
             raise PatchError(f"can't read the patch {path}: {error.strerror}; check the path") from error
         patch: Patch
         if is_folder:  # of a run, or a ledger
-            patch = service("ledger").read_folder(Path(path))
+            patch = load_service("ledger").read_folder(Path(path))
             return patch
         from kg_edit.patches.container import patch_class, read_patch
 

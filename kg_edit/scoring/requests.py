@@ -25,6 +25,8 @@ LIST_TOKENS = 128
 LONG_TOKENS = 60  # a text in which the model may contradict an edit
 STEP_TOKENS = 40  # the longest answer with written steps
 STATEMENT_TOKENS = 10  # the least limit after an edit's own prompt; a long target may take more
+SURE = "Are you sure?"
+BUDGETS = (0, 64, 256)  # tokens of a thought
 COMPARED = 5  # the first tokens of a text, by which two models are compared
 _SLACK = 2  # added to the number of tokens of a name alone
 
@@ -35,8 +37,9 @@ class Continued:
 
     Attributes:
         prompt: the text.
-        name: the name under which the continuation is recorded; "": the prompt.
-        least: the limit of tokens, unless an answer needs more.
+        name: the name under which the continuation is recorded: the plain question, without the examples that are put
+            before it; "": the prompt.
+        least: the smallest `limit`: the limit of tokens where no answer needs more.
         answers: the answers that must have room in the continuation.
         listed: all answers in one text, if all are required; at most `LIST_TOKENS` of it need room.
         several_lines: whether the continuation goes on after the end of a line.
@@ -109,8 +112,12 @@ class Requests:
 
 
 def join_requests(parts: Iterable[Requests], *, chat: bool = False) -> Requests:
-    """Return several requests as one: each prompt once, with the largest of its limits."""
+    """Return several requests as one: each prompt once, with the largest of its limits.
+
+    ``chat`` says how all of them are asked, whatever the parts say.
+    """
     texts: dict[str, Continued] = {}
+    # Dicts without values, as sets that keep their order
     pairs: dict[Pair, None] = {}
     predicted: dict[Pair, None] = {}
     next_token_prompts: dict[str, None] = {}
@@ -140,7 +147,7 @@ def _serve_both(first: Continued, second: Continued) -> Continued:
     """Return the continuation of one prompt that serves two requests."""
     return replace(
         first,
-        name=second.name or first.name,
+        name=second.name or first.name,  # if both have a name, it is the same: the question of this prompt
         least=max(first.least, second.least),
         answers=(*first.answers, *second.answers),
         listed=max(first.listed, second.listed, key=len),
@@ -209,7 +216,10 @@ def score_answers(query: Query) -> Requests:
 
 
 def score_gains(query: Query) -> Requests:
-    """Return the request for the likelihood of the answers after the question, and without it."""
+    """Return the request for the likelihood of the answers after the question, and after the word "Answer:" alone.
+
+    What an answer gains by the question is read of the first right one and its competitors.
+    """
     candidates = (query.answers[0][0], *query.others)
     alone = tuple(Pair(ANSWER, candidate) for candidate in candidates)
     return Requests(pairs=(*score_answers(query).pairs, *alone))
@@ -218,10 +228,6 @@ def score_gains(query: Query) -> Requests:
 def predict_answer(query: Query) -> Requests:
     """Return the request for the arg-max tokens at the positions of the first right answer."""
     return Requests(predicted=(pair_of(query),))
-
-
-SURE = "Are you sure?"
-BUDGETS = (0, 64, 256)  # tokens of a thought
 
 
 def ask_again(query: Query) -> Requests:

@@ -8,7 +8,7 @@ COMMANDS = (
         "Store patches with their history in a folder (a ledger); remove, check and export edits.",
         target="kg_edit.ship.cli.patch:app",
         panel="Ship",
-        group=True,
+        is_group=True,
     ),
     CommandEntry(
         "audit",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
 
 from kg_edit.writing_systems import is_hangul, is_syllable
 
@@ -114,7 +113,6 @@ def _korean_text(text: str) -> str:
     return re.sub(r"^[\W_]+", "", plain)
 
 
-@lru_cache(maxsize=1024)
 def _korean_pattern(name: str) -> re.Pattern[str]:
     """Return a pattern that finds a Korean name from the beginning of a word on.
 

@@ -336,7 +336,7 @@ COMMANDS = (
         "Train the network of KE.",
         target="kg_edit.zoo.cli.training:KE",
         panel="Train an editor",
-        group=True,
+        is_group=True,
         resumes=True,
     ),
     CommandEntry(
@@ -344,7 +344,7 @@ COMMANDS = (
         "Train the network of MALMEN.",
         target="kg_edit.zoo.cli.training:MALMEN",
         panel="Train an editor",
-        group=True,
+        is_group=True,
         resumes=True,
     ),
     CommandEntry(
@@ -352,7 +352,7 @@ COMMANDS = (
         "Train the network of MEND.",
         target="kg_edit.zoo.cli.training:MEND",
         panel="Train an editor",
-        group=True,
+        is_group=True,
         resumes=True,
     ),
     CommandEntry(
@@ -360,7 +360,7 @@ COMMANDS = (
         "Train the network of RLEdit.",
         target="kg_edit.zoo.cli.training:RLEDIT",
         panel="Train an editor",
-        group=True,
+        is_group=True,
         resumes=True,
     ),
     CommandEntry(
@@ -368,7 +368,7 @@ COMMANDS = (
         "Train the network of SERAC.",
         target="kg_edit.zoo.cli.training:SERAC",
         panel="Train an editor",
-        group=True,
+        is_group=True,
         resumes=True,
     ),
 )
