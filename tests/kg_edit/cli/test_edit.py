@@ -66,8 +66,8 @@ def test_output_folder_with_other_files_is_refused(edit: Run, place: Path) -> No
 def test_output_folder_with_another_run_is_refused(edit: Run, place: Path) -> None:
     assert edit(*ROME).code == 0
     out = place / "out"
-    message = "out contains another run (config.learning_rate: 1.0 in the folder, 0.3 now); --overwrite replaces it"
-    refused(edit, *ROME, "--set", "learning_rate=0.3", message=message, out=out)
+    message = "out contains another run (config.weight_decay: 0.5 in the folder, 0.3 now); --overwrite replaces it"
+    refused(edit, *ROME, "--set", "weight_decay=0.3", message=message, out=out)
     refused(edit, *GLAME, message='out contains another run (method: "rome" in the folder, "glame" now)', out=out)
     (place / "edits.jsonl").write_bytes(rows(GOOD))
     refused(edit, *ROME, message="(edits: 2 in the folder, 1 now; number 1 is 'lebron' in the folder", out=out)
