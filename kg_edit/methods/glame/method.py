@@ -36,6 +36,7 @@ from kg_edit.methods.config import Trains, Workload
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.methods.rome.method import FAST, PUBLISHED, RankOneConfig, RankOneMethod
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.storage.setting_fields import Seed
 
@@ -407,6 +408,11 @@ class Glame(GraphValues, RankOneMethod):
     config_class = GlameConfig
     config: GlameConfig
 
+    def __init__(self, model: LanguageModel, config: GlameConfig, **options: Any) -> None:
+        super().__init__(model, config, **options)
+        # The facts that are rows of an edit's loss: `request` puts them here, `propose` moves them to the notes.
+        self._facts_in_rows: dict[Edit, list[ComposedFact]] = {}
+
     def request(self, edit: Edit) -> Request:
         """Return the prompts of the edit. An unusable subgraph raises here, before any expensive work."""
         check_graph(self.subgraph(edit))
@@ -427,14 +433,10 @@ class Glame(GraphValues, RankOneMethod):
         all_statements = config.model_copy(update={"per_node": _STATEMENTS})
         graph = all_statements.ask(self.graph, edit)
         facts = stated_facts(self.model, edit, graph, most=config.graph_rows, exclude=self.test_answers(edit))
-        rows = rows_of(self.model, edit.subject, [(fact, None) for fact in facts], shown=_SHOWN)
+        with_answers = [(fact, None) for fact in facts]  # None: the row predicts the fact's target
+        rows = rows_of(self.model, edit.subject, with_answers, shown=_SHOWN)
         self._facts_in_rows[edit] = facts
         return tuple(replace(row, weight=config.graph_weight / len(rows)) for row in rows)
-
-    @cached_property
-    def _facts_in_rows(self) -> dict[Edit, list[ComposedFact]]:
-        """The facts that are rows of an edit's loss: `request` puts them here, `propose` moves them to the notes."""
-        return {}
 
     def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
         """Return the R-GNNs of the edits; the notes also have the facts of ``graph_rows``."""
