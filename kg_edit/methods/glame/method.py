@@ -91,7 +91,10 @@ class GraphConfig(GraphSettings):
     seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
 
     def idle(self) -> dict[str, str]:
-        """Return the settings of messages, if none is sent; not those of GLAME's presets, which its ablations share."""
+        """Return the settings that only messages read, if none is sent.
+
+        Those that a preset of GLAME sets are not among them, because its ablations take the same presets.
+        """
         idle = dict(super().idle())
         if not self.use_graph:
             for name in ("relations", "per_node"):
@@ -136,7 +139,9 @@ class GraphValues(GraphReader):
             return rgnn
         if self._previous is not None:
             rgnn.load_state_dict(self._previous.state_dict())
-        self._previous = rgnn  # the descent trains this object, so the next edit finds it trained
+        # The descent trains the joint R-GNN of all edits. Its weights are views of this one's (`GraphValue.together`).
+        # So the next edit finds this one trained.
+        self._previous = rgnn
         return rgnn
 
     def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
@@ -188,16 +193,20 @@ class GraphValues(GraphReader):
 
     def prepare(self) -> None:
         """Check that the representation layer exists, and prepare as the base class does."""
-        self.model.block(self.representation_layer)
+        self._check_representation_layer()
         super().prepare()
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Check the edits as the base class does, check that the representation layer exists, fetch all subgraphs."""
         super().check(edits)
-        self.model.block(self.representation_layer)
+        self._check_representation_layer()
         for edit in edits:
             with annotate_errors(edit):
                 check_graph(self.subgraph(edit))
+
+    def _check_representation_layer(self) -> None:
+        """Raise an error if the model has no such block."""
+        self.model.block(self.representation_layer)
 
 
 def new_rgnn(width: int, config: GraphConfig) -> RGNN:
@@ -290,7 +299,8 @@ class GraphValue(nn.Module, Delta):
         """Compute m* - m, shaped like the value; gradients flow through the rescaling."""
         graph = self._subgraph
         nodes = self.rgnn(graph.nodes, graph.edges, graph.relations, graph.sizes)  # [..., nodes, d]
-        z: Tensor = nodes.flatten(0, -2)[graph.subject]  # z_s^n [..., d]: the row of each edit's subject
+        # z_s^n [..., d]; `subject` [...] numbers the rows of all edits' nodes, one edit after the other
+        z: Tensor = nodes.flatten(0, -2)[graph.subject]
         if self.gate is not None:  # z = g |m| / sqrt(d) z_s^n
             z = z * (self.gate[..., None] * self._size / z.shape[-1] ** 0.5)
         # m* - m = z min(1, clamp_norm_factor |m| / |z|)
