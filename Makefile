@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## edit three facts in SmolLM2-135M, offline; results in demo/
 	$(BIN)/kg-edit demo --out demo/
 
-test: $(READY)  ## the everyday tests, 3 to 5 minutes on 2 cores
+test: $(READY)  ## the everyday tests, 2 minutes on 2 cores
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 $(READY_DOCS): $(READY)

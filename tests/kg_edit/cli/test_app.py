@@ -103,7 +103,10 @@ def test_example_of_plan_can_be_run(kg_edit: Run) -> None:
 
 @pytest.mark.slow
 def test_generate_shows_the_change(kg_edit: Run, edit: Run, tiny_folder: Path) -> None:
-    assert edit(*ROME, "--set", "learning_rate=5", "--set", "hold=0.01", "--set", "remember=0").code == 0
+    assert (
+        edit(*ROME, "--preset", "default", "--set", "learning_rate=5", "--set", "hold=0.01", "--set", "remember=0").code
+        == 0
+    )
     plain = generate(kg_edit, tiny_folder)
     patched = generate(kg_edit, tiny_folder, "--patch", "out/patch.safetensors")
     assert plain.code == patched.code == 0
