@@ -16,7 +16,7 @@ from stages import show_descent, show_subgraph, show_update, start
 from kg_edit.cli.console import friendly
 from kg_edit.locate_then_edit.descent import descend, descent_model
 from kg_edit.locate_then_edit.long_run import anchor
-from kg_edit.methods.glame.method import Glame, GraphValue
+from kg_edit.methods.glame.method import Glame, GraphDelta
 from kg_edit.methods.rome.method import EditValue
 
 log = logging.getLogger("pipelines.glame")
@@ -53,8 +53,8 @@ def main() -> None:
 
             # 4. m* = m + z_s^n (Eq. 6): the subject's vector after the R-GNN, whose weights AdamW trains on the loss.
             rgnn = glame.start_rgnn(m)
-            delta = GraphValue(encoded.to(m.device), m, config, rgnn=rgnn)
-            (descent,) = descend(loss, GraphValue.together([delta]), config.stops)
+            delta = GraphDelta(encoded.to(m.device), m, config, rgnn=rgnn)
+            (descent,) = descend(loss, GraphDelta.together([delta]), config.stops)
             if config.anchor:
                 descent = anchor(descent, m, norm=glame.value_norm, most=config.anchor)
             # z_s^(l+1) = g(W_1 aggr(z_o + z_r) + W_2 z_s) (Eq. 5): what comes by messages, what by the subject itself

@@ -16,10 +16,10 @@ For each edit, delta = m* - m [d] is the change of the value at the subject's la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -66,11 +66,13 @@ class Request:
         essence: a prompt about the subject ("{} is a"); its next-token distribution at the subject's last token should
             not change.
         further: other rows about the subject, each with its weight in the loss.
+        notes: what the patch's record says about the prompts.
     """
 
     rewrites: tuple[Prompt, ...]
     essence: Prompt | None = None
     further: tuple[ExtraTarget, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(cls, model: LanguageModel, edit: Edit, contexts: Sequence[str]) -> Self:

@@ -177,7 +177,7 @@ class ValueMethod(EditingMethod):
         )
 
     @property
-    def parameters(self) -> int:
+    def parameter_count(self) -> int:
         """The number of values that are trained for an edit: those of its change."""
         return self.model.width
 
@@ -198,7 +198,7 @@ class ValueMethod(EditingMethod):
         for index, request in enumerate(requests):
             longest_row = max(_count_own_tokens(row, shared_starts) for row in request.rewrites)
             row_bytes = token_bytes * longest_row
-            request_bytes = row_bytes * len(request.rewrites) + _OPTIMISER_BYTES * self.parameters
+            request_bytes = row_bytes * len(request.rewrites) + _OPTIMISER_BYTES * self.parameter_count
             if index > first and part_bytes + request_bytes > self.memory * 1e6:
                 yield slice(first, index)
                 first = index

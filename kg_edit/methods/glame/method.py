@@ -4,7 +4,7 @@
    section 4.1, `kg_edit.graphs.source`).
 2. Its nodes and relations as the model's early hidden states of their labels, [d] each (`kg_edit.graphs.encoding`).
 3. n layers of an R-GNN give the subject's vector z_s^n [d]    (Eq. 5, `kg_edit.graphs.rgnn`).
-4. m* = m + z_s^n                                              (Eq. 6, `GraphValue`).
+4. m* = m + z_s^n                                              (Eq. 6, `GraphDelta`).
 5. AdamW trains the edit's own R-GNN on the loss of m*         (Eq. 7, `kg_edit.locate_then_edit.objective`).
 6. m* is written as in ROME                                    (Eq. 8, `kg_edit.methods.rome.method`).
 
@@ -36,7 +36,6 @@ from kg_edit.methods.config import Trains, Workload
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.methods.rome.method import FAST, PUBLISHED, RankOneConfig, RankOneMethod
-from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.storage.setting_fields import Seed
 
@@ -121,14 +120,14 @@ class GraphValues(GraphReader):
 
     def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
         """Return a new R-GNN for each edit, on its subgraph, and notes on the subgraphs; ``values``: m, [edits, d]."""
-        deltas = list[GraphValue]()
+        deltas = list[GraphDelta]()
         notes = list[dict[str, Any]]()
         for edit, value in zip(edits, values, strict=True):
             subgraph, subgraph_notes = self.encode(edit)
             notes.append(subgraph_notes)
             rgnn = self.start_rgnn(value)
-            deltas.append(GraphValue(subgraph.to(value.device), value, self.config, rgnn=rgnn))
-        return GraphValue.together(deltas), notes
+            deltas.append(GraphDelta(subgraph.to(value.device), value, self.config, rgnn=rgnn))
+        return GraphDelta.together(deltas), notes
 
     def start_rgnn(self, value: Tensor) -> RGNN:
         """Return the R-GNN of a new edit: as it is drawn, or with ``warm_start`` as the previous edit left it."""
@@ -139,7 +138,7 @@ class GraphValues(GraphReader):
             return rgnn
         if self._previous is not None:
             rgnn.load_state_dict(self._previous.state_dict())
-        # The descent trains the joint R-GNN of all edits. Its weights are views of this one's (`GraphValue.together`).
+        # The descent trains the joint R-GNN of all edits. Its weights are views of this one's (`GraphDelta.together`).
         # So the next edit finds this one trained.
         self._previous = rgnn
         return rgnn
@@ -162,7 +161,7 @@ class GraphValues(GraphReader):
         return subgraph, notes
 
     @property
-    def parameters(self) -> int:
+    def parameter_count(self) -> int:
         """The number of values that are trained for an edit: those of its R-GNN, two matrices [d, d] for each hop."""
         return 2 * self.config.hops * self.model.width**2
 
@@ -226,7 +225,7 @@ def new_rgnn(width: int, config: GraphConfig) -> RGNN:
     )
 
 
-class GraphValue(nn.Module, Delta):
+class GraphDelta(nn.Module, Delta):
     """The change m* - m of one edit, whose R-GNN is trained by AdamW (Eq. 6); or of many edits at once (`together`).
 
         z      = g |m| / sqrt(d) z_s^n             g: a learned number that starts at 0; without ``gate``, z = z_s^n
@@ -263,37 +262,45 @@ class GraphValue(nn.Module, Delta):
         )
 
     @classmethod
-    def together(cls, values: Sequence[GraphValue]) -> GraphValue:
+    def together(cls, deltas: Sequence[GraphDelta]) -> GraphDelta:
         """Return the changes of many edits as one, whose R-GNNs take their steps together.
 
-        The parameters of ``values`` become parts of the joint ones, in the same memory, so that they are trained too.
+        The parameters of ``deltas`` become parts of the joint ones, in the same memory, so that they are trained too.
         """
         from kg_edit.graphs.rgnn import RGNN, share_memory
 
         joint = cls(
-            EncodedSubgraph.together([value._subgraph for value in values]),
-            torch.stack([value._value for value in values]),
-            values[0]._config,
-            rgnn=RGNN.together([value.rgnn for value in values]),
+            EncodedSubgraph.together([delta._subgraph for delta in deltas]),
+            torch.stack([delta._value for delta in deltas]),
+            deltas[0]._config,
+            rgnn=RGNN.together([delta.rgnn for delta in deltas]),
         )
         if joint.gate is not None:
-            share_memory("gate", joint, values)
+            share_memory("gate", joint, deltas)
         return joint
 
     def change(self) -> Tensor:
         """Return the present change m* - m, shaped like the value: the result of `forward`.
 
-        On CUDA the kernels of `forward` are recorded once and replayed. For that it has to be a function of tensors,
-        so the parameters are passed to it one by one.
+        On CUDA the kernels of `forward` and of its gradient are recorded at the first call, and replayed from then on
+        (`RepeatedInPlace`). A replay knows nothing of autograd, so a step of the descent has a third line:
+
+            change = delta.change()         # replays `forward`: a tensor without a history
+            loss(change).backward()         # gives `change` its gradient; the R-GNN has none yet
+            delta.learn()                   # replays the gradient of `forward`, which gives the R-GNN its own; AdamW
+
+        Where nothing is recorded (on a CPU, with dropout), each call runs `forward`, and the second line gives the
+        R-GNN its gradients.
         """
         parameters = dict(self.named_parameters())
 
-        def compute(*tensors: Tensor) -> Tensor:
+        # What is recorded has to be a function of tensors, so the parameters are its arguments.
+        def run_forward(*tensors: Tensor) -> Tensor:
             by_name = dict(zip(parameters, tensors, strict=True))
-            change: Tensor = functional_call(self, by_name, ())  # `forward` with these parameters
+            change: Tensor = functional_call(self, by_name, ())
             return change
 
-        return self._repeated(compute, *parameters.values())
+        return self._repeated(run_forward, *parameters.values())
 
     def forward(self) -> Tensor:
         """Compute m* - m, shaped like the value; gradients flow through the rescaling."""
@@ -334,8 +341,8 @@ class GraphValue(nn.Module, Delta):
         return notes
 
     def learn(self) -> None:
-        """Take one step of AdamW on the R-GNN's parameters."""
-        self._repeated.pass_on(self.parameters())  # their gradients, if `change` was replayed; else they have them
+        """Take one step of AdamW on the R-GNN's parameters, after the backward pass of the loss (see `change`)."""
+        self._repeated.pass_on(self.parameters())  # if `change` was replayed; else they have their gradients already
         self._optimizer.step()
         self._optimizer.zero_grad()
 
@@ -418,40 +425,35 @@ class Glame(GraphValues, RankOneMethod):
     config_class = GlameConfig
     config: GlameConfig
 
-    def __init__(self, model: LanguageModel, config: GlameConfig, **options: Any) -> None:
-        super().__init__(model, config, **options)
-        # The facts that are rows of an edit's loss: `request` puts them here, `propose` moves them to the notes.
-        self._facts_in_rows: dict[Edit, list[ComposedFact]] = {}
-
     def request(self, edit: Edit) -> Request:
-        """Return the prompts of the edit. An unusable subgraph raises here, before any expensive work."""
+        """Return the prompts of the edit, and with ``graph_rows`` the graph's facts as further rows and in the notes.
+
+        An unusable subgraph raises here, before any expensive work.
+        """
         check_graph(self.subgraph(edit))
         request = super().request(edit)
         if not self.config.graph_rows:
             return request
-        return replace(request, further=self.rows_of_graph(edit))
+        facts = self.find_stated_facts(edit)
+        learned = {fact.hop: fact.target for fact in facts}
+        return replace(request, further=self.make_rows(edit, facts), notes={"learned": learned})
 
-    def rows_of_graph(self, edit: Edit) -> tuple[ExtraTarget, ...]:
-        """Return what the graph states of o*, and the edit itself, as questions about s with their weights in the loss.
+    def find_stated_facts(self, edit: Edit) -> list[ComposedFact]:
+        """Return what the graph states of o*, and the edit itself, as facts about s.
 
-        All statements count, not only those that are sampled for the R-GNN. No row has the answer of a test question.
+        All statements count, not only those that are sampled for the R-GNN. No fact has the answer of a test question.
         """
-        from kg_edit.methods.composed_facts import rows_of, stated_facts  # here, as the published form has no rows
+        from kg_edit.methods.composed_facts import stated_facts  # here, as the published form has no rows
 
         assert self.graph is not None  # noqa: S101 - needs_graph
-        config = self.config
-        all_statements = config.model_copy(update={"per_node": _STATEMENTS})
+        all_statements = self.config.model_copy(update={"per_node": _STATEMENTS})
         graph = all_statements.ask(self.graph, edit)
-        facts = stated_facts(self.model, edit, graph, most=config.graph_rows, exclude=self.test_answers(edit))
+        return stated_facts(self.model, edit, graph, most=self.config.graph_rows, exclude=self.test_answers(edit))
+
+    def make_rows(self, edit: Edit, facts: Sequence[ComposedFact]) -> tuple[ExtraTarget, ...]:
+        """Return ``facts`` as questions about s, whose weights in the loss sum to ``graph_weight``."""
+        from kg_edit.methods.composed_facts import rows_of
+
         with_answers = [(fact, None) for fact in facts]  # None: the row predicts the fact's target
         rows = rows_of(self.model, edit.subject, with_answers, shown=_SHOWN)
-        self._facts_in_rows[edit] = facts
-        return tuple(replace(row, weight=config.graph_weight / len(rows)) for row in rows)
-
-    def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
-        """Return the R-GNNs of the edits; the notes also have the facts of ``graph_rows``."""
-        deltas, notes = super().propose(edits, values)
-        if self.config.graph_rows:
-            for edit, edit_notes in zip(edits, notes, strict=True):
-                edit_notes["learned"] = {fact.hop: fact.target for fact in self._facts_in_rows.pop(edit)}
-        return deltas, notes
+        return tuple(replace(row, weight=self.config.graph_weight / len(rows)) for row in rows)

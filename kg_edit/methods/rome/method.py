@@ -318,7 +318,8 @@ class RankOneMethod(ValueMethod):
             "change": round(float(value.descent.change.norm()), 6),
             "update": round(updates[name].norm, 6),
         }
-        record = {**self.record(edit), "norms": norms, **value.descent.summary, **value.notes}
+        notes = {**value.notes, **value.request.notes}
+        record = {**self.record(edit), "norms": norms, **value.descent.summary, **notes}
         provenance = {**self.provenance(), "edits": [record]}
         state = {}
         if self.config.remember:

@@ -120,7 +120,7 @@ class Pmet(Memit):
     config: PmetConfig
 
     @property
-    def parameters(self) -> int:
+    def parameter_count(self) -> int:
         """The number of values that are trained for a fact: those of both changes."""
         return 2 * self.model.width
 

@@ -182,10 +182,10 @@ def test_a_network_on_cuda_is_captured_and_learns_as_it_does_without(edits: int)
     for capture in (False, True):
         networks = [graph_made(value.cpu(), edit) for edit, value in enumerate(values)]
         moved = [
-            glame.GraphValue(net._subgraph.to(value.device), value, net._config, rgnn=net.rgnn.to(value.device))
+            glame.GraphDelta(net._subgraph.to(value.device), value, net._config, rgnn=net.rgnn.to(value.device))
             for net, value in zip(networks, values, strict=True)
         ]
-        joined = glame.GraphValue.together(moved)
+        joined = glame.GraphDelta.together(moved)
         joined._repeated = RepeatedInPlace(capture=capture)
         changes = list[Tensor]()
         for step in range(4):

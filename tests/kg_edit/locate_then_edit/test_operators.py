@@ -18,7 +18,7 @@ from kg_edit.engine.tail_forward import TailForward
 from kg_edit.graphs.encoding import EncodedSubgraph
 from kg_edit.locate_then_edit.descent import Delta, FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
-from kg_edit.methods.glame.method import GlameConfig, GraphValue, new_rgnn
+from kg_edit.methods.glame.method import GlameConfig, GraphDelta, new_rgnn
 from kg_edit.models.language_model import LanguageModel
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
@@ -59,17 +59,17 @@ def free(values: Tensor, _: int = 0) -> FreeDelta:
     return FreeDelta(values, learning_rate=1.0, clamp_norm_factor=2.0)
 
 
-def graphs_made(values: Tensor, first: int = 0) -> GraphValue:
-    return GraphValue.together([graph_made(value, edit) for edit, value in enumerate(values, first)])
+def graphs_made(values: Tensor, first: int = 0) -> GraphDelta:
+    return GraphDelta.together([graph_made(value, edit) for edit, value in enumerate(values, first)])
 
 
-def graph_made(value: Tensor, edit: int) -> GraphValue:
+def graph_made(value: Tensor, edit: int) -> GraphDelta:
     """A change by an R-GNN on a small graph, whose size depends on the edit."""
     draw, config = torch.Generator().manual_seed(edit), GlameConfig(hops=2)
     nodes = torch.randn(3 + edit, len(value), generator=draw)
     edges = torch.tensor([range(1, len(nodes)), [0] * (len(nodes) - 1)])
     graph = EncodedSubgraph(nodes=nodes, edges=edges, relations=nodes[1:], subject=0)
-    return GraphValue(graph, value, config, rgnn=new_rgnn(len(value), config))
+    return GraphDelta(graph, value, config, rgnn=new_rgnn(len(value), config))
 
 
 def of_a_step(model: LanguageModel, edits: list[Edit], parameters_of: Parameters = free) -> float:

@@ -21,7 +21,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.encoding import EncodedSubgraph
 from kg_edit.locate_then_edit.descent import descend
 from kg_edit.locate_then_edit.objective import Objective, Request
-from kg_edit.methods.glame.method import GlameConfig, GraphValue, new_rgnn
+from kg_edit.methods.glame.method import GlameConfig, GraphDelta, new_rgnn
 from kg_edit.models.language_model import LanguageModel
 
 EDITS = range(4)
@@ -55,7 +55,7 @@ class Program:
             method="glame",
         )
 
-    def value(self, index: int) -> GraphValue:
+    def value(self, index: int) -> GraphDelta:
         """The change m* - m of an edit, with the program's first weights."""
         tensors, config = self.tensors, self.config
         nodes, relations, edges = (tensors[f"{index}.{name}"] for name in ("nodes", "relations", "edges"))
@@ -71,7 +71,7 @@ class Program:
             for number, layer in enumerate(rgnn.layers):
                 layer.neighbours.copy_(tensors[f"layer{number}.W1"].T)  # theirs are multiplied from the right
                 layer.itself.copy_(tensors[f"layer{number}.W2"].T)
-        return GraphValue(subgraph, tensors[f"{index}.m"], config, rgnn=rgnn)
+        return GraphDelta(subgraph, tensors[f"{index}.m"], config, rgnn=rgnn)
 
     def objective(self, index: int) -> Objective:
         """The loss of an edit, in the program's contexts."""
@@ -104,7 +104,7 @@ def test_first_vector_of_the_subject_is_that_of_the_program(program: Program, in
 def test_losses_and_change_of_the_descent_are_those_of_the_program(program: Program, index: int) -> None:
     objective = program.objective(index)
     assert off(objective.value[0], program.tensors[f"{index}.m"]) < 1e-5
-    (descent,) = descend(objective, GraphValue.together([program.value(index)]), program.config.stops)
+    (descent,) = descend(objective, GraphDelta.together([program.value(index)]), program.config.stops)
     theirs = program.made["runs"]["scaled"][index]["losses_total_nll_kl"]
     ours = [[total, nll, program.config.kl_weight * kl] for total, nll, kl in descent.losses]
     for one, other in zip(ours, theirs, strict=True):

@@ -73,7 +73,7 @@ def test_both_changes_reach_the_logits_as_in_the_whole_model(family: str) -> Non
 def test_each_change_has_its_own_limit_and_penalty() -> None:
     model = tiny("llama")
     method = joint("pmet", model, learning_rate=50.0, clamp_norm_factor=0.5)
-    assert isinstance(method, Pmet) and method.parameters == 2 * model.width
+    assert isinstance(method, Pmet) and method.parameter_count == 2 * model.width
     requests = [method.make_fact(edit).prompts for edit in EDITS]
     loss = Objective(model, 2, requests, kl_weight=0.0, penalty=method.penalty, engine=Engine(forward=BothOutputs))
     assert loss.value.shape == (3, 2, 32)
