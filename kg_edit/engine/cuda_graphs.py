@@ -24,12 +24,16 @@ log = logging.getLogger(__name__)
 Tensors = tuple[Tensor, ...]
 Work = Callable[..., Tensors]
 Graphs = tuple[Callable[[], Tensor], Callable[[Tensor], Tensors]]
-"""() -> the function's result; its gradient -> those of the parameters, after the last result."""
+"""Two functions: () -> the function's result; the gradient of the last result -> the gradients of the parameters."""
 _SLACK = 0.05  # relative; sums of bfloat16 products may be added in another order
 
 
 class Repeated:
     """Calls a function as it is once, and from the second call on as a CUDA graph, if it can be captured.
+
+        first call      the function runs as it is; its arguments and results are kept, as an example for the graph
+        second call     the graph is captured, and checked by the example; then it runs
+        later calls     the graph runs
 
     ``capture`` is whether to try: only on CUDA, with all tensors on one device. After the first error every call runs
     the function as it is.
@@ -42,33 +46,33 @@ class Repeated:
 
     def __call__(self, work: Work, *arguments: Tensor) -> Tensors:
         """Return ``work(*arguments)``; ``work`` is the same at each call."""
-        if self._may_capture:
-            if self._first is None:  # the first call: a function that is called once is not worth a capture
-                return self._call_first(work, arguments)
+        if self._may_capture and self._first is None:  # the first call
+            return self._call_first(work, arguments)
+        if self._first is not None:  # the second call
             example, expected = self._first
+            self._first = None  # its tensors are not needed any more
             self._try_capture(work, example, expected)
-        if self._replay is None:
+        if self._replay is None:  # there is no graph
             return work(*arguments)
         return self._replay(*arguments)
 
     def _call_first(self, work: Work, arguments: Tensors) -> Tensors:
-        """Return ``work(*arguments)``, and store both for the capture."""
+        """Return ``work(*arguments)``, and keep copies of the arguments, and the results, for the capture."""
         results = None
         try:
             with _ignore_warnings():
                 results = run_without_waiting(work, *arguments)
         except RuntimeError as error:  # such as blocks that choose their experts on the host
             self._give_up(error)
-        if results is None:  # after the handler, as the error keeps the tensors of the failed call
+        if results is None:  # not inside the handler, where the error still holds the tensors of the failed call
             return work(*arguments)
         copies = tuple(tensor.detach().clone() for tensor in arguments)
         self._first = (copies, results)
         return results
 
     def _try_capture(self, work: Work, example: Tensors, expected: Tensors) -> None:
-        """Make the graph for tensors like ``example``, with which the results are ``expected``; it is tried once."""
-        self._may_capture = False
-        self._first = None  # its tensors are not needed any more
+        """Make the graph for tensors like ``example``, with which the results are ``expected``."""
+        self._may_capture = False  # it is tried once
         try:
             with _ignore_warnings():
                 self._replay = capture(work, example, expected)
