@@ -225,25 +225,14 @@ class Prefix:
 
 
 class CacheSums:
-    """For a cache: the sums of `kg_edit.zoo.token_means`, [rows, d + 1] by name; their rows follow the cache's rows.
+    """Mixin for a cache that also stores the sums of `kg_edit.zoo.token_means`, [rows, d + 1] by name.
 
-    ``stores_sums``: whether the sums of new tokens are stored. A frozen cache (`Prefix.frozen`) stores no new tokens,
-    so it stores no sums of them either.
+    The rows of the sums follow those of the cache. ``stores_sums``: whether the sums of new tokens are stored. A frozen
+    cache (`Prefix.frozen`) stores no new tokens, so it stores no sums of them either.
     """
 
     token_sums: dict[str, Tensor]
     stores_sums: bool = True
-
-    @classmethod
-    def extend(cls, cache: Cache) -> CacheSums:
-        """Let a cache store sums too, which follow its beams and its batch; return the object, now of another class."""
-        if not isinstance(cache, CacheSums):
-            # transformers holds the object already, so it becomes one of a class that also derives from this one.
-            kind = type(cache)
-            cache.__class__ = type(f"Summed{kind.__name__}", (CacheSums, kind), {})
-            cache.token_sums = {}  # type: ignore[attr-defined]
-        assert isinstance(cache, CacheSums)  # noqa: S101 - it is now
-        return cache
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Take the rows ``beam_idx``, as a beam search does."""
@@ -284,6 +273,23 @@ class SummedCache(CacheSums, Cache):
         super().__init__(layers=layers)
         self.token_sums = dict(sums)
         self.stores_sums = stores
+
+
+def let_store_sums(cache: Cache) -> CacheSums:
+    """Let a cache of transformers store sums, too; return the same object.
+
+    A loop that generates text has made the cache and holds it, so no other object can take its place. Instead, the
+    class of the object is replaced by one with the methods of `CacheSums`. A `DynamicCache` gets this class:
+
+        class SummedDynamicCache(CacheSums, DynamicCache): ...
+    """
+    if isinstance(cache, CacheSums):
+        return cache
+    own_class = type(cache)
+    cache.__class__ = type(f"Summed{own_class.__name__}", (CacheSums, own_class), {})
+    assert isinstance(cache, CacheSums)  # noqa: S101 - by its new class
+    cache.token_sums = {}
+    return cache
 
 
 def _pick_rows(rows: Tensor, index: Tensor) -> Tensor:

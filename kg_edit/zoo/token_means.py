@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from kg_edit.engine.prefix_cache import CacheSums
+from kg_edit.engine.prefix_cache import let_store_sums
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 
@@ -74,11 +74,10 @@ class TokenMeans:
         """Add the sums that the cache stores of earlier calls to ``sums`` [rows, tokens, d + 1]; store the new ones."""
         if self._cache is None:
             return sums
-        cache = CacheSums.extend(self._cache)
+        cache = let_store_sums(self._cache)
         if self._key in cache.token_sums:
-            earlier = cache.token_sums[self._key].to(
-                sums.device
-            )  # up to the last token of the call before, [rows, d + 1]
+            # Up to the last token of the call before, [rows, d + 1].
+            earlier = cache.token_sums[self._key].to(sums.device)
             sums = sums + earlier[:, None]  # the same for each token of this call, [rows, 1, d + 1]
         if cache.stores_sums:  # not in a frozen cache, which forgets each call
             cache.token_sums[self._key] = sums[:, -1].detach()  # up to the last token
