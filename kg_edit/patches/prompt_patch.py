@@ -25,7 +25,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, join_provenances, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.text.matching import bare_question
-from kg_edit.text.similarity import Index, best, bm25_index, index_of, letters_of, share_index, within_letters
+from kg_edit.text.similarity import Index, best, bm25_index, index_of, normalise_text, share_index, within_letters
 
 _ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted
 
@@ -96,7 +96,7 @@ class FactBook:
             question = bare_question(prompt)
         similarities = self._index(question)  # of each fact: how similar its prompt is to the question
         gate_scores = self._score_for_gate(question, similarities)
-        letters = letters_of(question)
+        letters = normalise_text(question)
         fitting = list[int]()  # the numbers of facts
         for number, score in enumerate(gate_scores):
             if score >= rule.threshold or self._is_almost(number, letters):
@@ -169,7 +169,7 @@ class FactBook:
     @cached_property
     def _letters(self) -> list[str]:
         """The facts' prompts as `within_letters` compares them."""
-        return [letters_of(fact.prompt) for fact in self.facts]
+        return [normalise_text(fact.prompt) for fact in self.facts]
 
 
 def _most_similar(numbers: Sequence[int], similarities: Sequence[float], most: int) -> list[int]:

@@ -28,8 +28,8 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-class Rarity:
-    """idf = ln((1 + n) / (1 + df)) + 1, where df of n documents contain a word."""
+class Idf:
+    """The inverse document frequency: idf = ln((1 + n) / (1 + df)) + 1, where df of n documents contain a word."""
 
     def __init__(self, documents: Iterable[Iterable[str]]) -> None:
         self._documents = 0
@@ -56,13 +56,13 @@ def cosine(first: Vector, second: Vector) -> float:
     return dot / norms
 
 
-def rarity() -> Rarity:
+def load_idf() -> Idf:
     """Return the idf of words from the packaged relation templates: their words are common, names are rare.
 
     It does not depend on the texts that are searched, so a text's score does not depend on the other texts.
     """
     templates = {row.template for row in RelationTemplates.load().by_name.values()}
-    return Rarity(_plain_words(template) for template in templates)
+    return Idf(_plain_words(template) for template in templates)
 
 
 Index = Callable[[str], list[float]]
@@ -71,20 +71,20 @@ Index = Callable[[str], list[float]]
 
 def share_index(names: Sequence[str]) -> Index:
     """Index names by the share of each that occurs in a text, 0 to 1; each word is weighted by its squared idf."""
-    idf = rarity()
+    idf = load_idf()
     vectors = list[Vector]()
     for name in names:
         vectors.append({word: idf(word) ** 2 for word in _plain_words(name)})
 
     def score(text: str) -> list[float]:
-        return _shares(vectors, text)
+        return _compute_shares(vectors, text)
 
     return score
 
 
 def tfidf_index(texts: Sequence[str]) -> Index:
     """Index texts by their TF-IDF vectors: a score is the cosine, 0 to 1. Case and punctuation are ignored."""
-    idf = rarity()
+    idf = load_idf()
     vectors = [idf.vector(_plain_words(text)) for text in texts]
 
     def score(text: str) -> list[float]:
@@ -100,19 +100,19 @@ def bm25_index(texts: Sequence[str]) -> Index:
     BM25 = sum over the query's words of idf(w) f (k1 + 1) / (f + k1), with f the word's count in the text. Facts are
     one sentence each, so b = 0: a longer one is not worth less.
     """
-    idf = rarity()
+    idf = load_idf()
     vectors = list[Vector]()
     for text in texts:
         counts = Counter(_plain_words(text))
         vectors.append({word: idf(word) * f * (_K1 + 1) / (f + _K1) for word, f in counts.items()})
 
     def score(text: str) -> list[float]:
-        return _shares(vectors, text)
+        return _compute_shares(vectors, text)
 
     return score
 
 
-def _shares(vectors: Sequence[Vector], text: str) -> list[float]:
+def _compute_shares(vectors: Sequence[Vector], text: str) -> list[float]:
     """Return the share of each vector's weight that is in the words of ``text``; 0 of an empty vector."""
     text_words = set(_plain_words(text))
     shares = []
@@ -124,15 +124,15 @@ def _shares(vectors: Sequence[Vector], text: str) -> list[float]:
 
 
 def _plain_words(text: str) -> list[str]:
-    """Return the words of a text in lower case, without punctuation, divided as in `_parts`."""
+    """Return the words of a text in lower case, without punctuation, divided as in `_split_word`."""
     parts = list[str]()
     for word in words(text.casefold()):
         if word[0].isalnum():
-            parts += _parts(word)
+            parts += _split_word(word)
     return parts
 
 
-def _parts(word: str) -> list[str]:
+def _split_word(word: str) -> list[str]:
     """Return the word itself; in a script without spaces, and in Korean, its characters and pairs of neighbours.
 
     In these scripts, a subject is only a part of the text between two spaces; the pairs preserve the characters' order.
@@ -188,8 +188,8 @@ def best(scores: Sequence[float], most: int) -> list[int]:
     return sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:most]
 
 
-def letters_of(text: str) -> str:
-    """Return what `within_letters` compares: the words of a text in lower case, without punctuation."""
+def normalise_text(text: str) -> str:
+    """Return the form of a text that `within_letters` compares: its words in lower case, without punctuation."""
     return " ".join(_plain_words(text))
 
 

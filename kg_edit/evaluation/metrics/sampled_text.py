@@ -12,7 +12,7 @@ from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import LIKELIEST
 from kg_edit.scoring.questions import right_answers
 from kg_edit.scoring.requests import Requests
-from kg_edit.text.similarity import Rarity, cosine, words
+from kg_edit.text.similarity import Idf, cosine, words
 
 FUZZY = "portability.glame_fuzzy"
 FLUENCY = "fluency.ngram_entropy"
@@ -44,9 +44,9 @@ def tfidf_similarity(text: str, references: Sequence[str]) -> float:
 
     tf is a word's count, ignoring case; idf is ln((1 + n) / (1 + df)) + 1 over the n references.
     """
-    rarity = Rarity(words(reference.casefold()) for reference in references)
-    first = rarity.vector(words(text.casefold()))
-    second = rarity.vector(words(" ".join(references).casefold()))
+    idf = Idf(words(reference.casefold()) for reference in references)
+    first = idf.vector(words(text.casefold()))
+    second = idf.vector(words(" ".join(references).casefold()))
     return cosine(first, second)
 
 

@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.scoring.generation import ask
-from kg_edit.text.similarity import letters_of, within_letters
+from kg_edit.text.similarity import normalise_text, within_letters
 from kg_edit.zoo.in_context.memprompt import CLARIFICATION, MemPrompt
 from tests.kg_edit.on_tiny import of_kind, on_tiny
 from tests.kg_edit.tiny import chatting, tiny
@@ -48,7 +48,7 @@ def test_misspelt_question_is_similar_by_letters() -> None:
     [("", "", 0), ("kitten", "sitting", 3), ("Rome", "ROME.", 0), ("abc", "", 3), ("flaw", "lawn", 2)],
 )
 def test_letters_are_compared_by_the_edit_distance(first: str, second: str, apart: int) -> None:
-    one, other = letters_of(first), letters_of(second)
+    one, other = normalise_text(first), normalise_text(second)
     for pair in ((one, other), (other, one)):
         assert [within_letters(*pair, most) for most in range(7)] == [most >= apart for most in range(7)]
 

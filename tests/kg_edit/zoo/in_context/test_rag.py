@@ -10,7 +10,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.scoring.generation import ask
-from kg_edit.text.similarity import bm25_index, rarity
+from kg_edit.text.similarity import bm25_index, load_idf
 from kg_edit.zoo.in_context.rag import Rag
 from tests.kg_edit.on_tiny import of_kind, on_tiny
 
@@ -48,8 +48,8 @@ def test_most_is_the_number_of_facts_and_the_best_one_is_next_to_the_prompt() ->
 def test_bm25_equals_the_formula_written_out() -> None:
     (score,) = bm25_index(["rome rome paris"])("Paris, Oslo")
     twice, once = 2 * 2.2 / 3.2, 1.0  # f (k1 + 1) / (f + k1) for f = 2 and f = 1
-    idf = rarity()("rome")
-    assert idf == rarity()("paris")  # neither is a word of the templates
+    idf = load_idf()("rome")
+    assert idf == load_idf()("paris")  # neither is a word of the templates
     assert score == pytest.approx(idf * once / (idf * once + idf * twice))
 
 
