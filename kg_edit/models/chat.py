@@ -1,8 +1,8 @@
 """A tokenizer's chat template: it turns a prompt into a user's turn, after which the assistant's answer begins.
 
-`chat_form` renders the template once around a marker text. The subject's position in a turn is then found by counting
-characters, and no token of the template is mistaken for the subject. `render` puts a whole conversation into the
-template, unchanged.
+`find_chat_form` renders the template once around a marker text. The subject's position in a turn is then found by
+counting characters, and no token of the template is mistaken for the subject. `render` puts a whole conversation into
+the template, unchanged.
 
 A template is rendered with its own system message, without tools, and with a fixed date, so that the same edit gives
 the same tokens on every day. It is rendered without thinking (``enable_thinking`` false), unless that is asked for.
@@ -27,11 +27,12 @@ _DATE_PARTS = {
 _USER = "<<kg-edit: user>>"
 _ANSWER = "<<kg-edit: assistant>>"
 _SECONDS = 10  # the longest time that a template may take
-_LONGEST = 100_000  # the most characters that a template may add to the messages
+_MOST_ADDED = 100_000  # the most characters that a template may add of its own
+_MOST_REPEATS = 2  # how often a template may contain each message
 Message = Mapping[str, str]
 
 
-def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
+def find_chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
     """Return the form in which ``tokenizer``'s chat template asks one user's turn.
 
     ``name`` is the model's name for messages of errors.
@@ -43,16 +44,27 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
             f"the chat template of {name!r} contains the user's text {rendered.count(_USER)} times; expected it "
             "once and unchanged. Give the tokenizer another chat_template, or ask in plain text"
         )
-    # The white space that the template puts between the user's turn and an answer.
+    return ChatForm(before=before, after=after, gap=_find_gap(tokenizer, rendered, name=name))
+
+
+def _find_gap(tokenizer: PreTrainedTokenizerBase, asked: str, *, name: str) -> str:
+    """Return the white space that the template puts between ``asked``, which is the user's turn, and an answer.
+
+    Mistral's template makes "[INST] question [/INST]" of a question alone, and "[INST] question [/INST] answer</s>" of
+    both, so its gap is a space. If the template has no place for an answer behind ``asked``, the gap is empty.
+    """
     turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
     try:
-        answered, answer_mark, _ = _apply_template(tokenizer, turns, answer=False, name=name).partition(_ANSWER)
+        answered = _apply_template(tokenizer, turns, answer=False, name=name)
     except ChatTemplateError:  # a template for one turn
-        return ChatForm(before=before, after=after)
-    gap = answered.removeprefix(rendered)
-    if not answer_mark or not answered.startswith(rendered) or gap.strip():
-        gap = ""
-    return ChatForm(before=before, after=after, gap=gap)
+        return ""
+    up_to_answer, mark, _ = answered.partition(_ANSWER)
+    if not mark or not up_to_answer.startswith(asked):
+        return ""
+    gap = up_to_answer.removeprefix(asked)
+    if gap.strip():  # it is more than white space
+        return ""
+    return gap
 
 
 def render(
@@ -92,7 +104,8 @@ def _apply_template(
             date_string=_DATE,
             enable_thinking=thinking,
         )
-        if len(text) > _LONGEST + 2 * sum(len(message["content"]) for message in messages):
+        content = sum(len(message["content"]) for message in messages)
+        if len(text) > _MOST_ADDED + _MOST_REPEATS * content:
             raise ValueError(f"it makes a text of {len(text)} characters")
     except Exception as error:  # a template is a program, which may raise anything
         why = str(error) or type(error).__name__
@@ -113,8 +126,8 @@ def _fix_date(template: str) -> str:
     return "{% macro strftime_now(form) %}{{ " + date + " }}{% endmacro %}\n" + template
 
 
-def _run_in_time(render: Callable[..., Any], *args: Any, **options: Any) -> str:
-    """Return the text of ``render``, or raise its error, or an error if it takes too long.
+def _run_in_time(function: Callable[..., Any], *args: Any, **options: Any) -> str:
+    """Return the text that ``function`` makes, or raise its error, or an error if it takes too long.
 
     A template is a program and may be endless. A thread can't be made to end, so it is left behind.
     """
@@ -123,7 +136,7 @@ def _run_in_time(render: Callable[..., Any], *args: Any, **options: Any) -> str:
 
     def work() -> None:
         try:
-            texts.append(str(render(*args, **options)))
+            texts.append(str(function(*args, **options)))
         except Exception as error:
             failed.append(error)
 

@@ -273,15 +273,15 @@ class LanguageModel:
         Raises:
             ChatTemplateError: the tokenizer has no template, or one that can't be used.
         """
-        from kg_edit.models.chat import chat_form  # reads the template, which only a chat needs
+        from kg_edit.models.chat import find_chat_form  # reads the template, which only a chat needs
 
-        return chat_form(self.tokenizer, name=self.name)
+        return find_chat_form(self.tokenizer, name=self.name)
 
     def in_chat(self, *, chat: bool = True) -> LanguageModel:
         """Return the same model, which asks each prompt as a user's turn; with ``chat`` false, in plain text.
 
         Raises:
-            ChatTemplateError: as `chat_form`.
+            ChatTemplateError: as `find_chat_form`.
         """
         form = self.chat_form if chat else None
         return replace(self, chat=form)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from kg_edit.models.chat import chat_form
+from kg_edit.models.chat import find_chat_form
 from kg_edit.models.loading import resolve_model
 from kg_edit.models.prompts import COMPLETE, encode, user_turn
 from tests.kg_edit.tiny import CHAT_TEMPLATE as WITH_BOS
@@ -33,7 +33,7 @@ def text_at(reader: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
 @pytest.mark.parametrize("template", [WITH_BOS, SPACED])
 def test_chat_prompt_equals_the_template(template: str) -> None:
     reader = tokenizer(template)
-    form = chat_form(reader, name="tiny")
+    form = find_chat_form(reader, name="tiny")
     prompt = encode(reader, "Who founded {}?", subject="Google", chat=form)
     turn = [{"role": "user", "content": "Who founded Google?"}]
     expected = reader.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
@@ -51,7 +51,7 @@ def test_chat_prompt_equals_the_template(template: str) -> None:
 @pytest.mark.parametrize("context", ["{}", "The user said. {}"])
 def test_chat_subject_is_not_found_in_the_template(subject: str, context: str) -> None:
     reader = tokenizer(WITH_BOS)
-    form = chat_form(reader, name="tiny")
+    form = find_chat_form(reader, name="tiny")
     prompt = encode(reader, "  {} plays for", subject=subject, target="Rome", context=context, chat=form)
     assert prompt.subject_first is not None
     text = text_at(reader, prompt.ids[: prompt.edited_at + 1])
@@ -67,27 +67,27 @@ def test_user_turn_completes_only_open_sentences() -> None:
 
 
 def test_chat_form_has_fixed_date_and_no_thinking() -> None:
-    assert chat_form(tokenizer(DATED), name="tiny").before == "26 Jul 2024 False <s><user>"
+    assert find_chat_form(tokenizer(DATED), name="tiny").before == "26 Jul 2024 False <s><user>"
 
 
 def test_strftime_now_gives_the_fixed_date() -> None:
     """As the templates of Mistral Small do; also inside a macro of the template."""
     day = "{% macro day() %}{{ strftime_now('%d %b') }}{% endmacro %}"
     template = f"\n{{% set today = strftime_now('%Y-%m-%d') %}}{day}{{{{ today }}}}, {{{{ day() }}}} {WITH_BOS}"
-    assert chat_form(tokenizer(template), name="tiny").before == "\n2024-07-26, 26 Jul <s><user>"
+    assert find_chat_form(tokenizer(template), name="tiny").before == "\n2024-07-26, 26 Jul <s><user>"
     indented = f"  {{% if strftime_now is defined %}}{{{{ strftime_now('%B %Y') }}}}{{% endif %}} {WITH_BOS}"
-    assert chat_form(tokenizer(indented), name="tiny").before == "July 2024 <s><user>"
+    assert find_chat_form(tokenizer(indented), name="tiny").before == "July 2024 <s><user>"
 
 
 def test_template_for_one_turn_is_asked_without_a_gap() -> None:
     refused = "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}"
-    form = chat_form(tokenizer(f"{refused}<user>{{{{ messages[0].content }}}}<end>"), name="tiny")
+    form = find_chat_form(tokenizer(f"{refused}<user>{{{{ messages[0].content }}}}<end>"), name="tiny")
     assert (form.before, form.after, form.gap) == ("<user>", "<end>", "")
 
 
 def test_chat_form_digest_covers_all_fields() -> None:
-    form = chat_form(tokenizer(WITH_BOS), name="tiny")
-    assert form.sha256 == chat_form(tokenizer(WITH_BOS), name="other").sha256
+    form = find_chat_form(tokenizer(WITH_BOS), name="tiny")
+    assert form.sha256 == find_chat_form(tokenizer(WITH_BOS), name="other").sha256
     others = (replace(form, before="x"), replace(form, after="x"), replace(form, gap=" "))
     assert len({form.sha256, *(other.sha256 for other in others)}) == 4
 
@@ -103,7 +103,7 @@ def test_in_chat_encodes_a_turn() -> None:
 @pytest.mark.slow
 def test_chat_template_of_gguf_is_used() -> None:
     reader = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
-    form = chat_form(reader, name="smollm2-135m")
+    form = find_chat_form(reader, name="smollm2-135m")
     assert form.before.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
     assert form.after == "<|im_end|>\n<|im_start|>assistant\n"
     prompt = encode(reader, "{} was founded by", subject="Google", target="Steve Jobs", chat=form)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from kg_edit.errors import ChatTemplateError, ModelError, PromptError, UnsupportedModelError
 from kg_edit.models.architectures import ModelSpec, find_spec
-from kg_edit.models.chat import chat_form, render
+from kg_edit.models.chat import find_chat_form, render
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import pick_device
 from kg_edit.models.prompts import encode
@@ -152,9 +152,9 @@ def render_refusing_template() -> object:
             "merges the end",
         ),
         # Chat templates
-        "no chat template": (lambda _: chat_form(tokenizer(None), name="tiny"), ChatTemplateError, "-Instruct"),
+        "no chat template": (lambda _: find_chat_form(tokenizer(None), name="tiny"), ChatTemplateError, "-Instruct"),
         "template that changes the text": (
-            lambda _: chat_form(tokenizer("{{ messages[0]['content'] | title }}"), name="tiny"),
+            lambda _: find_chat_form(tokenizer("{{ messages[0]['content'] | title }}"), name="tiny"),
             ChatTemplateError,
             "expected it once",
         ),
