@@ -62,7 +62,7 @@ class ComposedFact:
 
     def prompt(self, wording: str) -> str:
         """Return the question as a template with {} for the subject; it ends right before the target."""
-        return _word(wording, self.hop)
+        return _fill_wording(wording, self.hop)
 
     def context(self, wording: str, *, shown: int) -> str:
         """Return up to ``shown`` facts about other things in the same wording, then {} for the prompt.
@@ -71,12 +71,12 @@ class ComposedFact:
         """
         facts = relation_examples().get(self.noun, ())
         others = [(thing, target) for thing, target in facts if target != self.target][:shown]
-        form = _word(wording, self.noun)
+        form = _fill_wording(wording, self.noun)
         lines = [f"{form.replace('{}', thing)} {target}\n\n" for thing, target in others]
         return "".join(lines) + "{}"
 
 
-def _word(wording: str, hop: str) -> str:
+def _fill_wording(wording: str, hop: str) -> str:
     text = wording.replace("[hop]", hop)
     return text[0].upper() + text[1:]
 
@@ -137,8 +137,8 @@ def _can_be_asked_for(label: str, edit: Edit) -> bool:
     return not is_id and not is_target and not overlaps(label, edit.subject)
 
 
-def implied_facts(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> list[ComposedFact]:
-    """Return what follows from the edit about s by rules (`SubgraphOptions.rules`), as questions; see `objects_of`."""
+def implied_facts(graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> list[ComposedFact]:
+    """Return what follows from the edit about s by rules (`SubgraphOptions.rules`); ``exclude`` as in `objects_of`."""
     nouns = relation_nouns()
     subject = subject_of(graph)
     found = []  # (-confidence, property, object), so that the surest come first
@@ -189,24 +189,24 @@ def _nouns() -> dict[str, str]:
 
 def gives_away(text: str, answers: Sequence[str]) -> bool:
     """Return whether a text overlaps an answer, or shares a meaningful word with it."""
-    words = _words(text)
-    return any(overlaps(text, answer) or words & _words(answer) for answer in answers)
+    words = _meaningful_words(text)
+    return any(overlaps(text, answer) or words & _meaningful_words(answer) for answer in answers)
 
 
-def _words(text: str) -> set[str]:
+def _meaningful_words(text: str) -> set[str]:
     return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 2} - _COMMON
 
 
 def likeliest_first(
-    model: LanguageModel, thing: str, objects: Mapping[str, Sequence[str]], *, nouns: int
+    model: LanguageModel, thing: str, objects: Mapping[str, Sequence[str]], *, most_nouns: int
 ) -> dict[str, list[str]]:
-    """Return the first ``nouns`` of ``objects``, the likeliest answers to "What is the [noun] of [thing]?" first.
+    """Return the first ``most_nouns`` of ``objects``, the likeliest answers to "What is the [noun] of [thing]?" first.
 
     For example, Wikidata lists the Byzantine Empire, the Papal States, Italy and a dozen more as countries of Rome; the
     model finds one of them likeliest. An object is ranked by the sum over its tokens of -log p. Objects that can't be
     scored are last.
     """
-    compared = {noun: list(labels[:_COMPARED]) for noun, labels in islice(objects.items(), nouns)}
+    compared = {noun: list(labels[:_COMPARED]) for noun, labels in islice(objects.items(), most_nouns)}
     pairs = list[Pair]()
     for noun, labels in compared.items():
         if len(labels) > 1:
@@ -256,7 +256,7 @@ def stated_facts(
     if not gives_away(edit.target_new, exclude):
         facts += [ComposedFact(hop=first_hop(edit), target=edit.target_new)] * _OWN_QUESTIONS
     objects = objects_of(edit, graph, exclude=exclude, every_relation=True)
-    likeliest = likeliest_first(model, edit.target_new, objects, nouns=most)
+    likeliest = likeliest_first(model, edit.target_new, objects, most_nouns=most)
     return [*facts, *ripples(edit, likeliest, limit=most, per_relation=1)]
 
 

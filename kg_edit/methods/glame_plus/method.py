@@ -211,8 +211,8 @@ class GlamePlus(GraphReader, Rome):
         if edit not in self._targets:
             excluded = excluded_answers(edit, self.config, self.graph)
             objects = objects_of(edit, self.subgraph(edit), exclude=excluded, every_relation=self.config.every_relation)
-            ranked = likeliest_first(self.model, edit.target_new, objects, nouns=self.config.stated)
-            implied = implied_facts(edit, self.subgraph(edit), exclude=excluded)
+            ranked = likeliest_first(self.model, edit.target_new, objects, most_nouns=self.config.stated)
+            implied = implied_facts(self.subgraph(edit), exclude=excluded)
             self._targets[edit] = RippleTargets(
                 edit=edit, objects=ranked, config=self.config, excluded=excluded, implied=implied
             )

@@ -52,9 +52,9 @@ def test_glame_reads_premise_and_consequence(source: WikidataCache, rules: str) 
     graph = config.ask(source, EDIT)
     assert sorted(data["role"] for _, _, data in graph.edges(data=True)) == ["consequence", "edit", "statement"]
     assert graph.graph["consequences"][0]["rule"] == "P19(x,y) & P17(y,z) => P27(x,z)"
-    assert implied_facts(EDIT, graph, exclude=())[0].target == "France"
+    assert implied_facts(graph, exclude=())[0].target == "France"
     assert list(objects_of(EDIT, graph, exclude=()).values()) == [["France"]]
-    assert implied_facts(EDIT, graph, exclude=("France",)) == []
+    assert implied_facts(graph, exclude=("France",)) == []
 
 
 def test_another_table_of_rules_is_another_run(rules: str) -> None:

@@ -16,7 +16,7 @@ COUNTRIES = ("Byzantine Empire", "Papal States", "Italy", "Kingdom of the Lombar
 @pytest.mark.slow
 def test_likeliest_object_comes_first_in_a_real_model(smollm2: LanguageModel) -> None:
     pool = {"country": COUNTRIES, "river": ("Tyrrhenian Sea", "Tiber")}
-    ranked = likeliest_first(smollm2, "Rome", pool, nouns=2)
+    ranked = likeliest_first(smollm2, "Rome", pool, most_nouns=2)
     assert ranked["country"][0] == "Italy" and ranked["river"][0] == "Tiber"
     assert {noun: set(labels) for noun, labels in ranked.items()} == {noun: set(names) for noun, names in pool.items()}
 
@@ -32,18 +32,18 @@ def test_objects_are_ranked_by_their_whole_log_probability() -> None:
         start = len(ids.ids) - len(ids.target_ids)
         return -sum(float(logits[start + index - 1, token]) for index, token in enumerate(ids.target_ids))
 
-    (ranked,) = likeliest_first(model, "Rome", {"country": COUNTRIES}, nouns=1).values()
+    (ranked,) = likeliest_first(model, "Rome", {"country": COUNTRIES}, most_nouns=1).values()
     costs = [cost(label) for label in ranked]
     assert costs == sorted(costs) and costs[0] < costs[-1]
 
 
 def test_number_of_nouns_is_limited() -> None:
     objects = {"river": ("Tiber",), "country": COUNTRIES, "capital": ("Rome",)}
-    assert [*likeliest_first(tiny("llama"), "Rome", objects, nouns=2)] == ["river", "country"]
+    assert [*likeliest_first(tiny("llama"), "Rome", objects, most_nouns=2)] == ["river", "country"]
 
 
 def test_object_that_can_not_be_scored_is_last() -> None:
     model = tiny("gpt2")
     endless = "Rome " * model.model.config.max_position_embeddings
-    (ranked,) = likeliest_first(model, "Rome", {"country": (endless, *COUNTRIES)}, nouns=1).values()
+    (ranked,) = likeliest_first(model, "Rome", {"country": (endless, *COUNTRIES)}, most_nouns=1).values()
     assert ranked[-1] == endless and set(ranked) == {endless, *COUNTRIES}
