@@ -9,7 +9,7 @@ link` adds. docs/files.md shows every field.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -166,7 +166,7 @@ def ids_to_label(row: Row, templates: RelationTemplates, *, language: str = ENGL
         except EditError:  # to_edit raises it again, where the row's number is known
             return set()
         ids = [fields.get(name) for name in (*_ENTITIES, "relation", "relation_id")]
-    elif _lacks_prompt(row):
+    elif _needs_prompt(row):
         ids = [_bare(row.get("relation")), _bare(row.get("relation_id"))]
     entities = {id_ for id_ in ids if is_entity_id(id_)}
     return entities | {id_ for id_ in ids if is_property_id(id_) and not templates.find(id_, language)}
@@ -198,8 +198,8 @@ def _with_space(ending: object) -> object:
     return ending
 
 
-def _lacks_prompt(row: Row) -> bool:
-    """Return whether the row is an edit without a prompt, whose prompt is made from its relation, as for a triplet."""
+def _needs_prompt(row: Row) -> bool:
+    """Return whether the row of an edit names a relation in place of a prompt, so that the prompt is made from it."""
     return "prompt" not in row and ("relation" in row or "relation_id" in row)
 
 
@@ -258,11 +258,11 @@ def _from_edit_row(row: Row, labels: Labels, templates: RelationTemplates) -> tu
     """Return the fields of an edit; its prompt is made from its relation if it has none."""
     fields, name_in_file = translate_row(row, triplet=False)
     _refuse_unknown(fields, _EDIT_FIELDS)
-    if _lacks_prompt(fields):
+    if _needs_prompt(fields):
         for name in ("relation", "relation_id"):
             if name in fields:
                 fields[name] = _bare(fields[name])
-        fields |= _relation_fields(fields, labels, templates)
+        fields |= _complete_relation(fields, labels, templates)
     return fields, name_in_file
 
 
@@ -280,7 +280,7 @@ def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked
                 raise EditError([_without_label(entity, triplet_name, looked_in)])
             fields[edit_name] = labels[entity]
             fields[f"{edit_name}_id"] = entity
-    fields |= _relation_fields(fields, labels, templates)
+    fields |= _complete_relation(fields, labels, templates)
     return fields, {**_EDIT_TO_TRIPLET, **aliases}
 
 
@@ -312,36 +312,62 @@ def _without_label(entity: str, field: str, looked_in: str) -> Fault:
     return Fault(field, f"found the id {entity}, for which {where} no label; {way}")
 
 
-def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) -> Fields:
-    """Return the relation's label, its id, and the prompt; in a language other than English the paraphrases too.
+def _complete_relation(fields: Row, labels: Labels, templates: RelationTemplates) -> Fields:
+    """Return the fields of an edit that its relation decides.
 
-    Each is what the row says, else what the relation's template says. A label may also be the graph's, and an English
-    prompt may be made from the label.
+    Each has the first of these values that there is:
+
+        relation       the row's label, the template's label, the graph's label
+        relation_id    the row's id, the template's id
+        prompt         the row's prompt, the template with the subject, in English "The [label] of [subject] is"
+        paraphrases    the template's, if the prompt is the template's too and the row has no paraphrases
     """
-    name = fields.get("relation")
+    stated = _read_relation(fields)
+    if stated is None:
+        return {}  # the check of the edit's types gives a better message
+    language = language_of(fields, ENGLISH)
+    template = templates.find(stated.id, language) or templates.find(stated.label, language)
+    if template is None:
+        return _complete_without_template(stated, labels, templates, language)
+    relation = {"relation": stated.label or template.label, "relation_id": stated.id or template.property_id or None}
+    if stated.prompt:
+        return {**relation, "prompt": stated.prompt}
+    return {**relation, **_fill_template(template, fields, language)}
+
+
+class _StatedRelation(NamedTuple):
+    """What a row says about its relation."""
+
+    label: str | None
+    id: str | None
+    prompt: str | None
+
+
+def _read_relation(fields: Row) -> _StatedRelation | None:
+    """Return what a row says about its relation; None if a value is not a text."""
+    label = fields.get("relation")
     property_id = fields.get("relation_id")
     prompt = fields.get("prompt")
-    if not (isinstance(name, str | None) and isinstance(property_id, str | None) and isinstance(prompt, str | None)):
-        return {}  # the check of the edit's types gives a better message
-    if is_property_id(name) and property_id in (None, name):  # an id in the place of a label
-        property_id = name
-        name = None
-    language = language_of(fields, ENGLISH)
-    template = templates.find(property_id, language) or templates.find(name, language)
-    if template:
-        relation = {"relation": name or template.label, "relation_id": property_id or template.property_id or None}
-        if prompt:
-            return {**relation, "prompt": prompt}
-        return relation | _fill_template(template, fields, language)
+    if not (isinstance(label, str | None) and isinstance(property_id, str | None) and isinstance(prompt, str | None)):
+        return None
+    if is_property_id(label) and property_id in (None, label):  # an id in the place of a label
+        return _StatedRelation(None, label, prompt)
+    return _StatedRelation(label, property_id, prompt)
 
-    if name and not property_id and not prompt:
-        _refuse_misspelt(name, templates)
-    label = name or labels.get(property_id or "", "")
+
+def _complete_without_template(
+    stated: _StatedRelation, labels: Labels, templates: RelationTemplates, language: str
+) -> Fields:
+    """Return the relation's label and id, and the prompt, for a relation without a template."""
+    if stated.label and not stated.id and not stated.prompt:
+        _refuse_misspelt(stated.label, templates)
+    label = stated.label or labels.get(stated.id or "", "")
+    prompt = stated.prompt
     if label and not prompt and language == ENGLISH:
         prompt = MADE_UP.format(label)
     if not prompt:
-        raise EditError([Fault("relation", _why_no_prompt(property_id, label, language))])
-    return {"relation": label or None, "relation_id": property_id or None, "prompt": prompt}
+        raise EditError([Fault("relation", _why_no_prompt(stated.id, label, language))])
+    return {"relation": label or None, "relation_id": stated.id or None, "prompt": prompt}
 
 
 def _fill_template(template: RelationTemplate, fields: Row, language: str) -> Fields:
