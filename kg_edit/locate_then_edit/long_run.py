@@ -26,7 +26,7 @@ from kg_edit.patches import KEY
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
-FACTS = 32  # the number of facts whose values give the norm of ``anchor``, each of another relation
+FACT_COUNT = 32  # how many facts give the norm of ``anchor``, each of another relation
 _OUTLIERS = 0.05  # share of the largest norms that the mean leaves out, as in the public code
 # Settings of the descent for the norm: MEMIT's, whatever the method, as in the public code
 _RATE = 0.5
@@ -105,8 +105,19 @@ def mean_value_norm(
         clamp: the bound of |delta|, as a multiple of that norm.
         stops: when the descent of a fact ends.
     """
-    log.info("anchor: the values of %d facts of the unedited model are found first, once for all edits", FACTS)
-    requests = [Request.of(model, fact, tuple(contexts)) for fact in _facts()]
+    log.info("anchor: the values of %d facts of the unedited model are found first, once for all edits", FACT_COUNT)
+    values = _find_values(model, layer, contexts, site=site, clamp=clamp, stops=stops)  # v* [facts, d]
+    norms = values.norm(dim=1).sort().values  # |v*|, the smallest first
+    kept = len(norms) - math.floor(_OUTLIERS * len(norms))
+    mean = float(norms[:kept].mean())
+    return float(f"{mean:.3g}")
+
+
+def _find_values(
+    model: LanguageModel, layer: int, contexts: Sequence[str], *, site: Site, clamp: float, stops: Stops
+) -> Tensor:
+    """Return v* = m + delta of each packaged fact, found by gradient descent on delta: [facts, d]."""
+    requests = [Request.of(model, fact, tuple(contexts)) for fact in _make_facts()]
 
     def penalty(change: Tensor, state: Tensor) -> Tensor:
         return norm_penalty(change, state, weight=_WEIGHT_DECAY)
@@ -120,19 +131,15 @@ def mean_value_norm(
         _, states = subject_states(model, bare, layer=layer, last=layer, site=site)
     delta = FreeDelta(states, learning_rate=_RATE, clamp_norm_factor=clamp)
     descents = descend(loss.with_penalty(penalty, states), delta, stops)
-    changes = torch.stack([descent.change for descent in descents])
-    norms = (m + changes).norm(dim=1).sort().values  # |v*|
-    kept = len(norms) - math.floor(_OUTLIERS * len(norms))
-    mean = float(norms[:kept].mean())
-    return float(f"{mean:.3g}")
+    return m + torch.stack([descent.change for descent in descents])
 
 
-def _facts() -> Iterator[Edit]:
-    """Yield a fact for each of `FACTS` relations: a thing of the packaged examples, with another thing's object."""
+def _make_facts() -> Iterator[Edit]:
+    """Yield `FACT_COUNT` facts, each of another relation: a packaged thing, with the object of another one."""
     from kg_edit.text.relation_nouns import WORDINGS, relation_examples
 
     examples = [(noun, facts) for noun, facts in relation_examples().items() if noun]
-    for noun, facts in examples[:FACTS]:
+    for noun, facts in examples[:FACT_COUNT]:
         thing, own_object = facts[0]
         others = [other for _, other in facts if other != own_object]
         yield Edit(id=noun, subject=thing, prompt=WORDINGS[0].format(noun=noun), target_new=others[0])
