@@ -193,9 +193,9 @@ def label_vectors(
             is. In some models, the first token after the document's start is one too.
     """
     vectors: dict[str, Tensor] = {}
-    for padded, batch in _make_batches(model, labels, start_token=start_token):
-        states = block_output(model, padded, layer)  # [labels, tokens, d]
-        for (label, own), state in zip(batch, states, strict=True):
+    for batch, own_tokens in _make_batches(model, labels, start_token=start_token):
+        states = block_output(model, batch, layer)  # [labels, tokens, d]
+        for (label, own), state in zip(own_tokens.items(), states, strict=True):
             last = state[-1]
             mean = state[-own:].mean(0)  # rows are padded on the left, so a label's own tokens are the last ones
             match pooling:
@@ -210,10 +210,10 @@ def label_vectors(
 
 def _make_batches(
     model: LanguageModel, labels: Sequence[str], *, start_token: bool
-) -> Iterator[tuple[Batch, list[tuple[str, int]]]]:
-    """Yield left-padded batches of the distinct labels, short ones first.
+) -> Iterator[tuple[Batch, dict[str, int]]]:
+    """Yield left-padded batches of the distinct labels, short ones first, each with its labels in the rows' order.
 
-    A batch is the rows, and for each row the label and the number of its own tokens (`_LabelTokens`).
+    With each label comes the number of its own tokens (`_LabelTokens.own`), which are the last ones of its row.
     """
     tokens = {label: _tokenize(model, label, start_token=start_token) for label in sorted(set(labels))}
     by_length = sorted(tokens, key=lambda label: len(tokens[label].ids))
@@ -222,9 +222,9 @@ def _make_batches(
     if longest and lengths and lengths[-1] > longest:
         raise GraphError(_say_too_long(model, by_length[-1]))
     for numbers in split_passes(lengths, rows=_ROWS, tokens=_TOKENS):
-        batch = by_length[numbers.start : numbers.stop]
-        padded = left_pad([tokens[label].ids for label in batch], device=model.device)
-        yield padded, [(label, tokens[label].own) for label in batch]
+        in_batch = by_length[numbers.start : numbers.stop]
+        batch = left_pad([tokens[label].ids for label in in_batch], device=model.device)
+        yield batch, {label: tokens[label].own for label in in_batch}
 
 
 class _LabelTokens(NamedTuple):
