@@ -22,13 +22,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     target = path.resolve()
     try:
-        # In the same folder, and so on the same file system; of a long name the beginning, as names have a limit.
+        # The scratch file is in the target's folder, because a file can replace another one only on its own file
+        # system. Its name begins with at most 50 characters of the target's, because names have a largest length.
         scratch = target.with_name(f".{path.name[:50]}-{secrets.token_hex(4)}")
         with scratch.open("xb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777  # what the umask leaves
         try:
             yield scratch
-            scratch.chmod(mode)  # safetensors puts a file for the owner only in its place
+            scratch.chmod(mode)  # safetensors puts another file in its place, which only the owner can read
             scratch.replace(target)
         finally:
             scratch.unlink(missing_ok=True)

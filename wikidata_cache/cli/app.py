@@ -157,7 +157,7 @@ def load(
     """
     from wikidata_cache.stores import load as loading  # numpy takes a tenth of a second to import
 
-    languages: Languages | None = None
+    languages: Languages | None = None  # all languages
     if language != ALL_LANGUAGES:
         languages = read_languages(language)
     options = LoadOptions(keep_all=keep_all, values=values, languages=languages, skip_bad_lines=skip_bad_lines)

@@ -245,7 +245,7 @@ class ActionApi(EndpointSource):
         while True:
             attempts += 1
             try:
-                with self._limiter.slot(self.name, budget):  # waits until the API may be asked
+                with self._limiter.take_turn(self.name, budget):  # waits until the API may be asked
                     return self._get_once(query, name, parse)
             except EndpointError as error:
                 allowed = 1

@@ -181,7 +181,7 @@ class EndpointSource(SparqlSource):
         while True:
             attempts += 1
             try:
-                with self._limiter.slot(self.name, budget):  # waits until the host may be asked
+                with self._limiter.take_turn(self.name, budget):  # waits until the host may be asked
                     reply = self._send(query)
                     return parse_reply(reply, self.name, literals=literals), reply
             except EndpointError as error:

@@ -1,6 +1,6 @@
 """Limit the rate of requests per host: one request at a time, an adaptive token bucket, and a breaker for outages.
 
-`RateLimiter.slot` waits until one request may be sent, and learns from its outcome. The rules (`with_request`,
+`RateLimiter.take_turn` waits until one request may be sent, and learns from its outcome. The rules (`with_request`,
 `with_success`, `with_failure`) are pure functions of a `RateLimitState` and the time:
 
 - HTTP 429 halves the rate, and Retry-After is respected;
@@ -101,7 +101,7 @@ class RateLimiter:
         return EndpointError(url, trouble, problem, suggestion, retry_after=wait)
 
     @contextmanager
-    def slot(self, url: str, budget: WaitBudget) -> Iterator[None]:
+    def take_turn(self, url: str, budget: WaitBudget) -> Iterator[None]:
         """Wait until one request may be sent to `url`, lock the host during the block, and learn from the outcome."""
         host = host_of(url)
         while True:

@@ -96,7 +96,12 @@ def _parse_pair(pattern: re.Pattern[str], key: str, example: str) -> tuple[str, 
 
 
 def marked_select(variables: str, *parts: str) -> str:
-    """Return a SELECT query of the union of these group patterns. Its answer ends with a digest of the query."""
+    """Return a SELECT query of the union of these group patterns.
+
+    Its answer ends with a digest of the query:
+
+        SELECT ... WHERE { ... UNION { BIND("0123456789abcdef" AS ?end) } } ORDER BY ?end
+    """
     union = " UNION ".join(f"{{ {part} }}" for part in parts)
     digest = _digest(f"{variables} {union}")
     end = f'{{ BIND("{digest}" AS ?end) }}'
@@ -110,8 +115,9 @@ def echo_query(query: str) -> tuple[str, dict[str, str]]:
 
 
 def end_mark(query: str) -> str:
-    """Return the value of `?end` in the last row of the answer to a query of `marked_select`."""
-    return query.rpartition('BIND("')[2][:_DIGITS]
+    """Return the digest in a query of `marked_select`: the value of `?end` in the last row of its answer."""
+    _, _, from_digest = query.rpartition('BIND("')
+    return from_digest[:_DIGITS]
 
 
 def _digest(text: str) -> str:

@@ -263,7 +263,7 @@ def test_open_store_works_in_child_processes(tmp_path: Path, method: str) -> Non
 def test_rate_limit_outlives_the_process(tmp_path: Path) -> None:
     store = filled(tmp_path / "c.sqlite")
     assert store.rate_limits.read("e:80") == RateLimitState()
-    with pytest.raises(EndpointError), RateLimiter(store.rate_limits).slot("http://e:80/sparql", WaitBudget(1.0)):
+    with pytest.raises(EndpointError), RateLimiter(store.rate_limits).take_turn("http://e:80/sparql", WaitBudget(1.0)):
         raise EndpointError("http://e:80/sparql", "throttled", "HTTP 429", "Wait.", status=429, retry_after=3600.0)
     store.close()
     again = RateLimiter(AnswerStore(store.path).rate_limits)
@@ -271,7 +271,7 @@ def test_rate_limit_outlives_the_process(tmp_path: Path) -> None:
     assert again.seconds_until_allowed("http://f:80/") == 0
     with (
         pytest.raises(EndpointError, match="no request is allowed before"),
-        again.slot("http://e:80/", WaitBudget(10.0)),
+        again.take_turn("http://e:80/", WaitBudget(10.0)),
     ):
         pytest.fail("asked all the same")
 

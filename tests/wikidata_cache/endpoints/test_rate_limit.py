@@ -36,7 +36,7 @@ def ask(limiter: RateLimiter, clock: SkippedTime, *, times: int, error: Endpoint
     start, sent = clock.now(), []
     for _ in range(times):
         try:
-            with limiter.slot(WDQS, WaitBudget(100_000.0)):
+            with limiter.take_turn(WDQS, WaitBudget(100_000.0)):
                 sent.append(clock.now() - start)
                 if error:
                     raise error
