@@ -88,7 +88,10 @@ def covariance(
 
 
 def parse_layers(text: str | None, count: int | None) -> list[int]:
-    """Return the layers that ``text`` names, such as 4-8 or 4,6,8, in a model of ``count`` layers."""
+    """Return the layers that ``text`` names, such as 4-8 or 4,6,8, in a model of ``count`` layers.
+
+    If ``count`` is None, because the model is not loaded yet, only the form of ``text`` is checked.
+    """
     if text is None:
         raise ConfigError("no layers given; use --layers 4-8 (or 4,6,8, or all); see `kg-edit covariance --help`")
     if text.strip() == "all":

@@ -74,7 +74,7 @@ def diff(
     from kg_edit.storage.atomic import write_text
 
     language = _check_language(language, prompts)
-    merged_from = _find_unedited(model, patch)
+    merged_from = _find_base_of_merged(model, patch)
     check_patches(patch)
     if html:
         inputs = [prompts] if prompts else []
@@ -114,7 +114,7 @@ def _check_language(language: str, prompts: Path | None) -> str:
     return code
 
 
-def _find_unedited(model: str | None, patch: Sequence[Path] | None) -> str | None:
+def _find_base_of_merged(model: str | None, patch: Sequence[Path] | None) -> str | None:
     """Return the name of the unedited model that ``model`` was merged from; None where there are patches to compare."""
     if patch:
         return None

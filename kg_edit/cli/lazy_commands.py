@@ -19,7 +19,7 @@ _PANELS = ("Edit and ask", "Measure", "Ship", "Train an editor")
 class LazyCommands(Commands):
     """The commands of the registry."""
 
-    _lists = False  # while the help is printed: a command is then its name and its line
+    _only_listed = False  # True while the commands are listed: each then has its name and its line, and no function
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands, panel by panel."""
@@ -35,7 +35,7 @@ class LazyCommands(Commands):
         entry = command_entries().get(cmd_name)
         if entry is None:
             return None
-        if self._lists:
+        if self._only_listed:
             return TyperCommand(entry.name, help=entry.about, rich_help_panel=entry.panel)
         return build_command(entry)
 
@@ -48,19 +48,19 @@ class LazyCommands(Commands):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the page of ``kg-edit --help``."""
-        self._lists = True
+        self._only_listed = True
         try:
             super().format_help(ctx, formatter)
         finally:
-            self._lists = False
+            self._only_listed = False
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Return the commands that begin with what is typed."""
-        self._lists = True
+        self._only_listed = True
         try:
             return super().shell_complete(ctx, incomplete)
         finally:
-            self._lists = False
+            self._only_listed = False
 
 
 def build_command(entry: CommandEntry) -> Any:

@@ -102,7 +102,7 @@ def add_text(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, 
     modules = ", ".join(identity.module for identity in sums.position.identities.values())
     log.info("measuring the covariance of %s (once) into %s", modules, folder)
     # Untouched, because dropout in training mode would change the keys.
-    with _bar(sums.position, shown=progress) as bar, keep_untouched(model):
+    with _make_bar(sums.position, shown=progress) as bar, keep_untouched(model):
 
         def see(layer: int, keys: Tensor) -> None:
             sums.see(layer, keys)
@@ -131,7 +131,7 @@ def _check_writable(folder: Path) -> None:
         raise CovarianceError(f"can't write into the cache {folder}; set KG_EDIT_CACHE to a folder of yours")
 
 
-def _bar(position: Position, *, shown: bool) -> Bar:
+def _make_bar(position: Position, *, shown: bool) -> Bar:
     """Return the progress bar of a pass that continues at ``position``."""
     title = "covariance"
     if position.parts > 1:
@@ -217,18 +217,18 @@ class Sums:
         seen = before + tokens
         first, *_ = self.moments.values()  # all have the same count
         self._update_position(chunks=self.position.chunks + 1, seen=seen, count=first.count)
-        passed_mark = any(before < mark <= seen for mark in self._marks())
+        passed_mark = any(before < mark <= seen for mark in self._list_marks())
         if passed_mark and seen < self.position.total:
             self._compare_and_copy()
 
     def _compare_and_copy(self) -> None:
         """At a mark, note the doubling since the mark before, and copy the sums for the next one."""
         if self.position.parts == 1:  # the sums of a single shard are not comparable; shards are merged later
-            self._update_position(doublings={layer: self._doublings(layer) for layer in self.moments})
+            self._update_position(doublings={layer: self._compute_doublings(layer) for layer in self.moments})
         self.halves = {layer: moment.total.float() for layer, moment in self.moments.items()}
         self._update_position(half_count=self.position.count)
 
-    def _marks(self) -> list[float]:
+    def _list_marks(self) -> list[float]:
         """Return the numbers of tokens at which the sums are compared: 1/2, 1/4, ... of the wanted number.
 
         The smallest one is about d_ff; with fewer tokens C has no inverse.
@@ -253,7 +253,7 @@ class Sums:
                 chunks=self.position.chunks,
                 model_name=self.position.model_name,
                 size=moment.size,
-                doublings=self._doublings(layer),
+                doublings=self._compute_doublings(layer),
             )
             write_moment(folder, moment.total / max(1, moment.count), manifests[layer])
         return manifests
@@ -262,7 +262,7 @@ class Sums:
         """Return the keys on which the doublings of ``layer`` are measured: [at most `KEYS`, d_ff] in float32."""
         return self.probes[layer].keys(self.position.sizes[layer])
 
-    def _doublings(self, layer: int) -> tuple[ConvergenceCheck, ...]:
+    def _compute_doublings(self, layer: int) -> tuple[ConvergenceCheck, ...]:
         """Return the doublings of a layer, with that from the last mark to the present sums, if there is one."""
         earlier = self.position.doublings.get(layer, ())
         moment = self.moments[layer]
@@ -272,16 +272,16 @@ class Sums:
         if layer in self._directions_at_mark:  # this run passed the last mark itself
             first = self._directions_at_mark[layer]
         else:
-            first = self._directions_of(layer, self.halves[layer], before)
+            first = self._solve_directions(layer, self.halves[layer], before)
         # Rounded like the copy of the sums, so that a resumed run finds the same angle.
-        second = self._directions_of(layer, moment.total.float(), moment.count)
+        second = self._solve_directions(layer, moment.total.float(), moment.count)
         self._directions_at_mark[layer] = second
         check = compare_directions(first, second, tokens_before=before, tokens=moment.count, ridge=self.position.ridge)
         if check is None:
             return earlier
         return (*earlier, check)
 
-    def _directions_of(self, layer: int, total: Tensor, count: int) -> Tensor | None:
+    def _solve_directions(self, layer: int, total: Tensor, count: int) -> Tensor | None:
         """Return C^-1 k of the probe keys, with C = ``total`` / ``count``."""
         size = self.moments[layer].size
         here = self.moments[layer].total.device
