@@ -17,14 +17,15 @@ They are written at two sites:
   ``answers`` null this is left out.
 
 The methods of `GlamePlus` are in the order in which one call of `GlamePlus.make_each` runs them. `Rome` calls `request`
-for each edit, then `objective` and `propose` for all of them; `write_late` comes last. What a later step reads of an
-earlier one is in two dicts, by edit: the facts of the graph (`find_targets`), and what the teacher answered.
+for each edit, then `complete_requests` and `propose` for all of them, and `write` for each. The facts of the graph are
+found once for all these steps (`find_targets`). What the teacher answered goes from `complete_requests` to `write` in a
+`TaughtRequest`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import networkx as nx
@@ -32,12 +33,11 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import FAILURES, ConfigError, UnsupportedModelError
+from kg_edit.errors import ConfigError, UnsupportedModelError
 from kg_edit.graphs.source import SubgraphSource, check_graph
 from kg_edit.locate_then_edit.descent import Delta
-from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.locate_then_edit.objective import ExtraTarget, Request
 from kg_edit.locate_then_edit.states import adds_mlp
-from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.composed_facts import (
     Answer,
     ComposedFact,
@@ -52,7 +52,7 @@ from kg_edit.methods.glame_plus.answers import AnswerOptions, KnownQuestions, ot
 from kg_edit.methods.glame_plus.questions import RippleConfig, RippleTargets, excluded_answers
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion, answers_of
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
-from kg_edit.methods.rome.method import Rome, RomeConfig
+from kg_edit.methods.rome.method import EditValue, Rome, RomeConfig
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
@@ -141,6 +141,13 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
         return replace(workload, rows=workload.rows + extra_rows, kept=_TOKENS_BEFORE_SUBJECT * extra_rows)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaughtRequest(Request):
+    """The prompts of an edit, and the facts that the teacher answered, which the late block gets too."""
+
+    taught: tuple[ComposedFact, ...]
+
+
 class GlamePlus(GraphReader, Rome):
     """ROME's edit, and the facts that follow from it, which are written where questions for them are answered."""
 
@@ -158,9 +165,7 @@ class GlamePlus(GraphReader, Rome):
         **options: Any,
     ) -> None:
         super().__init__(model, config, graph=graph, **options)
-        # What one call of `make_each` has found out about its edits; the next call begins anew.
-        self._targets = dict[Edit, RippleTargets]()
-        self._taught = dict[Edit, list[ComposedFact]]()  # what the teacher answered, for the late block
+        self._targets = dict[Edit, RippleTargets]()  # those of one call of `make_each`; the next call begins anew
         # Prefixes and keys of questions that edits share; they depend on the model alone, and are kept for all calls.
         self._known_questions = KnownQuestions()
 
@@ -175,23 +180,9 @@ class GlamePlus(GraphReader, Rome):
         super().prepare()
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
-        """Make ROME's edits in one descent, then write the answers of each edit."""
+        """Make the edits as ROME does, in the steps below."""
         self._targets.clear()  # the model may have changed since the last call
-        self._taught.clear()
-        patches = super().make_each(edits, before=before)
-        if self.config.answers is None:
-            return patches
-        results = list[Patch | Exception]()
-        for edit, patch in zip(edits, patches, strict=True):
-            if not isinstance(patch, WeightPatch):  # the edit failed
-                results.append(patch)
-                continue
-            try:
-                with annotate_errors(edit):
-                    results.append(self.write_late(edit, patch, self.config.answers))
-            except FAILURES as error:
-                results.append(error)
-        return tuple(results)
+        return super().make_each(edits, before=before)
 
     def request(self, edit: Edit) -> Request:
         """Return ROME's request. An unusable subgraph raises here.
@@ -218,24 +209,31 @@ class GlamePlus(GraphReader, Rome):
             )
         return self._targets[edit]
 
-    def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
-        """Return ROME's loss, plus that of what follows. The teacher is asked about all edits in one batch.
+    def complete_requests(
+        self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]
+    ) -> list[TaughtRequest]:
+        """Return the requests with what the teacher answers, which is asked about all edits in one batch."""
+        completed = list[TaughtRequest]()
+        for edit, request, taught in zip(edits, requests, self._ask_teacher(edits, model), strict=True):
+            further = request.further
+            if self.config.ripple_weight:
+                further = self._weigh_rows(edit, request, taught)
+            complete = TaughtRequest(
+                rewrites=request.rewrites,
+                essence=request.essence,
+                further=further,
+                notes=request.notes,
+                taught=tuple(fact for fact, _ in taught),
+            )
+            completed.append(complete)
+        return completed
 
-        What it answers is also kept for the late block (`write_late`).
-        """
-        taught = self._ask_teacher(edits, model)
-        for edit, taught_facts in zip(edits, taught, strict=True):
-            self._taught[edit] = [fact for fact, _ in taught_facts]
-        if not self.config.ripple_weight:
-            return super().objective(model, edits, requests)
-
-        extended = list[Request]()
-        for edit, request, taught_facts in zip(edits, requests, taught, strict=True):
-            taught_rows = rows_of(self.model, edit.subject, taught_facts, shown=self.config.shown)
-            further = (*request.further, *taught_rows)
-            weighted = [replace(row, weight=self.config.ripple_weight / len(further)) for row in further]
-            extended.append(replace(request, further=tuple(weighted)))
-        return super().objective(model, edits, extended)
+    def _weigh_rows(
+        self, edit: Edit, request: Request, taught: Sequence[tuple[ComposedFact, Answer | None]]
+    ) -> tuple[ExtraTarget, ...]:
+        """Return the further rows of a request and those of what is taught; their weights sum to ``ripple_weight``."""
+        rows = (*request.further, *rows_of(self.model, edit.subject, taught, shown=self.config.shown))
+        return tuple(replace(row, weight=self.config.ripple_weight / len(rows)) for row in rows)
 
     def _ask_teacher(
         self, edits: Sequence[Edit], model: LanguageModel
@@ -267,7 +265,17 @@ class GlamePlus(GraphReader, Rome):
             edit_notes["stated"] = {fact.hop: fact.target for fact in self.find_targets(edit).stated}
         return delta, notes
 
-    def write_late(self, edit: Edit, patch: WeightPatch, options: AnswerOptions) -> Patch:
+    def write(self, edit: Edit, value: EditValue, *, before: Patch | None = None) -> WeightPatch:
+        """Return ROME's patch of the edit, and with ``answers`` also what follows, in the late block."""
+        patch = super().write(edit, value, before=before)
+        if self.config.answers is None:
+            return patch
+        assert isinstance(value.request, TaughtRequest)  # noqa: S101 - by `complete_requests`
+        return self.write_late(edit, patch, value.request.taught, self.config.answers)
+
+    def write_late(
+        self, edit: Edit, patch: WeightPatch, taught: Sequence[ComposedFact], options: AnswerOptions
+    ) -> WeightPatch:
         """Return ``patch``, extended by the update of the late block with the answers that follow from its edit."""
         late = self.layers[-1]
 
@@ -279,7 +287,7 @@ class GlamePlus(GraphReader, Rome):
             targets = self.find_targets(edit)
             written = write_answers(
                 self.model,
-                [*targets.stated, *self._taught.get(edit, ()), *targets.own[:1]],  # ``own`` repeats the edit: once here
+                [*targets.stated, *taught, *targets.own[:1]],  # ``own`` repeats the edit: once here
                 subject=edit.subject,
                 others=others_than(edit, most=options.others),
                 find_rewrites=find_rewrites,

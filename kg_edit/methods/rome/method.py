@@ -212,6 +212,8 @@ class RankOneMethod(ValueMethod):
         self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]
     ) -> list[EditValue]:
         """Find the values of edits that share a descent; ``model`` is `self.model` or a copy of it."""
+        requests = self.complete_requests(model, edits, requests)
+
         # One pass over all prompts of the model without the change gives m [edits, d], k and k* [edits, d_ff].
         loss = self.objective(model, edits, requests)
 
@@ -241,6 +243,15 @@ class RankOneMethod(ValueMethod):
         for descent, value in zip(descents, m, strict=True):
             anchored.append(anchor(descent, value, norm=self.value_norm, most=self.config.anchor))
         return anchored
+
+    def complete_requests(
+        self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]
+    ) -> Sequence[Request]:
+        """Return the requests with what ``model`` has to be asked for first, for all edits in one batch; here nothing.
+
+        What is returned is in the edits' loss, and comes to `write` with the values (`EditValue.request`).
+        """
+        return requests
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """Return the loss of ``edits`` with their prompts ``requests``; ``model`` is `self.model` or a copy of it."""
@@ -275,7 +286,7 @@ class RankOneMethod(ValueMethod):
         return values[bare_rows], keys[bare_rows], mean_keys
 
     @torch.no_grad()
-    def write(self, edit: Edit, value: EditValue, *, before: Patch | None = None) -> Patch:
+    def write(self, edit: Edit, value: EditValue, *, before: Patch | None = None) -> WeightPatch:
         """Return the patch that writes an edit's value: the closed form (Eq. 2).
 
         Args:

@@ -65,7 +65,7 @@ def test_rows_enter_the_loss_with_the_stated_weight(make: Any, weight: float) ->
     names = {"graph_rows": 9, "graph_weight": weight} if make is glame else {"ripple_weight": weight}
     every = {} if make is glame else {"every_relation": True}
     method = make(model, **names, **every)
-    request = method.request(EDIT)
+    (request,) = method.complete_requests(model, [EDIT], [method.request(EDIT)])
     loss = method.objective(model, [EDIT], [request])
     rows = request.further
     taught = [str(model.tokenizer.decode(list(row.prompt.target_ids))).strip() for row in rows]

@@ -244,7 +244,7 @@ def test_facts_of_an_edit_are_not_kept_for_later_ones() -> None:
     chosen = GlamePlus(tiny("llama"), GlamePlusConfig.preset("default", QUICK["glame-plus"]), graph=graph())
     for name in ("1", "2"):
         chosen.edit([EDIT.model_copy(update={"id": name})])
-    assert [edit.id for edit in chosen._taught] == ["2"]
+    assert [edit.id for edit in chosen._targets] == ["2"]
 
 
 def test_late_layer_is_written_only_with_answers() -> None:
