@@ -136,23 +136,18 @@ def run_edits(
     Returns:
         The rows of the report and the verdict.
     """
-    # Check everything that can be checked before the folder is made.
+    # 1. Check the edits and the folder.
     began = time.perf_counter()
     out = Path(out)
     distinct, repeats = without_repeats(edits)
-    _check_edits(method, model, distinct, progress=progress)
     settings = run_settings(method, model, edits)
-    check_folder(out, settings, describe_rows=lambda: _other_edits(out, distinct, count=len(edits)))
-    if not (out / PATCH).is_file():
-        _warn_of_a_sequence(method, model, distinct)
-        _warn_of_one_subject(method, distinct)
-        method.prepare()  # a covariance that can't be measured fails before the folder is made
+    _check(method, model, distinct, out, settings, count=len(edits), progress=progress)
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         claim(out, settings)
 
-        # Make the edits.
+        # 2. Make the edits.
         patch = _load_or_make(
             method, distinct, out, force=force, keep_going=keep_going, callbacks=callbacks, progress=progress
         )
@@ -161,28 +156,33 @@ def run_edits(
             made_ids = _made_ids(patch)
             made = tuple(edit for edit in distinct if edit.id in made_ids)
 
-        # Ask the edits' prompts, unless an earlier run has asked them, and make the failed edits alone.
+        # 3. Ask the edits' prompts, unless an earlier run has asked them, and make the failed edits alone.
         known = known_rows(out / RECORDS, made)
-        rows = BeforeAfter(known) if known else _ask_edits(model, patch, made, out, progress=progress)
+        if known:
+            rows = BeforeAfter(known)
+        else:
+            rows = _ask_edits(model, patch, made, out, progress=progress)
         failed_ids = {result.edit for result in Verdict.of(rows).failed}
         failed = [edit for edit in made if edit.id in failed_ids]
         succeeded_alone = read_alone(out)
         if alone is not False and len(made) > 1:
-            seconds = most_seconds(time.perf_counter() - began) if alone is None else None
+            seconds = None  # as long as it takes
+            if alone is None:
+                seconds = most_seconds(time.perf_counter() - began)
             succeeded_alone = make_alone(method, failed, out, known=succeeded_alone, seconds=seconds, progress=progress)
 
-        # Ask what else changed. The report is written last, so a run with a report is finished. It keeps the prompts
-        # that it asked, and the report itself if the verdict is the same.
+        # 4. Ask what else changed, and judge. The report is written last, so a run with rows and a report is finished.
+        # It keeps the answers that it has, and the report itself if the verdict is the same.
         is_finished = bool(known) and (out / REPORT).is_file()
         if is_finished:
             differences = read_differences(out / LOCALITY)
         else:
             differences = _ask_other_prompts(model, patch, made, locality_check=locality_check, progress=progress)
-
-        # Judge and write.
         details = _collect_details(model, made, succeeded_alone)
         verdict = _judge(method, made, patch, rows, differences, details, graph=graph, repeats=repeats, folder=out)
         run = EditRun(out, rows, verdict, differences)
+
+        # 5. Write the report.
         if is_finished and _has_verdict(out, verdict):
             return run
         if failed:
@@ -193,6 +193,28 @@ def run_edits(
 
 
 # 1. Check the edits and the folder
+
+
+def _check(
+    method: EditingMethod,
+    model: LanguageModel,
+    edits: Sequence[Edit],
+    out: Path,
+    settings: dict[str, object],
+    *,
+    count: int,
+    progress: bool,
+) -> None:
+    """Check all that can be checked before the folder ``out`` is made.
+
+    ``edits`` are those without repeats, ``count`` is their number with repeats.
+    """
+    _check_edits(method, model, edits, progress=progress)
+    check_folder(out, settings, describe_rows=lambda: _other_edits(out, edits, count=count))
+    if not (out / PATCH).is_file():
+        _warn_of_a_sequence(method, model, edits)
+        _warn_of_one_subject(method, edits)
+        method.prepare()  # a covariance that can't be measured fails before the folder is made
 
 
 def _check_edits(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit], *, progress: bool) -> None:
