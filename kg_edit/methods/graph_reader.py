@@ -193,20 +193,21 @@ class GraphReader(GraphMethod):
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
         """Return the edit's subgraph: fetched once, and then logged once if a user should know something about it."""
         if edit not in self._subgraphs:
-            self._fetch(edit)
+            subgraph = self._fetch(edit)
+            if len(self._subgraphs) >= SUBGRAPHS:
+                oldest = next(iter(self._subgraphs))
+                del self._subgraphs[oldest]
+            self._subgraphs[edit] = subgraph  # where the reports find it
             self._report_answers(edit)
             self._report_alone(edit)
         return self._subgraphs[edit]
 
-    def _fetch(self, edit: Edit) -> None:
-        """Put the edit's subgraph into the cache, if necessary in the place of the oldest one."""
+    def _fetch(self, edit: Edit) -> nx.MultiDiGraph:
+        """Ask the graph for the edit's subgraph, and check that the model can read its labels."""
         assert self.graph is not None  # noqa: S101 - needs_graph
         subgraph = self.config.ask(self.graph, edit)
         check_labels(self.model, subgraph)
-        if len(self._subgraphs) >= SUBGRAPHS:
-            oldest = next(iter(self._subgraphs))
-            del self._subgraphs[oldest]
-        self._subgraphs[edit] = subgraph
+        return subgraph
 
     def _report_alone(self, edit: Edit) -> None:
         """Note in `stated` whether the graph states anything of o*; warn of the first `_MOST_NAMED` edits without."""
@@ -257,8 +258,8 @@ class GraphReader(GraphMethod):
         if not probe_answers(self.graph, edit):
             return
         try:  # an incomplete subgraph has no answers to look up; the code that uses it raises the error
-            check_graph(self._subgraphs[edit])
-            target_of(self._subgraphs[edit])
+            check_graph(self.subgraph(edit))
+            target_of(self.subgraph(edit))
         except GraphError:
             return
         labels = self.answers_met(edit)
