@@ -185,10 +185,10 @@ class EndpointSource(SparqlSource):
                     reply = self._send(query)
                     return parse_reply(reply, self.name, literals=literals), reply
             except EndpointError as error:
-                if error.status == 414 and self._switch_to_post():
+                allowed = _allowed_attempts(error, alone=alone)
+                if error.status == 414 and not self._transport.post:  # the URL was too long
+                    self._transport.post = True  # from now on, queries are sent by POST
                     allowed = MAX_ATTEMPTS
-                else:
-                    allowed = _allowed_attempts(error, alone=alone)
                 self._check_retry(error, attempts < allowed, budget)
 
     def _check_retry(self, error: EndpointError, has_attempts: bool, budget: WaitBudget) -> None:
@@ -206,13 +206,6 @@ class EndpointSource(SparqlSource):
         if error.trouble in _RATE_LIMITED and wait:
             raise self._limiter.too_soon_error(self.name, budget) from error
         raise error
-
-    def _switch_to_post(self) -> bool:
-        """Send queries by POST from now on, since a URL was too long; return False if they are sent so already."""
-        if self._transport.post:
-            return False
-        self._transport.post = True
-        return True
 
     def _send(self, query: str) -> Reply:
         try:
