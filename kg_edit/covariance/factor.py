@@ -97,13 +97,13 @@ class Factor:
                 if attempt.device == CPU or not is_memory_error(error):
                     raise
                 log.debug("%s has no room for a matrix of size %d, so the CPU solves", attempt.device, len(self._c))
-                self._attempts = self._attempts[-1:]
+                self._attempts = self._attempts[-1:]  # the last one is float64 on the CPU
                 self._factored = None
                 continue
             if solution is not None:
                 return solution.to(columns.device)
             log.debug("a matrix of size %d is too ill-conditioned for a factor in float32", len(self._c))
-            self._attempts = self._attempts[1:]
+            self._attempts = self._attempts[1:]  # the next one is in float64
             self._factored = None
 
     def _try(self, attempt: _Attempt, columns: Tensor) -> Tensor | None:

@@ -176,9 +176,10 @@ class SecondMoment:
         self._waiting = []
         if self.total.device != rows.device and rows.device.type == "cuda":  # keep the sum on the keys' device
             self.total = self.total.to(rows.device)
-        columns = rows.T.contiguous()  # oneDNN takes dense rows only
-        multiply = product if takes_onednn() else nn.functional.linear
-        for start, block in _blocks(self.total, self.size):
+        columns = rows.T.contiguous()  # K^T [size, keys]; oneDNN takes dense rows only
+        multiply = product if takes_onednn() else nn.functional.linear  # (A, B) -> A B^T
+        for start, block in _blocks(self.total, self.size):  # views into ``total``, which are changed in place
+            # 256 rows of K^T K, from their first column on the diagonal: [256, size - start]
             block += multiply(columns[start : start + _BLOCK], columns[start:]).to(block.device)
 
 

@@ -175,7 +175,7 @@ class FastLoss:
         devices = {parameter.device for parameter in model.model.parameters()}
         self._captures = len(devices) == 1 and devices.pop().type == "cuda"
         self._run_step = self._make_step_runner()
-        self.value, self.bare_key, self.mean_key = self._within_memory(self._read_states)
+        self.value, self.bare_key, self.mean_key = self._within_memory(self._read_states)  # makes the passes, too
 
     def _make_step_runner(self) -> Step:
         """Return what calls the function of a step with tensors: on one CUDA device as a graph, elsewhere as it is.
@@ -194,8 +194,8 @@ class FastLoss:
         for row in self._rows:
             if row.part == "nll":
                 bare_prompts.setdefault(row.edit, row.prompt)
-        # By edit; the order of its keys is that of the passes, whose rows are sorted by kind and length.
-        keys: list[list[Tensor]] = [[] for _ in range(self._edits)]
+        # The rows of an edit may be in several passes, because the passes have the rows sorted by kind and length.
+        keys: list[list[Tensor]] = [[] for _ in range(self._edits)]  # by edit
         bare_keys = dict[int, Tensor]()
         bare_values = dict[int, Tensor]()
         for pass_ in self._passes:
