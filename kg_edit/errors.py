@@ -219,6 +219,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f", did you mean {near[0]!r}?"
 
 
+class _Report(NamedTuple):
+    """What pydantic found at one location of a record.
+
+    Attributes:
+        kind: pydantic's name for it, such as string_type, or that of a validator of ours, such as blank.
+        location: the names of fields and the numbers of items that lead there.
+        is_tried: the field takes several types, and this is what is wrong if the value should be one of them.
+        entry: all that pydantic says of it.
+    """
+
+    kind: str
+    location: Location
+    is_tried: bool
+    entry: Mapping[str, Any]
+
+
 def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:
     """Return the faults that pydantic found in a record of `model`, in plain words.
 
@@ -228,30 +244,48 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
 
         bool_type at ("chat", "bool")        literal_error at ("chat", "literal['both']")
 
-    and the fault is: field chat: found the number 7; expected true or false, or 'both'.
+    and the fault is: field chat: found the number 7; expected true or false, or 'both'. `_is_redundant` lists the
+    reports that are left out.
     """
-    entries = error.errors()
-    locations = [_without_types(entry["loc"]) for entry in entries]
-    wrong_sizes = list[Location]()
-    for entry, location in zip(entries, locations, strict=True):
-        if entry["type"] in ("too_short", "too_long"):
-            wrong_sizes.append(location)
+    reports = list[_Report]()
+    for entry in error.errors():
+        location = _without_types(entry["loc"])
+        reports.append(_Report(entry["type"], location, location != entry["loc"], entry))
+    kept = list[_Report]()
+    for report in reports:
+        if not _is_redundant(report, reports, kept):
+            kept.append(report)
 
     faults = list[Fault]()
-    for entry, location in zip(entries, locations, strict=True):
-        kind = entry["type"]
-        is_tried = location != entry["loc"]  # the report names a type that was tried
-        if is_tried and any(_is_inside(other, location) for other in locations):
-            continue  # the value is a list, and the fault is in one of its items
-        if kind == "string_type" and location in wrong_sizes:
-            continue  # the value is a list, and the fault is its length
-        path = _write_path(location)
-        field = entry.get("ctx", {}).get("field") or path
-        if kind == "literal_error" and faults and faults[-1].field == field:  # the field takes a certain word as well
-            faults[-1] = Fault(field, f"{faults[-1].message}, or {expected_of(entry)}")
-        elif not _is_explained(path, faults, kind=kind, is_tried=is_tried):
-            faults.append(Fault(field, _message_of(entry, location, model, faults)))
+    for report in kept:
+        # A validator of ours that checks a whole record names the field itself (bare_id of `kg_edit.edits.edit`).
+        field = report.entry.get("ctx", {}).get("field") or _write_path(report.location)
+        is_further = report.kind == "literal_error" and faults and faults[-1].field == field
+        if is_further:  # the field takes a certain word as well
+            faults[-1] = Fault(field, f"{faults[-1].message}, or {expected_of(report.entry)}")
+        else:
+            faults.append(Fault(field, _message_of(report.entry, report.location, model, faults)))
     return tuple(faults)
+
+
+def _is_redundant(report: _Report, reports: Sequence[_Report], kept: Sequence[_Report]) -> bool:
+    """Return whether another one of ``reports`` says it better; ``kept`` are the earlier ones that are not redundant.
+
+    the field takes         and is          left out                       because of
+    a text or an object     {"a": "b"}      missing at target              extra_forbidden at target.a
+    a list of texts         [3]             too_short at answers           string_type at answers[0]
+    a text or a list        []              string_type at answers         too_short at answers
+    a number or a text      [3]             string_type at id              int_type at id, the first that was tried
+    """
+    at_same_place = [other.kind for other in reports if other.location == report.location]
+    is_about_part = any(_is_inside(other.location, report.location) for other in reports)
+    if is_about_part and (report.is_tried or report.kind == "too_short"):
+        return True
+    if report.kind == "string_type" and ("too_short" in at_same_place or "too_long" in at_same_place):
+        return True
+    if report.is_tried and report.kind != "literal_error":
+        return any(other.location == report.location for other in kept)
+    return False
 
 
 def _without_types(location: Location) -> Location:
@@ -265,14 +299,6 @@ def _write_path(location: Location) -> str:
     for step in location:
         path += f"[{step}]" if isinstance(step, int) else f".{step}"
     return path.removeprefix(".")
-
-
-def _is_explained(path: str, faults: Sequence[Fault], *, kind: str, is_tried: bool) -> bool:
-    """Return whether one of the earlier ``faults`` is the reason of a fault at ``path``."""
-    if kind == "too_short" and any(fault.field.startswith(f"{path}[") for fault in faults):
-        return True  # the list lacks an item because that item is wrong
-    name = path.partition("[")[0]
-    return is_tried and any(fault.field.partition("[")[0] == name for fault in faults)  # the first tried type counts
 
 
 def _is_inside(location: Location, outer: Location) -> bool:
@@ -295,11 +321,12 @@ def _message_of(entry: Mapping[str, Any], location: Location, model: type[BaseMo
         case "extra_forbidden":
             names = [known_field.alias or name for name, known_field in fields.items()]
             near = did_you_mean(str(location[-1]), names)
-            known = f"; known: {', '.join(names)}"
-            is_listed = any(known in other.message for other in earlier)  # the known names are listed once
-            if near or is_listed:
+            if near:
                 return f"unknown field{near}"
-            return f"unknown field{known}"
+            listing = f"; known: {', '.join(names)}"
+            if any(listing in other.message for other in earlier):
+                return "unknown field"  # the known names are listed once
+            return f"unknown field{listing}"
         case "value_error":
             return str(entry["ctx"]["error"])
         case "bare_id":

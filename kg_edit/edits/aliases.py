@@ -51,12 +51,15 @@ LISTS = ("paraphrases", "neighborhood")
 # `wikidata-cache link` writes the first where no candidate clearly leads; EasyEdit's zsRE has the fact in the second.
 _UNUSED = ("candidates", "cond")
 LOCALITY = ("locality_prompt", "locality_ground_truth")
-ANSWERS = "locality_answer"  # the column with the answers of the column locality
+ANSWER_COLUMN = "locality_answer"  # of a table (CSV): the answers of its column locality
 _EASY_EDIT = {"ground_truth", "rephrase_prompt", "rephrase_prompts", "locality", *LOCALITY}
 
 
 class _Answered(NamedTuple):
-    """A prompt of EasyEdit with the names of its right answer; ``category`` is the name of its group, or ""."""
+    """A prompt of EasyEdit with the names of its right answer.
+
+    ``category`` is the name of its group. It is "" if there is no group, and for the group neighborhood.
+    """
 
     category: str
     prompt: object
@@ -113,17 +116,17 @@ def _is_easy_edit(row: Row) -> bool:
 def _from_easy_edit(fields: dict[str, object]) -> dict[str, object]:
     """Turn the renamed fields of an EasyEdit row into those of an `Edit`: see the top of this file."""
     result = dict(fields)
-    result["prompt"] = _with_place(fields.get("prompt"), fields.get("subject"))
+    result["prompt"] = _put_braces(fields.get("prompt"), fields.get("subject"))
     old = fields.get("target_true")
     if isinstance(old, list) and old:
         result["target_true"] = old[0]
     groups = fields.get("portability")
     if isinstance(groups, Mapping):
         result["portability"] = _questions(groups)
-    return {name: value for name, value in result.items() if value is not None}
+    return {name: value for name, value in result.items() if value is not None}  # EasyEdit writes null for nothing
 
 
-def _with_place(prompt: object, subject: object) -> object:
+def _put_braces(prompt: object, subject: object) -> object:
     """Return a prompt with {} for the subject's name, if that occurs exactly once, as a whole word."""
     if not isinstance(prompt, str) or not isinstance(subject, str):
         return prompt
@@ -136,11 +139,18 @@ def _with_place(prompt: object, subject: object) -> object:
 
 
 def _questions(groups: Row) -> list[object]:
-    """Return the questions of an `Edit` from EasyEdit's groups of them."""
+    """Return the questions of an `Edit` from EasyEdit's groups of them, or from the one group of CounterFactPlus.
+
+    That one has no name, but a relation that is recalled for all its questions:
+
+        {"Recalled Relation": "(Colombia, language, Spanish)", "New Question": "…", "New Answer": ["Suriname"]}
+    """
+    recalled_relation = groups.get("Recalled Relation")
     questions = list[object]()
     for category, text, names in _prompts_in(groups, "portability"):
         question = {"question": text, "answer": names[0], "aliases": names[1:]}
-        question["recalled_relation"] = groups.get("Recalled Relation")
+        if recalled_relation is not None:
+            question["recalled_relation"] = recalled_relation
         if category:
             question["category"] = category
         questions.append(question)
@@ -150,12 +160,13 @@ def _questions(groups: Row) -> list[object]:
 def _with_locality(fields: dict[str, object], old: object) -> dict[str, object]:
     """Return the fields with all locality prompts in the field ``locality``, as objects with their own answers.
 
-    But a prompt of the old object ``old`` may be a neighborhood prompt: see `_place_of`.
+    But a prompt of the old object ``old`` may be a neighborhood prompt: see `_choose_field`.
     """
-    rest = {name: value for name, value in fields.items() if name not in ("locality", ANSWERS, *LOCALITY)}
-    if len(rest) == len(fields):
+    locality_names = ("locality", ANSWER_COLUMN, *LOCALITY)
+    if fields.keys().isdisjoint(locality_names):
         return fields
-    if "neighborhood" in rest:  # the row has its neighborhood prompts itself
+    rest = {name: value for name, value in fields.items() if name not in locality_names}
+    if "neighborhood" in rest:  # the row has its neighborhood prompts itself, so no other prompt becomes one
         old = None
     prompts: dict[str, list[object]] = {"neighborhood": [], "locality": []}
     for field, prompt in _locality_prompts(fields, old):
@@ -166,19 +177,19 @@ def _with_locality(fields: dict[str, object], old: object) -> dict[str, object]:
 def _locality_prompts(fields: dict[str, object], old: object) -> Iterator[tuple[str, object]]:
     """Yield each locality prompt of a row: the field of `Edit` where it belongs, and its value there."""
     value = fields.get("locality")
-    if ANSWERS in fields:  # of a table
-        for prompt, names in _pair(value, fields[ANSWERS], field=ANSWERS):
+    if ANSWER_COLUMN in fields:
+        for prompt, names in _pair(value, fields[ANSWER_COLUMN], field=ANSWER_COLUMN):
             yield "locality", _locality_object(_Answered("", prompt, names))
     elif value is not None:
         for part in _as_list(value):
             if _is_easy_edit_locality(part):
                 for answered in _prompts_in(part, "locality"):
-                    yield _place_of(answered, old)
+                    yield _choose_field(answered, old)
             else:
                 yield "locality", part  # it is in our form
     prompt_field, answer_field = LOCALITY
     for prompt, names in _pair(fields.get(prompt_field), fields.get(answer_field), field=answer_field):
-        yield _place_of(_Answered("", prompt, names), old)
+        yield _choose_field(_Answered("", prompt, names), old)
 
 
 def _is_easy_edit_locality(part: object) -> TypeGuard[Row]:
@@ -186,7 +197,7 @@ def _is_easy_edit_locality(part: object) -> TypeGuard[Row]:
     return isinstance(part, Mapping) and ("prompt" not in part or "ground_truth" in part)
 
 
-def _place_of(answered: _Answered, old: object) -> tuple[str, object]:
+def _choose_field(answered: _Answered, old: object) -> tuple[str, object]:
     """Return the field of `Edit` where EasyEdit's locality prompt belongs, and its value there.
 
     A prompt of no category whose answer is the fact's old object is a neighborhood prompt, which has no answer of its

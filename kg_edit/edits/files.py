@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from kg_common.errors import EditRowError
 from kg_common.rows import RowFault, entries, raw_rows
 from kg_common.terminal import number_of
-from kg_edit.edits.aliases import ALIASES, ANSWERS, LISTS, LOCALITY
+from kg_edit.edits.aliases import ALIASES, ANSWER_COLUMN, LISTS, LOCALITY
 from kg_edit.edits.edit import Edit, without_repeats
 from kg_edit.edits.rows import FIELDS, MADE_UP, ids_to_label, language_of, to_edit
 from kg_edit.edits.templates import RelationTemplates
@@ -48,9 +48,9 @@ _SHAPES = (
 )
 _TABLES = (".csv", ".tsv")
 # The columns of a table are the fields of a row, under all their names. Questions do not fit into a cell.
-_COLUMNS = (*(name for name in FIELDS if name != "portability"), ANSWERS)
+_COLUMNS = (*(name for name in FIELDS if name != "portability"), ANSWER_COLUMN)
 _COLUMN_ALIASES = {name: field for name, field in ALIASES.items() if field != "portability"}
-_LIST_COLUMNS = (*LISTS, "locality", ANSWERS, *LOCALITY)  # those whose cells have several entries
+_LIST_COLUMNS = (*LISTS, "locality", ANSWER_COLUMN, *LOCALITY)  # those whose cells have several entries
 _CHAT_CELLS = {"true": True, "false": False}  # values of the column chat, besides "both"
 
 log = logging.getLogger(__name__)

@@ -88,14 +88,14 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     relation_result = None
     relation_text = edit.relation or property_id
     if relation_text:
-        relation_result = linker.result(relation_text, mentions.relation, relations, limit=limit)
+        relation_result = linker.make_result(relation_text, mentions.relation, relations, limit=limit)
     old_result = None
     if edit.target_true or edit.target_true_id:
-        old_result = linker.result(edit.target_true or "", mentions.target_true, old_objects, limit=limit)
+        old_result = linker.make_result(edit.target_true or "", mentions.target_true, old_objects, limit=limit)
     return LinkedEdit(
-        subject=linker.result(edit.subject, mentions.subject, subjects, limit=limit),
+        subject=linker.make_result(edit.subject, mentions.subject, subjects, limit=limit),
         relation=relation_result,
-        target_new=linker.result(edit.target_new, mentions.target_new, new_objects, limit=limit),
+        target_new=linker.make_result(edit.target_new, mentions.target_new, new_objects, limit=limit),
         target_true=old_result,
     )
 

@@ -13,8 +13,16 @@ from contextlib import suppress
 from kg_common.ids import is_item
 from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.labels.label_index import EntityKind
-from wikidata_cache.linking import candidates as scores
-from wikidata_cache.linking.candidates import Candidate, LinkResult, Mention, Reason, build_candidates, rank_candidates
+from wikidata_cache.linking.candidates import (
+    AT_THIS_END,
+    Candidate,
+    LinkResult,
+    Mention,
+    Reason,
+    build_candidates,
+    judge_types,
+    rank_candidates,
+)
 from wikidata_cache.linking.knowledge import (
     NOT_NOW,
     GraphKnowledge,
@@ -34,14 +42,15 @@ class Linker:
 
     Items of the graph's internal classes (disambiguation pages, categories, templates, lists) are never candidates.
     The object has the sampled types of each relation in memory, so that they are read once. If the source fails for the
-    end of a relation, that is remembered too: `candidates` does not ask it again, so that a file of many rows does not
-    wait for each, and only `link`, which is about one text, does.
+    end of a relation, `candidates` notes that in `_failures` and does not ask it again, so that a file of many rows
+    does not wait for each. `make_result` tells the reader of a result. Only `link`, which is about one text, forgets
+    the failure and asks again.
     """
 
     def __init__(self, knowledge: Knowledge, graph: Facts) -> None:
         self.knowledge = knowledge
         self._graph = graph
-        self._ends: dict[tuple[str, Role], RelationEndTypes | None] = {}
+        self._end_types: dict[tuple[str, Role], RelationEndTypes | None] = {}  # None: nothing of known type is there
         self._failures: dict[tuple[str, Role], Exception] = {}  # what the source raised for an end of a relation
 
     def link(
@@ -71,7 +80,7 @@ class Linker:
         mention = Mention(text.strip(), kind, role, relation, expected_label)
         if relation is not None:
             self._failures.pop((relation, role), None)  # forget a failure, so that the source is asked again
-        return self.result(text, mention, self.candidates(mention), limit=limit)
+        return self.make_result(text, mention, self.candidates(mention), limit=limit)
 
     def candidates(self, mention: Mention) -> list[Candidate]:
         """Return unranked candidates for a text, to which reasons can be added."""
@@ -81,6 +90,8 @@ class Linker:
         role = mention.role
         candidates = build_candidates(self.knowledge, mention, internal=self._graph.internal)
         if relation is None or mention.kind != "item":
+            return candidates
+        if (relation, role) in self._failures:
             return candidates
         try:
             self._add_evidence_of_relation(candidates, relation, role)
@@ -93,27 +104,25 @@ class Linker:
 
         Nothing is added before all questions are answered, so a failure leaves the candidates as they were.
         """
-        ends = self._sample_end(relation, role)
-        if ends is None:
+        end_types = self._sample_end_types(relation, role)
+        if end_types is None:
             return
         present = items_at_end(self._graph, relation, role, [candidate.id for candidate in candidates])
-        names = self.knowledge.labels(_collect_types(candidates) & ends.shares.keys())
+        names = self.knowledge.labels(_collect_types(candidates) & end_types.shares.keys())
         for candidate in candidates:
-            reason = scores.judge_types(candidate.info, ends, names)
+            reason = judge_types(candidate.info, end_types, names)
             if reason is not None and reason.points < 0:
                 candidate.contradict(reason)
             elif reason is not None:
                 candidate.reasons.append(reason)
             if candidate.id in present:
-                candidate.reasons.append(Reason(scores.AT_THIS_END, f"{role} of {relation} in the graph"))
+                candidate.reasons.append(Reason(AT_THIS_END, f"{role} of {relation} in the graph"))
 
-    def result(self, text: str, mention: Mention, candidates: Sequence[Candidate], *, limit: int) -> LinkResult:
+    def make_result(self, text: str, mention: Mention, candidates: Sequence[Candidate], *, limit: int) -> LinkResult:
         """Return the best `limit` candidates, ranked, with the labels of their types; `text` is for the reader."""
         every = rank_candidates(candidates)
         best = every[:limit]
-        names = self.knowledge.labels(_collect_types(best))
-        for candidate in best:
-            candidate.types = tuple(sorted(names.get(kind, kind) for kind in candidate.info.types))
+        self._name_types(best)
         next_score = None
         if len(every) > limit:
             next_score = every[limit].score
@@ -123,6 +132,12 @@ class Linker:
             nearest = tuple(f"{match.text!r} ({match.id})" for match in near)
         return LinkResult(text, tuple(best), self.knowledge.name, self._notes(mention), next_score, nearest)
 
+    def _name_types(self, candidates: Sequence[Candidate]) -> None:
+        """Give each candidate the labels of its types; a type without a label keeps its id."""
+        names = self.knowledge.labels(_collect_types(candidates))
+        for candidate in candidates:
+            candidate.types = tuple(sorted(names.get(kind, kind) for kind in candidate.info.types))
+
     def _notes(self, mention: Mention) -> tuple[str, ...]:
         """Return what could not be compared, for the reader of a result."""
         if mention.relation is None:
@@ -130,7 +145,7 @@ class Linker:
         end = (mention.relation, mention.role)
         if end in self._failures:
             return (f"the relation was not compared: {self._failures[end]}",)
-        if end in self._ends and self._ends[end] is None:
+        if end in self._end_types and self._end_types[end] is None:
             missing = f"{mention.role}s of {mention.relation} with a type"
             return (f"types were not compared: {self._graph.source.name} has no {missing}",)
         return ()
@@ -138,41 +153,37 @@ class Linker:
     def knows_property(self, relation: str) -> bool:
         """Return whether the graph has a label, or values or subjects of known type, of a property."""
         with suppress(*NOT_NOW):
-            if self._sample_end(relation, "object") is not None:
+            if self._sample_end_types(relation, "object") is not None:
                 return True
-            if self._sample_end(relation, "subject") is not None:
+            if self._sample_end_types(relation, "subject") is not None:
                 return True
         return bool(self.knowledge.labels([relation]))
 
     def prefetch_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
         """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids).
 
-        The answers stay in the graph's `Facts`, where `link` finds them.
+        The answers stay in the graph's `Facts`, where `link` finds them. First it is asked how many things are at each
+        end, and of which types; then whether each candidate is there, where anything is.
         """
-        ends = {write_relation_end(relation, role): (relation, role) for relation, role in candidates}
+        end_keys = {write_relation_end(relation, role): (relation, role) for relation, role in candidates}
         with suppress(*NOT_NOW):
-            sampled_ends = self._graph.ends(ends)
-            items_at_ends: list[str] = []
-            for name, (relation, role) in ends.items():
-                count, _ = sampled_ends[name]
+            sampled_ends = self._graph.ends(end_keys)
+            candidate_keys: list[str] = []
+            for end_key, (relation, role) in end_keys.items():
+                count, _ = sampled_ends[end_key]
                 if count == 0:  # nothing is at this end, so no candidate is
                     continue
                 for entity in candidates[relation, role]:
                     if is_item(entity):
-                        items_at_ends.append(write_item_at_end(relation, role, entity))
-            self._graph.at_ends(items_at_ends)
+                        candidate_keys.append(write_item_at_end(relation, role, entity))
+            self._graph.at_ends(candidate_keys)
 
-    def _sample_end(self, relation: str, role: Role) -> RelationEndTypes | None:
-        """Return the types of the things at an end of a relation; None without any.
-
-        The source is asked once: after a failure, the same error is raised again instead of asking.
-        """
+    def _sample_end_types(self, relation: str, role: Role) -> RelationEndTypes | None:
+        """Return the types of the things at an end of a relation, which are read once; None without any."""
         end = (relation, role)
-        if end not in self._ends:
-            if end in self._failures:
-                raise self._failures[end]
-            self._ends[end] = sample_end_types(self._graph, relation, role)
-        return self._ends[end]
+        if end not in self._end_types:
+            self._end_types[end] = sample_end_types(self._graph, relation, role)
+        return self._end_types[end]
 
 
 def _collect_types(candidates: Iterable[Candidate]) -> set[str]:

@@ -13,7 +13,7 @@ from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages
 from wikidata_cache.linking.candidates import judge_name
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge
 
-_PER_SEARCH = 15  # hits per search; one request fetches the entities of both searches, with all their statements
+_PER_SEARCH = 15  # hits per search; one request fetches the entities that were found, with all their statements
 
 
 class OnlineKnowledge(Knowledge):
@@ -31,7 +31,10 @@ class OnlineKnowledge(Knowledge):
         self._searches: dict[tuple[str, EntityKind, int], list[str]] = {}
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
-        """Return the entities that either search finds, each with its best matching name."""
+        """Return the entities that the search finds, each with its best matching name.
+
+        `ActionApi.search` finds names that begin with the text, and then words of it anywhere.
+        """
         limit = min(limit, _PER_SEARCH)
         search = (text, entity, limit)
         if search not in self._searches:
@@ -39,8 +42,8 @@ class OnlineKnowledge(Knowledge):
         matches = []
         for entity_id, entry in self._fetch(self._searches[search]).items():
             names = []
-            for name, language, kind in entry.names:
-                names.append(Match(id=entity_id, text=name, language=language, kind=kind, weight=0))
+            for name, language, name_kind in entry.names:  # of a label, or of an alias
+                names.append(Match(id=entity_id, text=name, language=language, kind=name_kind, weight=0))
             if names:
                 matches.append(max(names, key=lambda match: judge_name(match, text).points))
         return matches
@@ -50,12 +53,12 @@ class OnlineKnowledge(Knowledge):
         ids = sorted(set(ids))
         fetched = self._fetch(ids)
         about = dict.fromkeys(ids, EntityInfo())
-        for entity, entry in fetched.items():
+        for entity_id, entry in fetched.items():
             types = frozenset(value for relation, value in entry.statements if relation == "P31")
             merged = None
-            if entry.id != entity:
+            if entry.id != entity_id:
                 merged = entry.id
-            about[entity] = EntityInfo(
+            about[entity_id] = EntityInfo(
                 label=entry.label,
                 description=entry.description,
                 types=types,
@@ -67,14 +70,14 @@ class OnlineKnowledge(Knowledge):
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """Return {id: label} for the ids that have a label."""
         labels = {}
-        for entity, entry in self._fetch(sorted(set(ids))).items():
+        for entity_id, entry in self._fetch(sorted(set(ids))).items():
             if entry.label:
-                labels[entity] = entry.label
+                labels[entity_id] = entry.label
         return labels
 
     def _fetch(self, ids: Sequence[str]) -> dict[str, ApiEntity]:
         """Return the entities that exist, by the requested id; those not in memory are requested."""
-        missing = [entity for entity in ids if entity not in self._entities]
+        missing = [entity_id for entity_id in ids if entity_id not in self._entities]
         if missing:
             entities = self._api.entities(missing, languages=self._languages)
             for found in entities.values():
@@ -83,7 +86,7 @@ class OnlineKnowledge(Knowledge):
                 self._entities[entity_id] = entities.get(entity_id)
         fetched = {}
         for entity_id in ids:
-            entity = self._entities[entity_id]
-            if entity:
-                fetched[entity_id] = entity
+            existing = self._entities[entity_id]
+            if existing:
+                fetched[entity_id] = existing
         return fetched
