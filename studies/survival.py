@@ -57,7 +57,7 @@ from kg_edit.ship.ledger.rebase import rebase
 METHODS = {"rome": "fast", "memit": "fast", "alphaedit": "fast", "ft": "default"}  # their presets
 TEXT = ROOT / "kg_edit" / "data" / "corpus.jsonl.gz"  # the packaged text
 SKIPPED = 24  # records on which settings were chosen
-WINDOW = 256  # tokens of a training step
+WINDOW = 128  # tokens of a training step
 LEARNING_RATE = 2e-5
 STATES = ("old", "kept beside", "merged before", "rebased", "unedited")
 MEASURES = ("generated", "likelier", "paraphrase", "neighbours")
