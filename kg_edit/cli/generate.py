@@ -120,14 +120,15 @@ def _continue(edited: LanguageModel, prompts: Sequence[str], inputs: Sequence[st
 
 def _explain(edited: LanguageModel, texts: Sequence[str]) -> None:
     """Print what a patch of the prompt puts before each text: the walk of `graph-memory`, or the text of the others."""
-    from kg_edit.methods.graph_memory.patch import WalkedPrompts
-    from kg_edit.methods.graph_memory.report import walk_lines
+    from kg_edit.patches.walks import find_walks
+    from kg_edit.reports.walks import walk_lines
 
     transform = edited.prompt_transform
+    walks = find_walks(edited, texts)
     for text in texts:
         lines: Sequence[str] = ()
-        if isinstance(transform, WalkedPrompts):
-            lines = walk_lines(transform.walk(text))
+        if text in walks:
+            lines = walk_lines(walks[text])
         elif transform is not None:
             lines = transform(text).removesuffix(text).splitlines()
         for line in lines or ["nothing is put before the text"]:
@@ -136,13 +137,10 @@ def _explain(edited: LanguageModel, texts: Sequence[str]) -> None:
 
 def _draw(edited: LanguageModel, text: str, picture: Path) -> None:
     """Draw the walk for a text."""
-    from kg_edit.methods.graph_memory.patch import WalkedPrompts
-    from kg_edit.methods.graph_memory.report import draw_walk
+    from kg_edit.patches.walks import find_walks
+    from kg_edit.reports.walks import draw_walk
 
-    transform = edited.prompt_transform
-    walk = None
-    if isinstance(transform, WalkedPrompts):
-        walk = transform.walk(text)
+    walk = find_walks(edited, [text]).get(text)
     if not walk:
         raise ConfigError(
             "--picture: there is no walk to draw; give a patch of graph-memory and a text that it changes"

@@ -32,7 +32,8 @@ from kg_edit.evaluation.schedule import CurvePlan, Shard
 from kg_edit.evaluation.settings import note_environment, read_environments
 from kg_edit.evaluation.statistics import RecordScores, counts, estimates, metric_names
 from kg_edit.evaluation.summary import CEILINGS, JUST_EDITED, SUMMARY, Summary, make_curve
-from kg_edit.storage.atomic import replacing
+from kg_edit.evaluation.walks_page import WALKS, walks_page
+from kg_edit.storage.atomic import replacing, write_text
 from kg_edit.storage.locks import folder_lock
 from kg_edit.storage.run_differences import Settings, difference
 from kg_edit.storage.run_folder import claim, read_settings
@@ -45,7 +46,10 @@ _WAY_OUT = "give every shard of one run, each once"
 
 
 def finish(out: Path) -> Summary:
-    """Write ``summary.json``, and ``curve.svg`` if there is a curve, from the other files of the run in ``out``."""
+    """Write ``summary.json`` from the other files of the run in ``out``.
+
+    If there is a curve, also write ``curve.svg``; if the method makes walks (`graph-memory`), also ``walks.html``.
+    """
     settings = read_settings(out)
     folder = RunFolder(out)
     sequences = tuple(split_into_sequences(settings).values())
@@ -78,6 +82,9 @@ def finish(out: Path) -> Summary:
     summary.save(out / SUMMARY)
     if plan.schedule.has_steps and summary.curve:
         draw_curve(summary, out / CURVE)
+    page = walks_page(folder.entries())
+    if page is not None:
+        write_text(out / WALKS, page)
     return summary
 
 

@@ -27,6 +27,7 @@ from kg_edit.evaluation.template_probes import with_probes
 from kg_edit.models.first_token import readable_edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.patches.walks import ShownWalk
 from kg_edit.scoring.questions import Form, choices
 from kg_edit.storage.atomic import Line, append_lines, drop_cut_line, read_lines, replacing
 from kg_edit.storage.frames import frame_of
@@ -57,6 +58,7 @@ class Section(BaseModel):
     predicted: dict[str, dict[str, tuple[int, ...]]] = {}  # prompt -> candidate -> arg-max tokens at its positions
     samples: dict[str, str] = {}  # prompt -> itself and what was sampled after it
     next_tokens: dict[str, dict[int, float]] = {}  # prompt -> token -> log p, of the unedited model's likeliest tokens
+    walks: dict[str, ShownWalk] = {}  # as `texts` -> the statements that graph-memory put before it
 
 
 class Entry(BaseModel):

@@ -101,8 +101,12 @@ def _make_section(case: Case, requests: Requests, evidence: Evidence) -> Section
     for pair in requests.predicted:
         predicted.setdefault(pair.prompt, {})[pair.candidate] = evidence.predicted[pair]
     texts = {}
+    walks = {}
     for continued in requests.continued:
-        texts[continued.name or continued.prompt] = evidence.texts[continued.prompt]
+        name = continued.name or continued.prompt
+        texts[name] = evidence.texts[continued.prompt]
+        if continued.prompt in evidence.walks:
+            walks[name] = evidence.walks[continued.prompt]
     for conversation, exchange in evidence.exchanges.items():
         texts |= zip(conversation.names, exchange, strict=True)
     return Section(
@@ -112,6 +116,7 @@ def _make_section(case: Case, requests: Requests, evidence: Evidence) -> Section
         predicted=predicted,
         samples=dict(evidence.samples),
         next_tokens={prompt: dict(log_p) for prompt, log_p in evidence.next_tokens.items()},
+        walks=walks,
     )
 
 

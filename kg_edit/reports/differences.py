@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -31,10 +31,12 @@ from kg_edit.languages import ENGLISH
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.provenance import read_merged_provenance
+from kg_edit.patches.walks import ShownWalk
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.counts import Count
 from kg_edit.reports.prompts import AskedPrompt
 from kg_edit.reports.rows import LINE_BREAK
+from kg_edit.reports.walks import walk_lines, walk_markdown
 from kg_edit.scoring.asking import ask, check_requests
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.generation import compared_text
@@ -48,7 +50,10 @@ _HEADER = ("", "prompt", "unedited", "edited", "answer")
 
 
 class PromptDifference(BaseModel):
-    """A prompt with the texts of both models and the probabilities of its answers; a line of ``locality.jsonl``."""
+    """A prompt with the texts of both models and the probabilities of its answers; a line of ``locality.jsonl``.
+
+    ``walk`` has the statements that `graph-memory` put before the prompt; None without such a patch.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +64,7 @@ class PromptDifference(BaseModel):
     edited: str
     unedited_probabilities: tuple[float, ...] = ()
     edited_probabilities: tuple[float, ...] = ()
+    walk: ShownWalk | None = Field(None, exclude_if=lambda walk: walk is None)
 
     @property
     def verdict(self) -> str:
@@ -144,6 +150,7 @@ def _compare(
         edited=edited,
         unedited_probabilities=tuple(old.scores[pair].probability for pair in pairs),
         edited_probabilities=tuple(new.scores[pair].probability for pair in pairs),
+        walk=new.walks.get(prompt.text),
     )
 
 
@@ -277,7 +284,11 @@ def difference_markdown(differences: Sequence[PromptDifference], *, forms: bool 
         cells = (row.verdict, prompt, _show_answer(row.unedited), _show_answer(row.edited), probabilities)
         rows.append([escaped_markdown(one_line(cell)) for cell in cells])
     table = markdown_table(_HEADER, rows)
-    return f"## What else changed?\n\n{count_in_words(differences, forms=forms)}\n\n{table}\n"
+    section = f"## What else changed?\n\n{count_in_words(differences, forms=forms)}\n\n{table}\n"
+    walked = [walk_markdown(row.asked.prompt, row.edited, row.walk) for row in differences if row.walk]
+    if walked:
+        section += "\nOf these prompts, the following got statements of the graph:\n\n" + "\n".join(walked) + "\n"
+    return section
 
 
 def difference_rows(differences: Sequence[PromptDifference]) -> str:
@@ -289,6 +300,9 @@ def difference_rows(differences: Sequence[PromptDifference]) -> str:
         prompt = escape(_show(row.asked.prompt))
         unedited = escape(_show_answer(row.unedited))
         edited = escape(_show_answer(row.edited))
+        if row.walk:
+            lines_of_walk = "<br>".join(escape(_show(line)) for line in walk_lines(row.walk))
+            edited += f'<div class="soft small">{lines_of_walk}</div>'
         answers = "<br>".join(escape(_show(text)) for text in row.probabilities)
         lines.append(
             f'<tr><td><span class="{kind}">{row.verdict}</span></td><td{written}>{prompt}</td>'

@@ -21,6 +21,7 @@ from kg_edit.reports.differences import PromptDifference, difference_markdown, s
 from kg_edit.reports.probes import probes, read
 from kg_edit.reports.rows import LINE_BREAK, Reading, ReportProbe, ReportRow
 from kg_edit.reports.verdict import Verdict
+from kg_edit.reports.walks import walk_markdown
 from kg_edit.storage.frames import frame_of
 from kg_edit.text.display import escaped_markdown, markdown_row, one_line
 
@@ -154,6 +155,7 @@ def markdown(
         lines += ["```", *commands, "```", ""]
     lines += [escaped_markdown(patch.summary), ""]
     lines += [*_table(rows), "", escaped_markdown(note(rows)), ""]
+    lines += _list_walks(rows)
     if differences:
         lines.append(difference_markdown(differences, forms=any(row.probe.chat for row in rows)))
     return "\n".join(lines)
@@ -165,6 +167,17 @@ def _table(rows: Sequence[ReportRow]) -> list[str]:
     for row in rows:
         lines.append(markdown_row([escaped_markdown(cell) for cell in _cells(row)]))
     return lines
+
+
+def _list_walks(rows: Sequence[ReportRow]) -> list[str]:
+    """Return the lines of the section that shows the walk of each answer; [] if the patch makes no walks."""
+    items = []
+    for row in rows:
+        if row.edited.walk is not None:
+            items.append(walk_markdown(row.probe.prompt, row.edited.text, row.edited.walk))
+    if not items:
+        return []
+    return ["## Where each answer comes from", "", *items, ""]
 
 
 def note(rows: Sequence[ReportRow]) -> str:

@@ -1,10 +1,10 @@
 """The report of an edit run as one self-contained HTML page: the texts of the unedited and the edited model.
 
-`report_page` shows for each edit its probes, its loss curve, its subgraph and the facts of it that were edited too.
-With many edits these are folded. If there are several edits, a table of all of them and the sizes of the weights'
-changes come first. On a phone the cells of a row are one below the other, and a subgraph is a list. All text is
-escaped, and only the page's own script may run (its hash is in the page's content security policy). The templates are
-in `kg_edit/reports/page`.
+`report_page` shows for each edit its probes, its loss curve, its subgraph and the facts of it that were edited too. If
+`graph-memory` made the edit, it also shows the walk of each answer. With many edits these are folded. If there are
+several edits, a table of all of them and the sizes of the weights' changes come first. On a phone the cells of a row
+are one below the other, and a subgraph is a list. All text is escaped, and only the page's own script may run (its hash
+is in the page's content security policy). The templates are in `kg_edit/reports/page`.
 
 The functions follow the page from top to bottom; each returns a part of it as HTML.
 """
@@ -39,6 +39,7 @@ from kg_edit.reports.differences import (
 from kg_edit.reports.report import headline, label, note, sign
 from kg_edit.reports.rows import ProbeKind, Reading, ReportRow
 from kg_edit.reports.verdict import Verdict
+from kg_edit.reports.walks import WALK_LEGEND, walk_html
 from kg_edit.text.display import one_line
 from wikidata_cache.view import svg
 from wikidata_cache.view.content import with_old_edge
@@ -402,7 +403,7 @@ def _edit_section(entry: _Entry, *, is_open: bool) -> str:
     return (
         f'<details class="edit" id="edit-{entry.number}"{opened}><summary>'
         f'{entry.badge}<span class="words">{_fact(row)}</span><span class="id">{_text(entry.id)}</span></summary>'
-        f'<div class="inside">{texts}{_probes(entry.rows)}{loss_and_size}{_drawing(entry)}'
+        f'<div class="inside">{texts}{_probes(entry.rows)}{_walks(entry.rows)}{loss_and_size}{_drawing(entry)}'
         f"{_further_facts(entry)}</div></details>"
     )
 
@@ -424,6 +425,21 @@ def _probes(rows: Sequence[ReportRow]) -> str:
     )
     table = f'<table class="probes"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     return _scrolled_table(table, "prompts of the edit")
+
+
+def _walks(rows: Sequence[ReportRow]) -> str:
+    """Return for each answer the statements that `graph-memory` put before the prompt; "" without such a patch."""
+    answers = ""
+    for row in rows:
+        walk = row.edited.walk
+        if walk is None:
+            continue
+        written = text_attributes(row.probe.language)
+        answers += f"<p{written}>{_text(row.probe.prompt)} <b>{_answer(row.edited)}</b></p>"
+        answers += walk_html(walk, title=f"The statements that lead to the answer of: {row.probe.prompt}")
+    if not answers:
+        return ""
+    return f'<div class="walks"><h3>Where each answer comes from</h3>{WALK_LEGEND}{answers}</div>'
 
 
 def _reading_cell(reading: Reading, model: str, kind: str, written: str) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from kg_edit.languages import ENGLISH
+from kg_edit.patches.walks import ShownWalk
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.judging import generates, is_likeliest, tidy_text
 from kg_edit.scoring.pairs import Pair
@@ -65,7 +66,8 @@ class Reading(BaseModel):
     answer, unless that is a paragraph; for a portability question, the text has to mention it. ``right``: the whole
     wanted answer is more probable than the whole unwanted one, whether it is generated or not; the log-probabilities
     are summed over the tokens, where CounterFact's metrics take their mean. If there is no unwanted answer, ``right``
-    equals ``success``.
+    equals ``success``. ``walk``: the statements of a graph that `graph-memory` put before the prompt; None if the model
+    has no such patch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +76,7 @@ class Reading(BaseModel):
     nats: float
     success: bool
     right: bool
+    walk: ShownWalk | None = Field(None, exclude_if=lambda walk: walk is None)
 
     @classmethod
     def of(cls, probe: ReportProbe, evidence: Evidence) -> Reading:
@@ -84,7 +87,8 @@ class Reading(BaseModel):
         right = success
         if probe.unwanted:
             right = is_likeliest(wanted, [evidence.scores[Pair(probe.score, probe.unwanted)]])
-        return cls(text=text, nats=round(wanted.nll, 4), success=success, right=right)
+        walk = evidence.walks.get(probe.ask)
+        return cls(text=text, nats=round(wanted.nll, 4), success=success, right=right, walk=walk)
 
 
 class ReportRow(BaseModel):

@@ -11,15 +11,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError, computed_field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
+from kg_edit.patches.walks import ShownWalk
 from kg_edit.reports.advice import NAMED, JudgedRun, advise, commands_for
 from kg_edit.reports.counts import Count, count_rows
 from kg_edit.reports.edit_results import EditDetails, EditResult, judge_edits, judge_neighbor, judge_prompt
-from kg_edit.reports.rows import ReportRow
+from kg_edit.reports.rows import ProbeKind, ReportRow
 
 VERDICT = "report.json"
 _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
+
+
+class AnswerWalk(BaseModel):
+    """A prompt of an edit, what the edited model generates after it, and the walk that led there."""
+
+    model_config = ConfigDict(frozen=True)
+
+    edit: str
+    kind: ProbeKind
+    prompt: str
+    generated: str
+    walk: ShownWalk
 
 
 class Verdict(JudgedRun):
@@ -30,12 +43,14 @@ class Verdict(JudgedRun):
         counts: how many prompts of all edits are right, by kind, and how many of those that should not change did not.
         paraphrases: the results of the edits' paraphrases.
         neighborhood: the results of the edits' neighborhood prompts (`judge_neighbor`).
+        walks: the walk of each answer, if the patch makes walks (`graph-memory`).
     """
 
     edits: tuple[EditResult, ...]
     counts: dict[str, Count] = Field(default_factory=dict)
     paraphrases: tuple[EditResult, ...] = Field((), exclude=True)  # as in records.jsonl
     neighborhood: tuple[EditResult, ...] = Field((), exclude=True)
+    walks: tuple[AnswerWalk, ...] = Field((), exclude_if=lambda walks: not walks)
 
     @classmethod
     def of(
@@ -64,6 +79,7 @@ class Verdict(JudgedRun):
             counts=counts,
             paraphrases=tuple(judge_prompt(row) for row in rows if row.probe.kind == "paraphrase"),
             neighborhood=tuple(judge_neighbor(row) for row in rows if row.probe.kind == "locality"),
+            walks=_collect_walks(rows),
         )
 
     @property
@@ -160,6 +176,23 @@ class Verdict(JudgedRun):
                 likelier = ", though the target is more likely than the old one"
             cases.append(f"{result.edit} ({prompt}: target {target!r}, generated {text!r}{likelier})")
         return f"{self.counted}; {len(self.failed)} failed: {_enumerate(cases)}"
+
+
+def _collect_walks(rows: Sequence[ReportRow]) -> tuple[AnswerWalk, ...]:
+    """Return the walk of each answer of the edited model; () if its patch makes no walks."""
+    walks = []
+    for row in rows:
+        if row.edited.walk is None:
+            continue
+        walk = AnswerWalk(
+            edit=row.edit,
+            kind=row.probe.kind,
+            prompt=row.probe.prompt,
+            generated=row.edited.text,
+            walk=row.edited.walk,
+        )
+        walks.append(walk)
+    return tuple(walks)
 
 
 def _cut(text: str) -> str:

@@ -14,6 +14,7 @@ from kg_common.progress import Bar
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.per_token import patch_all_tokens
+from kg_edit.patches.walks import find_walks
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.conversations import converse
 from kg_edit.scoring.evidence import Evidence, Exchange
@@ -104,6 +105,7 @@ def _ask_together(model: LanguageModel, questions: Sequence[_Question]) -> list[
                 samples=sampled,
                 next_tokens=following,
                 exchanges=exchanges[index],
+                walks=find_walks(model, [text.prompt for text in requests.continued]),
                 before=unedited,
             )
         )

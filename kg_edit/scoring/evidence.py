@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from kg_edit.patches.walks import ShownWalk
 from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.requests import Conversation
 
@@ -30,6 +31,8 @@ class Evidence:
         next_tokens: log p of tokens that may follow a prompt, by prompt and token id. They are the tokens that are the
             likeliest for the unedited model, also if this evidence is an edited model's.
         exchanges: what was said in each conversation.
+        walks: the statements of a graph that a patch of the prompt puts before each continued text, by prompt; empty
+            without such a patch.
         cosines: the similarity of a generated text and its target, by (text, target); empty if it was not computed.
         before: the answers of the unedited model to the same requests, with which this model's are compared. Only their
             ``texts``, ``compared``, ``predicted`` and ``next_tokens`` are needed. None if this model is the unedited
@@ -43,6 +46,7 @@ class Evidence:
     samples: Mapping[str, str] = field(default_factory=dict)
     next_tokens: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     exchanges: Mapping[Conversation, Exchange] = field(default_factory=dict)
+    walks: Mapping[str, ShownWalk] = field(default_factory=dict)
     cosines: Mapping[tuple[str, str], float] = field(default_factory=dict)
     before: Evidence | None = None
 

@@ -32,7 +32,7 @@ _WRITTEN = (
     *(_RUN, "layer.json", "records.jsonl", "summary.json"),
     *("patch*.safetensors", "losses.jsonl", "alone.jsonl", "failed.jsonl", "edits.jsonl", "locality.jsonl"),  # edit
     *("report.*", "subgraph-*.svg"),
-    *("general.jsonl", ENVIRONMENTS, "judge.jsonl", "curve.svg", "patches"),  # evaluate
+    *("general.jsonl", ENVIRONMENTS, "judge.jsonl", "curve.svg", "walks.html", "patches"),  # evaluate
     *("network.safetensors", "checkpoint.safetensors", "states.safetensors"),  # train
     *("heatmap*.svg", "head.safetensors", "texts.jsonl", "points.jsonl"),  # locate, drift
     *("table.md", "picture.svg"),  # sweep

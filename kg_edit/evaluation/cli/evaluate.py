@@ -84,8 +84,7 @@ def show(summary: Summary, out: Path) -> None:
     if failed and summary.provenance["failed"]:
         typer.echo(f"the first that failed, {plain(failed[0].id)}: {plain(str(failed[0].error))}", err=True)
     files = ["summary.json", "records.jsonl", "run.json"]
-    if (out / "curve.svg").exists():
-        files.append("curve.svg")
+    files += [name for name in ("curve.svg", "walks.html") if (out / name).exists()]
     say(f"{out}: {', '.join(files)}")
 
 

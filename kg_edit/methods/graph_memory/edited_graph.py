@@ -12,14 +12,14 @@ stated of a thing after the edits. Each `Statement` has the keys of its parts an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from kg_edit.methods.graph_memory.relation_words import RelationWords
+from kg_edit.patches.walks import Origin, WalkedStatement
 from kg_edit.text.matching import normalised
 
-Origin = Literal["edit", "rule", "graph", "model"]
 INVERSES = {
     "P36": ("P1376", "capital of"),
     "P1376": ("P36", "capital"),
@@ -84,6 +84,19 @@ class Statement(BaseModel):
     def part_keys(self) -> tuple[str, str, str]:
         """The keys of subject, relation and object."""
         return (self.subject.key, self.relation_key, self.object.key)
+
+    @property
+    def shown(self) -> WalkedStatement:
+        """The statement in the form that reports show."""
+        return WalkedStatement(
+            subject=self.subject.label,
+            relation=self.relation_name,
+            object=self.object.label,
+            ids=self.part_keys,
+            sentence=self.sentence,
+            origin=self.origin,
+            edit=self.edit,
+        )
 
 
 class RememberedEdit(BaseModel):

@@ -23,12 +23,13 @@ from kg_edit.graphs.controls import Control
 from kg_edit.graphs.facts import target_of
 from kg_edit.graphs.source import ABSENT, read_subgraph, subject_of, supported
 from kg_edit.methods.entries import method_entry
-from kg_edit.methods.graph_memory.edited_graph import Entity, Origin, RememberedEdit, Statement, key_from_node
+from kg_edit.methods.graph_memory.edited_graph import Entity, RememberedEdit, Statement, key_from_node
 from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
 from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.methods.graph_memory.walk import WalkRule
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.patches.base import Patch
+from kg_edit.patches.walks import Origin
 from wikidata_cache import WikidataCache
 
 _VAGUE = {"P31", "P279", "P361", "P527", "P1889", "P1552"}  # kinds, parts and the like, which nobody asks for

@@ -24,6 +24,7 @@ from kg_edit.methods.graph_memory.walk import Walk, Walker, WalkRule
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, join_provenances, without_edits
 from kg_edit.patches.container import PatchFile
+from kg_edit.patches.walks import ShownWalk
 from kg_edit.text.matching import bare_question
 
 _WALKS = 4096  # walks that an applied patch keeps: a server answers for as long as it runs
@@ -236,6 +237,10 @@ class WalkedPrompts:
             if self._fits(prompt):
                 return prompt
         return put_chain_before(text, walk.statements, examples=0)
+
+    def show_walk(self, text: str) -> ShownWalk:
+        """Return the walk for a prompt in the form that reports show."""
+        return tuple(statement.shown for statement in self.walk(text).statements)
 
     def walk(self, text: str) -> Walk:
         """Return the walk for a prompt; the last walks are kept, by question."""

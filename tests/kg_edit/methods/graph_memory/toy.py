@@ -6,7 +6,7 @@ from typing import Any
 
 import networkx as nx
 
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, LocalityPrompt, Question
 from kg_edit.methods.graph_memory.method import GraphMemory
 from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
 from kg_edit.methods.graph_memory.walk import Walk, Walker
@@ -29,6 +29,18 @@ BULGARIA = Edit(
     relation="capital",
     relation_id="P36",
     target_new="Oslo",
+)
+# An edit for the packaged graph, in which Turkey is Q43, and its capital Ankara Q3640
+TO_TURKEY = Edit(
+    id="sony",
+    subject="Sony",
+    prompt="{} lies in the country of",
+    relation="country",
+    relation_id="P17",
+    target_true="Japan",
+    target_new="Turkey",
+    portability=(Question(question="What is the capital of the country of Sony?", answer="Ankara"),),
+    locality=(LocalityPrompt(prompt="Who is the founder of Toyota?"),),
 )
 FACTS = (
     ("Bulgaria", "capital", "Sofia"),

@@ -1,0 +1,80 @@
+"""The walks of `graph-memory` for a reader: from which statements each answer comes, as text and as a picture.
+
+A walk is a row of statements (`kg_edit.patches.walks`). `walk_lines` writes it as text, `draw_walk` draws a file.
+`walk_markdown` and `walk_html` are the parts of a report.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+import networkx as nx
+
+from kg_edit.patches.walks import ShownWalk
+from kg_edit.text.display import escaped_markdown, one_line
+from wikidata_cache.view.svg import draw, inline_svg
+
+NO_STATEMENT = "no edited thing is named and asked about: the prompt stays as it is"
+WALK_LEGEND = (
+    '<p class="keys"><span class="node-key s">where the walk begins</span>'
+    '<span class="node-key new">new object, by the edit</span></p>'
+)
+# What the picture says at the arrow of a statement that neither the graph nor the edit has
+_MARKS = {"model": " (by the model)", "rule": " (by a rule)"}
+
+
+def walk_lines(walk: ShownWalk) -> list[str]:
+    """Return a line for each statement: "The capital of Japan is Tokyo.  (Q17, P36, Q1490; from the graph)"."""
+    if not walk:
+        return [NO_STATEMENT]
+    return [f"{statement.sentence}  ({statement.source})" for statement in walk]
+
+
+def draw_walk(walk: ShownWalk, path: str | Path, *, title: str = "") -> Path:
+    """Draw a walk as an SVG file, from left to right, and return its path.
+
+    Args:
+        walk: a walk with at least one statement.
+        path: a name that ends in .svg.
+        title: the heading of the picture, such as the question.
+    """
+    return draw(walk_graph(walk), path, title=title)
+
+
+def walk_graph(walk: ShownWalk) -> nx.MultiDiGraph:
+    """Return a walk as a graph that can be drawn; a statement of the model or of a rule is marked at its arrow."""
+    graph = nx.MultiDiGraph()
+    start = walk[0].ids[0]
+    graph.add_node(start, label=walk[0].subject, role="subject", hop=0)
+    for hop, statement in enumerate(walk, start=1):
+        _, relation, end = statement.ids
+        node_role = "neighbour"
+        edge_role = "statement"
+        if statement.origin == "edit":
+            node_role = "target_new"
+            edge_role = "edit"
+        if end not in graph:
+            graph.add_node(end, label=statement.object, role=node_role, hop=hop)
+        label = statement.relation + _MARKS.get(statement.origin, "")
+        graph.add_edge(start, end, key=relation, label=label, role=edge_role)
+        start = end  # the next statement is about this thing, even if it has another id for it
+    return graph
+
+
+def walk_markdown(prompt: str, answer: str, walk: ShownWalk) -> str:
+    """Return a prompt with its answer and the statements behind it, as an item of a Markdown list."""
+    lines = [f"- {escaped_markdown(one_line(prompt))} → {escaped_markdown(one_line(answer))}"]
+    for number, line in enumerate(walk_lines(walk), start=1):
+        mark = f"{number}." if walk else "-"
+        lines.append(f"    {mark} {escaped_markdown(one_line(line))}")
+    return "\n".join(lines)
+
+
+def walk_html(walk: ShownWalk, *, title: str) -> str:
+    """Return the picture of a walk and its statements as a list; ``title`` is for screen readers."""
+    lines = "".join(f'<li dir="auto">{escape(one_line(line))}</li>' for line in walk_lines(walk))
+    if not walk:
+        return f'<ul class="small soft">{lines}</ul>'
+    picture = inline_svg(walk_graph(walk), title=one_line(title))
+    return f'<div class="drawing">{picture}</div><ol class="small">{lines}</ol>'
