@@ -43,12 +43,18 @@ def draw_walk(walk: ShownWalk, path: str | Path, *, title: str = "") -> Path:
 
 
 def walk_graph(walk: ShownWalk) -> nx.MultiDiGraph:
-    """Return a walk as a graph that can be drawn; a statement of the model or of a rule is marked at its arrow."""
+    """Return a walk as a graph that can be drawn; a statement of the model or of a rule is marked at its arrow.
+
+    A question about two edited things has a walk from each.
+    """
     graph = nx.MultiDiGraph()
-    start = walk[0].ids[0]
-    graph.add_node(start, label=walk[0].subject, role="subject", hop=0)
-    for hop, statement in enumerate(walk, start=1):
-        _, relation, end = statement.ids
+    hop = 0
+    for statement in walk:
+        start, relation, end = statement.ids
+        if start not in graph:  # where a walk begins
+            graph.add_node(start, label=statement.subject, role="subject", hop=0)
+            hop = 0
+        hop += 1
         node_role = "neighbour"
         edge_role = "statement"
         if statement.origin == "edit":
@@ -58,7 +64,6 @@ def walk_graph(walk: ShownWalk) -> nx.MultiDiGraph:
             graph.add_node(end, label=statement.object, role=node_role, hop=hop)
         label = statement.relation + _MARKS.get(statement.origin, "")
         graph.add_edge(start, end, key=relation, label=label, role=edge_role)
-        start = end  # the next statement is about this thing, even if it has another id for it
     return graph
 
 

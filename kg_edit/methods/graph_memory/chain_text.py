@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from kg_edit.methods.graph_memory.edited_graph import Entity, Statement
 from kg_edit.writing_systems import whole
@@ -64,8 +65,12 @@ def put_chain_before(prompt: str, statements: Sequence[Statement], *, examples: 
 def _write_examples(paragraph: str, statements: Sequence[Statement]) -> list[str]:
     """Return the chain and the paragraph with made-up names, once for each row of `_MADE_UP`.
 
-    There are none if the paragraph does not contain a name of the first thing, which could be replaced.
+    There are none if the paragraph does not contain a name of the first thing, which could be replaced, nor if the
+    question is about several things, whose walks together do not say what the answer is.
     """
+    for before, statement in pairwise(statements):
+        if statement.subject.key != before.object.key:  # the walk from another thing begins
+            return []
     first = statements[0].subject
     first_name = _find_name(paragraph, first)
     if first_name is None:

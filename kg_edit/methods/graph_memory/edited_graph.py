@@ -11,7 +11,7 @@ stated of a thing after the edits. Each `Statement` has the keys of its parts an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -134,6 +134,7 @@ class EditedGraph:
     of Japan (Q17) that its capital (P36) is Tokyo and its continent (P30) is Asia, and that has Osaka (Q35765), too:
 
         _source_keys  {"name:osaka": "Q35765"}
+        _edits        with Q35765 in the place of name:osaka
         facts         {("Q17", "P36"): "The capital of Japan is Osaka.",
                        ("Q35765", "P1376"): "Osaka is the capital of Japan."}
         _statements   {"Q17": {"P36": ["The capital of Japan is Osaka."], "P30": ["The continent of Japan is Asia."]},
@@ -150,11 +151,12 @@ class EditedGraph:
     """
 
     def __init__(self, edits: Sequence[RememberedEdit], words: RelationWords, *, inverse: bool = True) -> None:
-        self._edits = edits
         self._words = words
         # Each of these needs those above it.
-        self._source_keys = self._match_names()
+        self._source_keys = _match_names(edits)
+        self._edits = [self._with_source_keys(edit) for edit in edits]
         self.facts = self._collect_facts(inverse=inverse)
+        self._edits_by_subject = self._collect_edits()
         self._statements = self._collect_statements()
         self._answers = self._answer_prompts()
         self.starts = self._collect_starts()
@@ -162,6 +164,10 @@ class EditedGraph:
     def find_statements(self, thing: Entity) -> dict[str, list[Statement]]:
         """Return the statements of a thing by relation: those of the edits, and the source's for other relations."""
         return self._statements.get(self._find_key(thing), {})
+
+    def find_edits(self, thing: Entity) -> frozenset[str]:
+        """Return the ids of the edits that state something of a thing; none if no edit changes it."""
+        return self._edits_by_subject.get(self._find_key(thing), frozenset())
 
     def answer(self, prompt_words: tuple[str, ...]) -> Statement | None:
         """Return the fact that answers an edit's own prompt; None for another prompt.
@@ -174,22 +180,21 @@ class EditedGraph:
         """Return the key of a thing: that of the source, if the source has one thing with its name."""
         return self._source_keys.get(thing.key, thing.key)
 
-    def _match_names(self) -> dict[str, str]:
-        """Return for the key of each thing that has only a name the key of the one thing of the source with this name.
+    def _with_source_keys(self, edit: RememberedEdit) -> RememberedEdit:
+        """Return an edit whose statements have the source's keys, so that each begins where another one ends."""
+        implied = tuple(self._rename(statement) for statement in edit.implied)
+        stated = tuple(self._rename(statement) for statement in edit.stated)
+        return edit.model_copy(update={"fact": self._rename(edit.fact), "implied": implied, "stated": stated})
 
-        A name that several things of the source have is left out.
-        """
-        things = {thing.key: thing for thing in self._things()}
-        keys_by_name: dict[str, list[str]] = {}
-        for key, thing in things.items():
-            if not key.startswith(_BY_NAME):
-                keys_by_name.setdefault(key_from_name(thing.label), []).append(key)
-        source_keys = {}
-        for key in things:
-            same_name = keys_by_name.get(key, [])
-            if key.startswith(_BY_NAME) and len(same_name) == 1:
-                source_keys[key] = same_name[0]
-        return source_keys
+    def _rename(self, statement: Statement) -> Statement:
+        """Return a statement with the source's keys of its subject and its object."""
+        changed = {}
+        for name, thing in (("subject", statement.subject), ("object", statement.object)):
+            if thing.key in self._source_keys:
+                changed[name] = thing.model_copy(update={"key": self._source_keys[thing.key]})
+        if not changed:
+            return statement
+        return statement.model_copy(update=changed)
 
     def _collect_facts(self, *, inverse: bool) -> dict[tuple[str, str], Statement]:
         """Return what the edits state; of several facts with the same keys of subject and relation, the last one."""
@@ -200,8 +205,15 @@ class EditedGraph:
                 statements.append(self._invert(edit))
             statements += edit.implied
             for statement in statements:
-                facts[self._find_key(statement.subject), statement.relation_key] = statement
+                facts[statement.subject.key, statement.relation_key] = statement
         return facts
+
+    def _collect_edits(self) -> dict[str, frozenset[str]]:
+        """Return the ids of the edits that made the facts, by the key of the facts' subject."""
+        edits: dict[str, frozenset[str]] = {}
+        for (subject_key, _), fact in self.facts.items():
+            edits[subject_key] = edits.get(subject_key, frozenset()) | {fact.edit}
+        return edits
 
     def _collect_statements(self) -> dict[str, dict[str, list[Statement]]]:
         """Return the statements by the subject's key, and then by the relation's."""
@@ -212,12 +224,11 @@ class EditedGraph:
         seen = set[tuple[str, str, str]]()
         for edit in self._edits:
             for statement in edit.stated:
-                subject_key = self._find_key(statement.subject)
-                is_replaced = (subject_key, statement.relation_key) in self.facts
+                is_replaced = (statement.subject.key, statement.relation_key) in self.facts
                 if is_replaced or statement.part_keys in seen:
                     continue
                 seen.add(statement.part_keys)
-                by_relation = collected.setdefault(subject_key, {})
+                by_relation = collected.setdefault(statement.subject.key, {})
                 by_relation.setdefault(statement.relation_key, []).append(statement)
         return collected
 
@@ -225,8 +236,7 @@ class EditedGraph:
         """Return the fact that answers each edit's own prompt, by the words of the prompt."""
         answers: dict[tuple[str, ...], Statement] = {}
         for edit in self._edits:
-            subject_key = self._find_key(edit.fact.subject)
-            answers[normalised(edit.prompt)] = self.facts[subject_key, edit.fact.relation_key]
+            answers[normalised(edit.prompt)] = self.facts[edit.fact.subject.key, edit.fact.relation_key]
         return answers
 
     def _collect_starts(self) -> dict[str, Entity]:
@@ -235,16 +245,9 @@ class EditedGraph:
         starts = dict(edited)
         for edit in self._edits:
             for statement in edit.stated:
-                if self._find_key(statement.object) in edited:
-                    starts.setdefault(self._find_key(statement.subject), statement.subject)
+                if statement.object.key in edited:
+                    starts.setdefault(statement.subject.key, statement.subject)
         return starts
-
-    def _things(self) -> Iterator[Entity]:
-        """Yield the subject and the object of each statement."""
-        for edit in self._edits:
-            for statement in (edit.fact, *edit.implied, *edit.stated):
-                yield statement.subject
-                yield statement.object
 
     def _invert(self, edit: RememberedEdit) -> Statement:
         """Return the inverse of an edit's fact, whose relation is one of `INVERSES`."""
@@ -261,3 +264,25 @@ class EditedGraph:
             sentence_template=relation.sentence_template,
             edit=edit.id,
         )
+
+
+def _match_names(edits: Sequence[RememberedEdit]) -> dict[str, str]:
+    """Return for the key of each thing that has only a name the key of the one thing of the source with this name.
+
+    A name that several things of the source have is left out.
+    """
+    things = {}
+    for edit in edits:
+        for statement in (edit.fact, *edit.implied, *edit.stated):
+            for thing in (statement.subject, statement.object):
+                things[thing.key] = thing
+    keys_by_name: dict[str, list[str]] = {}
+    for key, thing in things.items():
+        if not key.startswith(_BY_NAME):
+            keys_by_name.setdefault(key_from_name(thing.label), []).append(key)
+    source_keys = {}
+    for key in things:
+        same_name = keys_by_name.get(key, [])
+        if key.startswith(_BY_NAME) and len(same_name) == 1:
+            source_keys[key] = same_name[0]
+    return source_keys

@@ -205,6 +205,24 @@ class AskedWords:
             stems[index] = ""
         return cls(stems=tuple(stems), at=min(named, default=0))
 
+    def beside(self, names_of_others: Collection[int]) -> AskedWords:
+        """Return the words without the names of other things at these positions; of a word, only the nearest one.
+
+        In "Is the capital of Sony's country larger than the capital of Toyota's country?", a walk from Sony has the
+        first "capital" and the first "country".
+        """
+        stems = list(self.stems)
+        for index in names_of_others:
+            stems[index] = ""
+        nearest: dict[str, int] = {}
+        for index, part in enumerate(stems):
+            if part not in nearest or abs(index - self.at) < abs(nearest[part] - self.at):
+                nearest[part] = index
+        for index, part in enumerate(stems):
+            if index != nearest[part]:
+                stems[index] = ""
+        return replace(self, stems=tuple(stems))
+
     @property
     def left(self) -> int:
         """How many words with a meaning are left."""

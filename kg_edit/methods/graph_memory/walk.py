@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from kg_edit.methods.graph_memory.chain_text import MOST_EXAMPLES, write_chain
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, key_from_name
-from kg_edit.methods.graph_memory.entities import NameIndex
+from kg_edit.methods.graph_memory.entities import Named, NameIndex
 from kg_edit.methods.graph_memory.recall import likeliest, recall
 from kg_edit.methods.graph_memory.relation_words import AskedWords, Match, Relation, RelationWords
 from kg_edit.models.language_model import LanguageModel
@@ -110,18 +110,47 @@ class Walker:
     def walk(self, question: str) -> Walk:
         """Return the walk of a question, from the first thing that it names whose walk passes an edit.
 
-        An edit's own prompt needs no walk: it gets the edit's statement.
+        If the question also asks for an edited fact of another thing, made by another edit, that walk follows: "Are
+        Sony and Toyota in the same country?". An edit's own prompt needs no walk: it gets the edit's statement.
         """
         words = normalised(question)
         fact = self._graph.answer(words)
         if fact is not None:
             return Walk((fact,))
-        for named in self._names.find(question):
-            asked = AskedWords.of(words, named.positions)
+        found = self._names.find(question)
+        walked: list[Statement] = []
+        for named in found:
+            if walked and not self._has_further_edit(named.thing, walked):
+                continue
+            asked = self._words_about(named, found, words)
             statements = self._walk_from(named.thing, asked, question)
-            if _passes_edit(statements):
-                return Walk(tuple(statements))
-        return Walk()
+            if not _passes_edit(statements):
+                continue
+            if not walked or _is_changed(statements[0]):
+                walked += statements
+        return Walk(tuple(walked))
+
+    def _has_further_edit(self, thing: Entity, walked: Sequence[Statement]) -> bool:
+        """Return whether an edit that no earlier walk of the question passes states something of ``thing``."""
+        passed = {statement.edit for statement in walked if _is_changed(statement)}
+        return bool(self._graph.find_edits(thing) - passed)
+
+    def _words_about(self, named: Named[Entity], found: Sequence[Named[Entity]], words: Sequence[str]) -> AskedWords:
+        """Return the words of a question that may ask for something of the thing ``named``.
+
+        If the question also names things with edits of their own, they are those near this thing's name.
+        """
+        asked = AskedWords.of(words, named.positions)
+        own_edits = self._graph.find_edits(named.thing)
+        if not own_edits:
+            return asked
+        names_of_others = set[int]()
+        for other in found:
+            if self._graph.find_edits(other.thing) - own_edits:
+                names_of_others.update(other.positions)
+        if names_of_others:
+            return asked.beside(names_of_others)
+        return asked
 
     def _walk_from(self, thing: Entity, asked: AskedWords, question: str) -> list[Statement]:
         """Return the statements of the walk from ``thing``, for the words ``asked`` of the question."""

@@ -23,7 +23,7 @@ FOUNDER = WalkedStatement(
     subject="Bulgaria",
     relation="founder",
     object="Asparuh",
-    ids=("Q219", "P112", "name:asparuh"),
+    ids=("Bulgaria", "P112", "name:asparuh"),
     sentence="The founder of Bulgaria is Asparuh.",
     origin="model",
 )
@@ -47,10 +47,11 @@ def test_model_without_such_a_patch_has_no_walks() -> None:
 def test_picture_has_all_things_and_marks_what_the_model_said(tmp_path: Path) -> None:
     with memory(SONY).applied(tiny("llama")) as edited:
         fact, _ = find_walks(edited, [CURRENCY])[CURRENCY]
-    walk = (fact, FOUNDER)  # the second statement has another id for Bulgaria
+    walk = (fact, FOUNDER)
     labels = [label for _, _, label in walk_graph(walk).edges(data="label")]
     assert labels == ["country", "founder (by the model)"]
     assert list(walk_graph(walk).nodes) == ["name:sony", "Bulgaria", "name:asparuh"]
+    assert dict(walk_graph(walk).nodes(data="hop")) == {"name:sony": 0, "Bulgaria": 1, "name:asparuh": 2}
     picture = draw_walk(walk, tmp_path / "walk.svg", title="Who founded it?").read_text(encoding="utf-8")
     for text in ("Sony", "Bulgaria", "Asparuh", "founder (by the model)", "Who founded it?"):
         assert text in picture
