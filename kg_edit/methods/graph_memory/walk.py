@@ -35,6 +35,7 @@ from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import normalised
 
 Chooser = Literal["words", "noun", "question"]
+_COMPARED_AT_ONCE = 4  # relations in a forward pass: most choices are given up after the first few
 
 
 class WalkRule(BaseModel):
@@ -106,6 +107,7 @@ class Walker:
         self._rule = rule
         self._words = RelationWords()
         self._names = NameIndex((thing, thing.names) for thing in graph.starts.values())
+        self._costs: dict[Pair, float] = {}  # of the question after a chain, in the walk that is being made
 
     def walk(self, question: str) -> Walk:
         """Return the walk of a question, from the first thing that it names whose walk passes an edit.
@@ -113,6 +115,7 @@ class Walker:
         If the question also asks for an edited fact of another thing, made by another edit, that walk follows: "Are
         Sony and Toyota in the same country?". An edit's own prompt needs no walk: it gets the edit's statement.
         """
+        self._costs = {}
         words = normalised(question)
         fact = self._graph.answer(words)
         if fact is not None:
@@ -270,17 +273,28 @@ class Walker:
         if not choices:
             return None
         best = self._likeliest(choices[: self._rule.compared], question, chain)
-        statement = best.statements[0]
-        others = [other for other in self._words.packaged.values() if other.name != best.relation.name]
-        chains = [write_chain([*chain, statement])]
-        for other in others[: self._rule.compared]:
-            about_other = statement.model_copy(update={"sentence_template": other.sentence_template})
-            chains.append(write_chain([*chain, about_other]))
-        costs = self._question_nll(chains, question)
-        gain = min(costs[1:]) - costs[0]
-        if gain <= self._rule.margin:
+        if not self._beats_other_relations(best, question, chain):
             return None
         return best
+
+    def _beats_other_relations(self, choice: _Choice, question: str, chain: Sequence[Statement]) -> bool:
+        """Return whether a choice's statement makes the question likelier than the same sentence with other relations.
+
+        They are compared a few at a time, and the first one that is as good ends the comparison.
+        """
+        statement = choice.statements[0]
+        others = [other for other in self._words.packaged.values() if other.name != choice.relation.name]
+        others = others[: self._rule.compared]
+        (own_cost,) = self._question_nll([write_chain([*chain, statement])], question)
+        for start in range(0, len(others), _COMPARED_AT_ONCE):
+            chains = []
+            for other in others[start : start + _COMPARED_AT_ONCE]:
+                about_other = statement.model_copy(update={"sentence_template": other.sentence_template})
+                chains.append(write_chain([*chain, about_other]))
+            gain = min(self._question_nll(chains, question)) - own_cost
+            if gain <= self._rule.margin:
+                return False
+        return True
 
     def _likeliest(self, choices: Sequence[_Choice], question: str, chain: Sequence[Statement]) -> _Choice:
         """Return the choice that the model finds likeliest, by the noun or by the question."""
@@ -297,7 +311,11 @@ class Walker:
         return choices[costs.index(min(costs))]
 
     def _question_nll(self, chains: Sequence[str], question: str) -> list[float]:
-        """Return -log p of the question after each chain, the mean over its tokens."""
+        """Return -log p of the question after each chain, the mean over its tokens; a walk scores each chain once."""
         pairs = [Pair(f"{chain}\nQuestion:".lstrip(), question) for chain in chains]
-        scores = score(self._model, pairs)
-        return [scores[pair].nll for pair in pairs]
+        new_pairs = [pair for pair in pairs if pair not in self._costs]
+        if new_pairs:
+            scores = score(self._model, new_pairs)
+            for pair in new_pairs:
+                self._costs[pair] = scores[pair].nll
+        return [self._costs[pair] for pair in pairs]
