@@ -55,7 +55,7 @@ def is_imported(corpus: str) -> bool:
 
 
 class Corpus(Protocol):
-    """A text in chunks that are the same in each run, so that shards can share them and a killed run can continue.
+    """A text in chunks that are the same in each run, so that a killed run can continue.
 
     ``name`` identifies the content: a seed, a file's hash, a data set's name. ``at_hand``: whether the text is cheap to
     read in advance, to check that it is long enough.

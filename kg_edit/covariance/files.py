@@ -3,7 +3,7 @@
 - `Identity`: the source of a covariance (model, module, corpus, tokens); its hash is the file's name.
 - `Manifest`: the identity, the number of tokens, and the precision. `write_moment` and `read_moment` write and read C;
   its upper block triangle is stored in float32.
-- `Position`: the progress of an unfinished pass or shard; it is stored in the file of its sums.
+- `Position`: the progress of an unfinished pass; it is stored in the file of its sums.
 """
 
 from __future__ import annotations
@@ -246,8 +246,7 @@ def damaged(path: Path, why: Any) -> CovarianceError:
 class Position(BaseModel):
     """The progress of a run: ``chunks`` chunks with ``seen`` tokens have passed, and ``count`` tokens were added.
 
-    A shard adds every ``parts``-th chunk, starting from number ``part``; a run without shards is shard 0 of 1.
-    ``half_count`` is the number of tokens in the sums when they were last copied for a later comparison.
+    ``count_at_mark`` is the number of tokens in the sums when they were last copied for a later comparison.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -256,23 +255,15 @@ class Position(BaseModel):
     sizes: dict[int, int]
     model_name: str
     ridge: float
-    part: int = Field(0, ge=0)
-    parts: int = Field(1, ge=1)
     chunks: int = 0
     seen: int = 0
     count: int = 0
-    half_count: int = 0
+    count_at_mark: int = 0
     doublings: dict[int, tuple[ConvergenceCheck, ...]] = {}
-    finished: bool = False
-
-    @property
-    def takes_next_chunk(self) -> bool:
-        """Whether the next chunk of the text belongs to this shard."""
-        return self.chunks % self.parts == self.part
 
     @property
     def total(self) -> int:
-        """The wanted number of tokens, of all shards together."""
+        """The wanted number of tokens."""
         first, *_ = self.identities.values()  # all have the same number
         return first.tokens
 
@@ -280,8 +271,7 @@ class Position(BaseModel):
         """Return the path of the sums in ``folder``: one file for all layers, so that all are at the same chunk."""
         ids = "".join(sorted(identity.id for identity in self.identities.values()))
         name = hashlib.sha256(ids.encode()).hexdigest()[:16]
-        kind = "partial" if self.parts == 1 else f"shard-{self.part}-of-{self.parts}"
-        return folder / f"{name}.{kind}.safetensors"
+        return folder / f"{name}.partial.safetensors"
 
 
 def read_position(path: Path) -> Position:
@@ -290,11 +280,4 @@ def read_position(path: Path) -> Position:
     try:
         return Position.model_validate_json(text)
     except ValidationError as error:
-        try:
-            manifest = Manifest.parse(text, path)
-        except CovarianceError:
-            raise damaged(path, _describe_faults(error, Position)) from error
-        raise CovarianceError(
-            f"{path} is the complete covariance of {manifest.module}; expected the sums of a shard, a file whose name "
-            "has shard-I-of-N"
-        ) from error
+        raise damaged(path, _describe_faults(error, Position)) from error

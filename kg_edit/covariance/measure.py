@@ -1,11 +1,12 @@
-"""Measures C = E[k k^T] of several layers in one pass over a text, alone or as one shard of several.
+"""Measures C = E[k k^T] of several layers in one pass over a text.
 
 The pass consists of `open_sums`, `add_text` and `write_covariances`; `Sums` is its state between two chunks of
 text. The sums are saved every 20 seconds (`CHECKPOINT_SECONDS`), so that a killed run can be resumed.
 
-Whether the text was long enough is seen at marks, at ..., 1/4 and 1/2 of the tokens and at the end: how far the
-directions C^-1 k of some probe keys k have turned since the mark before, when half of the tokens had been read. The
-result of each such comparison is a "doubling" in the manifest.
+Was the text long enough? Of 100,000 tokens there are marks at 12,500, 25,000 and 50,000. From each mark to the next
+one, and from the last one to the end, the number of tokens doubles. At the end of each such "doubling" C is compared
+with what it was at the mark before: by what angle have the directions C^-1 k of some probe keys k turned? The manifest
+lists these angles.
 """
 
 from __future__ import annotations
@@ -68,8 +69,6 @@ def open_sums(
     folder: Path,
     *,
     ridge: float,
-    part: int = 0,
-    parts: int = 1,
 ) -> Sums:
     """Return the sums for some layers: those of an interrupted run in ``folder``, or else empty ones."""
     if len({identity.tokens for identity in identities.values()}) > 1:
@@ -77,15 +76,13 @@ def open_sums(
             "these layers have different sizes; give the number of tokens, or measure the layers one by one"
         )
     sizes = {layer: matrix_shape(model.down_projection(layer))[1] for layer in identities}
-    fresh = Position(identities=identities, sizes=sizes, model_name=model.name, ridge=ridge, part=part, parts=parts)
+    fresh = Position(identities=identities, sizes=sizes, model_name=model.name, ridge=ridge)
     path = fresh.path(folder)
     if not path.is_file():
         return Sums(fresh)
     sums = Sums.load(path)
     stored = sums.position
-    same_layers = stored.identities == identities and stored.sizes == sizes
-    same_shard = stored.part == part and stored.parts == parts
-    if not same_layers or not same_shard:
+    if stored.identities != identities or stored.sizes != sizes:
         raise CovarianceError(f"{path} belongs to another run; delete the file")
     log.info("continuing %s after %d of %d tokens", path, stored.seen, fresh.total)
     return sums
@@ -94,28 +91,24 @@ def open_sums(
 def add_text(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progress: bool) -> None:
     """Add the rest of the text to ``sums``, and save them in ``folder`` every `CHECKPOINT_SECONDS`."""
     total = sums.position.total
-    # What would fail after hours fails now: a folder that can't be written, and a text that is too short.
     _check_writable(folder)
-    if corpus.at_hand:
-        available = sum(chunk.tokens for chunk in corpus.chunks(model, tokens=total))
-        _check_length(corpus.name, available, total)
+    _check_at_hand(model, corpus, total)
     modules = ", ".join(identity.module for identity in sums.position.identities.values())
     log.info("measuring the covariance of %s (once) into %s", modules, folder)
+    bar = Bar(title="covariance", unit="token", total=total, done=sums.position.seen, shown=progress)
     # Untouched, because dropout in training mode would change the keys.
-    with _make_bar(sums.position, shown=progress) as bar, keep_untouched(model):
+    with bar, keep_untouched(model):
 
-        def see(layer: int, keys: Tensor) -> None:
+        def see(layer: int, keys: Tensor) -> None:  # keys: [..., d_ff]
             sums.see(layer, keys)
             if layer == min(sums.moments):  # once for all layers; within a chunk too, which may take minutes
-                bar.update(keys.shape[:-1].numel())
+                bar.update(keys.shape[:-1].numel())  # the number of tokens
 
         saved = time.monotonic()
         chunks = corpus.chunks(model, tokens=total)
         for chunk in islice(chunks, sums.position.chunks, None):  # without those that an earlier run has added
-            if sums.position.takes_next_chunk:
-                chunk.feed(tuple(sums.moments), see)
+            chunk.feed(tuple(sums.moments), see)
             sums.end_chunk(chunk.tokens)
-            bar.update(sums.position.seen - bar.n)  # also the tokens of other shards
             if time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 sums.save(sums.position.path(folder))
                 saved = time.monotonic()
@@ -123,7 +116,7 @@ def add_text(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, 
 
 
 def _check_writable(folder: Path) -> None:
-    """Check that ``folder`` can be written, or created in the nearest folder above it that exists."""
+    """Check now, and not after hours, that ``folder`` can be written, or created in the nearest folder that exists."""
     nearest = folder.absolute()
     while not nearest.exists():
         nearest = nearest.parent
@@ -131,12 +124,11 @@ def _check_writable(folder: Path) -> None:
         raise CovarianceError(f"can't write into the cache {folder}; set KG_EDIT_CACHE to a folder of yours")
 
 
-def _make_bar(position: Position, *, shown: bool) -> Bar:
-    """Return the progress bar of a pass that continues at ``position``."""
-    title = "covariance"
-    if position.parts > 1:
-        title += f", shard {position.part}/{position.parts}"
-    return Bar(title=title, unit="token", total=position.total, done=position.seen, shown=shown)
+def _check_at_hand(model: LanguageModel, corpus: Corpus, total: int) -> None:
+    """Check now, and not after hours, that a corpus has enough tokens, if it is at hand as a whole."""
+    if corpus.at_hand:
+        available = sum(chunk.tokens for chunk in corpus.chunks(model, tokens=total))
+        _check_length(corpus.name, available, total)
 
 
 def write_covariances(sums: Sums, folder: Path) -> dict[int, Manifest]:
@@ -163,7 +155,7 @@ class Sums:
     Attributes:
         position: what is read so far, of which text and layers; replaced at the end of each chunk.
         moments: the sum of k k^T of each layer, with its count.
-        halves: the copies of these sums at the last mark.
+        at_mark: the copies of these sums at the last mark; empty before the first one.
         probes: the probe keys of each layer, drawn in the first chunk.
     """
 
@@ -171,15 +163,15 @@ class Sums:
         stored = tensors or {}
         self.position = position
         self.moments = dict[int, SecondMoment]()
-        self.halves = dict[int, Tensor]()
+        self.at_mark = dict[int, Tensor]()
         self.probes = dict[int, ProbeKeys]()
         for layer, size in position.sizes.items():
             self.moments[layer] = SecondMoment(size, stored.get(f"total.{layer}"), position.count)
             self.probes[layer] = ProbeKeys(list(stored.get(f"probes.{layer}", ())))
-            if f"half.{layer}" in stored:
-                self.halves[layer] = stored[f"half.{layer}"]
-        # C^-1 k of the probe keys at the last mark, so that they are solved once; a resumed run has to solve them again
-        self._directions_at_mark = dict[int, Tensor | None]()
+            if f"mark.{layer}" in stored:
+                self.at_mark[layer] = stored[f"mark.{layer}"]
+        # C^-1 k of the probe keys, by layer and number of tokens: those of a mark are compared twice, and solved once.
+        self._directions = dict[tuple[int, int], Tensor | None]()
 
     @classmethod
     def load(cls, path: Path) -> Sums:
@@ -198,7 +190,7 @@ class Sums:
     def save(self, path: Path) -> None:
         """Write the sums, the probe keys and the position to ``path``, atomically."""
         tensors = {f"total.{layer}": moment.total.cpu() for layer, moment in self.moments.items()}
-        tensors |= {f"half.{layer}": half.cpu() for layer, half in self.halves.items()}
+        tensors |= {f"mark.{layer}": total.cpu() for layer, total in self.at_mark.items()}
         tensors |= {f"probes.{layer}": self.probe_keys(layer) for layer in self.moments}
         write_tensors(path, tensors, self.position)
 
@@ -223,10 +215,9 @@ class Sums:
 
     def _compare_and_copy(self) -> None:
         """At a mark, note the doubling since the mark before, and copy the sums for the next one."""
-        if self.position.parts == 1:  # the sums of a single shard are not comparable; shards are merged later
-            self._update_position(doublings={layer: self._compute_doublings(layer) for layer in self.moments})
-        self.halves = {layer: moment.total.float() for layer, moment in self.moments.items()}
-        self._update_position(half_count=self.position.count)
+        doublings = {layer: self._compute_doublings(layer) for layer in self.moments}
+        self.at_mark = {layer: moment.total.float() for layer, moment in self.moments.items()}
+        self._update_position(doublings=doublings, count_at_mark=self.position.count)
 
     def _list_marks(self) -> list[float]:
         """Return the numbers of tokens at which the sums are compared: 1/2, 1/4, ... of the wanted number.
@@ -237,10 +228,6 @@ class Sums:
         while marks[-1] / 2 >= max(self.position.sizes.values()):
             marks.append(marks[-1] / 2)
         return marks
-
-    def close(self) -> None:
-        """Mark the pass over the text as complete."""
-        self._update_position(finished=True)
 
     def finish(self, folder: Path) -> dict[int, Manifest]:
         """Write every layer's C, with its last doubling, into ``folder``; return the manifests by layer."""
@@ -265,24 +252,24 @@ class Sums:
     def _compute_doublings(self, layer: int) -> tuple[ConvergenceCheck, ...]:
         """Return the doublings of a layer, with that from the last mark to the present sums, if there is one."""
         earlier = self.position.doublings.get(layer, ())
+        count_at_mark = self.position.count_at_mark
         moment = self.moments[layer]
-        before = self.position.half_count
-        if layer not in self.halves or not 0 < before < moment.count:
+        if layer not in self.at_mark or not 0 < count_at_mark < moment.count:
             return earlier
-        if layer in self._directions_at_mark:  # this run passed the last mark itself
-            first = self._directions_at_mark[layer]
-        else:
-            first = self._solve_directions(layer, self.halves[layer], before)
+        first = self._solve_directions(layer, self.at_mark[layer], count_at_mark)
         # Rounded like the copy of the sums, so that a resumed run finds the same angle.
         second = self._solve_directions(layer, moment.total.float(), moment.count)
-        self._directions_at_mark[layer] = second
-        check = compare_directions(first, second, tokens_before=before, tokens=moment.count, ridge=self.position.ridge)
+        check = compare_directions(
+            first, second, tokens_before=count_at_mark, tokens=moment.count, ridge=self.position.ridge
+        )
         if check is None:
             return earlier
         return (*earlier, check)
 
     def _solve_directions(self, layer: int, total: Tensor, count: int) -> Tensor | None:
-        """Return C^-1 k of the probe keys, with C = ``total`` / ``count``."""
+        """Return C^-1 k of the probe keys, with C = ``total`` / ``count``; None if C has no inverse."""
+        if (layer, count) in self._directions:
+            return self._directions[layer, count]
         size = self.moments[layer].size
         here = self.moments[layer].total.device
         # Three matrices in float64 (8 bytes a number): C, its factor and a copy. The CPU has room for them.
@@ -291,7 +278,9 @@ class Sums:
         device = here if has_room else CPU
         c = square(total.to(device, torch.float64) / count, size)
         covariance = Covariance(moment=c, tokens=count, ridge=self.position.ridge, id="")
-        return directions(covariance, self.probe_keys(layer))
+        solved = directions(covariance, self.probe_keys(layer))
+        self._directions[layer, count] = solved
+        return solved
 
     def _update_position(self, **changes: object) -> None:
         """Replace the position by one with these fields changed."""
@@ -300,10 +289,12 @@ class Sums:
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], layer: int, size: int, path: Path) -> None:
     """Check the shapes of the tensors of a layer with keys of this size, in the saved sums at ``path``."""
-    expected = (flat_size(size),) if 0 < size < LARGEST else None
+    if not 0 < size < LARGEST:
+        raise damaged(path, f"it has sums of size {size} for layer {layer}")
+    expected = (flat_size(size),)
     total = shapes.get(f"total.{layer}")
-    half = shapes.get(f"half.{layer}", expected)  # there may be none yet
-    if total != expected or half != expected:
+    at_mark = shapes.get(f"mark.{layer}", expected)  # there is none before the first mark
+    if total != expected or at_mark != expected:
         raise damaged(path, f"it has no sum of size {size} for layer {layer}")
     probes = shapes.get(f"probes.{layer}", (0, size))
     if len(probes) != 2 or probes[0] > KEYS or probes[1] != size:
