@@ -28,7 +28,7 @@ from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.queries import parse_named_in, parse_words_of
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Json, Kind, Provenance, Source, Template
 from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key
-from wikidata_cache.sources.wordings import Question, describe_question, write_keys
+from wikidata_cache.sources.wordings import AskedFacts, describe_question, write_keys
 
 _LISTED = 20  # up to this many missing ids, the suggested fetch command lists each id, else a file of edits
 _STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims", "values")
@@ -142,7 +142,7 @@ class CachedSource:
                 bar.update(len(covered))
                 yield from answers
 
-    def _miss(self, question: Question) -> CacheMissError:
+    def _miss(self, question: AskedFacts) -> CacheMissError:
         """Return the error for facts that the offline cache lacks, with the command that fetches them."""
         arguments = ["--kind", question.kind, *question.ids]
         if len(question.ids) > _LISTED:

@@ -1,7 +1,7 @@
 """Questions about labels, descriptions and names in other languages than English (`Template`s).
 
-Each is asked for an entity and a family of languages, written "Q42 zh", and for a name "zh 北京". The answer has the
-texts in all codes of the family, so that it fits every chain of languages (`languages.py`).
+Each is asked by a key: an entity and a family of languages, written "Q42 zh", or a family and a name, "zh 北京". The
+answer has the texts in all codes of the family, so that it fits every chain of languages (`languages.py`).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def _make_words_reader(kind: LanguageKind) -> Callable[[Sequence[str], Sequence[
 
     def read(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
         texts: dict[str, dict[str, str]] = defaultdict(dict)
-        for row in sorted(rows, key=lambda row: row.get("l", "")):
-            if row.get("l", "").strip():  # of several texts in one code, the first in alphabetical order stays
+        for row in sorted(rows, key=lambda row: row["l"]):
+            if row["l"].strip():  # of several texts in one code, the first in alphabetical order stays
                 texts[_read_key(row)].setdefault(row["lang"], row["l"])
         facts = []
         for key in keys:
@@ -101,20 +101,23 @@ ALL_TEMPLATES: dict[Kind, Template] = TEMPLATES | {template.kind: template for t
 
 
 def choose_texts(answers: Mapping[str, Json], languages: Languages) -> dict[str, str]:
-    """Return {id: text in the first language} of answers {key: [[code, text], ...]}, without ids that have no text."""
+    """Return {id: text} of answers {key: [[code, text], ...]}: the text in the first of the chain's own languages.
+
+    An id without a text in these is left out. English at the end of a chain is not among them: other templates ask it.
+    """
     texts: dict[str, dict[str, str]] = defaultdict(dict)
     for key, pairs in answers.items():
         entity, _ = parse_words_of(key)
         texts[entity].update((code, text) for code, text in pairs)
     chosen = {}
     for entity, by_code in texts.items():
-        spoken = [code for code in list_own_languages(languages) if code in by_code]
-        if spoken:
-            chosen[entity] = by_code[spoken[0]]
+        available = [code for code in list_own_languages(languages) if code in by_code]
+        if available:
+            chosen[entity] = by_code[available[0]]
     return chosen
 
 
-class Question(NamedTuple):
+class AskedFacts(NamedTuple):
     """What was asked: facts of a kind about ids (or labels), and the families of languages; () for the default ones."""
 
     kind: Kind
@@ -122,15 +125,18 @@ class Question(NamedTuple):
     languages: tuple[str, ...]
 
 
-def describe_question(kind: Kind, ids: Sequence[str]) -> Question:
-    """Return what a question asks; one of `IN_LANGUAGES` has languages, and ids that are no keys."""
+def describe_question(kind: Kind, keys: Sequence[str]) -> AskedFacts:
+    """Return what a question of this kind with these keys asks: the reverse of `write_keys`.
+
+    describe_question("label_in", ["Q42 zh"]) -> AskedFacts("label", ["Q42"], ("zh",))
+    """
     for plain_kind, template in IN_LANGUAGES.items():
         if template.kind == kind:
-            pairs = [_parse_key(plain_kind, key) for key in ids]
+            pairs = [_parse_key(plain_kind, key) for key in keys]
             texts = {text for text, _ in pairs}
             families = {family for _, family in pairs}
-            return Question(plain_kind, sorted(texts), tuple(sorted(families)))
-    return Question(kind, list(ids), ())
+            return AskedFacts(plain_kind, sorted(texts), tuple(sorted(families)))
+    return AskedFacts(kind, list(keys), ())  # a question in the default languages, whose keys are ids or labels
 
 
 def _parse_key(kind: Kind, key: str) -> tuple[str, str]:
