@@ -1,6 +1,7 @@
 """Methods that read a knowledge graph: `GraphMethod` holds one, `GraphReader` reads the subgraph of each edit.
 
-`GraphSettings` says which subgraph an edit gets (`GraphSettings.ask`).
+`GraphSettings` says which subgraph an edit gets (`GraphSettings.ask`). The ``graph`` of a method is the source of
+subgraphs, `GraphSettings.graph` has the settings of it, and a ``subgraph`` is that of one edit.
 """
 
 from __future__ import annotations
@@ -70,28 +71,29 @@ class GraphSettings(MethodConfig):
         answers = asked_answers(edit) if self.guards_answers else ()
         options = self.graph.options(hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed)
         try:
-            graph = edit_subgraph(source, edit, add_guard(source, edit, options, answers))
+            # With the guard, other statements are sampled in the place of those that overlap an answer.
+            subgraph = edit_subgraph(source, edit, add_guard(source, edit, options, answers))
         except ABSENT:
             if self.graph.require:
                 raise
-            graph = edge_alone(source, edit)
+            subgraph = edge_alone(source, edit)
         if answers:
-            graph = without_answers(graph, answers)
-        if self.graph.require and not has_statements(graph):
-            why = say_what_is_missing(graph, edit, self.graph)
+            subgraph = without_answers(subgraph, answers)  # a source may not have the guard
+        if self.graph.require and not has_statements(subgraph):
+            why = say_what_is_missing(subgraph, edit, self.graph)
             raise GraphError(
                 f"{why}; add some, give another graph or table of rules, or leave out graph.require "
                 "(CLI: --require-graph)"
             )
-        return graph
+        return subgraph
 
-    def check_subgraph(self, edit: Edit, graph: nx.MultiDiGraph) -> None:
-        """Check the ``graph`` that `ask` returned for ``edit``."""
-        check_graph(graph)
+    def check_subgraph(self, edit: Edit, subgraph: nx.MultiDiGraph) -> None:
+        """Check the ``subgraph`` that `ask` returned for ``edit``."""
+        check_graph(subgraph)
 
     @property
     def guards_answers(self) -> bool:
-        """Whether the answers of the edit's test questions are excluded from the subgraph."""
+        """Whether `ask` excludes the answers of the edit's test questions; GLAME-plus excludes them later."""
         return self.exclude_answers
 
 
@@ -192,15 +194,16 @@ class GraphReader(GraphMethod):
 
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
         """Return the edit's subgraph: fetched once, and then logged once if a user should know something about it."""
-        if edit not in self._subgraphs:
-            subgraph = self._fetch(edit)
-            if len(self._subgraphs) >= SUBGRAPHS:
-                oldest = next(iter(self._subgraphs))
-                del self._subgraphs[oldest]
-            self._subgraphs[edit] = subgraph  # where the reports find it
-            self._report_answers(edit)
-            self._report_alone(edit)
-        return self._subgraphs[edit]
+        if edit in self._subgraphs:
+            return self._subgraphs[edit]
+        subgraph = self._fetch(edit)
+        if len(self._subgraphs) >= SUBGRAPHS:
+            oldest = next(iter(self._subgraphs))
+            del self._subgraphs[oldest]
+        self._subgraphs[edit] = subgraph
+        self._report_answers(edit, subgraph)
+        self._report_alone(edit, subgraph)
+        return subgraph
 
     def _fetch(self, edit: Edit) -> nx.MultiDiGraph:
         """Ask the graph for the edit's subgraph, and check that the model can read its labels."""
@@ -209,15 +212,15 @@ class GraphReader(GraphMethod):
         check_labels(self.model, subgraph)
         return subgraph
 
-    def _report_alone(self, edit: Edit) -> None:
+    def _report_alone(self, edit: Edit, subgraph: nx.MultiDiGraph) -> None:
         """Note in `stated` whether the graph states anything of o*; warn of the first `_MOST_NAMED` edits without."""
         if states_nothing(self.graph):  # each edit reads its own fact alone, by choice
             return
-        why = self.why_alone(edit)
+        why = self._explain_alone(edit, subgraph)
         self.stated[edit.id] = not why
         if not why:
             return
-        count = len(edits_alone(self))
+        count = len(edits_alone(self))  # with this one
         if count < _MOST_NAMED:
             log.warning("edit %r: %s", edit.id, why)
         elif count == _MOST_NAMED:
@@ -225,7 +228,10 @@ class GraphReader(GraphMethod):
 
     def why_alone(self, edit: Edit) -> str:
         """Return why this method reads s -r-> o* alone, in words; "" if the subgraph has statements of o*."""
-        subgraph = self.subgraph(edit)
+        return self._explain_alone(edit, self.subgraph(edit))
+
+    def _explain_alone(self, edit: Edit, subgraph: nx.MultiDiGraph) -> str:
+        """Return in words why a subgraph is s -r-> o* alone, with advice; "" if it has statements of o*."""
         if has_statements(subgraph):
             return ""
         missing = say_what_is_missing(subgraph, edit, self.config.graph)
@@ -238,31 +244,38 @@ class GraphReader(GraphMethod):
 
     def answers_met(self, edit: Edit) -> list[str]:
         """Return the labels in the edit's subgraph that overlap an answer of its test questions or probes."""
-        graph = self.subgraph(edit)
+        return self._find_answers(edit, self.subgraph(edit))
+
+    def _find_answers(self, edit: Edit, subgraph: nx.MultiDiGraph) -> list[str]:
+        """Return the labels in a subgraph that overlap an answer of the edit's test questions or probes."""
         answers = self.test_answers(edit)
         if not answers:
             return []
-        return sorted(str(graph.nodes[node]["label"]) for node in answers_in(graph, answers))
+        return sorted(str(subgraph.nodes[node]["label"]) for node in answers_in(subgraph, answers))
 
     def test_answers(self, edit: Edit) -> tuple[str, ...]:
-        """Return the answers of the edit's test questions, and of its record's probes if the graph knows them."""
+        """Return the answers of the edit's test questions, and those of its record's probes.
+
+        `kg-edit evaluate` puts a control around the graph that has the latter (`WithAnswersNamed`, `WithoutAnswers`).
+        Other graphs don't know them.
+        """
         return (*asked_answers(edit), *probe_answers(self.graph, edit))
 
-    def _report_answers(self, edit: Edit) -> None:
-        """Log once per run that a subgraph contains answers to a benchmark's test questions, which the graph knows.
+    def _report_answers(self, edit: Edit, subgraph: nx.MultiDiGraph) -> None:
+        """Log once per run that a subgraph contains answers to a benchmark's test questions.
 
         Outside a benchmark nothing is logged, as a method is meant to read the facts that follow from an edit.
         """
         if self._answers_reported or self.config.exclude_answers:
             return
-        if not probe_answers(self.graph, edit):
+        if not probe_answers(self.graph, edit):  # only the graph of a benchmark has some (`test_answers`)
             return
         try:  # an incomplete subgraph has no answers to look up; the code that uses it raises the error
-            check_graph(self.subgraph(edit))
-            target_of(self.subgraph(edit))
+            check_graph(subgraph)
+            target_of(subgraph)
         except GraphError:
             return
-        labels = self.answers_met(edit)
+        labels = self._find_answers(edit, subgraph)
         if labels:
             self._answers_reported = True
             named = ", ".join(repr(label) for label in labels[:3])

@@ -47,9 +47,9 @@ class GraphRequestConfig(GraphSettings):
         """Return the workload of the method, with the largest possible number of further facts."""
         return replace(super().workload(edits=edits), facts=1 + self.statements + self.composed + self.chained)
 
-    def check_subgraph(self, edit: Edit, graph: nx.MultiDiGraph) -> None:
+    def check_subgraph(self, edit: Edit, subgraph: nx.MultiDiGraph) -> None:
         """Check that the facts of the edit's subgraph can be put into words."""
-        self.facts(edit, graph)
+        self.facts(edit, subgraph)
 
     def facts(self, edit: Edit, graph: nx.MultiDiGraph) -> tuple[GraphFact, ...]:
         """Return the facts of an edit's subgraph that become further edits: statements, composed, chained.
