@@ -10,7 +10,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.methods.rome.method import Rome, RomeConfig
-from kg_edit.models.hooks import watch
+from kg_edit.models.hooks import record_last_call
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.scoring.generation import continuations
@@ -80,8 +80,7 @@ def _try_edit(method: Rome) -> Iterator[tuple[str, str]]:
 def _read_value(model: LanguageModel, layer: int) -> torch.Tensor:
     """Return the down-projection's output [d] at the subject's last token of the bare prompt."""
     prompt = encode(model.tokenizer, _EDIT.prompt, subject=_EDIT.subject)
-    values: list[torch.Tensor] = []
-    with watch(model.down_projection(layer), lambda _, value: values.append(value)):
+    with record_last_call(model.down_projection(layer)) as call:
         model.model(torch.tensor([prompt.ids], device=model.device))
-    by_token = values[0].reshape(len(prompt.ids), -1)  # [tokens, d]
+    by_token = call.output.reshape(len(prompt.ids), -1)  # [tokens, d]
     return by_token[prompt.edited_at].float()

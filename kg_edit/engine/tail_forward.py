@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kg_edit.engine.prefix_cache import Prefix, SharedContexts, quick_backward, run_prefix
 from kg_edit.engine.replay import RecordedBlocks
-from kg_edit.models.hooks import change_output, index_for, is_hooked, run_at_positions, watch
+from kg_edit.models.hooks import change_output, index_for, is_hooked, record_last_call, run_at_positions
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch, Prompt, end_mask
 
@@ -58,14 +58,10 @@ class TailForward:
         tails = [tail(row) for row in rows]
         with torch.no_grad():
             # Block l: the subject's last token alone, because the change does not reach the later tokens there.
-            seen = list[Tensor]()  # the input and the output of the down-projection
-
-            def note(key: Tensor, value: Tensor) -> None:
-                seen.extend((key, value))
-
-            with watch(model.down_projection(layer), note):
+            with record_last_call(model.down_projection(layer)) as call:
                 self._edited, _ = self._record([ids[:1] for ids in tails], range(layer, layer + 1))
-            self.keys, self.values = [state.reshape(len(tails), -1) for state in seen]  # one token per row
+            self.keys = call.input.reshape(len(tails), -1)  # one token per row
+            self.values = call.output.reshape(len(tails), -1)
             # The blocks above: the whole tails. Their input at the later tokens does not change.
             self._above, self._clean_final = self._record(tails, range(layer + 1, len(model.blocks)))
             self._clean_later = self._above.first_input[:, 1:]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kg_edit.engine.replay import RecordedBlocks
 from kg_edit.engine.tail_forward import read_index, right_pad
-from kg_edit.models.hooks import change_output, index_for, watch
+from kg_edit.models.hooks import change_output, index_for, record_last_call
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 
@@ -34,15 +34,11 @@ class WholeForward:
         positions = torch.tensor([row.edited_at for row in rows], device=model.device)
         self._subjects = (torch.arange(len(rows), device=model.device), positions)  # rows, and subjects' last tokens
         batch = right_pad([row.ids for row in rows], model.device, ends=[row.target_start - 1 for row in rows])
-        seen = list[Tensor]()  # the input and the output of the down-projection
-
-        def note(key: Tensor, value: Tensor) -> None:
-            seen.extend((key, value))
-
-        with torch.no_grad(), watch(model.down_projection(layer), note):
+        with torch.no_grad(), record_last_call(model.down_projection(layer)) as call:
             blocks = range(layer, len(model.blocks))
             self._blocks, self._clean = RecordedBlocks.record(model, batch, blocks)
-        keys, values = [state.reshape(*batch.ids.shape, -1) for state in seen]  # some models flatten rows and tokens
+        keys = call.input.reshape(*batch.ids.shape, -1)  # some models flatten rows and tokens
+        values = call.output.reshape(*batch.ids.shape, -1)
         self.keys = keys[index_for(self._subjects, keys)]
         self.values = values[index_for(self._subjects, values)]
 

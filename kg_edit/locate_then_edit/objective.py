@@ -27,7 +27,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import Engine, FastLoss, TargetRow
 from kg_edit.models.first_token import readable_contexts
-from kg_edit.models.hooks import change_output, index_for, tell_prompt_ends, watch
+from kg_edit.models.hooks import change_output, index_for, record_last_call, tell_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.sampling import BARE
@@ -394,14 +394,10 @@ class PlainForward:
         self._subjects = tuple(torch.tensor(subjects, device=model.device).unbind(1))
         self._reads = tuple(torch.tensor(reads, device=model.device).unbind(1))
 
-        seen = list[Tensor]()  # the input and the output of the down-projection
-
-        def note(key: Tensor, value: Tensor) -> None:
-            seen.extend((key, value))
-
-        with torch.no_grad(), watch(self._module, note):
+        with torch.no_grad(), record_last_call(self._module) as call:
             self._forward()
-        keys, values = [state.reshape(count, length, -1) for state in seen]  # some models flatten rows and tokens
+        keys = call.input.reshape(count, length, -1)  # some models flatten rows and tokens
+        values = call.output.reshape(count, length, -1)
         self.keys = keys[index_for(self._subjects, keys)]
         self.values = values[index_for(self._subjects, values)]
 

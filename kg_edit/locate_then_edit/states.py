@@ -24,7 +24,7 @@ from kg_edit.covariance.moment import OtherKeys
 from kg_edit.engine import chosen_engine
 from kg_edit.engine.replay import Ascending
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.models.hooks import change_output, tell_prompt_ends, watch
+from kg_edit.models.hooks import change_output, record_last_call, tell_prompt_ends
 from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.models.prompts import Batch, Prompt, left_pad
 
@@ -47,17 +47,12 @@ class WholeRuns:
         if last is None:
             last = layer
         block = self._model.block(last)
-        seen = dict[str, Tensor]()
-
-        def note(_: Tensor, output: Tensor) -> None:
-            seen["output"] = output
-
         for batch in self._batches:
-            with tell_prompt_ends(self._model, batch.ends), watch(block, note):
+            with tell_prompt_ends(self._model, batch.ends), record_last_call(block) as call:
                 self._model.model(
                     input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
                 )
-            yield seen["output"]
+            yield call.output
 
 
 def choose_runs(
@@ -95,22 +90,14 @@ class SubjectStates:
         """Return the keys of block ``layer`` [prompts, d_ff] and the states of the last block [prompts, d], float32."""
         keys = dict[int, Tensor]()
         states = dict[int, Tensor]()
-        seen = dict[str, Tensor]()
-
-        def note_key(key: Tensor, _: Tensor) -> None:
-            seen["key"] = key
-
-        def note_value(_: Tensor, value: Tensor) -> None:
-            seen["value"] = value
-
         with (
-            watch(self._model.down_projection(layer), note_key),
-            watch(self._model.down_projection(self._last), note_value),
+            record_last_call(self._model.down_projection(layer)) as call,
+            record_last_call(self._model.down_projection(self._last)) as last_layer_call,
         ):
-            # `outputs` runs one pass after the other; ``seen`` has what the hooks noted in the latest one
+            # `outputs` runs the pass of one group after the other; both calls are those of the group's pass.
             for group, output in zip(self._groups, self._runs.outputs(layer, last=self._last), strict=True):
-                state = output if self._site == "block" else seen["value"]
-                group_keys = _last_token(seen["key"], len(group))
+                state = output if self._site == "block" else last_layer_call.output
+                group_keys = _last_token(call.input, len(group))
                 group_states = _last_token(state, len(group))
                 for row, index in enumerate(group):
                     keys[index] = group_keys[row]
@@ -172,15 +159,10 @@ class OtherTokens:
         """Return H of all requests together in block ``layer``, on the model in its present state."""
         down = self._model.down_projection(layer)
         others = OtherKeys.none(matrix_shape(down)[1], next(down.parameters()).device)
-        seen = dict[str, Tensor]()
-
-        def note(key: Tensor, _: Tensor) -> None:
-            seen["key"] = key
-
-        with watch(down, note):
-            # `outputs` runs one pass after the other; ``seen`` has the keys of the latest one
+        with record_last_call(down) as call:
+            # `outputs` runs the pass of one group after the other; the call is that of the group's pass.
             for group, _ in zip(self._passes, self._runs.outputs(layer), strict=True):
-                keys = _without_subjects(seen["key"], list(chain.from_iterable(group)))  # of each row
+                keys = _without_subjects(call.input, list(chain.from_iterable(group)))  # of each row
                 first = 0
                 for rows in group:  # the rows of one request, which count as one
                     others = others.plus(torch.cat(keys[first : first + len(rows)]))
@@ -217,16 +199,11 @@ def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tens
     These are all tokens, targets included, except the last token of each mention of the subject. The blocks above
     ``layer`` do not run.
     """
-    seen = dict[str, Tensor]()
-
-    def note(key: Tensor, _: Tensor) -> None:
-        seen["key"] = key
-
     batch = left_pad([row.ids for row in rows], device=model.device, ends=[row.target_start - 1 for row in rows])
-    with watch(model.down_projection(layer), note):
+    with record_last_call(model.down_projection(layer)) as call:
         for _ in choose_runs(model, [batch], [layer], memory=0.0).outputs(layer):
             pass  # the pass runs; only the keys are read
-    return torch.cat(_without_subjects(seen["key"], rows))
+    return torch.cat(_without_subjects(call.input, rows))
 
 
 def _without_subjects(keys: Tensor, rows: Sequence[Prompt]) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """What is done to a model inside a ``with`` block, and undone at its end: hooks on modules, and marks on the model.
 
-1. Hooks on a module: `watch` reads its input and output, `change_output` changes its output, `run_at_positions` runs it
-   on some tokens only. A hook may end the forward pass early by `StopForwardError`, which `catch_stop` catches.
+1. Hooks on a module: `watch` and `record_last_call` read its input and output, `change_output` changes its output,
+   `run_at_positions` runs it on some tokens only. A hook may end the forward pass early by `StopForwardError`, which
+   `catch_stop` catches.
 2. `keep_untouched`: the model in evaluation mode, without gradients of its weights.
 3. A mark is an attribute of the model that other code reads. `mark_patched` says that a patch is applied, so that
    `refuse_patched` refuses a second one. Code that runs a forward pass tells patches what they can't see in the states:
@@ -35,6 +36,33 @@ def watch(module: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterator[
 
     with module.register_forward_hook(hook):
         yield
+
+
+class LastCall:
+    """The input and the output of a module in its latest call (`record_last_call`)."""
+
+    input: Tensor
+    output: Tensor
+
+
+@contextmanager
+def record_last_call(module: nn.Module) -> Iterator[LastCall]:
+    """Record the input and the output of ``module`` whenever it runs; those of its latest call can then be read.
+
+    To read the keys of a layer, for example:
+
+        with record_last_call(model.down_projection(layer)) as call:
+            model.model(ids)
+        keys = call.input
+    """
+    call = LastCall()
+
+    def note(module_input: Tensor, output: Tensor) -> None:
+        call.input = module_input
+        call.output = output
+
+    with watch(module, note):
+        yield call
 
 
 @contextmanager

@@ -534,7 +534,7 @@ def dequantised(module: Any) -> Tensor:
     for start in range(0, module.in_features, _ROWS):
         size = min(_ROWS, module.in_features - start)
         rows = torch.zeros(size, module.in_features, dtype=dtype, device=device)
-        rows[:, start:].fill_diagonal_(1)
+        rows[:, start:].fill_diagonal_(1)  # the rows from ``start`` on of the identity [in, in]
         columns.append(type(module).forward(module, rows).float())  # without the hooks of a patch
     matrix = torch.cat(columns)  # W^T + bias, [in, out]
     if module.bias is not None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from kg_edit.covariance.moment import OtherKeys
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.replay import block_output
 from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit.joint import mean_key
 from kg_edit.locate_then_edit.objective import Request
@@ -32,7 +33,7 @@ from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.models.devices import exact
-from kg_edit.models.hooks import StopForwardError, catch_stop, keep_untouched, watch
+from kg_edit.models.hooks import keep_untouched, record_last_call
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad, split_passes
 from kg_edit.reports.prompts import AskedPrompt, join_repeats, own_prompts, unrelated_prompts
@@ -235,9 +236,7 @@ def _keys_and_directions(
     method: RankOneMethod | JointMethod, requests: Sequence[Request], layer: int
 ) -> tuple[Tensor, Tensor]:
     """Return the keys k of the bare prompts [edits, d_ff], and the directions U [d_ff, edits], in float64."""
-    rows = list(
-        chain.from_iterable(request.rewrites for request in requests)
-    )  # of an edit, the bare prompt comes first
+    rows = list(chain.from_iterable(request.rewrites for request in requests))  # the bare prompt of an edit is first
     counts = [len(request.rewrites) for request in requests]
     row_keys, _ = subject_states(method.model, rows, layer=layer, last=layer)
     by_edit = row_keys.split(counts)  # [contexts, d_ff] of each edit
@@ -274,17 +273,11 @@ def _single_directions(
 
 def _keys_of_prompts(model: LanguageModel, prompts: Sequence[Prompt], layer: int) -> Iterator[Tensor]:
     """Yield the keys of each prompt's tokens in a layer, [tokens, d_ff] in float64; higher blocks do not run."""
-    seen = dict[str, Tensor]()
-
-    def note(key: Tensor, _: Tensor) -> None:
-        seen["key"] = key
-        raise StopForwardError
-
     for part in split_passes([len(prompt.ids) for prompt in prompts], rows=_ROWS, tokens=_TOKENS):
         rows = [prompts[index].ids for index in part]
         batch = left_pad(rows, device=model.device)
-        with watch(model.down_projection(layer), note), catch_stop():
-            model.model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
-        padded = seen["key"].reshape(len(rows), -1, seen["key"].shape[-1])  # [rows, longest, d_ff]
+        with record_last_call(model.down_projection(layer)) as call:
+            block_output(model, batch, layer)
+        padded = call.input.reshape(len(rows), -1, call.input.shape[-1])  # [rows, longest, d_ff]
         for row, keys in zip(rows, padded, strict=True):
-            yield exact(keys[len(keys) - len(row) :])
+            yield exact(keys[len(keys) - len(row) :])  # without the padding on the left

@@ -33,7 +33,7 @@ from kg_edit.engine.prefix_cache import (
     stack_prefixes,
 )
 from kg_edit.models.devices import pass_megabytes
-from kg_edit.models.hooks import tell_prompt_ends, watch
+from kg_edit.models.hooks import record_last_call, tell_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch, left_pad
 from kg_edit.patches.per_token import patch_each_token
@@ -372,11 +372,6 @@ class _Decoder:
 
     def _next_logits(self, numbers: Sequence[int], batch: Batch, cache: SummedCache | None) -> Tensor:
         """Return the logits [rows, vocabulary] after the last token of ``batch``, which is read after ``cache``."""
-        final = list[Tensor]()  # states before the final norm, which `LanguageModel.logits` applies
-
-        def note(_: Tensor, output: Tensor) -> None:
-            final.append(output)
-
         # Rows of one patch have one owner, the patch's number, so that its weights are computed once.
         distinct = {id(self.patches[row]): self.patches[row] for row in numbers}
         number_of = {patch_id: number for number, patch_id in enumerate(distinct)}
@@ -384,7 +379,7 @@ class _Decoder:
         with (
             patch_each_token(self.model, list(distinct.values()), owners),
             tell_prompt_ends(self.model, batch.ends),
-            watch(self.model.blocks[-1], note),
+            record_last_call(self.model.blocks[-1]) as last_block,
         ):
             base_model(self.model)(
                 input_ids=batch.ids,
@@ -393,7 +388,7 @@ class _Decoder:
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
-        return self.model.logits(final[0][:, -1]).float()
+        return self.model.logits(last_block.output[:, -1]).float()  # which applies the final norm
 
     def _write_tokens(self, logits: Tensor, numbers: Sequence[int]) -> None:
         """Write the next token of each active row, and mark the rows that are finished."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from kg_edit.models.hooks import keep_untouched, watch
+from kg_edit.models.hooks import keep_untouched, record_last_call
 from kg_edit.models.language_model import LanguageModel
 
 
@@ -37,11 +37,6 @@ def _mean_state(model: LanguageModel, text: str) -> Tensor:
     ids = ids[: model.positions]
     if len(ids) < 2:
         return torch.zeros(model.width)
-    means = list[Tensor]()
-
-    def note(state: Tensor, _: Tensor) -> None:
-        means.append(state[0, 1:].float().mean(0).cpu())
-
-    with keep_untouched(model), watch(model.model.get_output_embeddings(), note):
+    with keep_untouched(model), record_last_call(model.model.get_output_embeddings()) as head:
         model.model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
-    return means[0]
+    return head.input[0, 1:].float().mean(0).cpu()

@@ -39,7 +39,7 @@ from kg_edit.engine.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods.composed_facts import QUESTIONS, ComposedFact, first_hop
 from kg_edit.models.devices import exact
-from kg_edit.models.hooks import index_for, watch
+from kg_edit.models.hooks import index_for, record_last_call
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, encode, left_pad
 from kg_edit.patches.factors import Factors
@@ -242,16 +242,12 @@ class AnswerRows:
         self._model = model
         self.width = model.width
         rows = list(chain.from_iterable(groups))
-        seen = list[Tensor]()  # the input and the output of the down-projection, in the one pass below
-
-        def note(key: Tensor, value: Tensor) -> None:
-            seen.extend((key, value))
-
         batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
         prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
-        with torch.no_grad(), watch(model.down_projection(layer), note):
+        with torch.no_grad(), record_last_call(model.down_projection(layer)) as call:
             self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
-        keys, values = [state.reshape(*batch.ids.shape, -1).float() for state in seen]  # [rows, n, d_ff], [rows, n, d]
+        keys = call.input.reshape(*batch.ids.shape, -1).float()  # [rows, n, d_ff]
+        values = call.output.reshape(*batch.ids.shape, -1).float()  # [rows, n, d]
 
         device = keys.device  # of the late block; the input embedding may be on another one
         facts, shares = _share_losses(groups)
@@ -481,13 +477,8 @@ class KnownQuestions:
 @torch.no_grad()
 def last_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
     """Return the inputs of the down-projection of ``layer`` at the edited token of each row, [rows, d_ff]."""
-    keys = list[Tensor]()
-
-    def note(key: Tensor, _: Tensor) -> None:
-        keys.append(key.reshape(len(rows), -1))
-
     prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=1)
     last = left_pad([[row.ids[row.edited_at]] for row in rows], device=model.device)
-    with watch(model.down_projection(layer), note):
+    with record_last_call(model.down_projection(layer)) as call:
         block_output(model, last, layer, prefix=prefix)
-    return keys[0].float()
+    return call.input.reshape(len(rows), -1).float()
