@@ -223,15 +223,16 @@ class SequenceRun:
         label = ""
         if is_single:
             label = _label(sequences, bar)
-        group = _Group(progress=[], failed=set(), lines=_Lines(self.folder, held=is_single), bar=bar, label=label)
+        lines = _Lines(self.folder, held=is_single)
         # General ability comes first: a text or task that can't be used is found before any record.
         self._measure_point(sequences[0], 0, None, bar)
         bar.phase("unedited model", sum(len(sequence.items) for sequence in sequences))
-        group.note("unedited model")
-        group.failed = self._score_unedited(self._scored_items(sequences), group.lines)
+        bar.note(f"{label}unedited model")
+        failed = self._score_unedited(self._scored_items(sequences), lines)
 
         scorings = list(plan.scorings(len(sequences[0].items)))
-        group.progress = [self._resume(sequence, scorings, group.failed) for sequence in sequences]
+        progress = [self._resume(sequence, scorings, failed) for sequence in sequences]
+        group = _Group(progress=progress, failed=failed, lines=lines, bar=bar, label=label)
         largest = 0
         for number, scoring in enumerate(scorings):
             largest = max(largest, self._advance_step(group, number, scoring))
@@ -386,7 +387,9 @@ class SequenceRun:
         updates = {}
         for state in progress:
             batch = batches[state.sequence.number]
-            outcome = alone.get(batch[0].id) if batch else None
+            outcome = None
+            if batch:  # it is one record where records are edited alone; elsewhere ``alone`` is empty
+                outcome = alone.get(batch[0].id)
             update = self._make_update(state, number, batch, outcome, group.lines)
             # The patch is that of all edits so far; a step without a success changes nothing.
             state.patch = add_patches(state.patch, update)

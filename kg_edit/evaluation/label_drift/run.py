@@ -189,16 +189,9 @@ def _process_stream(
         state = _State(model)
         is_right = state.right(drift.stream, title="unedited classifier")
         accurate = [text for text, right in zip(drift.stream, is_right, strict=True) if right]
-        points = folder.points()
+        recorded = folder.points()
 
-        def point(seen: int) -> DriftPoint:
-            """Return the recorded point after ``seen`` texts; measure and record it if there is none."""
-            if seen not in points:
-                points[seen] = _measure(state, seen, test=drift.test, accurate=accurate)
-                folder.append(points[seen])
-            return points[seen]
-
-        yield point(0)
+        yield recorded.get(0) or _measure(state, 0, folder, test=drift.test, accurate=accurate)
         bar = Bar(drift.stream, title=method.name, unit="text")
         for seen, text in enumerate(bar, 1):
             edits_before = len(state.edited)
@@ -209,7 +202,7 @@ def _process_stream(
                 _process(state, text, method, folder)
             is_due = len(state.edited) > edits_before and len(state.edited) % every == 0
             if is_due or seen == len(drift.stream):
-                yield point(seen)
+                yield recorded.get(seen) or _measure(state, seen, folder, test=drift.test, accurate=accurate)
 
 
 def _process(state: _State, text: LabelledText, method: Method, folder: DriftFolder) -> None:
@@ -258,9 +251,16 @@ def _load_update(folder: DriftFolder, number: int, *, line: int) -> Patch:
         ) from error
 
 
-def _measure(state: _State, seen: int, *, test: Sequence[LabelledText], accurate: Sequence[LabelledText]) -> DriftPoint:
-    """Return the shares of right labels of the classifier as it is now."""
-    return DriftPoint(
+def _measure(
+    state: _State,
+    seen: int,
+    folder: DriftFolder,
+    *,
+    test: Sequence[LabelledText],
+    accurate: Sequence[LabelledText],
+) -> DriftPoint:
+    """Measure the shares of right labels of the classifier as it is now, after ``seen`` texts, and record them."""
+    point = DriftPoint(
         seen=seen,
         edits=len(state.edited),
         failed=state.failed,
@@ -269,6 +269,8 @@ def _measure(state: _State, seen: int, *, test: Sequence[LabelledText], accurate
         ARR=mean(state.right(accurate)),
         seconds=sum(state.seconds) / max(1, len(state.seconds)),
     )
+    folder.append(point)
+    return point
 
 
 @dataclass
