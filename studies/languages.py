@@ -24,6 +24,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,7 +174,9 @@ def ask(model: LanguageModel, fact: Fact, language: str) -> dict[str, float]:
                 row = row._replace(prompt=start + row.prompt)
                 break
         asked.append(row)
-    pairs = [Pair(row.prompt, name) for row in asked for name in (row.wanted, row.unwanted)]
+    pairs = list[Pair]()
+    for row in asked:
+        pairs += [Pair(row.prompt, row.wanted), Pair(row.prompt, row.unwanted)]
     scores = score(model, pairs)
     found: dict[str, list[float]] = {}
     for row in asked:
@@ -199,7 +202,7 @@ def knows(model: LanguageModel, language: str) -> list[float]:
         start = names.index(end)
         following = [*names[start:], *names[:start]]
         choices.append([Pair(prompt, name) for name in following[:CHOICES]])  # the right one is the first
-    scores = score(model, [pair for pairs in choices for pair in pairs])
+    scores = score(model, list(chain.from_iterable(choices)))
     known = []
     for pairs in choices:
         costs = [scores[pair].total_nll for pair in pairs]
@@ -214,7 +217,9 @@ def known_of(model: LanguageModel, name: str) -> Iterator[Number]:
         known[code] = knows(model, code)
         log.info("knows in %s: %.2f", code, sum(known[code]) / len(known[code]))
     count = len(known["en"])
-    by_fact = [{code: known[code][place] for code in FORM_LANGUAGES} for place in range(count)]
+    by_fact = []
+    for place in range(count):
+        by_fact.append({code: known[code][place] for code in FORM_LANGUAGES})
     about = {"table": "languages-known", "data": "packaged facts", "n": str(count), "method": model_name(name)}
     for code, estimate in estimates(by_fact, names=FORM_LANGUAGES, seed=0).items():
         mean, low, high = number_cells(estimate)
@@ -298,7 +303,11 @@ def tables_of(lines: Lines, options: argparse.Namespace) -> Iterator[Number]:
     # Of the facts that every row has, so that the rows can be compared.
     planned = [(UNEDITED, ()), *runs(options.methods, options.languages)]
     rows = {run: rows_of(lines, *run, limit) for run in planned}
-    complete = [number for number in range(limit) if all(row[number] for row in rows.values())]
+    complete = []
+    for number in range(limit):
+        records_of_fact = [records[number] for records in rows.values()]
+        if all(records_of_fact):
+            complete.append(number)
     for (method, written), records in rows.items():
         for name in MEASURES:
             scores = []
