@@ -40,7 +40,10 @@ class FusedGELU(nn.Module):
 
 @torch.no_grad()
 def use_fused_kernels(model: nn.Module) -> None:
-    """Let PyTorch's kernels compute the norms and GELUs of ``model`` that have their formulas; weights stay."""
+    """Let PyTorch's kernels compute the norms and GELUs of ``model`` that have their formulas.
+
+    Each of these modules gets another class, which has the same attributes (such as the weight) and another `forward`.
+    """
     for module in model.modules():
         if _is_rms_norm(module):
             module.__class__ = FusedRMSNorm
