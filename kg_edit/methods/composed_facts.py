@@ -4,7 +4,8 @@ The edit s -r-> o* and a statement o* -r'-> o' of the graph make a `ComposedFact
 country of X?" yen. Relations are named by nouns from a packaged table, which is ordered by what people ask first. The
 subject is as late in a question as possible, because only the tokens from there on cost time.
 
-`rows_of` makes rows of the loss from such facts (`Request.further`), for methods whose value learns them.
+`rows_of` makes rows of the loss from such facts (`Request.further`), for methods whose value learns them. GLAME-plus
+also has a teacher, the unedited model, which answers what the graph does not state (`Answer`).
 """
 
 from __future__ import annotations

@@ -117,6 +117,7 @@ class MethodConfig(BaseModel):
         """Refuse true and false as numbers (pydantic makes them 1 and 0), huge counts and empty names, also nested."""
         validated = validate(value)
         for field, odd_value, expected in cls._find_odd_values(value, validated, info.field_name or ""):
+            # The first one is reported. `faults_of` reads its field and its message.
             message = f"found {describe(odd_value)}; expected {expected}"
             raise PydanticCustomError("value_error", "{error}", {"error": message, "field": field})
         return validated

@@ -69,7 +69,7 @@ def add_changes(
 def round_change(module: nn.Module, change: Tensor) -> Tensor:
     """Return what remains of a change [out, in] after the sum W + D is rounded to the weight's precision.
 
-    The gradient ignores the rounding (straight-through).
+    That is round(W + D) - W, with the gradient of D: it ignores the rounding (straight-through).
     """
     weight = weight_matrix(module)
     if weight.dtype == torch.float32:
@@ -200,7 +200,12 @@ def descend_edits(
     """Train the changes of all ``edits`` in place, and return the result of each.
 
     An edit has at most ``settings.steps`` evaluations, and stops by its own loss. A loss that is not finite ends only
-    the descent of its edit.
+    the descent of its edit. Of four edits, numbers 0 to 3, a step may go like this:
+
+        in the passes   0 1 2 3     their rows are run
+        running         0 1 2       edit 3 has finished before, and its loss is not looked at
+        finite          0 1         the loss of edit 2 is not finite: its descent ends with an error
+        running         0           the loss of edit 1 is below ``stop_below``; only edit 0 takes a step
     """
     assert settings.clip is None  # noqa: S101 - one norm of all changes would let an edit shorten another's step
     optimizer = settings.optimizer([edit.change for edit in edits])

@@ -9,12 +9,13 @@ composed fact f with answer o', the wordings w of its question q, and the block 
           last token of q_w, |v| <= bound |m|
     k_f = the mean over w of the down-projection's input there, [d_ff]
     A   = C + others_weight E[n n^T] + ridge mean(diag C) I, n [d_ff] the same input for questions about other things
-    W  += V (K^T A^-1 K + lambda I)^-1 K^T A^-1,  V [d, facts], K [d_ff, facts], lambda relative to the diagonal before
+    W  += V (K^T A^-1 K + lambda I)^-1 K^T A^-1,  V [d, values], K [d_ff, values], lambda relative to the diagonal
+          before it
 
-C is the second moment of the down-projection's inputs. The term with n protects the answers to questions about other
-things. An answer of several tokens has one value and one key for each token, at the position that predicts it; the line
-break after the answer counts as a token. The edit's own prompt, in its contexts, has a value too, because otherwise the
-update would treat the end of the prompt as the end of a question.
+V and K have a column for each v_f and k_f. C is the second moment of the down-projection's inputs. The term with n
+protects the answers to questions about other things. An answer of several tokens has one value and one key for each
+token, at the position that predicts it; the line break after the answer counts as a token. The edit's own prompt, in
+its contexts, has a value too, because otherwise the update would treat the end of the prompt as the end of a question.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class AnswerOptions(BaseModel):
     def layer_in(self, blocks: int) -> int:
         """Return the block that is written in a model of ``blocks`` blocks."""
         if self.layer is None:
-            return round(DEPTH * blocks)
+            return min(round(DEPTH * blocks), blocks - 1)
         return self.layer
 
 
@@ -93,7 +94,8 @@ def others_than(edit: Edit, *, most: int) -> tuple[str, ...]:
 class WrittenAnswers:
     """The update of the block's down-projection, the facts it writes, and their losses.
 
-    ``nll`` has for each fact the mean -log p of its answer's tokens (before, after).
+    ``nll`` has for each fact the mean -log p of its answer's tokens on the edited model: without a value (before), and
+    with the v_f that was found (after). The update writes somewhat less than v_f, because of lambda.
     """
 
     factors: Factors
@@ -145,9 +147,10 @@ def write_answers(
     if not questions:
         return None
     groups = [question.rows for question in questions]
-    groups.append(tuple(_edit_last_token(row) for row in find_rewrites(subject)))
+    groups.append(tuple(_with_site_at_end(row) for row in find_rewrites(subject)))
     rows_about_subject = chain.from_iterable(groups)
-    starts = cache.starts.find_contexts(model, [row.ids[: row.subject_first] for row in rows_about_subject])
+    # The tokens before the subject, computed without the edit: it hardly changes other tokens than the subject's last.
+    starts = cache.prefix_store.find_contexts(model, [row.ids[: row.subject_first] for row in rows_about_subject])
 
     # The same questions about other things: only their keys are needed.
     about_others = _ask_about(model, others, [question.question for question in questions], find_rewrites)
@@ -206,7 +209,7 @@ def _ask_about(
             rewrites = find_rewrites(other)
         except (PromptError, ModelError):
             continue
-        about_others.append(_edit_last_token(rewrites[number % len(rewrites)]))
+        about_others.append(_with_site_at_end(rewrites[number % len(rewrites)]))
     return about_others
 
 
@@ -242,22 +245,33 @@ class AnswerRows:
         self._model = model
         self.width = model.width
         rows = list(chain.from_iterable(groups))
-        batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
-        prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
-        with torch.no_grad(), record_last_call(model.down_projection(layer)) as call:
-            self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
-        keys = call.input.reshape(*batch.ids.shape, -1).float()  # [rows, n, d_ff]
-        values = call.output.reshape(*batch.ids.shape, -1).float()  # [rows, n, d]
+        keys, values = self._run(rows, layer, starts)
 
         device = keys.device  # of the late block; the input embedding may be on another one
         facts, shares = _share_losses(groups)
         self._fact = torch.tensor(facts, device=device)  # of each row, [rows]
         self._share = torch.tensor(shares)  # of each of the row's reads, in the loss of its fact, [rows]
-        self._reads = read_index(rows, [-row.edited_at for row in rows], device)  # rows and positions, [reads] each
+        # Rows and positions, [reads] each. A row begins at its site: its token i is at position i - edited_at.
+        self._reads = read_index(rows, [-row.edited_at for row in rows], device)
         self._targets = torch.tensor(list(chain.from_iterable(row.target_ids for row in rows)))  # [reads]
         self.keys = self._mean_over_wordings(keys)
         self.norms = self._mean_over_wordings(values.norm(dim=-1, keepdim=True))[..., 0]
         self.predicts = self.norms > 0  # the mean is 0 where no row of the fact predicts a token
+
+    def _run(self, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> tuple[Tensor, Tensor]:
+        """Run the rows from their sites on, record the blocks above ``layer`` in `_above`, and return keys and values.
+
+        Returns:
+            The inputs [rows, n, d_ff] and outputs [rows, n, d] of the down-projection of ``layer``.
+        """
+        model = self._model
+        batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
+        prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
+        with torch.no_grad(), record_last_call(model.down_projection(layer)) as call:
+            self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
+        keys = call.input.reshape(*batch.ids.shape, -1).float()
+        values = call.output.reshape(*batch.ids.shape, -1).float()
+        return keys, values
 
     def _mean_over_wordings(self, states: Tensor) -> Tensor:
         """Return the mean of ``states`` [rows, n, ...] over each fact's rows, [facts, n, ...]; 0 where none is read."""
@@ -293,6 +307,7 @@ class AnswerRows:
 
         ``change`` [all facts, n, d] is added to the output of the down-projection.
         """
+        # The block adds its MLP's output (`adds_mlp`), so v after the down-projection is v in the next block's input.
         hidden = self._above.first_input + change[self._fact].to(self._above.first_input)  # [rows, n, d]
         with quick_backward(hidden):
             states = self._above.run(hidden)[index_for((selected.rows, selected.positions), hidden)]  # [reads, d]
@@ -426,7 +441,7 @@ class Question:
             model.check_length(row)
         except (PromptError, ModelError):
             return None
-        return _edit_last_token(row)
+        return _with_site_at_end(row)
 
 
 def question_of(fact: ComposedFact, *, shown: int) -> Question:
@@ -435,13 +450,16 @@ def question_of(fact: ComposedFact, *, shown: int) -> Question:
     return Question(forms=tuple(forms), target=fact.target)
 
 
-def _edit_last_token(row: Prompt) -> Prompt:
-    """Return the row with its edited position moved to the last token before the target."""
+def _with_site_at_end(row: Prompt) -> Prompt:
+    """Return the row with the last token before the target as the site that is written, instead of the subject's last.
+
+    The site is `subject_last`, from which `edited_at` and the tail of a row are counted.
+    """
     return replace(row, subject_last=row.target_start - 1)
 
 
 class KnownQuestions:
-    """A cache for questions that several edits share: the prefixes before a subject (``starts``), and the keys.
+    """A cache for questions that several edits share: the prefixes before a subject (``prefix_store``), and the keys.
 
     Edits of one relation ask the same questions about the same other things. Prefixes and keys are computed on the
     model without the edit, so they are the same for all edits: the update should change the answers about other things
@@ -449,7 +467,7 @@ class KnownQuestions:
     """
 
     def __init__(self) -> None:
-        self.starts = PrefixStore()
+        self.prefix_store = PrefixStore()
         self._cached: OrderedDict[tuple[str, int, tuple[int, ...]], Tensor] = OrderedDict()
 
     def keys(self, model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:

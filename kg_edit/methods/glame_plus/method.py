@@ -242,7 +242,7 @@ class GlamePlus(GraphReader, Rome):
         questions = list[TeacherQuestion]()  # of all edits, which the model is asked in one batch
         for edit in edits:
             questions += self.find_targets(edit).teacher_questions
-        answers = answers_of(model, questions, most=self.config.answer_tokens, store=self._known_questions.starts)
+        answers = answers_of(model, questions, most=self.config.answer_tokens, store=self._known_questions.prefix_store)
         answer_to = dict(zip(questions, answers, strict=True))  # edits with one o* have the same questions
 
         facts_by_edit = []

@@ -115,8 +115,8 @@ class RippleTargets:
 def excluded_answers(edit: Edit, config: RippleConfig, graph: object = None) -> list[str]:
     """Return the answers of the edit's test questions, which must not be learned; empty without ``exclude_answers``.
 
-    They include the answers to the probes of the edit's record that are hidden in ``graph``. They are used for this
-    filter only.
+    A benchmark's record has probes too. `kg-edit evaluate` puts a control around the graph that hides the answers to
+    them (`WithoutAnswers`): they are excluded as well, and used for this filter only.
     """
     if not config.exclude_answers:
         return []

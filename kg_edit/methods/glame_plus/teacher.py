@@ -122,7 +122,8 @@ def _answer_each(
             continue
         rows[prompt] = ids
         start = model.encode(prompt.start, fitting=False).ids
-        if ids[: len(start)] == start:  # not of a prompt without the facts, nor where a token spans the thing's start
+        # The prompt may be the one without the facts, or have a token that spans the end of the start: then not.
+        if ids[: len(start)] == start:
             prefixes.append(start)
 
     def has_ended(tokens: Sequence[int]) -> bool:

@@ -167,7 +167,8 @@ class JointMethod(ValueMethod):
     def refuse_failed(self, groups: Sequence[FactGroup], values: Sequence[list[FactValue]], before: Patch) -> None:
         """Check the values of a batch. One error names all edits whose values must not be written.
 
-        The error's ``method`` makes the other edits without a second descent, on the same patch ``before``.
+        The error's ``method`` makes the other edits without a second descent, on the same patch ``before``: the caller
+        that goes on without the refused edits calls ``error.method.make`` (`kg_edit.reports.edit_run`).
         """
         refused = dict[Edit, PatchError]()
         for group, edit_values in zip(groups, values, strict=True):
@@ -410,13 +411,13 @@ class JointMethod(ValueMethod):
         Args:
             layer: the block that is written.
             keys: K, the facts' keys, [d_ff, facts], in float64.
-            others: H, of the keys of other tokens; 0 if ``hold`` is 0.
+            others: H, the sum of n n^T over keys n of other tokens; 0 if ``hold``, its weight, is 0.
             protected: K_p, the keys of earlier batches times sqrt(``remember``), [d_ff, earlier facts]; None if there
                 are none.
         """
 
     def share_of_layer(self, remaining: int) -> float:
-        """Return which part of what is missing of z - h a layer writes; it is one of ``remaining`` layers."""
+        """Return which part of what is missing of z - h a layer writes; it is the first of ``remaining`` layers."""
         return 1 / remaining
 
     def solve(self, layer: int, keys: Tensor, others: OtherKeys) -> Tensor:

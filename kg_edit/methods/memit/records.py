@@ -94,19 +94,23 @@ def split_by_edit(values: Sequence[FactValue], groups: Sequence[FactGroup]) -> l
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FoundValues:
-    """The values of the facts of a batch that was refused, by the edit, and the patch ``before`` that the model had."""
+    """What was found before a batch was refused: the values of its facts, by the edit.
+
+    They were found on the model with the patch ``before``, and hold on no other.
+    """
 
     before: Patch
     values: Mapping[Edit, list[FactValue]]
 
     def values_for(self, groups: Iterable[FactGroup], before: Patch) -> dict[Edit, list[FactValue]]:
-        """Return the values that hold for a new batch: of the same facts, on the same patch."""
+        """Return the values of the edits that have the same facts in a new batch on the same patch; else none."""
         if self.before is not before and not (self.before.is_empty and before.is_empty):
             return {}
         known = {}
         for group in groups:
             values = self.values.get(group.edit, [])
-            if len(values) == len(group.facts):  # a fact that an edit of the refused batch contradicted is back again
+            # An edit that is left out now may have contradicted a fact of this one, which is back: it has no value yet.
+            if len(values) == len(group.facts):
                 known[group.edit] = values
         return known
 
@@ -161,7 +165,8 @@ def texts_of(record: Record) -> list[str]:
 def drop_edited_again(keys: Tensor, before: Patch, facts: Sequence[Fact]) -> Tensor:
     """Return the keys K_p of the facts of ``before`` that ``facts`` do not edit again, [d_ff, remaining facts].
 
-    The key of a fact that is edited again is not protected: that would halve the fact's own new change.
+    The key of a fact that is edited again is not protected. It would be in K and in K_p, and a change along a key that
+    is in both is about half of what it should be.
 
     Args:
         keys: K_p of all facts of ``before``, [d_ff, earlier facts].
@@ -186,7 +191,7 @@ def drop_edited_again(keys: Tensor, before: Patch, facts: Sequence[Fact]) -> Ten
 
 
 def facts_of(record: Record) -> list[Edit]:
-    """Return the facts that were written for an edit; the edit itself is the first one."""
+    """Return the facts that were written for an edit, its own first; for a long target these are the chunks of it."""
     facts = (record, *record.get("requests", ()))
     return [checked(Edit, fact["edit"], context=STORED) for fact in facts]
 
@@ -201,7 +206,7 @@ class Batch:
 
 def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Record]) -> list[Batch]:
     """Return the batches of ``patch`` without the edits with these ``ids``; an empty batch is left out."""
-    values = _check_removal(patch, ids, methods)
+    values = _read_removable_values(patch, ids, methods)
     batches = []
     remaining = list(patch.edits)
     column = 0
@@ -221,8 +226,8 @@ def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Rec
     return batches
 
 
-def _check_removal(patch: Patch, ids: Collection[str], methods: Sequence[Record]) -> Tensor:
-    """Return the values z [d, facts] of a patch, once it is clear that the edits ``ids`` can be removed from it."""
+def _read_removable_values(patch: Patch, ids: Collection[str], methods: Sequence[Record]) -> Tensor:
+    """Check that the edits ``ids`` can be removed from a patch, and return its values z [d, facts]."""
     patch_methods = list(patch.provenance.get("methods", ()))
     if patch_methods != list(methods):
         names = "no method"
