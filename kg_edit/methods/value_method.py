@@ -184,20 +184,22 @@ class ValueMethod(EditingMethod):
     def portions(self, requests: Sequence[Request]) -> Iterator[slice]:
         """Yield the parts of ``requests`` for which what each keeps during a descent fits into ``memory`` at once.
 
-        That is the keys and values of its prompts, in every block, and what it trains, with gradients and Adam's means.
-        Those of the contexts are kept once, if the model's attention allows it (`SharedContexts.prefix`).
+        That is the attention's keys and values of the tokens of its prompts, in every block, and what it trains, with
+        gradients and Adam's means. The attention's keys and values of the contexts are kept once, if the model's
+        attention allows it (`SharedContexts.prefix`).
         """
-        # Bytes of the key and the value of one token in all blocks, each [d].
-        token_bytes = 2 * self.model.width * len(self.model.blocks) * self.model.model.dtype.itemsize
+        # A token has a key [d] and a value [d] in the attention of each block. Where heads share keys (grouped-query
+        # attention), they are shorter: then this counts too many bytes, and a part has fewer requests than would fit.
+        cache_bytes_per_token = 2 * self.model.width * len(self.model.blocks) * self.model.model.dtype.itemsize
         shared_starts = self._find_shared_starts(requests)
         longest = max((len(ids) for ids in shared_starts), default=0)
-        shared_bytes = token_bytes * len(shared_starts) * longest  # the shorter ones are padded
+        shared_bytes = cache_bytes_per_token * len(shared_starts) * longest  # the shorter ones are padded
 
         first = 0  # of the present part
         part_bytes = shared_bytes
         for index, request in enumerate(requests):
             longest_row = max(_count_own_tokens(row, shared_starts) for row in request.rewrites)
-            row_bytes = token_bytes * longest_row
+            row_bytes = cache_bytes_per_token * longest_row
             request_bytes = row_bytes * len(request.rewrites) + _OPTIMISER_BYTES * self.parameter_count
             if index > first and part_bytes + request_bytes > self.memory * 1e6:
                 yield slice(first, index)
