@@ -87,7 +87,10 @@ class ValueConfig(MethodConfig):
         )
 
     def idle(self) -> dict[str, str]:
-        """Return the seed of the model's own text, if C is from another text, and the tokens, if C is imported."""
+        """Return the settings without effect, each with the reason.
+
+        They are ``covariance.seed`` if C's text is not sampled, and ``covariance.tokens`` if C is imported.
+        """
         idle = {}
         if self.covariance.corpus != "self":
             idle["covariance.seed"] = "the corpus is read, not sampled from the model"
