@@ -143,8 +143,8 @@ class TextCorpus:
         """Yield the token ids of each text; texts are encoded 64 at a time."""
         texts = self._texts()
         most = self._max_tokens
-        if model.positions is not None:
-            most = min(most, model.positions)
+        if model.max_positions is not None:
+            most = min(most, model.max_positions)
         while True:
             batch = list(islice(texts, 64))
             if not batch:

@@ -152,7 +152,7 @@ def check_labels(model: LanguageModel, graph: nx.MultiDiGraph) -> None:
 def _most_tokens(model: LanguageModel) -> int | None:
     """Return the largest number of tokens in a label: the positions that the model has, or was trained on."""
     trained: int | None = getattr(model.text_config, "max_position_embeddings", None)
-    return model.positions or trained
+    return model.max_positions or trained
 
 
 def _say_too_long(model: LanguageModel, label: str) -> str:

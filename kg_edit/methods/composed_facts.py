@@ -238,7 +238,7 @@ def _compute_costs(model: LanguageModel, pairs: Sequence[Pair]) -> dict[Pair, fl
 
 def _fits(model: LanguageModel, prompt: Prompt) -> bool:
     """Return whether the model has a position for each token of a prompt."""
-    return model.positions is None or len(prompt.ids) <= model.positions
+    return model.max_positions is None or len(prompt.ids) <= model.max_positions
 
 
 def stated_facts(

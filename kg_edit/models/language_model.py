@@ -232,11 +232,14 @@ class LanguageModel:
         return prompt
 
     @cached_property
-    def positions(self) -> int | None:
-        """The size of the model's table of positions or of ALiBi (MPT); None if it computes these for any length."""
+    def max_positions(self) -> int | None:
+        """The largest number of tokens for which the model has positions; None if it computes them for any length."""
         config = self.text_config
-        computed = any(name.endswith("inv_freq") for name, _ in self.model.named_buffers())
-        if computed or getattr(config, "alibi", False):
+        has_rotary = any(name.endswith("inv_freq") for name, _ in self.model.named_buffers())
+        # Falcon with ALiBi computes it for any length. MPT does so for max_seq_len tokens only (its config has the flag
+        # elsewhere, in attn_config). BLOOM computes ALiBi for any length, and its config has neither limit.
+        has_alibi = getattr(config, "alibi", False)
+        if has_rotary or has_alibi:
             return None
         limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
         return limit if isinstance(limit, int) else None
@@ -254,7 +257,7 @@ class LanguageModel:
             ModelError: they do not fit; the message gives the length, and whether there is a ``context`` around the
                 prompt.
         """
-        if self.positions is None or len(prompt.ids) + new_tokens <= self.positions:
+        if self.max_positions is None or len(prompt.ids) + new_tokens <= self.max_positions:
             return
         beginning = prompt.text
         if len(beginning) > _SHOWN:
@@ -263,7 +266,7 @@ class LanguageModel:
         around = "" if context == "{}" else " with the context that is put before it"
         raise ModelError(
             f"the prompt {beginning!r} has {len(prompt.ids)} tokens{around}{after}; {self.name} has positions for "
-            f"{self.positions}. Shorten the prompt, or use a model with more positions"
+            f"{self.max_positions}. Shorten the prompt, or use a model with more positions"
         )
 
     @cached_property

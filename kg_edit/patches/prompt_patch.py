@@ -241,7 +241,7 @@ class PromptPatch(Patch):
         It is `prompt_transform`, with fewer other facts as examples if the model's positions hold no more.
         """
         most = max((rule.own_examples for rule, _ in self.facts), default=0)
-        positions = model.positions
+        positions = model.max_positions
         if positions is None or not most:
             return self.prompt_transform
         room = positions - reserved(positions)

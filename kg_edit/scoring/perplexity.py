@@ -40,8 +40,8 @@ def perplexity(
         text = text[: tokens * _LONGEST]
     ids = torch.tensor(model.tokenizer(text)["input_ids"][:tokens])
     size = window
-    if model.positions is not None:
-        size = min(window, model.positions)
+    if model.max_positions is not None:
+        size = min(window, model.max_positions)
     losses = list[Tensor]()
     scored = 1  # how many tokens are scored; the first one has nothing before it
     for start in range(0, len(ids), min(stride, size - 1)):

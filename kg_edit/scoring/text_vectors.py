@@ -34,7 +34,7 @@ def cosines(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> dict[tupl
 def _mean_state(model: LanguageModel, text: str) -> Tensor:
     """Return the mean [d] in float32; a vector of zeros for a text of fewer than two tokens."""
     ids = model.tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]
-    ids = ids[: model.positions]
+    ids = ids[: model.max_positions]
     if len(ids) < 2:
         return torch.zeros(model.width)
     with keep_untouched(model), record_last_call(model.model.get_output_embeddings()) as head:

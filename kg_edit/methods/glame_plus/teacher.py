@@ -141,7 +141,7 @@ def _encode_fitting(model: LanguageModel, prompt: TeacherPrompt, *, new_tokens: 
     """Return the tokens of the first form of a prompt after which ``new_tokens`` fit into the model, or None."""
     for form in prompt.forms:
         ids = model.encode(form, fitting=False).ids
-        if model.positions is None or len(ids) + new_tokens <= model.positions:
+        if model.max_positions is None or len(ids) + new_tokens <= model.max_positions:
             return ids
     return None
 

@@ -256,7 +256,7 @@ class WalkedPrompts:
 
     def _fits(self, prompt: str) -> bool:
         """Return whether a prompt leaves a quarter of the model's positions free, for the answer."""
-        positions = self._model.positions
+        positions = self._model.max_positions
         if positions is None:
             return True
         return len(self._model.tokenizer(prompt)["input_ids"]) <= positions - positions // 4

@@ -44,7 +44,7 @@ def recall(model: LanguageModel, thing: str, noun: str, *, tokens: int) -> str |
     """
     prompts = [_prompt(form, end, thing, noun) for form, end in _FORMS]
     longest = max(len(model.encode(prompt, fitting=False).ids) for prompt in prompts)
-    if model.positions is not None and longest + tokens > model.positions:
+    if model.max_positions is not None and longest + tokens > model.max_positions:
         return None
 
     # The third form is asked only if the first two disagree.

@@ -67,7 +67,7 @@ class PromptMethod(EditingMethod):
     @property
     def context(self) -> int | None:
         """The number of tokens that the model can read, or was trained to read; None if that is not known."""
-        length = self.model.positions or getattr(self.model.text_config, "max_position_embeddings", None)
+        length = self.model.max_positions or getattr(self.model.text_config, "max_position_embeddings", None)
         return length if isinstance(length, int) else None
 
     @abstractmethod

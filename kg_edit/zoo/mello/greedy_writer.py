@@ -56,7 +56,7 @@ class GreedyWriter:
         for start in range(0, len(order), size):
             batch = order[start : start + size]
             longest = len(rows[batch[-1]]) + self._tokens
-            positions = self._model.positions
+            positions = self._model.max_positions
             has_room = positions is None or longest <= positions
             if has_room and mask_decides(self._model, longest):
                 yield batch
@@ -77,7 +77,7 @@ class GreedyWriter:
 
     def _limit(self, row: Sequence[int]) -> int:
         """Return how many tokens may be written after a row."""
-        positions = self._model.positions
+        positions = self._model.max_positions
         if positions is None:
             return self._tokens
         return min(self._tokens, max(0, positions - len(row)))

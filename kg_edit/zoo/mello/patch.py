@@ -134,7 +134,7 @@ class AskedDialogues:
         return self._writer.write(texts, stops=STOPS)
 
     def _fits(self, text: str) -> bool:
-        positions = self._model.positions
+        positions = self._model.max_positions
         return positions is None or len(encode(self._model.tokenizer, text).ids) <= positions - _ANSWER
 
     @cached_property

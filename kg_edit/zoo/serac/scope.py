@@ -134,7 +134,7 @@ def text_states(model: LanguageModel, text: str, layer: int) -> Tensor:
         layer: the block, 0-based.
     """
     _, _, last_paragraph = text.rstrip().rpartition("\n\n")
-    longest = min(_LONGEST, model.positions or _LONGEST)
+    longest = min(_LONGEST, model.max_positions or _LONGEST)
     ids = encode(model.tokenizer, last_paragraph).ids[-longest:]
     if not ids:
         return torch.zeros(0, model.width, device=model.device)

@@ -31,11 +31,11 @@ def long_edit(tokens: int) -> Edit:
 @pytest.mark.parametrize("beyond", [-1, 6])
 def test_prompt_near_the_positions_is_edited_or_refused(name: str, beyond: int) -> None:
     model = tiny("gpt2")
-    assert model.positions is not None
+    assert model.max_positions is not None
     try:
-        on_tiny(name, model, graph=as_source(toy_graph())).edit([long_edit(model.positions + beyond)])
+        on_tiny(name, model, graph=as_source(toy_graph())).edit([long_edit(model.max_positions + beyond)])
     except ModelError as error:
-        assert f"positions for {model.positions}" in str(error)
+        assert f"positions for {model.max_positions}" in str(error)
         assert beyond > 0 or "with the context that is put before it" in str(error)
     except KgEditError as error:
         assert name == "glame-random", error

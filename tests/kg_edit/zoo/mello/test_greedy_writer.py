@@ -69,10 +69,10 @@ def test_writer_stops_before_the_first_stop() -> None:
 def test_model_without_positions_left_writes_nothing() -> None:
     model = tiny("gpt2")
     long = "dog. " * 70
-    assert model.positions == 128 and len(model.tokenizer(long)["input_ids"]) > 128
+    assert model.max_positions == 128 and len(model.tokenizer(long)["input_ids"]) > 128
     assert GreedyWriter(model, tokens=4).write([long], stops=NEVER) == [""]
     short = "dog. " * 60
-    assert model.positions - len(model.encode(short).ids) < 30
+    assert model.max_positions - len(model.encode(short).ids) < 30
     assert GreedyWriter(model, tokens=200).write([short], stops=NEVER) != [""]
 
 

@@ -54,9 +54,9 @@ def test_threshold_leaves_dissimilar_facts_out() -> None:
 def test_dialogue_leaves_room_for_the_answer() -> None:
     """The random model writes to the end of its table of positions."""
     model = tiny("gpt2")
-    assert model.positions is not None
-    with patch(LAKERS, tokens=model.positions).applied(model) as edited:
-        assert len(edited.encode(ASKED).ids) <= model.positions - 32
+    assert model.max_positions is not None
+    with patch(LAKERS, tokens=model.max_positions).applied(model) as edited:
+        assert len(edited.encode(ASKED).ids) <= model.max_positions - 32
         pair = Pair(ASKED, " Los Angeles")
         assert score(edited, [pair])[pair].nll > 0
 
