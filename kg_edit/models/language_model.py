@@ -119,7 +119,7 @@ class LanguageModel:
             with _without_bars(path):
                 model = load_whole(path, placement | options)
             if placement["device_map"] is None:
-                nn.Module.to(model, target)
+                nn.Module.to(model, target)  # what model.to(target) does, in a form whose types mypy can check
         except UnsupportedModelError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
