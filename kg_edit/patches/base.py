@@ -249,10 +249,13 @@ class Patch(ABC):
         """Return whether ``earlier``, a patch that was applied when this one was made, could influence it."""
         return True
 
-    def share_of(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]] | None:
-        """Return the tensors that the edit with this index alone has, by name, beside its record.
+    def tensors_of_edit(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]] | None:
+        """Return the pairs of tensors in the patch that belong to the edit with this index alone, by name.
 
-        They are {} where the record says all, and None where a change can't be attributed to a single edit.
+        A ledger compares them, to find out whether a removal changed this edit. SERAC's patch, for example, has the
+        vectors by which it recognises the edit's prompt, and their weights: {"scope": (vectors, weights)}. The result
+        is {} if the edit's record has everything, and None if a change can't be attributed to a single edit. For a
+        `WeightPatch` it is None too: the ledger takes the edit's columns of the factors, {weight name: (left, right)}.
         """
         return None
 

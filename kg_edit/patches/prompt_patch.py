@@ -265,7 +265,7 @@ class PromptPatch(Patch):
         """Return whether a record has an answer of the model (MemPrompt): a text alone depends on no other patch."""
         return any("answer" in record for record in self.edits)
 
-    def share_of(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def tensors_of_edit(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Return {}, as the record of an edit has its text."""
         return {}
 

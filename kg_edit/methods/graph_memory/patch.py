@@ -87,7 +87,7 @@ class GraphMemoryPatch(Patch):
         """Return False: the model is asked when the patch is used, not when an edit is made."""
         return False
 
-    def share_of(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def tensors_of_edit(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Return {}, as the record of an edit has its text."""
         return {}
 

@@ -421,7 +421,7 @@ def _split_parts(patch: Patch) -> dict[str, _Part]:
     parts = dict[str, _Part]()
     edit_columns = columns_by_edit(patch)
     for index, record in enumerate(patch.edits):
-        share = patch.share_of(index)
+        share = patch.tensors_of_edit(index)
         if edit_columns is not None and isinstance(patch, WeightPatch):
             own = dict[str, tuple[Tensor, Tensor]]()
             for name, factors in patch.factors.items():

@@ -77,7 +77,7 @@ class CodebookPatch(Patch):
         """Return whether ``earlier`` changes the model beneath the codebooks: other codebooks do not."""
         return not isinstance(earlier, CodebookPatch)
 
-    def share_of(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def tensors_of_edit(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Return {}, because `without` removes single edits exactly."""
         return {}
 

@@ -149,7 +149,7 @@ class ScopePatch(Patch):
         """
         return earlier.kind != "prompt"
 
-    def share_of(self, index: int) -> Mapping[str, Pair]:
+    def tensors_of_edit(self, index: int) -> Mapping[str, Pair]:
         """Return the vectors and weights by which the scope recognises the edit's prompt."""
         return {"scope": (self.facts[index].vectors, self.facts[index].weights)}
 
