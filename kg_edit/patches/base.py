@@ -1,8 +1,8 @@
 """The base class of patches. A patch is the change that edits make to a model, applied within a ``with`` block.
 
-`Patch` has the operations of all kinds (`applied`, `merge_into`, ``+``, `save`, `load`); files are written without
+`Patch` has the operations of all classes (`applied`, `merge_into`, ``+``, `save`, `load`); files are written without
 pickle. This folder has patches of weights, of adapters and of the prompt; GRACE, MELO, SERAC and MeLLo have patch
-classes of their own in their folders. `PatchStack` holds patches of different kinds at once.
+classes of their own in their folders. `PatchStack` holds patches of different classes at once.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Patch(ABC):
     """Base class of all patches. A patch changes weights, a layer's output (an adapter), or the prompt.
 
     ``provenance`` is JSON: the model's name and fingerprint, the methods with their settings, and a record of each
-    edit. Patches of one model can be added; the sum of patches of different kinds is a `PatchStack`.
+    edit. Patches of one model can be added; patches of different classes add up to a `PatchStack`.
     """
 
-    kind: ClassVar[Kind]
-    file_kind: ClassVar[str]  # `patch_class` finds the class by it
+    kind: ClassVar[Kind]  # what the patch changes: several classes have the kind "prompt"
+    file_kind: ClassVar[str]  # the name of the class in the patch's file, by which `patch_class` finds it
     server_needs: ClassVar[str] = ""  # what a server needs besides the model, if the change is not in its weights
     provenance: Mapping[str, Any]
 
@@ -265,7 +265,7 @@ class Patch(ABC):
 
     @staticmethod
     def load(path: str | Path) -> Patch:
-        """Read a patch of any kind that `save` wrote, also from the folder of `kg-edit edit` or from a ledger.
+        """Read a patch of any class that `save` wrote, also from the folder of `kg-edit edit` or from a ledger.
 
         Raises:
             PatchError: the file is missing, or is not a patch; or the folder has neither a patch nor a ledger.
@@ -392,7 +392,7 @@ class PatchStack(Patch):
             parts += patch.parts
         full = [part for part in parts if not part.is_empty]
         sums = list[Patch]()
-        for part in full or parts[:1]:
+        for part in full or parts[:1]:  # if all are empty, the first one stands for them
             sums = _add_to_sums(sums, part)
         if len(sums) == 1:
             return sums[0]
