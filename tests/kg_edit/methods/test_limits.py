@@ -42,8 +42,8 @@ def test_prompt_near_the_positions_is_edited_or_refused(name: str, beyond: int) 
 
 
 def test_positions_are_the_size_of_the_table() -> None:
-    assert tiny("gpt2").positions == tiny("gpt2").model.config.max_position_embeddings
-    assert tiny("llama").positions is None
+    assert tiny("gpt2").max_positions == tiny("gpt2").model.config.max_position_embeddings
+    assert tiny("llama").max_positions is None
 
 
 @pytest.mark.slow
