@@ -19,6 +19,8 @@ from kg_edit.errors import ConfigError
 ENGLISH = "en"
 FORM_LANGUAGES = ("en", "de", "es", "ja", "ko", "zh")  # those of the packaged tables, in the order of their columns
 _FACTS = "language_facts.tsv"
+# The marks of a topic at the end of a statement, and the place of a thing that has something
+_TOPICS = {"ja": (("は",), "{}の"), "ko": (("은", "는"), "{}의 "), "zh": (("是",), "{}的")}
 _ISO_639_1 = (
     "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en "
     "eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv "
@@ -50,7 +52,13 @@ class LanguageWords(NamedTuple):
 class RelationForms(NamedTuple):
     """A row of relation_forms.tsv: how a language names, states and asks for the object of a relation.
 
-    ``template`` and ``paraphrase`` have {} for the subject and end right before the object.
+    ``template`` and ``paraphrase`` have {} for the subject and end right before the object. The others follow the noun:
+
+        noun       Währung
+        named      die Währung      as the subject of a sentence
+        owning     der Währung      behind another noun
+        within     der Währung      behind "von" or "in"
+        asks       Wie heißt        the words that ask for it
     """
 
     property_id: str
@@ -59,6 +67,24 @@ class RelationForms(NamedTuple):
     template: str
     paraphrase: str
     question: str
+    named: str
+    owning: str
+    within: str
+    asks: str
+    words: str  # further words by which a question asks for the relation, with semicolons between them
+
+    @property
+    def hop(self) -> str:
+        """What a thing has by the relation, in a wording of `FactWords`: a noun, or a phrase with {} for the thing.
+
+        In Japanese, Korean and Chinese it is the statement without the mark of its topic: {}がある国 of {}がある国は.
+        """
+        if self.language not in _TOPICS:
+            return self.noun
+        topics, possessive = _TOPICS[self.language]
+        if self.template.endswith(topics):
+            return self.template[:-1]
+        return possessive + self.noun
 
     @property
     def asked(self) -> str:
@@ -136,8 +162,8 @@ def fit_template(template: str, subject: str, language: str) -> str:
     """Return a template, still with {}, in the form that it has around ``subject`` in a language."""
     if language == "ko":
         return _with_particle(template, subject)
-    if language == "de":
-        return _with_article(template, subject)
+    if language == "de" and subject in _ARTICLES:
+        return _with_article(template, *_ARTICLES[subject])
     return template
 
 
@@ -146,8 +172,47 @@ def fill(template: str, subject: str, language: str) -> str:
     return fit_template(template, subject, language).replace("{}", subject)
 
 
+def fill_with_noun(template: str, forms: RelationForms, thing: str) -> str:
+    """Return a template about what a thing has by a relation; it still has {} for the thing.
+
+        template                   forms         thing            the result
+        {} wird trainiert von      Mannschaft    [noun] von {}    Die Mannschaft von {} wird trainiert von
+        {}の通貨は                  国             ""               {}がある国の通貨は
+
+    Args:
+        template: a statement with {} for its subject.
+        forms: those of the relation.
+        thing: what {} has by the relation, with [noun] for the noun; "" in a language whose `RelationForms.hop` has it.
+    """
+    if not thing:
+        return fit_template(template, forms.noun, forms.language).replace("{}", forms.hop)
+    noun = forms.named
+    if forms.language == "de":
+        article, _, noun = forms.named.partition(" ")
+        article_within, _, noun_within = forms.within.partition(" ")
+        if _follows_preposition(template):
+            noun = noun_within
+        template = _with_article(template, article, article_within)
+    text = template.replace("{}", thing.replace("[noun]", noun))
+    if forms.language == "es":
+        text = text.replace(" de el ", " del ").replace(" a el ", " al ")
+    return _capitalise(text)
+
+
+def replace_name(text: str, name: str, other: str, language: str) -> str:
+    """Return a text with another name in the place of ``name``, and in Korean with the particle that this one takes."""
+    if language != "ko":
+        return text.replace(name, other)
+
+    def with_particle(match: re.Match[str]) -> str:
+        return fill("{}" + _BOTH_FORMS.get(match[1], ""), other, language)
+
+    return re.sub(rf"{re.escape(name)}(?:([은는이가을를과와])(?!\w))?", with_particle, text)
+
+
 # Korean: the first form follows a consonant, the second a vowel.
 _PARTICLES = {"은(는)": ("은", "는"), "이(가)": ("이", "가"), "을(를)": ("을", "를"), "과(와)": ("과", "와")}
+_BOTH_FORMS = {form: both for both, forms in _PARTICLES.items() for form in forms}  # 은 and 는: 은(는)
 _PARTICLE = re.compile("|".join(re.escape("{}" + both) for both in _PARTICLES))
 _FIRST_SYLLABLE = 0xAC00
 _LAST_SYLLABLE = 0xD7A3
@@ -197,31 +262,35 @@ _ARTICLES = {
     **dict.fromkeys(("Schweiz", "Türkei", "Ukraine", "Slowakei", "Mongolei", "Elfenbeinküste"), _FEMININE),
     **dict.fromkeys(("Iran", "Irak", "Libanon", "Jemen", "Sudan", "Südsudan", "Tschad", "Niger"), _MASCULINE),
 }
-_CONTRACTED = {"von dem": "vom", "in dem": "im"}
+_PREPOSITIONS = ("von", "bei", "in")
+_CONTRACTED = {"bei dem": "beim", "von dem": "vom", "in dem": "im"}
 _WITHOUT_ARTICLE = ("des Staates {}", "Staat {}")  # a name behind its kind has no article: "des Staates Iran"
 
 
-def _with_article(template: str, subject: str) -> str:
-    """Return a German template with the article of a name that has one.
+def _with_article(template: str, nominative: str, dative: str) -> str:
+    """Return a German template with the article of the name in its place {}.
 
-        template                    for Schweiz                     for Iran
+        template                    for Schweiz (die, der)      for Iran (der, dem)
         Die Währung von {} heißt    Die Währung von der {} heißt    Die Währung vom {} heißt
         In {} bezahlt man mit       In der {} bezahlt man mit       Im {} bezahlt man mit
         {} liegt auf                Die {} liegt auf                Der {} liegt auf
 
     The article is in the dative after "von" and "in", else in the nominative.
     """
-    articles = _ARTICLES.get(subject)
-    if articles is None or any(form in template for form in _WITHOUT_ARTICLE):
+    if any(form in template for form in _WITHOUT_ARTICLE):
         return template
-    nominative, dative = articles
-    for preposition in ("von", "in"):
+    for preposition in _PREPOSITIONS:
         before_name = re.compile(rf"\b{preposition} \{{\}}", re.IGNORECASE)
         if before_name.search(template):
             words = f"{preposition} {dative}"
             words = _CONTRACTED.get(words, words)
             return _capitalise(before_name.sub(f"{words} {{}}", template))
     return _capitalise(template.replace("{}", f"{nominative} {{}}"))
+
+
+def _follows_preposition(template: str) -> bool:
+    """Return whether the name in a German template is in the dative."""
+    return re.search(rf"\b(?:{'|'.join(_PREPOSITIONS)}) \{{\}}", template, re.IGNORECASE) is not None
 
 
 def _capitalise(text: str) -> str:

@@ -161,8 +161,8 @@ def first_sentence(text: str) -> str:
 
 
 # The marks of all languages with packaged words, and the English short ones
-_QUESTION = re.compile(r"(?m)^(?:Question|Q|Frage|Pregunta|質問|질문|问题)[:\uff1a]")
-_ANSWER = re.compile(r"\n(?:Answer|A|Antwort|Respuesta|答え|답|答案)[:\uff1a].*\Z", re.DOTALL)
+_QUESTION = re.compile(r"(?m)^(?:Question|Q|Frage|Pregunta|質問|질문|问题|问)[:\uff1a]")
+_ANSWER = re.compile(r"\n(?:Answer|A|Antwort|Respuesta|答え|답|答案|答)[:\uff1a].*\Z", re.DOTALL)
 
 
 def bare_question(prompt: str) -> str:
