@@ -2,7 +2,8 @@
 
 The edit s -r-> o* and a statement o* -r'-> o' of the graph make a `ComposedFact`: "Q: What is the currency of the
 country of X?" yen. Relations are named by nouns from a packaged table, which is ordered by what people ask first. The
-subject is as late in a question as possible, because only the tokens from there on cost time.
+subject is as late in an English question as possible, because only the tokens from there on cost time. A question is in
+the language of the edit (`FactWords`); a relation without packaged forms in it is left out.
 
 `rows_of` makes rows of the loss from such facts (`Request.further`), for methods whose value learns them. GLAME-plus
 also has a teacher, the unedited model, which answers what the graph does not state (`Answer`).
@@ -23,23 +24,15 @@ from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import PromptError
 from kg_edit.graphs.facts import overlaps, target_of
 from kg_edit.graphs.source import subject_of
+from kg_edit.languages import ENGLISH, RelationForms, fill, fit_template, forms_of
 from kg_edit.locate_then_edit.objective import ExtraTarget, SoftTarget
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
+from kg_edit.text.fact_words import fact_words, has_words, relation_forms
 from kg_edit.text.relation_nouns import asked_nouns, relation_examples, relation_nouns
-
-# {} is the subject, [hop] is such as "currency of the country of origin". All wordings ask for a short answer, as tests
-# do. The frame of tests is another ("Question: … Answer:"), their question is often the same. Sentences ("The [hop] of
-# {} is") are not used: a value trained on them alone answers questions less well.
-WORDINGS = (
-    "Q: What is the [hop] of {}?\nA:",
-    "[hop] of {}:",
-    "What is the [hop] of {}? Short answer:",
-    "Q: Tell me the [hop] of {}.\nA:",
-)
-QUESTIONS = tuple(wording for wording in WORDINGS if not wording.startswith("[hop]"))  # without the heading
+from kg_edit.writing_systems import join
 
 # Words that two names may share although they have nothing to do with each other
 _COMMON = {"the", "and", "for", "language", "languages", "city", "united", "new", "company"}
@@ -47,39 +40,57 @@ _COMMON = {"the", "and", "for", "language", "languages", "city", "united", "new"
 _VAGUE = {"kind", "broader kind", "larger whole", "part", "largest part", "counterpart", "quality", "neighbour"}
 _COMPARED = 40  # the objects of one noun that are compared, at most
 _OWN_QUESTIONS = 2  # how often the edit itself is among its stated facts
+# The English wordings of `FactWords`: {} is the subject, [hop] is such as "currency of the country of origin". All
+# wordings ask for a short answer, as tests do. The frame of tests is another ("Question: … Answer:"), their question is
+# often the same. Sentences ("The [hop] of {} is") are not used: a value trained on them alone answers questions less
+# well.
+WORDINGS = fact_words(ENGLISH).wordings
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComposedFact:
-    """A composed fact: the ``hop`` (such as "currency of the country of origin") of s is ``target``."""
+    """A composed fact: the ``hop`` (such as "currency of the country of origin") of s is ``target``.
+
+    ``asked`` has the forms of r' in a language other than English.
+    """
 
     hop: str
     target: str
+    asked: RelationForms | None = None
+
+    @property
+    def language(self) -> str:
+        """The language of the hop."""
+        if self.asked is None:
+            return ENGLISH
+        return self.asked.language
 
     @property
     def noun(self) -> str:
         """The relation r' alone, as a noun: "currency"."""
+        if self.asked is not None:
+            return self.asked.noun
         return self.hop.partition(" of the ")[0]
 
-    def prompt(self, wording: str) -> str:
-        """Return the question as a template with {} for the subject; it ends right before the target."""
-        return _fill_wording(wording, self.hop)
+    def prompt(self, wording: str, *, hop: str | None = None) -> str:
+        """Return the question as a template with {} for the subject; it ends right before the target.
+
+        Args:
+            wording: one of `FactWords.wordings`.
+            hop: another one than that of the fact.
+        """
+        return fact_words(self.language).say(wording, hop or self.hop, self.asked)
 
     def context(self, wording: str, *, shown: int) -> str:
         """Return up to ``shown`` facts about other things in the same wording, then {} for the prompt.
 
         They show the form and the kind of the answer, so that the value does not have to learn these.
         """
-        facts = relation_examples().get(self.noun, ())
+        facts = relation_examples(self.language).get(self.noun, ())
         others = [(thing, target) for thing, target in facts if target != self.target][:shown]
-        form = _fill_wording(wording, self.noun)
-        lines = [f"{form.replace('{}', thing)} {target}\n\n" for thing, target in others]
+        form = self.prompt(wording, hop=self.noun if self.asked is None else self.asked.hop)
+        lines = [f"{join(fill(form, thing, self.language), target)}\n\n" for thing, target in others]
         return "".join(lines) + "{}"
-
-
-def _fill_wording(wording: str, hop: str) -> str:
-    text = wording.replace("[hop]", hop)
-    return text[0].upper() + text[1:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +102,16 @@ class Answer:
     soft_target: SoftTarget
 
 
-def direct_question(noun: str, thing: str) -> str:
+def direct_question(noun: str, thing: str, language: str = ENGLISH) -> str:
     """Return the question for the object of one relation of a thing: "Q: What is the currency of Japan?", then "A:"."""
-    return f"Q: What is the {noun} of {thing}?\nA:"
+    words = fact_words(language)
+    forms = None
+    hop = noun
+    if has_words(language):
+        forms = relation_forms(noun, language)
+    if forms is not None:
+        hop = forms.hop
+    return fill(words.say(words.ask, hop, forms), thing, language)
 
 
 def objects_of(
@@ -106,22 +124,22 @@ def objects_of(
     left out, as are relations that only name a kind or a part, and relations without a noun (`_nouns`).
     """
     objects: dict[str, list[str]] = {}
-    for noun, label in _statements_of_target(graph):
+    for noun, label in _statements_of_target(graph, edit.language):
         if not _can_be_asked_for(label, edit) or gives_away(label, exclude):
             continue
         labels = objects.setdefault(noun, [])
         if label not in labels:
             labels.append(label)
-    order = list(asked_nouns(edit.relation_id))
+    order = list(asked_nouns(edit.relation_id, edit.language))
     if every_relation or not order:
-        order += relation_nouns().values()
+        order += relation_nouns(edit.language).values()
     return {noun: objects[noun] for noun in order if noun in objects}
 
 
-def _statements_of_target(graph: nx.MultiDiGraph) -> list[tuple[str, str]]:
+def _statements_of_target(graph: nx.MultiDiGraph, language: str) -> list[tuple[str, str]]:
     """Return (noun of the relation, label of the object) of each statement about o* whose noun says enough."""
     target = target_of(graph)
-    nouns = _nouns()
+    nouns = _nouns(language)
     statements = []
     for _, end, key in sorted(graph.out_edges(target, keys=True)):
         data = graph.edges[target, end, key]
@@ -138,9 +156,14 @@ def _can_be_asked_for(label: str, edit: Edit) -> bool:
     return not is_id and not is_target and not overlaps(label, edit.subject)
 
 
-def implied_facts(graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> list[ComposedFact]:
+def implied_facts(
+    graph: nx.MultiDiGraph, *, exclude: Sequence[str], language: str = ENGLISH
+) -> list[ComposedFact]:
     """Return what follows from the edit about s by rules (`SubgraphOptions.rules`); ``exclude`` as in `objects_of`."""
-    nouns = relation_nouns()
+    nouns = relation_nouns(language)
+    forms: Mapping[str, RelationForms] = {}
+    if has_words(language):
+        forms = forms_of(language)
     subject = subject_of(graph)
     found = []  # (-confidence, property, object), so that the surest come first
     for _, end, data in graph.out_edges(subject, data=True):
@@ -148,7 +171,10 @@ def implied_facts(graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> list[Com
             found.append((-data["confidence"], data["property"], end))
     facts = list[ComposedFact]()
     for _, property_, end in sorted(found):
-        fact = ComposedFact(hop=nouns[property_], target=str(graph.nodes[end]["label"]))
+        label = str(graph.nodes[end]["label"])
+        asked = forms.get(property_)
+        hop = nouns[property_] if asked is None else asked.hop
+        fact = ComposedFact(hop=hop, target=label, asked=asked)
         if fact not in facts and not gives_away(fact.target, exclude):
             facts.append(fact)
     return facts
@@ -156,17 +182,52 @@ def implied_facts(graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> list[Com
 
 def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, per_relation: int) -> list[ComposedFact]:
     """Return at most ``limit`` composed facts; each noun contributes its first ``per_relation`` objects."""
-    first = first_hop(edit)
-    facts = []
+    facts = list[ComposedFact]()
     for noun, labels in objects.items():
         for label in labels[:per_relation]:
-            facts.append(ComposedFact(hop=f"{noun} of the {first}", target=label))
+            fact = composed_fact(edit, noun, label)
+            if fact is not None:
+                facts.append(fact)
     return facts[:limit]
+
+
+def composed_fact(edit: Edit, noun: str, target: str) -> ComposedFact | None:
+    """Return the fact that the ``noun`` of the edited relation of s is ``target``.
+
+    None in a language other than English if the edited relation has no packaged forms: its noun may need an article.
+    """
+    if not has_words(edit.language):
+        return ComposedFact(hop=f"{noun} of the {first_hop(edit)}", target=target)
+    first = forms_of_edit(edit)
+    asked = relation_forms(noun, edit.language)
+    if first is None or asked is None:
+        return None
+    hop = fact_words(edit.language).join_nouns(asked, first)
+    return ComposedFact(hop=hop, target=target, asked=asked)
+
+
+def edit_as_fact(edit: Edit) -> ComposedFact | None:
+    """Return the edit itself as a fact; None in a language other than English if its relation has no packaged forms."""
+    if not has_words(edit.language):
+        return ComposedFact(hop=first_hop(edit), target=edit.target_new)
+    forms = forms_of_edit(edit)
+    if forms is None:
+        return None
+    return ComposedFact(hop=forms.hop, target=edit.target_new, asked=forms)
+
+
+def forms_of_edit(edit: Edit) -> RelationForms | None:
+    """Return the forms of the edited relation in the language of the edit, by its id or its label; None without."""
+    for name in (edit.relation_id, edit.relation):
+        forms = relation_forms(name, edit.language)
+        if forms is not None:
+            return forms
+    return None
 
 
 def first_hop(edit: Edit) -> str:
     """Return the edited relation as a noun, such as "country of origin"; without a noun (`_nouns`), as its words."""
-    nouns = _nouns()
+    nouns = _nouns(edit.language)
     for name in (edit.relation_id, edit.relation):
         if name and name.casefold() in nouns:
             return nouns[name.casefold()]
@@ -176,10 +237,10 @@ def first_hop(edit: Edit) -> str:
     return words.removesuffix(" of")  # the prompt is like "The capital of {} is"
 
 
-def _nouns() -> dict[str, str]:
+def _nouns(language: str) -> dict[str, str]:
     """Return the noun of each relation by its id, label and noun, in lower case; an own graph has labels only."""
-    by_id = relation_nouns()
-    nouns = {noun: noun for noun in by_id.values()}
+    by_id = relation_nouns(language)
+    nouns = {noun.casefold(): noun for noun in by_id.values()}
     for name, template in RelationTemplates.load().by_name.items():
         if template.property_id in by_id:
             nouns[name] = by_id[template.property_id]
@@ -199,7 +260,12 @@ def _meaningful_words(text: str) -> set[str]:
 
 
 def likeliest_first(
-    model: LanguageModel, thing: str, objects: Mapping[str, Sequence[str]], *, most_nouns: int
+    model: LanguageModel,
+    thing: str,
+    objects: Mapping[str, Sequence[str]],
+    *,
+    most_nouns: int,
+    language: str = ENGLISH,
 ) -> dict[str, list[str]]:
     """Return the first ``most_nouns`` of ``objects``, the likeliest answers to "What is the [noun] of [thing]?" first.
 
@@ -208,16 +274,16 @@ def likeliest_first(
     scored are last.
     """
     compared = {noun: list(labels[:_COMPARED]) for noun, labels in islice(objects.items(), most_nouns)}
+    questions = {noun: direct_question(noun, thing, language) for noun in compared}
     pairs = list[Pair]()
     for noun, labels in compared.items():
         if len(labels) > 1:
-            pairs += [Pair(direct_question(noun, thing), label) for label in labels]
+            pairs += [Pair(questions[noun], label) for label in labels]
     costs = _compute_costs(model, pairs)
 
     ranked = {}
     for noun, labels in compared.items():
-        question = direct_question(noun, thing)
-        costs_here = {label: costs.get(Pair(question, label), math.inf) for label in labels}
+        costs_here = {label: costs.get(Pair(questions[noun], label), math.inf) for label in labels}
         ranked[noun] = sorted(labels, key=costs_here.__getitem__)
     return ranked
 
@@ -254,10 +320,11 @@ def stated_facts(
         exclude: texts; a fact that shares a word with one of them is left out.
     """
     facts = list[ComposedFact]()
-    if not gives_away(edit.target_new, exclude):
-        facts += [ComposedFact(hop=first_hop(edit), target=edit.target_new)] * _OWN_QUESTIONS
+    own = edit_as_fact(edit)
+    if own is not None and not gives_away(edit.target_new, exclude):
+        facts += [own] * _OWN_QUESTIONS
     objects = objects_of(edit, graph, exclude=exclude, every_relation=True)
-    likeliest = likeliest_first(model, edit.target_new, objects, most_nouns=most)
+    likeliest = likeliest_first(model, edit.target_new, objects, most_nouns=most, language=edit.language)
     return [*facts, *ripples(edit, likeliest, limit=most, per_relation=1)]
 
 
@@ -276,7 +343,8 @@ def rows_of(
     """
     rows = list[ExtraTarget]()
     for index, (fact, answer) in enumerate(facts):
-        wording = WORDINGS[index % len(WORDINGS)]
+        wordings = fact_words(fact.language).wordings
+        wording = wordings[index % len(wordings)]
         prompt = _encode_fact(model, subject, fact, answer, wording=wording, shown=shown)
         if prompt is None:
             prompt = _encode_fact(model, subject, fact, answer, wording=wording, shown=0)
@@ -290,11 +358,12 @@ def _encode_fact(
     model: LanguageModel, subject: str, fact: ComposedFact, answer: Answer | None, *, wording: str, shown: int
 ) -> Prompt | None:
     """Return a fact's question about ``subject`` with the answer or the fact's target; None if it can't be a row."""
-    template = fact.prompt(wording)
+    template = fit_template(fact.prompt(wording), subject, fact.language)
     context = fact.context(wording, shown=shown)
     if answer is not None:
         question = encode(model.tokenizer, template, subject=subject, context=context)
-        prompt = replace(question, text=f"{question.text} {answer.text}", ids=(*question.ids, *answer.ids))
+        text = join(question.text, answer.text)
+        prompt = replace(question, text=text, ids=(*question.ids, *answer.ids))
     else:
         try:
             prompt = encode(model.tokenizer, template, subject=subject, target=fact.target, context=context)

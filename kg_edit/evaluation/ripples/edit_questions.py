@@ -9,7 +9,9 @@ from kg_edit.errors import FAILURES
 from kg_edit.evaluation.ripples.ripple_edits import Excluded
 from kg_edit.graphs.facts import overlaps
 from kg_edit.graphs.source import SubgraphSource, edit_subgraph
-from kg_edit.methods.composed_facts import first_hop, objects_of
+from kg_edit.languages import fill
+from kg_edit.methods.composed_facts import ComposedFact, composed_fact, objects_of
+from kg_edit.text.fact_words import fact_words
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 STATEMENTS_READ = 500  # statements of o* that are read; most o* have fewer
@@ -56,10 +58,22 @@ def _ask_composed(edit: Edit, objects: Mapping[str, Sequence[str]]) -> tuple[Que
         answers = [label for label in labels if not overlaps(label, edit.subject)]
         if len(answers) != 1:
             continue
+        fact = composed_fact(edit, noun, answers[0])
+        if fact is None:
+            continue
+        words = fact_words(fact.language)
         question = Question(
-            question=f"What is the {noun} of the {first_hop(edit)} of {edit.subject}?",
-            answer=answers[0],
-            recalled_relation=f"The {noun} of {edit.target_new}",
+            question=fill(fact.prompt(words.question), edit.subject, fact.language),
+            answer=fact.target,
+            recalled_relation=_recall(fact, edit.target_new),
         )
         questions.append(question)
     return tuple(questions)
+
+
+def _recall(fact: ComposedFact, thing: str) -> str:
+    """Return the relation r' of a thing in words: "The currency of Japan"."""
+    if fact.asked is None:
+        return f"The {fact.noun} of {thing}"
+    words = fact_words(fact.language)
+    return fill(fact.prompt(words.heading, hop=fact.asked.hop), thing, fact.language).rstrip(":\uff1a")

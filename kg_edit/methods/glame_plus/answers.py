@@ -38,18 +38,18 @@ from kg_edit.engine.prefix_store import PrefixStore, model_state
 from kg_edit.engine.replay import RecordedBlocks, block_output
 from kg_edit.engine.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.errors import ModelError, PromptError
-from kg_edit.methods.composed_facts import QUESTIONS, ComposedFact, first_hop
+from kg_edit.languages import ENGLISH, fit_template
+from kg_edit.methods.composed_facts import ComposedFact, first_hop
 from kg_edit.models.devices import exact
 from kg_edit.models.hooks import index_for, record_last_call
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, encode, left_pad
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.text.fact_words import fact_words
 from kg_edit.text.relation_nouns import relation_examples
 
 DEPTH = 0.87  # of the late block, as a fraction of the number of blocks (table ripples-layer of results/)
-# Well-known things of many kinds, used if the edited relation has too few examples.
-_KNOWN = ("Google", "Mount Everest", "Paris", "Toyota", "Albert Einstein", "Uppsala University", "Sony", "Marie Curie")
 _ROWS = 32  # questions about other things in one pass
 _CACHED = 4096  # questions whose keys are cached
 _STOP_BELOW = 0.005  # far lower than the answer itself needs, because lambda shrinks each written value
@@ -83,9 +83,12 @@ class AnswerOptions(BaseModel):
 
 
 def others_than(edit: Edit, *, most: int) -> tuple[str, ...]:
-    """Return at most ``most`` other things, whose answers should not change: those with the edited relation first."""
-    kin = [thing for thing, _ in relation_examples().get(first_hop(edit), ())]
-    things = dict.fromkeys((*kin, *_KNOWN))
+    """Return at most ``most`` other things, whose answers should not change: those with the edited relation first.
+
+    Well-known things of many kinds follow, if the edited relation has too few examples.
+    """
+    kin = [thing for thing, _ in relation_examples(edit.language).get(first_hop(edit), ())]
+    things = dict.fromkeys((*kin, *fact_words(edit.language).known))
     others = [thing for thing in things if thing not in (edit.subject, edit.target_new)]
     return tuple(others[:most])
 
@@ -423,6 +426,7 @@ class Question:
 
     forms: tuple[tuple[str, str], ...]
     target: str
+    language: str = ENGLISH
 
     def about(self, model: LanguageModel, subject: str) -> tuple[Prompt, ...]:
         """Return the rows about ``subject``, one for each wording that can be encoded with the target."""
@@ -432,6 +436,7 @@ class Question:
     def row_in(self, model: LanguageModel, subject: str, number: int) -> Prompt | None:
         """Return the row in the wording of this number, edited at its last token; None if it can't be used."""
         template, context = self.forms[number % len(self.forms)]
+        template = fit_template(template, subject, self.language)
         try:
             row = encode(model.tokenizer, template, subject=subject, target=self.target, context=context)
             # An answer ends with the line break that also ends the example facts before a question. Some tokenizers,
@@ -446,8 +451,10 @@ class Question:
 
 def question_of(fact: ComposedFact, *, shown: int) -> Question:
     """Return the question for a fact, after ``shown`` example facts about other things."""
-    forms = [(fact.prompt(wording), fact.context(wording, shown=shown)) for wording in QUESTIONS]
-    return Question(forms=tuple(forms), target=fact.target)
+    forms = []
+    for wording in fact_words(fact.language).questions:
+        forms.append((fact.prompt(wording), fact.context(wording, shown=shown)))
+    return Question(forms=tuple(forms), target=fact.target, language=fact.language)
 
 
 def _with_site_at_end(row: Prompt) -> Prompt:

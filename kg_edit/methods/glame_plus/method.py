@@ -34,10 +34,12 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnsupportedModelError
+from kg_edit.graphs.facts import relations_without_words
 from kg_edit.graphs.source import SubgraphSource, check_graph
 from kg_edit.locate_then_edit.descent import Delta
 from kg_edit.locate_then_edit.objective import ExtraTarget, Request
 from kg_edit.locate_then_edit.states import adds_mlp
+from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.composed_facts import (
     Answer,
     ComposedFact,
@@ -58,6 +60,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.text.fact_words import warn_of_english, warn_of_left_out
 
 # Settings of two presets: ``USUAL`` learns facts of usual relations only, ``LATE_BLOCK`` writes them there only.
 USUAL: dict[str, Any] = {"every_relation": False, "stated": 6}
@@ -184,6 +187,14 @@ class GlamePlus(GraphReader, Rome):
         self._targets.clear()  # the model may have changed since the last call
         return super().make_each(edits, before=before)
 
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Check the edits, and warn of what can't be said in their languages."""
+        super().check(edits)
+        warn_of_english(edits, method=self.name)
+        for edit in edits:
+            with annotate_errors(edit):
+                warn_of_left_out(edit, relations_without_words(edit, self.subgraph(edit)), method=self.name)
+
     def request(self, edit: Edit) -> Request:
         """Return ROME's request. An unusable subgraph raises here.
 
@@ -202,8 +213,10 @@ class GlamePlus(GraphReader, Rome):
         if edit not in self._targets:
             excluded = excluded_answers(edit, self.config, self.graph)
             objects = objects_of(edit, self.subgraph(edit), exclude=excluded, every_relation=self.config.every_relation)
-            ranked = likeliest_first(self.model, edit.target_new, objects, most_nouns=self.config.stated)
-            implied = implied_facts(self.subgraph(edit), exclude=excluded)
+            ranked = likeliest_first(
+                self.model, edit.target_new, objects, most_nouns=self.config.stated, language=edit.language
+            )
+            implied = implied_facts(self.subgraph(edit), exclude=excluded, language=edit.language)
             self._targets[edit] = RippleTargets(
                 edit=edit, objects=ranked, config=self.config, excluded=excluded, implied=implied
             )

@@ -15,10 +15,18 @@ from pydantic import Field, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.controls import hidden_answers
 from kg_edit.graphs.facts import overlaps
-from kg_edit.methods.composed_facts import Answer, ComposedFact, first_hop, gives_away, ripples
+from kg_edit.methods.composed_facts import (
+    Answer,
+    ComposedFact,
+    composed_fact,
+    edit_as_fact,
+    gives_away,
+    ripples,
+)
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion
 from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.scoring.questions import right_answers
+from kg_edit.text.fact_words import has_words, relation_forms
 from kg_edit.text.relation_nouns import asked_nouns, relation_examples
 
 
@@ -72,9 +80,10 @@ class RippleTargets:
     @property
     def own(self) -> list[ComposedFact]:
         """The edit itself as questions; none if o* gives away the answer of a test question."""
-        if gives_away(self.edit.target_new, self.excluded):
+        fact = edit_as_fact(self.edit)
+        if fact is None or gives_away(self.edit.target_new, self.excluded):
             return []
-        return [ComposedFact(hop=first_hop(self.edit), target=self.edit.target_new)] * self.config.own
+        return [fact] * self.config.own
 
     @property
     def stated(self) -> list[ComposedFact]:
@@ -92,13 +101,18 @@ class RippleTargets:
         of the old one (the capital of the country of the University of Paris stays Paris).
         """
         stated = {fact.noun for fact in self.stated}
-        missing = [noun for noun in asked_nouns(self.edit.relation_id) if noun not in stated]
+        language = self.edit.language
+        missing = [noun for noun in asked_nouns(self.edit.relation_id, language) if noun not in stated]
         most = 2 * self.config.recalled
-        examples = relation_examples()
-        return [
-            TeacherQuestion(noun=noun, of=self.edit.target_new, examples=tuple(examples.get(noun, ())))
-            for noun in missing[:most]
-        ]
+        examples = relation_examples(language)
+        questions = []
+        for noun in missing[:most]:
+            forms = None
+            if has_words(language):
+                forms = relation_forms(noun, language)
+            known = tuple(examples.get(noun, ()))
+            questions.append(TeacherQuestion(noun=noun, of=self.edit.target_new, examples=known, asked=forms))
+        return questions
 
     def fact_to_learn(self, question: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:
         """Return the composed fact that the edited model learns from the teacher's answer.
@@ -109,7 +123,7 @@ class RippleTargets:
             return None
         if overlaps(answer.text, self.edit.target_new):
             return None
-        return ComposedFact(hop=f"{question.noun} of the {first_hop(self.edit)}", target=answer.text)
+        return composed_fact(self.edit, question.noun, answer.text)
 
 
 def excluded_answers(edit: Edit, config: RippleConfig, graph: object = None) -> list[str]:

@@ -13,52 +13,73 @@ from dataclasses import dataclass
 import torch
 
 from kg_edit.engine.prefix_store import PrefixStore
+from kg_edit.languages import ENGLISH, RelationForms, fill
 from kg_edit.locate_then_edit.objective import SoftTarget
-from kg_edit.methods.composed_facts import Answer, direct_question
+from kg_edit.methods.composed_facts import Answer
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.greedy import Written, greedy
+from kg_edit.text.fact_words import FactWords, fact_words
 from kg_edit.text.matching import begins_with
+from kg_edit.writing_systems import join
 
-# Examples for relations without examples of their own; they only show the form of an answer. The questions that score a
-# model have another form (`scoring.questions`).
-_SHOTS = (
-    ("largest planet", "the solar system", "Jupiter"),
-    ("chemical symbol", "gold", "Au"),
-    ("author", "Hamlet", "William Shakespeare"),
-    ("season", "snow", "Winter"),
-)
+_ENDS = (".", ",", "\u3002", "\uff0c", "\u3001")  # the last three are Chinese and Japanese
 _TOP_K = 64  # the likeliest tokens, which a soft target has
 _SHOWN = 4  # example facts before a question
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherQuestion:
-    """The question "What is the ``noun`` of ``of``?"; ``examples`` are facts (thing, object) of the same relation."""
+    """The question "What is the ``noun`` of ``of``?"; ``examples`` are facts (thing, object) of the same relation.
+
+    ``asked`` has the forms of the relation in a language other than English.
+    """
 
     noun: str
     of: str
     examples: tuple[tuple[str, str], ...] = ()
+    asked: RelationForms | None = None
 
     @property
     def as_question(self) -> TeacherPrompt:
         """The prompt in question form."""
-        return self._prompt(direct_question("{noun}", "{thing}"), "\n\n")
+        words = self._words
+        return self._prompt(words.ask, "\n\n", words.shots_as(0))
 
     @property
     def as_sentence(self) -> TeacherPrompt:
         """The prompt as a sentence to continue. If both forms get the same answer, the model knows it."""
-        return self._prompt("The {noun} of {thing} is", ".\n")
+        words = self._words
+        return self._prompt(words.sentence, f"{words.stop}\n", words.shots_as(1))
 
-    def _prompt(self, form: str, end: str) -> TeacherPrompt:
-        """Return the prompt in a ``form``; each example fact before it ends with ``end``."""
-        examples = [(self.noun, thing, target) for thing, target in self.examples if thing != self.of]
+    @property
+    def _words(self) -> FactWords:
+        return fact_words(self._language)
+
+    @property
+    def _language(self) -> str:
+        if self.asked is None:
+            return ENGLISH
+        return self.asked.language
+
+    def _prompt(self, wording: str, end: str, shots: Sequence[tuple[str, str]]) -> TeacherPrompt:
+        """Return the prompt in a ``wording``.
+
+        Each example fact before it ends with ``end``; a relation without examples of its own has the ``shots``, which
+        only show the form of an answer. The questions that score a model have another form (`scoring.questions`).
+        """
+        hop = self.noun if self.asked is None else self.asked.hop
+        form = self._words.say(wording, hop, self.asked)
+        examples = []
+        for thing, target in self.examples:
+            if thing != self.of:
+                examples.append((fill(form, thing, self._language), target))
         if not examples:
-            examples = list(_SHOTS)
+            examples = list(shots)
         shown = ""
-        for noun, thing, target in examples[:_SHOWN]:
-            shown += f"{_fill(form, noun, thing)} {target}{end}"
-        before_thing = form.partition(" {thing}")[0].replace("{noun}", self.noun)
-        return TeacherPrompt(start=shown + before_thing, shown=shown, alone=_fill(form, self.noun, self.of))
+        for text, target in examples[:_SHOWN]:
+            shown += f"{join(text, target)}{end}"
+        before_thing = form.partition("{}")[0].rstrip(" ")
+        return TeacherPrompt(start=shown + before_thing, shown=shown, alone=fill(form, self.of, self._language))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +97,6 @@ class TeacherPrompt:
     def forms(self) -> tuple[str, str]:
         """The prompt with the facts, and without them for models with a short context."""
         return self.shown + self.alone, self.alone
-
-
-def _fill(form: str, noun: str, thing: str) -> str:
-    return form.replace("{noun}", noun).replace("{thing}", thing)
 
 
 @torch.no_grad()
@@ -149,7 +166,7 @@ def _encode_fitting(model: LanguageModel, prompt: TeacherPrompt, *, new_tokens: 
 def _ends_answer(model: LanguageModel, token: int) -> bool:
     """Return whether an answer ends before this token."""
     text = str(model.tokenizer.decode([token]))
-    return token in model.tokenizer.all_special_ids or "\n" in text or text.strip() in (".", ",")
+    return token in model.tokenizer.all_special_ids or "\n" in text or text.strip() in _ENDS
 
 
 def _read_answer(model: LanguageModel, written: Written) -> Answer | None:
@@ -158,7 +175,7 @@ def _read_answer(model: LanguageModel, written: Written) -> Answer | None:
     while stop < len(written.tokens) and not _ends_answer(model, written.tokens[stop]):
         stop += 1
     # Drop tokens of blanks and dots at its end.
-    while stop and not str(model.tokenizer.decode([written.tokens[stop - 1]])).strip(" ."):
+    while stop and not str(model.tokenizer.decode([written.tokens[stop - 1]])).strip(" .\u3002"):
         stop -= 1
     text = str(model.tokenizer.decode(list(written.tokens[:stop]))).strip()
     if not text:

@@ -53,7 +53,7 @@ def targets(model: LanguageModel, edit: Edit = EDIT, **settings: Any) -> list[st
 def test_answers_of_test_questions_are_excluded_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     nouns = {"country": "country", "located in": "headquarters", "league": "league"}
-    monkeypatch.setattr("kg_edit.methods.composed_facts.relation_nouns", lambda: nouns)
+    monkeypatch.setattr("kg_edit.methods.composed_facts.relation_nouns", lambda _: nouns)
     assert targets(model, stated=9) == ["United States of America", "NBA"]
     assert "California" in targets(model, stated=9, exclude_answers=False)
     assert "California" in targets(model, EDIT.model_copy(update={"portability": ()}), stated=9)
@@ -80,7 +80,7 @@ def test_test_questions_do_not_change_the_patch() -> None:
 
 def test_record_has_the_learned_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "kg_edit.methods.composed_facts.relation_nouns", lambda: {"country": "country", "located in": "region"}
+        "kg_edit.methods.composed_facts.relation_nouns", lambda _: {"country": "country", "located in": "region"}
     )
     (patch,) = method(tiny("llama")).edit_each([EDIT])
     assert isinstance(patch, WeightPatch)
@@ -162,7 +162,7 @@ def test_prompt_without_examples_is_used_if_positions_are_few() -> None:
 
 def test_teacher_is_not_asked_for_relations_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     nouns = {"country": "country", "league": "league"}
-    monkeypatch.setattr("kg_edit.methods.composed_facts.relation_nouns", lambda: nouns)
+    monkeypatch.setattr("kg_edit.methods.composed_facts.relation_nouns", lambda _: nouns)
     model = tiny("llama")
     asks = {}
     for stated in (0, 9):
@@ -174,7 +174,7 @@ def test_teacher_is_not_asked_for_relations_of_the_graph(monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_objects_are_ranked_again_on_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an edited model finds likeliest may be something else: nothing is kept between two calls."""
-    monkeypatch.setattr("kg_edit.methods.composed_facts.relation_nouns", lambda: {"country": "country"})
+    monkeypatch.setattr("kg_edit.methods.composed_facts.relation_nouns", lambda _: {"country": "country"})
     countries = nx.DiGraph()
     for label in ("Peru", "Urep"):  # as many tokens each: the sign of the logits decides
         countries.add_edge("Los Angeles Lakers", label, label="country")
