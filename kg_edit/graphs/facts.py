@@ -8,15 +8,16 @@
 
 A subgraph that was read by rules has what follows from the edit as edges: `consequence_facts` puts these into words.
 
-`Wording` makes the prompts, from relation templates if there are any, or else from the relation's label.
+`Wording` makes the prompts, from relation templates if there are any, or else from the relation's label. They are in
+the language of the edit; in another one than English, a relation of Wikidata without packaged forms is left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 import networkx as nx
@@ -25,7 +26,10 @@ from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import GraphError
 from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph, subject_of, supported
+from kg_edit.languages import ENGLISH, RelationForms, fit_template, forms_of
+from kg_edit.text.fact_words import fact_words, has_words, relation_forms
 from kg_edit.text.matching import without_accents
+from kg_edit.writing_systems import join
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 Kind = Literal["statement", "composed", "chained", "consequence"]
@@ -47,6 +51,7 @@ class GraphFact:
     relation: str
     object: str
     prompt: str
+    language: str = ENGLISH
 
     @property
     def text(self) -> str:
@@ -55,7 +60,14 @@ class GraphFact:
 
     def as_edit(self, name: str) -> Edit:
         """Return the fact as an edit with the id ``name``, to be made like any other edit."""
-        return Edit(id=name, subject=self.subject, prompt=self.prompt, target_new=self.object, relation=self.relation)
+        return Edit(
+            id=name,
+            subject=self.subject,
+            prompt=self.prompt,
+            target_new=self.object,
+            relation=self.relation,
+            language=self.language,
+        )
 
 
 def graph_facts(
@@ -93,7 +105,7 @@ def graph_facts(
         for property_, relation, label in statements:
             prompt = wording.prompt(kind, property_, relation)
             if prompt.count("{}") == 1:  # a label may contain braces
-                fact = GraphFact(kind=kind, subject=subject, relation=relation, object=label, prompt=prompt)
+                fact = wording.fact(kind, subject, relation, label, prompt)
                 by_prompt.setdefault(prompt, fact)
         facts += list(by_prompt.values())[:limit]
     return tuple(facts)
@@ -132,9 +144,25 @@ def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tupl
         prompt = wording.prompt("statement", data["property"], relation)
         has_names = not is_entity_id(label) and not is_property_id(relation)
         if prompt.count("{}") == 1 and has_names:
-            fact = GraphFact(kind="consequence", subject=subject, relation=relation, object=label, prompt=prompt)
+            fact = wording.fact("consequence", subject, relation, label, prompt)
             by_text.setdefault(fact.text, fact)
     return tuple(by_text.values())[:limit]
+
+
+def relations_without_words(edit: Edit, graph: nx.MultiDiGraph) -> set[str]:
+    """Return the labels of relations of o* that have no packaged forms in the language of the edit; none in English.
+
+    Facts of such relations of Wikidata are left out.
+    """
+    labels = set[str]()
+    if not has_words(edit.language):
+        return labels
+    forms = forms_of(edit.language)
+    for _, _, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
+        property_id = str(data.get("property", key))
+        if data.get("role") != "edit" and is_property_id(property_id) and property_id not in forms:
+            labels.add(str(data["label"]))
+    return labels
 
 
 def hash_of(seed: int, *parts: str) -> bytes:
@@ -224,27 +252,54 @@ class Wording:
     """The words for facts around one edit.
 
     ``target`` is o*'s label. ``thing`` is a phrase for what s has by r, such as "the sports team of {}"; None if r has
-    no noun.
+    no noun. ``edited`` has the forms of r, and ``forms`` those of all relations, in a language other than English.
     """
 
     edit_prompt: str
     target: str
     thing: str | None
     templates: RelationTemplates
+    language: str = ENGLISH
+    edited: RelationForms | None = None
+    forms: Mapping[str, RelationForms] = field(default_factory=dict)
 
     @classmethod
     def of(cls, edit: Edit, graph: nx.MultiDiGraph, *, target: str) -> Self:
         """Return the words for facts around ``edit``; ``target`` is the key of o*."""
         templates = RelationTemplates.load()
-        noun = noun_for(_find_label(edit, graph, templates))
+        label = _on_one_line(graph.nodes[target]["label"])
+        found = _find_label(edit, graph, templates)
+        if has_words(edit.language):
+            edited = relation_forms(edit.relation_id, edit.language) or relation_forms(found, edit.language)
+            return cls(
+                edit_prompt=edit.prompt,
+                target=label,
+                thing=None,
+                templates=templates,
+                language=edit.language,
+                edited=edited,
+                forms=forms_of(edit.language),
+            )
+        noun = noun_for(found)
         thing = None
         if noun:
             thing = f"the {noun} of {{}}"
-        label = _on_one_line(graph.nodes[target]["label"])
         return cls(edit_prompt=edit.prompt, target=label, thing=thing, templates=templates)
 
+    def fact(self, kind: Kind, subject: str, relation: str, label: str, prompt: str) -> GraphFact:
+        """Return a fact with a prompt of `prompt`, in the form that it has around the subject."""
+        fitted = fit_template(prompt, subject, self.language)
+        return GraphFact(
+            kind=kind, subject=subject, relation=relation, object=label, prompt=fitted, language=self.language
+        )
+
     def prompt(self, kind: str, property_id: str, relation: str) -> str:
-        """Return the prompt of a statement, a composed or a chained fact with r' = ``relation``; {} is its subject."""
+        """Return the prompt of a statement, a composed or a chained fact with r' = ``relation``; {} is its subject.
+
+        "" if it can't be said in a language other than English.
+        """
+        if self.language != ENGLISH:
+            return self._prompt_in_language(kind, property_id, relation)
         if kind == "chained":
             return f"{self.edit_prompt} {self.target}, {relation}"
         template = self._find_template(property_id, relation)
@@ -256,6 +311,25 @@ class Wording:
         if template.startswith("{} "):
             return f"{self.edit_prompt} one that {template.removeprefix('{} ')}"
         return f"{self.edit_prompt} one whose {relation} is"
+
+    def _prompt_in_language(self, kind: str, property_id: str, relation: str) -> str:
+        """Return the prompt of `prompt` in a language other than English, or "" if it can't be said."""
+        words = fact_words(self.language)
+        forms = self.forms.get(property_id) or relation_forms(relation, self.language)
+        if kind == "chained":
+            noun = relation if forms is None else forms.noun
+            return f"{join(self.edit_prompt, self.target)}{words.comma}{noun}"
+        if forms is not None:
+            template = forms.template
+        elif is_property_id(property_id):  # a label of Wikidata may be anything: "member of", "shares a border with"
+            return ""
+        else:
+            template = words.labelled.replace("[label]", relation)
+        if kind == "statement":
+            return template
+        if self.edited is None:
+            return ""
+        return words.about_noun(template, self.edited)
 
     def _find_template(self, property_id: str, relation: str) -> str:
         """Return the prompt of a statement with {} for its subject: a relation's template, or made from its label."""

@@ -6,6 +6,7 @@ all its facts at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from kg_edit.edits.edit import Edit
@@ -36,6 +37,11 @@ class MemitKg(GraphRequestMethod, Memit):
     entry = method_entry("memit-kg")
     config_class = MemitKgConfig
     config: MemitKgConfig
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Encode the prompts of every edit and of its facts."""
+        self.warn_of_words(edits)
+        super().check(edits)
 
     def edits_to_write(self, edit: Edit) -> tuple[Edit, ...]:
         """Return what MEMIT writes for an edit: the edit itself, then the facts of its subgraph."""

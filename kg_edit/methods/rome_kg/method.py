@@ -17,7 +17,7 @@ import networkx as nx
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_edit.edits.edit import Edit
-from kg_edit.graphs.facts import GraphFact, Kind, consequence_facts, graph_facts, overlaps
+from kg_edit.graphs.facts import GraphFact, Kind, consequence_facts, graph_facts, overlaps, relations_without_words
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import Workload
 from kg_edit.methods.entries import method_entry
@@ -26,6 +26,7 @@ from kg_edit.methods.rome.method import PUBLISHED, Rome, RomeConfig
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import Seed
+from kg_edit.text.fact_words import warn_of_english, warn_of_left_out
 
 PUBLISHED_FACTS: dict[str, Any] = {"statements": 0, "composed": 0, "chained": 20}
 
@@ -91,6 +92,13 @@ class GraphRequestMethod(GraphReader):
         for number, fact in enumerate(facts, 1):
             further.append(fact.as_edit(f"{edit.id}/{number}").in_chat(chat=edit.chat))
         return tuple(further)
+
+    def warn_of_words(self, edits: Sequence[Edit]) -> None:
+        """Warn of what can't be said in the languages of the edits."""
+        warn_of_english(edits, method=self.name)
+        for edit in edits:
+            with annotate_errors(edit):
+                warn_of_left_out(edit, relations_without_words(edit, self.subgraph(edit)), method=self.name)
 
     def notes(self, edit: Edit) -> dict[str, Any]:
         """Return further entries of an edit's record.
@@ -175,6 +183,7 @@ class RomeKg(GraphRequestMethod, Rome):
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode the prompts of every edit and of its facts."""
+        self.warn_of_words(edits)
         for edit in edits:
             with annotate_errors(edit):
                 super().check((edit, *self.further_edits(edit)))

@@ -40,7 +40,7 @@ kg_edit.graphs: controls encoding fact_files facts private_graph rgnn source
 kg_edit.methods: glame graph_reader
 kg_edit.methods.glame: method
 kg_edit.storage: packaged
-kg_edit.text: matching
+kg_edit.text: fact_words matching
 wikidata_cache: cache deny_lists errors extract ids labels languages offline source_spec sources stores subgraphs values
 wikidata_cache.labels: label_index
 wikidata_cache.sources: graph_files oxigraph queries source templates user_queries wordings
