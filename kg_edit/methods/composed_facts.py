@@ -156,9 +156,7 @@ def _can_be_asked_for(label: str, edit: Edit) -> bool:
     return not is_id and not is_target and not overlaps(label, edit.subject)
 
 
-def implied_facts(
-    graph: nx.MultiDiGraph, *, exclude: Sequence[str], language: str = ENGLISH
-) -> list[ComposedFact]:
+def implied_facts(graph: nx.MultiDiGraph, *, exclude: Sequence[str], language: str = ENGLISH) -> list[ComposedFact]:
     """Return what follows from the edit about s by rules (`SubgraphOptions.rules`); ``exclude`` as in `objects_of`."""
     nouns = relation_nouns(language)
     forms: Mapping[str, RelationForms] = {}

@@ -20,16 +20,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from kg_edit.languages import replace_name
 from kg_edit.methods.graph_memory.edited_graph import Entity, Statement
-from kg_edit.writing_systems import whole
+from kg_edit.text.fact_words import fact_words
+from kg_edit.writing_systems import join, whole
 
-# Made-up names; the i-th one stands for the i-th thing of the chain.
-_MADE_UP = (
-    ("Belmora", "Kelvany", "Tarsk", "Ordune", "Vissel", "Chamry"),
-    ("Quillon", "Marbeck", "Oulven", "Drasna", "Perrow", "Tindle"),
-    ("Sendrick", "Halvor", "Zimbra", "Castane", "Lurien", "Wexmoor"),
-)
-MOST_EXAMPLES = len(_MADE_UP)
+MOST_EXAMPLES = 3  # rows of made-up names in each language
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,14 @@ class Paragraphs:
 
 def write_chain(statements: Sequence[Statement]) -> str:
     """Return the sentences of a walk on one line."""
-    return " ".join(statement.sentence for statement in statements)
+    return _join_sentences([statement.sentence for statement in statements], statements)
+
+
+def _join_sentences(sentences: Sequence[str], statements: Sequence[Statement]) -> str:
+    """Return sentences on one line; in Chinese and Japanese there is nothing between them."""
+    if not statements:
+        return ""
+    return fact_words(statements[0].language).gap.join(sentences)
 
 
 def put_chain_before(prompt: str, statements: Sequence[Statement], *, examples: int) -> str:
@@ -63,7 +66,7 @@ def put_chain_before(prompt: str, statements: Sequence[Statement], *, examples: 
 
 
 def _write_examples(paragraph: str, statements: Sequence[Statement]) -> list[str]:
-    """Return the chain and the paragraph with made-up names, once for each row of `_MADE_UP`.
+    """Return the chain and the paragraph with made-up names, once for each row of `FactWords.made_up`.
 
     There are none if the paragraph does not contain a name of the first thing, which could be replaced, nor if the
     question is about several things, whose walks together do not say what the answer is.
@@ -72,11 +75,12 @@ def _write_examples(paragraph: str, statements: Sequence[Statement]) -> list[str
         if statement.subject.key != before.object.key:  # the walk from another thing begins
             return []
     first = statements[0].subject
+    language = statements[0].language
     first_name = _find_name(paragraph, first)
     if first_name is None:
         return []
     examples = []
-    for made_up in _MADE_UP:
+    for made_up in fact_words(language).made_up:  # the i-th name stands for the i-th thing of the chain
         names = {first.key: made_up[0]}  # the made-up name of each thing of the chain, by its key
         sentences = []
         for statement, new_name in zip(statements, made_up[1:], strict=False):
@@ -84,8 +88,8 @@ def _write_examples(paragraph: str, statements: Sequence[Statement]) -> list[str
             end = names.setdefault(statement.object.key, new_name)
             sentences.append(statement.say(start, end))
         answer = names[statements[-1].object.key]
-        question = paragraph.rstrip().replace(first_name, made_up[0])
-        examples.append(f"{' '.join(sentences)}\n{question} {answer}")
+        question = replace_name(paragraph.rstrip(), first_name, made_up[0], language)
+        examples.append(f"{_join_sentences(sentences, statements)}\n{join(question, answer)}")
     return examples
 
 

@@ -16,9 +16,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kg_edit.languages import ENGLISH, fill
 from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.patches.walks import Origin, WalkedStatement
 from kg_edit.text.matching import normalised
+from kg_edit.writing_systems import join
 
 INVERSES = {
     "P36": ("P1376", "capital of"),
@@ -56,7 +58,7 @@ class Statement(BaseModel):
     """A statement (subject, relation, object), with the key and label of each, and where it comes from.
 
     ``edit`` is the id of the edit that made it, or around which it was read. ``relation_name`` is the relation's noun
-    or label, and ``sentence_template`` its sentence with {} for subject and object.
+    or label, and ``sentence_template`` its sentence with {} for subject and object, in the ``language``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +71,7 @@ class Statement(BaseModel):
     relation_name: str
     sentence_template: str
     edit: str = ""
+    language: str = ENGLISH
 
     @property
     def sentence(self) -> str:
@@ -77,8 +80,8 @@ class Statement(BaseModel):
 
     def say(self, subject: str, target: str) -> str:
         """Return the sentence with these names; a full stop at the object's end is not doubled."""
-        before, between, after = self.sentence_template.split("{}")
-        return f"{before}{subject}{between}{target.removesuffix('.')}{after}"
+        before, _, after = self.sentence_template.rpartition("{}")
+        return join(fill(before, subject, self.language), target.removesuffix(".")) + after
 
     @property
     def part_keys(self) -> tuple[str, str, str]:
@@ -103,7 +106,7 @@ class RememberedEdit(BaseModel):
     """What the patch keeps of one edit.
 
     ``prompt`` is the edit's own, with its subject. ``fact`` is the edit as a statement, ``implied`` what rules imply of
-    it (origin ``rule``), and ``stated`` what the source states around it (origin ``graph``).
+    it (origin ``rule``), and ``stated`` what the source states around it (origin ``graph``), all in one language.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -128,7 +131,9 @@ def key_from_node(node: str, label: str) -> str:
 
 
 class EditedGraph:
-    """The statements around some edits, under the edits. A later edit of the same s and r replaces an earlier one.
+    """The statements around some edits of one language, under the edits.
+
+    A later edit of the same s and r replaces an earlier one.
 
     An example: the edit "the capital of Japan is Osaka", whose new object has only a name, over a source that states
     of Japan (Q17) that its capital (P36) is Tokyo and its continent (P30) is Asia, and that has Osaka (Q35765), too:
@@ -142,16 +147,17 @@ class EditedGraph:
 
     Args:
         edits: in the order in which they were made.
-        words: the packaged words of relations.
+        words: the packaged words of relations in the language of the edits.
         inverse: whether an edit also states its inverse (`INVERSES`).
 
     Attributes:
+        words: as given.
         facts: the statements that the edits make, by the keys of subject and relation.
         starts: the things from which a walk can reach an edit, by key.
     """
 
     def __init__(self, edits: Sequence[RememberedEdit], words: RelationWords, *, inverse: bool = True) -> None:
-        self._words = words
+        self.words = words
         # Each of these needs those above it.
         self._source_keys = _match_names(edits)
         self._edits = [self._with_source_keys(edit) for edit in edits]
@@ -253,7 +259,7 @@ class EditedGraph:
         """Return the inverse of an edit's fact, whose relation is one of `INVERSES`."""
         fact = edit.fact
         inverse, label = INVERSES[fact.relation_key]
-        relation = self._words.relation(inverse, label)
+        relation = self.words.relation(inverse, label)
         return Statement(
             subject=fact.object,
             relation_key=inverse,
@@ -263,6 +269,7 @@ class EditedGraph:
             relation_name=relation.name,
             sentence_template=relation.sentence_template,
             edit=edit.id,
+            language=fact.language,
         )
 
 

@@ -22,22 +22,24 @@ from kg_edit.errors import GraphError
 from kg_edit.graphs.controls import Control
 from kg_edit.graphs.facts import target_of
 from kg_edit.graphs.source import ABSENT, read_subgraph, subject_of, supported
+from kg_edit.languages import words_of
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.graph_memory.edited_graph import Entity, RememberedEdit, Statement, key_from_node
 from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
-from kg_edit.methods.graph_memory.relation_words import RelationWords
+from kg_edit.methods.graph_memory.relation_words import RelationWords, join_place
 from kg_edit.methods.graph_memory.walk import WalkRule
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.patches.base import Patch
 from kg_edit.patches.walks import Origin
+from kg_edit.text.fact_words import warn_of_english
 from wikidata_cache import WikidataCache
 
 _VAGUE = {"P31", "P279", "P361", "P527", "P1889", "P1552"}  # kinds, parts and the like, which nobody asks for
 _ENTITY = "http://www.wikidata.org/entity/"
-# The English aliases of items
+# The aliases of items in a language
 _ALIASES = (
     "SELECT ?s ?a WHERE {{ VALUES ?s {{ {things} }} ?s <http://www.w3.org/2004/02/skos/core#altLabel> ?a "
-    'FILTER(LANG(?a) = "en") }} ORDER BY ?s ?a'
+    'FILTER(LANG(?a) = "{language}") }} ORDER BY ?s ?a'
 )
 
 
@@ -75,8 +77,20 @@ class GraphMemory(GraphReader):
     config: GraphMemoryConfig
 
     @cached_property
-    def _words(self) -> RelationWords:
-        return RelationWords()
+    def _words(self) -> dict[str, RelationWords]:
+        """The words of the languages of the edits so far."""
+        return {}
+
+    def _words_of(self, edit: Edit) -> RelationWords:
+        """Return the packaged words in the language of an edit, or the English ones."""
+        if edit.language not in self._words:
+            self._words[edit.language] = RelationWords(edit.language)
+        return self._words[edit.language]
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Check the edits, and warn of languages in which the method has no words."""
+        super().check(edits)
+        warn_of_english(edits, method=self.name)
 
     def empty_patch(self) -> Patch:
         """Return a patch without edits; it changes nothing."""
@@ -104,15 +118,17 @@ class GraphMemory(GraphReader):
         """Return the edit as a statement."""
         start = subject_of(graph)
         end = target_of(graph)
-        aliases = self._fetch_aliases([start, end])
+        aliases = self._fetch_aliases([start, end], edit.language)
         subject = Entity(key=key_from_node(start, edit.subject), label=edit.subject, aliases=aliases.get(start, ()))
         target = Entity(key=key_from_node(end, edit.target_new), label=edit.target_new, aliases=aliases.get(end, ()))
         label = edit.relation or edit.relation_text
-        key = edit.relation_id or self._words.property_of(edit.relation, edit.prompt) or label
-        relation = self._words.relation(key, label)
+        words = self._words_of(edit)
+        key = edit.relation_id or words.property_of(edit.relation, edit.prompt) or label
+        relation = words.relation(key, label)
         sentence_template = relation.sentence_template
         if not relation.noun:  # the edit's own prompt says it better
-            sentence_template = edit.prompt + " {}" + edit.ending.removesuffix(".") + "."
+            stop = words_of(edit.language).stop
+            sentence_template = join_place(edit.prompt) + edit.ending.removesuffix(stop) + stop
         return Statement(
             subject=subject,
             relation_key=key,
@@ -122,6 +138,7 @@ class GraphMemory(GraphReader):
             relation_name=relation.name,
             sentence_template=sentence_template,
             edit=edit.id,
+            language=words.language,
         )
 
     def _read_statements(self, edit: Edit, graph: nx.MultiDiGraph) -> Iterator[Statement]:
@@ -129,6 +146,7 @@ class GraphMemory(GraphReader):
 
         The edit itself is left out, as are statements of kinds and parts.
         """
+        words = self._words_of(edit)
         counts: dict[tuple[str, str], int] = {}
         edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])  # without the data
         for start, end, key, data in edges:
@@ -145,7 +163,7 @@ class GraphMemory(GraphReader):
             origin: Origin = "graph"
             if data.get("role") == "consequence":  # the subgraph's word for what a rule implies
                 origin = "rule"
-            relation = self._words.relation(property_, label)
+            relation = words.relation(property_, label)
             yield Statement(
                 subject=subject,
                 relation_key=property_,
@@ -155,6 +173,7 @@ class GraphMemory(GraphReader):
                 relation_name=relation.name,
                 sentence_template=relation.sentence_template,
                 edit=edit.id,
+                language=words.language,
             )
 
     def _read_leading_to_subject(self, edit: Edit) -> Iterator[Statement]:
@@ -167,7 +186,7 @@ class GraphMemory(GraphReader):
         for statement in self._read_statements(edit, graph):
             if statement.object.key == s and statement.subject.key != s:
                 leading.append(statement)
-        aliases = self._fetch_aliases([statement.subject.key for statement in leading])
+        aliases = self._fetch_aliases([statement.subject.key for statement in leading], edit.language)
         for statement in leading:
             names = aliases.get(statement.subject.key, ())
             subject = statement.subject.model_copy(update={"aliases": names})
@@ -199,8 +218,8 @@ class GraphMemory(GraphReader):
         except (*ABSENT, GraphError):
             return None
 
-    def _fetch_aliases(self, nodes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Return the English aliases of the nodes that are items (Q17), by node; none if the source isn't Wikidata."""
+    def _fetch_aliases(self, nodes: Sequence[str], language: str) -> dict[str, tuple[str, ...]]:
+        """Return the aliases of the nodes that are items (Q17) in a language, by node; none of another source's."""
         wikidata = self.graph
         while isinstance(wikidata, Control):  # a source around another one
             wikidata = wikidata.right
@@ -209,7 +228,7 @@ class GraphMemory(GraphReader):
             return {}
         things = " ".join(f"<{_ENTITY}{item}>" for item in items)
         aliases: dict[str, list[str]] = {}
-        for row in wikidata.query(_ALIASES.format(things=things)):
+        for row in wikidata.query(_ALIASES.format(things=things, language=language)):
             item = row["s"].removeprefix(_ENTITY)
             aliases.setdefault(item, []).append(row["a"])
         return {item: tuple(names) for item, names in aliases.items()}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
+from kg_edit.languages import ENGLISH
 from kg_edit.methods.graph_memory.chain_text import put_chain_before
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, RememberedEdit, Statement
 from kg_edit.methods.graph_memory.relation_words import RelationWords
@@ -69,9 +70,24 @@ class GraphMemoryPatch(Patch):
         return rule
 
     @cached_property
+    def graphs(self) -> Mapping[str, EditedGraph]:
+        """The statements around the edits, under the edits, by language; that of the last edit is the first."""
+        by_language: dict[str, list[RememberedEdit]] = {}
+        for _, edit in self.remembered:
+            language = edit.fact.language
+            earlier = by_language.pop(language, [])  # so that the language of the last edit is the last
+            by_language[language] = [*earlier, edit]
+        graphs = {}
+        for language, edits in reversed(by_language.items()):
+            graphs[language] = EditedGraph(edits, RelationWords(language), inverse=self.rule.inverse)
+        return graphs
+
+    @property
     def graph(self) -> EditedGraph:
-        """The statements around the edits, under the edits."""
-        return EditedGraph([edit for _, edit in self.remembered], RelationWords(), inverse=self.rule.inverse)
+        """The graph in the language of the last edit."""
+        for graph in self.graphs.values():
+            return graph
+        return EditedGraph([], RelationWords(), inverse=self.rule.inverse)
 
     def without(self, ids: Collection[str]) -> Self:
         """Return the patch without the edits with these ids, as if they had never been made.
@@ -173,7 +189,7 @@ class _StatementTable:
         """Return the number of a statement, which is added with its things if it is new."""
         subject = self.things.setdefault(statement.subject, len(self.things))
         target = self.things.setdefault(statement.object, len(self.things))
-        row = (
+        row: tuple[Any, ...] = (
             subject,
             statement.relation_key,
             statement.relation_label,
@@ -182,6 +198,8 @@ class _StatementTable:
             target,
             statement.origin,
         )
+        if statement.language != ENGLISH:
+            row = (*row, statement.language)
         return self.rows.setdefault(row, len(self.rows))
 
 
@@ -206,7 +224,7 @@ def _read(content: Any) -> tuple[tuple[WalkRule, RememberedEdit], ...]:
 
 def _read_statement(row: Sequence[Any], things: Sequence[Entity]) -> Statement:
     """Return the statement of a file's row, which has the numbers of two ``things``; it has no edit yet."""
-    subject, key, label, name, sentence_template, target, origin = row
+    subject, key, label, name, sentence_template, target, origin, *language = row  # none: English
     return Statement(
         subject=things[subject],
         relation_key=key,
@@ -215,6 +233,7 @@ def _read_statement(row: Sequence[Any], things: Sequence[Entity]) -> Statement:
         sentence_template=sentence_template,
         object=things[target],
         origin=origin,
+        language=language[0] if language else ENGLISH,
     )
 
 
@@ -222,7 +241,8 @@ class WalkedPrompts:
     """Turns a text into the prompt with its chain, by walks with a model that does not have the patch."""
 
     def __init__(self, patch: GraphMemoryPatch, model: LanguageModel) -> None:
-        self._walker = Walker(patch.graph, replace(model, prompt_transform=None, chat=None), patch.rule)
+        bare_model = replace(model, prompt_transform=None, chat=None)
+        self._walkers = [Walker(graph, bare_model, patch.rule) for graph in patch.graphs.values()]
         self._rule = patch.rule
         self._model = model
         self._walks: OrderedDict[str, Walk] = OrderedDict()
@@ -248,11 +268,19 @@ class WalkedPrompts:
         if question in self._walks:
             self._walks.move_to_end(question)
             return self._walks[question]
-        walk = self._walker.walk(question)
+        walk = self._walk(question)
         self._walks[question] = walk
         if len(self._walks) > _WALKS:
             self._walks.popitem(last=False)
         return walk
+
+    def _walk(self, question: str) -> Walk:
+        """Return the first walk of a question through the graphs of all languages."""
+        for walker in self._walkers:
+            walk = walker.walk(question)
+            if walk:
+                return walk
+        return Walk()
 
     def _fits(self, prompt: str) -> bool:
         """Return whether a prompt leaves a quarter of the model's positions free, for the answer."""

@@ -10,39 +10,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
+from kg_edit.languages import fill
+from kg_edit.methods.graph_memory.relation_words import Relation
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import begins_with, normalised
 from kg_edit.text.relation_nouns import relation_examples
+from kg_edit.writing_systems import join
 
-# The form, and what is between two facts
-_FORMS = (
-    ("Q: What is the {noun} of {thing}?\nA:", "\n\n"),
-    ("The {noun} of {thing} is", ".\n"),
-    ("{thing}'s {noun} is", ".\n"),
-)
 _SHOWN = 3  # facts about other things
-# For relations without packaged facts of their own: they only show the form of an answer.
-_OTHERS = (
-    ("largest planet", "the solar system", "Jupiter"),
-    ("chemical symbol", "gold", "Au"),
-    ("author", "Hamlet", "William Shakespeare"),
-    ("season", "snow", "Winter"),
-)
+_WIDE_MARKS = ("\u3002", "\uff0c", "\u3001")  # the Chinese and Japanese full stop and commas
 
 
-def recall(model: LanguageModel, thing: str, noun: str, *, tokens: int) -> str | None:
+def recall(model: LanguageModel, thing: str, relation: Relation, *, tokens: int) -> str | None:
     """Return the model's answer to "What is the [noun] of [thing]?"; None if no two forms agree.
 
     Args:
         model: the unedited model.
         thing: what is asked about.
-        noun: the relation.
+        relation: what is asked for.
         tokens: maximum number of tokens of the answer.
     """
-    prompts = [_prompt(form, end, thing, noun) for form, end in _FORMS]
+    prompts = [_prompt(form, thing, relation) for form in range(3)]
     longest = max(len(model.encode(prompt, fitting=False).ids) for prompt in prompts)
     if model.max_positions is not None and longest + tokens > model.max_positions:
         return None
@@ -51,7 +42,7 @@ def recall(model: LanguageModel, thing: str, noun: str, *, tokens: int) -> str |
     answers: list[str] = []
     for batch in (prompts[:2], prompts[2:]):
         for text in continuations(model, batch, limits=[tokens] * len(batch)):
-            answer = _first_clause(text)
+            answer = _first_clause(text).removesuffix(relation.words.copula)
             if answer and normalised(answer) != normalised(thing):
                 answers.append(answer)
         common_answer = _find_agreement(answers)
@@ -68,38 +59,53 @@ def _find_agreement(answers: Sequence[str]) -> str | None:
     return None
 
 
-def likeliest(model: LanguageModel, thing: str, noun: str, objects: Sequence[str]) -> str:
+def likeliest(model: LanguageModel, thing: str, relation: Relation, objects: Sequence[str]) -> str:
     """Return the object that the model finds likeliest after "What is the [noun] of [thing]?".
 
     Wikidata lists the Byzantine Empire, the Papal States, Italy and a dozen more as countries of Rome. An object is
     ranked by the sum over its tokens of -log p.
     """
-    question_form, _ = _FORMS[0]
-    prompt = _fill(question_form, noun, thing)
+    prompt = _ask(0, thing, relation)
     pairs = [Pair(prompt, label) for label in objects]
     scores = score(model, pairs)
     costs = [scores[pair].nll * scores[pair].tokens for pair in pairs]
     return objects[costs.index(min(costs))]
 
 
-def _prompt(form: str, end: str, thing: str, noun: str) -> str:
-    """Return the question in a ``form``, after facts about other things, each of which ends with ``end``."""
-    facts = [(noun, other, answer) for other, answer in relation_examples().get(noun, ()) if other != thing]
+def _prompt(form: int, thing: str, relation: Relation) -> str:
+    """Return the question in a ``form``, after facts about other things in the same form.
+
+    Form 0 is the question between its marks, 1 the sentence, and 2 the sentence in other words. A relation without
+    packaged facts of its own has others, which only show the form of an answer.
+    """
+    end = "\n\n"
+    if form:
+        end = f"{relation.words.stop}\n"
+    facts = []
+    for other, answer in relation_examples(relation.words.language).get(relation.name, ()):
+        if other != thing:
+            facts.append((_ask(form, other, relation), answer))
     if not facts:
-        facts = list(_OTHERS)
+        facts = relation.words.shots_as(form)
     prompt = ""
-    for fact_noun, other, answer in facts[:_SHOWN]:
-        prompt += f"{_fill(form, fact_noun, other)} {answer}{end}"
-    return prompt + _fill(form, noun, thing)
+    for text, answer in facts[:_SHOWN]:
+        prompt += f"{join(text, answer)}{end}"
+    return prompt + _ask(form, thing, relation)
 
 
-def _fill(form: str, noun: str, thing: str) -> str:
-    return form.replace("{noun}", noun).replace("{thing}", thing)
+def _ask(form: int, thing: str, relation: Relation) -> str:
+    """Return the question for a thing in one of the three forms."""
+    words = relation.words
+    wording = (words.ask, words.sentence, words.other_sentence)[form]
+    hop = relation.name
+    if relation.forms is not None and form < 2:  # the other words have a place for the thing of their own
+        hop = relation.forms.hop
+    return fill(words.say(wording, hop, relation.forms), thing, words.language)
 
 
 def _first_clause(text: str) -> str:
     """Return the text up to the end of its first line, a full stop before a space, or a comma."""
     line = text.strip().partition("\n")[0]
-    for mark in (". ", ","):
+    for mark in (". ", ",", *_WIDE_MARKS):
         line = line.partition(mark)[0]
     return line.strip().removesuffix(".").strip()

@@ -5,23 +5,31 @@
 A relation has *phrases*: its noun, its label, the words of its packaged template, and the words of
 ``data/relation_words.tsv``. A phrase is a set of stems: the first six letters of its words, without the s at their end
 and without function words. It fits a question that has all of its stems.
+
+In German and Spanish the phrases are the noun and the words of ``data/relation_forms.tsv``. In Japanese, Korean and
+Chinese each character is a word of its own (`normalised`), and a phrase is a run of them: 首都 in 法国的首都是哪里.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
 
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.graphs.facts import noun_for
+from kg_edit.languages import ENGLISH, RelationForms, forms_of
+from kg_edit.text.fact_words import FactWords, fact_words, has_words, relation_forms
 from kg_edit.text.matching import normalised
 from kg_edit.text.relation_nouns import relation_nouns
+from kg_edit.writing_systems import is_unspaced
 
-Phrase = frozenset[str]
+Phrase = frozenset[str] | tuple[str, ...]
+"""Stems in any order, or a run of characters in Japanese, Korean and Chinese."""
 _STEM = 6  # letters; of five, country and county are one
+_RUNS = ("ja", "ko", "zh")  # languages whose phrases are runs of characters
 _PLURAL = 3  # a longer word may have the s of a plural, or of a verb
 _LONGEST = 3  # stems of a label that is taken as a phrase; longer ones describe, and nobody says them
 # Relations with only the words of the file: capital of, whose packaged noun is that of another relation, country
@@ -56,8 +64,16 @@ def stems_of(words: Iterable[str]) -> list[str]:
 
 
 def phrase_of(text: str) -> Phrase:
-    """Return the stems of a text as a phrase."""
+    """Return the stems of an English text as a phrase."""
     return frozenset(part for part in stems_of(normalised(text.replace("-", " "))) if part)
+
+
+def phrase_in(text: str, words: FactWords) -> Phrase:
+    """Return a text in another language as a phrase: its stems without little words, or its characters."""
+    parts = normalised(text.replace("-", " "))
+    if words.language in _RUNS:
+        return parts
+    return frozenset(stem(part) for part in parts if part not in words.little)
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,7 @@ class Relation:
     """A relation: its ``key`` in the graph (P36, or a label of a private graph), its words, and its phrases.
 
     The noun is None if it has none ("part of"). ``sentence_template`` has {} for subject and object: "The capital of {}
-    is {}.".
+    is {}.". ``words`` are those of the language, and ``forms`` the relation's in a language other than English.
     """
 
     key: str
@@ -73,6 +89,8 @@ class Relation:
     noun: str | None
     sentence_template: str
     phrases: tuple[Phrase, ...]
+    words: FactWords
+    forms: RelationForms | None = None
 
     @property
     def name(self) -> str:
@@ -81,12 +99,14 @@ class Relation:
 
 
 class RelationWords:
-    """The packaged words of relations, read once; each relation is made once."""
+    """The packaged words of relations in a language, read once; each relation is made once."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: str = ENGLISH) -> None:
+        self._words = fact_words(language)
         self._templates = RelationTemplates.load()
-        self._nouns = relation_nouns()
-        self._words = _packaged_words()
+        self._nouns = relation_nouns(language)
+        self._asking_words = _packaged_words()
+        self._forms = forms_of(language)
         self._made: dict[tuple[str, str], Relation] = {}
 
     def relation(self, key: str, label: str) -> Relation:
@@ -101,8 +121,20 @@ class RelationWords:
         keys = [key for key in self._nouns if key not in _ONLY_TSV_WORDS]
         return {key: self.relation(key, self._nouns[key]) for key in keys}
 
+    @property
+    def language(self) -> str:
+        """The language of the words."""
+        return self._words.language
+
+    def asked_in(self, words: Sequence[str], named: Collection[int]) -> AskedWords:
+        """Return the words of a question in which the positions ``named`` are the thing's name."""
+        return AskedWords.of(words, named, self._words)
+
     def property_of(self, relation: str | None, prompt: str) -> str | None:
         """Return the property of a relation's label, or of the packaged template that is an edit's prompt."""
+        for forms in self._forms.values():
+            if has_words(self.language) and (forms.noun == relation or forms.template == prompt):
+                return forms.property_id
         row = self._templates.find(relation)
         if row and row.property_id:
             return row.property_id
@@ -113,12 +145,14 @@ class RelationWords:
 
     def _make_relation(self, key: str, label: str) -> Relation:
         """Return the relation from what is packaged of it: a template, a noun, and further words."""
+        if has_words(self.language):
+            return self._make_in_language(key, label)
         row = self._templates.find(key) or self._templates.find(label)
         template = None if row is None else row.template
         property_id = key
         if row and row.property_id:
             property_id = row.property_id
-        texts = list(self._words.get(property_id, ()))  # what asks for the relation
+        texts = list(self._asking_words.get(property_id, ()))  # what asks for the relation
         noun = None
         if property_id not in _ONLY_TSV_WORDS:
             noun = self._nouns.get(property_id) or noun_for(label)
@@ -130,7 +164,37 @@ class RelationWords:
             noun=noun,
             sentence_template=_make_sentence_template(noun, template, label),
             phrases=tuple(phrase for phrase in phrases if phrase),
+            words=self._words,
         )
+
+    def _make_in_language(self, key: str, label: str) -> Relation:
+        """Return the relation from its forms in a language other than English; without them, from its label alone."""
+        words = self._words
+        forms = self._forms.get(key) or relation_forms(label, self.language)
+        texts = [label]
+        noun = None
+        template = words.labelled.replace("[label]", label.replace("{}", ""))
+        if forms is not None:
+            texts = [forms.noun, forms.owning, *forms.words.split(";")]
+            noun = forms.noun
+            template = forms.template
+        phrases = [phrase_in(text, words) for text in texts]
+        return Relation(
+            key=key,
+            label=label,
+            noun=noun,
+            sentence_template=join_place(template) + words.stop,
+            phrases=tuple(phrase for phrase in dict.fromkeys(phrases) if phrase),
+            words=words,
+            forms=forms,
+        )
+
+
+def join_place(statement: str) -> str:
+    """Return a statement with the place {} of its object behind it."""
+    if is_unspaced(statement[-1]):
+        return f"{statement}{{}}"
+    return f"{statement} {{}}"
 
 
 def _make_sentence_template(noun: str | None, template: str | None, label: str) -> str:
@@ -196,14 +260,20 @@ class AskedWords:
 
     stems: tuple[str, ...]
     at: int
+    language_words: FactWords = field(default_factory=lambda: fact_words(ENGLISH))
 
     @classmethod
-    def of(cls, words: Sequence[str], named: Collection[int]) -> AskedWords:
+    def of(cls, words: Sequence[str], named: Collection[int], language_words: FactWords) -> AskedWords:
         """Return the words of a question in which the positions ``named`` are the thing's name."""
-        stems = stems_of(words)
+        if language_words.language in _RUNS:
+            stems = list(words)
+        elif language_words.language == ENGLISH:
+            stems = stems_of(words)
+        else:
+            stems = [stem(word) for word in words]
         for index in named:
             stems[index] = ""
-        return cls(stems=tuple(stems), at=min(named, default=0))
+        return cls(stems=tuple(stems), at=min(named, default=0), language_words=language_words)
 
     def beside(self, names_of_others: Collection[int]) -> AskedWords:
         """Return the words without the names of other things at these positions; of a word, only the nearest one.
@@ -214,6 +284,8 @@ class AskedWords:
         stems = list(self.stems)
         for index in names_of_others:
             stems[index] = ""
+        if self.language_words.language in _RUNS:
+            return replace(self, stems=self._keep_near(stems, names_of_others))
         nearest: dict[str, int] = {}
         for index, part in enumerate(stems):
             if part not in nearest or abs(index - self.at) < abs(nearest[part] - self.at):
@@ -223,10 +295,26 @@ class AskedWords:
                 stems[index] = ""
         return replace(self, stems=tuple(stems))
 
+    def _keep_near(self, stems: Sequence[str], names_of_others: Collection[int]) -> tuple[str, ...]:
+        """Return the characters that are nearer to the walk's position than to the names of other things."""
+        kept = []
+        for index, part in enumerate(stems):
+            nearest_other = min(abs(index - other) for other in names_of_others)
+            kept.append("" if nearest_other < abs(index - self.at) else part)
+        return tuple(kept)
+
     @property
     def left(self) -> int:
         """How many words with a meaning are left."""
-        return len([part for part in self.stems if part])
+        words = self.language_words
+        little = (*words.little, *words.asking)
+        if words.language in _RUNS:
+            # The longest little word that matches at a place counts: 哪里 before 哪.
+            longest_first = sorted((re.sub(r"\s", "", word) for word in little), key=len, reverse=True)
+            text = "".join(part or " " for part in self.stems)
+            return len(re.sub("|".join((r"\s", *longest_first)), "", text))
+        without_meaning = {stem(part) for word in little for part in normalised(word)}
+        return len([part for part in self.stems if part and part not in without_meaning])
 
     def match(self, relation: Relation) -> Match | None:
         """Return the best match of the relation's phrases; None if no phrase has all of its words in the question.
@@ -253,10 +341,12 @@ class AskedWords:
             if index in match.all_positions or part in _WEAK:
                 stems[index] = ""
         nearest = min(match.positions, key=lambda index: abs(index - self.at))
-        return AskedWords(stems=tuple(stems), at=nearest)
+        return replace(self, stems=tuple(stems), at=nearest)
 
     def _place(self, phrase: Phrase) -> Match | None:
         """Return where the words of a phrase are, each at the place nearest to the walk; None if one is missing."""
+        if isinstance(phrase, tuple):
+            return self._place_run(phrase)
         positions = set[int]()
         for part in phrase:
             places = [index for index, other in enumerate(self.stems) if other == part]
@@ -265,3 +355,15 @@ class AskedWords:
             positions.add(min(places, key=lambda index: abs(index - self.at)))
         distance = min(abs(index - self.at) for index in positions)
         return Match(positions=frozenset(positions), distance=distance)
+
+    def _place_run(self, run: tuple[str, ...]) -> Match | None:
+        """Return where a run of characters is, at the place nearest to the walk; None if it is nowhere."""
+        starts = []
+        for start in range(len(self.stems) - len(run) + 1):
+            if self.stems[start : start + len(run)] == run:
+                starts.append(start)
+        if not starts:
+            return None
+        nearest = min(starts, key=lambda start: abs(start - self.at))
+        positions = frozenset(range(nearest, nearest + len(run)))
+        return Match(positions=positions, distance=min(abs(index - self.at) for index in positions))

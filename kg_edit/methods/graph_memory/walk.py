@@ -24,14 +24,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from kg_edit.languages import words_of
 from kg_edit.methods.graph_memory.chain_text import MOST_EXAMPLES, write_chain
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, key_from_name
 from kg_edit.methods.graph_memory.entities import Named, NameIndex
 from kg_edit.methods.graph_memory.recall import likeliest, recall
-from kg_edit.methods.graph_memory.relation_words import AskedWords, Match, Relation, RelationWords
+from kg_edit.methods.graph_memory.relation_words import AskedWords, Match, Relation
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
+from kg_edit.text.fact_words import fact_words
 from kg_edit.text.matching import normalised
 
 Chooser = Literal["words", "noun", "question"]
@@ -105,7 +107,7 @@ class Walker:
         self._graph = graph
         self._model = model
         self._rule = rule
-        self._words = RelationWords()
+        self._words = graph.words
         self._names = NameIndex((thing, thing.names) for thing in graph.starts.values())
         self._costs: dict[Pair, float] = {}  # of the question after a chain, in the walk that is being made
 
@@ -143,7 +145,7 @@ class Walker:
 
         If the question also names things with edits of their own, they are those near this thing's name.
         """
-        asked = AskedWords.of(words, named.positions)
+        asked = self._words.asked_in(words, named.positions)
         own_edits = self._graph.find_edits(named.thing)
         if not own_edits:
             return asked
@@ -243,12 +245,12 @@ class Walker:
             return statements[0]
         # Of several objects with one label, the first counts: the last to be put into the dict.
         by_label = {statement.object.label: statement for statement in reversed(statements)}
-        label = likeliest(self._model, thing.label, choice.relation.name, sorted(by_label))
+        label = likeliest(self._model, thing.label, choice.relation, sorted(by_label))
         return by_label[label]
 
     def _recall(self, thing: Entity, relation: Relation) -> Statement | None:
         """Return what the unedited model answers for a relation of a thing; None if no two forms agree."""
-        answer = recall(self._model, thing.label, relation.name, tokens=self._rule.answer_tokens)
+        answer = recall(self._model, thing.label, relation, tokens=self._rule.answer_tokens)
         if answer is None:
             return None
         return Statement(
@@ -259,6 +261,7 @@ class Walker:
             origin="model",
             relation_name=relation.name,
             sentence_template=relation.sentence_template,
+            language=self._words.language,
         )
 
     def _choose_without_words(self, thing: Entity, question: str, chain: Sequence[Statement]) -> _Choice | None:
@@ -301,7 +304,9 @@ class Walker:
         if len(choices) == 1:
             return choices[0]
         if self._rule.choose == "noun":
-            prompt = f"Question: {question}\nThe question asks for the"
+            words = words_of(self._words.language)
+            asks_for = fact_words(self._words.language).asks_for
+            prompt = f"{words.question}{words.gap}{question}\n{asks_for}"
             pairs = [Pair(prompt, choice.relation.name) for choice in choices]
             scores = score(self._model, pairs)
             costs = [scores[pair].nll for pair in pairs]
@@ -312,7 +317,8 @@ class Walker:
 
     def _question_nll(self, chains: Sequence[str], question: str) -> list[float]:
         """Return -log p of the question after each chain, the mean over its tokens; a walk scores each chain once."""
-        pairs = [Pair(f"{chain}\nQuestion:".lstrip(), question) for chain in chains]
+        mark = words_of(self._words.language).question
+        pairs = [Pair(f"{chain}\n{mark}".lstrip(), question) for chain in chains]
         new_pairs = [pair for pair in pairs if pair not in self._costs]
         if new_pairs:
             scores = score(self._model, new_pairs)
