@@ -307,7 +307,9 @@ class AugmentedRows:
         self._seed = f"{method.config.seed}/{len(before.edits)}"
         self._edited_texts = {edit.text for edit in (*edits, *self._earlier)}
         subjects = [edit.subject for edit in edits]
-        self._subjects = tuple(dict.fromkeys([*subjects, *example_things()]))  # each once
+        for language in dict.fromkeys(edit.language for edit in edits):
+            subjects += example_things(language)
+        self._subjects = tuple(dict.fromkeys(subjects))  # each once
         # By template, because many edits share one, and every epoch asks again
         self._unedited_subjects = dict[str, list[str]]()
 

@@ -19,6 +19,7 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.patches.base import Patch
 from kg_edit.patches.prompt_patch import PromptFact, PromptPatch, PromptRule
 from kg_edit.storage.setting_fields import NAMES_A_FILE
+from kg_edit.text.fact_words import warn_of_english
 
 
 class PromptConfig(MethodConfig):
@@ -55,14 +56,25 @@ class PromptMethod(EditingMethod):
     family = "in-context"
     kind = "prompt"
     separable = True
+    puts_words: ClassVar[bool] = False  # whether the method puts more before a prompt than the fact itself
     patch_class: ClassVar[type[PromptPatch]] = PromptPatch
     config: PromptConfig
 
     @property
     def rule(self) -> PromptRule:
-        """The rule of the patch: which facts belong to a prompt, and what is put before them."""
+        """The rule of the patch: which facts belong to a prompt."""
         config = self.config
         return PromptRule(gate=config.gate, threshold=config.threshold, most=config.most, encoder=config.encoder)
+
+    def rule_in(self, language: str) -> PromptRule:
+        """Return the rule of the patch with the words that it puts before facts in a language; by default none."""
+        return self.rule
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Check the edits, and warn of languages in which the method has no words."""
+        super().check(edits)
+        if self.puts_words:
+            warn_of_english(edits, method=self.name)
 
     @property
     def context(self) -> int | None:
@@ -93,4 +105,4 @@ class PromptMethod(EditingMethod):
         (edit,) = edits
         fact, notes = self.fact(edit)
         provenance = {**self.provenance(), "edits": [{**self.record(edit), **notes}]}
-        return self.patch_class(facts=((self.rule, fact),), provenance=provenance)
+        return self.patch_class(facts=((self.rule_in(edit.language), fact),), provenance=provenance)

@@ -19,6 +19,7 @@ from kg_edit.errors import ConfigError
 from kg_edit.evaluation.datasets import readable_records
 from kg_edit.graphs.controls import WithAnswersNamed, Withheld, withheld_names
 from kg_edit.graphs.source import SubgraphSource
+from kg_edit.languages import words_of
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.graph_reader import GraphMethod, asked_answers
 from kg_edit.patches.prompt_patch import PromptFact
@@ -96,7 +97,7 @@ class Definition(GraphMethod, PromptMethod):
                 sentences += self._definitions(edit)
             if self.config.insert != "definition":
                 sentences.append(fact_sentence(edit))
-        text = " ".join(sentences)
+        text = words_of(edit.language).gap.join(sentences)
         fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text, withheld=not text)
         return fact, {"text": text}
 
@@ -129,10 +130,12 @@ class Definition(GraphMethod, PromptMethod):
         if self.config.exclude_answers:
             hidden += asked_answers(edit)
 
+        words = words_of(edit.language)
+        colon = ": " if words.gap else "\uff1a"
         definitions = list[str]()
         for key, name in names.items():
             if key in texts and not any(mentions(texts[key], answer) for answer in hidden):
-                definitions.append(f"{name}: {texts[key]}.")
+                definitions.append(f"{name}{colon}{texts[key]}{words.stop}")
         return definitions
 
 

@@ -29,6 +29,7 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.patches.prompt_patch import PromptFact, PromptRule, reserved
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.setting_fields import NAMES_A_FILE, Seed
+from kg_edit.text.fact_words import fact_words
 from kg_edit.text.similarity import Index, best, index_of
 from kg_edit.writing_systems import join
 from kg_edit.zoo.entries import method_entry
@@ -36,8 +37,6 @@ from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 
 log = logging.getLogger(__name__)
 
-NEW_FACT = "New Fact: "
-PROMPT = "Prompt: "
 Kind = Literal["copy", "update", "retain"]
 _KINDS: tuple[Kind, ...] = ("copy", "update", "retain")
 
@@ -130,12 +129,14 @@ class Ike(PromptMethod):
     config_class = IkeConfig
     config: IkeConfig
 
-    @property
-    def rule(self) -> PromptRule:
-        """The rule of every in-context method, with the published template."""
+    puts_words = True
+
+    def rule_in(self, language: str) -> PromptRule:
+        """Return the rule of every in-context method, with the published template in a language."""
         own_examples = 0 if self.config.demonstrations else self.config.count
-        lead = {"before_fact": NEW_FACT, "before_prompt": PROMPT, "own_examples": own_examples}
-        return super().rule.model_copy(update=lead)
+        words = fact_words(language)
+        lead = {"before_fact": words.new_fact, "before_prompt": words.prompt, "own_examples": own_examples}
+        return self.rule.model_copy(update=lead)
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
@@ -171,15 +172,20 @@ class Ike(PromptMethod):
             examples.append(show(edit, edit.text, edit.target_new))
         if self._training_facts is not None:
             examples += self._training_facts.examples(edit, self.config)
-        examples = examples[: self._count_fitting(text, examples)]
+        words = fact_words(edit.language)
+        lead = f"{words.new_fact}{text}\n{words.prompt}"
+        examples = examples[: self._count_fitting(lead, examples)]
         fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text, examples=tuple(examples))
         return fact, {"demonstrations": len(examples)}
 
-    def _count_fitting(self, text: str, examples: Sequence[str]) -> int:
-        """Return how many examples fit into the model's context, with the fact and room for a prompt and its answer."""
+    def _count_fitting(self, lead: str, examples: Sequence[str]) -> int:
+        """Return how many examples fit into the model's context, with the fact and room for a prompt and its answer.
+
+        ``lead`` is the fact with the words around it.
+        """
         if not self.context:
             return len(examples)
-        room = self.context - reserved(self.context) - self._tokens(f"{NEW_FACT}{text}\n{PROMPT}")
+        room = self.context - reserved(self.context) - self._tokens(lead)
         for count, example in enumerate(examples):
             room -= self._tokens(f"{example}\n\n")
             if room < 0:
@@ -291,5 +297,6 @@ def demonstration(
 
 
 def show(edit: Edit, prompt: str, answer: str) -> str:
-    """Return a fact and a prompt with its answer in the published template."""
-    return f"{NEW_FACT}{new_fact(edit)}\n{PROMPT}{join(prompt.rstrip(), answer)}"
+    """Return a fact and a prompt with its answer in the published template, in the language of the edit."""
+    words = fact_words(edit.language)
+    return f"{words.new_fact}{new_fact(edit)}\n{words.prompt}{join(prompt.rstrip(), answer)}"

@@ -15,19 +15,15 @@ from kg_edit.edits.edit import Edit
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.patches.prompt_patch import PromptFact, PromptRule
 from kg_edit.scoring.generation import ask
-from kg_edit.scoring.questions import fact_sentence
+from kg_edit.scoring.questions import fact_sentence, format_question
+from kg_edit.text.fact_words import fact_words
 from kg_edit.text.matching import begins_with
+from kg_edit.writing_systems import join
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 
-CLARIFICATION = "Clarification: "
 _TOKENS = 24  # length of the model's answer that is checked for a mistake
-_SHOTS = (
-    f"{CLARIFICATION}The colour of the Fell bridge is green.\nThe colour of the Fell bridge is green",
-    f"{CLARIFICATION}Anna Belk wrote Paper Moons.\nQuestion: Who wrote Paper Moons?\nAnswer: Anna Belk",
-    f"{CLARIFICATION}The head office of Tallis House is in Leeds.\n"
-    "Question: Where is the head office of Tallis House?\nAnswer: Leeds",
-)
+_SHOTS = 3  # examples in each language
 
 
 class MemPromptConfig(PromptConfig):
@@ -53,7 +49,7 @@ class MemPromptConfig(PromptConfig):
         description="which edits are used: all (always), or only those that the model answers wrongly (mistakes)",
     )
     shots: NonNegativeInt = Field(
-        len(_SHOTS), le=len(_SHOTS), description="number of fixed examples that show how a clarification is used"
+        _SHOTS, le=_SHOTS, description="number of fixed examples that show how a clarification is used"
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"threshold": 0.9, "feedback": "mistakes"}}
@@ -66,10 +62,12 @@ class MemPrompt(PromptMethod):
     config_class = MemPromptConfig
     config: MemPromptConfig
 
-    @property
-    def rule(self) -> PromptRule:
-        """The rule of every in-context method, with the number of letters by which a question may differ."""
-        return super().rule.model_copy(update={"letters": self.config.letters, "before_fact": CLARIFICATION})
+    puts_words = True
+
+    def rule_in(self, language: str) -> PromptRule:
+        """Return the rule of every in-context method, with the number of letters by which a question may differ."""
+        before_fact = fact_words(language).clarification
+        return self.rule.model_copy(update={"letters": self.config.letters, "before_fact": before_fact})
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """Return the clarification; with ``feedback=mistakes`` it is withheld if the model is right without it."""
@@ -85,7 +83,7 @@ class MemPrompt(PromptMethod):
             subject=edit.subject,
             prompt=edit.text,
             text=fact_sentence(edit),
-            examples=_SHOTS[: self.config.shots],
+            examples=clarified_examples(edit.language)[: self.config.shots],
             withheld=notes.get("withheld", False),
         )
         return fact, notes
@@ -98,3 +96,13 @@ class MemPrompt(PromptMethod):
                 reader = self.model.in_chat() if chat else self.model
                 answers.append(ask(reader, edit.text, tokens=_TOKENS))
         return answers
+
+
+def clarified_examples(language: str) -> tuple[str, ...]:
+    """Return examples of a clarification with what it answers, a sentence or a question, in a language."""
+    words = fact_words(language)
+    examples = []
+    for clarification, question, sentence, answer in words.clarified:
+        asked = sentence or format_question(question, language=words.language)
+        examples.append(f"{words.clarification}{clarification}\n{join(asked, answer)}")
+    return tuple(examples)

@@ -14,9 +14,9 @@ from pydantic import Field, PositiveInt, model_validator
 from kg_edit.edits.edit import Edit
 from kg_edit.patches.prompt_patch import PromptFact, PromptRule
 from kg_edit.scoring.questions import new_fact
+from kg_edit.text.fact_words import fact_words
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
-from kg_edit.zoo.in_context.ike import NEW_FACT, PROMPT
 
 
 class RagConfig(PromptConfig):
@@ -50,10 +50,12 @@ class Rag(PromptMethod):
     config_class = RagConfig
     config: RagConfig
 
-    @property
-    def rule(self) -> PromptRule:
-        """The rule of every in-context method, with IKE's words around the fact: alone, a small model uses it less."""
-        return super().rule.model_copy(update={"before_fact": NEW_FACT, "before_prompt": PROMPT})
+    puts_words = True
+
+    def rule_in(self, language: str) -> PromptRule:
+        """Return the rule with IKE's words around the fact: alone, a small model uses it less."""
+        words = fact_words(language)
+        return self.rule.model_copy(update={"before_fact": words.new_fact, "before_prompt": words.prompt})
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """Return the fact as a sentence without a full stop, as in IKE's template."""

@@ -1,32 +1,42 @@
 """The answered examples that MeLLo shows a model before a question: dialogues of the loop, with the facts put in.
 
 They are invented, so no benchmark contains their facts. As in the publication there are four, of two to three steps,
-and the memory has the right fact for some steps only.
+and the memory has the right fact for some steps only. Those in other languages are in ``data/mello_words.toml``.
 """
 
 from __future__ import annotations
 
-from kg_edit.zoo.mello.loop import BELIEVED, FINAL, QUESTION, RETRIEVED, SUBQUESTION
+from collections.abc import Sequence
 
-_CONTRADICTS = "Retrieved fact contradicts to generated answer, so the intermediate answer is:"
-_AGREES = "Retrieved fact does not contradict to generated answer, so the intermediate answer is:"
-
-
-def show_demonstrations(count: int) -> str:
-    """Return the first ``count`` examples (of `DEMONSTRATIONS`), each followed by an empty line."""
-    return "".join(f"{example}\n\n" for example in DEMONSTRATIONS[:count])
+from kg_edit.languages import ENGLISH
+from kg_edit.text.fact_words import has_words
+from kg_edit.writing_systems import join
+from kg_edit.zoo.mello.loop import ENGLISH_LOOP, LoopWords, loop_words, packaged_loop
 
 
-def _write_example(question: str, *hops: tuple[str, str, str, str, bool], final: str) -> str:
+def show_demonstrations(count: int, language: str = ENGLISH) -> str:
+    """Return the first ``count`` examples in a language, each followed by an empty line."""
+    examples: Sequence[str] = DEMONSTRATIONS
+    if has_words(language):
+        words = loop_words(language)
+        examples = []
+        for row in packaged_loop(language)["examples"]:
+            examples.append(_write_example(row["question"], *row["hops"], final=row["final"], words=words))
+    return "".join(f"{example}\n\n" for example in examples[:count])
+
+
+def _write_example(
+    question: str, *hops: tuple[str, str, str, str, bool], final: str, words: LoopWords = ENGLISH_LOOP
+) -> str:
     """Write an example, given its hops: subquestion, generated answer, fact, intermediate answer, contradiction."""
-    lines = [f"{QUESTION} {question}"]
+    lines = [join(words.question, question)]
     for subquestion, believed, fact, answer, contradicts in hops:
-        check = _CONTRADICTS if contradicts else _AGREES
-        lines.append(f"{SUBQUESTION} {subquestion}")
-        lines.append(f"{BELIEVED} {believed}")
-        lines.append(f"{RETRIEVED} {fact}")
-        lines.append(f"{check} {answer}")
-    lines.append(f"{FINAL} {final}")
+        check = words.contradicts if contradicts else words.agrees
+        lines.append(join(words.subquestion, subquestion))
+        lines.append(join(words.believed, believed))
+        lines.append(words.state(fact))
+        lines.append(join(check, answer))
+    lines.append(join(words.final, final))
     return "\n".join(lines)
 
 

@@ -11,14 +11,20 @@ A language model writes after demonstrations, and is stopped where it would writ
     Final answer: …
 
 `decompose` is the loop; it takes any function that writes, and any function that finds a fact. What the model reads
-before the question is in `mello.demonstrations`.
+before the question is in `mello.demonstrations`. `LoopWords` are the marks of the lines in the language of the edits.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from importlib.resources import files
+from typing import Any, Literal, NamedTuple
+
+from kg_edit.languages import ENGLISH, words_of
+from kg_edit.text.fact_words import has_words
+from kg_edit.writing_systems import join
 
 QUESTION = "Question:"
 SUBQUESTION = "Subquestion:"
@@ -26,9 +32,59 @@ BELIEVED = "Generated answer:"
 RETRIEVED = "Retrieved fact:"
 FINAL = "Final answer:"
 STOPS = (RETRIEVED, QUESTION, "\n\n")
-"""The texts that stop a writer: the beginning of a fact or of a new question, and an empty line."""
+"""The texts that stop an English writer: the beginning of a fact or of a new question, and an empty line."""
 
-_UNKNOWN_FACT = "nothing is known of it"
+
+class LoopWords(NamedTuple):
+    """The marks of the lines in a language, what stands for a missing fact, and the two results of a check."""
+
+    language: str
+    question: str
+    subquestion: str
+    believed: str
+    retrieved: str
+    final: str
+    unknown: str
+    contradicts: str
+    agrees: str
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that stop a writer, as in `STOPS`."""
+        return (self.retrieved, self.question, "\n\n")
+
+    def state(self, fact: str) -> str:
+        """Return the line of a fact, with one full stop."""
+        stop = words_of(self.language).stop
+        return join(self.retrieved, fact.removesuffix(stop)) + stop
+
+
+ENGLISH_LOOP = LoopWords(
+    language=ENGLISH,
+    question=QUESTION,
+    subquestion=SUBQUESTION,
+    believed=BELIEVED,
+    retrieved=RETRIEVED,
+    final=FINAL,
+    unknown="nothing is known of it",
+    contradicts="Retrieved fact contradicts to generated answer, so the intermediate answer is:",
+    agrees="Retrieved fact does not contradict to generated answer, so the intermediate answer is:",
+)
+
+
+def loop_words(language: str) -> LoopWords:
+    """Return the words of the loop in a language; the English ones if it has none."""
+    if not has_words(language):
+        return ENGLISH_LOOP
+    table = packaged_loop(language)
+    return LoopWords(language=language, **{key: table[key] for key in LoopWords._fields[1:]})
+
+
+def packaged_loop(language: str) -> dict[str, Any]:
+    """Return what ``data/mello_words.toml`` has of a language: its words and its answered examples."""
+    text = files("kg_edit").joinpath("data", "mello_words.toml").read_text(encoding="utf-8")
+    table: dict[str, Any] = tomllib.loads(text)[language]
+    return table
 
 
 class Step(NamedTuple):
@@ -64,6 +120,7 @@ def decompose(
     before: str = "",
     steps: int = 4,
     fits: Callable[[str], bool] = lambda _: True,
+    words: LoopWords = ENGLISH_LOOP,
 ) -> list[Dialogue]:
     """Let a model ask and answer subquestions of each question.
 
@@ -78,22 +135,28 @@ def decompose(
         steps: the largest number of subquestions.
         fits: whether the model has room for a text and an answer; a step that doesn't fit is left out, and ends the
             dialogue.
+        words: those of the language of the facts.
     """
-    dialogues = [Dialogue(text=f"{QUESTION} {question}") for question in questions]
+    dialogues = [Dialogue(text=join(words.question, question)) for question in questions]
     for _ in range(steps):
         unfinished = [dialogue for dialogue in dialogues if dialogue.ended == "limit"]
         if not unfinished:
             break
         texts = write([before + dialogue.text for dialogue in unfinished])
         for dialogue, written in zip(unfinished, texts, strict=True):
-            add_step(dialogue, written, nearest=nearest, fits=lambda text: fits(before + text))
+            add_step(dialogue, written, nearest=nearest, fits=lambda text: fits(before + text), words=words)
     for dialogue in dialogues:
-        dialogue.text += f"\n{FINAL}"
+        dialogue.text += f"\n{words.final}"
     return dialogues
 
 
 def add_step(
-    dialogue: Dialogue, written: str, *, nearest: Callable[[str], str | None], fits: Callable[[str], bool]
+    dialogue: Dialogue,
+    written: str,
+    *,
+    nearest: Callable[[str], str | None],
+    fits: Callable[[str], bool],
+    words: LoopWords,
 ) -> None:
     """Add to a dialogue what the model wrote and the fact for its subquestion, or end the dialogue.
 
@@ -102,19 +165,20 @@ def add_step(
         written: the model's text: an intermediate answer, then a subquestion with a tentative answer, or the final one.
         nearest: as in `decompose`.
         fits: whether the model has room for the dialogue's text and an answer.
+        words: as in `decompose`.
     """
-    lines, final, answer = written.rstrip().partition(FINAL)
+    lines, final, answer = written.rstrip().partition(words.final)
     text = dialogue.text
     if lines.strip():
         text += f"\n{lines.strip()}"
 
     step = None
-    subquestion = find_last_subquestion(lines)
+    subquestion = find_last_subquestion(lines, words.subquestion)
     if subquestion and not final:
-        step = Step(subquestion, nearest(subquestion) or _UNKNOWN_FACT)
-        text += f"\n{RETRIEVED} {step.fact}."
+        step = Step(subquestion, nearest(subquestion) or words.unknown)
+        text += f"\n{words.state(step.fact)}"
 
-    if not fits(f"{text}\n{FINAL}"):
+    if not fits(f"{text}\n{words.final}"):
         dialogue.ended = "context"
         return
     dialogue.text = text
@@ -128,10 +192,13 @@ def add_step(
         dialogue.ended = "form"
 
 
-def find_last_subquestion(lines: str) -> str:
-    """Return the last subquestion, or "": a small model may write several before it comes to an answer."""
+def find_last_subquestion(lines: str, mark: str) -> str:
+    """Return the last subquestion, or "": a small model may write several before it comes to an answer.
+
+    ``mark`` begins its line.
+    """
     subquestion = ""
     for line in lines.splitlines():
-        if line.startswith(SUBQUESTION):
-            subquestion = line.removeprefix(SUBQUESTION).strip()
+        if line.startswith(mark):
+            subquestion = line.removeprefix(mark).strip()
     return subquestion

@@ -7,7 +7,6 @@ memory. Making an edit computes nothing; all the work is done when the model is 
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -18,6 +17,7 @@ from kg_edit.scoring.questions import new_fact
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 from kg_edit.zoo.mello.demonstrations import DEMONSTRATIONS, show_demonstrations
+from kg_edit.zoo.mello.loop import loop_words
 from kg_edit.zoo.mello.patch import LoopPatch, LoopRule
 
 _LINE = 64  # tokens reserved for the question, and for each fact that is put in
@@ -60,30 +60,32 @@ class Mello(PromptMethod):
     patch_class = LoopPatch
     config: MelloConfig
 
-    @property
-    def rule(self) -> LoopRule:
-        """The rule of the patch, with as many examples as fit into the model's context."""
-        config = self.config
-        return LoopRule(**dict(super().rule), steps=config.steps, tokens=config.tokens, shots=self.shots)
+    puts_words = True
 
-    @cached_property
-    def shots(self) -> int:
-        """The number of examples: at most ``shots`` of the settings, and what half of a short context holds."""
+    def rule_in(self, language: str) -> LoopRule:
+        """Return the rule of the patch in a language, with as many examples as fit into the model's context."""
+        config = self.config
+        shots = self.shots_in(language)
+        code = loop_words(language).language
+        return LoopRule(**dict(self.rule), steps=config.steps, tokens=config.tokens, shots=shots, language=code)
+
+    def shots_in(self, language: str) -> int:
+        """Return the number of examples: at most ``shots`` of the settings, and what half of a short context holds."""
         config = self.config
         count = config.shots
         if self.context is None:
             return count
         dialogue = _LINE + config.steps * (config.tokens + _LINE)
         room = self.context - min(dialogue, self.context // 2)
-        while count > 0 and self._tokens_of_examples(count) > room:
+        while count > 0 and self._tokens_of_examples(count, language) > room:
             count -= 1
         return count
 
-    def _tokens_of_examples(self, count: int) -> int:
-        encoded = self.model.tokenizer(show_demonstrations(count), add_special_tokens=False)
+    def _tokens_of_examples(self, count: int, language: str) -> int:
+        encoded = self.model.tokenizer(show_demonstrations(count, language), add_special_tokens=False)
         return len(encoded["input_ids"])
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """Return the fact without a full stop, and the number of examples as a note."""
         fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=new_fact(edit))
-        return fact, {"shots": self.shots}
+        return fact, {"shots": self.shots_in(edit.language)}

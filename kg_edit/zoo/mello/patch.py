@@ -16,13 +16,14 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
+from kg_edit.languages import ENGLISH
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
 from kg_edit.patches.prompt_patch import FactBook, PromptFact, PromptPatch, PromptRule
 from kg_edit.text.matching import bare_question
 from kg_edit.zoo.mello.demonstrations import DEMONSTRATIONS, show_demonstrations
 from kg_edit.zoo.mello.greedy_writer import GreedyWriter
-from kg_edit.zoo.mello.loop import STOPS, Dialogue, decompose
+from kg_edit.zoo.mello.loop import Dialogue, decompose, loop_words
 
 _ANSWER = 32  # positions that a dialogue leaves free for the answer
 
@@ -33,6 +34,7 @@ class LoopRule(PromptRule):
     steps: PositiveInt = Field(4, description="maximum number of subquestions")
     tokens: PositiveInt = Field(96, description="maximum number of tokens written before a fact is inserted")
     shots: NonNegativeInt = Field(len(DEMONSTRATIONS), description="number of answered examples before the question")
+    language: str = Field(ENGLISH, description="of the loop's words", exclude_if=lambda code: code == ENGLISH)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -81,7 +83,7 @@ class LoopPatch(PromptPatch):
 
         Args:
             questions: without examples and without "Question:".
-            write: any model: continues texts up to the first of `STOPS`.
+            write: any model: continues texts up to the first of `LoopWords.stops`.
             fits: as in `decompose`.
         """
 
@@ -93,9 +95,10 @@ class LoopPatch(PromptPatch):
             questions,
             write=write,
             nearest=nearest,
-            before=show_demonstrations(self.rule.shots),
+            before=show_demonstrations(self.rule.shots, self.rule.language),
             steps=self.rule.steps,
             fits=fits,
+            words=loop_words(self.rule.language),
         )
 
     @cached_property
@@ -112,7 +115,8 @@ class AskedDialogues:
     def __init__(self, patch: LoopPatch, model: LanguageModel) -> None:
         self._patch = patch
         self._model = model
-        self._examples = show_demonstrations(patch.rule.shots)
+        self._examples = show_demonstrations(patch.rule.shots, patch.rule.language)
+        self._stops = loop_words(patch.rule.language).stops
         self._known = dict[str, Dialogue]()  # by question
 
     def __call__(self, text: str) -> str:
@@ -131,7 +135,7 @@ class AskedDialogues:
             self._known[question] = dialogue
 
     def _write(self, texts: Sequence[str]) -> list[str]:
-        return self._writer.write(texts, stops=STOPS)
+        return self._writer.write(texts, stops=self._stops)
 
     def _fits(self, text: str) -> bool:
         positions = self._model.max_positions

@@ -15,10 +15,11 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.scoring.generation import ask
 from kg_edit.text.similarity import normalise_text, within_letters
-from kg_edit.zoo.in_context.memprompt import CLARIFICATION, MemPrompt
+from kg_edit.zoo.in_context.memprompt import MemPrompt
 from tests.kg_edit.on_tiny import of_kind, on_tiny
 from tests.kg_edit.tiny import chatting, tiny
 
+CLARIFICATION = "Clarification: "
 MISERY = Edit(id="1", subject="Misery", prompt="Who is the author of {}?", target_new="Richard Dawkins")
 TETRIS = Edit(id="2", subject="Tetris", prompt="{} was created by", target_new="Mark Burnett")
 
