@@ -13,8 +13,9 @@ from typing import NamedTuple
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import ConfigError, unknown_name
-from kg_edit.languages import ENGLISH
+from kg_edit.languages import FORM_LANGUAGES
 from kg_edit.scoring.questions import fact_sentence, new_fact
+from kg_edit.text.fact_words import fact_words
 from kg_edit.writing_systems import join
 
 BLANK = "___"
@@ -23,16 +24,19 @@ BLANK = "___"
 def _negation(edit: Edit) -> Iterator[Query]:
     """Yield the prompt, negated; the old object is now right, and the new one wrong."""
     if edit.target_true:
-        prompt = f"It is not true that {edit.text}"
+        prompt = fact_words(edit.language).negation.replace("[fact]", edit.text)
         yield Query(prompt=prompt, answers=((edit.target_true,),), others=(edit.target_new,), form="sentence")
 
 
 def _fact_check(edit: Edit) -> Iterator[Query]:
     """Yield the questions whether the new fact and the old one are true; a model that always says yes is half right."""
     if edit.target_true:
+        words = fact_words(edit.language)
         old_edit = edit.model_copy(update={"target_new": edit.target_true})
-        yield Query(prompt=f"Is it true that {new_fact(edit)}?", answers=(("Yes",),), others=("No",))
-        yield Query(prompt=f"Is it true that {new_fact(old_edit)}?", answers=(("No",),), others=("Yes",))
+        new = words.is_it_true.replace("[fact]", new_fact(edit))
+        old = words.is_it_true.replace("[fact]", new_fact(old_edit))
+        yield Query(prompt=new, answers=(words.yes,), others=words.no[:1])
+        yield Query(prompt=old, answers=(words.no,), others=words.yes[:1])
 
 
 def _distracting(edit: Edit) -> Iterator[Query]:
@@ -48,7 +52,8 @@ def _reversed(edit: Edit) -> Iterator[Query]:
     """Yield the statement with a blank for the subject."""
     if "{}" in edit.prompt:
         statement = join(edit.prompt.replace("{}", BLANK), edit.target_new)
-        yield Query(prompt=f'Which name is missing in "{statement}"?', answers=((edit.subject,),))
+        question = fact_words(edit.language).missing.replace("[fact]", statement)
+        yield Query(prompt=question, answers=((edit.subject,),))
 
 
 def _elsewhere(edit: Edit) -> Iterator[Query]:
@@ -119,10 +124,11 @@ def with_probes(record: BenchmarkRecord, names: Iterable[str]) -> BenchmarkRecor
     A record that brings questions of such a group itself keeps these alone.
     """
     names = tuple(names)
-    languages = sorted({edit.language for edit in record.edits} - {ENGLISH})
+    languages = sorted({edit.language for edit in record.edits}.difference(FORM_LANGUAGES))
     if names and languages:
         raise ConfigError(
-            f"template probes are English, and {record.id} is in {', '.join(languages)}; leave out --probes"
+            f"template probes are in {', '.join(FORM_LANGUAGES)}, and {record.id} is in {', '.join(languages)}; leave "
+            "out --probes"
         )
     probes = list(record.probes)
     for name in names:
@@ -130,5 +136,6 @@ def with_probes(record: BenchmarkRecord, names: Iterable[str]) -> BenchmarkRecor
             continue
         for edit in record.edits:
             for query in PROBES[name].make_queries(edit):
-                probes.append(Probe(measures=name, queries=(query,)))
+                in_language = query.model_copy(update={"language": edit.language})
+                probes.append(Probe(measures=name, queries=(in_language,)))
     return record.model_copy(update={"probes": tuple(probes)})

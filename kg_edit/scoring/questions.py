@@ -9,6 +9,7 @@ from kg_edit.edits.edit import Edit, Question
 from kg_edit.edits.record import BenchmarkRecord, Example, Query, as_record, form_of
 from kg_edit.languages import ENGLISH, answered_questions, words_of
 from kg_edit.scoring.pairs import Pair
+from kg_edit.text.fact_words import fact_words
 from kg_edit.text.matching import normalised
 from kg_edit.writing_systems import join
 
@@ -42,6 +43,7 @@ SHOTS = (
     ),
 )
 _SO = "So:"
+_TOPICS = ("은", "는", "は")  # the marks of a topic at the end of a Korean or Japanese prompt
 Form = tuple[str, ...]
 
 
@@ -109,7 +111,11 @@ def stepped_from(query: Query) -> str:
 
 def _sentence(query: Query) -> str:
     """Return the query's sentence after its context."""
-    return f"{query.context} {query.prompt}".rstrip().lstrip(" ")  # a line break at the start stays: `readable_edit`
+    gap = " "
+    if query.language != ENGLISH:
+        gap = words_of(query.language).gap
+    sentence = f"{query.context}{gap}{query.prompt}"
+    return sentence.rstrip().lstrip(" ")  # a line break at the start stays: `readable_edit`
 
 
 def new_fact(edit: Edit) -> str:
@@ -118,9 +124,15 @@ def new_fact(edit: Edit) -> str:
 
 
 def fact_sentence(edit: Edit) -> str:
-    """Return the edited fact as a sentence with one full stop, also after "Jr."."""
+    """Return the edited fact as a sentence with one full stop, also after "Jr.".
+
+    After the topic of a Korean or Japanese sentence, the object takes a copula: "프랑스의 수도는 로마입니다.".
+    """
     stop = words_of(edit.language).stop
-    return new_fact(edit).removesuffix(stop) + stop
+    copula = ""
+    if edit.text.endswith(_TOPICS) and not edit.ending:
+        copula = fact_words(edit.language).copula
+    return new_fact(edit).removesuffix(stop) + copula + stop
 
 
 def recalled_fact(recalled_relation: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from kg_edit.edits.record import Query
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import ANSWER, generated_from, pair_of, scored_after, stepped_from
+from kg_edit.text.fact_words import fact_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -232,7 +233,12 @@ def predict_answer(query: Query) -> Requests:
 
 def ask_again(query: Query) -> Requests:
     """Return the request for a conversation in which the user asks after the answer whether the model is sure."""
-    return Requests(conversations=(Conversation(prompt=query.prompt, follow_up=SURE),))
+    return Requests(conversations=(Conversation(prompt=query.prompt, follow_up=sure_in(query.language)),))
+
+
+def sure_in(language: str) -> str:
+    """Return the second question of a conversation in a language, which is `SURE` in English."""
+    return fact_words(language).are_you_sure
 
 
 def ask_after_thinking(query: Query) -> Requests:

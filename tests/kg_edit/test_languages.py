@@ -37,6 +37,7 @@ from kg_edit.reports.differences import PromptDifference, difference_rows
 from kg_edit.reports.probes import probes
 from kg_edit.reports.prompts import packaged_prompts, unrelated_prompts
 from kg_edit.scoring.questions import fact_sentence, format_question, format_question_with_shots
+from kg_edit.scoring.requests import ask_again
 from kg_edit.text.matching import bare_question, first_sentence, is_exactly, mentions
 from kg_edit.text.relation_nouns import relation_nouns
 from kg_edit.writing_systems import join
@@ -279,6 +280,38 @@ def test_answers_match_by_script() -> None:
     assert join("答案：", "Rome") == "答案： Rome"
 
 
+@pytest.mark.parametrize(
+    ("code", "prompts"),
+    [
+        (
+            "zh",
+            [
+                "下面这句话是错误的：中国的首都是",
+                "“中国的首都是上海”，这句话是正确的还是错误的？",
+                "“___的首都是上海”中空缺的名称是什么？",
+            ],
+        ),
+        (
+            "ko",
+            [
+                "다음 문장은 거짓입니다: 대한민국의 수도는",
+                '"대한민국의 수도는 부산" 이 말은 사실입니까?',
+                '"___의 수도는 부산"의 빈칸에 들어갈 이름은 무엇입니까?',
+            ],
+        ),
+    ],
+)
+def test_template_probes_are_in_the_language(code: str, prompts: list[str]) -> None:
+    edit = read_edits(DATA / f"triplets-{code}.jsonl").edits[0]
+    record = with_probes(record_of(edit), ["negation", "fact-check", "reversed", "turns"])
+    queries = {name: record.queries(name) for name in ("negation", "fact-check", "reversed", "turns")}
+    asked = [queries[name][0].prompt for name in ("negation", "fact-check", "reversed")]
+    assert asked == prompts
+    assert {query.language for rows in queries.values() for query in rows} == {code}
+    (conversation,) = ask_again(queries["turns"][0]).conversations
+    assert conversation.follow_up in ("你确定吗？", "확실합니까?")
+
+
 def test_the_report_says_the_language_of_a_text() -> None:
     rows = []
     for language in ("zh", "en"):
@@ -339,9 +372,10 @@ def read_templates(folder: Path, cells: str) -> object:
             ConfigError,
             "leave it out",
         ),
-        "English probes of a Chinese edit": (
+        "probes of a French edit": (
             lambda _: with_probes(
-                record_of(Edit(subject="中国", prompt="{}的首都是", target_new="上海", language="zh")), ["negation"]
+                record_of(Edit(subject="Italie", prompt="La capitale de {} est", target_new="Milan", language="fr")),
+                ["negation"],
             ),
             ConfigError,
             "leave out --probes",

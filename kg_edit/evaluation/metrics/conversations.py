@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from kg_edit.edits.record import Query
 from kg_edit.evaluation.metrics.metric import Better, Metric, over_queries
 from kg_edit.scoring.evidence import Evidence, Exchange
-from kg_edit.scoring.requests import BUDGETS, SURE, Conversation, ask_after_thinking, ask_again
+from kg_edit.scoring.requests import BUDGETS, SURE, Conversation, ask_after_thinking, ask_again, sure_in
 from kg_edit.text.matching import begins_with, mentions
 
 Outcome = Callable[[str, Query], bool]  # of an answer and the query with both objects
@@ -61,7 +61,7 @@ def _remove_prompt(text: str, prompt: str) -> str:
 
 
 def _find_exchange(query: Query, evidence: Evidence) -> Exchange:
-    return evidence.exchanges[Conversation(prompt=query.prompt, follow_up=SURE)]
+    return evidence.exchanges[Conversation(prompt=query.prompt, follow_up=sure_in(query.language))]
 
 
 def answers_first(query: Query, evidence: Evidence) -> float:
