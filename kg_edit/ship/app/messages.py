@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kg_edit.edits.edit import WAYS_OF_A_ROW, Edit, EntityId, Name, Record, Text, checked
+from kg_edit.edits.edit import WAYS_OF_A_ROW, Edit, EntityId, Language, Name, Record, Text, checked
 from kg_edit.errors import DisablingEditError
+from kg_edit.languages import ENGLISH
 from kg_edit.ship.ledger.log import Added, in_force
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 
@@ -44,6 +45,7 @@ class TryRequest(Record):
     relation: ShortText | None = Field(None, description="the relation's name")
     subject_id: EntityId | None = Field(None, description="the subject's Wikidata id")
     target_new_id: EntityId | None = Field(None, description="the new object's Wikidata id")
+    language: Language = Field(ENGLISH, description="the language of the edit, by two letters")
     probes: Annotated[tuple[PromptToTry, ...], Field(strict=False, max_length=PROBES)] = Field(
         (), description="further prompts, besides the edit's own"
     )

@@ -34,6 +34,7 @@ from kg_edit.scoring.requests import Requests, continue_and_score
 from kg_edit.scoring.text_start import Start, with_start
 from kg_edit.ship.app.messages import Chance, LedgerView, Outcome, TryAnswer, TryRequest, view_of
 from kg_edit.ship.app.served_models import ServedModels
+from kg_edit.writing_systems import join
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.view.page import page
@@ -116,7 +117,7 @@ class EditDesk:
         (text,) = after[0].texts.values()  # what the edited model writes after the edit's own prompt
         return TryAnswer(
             id=key,
-            fact=f"{edit.text} {edit.target_new}",
+            fact=join(edit.text, edit.target_new),
             outcomes=make_outcomes(requests, before, after),
             # In chat form the target may be anywhere in the answer's first sentence.
             success=generates(tidy_text(text), edit.target_new, chat=request.chat),

@@ -1,7 +1,8 @@
 "use strict";
 // Texts come from people and models: they are only ever set as text, never as markup.
 const byId = (id) => document.getElementById(id);
-const FIELDS = ["subject", "prompt", "target_new", "target_true", "relation", "subject_id", "target_new_id"];
+const FIELDS = ["subject", "prompt", "target_new", "target_true", "relation", "subject_id", "target_new_id", "language"];
+const UNSPACED = /[\u0e00-\u0eff\u3005-\u30ff\u3400-\u9fff]$/; // ends in a script without spaces, as Chinese is
 let state = null, busy = false, shown = null, clock = 0;
 
 function make(tag, options = {}, ...inside) {
@@ -90,7 +91,8 @@ function preview() {
   const prompt = byId("prompt").value, at = prompt.indexOf("{}"), subject = byId("subject").value.trim();
   const line = byId("preview");
   if (at < 0 || !subject) return line.replaceChildren();
-  line.replaceChildren(prompt.slice(0, at), make("b", {}, subject), prompt.slice(at + 2).trimEnd(), " ", make("i", {}, byId("target_new").value.trim() || "…"));
+  const rest = prompt.slice(at + 2).trimEnd(), gap = UNSPACED.test(rest) ? "" : " ";
+  line.replaceChildren(prompt.slice(0, at), make("b", {}, subject), rest, gap, make("i", {}, byId("target_new").value.trim() || "…"));
 }
 
 function clearErrors() {
