@@ -1,15 +1,18 @@
 """Decide whether a text has a name in it: both are normalised and compared word by word, so Rome is not in Romelu.
 
-A Korean name is looked for as it stands in its word, since particles are joined to it.
+A Korean name is looked for as it stands in its word, since particles are joined to it. A Chinese or Japanese name
+counts where it is not part of a longer name that is known: 罗马 is not in 罗马尼亚, nor in 罗马帝国.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 
-from kg_edit.writing_systems import is_hangul, is_syllable
+from kg_edit.languages import packaged_rows
+from kg_edit.writing_systems import is_hangul, is_syllable, is_unspaced
 
 _ARTICLES = {"a", "an", "the"}
 _ABBREVIATION = 3  # the most letters of an abbreviation whose capitals count
@@ -24,6 +27,8 @@ _PARTICLES = "|".join(
         "씨|님|시|특별시|광역시|특별자치시|현|주|성",
     )
 )
+# What makes of a Chinese or Japanese name that of another thing: an empire, a language
+_ANOTHER_THING = re.compile("帝国|帝國|[语語](?!言)")
 _WITHIN_NUMBER_OR_INITIALS = re.compile(r"(?<=[^\W가-힣])\.")
 
 
@@ -88,7 +93,8 @@ def begins_with(text: str, name: str) -> bool:
     if _has_hangul(name):
         return _korean_pattern(name).match(_korean_text(text)) is not None
     words, name_words = _words_of_both(text, name)
-    return bool(name_words) and words[: len(name_words)] == name_words
+    is_there = bool(name_words) and words[: len(name_words)] == name_words
+    return is_there and stands_alone(0, words, name_words)
 
 
 def mentions(text: str, name: str) -> bool:
@@ -99,8 +105,40 @@ def mentions(text: str, name: str) -> bool:
     if not name_words:
         return False
     size = len(name_words)
-    starts = range(len(words) - size + 1)
-    return any(words[start : start + size] == name_words for start in starts)
+    for start in range(len(words) - size + 1):
+        if words[start : start + size] == name_words and stands_alone(start, words, name_words):
+            return True
+    return False
+
+
+def stands_alone(start: int, words: Sequence[str], name_words: Sequence[str]) -> bool:
+    """Return whether the name at a place of a text is not a part of a longer Chinese or Japanese name.
+
+    罗马尼亚的首都      罗马 at 0 is part of 罗马尼亚
+    都柏林              柏林 at 1 is part of 都柏林
+    """
+    if not is_unspaced(name_words[-1][-1]):
+        return True
+    name = "".join(name_words)
+    end = start + len(name_words)
+    if _ANOTHER_THING.match("".join(words[end : end + 2])):
+        return False
+    for longer in _longer_names().get(name, ()):
+        at = longer.index(name)
+        if start >= at and "".join(words[start - at : start - at + len(longer)]) == longer:
+            return False
+    return True
+
+
+@cache
+def _longer_names() -> Mapping[str, tuple[str, ...]]:
+    """Return the longer names that a Chinese or Japanese name is in, by name; read once."""
+    longer: dict[str, tuple[str, ...]] = {}
+    for _, name, others in packaged_rows("longer_names.tsv"):
+        joined = tuple("".join(normalised(other)) for other in others.split(";"))
+        key = "".join(normalised(name))
+        longer[key] = (*longer.get(key, ()), *joined)
+    return longer
 
 
 def _has_hangul(name: str) -> bool:

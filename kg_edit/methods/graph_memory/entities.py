@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from kg_edit.text.matching import is_abbreviation, normalised
+from kg_edit.text.matching import is_abbreviation, normalised, stands_alone
 
 Thing = TypeVar("Thing")
 # Up to so many letters, the capitals of a name count: Pat is not a pat, and "it" (the code of Italian) names nothing.
@@ -75,8 +75,9 @@ class NameIndex(Generic[Thing]):
             if length > words_left:
                 continue
             for words in (folded, exact):
-                thing = self._things.get(words[start : start + length])
-                if thing is not None:
+                name = words[start : start + length]
+                thing = self._things.get(name)
+                if thing is not None and stands_alone(start, words, name):
                     return length, thing
         return 1, None
 
