@@ -233,6 +233,10 @@ class TestCommands:
         linked = json.loads(run_cli("link", "로스앤젤레스", "--language", "ko", "--json"))
         assert (linked["status"], linked["candidates"][0]["id"]) == ("exact", "Q65")
 
+    def test_ids_without_a_label_are_named(self) -> None:
+        said = run_cli("labels", "Q84", "Q99999999", "--language", "ko,zh")
+        assert said == "Q84\t런던\nQ99999999\t\nwithout a label in ko,zh and in English: Q99999999\n"
+
     def test_extract_writes_the_languages(self, tmp_path: Path) -> None:
         seeds = tmp_path / "seeds.tsv"
         seeds.write_text("Q84\n")

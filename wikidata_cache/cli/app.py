@@ -195,7 +195,8 @@ def labels(
 ) -> None:
     """Print the labels of items and properties, in English or in the languages of `--language`.
 
-    Each line has an id, a tab and the label; the label of an id without one is empty.
+    Each line has an id, a tab and the label; the label of an id without one is empty. With `--language`, a last line on
+    stderr names the ids that have a label in none of the languages.
 
     Examples:
 
@@ -207,6 +208,9 @@ def labels(
     texts = opened.labels(ids)
     for entity in ids:
         echo_row(entity, texts.get(entity, ""))
+    nameless = [entity for entity in ids if entity not in texts]
+    if nameless and language:
+        echo(f"without a label in {language} and in English: {', '.join(nameless)}", err=True)
 
 
 def find(
