@@ -254,12 +254,17 @@ def has_statements(graph: nx.MultiDiGraph) -> bool:
 
 
 def other_label(graph: nx.MultiDiGraph, edit: Edit) -> str | None:
-    """Return the label of ``target_new_id`` in the subgraph; None if it is ``target_new`` with more or fewer words."""
+    """Return the label of ``target_new_id`` in the subgraph; None if it is ``target_new`` with more or fewer words.
+
+    Also None if the source has no label in the language of the edit, and gives an English one in its place.
+    """
     item = edit.target_new_id or ""
     node = graph.graph.get("redirects", {}).get(item, item)
     if node not in graph:
         return None
     label = str(graph.nodes[node]["label"])
+    if edit.language != ENGLISH and label == graph.nodes[node].get("default_label"):
+        return None
     words_of_label = set(name_words(normalise(label)))
     words_of_target = set(name_words(normalise(edit.target_new)))
     if words_of_label <= words_of_target or words_of_target <= words_of_label:

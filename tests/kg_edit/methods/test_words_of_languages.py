@@ -12,6 +12,7 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import graph_facts, relations_without_words
 from kg_edit.graphs.private_graph import PrivateGraph
+from kg_edit.graphs.source import edit_subgraph, other_label
 from kg_edit.languages import FORM_LANGUAGES, RelationForms, forms_of
 from kg_edit.methods.composed_facts import direct_question, edit_as_fact, objects_of, ripples
 from kg_edit.methods.glame_plus.answers import others_than
@@ -33,6 +34,7 @@ from kg_edit.zoo.mello.method import Mello
 from tests.everyday import keep_first
 from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.tiny import tiny
+from wikidata_cache import SubgraphOptions, WikidataCache, packaged_extract
 
 OTHERS = tuple(code for code in FORM_LANGUAGES if code != "en")
 # Microsoft, whose country becomes Germany, and what the graph states of Germany
@@ -268,6 +270,23 @@ def test_mellos_loop_is_in_the_language(code: str) -> None:
     assert show_demonstrations(4, code).count(words.final) == 4
     rule = on_tiny(Mello, "llama").edit([microsoft(code)]).rule  # type: ignore[attr-defined]
     assert rule.language == code
+
+
+def test_an_english_label_is_no_contradiction_where_the_language_has_none() -> None:
+    """The extract has no Korean label of Busan, and one of Seoul."""
+    source = WikidataCache(packaged_extract()).in_language("ko")
+    fields = {
+        "subject": "대한민국",
+        "subject_id": "Q884",
+        "prompt": "{}의 수도는",
+        "relation_id": "P36",
+        "language": "ko",
+    }
+    labels = {}
+    for name, item in (("부산", "Q16520"), ("부산", "Q8684")):
+        edit = Edit(target_new=name, target_new_id=item, **fields)  # type: ignore[arg-type]
+        labels[item] = other_label(edit_subgraph(source, edit, SubgraphOptions()), edit)
+    assert labels == {"Q16520": None, "Q8684": "서울"}
 
 
 def test_english_words_are_as_they_were() -> None:
