@@ -103,6 +103,8 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
 
     def skip(self, n: int) -> None:
         """Count ``n`` more items as done by an earlier run: they took no time of this one."""
+        if self.disable:  # tqdm gives a bar that is not shown no `initial`
+            return
         self.initial += n
         self.n += n
 
@@ -145,7 +147,8 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         self._ended.set()
         self.disable = True
         self._decr_instances(self)
-        if self.last_print_t >= self.start_t + self.delay:
+        has_logged = self.last_print_t >= self.start_t + self.delay  # until the first line, it is the time of the start
+        if has_logged:
             words = "%s: stopped after %s, %s" if self._stopped else "%s: %s in %s"
             log.info(words, self.desc.removesuffix(": "), self.counted, duration(time.time() - self.start_t))
 
@@ -189,14 +192,13 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
             return 0.0
         each: float = (self._moved - self.start_t) / done
         remaining = each * more - (time.time() - self._moved)
-        if remaining <= 0 or more <= 0:
-            return 0.0  # an estimate whose time is over is not shown
-        return max(remaining, each * min(1, more))  # a last chunk may be more than is left
+        return max(0.0, remaining)  # an estimate whose time is over is not shown
 
     def _remaining_in_phases(self) -> float:
         """Return the seconds that were left when the present phase began.
 
-        All items of this run pass each phase, at the mean time that an item has taken there so far.
+        All items of this run pass each phase, at the mean time that an item has taken there so far. A phase that has
+        not ended once has no mean time, and is left out.
         """
         items: float = self.total - self.initial
         remaining = 0.0

@@ -66,6 +66,28 @@ def test_skipped_items_do_not_count_for_the_time_that_is_left(clock: Clock, capl
     ]
 
 
+def test_time_left_shrinks_while_the_last_item_runs(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Two of three items took 10 s each, and the last one has run for 8 s."""
+    caplog.set_level("INFO")
+    with Bar(title="rome", unit="edit", total=3) as bar:
+        for _ in range(2):
+            clock.now += 10
+            bar.update()
+        clock.now += 8
+        bar.last_print_t -= 10
+        bar.show()
+    assert caplog.messages[2] == "rome: 2 of 3 edits, about 2 s left"
+
+
+def test_bar_that_is_not_shown_takes_all_calls(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with Bar(title="rome", unit="edit", total=3, shown=False) as bar:
+        bar.skip(1)
+        bar.update()
+        bar.note("step 3")
+    assert not caplog.messages
+
+
 def test_stopped_work_does_not_look_done(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     with suppress(KeyboardInterrupt):
