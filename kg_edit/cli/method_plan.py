@@ -118,42 +118,48 @@ class MethodPlan:
             keep_going: leave out edits that can't be made, and list them on stderr.
         """
         with doing("checking the edits"):
-            faults = self._find_faults(edits, from_file=file is not None, keep_going=keep_going)
-        if not faults:
-            return tuple(edits)
+            error = self._check(edits)
+            if error is None:
+                return tuple(edits)
+            is_listed = keep_going or (file is not None and isinstance(error, _OF_THE_GRAPH))
+            if not edits or not is_listed:
+                raise error
+            faults = self._find_faults(edits, error)
+        if not faults:  # the error is of several edits together
+            raise error
         if not keep_going:
             command = None
             if file is not None:
                 command = link_command(file, graph)
             raise _join_faults(faults, command)
-        if len(faults) == len(edits):
+        if len(faults) == len(edits):  # nothing is left to make: a wrong setting, for example, is an error of each edit
             raise faults[edits[0]]
         for edit, fault in faults.items():
             typer.echo(f"skipped: {edit.id}: {fault}", err=True)
         return tuple(edit for edit in edits if edit not in faults)
 
-    def _find_faults(self, edits: Sequence[Edit], *, from_file: bool, keep_going: bool) -> dict[Edit, Exception]:
-        """Return the error of each edit that can't be made; an error that is not of single edits is raised.
+    def _check(self, edits: Sequence[Edit]) -> Exception | None:
+        """Check the settings, the graph and the edits together; return the first error, or None."""
+        try:
+            self.method.check_inputs(self.config, self.graph, edits)
+        except (KgEditError, WikidataCacheError) as error:
+            return error
+        return None
 
-        Each check opens what all edits share, such as the corpus of C. So all edits are checked at once, and only a
-        part with a fault is halved, until every wrong edit is known.
+    def _find_faults(self, edits: Sequence[Edit], error: Exception) -> dict[Edit, Exception]:
+        """Return the error of each wrong edit among ``edits``; ``error`` is that of their check together.
+
+        Each check opens what all edits share, such as the corpus of C. So it is not called for each edit: only a half
+        with an error is halved again. An error that only several edits together have is not found in their halves.
         """
+        if len(edits) == 1:
+            return {edits[0]: error}
+        middle = len(edits) // 2
         faults: dict[Edit, Exception] = {}
-        parts = [tuple(edits)]
-        while parts:
-            part = parts.pop()
-            try:
-                self.method.check_inputs(self.config, self.graph, part)
-            except (KgEditError, WikidataCacheError) as error:
-                is_listed = keep_going or (from_file and isinstance(error, _OF_THE_GRAPH))
-                is_first_check = len(part) == len(edits)
-                if not part or (is_first_check and not is_listed):  # the first error decides whether errors are listed
-                    raise
-                if len(part) == 1:
-                    faults[part[0]] = error
-                else:
-                    half = len(part) // 2
-                    parts += [part[half:], part[:half]]
+        for half in (edits[:middle], edits[middle:]):
+            error_of_half = self._check(half)
+            if error_of_half is not None:
+                faults |= self._find_faults(half, error_of_half)
         return faults
 
     def with_layer(self, model: LanguageModel, edits: Sequence[Edit]) -> MethodPlan:
