@@ -14,7 +14,7 @@ import networkx as nx
 
 from kg_common.progress import Bar
 from kg_edit.callbacks import LossLines, StepNotes, send_losses
-from kg_edit.cli.method_plan import parse_settings, report_stated
+from kg_edit.cli.method_plan import parse_settings, warn_of_edits_without_facts
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.graphs.source import open_named
@@ -95,7 +95,7 @@ class Run(Generic[Method]):
             edited = row.edited.text
             log.info("%-11s %s\n  unedited: %s\n  edited:   %s", row.probe.kind, row.probe.prompt, unedited, edited)
         log.info("%s", run.verdict)
-        report_stated(self.method)
+        warn_of_edits_without_facts(self.method)
 
 
 def start(

@@ -17,7 +17,7 @@ from kg_edit.cli.method_plan import (
     note_choice,
     open_graph,
     plan,
-    report_stated,
+    warn_of_edits_without_facts,
 )
 from kg_edit.cli.options import (
     CHECKS,
@@ -196,7 +196,7 @@ def edit(
         layer=layer,
         settings=settings,
         corpus=corpus,
-        graph=lazy_graph.source,
+        graph=lazy_graph.open(),
         require_graph=require_graph,
     )
     usable = planned.usable(requested, file=edits, graph=graph, keep_going=keep_going)
@@ -236,7 +236,7 @@ def edit(
 
     # 3. Show the results.
     _show(run)
-    report_stated(editor)
+    warn_of_edits_without_facts(editor)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
     if require_success and run.verdict.failed:

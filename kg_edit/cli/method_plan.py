@@ -329,8 +329,8 @@ def note_choice(method: str | None, graph: Sequence[str] | None) -> None:
         )
 
 
-def report_stated(method: EditingMethod) -> None:
-    """Log how many of the edits were made from their own fact alone (`why_alone` says why)."""
+def warn_of_edits_without_facts(method: EditingMethod) -> None:
+    """Warn of the edits that were made without further facts, as the graph states nothing of o* (see `why_alone`)."""
     from kg_edit.methods.graph_reader import GraphReader, edits_alone
 
     alone = edits_alone(method)
@@ -353,7 +353,7 @@ class LazyGraph:
     To know whether a method needs a graph takes its class, and so torch. A bad row without ids is reported before that.
 
     Who needs it: `read_edits` asks it for the labels of ids (`in_language`, `labels`); then `refuse_unread` refuses a
-    graph that neither the rows nor the method read; then `source` is the method's graph.
+    graph that neither the rows nor the method read; then `open` returns the method's graph.
 
     Attributes:
         method: the method's name.
@@ -361,7 +361,6 @@ class LazyGraph:
         contact: e-mail address or URL for the endpoints of Wikimedia.
         default: the packaged graph that a method reads without ``--graph``.
         language: of the labels in what the graph shows.
-        labelled: whether rows asked it for labels, so that the graph is read.
     """
 
     method: str
@@ -369,24 +368,19 @@ class LazyGraph:
     contact: str | None
     default: str = EXTRACT
     language: str = ENGLISH
-    labelled: bool = field(default=False, init=False)
-    # The graph by the language of its labels; the copies that `in_language` makes share it, so each is opened once
-    _opened: dict[str, WikidataCache | PrivateGraph | None] = field(default_factory=dict, init=False)
+    # The copies that `in_language` makes share both fields: a graph is opened once, and `refuse_unread` knows of all.
+    _opened: dict[str, WikidataCache | PrivateGraph | None] = field(default_factory=dict, init=False)  # by language
+    _languages_of_labels: set[str] = field(default_factory=set, init=False)  # in which `labels` was asked
 
-    @property
-    def source(self) -> WikidataCache | PrivateGraph | None:
-        """The graph, without ``--graph`` a packaged one; None if the method needs none."""
-        return self._open(self.language)
-
-    def _open(self, language: str) -> WikidataCache | PrivateGraph | None:
-        """Return the graph with labels in a language; it is opened once for each."""
-        if language not in self._opened:
+    def open(self) -> WikidataCache | PrivateGraph | None:
+        """Return the graph, without ``--graph`` a packaged one; None if the method needs none. It is opened once."""
+        if self.language not in self._opened:
             graph = self.graph
             if not graph and find_method(self.method).needs_graph:
                 log.info("no --graph given: %s uses the packaged graph %s", self.method, self.default)
                 graph = [self.default]
-            self._opened[language] = open_graph(graph, self.contact, language)
-        return self._opened[language]
+            self._opened[self.language] = open_graph(graph, self.contact, self.language)
+        return self._opened[self.language]
 
     def in_language(self, language: str) -> LazyGraph:
         """Return this graph with labels in another language."""
@@ -394,7 +388,7 @@ class LazyGraph:
             return self
         other = replace(self, language=language)
         other._opened = self._opened
-        self.labelled = True  # it is made to look up labels
+        other._languages_of_labels = self._languages_of_labels
         return other
 
     def speak_as(self, edits: Iterable[Edit]) -> None:
@@ -405,22 +399,25 @@ class LazyGraph:
 
     @property
     def about(self) -> str:
-        """The graph in words; empty if there is none."""
-        if self.source is None:
+        """The graph in words; empty if there is none. Asking for it opens the graph."""
+        graph = self.open()
+        if graph is None:
             return ""
-        return self.source.about
+        return graph.about
 
     def labels(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return the labels of those ``ids`` that have one in the graph."""
-        self.labelled = True
-        if self.source is None:
+        self._languages_of_labels.add(self.language)
+        graph = self.open()
+        if graph is None:
             return {}
-        return self.source.labels(ids)
+        return graph.labels(ids)
 
     def refuse_unread(self) -> None:
         """Refuse a graph of ``--graph`` that nothing reads; to be called after the edits are read."""
-        if not self.graph or self.labelled or not self.source:  # a missing graph is an error before torch is imported
+        if not self.graph or self._languages_of_labels:
             return
+        self.open()  # a graph that can't be opened is an error here, before `find_method` imports torch
         method_class = find_method(self.method)
         if not (method_class.needs_graph or method_class.takes_graph):
             raise ConfigError(

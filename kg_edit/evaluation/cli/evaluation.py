@@ -23,7 +23,7 @@ from kg_edit.cli.method_plan import (
     load,
     note_choice,
     plan,
-    report_stated,
+    warn_of_edits_without_facts,
 )
 from kg_edit.cli.options import (
     CHAT,
@@ -344,7 +344,7 @@ class EvaluateOptions:
             layer=self.layer,
             settings=self.settings,
             corpus=self.corpus,
-            graph=lazy_graph.source,
+            graph=lazy_graph.open(),
             require_graph=self.require_graph,
             memory=self.memory,
         )
@@ -411,7 +411,7 @@ class Ready:
         layer_choice = self.plan.layer_choice
         if layer_choice:
             write_json(out / "layer.json", layer_choice)
-        report_stated(self.method)
+        warn_of_edits_without_facts(self.method)
         words = summary.base.get("unstructured.rouge_1.greedy")
         if words and words.mean == 0 and self.model.tokenizer.chat_template and not self.config.chat:
             log.warning(

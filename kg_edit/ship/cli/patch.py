@@ -22,7 +22,7 @@ from kg_edit.cli.method_plan import (
     note_choice,
     open_graph,
     plan,
-    report_stated,
+    warn_of_edits_without_facts,
 )
 from kg_edit.cli.options import (
     AsChat,
@@ -264,7 +264,7 @@ def edit(
     opened = _open(ledger, create=True)
     requested, repeats = without_repeats(in_form(file.edits, chat, both=both_forms))
     planned = plan(
-        method, preset=preset, layer=layer, settings=settings, graph=source.source, require_graph=require_graph
+        method, preset=preset, layer=layer, settings=settings, graph=source.open(), require_graph=require_graph
     )
     usable = planned.usable(requested, file=edits, graph=graph, keep_going=keep_going)
     note_choice(method_option, graph)
@@ -278,7 +278,7 @@ def edit(
     for repeat, first in repeats:
         say(f"{repeat} repeats {first} exactly, and was made once")
     say(f"whether they succeed: kg-edit patch check {quote(str(ledger))} --model {quote(model)}")
-    report_stated(editor)
+    warn_of_edits_without_facts(editor)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
 

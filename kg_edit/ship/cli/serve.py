@@ -109,7 +109,7 @@ def serve(
     if ledger:
         open_store(ledger).refuse_misspelled()
     named_patches = _parse_patches(patches or ())
-    opened_graph = LazyGraph(method, graph, contact).source
+    opened_graph = LazyGraph(method, graph, contact).open()
     planned = plan(
         method,
         preset=preset,
