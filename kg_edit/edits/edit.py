@@ -425,22 +425,28 @@ def without_repeats(edits: Sequence[Edit]) -> tuple[tuple[Edit, ...], tuple[tupl
 
 
 def find_opposed(edits: Iterable[Edit]) -> tuple[tuple[str, str], ...]:
-    """Return (id, id of the earlier edit) of each edit whose fact an earlier one has with another new target."""
-    return tuple((edit.id, other.id) for edit, other in _opposing_pairs(edits))
+    """Return the ids of the `_opposing_pairs`: (id of the edit, id of the earlier one)."""
+    return tuple((edit.id, earliest.id) for edit, earliest in _opposing_pairs(edits))
 
 
 def _opposing_pairs(edits: Iterable[Edit]) -> Iterator[tuple[Edit, Edit]]:
-    """Yield each edit whose prompt, in the same form, an earlier one has with another new target, and that one."""
-    first: dict[tuple[str, bool], Edit] = {}
+    """Yield (edit, the first edit of the same prompt and form) where their new targets differ.
+
+    Each edit is compared with the first one only: of x -> 1, x -> 2, x -> 1 the second is yielded, the third is not.
+    """
+    first: dict[tuple[str, bool], Edit] = {}  # by prompt and form
     for edit in edits:
-        earlier = [first.setdefault((edit.text, form), edit) for form in edit.forms]
-        opposing = [other for other in earlier if other.target_new != edit.target_new]
+        opposing = []
+        for form in edit.forms:
+            earliest = first.setdefault((edit.text, form), edit)
+            if earliest.target_new != edit.target_new:
+                opposing.append(earliest)
         if opposing:
             yield edit, opposing[0]
 
 
 def refuse_clash(edits: Iterable[Edit]) -> None:
-    """Check edits that a method makes at once."""
+    """Refuse two edits of one batch that give the same prompt different targets."""
     for edit, other in _opposing_pairs(edits):
         message = (
             f"one batch can't make both {edit.text!r} -> {other.target_new!r} (edit {other.id!r}) and -> "
