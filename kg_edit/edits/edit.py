@@ -55,7 +55,7 @@ _BARE_ID = (
 
 def _refuse_line_breaks(text: str, info: ValidationInfo) -> str:
     """Return a text of one line, or any text of an edit that was made before."""
-    if "\n" not in text or info.context is STORED:
+    if "\n" not in text or info.context == STORED:
         return text
     way = "write it on one line"
     if info.field_name == "target_new":
@@ -161,8 +161,8 @@ class Edit(Record):
 
     White space around names and around the prompt is removed. Paraphrases and neighborhood prompts contain their
     subject already, so they are not changed. A name that is only a Wikidata id is refused, because the model would
-    learn to generate the id: write the label, and put the id in its own field. An edit without ``id`` gets an id made
-    from subject, prompt and target, so the same fact always has the same id.
+    learn to generate the id: write the label, and put the id in its own field. An edit without ``id`` gets an id
+    made from subject, prompt, target and, if it is set, ``chat``: the same fact in the same form has the same id.
 
     An unstructured edit has ``target_text``, a paragraph, which is its ``target_new`` too. It may have no subject, and
     then its prompt, such as a question, has no {}. Not every method takes it (`EditingMethod.takes_text`).
@@ -171,6 +171,7 @@ class Edit(Record):
         EditError: a field is wrong; it has one fault for each wrong field.
     """
 
+    # The order of the fields matters: the validator of a field sees only the fields above it, in `info.data`.
     id: Name = Field("", description="a name for the edit, unique in its file")
     subject: Name = Field(description="s, the entity the fact is about", exclude_if=lambda name: not name)
     prompt: Name = Field(description="a sentence with {} for the subject that ends right before the object")
@@ -263,39 +264,15 @@ class Edit(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _complete_text_edit(cls, fields: Any) -> Any:
-        """Fill in what an edit with a target_text may lack: target_new, the subject, and the {} in its place.
-
-        Of two validators of this mode pydantic runs the later one first: the id is made of the fields as they come in.
-        """
-        if not isinstance(fields, dict) or not fields.get("target_text"):
+    def _fill_in(cls, fields: Any) -> Any:
+        """Fill in what an edit may lack. The id comes first, because it is made of the fields as they were given."""
+        if not isinstance(fields, dict):
             return fields
-        subject = fields.get("subject") or _NO_SUBJECT
-        prompt = fields.get("prompt")
-        if isinstance(subject, str) and isinstance(prompt, str) and "{}" not in prompt:
-            fields = {**fields, "prompt": re.sub(whole(subject.strip(), prompt), "{}", prompt, count=1)}
-        target = fields["target_text"]
-        if isinstance(target, str):
-            target = _put_on_one_line(target)
-        return {"target_new": target, **fields, "subject": subject}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _add_id(cls, fields: Any) -> Any:
-        """Give an edit without an id one that is made of its fact."""
-        if not isinstance(fields, dict) or "id" in fields:
-            return fields
-        # Up to 40 characters of the subject's words, and 6 hex digits of the fact's SHA-256: one fact has one id.
-        target = "target_new" if "target_new" in fields else "target_text"
-        fact = [str(fields.get(name) or "").strip() for name in ("subject", "prompt", target)]
-        subject, prompt, _ = fact
-        if fields.get("chat"):
-            fact.append(f"chat {fields['chat']}")
-        words = re.findall(r"\w+", (subject or prompt).lower())
-        name = "-".join(words)[:40]
-        digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]
-        id_ = f"{name}-{digest}" if name else digest
-        return {"id": id_, **fields}
+        if "id" not in fields:
+            fields = {"id": _make_id(fields), **fields}
+        if fields.get("target_text"):
+            fields = _complete_text_edit(fields)
+        return fields
 
     @field_validator("subject", mode="wrap")
     @classmethod
@@ -362,6 +339,34 @@ class Edit(Record):
             if (is_entity_id(name) or is_property_id(name)) and id_ in (None, name):
                 raise PydanticCustomError("bare_id", _BARE_ID, {"field": field, "name": name})
         return self
+
+
+def _make_id(fields: dict[str, Any]) -> str:
+    """Return the id of an edit without one: up to 40 characters of the subject's words, and 6 digits of a SHA-256.
+
+    The SHA-256 is that of the fact and its form, so equal edits have equal ids: "lebron-james-e23053".
+    """
+    target = "target_new" if "target_new" in fields else "target_text"
+    fact = [str(fields.get(name) or "").strip() for name in ("subject", "prompt", target)]
+    subject, prompt, _ = fact
+    if fields.get("chat"):
+        fact.append(f"chat {fields['chat']}")
+    words = re.findall(r"\w+", (subject or prompt).lower())
+    name = "-".join(words)[:40]
+    digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]
+    return f"{name}-{digest}" if name else digest
+
+
+def _complete_text_edit(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an edit with a target_text, and what it may lack: target_new, the subject, its {}."""
+    subject = fields.get("subject") or _NO_SUBJECT
+    prompt = fields.get("prompt")
+    if isinstance(subject, str) and isinstance(prompt, str) and "{}" not in prompt:
+        fields = {**fields, "prompt": re.sub(whole(subject.strip(), prompt), "{}", prompt, count=1)}
+    target = fields["target_text"]
+    if isinstance(target, str):
+        target = _put_on_one_line(target)
+    return {"target_new": target, **fields, "subject": subject}
 
 
 def _way_to_a_place(prompt: str, subject: str | None) -> str:
