@@ -58,7 +58,7 @@ def main() -> None:
         editor = find_method(method).on(model, settings=json.loads(options.set), graph=graph)
         for form in options.forms.split(","):
             chat = EDITED[form]
-            patches = editor.edit_each([edit.in_chat(chat=chat) for edit in edits])
+            patches = editor.edit_each([edit.with_form(chat=chat) for edit in edits])
             good = [patch if isinstance(patch, WeightPatch) else None for patch in patches]
             result[f"{method}, {form}"] = {name: shares_of(model, edits, good, ask) for name, ask in FORMS.items()}
             show(f"{method}, {form}", result[f"{method}, {form}"])

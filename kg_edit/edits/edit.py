@@ -233,8 +233,8 @@ class Edit(Record):
         without_subject = self.prompt.replace("{}", " ")
         return _put_on_one_line(without_subject).strip(" ,;:")
 
-    def in_chat(self, *, chat: bool | Literal["both"] = True) -> Self:
-        """Return a copy of the edit in chat form; with ``chat`` false in plain text, with "both" in both forms."""
+    def with_form(self, *, chat: bool | Literal["both"]) -> Self:
+        """Return a copy of the edit with another ``chat``: true is chat form, false plain text. It keeps its id."""
         return self.model_copy(update={"chat": chat})
 
     @property
@@ -382,7 +382,7 @@ def _way_to_a_place(prompt: str, subject: str | None) -> str:
 
 
 def is_entity_id(name: object) -> TypeGuard[str]:
-    """Return whether `name` is the id of a Wikidata entity, as Q36159 is."""
+    """Return whether `name` is the id of an item of Wikidata, as Q36159 is; an `EntityId` may also be a node:KEY."""
     return isinstance(name, str) and is_item(name)
 
 

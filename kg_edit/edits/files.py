@@ -373,10 +373,10 @@ def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> 
         form = "chat form (CLI: --chat or --edit-chat)" if chat else "plain text (CLI: --plain or --edit-plain)"
         raise ConfigError(f"found both forms (CLI: --both-forms) and only {form}; keep one of the two")
     if both:
-        return tuple(edit.in_chat(chat="both") for edit in edits)
+        return tuple(edit.with_form(chat="both") for edit in edits)
     if chat is None:
         return tuple(edits)
-    return tuple(edit.in_chat(chat=chat) for edit in edits)
+    return tuple(edit.with_form(chat=chat) for edit in edits)
 
 
 def numbered_rows(path: Path) -> Iterator[NumberedRow]:

@@ -90,7 +90,7 @@ class GraphRequestMethod(GraphReader):
         facts = self.config.facts(edit, self.subgraph(edit))
         further = []
         for number, fact in enumerate(facts, 1):
-            further.append(fact.as_edit(f"{edit.id}/{number}").in_chat(chat=edit.chat))
+            further.append(fact.as_edit(f"{edit.id}/{number}").with_form(chat=edit.chat))
         return tuple(further)
 
     def warn_of_words(self, edits: Sequence[Edit]) -> None:

@@ -84,5 +84,5 @@ def _read_recorded(before: Patch) -> list[tuple[Edit, float]]:
         stored = checked(Edit, record["edit"], context=STORED)
         scale = float(record.get("scale", 1.0))
         for form in stored.forms:
-            recorded.append((stored.in_chat(chat=form), scale))
+            recorded.append((stored.with_form(chat=form), scale))
     return recorded

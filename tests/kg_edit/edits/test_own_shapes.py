@@ -70,7 +70,7 @@ def test_evaluate_asks_own_edits_as_edit_does(smollm2: LanguageModel, edits: tup
     """
     chosen = [edit for edit in edits if edit.id == "start-3"]
     bare = [edit.model_copy(update={"target_true": None, "neighborhood": ()}) for edit in chosen]
-    bare.append(bare[0].in_chat())
+    bare.append(bare[0].with_form(chat=True))
     texts = [reading.text for reading in read(smollm2, [probes(smollm2, edit)[0] for edit in bare])]
     generated = [
         edit.model_copy(update={"target_new": " ".join(text.split()[:2])})

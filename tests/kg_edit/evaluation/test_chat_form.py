@@ -35,8 +35,8 @@ def settings_of(out: Path) -> dict[str, object]:
 
 
 def test_each_case_is_asked_in_its_own_form(chat_model: LanguageModel, edits: tuple[Edit, ...]) -> None:
-    plain, chat, other = Case.of(edits[0]), Case.of(edits[0].in_chat()), Case.of(edits[1], chat=True)
-    assert (plain.chat, chat.chat, Case.of(edits[0].in_chat(chat="both")).chat) == (False, True, False)
+    plain, chat, other = Case.of(edits[0]), Case.of(edits[0].with_form(chat=True)), Case.of(edits[1], chat=True)
+    assert (plain.chat, chat.chat, Case.of(edits[0].with_form(chat="both")).chat) == (False, True, False)
     assert all(case.chat for case in make_ceiling_cases(chat).values())
     sections = score_cases(chat_model, [chat, plain, other])
     for section, reader, edit in zip(
@@ -69,7 +69,7 @@ def test_runs_of_two_forms_never_mix(chat_model: LanguageModel, edits: tuple[Edi
         with pytest.raises(OutputError, match=r"chat:|chat_form:"):
             evaluate(method, chat_model, edits[:1], out=tmp_path / out, config=EvalConfig(chat=form))
     with pytest.raises(OutputError, match=r"chat:|records:"):
-        chat_edits = [edit.in_chat() for edit in edits[:1]]
+        chat_edits = [edit.with_form(chat=True) for edit in edits[:1]]
         evaluate(method, chat_model, chat_edits, out=tmp_path / "plain", config=EvalConfig(chat=False))
     changed = replace(chat_model, tokenizer=chatting().tokenizer)
     changed.tokenizer.chat_template = f"Be brief.{changed.tokenizer.chat_template}"

@@ -58,7 +58,7 @@ def test_rates_of_a_model_that_always_generates_one_name() -> None:
 def test_prompts_are_asked_in_the_form_of_the_run() -> None:
     """Edits in the form in which they are made, unless the run asks all prompts in one form."""
     model = chatting()
-    plain, chat = EDITS[0], EDITS[1].in_chat()
+    plain, chat = EDITS[0], EDITS[1].with_form(chat=True)
     pairs = {
         form: score(model.in_chat(chat=form), [pair_of(query_of_edit(plain)), pair_of(query_of_edit(chat))])
         for form in FORMS

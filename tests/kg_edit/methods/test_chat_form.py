@@ -21,27 +21,27 @@ METHODS = keep_first(("rome", "ft-m", "grace"))
 
 def test_edit_has_one_form_or_both() -> None:
     assert EDIT.model_dump(mode="json")["chat"] is False
-    assert EDIT.in_chat().model_dump()["chat"] is True
-    assert EDIT.in_chat(chat="both").forms == (False, True)
+    assert EDIT.with_form(chat=True).model_dump()["chat"] is True
+    assert EDIT.with_form(chat="both").forms == (False, True)
     fields = {"subject": "S", "prompt": "{} is", "target_new": "T"}
     ids = {Edit.model_validate({**fields, "chat": chat}).id for chat in (False, True, "both")}
     assert len(ids) == 3 and Edit.model_validate(fields).id in ids
 
 
 def test_contexts_are_inside_the_users_turn() -> None:
-    rows = Request.of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
+    rows = Request.of(chatting(), EDIT.with_form(chat=True), CONTEXTS).rewrites
     turn = "<user>Complete the sentence: {}LeBron James plays for the\n<assistant>Rome"
     assert [row.text for row in rows] == [f"<s>{turn.format(before)}" for before in ("", "The river. ")]
 
 
 def test_joint_method_has_the_same_rows() -> None:
     editor = find_method("memit")(chatting(), find_method("memit").config_class(), contexts=CONTEXTS)
-    (fact,) = editor.make_facts(EDIT.in_chat())
-    assert fact.prompts.rewrites == Request.of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
+    (fact,) = editor.make_facts(EDIT.with_form(chat=True))
+    assert fact.prompts.rewrites == Request.of(chatting(), EDIT.with_form(chat=True), CONTEXTS).rewrites
 
 
 def test_edit_in_both_forms_has_the_rows_of_both() -> None:
-    plain, chat, both = (Request.of(chatting(), EDIT.in_chat(chat=form), CONTEXTS) for form in (False, True, "both"))
+    plain, chat, both = (Request.of(chatting(), EDIT.with_form(chat=form), CONTEXTS) for form in (False, True, "both"))
     assert both.rewrites == plain.rewrites + chat.rewrites
     assert both.essence == plain.essence != chat.essence
 
@@ -50,7 +50,7 @@ def test_edit_in_both_forms_has_the_rows_of_both() -> None:
 def test_edit_in_chat_form_changes_the_answer_in_chat(method: str) -> None:
     model = chatting()
     editor = find_method(method).on(model, settings=QUICK[method])
-    plain, chat = (editor.edit([EDIT.in_chat(chat=form)]) for form in (False, True))
+    plain, chat = (editor.edit([EDIT.with_form(chat=form)]) for form in (False, True))
     pair = Pair(EDIT.text, "Rome")
 
     def nll(patch: object, reader: LanguageModel) -> float:

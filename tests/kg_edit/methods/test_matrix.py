@@ -321,7 +321,7 @@ def test_nan_model_gives_no_nan_patch(name: str) -> None:
 @pytest.mark.parametrize("name", marked([name for name in METHODS if find_method(name).family != "in-context"]))
 def test_edit_that_fails_takes_no_other_with_it(name: str) -> None:
     """The model has no chat template."""
-    chosen, broken = method(name, tiny("llama")), SECOND.in_chat().model_copy(update={"id": "broken"})
+    chosen, broken = method(name, tiny("llama")), SECOND.with_form(chat=True).model_copy(update={"id": "broken"})
     first, failed, last = chosen.edit_each([EDIT, broken, SECOND])
     assert isinstance(failed, ChatTemplateError) and "'broken'" in "".join(failed.__notes__)
     assert [patch.edits[0]["edit"]["id"] for patch in (first, last) if isinstance(patch, Patch)] == ["1", "2"]

@@ -134,7 +134,7 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-BOTH_FORMS = EDIT.in_chat(chat="both")
+BOTH_FORMS = EDIT.with_form(chat="both")
 
 
 @refusals(
@@ -200,11 +200,11 @@ BOTH_FORMS = EDIT.in_chat(chat="both")
         "both forms with grace": (check("grace", chatting(), BOTH_FORMS), EditError, "grace makes an edit in one form"),
         "both forms with kn": (check("kn", chatting(), BOTH_FORMS), EditError, "kn makes an edit in one form"),
         "both forms of a paragraph": (
-            check("memit", LLAMA, TEXT.in_chat(chat="both")),
+            check("memit", LLAMA, TEXT.with_form(chat="both")),
             EditError,
             "give true or false",
         ),
-        "chat without a template": (check("rome", LLAMA, EDIT.in_chat()), ChatTemplateError, "leave --chat"),
+        "chat without a template": (check("rome", LLAMA, EDIT.with_form(chat=True)), ChatTemplateError, "leave --chat"),
         "layer below the edited one": (
             lambda _: GlamePlusConfig(layer=2, answers=AnswerOptions(layer=1)).written_layers(4),
             ConfigError,

@@ -208,7 +208,7 @@ def test_contradiction_in_a_batch_is_refused_before_anything_is_measured(
             make([EDIT, other])
         with pytest.raises(CovarianceError, match="this is measured"):
             make([EDIT, other.model_copy(update={"prompt": "{} works for"})])
-    refuse_clash([EDIT, other.in_chat()])
+    refuse_clash([EDIT, other.with_form(chat=True)])
     assert not (tmp_path / "run").exists()
 
 
@@ -396,6 +396,6 @@ def test_sequence_of_several_edits_says_so_before_it_starts(
 def test_contradiction_in_python_is_in_the_verdict() -> None:
     other = EDIT.model_copy(update={"id": "x", "target_new": "Rome"})
     assert find_opposed([EDIT, SECOND, other, EDIT]) == (("x", EDIT.id),)
-    assert find_opposed([EDIT, other.in_chat()]) == (), "one form does not reach the other"
+    assert find_opposed([EDIT, other.with_form(chat=True)]) == (), "one form does not reach the other"
     (line,) = Verdict.of([], run=JudgedRun(opposes=(("x", "1"),))).advice
     assert line == "x contradicts 1: one fact, two targets; keep one of them"

@@ -72,7 +72,7 @@ def test_own_prompts_are_asked_in_the_form_of_their_edit() -> None:
     edit = CAPITAL.model_copy(
         update={"locality": (LocalityPrompt(prompt="Snow is", answer="white", aliases=("grey",)),)}
     )
-    (plain,), (chat,) = own_prompts([edit]), own_prompts([edit.in_chat()])
+    (plain,), (chat,) = own_prompts([edit]), own_prompts([edit.with_form(chat=True)])
     assert (plain.answer, plain.edit, plain.chat) == (("white", "grey"), edit.id, False)
     assert chat == plain.model_copy(update={"chat": True})
 
@@ -135,7 +135,7 @@ def test_relations_take_turns() -> None:
 def test_prompts_that_mention_a_subject_are_left_out() -> None:
     italy = Edit(subject="Italy", prompt="{} likes", target_new="Rome")
     assert len(unrelated_prompts([italy])) == 19
-    assert {question.chat for question in unrelated_prompts([italy.in_chat()])} == {True}
+    assert {question.chat for question in unrelated_prompts([italy.with_form(chat=True)])} == {True}
 
 
 def test_twenty_prompts_are_packaged() -> None:

@@ -183,7 +183,7 @@ def test_next_token_of_prompts_of_unequal_length(family: str) -> None:
 def test_specificity_of_chat_edits_is_measured_in_chat_form() -> None:
     model = chatting()
     rome = toy_rome(model, RomeConfig(layer=2, steps=3))
-    probes, reader = sweep_probes(model, [edit.in_chat() for edit in EDITS[:2]]), model.in_chat()
+    probes, reader = sweep_probes(model, [edit.with_form(chat=True) for edit in EDITS[:2]]), model.in_chat()
     scores = layer_sweep.edit_scores(model, probes, rome)
     for probe, score, patch in zip(probes, scores, rome.edit_each([probe.edit for probe in probes]), strict=True):
         assert isinstance(score, EditScore) and isinstance(patch, WeightPatch)
@@ -214,7 +214,7 @@ def test_sweep_probes_lead_a_subject_that_is_an_attention_sink(monkeypatch: pyte
     edit = Edit(id="1", subject="T", prompt="{} is in", target_new="Rome", paraphrases=("T is near", "We see T in"))
     (probe,) = sweep_probes(tiny("llama"), [edit])
     assert probe.rewrite == "\nT is in" and probe.general[:2] == ("\nT is near", "We see T in")
-    (chat,) = sweep_probes(chatting(), [edit.in_chat()])
+    (chat,) = sweep_probes(chatting(), [edit.with_form(chat=True)])
     assert chat.rewrite == "T is in"
 
 

@@ -72,7 +72,7 @@ def test_chat_edit_is_traced_in_chat_form() -> None:
     edit = Edit(
         id="1", subject="LeBron James", prompt="Today {} plays for", target_new="Rome", target_true="Miami Heat"
     )
-    plain, chat = (facts_of([edit.in_chat(chat=form)])[0] for form in (False, True))
+    plain, chat = (facts_of([edit.with_form(chat=form)])[0] for form in (False, True))
     assert plain == FACT
     model = chatting()
     assert prompt_of(model, chat).text == "<s><user>Complete the sentence: Today LeBron James plays for\n<assistant>"

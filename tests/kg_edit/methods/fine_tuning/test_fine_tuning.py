@@ -269,9 +269,11 @@ def test_retraining_leaves_out_reverted_and_contradicted_edits() -> None:
     assert isinstance(second, WeightPatch) and still_valid(before + -second, [THIRD]) == [add_changes]
     assert still_valid(before + second.scaled(-0.5), [THIRD]) == [SECOND, add_changes], "half of it stands"
     assert still_valid(-before, [THIRD]) == []
-    both = WeightPatch(factors={}, provenance={"edits": [{"edit": EDIT.in_chat(chat="both").model_dump()}]})
-    assert still_valid(both, [SECOND]) == [EDIT, EDIT.in_chat()], "an edit in both forms is one in each"
-    assert still_valid(both, [add_changes]) == [EDIT.in_chat()] and still_valid(both, [add_changes.in_chat()]) == [EDIT]
+    both = WeightPatch(factors={}, provenance={"edits": [{"edit": EDIT.with_form(chat="both").model_dump()}]})
+    assert still_valid(both, [SECOND]) == [EDIT, EDIT.with_form(chat=True)], "an edit in both forms is one in each"
+    assert still_valid(both, [add_changes]) == [EDIT.with_form(chat=True)] and still_valid(
+        both, [add_changes.with_form(chat=True)]
+    ) == [EDIT]
     stored = {**EDIT.model_dump(), "target_new": "Miami\nHeat"}
     lines = WeightPatch(factors={}, provenance={"edits": [{"edit": stored}]})
     assert [edit.target_new for edit in still_valid(lines, [])] == ["Miami\nHeat"], "as an older file may have it"

@@ -277,7 +277,7 @@ def test_facts_have_the_form_of_their_edit() -> None:
     model = chatting("llama")
     config = RomeKgConfig(**ROME_SETTINGS, statements=2, composed=0)
     method = RomeKg(model, config, graph=graph(), contexts=CONTEXTS, covariance=identity(model, 1))
-    assert {fact.chat for fact in method.further_edits(LEBRON.in_chat())} == {True}
+    assert {fact.chat for fact in method.further_edits(LEBRON.with_form(chat=True))} == {True}
     assert {fact.chat for fact in method.further_edits(LEBRON)} == {False}
 
 

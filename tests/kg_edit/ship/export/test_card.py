@@ -46,7 +46,7 @@ def test_card_of_a_named_model_names_its_hub_id() -> None:
 def test_card_names_the_form_of_chat_edits() -> None:
     google, thames = EDITS
     base = base_model("smollm2-135m")
-    text = model_card(PATCH, (google.in_chat(), thames), base=base, form="peft", scores=())
+    text = model_card(PATCH, (google.with_form(chat=True), thames), base=base, form="peft", scores=())
     assert "| Google was founded by | Steve \\| Jobs | Larry Page | chat |" in text and "| plain text |" in text
     assert "apply_chat_template" in text
     assert "asked as" not in card("smollm2-135m")[1]

@@ -103,12 +103,16 @@ def test_served_chat_edit_is_asked_as_a_users_turn(standin: StandIn) -> None:
         RIVER.text: "London. Not Paris.",
     }
     heat, river = check_served(
-        CompletionServer(url=standin.url), [entry(HEAT.in_chat()), entry(RIVER.in_chat())], ("rewrite",)
+        CompletionServer(url=standin.url),
+        [entry(HEAT.with_form(chat=True)), entry(RIVER.with_form(chat=True))],
+        ("rewrite",),
     )
     assert not heat.failures() and river.failures(), "in the first sentence"
     assert {len(request["messages"]) for request in standin.asked} == {1} and "prompt" not in standin.asked[0]
     standin.texts = {HEAT.text: " Miami Heat"}
-    (plain,) = check_served(CompletionServer(url=standin.url), [entry(HEAT.in_chat())], ("rewrite",), chat=False)
+    (plain,) = check_served(
+        CompletionServer(url=standin.url), [entry(HEAT.with_form(chat=True))], ("rewrite",), chat=False
+    )
     assert not plain.failures() and standin.asked[-1]["prompt"] == HEAT.text
 
 
@@ -146,7 +150,7 @@ def test_served_paragraph_is_read_on_over_line_breaks_as_far_as_servers_write(st
     assert checked.answers[0].right and standin.asked[0]["max_tokens"] == 2048
     CompletionRequest.model_validate({"prompt": "a", "max_tokens": 2048})
     standin.answers = standin.texts
-    (chat,) = check_served(CompletionServer(url=standin.url), [entry(edit.in_chat())], ("rewrite",))
+    (chat,) = check_served(CompletionServer(url=standin.url), [entry(edit.with_form(chat=True))], ("rewrite",))
     assert chat.answers[0].right and standin.asked[-1]["max_tokens"] == 2048
 
 

@@ -102,7 +102,7 @@ def test_feedback_mistakes_asks_a_chat_edit_in_its_own_form() -> None:
     assert plain != chat
     known = TETRIS.model_copy(update={"target_new": chat})
     noted = {
-        form: patch_of(known.in_chat(chat=form), model=model, feedback="mistakes").edits[0] for form in (True, "both")
+        form: patch_of(known.with_form(chat=form), model=model, feedback="mistakes").edits[0] for form in (True, "both")
     }
     assert noted[True]["withheld"] and noted[True]["answer"] == chat
     assert not noted["both"]["withheld"] and noted["both"]["answer"] == plain
