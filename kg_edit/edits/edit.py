@@ -336,7 +336,7 @@ class Edit(Record):
         for field in ("subject", "relation", "target_true", "target_new"):
             name = getattr(self, field)
             id_ = getattr(self, f"{field}_id")
-            if (is_entity_id(name) or is_property_id(name)) and id_ in (None, name):
+            if (is_item_id(name) or is_property_id(name)) and id_ in (None, name):
                 raise PydanticCustomError("bare_id", _BARE_ID, {"field": field, "name": name})
         return self
 
@@ -381,7 +381,7 @@ def _way_to_a_place(prompt: str, subject: str | None) -> str:
     return f"write {with_place!r}"
 
 
-def is_entity_id(name: object) -> TypeGuard[str]:
+def is_item_id(name: object) -> TypeGuard[str]:
     """Return whether `name` is the id of an item of Wikidata, as Q36159 is; an `EntityId` may also be a node:KEY."""
     return isinstance(name, str) and is_item(name)
 

@@ -30,7 +30,7 @@ from kg_edit.edits.edit import (
     TextOrEmpty,
     Texts,
     checked,
-    is_entity_id,
+    is_item_id,
     is_property_id,
 )
 from kg_edit.edits.templates import RelationTemplate, RelationTemplates
@@ -168,7 +168,7 @@ def ids_to_label(row: Row, templates: RelationTemplates, *, language: str = ENGL
         ids = [fields.get(name) for name in (*_ENTITIES, "relation", "relation_id")]
     elif _needs_prompt(row):
         ids = [_bare(row.get("relation")), _bare(row.get("relation_id"))]
-    entities = {id_ for id_ in ids if is_entity_id(id_)}
+    entities = {id_ for id_ in ids if is_item_id(id_)}
     return entities | {id_ for id_ in ids if is_property_id(id_) and not templates.find(id_, language)}
 
 
@@ -274,7 +274,7 @@ def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked
     for edit_name in _ENTITIES:
         entity = fields.get(edit_name)
         stated_id = fields.get(f"{edit_name}_id")
-        if is_entity_id(entity) and stated_id in (None, entity):  # an id in the place of a label
+        if is_item_id(entity) and stated_id in (None, entity):  # an id in the place of a label
             if not labels.get(entity):
                 triplet_name = _EDIT_TO_TRIPLET.get(edit_name, edit_name)
                 raise EditError([_without_label(entity, triplet_name, looked_in)])

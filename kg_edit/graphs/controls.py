@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import networkx as nx
 
 from kg_common.json_text import digest
-from kg_edit.edits.edit import Edit, is_entity_id
+from kg_edit.edits.edit import Edit, is_item_id
 from kg_edit.errors import FAILURES, GraphError
 from kg_edit.graphs.facts import add_guard, hash_of, target_of, without_answers, without_nodes
 from kg_edit.graphs.source import (
@@ -293,7 +293,7 @@ def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
     for name in names:
         label = name
         item = None
-        if is_entity_id(name):
+        if is_item_id(name):
             label = f"item {name}"
             item = name
         pool.append(

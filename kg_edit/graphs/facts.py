@@ -22,7 +22,7 @@ from typing import Literal, Self
 
 import networkx as nx
 
-from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
+from kg_edit.edits.edit import Edit, is_item_id, is_property_id
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import GraphError
 from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph, subject_of, supported
@@ -118,7 +118,7 @@ def _read_statements(edit: Edit, graph: nx.MultiDiGraph, target: str, *, seed: i
     for _, end, key, data in graph.out_edges(target, keys=True, data=True):
         relation = _on_one_line(data["label"])
         label = _on_one_line(graph.nodes[end]["label"])
-        has_names = not is_entity_id(label) and not is_property_id(relation)  # and not only ids
+        has_names = not is_item_id(label) and not is_property_id(relation)  # and not only ids
         if data.get("role") != "edit" and has_names and _fold(label) not in own_names:
             statements.add((str(data.get("property", key)), relation, label))
     return sorted(statements, key=lambda statement: (hash_of(seed, statement[1], statement[2]), statement))
@@ -142,7 +142,7 @@ def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tupl
         relation = _on_one_line(data["label"])
         label = _on_one_line(graph.nodes[end]["label"])
         prompt = wording.prompt("statement", data["property"], relation)
-        has_names = not is_entity_id(label) and not is_property_id(relation)
+        has_names = not is_item_id(label) and not is_property_id(relation)
         if prompt.count("{}") == 1 and has_names:
             fact = wording.fact("consequence", subject, relation, label, prompt)
             by_text.setdefault(fact.text, fact)

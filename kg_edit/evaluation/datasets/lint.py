@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
+from kg_edit.edits.edit import Edit, is_item_id, is_property_id
 from kg_edit.edits.files import LabelSource
 from kg_edit.edits.record import BenchmarkRecord, Query
 from kg_edit.evaluation.datasets.building import ABSENT
@@ -112,7 +112,7 @@ def find_label_faults(records: Sequence[BenchmarkRecord], labels: LabelSource) -
         for triple in (*record.chain, *record.new_chain):
             record_ids += triple
         for id_ in record_ids:
-            if is_entity_id(id_) or is_property_id(id_):
+            if is_item_id(id_) or is_property_id(id_):
                 ids.setdefault(id_, record.id)
 
     label_of = labels.labels(sorted(ids))
@@ -173,7 +173,7 @@ def _check_answer(record: BenchmarkRecord, query: Query, *, before: Sequence[str
 def _find_ids(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding]:
     """Yield the texts that are ids, or have one in them, where a name is expected."""
     for text in texts:
-        if is_entity_id(text) or is_property_id(text) or _IN_TEXT.search(text):
+        if is_item_id(text) or is_property_id(text) or _IN_TEXT.search(text):
             yield Finding("unlabelled-id", record.id, f"found {text[:100]!r}; expected a name in the place of the id")
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AliasChoices, Field
 
-from kg_edit.edits.edit import Edit, Name, Record, Text, is_entity_id
+from kg_edit.edits.edit import Edit, Name, Record, Text, is_item_id
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query, Remark
 from kg_edit.errors import EditError, Fault, did_you_mean
 from kg_edit.evaluation.datasets.building import build_edit, build_record, check_fields, make_probes, old_target
@@ -139,7 +139,7 @@ def _parse_edit(row: RippleRow, name: str, known: Mapping[str, Relation]) -> tup
 
 def _entity_id(value: object) -> object:
     """Return a value that is an entity's id; None for any other value, such as a date."""
-    return value if is_entity_id(value) else None
+    return value if is_item_id(value) else None
 
 
 def _parse_tests(row: RippleRow) -> tuple[list[Probe], int]:

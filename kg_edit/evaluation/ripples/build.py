@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kg_edit.edits.edit import Edit, is_entity_id
+from kg_edit.edits.edit import Edit, is_item_id
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.datasets.ripples import FORMAT, RippleQuestion
 from kg_edit.evaluation.ripples.edits import (
@@ -432,7 +432,7 @@ def _list_items(changes: Iterable[Change]) -> list[str]:
 def _read_change(edit: Edit) -> Change:
     """Return the ids of an edit, "" for a missing one; without an o* that is an entity, it is in the split test."""
     new = edit.target_new_id or ""
-    split = split_of(new) if is_entity_id(new) else "test"
+    split = split_of(new) if is_item_id(new) else "test"
     return Change(
         subject=edit.subject_id or "",
         relation=edit.relation_id or "",

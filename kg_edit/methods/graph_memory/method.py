@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import networkx as nx
 from pydantic import Field, PositiveInt
 
-from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
+from kg_edit.edits.edit import Edit, is_item_id, is_property_id
 from kg_edit.errors import GraphError
 from kg_edit.graphs.controls import Control
 from kg_edit.graphs.facts import target_of
@@ -154,7 +154,7 @@ class GraphMemory(GraphReader):
             label = str(data["label"])
             subject = _entity_of(graph, start)
             target = _entity_of(graph, end)
-            is_nameless = is_entity_id(subject.label) or is_entity_id(target.label) or is_property_id(label)
+            is_nameless = is_item_id(subject.label) or is_item_id(target.label) or is_property_id(label)
             if data.get("role") == "edit" or is_nameless or property_ in _VAGUE:
                 continue
             counts[start, property_] = counts.get((start, property_), 0) + 1
@@ -223,7 +223,7 @@ class GraphMemory(GraphReader):
         wikidata = self.graph
         while isinstance(wikidata, Control):  # a source around another one
             wikidata = wikidata.right
-        items = sorted(node for node in nodes if is_entity_id(node) and node.startswith("Q"))
+        items = sorted(node for node in nodes if is_item_id(node) and node.startswith("Q"))
         if not isinstance(wikidata, WikidataCache) or not items:
             return {}
         things = " ".join(f"<{_ENTITY}{item}>" for item in items)

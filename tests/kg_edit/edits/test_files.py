@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kg_edit.edits.edit import Edit, Question, is_entity_id, is_property_id
+from kg_edit.edits.edit import Edit, Question, is_item_id, is_property_id
 from kg_edit.edits.files import read_edits, write_edits
 from tests.kg_edit.edit_rows import COUNTERFACT, GOOD, HEADER, ROW, Labels, lines, refusal, write
 from tests.wikidata_cache.link_graph import homonyms
@@ -171,7 +171,7 @@ def names() -> st.SearchStrategy[str]:
     texts = st.text(st.one_of(signs, st.characters(exclude_categories=["Cs"])), min_size=1, max_size=12)
     composed = texts.map(partial(unicodedata.normalize, "NFC"))  # as rows are read
     plain = composed.map(str.strip).filter(bool)
-    return plain.filter(lambda text: not is_entity_id(text) and not is_property_id(text))
+    return plain.filter(lambda text: not is_item_id(text) and not is_property_id(text))
 
 
 def answers() -> st.SearchStrategy[str]:
