@@ -21,6 +21,7 @@ from kg_edit.text.display import one_line, plain
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
+    from kg_edit.patches.changes import Changes
     from kg_edit.patches.entries import Entry
 
 _NAMED = 3  # contradictions between patches that are named, at most
@@ -154,7 +155,7 @@ def check_patches(paths: Sequence[Path] | None) -> None:
         load_service("ledger").check_patches(paths)
 
 
-def model_for(patch: Patch, name: str | None) -> str:
+def model_for(patch: Patch | Changes, name: str | None) -> str:
     """Return the model to load: ``name``, or else the one in the patch."""
     model: str | None = name or patch.provenance.get("model", {}).get("name")
     if not model:

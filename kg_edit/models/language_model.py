@@ -47,7 +47,7 @@ from kg_edit.models.loading import (
     pick_device,
     pick_dtype,
     resolve_model,
-    stored_names,
+    stored_shapes,
 )
 from kg_edit.models.prompts import ChatForm, Prompt, encode
 
@@ -441,7 +441,7 @@ def _choose_placement(
 
 def _check_stored_blocks(path: str, config: PreTrainedConfig) -> None:
     """Check that a folder has the weights of as many blocks as its config says."""
-    stored = stored_names(Path(path))
+    stored = stored_shapes(Path(path))
     if stored:
         check_blocks(getattr(config.get_text_config(), "num_hidden_layers", 0), stored)
 

@@ -77,6 +77,29 @@ def resolve_model(name: str) -> str:
     return str(dequantise(file))
 
 
+def files_at_hand(name: str) -> Path | None:
+    """Return the folder with the files of a model, without torch and without asking the hub; None if there is none yet.
+
+    It is the folder itself, that of a GGUF file's content in the cache, or that of a hub id in the hub's cache.
+    """
+    file = check_model_name(name)
+    if file is not None:
+        folder = _folder_of(file)
+    elif Path(name).is_dir():
+        folder = Path(name)
+    else:
+        import huggingface_hub as hub
+
+        try:
+            config = hub.try_to_load_from_cache(name, "config.json")
+        except ValueError:  # it is not a hub id
+            return None
+        if not isinstance(config, str):
+            return None
+        folder = Path(config).parent
+    return folder if folder.is_dir() else None
+
+
 def check_model_name(name: str) -> Path | None:
     """Check a model's name without torch and without a hub. Return the GGUF file if it names one, else None."""
     is_misspelt = name not in NAMED_MODELS and "/" not in name and not Path(name).exists()
@@ -293,15 +316,19 @@ def load_whole(path: str | Path, options: Mapping[str, Any]) -> PreTrainedModel:
     return model
 
 
-def stored_names(folder: Path) -> list[str]:
-    """Return the names of the weights in the safetensors files of a model's folder; [] for an adapter or a hub id."""
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights in the safetensors files of a model's folder, by name, without torch.
+
+    An adapter and a hub id have none.
+    """
     from safetensors import safe_open
 
-    names = list[str]()
+    shapes = dict[str, tuple[int, ...]]()
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, framework="np") as opened:
-            names += opened.keys()
-    return names
+            for name in opened.keys():  # noqa: SIM118 - not a dict
+                shapes[name] = tuple(opened.get_slice(name).get_shape())
+    return shapes
 
 
 _MISLEADING = {  # words of transformers or torch that do not help here: what is wrong instead

@@ -6,6 +6,7 @@ imports neither torch nor numpy, so that a listing of patches takes no time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kg_edit.errors import PatchError
@@ -25,6 +26,11 @@ def is_identity(factor: Any) -> bool:
     has_ones = bool((factor.diagonal() == 1).all())
     # The ones of the diagonal already add up to ``rows``, so with this sum every other entry is zero.
     return has_ones and float(abs(factor).sum()) == rows
+
+
+def describe_ranks(factors: Mapping[str, Any]) -> str:
+    """Return the names of changed weights, and the rank of each change: the number of columns of ``left``."""
+    return ", ".join(f"{name}: rank {pair.left.shape[1]}" for name, pair in factors.items())
 
 
 def check_factors(path: object, name: str, left: Any, right: Any) -> None:

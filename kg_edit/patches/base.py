@@ -22,6 +22,7 @@ from torch import Tensor
 from kg_edit.errors import PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import mark_patched
 from kg_edit.models.language_model import LanguageModel, as_model
+from kg_edit.patches.provenance import join_provenances
 from kg_edit.registry import load_service
 
 Kind = Literal["weights", "adapter", "prompt"]
@@ -321,21 +322,6 @@ def as_patch(patch: Patch | str | Path) -> Patch:
     if isinstance(patch, Patch):
         return patch
     return Patch.load(patch)
-
-
-def join_provenances(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Join two provenances: the edits of both in order, each method once, and the entries of both ``weight_norms``.
-
-    Any other field has the value of ``first``.
-    """
-    methods = [*first.get("methods", ())]
-    methods += [method for method in second.get("methods", ()) if method not in methods]
-    both = {**second, **first, "methods": methods}
-    both["edits"] = [*first.get("edits", ()), *second.get("edits", ())]
-    norms = {**second.get("weight_norms", {}), **first.get("weight_norms", {})}
-    if norms:
-        both["weight_norms"] = norms
-    return both
 
 
 def without_edits(provenance: Mapping[str, Any], ids: Collection[str], *, known: Collection[str]) -> dict[str, Any]:

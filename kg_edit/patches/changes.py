@@ -1,12 +1,13 @@
 """The weight changes of a patch as numpy arrays, to compute the size of each edit without torch.
 
-`collect_changes` takes them from a patch in memory, `read_changes` from a file. `columns_by_edit` finds the columns of
+`collect_changes` takes them from a patch in memory, `read_changes` from a file, and `sum_changes` adds them.
+`columns_by_edit` finds the columns of
 the factors that belong to each edit, `edit_norms` computes the norm of each edit's change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kg_edit.patches import KEY, STATE, check_factors, is_identity
+from kg_edit.patches import KEY, STATE, check_factors, describe_ranks, is_identity
+from kg_edit.patches.provenance import join_provenances
 
 if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
@@ -31,12 +33,13 @@ class LowRank(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Changes:
-    """The factors of the changed weights and their stored keys, by weight name, and the patch's provenance.
+    """The factors of the changed weights and their stored keys, by weight name, and the patch's kind and provenance.
 
-    A patch that changes no weights has no factors.
+    A patch that changes no weights has no factors. The kind is that of the file (`Patch.file_kind`).
     """
 
     provenance: Mapping[str, Any]
+    kind: str = "weights"
     factors: Mapping[str, LowRank] = field(default_factory=dict)
     keys: Mapping[str, Array] = field(default_factory=dict)
 
@@ -49,6 +52,11 @@ class Changes:
     def is_empty(self) -> bool:
         """Whether no weight is changed."""
         return not self.factors
+
+    @property
+    def summary(self) -> str:
+        """The names of the changed weights, and the rank of each change, as in `WeightPatch`."""
+        return describe_ranks(self.factors)
 
     @property
     def weight_norms(self) -> Mapping[str, float]:
@@ -68,14 +76,15 @@ def collect_changes(patch: Patch | Changes) -> Changes:
     for name, tensor in getattr(patch, "state", {}).items():
         if name.startswith(KEY):
             keys[name.removeprefix(KEY)] = _to_array(tensor)
-    return Changes(provenance=patch.provenance, factors=factors, keys=keys)
+    kind = getattr(patch, "file_kind", "stack")  # a `PatchStack` has no file
+    return Changes(provenance=patch.provenance, kind=kind, factors=factors, keys=keys)
 
 
 def read_changes(path: str | Path) -> Changes:
     """Return the changes of a patch's file."""
     from kg_edit.patches.container import read_arrays  # the format of files, which a patch in memory does not need
 
-    provenance, arrays = read_arrays(path)
+    metadata, arrays = read_arrays(path)
     factors = dict[str, LowRank]()
     for stored_name, left in sorted(arrays.items()):
         if stored_name.startswith(STATE) or not stored_name.endswith(".left"):
@@ -90,7 +99,48 @@ def read_changes(path: str | Path) -> Changes:
     for stored_name, key in sorted(arrays.items()):
         if stored_name.startswith(key_prefix):
             keys[stored_name.removeprefix(key_prefix)] = key
-    return Changes(provenance=provenance, factors=factors, keys=keys)
+    return Changes(provenance=metadata["provenance"], kind=metadata["kind"], factors=factors, keys=keys)
+
+
+def sum_changes(changes: Iterable[Changes]) -> Changes | None:
+    """Return the sum of changes of weights without their keys, with the numbers of `sum_patches`; None if that differs.
+
+    The factors are put side by side, as in `Factors.join`. None: a part is not a change of weights or is for another
+    model, or a sum is stored as a dense change, for which the factors have to be multiplied.
+    """
+    factors = dict[str, LowRank]()
+    provenance = dict[str, Any]()
+    fingerprints = set[str]()
+    for part in changes:
+        if part.kind != "weights":
+            return None
+        fingerprint = part.provenance.get("model", {}).get("fingerprint")
+        if fingerprint:
+            fingerprints.add(fingerprint)
+        provenance = join_provenances(provenance, part.provenance)
+        for name, change in part.factors.items():
+            if name not in factors:
+                factors[name] = change
+                continue
+            joined = _join(factors[name], change)
+            if joined is None:
+                return None
+            factors[name] = joined
+    if len(fingerprints) > 1:
+        return None
+    return Changes(provenance=provenance, factors=factors)
+
+
+def _join(first: LowRank, second: LowRank) -> LowRank | None:
+    """Return the sum of two changes of a weight [out, in]; None if they don't fit, or for a dense sum."""
+    rows, columns = len(first.left), len(first.right)
+    if (len(second.left), len(second.right)) != (rows, columns):
+        return None
+    left = np.concatenate([first.left, second.left], 1)  # [out, sum of ranks]
+    right = np.concatenate([first.right, second.right], 1)  # [in, sum of ranks]
+    if left.shape[1] > min(rows, columns):
+        return None
+    return LowRank(left, right)
 
 
 def _to_array(tensor: Any) -> Array:

@@ -109,7 +109,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a patch's provenance, and its tensors as numpy arrays; bfloat16 becomes float32."""
+    """Read the metadata (kind, provenance, content), and the tensors as numpy arrays; bfloat16 becomes float32."""
     import numpy as np
 
     try:
@@ -117,11 +117,11 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except TypeError:  # safetensors raises it for bfloat16, which numpy has not; torch has it
         file = read_patch(path)
         float32 = {name: tensor.float().numpy() for name, tensor in file.tensors.items()}
-        return file.provenance, float32
+        return {"kind": file.kind, "provenance": file.provenance, "content": file.content}, float32
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise _not_finite(path, name)
-    return metadata["provenance"], arrays
+    return metadata, arrays
 
 
 def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -19,9 +19,10 @@ from kg_edit.errors import ModelError, PatchError, PatchMismatchError, describe
 from kg_edit.models.architectures import is_quantised
 from kg_edit.models.hooks import mark_patched
 from kg_edit.models.language_model import LanguageModel, matrix_shape, weight_matrix
-from kg_edit.patches import KEY, STATE, check_factors
-from kg_edit.patches.base import Kind, Patch, join_provenances
+from kg_edit.patches import KEY, STATE, check_factors, describe_ranks
+from kg_edit.patches.base import Kind, Patch
 from kg_edit.patches.factors import Factors
+from kg_edit.patches.provenance import join_provenances
 
 if TYPE_CHECKING:
     from kg_edit.patches.container import PatchFile
@@ -48,7 +49,7 @@ class WeightPatch(Patch):
     @property
     def summary(self) -> str:
         """The names of the changed weights, and the rank of each change."""
-        return ", ".join(f"{name}: rank {pair.rank}" for name, pair in self.factors.items())
+        return describe_ranks(self.factors)
 
     @property
     def nbytes(self) -> int:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import networkx as nx
-from pydantic import ValidationError
 
 from kg_common.json_text import digest
 from kg_edit.callbacks import Callback, LossLines, read_losses
@@ -42,7 +41,7 @@ from kg_edit.reports.prompts import join_repeats, own_prompts, unrelated_prompts
 from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
 from kg_edit.reports.retry import make_alone, most_seconds, read_alone
-from kg_edit.reports.rows import ReportRow
+from kg_edit.reports.rows import RECORDS, known_rows
 from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
 from kg_edit.storage.locks import folder_lock
@@ -55,7 +54,6 @@ from wikidata_cache.view.svg import draw
 log = logging.getLogger(__name__)
 
 PARTIAL = "patch.partial.safetensors"
-RECORDS = "records.jsonl"
 REPORT = "report.md"
 LOSSES = "losses.jsonl"
 PAGE = "report.html"
@@ -477,18 +475,6 @@ def warn_of_other_code(patch: Patch, path: Path, *, script_sha256: str | None = 
 
 
 # 3. Ask the prompts
-
-
-def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
-    """Return the rows of an earlier run of these edits from its ``records.jsonl``; () if it did not get that far."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        rows = tuple(ReportRow.model_validate_json(line) for line in lines if line)
-    except (OSError, ValueError, ValidationError):
-        return ()
-    if {row.edit for row in rows} != {edit.id for edit in edits}:
-        return ()
-    return rows
 
 
 def _ask_edits(model: LanguageModel, patch: Patch, edits: Sequence[Edit], out: Path, *, progress: bool) -> BeforeAfter:

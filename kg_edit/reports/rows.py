@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kg_edit.edits.edit import Edit
 from kg_edit.languages import ENGLISH
 from kg_edit.patches.walks import ShownWalk
 from kg_edit.scoring.evidence import Evidence
@@ -15,6 +18,7 @@ from kg_edit.scoring.requests import STATEMENT_TOKENS, Continued, Requests
 from kg_edit.text.matching import mentions
 
 ProbeKind = Literal["rewrite", "paraphrase", "portability", "locality"]
+RECORDS = "records.jsonl"  # the file of a run with its rows
 LINE_BREAK = "↵"  # in a prompt that is shown
 
 
@@ -101,3 +105,15 @@ class ReportRow(BaseModel):
     probe: ReportProbe
     unedited: Reading
     edited: Reading
+
+
+def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
+    """Return the rows of an earlier run of these edits from its ``records.jsonl``; () if it did not get that far."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        rows = tuple(ReportRow.model_validate_json(line) for line in lines if line)
+    except (OSError, ValueError, ValidationError):
+        return ()
+    if {row.edit for row in rows} != {edit.id for edit in edits}:
+        return ()
+    return rows

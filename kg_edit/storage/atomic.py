@@ -1,7 +1,7 @@
 """Write files that are never seen half-written: text, JSON and tensors are replaced, JSON lines are appended.
 
-- `write_text`, `write_json`, `write_safetensors`: the file is written in its folder under another name, and renamed
-  (`os.replace`) when it is complete; `replacing` does that for any file.
+- `write_text`, `write_json`, `write_safetensors`, `write_arrays`, `copy_file`: the file is written in its folder under
+  another name, and renamed (`os.replace`) when it is complete; `replacing` does that for any file.
 - `open_to_readers`: give a folder's files the modes that a shell would give them.
 - `append_lines`, `read_lines`, `drop_cut_line`: a file of JSON lines that only grows. A line is complete or absent,
   also after a kill or on a full disk.
@@ -12,18 +12,20 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from kg_common import atomic
 from kg_edit.errors import OutputError
 
-if TYPE_CHECKING:  # writing text does not import torch
+if TYPE_CHECKING:  # writing text imports neither numpy nor torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Line = TypeVar("Line", bound=BaseModel)
@@ -43,14 +45,33 @@ def write_json(path: Path, value: object) -> Path:
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
     """Write tensors with metadata, atomically; return ``path``."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
+
+    return _save(path, save_file, tensors, metadata)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Path:
+    """Write the same file as `write_safetensors`, without torch."""
+    from safetensors.numpy import save_file
+
+    return _save(path, save_file, arrays, metadata)
+
+
+def _save(path: Path, save_file: Callable[..., None], tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Path:
+    from safetensors import SafetensorError
 
     with replacing(path) as scratch:
         try:
             save_file(dict(tensors), scratch, metadata=dict(metadata))
         except SafetensorError as error:  # raised on a full disk, instead of an OSError
             raise OutputError(f"can't write {path}: {error}; free disk space, or choose another folder") from error
+    return path
+
+
+def copy_file(source: Path, path: Path) -> Path:
+    """Copy the content of a file, atomically; return ``path``."""
+    with replacing(path) as scratch:
+        shutil.copyfile(source, scratch)
     return path
 
 

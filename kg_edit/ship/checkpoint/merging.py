@@ -17,7 +17,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.checkpoint.stored import GOES_ALONG, Checkpoint, StoredTensor, as_bytes
-from kg_edit.ship.export.merged_model import check_mergeable, new_folder, write_notes
+from kg_edit.ship.export.folders import new_folder, write_notes
+from kg_edit.ship.export.merged_model import check_mergeable
 
 
 @torch.no_grad()
@@ -58,7 +59,7 @@ def merge_checkpoint(
                         stream.write(_compute_changed_bytes(name, patch.factors[name], place, base))
             bar.update(file.stat().st_size)
         _copy_other_files(base.folder, scratch)
-        write_notes(scratch, patch, card)
+        write_notes(scratch, patch.provenance, card)
     return Path(folder)
 
 

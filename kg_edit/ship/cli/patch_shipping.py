@@ -18,11 +18,13 @@ from kg_edit.cli.generate import model_for
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused, typed_options
 from kg_edit.errors import ConfigError, OutputError, PatchError
+from kg_edit.storage.atomic import copy_file
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
+    from kg_edit.patches.changes import Changes
     from kg_edit.patches.entries import Entry
     from kg_edit.reports.rows import ReportRow
     from kg_edit.ship.export.shipment import Shipment
@@ -179,7 +181,7 @@ def export(
     - `kg-edit patch export ledger/ --to peft adapter/ --rank 16 --check`
     - `kg-edit patch export ledger/ --to gguf adapter-gguf/`
     """
-    from kg_edit.ship.ledger.listing import active_at, check_patches
+    from kg_edit.ship.ledger.listing import active_at, changes_at, check_patches
 
     if to == "gguf" and out.suffix == ".gguf":
         raise ConfigError(f"{out}: the output is a folder with adapter.gguf in it; give a name without .gguf")
@@ -187,7 +189,12 @@ def export(
         _refuse_card_options(context, push, check=check)
     _check_push(context, push)
     check_patches([ledger])
-    patch, entries = active_at(ledger)
+
+    # An adapter of changes of weights is written without torch, unless an option computes with tensors
+    found = None
+    if rank is None and not check and not scores:
+        found = changes_at(ledger)
+    patch, entries = found or active_at(ledger)
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
     check_outside_ledgers(out)
@@ -199,13 +206,13 @@ def export(
         if out.exists():
             raise OutputError(f"{out} already exists; give another file, or delete it first")
         if check:
-            _check_edits(load(model_for(patch, model)), patch, entries, force=force)
-        patch.save(out)
+            _check_edits(load(model_for(patch, model)), _as_loaded(patch), entries, force=force)
+        _write_patch_file(patch, ledger, out)
         say(f"{out}: {patch.summary}")
         return
 
     # An adapter, with a card
-    from kg_edit.ship.export.merged_model import check_new
+    from kg_edit.ship.export.folders import check_new
     from kg_edit.ship.export.peft_adapter import with_one_rank
 
     # Before a model is loaded: the folder, and whether an adapter can have such a patch
@@ -214,9 +221,9 @@ def export(
     name = model_for(patch, model)
     loaded = load(name) if scores or check else None
     if loaded and check:
-        _check_edits(loaded, patch, entries, force=force)
+        _check_edits(loaded, _as_loaded(patch), entries, force=force)
     if loaded and scores:
-        rows = _measure_scores(loaded, patch, entries)
+        rows = _measure_scores(loaded, _as_loaded(patch), entries)
     else:
         rows = _read_scores(ledger, entries)
     shipment = _collect_shipment(patch, entries, rows, model=name, base=base, license=license, push=push)
@@ -227,6 +234,28 @@ def export(
     _remark(shipment)
     say(f"{out}: {patch.summary}")
     _push(out, push, private=private)
+
+
+def _as_loaded(patch: Patch | Changes) -> Patch:
+    """Return the patch, which was loaded with its tensors where an option asks a model."""
+    from kg_edit.patches.changes import Changes
+
+    assert not isinstance(patch, Changes)  # noqa: S101 - arrays are read only without such an option
+    return patch
+
+
+def _write_patch_file(patch: Patch | Changes, ledger: Path, out: Path) -> None:
+    """Write the patch of a ledger to one file. The file of a single step is copied; a sum has to be computed."""
+    from kg_edit.patches.changes import Changes
+    from kg_edit.ship.ledger.listing import active_at, only_file
+
+    if isinstance(patch, Changes):
+        file = only_file(ledger)
+        if file is not None:
+            copy_file(file, out)
+            return
+        patch, _ = active_at(ledger)
+    patch.save(out)
 
 
 def _refuse_card_options(context: typer.Context, push: str | None, *, check: bool) -> None:
@@ -240,7 +269,7 @@ def _refuse_card_options(context: typer.Context, push: str | None, *, check: boo
         raise ConfigError("--push can't upload a patch file; use --to peft or --to gguf")
 
 
-def at_rank(patch: Patch, rank: int) -> Patch:
+def at_rank(patch: Patch | Changes, rank: int) -> Patch:
     """Return the patch at a lower rank, after printing what each weight loses by it."""
     from kg_edit.patches.weight_patch import WeightPatch
 
@@ -307,7 +336,7 @@ def check_outside_ledgers(out: Path) -> None:
 
 
 def _collect_shipment(
-    patch: Patch,
+    patch: Patch | Changes,
     entries: Sequence[Entry],
     rows: Sequence[ReportRow],
     *,

@@ -11,14 +11,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit
 from kg_edit.models.loading import NAMED_MODELS, resolve_model
-from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import Changes
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
 from kg_edit.version import __version__
+
+if TYPE_CHECKING:  # a card is written without torch
+    from kg_edit.patches.base import Patch
 
 # A line of a card's YAML with the id of a licence, such as apache-2.0
 _LICENSE = re.compile(r"""license:\s*["']?([\w.~-]+)["']?\s*(?:#.*)?""")
@@ -199,7 +202,7 @@ def _read_license(path: Path) -> str | None:
 
 
 def model_card(
-    patch: Patch,
+    patch: Patch | Changes,
     edits: Sequence[Edit],
     *,
     base: BaseModel,

@@ -17,19 +17,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from kg_edit.errors import ModelError, PatchError, PatchMismatchError, unknown_name
-from kg_edit.models.gguf_reading import ArrayReader
-from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.base import Patch
-from kg_edit.ship.export.merged_model import check_mergeable, new_folder, write_notes
-from kg_edit.ship.export.peft_adapter import adapted_modules, with_one_rank
+from kg_edit.patches.changes import Changes
+from kg_edit.ship.export.folders import new_folder, write_notes
+from kg_edit.ship.export.layout import Layout, ModuleLayout
+from kg_edit.ship.export.peft_adapter import check_layout, with_one_rank
+
+if TYPE_CHECKING:  # an adapter is written without torch
+    from kg_edit.models.gguf_reading import ArrayReader
+    from kg_edit.models.language_model import LanguageModel
+    from kg_edit.patches.base import Patch
 
 # Names of the files in the folder that is written
 ADAPTER = "adapter.gguf"
@@ -63,37 +66,39 @@ Array = NDArray[Any]
 
 
 def write_gguf_adapter(
-    patch: Patch, folder: str | Path, *, modules: nn.Module, base: str | None = None, card: str | None = None
+    patch: Patch | Changes, folder: str | Path, *, layout: Layout, base: str | None = None, card: str | None = None
 ) -> Path:
     """Write ``folder`` with ``adapter.gguf``, which llama.cpp loads with the base model in any quantisation.
 
     Args:
         patch: the patch of weights.
         folder: a new or empty folder.
-        modules: the model, with weights or without (`blank_model`).
+        layout: how the model holds the weights (`layout_for`).
         base: the model's name for the file's metadata.
         card: the text of ``README.md``.
     """
     factors = with_one_rank(patch)
-    adapted_modules(patch, modules)
-    arch = architecture_of(modules)
-    names = tensor_names(factors, modules)
-    orders = {name: rows_in_gguf(names[name], modules) for name in factors}
+    check_layout(factors, layout)
+    arch = architecture_of(layout)
+    names = tensor_names(factors, layout)
+    orders = {name: rows_in_gguf(names[name], layout) for name in factors}
     with new_folder(Path(folder)) as scratch:
         writer = gguf.GGUFWriter(scratch / ADAPTER, arch)
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(max(pair.rank for pair in factors.values())))
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(max(pair.left.shape[1] for pair in factors.values())))
         writer.add_file_type(int(gguf.LlamaFileType.ALL_F32))
         if base:
             writer.add_base_model_count(1)
             writer.add_base_model_name(0, base)
         _sign(writer, patch)
         for name, pair in factors.items():
-            writer.add_tensor(f"{names[name]}.lora_a", _make_array(pair.right.T))  # A [r, in]
-            writer.add_tensor(f"{names[name]}.lora_b", _make_array(pair.left)[orders[name]])  # B [out, r]
+            right = np.ascontiguousarray(pair.right.T, np.float32)
+            left = np.ascontiguousarray(pair.left, np.float32)
+            writer.add_tensor(f"{names[name]}.lora_a", right)  # A [r, in]
+            writer.add_tensor(f"{names[name]}.lora_b", left[orders[name]])  # B [out, r]
         _write(writer)
-        write_notes(scratch, patch, card)
+        write_notes(scratch, patch.provenance, card)
     return Path(folder)
 
 
@@ -116,6 +121,8 @@ def write_gguf_model(
         kind: the number type of the edited tensors, one of `KINDS`.
         card: the text of ``README.md``.
     """
+    from kg_edit.ship.export.merged_model import check_mergeable
+
     if kind not in KINDS:
         raise unknown_name("kind of numbers", kind, KINDS)
     check_mergeable(patch, folder)
@@ -141,12 +148,14 @@ def write_gguf_model(
             else:
                 writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
         _write(writer)
-        write_notes(scratch, patch, card)
+        write_notes(scratch, patch.provenance, card)
     return Path(folder)
 
 
 def _open_whole(base: Path) -> ArrayReader:
     """Open a GGUF file that has all tensors of its model."""
+    from kg_edit.models.gguf_reading import ArrayReader
+
     try:
         reader = ArrayReader(base)
     except (OSError, ValueError, KeyError, IndexError) as error:
@@ -174,9 +183,12 @@ def _copy_fields(reader: ArrayReader, writer: Any) -> None:
 
 def _edit_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, base: Path) -> dict[str, Array]:
     """Return W + left right^T [out, in] of every edited tensor, by llama.cpp's names; W is the weight in the file."""
-    modules = adapted_modules(patch, model.model)
+    from kg_edit.models.language_model import weight_matrix
+
+    layout = ModuleLayout(model.model)
     factors = with_one_rank(patch)
-    names = tensor_names(factors, model.model)
+    check_layout(factors, layout)
+    names = tensor_names(factors, layout)
     stored = {tensor.name: tensor for tensor in reader.tensors}
     edited = dict[str, Array]()
     for weight_name, pair in factors.items():
@@ -192,10 +204,11 @@ def _edit_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, base:
                 f"{name} of {base} is {stored[name].tensor_type.name}, which the package gguf can't read; use a "
                 "file with another quantisation"
             ) from error
-        order = rows_in_gguf(name, model.model)
-        in_model = _make_array(weight_matrix(modules[weight_name]))[order]
+        order = rows_in_gguf(name, layout)
+        module = model.model.get_submodule(weight_name.removesuffix(".weight"))
+        in_model = weight_matrix(module).detach().float().cpu().numpy()[order]
         _refuse_other_weight(in_file, in_model, name=name, base=base)
-        edited[name] = in_file + (_make_array(pair.left) @ _make_array(pair.right).T)[order]
+        edited[name] = in_file + (pair.left @ pair.right.T)[order]
     return edited
 
 
@@ -212,7 +225,7 @@ def _refuse_other_weight(in_file: Array, in_model: Array, *, name: str, base: Pa
         )
 
 
-def _sign(writer: Any, patch: Patch) -> None:
+def _sign(writer: Any, patch: Patch | Changes) -> None:
     """Record the number of edits and their methods in the file's metadata."""
     methods = sorted({str(record.get("method")) for record in patch.edits})
     writer.add_uint32(f"{_MARK}.edits", len(patch.edits))
@@ -226,9 +239,9 @@ def _write(writer: Any) -> None:
         writer.write_tensors_to_file()
 
 
-def architecture_of(modules: nn.Module) -> str:
+def architecture_of(layout: Layout) -> str:
     """Return llama.cpp's name of a model's family."""
-    kind = str(getattr(getattr(modules, "config", None), "model_type", type(modules).__name__))
+    kind = str(layout.config.model_type)
     if kind not in ARCHITECTURES:
         raise ModelError(
             f"kg-edit can't write GGUF files for models of type {kind!r}; it can for {', '.join(ARCHITECTURES)}. Write "
@@ -237,11 +250,11 @@ def architecture_of(modules: nn.Module) -> str:
     return ARCHITECTURES[kind]
 
 
-def tensor_names(weights: Iterable[str], modules: nn.Module) -> dict[str, str]:
+def tensor_names(weights: Iterable[str], layout: Layout) -> dict[str, str]:
     """Return llama.cpp's names of weights: ``model.layers.6.mlp.down_proj.weight`` is ``blk.6.ffn_down.weight``."""
     archs = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
-    config: Any = modules.config
-    name_map = gguf.get_tensor_name_map(archs[architecture_of(modules)], int(config.num_hidden_layers))
+    blocks = int(layout.config.num_hidden_layers)
+    name_map = gguf.get_tensor_name_map(archs[architecture_of(layout)], blocks)
     names = dict[str, str]()
     for weight in weights:
         name = name_map.get_name(weight, try_suffixes=(".weight",))
@@ -251,7 +264,7 @@ def tensor_names(weights: Iterable[str], modules: nn.Module) -> dict[str, str]:
     return names
 
 
-def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
+def rows_in_gguf(name: str, layout: Layout) -> Array | slice:
     """Return the order in which llama.cpp stores the rows of a weight [out, in]; ``name`` is llama.cpp's name of it.
 
     For Llama's query and key weights, llama.cpp rotates pairs of neighbouring rows by the same angle (RoPE), and
@@ -260,20 +273,14 @@ def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
     is stored in the order 0, 2, 1, 3.
     """
     _, _, part = name.removesuffix(".weight").rpartition(".")  # such as attn_q of blk.6.attn_q
-    if part in _ALIKE or (part in _TURNED and architecture_of(modules) != "llama"):
+    if part in _ALIKE or (part in _TURNED and architecture_of(layout) != "llama"):
         return slice(None)
     if part not in _TURNED:
         raise PatchError(
             f"llama.cpp may store the rows of {name} in another order; write a PEFT adapter or a merged folder instead"
         )
-    config: Any = modules.config
+    config = layout.config
     heads = getattr(config, _TURNED[part], None) or config.num_attention_heads
     rows_per_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rows = np.arange(heads * rows_per_head).reshape(heads, 2, rows_per_head // 2)  # [head, half, row of the half]
     return rows.swapaxes(1, 2).reshape(-1)  # [head, row of the half, half], flat
-
-
-def _make_array(tensor: Any) -> Array:
-    """Return a tensor [rows, columns] of any type and device as a contiguous float32 array."""
-    array: Array = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
-    return array

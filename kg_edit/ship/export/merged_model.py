@@ -1,35 +1,26 @@
 """Export a model with a merged patch as a folder for transformers.
 
 `write_merged` writes a folder that transformers and compatible programs load: weights in shards, the tokenizer, and
-``kg_edit.json`` (the patch's provenance). `check_mergeable` finds errors before a model is loaded. `new_folder`
-writes a folder completely or not at all. `blank_model` gives a model's modules without weights, to look at the types of
-the modules.
+``kg_edit.json`` (the patch's provenance). `check_mergeable` finds errors before a model is loaded. `blank_model` gives
+a model's modules without weights, to look at the types of the modules.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
+from kg_edit.errors import ConfigError, ModelError, PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cached_only, resolve_model
 from kg_edit.models.sampling import plain_generation
 from kg_edit.patches.base import Patch, edits_beside_weights
-from kg_edit.patches.provenance import ORIGIN
-from kg_edit.storage.atomic import open_to_readers, write_json, write_text
-from kg_edit.storage.run_folder import check_folder
+from kg_edit.ship.export.folders import check_new, new_folder, write_notes
 
-CARD = "README.md"
 SHARD = "5GB"
 _GENERATION = "generation_config.json"
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*", re.IGNORECASE)
@@ -60,15 +51,8 @@ def write_merged(
         if generation_config is not None:
             generation_config.to_json_file(scratch / _GENERATION)
         edited.tokenizer.save_pretrained(scratch)
-        write_notes(scratch, patch, card)
+        write_notes(scratch, patch.provenance, card)
     return Path(folder)
-
-
-def write_notes(folder: Path, patch: Patch, card: str | None) -> None:
-    """Write the provenance of a patch into the folder of its export, and the model card if there is one."""
-    write_json(folder / ORIGIN, dict(patch.provenance))
-    if card is not None:
-        write_text(folder / CARD, card)
 
 
 def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> None:
@@ -94,39 +78,6 @@ def _bytes_of(shard: str) -> float:
         return 0.0
     number, unit = size.groups()
     return float(number) * float(_UNITS[unit.upper()])
-
-
-def check_new(folder: Path) -> Path:
-    """Check that a folder is missing or empty, and that another can take its place; return its path without links."""
-    target = Path(os.path.realpath(folder))
-    try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise OutputError(f"{folder} already exists; give another folder, or delete it first")
-        check_folder(target)
-        if target == Path.cwd() or target.is_mount():
-            raise OutputError(
-                f"{folder} is the current folder or a mount point, which can't be replaced; give a new folder in it"
-            )
-    except OSError as error:
-        raise OutputError(f"can't write {folder}: {error.strerror}; choose another folder") from error
-    return target
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to ``folder`` at the end of the block, or deleted after an error."""
-    target = check_new(folder)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            yield scratch
-            open_to_readers(scratch)
-            scratch.replace(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"can't write {folder}: {error.strerror or error}; choose another folder") from error
 
 
 def blank_model(name: str) -> nn.Module:

@@ -1,5 +1,7 @@
 """Write a patch of weights as a PEFT LoRA adapter, and read such an adapter as a patch; PEFT is not needed here.
 
+To write one needs no torch either: the changes are arrays (`Changes`).
+
 W + left right^T is LoRA's W + (alpha / r) B A with A = right^T [r, in], B = left [out, r] and alpha = r. PEFT supports
 a rank and an alpha for each weight, but other programs do not: vLLM reads one alpha for all weights, llama.cpp divides
 one alpha by each tensor's own rank. So all written weights get the same rank (`with_one_rank` adds
@@ -14,23 +16,24 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn.functional import pad
-from transformers.pytorch_utils import Conv1D
+import numpy as np
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Patch, edits_beside_weights, needs_of_server
-from kg_edit.patches.factors import Factors
-from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.ship.export.merged_model import new_folder, write_notes
-from kg_edit.storage.atomic import write_json, write_safetensors
+from kg_edit.patches.changes import Array, Changes, LowRank, collect_changes
+from kg_edit.ship.export.folders import new_folder, write_notes
+from kg_edit.ship.export.layout import Layout
+from kg_edit.storage.atomic import write_arrays, write_json
+
+if TYPE_CHECKING:  # an adapter is written without torch
+    from torch import Tensor
+
+    from kg_edit.models.language_model import LanguageModel
+    from kg_edit.patches.base import Patch
+    from kg_edit.patches.weight_patch import WeightPatch
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -42,7 +45,7 @@ _ADAPTER_ONLY = (True, False, None, "gaussian", "eva", "orthogonal")  # initiali
 
 
 def write_peft(
-    patch: Patch, folder: str | Path, *, modules: nn.Module, base: str | None = None, card: str | None = None
+    patch: Patch | Changes, folder: str | Path, *, layout: Layout, base: str | None = None, card: str | None = None
 ) -> Path:
     """Write ``folder``, which `peft.PeftModel.from_pretrained(model, folder)` loads.
 
@@ -51,36 +54,41 @@ def write_peft(
     Args:
         patch: the patch of weights.
         folder: a new or empty folder.
-        modules: the model, with weights or without (`blank_model`).
+        layout: how the model holds the weights (`layout_for`).
         base: the name by which `from_pretrained` loads the model.
         card: the text of ``README.md``.
     """
     factors = with_one_rank(patch)
-    adapted = adapted_modules(patch, modules)
-    config = _make_config(factors, is_conv1d=_are_conv1d(adapted.values()), base=base)
-    tensors = dict[str, Tensor]()
+    config = _make_config(factors, is_conv1d=check_layout(factors, layout), base=base)
+    arrays = dict[str, Array]()
     for name, pair in factors.items():
         module = f"{_PREFIX}{_name_module(name)}"
-        tensors[f"{module}{_A}"] = pair.right.T.contiguous()  # A [r, in]
-        tensors[f"{module}{_B}"] = pair.left.contiguous()  # B [out, r]
+        arrays[f"{module}{_A}"] = np.ascontiguousarray(pair.right.T)  # A [r, in]
+        arrays[f"{module}{_B}"] = np.ascontiguousarray(pair.left)  # B [out, r]
     with new_folder(Path(folder)) as scratch:
         write_json(scratch / CONFIG, config)
-        write_safetensors(scratch / WEIGHTS, tensors, {"format": "pt"})
-        write_notes(scratch, patch, card)
+        write_arrays(scratch / WEIGHTS, arrays, {"format": "pt"})
+        write_notes(scratch, patch.provenance, card)
     return Path(folder)
 
 
-def _are_conv1d(modules: Iterable[nn.Module]) -> bool:
-    """Return whether modules are Conv1D or Linear ones; refuse a mixture."""
-    are_conv1d = [isinstance(module, Conv1D) for module in modules]
+def check_layout(factors: Mapping[str, LowRank], layout: Layout) -> bool:
+    """Check that the changes fit the model's weights; return whether those are Conv1D weights (else Linear ones)."""
+    are_conv1d = []
+    for name, pair in factors.items():
+        place = layout.find(name)
+        shape = (len(pair.left), len(pair.right))
+        if place.shape != shape:
+            raise PatchMismatchError(f"{name} is {place.shape} in the model, the patch is for {shape}")
+        are_conv1d.append(place.is_conv1d)
     if any(are_conv1d) and not all(are_conv1d):
         raise PatchError("the patch changes Conv1D and Linear weights; one adapter can't have both, so split the patch")
     return all(are_conv1d)
 
 
-def _make_config(factors: Mapping[str, Factors], *, is_conv1d: bool, base: str | None) -> dict[str, Any]:
+def _make_config(factors: Mapping[str, LowRank], *, is_conv1d: bool, base: str | None) -> dict[str, Any]:
     """Return the content of ``adapter_config.json`` for changes that all have one rank."""
-    rank = next(iter(factors.values())).rank
+    rank = next(iter(factors.values())).left.shape[1]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -97,47 +105,32 @@ def _make_config(factors: Mapping[str, Factors], *, is_conv1d: bool, base: str |
     }
 
 
-def with_one_rank(patch: Patch) -> dict[str, Factors]:
+def with_one_rank(patch: Patch | Changes) -> dict[str, LowRank]:
     """Return the changes by the weights' names, all padded with columns of zeros to the largest rank among them."""
     if patch.is_empty:
         raise PatchError("the patch changes no weight, so it can't become a LoRA adapter")
-    if not isinstance(patch, WeightPatch):
-        message = (
-            "edits of the patch are not changes of weights, so it can't become a LoRA adapter: "
-            f"{edits_beside_weights(patch)}; remove them (kg-edit patch remove), or use the patch file itself. "
-            f"{needs_of_server(patch)}"
-        )
-        raise PatchError(message.rstrip(". "))
-    rank = max(pair.rank for pair in patch.factors.values())
-    padded = dict[str, Factors]()
-    for name, pair in patch.factors.items():
-        missing = (0, rank - pair.rank)  # columns before and after the factor's own
-        left = pad(pair.left.detach().cpu(), missing)
-        right = pad(pair.right.detach().cpu(), missing)
-        padded[name] = Factors(left=left, right=right)
+    changes = collect_changes(patch)
+    if changes.kind != "weights":
+        assert not isinstance(patch, Changes)  # noqa: S101 - the sum of arrays is of weights
+        raise _beside_weights(patch)
+    rank = max(pair.left.shape[1] for pair in changes.factors.values())
+    padded = dict[str, LowRank]()
+    for name, pair in changes.factors.items():
+        columns = ((0, 0), (0, rank - pair.left.shape[1]))  # rows and columns to add, before and after
+        padded[name] = LowRank(np.pad(pair.left, columns), np.pad(pair.right, columns))
     return padded
 
 
-def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules of a model that an adapter of ``patch`` changes, by the names of their weights."""
-    if not isinstance(patch, WeightPatch):
-        return {}
-    adapted = dict[str, nn.Module]()
-    for name, pair in patch.factors.items():
-        try:
-            module = modules.get_submodule(_name_module(name))
-        except AttributeError as error:
-            raise PatchMismatchError(f"the model has no weight {name}; give the model that the patch is for") from error
-        if not isinstance(module, nn.Linear | Conv1D):
-            raise PatchError(
-                f"{name} is the weight of {type(module).__name__}; an adapter changes Linear and Conv1D weights only"
-            )
-        weight = module.weight.T if isinstance(module, Conv1D) else module.weight  # [out, in]
-        shape = tuple(weight.shape)
-        if shape != pair.shape:
-            raise PatchMismatchError(f"{name} is {shape} in the model, the patch is for {pair.shape}")
-        adapted[name] = module
-    return adapted
+def _beside_weights(patch: Patch) -> PatchError:
+    """Return the error for a patch with edits that are not changes of weights."""
+    from kg_edit.patches.base import edits_beside_weights, needs_of_server
+
+    message = (
+        "edits of the patch are not changes of weights, so it can't become a LoRA adapter: "
+        f"{edits_beside_weights(patch)}; remove them (kg-edit patch remove), or use the patch file itself. "
+        f"{needs_of_server(patch)}"
+    )
+    return PatchError(message.rstrip(". "))
 
 
 def _name_module(weight: str) -> str:
@@ -151,6 +144,9 @@ def is_adapter(path: str | Path) -> bool:
 
 def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
     """Read the adapter in ``folder`` as a patch for ``model`` with the same effect."""
+    from kg_edit.patches.factors import Factors
+    from kg_edit.patches.weight_patch import WeightPatch
+
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
     tensors = _read_tensors(folder)
@@ -180,6 +176,9 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             f"{folder} has no {WEIGHTS}; adapter_model.bin is a pickle, which is not read: save the adapter with "
             "PEFT's save_pretrained(…, safe_serialization=True)"
         )
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -6,17 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.loading import NAMED_MODELS, load_tokenizer, named_model_file
-from kg_edit.models.prompts import encode
-from kg_edit.patches.base import Patch
-from kg_edit.reports.edit_run import RECORDS, known_rows
-from kg_edit.reports.rows import ReportRow
+from kg_edit.models.loading import NAMED_MODELS, named_model_file
+from kg_edit.patches.changes import Changes
+from kg_edit.reports.rows import RECORDS, ReportRow, known_rows
 from kg_edit.ship.export.card import BaseModel, Form, Score, model_card
+from kg_edit.ship.export.first_token import are_first_tokens
+from kg_edit.ship.export.folders import check_new
+from kg_edit.ship.export.layout import Layout, layout_for
 from kg_edit.storage.run_folder import PATCH
+
+if TYPE_CHECKING:  # an adapter is written without torch
+    from kg_edit.models.language_model import LanguageModel
+    from kg_edit.patches.base import Patch
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +36,7 @@ class Shipment:
         rows: report rows, whose scores the model card has.
     """
 
-    patch: Patch
+    patch: Patch | Changes
     edits: Sequence[Edit]
     model: str
     base: BaseModel
@@ -39,35 +44,39 @@ class Shipment:
 
     def to_peft(self, out: Path) -> Path:
         """Write a PEFT adapter by `kg_edit.ship.export.peft_adapter.write_peft`; raises the same errors."""
-        from kg_edit.ship.export.merged_model import blank_model, check_new
         from kg_edit.ship.export.peft_adapter import write_peft
 
         check_new(out)
-        modules = blank_model(self.model)
-        return write_peft(self.patch, out, modules=modules, base=self.base.path, card=self.card("peft"))
+        return write_peft(self.patch, out, layout=self._layout, base=self.base.path, card=self.card("peft"))
 
     def to_gguf(self, out: Path) -> Path:
         """Write a GGUF adapter by `kg_edit.ship.export.gguf_files.write_gguf_adapter`; raises the same errors."""
         from kg_edit.ship.export.gguf_files import write_gguf_adapter
-        from kg_edit.ship.export.merged_model import blank_model, check_new
 
         check_new(out)
-        modules = blank_model(self.model)
         base = self.base.hub or Path(self.base.path).name
-        return write_gguf_adapter(self.patch, out, modules=modules, base=base, card=self.card("gguf adapter"))
+        return write_gguf_adapter(self.patch, out, layout=self._layout, base=base, card=self.card("gguf adapter"))
 
     def to_folder(self, out: Path, model: LanguageModel, *, shard: str) -> Path:
         """Write the model for transformers (`kg_edit.ship.export.merged_model.write_merged`)."""
         from kg_edit.ship.export.merged_model import write_merged
 
+        assert not isinstance(self.patch, Changes)  # noqa: S101 - only adapters are written from arrays
         return write_merged(self.patch, model, out, shard=shard, card=self.card("folder"))
 
     def to_gguf_model(self, out: Path, model: LanguageModel, *, base: Path, kind: str) -> Path:
         """Write the edited model as GGUF (`kg_edit.ship.export.gguf_files.write_gguf_model`)."""
         from kg_edit.ship.export.gguf_files import write_gguf_model
 
+        assert not isinstance(self.patch, Changes)  # noqa: S101 - only adapters are written from arrays
         card = self.card("gguf model")
         return write_gguf_model(self.patch, out, model=model, base=base, kind=kind, card=card)
+
+    @property
+    def _layout(self) -> Layout:
+        """How the model holds the weights that the patch changes."""
+        weights = getattr(self.patch, "factors", {})
+        return layout_for(self.model, weights)
 
     @cached_property
     def unread(self) -> tuple[Edit, ...]:
@@ -77,15 +86,8 @@ class Shipment:
             in_plain_text = False in edit.forms
             if in_plain_text and edit.subject and edit.text.startswith(edit.subject):
                 candidates.append(edit)
-        if not candidates:
-            return ()
-        tokenizer = load_tokenizer(self.model)
-        unread = []
-        for edit in candidates:
-            encoded = encode(tokenizer, edit.prompt, subject=edit.subject)
-            if encoded.subject_last == 0:  # not where the tokenizer puts a token in front (BOS)
-                unread.append(edit)
-        return tuple(unread)
+        are_first = are_first_tokens(self.model, [(edit.text, edit.subject) for edit in candidates])
+        return tuple(edit for edit, is_first in zip(candidates, are_first, strict=True) if is_first)
 
     @property
     def remark(self) -> str | None:

@@ -2,7 +2,7 @@
 
 `Listing` reads a ledger, as it is or as it was after an event (``ledger@3``); `Ledger` extends it with what changes
 one. `check_patches`, `patch_file` and `additions` resolve paths. Only `active_at` and the patches themselves need
-torch.
+torch; `changes_at` reads changes of weights without it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kg_common.terminal import number_of
 from kg_edit.errors import LedgerChangedError, OutputError, PatchError
-from kg_edit.patches.changes import Changes
+from kg_edit.patches.changes import Changes, read_changes, sum_changes
 from kg_edit.patches.conflicts import Conflict, conflicts
 from kg_edit.patches.container import read_provenance
 from kg_edit.patches.entries import EditPosition, Entry, entries, entries_of
@@ -213,6 +213,28 @@ def active_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
         return patch, entries_of(patch)
     ledger = read_listing(path)
     return ledger.patch, ledger.active
+
+
+def changes_at(path: str | Path) -> tuple[Changes, tuple[Entry, ...]] | None:
+    """Read what `active_at` loads as arrays, without torch; None if only tensors can have it (`sum_changes`)."""
+    if file := patch_file(Path(path)):
+        parts = [read_changes(file)]
+        active = entries_of(parts[0])
+    else:
+        ledger = read_listing(path)
+        parts = list(ledger.changes.values())
+        active = ledger.active
+    changes = sum_changes(parts)
+    return None if changes is None else (changes, active)
+
+
+def only_file(path: Path) -> Path | None:
+    """Return the one patch file that a path stands for; None for a ledger with several active steps, or with none."""
+    if file := patch_file(path):
+        return file
+    ledger = read_listing(path)
+    files = [ledger.file(step) for step in ledger.steps]
+    return files[0] if len(files) == 1 else None
 
 
 def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:

@@ -35,7 +35,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.entries import EditPosition, Entry, edit_of, entries_of
 from kg_edit.patches.guards import SeenEdits
 from kg_edit.patches.weight_patch import sum_patches
-from kg_edit.ship.export.merged_model import check_new
+from kg_edit.ship.export.folders import check_new
 from kg_edit.ship.ledger.check import CheckedEdit, check
 from kg_edit.ship.ledger.ledger import Ledger
 from kg_edit.ship.ledger.listing import Listing

@@ -17,6 +17,7 @@ from kg_edit.models.architectures import is_quantised
 from kg_edit.models.language_model import LanguageModel, dequantised, matrix_shape
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.ship.export.layout import ModuleLayout
 from kg_edit.ship.export.peft_adapter import write_peft
 from tests.kg_edit.tiny import tiny
 
@@ -109,7 +110,7 @@ def test_a_patch_of_a_quantised_model_is_exported_and_read_again(tmp_path: Path)
         edited = logits(model)
     with Patch.load(tmp_path / "patch.safetensors").applied(model):
         assert torch.equal(logits(model), edited)
-    write_peft(patch, tmp_path / "adapter", modules=model.model)
+    write_peft(patch, tmp_path / "adapter", layout=ModuleLayout(model.model))
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 

@@ -26,8 +26,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports import edit_run
 from kg_edit.reports.advice import JudgedRun
-from kg_edit.reports.edit_run import LOCALITY, LOSSES, PAGE, PARTIAL, RECORDS, REPORT, run_edits
-from kg_edit.reports.rows import ReportRow
+from kg_edit.reports.edit_run import LOCALITY, LOSSES, PAGE, PARTIAL, REPORT, run_edits
+from kg_edit.reports.rows import RECORDS, ReportRow
 from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.locks import folder_lock
 from kg_edit.storage.run_folder import PATCH

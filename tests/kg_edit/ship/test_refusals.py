@@ -32,6 +32,7 @@ from kg_edit.ship.checkpoint.stored import Checkpoint
 from kg_edit.ship.cli.serve import host_names, listening
 from kg_edit.ship.export.gguf_files import rows_in_gguf, write_gguf_adapter, write_gguf_model
 from kg_edit.ship.export.hub import check_repository
+from kg_edit.ship.export.layout import ModuleLayout
 from kg_edit.ship.export.merged_model import check_mergeable, write_merged
 from kg_edit.ship.export.peft_adapter import read_peft, write_peft
 from kg_edit.ship.export.shipment import gguf_of
@@ -53,11 +54,11 @@ def changed(*, of: str = "llama") -> WeightPatch:
 
 
 def as_peft(make: Callable[[], Patch], *, model: str = "llama") -> Call:
-    return lambda folder: write_peft(make(), folder / "new", modules=tiny(model).model)
+    return lambda folder: write_peft(make(), folder / "new", layout=ModuleLayout(tiny(model).model))
 
 
 def as_gguf_adapter(make: Callable[[], Patch], *, model: str = "llama") -> Call:
-    return lambda folder: write_gguf_adapter(make(), folder / "new", modules=tiny(model).model)
+    return lambda folder: write_gguf_adapter(make(), folder / "new", layout=ModuleLayout(tiny(model).model))
 
 
 def into_gguf(make: Callable[[Path], Path], **options: Any) -> Call:
@@ -140,7 +141,7 @@ def adapter(config: str) -> Call:
     """A PEFT adapter's folder with this configuration."""
 
     def call(folder: Path) -> object:
-        write_peft(changed(), folder / "a", modules=tiny("llama").model)
+        write_peft(changed(), folder / "a", layout=ModuleLayout(tiny("llama").model))
         put(folder / "a", "adapter_config.json", config)
         return read_peft(folder / "a", tiny("llama"))
 
@@ -151,7 +152,7 @@ def adapter_with(**change: Any) -> Call:
     """A good adapter's configuration, of which some fields are others."""
 
     def call(folder: Path) -> object:
-        write_peft(changed(), folder / "a", modules=tiny("llama").model)
+        write_peft(changed(), folder / "a", layout=ModuleLayout(tiny("llama").model))
         file = folder / "a" / "adapter_config.json"
         file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **change}), encoding="utf-8")
         return read_peft(folder / "a", tiny("llama"))
@@ -223,7 +224,7 @@ FILES: dict[str, Row] = {
     "peft: another shape": (as_peft(of_another_shape), PatchMismatchError, "the patch is for"),
     "peft: embedding": (as_peft(of_the_embedding), PatchError, "is the weight of Embedding"),
     "peft: full folder": (
-        into_full_folder(lambda folder: write_peft(changed(), folder, modules=tiny("llama").model)),
+        into_full_folder(lambda folder: write_peft(changed(), folder, layout=ModuleLayout(tiny("llama").model))),
         OutputError,
         "already exists",
     ),
@@ -263,7 +264,7 @@ FILES: dict[str, Row] = {
     "gguf: no weight": (as_gguf_adapter(lambda: NOTHING), PatchError, "changes no weight"),
     "gguf: another model": (as_gguf_adapter(changed, model="gpt2"), PatchMismatchError, "has no weight"),
     "gguf: rows in another order": (
-        lambda _: rows_in_gguf("blk.0.attn_qkv.weight", tiny("llama").model),
+        lambda _: rows_in_gguf("blk.0.attn_qkv.weight", ModuleLayout(tiny("llama").model)),
         PatchError,
         "may store the rows of blk.0.attn_qkv.weight in another order",
     ),

@@ -14,6 +14,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import write_patch
 from kg_edit.scoring.generation import continuations
+from kg_edit.ship.export.layout import ModuleLayout
 from kg_edit.ship.export.peft_adapter import write_peft
 from tests.kg_edit.methods.graph_memory.toy import BULGARIA, SONY, memory
 from tests.kg_edit.tiny import tiny
@@ -94,7 +95,7 @@ def broken(content: object) -> Call:
             "can't read the edits",
         ),
         "adapter of edits beside the weights": (
-            lambda folder: write_peft(memory(SONY), folder / "adapter", modules=tiny("llama").model),
+            lambda folder: write_peft(memory(SONY), folder / "adapter", layout=ModuleLayout(tiny("llama").model)),
             PatchError,
             "has to run the walk",
         ),

@@ -15,6 +15,7 @@ from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.ship.app.models_api import LOAD, UNLOAD
+from kg_edit.ship.export.layout import ModuleLayout
 from kg_edit.ship.export.peft_adapter import write_peft
 from kg_edit.ship.ledger import Ledger
 from tests.kg_edit.command_line import Run, cache, kg_edit, place
@@ -88,7 +89,7 @@ def test_request_chooses_among_the_models(server: Served) -> None:
 def test_patch_is_loaded_replaced_and_unloaded(server: Served, tmp_path: Path) -> None:
     model = tiny("llama")
     file = patch_of(2).save(tmp_path / "p.safetensors")
-    adapter = write_peft(patch_of(3), tmp_path / "adapter", modules=model.model)
+    adapter = write_peft(patch_of(3), tmp_path / "adapter", layout=ModuleLayout(model.model))
     assert server.post(LOAD, {"lora_name": "mine", "lora_path": str(file)})[0] == 200
     assert ask(server, "mine") == text_with(patch_of(2))
     assert names(server)[-1] == "mine"

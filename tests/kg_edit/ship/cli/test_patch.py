@@ -128,11 +128,16 @@ def test_what_needs_no_model_loads_no_torch(kg_edit: Run, place: Path, tiny_fold
         "show ledger heat",
         "show ledger heat --json",
         "check --help",
+        "export --help",
+        f"export ledger --to peft adapter --model {tiny_folder}",
+        f"export ledger --to gguf adapter-gguf --model {tiny_folder}",
+        "export ledger --to patch copy.safetensors",
         "undo ledger",
     )
     process = subprocess.run([sys.executable, "-c", TORCHLESS, *commands], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     assert json.loads(kg_edit("patch", "list", "ledger", "--json").out)["edits"] == []
+    assert (place / "copy.safetensors").read_bytes() == (place / "a.safetensors").read_bytes()
 
 
 @pytest.mark.slow

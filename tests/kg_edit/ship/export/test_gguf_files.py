@@ -22,6 +22,7 @@ from kg_edit.ship.export.gguf_files import (
     write_gguf_adapter,
     write_gguf_model,
 )
+from kg_edit.ship.export.layout import ModuleLayout
 from tests.everyday import keep_first
 from tests.kg_edit.ship.export.test_peft_adapter import patch_of
 from tests.kg_edit.tiny import tiny
@@ -61,7 +62,9 @@ def content(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_gguf_adapter_has_the_names_shapes_and_scale_of_llama_cpp(tmp_path: Path) -> None:
     model = tiny("llama")
     patch = patch_of(model, {0: 2, 1: 5})
-    folder = write_gguf_adapter(patch, tmp_path / "a", modules=model.model, base="someone/model", card="# Card\n")
+    folder = write_gguf_adapter(
+        patch, tmp_path / "a", layout=ModuleLayout(model.model), base="someone/model", card="# Card\n"
+    )
     assert {file.name for file in folder.iterdir()} == {ADAPTER, "README.md", "kg_edit.json"}
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o644}
     fields, tensors = content(folder / ADAPTER)
@@ -78,7 +81,7 @@ def test_gguf_adapter_has_the_names_shapes_and_scale_of_llama_cpp(tmp_path: Path
 @pytest.mark.parametrize("family", keep_first(ARCHITECTURES, keep=3))
 def test_gguf_adapter_names_the_down_projection_of_every_family(family: str, tmp_path: Path) -> None:
     model = tiny(family)
-    folder = write_gguf_adapter(patch_of(model, {1: 1}), tmp_path / "a", modules=model.model)
+    folder = write_gguf_adapter(patch_of(model, {1: 1}), tmp_path / "a", layout=ModuleLayout(model.model))
     fields, tensors = content(folder / ADAPTER)
     assert fields["general.architecture"] == ARCHITECTURES[family]
     assert sorted(tensors) == ["blk.1.ffn_down.weight.lora_a", "blk.1.ffn_down.weight.lora_b"]
@@ -90,11 +93,11 @@ def test_gguf_rows_of_llama_attention_are_permuted(tmp_path: Path) -> None:
     heads, width = model.config.num_attention_heads, model.config.hidden_size
     rows = np.arange(width)
     expected = rows.reshape(heads, 2, width // heads // 2).swapaxes(1, 2).reshape(-1)
-    order = rows_in_gguf("blk.0.attn_q.weight", model)
+    order = rows_in_gguf("blk.0.attn_q.weight", ModuleLayout(model))
     assert np.array_equal(rows[order], expected) and not np.array_equal(expected, rows)
     query = Factors(left=torch.randn(width, 1), right=torch.randn(width, 1))
     patch = WeightPatch(factors={"model.layers.0.self_attn.q_proj.weight": query}, provenance={})
-    _, tensors = content(write_gguf_adapter(patch, tmp_path / "a", modules=model) / ADAPTER)
+    _, tensors = content(write_gguf_adapter(patch, tmp_path / "a", layout=ModuleLayout(model)) / ADAPTER)
     assert np.array_equal(tensors["blk.0.attn_q.weight.lora_b"], query.left.numpy()[expected])
 
 

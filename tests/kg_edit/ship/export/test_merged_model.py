@@ -12,7 +12,8 @@ from transformers import GenerationConfig
 
 from kg_edit.errors import OutputError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.ship.export.merged_model import check_mergeable, new_folder, write_merged
+from kg_edit.ship.export.folders import new_folder
+from kg_edit.ship.export.merged_model import check_mergeable, write_merged
 from tests.kg_edit.ship.export.test_peft_adapter import IDS, patch_of
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
 

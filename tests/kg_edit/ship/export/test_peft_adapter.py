@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.ship.export.layout import ModuleLayout
 from kg_edit.ship.export.peft_adapter import is_adapter, read_peft, write_peft
 from tests.kg_edit.tiny import tiny
 
@@ -86,14 +87,17 @@ def test_peft_adapter_gives_the_logits_of_the_patch(tmp_path: Path) -> None:
         with torch.no_grad(), patch.applied(model):
             expected.append(model.model(IDS).logits)
         assert (expected[-1] - model.model(IDS).logits).abs().max() > 0.1, "the patch does something"
-        cases.append((bases[family], write_peft(patch, tmp_path / f"adapter{number}", modules=model.model)))
+        adapter = write_peft(patch, tmp_path / f"adapter{number}", layout=ModuleLayout(model.model))
+        cases.append((bases[family], adapter))
     for name, mine, its in zip(CASES, expected, asked_of_peft(cases, tmp_path / "logits.safetensors"), strict=True):
         assert (mine - its).abs().max() < 1e-4, name
 
 
 def test_peft_adapter_has_one_rank_and_one_alpha(tmp_path: Path) -> None:
     model = tiny("llama")
-    folder = write_peft(patch_of(model, {0: 2, 1: 5, 2: 2}), tmp_path / "a", modules=model.model, base="someone/model")
+    folder = write_peft(
+        patch_of(model, {0: 2, 1: 5, 2: 2}), tmp_path / "a", layout=ModuleLayout(model.model), base="someone/model"
+    )
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "someone/model" and not config["fan_in_fan_out"]
     assert (config["r"], config["lora_alpha"]) == (5, 5), "one rank and one alpha: every reader's scale is 1"
@@ -111,7 +115,7 @@ def test_peft_adapter_has_one_rank_and_one_alpha(tmp_path: Path) -> None:
         "kg_edit.json",
     ]
     gpt2 = tiny("gpt2")
-    write_peft(patch_of(gpt2, {0: 1}), tmp_path / "b", modules=gpt2.model)
+    write_peft(patch_of(gpt2, {0: 1}), tmp_path / "b", layout=ModuleLayout(gpt2.model))
     assert json.loads((tmp_path / "b" / "adapter_config.json").read_text())["fan_in_fan_out"]
 
 
@@ -156,6 +160,6 @@ def test_peft_adapter_round_trip_keeps_the_change(tmp_path: Path) -> None:
     model = tiny("llama")
     trained(model, tmp_path / "first")
     patch = read_peft(tmp_path / "first", model)
-    again = read_peft(write_peft(patch, tmp_path / "second", modules=model.model), model)
+    again = read_peft(write_peft(patch, tmp_path / "second", layout=ModuleLayout(model.model)), model)
     for name, pair in patch.factors.items():
         torch.testing.assert_close(again.factors[name].product, pair.product)
