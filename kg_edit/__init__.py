@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from kg_edit.methods.rome.method import Rome, RomeConfig
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
-    from kg_edit.reports.differences import compare_prompts
-    from kg_edit.reports.report import BeforeAfter, before_and_after
+    from kg_edit.reports.probes import before_and_after
+    from kg_edit.reports.prompt_comparison import compare_prompts
+    from kg_edit.reports.report import BeforeAfter
     from kg_edit.scoring.generation import ask
     from kg_edit.ship.ledger.ledger import Ledger
 
@@ -87,8 +88,9 @@ __getattr__, __dir__ = lazy_names(
         "kg_edit.methods.rome.method": ["Rome", "RomeConfig"],
         "kg_edit.models.language_model": ["LanguageModel"],
         "kg_edit.patches.base": ["Patch"],
-        "kg_edit.reports.differences": ["compare_prompts"],
-        "kg_edit.reports.report": ["BeforeAfter", "before_and_after"],
+        "kg_edit.reports.prompt_comparison": ["compare_prompts"],
+        "kg_edit.reports.probes": ["before_and_after"],
+        "kg_edit.reports.report": ["BeforeAfter"],
         "kg_edit.scoring.generation": ["ask"],
     },
 )

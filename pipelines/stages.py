@@ -26,7 +26,8 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import refuse_disabling
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.edit_run import LOSSES, PARTIAL, run_edits, run_settings, warn_of_other_code
+from kg_edit.reports.edit_run import PARTIAL, run_edits, run_settings, warn_of_other_code
+from kg_edit.reports.finished_run import LOSSES
 from kg_edit.storage.run_folder import PATCH, check_folder, claim
 from kg_edit.version import folder_sha256
 

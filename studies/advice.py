@@ -40,9 +40,10 @@ from kg_edit.methods import EditingMethod, find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import find_disabling
-from kg_edit.reports.differences import compare_prompts
 from kg_edit.reports.edit_results import EditResult
-from kg_edit.reports.edit_run import EditRun, run_edits
+from kg_edit.reports.edit_run import run_edits
+from kg_edit.reports.finished_run import EditRun
+from kg_edit.reports.prompt_comparison import compare_prompts
 from kg_edit.reports.prompts import AskedPrompt, join_repeats, unrelated_prompts
 from kg_edit.ship.ledger import Ledger
 from kg_edit.ship.ledger.check import check

@@ -79,7 +79,8 @@ def diff(
     if html:
         inputs = [prompts] if prompts else []
         check_out(html, ".html", option="--html", inputs=inputs)
-    from kg_edit.reports.differences import compare_prompts, count_in_words, difference_page, difference_table
+    from kg_edit.reports.differences import count_in_words, difference_page, difference_table
+    from kg_edit.reports.prompt_comparison import compare_prompts
 
     entries = _read_prompts(prompts, language=language, chat=chat)
     edited: LanguageModel | Patch

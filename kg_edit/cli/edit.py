@@ -46,18 +46,19 @@ from kg_edit.cli.options import (
 from kg_edit.errors import ConfigError
 from kg_edit.languages import check_language
 from kg_edit.methods.registry import check_method
-from kg_edit.models.loading import check_model_name
+from kg_edit.models.loading import check_model_name, named_model_file
 from kg_edit.storage.atomic import write_json
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import check_folder, replace_run
 from kg_edit.text.display import one_line, plain
+from kg_edit.version import code_sha256
 
 if TYPE_CHECKING:
     from kg_edit.cli.method_plan import MethodPlan
     from kg_edit.edits.edit import Edit
     from kg_edit.methods import EditingMethod
     from kg_edit.planning.memory import Estimate
-    from kg_edit.reports.edit_run import EditRun
+    from kg_edit.reports.finished_run import EditRun
 
 _SHOWN = 10  # changed answers to unrelated prompts in the terminal; the report has all
 
@@ -311,11 +312,18 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
     from importlib.resources import as_file, files
 
     from kg_edit.edits.files import read_edits
+    from kg_edit.reports.finished_run import note_inputs, read_finished
 
     check_method(method)
     check_folder(out)
     with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:
         edits = read_edits(path).edits
+        inputs = _hash_demo_inputs(method, path)
+    finished = read_finished(out, edits, inputs)
+    if finished is not None:
+        say(f"{out} has this run already, made by the same code: nothing is computed, and the model is not loaded")
+        _show(finished)
+        return
     planned = plan(method, graph=open_graph([EXTRACT], None))
     planned.usable(edits)
     from kg_edit.reports.edit_run import run_edits
@@ -326,7 +334,22 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
         return run_edits(editor, editor.model, edits, out)
 
     run = replace_run(out, make, overwrite=overwrite)
+    note_inputs(out, inputs)
     _show(run)
+
+
+def _hash_demo_inputs(method: str, edits: Path) -> dict[str, str]:
+    """Return everything that decides the demo's results: the method, and hashes of the code and of the files read."""
+    from kg_edit.storage.setting_fields import hash_file
+    from wikidata_cache.extract import packaged_extract
+
+    return {
+        "method": method,
+        "code": code_sha256(),
+        "edits": hash_file(edits),
+        "model": hash_file(named_model_file("smollm2-135m")),
+        "graph": hash_file(packaged_extract()),
+    }
 
 
 def _show(run: EditRun) -> None:

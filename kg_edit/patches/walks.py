@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from kg_edit.models.language_model import LanguageModel
+if TYPE_CHECKING:  # a report with walks is shown without torch
+    from kg_edit.models.language_model import LanguageModel
 
 Origin = Literal["edit", "rule", "graph", "model"]
 _ORIGINS: dict[Origin, str] = {

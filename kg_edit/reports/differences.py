@@ -1,20 +1,12 @@
-"""What else did an edit change? Ask prompts on the unedited and on the edited model, and compare their texts.
+"""The prompts that both models answered, with their texts: a file of them, and tables of what else an edit changed.
 
-*Unchanged*: if the unedited model's text begins with one of the prompt's answers, the edited model's text begins with
-this answer too. Otherwise the first five tokens of both greedy texts are the same. In chat form, the first sentence has
-to mention the answer, or has to be the same.
-
-Where the unedited model gives the answer, unchanged means that `locality.unchanged` of `kg-edit evaluate` is 1: at each
-position of the answer the most probable token is the same. Where it does not, this metric reads the tokens that the
-models predict after the answer's earlier tokens, which neither model would write. For a prompt without an answer,
-unchanged means that `locality.same_text` is 1.
+`kg_edit.reports.prompt_comparison` asks them, and says what *unchanged* means. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -26,24 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from kg_common.terminal import number_of
-from kg_edit.errors import KgEditError, PromptError, describe
 from kg_edit.languages import ENGLISH
-from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.patches.base import Patch, as_patch
-from kg_edit.patches.provenance import read_merged_provenance
 from kg_edit.patches.walks import ShownWalk
-from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.counts import Count
 from kg_edit.reports.prompts import AskedPrompt
 from kg_edit.reports.rows import LINE_BREAK
 from kg_edit.reports.walks import walk_lines, walk_markdown
-from kg_edit.scoring.asking import ask, check_requests
-from kg_edit.scoring.evidence import Evidence
-from kg_edit.scoring.generation import compared_text
-from kg_edit.scoring.judging import generates, tidy_text
-from kg_edit.scoring.pairs import Pair
-from kg_edit.scoring.requests import COMPARED
-from kg_edit.scoring.text_start import with_start
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
 
 _HEADER = ("", "prompt", "unedited", "edited", "answer")
@@ -85,134 +65,6 @@ class PromptDifference(BaseModel):
         """Each answer with its probability on the unedited and on the edited model: "Rome 0.91 → 0.12"."""
         pairs = zip(self.asked.answer, self.unedited_probabilities, self.edited_probabilities, strict=True)
         return tuple(f"{name} {old:.2f} → {new:.2f}" for name, old, new in pairs)
-
-
-def compare_prompts(
-    model: LanguageModel | str | Path,
-    patch: Patch | LanguageModel | str | Path,
-    prompts: AskedPrompt | str | Sequence[AskedPrompt | str],
-    *,
-    tokens: int = COMPARED,
-    progress: bool = False,
-) -> tuple[PromptDifference, ...]:
-    """Ask each prompt on the unedited and on the edited model.
-
-    A prompt in plain text that begins with an edited subject which the model would not read there gets a line break in
-    front, as in `kg-edit generate`.
-
-    Args:
-        model: the unedited model, or its name.
-        patch: the change, or its path; it is removed again at the end. Or the edited model itself, from the folder that
-            `kg-edit patch merge` wrote.
-        prompts: one prompt or several; a text is a prompt without an answer.
-        tokens: number of tokens to compare; a text is longer where an answer has more tokens, and in chat form.
-        progress: show a progress bar on a terminal.
-
-    Raises:
-        PromptError: a prompt is no text, or its end and an answer can't be separated.
-        ModelError: the edited model's output is not finite, or a prompt does not fit into the model's positions.
-        ChatTemplateError: a prompt is in chat form, and the tokenizer has no chat template.
-        PatchError: the patch can't be read, or another one is applied to the model.
-        PatchMismatchError: the patch is for another model.
-    """
-    model = as_model(model)
-    records: Patch
-    edited: AbstractContextManager[LanguageModel]
-    if isinstance(patch, LanguageModel):  # its change is in its weights; the records of its edits are beside them
-        records = WeightPatch(factors={}, provenance=read_merged_provenance(patch.name))
-        edited = nullcontext(patch)
-    else:
-        records = as_patch(patch)
-        edited = records.applied(model)
-    entries = _put_line_breaks(model, _as_prompts(prompts), records)
-    check_prompts(model, entries, tokens=tokens)
-    requests = [entry.requests(tokens=tokens) for entry in entries]
-    old_answers = ask(model, requests, progress=show_if(progress, "unedited"))
-    with edited as edited_model:
-        new_answers = ask(edited_model, requests, progress=show_if(progress, "edited"))
-    differences = []
-    for entry, old, new in zip(entries, old_answers, new_answers, strict=True):
-        differences.append(_compare(model, entry, old, new, tokens=tokens))
-    return tuple(differences)
-
-
-def _compare(
-    model: LanguageModel, prompt: AskedPrompt, old: Evidence, new: Evidence, *, tokens: int
-) -> PromptDifference:
-    """Compare what the unedited and the edited model answered to one prompt."""
-    unedited = tidy_text(old.texts[prompt.text])
-    edited = tidy_text(new.texts[prompt.text])
-    pairs = [Pair(prompt.text, answer) for answer in prompt.answer]
-    return PromptDifference(
-        asked=prompt,
-        unchanged=is_unchanged(model, prompt, unedited, edited, tokens=tokens),
-        unedited=unedited,
-        edited=edited,
-        unedited_probabilities=tuple(old.scores[pair].probability for pair in pairs),
-        edited_probabilities=tuple(new.scores[pair].probability for pair in pairs),
-        walk=new.walks.get(prompt.text),
-    )
-
-
-def _as_prompts(prompts: AskedPrompt | str | Sequence[AskedPrompt | str]) -> list[AskedPrompt]:
-    """Return one prompt or several as a list; a text is a prompt without an answer."""
-    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
-        prompts = [prompts]
-    entries = []
-    for prompt in prompts:
-        if isinstance(prompt, str):
-            entries.append(AskedPrompt(prompt=prompt))
-        elif isinstance(prompt, AskedPrompt):
-            entries.append(prompt)
-        else:
-            raise PromptError(f"found {describe(prompt)} in the place of a prompt; give a text or an AskedPrompt")
-    return entries
-
-
-def _put_line_breaks(model: LanguageModel, entries: Sequence[AskedPrompt], records: Patch) -> list[AskedPrompt]:
-    """Return the prompts, with a line break before those in plain text that need one after the edits of ``records``."""
-    plain = tuple(dict.fromkeys(entry.prompt for entry in entries if not entry.chat))
-    texts = with_start(model, plain, patch=records).texts
-    started = dict(zip(plain, texts, strict=True))
-    prompts = []
-    for entry in entries:
-        if entry.chat:
-            prompts.append(entry)
-        else:
-            prompts.append(entry.model_copy(update={"prompt": started[entry.prompt]}))
-    return prompts
-
-
-def show_if(progress: bool, title: str) -> str | None:
-    """Return the title of a progress bar; None if none is shown."""
-    if progress:
-        return title
-    return None
-
-
-def is_unchanged(
-    model: LanguageModel, prompt: AskedPrompt, unedited: str, edited: str, *, tokens: int = COMPARED
-) -> bool:
-    """Return whether the edited model gives the unedited model's answer, as the module's description defines it."""
-    answers_before = [answer for answer in prompt.answer if generates(unedited, answer, chat=prompt.chat)]
-    if answers_before:
-        return any(generates(edited, answer, chat=prompt.chat) for answer in answers_before)
-    old = compared_text(model, unedited, tokens=tokens, chat=prompt.chat)
-    new = compared_text(model, edited, tokens=tokens, chat=prompt.chat)
-    return old == new
-
-
-def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt], *, tokens: int = COMPARED) -> None:
-    """Encode each prompt, to find one that can't be asked before an edit is computed or a prompt is asked."""
-    for entry in prompts:
-        try:
-            check_requests(model, [entry.requests(tokens=tokens)])
-        except KgEditError as error:
-            note = f"in the prompt {entry.prompt!r}"
-            if entry.edit:
-                note += f" of the edit {entry.edit!r}"
-            error.add_note(note)
-            raise
 
 
 def read_differences(path: Path) -> tuple[PromptDifference, ...]:

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import networkx as nx
@@ -28,17 +27,13 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_provenance
 from kg_edit.patches.guards import SeenEdits, find_disabling
 from kg_edit.reports.advice import EDITS, FAILED, JudgedRun
-from kg_edit.reports.differences import (
-    PromptDifference,
-    check_prompts,
-    compare_prompts,
-    count_unchanged,
-    read_differences,
-)
+from kg_edit.reports.differences import PromptDifference, count_unchanged, read_differences
 from kg_edit.reports.edit_results import EditDetails
-from kg_edit.reports.probes import check_probes
+from kg_edit.reports.finished_run import LOCALITY, LOSSES, PAGE, REPORT, EditRun
+from kg_edit.reports.probes import before_and_after, check_probes
+from kg_edit.reports.prompt_comparison import check_prompts, compare_prompts
 from kg_edit.reports.prompts import join_repeats, own_prompts, unrelated_prompts
-from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
+from kg_edit.reports.report import BeforeAfter, markdown
 from kg_edit.reports.report_page import report_page
 from kg_edit.reports.retry import make_alone, most_seconds, read_alone
 from kg_edit.reports.rows import RECORDS, known_rows
@@ -54,39 +49,8 @@ from wikidata_cache.view.svg import draw
 log = logging.getLogger(__name__)
 
 PARTIAL = "patch.partial.safetensors"
-REPORT = "report.md"
-LOSSES = "losses.jsonl"
-PAGE = "report.html"
-LOCALITY = "locality.jsonl"
 FEW = 3  # edits; a method that makes more in sequence says so before it starts
 MANY = 1000  # edits; a method that makes more at once needs the memory for all their keys
-
-
-@dataclass(frozen=True)
-class EditRun:
-    """The result of `run_edits`. As text it is the verdict, and a line for each of its remarks.
-
-    Attributes:
-        folder: the folder of the run.
-        rows: the readings of every probe on the unedited and on the edited model.
-        verdict: which edits succeeded, why others failed, and what helps.
-        differences: the locality prompts and the unrelated prompts, as both models answered them.
-    """
-
-    folder: Path
-    rows: BeforeAfter
-    verdict: Verdict
-    differences: tuple[PromptDifference, ...] = ()
-
-    def __str__(self) -> str:
-        return "\n".join([str(self.verdict), *self.verdict.remarks, *self.verdict.commands])
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The names of the results: patch, records, losses, report, page, and the first edit's subgraph."""
-        pictures = sorted(file.name for file in self.folder.glob("subgraph-*.svg"))
-        names = (PATCH, RECORDS, LOCALITY, LOSSES, FAILED, EDITS, VERDICT, REPORT, PAGE, *pictures)
-        return tuple(name for name in names if (self.folder / name).is_file())
 
 
 def run_edits(

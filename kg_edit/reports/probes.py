@@ -1,20 +1,24 @@
 """The probes of an edit for the report, `patch check` and the served page: its prompts, asked and judged.
 
 The probes are the rewrite, its paraphrases, its portability questions and its locality prompts. `read` asks a model
-their requests, as `kg-edit evaluate` does, and judges its answers. `kg_edit.reports.report.before_and_after` does so on
-the unedited and on the edited model, and shows the result.
+their requests, as `kg-edit evaluate` does, and judges its answers. `before_and_after` does so on the unedited and on
+the edited model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from kg_common.progress import Bar
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.inputs import Edits, as_edits
 from kg_edit.errors import KgEditError
 from kg_edit.models.first_token import readable_edit
-from kg_edit.models.language_model import LanguageModel
-from kg_edit.reports.rows import LINE_BREAK, ProbeKind, Reading, ReportProbe
+from kg_edit.models.language_model import LanguageModel, as_model
+from kg_edit.patches.base import Patch, as_patch
+from kg_edit.reports.report import BeforeAfter
+from kg_edit.reports.rows import LINE_BREAK, ProbeKind, Reading, ReportProbe, ReportRow
 from kg_edit.scoring.asking import ask, check_requests
 from kg_edit.scoring.questions import generated_from, query_of, right_answers, scored_after
 
@@ -135,3 +139,44 @@ def read(
     """
     answers = ask(model, [probe.requests for probe in report_probes], progress=progress)
     return tuple(Reading.of(probe, evidence) for probe, evidence in zip(report_probes, answers, strict=True))
+
+
+def before_and_after(
+    model: LanguageModel | str | Path,
+    patch: Patch | str | Path,
+    edits: Edits,
+    *,
+    chat: bool | None = None,
+    progress: bool = False,
+) -> BeforeAfter:
+    """Ask the unedited and the edited model each edit's prompt, paraphrases, questions and neighborhood prompts.
+
+    Args:
+        model: the unedited model, or its name.
+        patch: the change, or its path; it is removed again at the end.
+        edits: the edits whose prompts are asked: edits, rows of their fields, or the path of a file of them.
+        chat: in chat form, or in plain text; by default in the form in which the edit is made.
+        progress: whether to show a progress bar.
+    """
+    patch = as_patch(patch)
+    model = as_model(model)
+    asked = list[ReportProbe]()
+    ids = list[str]()  # the edit of each probe
+    for edit in as_edits(edits):
+        for probe in probes(model, edit, chat=chat):
+            asked.append(probe)
+            ids.append(edit.id)
+    unedited = read(model, asked, progress=show_if(progress, "unedited"))
+    with patch.applied(model) as edited_model:
+        edited = read(edited_model, asked, progress=show_if(progress, "edited"))
+    rows = []
+    for index, probe in enumerate(asked):
+        rows.append(ReportRow(edit=ids[index], probe=probe, unedited=unedited[index], edited=edited[index]))
+    return BeforeAfter(rows)
+
+
+def show_if(progress: bool, title: str) -> str | None:
+    """Return the title of a progress bar; None if none is shown."""
+    if progress:
+        return title
+    return None

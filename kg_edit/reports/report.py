@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -14,11 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kg_common.terminal import number_of
-from kg_edit.edits.inputs import Edits, as_edits
-from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.patches.base import Patch, as_patch
-from kg_edit.reports.differences import PromptDifference, difference_markdown, show_if
-from kg_edit.reports.probes import probes, read
+from kg_edit.reports.differences import PromptDifference, difference_markdown
 from kg_edit.reports.rows import LINE_BREAK, Reading, ReportProbe, ReportRow
 from kg_edit.reports.verdict import Verdict
 from kg_edit.reports.walks import walk_markdown
@@ -27,6 +22,8 @@ from kg_edit.text.display import escaped_markdown, markdown_row, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from kg_edit.patches.base import Patch
 
 
 class BeforeAfter(tuple[ReportRow, ...]):
@@ -62,40 +59,6 @@ class BeforeAfter(tuple[ReportRow, ...]):
                 cells[f"{name} nats"] = reading.nats
             rows.append(cells)
         return frame_of(rows)
-
-
-def before_and_after(
-    model: LanguageModel | str | Path,
-    patch: Patch | str | Path,
-    edits: Edits,
-    *,
-    chat: bool | None = None,
-    progress: bool = False,
-) -> BeforeAfter:
-    """Ask the unedited and the edited model each edit's prompt, paraphrases, questions and neighborhood prompts.
-
-    Args:
-        model: the unedited model, or its name.
-        patch: the change, or its path; it is removed again at the end.
-        edits: the edits whose prompts are asked: edits, rows of their fields, or the path of a file of them.
-        chat: in chat form, or in plain text; by default in the form in which the edit is made.
-        progress: whether to show a progress bar.
-    """
-    patch = as_patch(patch)
-    model = as_model(model)
-    asked = list[ReportProbe]()
-    ids = list[str]()  # the edit of each probe
-    for edit in as_edits(edits):
-        for probe in probes(model, edit, chat=chat):
-            asked.append(probe)
-            ids.append(edit.id)
-    unedited = read(model, asked, progress=show_if(progress, "unedited"))
-    with patch.applied(model) as edited_model:
-        edited = read(edited_model, asked, progress=show_if(progress, "edited"))
-    rows = []
-    for index, probe in enumerate(asked):
-        rows.append(ReportRow(edit=ids[index], probe=probe, unedited=unedited[index], edited=edited[index]))
-    return BeforeAfter(rows)
 
 
 _HEADER = ("", "prompt", "target", "unedited", "edited", "nats/token")

@@ -82,6 +82,11 @@ class Verdict(JudgedRun):
             walks=_collect_walks(rows),
         )
 
+    def with_prompts_of(self, rows: Sequence[ReportRow]) -> Verdict:
+        """Return the verdict with the results of paraphrases and neighborhood prompts, which report.json leaves out."""
+        judged = Verdict.of(rows)
+        return self.model_copy(update={"paraphrases": judged.paraphrases, "neighborhood": judged.neighborhood})
+
     @property
     def succeeded(self) -> tuple[EditResult, ...]:
         """The edits after which the model generates the target."""

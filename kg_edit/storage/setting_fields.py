@@ -28,7 +28,7 @@ def input_files(config: BaseModel) -> dict[str, str]:
         if path.is_dir():
             hashes[name] = _hash_folder(path)
         elif path.exists():
-            hashes[name] = _hash_file(path)
+            hashes[name] = hash_file(path)
     return hashes
 
 
@@ -46,11 +46,11 @@ def _hash_folder(folder: Path) -> str:
     """Return the SHA-256 of the list of a folder's files, each with its hash and its path in the folder."""
     listed = ""
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        listed += f"{_hash_file(file)} {file.relative_to(folder).as_posix()}\n"
+        listed += f"{hash_file(file)} {file.relative_to(folder).as_posix()}\n"
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

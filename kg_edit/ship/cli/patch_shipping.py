@@ -298,7 +298,7 @@ def _read_scores(ledger: Path, entries: Sequence[Entry]) -> Sequence[ReportRow]:
 
 def _measure_scores(model: LanguageModel, patch: Patch, entries: Sequence[Entry]) -> Sequence[ReportRow]:
     """Return the report rows of the edits, asked of the model as it is and with the patch."""
-    from kg_edit.reports.report import before_and_after
+    from kg_edit.reports.probes import before_and_after
 
     return before_and_after(model, patch, [entry.edit for entry in entries], progress=True)
 

@@ -18,18 +18,16 @@ from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports import differences as differences_module
+from kg_edit.reports import prompt_comparison
 from kg_edit.reports.differences import (
     PromptDifference,
-    check_prompts,
-    compare_prompts,
     count_in_words,
     count_unchanged,
     difference_markdown,
     difference_page,
     difference_table,
-    is_unchanged,
 )
+from kg_edit.reports.prompt_comparison import check_prompts, compare_prompts, is_unchanged
 from kg_edit.reports.prompts import AskedPrompt, own_prompts, packaged_prompts
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.generation import ask
@@ -190,7 +188,7 @@ def test_prompt_that_cannot_be_asked_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_prompt_that_is_too_long_is_found_before_any_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(differences_module, "ask", lambda *_, **__: pytest.fail("a prompt is asked"))
+    monkeypatch.setattr(prompt_comparison, "ask", lambda *_, **__: pytest.fail("a prompt is asked"))
     with pytest.raises(ModelError, match="has positions for 128") as error:
         compare_prompts(tiny("gpt2"), WeightPatch(factors={}), ["Snow is", "so " * 300], tokens=9)
     assert error.value.__notes__ == [f"in the prompt {'so ' * 300!r}"]

@@ -26,7 +26,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports import edit_run
 from kg_edit.reports.advice import JudgedRun
-from kg_edit.reports.edit_run import LOCALITY, LOSSES, PAGE, PARTIAL, REPORT, run_edits
+from kg_edit.reports.edit_run import PARTIAL, run_edits
+from kg_edit.reports.finished_run import LOCALITY, LOSSES, PAGE, REPORT, EditRun
 from kg_edit.reports.rows import RECORDS, ReportRow
 from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.locks import folder_lock
@@ -336,7 +337,7 @@ def test_failed_edits_are_made_alone_once(
     edits = [Edit(id=str(number), **fields) for number, fields in enumerate((plays, other, third, third), 1)]
     model = tiny("llama")
 
-    def make(**options: bool) -> edit_run.EditRun:
+    def make(**options: bool) -> EditRun:
         method = find_method("ft-m").on(model, settings={"steps": 60, "learning_rate": 2e-2})
         return run_edits(method, model, edits, tmp_path / "out", force=True, progress=False, **options)
 

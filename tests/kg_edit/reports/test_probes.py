@@ -16,8 +16,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.probes import check_probes, probes, read
-from kg_edit.reports.report import before_and_after
+from kg_edit.reports.probes import before_and_after, check_probes, probes, read
 from kg_edit.reports.rows import Reading, ReportProbe
 from kg_edit.scoring import asking
 from kg_edit.scoring.evidence import Evidence
