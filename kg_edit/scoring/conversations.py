@@ -142,7 +142,7 @@ def _write(
     if form is not None:
         end_of_thought = form.closing.strip()
 
-    def ends(tokens: Sequence[int]) -> bool:
+    def is_finished(tokens: Sequence[int]) -> bool:
         if tokens[-1] in stops:
             return True
         if end_of_thought is None:
@@ -150,7 +150,7 @@ def _write(
         return end_of_thought in str(model.tokenizer.decode(list(tokens[-_LAST:])))
 
     results = []
-    for row in greedy(model, rows, limits=limits, patches=patches, ends=ends):
+    for row in greedy(model, rows, limits=limits, patches=patches, is_finished=is_finished):
         ids = tuple(token for token in row.tokens if token not in stops)
         written = str(model.tokenizer.decode(list(ids)))
         if end_of_thought is not None:

@@ -67,13 +67,13 @@ def replies(
         model.check_length(prompt, new_tokens=limit)
     stops = end_tokens(model)
 
-    def ends(tokens: Sequence[int]) -> bool:
+    def is_finished(tokens: Sequence[int]) -> bool:
         if tokens[-1] in stops:
             return True
         return not several_lines and ends_line(model, tokens[-1])
 
     rows = [prompt.ids for prompt in encoded]
-    answers = greedy(model, rows, limits=limits, patches=patches, ends=ends)
+    answers = greedy(model, rows, limits=limits, patches=patches, is_finished=is_finished)
     results = []
     for row, written in zip(rows, answers, strict=True):
         ids = [token for token in written.tokens if token not in stops]  # only the last one may be such a token
@@ -82,7 +82,7 @@ def replies(
             text = " ".join(text.split())
         else:
             text = text.split("\n", 1)[0]
-        ended = bool(written.tokens) and ends(written.tokens)
+        ended = bool(written.tokens) and is_finished(written.tokens)
         results.append(Reply(text=text, read=len(row), written=len(written.tokens), ended=ended))
     return tuple(results)
 
@@ -141,10 +141,10 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
         )
     stops = end_tokens(model)
 
-    def ends(tokens_so_far: Sequence[int]) -> bool:
+    def is_finished(tokens_so_far: Sequence[int]) -> bool:
         return tokens_so_far[-1] in stops
 
-    (written,) = greedy(model, [ids], limits=[tokens], ends=ends)
+    (written,) = greedy(model, [ids], limits=[tokens], is_finished=is_finished)
     answer_ids = [token for token in written.tokens if token not in stops]
     answer = str(model.tokenizer.decode(answer_ids, skip_special_tokens=True)).strip()
     ended = len(answer_ids) < len(written.tokens)  # the last token is a stop

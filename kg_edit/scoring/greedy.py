@@ -10,6 +10,13 @@ A row's tokens are, in the words of this file:
     | beginning, shared with other rows | tail | written tokens ...
       read once for all of them           read   one a step
 
+Rows of different lengths are padded on the left, which changes no result. Padding between a beginning and its tail
+changes what a token attends to in a model that counts it (ALiBi, a sliding window). Where `mask_decides` is false, rows
+have therefore no beginnings, and each is read whole.
+
+Besides keys and values, a `Prefix` has ``sums``: the running sums that a patch of `kg_edit.zoo.token_means` keeps of a
+row's tokens. There is one sum for each row, and none for each token, so padding is never cut from them.
+
 `greedy` returns the arg-max tokens after each row, and the most probable tokens at each step.
 """
 
@@ -45,10 +52,10 @@ _SHRINK = 0.75  # finished rows are removed once at most this share of the batch
 # In a group of rows, the longest has at most _SPREAD times the tokens of the shortest, and _SLACK more.
 _SPREAD = 1.5
 _SLACK = 8
-Row = tuple[int, ...]
+Tokens = tuple[int, ...]
 
 
-def _never_ends(_: Sequence[int]) -> bool:
+def _is_never_finished(_: Sequence[int]) -> bool:
     return False
 
 
@@ -82,10 +89,10 @@ def greedy(
     limits: Sequence[int],
     top_k: int = 1,
     patches: Sequence[WeightPatch | None] | None = None,
-    ends: Callable[[Sequence[int]], bool] = _never_ends,
-    starts: SharedContexts | None = None,
+    is_finished: Callable[[Sequence[int]], bool] = _is_never_finished,
+    contexts: SharedContexts | None = None,
 ) -> list[Written]:
-    """Return at most ``limits`` arg-max tokens after each row, up to the one with which the row ``ends``.
+    """Return at most ``limits`` arg-max tokens after each row, up to the one with which the row ``is_finished``.
 
     Args:
         model: the model.
@@ -93,18 +100,24 @@ def greedy(
         limits: the largest number of tokens to write after each row.
         top_k: the number of most probable tokens to return for each step.
         patches: the patch of each row's model; None: the unpatched model.
-        ends: whether a row ends with the tokens that are written so far.
-        starts: precomputed beginnings of the rows, for rows of the unpatched model.
+        is_finished: whether a row is finished, by the tokens that are written after it so far.
+        contexts: beginnings of the rows, computed with the unpatched model; only without ``patches``.
     """
+    if contexts is not None and patches is not None:
+        raise ValueError("contexts are of the unpatched model; give contexts or patches")
     prompts = [tuple(row) for row in rows]
     row_patches = place_factors(model, patches or [None] * len(rows))
-    longest = max((len(row) for row in prompts), default=0) + max(limits, default=0)
-    if not mask_decides(model, longest):  # padding would change the results
-        beginnings: list[_Beginning | None] = [None] * len(prompts)
-    elif starts is not None:
-        beginnings = [_find_beginning(starts, row) for row in prompts]
-    else:
-        beginnings = _compute_beginnings(model, prompts, row_patches)
+    most_written = max(limits, default=0)
+    longest = max((len(tokens) for tokens in prompts), default=0) + most_written
+    beginnings: list[_Beginning | None] = [None] * len(prompts)
+    if mask_decides(model, longest):
+        if contexts is None:
+            beginnings = _compute_beginnings(model, prompts, row_patches)
+        else:
+            beginnings = [_find_beginning(contexts, tokens) for tokens in prompts]
+        # With padding between beginning and tail, a row may no longer fit into the window.
+        if not mask_decides(model, _most_columns(prompts, beginnings) + most_written):
+            beginnings = [None] * len(prompts)
     decoder = _Decoder(
         model=model,
         rows=prompts,
@@ -112,7 +125,7 @@ def greedy(
         patches=row_patches,
         beginnings=beginnings,
         top_k=top_k,
-        ends=ends,
+        is_finished=is_finished,
         at_once=rows_at_once(model, longest),
     )
     return decoder.run()
@@ -132,9 +145,9 @@ def rows_at_once(model: LanguageModel, tokens: int) -> int:
     return max(BATCH_ROWS, int(1e6 * megabytes / row))
 
 
-def _find_beginning(starts: SharedContexts, row: Row) -> _Beginning | None:
-    """Return the longest of the computed ``starts`` with which a row begins; None if it begins with none."""
-    found = starts.find_start(row)
+def _find_beginning(contexts: SharedContexts, tokens: Tokens) -> _Beginning | None:
+    """Return the longest of the computed ``contexts`` with which a row begins; None if it begins with none."""
+    found = contexts.find_start(tokens)
     if found is None:
         return None
     prefix, prefix_row, length = found
@@ -142,32 +155,32 @@ def _find_beginning(starts: SharedContexts, row: Row) -> _Beginning | None:
 
 
 def _compute_beginnings(
-    model: LanguageModel, rows: Sequence[Row], patches: Sequence[WeightPatch | None]
+    model: LanguageModel, rows: Sequence[Tokens], patches: Sequence[WeightPatch | None]
 ) -> list[_Beginning | None]:
     """Compute the beginnings that rows of one model share; None for a row that shares too few tokens with others."""
     beginnings: list[_Beginning | None] = [None] * len(rows)
     groups = _group_by_first_tokens(rows, patches)
     if not groups:
         return beginnings
-    starts = list[Row]()
+    shared_tokens = list[Tokens]()  # of each group
     for group in groups:
-        starts.append(_common_beginning([rows[index] for index in group]))
+        shared_tokens.append(_common_beginning([rows[row] for row in group]))
     group_patches = [patches[group[0]] for group in groups]  # all rows of a group have one patch
-    # Row i of the prefix is the start of group i, and is computed with the patch of group i.
+    # Row i of the prefix is the beginning of group i, and is computed with the patch of group i.
     owners = torch.arange(len(groups))[:, None]  # [groups, 1]
     with patch_each_token(model, group_patches, owners), tell_prompt_ends(model, None):
-        prefix = run_prefix(model, starts)
+        prefix = run_prefix(model, shared_tokens)
     for number, group in enumerate(groups):
-        for index in group:
-            beginnings[index] = _Beginning(prefix, number, len(starts[number]))
+        for row in group:
+            beginnings[row] = _Beginning(prefix, number, len(shared_tokens[number]))
     return beginnings
 
 
-def _group_by_first_tokens(rows: Sequence[Row], patches: Sequence[WeightPatch | None]) -> list[list[int]]:
+def _group_by_first_tokens(rows: Sequence[Tokens], patches: Sequence[WeightPatch | None]) -> list[list[int]]:
     """Return the groups of rows, by their numbers, that have one patch and the same first `_LEAST_SHARED` tokens."""
-    groups: dict[tuple[int, Row], list[int]] = {}  # by patch and first tokens
-    for index, (row, patch) in enumerate(zip(rows, patches, strict=True)):
-        groups.setdefault((id(patch), row[:_LEAST_SHARED]), []).append(index)
+    groups: dict[tuple[int, Tokens], list[int]] = {}  # by patch and first tokens
+    for row, (tokens, patch) in enumerate(zip(rows, patches, strict=True)):
+        groups.setdefault((id(patch), tokens[:_LEAST_SHARED]), []).append(row)
     shared = list[list[int]]()
     for (_, first_tokens), group in groups.items():
         if len(group) > 1 and len(first_tokens) == _LEAST_SHARED:
@@ -175,16 +188,27 @@ def _group_by_first_tokens(rows: Sequence[Row], patches: Sequence[WeightPatch | 
     return shared
 
 
-def _common_beginning(rows: Sequence[Row]) -> Row:
+def _common_beginning(rows: Sequence[Tokens]) -> Tokens:
     """Return the longest common beginning of all rows, at most one token shorter than the shortest row."""
-    most = min(len(row) for row in rows) - 1  # the last token is read anew: its logits are needed
+    most = min(len(tokens) for tokens in rows) - 1  # the last token is read anew: its logits are needed
     count = 0
-    while count < most and all(row[count] == rows[0][count] for row in rows):
+    while count < most and all(tokens[count] == rows[0][count] for tokens in rows):
         count += 1
     return rows[0][:count]
 
 
-def _group_alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *, most: int) -> Iterator[list[int]]:
+def _most_columns(rows: Sequence[Tokens], beginnings: Sequence[_Beginning | None]) -> int:
+    """Return the most columns that `_Decoder` may need to read rows with a beginning, padding included."""
+    longest_beginning = 0
+    longest_tail = 0
+    for tokens, beginning in zip(rows, beginnings, strict=True):
+        if beginning is not None:
+            longest_beginning = max(longest_beginning, beginning.length)
+            longest_tail = max(longest_tail, len(tokens) - beginning.length)
+    return longest_beginning + longest_tail
+
+
+def _group_alike(rows: Sequence[Tokens], beginnings: Sequence[_Beginning | None], *, most: int) -> Iterator[list[int]]:
     """Yield groups of rows, by their numbers, that are read together.
 
     A group has at most ``most`` rows, whose tails have similar lengths. Rows with a shared beginning are apart from
@@ -194,32 +218,32 @@ def _group_alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *
     tails = list[int]()  # of each row: the tokens of its tail
     with_beginning = list[int]()
     without = list[int]()
-    for index, (row, beginning) in enumerate(zip(rows, beginnings, strict=True)):
+    for row, (tokens, beginning) in enumerate(zip(rows, beginnings, strict=True)):
         if beginning is None:
-            without.append(index)
+            without.append(row)
             shared.append(0)
         else:
-            with_beginning.append(index)
+            with_beginning.append(row)
             shared.append(beginning.length)
-        tails.append(len(row) - shared[index])
-    for indices in (with_beginning, without):
-        indices.sort(key=lambda index: (shared[index], tails[index]))
-        yield from _cut_into_groups(indices, tails, most=most)
+        tails.append(len(tokens) - shared[row])
+    for numbers in (with_beginning, without):
+        numbers.sort(key=lambda row: (shared[row], tails[row]))
+        yield from _cut_into_groups(numbers, tails, most=most)
 
 
-def _cut_into_groups(indices: Sequence[int], tails: Sequence[int], *, most: int) -> Iterator[list[int]]:
+def _cut_into_groups(numbers: Sequence[int], tails: Sequence[int], *, most: int) -> Iterator[list[int]]:
     """Cut rows, in their order, into groups of at most ``most`` whose tails have similar lengths.
 
     The rows are sorted by their beginnings first, so a row may also have a much shorter tail than those before it.
     """
     group: list[int] = []
-    for index in indices:
-        lengths = [tails[member] for member in (*group, index)]
+    for row in numbers:
+        lengths = [tails[member] for member in (*group, row)]
         is_too_long = max(lengths) > _SPREAD * min(lengths) + _SLACK
         if group and (len(group) == most or is_too_long):
             yield group
             group = []
-        group.append(index)
+        group.append(row)
     if group:
         yield group
 
@@ -254,20 +278,20 @@ class _Decoder:
     """All rows, and what each has written so far; a row is known by its number, the index in ``rows``.
 
     `run` opens the rows group by group: each group is read with its first written token (`_open`), and joins the rows
-    that are open. Before that, these write on until there is room (`_make_room`). At the end all write on until each is
-    finished (`_write_on`). Every step calls `_next_logits` and then `_write_tokens`, which notes the tokens in
+    that are open. Before that, these write on until there is room. At the end all write on until each is finished
+    (`_write_on`). Every step calls `_next_logits` and then `_write_tokens`, which notes the tokens in
     ``_tokens`` and ``_best`` and takes finished rows out of ``_active``.
 
     ``at_once`` is how many rows write in one batch; the other fields are as in `greedy`.
     """
 
     model: LanguageModel
-    rows: Sequence[Row]
+    rows: Sequence[Tokens]
     limits: Sequence[int]
     patches: Sequence[WeightPatch | None]
     beginnings: Sequence[_Beginning | None]
     top_k: int
-    ends: Callable[[Sequence[int]], bool]
+    is_finished: Callable[[Sequence[int]], bool]
     at_once: int
     _tokens: list[list[int]] = field(default_factory=list)  # of each row: what it has written
     _best: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)  # at each step: likeliest tokens, their p
@@ -287,20 +311,11 @@ class _Decoder:
                 self._write_whole(group)
                 continue
             if open_rows is not None:
-                open_rows = self._make_room(open_rows, group)
+                open_rows = self._write_on(open_rows, until=self.at_once - len(group))  # now there is room
             open_rows = _join(open_rows, self._open(group))
         if open_rows is not None:
             self._write_on(open_rows, until=0)
         return [self._finish(tokens, best) for tokens, best in zip(self._tokens, self._best, strict=True)]
-
-    def _make_room(self, open_rows: _OpenRows, group: list[int]) -> _OpenRows | None:
-        """Decode until the rows of ``group`` can join; if padding would change the results, until no row is left."""
-        longest = max(len(self.rows[row]) for row in group)
-        longest = max(longest, open_rows.before.mask.shape[-1])
-        most_rows = 0
-        if mask_decides(self.model, longest + max(self.limits)):
-            most_rows = self.at_once - len(group)
-        return self._write_on(open_rows, until=most_rows)
 
     def _finish(self, tokens: Sequence[int], best: Sequence[tuple[Tensor, Tensor]]) -> Written:
         """Return what a row has written, with the likeliest tokens and their probabilities at each step."""
@@ -313,9 +328,13 @@ class _Decoder:
 
     def _open(self, group: list[int]) -> _OpenRows:
         """Read the rows of ``group``, write their first token, and return those that are not finished with it."""
-        # The keys and values of the shared beginnings come first; the rest of each row is read now.
+        # The keys and values of the shared beginnings come first; the tail of each row is read now. Beginnings and
+        # tails are both padded on the left (-), so a row may have padding between them:
+        #
+        #     a b c - x
+        #     - a b y z
         beginnings = list[_Beginning]()
-        tails = list[Row]()
+        tails = list[Tokens]()
         for row in group:
             beginning = self.beginnings[row]
             if beginning is None:
@@ -323,14 +342,14 @@ class _Decoder:
             else:
                 beginnings.append(beginning)
                 tails.append(self.rows[row][beginning.length :])
-        start = _stack_beginnings(self.model, beginnings, len(group))
+        prefix = _stack_beginnings(self.model, beginnings, len(group))
         batch = left_pad(tails, device=self.model.device, ends=[len(tail) - 1 for tail in tails])
-        cache = start.growing(len(self.model.blocks))
-        mask = torch.cat([start.mask, batch.mask], -1)  # [rows, beginning + tail]
-        positions = start.lengths + batch.positions  # [rows, tail], counted from the first token of the beginning
+        cache = prefix.growing(len(self.model.blocks))
+        mask = torch.cat([prefix.mask, batch.mask], -1)  # [rows, beginning + tail]
+        positions = prefix.lengths + batch.positions  # [rows, tail], counted from the first token of the beginning
         logits = self._next_logits(group, replace(batch, mask=mask, positions=positions), cache)
         self._write_tokens(logits, group)
-        before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
+        before = _prefix_of(cache, mask)
         return _OpenRows(numbers=group, before=before, ids=self._last_tokens(group)).select(self._active)
 
     def _write_on(self, rows: _OpenRows, *, until: int) -> _OpenRows | None:
@@ -357,7 +376,7 @@ class _Decoder:
             active = [row for row in numbers if row in self._active]
         if not active:
             return None
-        before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
+        before = _prefix_of(cache, mask)
         return _OpenRows(numbers=numbers, before=before, ids=ids).select(self._active)
 
     def _write_whole(self, group: list[int]) -> None:
@@ -365,8 +384,8 @@ class _Decoder:
         numbers = [row for row in group if row in self._active]
         while numbers:
             rows = [(*self.rows[row], *self._tokens[row]) for row in numbers]
-            ends = [len(self.rows[row]) - 1 for row in numbers]
-            batch = left_pad(rows, device=self.model.device, ends=ends)
+            prompt_ends = [len(self.rows[row]) - 1 for row in numbers]
+            batch = left_pad(rows, device=self.model.device, ends=prompt_ends)
             self._write_tokens(self._next_logits(numbers, batch, None), numbers)
             numbers = [row for row in numbers if row in self._active]
 
@@ -402,7 +421,7 @@ class _Decoder:
                 continue
             self._best[row].append((tokens[position], probabilities[position]))
             self._tokens[row].append(first[position])
-            if len(self._tokens[row]) >= self.limits[row] or self.ends(self._tokens[row]):
+            if len(self._tokens[row]) >= self.limits[row] or self.is_finished(self._tokens[row]):
                 self._active.discard(row)
 
     def _last_tokens(self, numbers: Sequence[int]) -> Tensor:
@@ -433,7 +452,8 @@ def _join(open_rows: _OpenRows | None, new: _OpenRows) -> _OpenRows | None:
     return _OpenRows(numbers=[*open_rows.numbers, *new.numbers], before=before, ids=ids)
 
 
-def _states(cache: SummedCache) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Return the keys and values of each block."""
+def _prefix_of(cache: SummedCache, mask: Tensor) -> Prefix:
+    """Return the tokens that were read into ``cache`` as a prefix; ``mask`` [rows, tokens] has 0 for padding."""
     layers: list[Any] = list(cache.layers)
-    return tuple((layer.keys, layer.values) for layer in layers)
+    states = tuple((layer.keys, layer.values) for layer in layers)
+    return Prefix(mask=mask, layers=states, sums=dict(cache.token_sums))

@@ -85,7 +85,11 @@ class Knowledge:
         """Yield the first line of each greedy answer."""
         rows = [self.model.encode(prompt).ids for prompt in prompts]
         limits = [_TOKENS] * len(rows)
-        for answer in greedy(self.model, rows, limits=limits, ends=lambda tokens: ends_line(self.model, tokens[-1])):
+
+        def has_line_break(tokens: Sequence[int]) -> bool:
+            return ends_line(self.model, tokens[-1])
+
+        for answer in greedy(self.model, rows, limits=limits, is_finished=has_line_break):
             text = str(self.model.tokenizer.decode(list(answer.tokens)))
             yield text.lstrip().split("\n", 1)[0]
 

@@ -143,14 +143,14 @@ def _answer_each(
         if ids[: len(start)] == start:
             prefixes.append(start)
 
-    def has_ended(tokens: Sequence[int]) -> bool:
+    def is_finished(tokens: Sequence[int]) -> bool:
         return _ends_answer(model, tokens[-1])
 
-    starts = None
+    contexts = None
     if store and prefixes:
-        starts = store.find_contexts(model, prefixes)
+        contexts = store.find_contexts(model, prefixes)
     limits = [most] * len(rows)
-    texts = greedy(model, list(rows.values()), limits=limits, top_k=_TOP_K, ends=has_ended, starts=starts)
+    texts = greedy(model, list(rows.values()), limits=limits, top_k=_TOP_K, is_finished=is_finished, contexts=contexts)
     return {prompt: _read_answer(model, written) for prompt, written in zip(rows, texts, strict=True)}
 
 

@@ -22,12 +22,12 @@ class GreedyWriter:
     def __init__(self, model: LanguageModel, *, tokens: int, before: str = "") -> None:
         self._model = model
         self._tokens = tokens
-        self._starts = None
+        self._contexts = None
         ids: tuple[int, ...] = ()
         if before:
             ids = encode(model.tokenizer, before.rstrip()).ids[:-1]  # the last token may merge with more
         if ids:
-            self._starts = SharedContexts.of_starts(model, [ids])
+            self._contexts = SharedContexts.of_starts(model, [ids])
 
     def write(self, texts: Sequence[str], *, stops: Sequence[str]) -> list[str]:
         """Return the text after each of ``texts``, up to the first of ``stops``, the end-of-text token or the limit.
@@ -68,11 +68,11 @@ class GreedyWriter:
         """Return the text after each of ``rows``."""
         end_token = self._model.tokenizer.eos_token_id
 
-        def ends(tokens: Sequence[int]) -> bool:
+        def is_finished(tokens: Sequence[int]) -> bool:
             return tokens[-1] == end_token or any(stop in self._decode(tokens) for stop in stops)
 
         limits = [self._limit(row) for row in rows]
-        continuations = greedy(self._model, rows, limits=limits, ends=ends, starts=self._starts)
+        continuations = greedy(self._model, rows, limits=limits, is_finished=is_finished, contexts=self._contexts)
         return [cut_at_first(stops, self._decode(continuation.tokens)) for continuation in continuations]
 
     def _limit(self, row: Sequence[int]) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kg_edit import scoring
-from kg_edit.engine.prefix_cache import Prefix
+from kg_edit.engine.prefix_cache import Prefix, SharedContexts
 from kg_edit.models.hooks import watch
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.factors import Factors
@@ -35,6 +35,39 @@ def test_greedy_rows_equal_one_by_one(name: str) -> None:
         expected = model.model(ids).logits[0, -1].softmax(-1).topk(4)
         assert written.likeliest[-1].tolist() == expected.indices.tolist()
         torch.testing.assert_close(written.probabilities[-1], expected.values, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", families(("mistral", "falcon-alibi")))
+def test_rows_that_join_others_write_what_they_write_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are then padded on the left, also where `mask_decides` is false."""
+    monkeypatch.setattr(scoring.greedy, "BATCH_ROWS", 4)
+    model = tiny(name)
+    rows = [model.encode(text).ids for text in ("A", "Where does", "Spike Hughes plays for", "Rome", "The", "Paris is")]
+    limits = [9, 3, 12, 4, 7, 10]
+    together = greedy(model, rows, limits=limits)
+    for row, limit, written in zip(rows, limits, together, strict=True):
+        (alone,) = greedy(model, [row], limits=[limit])
+        assert written.tokens == alone.tokens
+        torch.testing.assert_close(written.probabilities, alone.probabilities, atol=1e-4, rtol=1e-3)
+
+
+def test_padding_before_a_tail_does_not_move_a_beginning_out_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 42 tokens fit into the window, but with a beginning of 40 tokens and a tail of 10 they do not."""
+    model = tiny("mistral")
+    tokens = [2 + number % 390 for number in range(7, 2000, 7)]
+    rows = [[*tokens[:40], 5, 6], [*tokens[:40], 8, 9]]
+    rows += [[*tokens[60:84], *tokens[100:110]], [*tokens[60:84], *tokens[120:130]]]
+    monkeypatch.setattr(model.text_config, "sliding_window", 44)
+    for row, written in zip(rows, greedy(model, rows, limits=[2] * 4), strict=True):
+        (alone,) = greedy(model, [row], limits=[2])
+        torch.testing.assert_close(written.probabilities, alone.probabilities, atol=1e-5, rtol=1e-4)
+
+
+def test_contexts_of_the_unpatched_model_are_not_for_patched_rows() -> None:
+    model = tiny("llama")
+    contexts = SharedContexts.of(model, ["{}"])
+    with pytest.raises(ValueError, match="unpatched"):
+        greedy(model, [[5]], limits=[1], patches=[rank_one(model, 0)], contexts=contexts)
 
 
 def rank_one(model: LanguageModel, seed: int) -> WeightPatch:
