@@ -8,6 +8,9 @@ For a candidate of tokens t_1 … t_n after a prompt p:
 Prompts that share a beginning share its computation: a `TokenTree` packs many sequences into one row, in which a token
 attends only to its own sequence. A prompt that does not fit into the model's positions is refused.
 
+A tree needs a model in which the mask and the position ids alone decide what a token attends to (`mask_decides`). Other
+models read each prompt in a row of its own, padded on the left. Such padding changes no result in any model.
+
 `score_each` scores pairs on the same model with several patches. Each prompt then has an ``owner``: the index of the
 patch with which it is scored. Prompts of different owners share passes, but no tokens of a tree.
 """
@@ -35,7 +38,9 @@ from kg_edit.patches.weight_patch import WeightPatch, place_factors
 from kg_edit.scoring.pairs import LIKELIEST, Pair, TokenScores
 from kg_edit.scoring.token_tree import TokenTree, TreeRows, pack_groups
 
-_NODES = 768  # nodes of a tree, or twice those of its first prompt if that is more; on a CPU also of a forward pass
+# The most nodes of a tree, and on a CPU also of a forward pass. A tree whose first prompt is longer than half of it may
+# have twice as many nodes as this prompt.
+_NODES = 768
 _WIDTH = 128  # nodes in a row of a pass: attention costs rows x width^2
 _ROWS = 32  # prompts in a pass of `next_tokens`
 Ends = tuple[Tensor, Tensor]  # rows and columns at which prompts end
@@ -134,6 +139,7 @@ class _Group:
 
     limit: int
     numbers: list[int] = field(default_factory=list)
+    # It only counts the nodes. `_plant_trees` builds the tree of a row, which is larger if it also marks prompt ends.
     tree: TokenTree = field(default_factory=TokenTree)
 
     def has_room(self, item: _Asked) -> bool:
@@ -164,8 +170,8 @@ def _score_rows(
     """Return the scores of all prompts, row by row."""
     items = list(chain.from_iterable(rows))
     if mask_decides(model, max(len(item.prompt.ids) for item in items)):
-        logits, index = _read_trees(model, rows, patches)
-        return list(_compute_scores(items, logits, index))
+        logits, logit_rows = _read_trees(model, rows, patches)
+        return list(_compute_scores(items, logits, logit_rows))
     # A model whose attention the mask alone does not decide (a sliding window) can't read trees.
     scores: dict[int, TokenScores] = {}
     for indices in _group_by_length([item.prompt for item in items], nodes=nodes_at_once(model)):
@@ -189,16 +195,16 @@ def _group_by_length(prompts: Sequence[Prompt], *, nodes: int) -> Iterator[list[
         yield group
 
 
-def _compute_scores(items: Sequence[_Asked], logits: Tensor, index: Tensor) -> Iterator[TokenScores]:
-    """Yield the scores of the prompts; ``index`` has, for each target token, the row of ``logits`` before it."""
+def _compute_scores(items: Sequence[_Asked], logits: Tensor, logit_rows: Tensor) -> Iterator[TokenScores]:
+    """Yield the scores of the prompts; ``logit_rows`` has the row of ``logits`` that predicts each target token."""
     # Computed on the logits' device, with one transfer: the logits of all reads may be hundreds of megabytes.
     target_ids = list[int]()
     for item in items:
         target_ids += item.prompt.target_ids
     targets = torch.tensor(target_ids, device=logits.device)
-    index = index.to(logits.device)
-    each = logits.logsumexp(-1)[index] - logits[index, targets]  # -log softmax, [all target tokens]
-    is_best = logits.argmax(-1)[index] == targets
+    logit_rows = logit_rows.to(logits.device)
+    each = logits.logsumexp(-1)[logit_rows] - logits[logit_rows, targets]  # -log softmax, [all target tokens]
+    is_best = logits.argmax(-1)[logit_rows] == targets
     nll, right = torch.stack([each, is_best.to(each)]).cpu()
     if not torch.isfinite(nll).all():
         raise ModelError(
@@ -216,7 +222,7 @@ def _read_trees(
     """Return the logits [nodes, vocabulary] of nodes that predict a target token, and the node of each target token."""
     planted = _plant_trees(rows, marks_ends=needs_prompt_ends(model))
     # A node that predicts target tokens of several prompts is read once
-    nodes, index = torch.tensor(planted.reads).unique(dim=0, return_inverse=True)  # [nodes, 2], [target tokens]
+    nodes, logit_rows = torch.tensor(planted.reads).unique(dim=0, return_inverse=True)  # [nodes, 2], [target tokens]
     ends = torch.tensor(planted.ends)  # [prompts, 2]
     tree_rows = TreeRows(planted.trees)
     with patch_each_token(model, patches, tree_rows.owners()):
@@ -228,7 +234,7 @@ def _read_trees(
             at=(nodes[:, 0], nodes[:, 1]),
             ends=(ends[:, 0], ends[:, 1]),
         )
-    return logits, index
+    return logits, logit_rows
 
 
 class _PlantedTrees(NamedTuple):
@@ -309,8 +315,8 @@ def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[N
     """Apply the head only at the positions ``at``: over whole rows, it costs as much as several blocks."""
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        states = args[0]
-        return (states[index_for(at, states)][None],)
+        states = args[0]  # [rows, columns, d]
+        return (states[index_for(at, states)][None],)  # [1, reads, d]
 
     with model.model.get_output_embeddings().register_forward_pre_hook(pick):
         yield
@@ -330,10 +336,8 @@ def next_tokens(
     log_p: dict[str, dict[int, float]] = {}
     for start in range(0, len(encoded), _ROWS):
         chunk = list(encoded)[start : start + _ROWS]
-        batch = left_pad([encoded[prompt].ids for prompt in chunk], device=torch.device("cpu"))
-        last = (torch.arange(len(chunk)), torch.full((len(chunk),), -1))
-        logits = _forward(model, batch.ids, batch.mask, batch.positions, at=last, ends=last)
-        for prompt, row in zip(chunk, logits.log_softmax(-1).cpu(), strict=True):
+        all_log_p = _log_p_after_rows(model, [encoded[prompt].ids for prompt in chunk])
+        for prompt, row in zip(chunk, all_log_p, strict=True):
             if tokens_of is None:
                 tokens = row.topk(LIKELIEST).indices.tolist()
             else:
@@ -343,25 +347,17 @@ def next_tokens(
     return log_p
 
 
-@torch.no_grad()
 def next_token_log_p(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
     """Return log p of the token after each prompt, [prompts, vocabulary]; float32, on the CPU."""
-    rows = [model.encode(prompt).ids for prompt in prompts]
-    logits = list[Tensor]()
-    batches = [[row] for row in rows]
-    if mask_decides(model, max(len(row) for row in rows)):  # else padding would change the results
-        batches = [rows]
-    for batch_rows in batches:
-        batch = left_pad(batch_rows, device=model.device)
-        output = model.model(
-            input_ids=batch.ids,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
-            logits_to_keep=1,
-        )
-        logits.append(output.logits[:, -1])
-    return torch.cat(logits).float().log_softmax(-1).cpu()
+    return _log_p_after_rows(model, [model.encode(prompt).ids for prompt in prompts])
+
+
+def _log_p_after_rows(model: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return log p of the token after each row of tokens, [rows, vocabulary]; float32, on the CPU."""
+    batch = left_pad(rows, device=torch.device("cpu"))
+    last = (torch.arange(len(rows)), torch.full((len(rows),), -1))
+    logits = _forward(model, batch.ids, batch.mask, batch.positions, at=last, ends=last)
+    return logits.log_softmax(-1).cpu()
 
 
 def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:
