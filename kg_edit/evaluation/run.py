@@ -99,11 +99,11 @@ def evaluate(
     if config.retention:
         asked_model = model.in_chat() if config.chat else model
         config.retention.check(asked_model)
-    grown = _find_extended_run(out, settings, model, all_records, config)
+    extended = _find_extended_run(out, settings, model, all_records, config)
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out), keep_untouched(model):
-        claim(out, settings, grown=grown, describe_rows=partial(_describe_other_records, out, all_records))
+        claim(out, settings, extended=extended, describe_rows=partial(_describe_other_records, out, all_records))
         run = _resume(method, model, config, settings, out)
         _advance_all(run, _split(all_records, choices, config, model), data)
         return finish(out)

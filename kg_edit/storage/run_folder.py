@@ -48,7 +48,7 @@ def claim(
     folder: Path,
     settings: Settings,
     *,
-    grown: Settings | None = None,
+    extended: Settings | None = None,
     describe_rows: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Write ``run.json`` into an empty folder, or check that it has the same settings.
@@ -58,16 +58,19 @@ def claim(
     Args:
         folder: the folder of the run.
         settings: the settings of the run.
-        grown: other settings that are accepted too: those of a smaller run that this one extends; they are replaced.
+        extended: the settings of an earlier, smaller run in the folder, which this run extends. The folder must have
+            these instead of ``settings``, which then replace them.
         describe_rows: as for `check_folder`.
     """
-    check_folder(folder, grown or settings, describe_rows=describe_rows)
+    check_folder(folder, extended or settings, describe_rows=describe_rows)
+    content = {"version": VERSION, **settings}
     has_results = not _names(folder) <= _BEFORE_RESULTS
-    if has_results and not grown:
-        return
-    if not grown and (folder / ENVIRONMENTS).exists():  # of the run that is replaced
-        (folder / ENVIRONMENTS).unlink()
-    write_json(folder / _RUN, {"version": VERSION, **settings})
+    if extended is not None:  # the results of the earlier run stay
+        write_json(folder / _RUN, content)
+    elif not has_results:  # a new run, or one in place of a run that has computed nothing in its environments
+        (folder / ENVIRONMENTS).unlink(missing_ok=True)
+        write_json(folder / _RUN, content)
+    # Else the run is resumed: `check_folder` has found the same settings.
 
 
 def is_run(folder: Path) -> bool:

@@ -83,10 +83,10 @@ def run_sweep(
         "model": {"name": model.name, "fingerprint": model.fingerprint},
         "records_sha256": digest(rows),
     }
-    grown = None
+    extended = None
     if pool is not None:
-        grown = _find_extended_sweep(cells, rows, settings, out=out, sequence=config.plan.schedule.sequence)
-    claim(out, settings, grown=grown, describe_rows=lambda: "other records: another limit, or other data")
+        extended = _find_extended_sweep(cells, rows, settings, out=out, sequence=config.plan.schedule.sequence)
+    claim(out, settings, extended=extended, describe_rows=lambda: "other records: another limit, or other data")
     methods = [cell.method(model, cell.config, graph=graph(cell.config)) for cell in cells]
     outcomes = []
     for number, (cell, method) in enumerate(zip(cells, methods, strict=True), 1):
