@@ -94,20 +94,33 @@ class AlphaEdit(JointMethod):
         return self._null_spaces[layer]
 
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
-        """Return (P (K_p K_p^T + hold H + K K^T) + ridge I)^-1 P K, with the keys K_p of earlier batches."""
-        # [K, K_p, sqrt(hold) N^T], where N [n, d_ff] are the keys of other tokens: N^T N is H.
-        all_keys = keys
+        """Return (P (K K^T + K_p K_p^T + hold H) + ridge I)^-1 P K, with the keys K_p of earlier batches.
+
+        H = H_0 + N^T N, where H_0 is the ``moment`` of ``others`` and N [n, d_ff] are its ``rows``. With
+
+            A = [K, K_p, sqrt(hold) N^T],   A A^T = K K^T + K_p K_p^T + hold N^T N
+            M = (I + hold / ridge P H_0)^-1 P
+
+        the result has the columns of K in (M A A^T + ridge I)^-1 M A, which is what `joint_directions` computes.
+        """
+        columns = [keys]
         if protected is not None:
-            all_keys = torch.cat([all_keys, protected.to(keys)], 1)
-        others_keys = self.config.hold**0.5 * others.rows.to(keys).T
-        all_keys = torch.cat([all_keys, others_keys], 1)
-        projected = self.null_space(layer).project(all_keys)
-        if others.moment is not None:
-            # With many other tokens H is a matrix [d_ff, d_ff], and (I + hold P H / ridge)^-1 P takes the place of P.
-            system = self.config.hold / self.config.ridge * self.null_space(layer).project(others.moment.to(keys))
-            system.diagonal().add_(1.0)
-            projected = torch.linalg.solve(system, projected)
-        return joint_directions(all_keys, projected, weight=self.config.ridge, first=keys.shape[1])
+            columns.append(protected.to(keys))
+        columns.append(self.config.hold**0.5 * others.rows.to(keys).T)
+        all_keys = torch.cat(columns, 1)  # A, [d_ff, facts + earlier facts + n]
+        solved = self._solve_with_moment(layer, all_keys, others.moment)  # M A
+        return joint_directions(all_keys, solved, weight=self.config.ridge, first=keys.shape[1])
+
+    def _solve_with_moment(self, layer: int, keys: Tensor, moment: Tensor | None) -> Tensor:
+        """Return (I + hold / ridge P H_0)^-1 P A for ``keys`` A [d_ff, columns]; it is P A without a ``moment`` H_0."""
+        null_space = self.null_space(layer)
+        projected = null_space.project(keys)  # P A
+        if moment is None:
+            return projected
+        system = self.config.hold / self.config.ridge * null_space.project(moment.to(keys))
+        system.diagonal().add_(1.0)
+        solution: Tensor = torch.linalg.solve(system, projected)
+        return solution
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -122,7 +135,10 @@ class NullSpace:
         return self.used.shape[0] - self.used.shape[1]
 
     def project(self, keys: Tensor) -> Tensor:
-        """Return P K for ``keys`` K [d_ff, facts], in float64; the product is where ``used`` is, as precise as that."""
+        """Return P K for ``keys`` K [d_ff, facts], in float64, on the device that `exact` gives.
+
+        What is subtracted from K is computed on the device of ``used`` and in its dtype, which may be float32.
+        """
         used_part = self.used @ (self.used.T @ keys.to(self.used))
         keys = exact(keys)
         return keys - used_part.to(keys)
