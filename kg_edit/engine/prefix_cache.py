@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from kg_edit.errors import PatchError
+from kg_edit.engine.cache_sums import SummedCache
 from kg_edit.models.architectures import refuse_recurrent
 from kg_edit.models.hooks import tell_prompt_ends
 from kg_edit.models.language_model import LanguageModel
@@ -162,7 +162,8 @@ class Prefix:
         mask: [rows, length], 1 = token.
         layers: the keys and the values of each block, both [rows, heads, length, head size]; empty if no row has a
             token.
-        sums: the sums of `kg_edit.zoo.token_means` by name, if a patch asked for them.
+        sums: what a patch that averages over tokens keeps for each row, by name (`kg_edit.engine.cache_sums`); empty
+            without such a patch.
         contexts: a prefix of contexts, and for each row the number of its context there, [rows]. Then ``layers`` has
             only the keys and values after the context, and `expand` puts both together. None: ``layers`` has all.
     """
@@ -218,78 +219,10 @@ class Prefix:
         return self.expand()._fill(layers, stores=True)
 
     def _fill(self, layers: Sequence[_PrefixLayer], *, stores: bool) -> SummedCache:
-        """Return a cache of ``layers``, which begin with the prefix; ``stores``: whether it stores further sums."""
+        """Return a cache of ``layers``, which begin with the prefix; ``stores``: whether it stores new sums."""
         for layer, (keys, values) in zip(layers, self.layers, strict=False):  # a prefix without tokens has no layers
             layer.begin_with(keys, values)
         return SummedCache(list(layers), self.sums, stores=stores)
-
-
-class CacheSums:
-    """Mixin for a cache that also stores the sums of `kg_edit.zoo.token_means`, [rows, d + 1] by name.
-
-    The rows of the sums follow those of the cache. ``stores_sums``: whether the sums of new tokens are stored. A frozen
-    cache (`Prefix.frozen`) stores no new tokens, so it stores no sums of them either.
-    """
-
-    token_sums: dict[str, Tensor]
-    stores_sums: bool = True
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Take the rows ``beam_idx``, as a beam search does."""
-        super().reorder_cache(beam_idx)  # type: ignore[misc]
-        self._take(beam_idx)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep only the rows ``indices``."""
-        super().batch_select_indices(indices)  # type: ignore[misc]
-        self._take(indices)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each row ``repeats`` times."""
-        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self.token_sums = {name: sums.repeat_interleave(repeats, 0) for name, sums in self.token_sums.items()}
-
-    def reset(self) -> None:
-        """Forget all tokens."""
-        super().reset()  # type: ignore[misc]
-        self.token_sums = {}
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refuse: the sums of fewer tokens are not known."""
-        raise PatchError(
-            "this patch sums up a text, so tokens can't be removed from the cache; generate without an assistant model "
-            "and without prompt_lookup_num_tokens, or with use_cache=False"
-        )
-
-    def _take(self, rows: Tensor) -> None:
-        """Keep the sums of ``rows``, in this order."""
-        self.token_sums = {name: sums[rows.to(sums.device)] for name, sums in self.token_sums.items()}
-
-
-class SummedCache(CacheSums, Cache):
-    """A cache that also stores the sums of `kg_edit.zoo.token_means`."""
-
-    def __init__(self, layers: list[Any], sums: Mapping[str, Tensor], *, stores: bool) -> None:
-        super().__init__(layers=layers)
-        self.token_sums = dict(sums)
-        self.stores_sums = stores
-
-
-def let_store_sums(cache: Cache) -> CacheSums:
-    """Let a cache of transformers store sums, too; return the same object.
-
-    A loop that generates text has made the cache and holds it, so no other object can take its place. Instead, the
-    class of the object is replaced by one with the methods of `CacheSums`. A `DynamicCache` gets this class:
-
-        class SummedDynamicCache(CacheSums, DynamicCache): ...
-    """
-    if isinstance(cache, CacheSums):
-        return cache
-    own_class = type(cache)
-    cache.__class__ = type(f"Summed{own_class.__name__}", (CacheSums, own_class), {})
-    assert isinstance(cache, CacheSums)  # noqa: S101 - by its new class
-    cache.token_sums = {}
-    return cache
 
 
 def _pick_rows(rows: Tensor, index: Tensor) -> Tensor:
@@ -331,6 +264,7 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
 
 def _with_empty_layers(prefix: Prefix, other: Prefix) -> Prefix:
     """Return a prefix without tokens, with layers [rows, heads, 0, head size] of the form of those of ``other``."""
+    # The first row of ``other`` once for each row of ``prefix``, cut to 0 tokens: only its shape is wanted.
     first_row = torch.zeros(len(prefix.mask), dtype=torch.long, device=prefix.mask.device)
     layers = []
     for keys, values in other.rows(first_row).layers:
@@ -362,49 +296,82 @@ class _PrefixLayer(DynamicLayer):
 
 
 class _RoomyLayer(_PrefixLayer):
-    """A `_PrefixLayer` with room for new tokens, which are written in place.
+    """A `_PrefixLayer` with room for ``room`` tokens after the first ones, which are written in place.
 
-    When the room is used up, the layer grows like any other, by copying.
+    As long as the room lasts, ``keys`` and ``values`` are the beginning of a buffer each:
+
+        keys = buffer[..., :length, :]
+
+    Later there are no buffers, and the layer grows like any other, by copying.
     """
 
     def __init__(self, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._room = room
-        self._buffers = tuple[Tensor, ...]()
+        self._buffers: tuple[Tensor, Tensor] | None = None  # of keys and of values
 
     def begin_with(self, keys: Tensor, values: Tensor) -> None:
         """Begin with a copy of ``keys`` and ``values``, with room after them."""
         super().begin_with(keys, values)
-        buffers = []
-        for state in (keys, values):
-            rows, heads, length, size = state.shape
-            buffer = state.new_empty(rows, heads, length + self._room, size)
-            buffer[..., :length, :] = state
-            buffers.append(buffer)
-        self._buffers = tuple(buffers)
+        self._set_buffers(self._allocate(keys), self._allocate(values), length=keys.shape[-2])
+
+    def _allocate(self, states: Tensor) -> Tensor:
+        """Return a buffer that begins with a copy of ``states`` [rows, heads, length, head size]."""
+        rows, heads, length, size = states.shape
+        buffer = states.new_empty(rows, heads, length + self._room, size)
+        buffer[..., :length, :] = states
+        return buffer
+
+    def _set_buffers(self, keys: Tensor, values: Tensor, *, length: int) -> None:
+        """Use these buffers, of which the first ``length`` columns are written."""
+        self._buffers = (keys, values)
+        self.keys = keys[..., :length, :]
+        self.values = values[..., :length, :]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:  # the prefix has no tokens, so these are the prompt: the room comes after it
-            self._room += key_states.shape[-2]
-            self.begin_with(key_states[..., :0, :], value_states[..., :0, :])
-        length = self.get_seq_length()
-        end = length + key_states.shape[-2]
-        if end > self._buffers[0].shape[-2]:  # no room is left
-            return super().update(key_states, value_states, *args, **kwargs)
-        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[..., length:end, :] = new
-        keys, values = self._buffers
-        self.keys = keys[..., :end, :]
-        self.values = values[..., :end, :]
+            self.begin_with(key_states, value_states)
+        elif self._has_room(key_states.shape[-2]):
+            self._write(key_states, value_states)
+        else:
+            self._buffers = None
+            super().update(key_states, value_states, *args, **kwargs)
+        assert self.keys is not None and self.values is not None  # noqa: S101 - set in each case
         return self.keys, self.values
+
+    def _has_room(self, tokens: int) -> bool:
+        """Return whether so many more tokens fit in the buffers."""
+        if self._buffers is None:
+            return False
+        return self.get_seq_length() + tokens <= self._buffers[0].shape[-2]
+
+    def _write(self, new_keys: Tensor, new_values: Tensor) -> None:
+        """Write keys and values in place, after those that are there."""
+        assert self._buffers is not None  # noqa: S101 - by `_has_room`
+        keys, values = self._buffers
+        length = self.get_seq_length()
+        end = length + new_keys.shape[-2]
+        keys[..., length:end, :] = new_keys
+        values[..., length:end, :] = new_values
+        self._set_buffers(keys, values, length=end)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only the rows ``indices``, with their room."""
-        length = self.get_seq_length()
-        self._buffers = tuple(buffer[indices.to(buffer.device)] for buffer in self._buffers)
+        if self._buffers is None:
+            super().batch_select_indices(indices)
+            return
         keys, values = self._buffers
-        self.keys = keys[..., :length, :]
-        self.values = values[..., :length, :]
+        self._set_buffers(_pick_rows(keys, indices), _pick_rows(values, indices), length=self.get_seq_length())
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Take the rows ``beam_idx``, as a beam search does, and give up the room."""
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
+        self._buffers = None
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row ``repeats`` times, and give up the room."""
+        super().batch_repeat_interleave(repeats)
+        self._buffers = None
 
 
 class _FrozenLayer(_PrefixLayer):

@@ -29,10 +29,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kg_edit.engine.cache_sums import SummedCache
 from kg_edit.engine.prefix_cache import (
     Prefix,
     SharedContexts,
-    SummedCache,
     base_model,
     empty_prefix,
     mask_decides,

@@ -5,7 +5,7 @@
 A patch that decides by a whole prompt needs this mean at every token, because it does not know where a prompt ends. The
 attention mask of the block shows which tokens belong to the same text. So the mean is the same for a text alone,
 padded, packed with others into one row (`kg_edit.scoring.likelihood`), or read piece by piece with a cache
-(`kg_edit.engine.prefix_cache`), which stores the sums so far. In a block with a sliding window, the mean is over the
+(`kg_edit.engine.cache_sums`), which stores the sums so far. In a block with a sliding window, the mean is over the
 whole text too.
 
 `TokenMeans` computes the means. `AfterMarker` uses them to find the tokens of a text from a marker on.
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from kg_edit.engine.prefix_cache import let_store_sums
+from kg_edit.engine.cache_sums import let_store_sums
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 
