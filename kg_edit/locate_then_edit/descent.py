@@ -62,7 +62,10 @@ class Delta(ABC):
         """Take one step of the optimiser; the parameters already have their gradients."""
 
     def settle(self) -> Tensor | None:
-        """Return the changes without noise such as dropout, [edits, d], detached; None if there is no noise."""
+        """Return the changes without noise such as dropout, [edits, d], detached; None if there is no noise.
+
+        `descend` calls this when an edit ends, and only if ``keeps_lowest``.
+        """
         return None
 
     def describe(self, edits: Sequence[int]) -> list[dict[str, Any]]:
@@ -87,7 +90,8 @@ class FreeDelta(Delta):
         value: m, [edits, d]; each edit has its own limit.
         learning_rate: Adam's, or the share of the limit that a step of ``momentum`` moves.
         optimiser: the optimiser's name.
-        clamp_norm_factor: the largest |delta|, as a multiple of |m|; infinite without a limit.
+        clamp_norm_factor: the largest |delta|, as a multiple of |m|; infinite without a limit, but ``momentum`` needs
+            one, as its steps are shares of it.
         start: delta at the beginning, shaped like ``value``; None: 0.
     """
 
@@ -154,8 +158,9 @@ class Descent:
 
     Attributes:
         change: m* - m, [d].
-        losses: those of every evaluation; the last ones are those of ``change``.
-        refused: why the change must not be written; empty if it may.
+        losses: those of every evaluation; the last ones are those of ``change``. If the change of an earlier evaluation
+            was restored (`Delta.keeps_lowest`), the losses of that evaluation are here once more, at the end.
+        refused: why the change must not be written, and what to do about it; empty if it may be written.
         notes: what `Delta.describe` says of the change.
     """
 
@@ -167,14 +172,14 @@ class Descent:
     def check(self) -> None:
         """Check that the change may be written: it is finite, as is its last loss, and was not refused."""
         if self.refused:
-            raise PatchError(f"the edit was refused: {self.refused}; leave it out, or make anchor larger")
+            raise PatchError(f"the edit was refused: {self.refused}")
         last_total = self.losses[-1].total if self.losses else 0.0
         if not math.isfinite(last_total) or not torch.isfinite(self.change).all():
             raise PatchError("the loss or the value is not finite; lower the learning rate, or use float32")
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The number of steps, the losses of the first and the last step, and the notes, for the patch's record."""
+        """The number of ``losses``, as "steps", the first and the last of them, and the notes, for the patch's record."""
         if not self.losses:
             return {"steps": 0, **self.notes}
         first = self.losses[0]
@@ -211,17 +216,21 @@ def descend(loss: Objective, delta: Delta, stops: Stops) -> list[Descent]:
     progress = _Progress(len(loss.value), keeps_lowest=delta.keeps_lowest)
     last = stops.steps + stops.further_steps - 1
     for step in range(last + 1):
-        # The losses, and d loss_i / d delta_i, [edits, d]. The optimiser also moves the changes of edits that have
-        # ended; EAMET's penalty needs them as they will be written.
         trained = delta.change()
+        # In `trained` the edits that have ended still move. Their final changes take its place, because a penalty may
+        # depend on the changes of all edits (EAMET's does), and has to see what will be written.
         changes = progress.put_final(trained)
+        # The losses, and d loss_i / d delta_i, [edits, d]
         losses, gradient = loss.gradient(changes, margin=_margin_at(step, stops))
         numbers = losses.numbers()  # the one wait for the device
         progress.add(changes, numbers)
         _report(step, progress)
 
         ended = [edit for edit in progress.running if step == last or _is_done(edit, numbers, stops)]
-        _end_edits(ended, changes, loss, delta, progress, stop_below=stops.stop_below)
+        if ended:
+            _end_edits(ended, changes, loss, delta, progress)
+            if delta.keeps_lowest:
+                progress.restore_lowest(ended, stop_below=stops.stop_below)
         if not progress.running:
             break
         loss.drop(progress.final.keys())
@@ -237,7 +246,7 @@ class _Progress:
 
     Attributes:
         running: the edits that have not ended.
-        history: the losses of each edit's evaluations so far.
+        history: the losses of each edit's evaluations so far (`Descent.losses`).
         lowest: if ``keeps_lowest``, each edit's change of its lowest loss, and that loss.
         final: the final changes [d] of the edits that have ended.
         notes: what the record says of these changes.
@@ -273,11 +282,28 @@ class _Progress:
         _, lowest = self.lowest[edit]
         return losses.total < lowest.total
 
-    def end(self, ended: list[int], changes: Tensor) -> None:
-        """Let the edits in ``ended`` end with their ``changes`` [edits, d]."""
+    def end(self, ended: list[int], changes: Tensor, notes: list[dict[str, Any]]) -> None:
+        """Let the edits in ``ended`` end with their ``changes`` [edits, d], of which the record says ``notes``."""
+        for edit, edit_notes in zip(ended, notes, strict=True):
+            self.final[edit] = changes[edit]
+            self.notes[edit] = edit_notes
+        self.running = [edit for edit in self.running if edit not in self.final]
+
+    def change_final(self, ended: list[int], changes: Tensor, numbers: dict[str, list[float]]) -> None:
+        """Give the edits in ``ended`` other final changes, whose losses were evaluated."""
         for edit in ended:
             self.final[edit] = changes[edit]
-        self.running = [edit for edit in self.running if edit not in self.final]
+            self.history[edit].append(_losses_of(edit, numbers))
+
+    def restore_lowest(self, ended: list[int], *, stop_below: float) -> None:
+        """Give each edit in ``ended`` the change of its lowest loss, if its final change is much worse than that."""
+        for edit in ended:
+            reached = self.history[edit][-1].total
+            lowest_change, lowest = self.lowest[edit]
+            is_good = reached < stop_below or reached <= lowest.total + _WORSE  # false for NaN
+            if not is_good:
+                self.final[edit] = lowest_change
+                self.history[edit].append(lowest)
 
     def results(self) -> list[Descent]:
         """Return the results, when all edits have ended."""
@@ -321,45 +347,21 @@ def _report(step: int, progress: _Progress) -> None:
     report_losses(step, totals, descents=len(progress.history), terms=terms)
 
 
-def _end_edits(
-    ended: list[int], changes: Tensor, loss: Objective, delta: Delta, progress: _Progress, *, stop_below: float
-) -> None:
-    """Let the edits in ``ended`` end with their ``changes`` [edits, d], or where these have noise, with better ones."""
-    progress.end(ended, changes)
-    progress.notes.update(zip(ended, delta.describe(ended), strict=True))
-    if not ended or not delta.keeps_lowest:
-        return
-    settled = delta.settle()
-    if settled is not None:
-        _end_without_noise(loss, settled, changes, ended, progress)
-    _restore_lowest(ended, progress, stop_below)
+def _end_edits(ended: list[int], changes: Tensor, loss: Objective, delta: Delta, progress: _Progress) -> None:
+    """Let the edits in ``ended`` end with their ``changes`` [edits, d], or with those without noise.
 
-
-def _end_without_noise(
-    loss: Objective, settled: Tensor, changes: Tensor, ended: list[int], progress: _Progress
-) -> None:
-    """Let the edits that ``ended`` end with their changes without noise, ``settled`` [edits, d].
-
-    As in GLAME's public program, these are evaluated once more; the other edits stay at ``changes`` [edits, d].
+    As in GLAME's public program, the changes without noise are evaluated once more; the edits that go on stay at
+    ``changes``.
     """
+    progress.end(ended, changes, delta.describe(ended))
+    settled = delta.settle() if delta.keeps_lowest else None
+    if settled is None:
+        return
     without_noise = changes.clone()
     without_noise[ended] = settled[ended]
     with torch.no_grad():
         numbers = loss(without_noise).numbers()
-    for edit in ended:
-        progress.final[edit] = settled[edit]
-        progress.history[edit].append(_losses_of(edit, numbers))
-
-
-def _restore_lowest(ended: list[int], progress: _Progress, stop_below: float) -> None:
-    """Replace the final change of each edit in ``ended`` by that of its lowest loss, if it is much worse than that."""
-    for edit in ended:
-        reached = progress.history[edit][-1].total
-        lowest_change, lowest = progress.lowest[edit]
-        is_good = reached < stop_below or reached <= lowest.total + _WORSE  # false for NaN
-        if not is_good:
-            progress.final[edit] = lowest_change
-            progress.history[edit].append(lowest)
+    progress.change_final(ended, without_noise, numbers)
 
 
 def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:

@@ -86,7 +86,7 @@ def anchor(descent: Descent, value: Tensor, *, norm: float, most: float) -> Desc
     length = float(v_star.norm())
     if length > most * norm:
         why = f"its value is {length / norm:.4g} times as long as in the unedited model; anchor allows {most:g}"
-        return replace(descent, refused=why)
+        return replace(descent, refused=f"{why}; leave it out, or make anchor larger")
     return replace(descent, change=v_star * (norm / max(length, 1e-10)) - value)
 
 
