@@ -184,7 +184,7 @@ class EditingMethod(ABC):
         start: Patch | str | Path | None = None,
         before: Patch | str | Path | None = None,
         after_each: Callable[[Patch], object] = lambda _: None,
-        guard: Callable[[Patch, Patch], object] = lambda new_patch, before: None,
+        guard: Callable[[Patch, Patch], object] = lambda new_patch, so_far: None,
         callbacks: Sequence[Callback] = (),
         progress: bool = False,
     ) -> Patch:
@@ -208,25 +208,25 @@ class EditingMethod(ABC):
         if self.joint:
             refuse_clash(requested)  # before anything is measured
         earlier = None if start is None else as_patch(start)
-        applied = None if before is None else as_patch(before)
-        for earlier_patch in (earlier, applied):
+        outer = None if before is None else as_patch(before)  # applied, but not in the result
+        for earlier_patch in (earlier, outer):
             if earlier_patch is not None:
                 earlier_patch.check_model(self.model)  # before any work
         self._prepare_unpatched()  # before a patch is applied, so that the result is the same with and without it
-        patch = self.empty_patch() if earlier is None else earlier
+        so_far = self.empty_patch() if earlier is None else earlier  # the result, which grows batch by batch
 
         with Bar(title=self.name, unit="edit", total=len(requested), shown=progress) as bar:
             for batch in self._batches(requested):
                 watchers = (*callbacks, StepNotes(bar.note, most=self.config.most_steps))
                 with annotate_errors(*batch), send_losses(watchers, [edit.id for edit in batch]):
-                    on_model = patch if applied is None else applied + patch
-                    new_patch = self._make_batch(batch, on_model)
+                    applied = so_far if outer is None else outer + so_far
+                    new_patch = self._make_batch(batch, applied)
                     new_patch = self._finish(new_patch, batch)
-                    guard(new_patch, patch)
-                    patch = patch + new_patch
-                    after_each(patch)
+                    guard(new_patch, so_far)
+                    so_far = so_far + new_patch
+                    after_each(so_far)
                 bar.update(len(batch))
-        return patch
+        return so_far
 
     def edit_each(self, edits: Edits) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, on the unedited model.
@@ -260,7 +260,7 @@ class EditingMethod(ABC):
 
         Args:
             edits: one edit, unless the method is joint.
-            before: the patch that is already applied to the model.
+            before: all that is applied to the model: ``before`` of `edit`, and the result so far on top of it.
         """
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
