@@ -179,7 +179,7 @@ class Descent:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The number of ``losses`` as "steps", the first and the last of them, and the notes; for the patch's record."""
+        """The number of ``losses`` as "steps", the first and the last of them, and the notes, for the record."""
         if not self.losses:
             return {"steps": 0, **self.notes}
         first = self.losses[0]
