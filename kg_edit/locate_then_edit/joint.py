@@ -31,8 +31,8 @@ _SMALLEST_PIVOT = 1e-6  # of the Cholesky factor, as a share of the largest; bel
 class FactStates:
     """The keys K and the states h of the facts of a batch, for one layer after the other.
 
-    ``site`` is the output of the last layer that h is; ``memory`` is in MB, for hidden states that are kept from layer
-    to layer (without them lower blocks run again).
+    h is read at ``site`` of the last layer: the block's output, or that of its MLP. ``memory`` is in MB, for hidden
+    states that are kept from layer to layer (without them lower blocks run again).
     """
 
     def __init__(
@@ -47,15 +47,16 @@ class FactStates:
     def at(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return K [d_ff, facts] of block ``layer``, and h [facts, d] of the last block in the bare prompts."""
         row_keys, row_states = self._states.at(layer)  # [rows, d_ff], [rows, d]
-        keys = [mean_key(fact_keys) for fact_keys in row_keys.split(self._counts)]
+        keys = [fact_key(contexts_keys) for contexts_keys in row_keys.split(self._counts)]
         states = [fact_states[0] for fact_states in row_states.split(self._counts)]
         return torch.stack(keys, 1), torch.stack(states)
 
 
-def mean_key(keys: Tensor) -> Tensor:
-    """Return k [d_ff] of one fact: the mean of the bare prompt's key and of the other contexts' mean key.
+def fact_key(keys: Tensor) -> Tensor:
+    """Return k [d_ff] of one fact: (k_0 + mean of k_1, ..., k_n) / 2, where k_0 is the key of the bare prompt.
 
-    ``keys`` [contexts, d_ff] has that of the bare prompt first, as in the public code.
+    This is how MEMIT's public code weights the contexts; ROME's `Objective.mean_key` is the plain mean of all. ``keys``
+    [contexts, d_ff] begins with k_0.
     """
     if len(keys) == 1:
         return keys[0]
@@ -85,7 +86,8 @@ def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int 
         keys: K, one column per fact, [d_ff, facts].
         solved: M K, [d_ff, facts], for a symmetric M without negative eigenvalues.
         weight: the number added to the diagonal.
-        first: only return the columns of the first so many facts, [d_ff, first].
+        first: only return the first so many columns, [d_ff, first], if the columns of K after them are keys that are
+            held, such as those of earlier edits: their R is 0. None: all columns.
     """
     keys = exact(keys)
     solved = exact(solved)
@@ -103,7 +105,7 @@ def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int 
     pivots = lower.diagonal()
     if failed or not pivots.min() > _SMALLEST_PIVOT * pivots.max():
         raise PatchError(
-            f"the keys of these {len(gram)} edits are linearly dependent or not finite, so no update fits all of "
-            "them. Make duplicate edits and edits of the same subject in sequence, or relax the constraint"
+            f"the {len(gram)} keys of these edits, and of what they must leave alone, are linearly dependent or not "
+            "finite, so no update fits all of them. Make duplicate edits and edits of the same subject in sequence, or relax the constraint"
         )
     return torch.cholesky_solve(solved.T, lower).T[:, :first]

@@ -26,7 +26,7 @@ from kg_edit.covariance.moment import OtherKeys
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.replay import block_output
 from kg_edit.errors import ConfigError
-from kg_edit.locate_then_edit.joint import mean_key
+from kg_edit.locate_then_edit.joint import fact_key
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import OtherTokens, other_keys, subject_states
 from kg_edit.methods.base import EditingMethod
@@ -252,7 +252,7 @@ def _joint_directions(
     method: JointMethod, requests: Sequence[Request], by_edit: Sequence[Tensor], layer: int
 ) -> Tensor:
     """Return the directions of a batch, [d_ff, edits], from the keys of each edit [contexts, d_ff]."""
-    batch = torch.stack([mean_key(keys) for keys in by_edit], 1)  # K, [d_ff, edits]
+    batch = torch.stack([fact_key(keys) for keys in by_edit], 1)  # K, [d_ff, edits]
     others = requests if method.config.hold else ()  # with ``hold``, the prompts' other tokens keep their outputs
     held = OtherTokens(method.model, others, [layer], memory=0.0).at(layer)
     return method.directions(layer, exact(batch), others=held, protected=None)
