@@ -49,7 +49,7 @@ class SoftTarget:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ExtraTarget:
+class FurtherRow:
     """A further row of an edit, besides its rewrites. It trains the prompt's target, or its ``soft_target``."""
 
     prompt: Prompt
@@ -71,7 +71,7 @@ class Request:
 
     rewrites: tuple[Prompt, ...]
     essence: Prompt | None = None
-    further: tuple[ExtraTarget, ...] = ()
+    further: tuple[FurtherRow, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
@@ -165,7 +165,7 @@ class Objective:
     Attributes:
         kl_weight: the weight of L_a.
         penalty: a further term of each edit's loss; None: no such term.
-        value: m in the bare prompt, [edits, d]; after `with_penalty`, the states that the penalty gets in its place.
+        value: m in the bare prompt, [edits, d]; in the result of `with_penalty`, the states that were given there.
         bare_key: the key of the bare prompt, [edits, d_ff].
         mean_key: k*, the mean key over the contexts, [edits, d_ff] (ROME's Eq. 3, GLAME's Eq. 8).
     """
@@ -210,9 +210,10 @@ class Objective:
             self.mean_key = torch.stack([loss.mean_key for loss in self._plain])
 
     def with_penalty(self, penalty: Penalty, states: Tensor) -> Objective:
-        """Return the same loss with ``penalty(delta, states)``; ``states`` [edits, d] is then its ``value``.
+        """Return the same loss with ``penalty(delta, states)``; its ``value`` is ``states`` [edits, d], and not m.
 
-        Here a method gives a penalty that depends on what this loss has read, or on other states than m.
+        A method uses it for a penalty that depends on what this loss has read, or on other states than m. Both losses
+        share one engine, so `drop` on one of them drops the edits of both.
         """
         loss = copy(self)
         loss.penalty = penalty
@@ -322,7 +323,7 @@ class PlainLoss:
         # L_further: the weighted sum over the further rows
         further = nll.new_zeros(())
         for row, own in zip(request.further, further_log_p, strict=True):
-            further = further + row.weight * _extra_loss(row, own)
+            further = further + row.weight * _further_loss(row, own)
 
         parts = [nll, kl, further]
         if margin is not None:
@@ -349,7 +350,7 @@ def _target_nll(prompt: Prompt, log_p: Tensor) -> Tensor:
     return -log_p.gather(-1, targets[:, None]).mean()
 
 
-def _extra_loss(row: ExtraTarget, log_p: Tensor) -> Tensor:
+def _further_loss(row: FurtherRow, log_p: Tensor) -> Tensor:
     """Return the loss of a further row, without its weight, from ``log_p`` [target tokens, vocabulary].
 
     That is -log P(target) or, with a teacher's q, the cross-entropy -sum q log p, whose gradient is that of KL(q || p),

@@ -25,7 +25,7 @@ from kg_edit.errors import PromptError
 from kg_edit.graphs.facts import overlaps, target_of
 from kg_edit.graphs.source import subject_of
 from kg_edit.languages import ENGLISH, RelationForms, fill, fit_template, forms_of
-from kg_edit.locate_then_edit.objective import ExtraTarget, SoftTarget
+from kg_edit.locate_then_edit.objective import FurtherRow, SoftTarget
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.scoring.likelihood import score
@@ -328,7 +328,7 @@ def stated_facts(
 
 def rows_of(
     model: LanguageModel, subject: str, facts: Sequence[tuple[ComposedFact, Answer | None]], *, shown: int
-) -> tuple[ExtraTarget, ...]:
+) -> tuple[FurtherRow, ...]:
     """Return facts about ``subject`` as rows of the loss, each with the weight 1; the wordings take turns.
 
     A fact that does not fit into the model's positions, or whose target can't be encoded, is left out.
@@ -339,7 +339,7 @@ def rows_of(
         facts: each with the teacher's answer, which the row then has to predict; with None it is the fact's target.
         shown: how many facts about other things precede a question; none precede it if it only fits without them.
     """
-    rows = list[ExtraTarget]()
+    rows = list[FurtherRow]()
     for index, (fact, answer) in enumerate(facts):
         wordings = fact_words(fact.language).wordings
         wording = wordings[index % len(wordings)]
@@ -348,7 +348,7 @@ def rows_of(
             prompt = _encode_fact(model, subject, fact, answer, wording=wording, shown=0)
         if prompt is not None:
             soft_target = None if answer is None else answer.soft_target
-            rows.append(ExtraTarget(prompt=prompt, weight=1.0, soft_target=soft_target))
+            rows.append(FurtherRow(prompt=prompt, weight=1.0, soft_target=soft_target))
     return tuple(rows)
 
 

@@ -30,7 +30,7 @@ from kg_edit.engine.cuda_graphs import RepeatedInPlace
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.source import check_graph
 from kg_edit.locate_then_edit.descent import Delta
-from kg_edit.locate_then_edit.objective import ExtraTarget, Request
+from kg_edit.locate_then_edit.objective import FurtherRow, Request
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import Trains, Workload
 from kg_edit.methods.entries import method_entry
@@ -450,7 +450,7 @@ class Glame(GraphValues, RankOneMethod):
         graph = all_statements.ask(self.graph, edit)
         return stated_facts(self.model, edit, graph, most=self.config.graph_rows, exclude=self.test_answers(edit))
 
-    def make_rows(self, edit: Edit, facts: Sequence[ComposedFact]) -> tuple[ExtraTarget, ...]:
+    def make_rows(self, edit: Edit, facts: Sequence[ComposedFact]) -> tuple[FurtherRow, ...]:
         """Return ``facts`` as questions about s, whose weights in the loss sum to ``graph_weight``."""
         from kg_edit.methods.composed_facts import rows_of
 

@@ -37,7 +37,7 @@ from kg_edit.errors import ConfigError, UnsupportedModelError
 from kg_edit.graphs.facts import relations_without_words
 from kg_edit.graphs.source import SubgraphSource, check_graph
 from kg_edit.locate_then_edit.descent import Delta
-from kg_edit.locate_then_edit.objective import ExtraTarget, Request
+from kg_edit.locate_then_edit.objective import FurtherRow, Request
 from kg_edit.locate_then_edit.states import adds_mlp
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.composed_facts import (
@@ -243,7 +243,7 @@ class GlamePlus(GraphReader, Rome):
 
     def _weigh_rows(
         self, edit: Edit, request: Request, taught: Sequence[tuple[ComposedFact, Answer | None]]
-    ) -> tuple[ExtraTarget, ...]:
+    ) -> tuple[FurtherRow, ...]:
         """Return the further rows of a request and those of what is taught; their weights sum to ``ripple_weight``."""
         rows = (*request.further, *rows_of(self.model, edit.subject, taught, shown=self.config.shown))
         return tuple(replace(row, weight=self.config.ripple_weight / len(rows)) for row in rows)

@@ -291,7 +291,7 @@ class JointMethod(ValueMethod):
         """Find z of facts that share a descent; ``model`` is `self.model` or a copy of it."""
         requests = [fact.prompts for fact in facts]
         loss = self.objective(model, requests)
-        h = loss.value  # [facts, d]
+        h = loss.value  # by `objective`, [facts, d]
 
         # Eq. 16: gradient descent on z - h of all facts at once; a fact whose loss is small enough ends early.
         delta, notes = self.propose([fact.edit for fact in facts], h)
@@ -313,14 +313,15 @@ class JointMethod(ValueMethod):
         layer = self.layers[-1]
         engine = find_engine(model, layer, self.contexts, memory=self.memory, forward=self.forward)
         loss = Objective(model, layer, requests, kl_weight=self.config.kl_weight, engine=engine)
-        # The penalty is relative to h, which is the block's output. What the loss itself has read is the MLP's output.
+        # So far ``loss.value`` is m, the output of the MLP. From here on it is h, the state at ``site``.
         h = self.find_states(loss, [request.rewrites[0] for request in requests])
         return loss.with_penalty(self.make_penalty(loss), h)
 
     def find_states(self, loss: Objective, bare: Sequence[Prompt]) -> Tensor:
         """Return h [facts, d]: the last layer's state at the subject's last token of each ``bare`` prompt.
 
-        ``loss`` has no penalty yet; its ``value`` is the output of the layer's MLP there.
+        ``site`` says which state: the block's output, or m, the output of its MLP. ``loss`` has no penalty yet; its
+        ``value`` is m.
         """
         last = self.layers[-1]
         _, states = subject_states(self.model, bare, layer=last, last=last, site=self.site)

@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import Engine, TargetRow, find_engine
 from kg_edit.engine.passes import PassLimit, passes
 from kg_edit.locate_then_edit.objective import (
-    ExtraTarget,
+    FurtherRow,
     Losses,
     Objective,
     PlainForward,
@@ -49,7 +49,7 @@ def request(model: LanguageModel, prompt: str, subject: str, target: str) -> Req
     return Request(
         rewrites=tuple(encoded(prompt, target=target, context=context) for context in CONTEXTS),
         essence=encoded("{} is a"),
-        further=(ExtraTarget(prompt=text, weight=0.3), ExtraTarget(prompt=soft, weight=0.7, soft_target=soft_target)),
+        further=(FurtherRow(prompt=text, weight=0.3), FurtherRow(prompt=soft, weight=0.7, soft_target=soft_target)),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.locate_then_edit.objective import ExtraTarget
+from kg_edit.locate_then_edit.objective import FurtherRow
 from kg_edit.methods import find_method
 from kg_edit.methods.glame.method import Glame
 from kg_edit.methods.glame_plus.method import GlamePlus
@@ -48,7 +48,7 @@ def plus(model: LanguageModel, **settings: Any) -> GlamePlus:
     return GlamePlus(model, config, graph=graph())
 
 
-def nll(model: LanguageModel, row: ExtraTarget) -> float:
+def nll(model: LanguageModel, row: FurtherRow) -> float:
     """The mean of -log p over the tokens of the row's target, by one plain forward pass."""
     ids = torch.tensor([row.prompt.ids])
     log_p = model.model(ids).logits[0].log_softmax(-1)
