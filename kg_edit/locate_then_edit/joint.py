@@ -106,6 +106,7 @@ def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int 
     if failed or not pivots.min() > _SMALLEST_PIVOT * pivots.max():
         raise PatchError(
             f"the {len(gram)} keys of these edits, and of what they must leave alone, are linearly dependent or not "
-            "finite, so no update fits all of them. Make duplicate edits and edits of the same subject in sequence, or relax the constraint"
+            "finite, so no update fits all of them. Make duplicate edits and edits of the same subject in sequence, or "
+            "relax the constraint"
         )
     return torch.cholesky_solve(solved.T, lower).T[:, :first]
