@@ -41,16 +41,16 @@ class Repeated:
 
     def __init__(self, *, capture: bool) -> None:
         self._may_capture = capture
-        self._first: tuple[Tensors, Tensors] | None = None  # arguments and results of the first call
+        self._example: tuple[Tensors, Tensors] | None = None  # arguments and results, from the first call to the second
         self._replay: Work | None = None
 
     def __call__(self, work: Work, *arguments: Tensor) -> Tensors:
         """Return ``work(*arguments)``; ``work`` is the same at each call."""
-        if self._may_capture and self._first is None:  # the first call
+        if self._may_capture and self._example is None:  # the first call
             return self._call_first(work, arguments)
-        if self._first is not None:  # the second call
-            example, expected = self._first
-            self._first = None  # its tensors are not needed any more
+        if self._may_capture and self._example is not None:  # the second call
+            example, expected = self._example
+            self._example = None  # its tensors are not needed any more
             self._try_capture(work, example, expected)
         if self._replay is None:  # there is no graph
             return work(*arguments)
@@ -67,7 +67,7 @@ class Repeated:
         if results is None:  # not inside the handler, where the error still holds the tensors of the failed call
             return work(*arguments)
         copies = tuple(tensor.detach().clone() for tensor in arguments)
-        self._first = (copies, results)
+        self._example = (copies, results)
         return results
 
     def _try_capture(self, work: Work, example: Tensors, expected: Tensors) -> None:
@@ -133,7 +133,11 @@ class RepeatedInPlace:
             log.debug("a function of parameters is not captured as CUDA graphs: %s", error)
 
     def pass_on(self, parameters: Iterable[Tensor]) -> None:
-        """Give ``parameters`` their gradients, if the last result is a graph's, which has only its own."""
+        """Give ``parameters`` their gradients, if a graph made the last result.
+
+        That result is a leaf, so the backward pass has left a gradient on it alone. Otherwise the parameters already
+        have theirs.
+        """
         if self._graphs is None or self._result is None or self._result.grad is None:
             return
         _, run_backward = self._graphs
@@ -165,6 +169,7 @@ def run_without_waiting(work: Work, *arguments: Tensor) -> Tensors:
 def capture(work: Work, example: Tensors, expected: Tensors) -> Work:
     """Return ``work`` as a CUDA graph for tensors like ``example``, with which its results are ``expected``."""
     graph = torch.cuda.CUDAGraph()
+    # A capture runs no kernel: it records those that read ``example`` and write ``results``. A replay runs them.
     with _capturing(graph, example[0].device):
         results = work(*example)
     graph.replay()
@@ -172,7 +177,7 @@ def capture(work: Work, example: Tensors, expected: Tensors) -> Work:
         raise RuntimeError("the graph's results are not those of the function")
 
     def replay(*arguments: Tensor) -> Tensors:
-        for buffer, tensor in zip(example, arguments, strict=True):
+        for buffer, tensor in zip(example, arguments, strict=True):  # the graph reads its arguments in ``example``
             buffer.copy_(tensor)
         graph.replay()
         return tuple(result.clone() for result in results)  # the next replay writes over them
@@ -229,7 +234,7 @@ def _capturing(graph: torch.cuda.CUDAGraph, device: torch.device, *, pool: Any =
     steps, as does getting it again.
     """
     with torch.cuda.device(device):
-        torch.cuda.graph(graph)  # makes the stream for captures; one is enough for all
+        torch.cuda.graph(graph)  # not used: it is made because it sets the stream of the next line, one for all graphs
         stream = torch.cuda.graph.default_capture_stream
         outer = torch.cuda.current_stream()
         assert stream  # noqa: S101
