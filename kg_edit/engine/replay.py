@@ -112,11 +112,11 @@ class Ascending:
     the blocks below already changed. The blocks below l_1 run once. From then on each batch stores the input of the
     last block that was asked for, and runs from there. With the blocks 3, 4 and 5 to be written:
 
-        outputs(3)   runs blocks 0 to 3 and stores the input of block 3     (block 3 is then written)
-        outputs(4)   runs block 3, stores the input of block 4, runs 4      (block 4 is then written)
-        outputs(5)   runs block 4, stores the input of block 5, runs 5
+        run_through(3)   runs blocks 0 to 3 and stores the input of block 3     (block 3 is then written)
+        run_through(4)   runs block 3, stores the input of block 4, runs 4      (block 4 is then written)
+        run_through(5)   runs block 4, stores the input of block 5, runs 5
 
-    Memory: [tokens, d] for each batch, as long as all batches together need at most ``memory`` MB. Further batches
+    Memory: two inputs [tokens, d] for each batch, as long as all batches together need at most ``memory`` MB. Further batches
     store nothing and run from the first block each time.
     """
 
@@ -129,8 +129,8 @@ class Ascending:
         self._at = layers.start  # the block whose inputs are stored
         self._remaining = memory * 1e6  # bytes
 
-    def outputs(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
-        """Yield for each batch the output of block ``last``, [rows, tokens, d]; by default that of ``layer``.
+    def run_through(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
+        """Run each batch and yield the output of block ``last``, [rows, tokens, d]; by default that of ``layer``.
 
         ``layer`` is the block that is written next: the first of ``layers`` in the first call, and never a lower one
         than in the call before. ``last`` is one of ``layers``. Go through all batches before the next call, since only
@@ -176,7 +176,7 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
     """
     seen: list[Tensor] = []
 
-    def stop(_: Tensor, output: Tensor) -> None:
+    def keep_output(_: Tensor, output: Tensor) -> None:
         seen.append(output)
         raise StopForwardError
 
@@ -187,7 +187,7 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
         mask = torch.cat([prefix.mask, batch.mask], -1)
         positions = prefix.lengths + batch.positions
         cache = prefix.frozen(len(model.blocks))
-    with catch_stop(), watch(model.block(layer), stop), tell_batch_ends(model, batch):
+    with catch_stop(), watch(model.block(layer), keep_output), tell_batch_ends(model, batch):
         base_model(model)(
             input_ids=batch.ids,
             attention_mask=mask,

@@ -5,8 +5,7 @@ present states [d] there (`SubjectStates`), and the keys of the other tokens of 
 
 Why the other tokens: the descent finds m* as if the change were made at the subject's last token only, but the written
 update adds (n . u) times the change at every token with key n. That is little in ordinary text, but up to half of the
-change for tokens that are rare in the text that C was measured from (a German word in pieces, results/, table hold).
-With H of these keys (`kg_edit.covariance.moment.OtherKeys`) in the closed form, U = (C + w H)^-1 K, the written model
+change for tokens that are rare in the text that C was measured from, such as the pieces of a German word. With H of these keys (`kg_edit.covariance.moment.OtherKeys`) in the closed form, U = (C + w H)^-1 K, the written model
 computes what the descent computed.
 """
 
@@ -42,7 +41,7 @@ class WholeRuns:
         self._model = model
         self._batches = batches
 
-    def outputs(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
+    def run_through(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
         """Yield for each batch the output of block ``last``, [rows, tokens, d]; by default that of ``layer``."""
         if last is None:
             last = layer
@@ -94,8 +93,8 @@ class SubjectStates:
             record_last_call(self._model.down_projection(layer)) as call,
             record_last_call(self._model.down_projection(self._last)) as last_layer_call,
         ):
-            # `outputs` runs the pass of one group after the other; both calls are those of the group's pass.
-            for group, output in zip(self._groups, self._runs.outputs(layer, last=self._last), strict=True):
+            # `run_through` runs the pass of one group after the other; both calls are those of the group's pass.
+            for group, output in zip(self._groups, self._runs.run_through(layer, last=self._last), strict=True):
                 state = output if self._site == "block" else last_layer_call.output
                 group_keys = _last_token(call.input, len(group))
                 group_states = _last_token(state, len(group))
@@ -160,8 +159,8 @@ class OtherTokens:
         down = self._model.down_projection(layer)
         others = OtherKeys.none(matrix_shape(down)[1], next(down.parameters()).device)
         with record_last_call(down) as call:
-            # `outputs` runs the pass of one group after the other; the call is that of the group's pass.
-            for group, _ in zip(self._passes, self._runs.outputs(layer), strict=True):
+            # `run_through` runs the pass of one group after the other; the call is that of the group's pass.
+            for group, _ in zip(self._passes, self._runs.run_through(layer), strict=True):
                 keys = _without_subjects(call.input, list(chain.from_iterable(group)))  # of each row
                 first = 0
                 for rows in group:  # the rows of one request, which count as one
@@ -173,7 +172,11 @@ class OtherTokens:
 def _group_requests(requests: Sequence[Request]) -> list[list[Sequence[Prompt]]]:
     """Return the passes: of each the requests that share it, and of each request the rows that are read.
 
-    The rows of a pass have at most `_OTHER_TOKENS` tokens, padding included.
+    With two rows each of the requests a, b and c, the last of which has a pass of its own:
+
+        [[(a1, a2), (b1, b2)], [(c1, c2)]]
+
+    The rows of a pass have at most `_OTHER_TOKENS` tokens, padding included, unless those of one request have more.
     """
     passes = list[list[Sequence[Prompt]]]()
     for request in requests:
@@ -201,7 +204,7 @@ def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tens
     """
     batch = left_pad([row.ids for row in rows], device=model.device, ends=[row.target_start - 1 for row in rows])
     with record_last_call(model.down_projection(layer)) as call:
-        for _ in choose_runs(model, [batch], [layer], memory=0.0).outputs(layer):
+        for _ in choose_runs(model, [batch], [layer], memory=0.0).run_through(layer):
             pass  # the pass runs; only the keys are read
     return torch.cat(_without_subjects(call.input, rows))
 
@@ -219,7 +222,7 @@ def _without_subjects(keys: Tensor, rows: Sequence[Prompt]) -> list[Tensor]:
         for end in range(1, len(row.ids) + 1):
             ends_a_mention = row.ids[max(0, end - len(subject)) : end] == subject
             is_other.append(not ends_a_mention)
-        for position in row.also_edited:
+        for position in row.also_edited:  # other facts of the same edit are written there
             is_other[position] = False
         row_keys = padded_keys[len(padded_keys) - len(row.ids) :]  # without the padding
         others.append(row_keys[torch.tensor(is_other, device=row_keys.device)].float())

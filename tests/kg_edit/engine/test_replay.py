@@ -23,7 +23,7 @@ def outputs(model: LanguageModel, layers: tuple[int, ...], *, memory: float) -> 
     results, patch = list[Tensor](), WeightPatch(factors={})
     for layer in layers:
         with torch.no_grad(), patch.applied_on_top(model):
-            results += runs.outputs(layer, last=layers[-1])
+            results += runs.run_through(layer, last=layers[-1])
         size, inner = weight_matrix(model.down_projection(layer)).shape
         pair = Factors(left=torch.linspace(-1, 1, size)[:, None], right=torch.linspace(1, 2, inner)[:, None] / inner)
         patch = WeightPatch(factors={**patch.factors, model.weight_name(layer): pair})
