@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.engine import chosen_engine
-from kg_edit.engine.passes import PassLimit, padded_tokens, pass_limit, passes
+from kg_edit.engine.passes import PassLimit, group_into_passes, padded_tokens, pass_limit
 from kg_edit.engine.prefix_cache import SharedContexts
 from kg_edit.engine.tail_forward import TailForward, tail
 from kg_edit.errors import is_memory_error
@@ -224,7 +224,7 @@ class FastLoss:
                     self._make_passes()
                 return work()
             except (RuntimeError, MemoryError) as error:
-                has_single_rows = all(len(rows) == 1 for rows in passes(self._rows, self._limit))
+                has_single_rows = all(len(rows) == 1 for rows in group_into_passes(self._rows, self._limit))
                 if not is_memory_error(error) or has_single_rows:
                     raise
             self._halve_passes()  # after the handler, as the error keeps the tensors of the failed pass
@@ -234,14 +234,14 @@ class FastLoss:
         self._passes = []
         self._run_step = self._make_step_runner()
         # The largest pass may have less than the limit, and a long row alone may have more.
-        largest = max(padded_tokens(rows) for rows in passes(self._rows, self._limit))
+        largest = max(padded_tokens(rows) for rows in group_into_passes(self._rows, self._limit))
         tokens = min(self._limit.tokens, largest)
         self._limit = replace(self._limit, tokens=tokens / 2)
 
     def _make_passes(self) -> None:
         """Divide the rows into passes within the limit, and run each without a change."""
         head = self._model.model.get_output_embeddings().weight.device
-        for rows in passes(self._rows, self._limit):
+        for rows in group_into_passes(self._rows, self._limit):
             forward = self._forward(self._model, self._layer, [row.prompt for row in rows])
             self._passes.append(Pass(rows, forward, self._edits, head=head))
 
@@ -282,7 +282,7 @@ class FastLoss:
 
         gradient, *parts = self._within_memory(compute)
         if margin is None:
-            parts = parts[:3]
+            parts = parts[:3]  # a graph has counted the missed tokens anyway
         return parts, gradient
 
     def _compute_step(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -334,7 +334,10 @@ def _call(work: Callable[..., Tensors], *arguments: Tensor) -> Tensors:
 
 
 def _zeros(change: Tensor) -> dict[Part, Tensor]:
-    """Return 0 for each part of the loss and each edit of ``change`` [edits, d]: [edits] by part."""
+    """Return 0 for each part of the loss and each edit of ``change`` [edits, d]: [edits] by part.
+
+    The parts share one tensor, so a caller may add to it only out of place.
+    """
     return dict.fromkeys(PARTS, change.new_zeros(len(change)))
 
 

@@ -6,7 +6,7 @@
   and starting the kernels. Tokens beyond those that keep its products busy would only take memory.
 
 The memory is that of ``--memory``, and of an accelerator half of what it says is free. If it runs out nevertheless,
-the passes get half of the tokens, for the rest of the descent (`Objective`).
+the passes get half of the tokens, for the rest of the descent (`kg_edit.engine.fast_loss.FastLoss`).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def count_numbers(width: int, inner: int, *, blocks: int, vocabulary: int) -> in
     return (10 * width + 5 * inner) * blocks + vocabulary
 
 
-def passes(rows: Sequence[R], limit: PassLimit) -> Iterator[list[R]]:
+def group_into_passes(rows: Sequence[R], limit: PassLimit) -> Iterator[list[R]]:
     """Group the rows into passes within ``limit``; a row that alone has more tokens has a pass of its own."""
     by_length: dict[int, list[R]] = {}
     for row in rows:

@@ -56,9 +56,9 @@ def test_an_accelerators_memory_decides_how_many_tokens_a_pass_has(monkeypatch: 
         for _ in range(50)
     ]
     assert len({row.length for row in rows}) == 3
-    (together,) = passes.passes(rows, limit)
+    (together,) = passes.group_into_passes(rows, limit)
     assert len(together) == len(rows) and padded_tokens(together) > 512
-    assert len(list(passes.passes(rows, on_cpu))) > 1
+    assert len(list(passes.group_into_passes(rows, on_cpu))) > 1
 
 
 def test_limit_counts_whole_rows_where_they_run() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import Engine, TargetRow, find_engine
-from kg_edit.engine.passes import PassLimit, passes
+from kg_edit.engine.passes import PassLimit, group_into_passes
 from kg_edit.locate_then_edit.objective import (
     FurtherRow,
     Losses,
@@ -262,13 +262,13 @@ def test_few_rows_share_a_pass_and_many_of_unlike_length_do_not() -> None:
     few.append(TargetRow(edit=0, prompt=edits[0].rewrites[0], part="kl"))
     lengths = {row.length for row in few}
     assert len(lengths) > 1
-    (together,) = passes(few, PassLimit(512))
+    (together,) = group_into_passes(few, PassLimit(512))
     assert len(together) == len(few) and [row.part for row in together] == ["kl"] + ["nll"] * (len(few) - 1)
     many = [row for row in few for _ in range(100)]
-    apart = list(passes(many, PassLimit(10_000)))
+    apart = list(group_into_passes(many, PassLimit(10_000)))
     assert [len({row.length for row in batch}) for batch in apart] == [1] * len(lengths)
     for tokens in (1, 40):
-        pieces = list(passes(many, PassLimit(tokens)))
+        pieces = list(group_into_passes(many, PassLimit(tokens)))
         assert sum(map(len, pieces)) == len(many)
         widths = [max(row.length for row in batch) for batch in pieces]
         assert all((len(batch) - 1) * width < tokens for batch, width in zip(pieces, widths, strict=True))
