@@ -116,8 +116,8 @@ class Ascending:
         run_through(4)   runs block 3, stores the input of block 4, runs 4      (block 4 is then written)
         run_through(5)   runs block 4, stores the input of block 5, runs 5
 
-    Memory: two inputs [tokens, d] for each batch, as long as all batches together need at most ``memory`` MB. Further batches
-    store nothing and run from the first block each time.
+    Memory: two inputs [tokens, d] for each batch, the first one and the present one, as long as all batches together
+    need at most ``memory`` MB. Further batches store nothing and run from the first block each time.
     """
 
     def __init__(self, model: LanguageModel, batches: Sequence[Batch], layers: range, *, memory: float) -> None:

@@ -5,8 +5,9 @@ present states [d] there (`SubjectStates`), and the keys of the other tokens of 
 
 Why the other tokens: the descent finds m* as if the change were made at the subject's last token only, but the written
 update adds (n . u) times the change at every token with key n. That is little in ordinary text, but up to half of the
-change for tokens that are rare in the text that C was measured from, such as the pieces of a German word. With H of these keys (`kg_edit.covariance.moment.OtherKeys`) in the closed form, U = (C + w H)^-1 K, the written model
-computes what the descent computed.
+change for tokens that are rare in the text that C was measured from, such as the pieces of a German word. With H of
+these keys (`kg_edit.covariance.moment.OtherKeys`) in the closed form, U = (C + w H)^-1 K, the written model computes
+what the descent computed.
 """
 
 from __future__ import annotations
