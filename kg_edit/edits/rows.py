@@ -36,6 +36,7 @@ from kg_edit.edits.edit import (
 from kg_edit.edits.templates import RelationTemplate, RelationTemplates
 from kg_edit.errors import ConfigError, EditError, Fault, did_you_mean
 from kg_edit.languages import ENGLISH, FORM_LANGUAGES, check_language, fill, fit_template
+from kg_edit.writing_systems import is_syllable
 
 Row = Mapping[str, object]
 Labels = Mapping[str, str]
@@ -142,7 +143,10 @@ def to_edit(
 
 
 def language_of(row: Row, default: str) -> str:
-    """Return the language of a row; the default if it names none, or nothing that is one, which `to_edit` refuses."""
+    """Return the language of a row; the default if the field is missing, or is not a language.
+
+    `to_edit` refuses a row whose field is not a language.
+    """
     code = row.get("language")
     if not isinstance(code, str):
         return default
@@ -186,14 +190,14 @@ def _number_as_text(row: Row) -> Row:
 
 
 def _with_space(ending: object) -> object:
-    """Return an ending with the space before it, which the cell of a table has lost.
+    """Return an ending with the space before its first word, which the cell of a table has lost.
 
-    Scripts without case, such as Chinese, have no space there.
+    There is none before Chinese, Japanese and Thai words, before a Korean particle, and before a mark such as a comma.
     """
     if not isinstance(ending, str) or not ending:
         return ending
-    has_case = ending[0].lower() != ending[0].upper()
-    if has_case or ending[0].isdigit():
+    begins_with_word = ending[0].isalnum() and not is_syllable(ending[0])
+    if begins_with_word:
         return f" {ending}"
     return ending
 
@@ -227,7 +231,7 @@ def _from_counterfact(row: Row, labels: Labels, templates: RelationTemplates) ->
     used, _ = translate_row(row, triplet=False)  # a record has no other names; its unused fields are removed
     record = checked(CounterFactRecord, used)
     rewrite = record.requested_rewrite
-    template = templates.find(rewrite.relation_id)
+    template = templates.find(rewrite.relation_id, record.language)
     questions = tuple[Question, ...]()
     if record.portability is not None:
         questions = (Question.model_validate(record.portability.model_dump()),)
@@ -268,20 +272,26 @@ def _from_edit_row(row: Row, labels: Labels, templates: RelationTemplates) -> tu
 
 def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked_in: str) -> tuple[Fields, NameInFile]:
     """Return the fields of the edit that a triplet describes; ids in the place of names get their labels."""
-    triplet, aliases = translate_row(row, triplet=True)
+    triplet, own_names = translate_row(row, triplet=True)
     _refuse_unknown(triplet, _TRIPLET_FIELDS)
     fields = _triplet_to_edit(triplet)
+    name_in_file = dict[str, str]()
+    for (
+        edit_name
+    ) in _EDIT_FIELDS:  # such as target_true, which is object in a triplet, which the row calls ground_truth
+        triplet_name = _EDIT_TO_TRIPLET.get(edit_name, edit_name)
+        name_in_file[edit_name] = own_names.get(triplet_name, triplet_name)
     for edit_name in _ENTITIES:
         entity = fields.get(edit_name)
         stated_id = fields.get(f"{edit_name}_id")
         if is_item_id(entity) and stated_id in (None, entity):  # an id in the place of a label
             if not labels.get(entity):
-                triplet_name = _EDIT_TO_TRIPLET.get(edit_name, edit_name)
-                raise EditError([_without_label(entity, triplet_name, looked_in)])
+                message = _say_no_label(entity, f"{_EDIT_TO_TRIPLET.get(edit_name, edit_name)}_id", looked_in)
+                raise EditError([Fault(name_in_file[edit_name], message)])
             fields[edit_name] = labels[entity]
             fields[f"{edit_name}_id"] = entity
     fields |= _complete_relation(fields, labels, templates)
-    return fields, {**_EDIT_TO_TRIPLET, **aliases}
+    return fields, name_in_file
 
 
 def _triplet_to_edit(triplet: Row) -> Fields:
@@ -301,15 +311,18 @@ def _bare(value: object) -> object:
     return bare_id(value.strip())
 
 
-def _without_label(entity: str, field: str, looked_in: str) -> Fault:
-    """Return the fault of an id for which the graph ``looked_in`` ("": there was none) has no label."""
+def _say_no_label(entity: str, id_field: str, looked_in: str) -> str:
+    """Return the message for an id for which the graph ``looked_in`` ("": there was none) has no label.
+
+    ``id_field`` is the field for the id, if the label is given.
+    """
     where = "there is"
     graph = "a --graph with labels"
     if looked_in:
         where = f"the graph {looked_in} has"
         graph = "a larger --graph (a store of a dump, or a SPARQL URL)"
-    way = f"write the label here and the id in {field}_id, or give {graph}"
-    return Fault(field, f"found the id {entity}, for which {where} no label; {way}")
+    way = f"write the label here and the id in {id_field}, or give {graph}"
+    return f"found the id {entity}, for which {where} no label; {way}"
 
 
 def _complete_relation(fields: Row, labels: Labels, templates: RelationTemplates) -> Fields:

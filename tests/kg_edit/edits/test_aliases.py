@@ -70,6 +70,12 @@ def test_fault_has_the_rows_own_name(tmp_path: Path) -> None:
     assert "field ground_truth: found the number 7" in refusal(write(tmp_path, "edits.jsonl", lines(row)))
 
 
+@pytest.mark.parametrize("value", [5, "Q99999999"], ids=["number", "unknown-id"])
+def test_fault_of_a_triplet_has_the_rows_own_name(value: object, tmp_path: Path) -> None:
+    row = {"subject": "Rome", "relation": "country", "new_object": "Peru", "ground_truth": value}
+    assert "field ground_truth: found the" in refusal(write(tmp_path, "edits.jsonl", lines(row)))
+
+
 def test_case_id_of_a_triplet_or_a_table_is_its_id(tmp_path: Path) -> None:
     triplet = {"case_id": 7, "subject": "Rome", "relation": "country", "new_object": "Peru"}
     assert read(tmp_path, triplet)[0].id == "7"

@@ -153,6 +153,10 @@ def test_counterfact_row_is_read() -> None:
     assert parsed.portability == ()
 
 
+def test_relation_of_a_counterfact_row_is_in_the_rows_language() -> None:
+    assert edit(COUNTERFACT | {"language": "de"}).relation == "Muttersprache"
+
+
 def test_counterfactplus_row_has_a_question() -> None:
     portability = {"Recalled Relation": "(English, ...)", "New Question": "Which family?", "New Answer": "Germanic"}
     (question,) = edit(COUNTERFACT | {"portability": portability}).portability
@@ -167,12 +171,15 @@ def test_counterfactplus_row_has_a_question() -> None:
 
 def test_ending_begins_with_a_space() -> None:
     """Cells of a table, and the fields of a triplet, lose their outer spaces."""
-    endings = ["in Pennsylvania.", " in Pennsylvania.", ", a city.", "的首都"]
+    endings = ["in Pennsylvania.", " in Pennsylvania.", ", a city.", "的首都", "है", "في مصر", "입니다"]
     assert [edit({**TRIPLET, "ending": text}).ending for text in endings] == [
         " in Pennsylvania.",
         " in Pennsylvania.",
         ", a city.",
         "的首都",
+        " है",
+        " في مصر",
+        "입니다",
     ]
 
 
