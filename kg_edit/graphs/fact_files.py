@@ -212,11 +212,12 @@ def _decode(reader: CountingReader, path: Path) -> Iterator[str]:
 def _read_graphml(path: Path) -> tuple[nx.MultiDiGraph, dict[str, str]]:
     """Return the graph of a GraphML file, and the SHA-256 of the file by its name."""
     with open_graph_file(path) as reader:
-        if path.stat().st_size > _LARGEST:
+        content = reader.read(_LARGEST + 1)  # unzipped
+        if len(content) > _LARGEST:
             raise GraphError(f"{path}: has more than {_LARGEST / 1e6:g} MB; write the statements as CSV")
         try:
             # networkx reads a file without the name space a second time, from its start
-            graph = nx.read_graphml(io.BytesIO(reader.read()), force_multigraph=True)
+            graph = nx.read_graphml(io.BytesIO(content), force_multigraph=True)
         except (ParseError, nx.NetworkXException, ValueError, KeyError, AttributeError) as error:
             raise GraphError(
                 f"{path}: is not GraphML ({error}); write it again, or give the statements as CSV"

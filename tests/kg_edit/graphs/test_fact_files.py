@@ -13,6 +13,7 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.errors import GraphError
 from kg_edit.graphs.fact_files import read_facts
 from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.graphs.source import open_named
@@ -147,6 +148,22 @@ def test_graphml_is_read_with_its_node_names(tmp_path: Path) -> None:
     opened = open_named(graphml(edges, tmp_path / "facts.graphml"))
     assert isinstance(opened, PrivateGraph) and stated(opened) == STATED
     assert [file["name"] for file in opened.provenance()["files"]] == ["facts.graphml"]
+
+
+def test_limit_of_graphml_counts_unzipped_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def edges(graph: nx.MultiDiGraph) -> None:
+        for number in range(100):
+            graph.add_edge(str(number), "Norway", label="capital of")
+
+    plain = graphml(edges, tmp_path / "facts.graphml").read_bytes()
+    zipped = tmp_path / "facts.graphml.gz"
+    zipped.write_bytes(gzip.compress(plain))
+    assert zipped.stat().st_size < len(plain) / 2
+    monkeypatch.setattr("kg_edit.graphs.fact_files._LARGEST", len(plain) - 1)
+    with pytest.raises(GraphError, match="has more than"):
+        open_named(zipped)
+    monkeypatch.setattr("kg_edit.graphs.fact_files._LARGEST", len(plain))
+    open_named(zipped)
 
 
 def test_graphml_without_its_name_space_is_read(tmp_path: Path) -> None:
