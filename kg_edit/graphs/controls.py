@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import networkx as nx
 
+from kg_common.errors import EntityLookupError
 from kg_common.json_text import digest
 from kg_edit.edits.edit import Edit, is_item_id
-from kg_edit.errors import FAILURES, GraphError
+from kg_edit.errors import GraphError
 from kg_edit.graphs.facts import add_guard, hash_of, target_of, without_answers, without_nodes
 from kg_edit.graphs.source import (
     SAMPLING,
@@ -31,10 +32,10 @@ from kg_edit.graphs.source import (
     subject_of,
     supported,
 )
-from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 
 _MOST_STATEMENTS = 500  # of a donor
+_NO_SUBGRAPH = (GraphError, EntityLookupError)  # what reading a donor raises, most often because the graph lacks it
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +155,7 @@ class ShuffledObjects(Control):
         for owner, donor in donors.items():
             try:
                 graph = read_subgraph(self.right, donor, SubgraphOptions(per_node=_MOST_STATEMENTS, values=values))
-            except FAILURES:  # the donor is not in the graph
+            except _NO_SUBGRAPH:
                 continue
             for statement in _statements(graph, incoming=False):
                 node = str(statement.end)
@@ -194,6 +195,9 @@ class Withheld(Control):
 class WithoutAnswers(Withheld):
     """The right graph without nodes that overlap a name in ``names[edit id]``: the answers of the test questions.
 
+    `Withheld` leaves out only nodes that are called by a name; here a node goes too if one name contains the other.
+    It is a `Withheld` all the same, so that `withheld_names` finds its names.
+
     If the right graph has the guard (`Leakage`), other statements are sampled in the place of theirs (`add_guard`).
     """
 
@@ -211,7 +215,8 @@ class WithoutAnswers(Withheld):
 class WithAnswersNamed(Control):
     """The right graph, unchanged. ``names[edit id]`` are the answers to the probes of an edit's record.
 
-    They leave no trace in a subgraph, which has the identity of the right graph.
+    They leave no trace in a subgraph, which has the identity of the right graph. The class defines no `change`, because
+    its `subgraph` does not call one.
     """
 
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -254,8 +259,8 @@ class WrongGraph(Control):
                 break
             try:
                 other = read_subgraph(self.right, donor, options)
-            except (GraphError, AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError):
-                continue  # the donor is not in the graph
+            except _NO_SUBGRAPH:
+                continue
             _graft(wrong, other, graph, room=size - count, seed=options.seed, incoming=incoming)
             count = len(_statements(wrong, incoming=incoming))
         if count < size:
@@ -276,7 +281,8 @@ class WrongGraph(Control):
         They have this edit's subject and id: what the right graph withholds from this edit, it withholds from them.
         """
         edit_names = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id} - {None}
-        donors = dict[bytes, Edit]()  # by what decides their order
+        # By a hash, which orders them. It is that of the name of their o*, so of donors with one o* the last one stays.
+        donors = dict[bytes, Edit]()
         for donor in self.pool:
             if donor.target_new in edit_names or donor.target_new_id in edit_names:
                 continue
