@@ -239,7 +239,11 @@ class PrivateGraph:
 
     @cached_property
     def _hash(self) -> str:
-        """The SHA-256 of all nodes, labels and edges."""
+        """The SHA-256 of all nodes, labels and edges.
+
+        The edges are counted here for the first time, so this also logs, once, how much a networkx graph has. What
+        files have is logged by their reader.
+        """
         edges = list[Statement]()
         for key in self._labels:
             edges += self._statements(key)

@@ -193,7 +193,7 @@ def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
 
 def graph_identity(graph: SubgraphSource) -> dict[str, Any]:
     """Return the graph's files and hashes, or its URL, without the time at which it was asked."""
-    source: Any = getattr(graph, "source", graph)
+    source: Any = getattr(graph, "source", graph)  # a `WikidataCache` reads a source, which has the files or the URL
     identity = {"kind": type(source).__name__}
     if hasattr(source, "provenance"):
         identity = source.provenance()
@@ -205,7 +205,7 @@ SAMPLING = frozenset(("hops", "per_node", "seed"))
 
 
 def edit_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
-    """Return the source's subgraph of an edit whose edge has a label, as methods need it.
+    """Return the source's subgraph of an edit, and make sure that the edit's own edge has a label, as methods need it.
 
     If the edit has no relation, the words of its prompt are the label. `read_subgraph` leaves such an edge without one.
     """
