@@ -122,7 +122,11 @@ def read_positions(row: Prompt) -> list[int]:
 
 
 def read_index(rows: Sequence[Prompt], shifts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the (row, position) indices of the logits that the loss reads, with each row's shift on its positions."""
+    """Return the (row, position) indices of the logits that the loss reads, with each row's shift on its positions.
+
+    Of two rows that are read at the positions 4, 5 and at 3, with the shifts -4 and -2, as in right-padded tails whose
+    subjects end at 4 and 2: [0, 0, 1] and [0, 1, 1].
+    """
     row_index = list[int]()
     position_index = list[int]()
     for index, (row, shift) in enumerate(zip(rows, shifts, strict=True)):
@@ -138,7 +142,11 @@ def tail(row: Prompt) -> Sequence[int]:
 
 
 def tail_ends(rows: Sequence[Prompt]) -> list[int]:
-    """Return the column of each row's tail in which its prompt ends; it may be outside of the tail."""
+    """Return the column of each row's tail in which its prompt ends.
+
+    In a prompt without target the tail is the subject's last token alone, and the prompt goes on: then the column is
+    outside of the tail.
+    """
     return [row.target_start - 1 - row.edited_at for row in rows]
 
 

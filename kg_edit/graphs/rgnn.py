@@ -135,10 +135,10 @@ class RGNN(nn.Module):
             RelationalLayer(width, aggregation=aggregation, relations=relations, graph=graph) for _ in range(layers)
         )
         # Xavier-uniform with ReLU's gain, as in the public code, from our own random generator.
-        self._draws = [torch.Generator().manual_seed(seed)]
+        self._generators = [torch.Generator().manual_seed(seed)]
         with torch.no_grad():
             for weight in self.parameters():
-                nn.init.xavier_uniform_(weight, gain=nn.init.calculate_gain("relu"), generator=self._draws[0])
+                nn.init.xavier_uniform_(weight, gain=nn.init.calculate_gain("relu"), generator=self._generators[0])
 
     @classmethod
     def together(cls, networks: Sequence[RGNN]) -> RGNN:
@@ -147,9 +147,9 @@ class RGNN(nn.Module):
         The networks' own weights become views of these: what trains the joint weights trains each network.
         """
         combined = deepcopy(networks[0])
-        combined._draws = []
+        combined._generators = []
         for network in networks:
-            combined._draws += network._draws
+            combined._generators += network._generators
         for number, layer in enumerate(combined.layers):
             parts = [network.layers[number] for network in networks]
             for name, _ in list(layer.named_parameters()):
@@ -181,7 +181,7 @@ class RGNN(nn.Module):
         edit has the same draws alone and in a batch.
         """
         draws = []
-        for size, generator in zip(sizes, self._draws, strict=True):
+        for size, generator in zip(sizes, self._generators, strict=True):
             draws.append(torch.rand(size, nodes.shape[-1], generator=generator))  # [nodes of this graph, d]
         drawn = pad_sequence(draws, batch_first=True)  # [graphs, nodes, d], 0 for padding, which is thus dropped
         kept = drawn.reshape(nodes.shape) >= self._dropout_rate
