@@ -35,7 +35,7 @@ def as_edits(edits: Edits) -> tuple[Edit, ...]:
         if not edits.edits:
             raise _refusal("no row of the file is an edit")
         return edits.edits
-    if isinstance(edits, str) and " " in edits.strip() and not Path(edits).suffix:  # a sentence, and not a path
+    if isinstance(edits, str) and _is_sentence(edits):
         raise _refusal(f"found {describe(edits)}")
     if isinstance(edits, str | Path):
         return read_edits(edits).edits
@@ -48,6 +48,13 @@ def as_edits(edits: Edits) -> tuple[Edit, ...]:
     if not result:
         raise _refusal("found no edits")
     return tuple(result)
+
+
+def _is_sentence(text: str) -> bool:
+    """Return whether a text is a sentence such as "J. K. Rowling lives in", and not a path such as "my edits.jsonl"."""
+    suffix = Path(text).suffix  # of this sentence ". Rowling lives in"
+    is_ending = suffix != "" and " " not in suffix
+    return " " in text.strip() and not is_ending
 
 
 def _refusal(found: str) -> EditError:

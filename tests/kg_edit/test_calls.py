@@ -107,6 +107,10 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "a list with something else": (lambda _: rome().edit([7]), "edit 1: found the number 7; expected an Edit"),
     "a sentence": (lambda _: rome().edit("The Louvre is in Madrid"), "expected an Edit, a list of edits, or the path"),
+    "a sentence with full stops": (
+        lambda _: rome().edit("J. K. Rowling lives in"),
+        "expected an Edit, a list of edits",
+    ),
     "something else": (lambda _: rome().edit(7), "found the number 7; expected an Edit, a list of edits, or the path"),
     "no edits": (lambda _: rome().edit([]), "found no edits; expected an Edit, a list of edits, or the path"),
     "no edits, each alone": (lambda _: rome().edit_each(iter(())), "found no edits; expected"),
