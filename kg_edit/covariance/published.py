@@ -54,7 +54,7 @@ def import_covariance(
     folder = folder or store_folder()
     size = key_size(model, layer)
     source = f"{path.name} sha256={_digest(path)}"
-    identity = Identity(
+    identity = Identity(  # as `store._identify` makes it for an edit with this corpus
         model=content_fingerprint(model.model),
         module=model.weight_name(layer).removesuffix(".weight"),
         corpus=f"{IMPORTED}{name}",
@@ -64,8 +64,9 @@ def import_covariance(
     if stored.is_file():
         manifest = read_manifest(stored, identity)
         if manifest.source != source:
+            stored_name, _, _ = manifest.source.rpartition(" sha256=")
             raise CovarianceError(
-                f"{path}: {manifest.source.split()[0]} is stored as {identity.corpus} for {identity.module}; give "
+                f"{path}: {stored_name} is stored as {identity.corpus} for {identity.module}; give "
                 f"another --name, or delete {stored}"
             )
         return manifest
@@ -151,7 +152,10 @@ def _read_sum(archive: zipfile.ZipFile, path: Path, size: int, *, module: str) -
 
 @contextmanager
 def _member(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
-    """Open an array in a .npz file behind its header, which gives its shape and type."""
+    """Open an array in a .npz file behind its header, which gives its shape and type.
+
+    The header also says whether the rows or the columns come first. That is ignored: C is symmetric.
+    """
     if f"{name}.npy" not in archive.namelist():
         raise KeyError(name)
     with archive.open(f"{name}.npy") as file:

@@ -174,8 +174,8 @@ def test_mistake_is_refused(
 
 def test_second_import_needs_a_name_of_its_own(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    import_covariance(published(tmp_path), tiny("llama"), folder=store)
+    import_covariance(published(tmp_path, "first file.npz"), tiny("llama"), layer=LAYER, folder=store)
     other = published(tmp_path, "other.npz", **{"mom2.count": np.asarray(7)})
-    with pytest.raises(CovarianceError, match="give another --name"):
+    with pytest.raises(CovarianceError, match=r"first file\.npz is stored as .* give another --name"):
         import_covariance(other, tiny("llama"), layer=LAYER, folder=store)
     assert import_covariance(other, tiny("llama"), layer=LAYER, name="other", folder=store).count == 7
