@@ -232,6 +232,6 @@ def typed_options(context: typer.Context, names: Sequence[str]) -> list[str]:
             name = parameter.opts[0]
             is_option = name.startswith("-")
             if not is_option:
-                name = name.upper()  # as the help shows an argument, which is typed without its name
+                name = parameter.metavar or name.upper()  # as the help shows an argument, which is typed alone
             typed.append(name)
     return typed

@@ -176,6 +176,7 @@ def test_methods_and_models_are_listed(kg_edit: Run) -> None:
     shown = kg_edit("methods", "rome")
     assert all(word in shown.out for word in ("learning_rate", "presets: default, fast, long, paper"))
     assert "did you mean 'rome'" in kg_edit("methods", "roem").err
+    assert "METHOD has no effect with --markdown" in kg_edit("methods", "rome", "--markdown").err
     named = kg_edit("models")
     assert named.code == 0
     assert all(word in named.out for word in ("smollm2-135m", "pip install", "gpt2, gpt_bigcode"))
