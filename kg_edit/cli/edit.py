@@ -207,7 +207,8 @@ def edit(
         confirm_many(planned, len(usable), model, dtype, device)
 
     # 2. Load the model, and make the edits.
-    with open_callbacks(log or ()) as callbacks:
+    logs = [] if dry_run else log or []  # a dry run writes nothing, and a log is made when it is opened
+    with open_callbacks(logs) as callbacks:
         note_choice(method_option, graph)
         language_model = load(model, dtype, device)
         chosen = planned.with_layer(language_model, usable)

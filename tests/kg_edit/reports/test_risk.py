@@ -85,7 +85,8 @@ def test_a_method_without_keys_can_not_be_predicted() -> None:
 
 @pytest.mark.slow
 def test_dry_run_writes_nothing_and_names_each_edit(edit: Run, place: Path) -> None:
-    result = edit(*ROME, "--dry-run")
+    result = edit(*ROME, "--dry-run", "--log", "file:losses.jsonl")
+    assert not (place / "losses.jsonl").exists()
     assert result.code == 0 and "lebron" in result.out and "france" in result.out
     assert not (place / "out").exists()
     refused = edit(*ROME, "--most-reach", "0")
