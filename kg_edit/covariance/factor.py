@@ -10,7 +10,9 @@ A is factored once (Cholesky), and the factor solves for every B. `Factor` makes
    Each step multiplies the error by about cond(A) times float32's precision. Measured on SmolLM2-135M, layer 5: cond(A)
    is 250, and two steps reach the residual of float64. If A is too ill-conditioned for that, attempt 2 follows.
 2. float64 on the device. If the device has no room for attempt 1 or 2, attempt 3 follows.
-3. float64 on the CPU. This is the only attempt for a device without float64 (`kg_edit.models.devices`).
+3. float64 on the CPU.
+
+A device without float64 never comes here: its columns are on the CPU, and `SecondMoment._solve` chooses the CPU.
 """
 
 from __future__ import annotations
@@ -168,7 +170,7 @@ def _offload_if_tight(matrix: Tensor) -> Tensor:
     free = free_bytes(matrix.device)
     if free is None or free >= matrix.nbytes:
         return matrix
-    log.debug("a factor of %d MB is kept in main memory", matrix.nbytes / 1e6)
+    log.debug("a matrix of %d MB is kept in main memory", matrix.nbytes / 1e6)
     if matrix.is_cuda:
         return matrix.cpu().pin_memory()
     return matrix.cpu()
@@ -177,7 +179,7 @@ def _offload_if_tight(matrix: Tensor) -> Tensor:
 def has_fast_float64(device: torch.device) -> bool:
     """Return whether a product in float64 on ``device`` takes at most 16 times as long as in float32.
 
-    Both are timed for each factor, which takes far longer than these eight products.
+    Both are timed for each factor: the eight small products take far less time than the factor itself.
     """
     if device == CPU:
         return True

@@ -121,7 +121,7 @@ def write_moment(folder: Path, flat: Tensor, manifest: Manifest) -> Path:
     Args:
         folder: the store.
         flat: the upper block triangle of `kg_edit.covariance.moment.SecondMoment`; it is stored in float32.
-        manifest: its identity, which names the file.
+        manifest: what is known of C; the identity in it names the file.
     """
     check_finite(flat, manifest)
     path = moment_path(folder, manifest)
@@ -204,7 +204,9 @@ def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:
         found = getattr(manifest, name)
         if found != value:
             raise CovarianceError(f"{path}: expected {name} = {value!r}, found {found!r}; delete the file")
-    if manifest.count < manifest.tokens or manifest.chunks < 1:
+    if manifest.chunks < 1:
+        raise damaged(path, f"it is the mean of {manifest.chunks} chunks of text; expected 1 or more")
+    if manifest.count < manifest.tokens:
         raise damaged(path, f"it is the mean of {manifest.count} tokens; expected {manifest.tokens} or more")
     if path != moment_path(path.parent, manifest):
         raise CovarianceError(f"{path} contains the covariance {manifest.id}; rename the file to this id, or delete it")

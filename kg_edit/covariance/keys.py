@@ -109,6 +109,7 @@ def can_pack(model: LanguageModel) -> bool:
     # Any two texts of different tokens do.
     first = [(11 + 7 * position) % size for position in range(12)]
     second = [(101 + 7 * position) % size for position in range(12)]
+    # Both have the keys of the 48 tokens in the same order: first, second, second, first.
     together = _last_keys(model, [[first, second], [second, first]])
     alone = _last_keys(model, [[first], [second], [second], [first]])
     return bool((together - alone).norm() < 0.03 * alone.norm())  # the error of bfloat16 is 0.01
@@ -128,7 +129,10 @@ def _last_keys(model: LanguageModel, bins: Sequence[Sequence[TokenRow]]) -> Tens
 
 
 def batch_tokens(*, cpu: bool) -> int:
-    """Return the most tokens of a batch. On a CPU 512 stay in its caches: Qwen2.5-0.5B takes 0.84 of the time."""
+    """Return the most tokens of a batch.
+
+    On a CPU, 512 tokens stay in its caches: Qwen2.5-0.5B takes 0.84 of the time that it takes with 2048.
+    """
     if cpu:
         return 512
     return 2048
