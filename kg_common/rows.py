@@ -2,7 +2,7 @@
 
 All readers of edit files share this module. It does not interpret the fields of a row; the caller does. The separator
 of a table's columns is the usual one for the file ending. If the header does not contain that separator, the module
-tries ``,``, ``;`` and a tab. All texts are given in the form NFC: macOS may write a letter and its accent as two
+tries ``,``, ``;`` and a tab. All values are given in the form NFC: macOS may write a letter and its accent as two
 characters, which look the same, but differ from the names of a graph and take more tokens.
 """
 
@@ -209,7 +209,7 @@ def _read_object(pairs: list[tuple[str, object]]) -> dict[str, object] | RowFaul
 
 
 def _compose(value: object) -> object:
-    """Return a text, or the texts of a list, in the form NFC; those of an object are in it already."""
+    """Return a text, or the texts of a list, in the form NFC; `_read_object` has done so inside of an object."""
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
     if isinstance(value, list):

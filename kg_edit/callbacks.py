@@ -70,7 +70,12 @@ class StepNotes(Callback):
     """Passes each step in words to a progress bar: one descent over a batch may take minutes."""
 
     def __init__(self, note: Callable[[str], object], *, most: tuple[int, int] = (0, 0)) -> None:
-        """Pass the words to ``note``; ``most`` has the largest number of steps, and of further steps."""
+        """Pass the words to ``note``.
+
+        Args:
+            note: is called with the words of each step.
+            most: the largest number of steps, and of the further steps of edits that are not predicted by then.
+        """
         self._note = note
         self._steps, self._further = most
         self._began = time.monotonic()
@@ -201,9 +206,9 @@ def report_losses(
 
     Args:
         step: the step of the descent, from 0.
-        losses: the loss of each running edit, by its index in the batch.
-        descents: the number of descents in the batch; if it is not the number of edits, a loss is reported for the
-            whole batch, as ``first..last``.
+        losses: the loss of each running edit, by its index in the batch; of one descent over several edits, {0: loss}.
+        descents: the number of descents in the batch; if it is not the number of edits, all edits have one descent,
+            whose loss is reported for ``first..last``.
         terms: the terms of each loss by name, by the same index.
     """
     callbacks, edits = _RECEIVERS.get()

@@ -101,7 +101,7 @@ def options_of(model: type[BaseModel]) -> list[Parameter]:
     """Return an option for each field of a pydantic model that has a description, which is its help.
 
     The flag is the field's name, or ``flag`` in its ``json_schema_extra``, which may also have ``show_default``, and
-    ``panel`` (of the help). A tuple is an option that can be repeated.
+    ``panel`` (of the help). A tuple is an option that can be repeated; its values are texts, which the model parses.
     """
     parameters = []
     for name, field in model.model_fields.items():

@@ -151,7 +151,7 @@ def read_edits(
         raise EditFileError(first_faults(file.problems))
     if file.problems and not file.edits:
         raise EditFileError(f"no row can be used:\n{first_faults(file.problems)}")
-    made, repeats = without_repeats(file.edits)
+    made, repeats = without_repeats(file.edits)  # only for the log: who makes the edits leaves out repeats
     read = number_of(len(made), "edit")
     if repeats:
         read = f"{number_of(len(file.edits), 'row')}, which are {read} as {len(repeats)} repeat an earlier one"
@@ -266,7 +266,10 @@ def _check_object(row: object) -> dict[str, object]:
 
 
 class _EarlierRows:
-    """The edits of the rows so far: an id belongs to one row, and a fact (subject and prompt) to one target."""
+    """The edits of the rows so far: an id belongs to one row, and a fact (subject and prompt) to one target.
+
+    The form does not count: a later --chat or --plain gives all edits the same form.
+    """
 
     def __init__(self, unit: str) -> None:
         self._unit = unit

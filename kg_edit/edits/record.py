@@ -122,6 +122,7 @@ class BenchmarkRecord(Record):
     probes: Annotated[tuple[Probe, ...], Field(strict=False)] = Field((), description="what the edited model is asked")
     chain: Annotated[tuple[Triple, ...], Field(strict=False)] = Field((), description="facts before, as ids")
     new_chain: Annotated[tuple[Triple, ...], Field(strict=False)] = Field((), description="facts after, as ids")
+    # Not the form of a `Query` (question or sentence), nor the forms of an `Edit` (plain text or chat)
     form: str = Field("", description="the published form it was read from, and what was chosen in reading it")
     references: Texts = Field((), description="texts that sampled ones are compared with")
     remarks: Annotated[tuple[Remark, ...], Field(strict=False)] = Field((), description="what the lint reports of it")
@@ -135,7 +136,10 @@ class BenchmarkRecord(Record):
 
     @property
     def has_ceilings(self) -> bool:
-        """Whether it has portability questions of no category, or probes with recalled facts, for ceilings."""
+        """Whether it has questions for ceilings: portability questions of no category, or probes with recalled facts.
+
+        A ceiling is the score of the unedited model with the facts that lead to the answer in the prompt.
+        """
         for probe in self.probes:
             if any(query.recalled for query in probe.queries):
                 return True
