@@ -95,9 +95,9 @@ class SelfCorpus:
 
     def feed(self, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
         """Sample the chunk with the number ``chunk``, and pass its keys in ``layers`` to ``see``."""
-        from kg_edit.covariance.keys import keys_seen
+        from kg_edit.covariance.keys import watch_keys
 
-        with keys_seen(model, layers, see):
+        with watch_keys(model, layers, see):
             seed = self.seed * 100_003 + chunk  # the chunks of two seeds have different seeds, up to 100,003 chunks
             sample_text(model, rows=self.rows, tokens=self.length, seed=seed)
 
@@ -176,9 +176,9 @@ def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, pac
     """Return the chunk of ``rows``; ``packs`` says whether several rows can be packed into one."""
 
     def feed(layers: Sequence[int], see: See) -> None:
-        from kg_edit.covariance.keys import keys_of_rows
+        from kg_edit.covariance.keys import pass_keys
 
-        keys_of_rows(model, layers, rows, see, packed=packs())
+        pass_keys(model, layers, rows, see, packed=packs())
 
     return Chunk(tokens=tokens, feed=feed)
 

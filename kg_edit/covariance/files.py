@@ -147,11 +147,11 @@ def read_moment(path: Path, identity: Identity, *, size: int | None = None) -> t
         identity: the source that the file must have.
         size: the module's number of inputs, if it is known.
     """
-    stored, manifest = check_moment(path, identity, size=size)
+    stored, manifest = read_upper_triangle(path, identity, size=size)
     return square(stored, manifest.size), manifest
 
 
-def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> tuple[Tensor, Manifest]:
+def read_upper_triangle(path: Path, identity: Identity, *, size: int | None = None) -> tuple[Tensor, Manifest]:
     """Read the upper block triangle (flat) in a covariance's file, and check that it is a second moment.
 
     Args:

@@ -1,6 +1,6 @@
 """Collects the keys k [tokens, d_ff] (inputs of the down-projection) of several layers in one pass over token rows.
 
-`keys_of_rows` runs batches of rows and stops at the highest wanted layer. If position ids separate texts
+`pass_keys` runs batches of rows and stops at the highest wanted layer. If position ids separate texts
 (`can_pack`), several texts are packed into a row; otherwise rows are padded on the left.
 """
 
@@ -41,7 +41,7 @@ class TokenBatch:
 
 
 @torch.no_grad()
-def keys_of_rows(
+def pass_keys(
     model: LanguageModel, layers: Sequence[int], rows: Sequence[TokenRow], see: See, *, packed: bool = False
 ) -> None:
     """Pass the keys of token rows to ``see``; each row is a text of its own.
@@ -74,7 +74,7 @@ def _keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatc
         if layer == max(layers):
             raise StopForwardError
 
-    with keys_seen(model, layers, catch), catch_stop():
+    with watch_keys(model, layers, catch), catch_stop():
         model.model.base_model(
             input_ids=batch.ids,
             attention_mask=batch.mask,
@@ -84,7 +84,7 @@ def _keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatc
 
 
 @contextmanager
-def keys_seen(model: LanguageModel, layers: Sequence[int], see: See) -> Iterator[None]:
+def watch_keys(model: LanguageModel, layers: Sequence[int], see: See) -> Iterator[None]:
     """Within the ``with`` block, call ``see`` with a layer and the input of its down-projection before each call."""
 
     def make_hook(layer: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.covariance.corpora import SelfCorpus, TextCorpus
-from kg_edit.covariance.keys import See, can_pack, keys_of_rows, packed_batches, padded_batches
+from kg_edit.covariance.keys import See, can_pack, packed_batches, padded_batches, pass_keys
 from kg_edit.covariance.measure import KEYS, ProbeKeys
 from kg_edit.covariance.moment import ConvergenceCheck, Covariance, compare_directions, directions
 from kg_edit.covariance.store import (
@@ -79,7 +79,7 @@ def test_forward_pass_ends_at_the_highest_layer(family: str) -> None:
         for name, part in parts.items()
     ]
     rows = [model.tokenizer(text)["input_ids"] for text in TEXT[:3]]
-    keys_of_rows(model, [2, 0], [*rows, []], lambda layer, key: keys[layer].append(key))
+    pass_keys(model, [2, 0], [*rows, []], lambda layer, key: keys[layer].append(key))
     for handle in handles:
         handle.remove()
     assert ran == []
@@ -94,7 +94,7 @@ def test_packed_texts_do_not_attend_to_each_other(family: str) -> None:
     def moment(*, packed: bool) -> Tensor:
         seen: list[Tensor] = []
         for part in [rows] if packed else [[row] for row in rows]:
-            keys_of_rows(model, [2], part, lambda _, key: seen.append(key), packed=packed)
+            pass_keys(model, [2], part, lambda _, key: seen.append(key), packed=packed)
         keys = torch.cat(seen)
         assert len(keys) == sum(map(len, rows))
         return keys.T @ keys
