@@ -16,7 +16,7 @@ from kg_edit.cli.method_plan import (
     load,
     note_choice,
     open_graph,
-    plan,
+    plan_method,
     warn_of_edits_without_facts,
 )
 from kg_edit.cli.options import (
@@ -191,7 +191,7 @@ def edit(
     lazy_graph.refuse_unread()
     lazy_graph.speak_as(file.edits)
     requested = in_form(file.edits, chat, both=both_forms)
-    planned = plan(
+    method_plan = plan_method(
         method,
         preset=preset,
         layer=layer,
@@ -200,19 +200,19 @@ def edit(
         graph=lazy_graph.open(),
         require_graph=require_graph,
     )
-    usable = planned.usable(requested, file=edits, graph=graph, keep_going=keep_going)
+    usable = method_plan.usable(requested, file=edits, graph=graph, keep_going=keep_going)
     from kg_edit.reports.edit_run import run_edits  # takes a second, so after all that may be refused
 
     if len(usable) > MANY and not yes:
-        confirm_many(planned, len(usable), model, dtype, device)
+        confirm_many(method_plan, len(usable), model, dtype, device)
 
     # 2. Load the model, and make the edits.
     logs = [] if dry_run else log or []  # a dry run writes nothing, and a log is made when it is opened
     with open_callbacks(logs) as callbacks:
         note_choice(method_option, graph)
         language_model = load(model, dtype, device)
-        chosen = planned.with_layer(language_model, usable)
-        editor = chosen.on(language_model)
+        method_plan = method_plan.with_layer(language_model, usable)
+        editor = method_plan.on(language_model)
         if dry_run or most_reach is not None:
             _check_reach(editor, usable, show=dry_run, most=most_reach)
         if dry_run:
@@ -233,8 +233,8 @@ def edit(
             )
 
         run = replace_run(out, make, overwrite=overwrite)
-    if chosen.layer_choice:
-        write_json(out / "layer.json", chosen.layer_choice)
+    if method_plan.layer_choice:
+        write_json(out / "layer.json", method_plan.layer_choice)
 
     # 3. Show the results.
     _show(run)
@@ -256,7 +256,7 @@ def _check_reach(editor: EditingMethod, edits: Sequence[Edit], *, show: bool, mo
         refuse_risky(risks, most=most)
 
 
-def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device: str) -> None:
+def confirm_many(method_plan: MethodPlan, edits: int, model: str, dtype: str, device: str) -> None:
     """Show the memory that the edits will take, and ask whether to start; without a terminal, refuse.
 
     Their time is not estimated: it is shown once the first edits are made.
@@ -270,14 +270,14 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
     kind = pick_dtype(dtype, machine.device)
     quantised = dtype if dtype in QUANTISED else ""
     needs = estimate(
-        planned.method, planned.config, shape_of(model), machine, edits=edits, dtype=kind, quantised=quantised
+        method_plan.method, method_plan.config, shape_of(model), machine, edits=edits, dtype=kind, quantised=quantised
     )
     memory = " and ".join(_describe_peaks(needs))
-    summary = f"{edits:,} edits by {planned.method.name} take {memory} (see kg-edit plan)"
+    summary = f"{edits:,} edits by {method_plan.method.name} take {memory} (see kg-edit plan)"
     has_terminal = all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr))  # a service has no streams
     if not has_terminal:
         raise ConfigError(f"{summary}; add --yes to start them, or give fewer edits")
-    if planned.method.joint:  # one batch
+    if method_plan.method.joint:  # one batch
         after = "They are saved when all are made. Ctrl-C before that loses them; later, the same command resumes."
     else:
         after = "The time that is left is shown after the first edits. Ctrl-C stops, and the same command resumes."
@@ -325,11 +325,11 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
         say(f"{out} has this run already, made by the same code: nothing is computed, and the model is not loaded")
         _show(finished)
         return
-    planned = plan(method, graph=open_graph([EXTRACT], None))
-    planned.usable(edits)
+    method_plan = plan_method(method, graph=open_graph([EXTRACT], None))
+    method_plan.usable(edits)
     from kg_edit.reports.edit_run import run_edits
 
-    editor = planned.on(load("smollm2-135m"))
+    editor = method_plan.on(load("smollm2-135m"))
 
     def make() -> EditRun:
         return run_edits(editor, editor.model, edits, out)

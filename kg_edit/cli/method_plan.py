@@ -1,7 +1,7 @@
 """Turn options into a method: its name, preset, settings, layer and graph are checked before a model is loaded.
 
-`plan` makes a `MethodPlan` from the options; `MethodPlan.usable` checks the edits, `MethodPlan.on` makes the method.
-Then come the model, the choice of a method, and the graph of the options.
+`plan_method` makes a `MethodPlan` from the options; `MethodPlan.usable` checks the edits, and `MethodPlan.on` makes the
+method. Then come the model, the choice of a method, and the graph of the options.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def link_command(edits: Path, graph: Sequence[str] | None) -> str:
     return " ".join(words)
 
 
-def plan(
+def plan_method(
     method: str,
     *,
     preset: str | None = "default",

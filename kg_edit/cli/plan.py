@@ -47,7 +47,7 @@ def plan(
     - `kg-edit plan --model llama-3-8b --method alphaedit --preset llama-3-8b --edits 100`
     """
     check_method(method)
-    from kg_edit.cli.method_plan import plan as planned
+    from kg_edit.cli.method_plan import plan_method
     from kg_edit.covariance.corpora import open_corpus
     from kg_edit.models.loading import QUANTISED, pick_dtype
     from kg_edit.planning.machine import this_machine
@@ -55,8 +55,8 @@ def plan(
     from kg_edit.planning.shape import shape_of
 
     # Everything that can be wrong is checked before the sizes are read, which may take a download.
-    chosen = planned(method, preset=preset, layer=layer, settings=settings, corpus=corpus)
-    covariance = chosen.config.workload(edits=edits).covariance
+    method_plan = plan_method(method, preset=preset, layer=layer, settings=settings, corpus=corpus)
+    covariance = method_plan.config.workload(edits=edits).covariance
     if covariance:
         open_corpus(covariance.corpus)  # a text that can't be read is an error here too
     machine = this_machine(device)
@@ -65,8 +65,8 @@ def plan(
     with doing(f"estimating {model}"):
         shape = shape_of(model)
         needs = estimate(
-            chosen.method,
-            chosen.config,
+            method_plan.method,
+            method_plan.config,
             shape,
             machine,
             edits=edits,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.console import say
-from kg_edit.cli.method_plan import load, plan
+from kg_edit.cli.method_plan import load, plan_method
 from kg_edit.cli.options import Device, Dtype, MethodName, ModelName, Out, Overwrite, Preset, Settings
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.run_folder import check_folder, replace_run
@@ -67,8 +67,8 @@ def drift(
 
     texts = read_label_drift(data, stream, since=since)
     texts = texts._replace(stream=texts.stream[:limit])
-    chosen = plan(method, preset=preset, settings=settings)
-    check_editor(method, chosen.config)
+    method_plan = plan_method(method, preset=preset, settings=settings)
+    check_editor(method, method_plan.config)
     check_labels(texts, {text.label for text in texts.train})
     loaded = load(model, dtype, device)
     texts = shorten(loaded, texts, tokens=tokens)
@@ -81,7 +81,7 @@ def drift(
 
     def start() -> Iterator[DriftPoint]:
         classifier = load_classifier(loaded, DriftFolder(out).head, labels) or train()
-        return run_drift(classifier, chosen.method(classifier, chosen.config), texts, out=out, every=every)
+        return run_drift(classifier, method_plan.method(classifier, method_plan.config), texts, out=out, every=every)
 
     for point in replace_run(out, start, overwrite=overwrite):
         shares = f"TRR {_round(point.TRR)}  ERR {_round(point.ERR)}  ARR {_round(point.ARR)}"

@@ -22,7 +22,7 @@ from kg_edit.cli.method_plan import (
     graph_name,
     load,
     note_choice,
-    plan,
+    plan_method,
     warn_of_edits_without_facts,
 )
 from kg_edit.cli.options import (
@@ -304,7 +304,7 @@ class EvaluateOptions:
         lazy_graph.refuse_unread()
         lazy_graph.speak_as(edits_of(content.records))
         self._check_control(lazy_graph.method)
-        chosen = self._plan(lazy_graph, content)
+        method_plan = self._plan(lazy_graph, content)
         config = self.config.with_files(
             general=self.general, general_limit=self.general_limit, retention=self.retention, tokenizer=self.model
         )
@@ -312,7 +312,7 @@ class EvaluateOptions:
             candidates = content.records
         else:
             candidates = content.records[self.span(content)]
-            chosen.method.refuse_texts(edits_of(candidates))
+            method_plan.method.refuse_texts(edits_of(candidates))
 
         note_choice(self.method, self._graph_names)
         model = load(self.model, self.dtype, self.device)
@@ -321,12 +321,12 @@ class EvaluateOptions:
         if self.known_only:
             known = self._select_known(model, content)
             scored = known.records[self.span(known)]
-            chosen.method.refuse_texts(edits_of(scored))
-        if chosen.auto:
-            chosen = chosen.with_layer(model, sweep_edits(content.records, scored))
-        editor = chosen.on(model)
+            method_plan.method.refuse_texts(edits_of(scored))
+        if method_plan.auto:
+            method_plan = method_plan.with_layer(model, sweep_edits(content.records, scored))
+        editor = method_plan.on(model)
         return Ready(
-            options=self, config=config, plan=chosen, method=editor, model=model, scored=scored, content=content
+            options=self, config=config, plan=method_plan, method=editor, model=model, scored=scored, content=content
         )
 
     def _check_control(self, method: str) -> None:
@@ -338,7 +338,7 @@ class EvaluateOptions:
 
     def _plan(self, lazy_graph: LazyGraph, content: FileContent) -> MethodPlan:
         """Return the method with its settings and the graph that it may read; what does not fit together is refused."""
-        chosen = plan(
+        method_plan = plan_method(
             lazy_graph.method,
             preset=self.preset,
             layer=self.layer,
@@ -348,10 +348,10 @@ class EvaluateOptions:
             require_graph=self.require_graph,
             memory=self.memory,
         )
-        graph = graph_for(chosen.graph, content.records, self.control)
-        chosen = replace(chosen, graph=guard_graph(graph, chosen.config, content.records))
-        chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
-        return chosen
+        graph = graph_for(method_plan.graph, content.records, self.control)
+        method_plan = replace(method_plan, graph=guard_graph(graph, method_plan.config, content.records))
+        method_plan.usable(())  # without the edits: one that can't be made counts as a failure in the scores
+        return method_plan
 
     def _select_known(self, model: LanguageModel, content: FileContent) -> FileContent:
         """Return the records with only the questions that ``--known-only`` keeps."""

@@ -21,7 +21,7 @@ from kg_edit.cli.method_plan import (
     load,
     note_choice,
     open_graph,
-    plan,
+    plan_method,
     warn_of_edits_without_facts,
 )
 from kg_edit.cli.options import (
@@ -263,13 +263,13 @@ def edit(
     source.refuse_unread()
     opened = _open(ledger, create=True)
     requested, repeats = without_repeats(in_form(file.edits, chat, both=both_forms))
-    planned = plan(
+    method_plan = plan_method(
         method, preset=preset, layer=layer, settings=settings, graph=source.open(), require_graph=require_graph
     )
-    usable = planned.usable(requested, file=edits, graph=graph, keep_going=keep_going)
+    usable = method_plan.usable(requested, file=edits, graph=graph, keep_going=keep_going)
     note_choice(method_option, graph)
 
-    editor = planned.on(load(model, dtype, device))
+    editor = method_plan.on(load(model, dtype, device))
     earlier = opened.active
     before = opened.patch
     number = opened.make(editor, usable, force=force)

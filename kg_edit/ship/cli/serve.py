@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_common.terminal import number_of
-from kg_edit.cli.method_plan import LazyGraph, choose_method, doing, load, note_choice, plan
+from kg_edit.cli.method_plan import LazyGraph, choose_method, doing, load, note_choice, plan_method
 from kg_edit.cli.options import (
     ChosenMethod,
     Contact,
@@ -110,7 +110,7 @@ def serve(
         open_store(ledger).refuse_misspelled()
     named_patches = _parse_patches(patches or ())
     opened_graph = LazyGraph(method, graph, contact).open()
-    planned = plan(
+    method_plan = plan_method(
         method,
         preset=preset,
         layer=layer,
@@ -119,7 +119,7 @@ def serve(
         graph=opened_graph,
         require_graph=require_graph,
     )
-    planned.method.check_inputs(planned.config, planned.graph, [])  # settings and graph; edits come later
+    method_plan.method.check_inputs(method_plan.config, method_plan.graph, [])  # settings and graph; edits come later
     opened = _open_ledger(ledger) if ledger else None
     with listening(host, port) as listener:  # a port that is taken is an error before the model is loaded
         from kg_edit.ship.app.server import make_app
@@ -127,10 +127,10 @@ def serve(
 
         hosts = host_names(host, names or ())
         note_choice(method_option, graph)
-        editor = planned.on(load(model, dtype, device))
+        editor = method_plan.on(load(model, dtype, device))
         with doing(f"preparing {method}"):
             editor.prepare()
-        desk = EditDesk(editor, graph=planned.graph, ledger=opened, start=start)
+        desk = EditDesk(editor, graph=method_plan.graph, ledger=opened, start=start)
         for name, path in named_patches.items():
             desk.models.load(name, path)
         app = make_app(desk, hosts=hosts, largest=int(max_body * 1_000_000))

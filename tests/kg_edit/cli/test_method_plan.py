@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kg_common import progress
-from kg_edit.cli.method_plan import doing, plan
+from kg_edit.cli.method_plan import doing, plan_method
 from kg_edit.covariance.corpora import open_corpus
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditError
@@ -61,20 +61,20 @@ def test_work_without_a_terminal_is_logged(monkeypatch: pytest.MonkeyPatch, capl
 
 def test_corpus_is_opened_once_for_all_edits(opened: list[str]) -> None:
     edits = [edit(f"e{number}") for number in range(64)]
-    assert plan("rome").usable(edits, keep_going=True) == tuple(edits)
+    assert plan_method("rome").usable(edits, keep_going=True) == tuple(edits)
     assert len(opened) == 1
 
 
 def test_wrong_edits_are_found_by_halves(opened: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     edits = [text("wrong") if number == 40 else edit(f"e{number}") for number in range(64)]
-    assert plan("rome").usable(edits, keep_going=True) == (*edits[:40], *edits[41:])
+    assert plan_method("rome").usable(edits, keep_going=True) == (*edits[:40], *edits[41:])
     assert capsys.readouterr().err.startswith("skipped: wrong: ")
     assert len(opened) < 10
 
 
 def test_edits_that_are_all_wrong_are_an_error() -> None:
     with pytest.raises(EditError, match="such as the edit 'first'"):
-        plan("rome").usable([text("first"), text("second")], keep_going=True)
+        plan_method("rome").usable([text("first"), text("second")], keep_going=True)
 
 
 @pytest.mark.parametrize(
@@ -85,5 +85,5 @@ def test_fast_is_taken_where_it_is_as_good(
     method: str, in_bfloat16: bool, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kg_edit.models.devices.computes_in_bfloat16", lambda: in_bfloat16)
-    assert plan(method, preset=None).config.preset_name == preset
-    assert plan(method).config.preset_name == "default"
+    assert plan_method(method, preset=None).config.preset_name == preset
+    assert plan_method(method).config.preset_name == "default"
