@@ -390,11 +390,11 @@ class Shaped:
             machine=Machine(device=torch.device("cuda"), host=None, accelerator=free_bytes(device)),
             dtype=self.model.model.dtype,
             edits=edits,
-            limit=1e6 * (pass_megabytes(device) or 1000.0),
+            limit_bytes=1e6 * (pass_megabytes(device) or 1000.0),
         )
         phases = Counter[str]()
         for part in memory_parts(job):
-            if part.memory == "accelerator" and part.what != "the model":
+            if part.where == "accelerator" and part.what != "the model":
                 phases[part.phase] += round(part.bytes)
         return round((phases["always"] + max(phases["editing"], phases["factoring C"])) / 1e9, 4)
 

@@ -123,7 +123,7 @@ def _parts_table(needs: Estimate) -> Table:
     for header in ("where", "when", "calculation"):
         table.add_column(header, overflow="fold")
     for part in needs.parts:
-        table.add_row(part.what, size_text(part.bytes), part.memory, part.phase, part.formula)
+        table.add_row(part.what, size_text(part.bytes), part.where, part.phase, part.formula)
     return table
 
 

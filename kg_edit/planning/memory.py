@@ -45,6 +45,7 @@ _TAIL = 4  # of a prompt, from the subject's end on
 _PROMPT = 8
 _TARGET = 1
 
+_STATES = "states for the backward pass"  # the part that `suggestions` makes smaller
 _LIMITED = ("rank-one", "joint", "codebook", "neurons", "gradient")  # families whose passes --memory limits
 
 Phase = Literal["always", "measuring C", "comparing C", "factoring C", "editing", "checking"]
@@ -54,26 +55,31 @@ MEMORIES: tuple[Memory, ...] = ("main memory", "accelerator")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of the memory: its purpose, its phase, which memory it takes, and its formula."""
+    """A part of the memory that a job takes.
+
+    Attributes:
+        what: its purpose, as the table of `kg-edit plan` names it.
+        bytes: its size.
+        phase: when it is in memory.
+        where: which memory it takes.
+        formula: how ``bytes`` is calculated, as text.
+        of_covariance: whether only methods that use the covariance C need it (`_covariance_parts`).
+    """
 
     what: str
     bytes: float
     phase: Phase
-    memory: Memory
+    where: Memory
     formula: str = ""
-
-    @property
-    def is_of_covariance(self) -> bool:
-        """Whether it is one of `_covariance_parts`, whose purposes end in C: "C", "measuring C", "factors of C"."""
-        return self.what.endswith("C")
+    of_covariance: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """The run to estimate: ``edits`` edits by a method with its settings, on a model of this shape and dtype.
 
-    ``limit`` is the number of bytes that a pass may use besides the model (--memory). ``quantised`` is how the linear
-    layers are stored: nf4, int8, or "" for the dtype.
+    ``limit_bytes`` is the number of bytes that a pass may use besides the model (--memory). ``quantised`` is how the
+    linear layers are stored: nf4, int8, or "" for the dtype.
     """
 
     method: type[EditingMethod]
@@ -82,7 +88,7 @@ class Job:
     machine: Machine
     dtype: torch.dtype
     edits: int
-    limit: float
+    limit_bytes: float
     quantised: str = ""
 
     @property
@@ -91,19 +97,19 @@ class Job:
         return weight_bytes(self.shape, self.dtype, quantised=self.quantised)
 
     @property
-    def size(self) -> int:
+    def number_bytes(self) -> int:
         """Bytes of one number of the model."""
         return torch.empty(0, dtype=self.dtype).element_size()
 
     @property
-    def memory(self) -> Memory:
+    def where(self) -> Memory:
         """The memory that holds the weights: main memory if the device is the CPU."""
         if self.machine.is_cpu:
             return "main memory"
         return "accelerator"
 
     @property
-    def load(self) -> Workload:
+    def workload(self) -> Workload:
         """What the method's settings declare about one edit."""
         return self.config.workload(edits=self.edits)
 
@@ -119,25 +125,25 @@ class Job:
     def trained(self) -> float:
         """The number of values that an optimiser holds at once: of one edit, or of all if the method is joint."""
         shape = self.shape
-        load = self.load
+        workload = self.workload
         facts = 1
         if self.method.joint:
-            facts = self.edits * load.facts
+            facts = self.edits * workload.facts
         match self.method.trains:
             case "value":  # [d] a fact
                 return float(shape.width * facts)
             case "graph network":  # two matrices [d, d] for each hop
-                network = 2.0 * load.hops * shape.width**2
+                network = 2.0 * workload.hops * shape.width**2
                 if not network:
                     return 0.0
-                fitting = int(self.limit / (_TRAINED * network))  # networks of a batch that fit into the limit
+                fitting = int(self.limit_bytes / (_TRAINED * network))  # networks of a batch that fit into the limit
                 return network * max(1, min(facts, fitting))
             case "weight":  # [d, d_ff] in each layer
                 return float(shape.width) * shape.inner * len(self.layers)
             case "all weights":
                 return float(shape.block) * len(self.layers)
             case "adapters":  # a pair of factors for each changed matrix
-                return 2.0 * len(self.layers) * load.matrices * load.rank * shape.width
+                return 2.0 * len(self.layers) * workload.matrices * workload.rank * shape.width
             case "nothing":
                 return 0.0
 
@@ -150,25 +156,25 @@ def weight_bytes(shape: ModelShape, dtype: torch.dtype, *, quantised: str = "") 
 
     Embeddings, norms, biases and the head stay in ``dtype``.
     """
-    size = torch.empty(0, dtype=dtype).element_size()
+    number_bytes = torch.empty(0, dtype=dtype).element_size()
     packed = {
-        "": float(size * shape.packed),
+        "": float(number_bytes * shape.packed),
         "nf4": shape.packed * (0.5 + FLOAT32 / _BLOCK),
         "int8": float(shape.packed + FLOAT32 * shape.packed_rows),
     }
-    return packed[quantised] + float(size) * (shape.parameters - shape.packed)
+    return packed[quantised] + float(number_bytes) * (shape.parameters - shape.packed)
 
 
 def memory_parts(job: Job) -> Iterator[Part]:
     """Yield the parts of a job that take memory."""
     yield from _base_parts(job)
-    if job.load.covariance:
+    if job.workload.covariance:
         yield from _covariance_parts(job)
     if job.method.family not in (None, "in-context"):
         yield _backward_part(job)
     if job.method.trains in ("value", "graph network"):
         yield _prompts_part(job)
-    if job.load.kept:
+    if job.workload.kept:
         yield _beginnings_part(job)
     if job.trained:
         yield _trained_part(job)
@@ -180,21 +186,21 @@ def memory_parts(job: Job) -> Iterator[Part]:
 def _base_parts(job: Job) -> Iterator[Part]:
     """Yield the program and the model."""
     shape = job.shape
-    yield Part(what="Python, torch, transformers", bytes=RUNTIME, phase="always", memory="main memory")
-    formula = f"{shape.parameters:,} parameters x {job.size}"
+    yield Part(what="Python, torch, transformers", bytes=RUNTIME, phase="always", where="main memory")
+    formula = f"{shape.parameters:,} parameters x {job.number_bytes}"
     if job.quantised:
-        formula = f"{shape.packed:,} in {job.quantised}, {shape.parameters - shape.packed:,} x {job.size}"
-    yield Part(what="the model", bytes=job.weights, phase="always", memory=job.memory, formula=formula)
+        formula = f"{shape.packed:,} in {job.quantised}, {shape.parameters - shape.packed:,} x {job.number_bytes}"
+    yield Part(what="the model", bytes=job.weights, phase="always", where=job.where, formula=formula)
     if job.quantised:
         yield Part(
             what="a weight, dequantised",
-            bytes=float(job.size) * shape.width * shape.inner,
+            bytes=float(job.number_bytes) * shape.width * shape.inner,
             phase="editing",
-            memory=job.memory,
-            formula=f"d x d_ff x {job.size}, as a pass computes with it",
+            where=job.where,
+            formula=f"d x d_ff x {job.number_bytes}, as a pass computes with it",
         )
-    if job.memory == "accelerator":
-        yield Part(what="libraries and graphs of steps", bytes=CUDA, phase="editing", memory=job.memory)
+    if job.where == "accelerator":
+        yield Part(what="libraries and graphs of steps", bytes=CUDA, phase="editing", where=job.where)
 
 
 def _backward_part(job: Job) -> Part:
@@ -207,10 +213,10 @@ def _backward_part(job: Job) -> Part:
     numbers = count_numbers(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary)
     tokens = _count_pass_tokens(job, numbers)
     return Part(
-        what="states for the backward pass",
-        bytes=float(job.size * numbers) * tokens,
+        what=_STATES,
+        bytes=float(job.number_bytes * numbers) * tokens,
         phase="editing",
-        memory=job.memory,
+        where=job.where,
         formula=f"{tokens:,.0f} tokens x ((10 d + 5 d_ff) x {blocks} blocks + V)",
     )
 
@@ -220,21 +226,21 @@ def _count_pass_tokens(job: Job, numbers: int) -> float:
 
     Most methods take as many tokens at once as `tokens_at_once` allows.
     """
-    load = job.load
-    most = tokens_at_once(numbers, size=job.size, limit=job.limit, cpu=job.machine.is_cpu)
+    workload = job.workload
+    most = tokens_at_once(numbers, size=job.number_bytes, limit=job.limit_bytes, cpu=job.machine.is_cpu)
     match job.method.family:
         case "rank-one" | "joint":
             tokens = _count_row_tokens(job)
             if job.method.joint:
-                tokens *= load.facts * job.edits
+                tokens *= workload.facts * job.edits
         case "codebook":
-            tokens = _count_row_tokens(job) * min(job.edits, load.together)
+            tokens = _count_row_tokens(job) * min(job.edits, workload.together)
         case "neurons":
-            tokens = load.rows * _TAIL
+            tokens = workload.rows * _TAIL
         case "gradient":
             tokens = _PROMPT * job.edits
         case _:  # the rows of a step are one pass, of any size
-            return float(load.rows * _PROMPT + load.context_tokens)
+            return float(workload.rows * _PROMPT + workload.context_tokens)
     return min(most, float(tokens))
 
 
@@ -244,22 +250,22 @@ def _count_row_tokens(job: Job) -> int:
     That is the subject's last token, or for a codebook the prompt's last one. In a recurrent model, rows run whole
     (`WholeForward`).
     """
-    load = job.load
+    workload = job.workload
     if job.shape.recurrent:
-        return load.rows * _PROMPT + load.context_tokens
+        return workload.rows * _PROMPT + workload.context_tokens
     if job.method.family == "codebook":
-        return load.rows * _TARGET
-    return load.rows * _TAIL
+        return workload.rows * _TARGET
+    return workload.rows * _TAIL
 
 
 def _beginnings_part(job: Job) -> Part:
     """Return the keys and values of the beginnings of questions, which the engine keeps."""
-    kept = job.load.kept
+    kept = job.workload.kept
     return Part(
         what="beginnings of questions",
-        bytes=min(MEGABYTES * 2**20, float(job.edits) * kept * job.shape.cache * job.size),
+        bytes=min(MEGABYTES * 2**20, float(job.edits) * kept * job.shape.cache * job.number_bytes),
         phase="editing",
-        memory=job.memory,
+        where=job.where,
         formula=f"{kept} tokens an edit, at most {MEGABYTES:.0f} MB",
     )
 
@@ -270,7 +276,7 @@ def _trained_part(job: Job) -> Part:
         what="trained numbers, and Adam",
         bytes=_TRAINED * job.trained,
         phase="editing",
-        memory=job.memory,
+        where=job.where,
         formula=f"{job.trained:,.0f} numbers x {_TRAINED}",
     )
 
@@ -279,9 +285,9 @@ def _checks_part(job: Job) -> Part:
     """Return the logits of a batch of rows of the checks before and after."""
     return Part(
         what="checks of unedited and edited model",
-        bytes=float(BATCH_ROWS * job.shape.vocabulary * (job.size + 2 * FLOAT32)),
+        bytes=float(BATCH_ROWS * job.shape.vocabulary * (job.number_bytes + 2 * FLOAT32)),
         phase="checking",
-        memory=job.memory,
+        where=job.where,
         formula=f"{BATCH_ROWS} rows of logits, with float32 copies",
     )
 
@@ -294,27 +300,27 @@ def _prompts_part(job: Job) -> Part:
     c is the number of a token's keys and values in all blocks.
     """
     shape = job.shape
-    load = job.load
+    workload = job.workload
     fact_tokens = _count_fact_tokens(job)
     context_tokens = 0.0
     if not shape.recurrent:
-        context_tokens = float(load.context_tokens)
+        context_tokens = float(workload.context_tokens)
 
-    facts = load.facts * min(job.edits, load.together)
+    facts = workload.facts * min(job.edits, workload.together)
     if job.method.joint:
-        facts = load.facts * job.edits
+        facts = workload.facts * job.edits
     if facts <= 1:
         context_tokens *= 2  # the rows of a fact alone have a copy
     # Of the facts, as many are taken at once as fit into the limit, as `ValueMethod.portions` counts.
-    token_bytes = 2.0 * shape.width * shape.layers * job.size
-    room = job.limit - context_tokens * token_bytes
+    token_bytes = 2.0 * shape.width * shape.layers * job.number_bytes
+    room = job.limit_bytes - context_tokens * token_bytes
     fitting = max(1.0, room / (token_bytes * max(fact_tokens, 1)))
     at_once = min(float(facts), fitting)
     return Part(
         what="prompts: keys, values, states",
-        bytes=(at_once * _count_fact_numbers(job) + context_tokens * shape.cache) * job.size,
+        bytes=(at_once * _count_fact_numbers(job) + context_tokens * shape.cache) * job.number_bytes,
         phase="editing",
-        memory=job.memory,
+        where=job.where,
         formula=f"{fact_tokens} tokens a fact, {number_of(facts, 'fact')} within --memory; "
         f"contexts: {context_tokens:.0f} tokens",
     )
@@ -324,7 +330,7 @@ def _count_fact_tokens(job: Job) -> int:
     """Return T, the tokens of a fact's rows that a descent keeps."""
     if job.shape.recurrent:
         return _count_row_tokens(job)
-    return job.load.rows * _PROMPT
+    return job.workload.rows * _PROMPT
 
 
 def _count_fact_numbers(job: Job) -> float:
@@ -339,7 +345,7 @@ def _count_fact_numbers(job: Job) -> float:
     """
     shape = job.shape
     tokens = _count_fact_tokens(job)
-    rows = job.load.rows + 1
+    rows = job.workload.rows + 1
     if shape.recurrent:
         states = 2.0 * shape.width * tokens
     else:
@@ -356,7 +362,7 @@ def _patch_part(job: Job) -> Part:
     comes on top. A patch of all weights has the whole blocks, and an identity matrix for each of their weights.
     """
     shape = job.shape
-    load = job.load
+    workload = job.workload
     layers = len(job.layers)
     rank = _count_rank(job)
     sides = shape.width + shape.inner
@@ -367,42 +373,42 @@ def _patch_part(job: Job) -> Part:
     if job.method.trains == "all weights":
         formula = "whole matrices"
         numbers = float(layers * (shape.block + shape.identities))
-    elif job.method.trains == "weight" or load.dense:
+    elif job.method.trains == "weight" or workload.dense:
         formula = "whole matrices"
-        numbers = float(layers * load.matrices * sides * full_rank)
+        numbers = float(layers * workload.matrices * sides * full_rank)
     else:
         formula = f"rank {rank}, layers: {layers}"
-        numbers = float(layers * load.matrices * sides * min(rank, full_rank))
-    if load.keys:
+        numbers = float(layers * workload.matrices * sides * min(rank, full_rank))
+    if workload.keys:
         formula += ", and keys"
         numbers += layers * shape.inner * rank
-    return Part(what="the patch", bytes=FLOAT32 * numbers, phase="always", memory="main memory", formula=formula)
+    return Part(what="the patch", bytes=FLOAT32 * numbers, phase="always", where="main memory", formula=formula)
 
 
 def _count_rank(job: Job) -> int:
     """Return the rank of the change of one weight by all edits."""
-    load = job.load
+    workload = job.workload
     match job.method.family:
         case "fine-tuning" | "low-rank" | "adapter":
             if job.method.joint:
-                return load.rank
-            return load.rank * job.edits
+                return workload.rank
+            return workload.rank * job.edits
         case "hypernetwork":  # MEND: rank one a token
             return job.edits * _PROMPT
         case _:  # rank one a fact
-            return job.edits * load.facts
+            return job.edits * workload.facts
 
 
 def _texts_part(job: Job) -> Part:
     """Return the texts and records of the facts; a batch also has their prompts, and four matrices of keys a layer."""
-    facts = job.edits * job.load.facts
+    facts = job.edits * job.workload.facts
     formula = number_of(facts, "fact")
     fact_bytes = _RECORD
     if job.method.joint:
         formula += ", their prompts and keys"
         fact_bytes += _ENCODED + len(job.layers) * 4.0 * FLOAT64 * job.shape.inner
     return Part(
-        what="texts and records", bytes=facts * fact_bytes, phase="editing", memory="main memory", formula=formula
+        what="texts and records", bytes=facts * fact_bytes, phase="editing", where="main memory", formula=formula
     )
 
 
@@ -417,15 +423,17 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
         what="C",
         bytes=layers * square * FLOAT32,
         phase="always",
-        memory="main memory",
+        where="main memory",
         formula=f"d_ff² x 4 x {layers}",
+        of_covariance=True,
     )
     yield Part(  # where C is solved with
         what="factors of C",
         bytes=layers * square * FLOAT64,
         phase="always",
-        memory=job.memory,
+        where=job.where,
         formula=f"d_ff² x 8 x {layers}",
+        of_covariance=True,
     )
     copies = 1
     if job.method.joint:  # eigenvectors with their workspace, or C with the held keys
@@ -434,8 +442,9 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
         what="factoring C",
         bytes=copies * square * FLOAT64,
         phase="factoring C",
-        memory=job.memory,
+        where=job.where,
         formula=f"d_ff² x {copies * FLOAT64}",
+        of_covariance=True,
     )
 
 
@@ -449,12 +458,14 @@ def _comparing_part(job: Job, *, is_compared: bool) -> Part:
     compared = 0.0
     if is_compared:
         compared = float(job.shape.inner) ** 2 * (3 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2)
-    memory = job.memory
+    where = job.where
     free = job.machine.accelerator
     if free is not None and free < job.weights + compared:
-        memory = "main memory"
+        where = "main memory"
     formula = f"d_ff² x (24 + 6 x {layers})"
-    return Part(what="comparing C", bytes=compared, phase="comparing C", memory=memory, formula=formula)
+    return Part(
+        what="comparing C", bytes=compared, phase="comparing C", where=where, formula=formula, of_covariance=True
+    )
 
 
 def _count_text(job: Job) -> tuple[int, int]:
@@ -462,7 +473,7 @@ def _count_text(job: Job) -> tuple[int, int]:
 
     If the text has several pieces, C is compared with that of half of them.
     """
-    config = job.load.covariance
+    config = job.workload.covariance
     assert config is not None  # noqa: S101 - the caller has seen it
     tokens = config.tokens_for(job.shape.inner)
     if config.corpus != "self":
@@ -479,21 +490,23 @@ def _measuring_part(job: Job, piece: int) -> Part:
 
     c is the number of a token's keys and values in all blocks.
     """
-    config = job.load.covariance
+    config = job.workload.covariance
     assert config is not None  # noqa: S101 - the caller has seen it
     shape = job.shape
     layers = len(job.layers)
     sums = layers * float(shape.inner) ** 2 * FLOAT64 / 2  # half of each symmetric C, in float64
     if config.corpus == "self":
         logits = 4.0 * FLOAT32 * SelfCorpus.rows * shape.vocabulary
-        needed = float(job.size) * shape.cache * piece + logits + sums
+        needed = float(job.number_bytes) * shape.cache * piece + logits + sums
         formula = f"keys and values of {SelfCorpus.rows} x {SelfCorpus.length} tokens, logits, sums"
     else:
-        states = job.size * batch_tokens(cpu=job.machine.is_cpu) * (4.0 * shape.width + 3.0 * shape.inner)
+        states = job.number_bytes * batch_tokens(cpu=job.machine.is_cpu) * (4.0 * shape.width + 3.0 * shape.inner)
         waiting = layers * FLOAT32 * WAITING * shape.inner
         needed = states + waiting + sums
         formula = "a block's states of a pass, waiting keys, sums"
-    return Part(what="measuring C", bytes=needed, phase="measuring C", memory=job.memory, formula=formula)
+    return Part(
+        what="measuring C", bytes=needed, phase="measuring C", where=job.where, formula=formula, of_covariance=True
+    )
 
 
 def _peak(parts: Iterable[Part]) -> float:
@@ -512,18 +525,18 @@ class Estimate:
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
 
-    def needed(self, memory: Memory) -> float:
+    def needed(self, where: Memory) -> float:
         """Return the bytes at the worst moment: the parts that are always there, and the largest phase."""
-        return _peak(part for part in self.parts if part.memory == memory)
+        return _peak(part for part in self.parts if part.where == where)
 
-    def added_by_covariance(self, memory: Memory) -> float:
+    def added_by_covariance(self, where: Memory) -> float:
         """Return the bytes of `needed` that a method without C would not need."""
-        other_parts = (part for part in self.parts if part.memory == memory and not part.is_of_covariance)
-        return self.needed(memory) - _peak(other_parts)
+        other_parts = (part for part in self.parts if part.where == where and not part.of_covariance)
+        return self.needed(where) - _peak(other_parts)
 
-    def available(self, memory: Memory) -> int | None:
+    def available(self, where: Memory) -> int | None:
         """Return the bytes that are free now; None if unknown."""
-        if memory == "main memory":
+        if where == "main memory":
             return self.job.machine.host
         return self.job.machine.accelerator
 
@@ -531,10 +544,10 @@ class Estimate:
     def lacking(self) -> tuple[Memory, ...]:
         """The memories that have fewer free bytes than the job needs."""
         lacking = list[Memory]()
-        for memory in MEMORIES:
-            free = self.available(memory)
-            if free is not None and self.needed(memory) > free:
-                lacking.append(memory)
+        for where in MEMORIES:
+            free = self.available(where)
+            if free is not None and self.needed(where) > free:
+                lacking.append(where)
         return tuple(lacking)
 
 
@@ -569,7 +582,7 @@ def estimate(
     if limit:
         limit_bytes = limit * 1e6
     elif machine.accelerator is None:
-        limit_bytes = method.memory * 1e6
+        limit_bytes = method.memory * 1e6  # the method's own limit, in MB
     else:
         weights = weight_bytes(shape, dtype, quantised=quantised)
         limit_bytes = max(0.0, machine.accelerator - weights) / 2
@@ -580,7 +593,7 @@ def estimate(
         machine=machine,
         dtype=dtype,
         edits=edits,
-        limit=limit_bytes,
+        limit_bytes=limit_bytes,
         quantised=quantised,
     )
     for layer in job.layers:
@@ -606,7 +619,7 @@ def _notes(job: Job) -> Iterator[str]:
             "linear attention keeps more for the backward pass than is counted: without the package "
             "flash-linear-attention two to five times as much"
         )
-    facts = job.edits * job.load.facts
+    facts = job.edits * job.workload.facts
     if family in ("rank-one", "joint") and facts > shape.inner / 2:
         # The mean over the facts of k^T (lambda C + K K^T)^-1 k is at most rank(K K^T) / facts <= d_ff / facts.
         yield (
@@ -623,11 +636,11 @@ def suggestions(estimated: Estimate) -> tuple[str, ...]:
     job = estimated.job
     bytes_of = {part.what: part.bytes for part in estimated.parts}
     ways = []
-    if job.size > 2 and not job.quantised and job.memory in estimated.lacking:  # 2: bytes of a bfloat16
-        saved = job.shape.parameters * (job.size - 2) / 1e9
+    if job.number_bytes > 2 and not job.quantised and job.where in estimated.lacking:  # 2: bytes of a bfloat16
+        saved = job.shape.parameters * (job.number_bytes - 2) / 1e9
         ways.append(f"--dtype bfloat16 saves {saved:.1f} GB for the model; edits are still solved in float32")
     peak = max(estimated.needed(memory) for memory in estimated.lacking)
-    states = bytes_of.get("states for the backward pass", 0.0)
+    states = bytes_of.get(_STATES, 0.0)
     if states >= 0.1 * peak:  # else smaller passes save too little
         if job.method.family in _LIMITED:
             megabytes = states / 2 / 1e6  # half of what a pass keeps now

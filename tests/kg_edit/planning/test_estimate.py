@@ -289,8 +289,8 @@ def test_an_accelerators_memory_holds_the_factors_and_bounds_the_passes() -> Non
 
     rome = planned("rome")
     assert not rome.lacking
-    memory = {part.what: part.memory for part in rome.parts}
-    assert (memory["C"], memory["factors of C"], memory["factoring C"]) == ("main memory", "accelerator", "accelerator")
+    where = {part.what: part.where for part in rome.parts}
+    assert (where["C"], where["factors of C"], where["factoring C"]) == ("main memory", "accelerator", "accelerator")
     states = [
         next(part.bytes for part in plan.parts if part.what.startswith("states"))
         for plan in (planned("memit", edits=1000), planned("memit", edits=1000, limit=500.0))
