@@ -299,31 +299,52 @@ def _prompts_part(job: Job) -> Part:
 
     c is the number of a token's keys and values in all blocks.
     """
-    shape = job.shape
-    workload = job.workload
-    fact_tokens = _count_fact_tokens(job)
-    context_tokens = 0.0
-    if not shape.recurrent:
-        context_tokens = float(workload.context_tokens)
-
-    facts = workload.facts * min(job.edits, workload.together)
-    if job.method.joint:
-        facts = workload.facts * job.edits
-    if facts <= 1:
-        context_tokens *= 2  # the rows of a fact alone have a copy
-    # Of the facts, as many are taken at once as fit into the limit, as `ValueMethod.portions` counts.
-    token_bytes = 2.0 * shape.width * shape.layers * job.number_bytes
-    room = job.limit_bytes - context_tokens * token_bytes
-    fitting = max(1.0, room / (token_bytes * max(fact_tokens, 1)))
-    at_once = min(float(facts), fitting)
+    context_tokens = _count_context_tokens(job)
+    if _count_facts(job) == 1:
+        # The contexts are kept twice. Where fewer than two rows begin with a context, each row has a copy of the
+        # context's keys and values before its own, besides the shared ones (`SharedContexts.prefix`). In the descent of
+        # a single fact, each context is in one row.
+        context_tokens *= 2
+    at_once = _count_facts_at_once(job)
+    numbers = at_once * _count_fact_numbers(job) + context_tokens * job.shape.cache
     return Part(
         what="prompts: keys, values, states",
-        bytes=(at_once * _count_fact_numbers(job) + context_tokens * shape.cache) * job.number_bytes,
+        bytes=float(numbers * job.number_bytes),
         phase="editing",
         where=job.where,
-        formula=f"{fact_tokens} tokens a fact, {number_of(facts, 'fact')} within --memory; "
-        f"contexts: {context_tokens:.0f} tokens",
+        formula=f"{_count_fact_tokens(job)} tokens a fact, {number_of(at_once, 'fact')} at once within --memory; "
+        f"contexts: {context_tokens} tokens",
     )
+
+
+def _count_facts(job: Job) -> int:
+    """Return how many facts one descent would take if the memory had no limit."""
+    workload = job.workload
+    if job.method.joint:
+        return workload.facts * job.edits
+    return workload.facts * min(job.edits, workload.together)
+
+
+def _count_facts_at_once(job: Job) -> int:
+    """Return how many facts a descent takes at once: as many as fit into the limit beside the contexts, at least one.
+
+    This is an estimate of the parts that `ValueMethod.portions` makes. As there, a token takes a key and a value [d] in
+    each block, 2 x d x layers numbers, also where heads share keys and a token really takes only c numbers. `portions`
+    adds what an optimiser holds of each fact, which is left out here; `Job.trained` counts it.
+    """
+    shape = job.shape
+    token_bytes = 2 * shape.width * shape.layers * job.number_bytes
+    room = job.limit_bytes - _count_context_tokens(job) * token_bytes
+    fact_bytes = max(_count_fact_tokens(job), 1) * token_bytes
+    fitting = max(1, int(room / fact_bytes))
+    return min(_count_facts(job), fitting)
+
+
+def _count_context_tokens(job: Job) -> int:
+    """Return the tokens of the contexts that are kept once for all facts; in a recurrent model there are none."""
+    if job.shape.recurrent:
+        return 0
+    return job.workload.context_tokens
 
 
 def _count_fact_tokens(job: Job) -> int:

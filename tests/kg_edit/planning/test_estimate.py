@@ -189,7 +189,7 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     # the prompt of 8 tokens in 6 rows, the contexts of 40 tokens, and their copy in the rows
     assert parts["prompts: keys, values, states"] == 4 * (2000 * (48 + 80) + 3 * 28 * 100 + 7 * 400 + 1000)
     formulas = {part.what: part.formula for part in plan.parts}
-    assert formulas["prompts: keys, values, states"].startswith("48 tokens a fact, 1 fact within --memory;")
+    assert formulas["prompts: keys, values, states"].startswith("48 tokens a fact, 1 fact at once within --memory;")
     assert formulas["texts and records"] == "1 fact"
     assert parts["comparing C"] == 0  # one piece of text
     assert parts["factoring C"] == 8 * 400**2
@@ -200,13 +200,16 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
 
 
 def test_the_prompts_of_a_batch_are_held_as_far_as_the_memory_goes() -> None:
-    held = {
-        edits: next(part.bytes for part in reckoned("memit", edits=edits).parts if part.what.startswith("prompts"))
+    parts = {
+        edits: next(part for part in reckoned("memit", edits=edits).parts if part.what.startswith("prompts"))
         for edits in (2, 100, 10**4, 10**5)
     }
+    held = {edits: part.bytes for edits, part in parts.items()}
     contexts = 4 * 2000 * MemitConfig().workload(edits=2).context_tokens
     assert held[100] == pytest.approx(50 * held[2] - 49 * contexts)  # they are held once
     assert held[10**4] == held[10**5] == pytest.approx(1e9, rel=0.15)  # the states of the rows come on top
+    assert ", 100 facts at once within --memory" in parts[100].formula
+    assert parts[10**4].formula == parts[10**5].formula  # as many as fit, and not all
 
 
 @pytest.mark.parametrize("edits", keep_first([12, 1, 48]))
