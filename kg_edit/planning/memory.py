@@ -217,7 +217,7 @@ def _backward_part(job: Job) -> Part:
         bytes=float(job.number_bytes * numbers) * tokens,
         phase="editing",
         where=job.where,
-        formula=f"{tokens:,.0f} tokens x ((10 d + 5 d_ff) x {blocks} blocks + V)",
+        formula=f"{tokens:,.0f} tokens x ((10 d + 5 d_ff) x {blocks} blocks + V) x {job.number_bytes}",
     )
 
 
@@ -645,8 +645,8 @@ def _notes(job: Job) -> Iterator[str]:
         # The mean over the facts of k^T (lambda C + K K^T)^-1 k is at most rank(K K^T) / facts <= d_ff / facts.
         yield (
             f"{facts:,} facts share the {shape.inner:,} inputs of a layer, so only a part of each change can be "
-            f"written; of more than {shape.inner:,} facts, on average at most d_ff / facts. A method that keeps the "
-            "facts beside the weights, such as rag, has no such limit"
+            f"written; with more than {shape.inner:,} facts, that part is on average at most d_ff / facts. A method "
+            "that keeps the facts beside the weights, such as rag, has no such limit"
         )
 
 
@@ -659,24 +659,28 @@ def suggestions(estimated: Estimate) -> tuple[str, ...]:
     ways = []
     if job.number_bytes > 2 and not job.quantised and job.where in estimated.lacking:  # 2: bytes of a bfloat16
         saved = job.shape.parameters * (job.number_bytes - 2) / 1e9
-        ways.append(f"--dtype bfloat16 saves {saved:.1f} GB for the model; edits are still solved in float32")
-    peak = max(estimated.needed(memory) for memory in estimated.lacking)
+        ways.append(f"--dtype bfloat16 saves {saved:.1f} GB for the model; closed forms are still solved in float64")
     states = bytes_of.get(_STATES, 0.0)
-    if states >= 0.1 * peak:  # else smaller passes save too little
+    # Smaller passes help only in the memory of the model, and only if they are a good part of what it holds.
+    if job.where in estimated.lacking and states >= 0.1 * estimated.needed(job.where):
         if job.method.family in _LIMITED:
             megabytes = states / 2 / 1e6  # half of what a pass keeps now
             way = f"`kg-edit evaluate --memory {megabytes:.0f}`, or `method.memory` in Python,"
             ways.append(f"{way} makes passes smaller: the same results, a little slower")
         elif "batch_size" in type(job.config).model_fields:
             ways.append("a smaller batch_size makes steps smaller; the results differ")
-    added = sum(estimated.added_by_covariance(memory) for memory in estimated.lacking)
-    if added >= 0.2 * peak:
-        ways.append(
-            f"C adds {added / 1e9:.1f} GB to the peak: fewer layers need less, and ft-m, lora or grace need no C"
-        )
-    missing = max(estimated.needed(memory) - (estimated.available(memory) or 0) for memory in estimated.lacking)
-    where = " and ".join(estimated.lacking)
-    ways.append(
-        f"{missing / 1e9:.1f} GB more {where}, or a smaller model; in Python, device_map='auto' uses several devices"
-    )
+    added_by_covariance = []
+    missing = []
+    for where in estimated.lacking:
+        needed = estimated.needed(where)
+        added = estimated.added_by_covariance(where)
+        if added >= 0.2 * needed:
+            added_by_covariance.append(f"{added / 1e9:.1f} GB of {where}")
+        free = estimated.available(where) or 0
+        missing.append(f"{(needed - free) / 1e9:.1f} GB more {where}")
+    if added_by_covariance:
+        added_text = " and ".join(added_by_covariance)
+        ways.append(f"C adds {added_text} at the peak: fewer layers need less, and ft-m, lora or grace need no C")
+    missing_text = " and ".join(missing)
+    ways.append(f"{missing_text}, or a smaller model; in Python, device_map='auto' uses several devices")
     return tuple(ways)

@@ -320,6 +320,21 @@ def test_what_does_not_fit_comes_with_ways_out() -> None:
     assert "GB more main memory" in text
 
 
+def test_what_is_missing_is_told_for_each_memory() -> None:
+    """Also what C adds: its factors are on the accelerator, and C itself in the main memory."""
+    card = Machine(device=torch.device("cuda"), host=10**8, accelerator=2 * 10**9)
+    method = find_method("alphaedit")
+    config = method.config_class(layers=(4, 5))
+    plan = estimate(method, config, small(inner=20_000, parameters=10**8), card, edits=10)
+    assert plan.lacking == ("main memory", "accelerator")
+    text = "\n".join(suggestions(plan))
+    for memory in plan.lacking:
+        added = plan.added_by_covariance(memory) / 1e9
+        missing = (plan.needed(memory) - (plan.available(memory) or 0)) / 1e9
+        assert f"{added:.1f} GB of {memory}" in text
+        assert f"{missing:.1f} GB more {memory}" in text
+
+
 @pytest.mark.parametrize("method", ["rome", "alphaedit"])
 def test_covariance_adds_no_more_than_the_peak_has(method: str) -> None:
     """Its parts of several phases are never in memory together."""
