@@ -69,12 +69,28 @@ def _free_in_system() -> int | None:
 
 
 def _free_in_container() -> int | None:
-    """Return the bytes that a container's limit leaves; None if there is no limit."""
+    """Return the bytes that a container's limit leaves; None if there is no limit.
+
+    What counts as used includes files that were read and are still in memory. The kernel drops the inactive ones of
+    these before a process gets no memory, so they count as free.
+    """
     try:
         limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
         used = (_CGROUP / "memory.current").read_text(encoding="ascii").strip()
         if limit == "max":
             return None
-        return max(0, int(limit) - int(used))
+        return max(0, int(limit) - int(used) + _count_inactive_file_bytes())
     except (OSError, ValueError):
         return None
+
+
+def _count_inactive_file_bytes() -> int:
+    """Return how many bytes of a container's memory hold inactive pages of files; 0 if unknown."""
+    try:
+        for line in (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines():
+            name, _, count = line.partition(" ")
+            if name == "inactive_file":
+                return int(count)
+    except (OSError, ValueError):
+        pass
+    return 0

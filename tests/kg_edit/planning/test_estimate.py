@@ -353,6 +353,8 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "memory.max").write_text("500000\n")
     (tmp_path / "memory.current").write_text("100000\n")
     assert free_memory() == 400_000
+    (tmp_path / "memory.stat").write_text("anon 60000\nfile 40000\ninactive_file 30000\nactive_file 10000\n")
+    assert free_memory() == 430_000  # the kernel drops inactive pages of files before a process gets no memory
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory() == 1_024_000
 
