@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kg_edit.patches.walks import ShownWalk
 from kg_edit.reports.advice import NAMED, JudgedRun, advise, commands_for
@@ -44,6 +44,9 @@ class Verdict(JudgedRun):
         paraphrases: the results of the edits' paraphrases.
         neighborhood: the results of the edits' neighborhood prompts (`judge_neighbor`).
         walks: the walk of each answer, if the patch makes walks (`graph-memory`).
+        advice: a line for each cause of a failure, with a method that may help (`kg_edit.reports.advice.advise`).
+        commands: the commands of the best way to make the failed edits: one that makes all edits anew, or four that
+            make the failed ones by another method on top of the others; () if there is no such way.
     """
 
     edits: tuple[EditResult, ...]
@@ -51,6 +54,8 @@ class Verdict(JudgedRun):
     paraphrases: tuple[EditResult, ...] = Field((), exclude=True)  # as in records.jsonl
     neighborhood: tuple[EditResult, ...] = Field((), exclude=True)
     walks: tuple[AnswerWalk, ...] = Field((), exclude_if=lambda walks: not walks)
+    advice: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -73,13 +78,16 @@ class Verdict(JudgedRun):
         counts = count_rows(rows)
         if unchanged is not None:
             counts |= unchanged
+        edits = judge_edits(rows, details or {})
         return cls(
             **dict(run),  # all its fields
-            edits=judge_edits(rows, details or {}),
+            edits=edits,
             counts=counts,
             paraphrases=tuple(judge_prompt(row) for row in rows if row.probe.kind == "paraphrase"),
             neighborhood=tuple(judge_neighbor(row) for row in rows if row.probe.kind == "locality"),
             walks=_collect_walks(rows),
+            advice=advise(run, edits),
+            commands=commands_for(run, edits),
         )
 
     def with_prompts_of(self, rows: Sequence[ReportRow]) -> Verdict:
@@ -147,21 +155,12 @@ class Verdict(JudgedRun):
             line += f" and {len(fewer) - NAMED} more"
         return line
 
-    @computed_field  # type: ignore[prop-decorator] # also in report.json
-    @property
-    def advice(self) -> tuple[str, ...]:
-        """A line for each cause of a failure, with a method that may help; see `kg_edit.reports.advice`."""
-        return advise(self, self.edits)
-
-    @computed_field  # type: ignore[prop-decorator] # also in report.json
-    @property
-    def commands(self) -> tuple[str, ...]:
-        """The commands that make the failed edits by another method on top of the others; () if there are none."""
-        return commands_for(self, self.edits)
-
     @classmethod
     def beside(cls, patch: Path) -> Verdict | None:
-        """Return the verdict of the run that wrote a patch file; None if its folder has none that can be read."""
+        """Return the verdict of the run that wrote a patch file; None if its folder has none that can be read.
+
+        A field that is not in the file, such as ``paraphrases`` or ``method``, has its default value.
+        """
         try:
             return cls.model_validate_json((patch.parent / VERDICT).read_bytes())
         except (OSError, ValidationError):

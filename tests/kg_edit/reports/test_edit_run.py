@@ -368,6 +368,7 @@ def test_failed_edits_are_made_alone_once(
         assert f"\n{remove}\n" in (tmp_path / "out" / name).read_text()
     beside = Verdict.beside(tmp_path / "out" / PATCH)
     assert beside and [result.edit for result in beside.failed] == [result.edit for result in second.verdict.failed]
+    assert (beside.advice, beside.commands) == (second.verdict.advice, second.verdict.commands)
     assert Verdict.beside(tmp_path / PATCH) is None
     stored = json.loads((tmp_path / "out" / VERDICT).read_text())
     assert {result["edit"] for result in stored["edits"] if result["alone"]} == {spoiled.edit}
