@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,22 +29,22 @@ _IKE = "ike"
 _RAG = "rag"
 
 
-class Best(NamedTuple):
-    """The methods that measured best for a cause, the best first, and why."""
-
-    methods: tuple[str, ...]
-    why: str
-
-
-# From the tables advice and advice-causes of results/ (`studies/advice.py`), for "together" also own-together, and for
-# paragraphs the table unstructured. The first method that takes the edits is in the commands.
-BEST: Mapping[CauseName, Best] = {
-    "together": Best((_GRACE, _AT_ONCE, _IKE), "each made all of them; grace lost fewer good ones than all edits anew"),
-    "one subject": Best((_GRACE, _IKE), "a key for each prompt made all of them, a text in the prompt a third"),
-    "long": Best((_IKE, _ROME_LONG, _GRACE), "a text in the prompt made all of them; the others stay in the model"),
-    "paragraph": Best(("ft-m --set steps=100", _RAG), "a paragraph takes more steps"),
-    "alone": Best((_GRACE, _IKE), "both made all of them, and grace changes nothing but its own prompt"),
-    "untried": Best((_GRACE, _IKE), "as alone; these edits were not made alone"),
+# The methods that measured best for each cause, the best first: from the tables advice and advice-causes of results/
+# (`studies/advice.py`), for "together" also own-together, and for paragraphs the table unstructured. The first method
+# that takes the edits is in the commands.
+BEST: Mapping[CauseName, tuple[str, ...]] = {
+    # Each made all of them; grace lost fewer good ones than all edits anew.
+    "together": (_GRACE, _AT_ONCE, _IKE),
+    # A key for each prompt made all of them, a text in the prompt a third.
+    "one subject": (_GRACE, _IKE),
+    # A text in the prompt made all of them; the others stay in the model.
+    "long": (_IKE, _ROME_LONG, _GRACE),
+    # A paragraph takes more steps.
+    "paragraph": ("ft-m --set steps=100", _RAG),
+    # Both made all of them, and grace changes nothing but its own prompt.
+    "alone": (_GRACE, _IKE),
+    # As alone; these edits were not made alone.
+    "untried": (_GRACE, _IKE),
 }
 
 
@@ -94,10 +94,11 @@ def advise(run: JudgedRun, edits: Sequence[EditResult]) -> tuple[str, ...]:
     if failed:
         lines.append(f"why an edit fails, and what helps: {_PAGE}")
     commands = commands_for(run, edits)
-    if len(commands) == 1:
+    is_anew = len(commands) == 1  # the commands on top of the other edits are four
+    if is_anew:
         lines.append(f"{_ids(failed)}: the command makes all edits anew, at once")
-    elif commands:  # a patch that was made on the unedited model would not know of the others
-        lines.append(f"{_ids(failed)}: the four commands make it by another method on top of the others")
+    elif commands:
+        lines.append(f"{_ids(failed)}: the four commands make failed edits by another method on top of the others")
     if run.refused:
         lines.append(f"kg-edit patch add refuses this patch without --force: {'; '.join(run.refused)}")
     known = [result for result in edits if result.known]
@@ -160,7 +161,7 @@ def _list_methods(cause: CauseName, run: JudgedRun, results: Sequence[EditResult
     """Return the methods for a cause that take these edits, the best first; then those that take nearly all edits."""
     used = (run.method, f"{run.method} --preset {run.preset}")  # made these edits, and failed
     methods = []
-    for method in dict.fromkeys((*BEST[cause].methods, _IKE, _RAG)):
+    for method in dict.fromkeys((*BEST[cause], _IKE, _RAG)):
         if method not in used and _takes(method, run, results):
             methods.append(method)
     return methods
@@ -175,7 +176,9 @@ def _takes(method: str, run: JudgedRun, results: Sequence[EditResult]) -> bool:
         return not run.joint and not run.reads_graph
     if method in (_ROME_LONG, _GRACE, _IKE) and any(result.paragraph for result in results):
         return False
-    return method != _GRACE or not any(result.both for result in results)
+    if method == _GRACE:  # it makes an edit in one form only
+        return not any(result.both for result in results)
+    return True
 
 
 def commands_for(run: JudgedRun, edits: Sequence[EditResult]) -> tuple[str, ...]:
@@ -205,7 +208,10 @@ def _command_for_all(run: JudgedRun, method: str) -> str:
 
 
 def _commands_on_top(run: JudgedRun, failed: Sequence[EditResult], method: str) -> tuple[str, ...]:
-    """Return the commands that make the failed edits by another method on top of the others."""
+    """Return the commands that make the failed edits by another method on top of the others.
+
+    They are made in a ledger, because a patch that is made on the unedited model would not know of the other edits.
+    """
     ledger = quote(f"{run.folder}-ledger/")  # of this run alone: names of other edits can't be meant
     folder = quote(str(run.folder))
     failed_file = quote(str(run.folder / FAILED))

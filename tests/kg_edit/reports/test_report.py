@@ -98,7 +98,7 @@ def test_advice_names_other_methods_than_the_one_that_failed() -> None:
         ("long", EditDetails(tokens=27)),
         ("alone", EditDetails(alone=False)),
     ):
-        for method in BEST[cause].methods:
+        for method in BEST[cause]:
             name, _, preset = method.partition(" --preset ")
             run = JudgedRun(method=name, preset=preset or "default", joint=name == "alphaedit")
             line = Verdict.of(failed, run=run, details={"1": details}).advice[0]
@@ -131,7 +131,7 @@ def test_commands_are_those_of_the_best_way_for_a_cause(cause: str, details: Edi
     judged = JudgedRun(method="ft", model="m", folder=Path("out"))
     known = {"row-1": EditDetails(subject="row-1"), "row-2": details}
     commands = Verdict.of(rows, run=judged, details=known).commands
-    method = BEST[cause].methods[0]
+    method = BEST[cause][0]
     assert len(commands) == 4 and commands[2].endswith(f"--method {method} --model m")
 
 
@@ -157,7 +157,7 @@ def test_commands_follow_the_cause_of_most_failures() -> None:
     for third, cause in ((long, "long"), (spoiled, "together")):
         details = {"row-2": long, "row-3": third, "row-4": spoiled}
         commands = Verdict.of(rows, run=run, details=details).commands
-        assert f"--method {BEST[cause].methods[0]} " in commands[2]
+        assert f"--method {BEST[cause][0]} " in commands[2]
 
 
 def test_edit_in_both_forms_succeeds_in_both() -> None:
@@ -184,7 +184,7 @@ def test_verdict_says_what_add_refuses_and_what_to_do() -> None:
     run = JudgedRun(refused=("row-2: too large",), model="m", folder=Path("an out"))
     verdict = Verdict.of(rows, run=run, details={"row-2": EditDetails(alone=False)})
     always, _, _, refused, *_ = verdict.advice
-    first, second, *_ = BEST["alone"].methods
+    first, second, *_ = BEST["alone"]
     assert always == f"row-2: made alone, the edit fails too; --method {first} or --method {second} may make it"
     assert refused == "kg-edit patch add refuses this patch without --force: row-2: too large"
     assert verdict.commands[0] == "kg-edit patch add 'an out-ledger/' 'an out' --force"
