@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field
 
 from kg_edit.reports.counts import Count, count_rows
-from kg_edit.reports.rows import ReportRow
+from kg_edit.reports.rows import ReportRow, find_worst
 
 LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)
 
@@ -33,7 +33,8 @@ class EditResult(BaseModel):
         counts: how many of its paraphrases, questions and neighborhood prompts are right, by kind.
         subject: its subject.
         paragraph: whether the target is a ``target_text``.
-        both: whether the edit is made in both forms; it succeeds in both, or the others are those of a form that fails.
+        both: whether the edit is made in plain text and in chat form; the other attributes are then those of the form
+            with the worse result (`rows.find_worst`).
         chat: whether the prompt is asked in chat form.
     """
 
@@ -81,14 +82,14 @@ def judge_edits(rows: Sequence[ReportRow], details: Mapping[str, EditDetails]) -
         rows_by_edit.setdefault(row.edit, []).append(row)
     edits = []
     for name, rows_of_edit in rows_by_edit.items():
-        results = [judge_prompt(row) for row in rows_of_edit if row.probe.kind == "rewrite"]
-        if not results:
+        own_rows = [row for row in rows_of_edit if row.probe.kind == "rewrite"]
+        if not own_rows:
             continue
-        result = _join_forms(results)
-        known = details.get(name, EditDetails())
-        further = {"subject": known.subject, "tokens": known.tokens, "counts": count_rows(rows_of_edit)}
+        result = _judge_forms(own_rows)
+        detail = details.get(name, EditDetails())
+        further = {"subject": detail.subject, "tokens": detail.tokens, "counts": count_rows(rows_of_edit)}
         if not result.succeeded:
-            further["alone"] = known.alone
+            further["alone"] = detail.alone
         edits.append(result.model_copy(update=further))
     return tuple(edits)
 
@@ -118,11 +119,8 @@ def judge_neighbor(row: ReportRow) -> EditResult:
     return judge_prompt(row).model_copy(update={"succeeded": not stopped_generating and not stopped_preferring})
 
 
-def _join_forms(results: Sequence[EditResult]) -> EditResult:
-    """Return the one result of an edit. An edit in both forms is asked twice; its result is the worse of the two."""
-    joint = results[0]
-    for other in results[1:]:
-        is_known_in_both = joint.known and other.known
-        worse = other if joint.succeeded else joint
-        joint = worse.model_copy(update={"both": True, "known": is_known_in_both})
-    return joint
+def _judge_forms(own_rows: Sequence[ReportRow]) -> EditResult:
+    """Return the one result of an edit: the worse one, if it is made in both forms and so has two rows."""
+    result = judge_prompt(find_worst(own_rows))
+    is_known = all(row.unedited.success for row in own_rows)
+    return result.model_copy(update={"both": len(own_rows) > 1, "known": is_known})

@@ -37,7 +37,7 @@ from kg_edit.reports.differences import (
     text_attributes,
 )
 from kg_edit.reports.report import headline, label, note, sign
-from kg_edit.reports.rows import ProbeKind, Reading, ReportRow
+from kg_edit.reports.rows import ProbeKind, Reading, ReportRow, find_worst
 from kg_edit.reports.verdict import Verdict
 from kg_edit.reports.walks import WALK_LEGEND, walk_html
 from kg_edit.text.display import one_line
@@ -93,11 +93,7 @@ class _Entry:
     @property
     def rewrite(self) -> ReportRow:
         """The row of the edit's own prompt; of an edit in both forms, that of the form with the worse result."""
-        worst, *others = self.of("rewrite")
-        for row in others:
-            if _is_worse(row.edited, worst.edited):
-                worst = row
-        return worst
+        return find_worst(self.of("rewrite"))
 
     @property
     def shares(self) -> list[float]:
@@ -119,13 +115,6 @@ class _Entry:
     def of(self, kind: ProbeKind) -> list[ReportRow]:
         """Return the edit's probes of one kind."""
         return [row for row in self.rows if row.probe.kind == kind]
-
-
-def _is_worse(reading: Reading, other: Reading) -> bool:
-    """Return whether only the other one is a success; if both or none are, whether only the other one is right."""
-    if reading.success != other.success:
-        return other.success
-    return other.right and not reading.right
 
 
 def report_page(

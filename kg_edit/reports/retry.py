@@ -114,5 +114,5 @@ def _try_alone(model: LanguageModel, edit: Edit, patch: Patch) -> AloneLine:
     rewrites = [probe for probe in probes(model, edit) if probe.kind == "rewrite"]
     with patch.applied(model) as edited:
         readings = read(edited, rewrites)
-    worst = min(readings, key=lambda reading: reading.success)
+    worst = min(readings, key=lambda reading: reading.grade)
     return AloneLine(edit=edit.id, succeeded=worst.success, generated=worst.text)

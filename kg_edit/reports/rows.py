@@ -17,6 +17,8 @@ from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.requests import STATEMENT_TOKENS, Continued, Requests
 from kg_edit.text.matching import mentions
 
+# The kind "locality" has prompts that should not change. In the report these are the edit's neighborhood prompts; the
+# prompts of its field ``locality`` are probes only of `locality_probes` (`kg-edit patch check`).
 ProbeKind = Literal["rewrite", "paraphrase", "portability", "locality"]
 RECORDS = "records.jsonl"  # the file of a run with its rows
 LINE_BREAK = "↵"  # in a prompt that is shown
@@ -94,6 +96,15 @@ class Reading(BaseModel):
         walk = evidence.walks.get(probe.ask)
         return cls(text=text, nats=round(wanted.nll, 4), success=success, right=right, walk=walk)
 
+    @property
+    def grade(self) -> tuple[bool, bool]:
+        """(success, right), by which readings are compared: a success is better, and of two alike the right one.
+
+        An edit that is made in both forms is asked in both. The reading with the lowest grade counts, the first of
+        equals, so `min` with this key finds it.
+        """
+        return self.success, self.right
+
 
 class ReportRow(BaseModel):
     """A probe of an edit with its readings on the unedited and on the edited model; a line of ``records.jsonl``."""
@@ -117,3 +128,8 @@ def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
     if {row.edit for row in rows} != {edit.id for edit in edits}:
         return ()
     return rows
+
+
+def find_worst(rows: Sequence[ReportRow]) -> ReportRow:
+    """Return the row of an edit's own prompt that counts: of an edit in both forms, the lowest `Reading.grade`."""
+    return min(rows, key=lambda row: row.edited.grade)

@@ -173,6 +173,15 @@ def test_edit_in_both_forms_succeeds_in_both() -> None:
     assert not Verdict.of(rows[:2]).failed
 
 
+def test_edit_in_both_forms_is_judged_by_the_worse_row() -> None:
+    """Both forms are a success, but in plain text the old object is the more likely one."""
+    plain = row("plain", right=False)
+    in_chat = row("chat")
+    in_chat = in_chat.model_copy(update={"probe": in_chat.probe.model_copy(update={"chat": True})})
+    (result,) = Verdict.of([plain, in_chat]).edits
+    assert (result.generated, result.likelier, result.both, result.chat) == ("plain", False, True, False)
+
+
 def test_id_that_begins_with_a_dash_is_no_option_of_a_command() -> None:
     rows = [row("a", edit="row-1"), row("b", edit="-x y", success=False)]
     verdict = Verdict.of(rows, run=JudgedRun(model="m", folder=Path("out"), graph=("facts.csv",)))
