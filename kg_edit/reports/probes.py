@@ -1,6 +1,6 @@
 """The probes of an edit for the report, `patch check` and the served page: its prompts, asked and judged.
 
-The probes are the rewrite, its paraphrases, its portability questions and its locality prompts. `read` asks a model
+The probes are the rewrite, its paraphrases, its portability questions and its neighborhood prompts. `read` asks a model
 their requests, as `kg-edit evaluate` does, and judges its answers. `before_and_after` does so on the unedited and on
 the edited model.
 """
@@ -28,7 +28,7 @@ def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None)
 
     Args:
         model: the model to ask; None: that of a server, whose prompts are as they are in the edit.
-        edit: the edit, with its paraphrases, portability questions and locality prompts.
+        edit: the edit, with its paraphrases, portability questions and neighborhood prompts.
         chat: in chat form, or in plain text; None: in the form in which the edit is made. An edit that is made in both
             forms is asked in plain text; its own prompt is also asked in chat form.
     """
@@ -72,7 +72,7 @@ def _probes(edit: Edit, prompt: str, paraphrases: Sequence[str]) -> list[ReportP
             aliases=right_answers(question),
         )
         edit_probes.append(probe)
-    # A locality prompt is about another subject with the old object, which must not change.
+    # A neighborhood prompt is about another subject with the old object, which must not change.
     if old:
         for neighbour in edit.neighborhood:
             edit_probes.append(_statement("locality", neighbour, old, new))
