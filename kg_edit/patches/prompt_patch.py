@@ -97,10 +97,10 @@ class FactBook:
             question = bare_question(prompt)
         similarities = self._index(question)  # of each fact: how similar its prompt is to the question
         gate_scores = self._score_for_gate(question, similarities)
-        letters = normalise_text(question)
+        normalised = normalise_text(question)
         fitting = list[int]()  # the numbers of facts
         for number, score in enumerate(gate_scores):
-            if score >= rule.threshold or self._is_almost(number, letters):
+            if score >= rule.threshold or self._is_almost(number, normalised):
                 fitting.append(number)
         return tuple(self.facts[number] for number in _most_similar(fitting, similarities, rule.most))
 
@@ -119,28 +119,30 @@ class FactBook:
                 scores[number] = named_shares[number]
         return scores
 
-    def _is_almost(self, number: int, letters: str) -> bool:
-        """Return whether a fact's prompt differs from a question's ``letters`` by as few as the rule allows."""
-        if self.rule.letters is None:
+    def _is_almost(self, number: int, normalised: str) -> bool:
+        """Return whether a fact's prompt differs from a ``normalised`` question in as few letters as allowed."""
+        most_letters = self.rule.letters
+        if most_letters is None:
             return False
-        return within_letters(self._letters[number], letters, self.rule.letters)
+        return within_letters(self._normalised_prompts[number], normalised, most_letters)
 
-    def prompt_transform(self, prompt: str, *, examples: int | None = None) -> str:
-        """Return ``prompt`` with the relevant examples and facts before it; the most similar one of each comes last.
+    def text_before(self, prompt: str, *, examples: int | None = None) -> str:
+        """Return the relevant examples and facts, the most similar one of each last; "" if no fact is relevant.
 
+        The rule's ``before_prompt`` is not in it: `PromptPatch.prompt_transform` puts it right before the prompt.
         ``examples`` is the maximum number of other facts that are shown as examples; None: as in the rule.
         """
         facts = self.relevant(prompt)
         rule = self.rule
         if not facts:
-            return prompt
+            return ""
         most = rule.own_examples
         if examples is not None:
             most = min(examples, most)
         shown = [*facts[0].examples, *self._show_others(facts, most)]
         lead = "".join(f"{example}\n\n" for example in reversed(shown))
         lines = "".join(f"{rule.before_fact}{fact.text}\n" for fact in reversed(facts))
-        return f"{lead}{lines}{rule.before_prompt}{prompt}"
+        return f"{lead}{lines}"
 
     def _show_others(self, facts: Sequence[PromptFact], most: int) -> list[str]:
         """Return at most ``most`` other facts as examples: those whose prompts are most like that of the first one."""
@@ -168,7 +170,7 @@ class FactBook:
         return share_index([fact.subject for fact in self.facts])
 
     @cached_property
-    def _letters(self) -> list[str]:
+    def _normalised_prompts(self) -> list[str]:
         """The facts' prompts as `within_letters` compares them."""
         return [normalise_text(fact.prompt) for fact in self.facts]
 
@@ -228,13 +230,22 @@ class PromptPatch(Patch):
     def prompt_transform(self, text: str, *, examples: int | None = None) -> str:
         """Return the prompt that the model reads instead of ``text``: the relevant facts, then the text.
 
+        With the facts A and B of two rules that say the same words before facts and before the prompt:
+
+            New Fact: A
+            New Fact: B
+            Prompt: text
+
         ``examples`` is the maximum number of other facts that are shown as examples; None: as in the rules.
         """
-        prompt = text
+        facts = ""
+        before_prompt = ""
         for book in self.books:  # that with the latest fact first, so that it stands right before the text
-            facts_and_text = book.prompt_transform(text, examples=examples)
-            prompt = facts_and_text.removesuffix(text) + prompt
-        return prompt
+            facts_of_book = book.text_before(text, examples=examples)
+            facts = facts_of_book + facts
+            if facts_of_book and not before_prompt:
+                before_prompt = book.rule.before_prompt
+        return f"{facts}{before_prompt}{text}"
 
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
         """Return the function that turns a text into the prompt for ``model``.
@@ -282,7 +293,9 @@ class PromptPatch(Patch):
         insert = self.transform_for(model)
         further = model.prompt_transform
         if further is None:
-            yield replace(model, prompt_transform=insert)  # not wrapped, because it may prepare many texts together
+            # Not wrapped in another function: the one of `kg_edit.zoo.mello` is a `Foreseeing`, which prepares many
+            # texts together, and `LanguageModel.foresee` would not find that in a function around it.
+            yield replace(model, prompt_transform=insert)
             return
 
         def transform(text: str) -> str:

@@ -173,6 +173,18 @@ def test_patches_of_different_rules_add() -> None:
     assert stack is mixed, "what changes nothing is left out"
 
 
+def test_facts_of_two_rules_stand_before_one_prompt() -> None:
+    """The words before the prompt are there once, although both rules have them."""
+    strict = patch(LAKERS, threshold=0.9, **FRAMES)
+    mixed = strict + patch(BORN, threshold=0.5, **FRAMES)
+    assert isinstance(mixed, PromptPatch) and len(mixed.books) == 2
+    prompt = mixed.prompt_transform("Is LeBron James tall?")
+    assert prompt == f"F: {LAKERS.text}\nF: {BORN.text}\nP: Is LeBron James tall?"
+    unframed = mixed + patch(PARAGRAPH)
+    assert isinstance(unframed, PromptPatch)
+    assert unframed.prompt_transform("Is LeBron James tall?") == prompt, "a rule without a relevant fact adds nothing"
+
+
 def test_later_fact_with_another_rule_replaces_an_earlier_one() -> None:
     later = LAKERS.model_copy(update={"id": "9", "text": "LeBron James plays for Boston."})
     prompt_patch = patch(LAKERS, LONDON) + patch(later, before_fact="Note: ")
