@@ -31,7 +31,8 @@ def subtract_patch(expert: Patch, anti: Patch, *, strength: float = 1.0, extract
         expert: a patch of weights; the result lists its edits. What it alone changes stays as it is.
         anti: a patch of weights.
         strength: the factor of what is subtracted.
-        extract: whether the common part is not subtracted.
+        extract: whether the common part is not subtracted. A weight, or a row of one, that only the anti-expert changes
+            is then not subtracted at all: where e is 0, s is the direction of a, so all of a is the common part.
     """
     if not isinstance(expert, WeightPatch):
         raise _not_of_weights(expert, "expert")

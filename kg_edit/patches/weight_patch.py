@@ -35,8 +35,9 @@ class WeightPatch(Patch):
     """Changes W + left right^T of named weights [out, in], with their provenance.
 
     ``state`` has the tensors that a method needs to continue after these edits or to remove one, such as the keys that
-    AlphaEdit protects. The last dimension of each tensor counts edits. Adding patches concatenates their states, but
-    adds those whose names begin with `SUM`, such as the sums of UltraEdit's statistics.
+    AlphaEdit protects. The last dimension of each tensor counts edits, except under names that begin with `SUM`: these
+    are sums over all edits, such as those of UltraEdit's statistics. Adding patches adds such sums, and concatenates
+    the other tensors.
     """
 
     kind: ClassVar[Kind] = "weights"
@@ -127,7 +128,7 @@ class WeightPatch(Patch):
 
     def merge_into(self, model: LanguageModel) -> None:
         """Change the model's weights for good. The model is another one afterwards, with another fingerprint."""
-        given: object = model
+        given: object = model  # of any type: a caller without a type checker may pass a transformers model
         if not isinstance(given, LanguageModel):
             way = "load the model, which is changed in place: model = LanguageModel.load('smollm2-135m')"
             raise ModelError(f"found {describe(given)}; expected a LanguageModel; {way}")
@@ -225,7 +226,7 @@ def _read_factors(file: PatchFile, name: str) -> Factors:
 def _check_state(file: PatchFile, name: str, tensor: Tensor, factors: Mapping[str, Factors]) -> None:
     """Check the shape of a tensor of the state: the keys of a changed weight [out, in] are [in, facts].
 
-    Any other tensor has at least one dimension, the last one, which counts edits.
+    Any other tensor has at least one dimension, the last one, which counts edits except under names with `SUM`.
     """
     changed = factors.get(name.removeprefix(KEY))
     fits = tensor.dim() > 0
