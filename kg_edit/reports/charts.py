@@ -63,7 +63,7 @@ def sparkline(values: Sequence[float]) -> str:
             y = height - 2 - (height - 4) * max(value, 0) / top
             points.append(f"{x:.1f},{y:.1f}")
     line = " ".join(points)
-    ends = f"{values[0]:.2g} to {values[-1]:.2g}"
+    ends = f"{finite[0]:.2g} to {finite[-1]:.2g}"
     return (
         f'<svg class="spark" role="img" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
         f'<title>{ends}</title><polyline points="{line}"/></svg>'

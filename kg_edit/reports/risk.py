@@ -129,12 +129,12 @@ class _Shares:
     Attributes:
         at_edits: at the key of edit j, [edits, edits].
         at_prompts: at the token of prompt j that gets the most, [edits, prompts].
-        tokens: the places of these tokens, [edits, prompts].
+        places: the places of these tokens in their prompts, [edits, prompts].
     """
 
     at_edits: Tensor
     at_prompts: Tensor
-    tokens: Tensor
+    places: Tensor
 
 
 def _reach_prompts(
@@ -142,8 +142,9 @@ def _reach_prompts(
 ) -> tuple[Reach, ...]:
     """Return how much of the change of the edit ``index`` arrives at each prompt, the largest share first."""
     reaches = []
-    for number, (prompt, tokens) in enumerate(zip(asked, encoded, strict=True)):
-        token_id = tokens.ids[int(shares.tokens[index, number])]
+    for number, (prompt, encoded_prompt) in enumerate(zip(asked, encoded, strict=True)):
+        place = int(shares.places[index, number])
+        token_id = encoded_prompt.ids[place]
         token = str(model.tokenizer.decode([token_id]))
         share = float(shares.at_prompts[index, number])
         reaches.append(Reach(text=prompt.text, token=token, share=share))
@@ -170,7 +171,7 @@ def _compute_shares(method: RankOneMethod | JointMethod, edits: Sequence[Edit], 
     model = method.model
     at_edits = torch.zeros(len(edits), len(edits), dtype=torch.float64)
     at_prompts = torch.zeros(len(edits), len(prompts), dtype=torch.float64)
-    tokens = torch.zeros(len(edits), len(prompts), dtype=torch.long)
+    places = torch.zeros(len(edits), len(prompts), dtype=torch.long)
     with keep_untouched(model), torch.no_grad():
         requests = [Request.of(model, edit, method.contexts) for edit in edits]
         for layer in method.layers:
@@ -179,11 +180,11 @@ def _compute_shares(method: RankOneMethod | JointMethod, edits: Sequence[Edit], 
             at_edits = torch.maximum(at_edits, (keys @ scaled).T.abs().cpu())
             for number, token_keys in enumerate(_keys_of_prompts(model, prompts, layer)):
                 token_shares = (token_keys.to(scaled) @ scaled).abs().cpu()  # [tokens, edits]
-                most, token = token_shares.max(0)
+                most, place = token_shares.max(0)  # [edits] both
                 is_larger = most > at_prompts[:, number]  # than in the layers before, [edits]
                 at_prompts[is_larger, number] = most[is_larger]
-                tokens[is_larger, number] = token[is_larger]
-    return _Shares(at_edits=at_edits, at_prompts=at_prompts, tokens=tokens)
+                places[is_larger, number] = place[is_larger]
+    return _Shares(at_edits=at_edits, at_prompts=at_prompts, places=places)
 
 
 def refuse_risky(risks: Iterable[EditRisk], *, most: float) -> None:
@@ -254,6 +255,7 @@ def _joint_directions(
     """Return the directions of a batch, [d_ff, edits], from the keys of each edit [contexts, d_ff]."""
     batch = torch.stack([fact_key(keys) for keys in by_edit], 1)  # K, [d_ff, edits]
     others = requests if method.config.hold else ()  # with ``hold``, the prompts' other tokens keep their outputs
+    # memory=0.0: one layer alone is read, so no states are kept for a higher one.
     held = OtherTokens(method.model, others, [layer], memory=0.0).at(layer)
     return method.directions(layer, exact(batch), others=held, protected=None)
 

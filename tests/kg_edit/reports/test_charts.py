@@ -47,3 +47,4 @@ def test_line_chart_has_all_points_inside_and_breaks_at_nan() -> None:
 def test_chart_without_numbers_is_empty() -> None:
     assert chart(a=[(0, math.nan)]) == chart() == sparkline([1.0]) == sparkline([math.nan, 1.0]) == ""
     assert sparkline([2.0, 1.0, 0.0]).count(",") == 3
+    assert "<title>3 to 1</title>" in sparkline([math.nan, 3.0, 1.0, math.inf])
