@@ -96,7 +96,7 @@ def run_edits(
         progress: show progress bars; not on a terminal, log lines.
 
     Returns:
-        The rows of the report and the verdict.
+        The `EditRun`: the rows of the report, the verdict, and what else changed.
     """
     # 1. Check the edits and the folder.
     began = time.perf_counter()
@@ -345,7 +345,8 @@ def _make(
 
     remaining = list(edits)
     current_method = method
-    # Without edits and without a start, the method is called once, and says that there is nothing to edit.
+    # A turn returns, or leaves out the edits that are refused, for the next turn. A call without edits and without a
+    # start has a turn too, in which the method raises the error that there is nothing to edit.
     while remaining or start is None:
         try:
             return current_method.edit(
@@ -357,7 +358,7 @@ def _make(
                 progress=progress,
             )
         except RefusedEditsError as error:
-            remaining = _leave_out(error, remaining, keep_going=keep_going, start=start)
+            remaining = _leave_out(error, remaining, keep_going=keep_going, start=start)  # or raises the error
             if error.method is not None:
                 current_method = error.method  # which keeps the values that it has found, so they are not found again
     return start  # the run was killed after its last edit, or the last ones were refused

@@ -46,7 +46,7 @@ class EditRun:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The names of the results: patch, records, losses, report, page, and the first edit's subgraph."""
+        """The names of the files of the folder that `run_edits` describes, as far as they are there."""
         pictures = sorted(file.name for file in self.folder.glob("subgraph-*.svg"))
         names = (PATCH, RECORDS, LOCALITY, LOSSES, FAILED, EDITS, VERDICT, REPORT, PAGE, *pictures)
         return tuple(name for name in names if (self.folder / name).is_file())

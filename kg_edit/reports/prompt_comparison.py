@@ -5,9 +5,9 @@ this answer too. Otherwise the first five tokens of both greedy texts are the sa
 to mention the answer, or has to be the same.
 
 Where the unedited model gives the answer, unchanged means that `locality.unchanged` of `kg-edit evaluate` is 1: at each
-position of the answer the most probable token is the same. Where it does not, this metric reads the tokens that the
-models predict after the answer's earlier tokens, which neither model would write. For a prompt without an answer,
-unchanged means that `locality.same_text` is 1.
+position of the answer the most probable token is the same. Where it does not, the two differ: `locality.unchanged` then
+reads the tokens that the models predict after the answer's earlier tokens, which neither model would write, and not
+their greedy texts. For a prompt without an answer, unchanged means that `locality.same_text` is 1.
 """
 
 from __future__ import annotations

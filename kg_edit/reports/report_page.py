@@ -470,7 +470,7 @@ def _chart(curve: Curve) -> str:
         if points:
             lines[name] = points
     ends = f"from {curve[0].loss:.4g} to {curve[-1].loss:.4g} nats in {len(curve)} evaluations"
-    chart = line_chart(lines, title=f"The loss falls {ends}", x_label="evaluation", y_label="nats")
+    chart = line_chart(lines, title=f"The loss goes {ends}", x_label="evaluation", y_label="nats")
     return f'{chart}<p class="soft small">{ends}</p>'
 
 
