@@ -239,13 +239,15 @@ class Edit(Record):
 
     @property
     def forms(self) -> tuple[bool, ...]:
-        """The forms in which the edit is made: true is chat form, false is plain text.
-
-        The first form is also the form in which the edit's questions are asked.
-        """
+        """The forms in which the edit is made: true is chat form, false is plain text."""
         if self.chat == "both":
             return (False, True)
         return (self.chat,)
+
+    @property
+    def asks_in_chat(self) -> bool:
+        """Whether the edit's questions are asked in chat form: in the first form in which it is made."""
+        return self.forms[0]
 
     def is_made_in_chat(self, method: str) -> bool:
         """Return whether a ``method`` that makes an edit in one form only makes this one in chat form.

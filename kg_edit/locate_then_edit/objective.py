@@ -95,7 +95,7 @@ class Request:
                 model, edit.prompt, contexts, subject=edit.subject, target=edit.target_new, chat=chat
             )
         (essence,) = _encode_in_contexts(
-            model, edit.about_subject, [BARE], subject=edit.subject, target=None, chat=edit.forms[0]
+            model, edit.about_subject, [BARE], subject=edit.subject, target=None, chat=edit.asks_in_chat
         )
         return cls(rewrites=tuple(rewrites), essence=essence)
 

@@ -482,8 +482,7 @@ def _count_target_tokens(model: LanguageModel, edit: Edit) -> int | None:
     """Return the number of tokens of an edit's new target after its prompt; None for a paragraph (``target_text``)."""
     if edit.target_text:
         return None
-    asks_in_chat = edit.forms[0]
-    reader = model.in_chat() if asks_in_chat else model
+    reader = model.in_chat() if edit.asks_in_chat else model
     prompt = reader.encode(edit.text, target=edit.target_new)
     return len(prompt.target_ids)
 

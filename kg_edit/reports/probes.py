@@ -35,7 +35,7 @@ def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None)
     in_chat = []
     for probe in _probes(edit, edit.text, edit.paraphrases):
         in_chat.append(probe.model_copy(update={"chat": True}))
-    asks_in_chat = edit.forms[0]
+    asks_in_chat = edit.asks_in_chat
     if chat is not None:
         asks_in_chat = chat
     if asks_in_chat:
@@ -86,7 +86,7 @@ def locality_probes(edit: Edit, *, chat: bool | None = None) -> tuple[ReportProb
     hand, as in `kg-edit patch check`, it is asked for the answer. ``chat`` is as in `probes`.
     """
     if chat is None:
-        chat = edit.forms[0]
+        chat = edit.asks_in_chat
     locality = []
     for prompt in edit.locality:
         if prompt.answer:

@@ -131,7 +131,7 @@ def own_prompts(edits: Iterable[Edit]) -> tuple[AskedPrompt, ...]:
     """
     prompts = []
     for edit in edits:
-        chat = edit.forms[0]
+        chat = edit.asks_in_chat
         for row in edit.locality:
             prompts.append(
                 AskedPrompt(
@@ -187,7 +187,7 @@ def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
     of an edit is left out, because it may be about the edited fact. A neighborhood prompt of an edit is left out too,
     because the report has it already.
     """
-    chat = edits[0].forms[0]
+    chat = edits[0].asks_in_chat
     subjects = {edit.subject for edit in edits}
     asked_anyway = set[str]()
     for edit in edits:

@@ -164,7 +164,7 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
         # In plain text a prompt is asked after a line break, if its subject would be an attention sink.
         own = [edit.text]
         own += [prompt.rstrip() for prompt in edit.paraphrases[:_PARAPHRASES]]
-        if not edit.forms[0]:
+        if not edit.asks_in_chat:
             own = [line_break_before(model, prompt, subject=edit.subject) + prompt for prompt in own]
         general = own[1:] + [context.replace(BARE, edit.text) for context in contexts]
         near = [prompt.rstrip() for prompt in edit.neighborhood[:_LOCALITY]]

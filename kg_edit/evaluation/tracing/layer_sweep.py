@@ -189,7 +189,7 @@ def edit_scores(
             problem = f"--layer auto can't score a patch of the {patch.kind}; give --layer a number"
             errors[index] = ConfigError(problem)
 
-    reader = model.in_chat(chat=all(probe.edit.forms[0] for probe in probes))
+    reader = model.in_chat(chat=all(probe.edit.asks_in_chat for probe in probes))
     pairs = [probes[index].pairs for index in patches]
     scores = score_each(reader, pairs, patches=list(patches.values()))
     results: dict[int, EditScore | Exception] = {**errors}

@@ -250,7 +250,7 @@ def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
             way = "leave the edit out; kg-edit edit also takes --layer N in the place of --layer auto"
             problem = f"edit {edit.id!r} has no subject, and causal tracing adds its noise to the subject's tokens"
             raise EditError([Fault("", f"{problem}; {way}")])
-        is_chat = edit.forms[0]
+        is_chat = edit.asks_in_chat
         fact = TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true, chat=is_chat)
         facts.append(fact)
     return tuple(facts)

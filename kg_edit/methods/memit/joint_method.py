@@ -262,7 +262,7 @@ class JointMethod(ValueMethod):
                     continue
                 for fact in self.edits_to_write(edit):
                     self._check_forms(fact)
-                without_target = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0])
+                without_target = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.asks_in_chat)
                 warn_of_unread(self.model, without_target, edit=edit.id)
 
     def _check_forms(self, fact: Edit) -> None:
