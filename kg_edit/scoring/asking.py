@@ -1,8 +1,8 @@
 """Ask a model: the only way from `Requests` to `Evidence`.
 
 `ask_each` asks many requests in one forward pass for all answers and one batch of continuations, each on a model with a
-patch of its own. `ask` asks one model, in batches with a progress bar. `check_requests` finds what can't be asked
-before any work is done.
+patch of its own. `ask` asks one model, in batches with a progress bar. `check_requests` finds prompts that can't be
+asked before any work is done.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def ask_each(
         before: the unedited model's evidence for each of the requests, if ``model`` is edited or patched.
     """
     evidence: dict[int, Evidence] = {}  # by the number of the requests
-    together: dict[bool, dict[int, _Question]] = {}  # by form (whether it is chat), and by the same number
+    together: dict[bool, dict[int, _Question]] = {}  # by form (true: chat), and by the same number
     for index, request in enumerate(requests):
         patch = patches[index] if patches else None
         unedited = before[index] if before else None
@@ -51,9 +51,9 @@ def ask_each(
         # The patch changes more than weights, so it is applied to the model, and its requests are asked alone.
         with patch.applied(_in_form(model, chat=request.chat)) as edited:
             (evidence[index],) = _ask_together(edited, [_Question(request, None, unedited)])
-    for chat, questions in sorted(together.items()):
-        answers = _ask_together(_in_form(model, chat=chat), list(questions.values()))
-        evidence.update(zip(questions, answers, strict=True))
+    for chat, by_index in sorted(together.items()):
+        answers = _ask_together(_in_form(model, chat=chat), list(by_index.values()))
+        evidence.update(zip(by_index.keys(), answers, strict=True))
     return [evidence[index] for index in range(len(requests))]
 
 
@@ -81,7 +81,7 @@ def _ask_together(model: LanguageModel, questions: Sequence[_Question]) -> list[
     prompts = list[str]()
     for question in questions:
         prompts += [pair.prompt for pair in question.requests.pairs]
-        prompts += [text.prompt for text in question.requests.continued]
+        prompts += [continued.prompt for continued in question.requests.continued]
     model.foresee(prompts)
     pairs = [question.requests.pairs for question in questions]
     scores = score_each(model, pairs, patches=[question.patch for question in questions])
@@ -105,7 +105,7 @@ def _ask_together(model: LanguageModel, questions: Sequence[_Question]) -> list[
                 samples=sampled,
                 next_tokens=following,
                 exchanges=exchanges[index],
-                walks=find_walks(model, [text.prompt for text in requests.continued]),
+                walks=find_walks(model, [continued.prompt for continued in requests.continued]),
                 before=unedited,
             )
         )
@@ -137,11 +137,11 @@ def _continue_together(model: LanguageModel, questions: Sequence[_Question]) -> 
     limits: dict[_OwnedPrompt, int] = {}
     paragraphs: set[_OwnedPrompt] = set()
     for number, question in enumerate(questions):
-        for text in question.requests.continued:
-            owned = _own(question, number, text.prompt)
-            limit = text.limit(model.tokenizer, chat=question.requests.chat)
+        for continued in question.requests.continued:
+            owned = _own(question, number, continued.prompt)
+            limit = continued.limit(model.tokenizer, chat=question.requests.chat)
             limits[owned] = max(limits.get(owned, 0), limit)
-            if text.several_lines:
+            if continued.several_lines:
                 paragraphs.add(owned)
     of_one_line = [owned for owned in limits if owned not in paragraphs]
     of_several_lines = [owned for owned in limits if owned in paragraphs]
@@ -149,7 +149,7 @@ def _continue_together(model: LanguageModel, questions: Sequence[_Question]) -> 
     written |= _write(model, questions, of_several_lines, limits, several_lines=True)
     by_question = []
     for number, question in enumerate(questions):
-        prompts = [text.prompt for text in question.requests.continued]
+        prompts = [continued.prompt for continued in question.requests.continued]
         by_question.append({prompt: written[_own(question, number, prompt)] for prompt in prompts})
     return by_question
 
@@ -197,9 +197,10 @@ def _converse_together(model: LanguageModel, questions: Sequence[_Question]) -> 
 def compare_beginnings(model: LanguageModel, request: Requests, texts: dict[str, str]) -> dict[str, str]:
     """Return the parts of the texts by which two models are compared, by prompt."""
     beginnings = {}
-    for text in request.continued:
-        if text.compared and text.prompt in texts:
-            beginnings[text.prompt] = compared_text(model, texts[text.prompt], chat=request.chat)
+    for continued in request.continued:
+        prompt = continued.prompt
+        if continued.compared and prompt in texts:
+            beginnings[prompt] = compared_text(model, texts[prompt], chat=request.chat)
     return beginnings
 
 
@@ -214,7 +215,7 @@ def ask(model: LanguageModel, requests: Sequence[Requests], *, progress: str | N
     # The requests of a batch are of one form (plain or chat), and their texts end alike (one line or several).
     alike: dict[tuple[bool, bool], list[int]] = {}
     for index, request in enumerate(requests):
-        several_lines = any(text.several_lines for text in request.continued)
+        several_lines = any(continued.several_lines for continued in request.continued)
         alike.setdefault((request.chat, several_lines), []).append(index)
     batches = list[list[int]]()
     for indices in alike.values():
@@ -229,11 +230,14 @@ def ask(model: LanguageModel, requests: Sequence[Requests], *, progress: str | N
 
 
 def check_requests(model: LanguageModel, requests: Sequence[Requests]) -> None:
-    """Encode all that is asked, to find what can't be asked before an edit is computed."""
+    """Encode the prompts of ``pairs`` and ``continued``, to find what can't be asked before an edit is computed.
+
+    The other fields of `Requests` are not checked: the callers, which ask for a report or a page, leave them empty.
+    """
     for request in requests:
         reader = _in_form(model, chat=request.chat)
         for pair in request.pairs:
             reader.encode(pair.prompt, target=pair.candidate)
-        for text in request.continued:
-            limit = text.limit(reader.tokenizer, chat=request.chat)
-            reader.check_length(reader.encode(text.prompt), new_tokens=limit)
+        for continued in request.continued:
+            limit = continued.limit(reader.tokenizer, chat=request.chat)
+            reader.check_length(reader.encode(continued.prompt), new_tokens=limit)
