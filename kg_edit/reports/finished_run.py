@@ -46,7 +46,7 @@ class EditRun:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The names of the files of the folder that `run_edits` describes, as far as they are there."""
+        """The names of the results in the folder; those of the subgraphs' pictures are the last."""
         pictures = sorted(file.name for file in self.folder.glob("subgraph-*.svg"))
         names = (PATCH, RECORDS, LOCALITY, LOSSES, FAILED, EDITS, VERDICT, REPORT, PAGE, *pictures)
         return tuple(name for name in names if (self.folder / name).is_file())
@@ -60,7 +60,7 @@ def note_inputs(folder: Path, inputs: Mapping[str, str]) -> None:
 def read_finished(folder: Path, edits: Sequence[Edit], inputs: Mapping[str, str]) -> EditRun | None:
     """Return the run in a folder, if it is finished and was computed from the same inputs; else None.
 
-    None also if an edit failed: the advice of the verdict needs the method and the model.
+    None also if an edit failed: `run_edits` then makes those failed edits alone for which it had no time before.
     """
     try:
         noted = json.loads((folder / _INPUTS).read_bytes())
