@@ -173,10 +173,11 @@ def _largest_change(
 ) -> tuple[float, str]:
     """Return the norm of the largest change that an edit makes of a weight, and the edit's id.
 
-    The id is "" where there is only one edit, or where columns don't belong to edits (``by_edit`` is None). Then the
-    mean edit counts, |change| / sqrt(edits); a weight has no more edits than columns, if others are in other weights.
+    The id is "" where there is only one edit, or where columns don't belong to edits (``by_edit`` is None).
     """
     if not by_edit:
+        # All edits count as equal and orthogonal: each has |change| / sqrt(edits). A weight with r columns has at most
+        # r edits; if the patch has more, the others are in other weights.
         count = max(1, min(len(edits), pair.left.shape[1]))
         return change_norm(pair) / count**0.5, ""
     sizes = [change_norm(pair, indices) for indices in by_edit]
