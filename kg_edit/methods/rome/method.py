@@ -375,12 +375,12 @@ def rank_one_update(
     """
     # u = (C + w H + K_p K_p^T / lambda)^-1 k*: the direction that least changes the outputs of ordinary keys and of
     # earlier edits' keys. lambda = d_ff / 10 weighs C against an edit's key, as in MEMIT. The length of u cancels.
-    held = OtherKeys.none(len(mean_key), mean_key.device)
+    protected = OtherKeys.none(len(mean_key), mean_key.device)
     if others is not None:
-        held = held.plus(others, weight=hold / max(1, len(others)))
+        protected = protected.plus(others, weight=hold / max(1, len(others)))  # w H
     if earlier is not None:
-        held = held.plus(earlier.T, weight=10 / len(mean_key))
-    u = covariance.solve(mean_key, others=held, weight=1.0)  # [d_ff], float64
+        protected = protected.plus(earlier.T, weight=10 / len(mean_key))  # K_p K_p^T / lambda
+    u = covariance.solve(mean_key, others=protected, weight=1.0)  # 1: the weights are in it already; [d_ff], float64
     right = u / u.norm()
 
     # r = (m* - W k) / (k . u). For the bare key, m* - W k = m* - m, because the bias cancels. R-ROME has k* for k.
