@@ -263,8 +263,13 @@ class RankOneMethod(ValueMethod):
             penalty=self.penalty,
             engine=find_engine(model, self.layer, self.contexts, memory=self.memory),
         )
-        if model is not self.model:  # m and the keys are always those of the model itself
-            loss.value, loss.bare_key, loss.mean_key = self.read_states(requests)
+        if model is not self.model:
+            # The descent runs on a copy in bfloat16, from which the loss has read m, k and k*. The penalty and the
+            # update get those of the model itself.
+            value, bare_key, mean_key = self.read_states(requests)
+            loss.value = value
+            loss.bare_key = bare_key
+            loss.mean_key = mean_key
         return loss
 
     def penalty(self, change: Tensor, value: Tensor) -> Tensor:
