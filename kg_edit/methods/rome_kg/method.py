@@ -130,7 +130,7 @@ class RomeKgConfig(GraphRequestConfig, RomeConfig):
     """ROME's settings, and how many facts of each kind become further edits.
 
     The facts about o* share one key, and the composed ones share that of the edit. Each is therefore written over the
-    earlier ones, with a value m* of up to three times their length. So with five of each kind most edits fail
+    earlier ones, with a value m* of up to 3 |m|, as the clamp is 2. So with five of each kind most edits fail
     (docs/glame.md). The preset ``paper`` has ROME's published settings and 20 facts of the kind ``chained``, no others.
     """
 
@@ -162,9 +162,9 @@ class RomeKg(GraphRequestMethod, Rome):
         patch = self.empty_patch()
         for fact in (edit, *self.further_edits(edit)):
             with patch.applied_on_top(self.model):
-                # ROME's own make_each, which makes one edit and does not call `make`. It protects the keys in
-                # ``before``, which has none of this edit's facts: most of these share a key.
-                (update,) = Rome.make_each(self, (fact,), before=before)
+                # ROME's `make_each` for this one fact; that of this class would call `make` again. The keys that it
+                # protects are those in ``before`` only, and not those of the facts in ``patch``: most share a key.
+                (update,) = super().make_each((fact,), before=before)
             if isinstance(update, Exception):
                 raise update
             patch = patch + update
@@ -179,7 +179,7 @@ class RomeKg(GraphRequestMethod, Rome):
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Call `make` for each edit: a fact needs the model with the earlier facts, so edits can't share a descent."""
-        return EditingMethod.make_each(self, edits, before=before)
+        return EditingMethod.make_each(self, edits, before=before)  # not ROME's, which has one descent for all
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode the prompts of every edit and of its facts."""
