@@ -38,21 +38,26 @@ class ArrayReader(gguf.GGUFReader):
 
 
 def dequantise(data: np.ndarray[Any, Any], kind: gguf.GGMLQuantizationType) -> np.ndarray[Any, Any]:
-    """Return the weights that gguf's ``dequantize`` returns: it takes rows [n, bytes] of any whole number of blocks."""
-    numbers, size = gguf.GGML_QUANT_SIZES[kind]
-    blocks = data.nbytes // size
-    if numbers == 1 or data.dtype != np.uint8:  # plain numbers
+    """Return the weights that gguf's ``dequantize`` returns for ``data``, faster.
+
+    A quantised tensor consists of groups of numbers, such as 32, that share a scale (gguf calls them blocks).
+    ``dequantize`` takes rows of bytes [rows, bytes], and a row may have any whole number of groups. So the bytes are
+    given to it in longer rows than those of the tensor.
+    """
+    numbers_in_group, bytes_in_group = gguf.GGML_QUANT_SIZES[kind]
+    groups = data.nbytes // bytes_in_group
+    if numbers_in_group == 1 or data.dtype != np.uint8:  # plain numbers
         return np.array(dequantize(data, kind))  # not a view of the file
-    # As many blocks in a row as fit into a long one, and divide the number of all blocks
-    blocks_in_row = max(1, _LONG_ROW // numbers)
-    while blocks % blocks_in_row:
-        blocks_in_row -= 1
-    weights = dequantize(data.reshape(-1, blocks_in_row * size), kind)
+    # As many groups in a row as fit into a long one, and divide the number of all groups
+    groups_in_row = max(1, _LONG_ROW // numbers_in_group)
+    while groups % groups_in_row:
+        groups_in_row -= 1
+    weights = dequantize(data.reshape(-1, groups_in_row * bytes_in_group), kind)
     return weights.reshape(*data.shape[:-1], -1)
 
 
 def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
-    """Return the number of blocks that a file's metadata states, and the names of its tensors."""
+    """Return the number of transformer blocks that a file's metadata states, and the names of its tensors."""
     reader = gguf.GGUFReader(str(path))  # as transformers names it, so that `read_once` reads it once
     stated = [field.contents() for name, field in reader.fields.items() if name.endswith(".block_count")]
     count = int(stated[0]) if stated else 0
