@@ -104,9 +104,7 @@ def _same_fact(first: Edit, second: Edit) -> ConflictKind | None:
         return None
     if not _agree(first.target_new_id, second.target_new_id, first.target_new, second.target_new):
         return "contradiction"
-    if set(first.forms) <= set(second.forms) or set(second.forms) <= set(first.forms):
-        return "duplicate"
-    return None
+    return "duplicate"
 
 
 def _share_relation(first: Edit, second: Edit) -> bool:
@@ -132,7 +130,8 @@ def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iter
         units = keys / np.linalg.norm(keys, axis=0).clip(min=1e-12)  # [in, edits]
         cosines = abs(np.triu(units.T @ units, k=1))  # [edits, edits], each pair once
         for first, second in np.argwhere(cosines > COSINE).tolist():
-            pair = (numbers[first], numbers[second])
+            lower, upper = sorted((numbers[first], numbers[second]))  # the steps may be in another order than entries
+            pair = (lower, upper)
             largest[pair] = max(largest.get(pair, 0.0), float(cosines[first, second]))
     for (first, second), cosine in sorted(largest.items()):
         yield entries[first], entries[second], round(cosine, 4)

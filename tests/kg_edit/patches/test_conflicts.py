@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.patches.conflicts import Conflict
+from kg_edit.patches.conflicts import Conflict, conflicts
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger import Ledger
@@ -97,6 +97,16 @@ def test_conflicts_of_near_keys(second: list[float], cosine: float | None, tmp_p
     (conflict,) = ledger.conflicts()
     assert conflict.kind == "near keys" and conflict.cosine == pytest.approx(cosine, abs=1e-3)
     assert "cosine 0.95" in str(conflict)
+
+
+def test_a_conflict_is_listed_once_whatever_the_order_of_the_steps(tmp_path: Path) -> None:
+    """These edits are of one fact, and have near keys."""
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(keyed(FRANCE, [1.0, 0.0]))
+    ledger.add(keyed(FRANCE.model_copy(update={"id": "e2"}), [1.0, 0.0]))
+    changes = dict(reversed(ledger.now.changes.items()))
+    (conflict,) = conflicts(ledger.now.active, changes)
+    assert conflict.kind == "duplicate" and conflict.first.name == "e1" and conflict.cosine == 1
 
 
 def test_near_keys_use_stored_keys(tmp_path: Path) -> None:
