@@ -85,7 +85,8 @@ def _by_position(steps: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[EditP
 def entries_of(patch: Patch | Changes) -> tuple[Entry, ...]:
     """Return the edits of a patch that is in no ledger, as those of a ledger with this one step.
 
-    Later edits with the same id are called ``id#2`` and so on.
+    Later edits with the same id are called ``id#2`` and so on. These names are only shown: `positions_of` does not know
+    them, as it names edits of ledgers, whose steps have no id twice (`check_records`).
     """
     _check_readable(patch)
     seen = Counter[str]()
@@ -166,19 +167,23 @@ def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
 
 
 def _find(known: Sequence[Entry], name: str) -> list[Entry]:
-    """Return the entries that ``name`` fits, or if it is not an id, those with this subject.
+    """Return the entries that ``name`` fits: all of a step ("3/*"), those with this name or id, or this subject.
 
-    An entry with exactly this name is the only one, because an id may look like a step and an id.
+    An entry with exactly this name is the only one, because an id may look like a step and an id: "2/a" is the edit
+    with the id "2/a" in step 1, even if step 2 has an edit with the id "a", whose name is "a".
     """
     if not isinstance(name, str):
         raise PatchError(f"found {name!r:.60}; expected the name, id or subject of an edit, such as edit.id")
+    of_step = [entry for entry in known if name == f"{entry.position.step}/*"]
+    if of_step:
+        return of_step
     fitting = list[Entry]()
     for entry in known:
         step, id_ = entry.position
-        if name in (id_, f"{step}/{id_}", f"{step}/*"):
+        if name in (id_, f"{step}/{id_}"):
             fitting.append(entry)
     exact = [entry for entry in fitting if entry.name == name]
-    if len(exact) == 1 and not name.endswith("/*"):
+    if len(exact) == 1:
         return exact
     if fitting:
         return fitting
