@@ -94,10 +94,11 @@ def encode(
     context: str = "{}",
     chat: ChatForm | None = None,
 ) -> Prompt:
-    """Encode ``context`` around ``template`` around ``subject``, then a space and ``target``, as one text.
+    """Encode ``context`` around ``template`` around ``subject``, then ``target``, as one text.
 
+    There is a space before the target where the script has spaces (`join`); a target that begins with `GLUE` has none.
     ``context`` and ``template`` hold one ``{}`` each; without a subject, the template is used unchanged. With ``chat``,
-    everything but the target is a user's turn, and the target begins the assistant's turn.
+    everything but the target is a user's turn, and the target begins the assistant's turn (after ``chat.gap``).
     """
     text, span = _fill(template, subject, context)
     if chat:
@@ -209,7 +210,10 @@ def _tokenize(
 
 
 def _tokenize_apart(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
-    """Return the token ids that a target has behind a line break, with which no tokenizer merges a character."""
+    """Return the token ids that a target has behind a line break, with which tokenizers hardly ever merge a character.
+
+    One that does is refused.
+    """
     before, _ = _tokenize(tokenizer, "\n", special=False)
     ids, _ = _tokenize(tokenizer, f"\n{target}", special=False)
     if ids[: len(before)] != before:
@@ -232,11 +236,11 @@ def _find_target(prompt_ids: Sequence[int], ids: Sequence[int], text: str, joine
     """
     if continues_word:
         start = _count_common(prompt_ids, ids)
-        is_split = start > 0
+        prompt_is_kept = start > 0
     else:
         start = len(prompt_ids)
-        is_split = list(ids[:start]) == list(prompt_ids)
-    if not is_split:
+        prompt_is_kept = list(ids[:start]) == list(prompt_ids)
+    if not prompt_is_kept:
         raise PromptError(
             f"the tokenizer merges the end of {text!r} with the target's beginning in {joined!r}; "
             "end the prompt at a word's end, without trailing white space"
