@@ -137,7 +137,8 @@ def index_for(indices: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, ...]:
 def keep_untouched(model: LanguageModel) -> Iterator[None]:
     """Freeze the model and set it to evaluation mode inside the ``with`` block.
 
-    Afterwards the modes, the ``requires_grad`` flags and the random state are as before.
+    Gradients are on there, even if the caller has turned them off (``torch.no_grad``): a descent needs those of what it
+    trains. Afterwards the modes, the ``requires_grad`` flags and the random state are as before.
     """
     modes = [(module, module.training) for module in model.model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.model.parameters()]

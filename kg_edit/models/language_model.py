@@ -210,7 +210,7 @@ class LanguageModel:
         return prompt
 
     def foresee(self, texts: Iterable[str]) -> None:
-        """Announce texts that will be encoded to a patch of the prompt, if it can prepare many together."""
+        """Announce texts that will be encoded soon, so that a patch of the prompt can prepare many together."""
         transform: object = self.prompt_transform
         if isinstance(transform, Foreseeing):
             transform.foresee(texts)
@@ -536,8 +536,9 @@ def dequantised(module: Any) -> Tensor:
     columns = []
     for start in range(0, module.in_features, _ROWS):
         size = min(_ROWS, module.in_features - start)
+        # Rows start, start + 1, ... of the identity [in, in]
         rows = torch.zeros(size, module.in_features, dtype=dtype, device=device)
-        rows[:, start:].fill_diagonal_(1)  # the rows from ``start`` on of the identity [in, in]
+        rows[:, start:].fill_diagonal_(1)
         columns.append(type(module).forward(module, rows).float())  # without the hooks of a patch
     matrix = torch.cat(columns)  # W^T + bias, [in, out]
     if module.bias is not None:

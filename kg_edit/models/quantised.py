@@ -59,7 +59,7 @@ def keep_gradients(model: nn.Module) -> None:
 
 
 def quantisation_of(model: nn.Module) -> str:
-    """Return how most linear layers are stored: ``nf4``, ``int8``, or the number type; "" if they are not quantised."""
+    """Return how the first quantised layer is stored: ``nf4``, ``int8`` or another type; "" if there is none."""
     for module in model.modules():
         if is_quantised(module):
             weight = getattr(module, "weight", None)
