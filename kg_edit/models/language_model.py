@@ -127,7 +127,7 @@ class LanguageModel:
         _use_quick_kernels(model)
         loaded = cls.wrap(model, tokenizer, name=name, spec=chosen)
         if str(dtype) in QUANTISED:
-            _note_stored_fingerprint(model, path, config, local="local_files_only" in options)
+            _note_stored_fingerprint(model, path, config, options)
         return loaded
 
     @classmethod
@@ -483,14 +483,22 @@ def note_fingerprint(model: PreTrainedModel) -> None:
     setattr(model, _FINGERPRINTS, (content_fingerprint(model),))
 
 
-def _note_stored_fingerprint(model: PreTrainedModel, path: str, config: PreTrainedConfig, *, local: bool) -> None:
+def _note_stored_fingerprint(
+    model: PreTrainedModel, path: str, config: PreTrainedConfig, options: dict[str, Any]
+) -> None:
     """Store on a model that was quantised the fingerprint of its weights before that, if its files give one.
 
-    ``local``: whether the hub must not be asked.
+    ``options`` are those with which transformers loaded the config.
     """
     from kg_edit.models.quantised import stored_fingerprint
 
-    digest = stored_fingerprint(path, config, local=local)
+    digest = stored_fingerprint(
+        path,
+        config,
+        revision=options["revision"],
+        trust_remote_code=options["trust_remote_code"],
+        local="local_files_only" in options,
+    )
     if digest is not None:
         setattr(model, _FINGERPRINTS, (digest,))
 

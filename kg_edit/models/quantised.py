@@ -70,12 +70,16 @@ def quantisation_of(model: nn.Module) -> str:
     return ""
 
 
-def stored_fingerprint(path: str, config: PreTrainedConfig, *, local: bool) -> str | None:
+def stored_fingerprint(
+    path: str, config: PreTrainedConfig, *, revision: str | None, trust_remote_code: bool, local: bool
+) -> str | None:
     """Return the fingerprint of the checkpoint's stored weights, reading one tensor at a time.
 
     Args:
         path: a folder, or a hub id whose files are in the hub's cache.
         config: the model's config.
+        revision: the branch, tag or commit on the hub; None: the default branch.
+        trust_remote_code: whether the model's class may come from the hub.
         local: whether the hub must not be asked.
 
     Returns:
@@ -85,9 +89,12 @@ def stored_fingerprint(path: str, config: PreTrainedConfig, *, local: bool) -> s
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(path, allow_patterns=["*.safetensors"], local_files_only=local))
+        downloaded = snapshot_download(
+            path, revision=revision, allow_patterns=["*.safetensors"], local_files_only=local
+        )
+        folder = Path(downloaded)
     with torch.device("meta"):
-        blank: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        blank: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     try:
         return fingerprint_of(config.model_type, _stored_parameters(blank, folder))
     except KeyError:

@@ -15,6 +15,7 @@ from kg_edit.errors import KgEditError, PatchError, UnsupportedModelError
 from kg_edit.methods.registry import find_method
 from kg_edit.models.architectures import is_quantised
 from kg_edit.models.language_model import LanguageModel, dequantised, matrix_shape
+from kg_edit.models.quantised import stored_fingerprint
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.export.layout import ModuleLayout
@@ -112,6 +113,19 @@ def test_a_patch_of_a_quantised_model_is_exported_and_read_again(tmp_path: Path)
         assert torch.equal(logits(model), edited)
     write_peft(patch, tmp_path / "adapter", layout=ModuleLayout(model.model))
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+def test_the_stored_fingerprint_is_that_of_the_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's cache has another model as the default branch."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--me--tiny"
+    old, new = tiny("llama"), tiny("gpt2")
+    (cached / "refs").mkdir(parents=True)
+    for branch, commit, model in (("main", "a" * 40, new), ("old", "b" * 40, old)):
+        (cached / "refs" / branch).write_text(commit)
+        model.model.save_pretrained(cached / "snapshots" / commit)
+    digest = stored_fingerprint("me/tiny", old.model.config, revision="old", trust_remote_code=False, local=True)
+    assert digest == old.fingerprint
 
 
 @pytest.mark.parametrize(
