@@ -435,7 +435,7 @@ def _choose_placement(
     if str(dtype) in QUANTISED:
         from kg_edit.models.quantised import quantised_options
 
-        return quantised_options(str(dtype), torch_dtype, target)
+        return quantised_options(str(dtype), torch_dtype, target, device_map)
     return {"dtype": torch_dtype, "device_map": device_map}
 
 

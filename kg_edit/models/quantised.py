@@ -27,13 +27,16 @@ from kg_edit.errors import ModelError
 from kg_edit.models.architectures import fingerprint_of, is_quantised
 
 
-def quantised_options(kind: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def quantised_options(
+    kind: str, dtype: torch.dtype, device: torch.device, device_map: str | dict[str, int | str] | None = None
+) -> dict[str, Any]:
     """Return the arguments with which transformers quantises a model while it loads it.
 
     Args:
         kind: ``nf4`` or ``int8``.
         dtype: what is computed with, and the type of what is not quantised (embeddings, norms, the head).
-        device: where the model is loaded to.
+        device: where the model is loaded to, if there is no ``device_map``.
+        device_map: as in `LanguageModel.load`.
     """
     if find_module("bitsandbytes") is None:
         raise ModelError(f"the dtype {kind} needs the package bitsandbytes: pip install 'kg-edit[quantised]'")
@@ -45,7 +48,9 @@ def quantised_options(kind: str, dtype: torch.dtype, device: torch.device) -> di
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     else:
         config = BitsAndBytesConfig(load_in_8bit=True)
-    return {"quantization_config": config, "device_map": {"": str(device)}, "dtype": dtype}
+    if device_map is None:
+        device_map = {"": str(device)}
+    return {"quantization_config": config, "device_map": device_map, "dtype": dtype}
 
 
 def keep_gradients(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from kg_edit.errors import KgEditError, PatchError, UnsupportedModelError
 from kg_edit.methods.registry import find_method
 from kg_edit.models.architectures import is_quantised
 from kg_edit.models.language_model import LanguageModel, dequantised, matrix_shape
-from kg_edit.models.quantised import stored_fingerprint
+from kg_edit.models.quantised import quantised_options, stored_fingerprint
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.export.layout import ModuleLayout
@@ -113,6 +113,13 @@ def test_a_patch_of_a_quantised_model_is_exported_and_read_again(tmp_path: Path)
         assert torch.equal(logits(model), edited)
     write_peft(patch, tmp_path / "adapter", layout=ModuleLayout(model.model))
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+def test_a_model_is_spread_over_devices_while_it_is_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kg_edit.models.quantised.find_module", lambda _: True)  # the options need no bitsandbytes
+    options = quantised_options("int8", torch.float32, torch.device("cpu"), {"model.layers.0": 1})
+    assert options["device_map"] == {"model.layers.0": 1}
+    assert quantised_options("int8", torch.float32, torch.device("cpu"))["device_map"] == {"": "cpu"}
 
 
 def test_the_stored_fingerprint_is_that_of_the_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
