@@ -141,5 +141,8 @@ class Factors:
         left = q_left @ u[:, :rank] * singular_values[:rank]  # [out, rank]
         right = q_right @ v_transposed[:rank].T  # [in, rank]
         squares = singular_values.square()
-        share = float(squares[:rank].sum() / squares.sum())
+        total = squares.sum()
+        share = 1.0  # also for a change of zero
+        if total > 0:
+            share = float(squares[:rank].sum() / total)
         return Factors(left=left.to(self.left.dtype), right=right.to(self.right.dtype)), share

@@ -23,6 +23,11 @@ def test_almost_identity_factor_is_multiplied() -> None:
     assert torch.equal(Factors(left=left, right=right).product, left @ right.T)
 
 
+def test_a_change_of_zero_keeps_all_of_its_norm_when_it_is_reduced() -> None:
+    reduced, kept = Factors(left=torch.zeros(4, 2), right=torch.ones(3, 2)).reduced(1)
+    assert kept == 1 and not reduced.product.any()
+
+
 def test_reduced_change_is_the_nearest_of_its_rank() -> None:
     draw = torch.Generator().manual_seed(1)
     left, _ = torch.linalg.qr(torch.randn(6, 3, generator=draw))
