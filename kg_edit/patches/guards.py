@@ -82,11 +82,22 @@ class SeenEdits:
         """Add the edits of ``patch``, and raise an error if one of them looks as if it would break the model.
 
         They are compared with the edits that were added before and with each other; ``model`` is as in
-        `find_disabling`.
+        `find_disabling`. If there is an error, no edit of ``patch`` is added.
         """
-        reasons = _find_reasons(patch, self.add(patch), self, model)
+        sized = self.add(patch)
+        reasons = _find_reasons(patch, sized, self, model)
         if reasons:
+            self._remove(sized)
             raise _disabling_error(patch, reasons)
+
+    def _remove(self, sized: Iterable[_Sized]) -> None:
+        """Remove edits that `add` has added."""
+        for edit in sized:
+            if edit.norm:
+                self.norms[edit.group].remove(edit.norm)
+            factor = division_factor(edit.record)
+            if factor:
+                self.division_factors[edit.group].remove(factor)
 
 
 def find_disabling(
@@ -202,7 +213,11 @@ def _disabling_error(patch: Patch | Changes, reasons: tuple[str, ...]) -> Disabl
 
 
 def division_factor(record: Mapping[str, Any]) -> float | None:
-    """Return |k . u|, the divisor in a rank-one edit, as |m* - m| / |update|; None if the record lacks these."""
+    """Return |k . u|, the divisor in a rank-one edit, as |m* - m| / |update|; None if the record lacks these.
+
+    It is |k . u| for ROME, where u has the length 1. For R-ROME it is an estimate, because its update divides another
+    residual, m* - W k*, by k* . u.
+    """
     norms = record.get("norms", {})
     change: float | None = norms.get("change")
     update: float | None = norms.get("update")

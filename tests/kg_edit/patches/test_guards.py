@@ -15,7 +15,7 @@ from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches import guards
 from kg_edit.patches.changes import LowRank, change_norm, edit_norms
 from kg_edit.patches.factors import Factors
-from kg_edit.patches.guards import MEDIANS, SHARE, find_disabling, refuse_disabling
+from kg_edit.patches.guards import MEDIANS, SHARE, SeenEdits, find_disabling, refuse_disabling
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger import Ledger
 from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
@@ -75,6 +75,14 @@ def test_ledger_refuses_an_edit_far_above_the_others(tmp_path: Path) -> None:
         ledger.add(strong)
     assert len(ledger.events) == 2
     ledger.add(strong, force=True)
+
+
+def test_a_refused_edit_is_not_compared_with_later_ones() -> None:
+    seen = SeenEdits([made_up(edits_of(6))])
+    norms = {group: list(values) for group, values in seen.norms.items()}
+    with pytest.raises(PatchError, match="break the model"):
+        seen.add_checked(made_up(edits_of(1, start=7), size=1.1 * MEDIANS))
+    assert seen.norms == norms
 
 
 def test_norm_is_compared_with_five_edits_of_the_same_method_and_weight() -> None:
