@@ -54,7 +54,8 @@ from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 
 KeyVariant = Literal["rome", "r-rome"]
-_SMALLEST_COSINE = 1e-4  # of the key and the update's direction; below it the update is 10,000 times as long as m* - m
+# Of the key k and the update's direction. At this cosine the update is 10,000 |m* - m| / |k| long; below it is longer.
+_SMALLEST_COSINE = 1e-4
 
 # The published code has more contexts and a larger clamp, and neither further steps, nor the keys of other tokens or of
 # earlier edits.
