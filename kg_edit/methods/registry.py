@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from kg_edit.errors import ConfigError, describe, unknown_name
 from kg_edit.registry import load, method_entries
@@ -30,15 +30,20 @@ def find_method(name: str | type[EditingMethod]) -> type[EditingMethod]:
         UnknownNameError: there is no such method; the message suggests a similar name.
         ConfigError: something else is given; or the method is a plug-in's, and can't be imported or is no method.
     """
-    if isinstance(name, type):
-        return name
     if not isinstance(name, str):
-        raise ConfigError(f"found {describe(name)}; expected the name of a method, such as 'rome'")
+        if _is_method(name):
+            return name
+        raise ConfigError(f"found {describe(name)}; expected the name of a method, such as 'rome', or its class")
     check_method(name)
     entry = method_entries()[name]
     method = load(entry.target)
-    from kg_edit.methods.base import EditingMethod  # here, as it imports torch, which listings do without
-
-    if isinstance(method, type) and issubclass(method, EditingMethod) and method.entry.name == name:
+    if _is_method(method) and method.entry.name == name:
         return method
     raise ConfigError(f"{entry.target}: expected the subclass of EditingMethod with the entry {name!r}")
+
+
+def _is_method(value: object) -> TypeGuard[type[EditingMethod]]:
+    """Return whether a value is a subclass of `EditingMethod`."""
+    from kg_edit.methods.base import EditingMethod  # here, as it imports torch, which listings do without
+
+    return isinstance(value, type) and issubclass(value, EditingMethod)

@@ -140,6 +140,11 @@ BOTH_FORMS = EDIT.with_form(chat="both")
 @refusals(
     {
         # Names
+        "class that is no method": (
+            lambda _: find_method(dict),  # type: ignore[arg-type]
+            ConfigError,
+            "expected the name of a method",
+        ),
         "misspelt method": (lambda _: find_method("roem"), UnknownNameError, "did you mean 'rome'"),
         "misspelt preset": (preset("glame", "papr"), UnknownNameError, "did you mean 'paper'"),
         "misspelt preset of a model": (preset("rome", "gpt-2-xl"), UnknownNameError, "did you mean 'gpt2-xl'"),
