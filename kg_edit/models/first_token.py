@@ -41,7 +41,7 @@ def begins_unread(model: LanguageModel, prompt: Prompt) -> bool:
 def is_sink(model: LanguageModel, ids: Sequence[int], position: int) -> bool:
     """Return whether the state at ``position`` is, after some block, `_TIMES` as long as the median of later ones."""
     if len(ids) <= position + 1:  # a sink is recognised by comparison with later tokens
-        ids = [*ids, *encode(model.tokenizer, " and").ids]
+        ids = [*ids, *model.tokenizer(" and", add_special_tokens=False)["input_ids"]]
     norms = list[Tensor]()
 
     def note(_: Tensor, state: Tensor) -> None:
