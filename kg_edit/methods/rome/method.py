@@ -54,7 +54,7 @@ from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 
 KeyVariant = Literal["rome", "r-rome"]
-# Of the key k and the update's direction. At this cosine the update is 10,000 |m* - m| / |k| long; below it is longer.
+# Of the key k and the update's direction: at this cosine the update is 10,000 |m* - m| / |k| long.
 _SMALLEST_COSINE = 1e-4
 
 # The published code has more contexts and a larger clamp, and neither further steps, nor the keys of other tokens or of
