@@ -1,13 +1,14 @@
 """Generate text after prompts, greedily or by sampling.
 
-`continuations` is greedy, up to the end of the line or of the text. `samples` is top-5 sampling to 100 tokens, as in
+`continue_prompts` is greedy, up to the end of the line or of the text; `continuations` returns only its texts.
+`reply_in_chat` answers a conversation in the model's chat template, also greedily. `samples` is top-5 sampling to 100 tokens, as in
 the published evaluations of fluency and portability, with one seed for each prompt.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -40,7 +41,7 @@ class Reply(NamedTuple):
 
 
 @torch.no_grad()
-def replies(
+def continue_prompts(
     model: LanguageModel,
     prompts: Sequence[str],
     *,
@@ -76,8 +77,7 @@ def replies(
     answers = greedy(model, rows, limits=limits, patches=patches, is_finished=is_finished)
     results = []
     for row, written in zip(rows, answers, strict=True):
-        ids = [token for token in written.tokens if token not in stops]  # only the last one may be such a token
-        text = str(model.tokenizer.decode(ids, skip_special_tokens=True))
+        text = _decode(model, written.tokens, stops)
         if several_lines:
             text = " ".join(text.split())
         else:
@@ -95,8 +95,8 @@ def continuations(
     patches: Sequence[WeightPatch | None] | None = None,
     several_lines: bool = False,
 ) -> tuple[str, ...]:
-    """Return the texts of `replies`, which has the same arguments."""
-    results = replies(model, prompts, limits=limits, patches=patches, several_lines=several_lines)
+    """Return the texts of `continue_prompts`, which has the same arguments."""
+    results = continue_prompts(model, prompts, limits=limits, patches=patches, several_lines=several_lines)
     return tuple(result.text for result in results)
 
 
@@ -115,14 +115,14 @@ def ask(model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, cha
         raise PromptError(f"found {describe(prompt)}; expected one text to continue; ask once for each of several")
     model = as_model(model)
     if chat:
-        text = reply(model, [{"role": "user", "content": prompt}], tokens=tokens).text
+        text = reply_in_chat(model, [{"role": "user", "content": prompt}], tokens=tokens).text
     else:
         (text,) = continuations(model, [prompt], limits=[tokens])
     return tidy_text(text)
 
 
 @torch.no_grad()
-def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20) -> Reply:
+def reply_in_chat(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20) -> Reply:
     """Return the assistant's greedy answer to a conversation in the model's chat template, at most ``tokens`` tokens.
 
     ``messages`` have a ``role`` (system, user, assistant) and a ``content``, and are put into the template unchanged.
@@ -145,10 +145,15 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
         return tokens_so_far[-1] in stops
 
     (written,) = greedy(model, [ids], limits=[tokens], is_finished=is_finished)
-    answer_ids = [token for token in written.tokens if token not in stops]
-    answer = str(model.tokenizer.decode(answer_ids, skip_special_tokens=True)).strip()
-    ended = len(answer_ids) < len(written.tokens)  # the last token is a stop
+    answer = _decode(model, written.tokens, stops).strip()
+    ended = bool(written.tokens) and is_finished(written.tokens)
     return Reply(text=answer, read=len(ids), written=len(written.tokens), ended=ended)
+
+
+def _decode(model: LanguageModel, tokens: Sequence[int], stops: Collection[int]) -> str:
+    """Return the text of generated tokens, without the one of ``stops`` with which they may end."""
+    ids = [token for token in tokens if token not in stops]
+    return str(model.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def compared_text(model: LanguageModel, text: str, *, tokens: int = COMPARED, chat: bool = False) -> str:

@@ -28,7 +28,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.asking import ask, check_requests
 from kg_edit.scoring.evidence import Evidence
-from kg_edit.scoring.generation import Reply, replies, reply
+from kg_edit.scoring.generation import Reply, continue_prompts, reply_in_chat
 from kg_edit.scoring.judging import generates, tidy_text
 from kg_edit.scoring.requests import Requests, continue_and_score
 from kg_edit.scoring.text_start import Start, with_start
@@ -182,13 +182,13 @@ class EditDesk:
                 log.warning(remark)
                 self._remarked = True
             with patch.applied(self.model) as model:
-                return replies(model, texts, limits=[tokens] * len(prompts))
+                return continue_prompts(model, texts, limits=[tokens] * len(prompts))
 
     def chat(self, messages: Sequence[Mapping[str, str]], *, tokens: int, name: str | None = None) -> Reply:
         """Return the assistant's turn after a conversation by a served model, of at most ``tokens`` tokens."""
         patch = self.models.find(name)
         with self._lock, patch.applied(self.model) as model:
-            return reply(model, messages, tokens=tokens)
+            return reply_in_chat(model, messages, tokens=tokens)
 
     def _new_name(self, subject: str) -> str:
         """Return a name for the next edit: the subject's words and a number, such as lebron-james-3."""
