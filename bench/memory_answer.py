@@ -22,7 +22,7 @@ from kg_edit.methods.graph_memory.method import GraphMemory
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.walks import find_walks
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.questions import generated_from
+from kg_edit.scoring.questions import generation_prompt
 from kg_edit.scoring.requests import ANSWER_TOKENS
 
 RIPPLES = "ripples-smollm2-135m"
@@ -93,7 +93,7 @@ def _time_record(method: GraphMemory, record: BenchmarkRecord, *, examples: bool
 def _ask(query: Query, *, examples: bool) -> str:
     """Return the prompt of a question."""
     if examples:
-        return generated_from(query)
+        return generation_prompt(query)
     return f"Question: {query.prompt}\nAnswer:"
 
 

@@ -44,7 +44,7 @@ from kg_edit.evaluation.statistics import estimates
 from kg_edit.models.hooks import change_output, hidden_state, watch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
-from kg_edit.scoring.questions import generated_from
+from kg_edit.scoring.questions import generation_prompt
 from kg_edit.scoring.requests import room_for
 from kg_edit.text.matching import begins_with
 from kg_edit.text.relation_nouns import relation_nouns
@@ -82,7 +82,7 @@ def two_hops(record: BenchmarkRecord) -> list[TwoHops]:
 
 def _split_hops(query: Query, edit: Edit, first_hop: str) -> TwoHops:
     """Return a question about s and its second hop; ``first_hop`` are the words in it that mean o*."""
-    prompt = generated_from(query)
+    prompt = generation_prompt(query)
     before, asked, after = prompt.rpartition(query.prompt)
     second_hop = before + asked.replace(first_hop, edit.target_new) + after
     template = before + asked.replace(edit.subject, "{}") + after

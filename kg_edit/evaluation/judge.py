@@ -21,7 +21,7 @@ from kg_edit.evaluation.case import Case, make_ceiling_cases
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.records import RunFolder
 from kg_edit.scoring.model_server import ModelServer
-from kg_edit.scoring.questions import right_answers, scored_after
+from kg_edit.scoring.questions import right_answers, scoring_prompt
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.locks import folder_lock
 from kg_edit.text.matching import normalised
@@ -207,4 +207,4 @@ def _judged_questions(case: Case) -> Iterator[tuple[str, str, str, tuple[str, ..
         yield "portability", question.question, question.question, right_answers(question)
     for family in _ASKED:
         for query in case.queries(family):
-            yield family, query.prompt, scored_after(query), query.right_names
+            yield family, query.prompt, scoring_prompt(query), query.right_names

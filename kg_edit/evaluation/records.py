@@ -28,7 +28,7 @@ from kg_edit.models.first_token import readable_edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.walks import ShownWalk
-from kg_edit.scoring.questions import Form, choices
+from kg_edit.scoring.questions import Normalised, choices
 from kg_edit.storage.atomic import Line, append_lines, drop_cut_line, read_lines, replacing
 from kg_edit.storage.frames import frame_of
 from kg_edit.storage.run_differences import Settings
@@ -389,7 +389,7 @@ class Item:
 
 def make_items(
     records: Sequence[BenchmarkRecord],
-    pool: Mapping[Form, str],
+    pool: Mapping[Normalised, str],
     config: EvalConfig,
     *,
     model: LanguageModel | None = None,

@@ -37,7 +37,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.asking import ask_each
 from kg_edit.scoring.judging import says_in_first_sentence
 from kg_edit.scoring.likelihood import score
-from kg_edit.scoring.questions import generated_from, pair_of
+from kg_edit.scoring.questions import generation_prompt, pair_of
 from kg_edit.scoring.requests import ANSWER_TOKENS, Continued, Requests
 from kg_edit.text.matching import begins_with, mentions
 
@@ -89,7 +89,7 @@ class RetentionTest:
         for query in self.queries:
             pair = pair_of(query)
             model.encode(pair.prompt, target=pair.candidate)
-            model.check_length(model.encode(generated_from(query)), new_tokens=ANSWER_TOKENS)
+            model.check_length(model.encode(generation_prompt(query)), new_tokens=ANSWER_TOKENS)
         for pair in map(pair_of, self.accurate):
             model.encode(pair.prompt, target=pair.candidate)
 
@@ -178,11 +178,11 @@ def _ask(
 ) -> list[RetentionAnswer]:
     """Return the model's answers; a greedy answer is right if ``is_right(text, name)`` for a name of an answer."""
     pairs = [pair_of(query) for query in queries]
-    texts = [Continued(prompt=generated_from(query), answers=query.answers[0][:1]) for query in queries]
+    texts = [Continued(prompt=generation_prompt(query), answers=query.answers[0][:1]) for query in queries]
     (evidence,) = ask_each(model, [Requests(continued=tuple(texts), pairs=tuple(pairs))])
     replies = []
     for query, pair in zip(queries, pairs, strict=True):
-        text = evidence.texts[generated_from(query)]
+        text = evidence.texts[generation_prompt(query)]
         right = any(is_right(text, name) for name in query.right_names)
         replies.append(RetentionAnswer(right, evidence.scores[pair].nll))
     return replies

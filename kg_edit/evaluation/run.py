@@ -37,7 +37,7 @@ from kg_edit.evaluation.step import Method
 from kg_edit.evaluation.summary import Summary
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.scoring.questions import Form, answers
+from kg_edit.scoring.questions import Normalised, answers
 from kg_edit.storage.locks import folder_lock
 from kg_edit.storage.run_differences import Settings, difference, other_rows
 from kg_edit.storage.run_folder import claim, is_run, read_settings
@@ -162,7 +162,7 @@ def _warn_of_another_plug_in(run: SequenceRun) -> None:
 
 
 def _split(
-    records: Sequence[BenchmarkRecord], choices: Mapping[Form, str], config: EvalConfig, model: LanguageModel
+    records: Sequence[BenchmarkRecord], choices: Mapping[Normalised, str], config: EvalConfig, model: LanguageModel
 ) -> Sequence[RecordSequence]:
     """Return the sequences of this run or shard.
 

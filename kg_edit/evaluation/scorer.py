@@ -31,7 +31,7 @@ from kg_edit.scoring.asking import ask_each, compare_beginnings
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.perplexity import general_scores
-from kg_edit.scoring.questions import generated_from
+from kg_edit.scoring.questions import generation_prompt
 from kg_edit.scoring.requests import ANSWER_TOKENS, Requests
 from kg_edit.scoring.text_vectors import cosines
 from kg_edit.storage.atomic import write_text
@@ -166,7 +166,7 @@ def _score_meaning(model: LanguageModel, case: Case, section: Section) -> dict[s
     pairs = []  # each text with its target
     for group in groups:
         for query in case.queries(group):
-            pairs.append((texts[generated_from(query)], query.answers[0][0]))
+            pairs.append((texts[generation_prompt(query)], query.answers[0][0]))
     evidence = Evidence(texts=texts, cosines=cosines(model, pairs))
     return {name: metric(case, evidence) for name, metric in metrics.items()}
 

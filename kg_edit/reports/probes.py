@@ -20,7 +20,7 @@ from kg_edit.patches.base import Patch, as_patch
 from kg_edit.reports.report import BeforeAfter
 from kg_edit.reports.rows import LINE_BREAK, ProbeKind, Reading, ReportProbe, ReportRow
 from kg_edit.scoring.asking import ask, check_requests
-from kg_edit.scoring.questions import generated_from, query_of, right_answers, scored_after
+from kg_edit.scoring.questions import generation_prompt, query_of, right_answers, scoring_prompt
 
 
 def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
@@ -66,8 +66,8 @@ def _probes(edit: Edit, prompt: str, paraphrases: Sequence[str]) -> list[ReportP
         probe = ReportProbe(
             kind="portability",
             prompt=question.question,
-            ask=generated_from(query),
-            score=scored_after(query),
+            ask=generation_prompt(query),
+            score=scoring_prompt(query),
             wanted=question.answer,
             aliases=right_answers(question),
         )

@@ -44,7 +44,7 @@ SHOTS = (
 )
 _SO = "So:"
 _TOPICS = ("은", "는", "は")  # the marks of a topic at the end of a Korean or Japanese prompt
-Form = tuple[str, ...]
+Normalised = tuple[str, ...]  # the words of an answer as `normalised` returns them
 
 
 def format_question(question: str, facts: str = "", *, language: str = ENGLISH) -> str:
@@ -82,7 +82,7 @@ def format_question_with_steps(question: str, facts: str = "", *, examples: Sequ
     return "\n\n".join([*shots, format_question(question, facts)])
 
 
-def after_steps(text: str) -> str:
+def parse_stepped_answer(text: str) -> str:
     """Return the answer at the end of a text with steps; "" if the text gives none."""
     _, so, answer = text.rpartition(_SO)
     if not so:
@@ -90,21 +90,21 @@ def after_steps(text: str) -> str:
     return answer
 
 
-def generated_from(query: Query) -> str:
+def generation_prompt(query: Query) -> str:
     """Return the prompt after which the model generates: a question in the few-shot form, a sentence unchanged."""
     if query.form == "sentence":
         return _sentence(query)
     return format_question_with_shots(query.prompt, query.context, examples=query.examples, language=query.language)
 
 
-def scored_after(query: Query) -> str:
+def scoring_prompt(query: Query) -> str:
     """Return the prompt after which answers are scored: a question in the plain form, a sentence unchanged."""
     if query.form == "sentence":
         return _sentence(query)
     return format_question(query.prompt, query.context, language=query.language)
 
 
-def stepped_from(query: Query) -> str:
+def steps_prompt(query: Query) -> str:
     """Return the prompt after which the model answers a question with its steps written out."""
     return format_question_with_steps(query.prompt, query.context, examples=query.examples or SHOTS)
 
@@ -115,7 +115,7 @@ def _sentence(query: Query) -> str:
     if query.language != ENGLISH:
         gap = words_of(query.language).gap
     sentence = f"{query.context}{gap}{query.prompt}"
-    return sentence.rstrip().lstrip(" ")  # a line break at the start stays: `readable_edit`
+    return sentence.rstrip().lstrip(" ")  # the line break that `readable_edit` puts before an unread subject stays
 
 
 def new_fact(edit: Edit) -> str:
@@ -147,18 +147,20 @@ def recalled_fact(recalled_relation: str) -> str:
     return " ".join(part.strip() for part in inner.split(",", 2)) + "."
 
 
-def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Form, str]:
-    """Return all distinct answers by normal form, sorted by it: the order of the records does not matter."""
+def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Normalised, str]:
+    """Return all distinct answers by their normalised words, sorted by them: the order of the records does not matter."""
     found = list[str]()
     for record in records:
         for edit in as_record(record).edits:
             found += [question.answer for question in edit.portability]
-    # Of several answers with one form, the first one in the alphabet counts.
-    by_form = {normalised(answer): answer for answer in sorted(found, reverse=True)}
-    return dict(sorted(by_form.items()))
+    # Of several answers with the same normalised words, the first one in the alphabet counts.
+    by_words = {normalised(answer): answer for answer in sorted(found, reverse=True)}
+    return dict(sorted(by_words.items()))
 
 
-def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: int) -> tuple[tuple[str, ...], ...]:
+def choices(
+    record: Edit | BenchmarkRecord, pool: Mapping[Normalised, str], *, seed: int
+) -> tuple[tuple[str, ...], ...]:
     """Draw ten answers for each of the plain questions of ``record``'s edits: the right one, then nine from ``pool``.
 
     The nine are drawn from ``pool`` (made by `answers`) without replacement, seeded by ``seed`` and the edit's id.
@@ -167,10 +169,10 @@ def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: i
     """
     drawn: list[tuple[str, ...]] = []
     for edit in as_record(record).edits:
-        right = set[Form]()
+        right = set[Normalised]()
         for question in edit.plain_questions:
             right.update(normalised(answer) for answer in right_answers(question))
-        wrong = [answer for form, answer in pool.items() if form not in right]
+        wrong = [answer for words, answer in pool.items() if words not in right]
         for number, question in enumerate(edit.plain_questions):
             if len(wrong) < CHOICES - 1:
                 drawn.append(())
@@ -181,7 +183,10 @@ def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: i
 
 
 def query_of(question: Question, *, language: str = ENGLISH) -> Query:
-    """Return a portability question as a query; one of a category is a sentence unless it ends in a question mark."""
+    """Return a portability question as a query.
+
+    A question with a category is a sentence to complete, unless it ends in a question mark.
+    """
     form = form_of(question.question) if question.category else "question"
     return Query(prompt=question.question, answers=(right_answers(question),), form=form, language=language)
 
@@ -193,4 +198,4 @@ def right_answers(question: Question) -> tuple[str, ...]:
 
 def pair_of(query: Query) -> Pair:
     """Return the query as a pair to score: its prompt in scored form, and the name of its first answer."""
-    return Pair(scored_after(query), query.answers[0][0])
+    return Pair(scoring_prompt(query), query.answers[0][0])

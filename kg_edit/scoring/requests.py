@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from kg_edit.edits.record import Query
 from kg_edit.scoring.pairs import Pair
-from kg_edit.scoring.questions import ANSWER, generated_from, pair_of, scored_after, stepped_from
+from kg_edit.scoring.questions import ANSWER, generation_prompt, pair_of, scoring_prompt, steps_prompt
 from kg_edit.text.fact_words import fact_words
 
 if TYPE_CHECKING:
@@ -178,8 +178,8 @@ def continue_query(query: Query, *, least: int = ANSWER_TOKENS, several_lines: b
     if query.every:  # all answers need room, with the longest name of each; no fixed limit fits a film's cast
         listed = ", ".join(max(names, key=len) for names in query.answers)
     text = Continued(
-        prompt=generated_from(query),
-        name=scored_after(query),
+        prompt=generation_prompt(query),
+        name=scoring_prompt(query),
         least=least,
         answers=tuple(chain.from_iterable(query.answers)),
         listed=listed,
@@ -195,12 +195,12 @@ def continue_at_length(query: Query) -> Requests:
 
 def continue_with_steps(query: Query) -> Requests:
     """Return the request for an answer with its steps written out."""
-    return Requests(continued=(Continued(prompt=stepped_from(query), least=STEP_TOKENS),))
+    return Requests(continued=(Continued(prompt=steps_prompt(query), least=STEP_TOKENS),))
 
 
 def begin_query(query: Query) -> Requests:
     """Return the request for the beginning of a text, which is compared with the unedited model's."""
-    text = Continued(prompt=generated_from(query), name=scored_after(query), least=COMPARED, compared=True)
+    text = Continued(prompt=generation_prompt(query), name=scoring_prompt(query), least=COMPARED, compared=True)
     return Requests(continued=(text,))
 
 
@@ -211,7 +211,7 @@ def score_answer(query: Query) -> Requests:
 
 def score_answers(query: Query) -> Requests:
     """Return the request for the likelihood of all right and competing answers."""
-    prompt = scored_after(query)
+    prompt = scoring_prompt(query)
     right = [names[0] for names in query.answers]
     return Requests(pairs=tuple(Pair(prompt, candidate) for candidate in (*right, *query.others)))
 

@@ -17,7 +17,7 @@ from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.statistics import LARGEST_NLL
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.judging import is_likeliest
-from kg_edit.scoring.questions import generated_from, pair_of, scored_after
+from kg_edit.scoring.questions import generation_prompt, pair_of, scoring_prompt
 from kg_edit.scoring.requests import Requests, continue_query, join_requests
 from kg_edit.text.matching import mentions
 
@@ -154,7 +154,7 @@ def passes(probe: Probe, evidence: Evidence, matches: Matcher) -> bool:
 
 def answered(query: Query, evidence: Evidence, matches: Matcher) -> bool:
     """Return whether the greedy continuation gives the answers: all of them or one, as the query asks."""
-    text = evidence.texts[generated_from(query)]
+    text = evidence.texts[generation_prompt(query)]
     is_given = []  # for each right answer, whether the text gives it by one of its names
     for names in query.answers:
         is_given.append(any(matches(text, name) for name in names))
@@ -183,7 +183,7 @@ def perplexity(query: Query, evidence: Evidence) -> float:
 
 def rival_nll(query: Query, other: str, evidence: Evidence) -> float:
     """Return -log p of a competing answer, mean over its tokens, in nats."""
-    return evidence.nll(scored_after(query), other)
+    return evidence.nll(scoring_prompt(query), other)
 
 
 def rival_perplexity(query: Query, other: str, evidence: Evidence) -> float:
@@ -214,7 +214,7 @@ def same_text(query: Query, evidence: Evidence) -> float | None:
     """Return whether the compared part of the greedy text is the unedited model's; None for the unedited model."""
     if evidence.before is None:
         return None
-    prompt = generated_from(query)
+    prompt = generation_prompt(query)
     return float(evidence.before.compared[prompt] == evidence.compared[prompt])
 
 
@@ -242,14 +242,14 @@ def ripple_passed(group: str) -> Compute:
 
 def most_probable(query: Query, evidence: Evidence) -> float:
     """Return whether the right label has the largest log p of all labels, summed over its tokens; ties are wrong."""
-    prompt = scored_after(query)
+    prompt = scoring_prompt(query)
     right = evidence.score(prompt, query.answers[0][0])
     return float(is_likeliest(right, [evidence.score(prompt, label) for label in query.others]))
 
 
 def prefers_positive(query: Query, evidence: Evidence) -> float | None:
     """Return the share of pairs of a positive and a negative reply in which the positive one is more probable."""
-    prompt = scored_after(query)
+    prompt = scoring_prompt(query)
     good = [evidence.nll(prompt, names[0]) for names in query.answers]
     bad = [evidence.nll(prompt, other) for other in query.others]
     wins = list[bool]()

@@ -37,7 +37,7 @@ from kg_edit.evaluation.metrics.metric import (
     unchanged,
 )
 from kg_edit.scoring.evidence import Evidence
-from kg_edit.scoring.questions import generated_from
+from kg_edit.scoring.questions import generation_prompt
 from kg_edit.scoring.requests import (
     begin_query,
     continue_at_length,
@@ -53,7 +53,7 @@ def old_answer(case: Case, evidence: Evidence) -> float | None:
     """Return whether the model answers any wording with the answer before the edits, or with an alias of it."""
     matches = list[bool]()
     for query in case.queries("multihop"):
-        text = evidence.texts[generated_from(query)]
+        text = evidence.texts[generation_prompt(query)]
         matches += [is_exactly(text, name) for name in query.old]
     if not matches:
         return None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from kg_edit.edits.record import Query
 from kg_edit.evaluation.metrics.metric import Metric, answered, nll, over_queries
 from kg_edit.scoring.evidence import Evidence
-from kg_edit.scoring.questions import ANSWER, after_steps, generated_from, scored_after, stepped_from
+from kg_edit.scoring.questions import ANSWER, generation_prompt, parse_stepped_answer, scoring_prompt, steps_prompt
 from kg_edit.scoring.requests import continue_query, continue_with_steps, score_answer, score_gains
 from kg_edit.text.matching import begins_with
 
@@ -23,7 +23,7 @@ def answers_right(query: Query, evidence: Evidence) -> float:
 
 def answers_after_steps(query: Query, evidence: Evidence) -> float:
     """Return whether the answer after the written steps begins with the right answer."""
-    text = after_steps(evidence.texts[stepped_from(query)])
+    text = parse_stepped_answer(evidence.texts[steps_prompt(query)])
     return float(any(begins_with(text, name) for name in query.right_names))
 
 
@@ -31,7 +31,7 @@ def answers_as_before(query: Query, evidence: Evidence) -> float | None:
     """Return whether the greedy answer begins with the answer before the edit; None if the query has no old answer."""
     if not query.old:
         return None
-    text = evidence.texts[generated_from(query)]
+    text = evidence.texts[generation_prompt(query)]
     return float(any(begins_with(text, name) for name in query.old))
 
 
@@ -42,7 +42,7 @@ def gains_most(query: Query, evidence: Evidence) -> float | None:
     """
     if not query.others:
         return None
-    prompt = scored_after(query)
+    prompt = scoring_prompt(query)
     objects = [query.answers[0][0], *query.others]
     gains = [evidence.nll(ANSWER, name) - evidence.nll(prompt, name) for name in objects]
     return float(gains[0] > max(gains[1:]))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from kg_edit.edits.record import Query
 from kg_edit.evaluation.metrics.metric import Metric, ScoreQuery, mentioned, nll, over_queries
 from kg_edit.scoring.evidence import Evidence
-from kg_edit.scoring.questions import generated_from
+from kg_edit.scoring.questions import generation_prompt
 from kg_edit.scoring.requests import Requests, continue_query, score_answer
 
 PARAPHRASE = "unstructured-paraphrase"
@@ -77,7 +77,7 @@ def bleu(text: str, reference: str) -> float:
 
 def hidden_cosine(query: Query, evidence: Evidence) -> float | None:
     """Return the cosine of the mean hidden states of the generated text and the target; None without the vectors."""
-    return evidence.cosines.get((evidence.texts[generated_from(query)], query.answers[0][0]))
+    return evidence.cosines.get((evidence.texts[generation_prompt(query)], query.answers[0][0]))
 
 
 def continue_paragraph(query: Query) -> Requests:
@@ -150,7 +150,7 @@ def _compare_texts(compare: Callable[[str, str], float]) -> ScoreQuery:
     """Return a metric of a query: a comparison of the generated text with the target."""
 
     def compare_with_target(query: Query, evidence: Evidence) -> float:
-        return compare(evidence.texts[generated_from(query)], query.answers[0][0])
+        return compare(evidence.texts[generation_prompt(query)], query.answers[0][0])
 
     return compare_with_target
 

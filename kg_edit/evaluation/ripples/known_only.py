@@ -25,7 +25,7 @@ from kg_edit.evaluation.ripples.replies import stored_replies
 from kg_edit.evaluation.ripples.words import RippleWords
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.questions import generated_from
+from kg_edit.scoring.questions import generation_prompt
 from kg_edit.text.matching import mentions
 
 _TOKENS = 16  # of an answer, at most
@@ -102,12 +102,12 @@ def _ask_hops(
     def generate(prompts: Sequence[str]) -> tuple[str, ...]:
         return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
 
-    prompts = [generated_from(query) for query in queries]
+    prompts = [generation_prompt(query) for query in queries]
     store_name = f"{_TOKENS} tokens"  # answers of another length have a file of their own
     texts = stored_replies(model, prompts, generate, folder=folder, form=store_name, about="known hops")
     is_right: dict[Query, bool] = {}
     for query in queries:
-        text = texts[generated_from(query)]
+        text = texts[generation_prompt(query)]
         is_given = [_mentions_any(text, names) for names in query.answers]
         if query.every:
             is_right[query] = all(is_given)

@@ -10,7 +10,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.evaluation.datasets.locality import locality_queries
 from kg_edit.evaluation.datasets.own_edits import record_of
-from kg_edit.scoring.questions import scored_after
+from kg_edit.scoring.questions import scoring_prompt
 
 
 class TrainingEdit(NamedTuple):
@@ -36,7 +36,7 @@ def training_edits(items: Iterable[Edit | BenchmarkRecord]) -> list[TrainingEdit
             locality = list[tuple[str, str]]()
             for query in locality_queries(edit, record):
                 answer = query.answers[0][0] if query.answers else edit.target_new
-                locality.append((scored_after(query), answer))
+                locality.append((scoring_prompt(query), answer))
             edits.append(TrainingEdit(edit, tuple(locality)))
     return edits
 

@@ -17,7 +17,7 @@ from kg_edit.evaluation.judge import Judge, judge_run
 from kg_edit.evaluation.records import Entry, RunFolder, Section
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.scoring.questions import scored_after
+from kg_edit.scoring.questions import scoring_prompt
 from kg_edit.storage.locks import folder_lock
 from tests.loopback import Loopback, OtherProtocol, QuietHandler
 
@@ -196,7 +196,7 @@ def test_question_of_two_groups_counts_in_both(server: Server, tmp_path: Path, e
     query = Query(prompt="Where?", answers=(("Rome",),))
     probes = tuple(Probe(measures=group, queries=(query,)) for group in ("multihop", "recall"))
     record = BenchmarkRecord(id="r", edits=edits[:1], probes=probes)
-    section = Section(scores={}, nll={}, texts={scored_after(query): " Rome"})
+    section = Section(scores={}, nll={}, texts={scoring_prompt(query): " Rome"})
     RunFolder(tmp_path).append([Entry(id="r", phase="edited", sha256="0", sections={"edited": section})])
     by_section = judge_run(tmp_path, [record], Judge(url=server.url, model="m"))
     assert by_section == {"edited": {"multihop.judge": 1, "recall.judge": 1}}

@@ -20,7 +20,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.pairs import Pair
-from kg_edit.scoring.questions import generated_from, pair_of
+from kg_edit.scoring.questions import generation_prompt, pair_of
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge
 from tests.kg_edit.evaluation.test_sequences import TEXT, Depends, without_times
@@ -52,7 +52,9 @@ def test_probes_of_an_own_edit_are_led_as_its_prompts(
     (efficacy,), (paraphrase,) = (item.case.group(name)[0].queries for name in ("efficacy", "paraphrase"))
     requests = requests_of(item.case)
     assert pair_of(efficacy) == Pair(f"\n{edits[0].text}", "Miami Heat") and pair_of(efficacy) in requests.pairs
-    assert f"\n{edits[0].paraphrases[0]}" == generated_from(paraphrase) in [text.prompt for text in requests.continued]
+    assert (
+        f"\n{edits[0].paraphrases[0]}" == generation_prompt(paraphrase) in [text.prompt for text in requests.continued]
+    )
 
 
 class StopsAtTheFourth(Dense):

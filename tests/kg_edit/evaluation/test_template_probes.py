@@ -19,7 +19,7 @@ from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import Pair, TokenScores
-from kg_edit.scoring.questions import generated_from, scored_after
+from kg_edit.scoring.questions import generation_prompt, scoring_prompt
 
 EDIT = Edit(
     id="1",
@@ -34,7 +34,7 @@ RECORD = BenchmarkRecord(id="1", edits=(EDIT,))
 
 def prompts(name: str) -> list[str]:
     record = with_probes(RECORD, [name])
-    return [scored_after(query) for probe in record.group(name) for query in probe.queries]
+    return [scoring_prompt(query) for probe in record.group(name) for query in probe.queries]
 
 
 @pytest.mark.parametrize("name", PROBES)
@@ -90,7 +90,7 @@ def test_metrics_by_hand() -> None:
         "refutation.greedy": 1.0,
     }
     (query,) = case.group("elsewhere")[0].queries
-    right = texts | {generated_from(query): "Miami Heat"}
+    right = texts | {generation_prompt(query): "Miami Heat"}
     assert TEMPLATE_METRICS["elsewhere.greedy"](case, Evidence(scores=scores, texts=right)) == 0.0
     scores |= {
         pair: TokenScores(nll=3.0, accuracy=1.0, tokens=2)

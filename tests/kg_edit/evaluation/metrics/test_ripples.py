@@ -12,7 +12,14 @@ from kg_edit.evaluation.case import Case, make_ceiling_cases
 from kg_edit.evaluation.metrics.catalogue import metrics_for, requests_of
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import Pair, TokenScores
-from kg_edit.scoring.questions import ANSWER, SHOTS, after_steps, generated_from, scored_after, stepped_from
+from kg_edit.scoring.questions import (
+    ANSWER,
+    SHOTS,
+    generation_prompt,
+    parse_stepped_answer,
+    scoring_prompt,
+    steps_prompt,
+)
 
 EDIT = Edit(id="1", subject="Rome", prompt="{} lies in", target_new="Japan")
 CAPITAL = Query(
@@ -39,13 +46,13 @@ def scored(
     direct: str, stepped: str = "", *, gains: tuple[float, float, float] = (0.0, 0.0, 0.0)
 ) -> dict[str, float | None]:
     """The metrics where the model wrote this; ``gains`` are those of Tokyo, Rome, Paris by the question."""
-    prompt = scored_after(CAPITAL)
+    prompt = scoring_prompt(CAPITAL)
     scores = {
         Pair(context, name): TokenScores(nll=3.0 - (gain if context == prompt else 0.0), accuracy=0.0)
         for name, gain in zip(("Tokyo", "Rome", "Paris"), gains, strict=True)
         for context in (prompt, ANSWER)
     }
-    texts = {generated_from(CAPITAL): direct, stepped_from(CAPITAL): stepped, generated_from(MILAN): " Italy"}
+    texts = {generation_prompt(CAPITAL): direct, steps_prompt(CAPITAL): stepped, generation_prompt(MILAN): " Italy"}
     evidence = Evidence(scores=scores, texts=texts)
     metrics = {name: metric for name, metric in metrics_for(CASE).items() if name.startswith("ripples")}
     return {name: metric(CASE, evidence) for name, metric in metrics.items()}
@@ -82,11 +89,11 @@ def test_choice_is_by_what_the_question_adds() -> None:
 
 
 def test_examples_with_steps_end_in_their_answers() -> None:
-    text = stepped_from(CAPITAL)
+    text = steps_prompt(CAPITAL)
     shots = text.split("\n\n")
     assert len(shots) == len(SHOTS) + 1
-    assert [after_steps(shot).strip() for shot in shots] == ["Yellow", "Milk", "Noah", "Autumn", ""]
-    assert shots[-1] == scored_after(CAPITAL)
+    assert [parse_stepped_answer(shot).strip() for shot in shots] == ["Yellow", "Milk", "Noah", "Autumn", ""]
+    assert shots[-1] == scoring_prompt(CAPITAL)
 
 
 def test_ceilings_have_the_fact_and_the_graphs_statement() -> None:
@@ -111,7 +118,7 @@ def test_ceilings_have_the_facts_of_examples_too() -> None:
     )
     probe = Probe(measures="ripples-known.stated", queries=(CAPITAL.model_copy(update={"examples": shown}),))
     cases = make_ceiling_cases(Case.of(BenchmarkRecord(id="1", edits=(EDIT,), probes=(probe,))))
-    texts = {name: generated_from(case.probes[0].queries[0]).split("\n\n") for name, case in cases.items()}
+    texts = {name: generation_prompt(case.probes[0].queries[0]).split("\n\n") for name, case in cases.items()}
     alone, both = texts["fact_in_prompt"], texts["fact_and_relation_in_prompt"]
     assert alone[0].startswith(f"{hops[0]}\nQuestion: ")
     assert alone[1].startswith("Question: ")  # its first hop is its answer
