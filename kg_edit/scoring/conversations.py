@@ -117,7 +117,7 @@ def _end_thought(conversation: Conversation, beginning: str, thought: str, form:
 
 
 def _say(model: LanguageModel, text: str) -> Message:
-    """Return the user's last turn, to which a patch of the prompt adds its facts (as `generation.reply` does)."""
+    """Return the user's last turn, to which a patch of the prompt adds its facts, as in `generation.reply_in_chat`."""
     if model.prompt_transform:
         text = model.prompt_transform(text)
     return {"role": "user", "content": text}

@@ -1,8 +1,8 @@
 """Generate text after prompts, greedily or by sampling.
 
 `continue_prompts` is greedy, up to the end of the line or of the text; `continuations` returns only its texts.
-`reply_in_chat` answers a conversation in the model's chat template, also greedily. `samples` is top-5 sampling to 100 tokens, as in
-the published evaluations of fluency and portability, with one seed for each prompt.
+`reply_in_chat` answers a conversation in the model's chat template, also greedily. `samples` is top-5 sampling to 100
+tokens, as in the published evaluations of fluency and portability, with one seed for each prompt.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def recalled_fact(recalled_relation: str) -> str:
 
 
 def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Normalised, str]:
-    """Return all distinct answers by their normalised words, sorted by them: the order of the records does not matter."""
+    """Return all distinct answers by their normalised words, sorted, so that the order of records does not matter."""
     found = list[str]()
     for record in records:
         for edit in as_record(record).edits:

@@ -11,7 +11,7 @@ from kg_edit.edits.files import in_form, read_edits
 from kg_edit.errors import ConfigError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.generation import ask, reply
+from kg_edit.scoring.generation import ask, reply_in_chat
 from kg_edit.text.display import plain
 from tests.kg_edit.command_line import GOOD, QUICK, ROME, Run, cache, kg_edit, place, rows, tiny_folder
 from tests.kg_edit.tiny import CHAT_TEMPLATE
@@ -86,6 +86,8 @@ def test_chat_without_a_template_is_refused(kg_edit: Run, place: Path, tiny_fold
 
 def test_reply_is_the_assistants_whole_turn(chat_folder: Path) -> None:
     model = LanguageModel.load(chat_folder)
-    answer = reply(model, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}], tokens=3)
+    answer = reply_in_chat(
+        model, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}], tokens=3
+    )
     prompt = "<s><system>Be brief.\n<user>Hi.\n<assistant>"
     assert (answer.read, answer.written, answer.ended) == (len(model.tokenizer(prompt)["input_ids"]), 3, False)

@@ -23,7 +23,7 @@ import uvicorn
 from kg_edit.errors import DisablingEditError, LedgerChangedError, PatchError
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.asking import ask
-from kg_edit.scoring.generation import reply
+from kg_edit.scoring.generation import reply_in_chat
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.requests import continue_and_score
 from kg_edit.ship.app.messages import PromptToTry, TryRequest, problem_of
@@ -483,7 +483,7 @@ def test_chat_is_answered_in_the_chat_template(tmp_path: Path) -> None:
     desk = workshop(tmp_path / "ledger")
     desk.model = chatting()
     turns = [{"role": "user", "content": "Who plays for Miami Heat?"}]
-    expected = reply(desk.model, turns, tokens=5)
+    expected = reply_in_chat(desk.model, turns, tokens=5)
     with served(desk) as running:
         code, answer = running.post("/v1/chat/completions", {"messages": turns, "max_tokens": 5, "top_p": 0.9})
         assert code == 200, answer

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kg_edit.scoring.generation import continuations, replies, reply
+from kg_edit.scoring.generation import continuations, continue_prompts, reply_in_chat
 from kg_edit.ship.app.messages import TryRequest
 from kg_edit.ship.app.openai_api import CHAT
 from tests.kg_edit.ship.app.serving import EDIT, Served, served, workshop
@@ -45,7 +45,7 @@ def test_completions_equal_generate_with_the_active_edits(server: Served) -> Non
 @pytest.mark.slow
 def test_completion_counts_the_tokens_that_were_generated() -> None:
     """Not those of its text: a character that is cut is written again in more tokens."""
-    completions = replies(tiny("llama"), PROMPTS, limits=[4] * 3)
+    completions = continue_prompts(tiny("llama"), PROMPTS, limits=[4] * 3)
     assert "length" in (reasons := ["stop" if completion.ended else "length" for completion in completions])
     with served(workshop(None)) as running:
         _, answer = running.post("/v1/completions", {"prompt": PROMPTS, "max_tokens": 4})
@@ -167,7 +167,7 @@ def test_chat_streams_stops_and_takes_text_parts() -> None:
     desk = workshop(None)
     desk.model = chatting()
     turns = [{"role": "user", "content": "Who plays for Miami Heat?"}]
-    text = reply(desk.model, turns, tokens=8).text
+    text = reply_in_chat(desk.model, turns, tokens=8).text
     stop = text.split()[1]
     with served(desk) as running:
         first, last = events(running, CHAT, {"messages": turns, "max_tokens": 8, "stream": True, "stop": stop})
@@ -181,7 +181,7 @@ def test_chat_streams_stops_and_takes_text_parts() -> None:
     assert last["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
     assert refused["error"]["param"] == "messages"
     turn = {"role": "user", "content": "Who plays for\nMiami Heat?"}
-    assert joined["choices"][0]["message"]["content"] == reply(desk.model, [turn], tokens=8).text
+    assert joined["choices"][0]["message"]["content"] == reply_in_chat(desk.model, [turn], tokens=8).text
     assert (code, other["error"]["param"]) == (400, "messages[0].content")
     assert "found a part 'image_url'; expected text parts" in other["error"]["message"]
 
@@ -190,7 +190,7 @@ def test_chat_streams_stops_and_takes_text_parts() -> None:
 def test_chat_takes_back_its_own_empty_answer() -> None:
     desk, turn = workshop(None), {"role": "user", "content": "Who plays for Miami Heat?"}
     desk.model = chatting()
-    start = reply(desk.model, [turn], tokens=8).text[0]
+    start = reply_in_chat(desk.model, [turn], tokens=8).text[0]
     with served(desk) as running:
         _, answer = running.post(CHAT, {"messages": [turn], "max_tokens": 8, "stop": start})
         message = answer["choices"][0]["message"]
@@ -203,7 +203,7 @@ def test_chat_ignores_further_fields_of_a_message_and_wants_a_users_last() -> No
     """An answer as OpenAI's client writes it was refused for its nulls."""
     desk, turn = workshop(None), {"role": "user", "content": "Who plays for Miami Heat?"}
     desk.model = chatting()
-    expected = reply(desk.model, [turn], tokens=8).text
+    expected = reply_in_chat(desk.model, [turn], tokens=8).text
     message = {"role": "assistant", "content": "He does.", "refusal": None, "tool_calls": None}
     with served(desk) as running:
         code, answer = running.post(CHAT, {"messages": [{**turn, "name": "ann"}], "max_tokens": 8})
@@ -223,4 +223,4 @@ def test_chat_ignores_further_fields_of_a_message_and_wants_a_users_last() -> No
 
 def test_completions_without_a_ledger_are_of_the_unedited_model(tmp_path: Path) -> None:
     desk = workshop(None)
-    assert desk.complete(PROMPTS, tokens=3) == replies(tiny("llama"), PROMPTS, limits=[3] * 3)
+    assert desk.complete(PROMPTS, tokens=3) == continue_prompts(tiny("llama"), PROMPTS, limits=[3] * 3)
