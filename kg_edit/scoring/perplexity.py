@@ -43,18 +43,18 @@ def perplexity(
     if model.max_positions is not None:
         size = min(window, model.max_positions)
     losses = list[Tensor]()
-    scored = 1  # how many tokens are scored; the first one has nothing before it
+    next_token = 1  # the first token that is not scored yet; token 0 never is, because nothing is before it
     for start in range(0, len(ids), min(stride, size - 1)):
         end = min(start + size, len(ids))
-        if end > scored:  # of this window, only the tokens that no earlier window has
+        if end > next_token:  # of this window, only the tokens that no earlier window has
             window_ids = ids[start:end]
             output = model.model(input_ids=window_ids[None].to(model.device), use_cache=False)
             logits = output.logits[0, :-1].float()  # [window - 1, vocabulary]
             nll = torch.nn.functional.cross_entropy(logits, window_ids[1:].to(logits.device), reduction="none")
             # nll [window - 1] has the tokens start + 1 to end - 1 of the text. With windows of 512, the second one
             # starts at 256, and 512 tokens are scored: nll[255:] is that of the tokens 512 to 767.
-            losses.append(nll[scored - start - 1 :])
-            scored = end
+            losses.append(nll[next_token - start - 1 :])
+            next_token = end
     if not losses:
         raise ModelError("the text for general ability has fewer than two tokens; give a text of some thousand words")
     mean = torch.cat(losses).cpu().double().mean().item()
