@@ -27,17 +27,17 @@ def difference(
         here: other ones.
         sides: the words after the value of ``there``, and after that of ``here``.
     """
-    old = _flatten(there)
-    new = _flatten(here)
-    for name in dict.fromkeys([*_FIRST, *new, *old]):
+    there = _flatten(there)
+    here = _flatten(here)
+    for name in dict.fromkeys([*_FIRST, *here, *there]):
         is_preset = name.rpartition(".")[2] == "preset"
-        if old.get(name) == new.get(name) or is_preset:
+        if there.get(name) == here.get(name) or is_preset:
             continue
         if name.endswith(".name"):  # of a model, which is identified by its fingerprint
             fingerprint = f"{name.removesuffix('name')}fingerprint"
-            if old.get(fingerprint, "") == new.get(fingerprint):
+            if fingerprint in there and there[fingerprint] == here.get(fingerprint):
                 continue
-        return _describe(name, old.get(name), new.get(name), sides)
+        return _describe(name, there.get(name), here.get(name), sides)
     return None
 
 
@@ -105,10 +105,10 @@ def other_rows(
 def _first_difference(there: Mapping[str, Settings], here: Mapping[str, Settings]) -> str:
     """Return the first row, by its position, with another id or other fields; "" if none of the known ones differs."""
     there_side, here_side = SIDES
-    for position, (old, new) in enumerate(zip(there, here, strict=False), 1):
-        if old != new:
-            return f"number {position} is {old!r} {there_side}, {new!r} {here_side}"
-        found = difference(there[old], here[new], sides=SIDES)
+    for position, (there_id, here_id) in enumerate(zip(there, here, strict=False), 1):
+        if there_id != here_id:
+            return f"number {position} is {there_id!r} {there_side}, {here_id!r} {here_side}"
+        found = difference(there[there_id], here[here_id], sides=SIDES)
         if found:
-            return f"the first that differs is {old!r} ({found})"
+            return f"the first that differs is {there_id!r} ({found})"
     return ""
