@@ -29,7 +29,16 @@ KINDS = {
 }
 IN_USE = 600.0  # seconds since the last use
 _HEX = "[0-9a-f]"
-_FORMS = (  # kind, and form of a file's path in the cache folder; the group `item` is the path of the file's item
+# The kind, and the form of a file's path in the cache folder; the group `item` is the path of the file's item.
+# Examples, with HEX for the digits of a hash:
+#     models/gpt2-HEX/model.safetensors
+#     covariance/HEX.safetensors, covariance/HEX.partial.json, covariance/HEX.shard-0-of-2.json
+#     unedited/3f/HEX.json
+#     knowledge/HEX.jsonl
+#     layers/HEX.json
+#     models/.dequantise-x1/model.safetensors; a path that ends in "/" is an empty folder
+#     layers/.HEX.json-ab12cd_e
+_FORMS = (
     ("models", rf"(?P<item>models/[^/]+-{_HEX}{{16}})/[^/]+\.(?:json|safetensors|jinja|txt|model)"),
     ("covariances", rf"(?P<item>covariance/{_HEX}{{16}}(?:\.partial|\.shard-\d+-of-\d+)?)\.(?:safetensors|json)"),
     ("scores", rf"(?P<item>unedited/{_HEX}{{2}}/{_HEX}{{64}}\.json)"),
@@ -60,8 +69,14 @@ def cached_items(folder: Path) -> list[CachedItem]:
     groups: dict[tuple[str, Path], list[Path]] = {}
     others: list[Path] = []
     for directory, folders, names in os.walk(folder):  # which does not follow links
+        is_empty = not names and not folders
         # In place: these are the folders that `walk` enters next
         folders[:] = [name for name in folders if not (Path(directory) / name).is_symlink()]
+        if is_empty:
+            known = _item_of(f"{Path(directory).relative_to(folder).as_posix()}/")
+            if known is not None:
+                kind, item_path = known
+                groups.setdefault((kind, folder / item_path), [])
         for name in names:
             path = Path(directory) / name
             known = _item_of(path.relative_to(folder).as_posix())
@@ -78,7 +93,10 @@ def cached_items(folder: Path) -> list[CachedItem]:
 
 
 def _item_of(name: str) -> tuple[str, str] | None:
-    """Return the kind and the path of the item that a file belongs to, by its path in the cache folder; else None."""
+    """Return the kind and the path of the item that a file or an empty folder belongs to; None if it is not of kg-edit.
+
+    ``name`` is its path in the cache folder; that of an empty folder ends in "/".
+    """
     for kind, form in _FORMS:
         match = re.fullmatch(form, name)
         if match:
@@ -90,7 +108,7 @@ def _measure(kind: str, path: Path, files: Sequence[Path], others: Iterable[Path
     """Return the item of ``files`` with its size and last use, and those of ``others`` that lie in its folder."""
     stats = [file.stat() for file in files]
     times = [stat.st_mtime for stat in stats]
-    if path.is_dir():
+    if not files or path.is_dir():
         times.append(path.stat().st_mtime)
     foreign = tuple(other for other in others if other.is_relative_to(path))
     size = sum(stat.st_size for stat in stats)

@@ -71,6 +71,15 @@ def test_clear_deletes_everything_of_ours_alone(kg_edit: Run, folder: Path) -> N
     assert not (folder / "models" / f"tiny-{HEX}").exists()
 
 
+def test_clear_deletes_a_folder_that_a_killed_process_left_empty(kg_edit: Run, folder: Path) -> None:
+    empty = folder / "models" / ".dequantise-empty"
+    empty.mkdir()
+    os.utime(empty, (time.time() - HOUR,) * 2)
+    assert empty in [item.path for item in cached_items(folder)]
+    kg_edit("cache", "leftovers", "--clear", "--yes")
+    assert not empty.exists()
+
+
 def test_clear_leaves_what_is_in_use_or_younger_or_of_another_kind(kg_edit: Run, folder: Path) -> None:
     used, moment = folder / f"models/tiny-{HEX}", folder / f"covariance/{HEX}.safetensors"
     os.utime(used)  # as loading a model does
