@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,9 +16,9 @@ LOCK = ".lock"
 
 @contextmanager
 def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
-    """Keep other processes out of an existing ``folder``; the lock of a killed process is free.
+    """Keep other processes out of an existing ``folder``, and raise at the end if it was deleted or replaced meanwhile.
 
-    ``wait`` is the number of seconds to wait for another process to end.
+    The lock of a killed process is free. ``wait`` is the number of seconds to wait for another process to end.
     """
     with _check_still_there(folder), lock(folder, wait):
         yield
@@ -44,12 +44,16 @@ def lock(folder: Path, wait: float) -> Iterator[None]:
 @contextmanager
 def _check_still_there(folder: Path) -> Iterator[None]:
     """Raise at the end if the folder was deleted or replaced in the meantime, since the written files are then lost."""
-    with ExitStack() as stack:
-        with suppress(OSError):  # Windows can't open folders
-            stack.callback(os.close, os.open(folder, os.O_RDONLY))  # an open folder's inode number is not reused
+    handle = None
+    with suppress(OSError):  # Windows can't open folders
+        handle = os.open(folder, os.O_RDONLY)  # while it is open, its inode number is not given to another folder
+    try:
         before = _stat(folder)
         yield
         after = _stat(folder)
+    finally:
+        if handle is not None:
+            os.close(handle)
     if before is not None and (after is None or not os.path.samestat(before, after)):
         raise OutputError(
             f"{folder} was deleted or replaced during the run, and the files written there are lost; start again"
