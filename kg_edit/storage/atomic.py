@@ -103,7 +103,10 @@ def open_to_readers(folder: Path) -> None:
 
 
 def append_lines(file: Path, lines: Iterable[str]) -> None:
-    """Append lines to a file; when this returns, they are on disk, and if it raises, none of them is."""
+    """Append lines to a file; when this returns, they are on disk. If it raises, they are removed again.
+
+    If even that fails, a line may be incomplete: `drop_cut_line` removes it before the next write.
+    """
     data = "".join(line + "\n" for line in lines).encode()
     try:
         with file.open("ab", buffering=0) as handle:
