@@ -91,7 +91,7 @@ def terminal_table(
 
 @dataclass(frozen=True)
 class _Name:
-    """A cell for rich with the name of a metric or of a run, which is broken after ``.``, ``_``, ``-`` or a space."""
+    """A cell for rich with the name of a metric or run, which is broken after ``.``, ``_``, ``/``, ``-`` or a space."""
 
     text: str
 

@@ -70,7 +70,9 @@ def _is_accent(character: str) -> bool:
     """Return whether a character of a decomposed text is an accent, a vowel point or a variation selector."""
     if unicodedata.category(character) != "Mn":
         return False
-    kind = unicodedata.combining(character)  # kana's marks have 8, vowel signs 0, 9 or 84 to 132
+    # Unicode's combining classes: 10 to 36 are Hebrew and Arabic points, 200 and more accents. Marks that stay have
+    # others: kana's 8, vowel signs 0, 9 or 84 to 132.
+    kind = unicodedata.combining(character)
     selects = unicodedata.name(character, "").startswith("VARIATION SELECTOR")  # the picture of an emoji or a Han sign
     return 10 <= kind <= 36 or kind >= 200 or selects
 
@@ -157,7 +159,7 @@ def _korean_pattern(name: str) -> re.Pattern[str]:
     Its parts are written with or without a space (농구 선수, 농구선수). Behind it the word ends, or goes on with a
     particle or a title: 서울은 and 서울특별시 name 서울, but 인도네시아 does not name 인도, nor 일본어 일본.
     """
-    parts = [re.escape(part) for part in normalised(name)]
+    parts = [re.escape(part) for part in normalised(name)]  # each Korean syllable is a part of its own
     loosely = r"[\W_]*".join(parts)
     another_letter = "[가-힣]" if is_hangul(name.rstrip()[-1]) else r"\w"
     end = rf"(?:(?!{another_letter})|(?={_PARTICLES}))"
