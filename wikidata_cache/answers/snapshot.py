@@ -221,12 +221,14 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
         for _ in _check_rows(path, header):
             pass
     with store.database.writing() as connection:
-        # All facts go to a temporary table first: the file is checked to its end before the cache changes.
+        # The facts go to a temporary table first: the file is checked to its end before the cached facts change.
+        # The log and the URLs change at once, and the transaction undoes that if the file is wrong.
         connection.execute(_INCOMING)
         for row in _check_rows(path, header):
             _insert_incoming(connection, row)
         if on_conflict == "error":
             _refuse_conflicts(connection, store.path, path)
+        # All versions of a fact are added, and reads take the newest one; with "keep", none of a fact that is cached.
         chosen = "SELECT * FROM incoming"
         if on_conflict == "keep":
             chosen = _KEEP
