@@ -59,8 +59,8 @@ class CachedSource:
         graph: the name of the graph in the cache. Two endpoints with the same graph name share their answers.
         packs: cache files of other people, which are read after `store`.
         as_of: read the cache as it was at this time (ISO 8601).
-        urls: the endpoints, for `name` and for the fetch command of a CacheMissError; default there: those that
-            answered before.
+        urls: the endpoints that are asked. They are the source's `name`, and are in the fetch command of a
+            CacheMissError; without them, that command has the endpoints that have answered before.
     """
 
     def __init__(
@@ -164,10 +164,9 @@ class CachedSource:
         if self.mode == "offline":
             forbid_service(query, "the cache is offline")
         key = query_key(query)
-        if self.mode in ("offline", "cache_first"):
-            rows = self._look_up("query", [key])
-            if key in rows:
-                return list(rows[key])
+        cached = self._cached_rows(key)
+        if cached is not None:
+            return cached
         if self.mode == "offline":
             hint = self.fetch_hint.for_query()
             raise CacheMissError("query", [canonical(query)[:200]], self._paths, hint, as_of=self._as_of)
@@ -176,13 +175,22 @@ class CachedSource:
             self.request_counts.requests += 1
             return inner.select(query)
         with self._store.request_lock():
-            if self.mode == "cache_first":  # another process may have cached them in the meantime
-                rows = self._look_up("query", [key])
-                if key in rows:
-                    return list(rows[key])
+            cached = self._cached_rows(key)  # another process may have cached them in the meantime
+            if cached is not None:
+                return cached
             return self._select_and_cache(inner, query, key)
 
+    def _cached_rows(self, key: str) -> Sequence[Binding] | None:
+        """Return the cached rows of a query; None if there are none, or if the mode does not read the cache."""
+        if self.mode not in ("offline", "cache_first"):
+            return None
+        rows = self._look_up("query", [key])
+        if key not in rows:
+            return None
+        return list(rows[key])
+
     def _select_and_cache(self, inner: Source, query: str, key: str) -> Sequence[Binding]:
+        """Ask the inner source, write its rows to the cache, and return them."""
         fetched_at = now()
         start = time.monotonic()
         rows = [dict(row) for row in inner.select(query)]
