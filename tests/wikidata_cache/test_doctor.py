@@ -56,6 +56,13 @@ def test_examine_finds_a_damaged_cache(cache_path: str, server: Server, content:
     assert CliRunner().invoke(cli.app, ["doctor", "--cache", str(cache_path)]).exit_code == 1
 
 
+def test_examine_finds_nothing_broken_in_a_file_without_tables(tmp_path: Path) -> None:
+    file = tmp_path / "c.sqlite"
+    file.touch()
+    output = CliRunner().invoke(cli.app, ["doctor", "--cache", str(file)])
+    assert output.exit_code == 0, output.output
+
+
 @pytest.mark.slow
 def test_damaged_cache_is_described_by_one_fault_and_replaced_as_the_message_says(tmp_path: Path) -> None:
     file, snapshot = tmp_path / "c.sqlite", tmp_path / "s.jsonl.gz"

@@ -97,7 +97,7 @@ class AnswerStore:
         return {entity: (urls[number], fetched_at) for entity, number, fetched_at, _ in rows}
 
     def find_labelled(self, graph: str, labels: Iterable[str], *, as_of: str | None = None) -> set[str]:
-        """Return the ids that have exactly one of these labels, in any language, in any version up to `as_of`."""
+        """Return the ids that have exactly one of these labels in a default language, in any version up to `as_of`."""
         # Values are compared as they are stored, so that no row has to be unpacked.
         stored: list[str | bytes] = []
         for label in labels:
@@ -302,9 +302,10 @@ def take_inventory(path: Path) -> Inventory | None:
         return None
     with AnswerStore(path, read_only=True) as store:
         database = store.database
-        [[found]] = database.read("PRAGMA integrity_check(1)")
-        if found != "ok":
-            raise CacheFileError(path, f"is damaged ({found.splitlines()[-1]})", DAMAGED)
+        checks = database.read("PRAGMA integrity_check(1)")  # [] if the file has no tables yet, as all reads below
+        for (found,) in checks:
+            if found != "ok":
+                raise CacheFileError(path, f"is damaged ({found.splitlines()[-1]})", DAMAGED)
 
         facts = {}
         counts = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
@@ -316,7 +317,7 @@ def take_inventory(path: Path) -> Inventory | None:
             span = (first, last)
         requests = 0
         rows = database.read("SELECT count(*) FROM queries")
-        if rows:  # else the file has no tables yet
+        if rows:
             [[requests]] = rows
         hosts = {}
         for host, state in database.read("SELECT host, state FROM pace ORDER BY host"):
