@@ -190,7 +190,8 @@ class Database:
     def close(self) -> None:
         """Close the connection; the next use opens the file again."""
         with self._lock:
-            if self._open is not None and self._open.process == os.getpid():
+            self._put_inherited_aside()  # a parent's connection stays open
+            if self._open is not None:
                 self._open.connection.close()
             self._open = None
 
@@ -323,7 +324,7 @@ def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _read_format(connection: sqlite3.Connection) -> tuple[int, int, set[str]]:
-    """Return the application id of a file, its version, and the SQL of its tables."""
+    """Return the application id of a file, its version, and the SQL of its tables, views, triggers and indexes."""
     # One transaction reads all three, since another process may be creating the tables.
     connection.execute("BEGIN")
     try:

@@ -260,6 +260,20 @@ def test_open_store_works_in_child_processes(tmp_path: Path, method: str) -> Non
     assert store.database.read("PRAGMA integrity_check") == [("ok",)]
 
 
+def _close_and_count(store: AnswerStore) -> None:
+    store.close()
+    assert len(store.database._inherited) == 1
+
+
+def test_a_forked_child_that_closes_an_unused_store_keeps_the_parents_connection(tmp_path: Path) -> None:
+    """If Python closed it in the child, the parent's file could be changed."""
+    store = filled(tmp_path / "c.sqlite")
+    child = multiprocessing.get_context("fork").Process(target=_close_and_count, args=(store,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
 def test_rate_limit_outlives_the_process(tmp_path: Path) -> None:
     store = filled(tmp_path / "c.sqlite")
     assert store.rate_limits.read("e:80") == RateLimitState()
