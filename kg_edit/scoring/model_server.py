@@ -13,7 +13,7 @@ from typing import Any
 
 from kg_common.json_text import parse
 from kg_edit.errors import ConfigError, ServerError
-from wikidata_cache.endpoints.web import is_header_text, is_http_address, read_body, whole_reply
+from wikidata_cache.endpoints.web import AnswerTooLargeError, is_header_text, is_http_address, read_body, whole_reply
 
 _BUSY = (408, 429, 500, 502, 503, 504)  # HTTP statuses after which the server is asked again
 _LONGEST_WAIT = 30.0  # seconds
@@ -40,7 +40,9 @@ class ModelServer:
     tries: int = 1
 
     def __post_init__(self) -> None:
-        """Check the address and the key."""
+        """Check the number of tries, the address and the key."""
+        if self.tries < 1:
+            raise ConfigError(f"tries={self.tries}: expected 1 or more")
         if not is_http_address(self.url):
             raise ConfigError(f"server {self.url!r}: expected an address such as http://localhost:8000/v1")
         if self.key and not is_header_text(self.key):
@@ -77,6 +79,8 @@ class ModelServer:
                 retry_after = error.headers.get("Retry-After")
                 if retry_after and retry_after.isdecimal():
                     wait = float(retry_after)
+            except AnswerTooLargeError as error:
+                raise ServerError(f"{address} sent {error}; check that it is a server of language models") from error
             except (OSError, ValueError, HTTPException) as error:
                 if is_last:
                     raise self._no_reply(address, error) from error
@@ -87,7 +91,9 @@ class ModelServer:
         """Return the error about a server that sent no reply."""
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
-            problem = f"did not answer in {self.seconds:g} s; ask later (or patch check: longer --timeout)"
+            problem = (
+                f"did not answer in {self.seconds:g} s; ask later, or with a longer --timeout if the command has it"
+            )
         else:
             problem = f"can't be reached: {reason}; check the address, and that the server runs"
         return ServerError(f"{address} {problem}")

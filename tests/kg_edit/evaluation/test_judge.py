@@ -87,6 +87,15 @@ def test_refusals_and_other_replies(server: Server) -> None:
     assert len(server.asked) == 1
     with pytest.raises(ConfigError, match="expected an address such as"):
         Judge(url="localhost", model="m")
+    with pytest.raises(ConfigError, match="tries=0"):
+        Judge(url="http://localhost/v1", model="m", tries=0)
+
+
+def test_reply_that_is_too_large_is_not_asked_for_again(server: Server) -> None:
+    server.replies = [(200, "x" * 11_000_000)]
+    with pytest.raises(ServerError, match="more than 10 MB"):
+        Judge(url=server.url, model="m").verdict("?", ("a",), "b")
+    assert len(server.asked) == 1
 
 
 def test_key_that_no_header_takes_is_refused_without_showing_it() -> None:
