@@ -30,13 +30,14 @@ def cosines(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> dict[tupl
     return similarities
 
 
-@torch.no_grad()
 def _mean_state(model: LanguageModel, text: str) -> Tensor:
     """Return the mean [d] in float32; a vector of zeros for a text of fewer than two tokens."""
     ids = model.tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]
     ids = ids[: model.max_positions]
     if len(ids) < 2:
         return torch.zeros(model.width)
-    with keep_untouched(model), record_last_call(model.model.get_output_embeddings()) as head:
+    head_module = model.model.get_output_embeddings()
+    # `keep_untouched` enables gradients, so `no_grad` comes after it.
+    with keep_untouched(model), torch.no_grad(), record_last_call(head_module) as head:
         model.model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
     return head.input[0, 1:].float().mean(0).cpu()
