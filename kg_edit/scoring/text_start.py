@@ -30,10 +30,10 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
 
     Args:
         model: the unedited model.
-        texts: the texts to continue; a text in chat form begins with the template, so it needs no line break.
+        texts: the texts to continue.
         patch: the patch with the records of its edits.
-        start: ``auto``: before a text that begins with an edited subject which the model does not read; ``always``:
-            before every text; ``never``.
+        start: ``auto``: before a text that begins with an edited subject which the model does not read (a text in chat
+            form begins with the template instead); ``always``: before every text; ``never``.
     """
     if start == "always":
         return StartedTexts(tuple(LINE_BREAK + text for text in texts))
@@ -62,20 +62,23 @@ def _find_unread(model: LanguageModel, texts: Sequence[str], patch: Patch) -> di
     subjects = subjects_in_text(patch)
     unread = dict[str, str]()
     for text in texts:
-        for id_, subject in subjects.items():
+        for id_, subject in subjects:
             if line_break_before(model, text, subject=subject):
                 unread[text] = id_
     return unread
 
 
-def subjects_in_text(patch: Patch) -> dict[str, str]:
-    """Return {edit id: subject} of the edits that are made in plain text, and not by texts in the prompt."""
-    subjects = {}
+def subjects_in_text(patch: Patch) -> list[tuple[str, str]]:
+    """Return the id and the subject of each edit that is made in plain text, and not by a text in the prompt.
+
+    The id is "" if the record of the edit has none.
+    """
+    subjects = list[tuple[str, str]]()
     for part in patch.parts:
         if part.kind == "prompt":
             continue
         for record in part.edits:
             edit = record.get("edit", {})
             if edit.get("subject") and edit.get("chat", False) is not True:
-                subjects[str(edit.get("id", ""))] = str(edit["subject"])
+                subjects.append((str(edit.get("id", "")), str(edit["subject"])))
     return subjects

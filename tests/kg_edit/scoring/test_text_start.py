@@ -13,8 +13,8 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import PatchStack
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.generation import continuations, replies
-from kg_edit.scoring.text_start import with_start
+from kg_edit.scoring.generation import continuations, continue_prompts
+from kg_edit.scoring.text_start import subjects_in_text, with_start
 from kg_edit.ship.app.session import EditDesk
 from kg_edit.text.matching import begins_with
 from tests.kg_edit.tiny import tiny
@@ -31,6 +31,12 @@ def test_auto_starts_the_texts_that_begin_with_the_subject(smollm2: LanguageMode
         texts, remark = with_start(smollm2, prompts, patch=patch)
         assert texts == ("\nGoogle's founder is", *prompts[1:])
         assert remark and "'g'" in remark and "--start never" in remark
+
+
+def test_edits_without_an_id_are_all_known() -> None:
+    records = [{"edit": {"subject": subject}} for subject in ("Google", "Toyota")]
+    patch = WeightPatch(factors={}, provenance={"edits": records})
+    assert subjects_in_text(patch) == [("", "Google"), ("", "Toyota")]
 
 
 def test_never_leaves_the_text_and_names_the_ways(smollm2: LanguageModel) -> None:
@@ -78,8 +84,8 @@ def test_server_starts_texts_and_says_so_once(
     desk.start = "never"
     unstarted = desk.complete([FOUNDED.text], tokens=6, name="google")
     with patch.applied(smollm2) as edited:
-        assert answers == [replies(edited, ["\n" + FOUNDED.text], limits=[6])] * 2
-        assert unstarted == replies(edited, [FOUNDED.text], limits=[6])
+        assert answers == [continue_prompts(edited, ["\n" + FOUNDED.text], limits=[6])] * 2
+        assert unstarted == continue_prompts(edited, [FOUNDED.text], limits=[6])
     assert caplog.text.count("a line break is put in front") == 1
 
 
