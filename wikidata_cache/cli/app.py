@@ -356,8 +356,8 @@ def main() -> None:
 
 
 def _advise_after_interrupt(words: Sequence[str]) -> str:
-    """Return what to know after Ctrl-C, by the command that was interrupted."""
+    """Return what to know after Ctrl-C, by the command that was interrupted: the first word that is not an option."""
     for word in words:
-        if word in _AFTER_INTERRUPT:
-            return _AFTER_INTERRUPT[word]
+        if not word.startswith("-"):
+            return _AFTER_INTERRUPT.get(word, "")
     return ""

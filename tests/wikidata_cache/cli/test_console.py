@@ -108,6 +108,7 @@ def test_fault_has_exit_code_70(monkeypatch: pytest.MonkeyPatch) -> None:
         (["export", "x.jsonl.gz"], "wikidata_cache.cli.app:export_snapshot", "; nothing was written"),
         (["show", "Q65"], "wikidata_cache.cache:WikidataCache.neighbourhood", ""),
         (["labels", "Q65"], "wikidata_cache.cache:WikidataCache.labels", ""),
+        (["find", "load"], "wikidata_cache.cache:WikidataCache.find", ""),
     ],
 )
 def test_ctrl_c_ends_every_command_with_one_line(
