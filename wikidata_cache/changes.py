@@ -45,22 +45,24 @@ class Changes:
     replacements: list[Change] = field(default_factory=list)
     other_counts: Counter[str] = field(default_factory=Counter)
     compared: int = 0
-    _ignored_relations: frozenset[str] = field(default_factory=read_meta_properties)  # Wikimedia's own housekeeping
 
-    def compare(self, subject: str, old: Iterable[Pair], new: Mapping[Pair, str]) -> None:
+    def compare(
+        self, subject: str, old: Iterable[Pair], new: Mapping[Pair, str], *, ignored_relations: Collection[str]
+    ) -> None:
         """Add what differs between the pairs (relation, object) of a subject at two times.
 
         Args:
             subject: the id of the subject.
             old: the pairs at the earlier time.
             new: {pair: time of the change} of the pairs at the later time.
+            ignored_relations: relations that are not compared.
         """
         self.compared += 1
         old_pairs = set(old)
         removed = _group_by_relation(old_pairs - new.keys())
         added = _group_by_relation(new.keys() - old_pairs)
         for relation in sorted(removed.keys() | added.keys()):
-            if relation in self._ignored_relations:
+            if relation in ignored_relations:
                 continue
             old_objects = removed.get(relation, [])
             new_objects = added.get(relation, [])
@@ -95,6 +97,7 @@ def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -
         until: the later time.
     """
     changes = Changes()
+    ignored = read_meta_properties()  # Wikimedia's own housekeeping
     for ids in batches(store.list_ids(graph, "out"), size=_BLOCK):
         # "out": the statements of an item, as lists [relation, object]
         old = store.look_up(graph, "out", ids, as_of=since)
@@ -104,7 +107,7 @@ def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -
             _, fetched_at = origins[item]
             old_pairs = [(relation, value) for relation, value in old[item]]
             new_pairs = [(relation, value) for relation, value in new[item]]
-            changes.compare(item, old_pairs, dict.fromkeys(new_pairs, fetched_at))
+            changes.compare(item, old_pairs, dict.fromkeys(new_pairs, fetched_at), ignored_relations=ignored)
     return changes
 
 
@@ -115,6 +118,7 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
     time of a change is the start of its new statement. The arguments are those of `version_changes`.
     """
     changes = Changes()
+    ignored = read_meta_properties()  # Wikimedia's own housekeeping
     for ids in batches(store.list_ids(graph, "claims"), size=_BLOCK):
         for item, claims in sorted(store.look_up(graph, "claims", ids).items()):
             old = []
@@ -125,7 +129,7 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
                     old.append((relation, value))
                 if _is_true(claim, until[:10]):
                     new[relation, value] = start
-            changes.compare(item, old, new)
+            changes.compare(item, old, new, ignored_relations=ignored)
     return changes
 
 
