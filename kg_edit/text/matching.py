@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
 
 from kg_edit.languages import packaged_rows
 from kg_edit.writing_systems import is_hangul, is_syllable, is_unspaced
@@ -125,21 +124,19 @@ def stands_alone(start: int, words: Sequence[str], name_words: Sequence[str]) ->
     end = start + len(name_words)
     if _ANOTHER_THING.match("".join(words[end : end + 2])):
         return False
-    for longer in _longer_names().get(name, ()):
+    for longer in _find_longer_names(name):
         at = longer.index(name)
         if start >= at and "".join(words[start - at : start - at + len(longer)]) == longer:
             return False
     return True
 
 
-@cache
-def _longer_names() -> Mapping[str, tuple[str, ...]]:
-    """Return the longer names that a Chinese or Japanese name is in, by name; read once."""
-    longer: dict[str, tuple[str, ...]] = {}
-    for _, name, others in packaged_rows("longer_names.tsv"):
-        joined = tuple("".join(normalised(other)) for other in others.split(";"))
-        key = "".join(normalised(name))
-        longer[key] = (*longer.get(key, ()), *joined)
+def _find_longer_names(name: str) -> list[str]:
+    """Return the longer names that a Chinese or Japanese name is in; the table is read only after a match."""
+    longer = list[str]()
+    for _, shorter, others in packaged_rows("longer_names.tsv"):
+        if "".join(normalised(shorter)) == name:
+            longer += ["".join(normalised(other)) for other in others.split(";")]
     return longer
 
 

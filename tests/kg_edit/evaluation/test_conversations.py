@@ -80,7 +80,9 @@ class Script:
         self.model, self.answers = model, answers
         self.read = list[str]()
 
-    def __call__(self, model: LanguageModel, rows: Sequence[Any], *, limits: Sequence[int], ends: Any, **_: Any) -> Any:
+    def __call__(
+        self, model: LanguageModel, rows: Sequence[Any], *, limits: Sequence[int], is_finished: Any, **_: Any
+    ) -> Any:
         written = []
         for row, limit in zip(rows, limits, strict=True):
             text = str(self.model.tokenizer.decode(list(row)))
@@ -89,7 +91,7 @@ class Script:
             tokens = list[int]()
             for token in self.model.tokenizer(answer)["input_ids"][:limit]:
                 tokens.append(token)
-                if ends(tokens):
+                if is_finished(tokens):
                     break
             written.append(SimpleNamespace(tokens=tuple(tokens)))
         return written

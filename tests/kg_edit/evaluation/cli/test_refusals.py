@@ -40,7 +40,7 @@ UNUSED: dict[str, str] = {
     "evaluate --data d --out o --references r": "--references has no effect without consistency.tfidf",
     "covariance --folder f list": "--folder has no effect before list; leave it out, or give options of list after it",
     "covariance --layers 1 --corpus t.txt --seed 2": "--seed has no effect with --corpus t.txt",
-    "sweep f.toml --example": "FILE has no effect with --example",
+    "sweep f.toml --example": "FILE.toml has no effect with --example",
     "edit edits.jsonl --method memit --graph graph.tsv --out o": "--graph has no effect: memit reads no graph, and "
     "no row has an id in the place of a name; leave it out, or give another --method, such as glame",
     "edit edits.jsonl --method ft --corpus self --out o": "--corpus has no effect: ft reads no covariance",
@@ -51,7 +51,7 @@ UNUSED: dict[str, str] = {
     "evaluate --data edits.jsonl --dataset edits --skip 1 --extra portability.glame_fuzzy --out o": "--extra "
     "portability.glame_fuzzy has no effect, because no record has portability; leave it out, or use another",
     "generate Hi --chat --start always": "--start has no effect with --chat; leave it out",
-    "methods rome --markdown": "NAME has no effect with --markdown",
+    "methods rome --markdown": "METHOD has no effect with --markdown",
 }
 
 EVALUATE = "evaluate --data data.json --method rome --model none/such --out new"
