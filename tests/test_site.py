@@ -154,6 +154,19 @@ def test_search_works_on_a_page_from_the_disk(site: Path, browser: Chromium) -> 
     assert not page.happened("Runtime.exceptionThrown")
 
 
+@pytest.mark.parametrize(("text", "name"), [("\uc0ac\uc2e4", "first-hour-ko"), ("\u4e8b\u5b9e", "first-hour-zh")])
+def test_search_finds_a_word_of_a_korean_and_of_a_chinese_page(
+    text: str, name: str, site: Path, browser: Chromium
+) -> None:
+    """A Korean word has a particle behind it, and a Chinese one no space around it."""
+    page = opened(browser, site / "tutorials" / "first-edit.html", 1280)
+    page.value("document.querySelector('.md-search__input').focus()")
+    page.type(text)
+    page.until("document.querySelectorAll('.md-search-result__item').length > 0")
+    links = page.value("[...document.querySelectorAll('.md-search-result__link')].map((link) => link.href).join()")
+    assert name in links
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize(
     "name",
