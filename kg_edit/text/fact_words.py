@@ -291,7 +291,7 @@ def warn_of_left_out(edit: Edit, relations: Iterable[str], *, method: str) -> No
     names = sorted(set(relations))
     if names:
         log.warning(
-            "edit %r: %s leaves out what the graph states by %s: there are no packaged words for it in the language %s",
+            "edit %r: %s leaves out what the graph states by %s: no packaged words say that in the language %s",
             edit.id,
             method,
             _name_some(names),

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kg_edit.languages import ENGLISH, fill
 from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.patches.walks import Origin, WalkedStatement
+from kg_edit.text.fact_words import has_words
 from kg_edit.text.matching import normalised
 from kg_edit.writing_systems import join
 
@@ -207,7 +208,7 @@ class EditedGraph:
         facts: dict[tuple[str, str], Statement] = {}
         for edit in self._edits:
             statements = [edit.fact]
-            if inverse and edit.fact.relation_key in INVERSES:
+            if inverse and self._can_invert(edit):
                 statements.append(self._invert(edit))
             statements += edit.implied
             for statement in statements:
@@ -255,8 +256,15 @@ class EditedGraph:
                     starts.setdefault(statement.subject.key, statement.subject)
         return starts
 
+    def _can_invert(self, edit: RememberedEdit) -> bool:
+        """Return whether the inverse of an edit's relation is known, and has words in the language of the edits."""
+        if edit.fact.relation_key not in INVERSES:
+            return False
+        inverse = self.words.relation(*INVERSES[edit.fact.relation_key])
+        return inverse.forms is not None or not has_words(self.words.language)
+
     def _invert(self, edit: RememberedEdit) -> Statement:
-        """Return the inverse of an edit's fact, whose relation is one of `INVERSES`."""
+        """Return the inverse of an edit's fact, whose relation `_can_invert`."""
         fact = edit.fact
         inverse, label = INVERSES[fact.relation_key]
         relation = self.words.relation(inverse, label)

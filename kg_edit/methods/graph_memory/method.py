@@ -10,7 +10,7 @@ are a graph over Wikidata, and multi-hop questions are answered along its paths.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -26,12 +26,12 @@ from kg_edit.languages import words_of
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.graph_memory.edited_graph import Entity, RememberedEdit, Statement, key_from_node
 from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
-from kg_edit.methods.graph_memory.relation_words import RelationWords, join_place
+from kg_edit.methods.graph_memory.relation_words import Relation, RelationWords, join_place
 from kg_edit.methods.graph_memory.walk import WalkRule
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.patches.base import Patch
 from kg_edit.patches.walks import Origin
-from kg_edit.text.fact_words import warn_of_english
+from kg_edit.text.fact_words import has_words, warn_of_english, warn_of_left_out
 from wikidata_cache import WikidataCache
 
 _VAGUE = {"P31", "P279", "P361", "P527", "P1889", "P1552"}  # kinds, parts and the like, which nobody asks for
@@ -100,6 +100,7 @@ class GraphMemory(GraphReader):
         """Return a patch of the one edit, with the statements of its subgraph."""
         (edit,) = edits
         graph = self.subgraph(edit)
+        warn_of_left_out(edit, self._find_left_out(edit, graph), method=self.name)
         statements = [*self._read_statements(edit, graph), *self._read_leading_to_subject(edit)]
         implied = [statement for statement in statements if statement.origin == "rule"]
         stated = [statement for statement in statements if statement.origin == "graph"]
@@ -164,6 +165,8 @@ class GraphMemory(GraphReader):
             if data.get("role") == "consequence":  # the subgraph's word for what a rule implies
                 origin = "rule"
             relation = words.relation(property_, label)
+            if not _can_be_said(relation, data):
+                continue
             yield Statement(
                 subject=subject,
                 relation_key=property_,
@@ -175,6 +178,17 @@ class GraphMemory(GraphReader):
                 edit=edit.id,
                 language=words.language,
             )
+
+    def _find_left_out(self, edit: Edit, graph: nx.MultiDiGraph) -> set[str]:
+        """Return the labels of the relations in a subgraph that can't be said in the language of the edit."""
+        words = self._words_of(edit)
+        labels = set[str]()
+        for _, _, key, data in graph.edges(keys=True, data=True):
+            label = str(data["label"])
+            relation = words.relation(str(data.get("property", key)), label)
+            if data.get("role") != "edit" and not _can_be_said(relation, data):
+                labels.add(label)
+        return labels
 
     def _read_leading_to_subject(self, edit: Edit) -> Iterator[Statement]:
         """Yield the statements of the source that lead to s, with the aliases of their subjects."""
@@ -232,6 +246,13 @@ class GraphMemory(GraphReader):
             item = row["s"].removeprefix(_ENTITY)
             aliases.setdefault(item, []).append(row["a"])
         return {item: tuple(names) for item, names in aliases.items()}
+
+
+def _can_be_said(relation: Relation, data: Mapping[str, Any]) -> bool:
+    """Return whether a relation has packaged words in its language, or the edge with this ``data`` a label in it."""
+    if not has_words(relation.words.language) or relation.forms is not None:
+        return True
+    return bool(data["label"] != data.get("default_label"))
 
 
 def _entity_of(graph: nx.MultiDiGraph, node: str) -> Entity:

@@ -30,6 +30,8 @@ Phrase = frozenset[str] | tuple[str, ...]
 """Stems in any order, or a run of characters in Japanese, Korean and Chinese."""
 _STEM = 6  # letters; of five, country and county are one
 _RUNS = ("ja", "ko", "zh")  # languages whose phrases are runs of characters
+_SUBJECT = re.compile(r"\{\}(?:[은이을과]\([는가를와]\))?")  # with the particle behind it
+_AT_ENDS = " 은는は是?\uff1f"  # marks of a topic and of a question: they ask for nothing
 _PLURAL = 3  # a longer word may have the s of a plural, or of a verb
 _LONGEST = 3  # stems of a label that is taken as a phrase; longer ones describe, and nobody says them
 # Relations with only the words of the file: capital of, whose packaged noun is that of another relation, country
@@ -175,7 +177,7 @@ class RelationWords:
         noun = None
         template = words.labelled.replace("[label]", label.replace("{}", ""))
         if forms is not None:
-            texts = [forms.noun, forms.owning, *forms.words.split(";")]
+            texts = [forms.noun, forms.owning, *forms.words.split(";"), *_texts_of_forms(forms)]
             noun = forms.noun
             template = forms.template
         phrases = [phrase_in(text, words) for text in texts]
@@ -188,6 +190,19 @@ class RelationWords:
             words=words,
             forms=forms,
         )
+
+
+def _texts_of_forms(forms: RelationForms) -> list[str]:
+    """Return what the statements and the question of a relation say of their subject, where that is in one piece.
+
+    All of it asks for the relation: of "{}이(가) 속한 나라는" no word is left when "속한 나라" is found.
+    """
+    texts = []
+    for text in (forms.template, forms.paraphrase, forms.question):
+        pieces = [piece for piece in _SUBJECT.split(text) if piece.strip(_AT_ENDS)]
+        if len(pieces) == 1:
+            texts.append(pieces[0].strip(_AT_ENDS))
+    return texts
 
 
 def join_place(statement: str) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import networkx as nx
@@ -114,6 +115,28 @@ def test_a_korean_example_has_the_particles_of_its_names() -> None:
     text = put_chain_before(SECOND_HOPS["ko"], walk.statements, examples=2)
     _, second, _ = text.split("\n\n")
     assert second.startswith("퀼론이 있는 나라는 마르벡입니다. 마르벡의 수도는 울벤입니다.\n퀼론이 있는 나라의 수도는")
+
+
+def test_no_english_word_is_in_a_chain(caplog: pytest.LogCaptureFixture) -> None:
+    """Of the extract, which has few labels in Korean: relations without words are left out, said in one line."""
+    subject = {"subject": "독일", "subject_id": "Q183", "relation_id": "P36", "language": "ko"}
+    edit = Edit(prompt="{}의 수도는", target_new="런던", target_new_id="Q84", **subject)  # type: ignore[arg-type]
+    source = WikidataCache(packaged_extract()).in_language("ko")
+    with caplog.at_level(logging.WARNING):
+        patch = GraphMemory.on(tiny("llama"), settings={"choose": "words", "recall": False}, graph=source).edit([edit])
+    assert isinstance(patch, GraphMemoryPatch)
+    assert caplog.text.count("graph-memory leaves out what the graph states by") == 1
+    ((_, remembered),) = patch.remembered
+    assert len(remembered.stated) > 20
+    for statement in (remembered.fact, *remembered.stated, *patch.graph.facts.values()):
+        assert not re.search("[a-z]", statement.sentence_template), statement.sentence_template
+
+
+def test_a_statement_in_other_words_leaves_nothing_to_ask_for() -> None:
+    words = RelationWords("ko")
+    asked = words.asked_in(normalised("마이크로소프트가 속한 나라는"), range(7))
+    match = asked.match(words.packaged["P17"])
+    assert match is not None and asked.without(match).left == 0
 
 
 def test_edits_of_several_languages_have_graphs_of_their_own(tmp_path: Any) -> None:
