@@ -210,7 +210,24 @@ def edit_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) 
     If the edit has no relation, the words of its prompt are the label. `read_subgraph` leaves such an edge without one.
     """
     with_relation = edit.model_copy(update={"relation": edit.relation_text or None})
-    return read_subgraph(source, with_relation, options)
+    graph = read_subgraph(source, with_relation, options)
+    if edit.language == ENGLISH:
+        return graph
+    return _with_names_of(edit, graph)
+
+
+def _with_names_of(edit: Edit, graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
+    """Return a subgraph with the names of the edit for s, o and o*, where the source has English labels alone."""
+    names = {
+        edit.subject_id: edit.subject,
+        edit.target_true_id: edit.target_true,
+        edit.target_new_id: edit.target_new,
+    }
+    named = graph.copy()
+    for node, name in names.items():
+        if node in named and name and named.nodes[node]["label"] == named.nodes[node].get("default_label"):
+            named.nodes[node]["label"] = name
+    return named
 
 
 def read_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:

@@ -68,6 +68,13 @@ def test_languages_that_are_refused(kg_edit: Run, place: Path, options: tuple[st
     refused(kg_edit, "edit", "edits.jsonl", *options, "--out", "out", message=message, out=place / "out")
 
 
+def test_an_id_without_a_label_in_the_chain_is_refused(kg_edit: Run, place: Path) -> None:
+    triplet = {"subject": "Q99999999", "relation": "P36", "new_object": "Q90", "language": "ko"}
+    (place / "edits.jsonl").write_text(json.dumps(triplet) + "\n")
+    options = ("--graph", "extract", "--language", "ko", "--out", "out")
+    refused(kg_edit, "edit", "edits.jsonl", *options, message="found the id Q99999999, for which", out=place / "out")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -308,8 +308,19 @@ def test_an_english_label_is_no_contradiction_where_the_language_has_none() -> N
     labels = {}
     for name, item in (("부산", "Q16520"), ("부산", "Q8684")):
         edit = Edit(target_new=name, target_new_id=item, **fields)  # type: ignore[arg-type]
-        labels[item] = other_label(edit_subgraph(source, edit, SubgraphOptions()), edit)
+        made = edit_subgraph(source, edit, SubgraphOptions())
+        labels[item] = other_label(made, edit)
     assert labels == {"Q16520": None, "Q8684": "서울"}
+
+
+def test_a_subgraph_has_the_names_of_its_edit() -> None:
+    """Also where the source has an English label alone, so that a sentence about o* has the name that was edited in."""
+    source = WikidataCache(packaged_extract()).in_language("ko")
+    fields = {"subject": "마이크로소프트", "subject_id": "Q2283", "prompt": "{}의 본사는", "language": "ko"}
+    edit = Edit(target_new="부산", target_new_id="Q16520", relation_id="P159", **fields)  # type: ignore[arg-type]
+    made = edit_subgraph(source, edit, SubgraphOptions())
+    assert [made.nodes[key]["label"] for key in ("Q2283", "Q16520")] == ["마이크로소프트", "부산"]
+    assert made.nodes["Q16520"]["default_label"] == "Busan"
 
 
 def test_english_words_are_as_they_were() -> None:
