@@ -20,7 +20,7 @@ DEFAULT_LANGUAGES: Languages = ("en", "mul", "en-gb", "en-ca", "en-us", "simple"
 ALL_LANGUAGES = "all"  # what `load` takes in place of codes
 
 # Wikidata's codes of labels (https://www.wikidata.org/w/api.php?action=query&meta=wbcontentlanguages), and older ones.
-_CODES = """
+_CODE_LIST = """
 aa aae ab abe abq abr abs ace acf acm ady ady-cyrl aeb aeb-arab aeb-latn af aig ak aln als alt am ami an ang ann anp
 apc ar arc arn arq ary arz as ase ast atj av avk awa ay az azb ba ban ban-bali bar bbc bbc-latn bcc bci bcl bdr be
 be-tarask bew bg bgc bgn bh bho bi bjn blk bm bn bnn bo bol bpy bqi br brh brx bs btm bto bug bug-bugi bxr ca cbk-zam
@@ -45,6 +45,7 @@ tt tt-cyrl tt-latn ttj tum tw ty tyv tzl tzm udm ug ug-arab ug-latn uga uk umu u
 vep vi vls vmf vmw vo vot vro wa wal war wls wlx wo wuu wuu-hans wuu-hant xal xh xmf xpu xsy yap yi yo yrl yua yue
 yue-hans yue-hant za zea zgh zgh-latn zh zh-cn zh-hans zh-hant zh-hk zh-mo zh-my zh-sg zh-tw zu zun zxx
 """
+_CODES = frozenset(_CODE_LIST.split())
 _SIMPLIFIED = ("zh-hans", "zh-cn", "zh-sg", "zh-my")
 _TRADITIONAL = ("zh-hant", "zh-tw", "zh-hk", "zh-mo")
 _EXPECTED = "expected Wikidata's codes, such as zh, ko or pt-br, separated by commas"
@@ -108,7 +109,7 @@ def list_families(languages: Languages) -> tuple[str, ...]:
 
 def is_language(code: str) -> bool:
     """Return whether a text is one of Wikidata's codes."""
-    return code in _CODES.split()
+    return code in _CODES
 
 
 def find_family(code: str) -> str:
@@ -120,7 +121,7 @@ def list_codes(family: str) -> Languages:
     """Return all codes of a family, the plain one first: ("de", "de-at", "de-ch"); () for an unknown one."""
     if family == "zh":
         return ("zh", *_SIMPLIFIED, *_TRADITIONAL)
-    return tuple(sorted(code for code in _CODES.split() if find_family(code) == family))
+    return tuple(sorted(code for code in _CODES if find_family(code) == family))
 
 
 def _list_variants(code: str) -> Languages:
@@ -137,6 +138,6 @@ def _list_variants(code: str) -> Languages:
 
 
 def _check_code(code: object) -> str:
-    if not isinstance(code, str) or code not in _CODES.split():
+    if not isinstance(code, str) or code not in _CODES:
         raise BadOptionError(f"{code!r} is not a language of Wikidata's labels; {_EXPECTED}.")
     return code
