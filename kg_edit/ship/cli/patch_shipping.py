@@ -181,6 +181,7 @@ def export(
     - `kg-edit patch export ledger/ --to peft adapter/ --rank 16 --check`
     - `kg-edit patch export ledger/ --to gguf adapter-gguf/`
     """
+    from kg_edit.patches.base import needs_of_server
     from kg_edit.ship.ledger.listing import active_at, changes_at, check_patches
 
     if to == "gguf" and out.suffix == ".gguf":
@@ -209,6 +210,9 @@ def export(
             _check_edits(load(model_for(patch, model)), _as_loaded(patch), entries, force=force)
         _write_patch_file(patch, ledger, out)
         say(f"{out}: {patch.summary}")
+        needs = needs_of_server(patch)
+        if needs:
+            say(needs)
         return
 
     # An adapter, with a card

@@ -18,7 +18,7 @@ from kg_edit.errors import ConfigError, ModelError, PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cached_only, resolve_model
 from kg_edit.models.sampling import plain_generation
-from kg_edit.patches.base import Patch, edits_beside_weights
+from kg_edit.patches.base import Patch, edits_beside_weights, needs_of_server
 from kg_edit.ship.export.folders import check_new, new_folder, write_notes
 
 SHARD = "5GB"
@@ -63,10 +63,12 @@ def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> 
         )
     check_new(Path(folder))
     if not patch.mergeable:
-        raise PatchError(
+        message = (
             f"edits of the patch are not changes of weights ({edits_beside_weights(patch) or patch.summary}), so it "
-            "can't be merged; remove those edits first, or keep the patch file and use patch.applied(model)"
+            "can't be merged; remove those edits first, or keep the patch file and use patch.applied(model). "
+            f"{needs_of_server(patch)}"
         )
+        raise PatchError(message.rstrip(". "))
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to merge; add edits first")
 

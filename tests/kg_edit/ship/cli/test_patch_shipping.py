@@ -22,6 +22,7 @@ from kg_edit.ship.export.card import base_model
 from kg_edit.ship.export.shipment import Shipment
 from kg_edit.ship.ledger import Ledger
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused, tiny_folder
+from tests.kg_edit.methods.graph_memory.toy import BULGARIA, SONY, memory
 from tests.kg_edit.patches.test_subtraction import patch as some_patch
 from tests.kg_edit.ship.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.ship.export.test_gguf_files import as_gguf
@@ -110,6 +111,22 @@ def test_patch_file_is_exported_without_a_model(kg_edit: Run, place: Path) -> No
     WeightPatch(factors=factors, provenance={"edits": edits}).save(place / "nameless.safetensors")
     result = kg_edit("patch", "export", "nameless.safetensors", "--to", "patch", "all.safetensors")
     assert result.code == 0 and (place / "all.safetensors").exists(), result.err
+
+
+def test_ledger_of_graph_memory_says_what_a_server_needs(kg_edit: Run, place: Path) -> None:
+    """Its edits are beside the weights: an adapter and a merged model are refused, a patch file has a remark."""
+    memory(SONY, BULGARIA).save(place / "memory.safetensors")
+    assert kg_edit("patch", "add", "ledger", "memory.safetensors").code == 0
+    needs = "A server of graph-memory has to run the walk before each prompt"
+    for command in (
+        ("export", "ledger", "--to", "peft", "adapter"),
+        ("export", "ledger", "--to", "gguf", "adapter"),
+        ("merge", "ledger", "--out", "merged"),
+    ):
+        refused(kg_edit, "patch", *command, message=needs, out=place)
+    exported = kg_edit("patch", "export", "ledger", "--to", "patch", "one.safetensors")
+    assert exported.code == 0 and needs in exported.out + exported.err
+    assert [edit["edit"]["id"] for edit in Patch.load(place / "one.safetensors").edits] == ["sony", "bulgaria"]
 
 
 @pytest.mark.slow
