@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from kg_edit.engine.prefix_cache import Prefix, mask_decides
+from kg_edit.engine.prefix_store import KnowsStarts
 from kg_edit.errors import ModelError, PromptError, describe
 from kg_edit.models.chat import Message, render
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import make_sampler, plain_generation
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.greedy import greedy
+from kg_edit.scoring.greedy import Written, greedy
 from kg_edit.scoring.judging import CUT, tidy_text
 from kg_edit.scoring.requests import COMPARED
 from kg_edit.text.matching import first_sentence
@@ -74,7 +76,10 @@ def continue_prompts(
         return not several_lines and ends_line(model, tokens[-1])
 
     rows = [prompt.ids for prompt in encoded]
-    answers = greedy(model, rows, limits=limits, patches=patches, is_finished=is_finished)
+    if len(encoded) == 1 and patches is None:
+        answers = [_continue_one(model, encoded[0], limit=limits[0], is_finished=is_finished)]
+    else:
+        answers = greedy(model, rows, limits=limits, patches=patches, is_finished=is_finished)
     results = []
     for row, written in zip(rows, answers, strict=True):
         text = _decode(model, written.tokens, stops)
@@ -133,7 +138,8 @@ def reply_in_chat(model: LanguageModel, messages: Sequence[Message], *, tokens: 
         last = {**last, "content": model.prompt_transform(last["content"])}
     text = render(model.tokenizer, [*before, last], name=model.name)
     ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
-    model.check_length(Prompt(text=text, ids=ids, target_start=len(ids)), new_tokens=tokens)
+    prompt = Prompt(text=text, ids=ids, target_start=len(ids))
+    model.check_length(prompt, new_tokens=tokens)
     trained = getattr(model.text_config, "max_position_embeddings", None)
     if trained and len(ids) > trained:  # positions may be computed for any length, but memory grows with its square
         raise ModelError(
@@ -144,10 +150,37 @@ def reply_in_chat(model: LanguageModel, messages: Sequence[Message], *, tokens: 
     def is_finished(tokens_so_far: Sequence[int]) -> bool:
         return tokens_so_far[-1] in stops
 
-    (written,) = greedy(model, [ids], limits=[tokens], is_finished=is_finished)
+    written = _continue_one(model, prompt, limit=tokens, is_finished=is_finished)
     answer = _decode(model, written.tokens, stops).strip()
     ended = bool(written.tokens) and is_finished(written.tokens)
     return Reply(text=answer, read=len(ids), written=len(written.tokens), ended=ended)
+
+
+def _continue_one(
+    model: LanguageModel, prompt: Prompt, *, limit: int, is_finished: Callable[[Sequence[int]], bool]
+) -> Written:
+    """Continue one prompt by `greedy`; what it begins with is read once, if a patch of the prompt stores beginnings.
+
+    In a batch, the rows share their beginnings without that.
+    """
+    transform: object = model.prompt_transform
+    start: tuple[int, ...] = ()
+    if isinstance(transform, KnowsStarts) and mask_decides(model, len(prompt.ids) + limit):
+        start = prompt.ids[: transform.count_shared(model, prompt)]
+    if not isinstance(transform, KnowsStarts) or not start:
+        (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished)
+        return written
+    store = transform.starts
+
+    def keep(read: Prefix) -> None:
+        store.keep(model, start, read)
+
+    contexts = store.find(model, start)
+    if contexts is None:
+        (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished, keep=keep)
+    else:
+        (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished, contexts=contexts)
+    return written
 
 
 def _decode(model: LanguageModel, tokens: Sequence[int], stops: Collection[int]) -> str:

@@ -91,6 +91,7 @@ def greedy(
     patches: Sequence[WeightPatch | None] | None = None,
     is_finished: Callable[[Sequence[int]], bool] = _is_never_finished,
     contexts: SharedContexts | None = None,
+    keep: Callable[[Prefix], None] | None = None,
 ) -> list[Written]:
     """Return at most ``limits`` arg-max tokens after each row, up to the one with which the row ``is_finished``.
 
@@ -102,6 +103,7 @@ def greedy(
         patches: the patch of each row's model; None: the unpatched model.
         is_finished: whether a row is finished, by the tokens that are written after it so far.
         contexts: beginnings of the rows, computed with the unpatched model; only without ``patches``.
+        keep: is called with the keys and values of each group of rows, once they are read.
     """
     if contexts is not None and patches is not None:
         raise ValueError("contexts are of the unpatched model; give contexts or patches")
@@ -127,6 +129,7 @@ def greedy(
         top_k=top_k,
         is_finished=is_finished,
         at_once=rows_at_once(model, longest),
+        keep=keep,
     )
     return decoder.run()
 
@@ -293,6 +296,7 @@ class _Decoder:
     top_k: int
     is_finished: Callable[[Sequence[int]], bool]
     at_once: int
+    keep: Callable[[Prefix], None] | None
     _tokens: list[list[int]] = field(default_factory=list)  # of each row: what it has written
     _best: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)  # at each step: likeliest tokens, their p
     _active: set[int] = field(default_factory=set)  # the rows that are not finished
@@ -350,6 +354,8 @@ class _Decoder:
         logits = self._next_logits(group, replace(batch, mask=mask, positions=positions), cache)
         self._write_tokens(logits, group)
         before = _prefix_of(cache, mask)
+        if self.keep is not None:
+            self.keep(before)
         return _OpenRows(numbers=group, before=before, ids=self._last_tokens(group)).select(self._active)
 
     def _write_on(self, rows: _OpenRows, *, until: int) -> _OpenRows | None:

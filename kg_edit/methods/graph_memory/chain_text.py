@@ -44,6 +44,14 @@ class Paragraphs:
         return cls(before=prompt[:start], last=prompt[start:])
 
 
+def end_of_examples(text: str) -> int:
+    """Return where the last paragraph of a prompt with examples begins, the one with the chain; 0 without examples."""
+    before = Paragraphs.of(text).before
+    if any(f" {made_up[0]}" in before for made_up in _MADE_UP):
+        return len(before)
+    return 0
+
+
 def write_chain(statements: Sequence[Statement]) -> str:
     """Return the sentences of a walk on one line."""
     return _join_sentences([statement.sentence for statement in statements], statements)

@@ -16,19 +16,22 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from kg_common.terminal import number_of
+from kg_edit.engine.prefix_store import PrefixStore, quick_state
 from kg_edit.errors import PatchError
 from kg_edit.languages import ENGLISH
-from kg_edit.methods.graph_memory.chain_text import put_chain_before
+from kg_edit.methods.graph_memory.chain_text import end_of_examples, put_chain_before
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, RememberedEdit, Statement
 from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.methods.graph_memory.walk import Walk, Walker, WalkRule
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Kind, Patch, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.patches.provenance import join_provenances
 from kg_edit.patches.walks import ShownWalk
 from kg_edit.text.matching import bare_question
 
+_STARTS = 256.0  # MiB of keys and values that an applied patch keeps
 _WALKS = 4096  # walks that an applied patch keeps: a server answers for as long as it runs
 
 
@@ -247,6 +250,8 @@ class WalkedPrompts:
         self._rule = patch.rule
         self._model = model
         self._walks: OrderedDict[str, Walk] = OrderedDict()
+        # Questions of one form about other things have the same examples, most of what the model has to read.
+        self.starts = PrefixStore(megabytes=_STARTS, find_state=quick_state)
 
     def __call__(self, text: str) -> str:
         """Return the prompt that the model reads instead of ``text``."""
@@ -258,6 +263,16 @@ class WalkedPrompts:
             if self._fits(prompt):
                 return prompt
         return put_chain_before(text, walk.statements, examples=0)
+
+    def count_shared(self, model: LanguageModel, prompt: Prompt) -> int:
+        """Return how many tokens the examples with which a prompt begins have; 0 if it has none."""
+        end = end_of_examples(prompt.text)
+        if not end:
+            return 0
+        plain = model.tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True)
+        offsets: list[tuple[int, int]] = plain["offset_mapping"]
+        special_tokens = len(prompt.ids) - len(offsets)  # at the start of the prompt
+        return special_tokens + sum(token_end <= end for _, token_end in offsets)
 
     def show_walk(self, text: str) -> ShownWalk:
         """Return the walk for a prompt in the form that reports show."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from kg_edit.methods.graph_memory import walk as walk_module
+from kg_edit.methods.graph_memory.method import GraphMemory
+from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair, TokenScores
-from tests.kg_edit.methods.graph_memory.toy import BULGARIA, SONY, memory, things, walked
+from tests.kg_edit.methods.graph_memory.toy import BULGARIA, SONY, graph, memory, things, walked
+from tests.kg_edit.tiny import tiny
 
 # The words name the country; what else is asked, the model has to choose among currency, continent and capital.
 QUESTIONS = (
@@ -44,6 +47,28 @@ def test_model_adds_statements_to_some_of_these_questions() -> None:
     patch = memory(SONY, BULGARIA, choose="question", margin=0.0)
     lengths = [len(things(walked(patch, question))) for question in QUESTIONS]
     assert set(lengths) == {2, 3}
+
+
+def test_presets_choose_as_the_published_methods_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RAE: by the likelihood of the question; the model answers nothing. KEDKG: by that of the relation's noun."""
+    walks = {}
+    prompts = dict[str, list[str]]()
+    for preset in ("rae", "kedkg"):
+        scored = prompts.setdefault(preset, [])
+
+        def note(model: LanguageModel, pairs: list[Pair], scored: list[str] = scored) -> dict[Pair, TokenScores]:
+            scored.extend(pair.prompt for pair in pairs)
+            return score(model, pairs)
+
+        monkeypatch.setattr(walk_module, "score", note)
+        monkeypatch.setattr(walk_module, "recall", lambda *_, **__: "Asparuh")
+        patch = GraphMemory.on(tiny("llama"), preset=preset, graph=graph()).edit([SONY])
+        assert isinstance(patch, GraphMemoryPatch)
+        walked(patch, QUESTIONS[0])
+        walks[preset] = things(walked(patch, "Who is the founder of the country of Sony?"))
+    assert walks == {"rae": ["Sony", "Bulgaria"], "kedkg": ["Sony", "Bulgaria", "Asparuh"]}
+    assert all(prompt.endswith("Question:") for prompt in prompts["rae"])
+    assert any(prompt.endswith("The question asks for the") for prompt in prompts["kedkg"])
 
 
 def test_comparison_ends_with_the_first_relation_that_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
