@@ -1,9 +1,10 @@
 """How long an answer takes with `graph-memory`, compared with the unedited model: the walk, then a longer prompt.
 
-The questions are those of the first `dev` records of the packaged Ripples about what follows from an edit, as a user
-asks them ("Question: …"), or with `--examples` after the examples that `kg-edit evaluate` puts before them. Each is
-answered by the unedited and by the edited model, in turns, and no walk is reused. Times are CPU seconds. The medians
-and sums are printed, and one JSON line at the end.
+The edits are those of the first `dev` records of the packaged Ripples, all in one patch that stays applied, as in
+`kg-edit serve`. The questions are about what follows from them, as a user asks them ("Question: …"), or with
+`--examples` after the examples that `kg-edit evaluate` puts before them. Each is answered by the unedited and by the
+edited model, in turns. No question comes twice, but some have the form of an earlier one. Times are CPU seconds. The
+medians and sums are printed, and one JSON line at the end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, Query
 from kg_edit.evaluation.datasets import read_dataset
 from kg_edit.evaluation.datasets.ripples import part_of
@@ -34,20 +36,21 @@ Row = dict[str, object]
 def main() -> None:
     """Time each question, and print the sums."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=24)
-    parser.add_argument(
-        "--out", type=Path, help="file for a JSON line of each question: its walk, its answer, the times"
-    )
+    parser.add_argument("--records", type=int, default=16, help="number of edits")
+    parser.add_argument("--out", type=Path, help="file for a JSON line of each question: walk, answer and times")
     parser.add_argument("--examples", action="store_true", help="ask after examples")
     options = parser.parse_args()
     model = LanguageModel.load("smollm2-135m")
     method = GraphMemory.on(model, graph=open_named(RIPPLES))
-    records = part_of(read_dataset("ripples", Path(RIPPLES)).records, "dev")
-    rows = list[Row]()
+    records = part_of(read_dataset("ripples", Path(RIPPLES)).records, "dev")[: options.records]
+    edits = list[Edit]()
     for record in records:
-        if len(rows) >= options.questions:
-            break
-        rows += _time_record(method, record, examples=options.examples)
+        edits += record.edits
+    rows = list[Row]()
+    with method.edit(edits).applied(model) as edited:
+        for record in records:
+            for prompt in _list_prompts(record, examples=options.examples):
+                rows.append(_time_question(model, edited, prompt))
     if options.out:
         options.out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     result: dict[str, float] = {"questions": len(rows)}
@@ -55,39 +58,38 @@ def main() -> None:
         seconds = [float(str(row[name])) for row in rows]
         result[f"{name}, s"] = round(sum(seconds), 3)
         print(f"{name}: median {median(seconds):.3f} s, sum {sum(seconds):.2f} s")
-    result["edited / unedited"] = round((result["walk, s"] + result["answer, s"]) / result["unedited, s"], 2)
+    ratios = [(float(str(row["walk"])) + float(str(row["answer"]))) / float(str(row["unedited"])) for row in rows]
+    result["edited / unedited, median"] = round(median(ratios), 2)
+    result["edited / unedited, sums"] = round((result["walk, s"] + result["answer, s"]) / result["unedited, s"], 2)
     print(json.dumps(result))
 
 
-def _time_record(method: GraphMemory, record: BenchmarkRecord, *, examples: bool) -> list[Row]:
-    """Make the edit of a record, and return a row for each of its first questions."""
-    questions = []
+def _list_prompts(record: BenchmarkRecord, *, examples: bool) -> list[str]:
+    """Return the prompts of a record's first questions about what follows from its edit."""
+    prompts = []
     for probe in record.probes:
         if probe.family in FOLLOWS:
-            questions += [_ask(query, examples=examples) for query in probe.queries]
-    patch = method.edit(record.edits)
-    rows = list[Row]()
-    for question in questions[:PER_RECORD]:
-        start = time.process_time()
-        continuations(method.model, [question], limits=[ANSWER_TOKENS])
-        unedited = time.process_time()
-        with patch.applied(method.model) as edited:  # which has made no walk yet
-            walk = find_walks(edited, [question])[question]
-            walked = time.process_time()
-            (answer,) = continuations(edited, [question], limits=[ANSWER_TOKENS])
-        answered = time.process_time()
-        rows.append(
-            {
-                "record": record.id,
-                "question": question.rpartition("\n\n")[2],
-                "walk": walked - unedited,
-                "unedited": unedited - start,
-                "answer": answered - walked,
-                "statements": [f"{statement.sentence} ({statement.origin})" for statement in walk],
-                "text": answer,
-            }
-        )
-    return rows
+            prompts += [_ask(query, examples=examples) for query in probe.queries]
+    return prompts[:PER_RECORD]
+
+
+def _time_question(model: LanguageModel, edited: LanguageModel, prompt: str) -> Row:
+    """Return the CPU seconds of the unedited model, of the walk, and of the edited model after it."""
+    start = time.process_time()
+    continuations(model, [prompt], limits=[ANSWER_TOKENS])
+    unedited = time.process_time()
+    walk = find_walks(edited, [prompt])[prompt]
+    walked = time.process_time()
+    (answer,) = continuations(edited, [prompt], limits=[ANSWER_TOKENS])
+    answered = time.process_time()
+    return {
+        "question": prompt.rpartition("\n\n")[2],
+        "unedited": unedited - start,
+        "walk": walked - unedited,
+        "answer": answered - walked,
+        "statements": [f"{statement.sentence} ({statement.origin})" for statement in walk],
+        "text": answer,
+    }
 
 
 def _ask(query: Query, *, examples: bool) -> str:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kg_edit.engine import prefix_store
-from kg_edit.engine.prefix_cache import SharedContexts
-from kg_edit.engine.prefix_store import PrefixStore, model_state
+from kg_edit.engine.prefix_cache import SharedContexts, run_prefix
+from kg_edit.engine.prefix_store import PrefixStore, model_state, quick_state
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.tiny import tiny
 
@@ -93,3 +93,37 @@ def test_prefix_store_removes_least_recently_used(monkeypatch: pytest.MonkeyPatc
         for starts in ([(5, 6, 7)], [(8, 9)], [(5, 6, 7)], [(10,)], [(5, 6, 7)], [(8, 9)]):
             store.find_contexts(model, starts)
     assert seen == [[(5, 6, 7)], [(8, 9)], [(10,)], [(8, 9)]]
+
+
+def test_what_was_read_with_a_whole_row_is_kept_for_its_beginning() -> None:
+    """Of the row 5, 6, 7, 8, 20 the first four tokens; within the limit, and only for the model that read them."""
+    model = copy.deepcopy(tiny("llama"))
+    store = PrefixStore(find_state=quick_state)
+    store.keep(model, STARTS[0], run_prefix(model, [tuple(ROWS[0])]))
+    kept = store.find(model, STARTS[0])
+    assert kept is not None
+    row = [*STARTS[0], 30, 31]
+    computed_anew = SharedContexts.of_starts(model, STARTS[:1]).prefix(model, [row])
+    for states, expected in zip(kept.prefix(model, [row]).layers, computed_anew.layers, strict=True):
+        for state, expected_state in zip(states, expected, strict=True):
+            torch.testing.assert_close(state, expected_state, rtol=1e-4, atol=1e-5)
+    assert store.find(model, STARTS[1]) is None
+    with torch.no_grad():
+        next(model.model.parameters()).mul_(2)
+    assert store.find(model, STARTS[0]) is None
+    full = PrefixStore(megabytes=0, find_state=quick_state)
+    full.keep(model, STARTS[0], run_prefix(model, [tuple(ROWS[0])]))
+    assert full.find(model, STARTS[0]) is None
+
+
+def test_quick_state_notices_hooks_and_changed_weights() -> None:
+    model = copy.deepcopy(tiny("llama"))
+    states = [quick_state(model)]
+    hook = model.blocks[0].register_forward_hook(lambda _module, _inputs, _output: None)
+    states.append(quick_state(model))
+    hook.remove()
+    assert quick_state(model) == states[0]
+    with torch.no_grad():
+        next(model.model.parameters()).add_(1)
+    states.append(quick_state(model))
+    assert len(set(states)) == 3
