@@ -114,8 +114,9 @@ class Walker:
     def walk(self, question: str) -> Walk:
         """Return the walk of a question, from the first thing that it names whose walk passes an edit.
 
-        If the question also asks for an edited fact of another thing, made by another edit, that walk follows: "Are
-        Sony and Toyota in the same country?". An edit's own prompt needs no walk: it gets the edit's statement.
+        If the walk begins with an edited fact, and the question also asks for one of another thing, made by another
+        edit, the walk from that thing follows: "Are Sony and Toyota in the same country?". An edit's own prompt needs
+        no walk: it gets the edit's statement.
         """
         self._costs = {}
         words = normalised(question)
@@ -125,7 +126,7 @@ class Walker:
         found = self._names.find(question)
         walked: list[Statement] = []
         for named in found:
-            if walked and not self._has_further_edit(named.thing, walked):
+            if walked and not self._begins_further_walk(named.thing, walked):
                 continue
             asked = self._words_about(named, found, words)
             statements = self._walk_from(named.thing, asked, question)
@@ -135,10 +136,10 @@ class Walker:
                 walked += statements
         return Walk(tuple(walked))
 
-    def _has_further_edit(self, thing: Entity, walked: Sequence[Statement]) -> bool:
-        """Return whether an edit that no earlier walk of the question passes states something of ``thing``."""
+    def _begins_further_walk(self, thing: Entity, walked: Sequence[Statement]) -> bool:
+        """Return whether a walk from ``thing`` may follow: both begin with edited facts, each by an edit of its own."""
         passed = {statement.edit for statement in walked if _is_changed(statement)}
-        return bool(self._graph.find_edits(thing) - passed)
+        return _is_changed(walked[0]) and bool(self._graph.find_edits(thing) - passed)
 
     def _words_about(self, named: Named[Entity], found: Sequence[Named[Entity]], words: Sequence[str]) -> AskedWords:
         """Return the words of a question that may ask for something of the thing ``named``.
