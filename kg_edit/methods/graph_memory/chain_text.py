@@ -16,7 +16,7 @@ its facts can give its answer. Without an example, a small model answers from wh
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -44,11 +44,12 @@ class Paragraphs:
         return cls(before=prompt[:start], last=prompt[start:])
 
 
-def end_of_examples(text: str) -> int:
-    """Return where the last paragraph of a prompt with examples begins, the one with the chain; 0 without examples."""
+def end_of_examples(text: str, languages: Iterable[str]) -> int:
+    """Return where the paragraph with the chain begins in a prompt with examples in one of ``languages``; 0 without."""
     before = Paragraphs.of(text).before
-    if any(f" {made_up[0]}" in before for made_up in _MADE_UP):
-        return len(before)
+    for language in languages:
+        if any(made_up[0] in before for made_up in fact_words(language).made_up):
+            return len(before)
     return 0
 
 

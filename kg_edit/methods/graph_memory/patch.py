@@ -247,6 +247,7 @@ class WalkedPrompts:
     def __init__(self, patch: GraphMemoryPatch, model: LanguageModel) -> None:
         bare_model = replace(model, prompt_transform=None, chat=None)
         self._walkers = [Walker(graph, bare_model, patch.rule) for graph in patch.graphs.values()]
+        self._languages = tuple(patch.graphs)
         self._rule = patch.rule
         self._model = model
         self._walks: OrderedDict[str, Walk] = OrderedDict()
@@ -266,7 +267,7 @@ class WalkedPrompts:
 
     def count_shared(self, model: LanguageModel, prompt: Prompt) -> int:
         """Return how many tokens the examples with which a prompt begins have; 0 if it has none."""
-        end = end_of_examples(prompt.text)
+        end = end_of_examples(prompt.text, self._languages)
         if not end:
             return 0
         plain = model.tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True)
