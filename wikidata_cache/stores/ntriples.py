@@ -45,14 +45,16 @@ _LITERAL = rb'"[^"\n]*"\^\^<' + XSD.encode() + rb"(?:" + "|".join(DATATYPES).enc
 _ANY_LANGUAGE = rb"[a-z0-9-]+"
 _VALUE = rb"<" + _WIKIDATA + rb"value/[^>\n]+>"
 
-# The rest of a canonical line: plain characters, then a text, if there is one, then " .". In a text, only the escapes
-# that the engine writes may occur; after it, a language in small letters or a type.
+# The rest of a canonical line: plain characters, then a text, if there is one, then " .". The text may have the escapes
+# \n, \r, \t, \" and \\; after it comes a language in small letters or a type. For other control characters, the engine
+# writes \b, \f or such as \u0007. A line that has one of these doesn't match: it is parsed and written again.
 _PLAIN = rb'[^"\\\x00-\x1f\x7f]*'
 _CANONICAL = re.compile(
     _PLAIN + rb'(?:"' + _PLAIN + rb'(?:\\[nrt"\\]' + _PLAIN + rb')*"(?:@[a-z0-9-]+|\^\^<[^>"]*>)?)? \.'
 )
 _STRING = f"^^<{XSD}string>".encode()  # which the engine leaves out: it is the type of every text
-_NEVER_WRITTEN = (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f", _STRING)  # by the engine
+# A canonical line may have the first three, for a control character (see `_ESCAPE`); the engine never writes the others.
+_MAYBE_NOT_CANONICAL = (rb"\u", rb"\b", rb"\f", rb"\U", rb"\'", _STRING)
 _CONTROL = bytes([*range(10), *range(11, 32), 127])  # control characters but for the line end
 _CAPITALS = re.compile(rb'"@[a-z0-9-]*[A-Z]')  # a language with a capital
 
@@ -79,6 +81,7 @@ _IDS = re.compile(
 )
 _UNIT_OF_NUMBERS = 199  # Q199, the number one
 _NAME = re.compile(rb"<" + _WIKIDATA + rb'entity/([QP][0-9]+)> <([^>]+)> "(.*)"@([a-z0-9-]+) \.')
+# An escape in a canonical line. The engine writes a text with a bell, a quote and a line end as "\u0007 \" \n".
 _ESCAPE = re.compile(r"\\(?:u([0-9A-F]{4})|(.))")
 _CHARACTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 
@@ -255,7 +258,7 @@ def _is_canonical(line: bytes) -> bool:
 
 def _is_surely_canonical(text: bytes) -> bool:
     """Test fast whether all lines are surely canonical. False means that each line must be checked."""
-    for part in _NEVER_WRITTEN:
+    for part in _MAYBE_NOT_CANONICAL:
         if part in text:
             return False
     if _CAPITALS.search(text):
@@ -354,7 +357,7 @@ def _unescape(text: str) -> str:
 
 
 def _read_escape(match: re.Match[str]) -> str:
-    """Return the character of an escape such as `\\u00e9` or `\\n`."""
+    """Return the character of an escape such as `\\u0007` or `\\n`."""
     if match[1]:
         return chr(int(match[1], 16))
     return _CHARACTERS.get(match[2], match[2])
