@@ -53,15 +53,16 @@ _CANONICAL = re.compile(
     _PLAIN + rb'(?:"' + _PLAIN + rb'(?:\\[nrt"\\]' + _PLAIN + rb')*"(?:@[a-z0-9-]+|\^\^<[^>"]*>)?)? \.'
 )
 _STRING = f"^^<{XSD}string>".encode()  # which the engine leaves out: it is the type of every text
-# A canonical line may have the first three, for a control character (see `_ESCAPE`); the engine never writes the others.
+# A canonical line may have the first three, for control characters (see `_ESCAPE`); the engine never writes the others.
 _MAYBE_NOT_CANONICAL = (rb"\u", rb"\b", rb"\f", rb"\U", rb"\'", _STRING)
 _CONTROL = bytes([*range(10), *range(11, 32), 127])  # control characters but for the line end
 _CAPITALS = re.compile(rb'"@[a-z0-9-]*[A-Z]')  # a language with a capital
 
 # N-Triples also allows no space, or several, between two terms; a text may contain the same characters.
 _SPACED = re.compile(rb'(?:<[^>]*>|_:[^\s<>"]+) <[^>]*> [<"_]')  # subject, predicate, begin of the object
-_MAYBE_NOT_SPACED = re.compile(rb'>(?:[<"_\t]| [ \t])')  # an IRI, then no space, a tab, or two spaces
 _LOOSE_ENDS = (b"  .", b"\t .")
+_LOOSE_BLANK_SUBJECT = re.compile(rb'(?m)^_:(?![^\s<>"]+ <)')  # _:a<p> or _:a  <p>, but not _:a <p>
+_MAYBE_NOT_SPACED = re.compile(rb'>(?:[<"_\t]| [ \t])')  # <s><p> or <s>  <p>
 
 # A blank node as the subject, before the predicate, or as the object, before the end of the line. What surrounds it is
 # a part of the pattern, since a text may contain the same characters.
@@ -181,24 +182,37 @@ def _tidy(lines: bytes, first: int, bad: BadLineHandler) -> bytes:
 
 
 def _is_surely_tidy(lines: bytes) -> bool:
-    """Test fast whether all lines are surely triples with single spaces. False means that each must be checked."""
+    """Test fast whether all lines begin with a subject, have single spaces, and end with " .".
+
+    False means that each line must be checked. Each step catches the lines in its comment.
+    """
     count = lines.count(b"\n")
-    begun = lines.count(b"\n<") + lines.count(b"\n_:") + lines.startswith((b"<", b"_:"))
-    if begun != count or lines.count(b" .\n") != count:
+    with_iri = lines.count(b"\n<") + lines.startswith(b"<")
+    with_blank_node = lines.count(b"\n_:") + lines.startswith(b"_:")
+    if with_iri + with_blank_node != count:  # "# a comment", an empty line, or " <s> <p> <o> ."
+        return False
+    if lines.count(b" .\n") != count:  # "<s> <p> <o>."
         return False
     for end in _LOOSE_ENDS:
-        if end + b"\n" in lines:
+        if end + b"\n" in lines:  # "<s> <p> <o>  ."
             return False
-    # What looks like a missing or a second space may be part of a text. Then the line as a whole is spaced correctly,
-    # and the search goes on after it.
+    if with_blank_node and _LOOSE_BLANK_SUBJECT.search(lines):  # "_:a  <p> <o> ."
+        return False
+    return not _has_loose_iri(lines)
+
+
+def _has_loose_iri(lines: bytes) -> bool:
+    """Return whether no space, or several, follow an IRI, as in "<s>  <p> <o> ." or "<s> <p><o> ."."""
     position = 0
     while True:
         match = _MAYBE_NOT_SPACED.search(lines, position)
         if match is None:
-            return True
+            return False
+        # The match may be a part of a text, as in `<s> <p> "a  <b>  c" .`. Then the line as a whole is spaced
+        # correctly, and the search goes on after it.
         line_start = lines.rfind(b"\n", 0, match.start()) + 1
         if not _SPACED.match(lines, line_start):
-            return False
+            return True
         position = lines.find(b"\n", match.start())
 
 

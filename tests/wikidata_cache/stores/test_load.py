@@ -117,6 +117,13 @@ def test_blank_nodes_of_two_files_differ(tmp_path: Path) -> None:
         assert len(stored(tmp_path / f"wd{number}")) == 2
 
 
+@pytest.mark.parametrize("space", ["  ", "\t", ""])
+def test_keep_all_allows_any_space_after_a_blank_node(tmp_path: Path, space: str) -> None:
+    source = written(tmp_path / "a.nt", f"<{WD}Q1> <{P}direct/P31> <{WD}Q2> .\n_:x{space}<http://p> <http://o> .\n")
+    load([source], tmp_path / "wd", options=LoadOptions(keep_all=True))
+    assert len(stored(tmp_path / "wd")) == 2
+
+
 def test_keep_all_leaves_texts_as_they_are(tmp_path: Path) -> None:
     lines = [f'<{WD}Q1> {LABEL} "a <br> _:x <i> -> _:y ."@en .', f"_:x <{P}direct/P31> _:y ."]
     source = written(tmp_path / "a.nt", "\n".join(lines))
