@@ -83,7 +83,8 @@ class _Counter:
         self._rest += text
         if len(self._rest) > _BLOCK:
             complete, _, rest = bytes(self._rest).rpartition(b"\n")
-            self._count(complete.split(b"\n"))
+            if complete:  # empty if a single line is longer than the block
+                self._count(complete.split(b"\n"))
             self._rest = bytearray(rest)
         return len(text)
 
