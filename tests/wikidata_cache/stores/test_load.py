@@ -117,6 +117,15 @@ def test_blank_nodes_of_two_files_differ(tmp_path: Path) -> None:
         assert len(stored(tmp_path / f"wd{number}")) == 2
 
 
+def test_content_hash_of_a_line_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wikidata_cache.stores.engine._BLOCK", 1_000)
+    line = f'<{WD}Q1> {LABEL} "{"long " * 20_000}"@en .\n'
+    files = [written(tmp_path / name, line) for name in ("a.nt", "b.nt")]
+    once = load(files[:1], tmp_path / "one").manifest
+    twice = load(files, tmp_path / "two").manifest
+    assert twice.content_hash == once.content_hash
+
+
 @pytest.mark.parametrize("space", ["  ", "\t", ""])
 def test_keep_all_allows_any_space_after_a_blank_node(tmp_path: Path, space: str) -> None:
     source = written(tmp_path / "a.nt", f"<{WD}Q1> <{P}direct/P31> <{WD}Q2> .\n_:x{space}<http://p> <http://o> .\n")
@@ -199,6 +208,11 @@ E5\tQ1\tlabel\t'Eins'@de
 E6\tQ1\tP569\t^1903-01-01T00:00:00Z/11
 E7\tE1\tP580\t^2003-01-01T00:00:00Z/11
 """
+
+
+def test_kgtk_columns_may_have_any_order(tmp_path: Path) -> None:
+    load([written(tmp_path / "a.tsv", "node2\tlabel\tnode1\nQ2\tP31\tQ1\n")], tmp_path / "wd")
+    assert stored(tmp_path / "wd") == {f"<{WD}Q1> <{P}direct/P31> <{WD}Q2> ."}
 
 
 def test_tables_and_codex_folders_give_the_same_graph(tmp_path: Path) -> None:
