@@ -238,7 +238,7 @@ def _start_expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> 
 def _derive_consequences(
     rules: Rules, ends: EditEnds, facts: Facts, find_leak: Callable[[Statement], str | None], *, most: int
 ) -> list[Consequence]:
-    """Return what follows from an edit by the rules; they may read `most` statements of o*, none that leaks an answer.
+    """Return what follows from an edit by the rules, which read at most `most` statements of o*, and no leaking one.
 
     What the graph states about s and o* already is left out.
     """
@@ -249,7 +249,8 @@ def _derive_consequences(
         existing += [Statement(node, relation, value) for relation, value in pairs]
     derived = rules.consequences(ends.new_edge, stated[ends.target_new], existing=existing)
 
-    # The premises in the order of the rules, the most confident first; with one of several rules several times.
+    # One premise for each consequence that has one, the most confident rule first. A premise from which k statements
+    # follow is in the list k times, and takes k of the `most` places.
     premises: list[Statement] = []
     for consequence in derived:
         if consequence.premise and find_leak(consequence.premise) is None:
