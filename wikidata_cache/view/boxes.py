@@ -109,7 +109,10 @@ class Rectangle(NamedTuple):
 
 
 class BoxGroup(NamedTuple):
-    """Boxes that are placed together, relative to the middle of the first; `extent` is the rectangle around them."""
+    """Boxes that are placed together, that of the root first; `extent` is the rectangle around them.
+
+    All coordinates are relative to the group's origin. It is the middle of the root, until `at` moves the boxes.
+    """
 
     boxes: Sequence[Rectangle]
     extent: Rectangle
@@ -135,20 +138,25 @@ class BoxGroup(NamedTuple):
 
 
 class Sector(NamedTuple):
-    """The part of a ring to use: from `start` over `sweep` radians, with the smallest `radii` (x, y) and `rings` rings.
-
-    `step` is the step of the search for an angle, in radians.
-    """
+    """The part of a ring to use: from `start` over `sweep` radians, with the smallest `radii` (x, y)."""
 
     start: float
     sweep: float
     radii: tuple[float, float]
-    rings: int = 1
-    step: float = _STEP
+
+
+class _Ring(NamedTuple):
+    """One attempt at a sector: with larger radii, on one ring or several, trying an angle every `step` radians."""
+
+    start: float
+    sweep: float
+    radii: tuple[float, float]  # of the innermost ring
+    rings: int
+    step: float
 
 
 def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) -> list[Point]:
-    """Return a place (x, y) for each group, in order, spread evenly on the smallest ellipse that has room for them."""
+    """Return the origin (x, y) of each group, in order, spread evenly on the smallest ellipse with room for all."""
     boxes = sum(len(part.boxes) for part in parts)
     if len(parts) > _MOST_GROUPS or boxes > _MOST_BOXES:
         return _place_rows_around(centre, parts)
@@ -163,29 +171,29 @@ def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) 
         rings = 1
         if growth >= _GROWTHS_BEFORE_STAGGER:
             rings = _STAGGERED
-        grown = sector._replace(radii=radii, rings=rings, step=step)
+        ring = _Ring(sector.start, sector.sweep, radii, rings, step)
         for padding in paddings:
-            points = _fill_ring(centre, parts, grown, padding, 0.0)
+            points = _fill_ring(centre, parts, ring, padding, 0.0)
             if points:
-                return _spread_out(centre, parts, grown, padding, points)
+                return _spread_out(centre, parts, ring, padding, points)
     return _place_rows_around(centre, parts)
 
 
 def _spread_out(
-    centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float, points: list[Point]
+    centre: Rectangle, parts: Sequence[BoxGroup], ring: _Ring, padding: float, points: list[Point]
 ) -> list[Point]:
     """Return places with the largest angle between neighbours with which the groups still fit, found by bisection.
 
     `points` are places that fit, without any angle between neighbours.
     """
     low = 0.0
-    high = sector.sweep / len(parts)
-    even = _fill_ring(centre, parts, sector, padding, high)
+    high = ring.sweep / len(parts)
+    even = _fill_ring(centre, parts, ring, padding, high)
     if even:
         return even
     for _ in range(_BISECTIONS):
         angle = (low + high) / 2
-        wider = _fill_ring(centre, parts, sector, padding, angle)
+        wider = _fill_ring(centre, parts, ring, padding, angle)
         if wider:
             points = wider
             low = angle
@@ -195,41 +203,44 @@ def _spread_out(
 
 
 def _fill_ring(
-    centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float, least: float
+    centre: Rectangle, parts: Sequence[BoxGroup], ring: _Ring, padding: float, least: float
 ) -> list[Point] | None:
     """Put each group at the first free angle at least `least` after the previous group; None if they do not fit."""
-    angle = sector.start + least / 2
-    end = sector.start + sector.sweep + 1e-9
+    angle = ring.start + least / 2
+    end = ring.start + ring.sweep + 1e-9
     placed = _PlacedGroups(centre, padding)
     for part in parts:
         point = None
         while point is None:
             if angle > end:
                 return None
-            point = _find_point(part, angle, sector, placed)
+            point = _find_point(part, angle, ring, placed)
             if point is None:
-                angle += sector.step
+                angle += ring.step
         placed.add(part, point)
-        angle += max(least, sector.step / 4)
+        angle += max(least, ring.step / 4)
     return placed.points
 
 
 @dataclass
 class _PlacedGroups:
-    """The groups that are placed around a centre so far, and the place of each; `padding` is kept between boxes."""
+    """The groups that are placed around a centre so far, with their origins; `padding` is kept between boxes."""
 
     centre: Rectangle
     padding: float
     groups: list[BoxGroup] = field(default_factory=list)
-    points: list[Point] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)  # the origin of each group
 
     def add(self, part: BoxGroup, point: Point) -> None:
-        """Place a group."""
+        """Place a group with its origin at this point."""
         self.groups.append(part.at(*point))
         self.points.append(point)
 
     def has_room(self, part: BoxGroup, point: Point) -> bool:
-        """Return whether a group at this point touches nothing, and no line from the centre crosses another group."""
+        """Return whether a group with its origin at this point has room.
+
+        It may not touch any other, and no line from the centre to an origin may cross a group.
+        """
         first_box = part.boxes[0].at(*point).wider(self.padding)
         if any(first_box.meets(other.boxes[0]) for other in self.groups):  # this cheap test rejects most points
             return False
@@ -240,13 +251,13 @@ class _PlacedGroups:
             return False
         if any(other.is_crossed(*point) for other in self.groups):  # by the line to this group
             return False
-        return not any(moved.is_crossed(*other) for other in self.points)  # by the lines to the others
+        return not any(moved.is_crossed(*point_of_other) for point_of_other in self.points)
 
 
-def _find_point(part: BoxGroup, angle: float, sector: Sector, placed: _PlacedGroups) -> Point | None:
+def _find_point(part: BoxGroup, angle: float, ring: _Ring, placed: _PlacedGroups) -> Point | None:
     """Return the place for a group on the innermost ring that has room in this direction; None if no ring has."""
-    for ring in range(sector.rings):
-        radii = (sector.radii[0] + ring * _STAGGER[0], sector.radii[1] + ring * _STAGGER[1])
+    for number in range(ring.rings):
+        radii = (ring.radii[0] + number * _STAGGER[0], ring.radii[1] + number * _STAGGER[1])
         point = _touch_ring(part.boxes[0], angle, radii)
         if placed.has_room(part, point):
             return point
@@ -254,13 +265,15 @@ def _find_point(part: BoxGroup, angle: float, sector: Sector, placed: _PlacedGro
 
 
 def _touch_ring(box: Rectangle, angle: float, radii: tuple[float, float]) -> Point:
-    """Return where the middle of a box is if its near side touches an ellipse in this direction.
+    """Return the origin of a group in this direction such that its first box is outside an ellipse.
 
+    The origin is on a wider ellipse: the radii are longer by the distance from the origin to the near side of the box.
+    So the near side touches the given ellipse exactly where the group is right of, left of, above or below the centre.
     The near side is the left one for a box to the right of the centre, the upper one for a box below it, and so on.
     """
     across = math.cos(angle)
     down = math.sin(angle)
-    near_x = box.right  # distance of the near side from the middle of the box
+    near_x = box.right  # distance of the near side from the origin
     if across > 0:
         near_x = -box.left
     near_y = box.bottom
@@ -270,7 +283,7 @@ def _touch_ring(box: Rectangle, angle: float, radii: tuple[float, float]) -> Poi
 
 
 def _place_rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[Point]:
-    """Return places in rows above and below the centre, in a block about 1.6 times as wide as high."""
+    """Return origins in rows above and below the centre, in a block about 1.6 times as wide as high."""
     extents = [part.extent for part in parts]
     widths = [extent.width + _ROW_GAP for extent in extents]
     rows = wrap_rows(extents, widths, widest=_choose_width(extents, gap=_ROW_GAP, shape=_ROWS_SHAPE))
@@ -292,12 +305,15 @@ def _place_rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[Poi
 
 
 def _place_row(extents: Sequence[Rectangle], *, top: float, height: float) -> list[Point]:
-    """Return the places of groups in a row of this height, with its middle at x = 0; `extents` are the groups' own."""
+    """Return the origins of groups in a row of this height; `extents` are the groups' own.
+
+    The middle of the row, with a gap after its last group, is at x = 0.
+    """
     left = -sum(extent.width + _ROW_GAP for extent in extents) / 2
     points = []
     for extent in extents:
-        # An extent is relative to the place of its group. A group at (x, y) has its left side at `left`, and its middle
-        # on the middle of the row: y + (extent.top + extent.bottom) / 2 = top + height / 2.
+        # An extent is relative to the origin of its group. If the origin is at (x, y), the group has its left side at
+        # `left`, and its middle on the middle of the row: y + (extent.top + extent.bottom) / 2 = top + height / 2.
         x = left - extent.left
         y = top + (height - extent.top - extent.bottom) / 2
         points.append((x, y))

@@ -53,8 +53,6 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
     if subject is None or subject == main:
         picture = _place_cluster(main, tree, sizes, _CIRCLE)
     else:
-        if old == main:
-            old = None
         picture = _place_edit(main, subject, old, tree, sizes)
     for root in tree.roots:  # what no edge connects to the edit, one part below the other
         if root not in picture.points:
@@ -92,6 +90,7 @@ def _place_cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Se
     parts = []
     for child, direction in zip(children, _choose_directions(children, tree, sector), strict=True):
         parts.append(_place_child(child, direction, tree, sizes))
+    # Boxes are wide and low, so only the x radius grows with the root's box.
     radii = (box.right + sector.radii[0] * tree.scale, sector.radii[1] * tree.scale)
     centre = box.wider(_ROOT_GAP * tree.scale)
     points = place_on_ring(centre, [part.group for part in parts], sector._replace(radii=radii))
@@ -120,7 +119,7 @@ def _place_child(child: str, direction: float, tree: _Tree, sizes: Mapping[str, 
         return _place_cluster(child, tree, sizes, Sector(direction - _FAN / 2, _FAN, _NEIGHBOUR_RADII))
     is_upwards = math.sin(direction) < -0.2  # in the upper part of the ring
     points, extent = place_in_block(child, tree.children, sizes, is_upwards=is_upwards)
-    return _Cluster(points, BoxGroup([extent], extent))  # the block counts as one box
+    return _Cluster(points, BoxGroup([extent], extent))  # the block counts as one box; its origin is the child's middle
 
 
 @dataclass
