@@ -15,17 +15,18 @@ GraphContent = dict[str, list[dict[str, Any]]]
 OLD = "_:old"  # the node of an old object without an id
 _KINDS = {"subject": "s", "target_new": "new", "target_true": "old"}
 _RINGS = ("near", "far", "beyond")  # by the distance from the ends of the edit
-_ROLES = {"subject": "subject s", "target_new": "new object o*", "target_true": "old object o"}
+_CAPTIONS = {"subject": "subject s", "target_new": "new object o*", "target_true": "old object o"}
 
 _LONGEST = 40  # characters of a drawn label
 _JOINERS = "\u200c\u200d"  # needed in Persian and Indic words, and in emoji families
 
 
 def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
-    """Return `nodes` (id, label, description, kind, role, hop, url) and `edges`.
+    """Return `nodes` (id, label, description, kind, caption, hop, url) and `edges`.
 
     An edge has id, source, target, property, label, text (the shortened label), role and note. The `kind` of a node is
     its colour: "s", "new" and "old" for the ends of the edit, else "near", "far" or "beyond" by its distance from them.
+    Its caption says in words what it is, such as "new object o*" or "hop 2".
     """
     edges = []
     for number, (source, target, key, data) in enumerate(graph.edges(keys=True, data=True)):
@@ -49,14 +50,14 @@ def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
 
 
 def _describe_node(node: str, data: Mapping[str, Any], nearest: int, *, around_edit: bool) -> dict[str, Any]:
-    """Return a node's texts, its colour, and its place; ``nearest`` is the hop of the nearest neighbours."""
+    """Return a node's texts, colour, caption and hop; `nearest` is the hop of the nearest neighbours."""
     role = data.get("role", "neighbour")
     hop = int(data.get("hop", 0))
     ring = min(max(hop - nearest, 0), len(_RINGS) - 1)
     kind = _KINDS.get(role, _RINGS[ring])
     caption = f"hop {hop}"
-    if around_edit and role in _ROLES:
-        caption = _ROLES[role]
+    if around_edit and role in _CAPTIONS:
+        caption = _CAPTIONS[role]
     elif hop == 0:
         caption = "the item itself"
     url = ""
@@ -67,7 +68,7 @@ def _describe_node(node: str, data: Mapping[str, Any], nearest: int, *, around_e
         "label": printable(str(data.get("label", node)), longest=300),
         "description": printable(str(data.get("description") or ""), longest=500),
         "kind": kind,
-        "role": caption,
+        "caption": caption,
         "hop": hop,
         "url": url,
     }

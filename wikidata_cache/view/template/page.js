@@ -17,7 +17,7 @@ const known = node => (node.data("url") ? node.id() : "no id");
 // ---- hover and focus: the same words
 function tipFor(element) {
   if (element.isNode()) {
-    tip.replaceChildren(make("b", element.data("label")), document.createTextNode(" "), make("i", `${known(element)} · ${element.data("role")}`));
+    tip.replaceChildren(make("b", element.data("label")), document.createTextNode(" "), make("i", `${known(element)} · ${element.data("caption")}`));
     if (element.data("description")) tip.append(make("div", element.data("description")));
   } else {
     const ends = `${element.source().data("label")} → ${element.target().data("label")}`;
@@ -60,7 +60,7 @@ function connections(title, edges, other) {
 function describe(node) {
   details.replaceChildren(make("h2", node.data("label")));
   const meta = make("p", "", { class: "meta" });
-  meta.append(node.data("url") ? link(node.data("url"), node.id()) : make("span", "no id"), document.createTextNode(` · ${node.data("role")}`));
+  meta.append(node.data("url") ? link(node.data("url"), node.id()) : make("span", "no id"), document.createTextNode(` · ${node.data("caption")}`));
   details.append(meta);
   if (node.data("description")) details.append(make("p", node.data("description")));
   connections("Statements", node.outgoers("edge"), "target");
