@@ -33,6 +33,7 @@ from wikidata_cache.stores.inputs import LoadOptions
 from wikidata_cache.stores.load import load
 from wikidata_cache.stores.manifest import read_manifest
 from wikidata_cache.subgraphs.options import Leakage, SubgraphOptions
+from wikidata_cache.subgraphs.translate import translate
 
 FILES = [packaged_extract(), packaged_labels()]
 OPTIONS = SubgraphOptions(hops=3, per_node=5)
@@ -90,6 +91,12 @@ def test_subgraph_is_the_same_in_every_language(edit: Edit, codes: str) -> None:
     assert changed, "some labels are others"
     for node in changed:
         assert other.nodes[node]["default_label"] == english.nodes[node]["label"]
+
+
+def test_translating_a_subgraph_again_keeps_its_content_hash() -> None:
+    graph = in_language("ko").subgraph(EDITS[0], OPTIONS)
+    translate([graph], in_language("ja").facts)
+    assert content_hash(graph) == graph.graph["content_hash"]
 
 
 def test_subgraph_of_a_server_and_its_cache_is_the_same(speaking: Server, cache_path: str) -> None:

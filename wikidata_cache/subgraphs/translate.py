@@ -32,12 +32,15 @@ def translate(graphs: Sequence[Subgraph], facts: Facts) -> None:
 
 
 def _replace_labels(graph: Subgraph, labels: dict[str, str]) -> None:
-    """Replace the labels of nodes and edges, and those in the provenance, where there are other ones."""
+    """Replace the labels of nodes and edges, and those in the provenance, where there are other ones.
+
+    A graph that is translated again keeps its first `default_label`.
+    """
     for node, data in graph.nodes(data=True):
-        data["default_label"] = data["label"]
+        data.setdefault("default_label", data["label"])
         data["label"] = labels.get(node, data["label"])
     for _, _, key, data in graph.edges(keys=True, data=True):
-        data["default_label"] = data["label"]
+        data.setdefault("default_label", data["label"])
         data["label"] = labels.get(key, data["label"])
     old = graph.graph.get("old_edge")
     if old:
