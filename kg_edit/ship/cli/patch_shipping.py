@@ -181,7 +181,6 @@ def export(
     - `kg-edit patch export ledger/ --to peft adapter/ --rank 16 --check`
     - `kg-edit patch export ledger/ --to gguf adapter-gguf/`
     """
-    from kg_edit.patches.base import needs_of_server
     from kg_edit.ship.ledger.listing import active_at, changes_at, check_patches
 
     if to == "gguf" and out.suffix == ".gguf":
@@ -210,9 +209,7 @@ def export(
             _check_edits(load(model_for(patch, model)), _as_loaded(patch), entries, force=force)
         _write_patch_file(patch, ledger, out)
         say(f"{out}: {patch.summary}")
-        needs = needs_of_server(patch)
-        if needs:
-            say(needs)
+        _say_what_a_server_needs(patch)
         return
 
     # An adapter, with a card
@@ -238,6 +235,19 @@ def export(
     _remark(shipment)
     say(f"{out}: {patch.summary}")
     _push(out, push, private=private)
+
+
+def _say_what_a_server_needs(patch: Patch | Changes) -> None:
+    """Print what a server of a patch file needs besides the model; changes of weights need nothing else."""
+    from kg_edit.patches.changes import Changes
+
+    if isinstance(patch, Changes):
+        return
+    from kg_edit.patches.base import needs_of_server  # which imports torch
+
+    needs = needs_of_server(patch)
+    if needs:
+        say(needs)
 
 
 def _as_loaded(patch: Patch | Changes) -> Patch:
