@@ -9,15 +9,28 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import median
 
-from kg_edit.methods.graph_memory.entities import NameIndex, scan
+from kg_edit.methods.graph_memory.entities import NameIndex
+from kg_edit.text.matching import normalised
 
 NUMBERS = (100, 1_000, 10_000, 100_000)
 QUESTIONS = 200
 _SYLLABLES = ("ba", "do", "ka", "li", "mo", "ne", "ro", "sa", "ti", "vu")
+
+
+def scan(names: Mapping[str, int], text: str) -> list[int]:
+    """Return the things that a text names by comparing it with every name, the plain way."""
+    words = normalised(text)
+    found = []
+    for name, thing in names.items():
+        name_words = normalised(name)
+        starts = range(len(words) - len(name_words) + 1)
+        if any(words[start : start + len(name_words)] == name_words for start in starts):
+            found.append(thing)
+    return found
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ METHODS = (
     MethodEntry(
         "graph-memory",
         "the graph beside the weights: a question gets the statements of the edited graph that it asks for",
-        paper="this project (docs/graph-memory.md), after GMeLLo, RAE (arXiv 2403.19631) and KEDKG (arXiv 2412.13782)",
+        paper="this project (docs/graph_memory.md), after GMeLLo, RAE (arXiv 2403.19631) and KEDKG (arXiv 2412.13782)",
         target="kg_edit.methods.graph_memory.method:GraphMemory",
         family="in-context",
         changes="prompt",

@@ -26,6 +26,7 @@ from kg_edit.text.fact_words import fact_words
 from kg_edit.writing_systems import join, whole
 
 MOST_EXAMPLES = 3  # rows of made-up names in each language
+MOST_HOPS = 5  # a row has names for the things of so many hops
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,14 @@ def _write_examples(paragraph: str, statements: Sequence[Statement]) -> list[str
     first_name = _find_name(paragraph, first)
     if first_name is None:
         return []
+    # The things of the chain, each once
+    things = dict.fromkeys([first.key, *(statement.object.key for statement in statements)])
     examples = []
-    for made_up in fact_words(language).made_up:  # the i-th name stands for the i-th thing of the chain
-        names = {first.key: made_up[0]}  # the made-up name of each thing of the chain, by its key
+    for made_up in fact_words(language).made_up:
+        names = dict(zip(things, made_up, strict=False))  # the made-up name of each thing; some may be left
         sentences = []
-        for statement, new_name in zip(statements, made_up[1:], strict=False):
-            start = names[statement.subject.key]
-            end = names.setdefault(statement.object.key, new_name)
-            sentences.append(statement.say(start, end))
+        for statement in statements:
+            sentences.append(statement.say(names[statement.subject.key], names[statement.object.key]))
         answer = names[statements[-1].object.key]
         question = replace_name(paragraph.rstrip(), first_name, made_up[0], language)
         examples.append(f"{_join_sentences(sentences, statements)}\n{join(question, answer)}")

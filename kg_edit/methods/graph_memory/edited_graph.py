@@ -204,9 +204,15 @@ class EditedGraph:
         return statement.model_copy(update=changed)
 
     def _collect_facts(self, *, inverse: bool) -> dict[tuple[str, str], Statement]:
-        """Return what the edits state; of several facts with the same keys of subject and relation, the last one."""
+        """Return what the edits state; of several facts with the same keys of subject and relation, the last one.
+
+        An edit that a later one replaces states nothing: neither its fact, nor the inverse, nor what rules imply of it.
+        """
+        last_edits = {(edit.fact.subject.key, edit.fact.relation_key): edit for edit in self._edits}
         facts: dict[tuple[str, str], Statement] = {}
         for edit in self._edits:
+            if last_edits[edit.fact.subject.key, edit.fact.relation_key] is not edit:
+                continue
             statements = [edit.fact]
             if inverse and self._can_invert(edit):
                 statements.append(self._invert(edit))

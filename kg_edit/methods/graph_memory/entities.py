@@ -6,7 +6,7 @@ the time depends on the text, and not on the number of names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -55,10 +55,11 @@ class NameIndex(Generic[Thing]):
         return found
 
     def _add(self, name: str, thing: Thing) -> None:
+        """Add a name of a thing, unless it has no words, or is as short as a code and in lower case."""
         letters = [character for character in name if character.isalpha()]
         is_short = len(letters) <= _SHORT
-        capitals_count = is_short or is_abbreviation(name)
-        words = normalised(name, fold=not capitals_count)
+        is_case_sensitive = is_short or is_abbreviation(name)
+        words = normalised(name, fold=not is_case_sensitive)
         if not words or (is_short and name.islower()):
             return
         self._things.setdefault(words, thing)
@@ -82,16 +83,5 @@ class NameIndex(Generic[Thing]):
         return 1, None
 
     def _lengths_at(self, word: str) -> set[int]:
+        """Return the numbers of words of the names that begin with a word."""
         return self._lengths.get(word, set())
-
-
-def scan(names: Mapping[str, Thing], text: str) -> list[Thing]:
-    """Return the things that a text names by comparing it with every name; the plain form of `NameIndex.find`."""
-    words = normalised(text)
-    found = []
-    for name, thing in names.items():
-        name_words = normalised(name)
-        starts = range(len(words) - len(name_words) + 1)
-        if any(words[start : start + len(name_words)] == name_words for start in starts):
-            found.append(thing)
-    return found

@@ -235,7 +235,7 @@ class GraphMemory(GraphReader):
     def _fetch_aliases(self, nodes: Sequence[str], language: str) -> dict[str, tuple[str, ...]]:
         """Return the aliases of the nodes that are items (Q17) in a language, by node; none of another source's."""
         wikidata = self.graph
-        while isinstance(wikidata, Control):  # a source around another one
+        while isinstance(wikidata, Control):  # a control around the right graph
             wikidata = wikidata.right
         items = sorted(node for node in nodes if is_item_id(node) and node.startswith("Q"))
         if not isinstance(wikidata, WikidataCache) or not items:

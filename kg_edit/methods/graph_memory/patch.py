@@ -1,7 +1,8 @@
 """The patch of `graph-memory`: edits with the statements around them, as text. No weight changes.
 
-While it is applied, a prompt is looked up and walked with the model below the patch (`walk`), and the chain is put
-before the question (`chain_text`). A prompt that names nothing stays as it is, token for token.
+While it is applied, a prompt is looked up and walked (`walk`) with the model below the patch; its weights may be
+patched, but prompt patches below do not act in a walk. The chain is put before the question (`chain_text`). A prompt
+that names nothing stays as it is, token for token.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _SUBJECT = re.compile(r"\{\}(?:[은이을과]\([는가를와]\))?")  # with the 
 _AT_ENDS = " 은는は是?\uff1f"  # marks of a topic and of a question: they ask for nothing
 _PLURAL = 3  # a longer word may have the s of a plural, or of a verb
 _LONGEST = 3  # stems of a label that is taken as a phrase; longer ones describe, and nobody says them
-# Relations with only the words of the file: capital of, whose packaged noun is that of another relation, country
+# Relations with only the words of the file. P1376 (capital of) is packaged with the noun "country", which is P17's.
 _ONLY_TSV_WORDS = ("P1376",)
 _WEAK = frozenset(("locate", "situat", "lie", "based"))  # after a hop they only say that a thing is somewhere
 _FUNCTION_WORDS = frozenset(
@@ -290,7 +290,7 @@ class AskedWords:
             stems[index] = ""
         return cls(stems=tuple(stems), at=min(named, default=0), language_words=language_words)
 
-    def beside(self, names_of_others: Collection[int]) -> AskedWords:
+    def keep_nearest_to_name(self, names_of_others: Collection[int]) -> AskedWords:
         """Return the words without the names of other things at these positions; of a word, only the nearest one.
 
         In "Is the capital of Sony's country larger than the capital of Toyota's country?", a walk from Sony has the

@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from kg_edit.languages import words_of
-from kg_edit.methods.graph_memory.chain_text import MOST_EXAMPLES, write_chain
+from kg_edit.methods.graph_memory.chain_text import MOST_EXAMPLES, MOST_HOPS, write_chain
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, key_from_name
 from kg_edit.methods.graph_memory.entities import Named, NameIndex
 from kg_edit.methods.graph_memory.recall import likeliest, recall
@@ -45,7 +45,7 @@ class WalkRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: PositiveInt = Field(4, description="maximum number of hops of a walk")
+    steps: int = Field(4, ge=1, le=MOST_HOPS, description="maximum number of hops of a walk")
     choose: Chooser = Field(
         "question",
         description="what chooses among relations that fit a question equally well: the likelihood of the question "
@@ -63,7 +63,10 @@ class WalkRule(BaseModel):
 
 @dataclass(frozen=True)
 class Walk:
-    """The statements of a walk in order; none if the prompt names nothing, or asks for nothing that an edit changes."""
+    """The statements of a walk in order; none if the prompt names nothing, or asks for nothing that an edit changes.
+
+    The walk from another edited thing may follow, see `Walker.walk`.
+    """
 
     statements: tuple[Statement, ...] = ()
 
@@ -109,7 +112,7 @@ class Walker:
         self._rule = rule
         self._words = graph.words
         self._names = NameIndex((thing, thing.names) for thing in graph.starts.values())
-        self._costs: dict[Pair, float] = {}  # of the question after a chain, in the walk that is being made
+        self._costs_of_question: dict[Pair, float] = {}  # of the present question after chains that were tried
 
     def walk(self, question: str) -> Walk:
         """Return the walk of a question, from the first thing that it names whose walk passes an edit.
@@ -118,7 +121,7 @@ class Walker:
         edit, the walk from that thing follows: "Are Sony and Toyota in the same country?". An edit's own prompt needs
         no walk: it gets the edit's statement.
         """
-        self._costs = {}
+        self._costs_of_question = {}
         words = normalised(question)
         fact = self._graph.answer(words)
         if fact is not None:
@@ -132,7 +135,7 @@ class Walker:
             statements = self._walk_from(named.thing, asked, question)
             if not _passes_edit(statements):
                 continue
-            if not walked or _is_changed(statements[0]):
+            if not walked or _is_changed(statements[0]):  # a further walk begins with an edited fact, too
                 walked += statements
         return Walk(tuple(walked))
 
@@ -144,18 +147,18 @@ class Walker:
     def _words_about(self, named: Named[Entity], found: Sequence[Named[Entity]], words: Sequence[str]) -> AskedWords:
         """Return the words of a question that may ask for something of the thing ``named``.
 
-        If the question also names things with edits of their own, they are those near this thing's name.
+        If it has an edit, and the question also names things with other edits, they are those near this thing's name:
+        in "Is the capital of Japan larger than that of France?", "capital of" if Japan and France have an edit each.
         """
         asked = self._words.asked_in(words, named.positions)
         own_edits = self._graph.find_edits(named.thing)
-        if not own_edits:
-            return asked
-        names_of_others = set[int]()
+        other_positions = set[int]()
         for other in found:
-            if self._graph.find_edits(other.thing) - own_edits:
-                names_of_others.update(other.positions)
-        if names_of_others:
-            return asked.beside(names_of_others)
+            has_other_edits = bool(self._graph.find_edits(other.thing) - own_edits)
+            if has_other_edits:
+                other_positions.update(other.positions)
+        if own_edits and other_positions:
+            return asked.keep_nearest_to_name(other_positions)
         return asked
 
     def _walk_from(self, thing: Entity, asked: AskedWords, question: str) -> list[Statement]:
@@ -244,8 +247,9 @@ class Walker:
             return self._recall(thing, choice.relation)
         if len(statements) == 1:
             return statements[0]
-        # Of several objects with one label, the first counts: the last to be put into the dict.
-        by_label = {statement.object.label: statement for statement in reversed(statements)}
+        by_label: dict[str, Statement] = {}
+        for statement in statements:
+            by_label.setdefault(statement.object.label, statement)  # of several objects with one label, the first
         label = likeliest(self._model, thing.label, choice.relation, sorted(by_label))
         return by_label[label]
 
@@ -320,9 +324,9 @@ class Walker:
         """Return -log p of the question after each chain, the mean over its tokens; a walk scores each chain once."""
         mark = words_of(self._words.language).question
         pairs = [Pair(f"{chain}\n{mark}".lstrip(), question) for chain in chains]
-        new_pairs = [pair for pair in pairs if pair not in self._costs]
+        new_pairs = [pair for pair in pairs if pair not in self._costs_of_question]
         if new_pairs:
             scores = score(self._model, new_pairs)
             for pair in new_pairs:
-                self._costs[pair] = scores[pair].nll
-        return [self._costs[pair] for pair in pairs]
+                self._costs_of_question[pair] = scores[pair].nll
+        return [self._costs_of_question[pair] for pair in pairs]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
-from kg_edit.methods.graph_memory.entities import NameIndex, scan
+from kg_edit.methods.graph_memory.entities import NameIndex
+from kg_edit.text.matching import normalised
 
 NAMES = {
     "New York": "city",
@@ -30,6 +33,18 @@ NAMES = {
 def test_longest_names_are_found(text: str, expected: list[str]) -> None:
     index = NameIndex((thing, [name]) for name, thing in NAMES.items())
     assert [named.thing for named in index.find(text)] == expected
+
+
+def scan(names: Mapping[str, int], text: str) -> list[int]:
+    """The things whose names are in a text, compared with it one by one."""
+    words = normalised(text)
+    found = []
+    for name, thing in names.items():
+        name_words = normalised(name)
+        starts = range(len(words) - len(name_words) + 1)
+        if any(words[start : start + len(name_words)] == name_words for start in starts):
+            found.append(thing)
+    return found
 
 
 def test_index_finds_what_a_scan_finds() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph
 from kg_edit.methods.graph_memory.method import GraphMemory
 from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
@@ -38,6 +39,11 @@ def test_walk_stops_after_its_steps() -> None:
     assert things(walked(memory(SONY, steps=2), question)) == ["Sony", "Bulgaria", "Sofia"]
 
 
+def test_more_steps_than_an_example_has_names_for_are_refused() -> None:
+    with pytest.raises(ConfigError, match="steps"):
+        memory(SONY, steps=6)
+
+
 def test_walk_goes_through_two_edits() -> None:
     both = memory(SONY, BULGARIA)
     question = "Who is the head of government of the capital of the country of Sony?"
@@ -51,6 +57,13 @@ def test_later_edit_replaces_an_earlier_one() -> None:
     again = SONY.model_copy(update={"id": "again", "target_new": "Sofia"})
     assert things(walked(memory(SONY, again), "In which country is Sony?")) == ["Sony", "Sofia"]
     assert things(walked(memory(again, SONY), "In which country is Sony?")) == ["Sony", "Bulgaria"]
+
+
+def test_replaced_edit_loses_its_inverse() -> None:
+    again = BULGARIA.model_copy(update={"id": "again", "target_new": "Sofia"})
+    edited = memory(BULGARIA, again)
+    assert not walked(edited, "Which country has Oslo as its capital?")
+    assert things(walked(edited, "Which country has Sofia as its capital?")) == ["Sofia", "Bulgaria"]
 
 
 def test_edit_states_its_inverse_unless_it_is_switched_off() -> None:
