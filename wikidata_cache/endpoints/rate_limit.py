@@ -9,7 +9,7 @@
 - successes let the rate grow again.
 
 A `RateLimitStore` has the states, in memory or in a cache file for all processes that share it. This module also
-forbids requests when KG_OFFLINE is set, and makes the User-Agent, which for Wikimedia must name a contact
+makes the User-Agent, which for Wikimedia must name a contact
 (https://foundation.wikimedia.org/wiki/Policy:Wikimedia_Foundation_User-Agent_Policy).
 """
 
@@ -66,7 +66,11 @@ class RateLimiter:
         self._clock = clock or Clock()
 
     def seconds_until_allowed(self, url: str) -> float:
-        """Return the seconds until the host of `url` may be asked again; 0.0 if it may be asked now."""
+        """Return the seconds until the host of `url` may be asked again; 0.0 if it may be asked now.
+
+        A wait that began in the future, because the clock was set back since then, begins again now. The store gets
+        this new wait, so that each such jump is logged and mended once.
+        """
         host = host_of(url)
         stored = self._store.read(host)
         state = after_clock_jump(stored, self._clock.now())
@@ -104,7 +108,7 @@ class RateLimiter:
     def take_turn(self, url: str, budget: WaitBudget) -> Iterator[None]:
         """Wait until one request may be sent to `url`, lock the host during the block, and learn from the outcome."""
         host = host_of(url)
-        while True:
+        while True:  # again, if another process took the turn while this one slept
             self._sleep_until_due(url, budget)
             with self._store.lock(host):
                 if self.seconds_until_allowed(url):
@@ -140,7 +144,10 @@ class RateLimiter:
         self._store.write(host, with_success(state, usual_rate(host)))
 
     def _write_failure(self, host: str, error: EndpointError) -> None:
-        """Write the state of a host after a failure; the jitter differs between processes and between failures."""
+        """Write the state of a host after a failure, with a jitter that differs between processes.
+
+        It differs between failures in a row too, if the server is "unavailable": `failures` counts only these.
+        """
         state = self._store.read(host)
         seed = f"{host} {os.getpid()} {state.failures}"
         jitter = random.Random(seed).uniform(0.75, 1.25)  # noqa: S311  # no secret
@@ -166,6 +173,7 @@ class WaitBudget:
 class RateLimitState:
     """The known limits of a host; the default is a host that was never asked. Times are Unix times in seconds.
 
+    The default bucket is full, although it has no token at time 0.0: that is 1970, and it has filled up since then.
     All values are plain JSON, and a store writes them under these names.
     """
 
