@@ -240,9 +240,11 @@ class _Graph:
         distinct, pair_counts = np.unique(group_and_a, return_counts=True)  # [distinct]
         groups, a = np.divmod(distinct, self._item_count)
         first_places, relation_counts = _find_spans(self._subjects_once, a)
-        number, place = _expand_spans(first_places, relation_counts)  # of `distinct`, of `_relations_once`: [entries]
-        cells = groups[number] * count + self._relations_once[place]
-        weights = pair_counts[number]
+        # One entry for each (group, a) in `distinct` and each relation of its a, which is at `place` in
+        # `_relations_once`. In the example, the only entry is group 1 and a = 0 with the relation 0, at place 0.
+        which_distinct, place = _expand_spans(first_places, relation_counts)  # [entries]
+        cells = groups[which_distinct] * count + self._relations_once[place]
+        weights = pair_counts[which_distinct]
         body_size = np.bincount(cells, weights=weights, minlength=count * count)  # floats, but whole numbers
         return _Counts(support.reshape(count, count), body_size.astype(np.int64).reshape(count, count))
 
@@ -255,11 +257,13 @@ def _find_part_ends(x: Ints, degrees: Ints, *, limit: int) -> list[int]:
     Args:
         x: subjects of the edges, sorted: [edges].
         degrees: number of paths that begin with each edge: [edges].
-        limit: number of paths at which a part ends; its last x may bring more.
+        limit: about the number of paths of a part. A part ends before the x with which the number of all paths so
+            far reaches the next multiple of `limit`. That x begins the next part, which may so get more than `limit`:
+            in the example, the parts have 3 and 6 paths.
     """
     ends = np.flatnonzero(np.diff(x, append=-1)) + 1  # 2 3 5, where the edges of an x end
-    paths_before = np.cumsum(degrees)[ends - 1]  # 3 7 9
-    part = paths_before // limit  # 0 1 1, the number of the part
+    paths_so_far = np.cumsum(degrees)[ends - 1]  # 3 7 9, with those of this x
+    part = paths_so_far // limit  # 0 1 1, the part to which this x belongs
     is_last = np.diff(part, append=-1) != 0  # yes, no, yes
     part_ends: list[int] = ends[is_last].tolist()  # 2 5
     return part_ends
