@@ -74,9 +74,12 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     relations = linker.candidates(mentions.relation)
     # The other parts are linked with the relation, where it is clear.
     property_id = edit.relation_id or _choose_property(relations)
-    subjects = linker.candidates(mentions.subject._replace(relation=property_id))
-    new_objects = linker.candidates(mentions.target_new._replace(relation=property_id))
-    old_objects = linker.candidates(mentions.target_true._replace(relation=property_id))
+    subject = mentions.subject._replace(relation=property_id)
+    new_object = mentions.target_new._replace(relation=property_id)
+    old_object = mentions.target_true._replace(relation=property_id)
+    subjects = linker.candidates(subject)
+    new_objects = linker.candidates(new_object)
+    old_objects = linker.candidates(old_object)
 
     facts = _find_facts(subjects, relations, old_objects)
     _reward_stated(subjects, facts, "subject")
@@ -91,11 +94,11 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
         relation_result = linker.make_result(relation_text, mentions.relation, relations, limit=limit)
     old_result = None
     if edit.target_true or edit.target_true_id:
-        old_result = linker.make_result(edit.target_true or "", mentions.target_true, old_objects, limit=limit)
+        old_result = linker.make_result(edit.target_true or "", old_object, old_objects, limit=limit)
     return LinkedEdit(
-        subject=linker.make_result(edit.subject, mentions.subject, subjects, limit=limit),
+        subject=linker.make_result(edit.subject, subject, subjects, limit=limit),
         relation=relation_result,
-        target_new=linker.make_result(edit.target_new, mentions.target_new, new_objects, limit=limit),
+        target_new=linker.make_result(edit.target_new, new_object, new_objects, limit=limit),
         target_true=old_result,
     )
 
@@ -177,7 +180,7 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
     if linker.knowledge.is_remote:
         _prefetch_names(linker.knowledge, every)
         linker.prefetch_ends(_find_ends(linker, edits, mentions))
-    else:  # a cache over a local graph goes through all its labels for each question
+    else:  # only a cache over a local graph needs this: else it would go through all its labels once per name
         linker.knowledge.prefetch_names(mention.text for mention in every if not mention.only_id)
     for edit in Bar(edits, title="linking", unit="edit", leave=False):
         yield link_edit(linker, edit, limit=limit)

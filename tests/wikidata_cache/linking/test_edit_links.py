@@ -100,6 +100,13 @@ def test_given_ids_are_checked_by_their_labels(linker: Linker) -> None:
     assert "its label is 'Rome', not 'Anna'" in reasons(wrong.subject)
 
 
+def test_parts_say_that_their_types_were_not_compared(linker: Linker) -> None:
+    # No statement of the graph has a place of death.
+    linked = link_edit(linker, Edit(subject="Anna", relation_id="P20", target_true="Paris", target_new="Rome"))
+    for name, role in {"subject_id": "subjects", "target_new_id": "objects", "target_true_id": "objects"}.items():
+        assert linked.parts()[name].notes == (f"types were not compared: homonyms.nt has no {role} of P20 with a type",)
+
+
 def test_edit_of_unknown_names_has_no_candidates(linker: Linker) -> None:
     linked = link_edit(linker, Edit(subject="Nobody", relation="does", target_new="nothing", target_true=""))
     assert {name: part.status for name, part in linked.parts().items()} == {
