@@ -139,6 +139,9 @@ def _is_nothing(fact: Fact) -> bool:
     """Return whether a fact is that there is nothing; None in the place of statements means too many."""
     if fact.kind == "in" and fact.value is None:
         return False
+    if fact.kind == "ends":
+        count = fact.value[0]  # of the entities at this end; the value for none is [0, []]
+        return bool(count == 0)
     return not fact.value
 
 

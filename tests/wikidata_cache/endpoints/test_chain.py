@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pyoxigraph import Store
+from pyoxigraph import NamedNode, Quad, Store
 
 from tests.everyday import keep_first
 from tests.wikidata_cache.fault_server import FAULTS, OUTAGE, SkippedTime, first, hasty, in_turn, row_cap, status
@@ -17,6 +17,7 @@ from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.endpoints.rate_limit import host_of
 from wikidata_cache.errors import EndpointError
+from wikidata_cache.ids import DIRECT, ENTITY
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.templates import TYPES
 
@@ -133,6 +134,19 @@ def test_chain_answers_user_queries(chain: EndpointChain, server: Server, spare:
 def test_chain_name_and_provenance(chain: EndpointChain, server: Server, spare: Server) -> None:
     assert chain.name == f"{server.url}, {spare.url}"
     assert chain.provenance()["url"] == chain.name
+
+
+def test_ends_that_the_main_part_lacks_are_asked_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing at the end of a relation is nothing, although its answer, [0, []], is no empty list."""
+    main, other = Store(), Store()
+    for part, row in ((main, "Q1 P31 Q5"), (other, "Q11 P19 Q90"), (other, "Q90 P31 Q515")):
+        subject, relation, target = row.split()
+        part.add(Quad(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + target)))
+    with Server(main) as first_part, Server(other) as second_part:
+        monkeypatch.setattr("wikidata_cache.endpoints.chain.OTHER_PARTS", (host_of(second_part.url),))
+        chain = EndpointChain([EndpointSource(part.url, limiter=hasty()) for part in (first_part, second_part)])
+        [ends] = facts(chain).ends(["P19 object"]).values()
+        assert ends[0] == 1 and list(facts(chain).at_ends(["P19 object Q90"]).values()) == [True]
 
 
 @pytest.mark.parametrize("of_main", keep_first([{"Q1345"}, {"Q169138", "Q8652"}]))
