@@ -76,14 +76,19 @@ class Reason(NamedTuple):
 class Candidate:
     """An entity that a text may mean: what is known about it, and reasons, of which the first is how it was found.
 
-    `can_settle` is True if the text is its id or one of its full names, and the relation does not contradict it. Only
-    such a candidate can make a result "exact". `types` are the labels of its classes; a result has them.
+    `has_full_name` is True if the text is its id or one of its full names. `can_settle` is True if so, and nothing
+    contradicts the candidate; only such a candidate can make a result "exact". A fact of an edit that the graph states
+    outweighs a name of some words and a contradicting type, but not `has_other_label`: the text is the id of the
+    candidate, and the label that is expected of it is no name of it. `types` are the labels of its classes; a result
+    has them.
     """
 
     id: str
     info: EntityInfo
     reasons: list[Reason] = field(default_factory=list)
     can_settle: bool = True
+    has_full_name: bool = True
+    has_other_label: bool = False
     types: tuple[str, ...] = ()
 
     def contradict(self, reason: Reason) -> None:
@@ -95,12 +100,6 @@ class Candidate:
     def score(self) -> float:
         """The sum of the points of all reasons, rounded to two digits."""
         return round(sum(reason.points for reason in self.reasons), 2)
-
-    @property
-    def has_full_name(self) -> bool:
-        """Whether the text is a full name of the entity, or its id."""
-        way_found = self.reasons[0]
-        return way_found.points > WORDS  # ID, LABEL or ALIAS, also OTHERWISE_WRITTEN
 
     def to_json(self) -> dict[str, object]:
         """Return the candidate as plain JSON values; reasons are texts such as "+10.0 its label, exact match"."""
@@ -275,10 +274,10 @@ def _build_candidate(current_id: str, info: EntityInfo, found: Sequence[tuple[st
         found: under which ids it was found, each with its name: its own id, or that of an entity merged into it.
     """
     entity, reason = max(found, key=lambda pair: pair[1].points)
-    candidate = Candidate(current_id, info, [reason])
+    has_full_name = reason.points > WORDS  # ID, LABEL or ALIAS, also OTHERWISE_WRITTEN
+    candidate = Candidate(current_id, info, [reason], can_settle=has_full_name, has_full_name=has_full_name)
     if entity != current_id:
         candidate.reasons.append(Reason(0.0, f"{entity} was merged into it"))
-    candidate.can_settle = candidate.has_full_name
     return candidate
 
 
@@ -323,6 +322,7 @@ def _check_identified(knowledge: Knowledge, mention: Mention, candidate: Candida
             candidate.reasons.append(Reason(0.0, f"{label!r} is another name of it"))
             return
     candidate.contradict(Reason(0.0, f"its label is {candidate.info.label!r}, not {label!r}"))
+    candidate.has_other_label = True
 
 
 def parse_id(text: str, kind: EntityKind) -> str | None:

@@ -100,6 +100,14 @@ def test_given_ids_are_checked_by_their_labels(linker: Linker) -> None:
     assert "its label is 'Rome', not 'Anna'" in reasons(wrong.subject)
 
 
+def test_stated_fact_does_not_settle_an_id_with_another_label(linker: Linker) -> None:
+    wrong = Edit(subject="Rome", subject_id="Q11", relation_id="P19", target_true="Paris", target_new="Rome")
+    linked = link_edit(linker, wrong)
+    assert "+20.0 Q11 P19 Q830149 is stated in the graph" in reasons(linked.subject)
+    assert "its label is 'Anna', not 'Rome'" in reasons(linked.subject)
+    assert linked.subject.status == "ambiguous"
+
+
 def test_parts_say_that_their_types_were_not_compared(linker: Linker) -> None:
     # No statement of the graph has a place of death.
     linked = link_edit(linker, Edit(subject="Anna", relation_id="P20", target_true="Paris", target_new="Rome"))
