@@ -160,6 +160,17 @@ def test_one_version_alone_names_the_command_for_a_later_one(tmp_path: Path) -> 
     assert "no item" not in run_cli("diff", "--since", "2026-07-02", *options)
 
 
+def test_printed_change_is_one_line_without_markup(tmp_path: Path) -> None:
+    cache = tmp_path / "c.sqlite"
+    save_facts(cache, Fact("out", "Q10", FIRST), at=JUNE)
+    save_facts(cache, Fact("out", "Q10", SECOND), at=JULY)
+    long = "the team of a town in the north " * 5
+    for entity, label in {"Q10": "[i]Anna[/i]\x1b[2J", "P54": "team", "Q1": long, "Q2": "B"}.items():
+        save_facts(cache, Fact("label", entity, [label, "en"]), at=JUNE)
+    row = run_cli("diff", "--since", JUNE, "--cache", cache).splitlines()[1]
+    assert row.startswith("[i]Anna[/i] [2J") and long.strip() in row and row.endswith("2026-07-01")
+
+
 def test_change_without_a_label_names_the_command(tmp_path: Path) -> None:
     save_facts(tmp_path / "c.sqlite", Fact("out", "Q10", FIRST), at=JUNE)
     save_facts(tmp_path / "c.sqlite", Fact("out", "Q10", SECOND), at=JULY)

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from kg_common.atomic import check_out, write_atomically
-from kg_common.terminal import number_of
+from kg_common.terminal import number_of, plain
 from wikidata_cache.answers.modes import cache_file, utc
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.changes import Change, Changes, dated_changes, edit_rows, version_changes
-from wikidata_cache.cli.console import echo
+from wikidata_cache.cli.console import echo, table_console
 from wikidata_cache.cli.options import Cache, GraphName, Language, read_languages
 from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import BadOptionError
@@ -106,7 +106,6 @@ def _explain_no_answers(store: AnswerStore, graph_name: str, kind: str) -> str:
 
 
 def _print_rows(rows: Sequence[Mapping[str, str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -114,8 +113,9 @@ def _print_rows(rows: Sequence[Mapping[str, str]]) -> None:
         table.add_column(header, overflow="fold")
     for row in rows:
         time = row["id"].rpartition(" ")[2]  # an id ends with the time of the change
-        table.add_row(row["subject"], row["relation"], row["object"], row["new_object"], time)
-    Console().print(table)
+        cells = (row["subject"], row["relation"], row["object"], row["new_object"], time)
+        table.add_row(*map(plain, cells))
+    table_console().print(table)
 
 
 def _print_unlabelled(changes: Sequence[Change]) -> None:
