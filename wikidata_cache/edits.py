@@ -52,7 +52,7 @@ def read_edits(file: str | Path) -> list[EditRow]:
 
     A row has the fields subject, relation, target_true, target_new (or object, new_object), which have labels or ids,
     and subject_id, relation_id, target_true_id, target_new_id. It may also be a record of CounterFact
-    (`requested_rewrite`). Other fields are ignored.
+    (`requested_rewrite`). Other fields are ignored, but one whose name looks like a misspelt field is refused.
     """
     path, only_row = _split(str(file))
     rows = list(enumerate(read_rows(path), 1))
@@ -157,9 +157,12 @@ def _fill_ids(texts: dict[str, str]) -> None:
         the row has                         afterwards
         subject "Q42", no subject_id        subject_id is "Q42", and subject stays
         subject_id "Q42", no subject        subject is "Q42", too
+        subject "Q1000", subject_id "Q90"   both stay, and the id counts
         relation "P19", no relation_id      relation_id is "P19", and relation is gone
+        relation "P19", relation_id "P20"   refused
 
-    The objects are filled like the subject.
+    The objects are filled like the subject. Two ids of an item are not refused: `wikidata-cache link` writes them where
+    the first item was merged into the second one.
     """
     for field in ("subject", "target_true", "target_new"):
         if is_item(texts.get(field, "")):
@@ -167,7 +170,10 @@ def _fill_ids(texts: dict[str, str]) -> None:
         elif f"{field}_id" in texts:
             texts.setdefault(field, texts[f"{field}_id"])
     if is_property(texts.get("relation", "")):
-        texts.setdefault("relation_id", texts.pop("relation"))
+        own_id = texts.pop("relation")
+        if texts.setdefault("relation_id", own_id) != own_id:
+            problem = f"found {own_id!r}, but relation_id is {texts['relation_id']!r}; keep one"
+            raise _FieldError("relation", problem)
 
 
 def _check_fields(texts: Mapping[str, str]) -> None:

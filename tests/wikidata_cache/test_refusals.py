@@ -296,6 +296,11 @@ EDIT_FILES: dict[str, Row] = {
     ),
     "id that is none": (edits("a.jsonl", ROW + ', "target_new_id": "B"}'), EditRowError, "expected an id such as Q42"),
     "item as a relation": (edits("a.jsonl", ROW + ', "relation_id": "Q19"}'), EditRowError, "an id such as P19"),
+    "two relations": (
+        edits("a.jsonl", ROW + ', "relation": "P19", "relation_id": "P20"}'),
+        EditRowError,
+        "field relation: found 'P19', but relation_id is 'P20'",
+    ),
     "two new objects": (
         edits("a.jsonl", ROW + ', "new_object": "C"}'),
         EditRowError,
