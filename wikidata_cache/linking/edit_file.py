@@ -41,6 +41,14 @@ class LinkReport:
     rivalled: tuple[tuple[int, str, LinkResult], ...] = ()
 
 
+class _Part(NamedTuple):
+    """A part of an edit: its row, the name of its id field, and its candidates."""
+
+    row: int
+    field: str
+    result: LinkResult
+
+
 def link_edits(
     linker: Linker, edits: str | Path, out: Path, *, limit: int = 10, choices: Sequence[tuple[str, str]] = ()
 ) -> LinkReport:
@@ -67,25 +75,31 @@ def link_edits(
     choices_by_row = _apply_choices(choices, read, links)
     in_table = file_of(edits).suffix.lower() in (".csv", ".tsv")
     lines: list[str] = []
-    parts: dict[_State, list[_Part]] = {"settled": [], "rivalled": [], "open": [], "absent": []}
+    parts_by_state: dict[_State, list[_Part]] = {"settled": [], "rivalled": [], "open": [], "absent": []}
     for edit, linked in zip(read, links, strict=True):
         chosen = choices_by_row[edit.row]
-        ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()} | chosen
-        # Among the pending parts are those whose id the row's own label contradicts.
-        pending = {name: result for name, result in linked.parts().items() if name not in ids}
-        row = _fill_row(rows[edit.row - 1], ids, pending, in_table=in_table)
+        row = _link_row(rows[edit.row - 1], linked, chosen, in_table=in_table)
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         for name, result in linked.parts().items():
             state = _find_state(edit, name, result, is_chosen=name in chosen)
-            parts[state].append(_Part(edit.row, name, result))
+            parts_by_state[state].append(_Part(edit.row, name, result))
     write_atomically(out, "".join(lines))
+    incomplete = _find_incomplete(read, parts_by_state["open"], parts_by_state["absent"])
     return LinkReport(
         edits=len(lines),
-        complete=len(lines) - len(_find_incomplete(read, parts["open"], parts["absent"])),
-        open=tuple(parts["open"]),
-        absent=tuple(parts["absent"]),
-        rivalled=tuple(parts["rivalled"]),
+        complete=len(lines) - len(incomplete),
+        open=tuple(parts_by_state["open"]),
+        absent=tuple(parts_by_state["absent"]),
+        rivalled=tuple(parts_by_state["rivalled"]),
     )
+
+
+def _link_row(row: object, linked: LinkedEdit, chosen: Mapping[str, str], *, in_table: bool) -> dict[str, object]:
+    """Return a row with the ids that are chosen or clearly lead, and with the candidates of its other parts."""
+    ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()} | chosen
+    # Among the pending parts are those whose id the row's own label contradicts.
+    pending = {name: result for name, result in linked.parts().items() if name not in ids}
+    return _fill_row(row, ids, pending, in_table=in_table)
 
 
 def _find_state(edit: EditRow, name: str, result: LinkResult, *, is_chosen: bool) -> _State:
@@ -112,11 +126,11 @@ def _find_incomplete(edits: Sequence[EditRow], open_: Sequence[_Part], absent: S
     return incomplete
 
 
-def _is_absent(part: LinkResult, *, has_id: bool) -> bool:
+def _is_absent(result: LinkResult, *, has_id: bool) -> bool:
     """Return whether the graph has no candidate for a part, or does not know the id that the row has."""
-    if not part.candidates:
+    if not result.candidates:
         return True
-    return has_id and part.candidates[0].info.label is None
+    return has_id and result.candidates[0].info.label is None
 
 
 def _fill_row(
@@ -140,17 +154,17 @@ def _fill_row(
     filled.pop("candidates", None)  # of an earlier call
     if pending:
         offered = {}
-        for name, part in pending.items():
-            offered[name] = [candidate.to_json() for candidate in part.candidates]
+        for name, result in pending.items():
+            offered[name] = [candidate.to_json() for candidate in result.candidates]
         filled["candidates"] = offered
     return filled
 
 
 def _parse_cell(cell: str) -> str | bool | list[str]:
     """Return what a cell of a table stands for, since JSON has lists and truth values of its own."""
-    parts = entries(cell)
-    if len(parts) > 1:
-        return parts
+    texts = entries(cell)
+    if len(texts) > 1:
+        return texts
     if cell.lower() == "true":
         return True
     if cell.lower() == "false":
@@ -164,34 +178,26 @@ def _apply_choices(
     """Return {row: {id field: chosen id}}, with all rows."""
     chosen: dict[int, dict[str, str]] = {edit.row: {} for edit in edits}
     for selector, entity in choices:
-        refused = f"--choose {selector}={entity}: "
+        prefix = f"--choose {selector}={entity}: "  # of each message
         named = _find_parts(selector, edits, links)
         if not named and selector.isdecimal():
             rows = f"the rows are {edits[0].row} to {edits[-1].row}"
-            raise BadOptionError(f"{refused}there is no row {selector}; {rows}")
+            raise BadOptionError(f"{prefix}there is no row {selector}; {rows}")
         if not named:
-            raise BadOptionError(f"{refused}no row has the name {selector!r}")
+            raise BadOptionError(f"{prefix}no row has the name {selector!r}")
         fitting = []
         for part in named:
             if entity in {candidate.id for candidate in part.result.candidates}:
                 fitting.append(part)
         if not fitting:
             raise BadOptionError(
-                f"{refused}{entity} is not a candidate there; found {_list_candidates(named)}. Choose one of these, "
+                f"{prefix}{entity} is not a candidate there; found {_list_candidates(named)}. Choose one of these, "
                 f"give a larger --limit, or write the id into the row itself."
             )
         # An id that is a candidate of an open part is not meant for a part that is settled.
-        is_open = [part for part in fitting if part.result.status != "exact"]
-        _record_choice(chosen, entity, is_open or fitting, refused)
+        open_parts = [part for part in fitting if part.result.status != "exact"]
+        _record_choice(chosen, entity, open_parts or fitting, prefix)
     return chosen
-
-
-class _Part(NamedTuple):
-    """A part of an edit: its row, the name of its id field, and its candidates."""
-
-    row: int
-    field: str
-    result: LinkResult
 
 
 def _find_parts(selector: str, edits: Sequence[EditRow], links: Sequence[LinkedEdit]) -> list[_Part]:
@@ -207,23 +213,23 @@ def _find_parts(selector: str, edits: Sequence[EditRow], links: Sequence[LinkedE
 def _list_candidates(parts: Sequence[_Part]) -> str:
     """Return the first candidates of the open parts (of all, if none is open), each under the field of its id."""
     filled = [part for part in parts if part.result.candidates]
-    is_open = [part for part in filled if part.result.status != "exact"]
+    open_parts = [part for part in filled if part.result.status != "exact"]
     offered = []
-    for part in is_open or filled:
+    for part in open_parts or filled:
         first = "; ".join(map(str, part.result.candidates[:3]))
         offered.append(f"{part.field}: {first}")
     return ", ".join(dict.fromkeys(offered)) or "none"
 
 
-def _record_choice(chosen: dict[int, dict[str, str]], entity: str, parts: Sequence[_Part], refused: str) -> None:
+def _record_choice(chosen: dict[int, dict[str, str]], entity: str, parts: Sequence[_Part], prefix: str) -> None:
     """Add a choice to `chosen` in place; refuse an id that fits two parts of a row, and two ids for one part."""
     for row, field, _ in parts:
-        fields = [part.field for part in parts if part.row == row]
-        if len(fields) > 1:
-            raise BadOptionError(f"{refused}in row {row} it fits {' and '.join(fields)}; write it into the row.")
+        row_fields = [part.field for part in parts if part.row == row]
+        if len(row_fields) > 1:
+            raise BadOptionError(f"{prefix}in row {row} it fits {' and '.join(row_fields)}; write it into the row.")
         earlier = chosen[row].setdefault(field, entity)
         if earlier != entity:
-            raise BadOptionError(f"{refused}{earlier} is chosen for {field} of row {row} too; keep one.")
+            raise BadOptionError(f"{prefix}{earlier} is chosen for {field} of row {row} too; keep one.")
 
 
 def _fill_rewrite(rewrite: Mapping[str, object], ids: Mapping[str, str]) -> dict[str, object]:
