@@ -46,11 +46,11 @@ _PROBES = 16  # triples that the manifest lists, so that opening the store can l
 
 @dataclass(frozen=True)
 class LoadReport:
-    """The manifest of the new store, seconds for triples and for the label index, and the number of skipped lines."""
+    """The manifest of the new store, how long the load took, and the number of skipped lines."""
 
     manifest: Manifest
-    seconds: float
-    label_seconds: float
+    seconds: float  # for the triples
+    label_seconds: float  # for the rest: the label index, hashes of the store's files, and the check of the probes
     skipped: int
 
 
@@ -113,7 +113,7 @@ def load(
 
 
 def _check_target(target: Path, *, force: bool) -> None:
-    """Refuse a place that is taken: by anything but an empty folder, or with `force` a store."""
+    """Refuse a target that exists, unless it is an empty folder, or a store and `force` is set."""
     is_empty_folder = target.is_dir() and not any(target.iterdir())
     if not target.exists() or is_empty_folder:
         return
@@ -310,8 +310,8 @@ def _find_labels_nearby(work: Work, inputs: Sequence[Input]) -> list[Input]:
     labels_done = len(progress.done) > len(inputs)  # the labels file comes after the sources
     if labels_done:
         return []
-    # The sources are done, so an offset is one in the labels file. That file was begun because they have no labels;
-    # the labels that are spooled now are its own.
+    # `finish_source` set the offset to 0 after the last source. If it is greater, an interrupted load was reading the
+    # labels file. Then the spooled labels may be those of that file, and do not show that the sources have some.
     labels_begun = progress.offset > 0
     if not labels_begun and _has_labels(work.folder / NAMES):
         return []
