@@ -194,7 +194,9 @@ def resolve_ends(edits: Sequence[EditLike], facts: Facts) -> ResolvedEdits:
     is not in the graph has a BadOptionError, AmbiguousLabelError, UnknownLabelError or EntityNotInGraphError.
     """
     targets, errors = _find_targets(edits, facts)
-    redirects = facts.redirects(_find_doubtful([(edits[number], target) for number, target in targets.items()], facts))
+    pairs = [(edits[number], target) for number, target in targets.items()]
+    doubtful = _find_doubtful(pairs, facts)
+    redirects = facts.redirects(doubtful)
     ends_by_number: dict[int, EditEnds] = {}
     for number, target in targets.items():
         ends_by_number[number] = _follow_redirects(edits[number], target, redirects)
