@@ -31,7 +31,7 @@ from wikidata_cache.values import is_value
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["subject", "target_new", "target_true", "neighbour"]
+NodeRole = Literal["subject", "target_new", "target_true", "neighbour"]
 
 
 def build_edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: SubgraphOptions) -> list[Subgraph]:
@@ -94,20 +94,23 @@ class Expansion:
     hops: dict[str, int]  # at which each node was reached
     is_closed: Callable[[str], bool] = lambda node: False  # whether a node may be reached but not expanded
     find_reason: Callable[[Statement], str | None] = lambda statement: None  # why to leave a statement out; None: keep
-    words: Collection[str] = ()  # nodes for which the edit itself has a label
+    labelled_by_edit: Collection[str] = ()  # nodes that need no label in the graph, because the edit has one for them
     steps: dict[Statement, SampledStatement] = field(default_factory=dict)
     hubs: list[str] = field(default_factory=list)  # nodes that were not expanded along their incoming statements
     dropped: Counter[str] = field(default_factory=Counter)  # number of statements that were left out, by reason
     consequences: Sequence[Consequence] = ()  # what follows from the edit by the rules of the options
 
     def select_eligible(self, facts: Facts, options: SubgraphOptions) -> dict[str, list[Statement]]:
-        """Return the statements that may be sampled, by frontier node; the facts must be prefetched."""
+        """Return the statements that may be sampled, by frontier node, and count the others in `dropped`.
+
+        The facts must be prefetched.
+        """
         if options.incoming:
             self.hubs += [node for node in self.frontier if facts.is_hub(node)]
         eligible: dict[str, list[Statement]] = {}
         for node in self.frontier:
             eligible[node] = []
-            for statement in facts.usable(node, options, labelled=self.words, dropped=self.dropped):
+            for statement in facts.usable(node, options, labelled=self.labelled_by_edit, dropped=self.dropped):
                 reason = self.find_reason(statement)
                 if reason is None:
                     eligible[node].append(statement)
@@ -230,7 +233,7 @@ def _start_expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> 
         hops=hops,
         is_closed=is_closed,
         find_reason=find_reason,
-        words=ends.words,
+        labelled_by_edit=ends.words,
         consequences=consequences,
     )
 
@@ -273,7 +276,7 @@ def _keep_only(premises: Collection[Statement | None]) -> Callable[[Statement], 
 def _assemble_edit(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, facts: Facts) -> Subgraph:
     """Make the labelled graph of an expanded edit: nodes, the edit's own edge, statements, consequences, provenance."""
     steps = _choose_steps(expansion, options)
-    roles: dict[str, Role] = {ends.target_new: "target_new", ends.subject: "subject"}
+    roles: dict[str, NodeRole] = {ends.target_new: "target_new", ends.subject: "subject"}
     first_hops = {ends.subject: 0, ends.target_new: 1}
     old = ends.target_true_id
     if old and old not in roles:  # it may be the subject, or the new object
@@ -363,7 +366,7 @@ def _find_hops(steps: Iterable[SampledStatement], first: Mapping[str, int]) -> d
 
 
 def _add_nodes(
-    graph: Subgraph, facts: Facts, hops: Mapping[str, int], *, roles: Mapping[str, Role], words: Mapping[str, str]
+    graph: Subgraph, facts: Facts, hops: Mapping[str, int], *, roles: Mapping[str, NodeRole], words: Mapping[str, str]
 ) -> None:
     """Add nodes with hop, role and label: that of the graph, else the edit's own words, else the id."""
     for node, hop in hops.items():
