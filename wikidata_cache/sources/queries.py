@@ -1,9 +1,10 @@
 """What all SPARQL queries of this package share: portable SPARQL 1.1, the same for embedded stores and endpoints.
 
 The queries use no label service, no hints, no RAND, no implicit prefixes, no empty VALUES, and no LIMIT where the
-choice of rows would matter. Ids inside VALUES are sorted, so that equal questions are equal texts. Every answer ends
-with a special row (`?end`), which sorts last. If this row is missing, the answer was cut off. Its value is a digest of
-the query. If the value differs, the answer belongs to another query (a proxy may ignore the query string).
+choice of rows would matter (except `ENDS`, which counts the types of a sample). Ids inside VALUES are sorted, so that
+equal questions are equal texts. Every answer ends with its mark, a special row that sorts last: its variable `?end` has
+a digest of the query as value. If this row is missing, the answer was cut off. If the value differs, the answer belongs
+to another query (a proxy may ignore the query string).
 
 An end of a relation is written "P19 object", an item at an end "P19 object Q65", the words of an entity in a language
 "Q42 zh", and a label in a language "zh 北京".
@@ -25,7 +26,7 @@ ITEM_AT_END = re.compile("(P[1-9][0-9]*) (object|subject) (Q[1-9][0-9]*)", re.AS
 WORDS_OF = re.compile("([PQ][1-9][0-9]*) ([a-z]+)", re.ASCII)
 NAMED_IN = re.compile("([a-z]+) (.+)", re.ASCII | re.DOTALL)
 
-# The variables with literals; others have IRIs.
+# The variables with literals; others have IRIs. ?end is the mark of an answer, and ?end_time the end of a claim.
 LITERALS = frozenset(("l", "lang", "n", "r", "start", "end_time", "v", "precision", "end"))
 _DIGITS = 16  # hex digits of the digest in the last row of an answer
 
@@ -104,8 +105,8 @@ def marked_select(variables: str, *parts: str) -> str:
     """
     union = " UNION ".join(f"{{ {part} }}" for part in parts)
     digest = _digest(f"{variables} {union}")
-    end = f'{{ BIND("{digest}" AS ?end) }}'
-    return f"{_PREFIX}SELECT {variables} ?end WHERE {{ {union} UNION {end} }} ORDER BY ?end"
+    mark = f'{{ BIND("{digest}" AS ?end) }}'
+    return f"{_PREFIX}SELECT {variables} ?end WHERE {{ {union} UNION {mark} }} ORDER BY ?end"
 
 
 def echo_query(query: str) -> tuple[str, dict[str, str]]:
@@ -114,7 +115,7 @@ def echo_query(query: str) -> tuple[str, dict[str, str]]:
     return f'SELECT ?echo WHERE {{ BIND("{digest}" AS ?echo) }}', {"echo": digest}
 
 
-def end_mark(query: str) -> str:
+def answer_mark(query: str) -> str:
     """Return the digest in a query of `marked_select`: the value of `?end` in the last row of its answer."""
     _, _, from_digest = query.rpartition('BIND("')
     return from_digest[:_DIGITS]

@@ -2,7 +2,8 @@
 
 A `Template` is a question about many ids: its SPARQL, and the function that turns rows into `Fact`s
 (`sources/templates.py` has all templates). A `Source` answers templates. `SparqlSource` is the base class of sources
-that answer SPARQL 1.1 SELECT. Answers are sorted and complete, so that different engines give equal answers.
+that answer SPARQL 1.1 SELECT. Answers are sorted and complete, so that different engines give equal answers. The one
+exception is `templates.ENDS`, which is answered from a sample.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from wikidata_cache.errors import TruncatedAnswerError, WrongAnswerError
-from wikidata_cache.sources.queries import end_mark
+from wikidata_cache.sources.queries import answer_mark
 
 Binding = Mapping[str, str]  # variable -> IRI or literal text; unbound variables are absent
 
@@ -76,7 +77,7 @@ class Exchange:
     query: str  # the SPARQL text
     fetched_at: str  # UTC time in ISO 8601
     elapsed_ms: int
-    rows: int  # without the end mark
+    rows: int  # without the mark at the end
     sha256: str  # of the body
     headers: Mapping[str, str]  # of the reply
 
@@ -107,7 +108,7 @@ class Template:
 
 @runtime_checkable
 class Source(Protocol):
-    """Anything that answers the questions of `templates.py`; answers are sorted and complete."""
+    """Anything that answers the questions of `templates.py`; answers are sorted, and complete except for `ENDS`."""
 
     @property
     @abstractmethod
@@ -118,6 +119,7 @@ class Source(Protocol):
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """Return where the statements of these ids come from, with hashes or times, as plain JSON values."""
 
+    @abstractmethod
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield answers as soon as they are known; together they have a fact of `template.kind` for every id."""
 
@@ -154,12 +156,12 @@ def read_answer(
         rows: the answer.
         name: the source, for messages.
     """
-    # Without the end mark a cut-off answer would look like a short one.
+    # Without the mark at its end, a cut-off answer would look like a short one.
     content = [row for row in rows if "end" not in row]
     if len(content) == len(rows):
         raise TruncatedAnswerError(name, len(rows))
     marks = {row["end"] for row in rows if "end" in row}
-    if marks != {end_mark(query)}:
+    if marks != {answer_mark(query)}:
         raise WrongAnswerError(name, "found the answer to another query (a proxy may ignore the query in the URL)")
     try:
         requested = {None, *ids}

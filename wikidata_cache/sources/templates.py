@@ -235,9 +235,9 @@ def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
         target = local_id(row["o"])
         rank = row["rank"].rpartition("#")[2].removesuffix("Rank").lower()
         if is_property(relation) and is_item(target):
-            start = _normalize_time(row.get("start", ""))
-            end = _normalize_time(row.get("end_time", ""))
-            claims[local_id(row["s"])].add((relation, target, rank, start, end))
+            start_time = _normalize_time(row.get("start", ""))
+            end_time = _normalize_time(row.get("end_time", ""))
+            claims[local_id(row["s"])].add((relation, target, rank, start_time, end_time))
     return [Fact("claims", entity, _sort_lists(claims[entity])) for entity in ids]
 
 
