@@ -430,53 +430,53 @@ def _write_values_query(ids: Sequence[str]) -> str:
     )
 
 
-def _read_values(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    """Return the literals (relation, value) of each id, such as dates with their precision.
-
-    This joins two kinds of rows on the entity, the relation and the text of ?v (`_StatedLiteral`), for example:
-
-        s=Q42, p=P569, v=1952-03-11T00:00:00Z, type=xsd:dateTime    (the literal)
-        s=Q42, p=P569, v=1952-03-11T00:00:00Z, precision=11         (how a statement of best rank states it)
-
-    A graph of truthy statements has only rows of the first kind: its literals stay without precision and unit.
-    """
-    datatypes: dict[_StatedLiteral, str] = {}
-    stated: dict[_StatedLiteral, set[str | None]] = defaultdict(set)
-    for row in rows:
-        literal = _read_literal(row)
-        if "type" in row:
-            datatypes[literal] = row["type"]
-        elif "unit" in row:
-            unit = local_id(row["unit"]) or row["unit"]  # the IRI, if it is not one of an item of Wikidata
-            stated[literal].add(quantity_value(row["v"], unit))
-        else:
-            stated[literal].add(date_value(row["v"], int(row["precision"])))
-
-    pairs: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for literal, datatype in datatypes.items():
-        values = stated.get(literal)
-        if values is None:
-            values = {literal_value(literal.text, datatype)}
-        for value in values:
-            if value and is_property(literal.relation):
-                pairs[literal.entity].add((literal.relation, value))
-    return [Fact("values", entity, _sort_lists(pairs[entity])) for entity in ids]
-
-
-class _StatedLiteral(NamedTuple):
-    """A date or a quantity as a statement has it, without precision and unit."""
+class _LiteralKey(NamedTuple):
+    """What joins the two kinds of rows about a date or a quantity; the text is in one normal form."""
 
     entity: str
     relation: str
     text: str
 
 
-def _read_literal(row: Binding) -> _StatedLiteral:
-    """Return the literal of a row. Engines may write one literal in several forms; its text has one of them."""
+def _read_values(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
+    """Return the literals (relation, value) of each id, such as dates with their precision.
+
+    This joins two kinds of rows on the entity, the relation and the text of ?v (`_LiteralKey`), for example:
+
+        s=Q42, p=P569, v=1952-03-11T00:00:00Z, type=xsd:dateTime    (the literal)
+        s=Q42, p=P569, v=1952-03-11T00:00:00Z, precision=11         (how a statement of best rank states it)
+
+    A graph of truthy statements has only rows of the first kind: its literals stay without precision and unit.
+    """
+    datatypes: dict[_LiteralKey, str] = {}
+    stated: dict[_LiteralKey, set[str | None]] = defaultdict(set)
+    for row in rows:
+        key = _read_literal_key(row)
+        if "type" in row:
+            datatypes[key] = row["type"]
+        elif "unit" in row:
+            unit = local_id(row["unit"]) or row["unit"]  # the IRI, if it is not one of an item of Wikidata
+            stated[key].add(quantity_value(row["v"], unit))
+        else:
+            stated[key].add(date_value(row["v"], int(row["precision"])))
+
+    pairs: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for key, datatype in datatypes.items():
+        values = stated.get(key)
+        if values is None:
+            values = {literal_value(key.text, datatype)}
+        for value in values:
+            if value and is_property(key.relation):
+                pairs[key.entity].add((key.relation, value))
+    return [Fact("values", entity, _sort_lists(pairs[entity])) for entity in ids]
+
+
+def _read_literal_key(row: Binding) -> _LiteralKey:
+    """Return the key of a row. Engines may write one literal as "+5" and as "5.0"; the key has one normal form."""
     text = quantity_value(row["v"])  # None if it is not a number
     if text is None:
         text = _normalize_time(row["v"])
-    return _StatedLiteral(local_id(row["s"]), local_id(row["p"]), text)
+    return _LiteralKey(local_id(row["s"]), local_id(row["p"]), text)
 
 
 VALUES = Template("values/1", "values", _write_values_query, _read_values, _read_subject)
