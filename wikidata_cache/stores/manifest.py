@@ -28,7 +28,7 @@ from wikidata_cache.errors import StoreError
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20  # bytes
-_CHANGING = ("LOCK", "LOG")  # how files of the engine begin that change whenever it is opened
+_CHANGING = ("LOCK", "LOG")  # prefixes of engine files that change at every opening
 _SLOW_S = 1.0  # seconds; a longer check shows a progress bar and is logged
 FORMAT = "wikidata-cache store/1"
 MANIFEST = "manifest.json"
@@ -155,10 +155,10 @@ def open_database(folder: Path, manifest: Manifest) -> Store:
     return store
 
 
-def count_triples(folder: Path) -> int:
+def count_triples(engine_folder: Path) -> int:
     """Count the triples of an Oxigraph database by reading each."""
-    with store_read_errors(folder):
-        return sum(1 for _ in Store.read_only(str(folder)))
+    with store_read_errors(engine_folder):
+        return sum(1 for _ in Store.read_only(str(engine_folder)))
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def _read_role_and_text(graph: nx.MultiDiGraph, node: str) -> tuple[str, str]:
 
 
 def _list_children(graph: nx.MultiDiGraph, parent: DrawnNode) -> list[DrawnNode]:
-    """Return the children of a drawn node: the edit's edge first, the replaced edge last, the others by property."""
+    """Return the children of a drawn node: the edit's edge first, the replaced edge last, the others by label."""
     children = []
     for _, target, data in graph.out_edges(parent.node, data=True):
         role, text = _read_role_and_text(graph, target)
