@@ -61,7 +61,7 @@ _CAPITALS = re.compile(rb'"@[a-z0-9-]*[A-Z]')  # a language with a capital
 # N-Triples also allows no space, or several, between two terms; a text may contain the same characters.
 _SPACED = re.compile(rb'(?:<[^>]*>|_:[^\s<>"]+) <[^>]*> [<"_]')  # subject, predicate, begin of the object
 _LOOSE_ENDS = (b"  .", b"\t .")
-_LOOSE_BLANK_SUBJECT = re.compile(rb'(?m)^_:(?![^\s<>"]+ <)')  # _:a<p> or _:a  <p>, but not _:a <p>
+_LOOSE_BLANK_SUBJECT = re.compile(rb'\n_:(?![^\s<>"]+ <)')  # _:a<p> or _:a  <p>, but not _:a <p>
 _MAYBE_NOT_SPACED = re.compile(rb'>(?:[<"_\t]| [ \t])')  # <s><p> or <s>  <p>
 
 # A blank node as the subject, before the predicate, or as the object, before the end of the line. What surrounds it is
@@ -196,7 +196,7 @@ def _is_surely_tidy(lines: bytes) -> bool:
     for end in _LOOSE_ENDS:
         if end + b"\n" in lines:  # "<s> <p> <o>  ."
             return False
-    if with_blank_node and _LOOSE_BLANK_SUBJECT.search(lines):  # "_:a  <p> <o> ."
+    if with_blank_node and _LOOSE_BLANK_SUBJECT.search(b"\n" + lines):  # "_:a  <p> <o> ."
         return False
     return not _has_loose_iri(lines)
 
