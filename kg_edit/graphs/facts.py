@@ -27,7 +27,7 @@ from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import GraphError
 from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph, subject_of, supported
 from kg_edit.languages import ENGLISH, RelationForms, fit_template, forms_of
-from kg_edit.text.fact_words import fact_words, has_words, relation_forms
+from kg_edit.text.fact_words import fact_words, has_words, is_named_in, relation_forms
 from kg_edit.text.matching import without_accents
 from kg_edit.writing_systems import join
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -119,7 +119,8 @@ def _read_statements(edit: Edit, graph: nx.MultiDiGraph, target: str, *, seed: i
         relation = _on_one_line(data["label"])
         label = _on_one_line(graph.nodes[end]["label"])
         has_names = not is_item_id(label) and not is_property_id(relation)  # and not only ids
-        if data.get("role") != "edit" and has_names and _fold(label) not in own_names:
+        is_named = has_names and is_named_in(edit.language, graph.nodes[end])
+        if data.get("role") != "edit" and is_named and _fold(label) not in own_names:
             statements.add((str(data.get("property", key)), relation, label))
     return sorted(statements, key=lambda statement: (hash_of(seed, statement[1], statement[2]), statement))
 
@@ -150,17 +151,19 @@ def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tupl
 
 
 def relations_without_words(edit: Edit, graph: nx.MultiDiGraph) -> set[str]:
-    """Return the labels of relations of o* that have no packaged forms in the language of the edit; none in English.
+    """Return the labels of relations of o* of which a fact can't be said in the language of the edit; none in English.
 
-    Facts of such relations of Wikidata are left out.
+    Either the relation, one of Wikidata, has no packaged forms in it, or the object has an English label alone.
     """
     labels = set[str]()
     if not has_words(edit.language):
         return labels
     forms = forms_of(edit.language)
-    for _, _, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
+    for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
         property_id = str(data.get("property", key))
-        if data.get("role") != "edit" and is_property_id(property_id) and property_id not in forms:
+        has_forms = property_id in forms or not is_property_id(property_id)
+        can_be_said = has_forms and is_named_in(edit.language, graph.nodes[end])
+        if data.get("role") != "edit" and not can_be_said:
             labels.add(str(data["label"]))
     return labels
 

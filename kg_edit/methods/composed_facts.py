@@ -30,7 +30,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
-from kg_edit.text.fact_words import fact_words, has_words, relation_forms
+from kg_edit.text.fact_words import fact_words, has_words, is_named_in, relation_forms
 from kg_edit.text.relation_nouns import asked_nouns, relation_examples, relation_nouns
 from kg_edit.writing_systems import join
 
@@ -144,7 +144,8 @@ def _statements_of_target(graph: nx.MultiDiGraph, language: str) -> list[tuple[s
     for _, end, key in sorted(graph.out_edges(target, keys=True)):
         data = graph.edges[target, end, key]
         noun = nouns.get(str(data.get("property", key)).casefold())
-        if noun and noun not in _VAGUE and data.get("role") != "edit":
+        is_named = is_named_in(language, graph.nodes[end])
+        if noun and noun not in _VAGUE and is_named and data.get("role") != "edit":
             statements.append((noun, str(graph.nodes[end]["label"])))
     return statements
 

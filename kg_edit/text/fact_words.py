@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -262,6 +262,20 @@ def has_words(language: str) -> bool:
     return language != ENGLISH and language in FORM_LANGUAGES
 
 
+def is_named_in(language: str, data: Mapping[str, Any]) -> bool:
+    """Return whether a thing has a name that may stand in a sentence of a language.
+
+    False in Japanese, Korean and Chinese for the English label of a thing that has none in the language.
+
+    Args:
+        language: of the sentence.
+        data: the attributes of the thing's node in a subgraph.
+    """
+    if language not in ("ja", "ko", "zh"):
+        return True
+    return bool(data["label"] != data.get("default_label"))
+
+
 def relation_forms(relation: str | None, language: str) -> RelationForms | None:
     """Return the forms of a relation in a language by its id, or by its label in English or in the language."""
     by_property = forms_of(language)
@@ -287,11 +301,11 @@ def warn_of_english(edits: Iterable[Edit], *, method: str) -> None:
 
 
 def warn_of_left_out(edit: Edit, relations: Iterable[str], *, method: str) -> None:
-    """Warn of the relations of a graph around an edit that have no packaged forms in the language of the edit."""
+    """Warn of the relations of a graph around an edit of which facts can't be said in the language of the edit."""
     names = sorted(set(relations))
     if names:
         log.warning(
-            "edit %r: %s leaves out what the graph states by %s: no packaged words say that in the language %s",
+            "edit %r: %s leaves out what the graph states by %s: there are no words or names for it in the language %s",
             edit.id,
             method,
             _name_some(names),

@@ -323,6 +323,20 @@ def test_a_subgraph_has_the_names_of_its_edit() -> None:
     assert made.nodes["Q16520"]["default_label"] == "Busan"
 
 
+def test_no_english_name_is_taught_in_chinese() -> None:
+    """The extract has an English label alone of the mayor of London, among other things."""
+    source = WikidataCache(packaged_extract()).in_language("zh")
+    fields = {"subject": "德国", "subject_id": "Q183", "relation_id": "P36", "language": "zh"}
+    edit = Edit(prompt="{}的首都是", target_new="伦敦", target_new_id="Q84", **fields)  # type: ignore[arg-type]
+    made = edit_subgraph(source, edit, SubgraphOptions(per_node=500))
+    objects = objects_of(edit, made, exclude=(), every_relation=True)
+    facts = graph_facts(edit, made, limit=None, seed=0)
+    names = [name for labels in objects.values() for name in labels] + [fact.object for fact in facts]
+    assert {"英国", "欧洲", "英语"} <= set(names)
+    assert not [name for name in names if name.isascii()]
+    assert "head of government" in relations_without_words(edit, made)
+
+
 def test_english_words_are_as_they_were() -> None:
     words = fact_words("en")
     assert words.ask == "Q: What is the [hop] of {}?\nA:"
