@@ -94,7 +94,7 @@ def link_edits(
     )
 
 
-def _link_row(row: object, linked: LinkedEdit, chosen: Mapping[str, str], *, in_table: bool) -> dict[str, object]:
+def _link_row(row: object, linked: LinkedEdit, chosen: dict[str, str], *, in_table: bool) -> dict[str, object]:
     """Return a row with the ids that are chosen or clearly lead, and with the candidates of its other parts."""
     ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()} | chosen
     # Among the pending parts are those whose id the row's own label contradicts.
