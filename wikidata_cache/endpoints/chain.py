@@ -65,8 +65,8 @@ class EndpointChain:
             requested = remaining
             remaining = []
             for answer in ask(template, requested):
-                # Answers are also about other ids, such as the label of a value. That such an id has nothing is never
-                # known, since the other parts are not asked about it.
+                # Answers are also about other ids, such as the label of a value. We cannot know that such an id has
+                # nothing: the other parts are not asked about it.
                 facts = [fact for fact in answer.facts if not _is_nothing(fact)]
                 nothing = [fact for fact in answer.facts if fact.kind == template.kind and _is_nothing(fact)]
                 if is_last:
@@ -80,6 +80,8 @@ class EndpointChain:
         remaining = list(ids)
         able = self._find_able(template)
         failures = dict(self._refusals)
+        # In the first round, each endpoint is asked with little patience; in the second one, those that may recover are
+        # asked again, with more.
         for patience in _ROUNDS:
             for endpoint in _list_turns(able, failures):
                 endpoint.patience = patience
@@ -90,20 +92,24 @@ class EndpointChain:
                         yield answer
                     return
                 except EndpointError as error:
-                    failures[error.url] = self._accept_failure(error)
+                    self._raise_or_log(error)
+                    failures[error.url] = error
         raise _join_failures(self.name, [failures[endpoint.name] for endpoint in able])
 
     def select(self, query: str) -> Sequence[Binding]:
         """Return the rows of a SELECT query."""
         able = self._find_able(None)
         failures = dict(self._refusals)
+        # In the first round, each endpoint is asked with little patience; in the second one, those that may recover are
+        # asked again, with more.
         for patience in _ROUNDS:
             for endpoint in _list_turns(able, failures):
                 endpoint.patience = patience
                 try:
                     return endpoint.select(query)
                 except EndpointError as error:
-                    failures[error.url] = self._accept_failure(error)
+                    self._raise_or_log(error)
+                    failures[error.url] = error
         raise _join_failures(self.name, [failures[endpoint.name] for endpoint in able])
 
     def _find_able(self, template: Template | None) -> list[EndpointSource]:
@@ -111,14 +117,13 @@ class EndpointChain:
         able = [endpoint for endpoint in self._endpoints if endpoint.can_answer(template)]
         return able or self._endpoints
 
-    def _accept_failure(self, error: EndpointError) -> EndpointError:
-        """Return the failure of an endpoint if the next one can be asked; raise it if it is our mistake."""
+    def _raise_or_log(self, error: EndpointError) -> None:
+        """Raise the failure of an endpoint if it is our mistake; else log it, and remember an endpoint that refuses."""
         if error.trouble in _OURS:
             raise error
         if error.trouble in _FOR_GOOD:
             self._refusals[error.url] = error
-        logger.warning("%s: %s (%s). Asking the next endpoint.", error.url, error.problem, error.trouble)
-        return error
+        logger.warning("%s: %s (%s). Asking the next endpoint, if any.", error.url, error.problem, error.trouble)
 
 
 def _list_turns(endpoints: Sequence[EndpointSource], failures: Mapping[str, EndpointError]) -> Sequence[EndpointSource]:
