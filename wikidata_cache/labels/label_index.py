@@ -310,14 +310,15 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def normalise(text: str) -> str:
-    """Return the form in which names are compared: NFKC, casefolded, no accents or invisible characters, single spaces.
+    """Return the form in which names are compared: casefolded, no accents or invisible characters, single spaces.
 
     "São  Paulo" and "SAO PAULO" have the same form, "sao paulo". "Зенит" becomes "зенит"; "東京" stays the same, and
     "ﾄﾖﾀ" of half width becomes "トヨタ". Marks without which a letter is another one stay, such as that of "ガ".
+    NFKD replaces such compatibility characters; at the end, NFC composes letters with their marks.
     """
     if text.isascii() and text.isprintable():
         return " ".join(text.lower().split())
-    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    decomposed = unicodedata.normalize("NFKD", text).casefold()  # casefolding leaves it in NFKD
     visible = "".join(map(_visible, decomposed))
     return unicodedata.normalize("NFC", " ".join(visible.split()))
 
@@ -325,8 +326,8 @@ def normalise(text: str) -> str:
 def space_out(name: str) -> str:
     """Return a name with a space around each character of a script that is written without spaces between words.
 
-    Such a character is a word of its own in the index, and a part of a name a phrase of them. So are Korean syllables,
-    since compounds are written together or apart.
+    Each such character is indexed as a word of its own, and a part of a name is searched as a phrase. Korean syllables
+    are treated the same way, since Korean compounds are written with or without spaces.
     """
     return _UNSPACED.sub(r" \g<0> ", name)
 
