@@ -84,8 +84,8 @@ def build_extract(
         seeds: ids of items, and of properties of which only the label is written.
         out: the file to write, .nt.gz.
         per_node: numbers of statements; an item at distance `hop` from the seeds gets per_node[hop] of its statements,
-            chosen by hash priority. Each seed is expanded `len(per_node)` times.
-        seed: seed of the sampling.
+            chosen by hash priority. The expansion has `len(per_node)` rounds.
+        seed: the number that makes the sampling repeatable; `seeds` are items.
         languages: of labels; those in other languages than English are written in addition.
 
     Returns:
@@ -97,7 +97,7 @@ def build_extract(
     ids = check_ids(seeds)
     merged = _find_merged(facts, ids)
     ids = [merged.get(entity, entity) for entity in ids]
-    statements = _sample_statements(facts, ids, per_node, seed)
+    statements = _sample_statements(facts, ids, per_node, sampling_seed=seed)
     labels = _find_labels(facts, ids, statements)
     if not labels:
         raise BadOptionError(
@@ -122,13 +122,15 @@ def _find_merged(facts: Facts, ids: Sequence[str]) -> dict[str, str]:
     return look_up_or_skip(facts.redirects, without_statements)
 
 
-def _sample_statements(facts: Facts, ids: Sequence[str], per_node: Sequence[int], seed: int) -> list[Statement]:
-    """Return the sampled statements around the items, sorted; the arguments are those of `build_extract`."""
+def _sample_statements(
+    facts: Facts, ids: Sequence[str], per_node: Sequence[int], *, sampling_seed: int
+) -> list[Statement]:
+    """Return the sampled statements around the items, sorted; `sampling_seed` is the `seed` of `build_extract`."""
     from wikidata_cache.subgraphs.build import Expansion, expand  # networkx takes a tenth of a second to import
 
     items = [entity for entity in ids if is_item(entity)]
     expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
-    expand(facts, [expansion], SubgraphOptions(seed=seed), per_node=per_node)  # adds the statements to `steps`
+    expand(facts, [expansion], SubgraphOptions(seed=sampling_seed), per_node=per_node)  # adds the statements to `steps`
     return sorted(expansion.steps)
 
 
