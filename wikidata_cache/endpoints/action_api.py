@@ -99,7 +99,7 @@ _EMPTY_ENTITY = ApiEntity("", (), None, None, frozenset(), ())
 
 
 @dataclass
-class _Get(Transport):
+class _GetTransport(Transport):
     """A `Transport` that sends URL parameters by GET instead of SPARQL."""
 
     def _request(self, query: str) -> Request:
@@ -118,7 +118,7 @@ class ActionApi(EndpointSource):
     """
 
     most_ids = _BATCH
-    transport = _Get
+    transport = _GetTransport
 
     def search(
         self,
@@ -130,7 +130,8 @@ class ActionApi(EndpointSource):
     ) -> list[str]:
         """Return the ids of two searches: names that begin with the text, then words anywhere (at most 50 ids each).
 
-        Names are searched in each language of the chain.
+        Names are searched once for each family of languages in the chain (see `list_searched_languages`), each time for
+        at most `limit` ids; words are searched once.
         """
         if not text.strip() or len(text) > _LONGEST or not is_text(text):
             return []
@@ -195,6 +196,8 @@ class ActionApi(EndpointSource):
             return self._answer_in_languages(template, block)
         parts = _PARTS[template.kind]
         entities, exchange = self._get_entities(block, parts)
+        # The facts of other kinds that the same parts hold are kept, too: after a question of the kind "out", also the
+        # labels, descriptions, redirects, claims and types.
         kinds: set[Kind] = {template.kind}
         for kind in _KEPT_KINDS:
             if set(_PARTS[kind]) <= set(parts):
@@ -251,7 +254,7 @@ class ActionApi(EndpointSource):
                 allowed = 1
                 if error.trouble in TRANSIENT or error.trouble == "cut off":
                     allowed = MAX_ATTEMPTS
-                self._check_retry(error, attempts < allowed, budget)
+                self._check_retry(error, attempts < allowed, budget)  # raises unless another attempt is allowed
 
     def _get_once(self, query: str, name: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
         """Send a request once; return what `parse` makes of the answer's field `name`, and the request."""
@@ -260,7 +263,7 @@ class ActionApi(EndpointSource):
         content = self._read_field(reply, name)
         try:
             parsed = parse(content)
-            row_count = len(content)
+            row_count = len(content)  # a number has no length (TypeError), and is no answer of the API
         except _MALFORMED as error:
             problem = f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
             raise wrong_answer(self.name, problem) from error
