@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -82,7 +83,9 @@ def link(
     if online:
         action_api = ActionApi(api, contact=contact, timeout=_TIMEOUT_S)
         if graph is None:
-            checked_context = None  # Wikidata's search answers, so a cache file of --cache may be missing
+            # Wikidata's search answers. So `open_cache` need not check that the file of --cache exists, nor that
+            # options of the cache fit the source.
+            checked_context = None
     opened = opt.open_cache(
         graph, context=checked_context, offline=offline, language=language, contact=contact, cache=cache
     )
@@ -129,12 +132,14 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int, choices: Seque
     from wikidata_cache.linking.edit_file import link_edits
 
     report = link_edits(linker, edits, out, limit=limit, choices=choices)
-    for part in sorted((*report.open, *report.absent), key=lambda part: part[0]):
-        row, field, linked = part
+    lines: list[tuple[int, str]] = []  # (row, what is said of one of its parts)
+    for row, field, linked in report.open:
         words = "; ".join(str(candidate) for candidate in linked.candidates[:3])
-        if part in report.absent:
-            words = linked.describe_absence()
-        echo(f"row {row}, {field}, {linked.text!r}: {words}")
+        lines.append((row, f"row {row}, {field}, {linked.text!r}: {words}"))
+    for row, field, linked in report.absent:
+        lines.append((row, f"row {row}, {field}, {linked.text!r}: {linked.describe_absence()}"))
+    for _, line in sorted(lines, key=itemgetter(0)):  # of one row, the open parts come first
+        echo(line)
     for row, field, linked in report.rivalled:
         best, other = linked.candidates[:2]
         echo(f"row {row}, {field}, {linked.text!r}: {best}, {best.score} points; not {other}, {other.score}")

@@ -116,10 +116,16 @@ def open_cache(
     language: str | None = None,
     **options: Unpack[SourceOptions],
 ) -> WikidataCache:
-    """Open the given graph; without one, the cache file with the packaged extract for what it lacks.
+    """Open what the options name, which is one of these; the first line that fits counts:
 
-    With `offline`, the cache file is read alone; the extract is used only where there is no cache file. `context` tells
-    the options of the command line from those of the environment, which are meant for other commands too.
+        a graph is given    this graph; the answers of an endpoint go through the cache file
+        as_of               the cache file alone, as it was at that time
+        no cache file       the packaged extract
+        no mode             the cache file, and the extract for what it lacks
+        offline             the cache file alone; the other modes are refused without a graph
+
+    `context` tells the options of the command line from those of the environment, which are meant for other commands
+    too. With None, it is not checked that the file of --cache exists, and that the options of a cache fit the source.
     """
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.extract import packaged_extract
