@@ -112,7 +112,8 @@ class GraphKnowledge(Knowledge):
         # Entities with exactly this label come first. Where the index has one, its match counts, as it has a weight.
         matches = list[Match]()
         for match in self._find_by_label(text, entity):
-            matches.append(indexed.pop(match.id, match))
+            matches.append(indexed.get(match.id, match))
+            indexed.pop(match.id, None)  # so that it is not added again below
         return [*matches, *indexed.values()][:limit]
 
     def nearest(self, text: str, *, entity: EntityKind) -> Sequence[Match]:
@@ -208,7 +209,7 @@ def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) 
 def open_index(source: Source, *, languages: Languages = DEFAULT_LANGUAGES) -> LabelIndex | None:
     """Return the index next to a store, else a new index of a local graph; None for endpoints and their caches.
 
-    Only names in these languages are found, but in a store with every triple, those in all.
+    Only names in these languages are found. In a store loaded with every triple, names in all languages are found.
 
     For a cache over a local graph, return the index of the graph. A new index is in memory; it takes about
     ten seconds for half a million names, so `wikidata-cache load` writes one to disk.

@@ -91,7 +91,7 @@ def open_graph_file(path: Path) -> Iterator[CountingReader]:
         with CountingReader(path) as reader:
             try:
                 yield reader
-            finally:
+            finally:  # `line` is for the message below, where `reader` may not exist
                 line = reader.lines + 1
     except FileNotFoundError as error:
         raise GraphFileError(path, "does not exist; check the path") from error
