@@ -313,8 +313,8 @@ def normalise(text: str) -> str:
     """Return the form in which names are compared: casefolded, no accents or invisible characters, single spaces.
 
     "São  Paulo" and "SAO PAULO" have the same form, "sao paulo". "Зенит" becomes "зенит"; "東京" stays the same, and
-    "ﾄﾖﾀ" of half width becomes "トヨタ". Marks without which a letter is another one stay, such as that of "ガ".
-    NFKD replaces such compatibility characters; at the end, NFC composes letters with their marks.
+    "ﾄﾖﾀ" of half width becomes "トヨタ", since NFKD replaces compatibility characters. Marks without which a letter is
+    another one stay, such as that of "ガ"; at the end, NFC composes them with their letters.
     """
     if text.isascii() and text.isprintable():
         return " ".join(text.lower().split())
