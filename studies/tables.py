@@ -143,9 +143,9 @@ class Results:
         body = []
         if options.get("metrics_as_rows"):
             for metric in metrics:
-                # Rows of one metric may have different records: "200 / 180"
+                # Rows of one metric may have different records: "200/180"
                 counts = dict.fromkeys(cell.n for cell in numbers if cell.metric == metric)
-                body.append([metric, " / ".join(counts), *[text(row, metric) for row in rows]])
+                body.append([metric, "/".join(counts), *[text(row, metric) for row in rows]])
             return markdown(["", "n", *rows], body)
         for row in rows:
             body.append([row, *[text(row, metric) for metric in metrics]])

@@ -189,10 +189,11 @@ function showAnswer(found) {
   shown = found;
   const own = found.outcomes[0], seconds = `in ${found.seconds.toFixed(1)} s`;
   const quoted = (text) => make("q", { dir: "auto" }, text || "");
+  const stop = /[.!?]\s*$/.test(own.after || "") ? "" : "."; // the quoted text may end the sentence itself
   const base = !state.ledger ? "" : found.on_ledger ? " Made on the model with the ledger’s edits." : " Made on the unedited model, without the ledger’s edits.";
   report(found.success
-    ? ["Done ", seconds, ". Before the edit, the model generated ", quoted(own.before), "; now it generates ", quoted(own.after), ".", base]
-    : ["Made ", seconds, ", but the edit failed: the model generates ", quoted(own.after), ".", base], "done");
+    ? ["Done ", seconds, ". Before the edit, the model generated ", quoted(own.before), "; now it generates ", quoted(own.after), stop, base]
+    : ["Made ", seconds, ", but the edit failed: the model generates ", quoted(own.after), stop, base], "done");
   byId("outcomes").replaceChildren(...found.outcomes.map((one) => outcome(one, one.kind === "edit" ? found.success : null)));
   byId("add-edit").hidden = !state.ledger;
   byId("add-edit").dataset.force = "no";
@@ -326,7 +327,9 @@ async function start() {
     byId("about").textContent = problem.message;
     return;
   }
-  byId("about").textContent = [`${state.model} (${state.size})`, `${state.method}: ${state.about}`, state.graph ? `graph: ${state.graph}` : "no graph"].join(" · ");
+  const about = [`${state.model} (${state.size})`, `${state.method}: ${state.about}`];
+  if (state.graph) about.push(`graph: ${state.graph}`);
+  byId("about").textContent = about.join(" · ");
   pairs(byId("settings"), state.settings);
   byId("example").hidden = !state.example;
   byId("chat-field").hidden = !state.chat;
