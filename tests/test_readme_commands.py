@@ -109,6 +109,7 @@ def inputs(place: Path, tiny_folder: Path, server: Server, monkeypatch: pytest.M
     save_larger(place / "larger")
     for user in ("models.language_model", "ship.export.merged_model", "ship.checkpoint.stored"):
         monkeypatch.setattr(f"kg_edit.{user}.resolve_model", _stand_in(place))
+    monkeypatch.setattr("kg_edit.ship.export.layout.files_at_hand", lambda name: Path(_stand_in(place)(name)))
     monkeypatch.setattr("kg_edit.patches.guards.SHARE", 1e9)  # what a random model's weights are is no measure
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     monkeypatch.setattr("wikidata_cache.cli.fetch.WIKIDATA", (server.url,))
@@ -130,7 +131,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield addresses
 
 
-def _stand_in(place: Path) -> object:
+def _stand_in(place: Path) -> Callable[[str], str]:
     models = {
         "smollm2-135m": str(place / "tiny"),
         **dict.fromkeys(LARGER, str(place / "larger")),

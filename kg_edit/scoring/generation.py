@@ -105,11 +105,19 @@ def continuations(
     return tuple(result.text for result in results)
 
 
-def ask(model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, chat: bool = False) -> str:
+def ask(
+    model: LanguageModel | str | Path,
+    prompt: str,
+    *,
+    tokens: int = 20,
+    chat: bool = False,
+    max_new_tokens: int | None = None,
+) -> str:
     """Return the model's greedy answer to a prompt: at most ``tokens`` tokens of one line.
 
     The model may be patched; a model's name is accepted too, which is then loaded for each call. With ``chat``, the
-    prompt is a user's turn, unchanged, and the answer may have several lines.
+    prompt is a user's turn, unchanged, and the answer may have several lines. ``max_new_tokens`` is what transformers
+    calls ``tokens``, and is used instead of it.
 
     Raises:
         PromptError: the prompt is empty, or is not one text.
@@ -118,6 +126,8 @@ def ask(model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, cha
     """
     if not isinstance(prompt, str) or not prompt.strip():
         raise PromptError(f"found {describe(prompt)}; expected one text to continue; ask once for each of several")
+    if max_new_tokens is not None:
+        tokens = max_new_tokens
     model = as_model(model)
     if chat:
         text = reply_in_chat(model, [{"role": "user", "content": prompt}], tokens=tokens).text

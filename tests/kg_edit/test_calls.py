@@ -98,6 +98,9 @@ def test_a_models_name_is_loaded(tiny_folder: Path) -> None:
     with patch.applied(str(tiny_folder)) as edited:
         assert ask(edited, "Google", tokens=3) == ask(edited, "Google", tokens=3)
     assert ask(str(tiny_folder), "Google", tokens=3) == ask(tiny("llama"), "Google", tokens=3)
+    assert ask(tiny("llama"), "Google", max_new_tokens=3) == ask(tiny("llama"), "Google", tokens=3), (
+        "transformers' name"
+    )
 
 
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
