@@ -78,7 +78,8 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
         database = _check_database(graph)
         if database is not None:
             yield database
-        if database is None or database.ok:  # on a damaged database, the engine may allocate any amount of memory
+        is_damaged = database is not None and not database.ok
+        if not is_damaged:  # on a damaged database, the engine may allocate any amount of memory
             yield _check(f"source {graph}", lambda: _try_source(graph, cache))
 
 
@@ -151,9 +152,9 @@ def _try_question(cache: WikidataCache) -> str:
         if not rows:
             raise WikidataCacheError("the graph opens, but has no statement about an item")
         entity = local_id(rows[0]["s"])
-    graph = cache.neighbourhood(entity, SubgraphOptions(hops=1, per_node=10))
-    label = graph.nodes[entity]["label"]
-    digest = graph.graph["content_hash"][:12]
+    subgraph = cache.neighbourhood(entity, SubgraphOptions(hops=1, per_node=10))
+    label = subgraph.nodes[entity]["label"]
+    digest = subgraph.graph["content_hash"][:12]
     return f"answers: {label} ({entity}) has statements, content hash {digest}"
 
 
@@ -175,7 +176,7 @@ def _check_database(graph: SourceSpec) -> Finding | None:
 
 
 def _compare_hashes(store: Path) -> str:
-    files = read_manifest(store, every=True).files
+    files = read_manifest(store, every=True).files  # hashes every file, and raises an error if one differs
     size = sum(file.bytes for file in files.values())
     return f"intact: all {len(files)} files ({size / 1e6:,.1f} MB) have the sha256 that `load` recorded"
 

@@ -109,7 +109,8 @@ class MethodConfig(BaseModel):
         except ValidationError as error:
             raise _config_error(faults_of(error, type(self))) from None
 
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic's mark, as in `edits.edit.Record`
+    # Pydantic's own mark: `model_validate` does not call `__init__`, so `preset` words its errors itself.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -126,7 +127,9 @@ class MethodConfig(BaseModel):
     def _find_odd_values(cls, raw: Any, validated: Any, field: str) -> Iterator[tuple[str, Any, str]]:
         """Yield (field, value, what is expected) of each bool, huge count or empty name in a value.
 
-        ``raw`` is the value as it was passed in, ``validated`` what pydantic made of it.
+        ``raw`` is the value as it was passed in, ``validated`` what pydantic made of it. For the field covariance, of
+        {"tokens": True} pydantic makes a CovarianceConfig with tokens=1, and this yields ("covariance.tokens", True,
+        "a number").
         """
         if isinstance(raw, bool) and not isinstance(validated, bool):
             yield field, raw, "a number"
@@ -193,7 +196,7 @@ class MethodConfig(BaseModel):
         if not unknown:
             return
         kind = f"setting{_of_method(method)}"
-        if unknown[0] == method:  # written as where several methods run: rome.steps=3
+        if unknown[0] == method:  # rome.steps=3, as where several methods run; `_nest` made {"rome": {"steps": 3}}
             prefix = f"{method}."
             for name, value in settings.items():
                 if name.startswith(prefix):
@@ -324,7 +327,10 @@ class LayerConfig(MethodConfig):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Let the help of ``layer`` name the ``depth`` of this class; fields are copied, so the parent's help stays."""
+        """Let the help of ``layer`` name the ``depth`` of this class, such as 0.5: "default 0.5 of the depth".
+
+        Fields are copied, so the parent's help stays.
+        """
         field = cls.model_fields["layer"]
         field.description = re.sub(r"[\d.]+(?= of the depth)", f"{cls.depth:g}", field.description or "")
 

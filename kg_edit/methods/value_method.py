@@ -62,8 +62,8 @@ class ValueConfig(MethodConfig):
     anchor: float = Field(
         0.0,
         ge=0,
-        description="rescale every value to the mean norm of the unedited model's values, and refuse one that is this "
-        "many times as long; 0: off; published: 2",
+        description="refuse a value that is longer than this many times the mean norm of the unedited model's values, "
+        "and rescale the others to it; 0: off; published: 2",
     )
     seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
     covariance: CovarianceConfig = Field(
@@ -150,7 +150,7 @@ class ValueMethod(EditingMethod):
         """Check the inputs, and open the corpus that C is measured from."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, ValueConfig)  # noqa: S101 - config_class
-        open_corpus(config.covariance.corpus, seed=config.covariance.seed)
+        open_corpus(config.covariance.corpus, seed=config.covariance.seed)  # raises an error if there is none
 
     @cached_property
     def value_norm(self) -> float:
@@ -185,11 +185,11 @@ class ValueMethod(EditingMethod):
         return self.model.width
 
     def portions(self, requests: Sequence[Request]) -> Iterator[slice]:
-        """Yield the parts of ``requests`` for which what each keeps during a descent fits into ``memory`` at once.
+        """Yield the parts of ``requests`` that fit into ``memory`` (MB) together.
 
-        That is the attention's keys and values of the tokens of its prompts, in every block, and what it trains, with
-        gradients and Adam's means. The attention's keys and values of the contexts are kept once, if the model's
-        attention allows it (`SharedContexts.prefix`).
+        During its descent a request keeps the attention's keys and values of the tokens of its prompts, in every block,
+        and what it trains, with gradients and Adam's means. The attention's keys and values of the contexts are kept
+        once, if the model's attention allows it (`SharedContexts.prefix`).
         """
         # A token has a key [d] and a value [d] in the attention of each block. Where heads share keys (grouped-query
         # attention), they are shorter: then this counts too many bytes, and a part has fewer requests than would fit.
@@ -201,7 +201,9 @@ class ValueMethod(EditingMethod):
         first = 0  # of the present part
         part_bytes = shared_bytes
         for index, request in enumerate(requests):
-            longest_row = max(_count_own_tokens(row, shared_starts) for row in request.rewrites)
+            longest_row = max(
+                _count_own_tokens(row, shared_starts) for row in request.rewrites
+            )  # rows are padded to it
             row_bytes = cache_bytes_per_token * longest_row
             request_bytes = row_bytes * len(request.rewrites) + _OPTIMISER_BYTES * self.parameter_count
             if index > first and part_bytes + request_bytes > self.memory * 1e6:
@@ -216,7 +218,7 @@ class ValueMethod(EditingMethod):
         """Return the token ids of the contexts that are kept once for all prompts; none if the attention forbids it."""
         rows = chain.from_iterable(request.rewrites for request in requests)
         longest_row = max((len(row.ids) for row in rows), default=0)
-        if not mask_decides(self.model, longest_row):
+        if not mask_decides(self.model, longest_row):  # else a token's keys and values depend on where its row begins
             return []
         starts = context_starts(self.model, self.contexts)
         return list(dict.fromkeys(starts))  # each once

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from kg_edit.edits.edit import Edit
 from kg_edit.languages import ENGLISH
@@ -58,7 +58,7 @@ class ReportProbe(BaseModel):
 
     def is_answered(self, text: str) -> bool:
         """Return whether a continuation has the wanted answer, as in `Reading`."""
-        names = self.aliases or (self.wanted,)
+        names = self.aliases or (self.wanted,)  # `aliases` has all right names, the wanted one too
         if self.kind == "portability":
             return any(mentions(text, name) for name in names)
         in_a_sentence = self.chat and not self.several_lines  # a paragraph is never in one sentence
@@ -98,11 +98,7 @@ class Reading(BaseModel):
 
     @property
     def grade(self) -> tuple[bool, bool]:
-        """(success, right), by which readings are compared: a success is better, and of two alike the right one.
-
-        An edit that is made in both forms is asked in both. The reading with the lowest grade counts, the first of
-        equals, so `min` with this key finds it.
-        """
+        """(success, right), by which readings are compared: a success is better, and of two alike the right one."""
         return self.success, self.right
 
 
@@ -123,7 +119,7 @@ def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
         rows = tuple(ReportRow.model_validate_json(line) for line in lines if line)
-    except (OSError, ValueError, ValidationError):
+    except (OSError, ValueError):
         return ()
     if {row.edit for row in rows} != {edit.id for edit in edits}:
         return ()
@@ -131,5 +127,8 @@ def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
 
 
 def find_worst(rows: Sequence[ReportRow]) -> ReportRow:
-    """Return the row of an edit's own prompt that counts: of an edit in both forms, the lowest `Reading.grade`."""
+    """Return the row of an edit's own prompt with the lowest `Reading.grade`, the first of equals.
+
+    An edit that is made in plain text and in chat form is asked in both: it is as good as its worst answer.
+    """
     return min(rows, key=lambda row: row.edited.grade)
