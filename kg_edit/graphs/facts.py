@@ -27,7 +27,7 @@ from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import GraphError
 from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph, subject_of, supported
 from kg_edit.languages import ENGLISH, RelationForms, fit_template, forms_of
-from kg_edit.text.fact_words import fact_words, has_words, is_named_in, relation_forms
+from kg_edit.text.fact_words import fact_words, has_translated_words, is_named_in, relation_forms
 from kg_edit.text.matching import without_accents
 from kg_edit.writing_systems import join
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -156,7 +156,7 @@ def relations_without_words(edit: Edit, graph: nx.MultiDiGraph) -> set[str]:
     Either the relation, one of Wikidata, has no packaged forms in it, or the object has an English label alone.
     """
     labels = set[str]()
-    if not has_words(edit.language):
+    if not has_translated_words(edit.language):
         return labels
     forms = forms_of(edit.language)
     for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
@@ -272,7 +272,7 @@ class Wording:
         templates = RelationTemplates.load()
         label = _on_one_line(graph.nodes[target]["label"])
         found = _find_label(edit, graph, templates)
-        if has_words(edit.language):
+        if has_translated_words(edit.language):
             edited = relation_forms(edit.relation_id, edit.language) or relation_forms(found, edit.language)
             return cls(
                 edit_prompt=edit.prompt,

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -40,8 +40,7 @@ from kg_edit.registry import MethodEntry, method_entries, plug_in_code
 from kg_edit.storage.setting_fields import input_files
 from kg_edit.version import __version__, code_sha256
 
-Made = TypeVar("Made")
-# Families that train or rewrite the stored weight itself, which a quantised layer has not in the form of numbers
+# Families that train or rewrite the stored weight itself: a quantised layer does not store it as plain numbers
 _CHANGE_STORED_WEIGHTS = ("fine-tuning", "adapter", "neurons", "gradient", "hypernetwork")
 
 
@@ -52,7 +51,8 @@ class EditingMethod(ABC):
         entry: the method's entry in the registry, which listings show; the attributes from ``name`` to ``takes_text``
             are those of the entry.
         name: the method's name, as ``--method`` takes it.
-        family: which computation the method does (`kg_edit.methods.config`); None: the planner can't estimate it.
+        family: which computation the method does (`kg_edit.methods.config`); None: its own, which the planner can't
+            estimate.
         kind: what a patch of this method changes: weights, a layer's output (adapter) or the prompt.
         joint: true if all edits of a call are computed together (a batch); false if they are made in sequence, each on
             the model with the earlier edits applied.
@@ -103,8 +103,9 @@ class EditingMethod(ABC):
             refuse_quantised(self.name)
         if model.is_recurrent and not self.takes_recurrent:
             refuse_recurrent(model.name)
+        # A preset that the class does not define has the published settings of one model, which may be another one.
         if config.preset_name not in config.preset_names():
-            from kg_edit.methods.presets import warn_of_another_model  # for the published settings of a model
+            from kg_edit.methods.presets import warn_of_another_model  # reads a table of all published presets
 
             warn_of_another_model(config.preset_name, model.text_config.to_dict())
         self.model = model
@@ -113,11 +114,18 @@ class EditingMethod(ABC):
         self.memory = pass_megabytes(model.device) or self.memory
         self.layers = config.written_layers(len(model.blocks))
         self._fingerprint = model.fingerprint
-        for layer in self.layers:  # raises early if there is no such layer, or if experts are in the matrix's place
-            if self.family in (None, "low-rank"):
-                model.block(layer)
-            else:
-                model.down_projection(layer)
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        """Check early that the model has the written layers, and there the matrix that the family writes.
+
+        Most families write the down-projection, in whose place a mixture of experts has others. LoRA ("low-rank") and
+        methods without a family may write something else.
+        """
+        for layer in self.layers:
+            self.model.block(layer)
+            if self.family not in (None, "low-rank"):
+                self.model.down_projection(layer)
 
     @property
     def layer(self) -> int:
@@ -415,15 +423,6 @@ class EditingMethod(ABC):
     def _input_files(self) -> dict[str, str]:
         """The SHA-256 of files that settings name: hashed once, and not for every patch."""
         return input_files(self.config)
-
-
-def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
-    """Call ``make`` and return its result, or the exception of `FAILURES` that it raised, with a note of the edit."""
-    try:
-        with annotate_errors(edit):
-            return make()
-    except FAILURES as error:
-        return error
 
 
 @contextmanager

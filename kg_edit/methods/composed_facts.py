@@ -30,7 +30,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
-from kg_edit.text.fact_words import fact_words, has_words, is_named_in, relation_forms
+from kg_edit.text.fact_words import fact_words, has_translated_words, is_named_in, relation_forms
 from kg_edit.text.relation_nouns import asked_nouns, relation_examples, relation_nouns
 from kg_edit.writing_systems import join
 
@@ -39,7 +39,7 @@ _COMMON = {"the", "and", "for", "language", "languages", "city", "united", "new"
 # Relations whose objects would be an odd answer to a question
 _VAGUE = {"kind", "broader kind", "larger whole", "part", "largest part", "counterpart", "quality", "neighbour"}
 _COMPARED = 40  # the objects of one noun that are compared, at most
-_OWN_QUESTIONS = 2  # how often the edit itself is among its stated facts
+_OWN_QUESTIONS = 2  # how often the edit itself is among its stated facts; `rows_of` gives each another wording
 # The English wordings of `FactWords`: {} is the subject, [hop] is such as "currency of the country of origin". All
 # wordings ask for a short answer, as tests do. The frame of tests is another ("Question: … Answer:"), their question is
 # often the same. Sentences ("The [hop] of {} is") are not used: a value trained on them alone answers questions less
@@ -49,9 +49,11 @@ WORDINGS = fact_words(ENGLISH).wordings
 
 @dataclass(frozen=True, kw_only=True)
 class ComposedFact:
-    """A composed fact: the ``hop`` (such as "currency of the country of origin") of s is ``target``.
+    """A fact about s that a question asks for: the ``hop`` of s is ``target``.
 
-    ``asked`` has the forms of r' in a language other than English.
+    The hop is one relation ("country of origin": the edit itself, or what rules imply) or two of them ("currency of the
+    country of origin"). In another language than English, ``asked`` has the forms of its first relation, and the hop
+    is a phrase in that language, with {} for s if that does not come last.
     """
 
     hop: str
@@ -67,7 +69,7 @@ class ComposedFact:
 
     @property
     def noun(self) -> str:
-        """The relation r' alone, as a noun: "currency"."""
+        """The first relation of the hop alone, as a noun: "currency"."""
         if self.asked is not None:
             return self.asked.noun
         return self.hop.partition(" of the ")[0]
@@ -84,7 +86,8 @@ class ComposedFact:
     def context(self, wording: str, *, shown: int) -> str:
         """Return up to ``shown`` facts about other things in the same wording, then {} for the prompt.
 
-        They show the form and the kind of the answer, so that the value does not have to learn these.
+        They show the form and the kind of the answer, so that the value does not have to learn these. One fact about
+        currencies is "Q: What is the currency of Japan?\nA: yen\n\n{}".
         """
         facts = relation_examples(self.language).get(self.noun, ())
         others = [(thing, target) for thing, target in facts if target != self.target][:shown]
@@ -107,7 +110,7 @@ def direct_question(noun: str, thing: str, language: str = ENGLISH) -> str:
     words = fact_words(language)
     forms = None
     hop = noun
-    if has_words(language):
+    if has_translated_words(language):
         forms = relation_forms(noun, language)
     if forms is not None:
         hop = forms.hop
@@ -161,7 +164,7 @@ def implied_facts(graph: nx.MultiDiGraph, *, exclude: Sequence[str], language: s
     """Return what follows from the edit about s by rules (`SubgraphOptions.rules`); ``exclude`` as in `objects_of`."""
     nouns = relation_nouns(language)
     forms: Mapping[str, RelationForms] = {}
-    if has_words(language):
+    if has_translated_words(language):
         forms = forms_of(language)
     subject = subject_of(graph)
     found = []  # (-confidence, property, object), so that the surest come first
@@ -195,7 +198,7 @@ def composed_fact(edit: Edit, noun: str, target: str) -> ComposedFact | None:
 
     None in a language other than English if the edited relation has no packaged forms: its noun may need an article.
     """
-    if not has_words(edit.language):
+    if not has_translated_words(edit.language):
         return ComposedFact(hop=f"{noun} of the {first_hop(edit)}", target=target)
     first = forms_of_edit(edit)
     asked = relation_forms(noun, edit.language)
@@ -207,7 +210,7 @@ def composed_fact(edit: Edit, noun: str, target: str) -> ComposedFact | None:
 
 def edit_as_fact(edit: Edit) -> ComposedFact | None:
     """Return the edit itself as a fact; None in a language other than English if its relation has no packaged forms."""
-    if not has_words(edit.language):
+    if not has_translated_words(edit.language):
         return ComposedFact(hop=first_hop(edit), target=edit.target_new)
     forms = forms_of_edit(edit)
     if forms is None:
@@ -266,7 +269,9 @@ def likeliest_first(
     most_nouns: int,
     language: str = ENGLISH,
 ) -> dict[str, list[str]]:
-    """Return the first ``most_nouns`` of ``objects``, the likeliest answers to "What is the [noun] of [thing]?" first.
+    """Return the first ``most_nouns`` nouns of ``objects``, and sort the objects of each (at most `_COMPARED`).
+
+    The likeliest answer to "What is the [noun] of [thing]?" is the first object.
 
     For example, Wikidata lists the Byzantine Empire, the Papal States, Italy and a dozen more as countries of Rome; the
     model finds one of them likeliest. An object is ranked by the sum over its tokens of -log p. Objects that can't be
@@ -298,7 +303,7 @@ def _compute_costs(model: LanguageModel, pairs: Sequence[Pair]) -> dict[Pair, fl
         if _fits(model, prompt):
             counts[pair] = len(prompt.target_ids)
     scores = score(model, list(counts))
-    return {pair: scores[pair].nll * count for pair, count in counts.items()}
+    return {pair: scores[pair].nll * count for pair, count in counts.items()}  # nll is the mean over the tokens
 
 
 def _fits(model: LanguageModel, prompt: Prompt) -> bool:
@@ -309,7 +314,9 @@ def _fits(model: LanguageModel, prompt: Prompt) -> bool:
 def stated_facts(
     model: LanguageModel, edit: Edit, graph: nx.MultiDiGraph, *, most: int, exclude: Sequence[str]
 ) -> list[ComposedFact]:
-    """Return the edit itself, twice, then at most ``most`` facts of the graph, one for each relation of o*.
+    """Return the edit itself, twice unless it gives away ``exclude``, then at most ``most`` facts of the graph.
+
+    There is one fact for each relation of o*.
 
     Args:
         model: ranks the objects of a relation.

@@ -257,8 +257,11 @@ def _freeze(value: Any) -> Any:
     return value
 
 
-def has_words(language: str) -> bool:
-    """Return whether methods have words of their own in a language other than English."""
+def has_translated_words(language: str) -> bool:
+    """Return whether the words of methods are translated into a language.
+
+    Not for English itself, nor for a language without forms, whose edits get the English words.
+    """
     return language != ENGLISH and language in FORM_LANGUAGES
 
 

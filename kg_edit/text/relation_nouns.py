@@ -11,7 +11,7 @@ from importlib.resources import files
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.languages import ENGLISH, fit_template, forms_of, named_facts
-from kg_edit.text.fact_words import fact_words, has_words, relation_forms
+from kg_edit.text.fact_words import fact_words, has_translated_words, relation_forms
 
 WORDINGS = (
     "The {noun} of {{}} is",
@@ -26,7 +26,7 @@ WORDINGS = (
 def relation_nouns(language: str = ENGLISH) -> Mapping[str, str]:
     """Return the noun of each property, in the order of the packaged table: frequently asked ones first."""
     nouns = _table("ripple_nouns.tsv")
-    if not has_words(language):
+    if not has_translated_words(language):
         return nouns
     forms = forms_of(language)
     order = dict.fromkeys([*nouns, *forms])
@@ -48,7 +48,7 @@ def relation_examples(language: str = ENGLISH) -> Mapping[str, Sequence[tuple[st
     """Return example facts (thing, object) of each relation, by its noun; they are about well-known things."""
     nouns = relation_nouns(language)
     rows: Sequence[Sequence[str]] = named_facts(language)
-    if not has_words(language):
+    if not has_translated_words(language):
         rows = _rows("relation_examples.tsv")
     examples = dict[str, list[tuple[str, str]]]()
     for relation, thing, target in rows:
@@ -61,7 +61,7 @@ def example_things(language: str = ENGLISH) -> tuple[str, ...]:
 
     In another language than English they are well-known things, and the capitals among the objects of its facts.
     """
-    if has_words(language):
+    if has_translated_words(language):
         capitals = [name for property_id, _, name in named_facts(language) if property_id == "P36"]
         return tuple(dict.fromkeys([*fact_words(language).known, *capitals]))
     tested = {thing for _, thing, _ in _rows("related_facts.tsv")}
@@ -87,7 +87,7 @@ def diverse_prompts(edit: Edit) -> list[str]:
     They are built from the packaged relation templates and nouns; a relation that is in neither has none. The edit's
     own paraphrases are not used, because a benchmark tests with them.
     """
-    if has_words(edit.language):
+    if has_translated_words(edit.language):
         return _diverse_prompts_in(edit)
     templates = RelationTemplates.load()
     prompts = list[str]()

@@ -26,7 +26,7 @@ from kg_edit.methods.composed_facts import (
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion
 from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.scoring.questions import right_answers
-from kg_edit.text.fact_words import has_words, relation_forms
+from kg_edit.text.fact_words import has_translated_words, relation_forms
 from kg_edit.text.relation_nouns import asked_nouns, relation_examples
 
 
@@ -108,7 +108,7 @@ class RippleTargets:
         questions = []
         for noun in missing[:most]:
             forms = None
-            if has_words(language):
+            if has_translated_words(language):
                 forms = relation_forms(noun, language)
             known = tuple(examples.get(noun, ()))
             questions.append(TeacherQuestion(noun=noun, of=self.edit.target_new, examples=known, asked=forms))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kg_edit.languages import ENGLISH, fill
 from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.patches.walks import Origin, WalkedStatement
-from kg_edit.text.fact_words import has_words
+from kg_edit.text.fact_words import has_translated_words
 from kg_edit.text.matching import normalised
 from kg_edit.writing_systems import join
 
@@ -267,7 +267,7 @@ class EditedGraph:
         if edit.fact.relation_key not in INVERSES:
             return False
         inverse = self.words.relation(*INVERSES[edit.fact.relation_key])
-        return inverse.forms is not None or not has_words(self.words.language)
+        return inverse.forms is not None or not has_translated_words(self.words.language)
 
     def _invert(self, edit: RememberedEdit) -> Statement:
         """Return the inverse of an edit's fact, whose relation `_can_invert`."""

@@ -31,7 +31,7 @@ from kg_edit.methods.graph_memory.walk import WalkRule
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.patches.base import Patch
 from kg_edit.patches.walks import Origin
-from kg_edit.text.fact_words import has_words, warn_of_english, warn_of_left_out
+from kg_edit.text.fact_words import has_translated_words, warn_of_english, warn_of_left_out
 from wikidata_cache import WikidataCache
 
 _VAGUE = {"P31", "P279", "P361", "P527", "P1889", "P1552"}  # kinds, parts and the like, which nobody asks for
@@ -250,7 +250,7 @@ class GraphMemory(GraphReader):
 
 def _can_be_said(relation: Relation, data: Mapping[str, Any]) -> bool:
     """Return whether a relation has packaged words in its language, or the edge with this ``data`` a label in it."""
-    if not has_words(relation.words.language) or relation.forms is not None:
+    if not has_translated_words(relation.words.language) or relation.forms is not None:
         return True
     return bool(data["label"] != data.get("default_label"))
 

@@ -21,7 +21,7 @@ from importlib.resources import files
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.graphs.facts import noun_for
 from kg_edit.languages import ENGLISH, RelationForms, forms_of
-from kg_edit.text.fact_words import FactWords, fact_words, has_words, relation_forms
+from kg_edit.text.fact_words import FactWords, fact_words, has_translated_words, relation_forms
 from kg_edit.text.matching import normalised
 from kg_edit.text.relation_nouns import relation_nouns
 from kg_edit.writing_systems import is_unspaced
@@ -135,7 +135,7 @@ class RelationWords:
     def property_of(self, relation: str | None, prompt: str) -> str | None:
         """Return the property of a relation's label, or of the packaged template that is an edit's prompt."""
         for forms in self._forms.values():
-            if has_words(self.language) and (forms.noun == relation or forms.template == prompt):
+            if has_translated_words(self.language) and (forms.noun == relation or forms.template == prompt):
                 return forms.property_id
         row = self._templates.find(relation)
         if row and row.property_id:
@@ -147,7 +147,7 @@ class RelationWords:
 
     def _make_relation(self, key: str, label: str) -> Relation:
         """Return the relation from what is packaged of it: a template, a noun, and further words."""
-        if has_words(self.language):
+        if has_translated_words(self.language):
             return self._make_in_language(key, label)
         row = self._templates.find(key) or self._templates.find(label)
         template = None if row is None else row.template

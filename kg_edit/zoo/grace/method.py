@@ -9,9 +9,9 @@ eps_i, else W x. `grace.codebook` has the rule that computes the radii eps from 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field, PositiveInt
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import find_engine
-from kg_edit.errors import ModelError
+from kg_edit.errors import FAILURES, ModelError
 from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request
-from kg_edit.methods.base import attempt
+from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import LayerConfig, Workload
 from kg_edit.methods.statement import StatementMethod
 from kg_edit.models.hooks import keep_untouched
@@ -32,6 +32,7 @@ from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.grace.codebook import Codebook, Deferral
 from kg_edit.zoo.grace.patch import CodebookPatch, without_codebooks
 
+Made = TypeVar("Made")
 _BATCH = 32  # edits in one descent; each is trained as if it were alone, so this only affects the speed
 
 
@@ -139,7 +140,7 @@ class Grace(CodebookMethod):
 
     def _try_to_encode(self, edit: Edit) -> Request | Exception:
         """Return the edit's prompt with its target, or the exception if it can't be encoded."""
-        return attempt(edit, lambda: self.encode_edit(edit))
+        return _attempt(edit, lambda: self.encode_edit(edit))
 
     def _train(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[Patch | Exception]:
         """Train a value for each edit, all in one descent; return a patch or an exception for each."""
@@ -164,7 +165,7 @@ class Grace(CodebookMethod):
 
     def _try_entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch | Exception:
         """Return the patch of one edit, or the exception if its loss or its entry is not finite."""
-        return attempt(edit, lambda: self._make_entry(edit, key, output, descent))
+        return _attempt(edit, lambda: self._make_entry(edit, key, output, descent))
 
     def _make_entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
         """Return the patch of one edit.
@@ -196,3 +197,12 @@ class Grace(CodebookMethod):
         )
         provenance = {**self.provenance(), "edits": [record]}
         return CodebookPatch(codebooks={self.model.weight_name(self.layer): book}, provenance=provenance)
+
+
+def _attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
+    """Call ``make`` and return its result, or the exception of `FAILURES` that it raised, with a note of the edit."""
+    try:
+        with annotate_errors(edit):
+            return make()
+    except FAILURES as error:
+        return error

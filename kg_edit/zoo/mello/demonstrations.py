@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kg_edit.languages import ENGLISH
-from kg_edit.text.fact_words import has_words
+from kg_edit.text.fact_words import has_translated_words
 from kg_edit.writing_systems import join
 from kg_edit.zoo.mello.loop import ENGLISH_LOOP, LoopWords, loop_words, packaged_loop
 
@@ -17,7 +17,7 @@ from kg_edit.zoo.mello.loop import ENGLISH_LOOP, LoopWords, loop_words, packaged
 def show_demonstrations(count: int, language: str = ENGLISH) -> str:
     """Return the first ``count`` examples in a language, each followed by an empty line."""
     examples: Sequence[str] = DEMONSTRATIONS
-    if has_words(language):
+    if has_translated_words(language):
         words = loop_words(language)
         examples = []
         for row in packaged_loop(language)["examples"]:

@@ -23,7 +23,7 @@ from importlib.resources import files
 from typing import Any, Literal, NamedTuple
 
 from kg_edit.languages import ENGLISH, words_of
-from kg_edit.text.fact_words import has_words
+from kg_edit.text.fact_words import has_translated_words
 from kg_edit.writing_systems import join
 
 QUESTION = "Question:"
@@ -74,7 +74,7 @@ ENGLISH_LOOP = LoopWords(
 
 def loop_words(language: str) -> LoopWords:
     """Return the words of the loop in a language; the English ones if it has none."""
-    if not has_words(language):
+    if not has_translated_words(language):
         return ENGLISH_LOOP
     table = packaged_loop(language)
     return LoopWords(language=language, **{key: table[key] for key in LoopWords._fields[1:]})
