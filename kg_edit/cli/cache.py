@@ -66,7 +66,9 @@ def cache(
     chosen = set(kinds or _ALL)
     if "all" in chosen:
         chosen.update(KINDS)
-        if not clear:  # the answers are in another folder, and nothing computes them again: "all" does not delete them
+        # The answers of Wikidata are shown with all, but not deleted: they are in another folder, and nothing computes
+        # them again.
+        if not clear:
             chosen.add(WIKIDATA)
     items = [item for item in cached_items(cache_folder()) if item.kind in chosen]
     if clear:

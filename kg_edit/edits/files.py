@@ -393,7 +393,7 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
     for row in rows:
         value = row.value
         if isinstance(value, RowFault):
-            yield row.line, EditError([Fault(*value)])
+            yield row.line, EditError([Fault(value.field, value.message)])
         elif in_table and isinstance(value, dict):
             yield row.line, _fields_of(value)
         else:
@@ -402,7 +402,7 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
 
 def check_file(path: Path) -> None:
     """Check early that a file of edits exists and can be read; its rows are not checked."""
-    next(numbered_rows(path), None)
+    next(numbered_rows(path), None)  # a generator: the file is opened and read for its first row
 
 
 def _header_fault(header: Sequence[str]) -> str | None:
@@ -441,7 +441,8 @@ def _describe_unknown(column: str, *, no_other: bool) -> str:
 def _fields_of(cells: Mapping[str, str]) -> dict[str, object]:
     """Return the fields of a table's row from its cells, by column.
 
-    Most fields are the cell's text. " | " separates the entries of a list, and ``chat`` is true, false or "both".
+    A field keeps the column's own name: `to_edit` renames it, and errors name the user's column. Most fields are the
+    cell's text. " | " separates the entries of a list, and ``chat`` is true, false or "both".
     """
     fields = dict[str, object]()
     for column, cell in cells.items():

@@ -81,7 +81,7 @@ def _pairs_with_one_subject(entries: Sequence[Entry]) -> list[tuple[Entry, Entry
     by_subject = defaultdict[str, list[int]](list)  # the numbers of the edits of each name and of each id
     for number, entry in enumerate(entries):
         name = entry.edit.subject.casefold()
-        for key in {name, entry.edit.subject_id or name}:
+        for key in {name, entry.edit.subject_id or name}:  # once by its name, and once by its id if it has one
             by_subject[key].append(number)
     pairs = set[tuple[int, int]]()
     for numbers in by_subject.values():
@@ -129,10 +129,11 @@ def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iter
     for numbers, keys in _keys_by_weight(entries, changes).values():
         units = keys / np.linalg.norm(keys, axis=0).clip(min=1e-12)  # [in, edits]
         cosines = abs(np.triu(units.T @ units, k=1))  # [edits, edits], each pair once
-        for first, second in np.argwhere(cosines > COSINE).tolist():
-            lower, upper = sorted((numbers[first], numbers[second]))  # the steps may be in another order than entries
-            pair = (lower, upper)
-            largest[pair] = max(largest.get(pair, 0.0), float(cosines[first, second]))
+        for column_a, column_b in np.argwhere(cosines > COSINE).tolist():  # a column is the key of the entry numbers[…]
+            # The steps may be in another order than the entries.
+            lower, upper = sorted((numbers[column_a], numbers[column_b]))
+            cosine = float(cosines[column_a, column_b])
+            largest[lower, upper] = max(largest.get((lower, upper), 0.0), cosine)
     for (first, second), cosine in sorted(largest.items()):
         yield entries[first], entries[second], round(cosine, 4)
 
@@ -144,8 +145,8 @@ def _keys_by_weight(entries: Sequence[Entry], changes: Mapping[int, Changes]) ->
     keys = defaultdict[str, list[Array]](list)  # by weight: the keys of each step, [in, edits of the step]
     for step, change in changes.items():
         positions = [EditPosition(step, record["edit"]["id"]) for record in change.edits]
-        are_known = all(position in number_of for position in positions)  # else added after the entries were read
-        if not are_known:
+        are_known = all(position in number_of for position in positions)
+        if not are_known:  # the ledger has grown since the entries were read
             continue
         for name, keys_of_step in _keys_of_step(change).items():
             numbers[name] += [number_of[position] for position in positions]

@@ -110,7 +110,10 @@ def marked_select(variables: str, *parts: str) -> str:
 
 
 def echo_query(query: str) -> tuple[str, dict[str, str]]:
-    """Return a query whose only row has a digest of `query`, and that row."""
+    """Return a query whose only row has a digest of `query`, and that row.
+
+    It is sent after a user's query, which has no mark, to see that the endpoint answers the query that it gets.
+    """
     digest = _digest(query)
     return f'SELECT ?echo WHERE {{ BIND("{digest}" AS ?echo) }}', {"echo": digest}
 
