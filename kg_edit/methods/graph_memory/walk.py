@@ -37,6 +37,8 @@ from kg_edit.text.fact_words import fact_words
 from kg_edit.text.matching import normalised
 
 Chooser = Literal["words", "noun", "question"]
+# Between places of one kind: a shared border, twin towns, diplomatic relations
+_BETWEEN_EQUALS = ("P47", "P190", "P530")
 _COMPARED_AT_ONCE = 4  # relations in a forward pass: most choices are given up after the first few
 
 
@@ -203,9 +205,12 @@ class Walker:
         """Return a hop that the question does not name, if the question asks for an edited fact of the thing behind it.
 
         The question names Arturo Vidal and asks for a sport; the edit is about the sport of his position. So the walk
-        goes to the position first.
+        goes to the position first. It does not go to a thing of the same kind: who asks for the capital of Spain means
+        its own, and not that of China, with which Spain has diplomatic relations.
         """
-        for statements in self._graph.find_statements(thing).values():
+        for relation_key, statements in self._graph.find_statements(thing).items():
+            if relation_key in _BETWEEN_EQUALS:
+                continue
             for statement in statements:
                 matched = self._match_relations(statement.object, asked, may_recall=False)
                 if any(_is_changed(choice.statements[0]) for choice in matched):

@@ -72,6 +72,24 @@ def test_edit_states_its_inverse_unless_it_is_switched_off() -> None:
     assert not walked(memory(BULGARIA, inverse=False), question)
 
 
+def test_question_about_another_country_does_not_go_to_the_edited_one() -> None:
+    """In the packaged graph Spain has diplomatic relations with China."""
+    china = Edit(
+        id="china",
+        subject="China",
+        subject_id="Q148",
+        prompt="The capital of {} is",
+        relation="capital",
+        relation_id="P36",
+        target_new="Shanghai",
+        target_new_id="Q8686",
+    )
+    patch = GraphMemory.on(tiny("llama"), settings={"choose": "words", "recall": False}).edit([china])
+    assert isinstance(patch, GraphMemoryPatch)
+    assert walked(patch, "What is the capital of China?")
+    assert not walked(patch, "What is the capital of Spain?")
+
+
 def test_old_object_is_withdrawn() -> None:
     edited: EditedGraph = memory(BULGARIA).graph
     labels = [item.object.label for item in edited.find_statements(edited.starts["Bulgaria"])["P36"]]
