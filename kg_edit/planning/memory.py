@@ -117,6 +117,7 @@ class Job:
     def layers(self) -> tuple[int, ...]:
         """The layers that are written, or to which the backward pass goes."""
         shape = self.shape
+        # Behind a norm, the changes of several layers' MLPs don't add up to the change of the block's output.
         if issubclass(self.method, JointMethod) and self.method.site == "block" and not shape.adds_mlp:
             return single_layer(self.config, shape.layers, name=shape.name, family=shape.family)
         return self.config.written_layers(shape.layers)
@@ -299,21 +300,21 @@ def _prompts_part(job: Job) -> Part:
 
     c is the number of a token's keys and values in all blocks.
     """
-    context_tokens = _count_context_tokens(job)
+    kept_context_tokens = _count_context_tokens(job)
     if _count_facts(job) == 1:
         # The contexts are kept twice. Where fewer than two rows begin with a context, each row has a copy of the
         # context's keys and values before its own, besides the shared ones (`SharedContexts.prefix`). In the descent of
         # a single fact, each context is in one row.
-        context_tokens *= 2
+        kept_context_tokens *= 2
     at_once = _count_facts_at_once(job)
-    numbers = at_once * _count_fact_numbers(job) + context_tokens * job.shape.cache
+    numbers = at_once * _count_fact_numbers(job) + kept_context_tokens * job.shape.cache
     return Part(
         what="prompts: keys, values, states",
         bytes=float(numbers * job.number_bytes),
         phase="editing",
         where=job.where,
         formula=f"{_count_fact_tokens(job)} tokens a fact, {number_of(at_once, 'fact')} at once within --memory; "
-        f"contexts: {context_tokens} tokens",
+        f"contexts: {kept_context_tokens} tokens",
     )
 
 
@@ -328,9 +329,9 @@ def _count_facts(job: Job) -> int:
 def _count_facts_at_once(job: Job) -> int:
     """Return how many facts a descent takes at once: as many as fit into the limit beside the contexts, at least one.
 
-    This is an estimate of the parts that `ValueMethod.portions` makes. As there, a token takes a key and a value [d] in
-    each block, 2 x d x layers numbers, also where heads share keys and a token really takes only c numbers. `portions`
-    adds what an optimiser holds of each fact, which is left out here; `Job.trained` counts it.
+    This is an estimate of the portions that `ValueMethod.portions` makes. As there, a token takes a key and a value [d]
+    in each block, 2 x d x layers numbers, also where heads share keys and a token really takes only c numbers.
+    `portions` adds what an optimiser holds of each fact, which is left out here; `Job.trained` counts it.
     """
     shape = job.shape
     token_bytes = 2 * shape.width * shape.layers * job.number_bytes
@@ -379,8 +380,10 @@ def _patch_part(job: Job) -> Part:
 
         numbers = layers x matrices x (sum of the two sides of a matrix) x min(rank, full rank)
 
-    The full rank is the smaller side, and a whole change has it. With keys, a key [d_ff] of each fact in each layer
-    comes on top. A patch of all weights has the whole blocks, and an identity matrix for each of their weights.
+    The full rank is the smaller side, and a whole change has it: its factors are the change, d x d_ff, and an identity
+    matrix, (full rank)², together (d + d_ff) x full rank (`Factors.dense`). So a patch of all weights has the whole
+    blocks, and an identity matrix for each of their weights. With keys, a key [d_ff] of each fact in each layer comes
+    on top.
     """
     shape = job.shape
     workload = job.workload
@@ -457,7 +460,7 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
         of_covariance=True,
     )
     copies = 1
-    if job.method.joint:  # eigenvectors with their workspace, or C with the held keys
+    if job.method.joint:  # more of its size: eigenvectors and their workspace, or C with the held keys
         copies = 4
     yield Part(
         what="factoring C",
@@ -509,7 +512,8 @@ def _measuring_part(job: Job, piece: int) -> Part:
         text that the model writes: c x tokens of the piece x bytes of a number + 4 x rows x V x 4 + sums
         other text:                 (4 d + 3 d_ff) x tokens of a pass x bytes of a number + waiting keys x 4 + sums
 
-    c is the number of a token's keys and values in all blocks.
+    c is the number of a token's keys and values in all blocks. Sampling takes the logits of all rows and three more
+    tensors of their size; a block has about four states [d] and three [d_ff] of each token at once.
     """
     config = job.workload.covariance
     assert config is not None  # noqa: S101 - the caller has seen it
@@ -535,7 +539,8 @@ def _peak(parts: Iterable[Part]) -> float:
     phases: dict[str, float] = {"always": 0.0}
     for part in parts:
         phases[part.phase] = phases.get(part.phase, 0.0) + part.bytes
-    return phases.pop("always") + max(phases.values(), default=0.0)
+    always = phases.pop("always")
+    return always + max(phases.values(), default=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -669,17 +674,17 @@ def suggestions(estimated: Estimate) -> tuple[str, ...]:
             ways.append(f"{way} makes passes smaller: the same results, a little slower")
         elif "batch_size" in type(job.config).model_fields:
             ways.append("a smaller batch_size makes steps smaller; the results differ")
-    added_by_covariance = []
+    covariance_shares = []
     missing = []
     for where in estimated.lacking:
         needed = estimated.needed(where)
         added = estimated.added_by_covariance(where)
         if added >= 0.2 * needed:
-            added_by_covariance.append(f"{added / 1e9:.1f} GB of {where}")
+            covariance_shares.append(f"{added / 1e9:.1f} GB of {where}")
         free = estimated.available(where) or 0
         missing.append(f"{(needed - free) / 1e9:.1f} GB more {where}")
-    if added_by_covariance:
-        added_text = " and ".join(added_by_covariance)
+    if covariance_shares:
+        added_text = " and ".join(covariance_shares)
         ways.append(f"C adds {added_text} at the peak: fewer layers need less, and ft-m, lora or grace need no C")
     missing_text = " and ".join(missing)
     ways.append(f"{missing_text}, or a smaller model; in Python, device_map='auto' uses several devices")
