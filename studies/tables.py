@@ -381,7 +381,7 @@ def claims_page(results: Results) -> str:
         measured = ""  # in the row above
         for claim in paper["claims"]:
             if "cost" in claim:
-                not_run.append(_escape(f"- Not run: {claim['claim']}. Cost: {claim['cost']}."))
+                not_run.append(_escape(f"- Claimed, but not run: {claim['claim']}. Cost: {claim['cost']}."))
                 continue
             row = claim_cells(results, claim)
             verdicts[_name_verdict(row[-1])] += 1
