@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -148,7 +148,7 @@ def open_named(
         check_graph_name(str(name))
     paths = [user_path(name) for name in names]
     try:
-        fact_paths = [path for path in paths if has_names(path)]
+        fact_paths = [path for path in paths if has_names(path)]  # whose entities have names, and not ids
         if not fact_paths:
             return _open_wikidata(names, contact, language)
         if len(fact_paths) < len(paths):
@@ -167,7 +167,7 @@ def _open_wikidata(names: Sequence[str | Path], contact: str | None, language: s
 
     languages = language_chain(language)
     sources = [packaged_graph(str(name)) or name for name in names]
-    if len(sources) == 1:
+    if len(sources) == 1:  # perhaps a store or a URL, which can't be combined with others
         return WikidataCache(sources[0], contact=contact, languages=languages)
     return WikidataCache(sources, contact=contact, languages=languages)
 
@@ -225,9 +225,17 @@ def _with_names_of(edit: Edit, graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
     }
     named = graph.copy()
     for node, name in names.items():
-        if node in named and name and named.nodes[node]["label"] == named.nodes[node].get("default_label"):
+        if node in named and name and _has_default_label(named.nodes[node]):
             named.nodes[node]["label"] = name
     return named
+
+
+def _has_default_label(node: Mapping[str, Any]) -> bool:
+    """Return whether a node has its English label, as the source has none in the language that was asked for.
+
+    Only a node of a subgraph in another language has a ``default_label``, beside its label.
+    """
+    return bool(node["label"] == node.get("default_label"))
 
 
 def read_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
@@ -257,6 +265,7 @@ def edge_alone(source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
     subject = edit.subject_id or "_:subject"
     target = edit.target_new_id or "_:target_new"
     content = [(subject, edit.subject), edit.relation_text, (target, edit.target_new)]
+    # As in a control, ``right`` is the graph in whose place this subgraph stands.
     subgraph = nx.MultiDiGraph(kind="edge alone", right=graph_identity(source), content_hash=digest(content))
     subgraph.add_node(subject, label=edit.subject, role="subject", hop=0)
     if target != subject:
@@ -280,7 +289,7 @@ def other_label(graph: nx.MultiDiGraph, edit: Edit) -> str | None:
     if node not in graph:
         return None
     label = str(graph.nodes[node]["label"])
-    if edit.language != ENGLISH and label == graph.nodes[node].get("default_label"):
+    if edit.language != ENGLISH and _has_default_label(graph.nodes[node]):
         return None
     words_of_label = set(name_words(normalise(label)))
     words_of_target = set(name_words(normalise(edit.target_new)))
