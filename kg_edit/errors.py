@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from kg_common.errors import EntityLookupError, expected_of
@@ -276,6 +277,7 @@ def _is_redundant(report: _Report, reports: Sequence[_Report], kept: Sequence[_R
     a list of texts         [3]             too_short at answers           string_type at answers[0]
     a text or a list        []              string_type at answers         too_short at answers
     a number or a text      [3]             string_type at id              int_type at id, the first that was tried
+        a text or a list    [1, 2]          string_type at prompt[1]       string_type at prompt[0], the first item
     """
     at_same_place = [other.kind for other in reports if other.location == report.location]
     is_about_part = any(_is_inside(other.location, report.location) for other in reports)
@@ -284,8 +286,13 @@ def _is_redundant(report: _Report, reports: Sequence[_Report], kept: Sequence[_R
     if report.kind == "string_type" and ("too_short" in at_same_place or "too_long" in at_same_place):
         return True
     if report.is_tried and report.kind != "literal_error":
-        return any(other.location == report.location for other in kept)
+        return any(_field_of(other.location) == _field_of(report.location) for other in kept)
     return False
+
+
+def _field_of(location: Location) -> Location:
+    """Return a location up to the first item of a list: ("prompt",) of ("prompt", 0)."""
+    return tuple(takewhile(lambda step: isinstance(step, str), location))
 
 
 def _without_types(location: Location) -> Location:

@@ -68,8 +68,8 @@ def claim(
     if extended is not None:  # the results of the earlier run stay
         write_json(folder / _RUN, content)
     elif not has_results:  # a new run, or one in place of a run that has computed nothing in its environments
-        (folder / ENVIRONMENTS).unlink(missing_ok=True)
         write_json(folder / _RUN, content)
+        (folder / ENVIRONMENTS).unlink(missing_ok=True)
     # Else the run is resumed: `check_folder` has found the same settings.
 
 

@@ -22,12 +22,12 @@ kg_edit: callbacks covariance edits engine errors locate_then_edit methods model
     version writing_systems
 kg_edit.covariance: corpora factor files moment store
 kg_edit.edits: edit inputs
-kg_edit.engine: fast_loss passes prefix_cache replay tail_forward
+kg_edit.engine: cache_sums fast_loss passes prefix_cache replay tail_forward
 kg_edit.locate_then_edit: descent objective states
 kg_edit.methods: base config entries rome value_method
 kg_edit.methods.rome: method
 kg_edit.models: architectures devices first_token hooks language_model loading prompts sampling
-kg_edit.patches: base factors weight_patch
+kg_edit.patches: base factors provenance weight_patch
 kg_edit.storage: atomic setting_fields
 """
 GLAME_ALSO = """
