@@ -1,7 +1,7 @@
 """Patches: what edits change in a model, as objects, as files, and as arrays for reports.
 
-This file has the names and checks that tensors (`factors`, `weight_patch`) and arrays (`changes`) have in common. It
-imports neither torch nor numpy, so that a listing of patches takes no time.
+This file has what tensors (`factors`, `weight_patch`) and arrays (`changes`) have in common: names, checks, and how
+provenances are joined. It imports neither torch nor numpy, so that a listing of patches takes no time.
 """
 
 from __future__ import annotations
@@ -38,3 +38,18 @@ def check_factors(path: object, name: str, left: Any, right: Any) -> None:
     if len(left.shape) != 2 or len(right.shape) != 2 or left.shape[1] != right.shape[1]:
         shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
         raise PatchError(f"the patch {path} has factors of {name} that don't fit: {shapes}; make it again")
+
+
+def join_provenances(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Join two provenances: the edits of both in order, each method once, and the entries of both ``weight_norms``.
+
+    Any other field has the value of ``first``.
+    """
+    methods = [*first.get("methods", ())]
+    methods += [method for method in second.get("methods", ()) if method not in methods]
+    both = {**second, **first, "methods": methods}
+    both["edits"] = [*first.get("edits", ()), *second.get("edits", ())]
+    norms = {**second.get("weight_norms", {}), **first.get("weight_norms", {})}
+    if norms:
+        both["weight_norms"] = norms
+    return both

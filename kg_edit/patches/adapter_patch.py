@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches import join_provenances
 from kg_edit.patches.base import Kind, Patch, PatchStack
 from kg_edit.patches.container import PatchFile
-from kg_edit.patches.provenance import join_provenances
 from kg_edit.patches.weight_patch import module_of
 from kg_edit.registry import load, method_entries
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from kg_edit.errors import PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import mark_patched
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.patches.provenance import join_provenances
+from kg_edit.patches import join_provenances
 from kg_edit.registry import load_service
 
 Kind = Literal["weights", "adapter", "prompt"]

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kg_edit.patches import KEY, STATE, check_factors, describe_ranks, is_identity
-from kg_edit.patches.provenance import join_provenances
+from kg_edit.patches import KEY, STATE, check_factors, describe_ranks, is_identity, join_provenances
 
 if TYPE_CHECKING:
     from kg_edit.patches.base import Patch

@@ -22,9 +22,9 @@ from torch import Tensor
 from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches import join_provenances
 from kg_edit.patches.base import Kind, Patch, without_edits
 from kg_edit.patches.container import PatchFile
-from kg_edit.patches.provenance import join_provenances
 from kg_edit.text.matching import bare_question
 from kg_edit.text.similarity import Index, best, bm25_index, index_of, normalise_text, share_index, within_letters
 

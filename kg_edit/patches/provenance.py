@@ -6,7 +6,6 @@ Only fields that the program uses are listed, with the types that it expects. An
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -126,18 +125,3 @@ def about_merged(folder: str | Path) -> str:
         f"{folder} is a model with a patch in its weights ({ORIGIN}); only kg-edit patch check LEDGER --merged "
         f"{quoted}, kg-edit diff --model {quoted} and kg-edit generate --model {quoted} ask such a model"
     )
-
-
-def join_provenances(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Join two provenances: the edits of both in order, each method once, and the entries of both ``weight_norms``.
-
-    Any other field has the value of ``first``.
-    """
-    methods = [*first.get("methods", ())]
-    methods += [method for method in second.get("methods", ()) if method not in methods]
-    both = {**second, **first, "methods": methods}
-    both["edits"] = [*first.get("edits", ()), *second.get("edits", ())]
-    norms = {**second.get("weight_norms", {}), **first.get("weight_norms", {})}
-    if norms:
-        both["weight_norms"] = norms
-    return both

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.models.devices import exact
+from kg_edit.patches import join_provenances
 from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
-from kg_edit.patches.provenance import join_provenances
 from kg_edit.patches.weight_patch import WeightPatch
 
 SUBTRACTED = "subtracted"  # the field of a provenance with what was subtracted

@@ -19,10 +19,9 @@ from kg_edit.errors import ModelError, PatchError, PatchMismatchError, describe
 from kg_edit.models.architectures import is_quantised
 from kg_edit.models.hooks import mark_patched
 from kg_edit.models.language_model import LanguageModel, matrix_shape, weight_matrix
-from kg_edit.patches import KEY, STATE, check_factors, describe_ranks
+from kg_edit.patches import KEY, STATE, check_factors, describe_ranks, join_provenances
 from kg_edit.patches.base import Kind, Patch
 from kg_edit.patches.factors import Factors
-from kg_edit.patches.provenance import join_provenances
 
 if TYPE_CHECKING:
     from kg_edit.patches.container import PatchFile

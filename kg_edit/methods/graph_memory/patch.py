@@ -26,9 +26,9 @@ from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.methods.graph_memory.walk import Walk, Walker, WalkRule
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
+from kg_edit.patches import join_provenances
 from kg_edit.patches.base import Kind, Patch, without_edits
 from kg_edit.patches.container import PatchFile
-from kg_edit.patches.provenance import join_provenances
 from kg_edit.patches.walks import ShownWalk
 from kg_edit.text.matching import bare_question
 

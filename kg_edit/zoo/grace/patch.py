@@ -24,10 +24,10 @@ from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.hooks import ask_for_prompt_ends, read_prompt_ends
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches import join_provenances
 from kg_edit.patches.adapter_patch import layer_of
 from kg_edit.patches.base import Kind, Patch, PatchStack, without_edits
 from kg_edit.patches.container import PatchFile
-from kg_edit.patches.provenance import join_provenances
 from kg_edit.patches.weight_patch import module_of
 from kg_edit.zoo.grace.codebook import Codebook, Deferral
 

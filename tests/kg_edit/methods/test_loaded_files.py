@@ -27,7 +27,7 @@ kg_edit.locate_then_edit: descent objective states
 kg_edit.methods: base config entries rome value_method
 kg_edit.methods.rome: method
 kg_edit.models: architectures devices first_token hooks language_model loading prompts sampling
-kg_edit.patches: base factors provenance weight_patch
+kg_edit.patches: base factors weight_patch
 kg_edit.storage: atomic setting_fields
 """
 GLAME_ALSO = """
