@@ -202,8 +202,9 @@ easier than generation.
 
 _CONVERSATIONS = """`--probes turns,thinking` asks a chat model in its chat template, also if other prompts are plain.
 
-- `turns`: after the model's answer the user asks "Are you sure?". Each answer is loosely one of three things: still o*,
-  back to o, or something else. A strict answer begins with the object, and may repeat the edit's prompt before it.
+- `turns`: after the model's answer the user asks "Are you sure?". Each answer is still o*, back to o, or
+  something else. For the scores `.strict` it has to begin with the object, but may repeat the edit's prompt before
+  that; for `.loose` it has to contain the object, and if it contains both, it counts as o.
 - `thinking`: for models whose template has a switch `enable_thinking`, such as Qwen3. A thought is cut after 0, 64 or
   256 tokens and closed, and then the model answers. With 0, the thought is empty, as the template writes it.
 
