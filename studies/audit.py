@@ -61,7 +61,7 @@ class Merge(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name under which its audit is recorded."""
+        """The name under which a study records it."""
         return f"{self.method}-{self.size}-{self.draw}"
 
     def choose(self, edits: Sequence[Edit]) -> Sequence[Edit]:

@@ -29,12 +29,12 @@ import gzip
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
+from audit import Merge, list_merges
 from tables import RESULTS, ROOT, Number, Results, model_name
 
 from kg_edit.cli.console import friendly
@@ -65,24 +65,6 @@ MEASURES = ("generated", "likelier", "paraphrase", "neighbours")
 log = logging.getLogger("studies.survival")
 
 Answers = list[dict[str, float | None]]  # for each edit its share of right answers, by measure
-
-
-class Set(NamedTuple):
-    """Some edits by one method; ``draw`` is the number of this choice of edits."""
-
-    method: str
-    size: int
-    draw: int
-
-    @property
-    def name(self) -> str:
-        """The name under which its answers are recorded."""
-        return f"{self.method}-{self.size}-{self.draw}"
-
-    def choose(self, edits: Sequence[Edit]) -> Sequence[Edit]:
-        """Return its edits: the draws of a size share none."""
-        start = self.draw * self.size
-        return edits[start : start + self.size]
 
 
 def continue_training(model: LanguageModel, *, steps: int) -> LanguageModel:
@@ -175,7 +157,7 @@ class Study:
         self.new = LanguageModel.load(release, dtype="float32")
         log.info("the next release differs by %.2f %% of the weights' norm", 100 * change_of(self.old, self.new))
 
-    def make_patch(self, chosen: Set) -> WeightPatch:
+    def make_patch(self, chosen: Merge) -> WeightPatch:
         """Return the patch of a set on the old model; it is made once."""
         file = self.folder / f"{chosen.name}.safetensors"
         if not file.is_file():
@@ -185,7 +167,7 @@ class Study:
         assert isinstance(patch, WeightPatch)
         return patch
 
-    def measure(self, chosen: Set) -> dict[str, Answers]:
+    def measure(self, chosen: Merge) -> dict[str, Answers]:
         """Return the answers of a set's edits in each of the five models."""
         patch = self.make_patch(chosen)
         with patch.applied(self.old) as edited:
@@ -211,7 +193,7 @@ class Study:
         shutil.rmtree(scratch)
         return ask(continue_training(model, steps=self.steps), patch)
 
-    def _ask_rebased(self, chosen: Set, patch: WeightPatch, unedited: Answers) -> Answers:
+    def _ask_rebased(self, chosen: Merge, patch: WeightPatch, unedited: Answers) -> Answers:
         """Return the answers of the next release with the rebased edits; those it knew already are ``unedited``."""
         folder = self.folder / f"{chosen.name}.rebased"
         if not folder.is_dir():
@@ -224,14 +206,6 @@ class Study:
             by_id = dict(zip([entry.edit.id for entry in entries_of(rebased)], ask(edited, rebased), strict=True))
         ids = [entry.edit.id for entry in entries_of(patch)]
         return [by_id.get(name, known) for name, known in zip(ids, unedited, strict=True)]
-
-
-def list_sets(methods: Sequence[str], sizes: Sequence[int], draws: Sequence[int]) -> Iterator[Set]:
-    """Yield all sets of edits, the small ones first."""
-    for size, count in zip(sizes, draws, strict=True):
-        for draw in range(count):
-            for method in methods:
-                yield Set(method, size, draw)
 
 
 def write_results(done: dict[str, dict[str, Answers]], options: argparse.Namespace) -> None:
@@ -275,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     study = Study(options.model, edits, options.out.parent, steps=options.steps)
     sizes = [int(size) for size in options.sizes.split(",")]
     draws = [int(draw) for draw in options.draws.split(",")]
-    for chosen in list_sets(options.methods.split(","), sizes, draws):
+    for chosen in list_merges(options.methods.split(","), sizes, draws):
         if chosen.name in done:
             continue
         done[chosen.name] = study.measure(chosen)
