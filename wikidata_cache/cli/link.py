@@ -79,15 +79,17 @@ def link(
     elif choices:
         raise BadOptionError("--choose is for a file of edits; leave it out, and write the id that you mean.")
     action_api: ActionApi | None = None
-    checked_context: typer.Context | None = context
     if online:
         action_api = ActionApi(api, contact=contact, timeout=_TIMEOUT_S)
-        if graph is None:
-            # Wikidata's search answers. So `open_cache` need not check that the file of --cache exists, nor that
-            # options of the cache fit the source.
-            checked_context = None
+    reads_graph = graph is not None or not online  # with --online alone, Wikidata's search gives the candidates
     opened = opt.open_cache(
-        graph, context=checked_context, offline=offline, language=language, contact=contact, cache=cache
+        graph,
+        context=context,
+        check_cache=reads_graph,
+        offline=offline,
+        language=language,
+        contact=contact,
+        cache=cache,
     )
     linker = open_linker(opened.facts, api=action_api)
     if out is not None:  # `text` is a file of edits, as was checked above
@@ -109,7 +111,7 @@ def _check_file(edits: str, out: Path | None, options: Mapping[str, object]) -> 
     if out is None:
         raise BadOptionError(f"{edits} is a file of edits; name the file for the linked edits: --out linked.jsonl")
     check_out(out, ".jsonl", option="--out", inputs=[file_of(edits)])
-    read_edits(edits)
+    read_edits(edits)  # only for its errors: `link_edits` reads the file again, once the graph is open
     for option, value in options.items():
         if value:
             raise BadOptionError(

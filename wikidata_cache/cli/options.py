@@ -112,44 +112,55 @@ def open_cache(
     graph: SourceSpec | None,
     *,
     context: typer.Context | None = None,
+    check_cache: bool = True,
     offline: bool = False,
     language: str | None = None,
     **options: Unpack[SourceOptions],
 ) -> WikidataCache:
-    """Open what the options name, which is one of these; the first line that fits counts:
+    """Open the graph that the options name. The first line that fits counts, and the code has the same order:
 
-        a graph is given    this graph; the answers of an endpoint go through the cache file
-        as_of               the cache file alone, as it was at that time
-        no cache file       the packaged extract
-        no mode             the cache file, and the extract for what it lacks
-        offline             the cache file alone; the other modes are refused without a graph
+        a graph is given                        this graph; the answers of an endpoint go through the cache file
+        mode refresh, online or cache_first     refused, since these modes need an endpoint
+        as_of                                   the cache file alone, as it was at that time
+        there is no cache file                  the packaged extract
+        no mode                                 the cache file, and the packaged extract for what it lacks
+        mode offline                            the cache file alone
 
-    `context` tells the options of the command line from those of the environment, which are meant for other commands
-    too. With None, it is not checked that the file of --cache exists, and that the options of a cache fit the source.
+    Args:
+        graph: the graph of --graph, or None.
+        context: the command line, for `check_cache`; None for a call from Python.
+        check_cache: refuse a --cache of the command line that names no file, where the cache file would be read, and
+            the options of a cache with a local graph. The environment may have both, for other commands.
+        offline: --offline, the same as the mode "offline".
+        language: --language.
+        options: those of `open_source`.
     """
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.extract import packaged_extract
 
     languages = read_languages(language)
     mode = mode_from_options(options.get("mode"), offline=offline)
-    options["mode"] = mode
-    may_use_extract = graph is None and options.get("as_of") is None and mode in (None, "offline")
-    if may_use_extract:
+    source_options: SourceOptions = {**options, "mode": mode}
+    if graph is not None:
+        opened = WikidataCache(graph, languages=languages, **source_options)
+        if check_cache:
+            check_cached(context, opened.source)
+        return opened
+    if mode not in (None, "offline") or options.get("as_of") is not None:
+        return WikidataCache(None, languages=languages, **source_options)  # refuses every mode but offline
+    if check_cache:
         _check_cache_of_command_line(context, options)
-        if not _has_cache(options):
-            return WikidataCache(packaged_extract(), languages=languages, contact=options.get("contact"))
-        if mode is None:
-            return _open_cache_with_extract(languages, options)
-    opened = WikidataCache(graph, languages=languages, **options)
-    if context is not None:
-        check_cached(context, opened.source)
-    return opened
+    if not _has_cache(options):
+        return WikidataCache(packaged_extract(), languages=languages)
+    if mode is None:
+        return _open_cache_with_extract(languages, source_options)
+    return WikidataCache(None, languages=languages, **source_options)
 
 
 def _check_cache_of_command_line(context: typer.Context | None, options: SourceOptions) -> None:
     """Raise CacheFileError if --cache names no file; one that the environment names may be made later."""
     path = cache_file(options.get("cache"))
-    if context is not None and is_given(context, "cache") and not path.exists():
+    if is_given(context, "cache") and not path.exists():
         raise CacheFileError(path, "there is no such file", "Check --cache; `wikidata-cache fetch` makes the file.")
 
 
@@ -171,7 +182,7 @@ def _open_cache_with_extract(languages: Languages, options: SourceOptions) -> Wi
     return WikidataCache(FallbackSource(cached, extract), languages=languages)
 
 
-def check_cached(context: typer.Context, source: Source) -> None:
+def check_cached(context: typer.Context | None, source: Source) -> None:
     """Raise BadOptionError for options of the cache with a graph on this machine, which has none."""
     from wikidata_cache.answers.cached_source import CachedSource
 
@@ -183,8 +194,13 @@ def check_cached(context: typer.Context, source: Source) -> None:
         )
 
 
-def is_given(context: typer.Context, name: str) -> bool:
-    """Return whether the command line has a parameter; one from the environment does not count."""
+def is_given(context: typer.Context | None, name: str) -> bool:
+    """Return whether the command line has a parameter; one from the environment does not count.
+
+    `context` is the command line, or None for a call from Python, which has none.
+    """
+    if context is None:
+        return False
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
