@@ -182,7 +182,7 @@ def _print_candidates(linked: LinkResult) -> None:
             table.add_column(column, overflow="fold", no_wrap=column in ("score", "id"))
         for candidate in linked.candidates:
             reasons = "\n".join(plain(str(reason)) for reason in candidate.reasons)
-            words = (candidate.info.label or "", candidate.info.description or "", ", ".join(candidate.types))
+            words = (candidate.info.label or "", candidate.info.description or "", ", ".join(candidate.type_labels))
             table.add_row(f"{candidate.score:.1f}", plain(candidate.id), *map(plain, words), reasons)
         console.print(table)
     verdict = {

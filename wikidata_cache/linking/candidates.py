@@ -63,10 +63,14 @@ class Mention(NamedTuple):
 
 
 class Reason(NamedTuple):
-    """Evidence for a candidate (positive points) or against it (negative points); `text` describes it in words."""
+    """Evidence for a candidate (positive points) or against it (negative points); `text` describes it in words.
+
+    `is_full_name` is True for a reason how the candidate was found, if the text is its id or one of its full names.
+    """
 
     points: float
     text: str
+    is_full_name: bool = False
 
     def __str__(self) -> str:
         return f"{self.points:+.1f} {self.text}"
@@ -76,25 +80,40 @@ class Reason(NamedTuple):
 class Candidate:
     """An entity that a text may mean: what is known about it, and reasons, of which the first is how it was found.
 
-    `has_full_name` is True if the text is its id or one of its full names. `can_settle` is True if so, and nothing
-    contradicts the candidate; only such a candidate can make a result "exact". A fact of an edit that the graph states
-    outweighs a name of some words and a contradicting type, but not `has_other_label`: the text is the id of the
-    candidate, and the label that is expected of it is no name of it. `types` are the labels of its classes; a result
-    has them.
+    `info.types` are the ids of its classes, `type_labels` their labels, which `Linker.make_result` adds.
     """
 
     id: str
     info: EntityInfo
     reasons: list[Reason] = field(default_factory=list)
-    can_settle: bool = True
-    has_full_name: bool = True
-    has_other_label: bool = False
-    types: tuple[str, ...] = ()
+    has_full_name: bool = True  # the text is its id or one of its full names
+    is_contradicted: bool = False  # it has no type of that end of the relation, or the graph knows nothing about it
+    is_stated: bool = False  # it is a part of a fact of the graph, with candidates for the other parts of its edit
+    has_other_label: bool = False  # the text is its id, and the label that is expected of it is not a name of it
+    type_labels: tuple[str, ...] = ()
+
+    @property
+    def can_settle(self) -> bool:
+        """Whether it can make a result "exact", so that no person has to choose. The first line that fits counts:
+
+        the id and the expected label disagree      no: the id may be wrong, even if it forms a fact
+        the graph states a fact of the edit         yes: that outweighs all that follows
+        it is contradicted                          no
+        the text is its id or a full name           yes
+        the text is some words of a name            no
+        """
+        if self.has_other_label:
+            return False
+        if self.is_stated:
+            return True
+        if self.is_contradicted:
+            return False
+        return self.has_full_name
 
     def contradict(self, reason: Reason) -> None:
-        """Add a reason because of which a person has to choose, even if the text is the entity's id or full name."""
+        """Add a reason against the candidate: now it can settle only if the graph states a fact of the edit with it."""
         self.reasons.append(reason)
-        self.can_settle = False
+        self.is_contradicted = True
 
     @property
     def score(self) -> float:
@@ -107,14 +126,14 @@ class Candidate:
             "id": self.id,
             "label": self.info.label,
             "description": self.info.description,
-            "types": list(self.types),
+            "types": list(self.type_labels),
             "reasons": list(map(str, self.reasons)),
             "can_settle": self.can_settle,
             "score": self.score,
         }
 
     def __str__(self) -> str:
-        about = self.info.description or ", ".join(self.types) or "no known type"
+        about = self.info.description or ", ".join(self.type_labels) or "no known type"
         return f"{self.id} ({self.info.label or 'without a label'}: {about})"
 
 
@@ -176,20 +195,19 @@ class LinkResult:
 
 def judge_name(match: Match, text: str) -> Reason:
     """Return the points of a name that was found for a text, by how well both agree."""
-    kind = "alias"
+    name_kind = match.kind
     points = ALIAS
-    if match.kind == "label":
-        kind = "label"
+    if name_kind == "label":
         points = LABEL
     if match.text == text:
-        return Reason(points, f"its {kind}, exact match")
+        return Reason(points, f"its {name_kind}, exact match", is_full_name=True)
     found_name = normalise(match.text)
     wanted_name = normalise(text)
     if found_name == wanted_name:
-        return Reason(points + OTHERWISE_WRITTEN, f"its {kind}, written {match.text!r}")
+        return Reason(points + OTHERWISE_WRITTEN, f"its {name_kind}, written {match.text!r}", is_full_name=True)
     if set(name_words(space_out(wanted_name))) <= set(name_words(space_out(found_name))):
-        return Reason(WORDS, f"all words are in its {kind} {match.text!r}")
-    return Reason(FOUND, f"found by a search; its {kind} is {match.text!r}")
+        return Reason(WORDS, f"all words are in its {name_kind} {match.text!r}")
+    return Reason(FOUND, f"found by a search; its {name_kind} is {match.text!r}")
 
 
 def judge_types(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, str]) -> Reason | None:
@@ -205,7 +223,8 @@ def judge_types(info: EntityInfo, ends: RelationEndTypes, names: Mapping[str, st
     """
     if not info.types:
         return None
-    best = max(sorted(info.types), key=lambda kind: ends.shares.get(kind, 0.0))  # sorted: of equal shares the first id
+    type_ids = sorted(info.types)  # so that the first id is taken of those with equal shares
+    best = max(type_ids, key=lambda type_id: ends.shares.get(type_id, 0.0))
     share = ends.shares.get(best, 0.0)
     who = "subjects"
     if ends.role == "object":
@@ -266,16 +285,15 @@ def _group_merged(reasons: Mapping[str, Reason], current_ids: Mapping[str, str])
 
 
 def _build_candidate(current_id: str, info: EntityInfo, found: Sequence[tuple[str, Reason]]) -> Candidate:
-    """Return a candidate, of which the best of the names that were found is the first reason.
+    """Return a candidate whose first reason is the best of those for which it was found.
 
     Args:
         current_id: its id.
         info: the facts about it.
-        found: under which ids it was found, each with its name: its own id, or that of an entity merged into it.
+        found: pairs (id, reason) for which it was found. The id is its own, or that of an entity merged into it.
     """
     entity, reason = max(found, key=lambda pair: pair[1].points)
-    has_full_name = reason.points > WORDS  # ID, LABEL or ALIAS, also OTHERWISE_WRITTEN
-    candidate = Candidate(current_id, info, [reason], can_settle=has_full_name, has_full_name=has_full_name)
+    candidate = Candidate(current_id, info, [reason], has_full_name=reason.is_full_name)
     if entity != current_id:
         candidate.reasons.append(Reason(0.0, f"{entity} was merged into it"))
     return candidate
@@ -299,7 +317,7 @@ def _find_names(knowledge: Knowledge, mention: Mention, own_id: str | None) -> d
         for match in knowledge.named(mention.text, limit=POOL, entity=mention.kind):
             reasons[match.id] = judge_name(match, mention.text)
     if own_id is not None:
-        reasons[own_id] = Reason(ID, "given by its id")
+        reasons[own_id] = Reason(ID, "given by its id", is_full_name=True)
     return reasons
 
 
@@ -321,7 +339,7 @@ def _check_identified(knowledge: Knowledge, mention: Mention, candidate: Candida
         if match.id in ids and normalise(match.text) == normalise(label):
             candidate.reasons.append(Reason(0.0, f"{label!r} is another name of it"))
             return
-    candidate.contradict(Reason(0.0, f"its label is {candidate.info.label!r}, not {label!r}"))
+    candidate.reasons.append(Reason(0.0, f"its label is {candidate.info.label!r}, not {label!r}"))
     candidate.has_other_label = True
 
 

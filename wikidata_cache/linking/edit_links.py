@@ -143,10 +143,7 @@ def _reward_stated(candidates: Sequence[Candidate], facts: Sequence[Statement], 
         if candidate.id in first_facts:
             words = f"{' '.join(first_facts[candidate.id])} is stated in the graph"
             candidate.reasons.append(Reason(scores.STATED, words))
-            # The fact outweighs a name of some words, and a type that is rare at this end of the relation. But a row
-            # whose id and label disagree may have the wrong id, even if that forms a fact: a person has to choose.
-            if not candidate.has_other_label:
-                candidate.can_settle = True
+            candidate.is_stated = True  # `Candidate.can_settle` says what this outweighs
 
 
 def _reward_like_old(new: Sequence[Candidate], old: Sequence[Candidate], knowledge: Knowledge) -> None:

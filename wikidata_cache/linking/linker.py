@@ -136,7 +136,8 @@ class Linker:
         """Give each candidate the labels of its types; a type without a label keeps its id."""
         names = self.knowledge.labels(_collect_types(candidates))
         for candidate in candidates:
-            candidate.types = tuple(sorted(names.get(kind, kind) for kind in candidate.info.types))
+            labels = [names.get(type_id, type_id) for type_id in candidate.info.types]
+            candidate.type_labels = tuple(sorted(labels))
 
     def _notes(self, mention: Mention) -> tuple[str, ...]:
         """Return what could not be compared, for the reader of a result."""

@@ -39,7 +39,7 @@ def test_score_is_the_sum_of_the_reasons(linker: Linker) -> None:
     assert (best.id, best.score) == ("Q90", expected) == ("Q90", 12.0)
     assert [reason.points for reason in best.reasons] == [10.0, 2.0]
     assert reasons(best) == "+10.0 its label, exact match / +2.0 10 statements about it"
-    assert (best.info.label, best.info.description, best.types) == ("Paris", "capital of France", ("city",))
+    assert (best.info.label, best.info.description, best.type_labels) == ("Paris", "capital of France", ("city",))
     # Ten statements against one are worth a point; a lead takes two.
     assert linker.link("Paris").status == "ambiguous"
 
@@ -154,7 +154,7 @@ def test_a_candidate_beyond_the_limit_still_competes(linker: Linker) -> None:
 
 def test_status_is_exact_only_with_a_lead() -> None:
     def candidate(entity: str, score: float, can_settle: bool = True) -> Candidate:
-        return Candidate(entity, EntityInfo("x"), [Reason(score, "because")], can_settle)
+        return Candidate(entity, EntityInfo("x"), [Reason(score, "because")], has_full_name=can_settle)
 
     assert LinkResult("x", (candidate("Q1", 10.0 + LEAD), candidate("Q2", 10.0)), "g").status == "exact"
     assert LinkResult("x", (candidate("Q1", 2.1 + LEAD), candidate("Q2", 2.1)), "g").status == "exact"  # 4.1 - 2.1 < 2
@@ -165,6 +165,6 @@ def test_status_is_exact_only_with_a_lead() -> None:
 def test_link_in_the_packaged_extract(cache: WikidataCache) -> None:
     linked = cache.linker.link("los angeles", relation="P551")
     assert only(linked).id == "Q65"
-    assert "city of the United States" in only(linked).types
+    assert "city of the United States" in only(linked).type_labels
     assert only(cache.linker.link("LeBron James", relation="P54", role="subject")).id == "Q36159"
     assert only(cache.linker.link("place of birth", kind="property")).id == "P19"

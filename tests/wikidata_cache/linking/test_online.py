@@ -50,7 +50,7 @@ def test_candidates_have_names_types_and_statements(linker: Linker, api: ApiServ
     assert linked.status == "ambiguous"  # the song's label, the country's alias
     usa = linked.candidates[1]
     assert (usa.info.label, usa.info.description) == ("United States of America", "country in North America")
-    assert usa.types == ("country", "sovereign state")
+    assert usa.type_labels == ("country", "sovereign state")
     reasons = " / ".join(map(str, usa.reasons))
     assert "+8.0 its alias, exact match" in reasons
     assert "3 statements about it" in reasons  # of the two capitals the preferred one alone is truthy
