@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from string import ascii_lowercase, digits
+from string import digits
 from typing import Literal, NamedTuple
 
 from wikidata_cache.errors import LabelIndexError
@@ -27,6 +27,7 @@ _STAGE = """
 CREATE TEMP TABLE staged (id TEXT, text TEXT, language TEXT, kind TEXT, name TEXT);
 CREATE TEMP TABLE weights (id TEXT PRIMARY KEY, weight INTEGER) WITHOUT ROWID;
 """
+# In all tables, `name` is the normalised text, and `kind` is that of the name: 'label' or 'alias'.
 # The row number is the rank, so that both indexes return the best names first without sorting.
 _RANK = """
 CREATE TABLE names (rank INTEGER PRIMARY KEY, name TEXT, id TEXT, text TEXT, language TEXT, kind TEXT, weight INTEGER);
@@ -65,6 +66,9 @@ _ANY_OF = """
 SELECT id, text, language, kind, weight FROM names
 WHERE name IN (SELECT value FROM json_each(?)) AND id GLOB ? ORDER BY rank
 """
+# Those of which `nearest` tries each letter: always the Latin one, another one for a text that has a letter of it.
+_LATIN = "abcdefghijklmnopqrstuvwxyz"
+_OTHER_ALPHABETS = ("αβγδεζηθικλμνξοπρστυφχψω", "абвгдежзийклмнопрстуфхцчшщъыьэюяєіјљњћџґ")
 _LONGEST = 250  # characters of a name in Wikidata
 _MOST_WORDS = 32  # names in Wikidata have at most 250 characters, so a text with more words is not a name
 
@@ -158,15 +162,15 @@ class LabelIndex:
         """Return the languages of the names in the index, sorted."""
         return [code for (code,) in self._connection.execute("SELECT DISTINCT language FROM names ORDER BY language")]
 
-    def exact(self, name: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
+    def exact(self, text: str, *, limit: int = 10, kind: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities with this name, each with its best match.
 
         Case, accents and spacing are ignored; names that equal the text exactly come first.
         """
-        written = name.encode("utf-8", "ignore").decode()  # SQLite does not accept lone surrogates
-        return self._best_matches(_EXACT, (normalise(name), _write_id_pattern(entity), written), limit)
+        written = text.encode("utf-8", "ignore").decode()  # SQLite does not accept lone surrogates
+        return self._best_matches(_EXACT, (normalise(text), _write_id_pattern(kind), written), limit)
 
-    def tokens(self, text: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
+    def tokens(self, text: str, *, limit: int = 10, kind: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities whose name has all words of the text in any order, and the best matches.
 
         In scripts without spaces, a word is any part of a name: "東京" is in "東京都".
@@ -177,18 +181,20 @@ class LabelIndex:
         # A quoted word is literal: FTS5 does not read *, NEAR, AND or column filters in it.
         quoted = ['"' + space_out(word).replace('"', '""') + '"' for word in words]
         query = " ".join(quoted)
-        return self._best_matches(_WORDS, (query, _write_id_pattern(entity)), limit)
+        return self._best_matches(_WORDS, (query, _write_id_pattern(kind)), limit)
 
-    def nearest(self, text: str, *, limit: int = 5, entity: EntityKind | None = None) -> list[Match]:
+    def nearest(self, text: str, *, limit: int = 5, kind: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities with a name that is one letter away from the text, each with its best match.
 
-        A letter is wrong, missing or too many, or two are exchanged. Texts of at most three letters have no such names.
+        A letter is wrong, missing or too many, or two are exchanged: "Lodon" finds "London", and "Моска" "Москва". In
+        scripts other than Latin, Greek and Cyrillic, a wrong or missing letter is found only if the text has the right
+        letter in another place. Texts of at most three letters have no such names.
         """
-        name = normalise(text)
-        if not 3 < len(name) <= _LONGEST:
+        normal = normalise(text)
+        if not 3 < len(normal) <= _LONGEST:
             return []
-        variants = json.dumps(sorted(_list_variants(name)))
-        return self._best_matches(_ANY_OF, (variants, _write_id_pattern(entity)), limit)
+        variants = json.dumps(sorted(_list_variants(normal)))
+        return self._best_matches(_ANY_OF, (variants, _write_id_pattern(kind)), limit)
 
     def _best_matches(self, query: str, values: tuple[str, ...], limit: int) -> list[Match]:
         """Return the first match of each entity, of at most `limit` entities."""
@@ -210,13 +216,16 @@ class LabelIndex:
             raise LabelIndexError(self._path, f"is damaged ({error}); load the store again") from error
 
 
-def _list_variants(name: str) -> set[str]:
-    """Return the texts that are one letter away from a name (https://norvig.com/spell-correct.html)."""
-    letters = {*ascii_lowercase, *digits, " ", *name}
+def _list_variants(normal: str) -> set[str]:
+    """Return the texts that are one letter away from a normalised name (https://norvig.com/spell-correct.html)."""
+    letters = {*_LATIN, *digits, " ", *normal}
+    for alphabet in _OTHER_ALPHABETS:
+        if not letters.isdisjoint(alphabet):
+            letters.update(alphabet)
     variants: set[str] = set()
-    for middle in range(len(name) + 1):
-        left = name[:middle]
-        right = name[middle:]
+    for middle in range(len(normal) + 1):
+        left = normal[:middle]
+        right = normal[middle:]
         variants.add(left + right[1:])  # without a letter
         variants.add(left + right[1:2] + right[:1] + right[2:])  # with two letters exchanged
         for letter in letters:
@@ -225,11 +234,11 @@ def _list_variants(name: str) -> set[str]:
     return variants
 
 
-def _write_id_pattern(entity: EntityKind | None) -> str:
-    """Return the pattern of the ids of a kind; SQLite leaves out the others, which may be all that match."""
-    if entity is None:
+def _write_id_pattern(kind: EntityKind | None) -> str:
+    """Return the SQLite pattern of the ids of a kind, such as "Q*" for items; "*" for None, which is any kind."""
+    if kind is None:
         return "*"
-    return f"{LETTERS[entity]}*"
+    return f"{LETTERS[kind]}*"
 
 
 def build_label_index(
@@ -285,11 +294,11 @@ def _fill_tables(
 
 
 def _staged_rows(entries: Iterable[LabelEntry]) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield (id, text, language, kind, normalised name), without names that have no visible character."""
-    for entity, text, language, kind in entries:
-        name = normalise(text)
-        if name:
-            yield entity, text.encode("utf-8", "ignore").decode(), language, kind, name
+    """Yield (id, text, language, label or alias, normalised text), without names that have no visible character."""
+    for entity, text, language, name_kind in entries:
+        normal = normalise(text)
+        if normal:
+            yield entity, text.encode("utf-8", "ignore").decode(), language, name_kind, normal
 
 
 def _open(path: Path) -> sqlite3.Connection:

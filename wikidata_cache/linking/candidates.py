@@ -314,7 +314,7 @@ def _find_names(knowledge: Knowledge, mention: Mention, own_id: str | None) -> d
     """Return {id: reason} of the entities with a name like the text, and of the one of which the text is the id."""
     reasons = {}
     if not mention.only_id:
-        for match in knowledge.named(mention.text, limit=POOL, entity=mention.kind):
+        for match in knowledge.named(mention.text, limit=POOL, kind=mention.kind):
             reasons[match.id] = judge_name(match, mention.text)
     if own_id is not None:
         reasons[own_id] = Reason(ID, "given by its id", is_full_name=True)
@@ -335,7 +335,7 @@ def _check_identified(knowledge: Knowledge, mention: Mention, candidate: Candida
     if normalise(candidate.info.label or "") == normalise(label):
         candidate.reasons.append(Reason(0.0, "its label is the expected one"))
         return
-    for match in knowledge.named(label, limit=POOL, entity=mention.kind):
+    for match in knowledge.named(label, limit=POOL, kind=mention.kind):
         if match.id in ids and normalise(match.text) == normalise(label):
             candidate.reasons.append(Reason(0.0, f"{label!r} is another name of it"))
             return

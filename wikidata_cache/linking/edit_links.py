@@ -249,7 +249,7 @@ def _prefetch_names(knowledge: Knowledge, mentions: Sequence[Mention]) -> None:
     ids: set[str] = set()
     for mention in Bar(mentions, title="names", unit="name", leave=False):
         if mention.text and not mention.only_id:
-            ids |= {match.id for match in knowledge.named(mention.text, limit=POOL, entity=mention.kind)}
+            ids |= {match.id for match in knowledge.named(mention.text, limit=POOL, kind=mention.kind)}
         own_id = parse_id(mention.text, mention.kind)
         if own_id:
             ids.add(own_id)

@@ -63,10 +63,10 @@ class Knowledge(ABC):
         return
 
     @abstractmethod
-    def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
+    def named(self, text: str, *, limit: int, kind: EntityKind) -> Sequence[Match]:
         """Return at most `limit` entities with this name; if there are fewer, add entities whose name has all words."""
 
-    def nearest(self, text: str, *, entity: EntityKind) -> Sequence[Match]:
+    def nearest(self, text: str, *, kind: EntityKind) -> Sequence[Match]:
         """Return the entities with a name that is one letter away from the text; () without an index of names."""
         return ()
 
@@ -98,29 +98,29 @@ class GraphKnowledge(Knowledge):
         if self._index is None or self._has_cache_over_graph:
             self.facts.named(text for text in texts if text)  # `Facts` keeps the answers
 
-    def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
+    def named(self, text: str, *, limit: int, kind: EntityKind) -> Sequence[Match]:
         """Return at most `limit` entities with this name; if there are fewer, add entities whose name has all words."""
         if self._index is None:
-            return self._find_by_label(text, entity)
-        indexed = {match.id: match for match in self._index.exact(text, limit=limit, entity=entity)}
+            return self._find_by_label(text, kind)
+        indexed = {match.id: match for match in self._index.exact(text, limit=limit, kind=kind)}
         if len(indexed) < limit:
-            for match in self._index.tokens(text, limit=limit, entity=entity):
+            for match in self._index.tokens(text, limit=limit, kind=kind):
                 indexed.setdefault(match.id, match)
         if not self._has_cache_over_graph:
             return list(indexed.values())[:limit]
 
         # Entities with exactly this label come first. Where the index has one, its match counts, as it has a weight.
         matches = list[Match]()
-        for match in self._find_by_label(text, entity):
+        for match in self._find_by_label(text, kind):
             matches.append(indexed.get(match.id, match))
             indexed.pop(match.id, None)  # so that it is not added again below
         return [*matches, *indexed.values()][:limit]
 
-    def nearest(self, text: str, *, entity: EntityKind) -> Sequence[Match]:
+    def nearest(self, text: str, *, kind: EntityKind) -> Sequence[Match]:
         """Return the entities with a name that is one letter away from the text; () without an index of names."""
         if self._index is None:
             return ()
-        return self._index.nearest(text, entity=entity)
+        return self._index.nearest(text, kind=kind)
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
         """Return the facts about each of the ids."""
@@ -157,17 +157,17 @@ class GraphKnowledge(Knowledge):
         ids = list(ids)
         return look_up_or_skip(self.facts.default_labels, ids) | look_up_or_skip(self.facts.labels, ids)
 
-    def _find_by_label(self, text: str, entity: EntityKind) -> list[Match]:
+    def _find_by_label(self, text: str, kind: EntityKind) -> list[Match]:
         """Return the items, or the properties, with exactly this label."""
         if not text:
             return []
         is_wanted = is_property
-        if entity == "item":
+        if kind == "item":
             is_wanted = is_item
         matches = []
-        for entity_id in self.facts.named([text])[text]:
-            if is_wanted(entity_id):
-                matches.append(Match(id=entity_id, text=text, language="", kind="label", weight=0))
+        for entity in self.facts.named([text])[text]:
+            if is_wanted(entity):
+                matches.append(Match(id=entity, text=text, language="", kind="label", weight=0))
         return matches
 
 
@@ -230,9 +230,9 @@ def open_index(source: Source, *, languages: Languages = DEFAULT_LANGUAGES) -> L
 
 def _select_names(source: Source, languages: Languages) -> Iterator[LabelEntry]:
     """Yield all labels and aliases of a graph in these languages."""
-    for kind in _NAME_KINDS:
-        pattern = match_words("e", f"<{KIND_IRIS[kind]}>", languages)
+    for name_kind in _NAME_KINDS:
+        pattern = match_words("e", f"<{KIND_IRIS[name_kind]}>", languages)
         for row in source.select(f"SELECT ?e ?l ?lang WHERE {{ {pattern} }}"):
             entity = local_id(row["e"])
             if is_entity(entity):
-                yield LabelEntry(id=entity, text=row["l"], language=row["lang"], kind=kind)
+                yield LabelEntry(id=entity, text=row["l"], language=row["lang"], kind=name_kind)

@@ -128,7 +128,7 @@ class Linker:
             next_score = every[limit].score
         nearest: tuple[str, ...] = ()
         if not every:
-            near = self.knowledge.nearest(mention.text, entity=mention.kind)
+            near = self.knowledge.nearest(mention.text, kind=mention.kind)
             nearest = tuple(f"{match.text!r} ({match.id})" for match in near)
         return LinkResult(text, tuple(best), self.knowledge.name, self._notes(mention), next_score, nearest)
 

@@ -30,15 +30,15 @@ class OnlineKnowledge(Knowledge):
         self._entities: dict[str, ApiEntity | None] = {}
         self._searches: dict[tuple[str, EntityKind, int], list[str]] = {}
 
-    def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
+    def named(self, text: str, *, limit: int, kind: EntityKind) -> Sequence[Match]:
         """Return the entities that the search finds, each with its best matching name.
 
         `ActionApi.search` finds names that begin with the text, and then words of it anywhere.
         """
         limit = min(limit, _PER_SEARCH)
-        search = (text, entity, limit)
+        search = (text, kind, limit)
         if search not in self._searches:
-            self._searches[search] = self._api.search(text, limit=limit, kind=entity, languages=self._languages)
+            self._searches[search] = self._api.search(text, limit=limit, kind=kind, languages=self._languages)
         matches = []
         for entity_id, entry in self._fetch(self._searches[search]).items():
             names = []

@@ -210,9 +210,9 @@ def test_search_and_labels_are_in_the_language(api: ApiServer, tmp_path: Path) -
     usa = ENTITIES["Q30"] | {"labels": {"en": {"value": "USA"}, "ko": {"value": "미국"}}}
     api.get = lambda name: usa if name == "Q30" else ENTITIES.get(name, {"id": name, "missing": True})
     knowledge = OnlineKnowledge(ActionApi(api.url, limiter=hasty()), languages=language_chain("ko,zh"))
-    found = {match.id: (match.text, match.language) for match in knowledge.named("미국", limit=5, entity="item")}
+    found = {match.id: (match.text, match.language) for match in knowledge.named("미국", limit=5, kind="item")}
     searches = [parameters["language"] for parameters, _ in api.requests if parameters["action"] == "wbsearchentities"]
     assert searches == ["ko", "zh"] and found == {}, "the test server knows English names alone"
-    found = {match.id: (match.text, match.language) for match in knowledge.named("USA", limit=5, entity="item")}
+    found = {match.id: (match.text, match.language) for match in knowledge.named("USA", limit=5, kind="item")}
     assert found["Q30"][0] == "USA"
     assert knowledge.info(["Q30"])["Q30"].label == "미국"
