@@ -135,20 +135,21 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int, choices: Seque
 
     report = link_edits(linker, edits, out, limit=limit, choices=choices)
     lines: list[tuple[int, str]] = []  # (row, what is said of one of its parts)
-    for row, field, linked in report.open:
-        words = "; ".join(str(candidate) for candidate in linked.candidates[:3])
-        lines.append((row, f"row {row}, {field}, {linked.text!r}: {words}"))
-    for row, field, linked in report.absent:
-        lines.append((row, f"row {row}, {field}, {linked.text!r}: {linked.describe_absence()}"))
+    for row, field, result in report.open:
+        words = "; ".join(str(candidate) for candidate in result.candidates[:3])
+        lines.append((row, f"row {row}, {field}, {result.text!r}: {words}"))
+    for row, field, result in report.absent:
+        lines.append((row, f"row {row}, {field}, {result.text!r}: {result.describe_absence()}"))
     for _, line in sorted(lines, key=itemgetter(0)):  # of one row, the open parts come first
         echo(line)
-    for row, field, linked in report.rivalled:
-        best, other = linked.candidates[:2]
-        echo(f"row {row}, {field}, {linked.text!r}: {best}, {best.score} points; not {other}, {other.score}")
+    for row, field, result in report.rivalled:
+        best, other = result.candidates[:2]
+        echo(f"row {row}, {field}, {result.text!r}: {best}, {best.score} points; not {other}, {other.score}")
     echo(f"{out}: {report.complete} of {report.edits} edits settled")
     if report.open:
-        row, _, linked = report.open[0]
-        echo(f"choose with --choose ROW=ID, such as --choose {row}={linked.candidates[0].id}, and the same command")
+        part = report.open[0]
+        example = f"{part.row}={part.result.candidates[0].id}"
+        echo(f"choose with --choose ROW=ID, such as --choose {example}, and the same command")
         return _EXIT_CODES["ambiguous"]
     if report.complete == report.edits:
         return _EXIT_CODES["exact"]

@@ -186,7 +186,10 @@ class LinkResult:
         }
 
     def describe_absence(self) -> str:
-        """Return what a text without candidates is, in words that continue "it is"."""
+        """Return that a text is not in the graph, in words that continue "it is".
+
+        This is for a text without candidates, and for an id of which the graph knows nothing.
+        """
         words = f"not in this graph ({self.source})"
         if self.nearest:
             words += f". The nearest names: {', '.join(self.nearest)}"
@@ -326,8 +329,7 @@ def _check_identified(knowledge: Knowledge, mention: Mention, candidate: Candida
 
     `ids` are the id in the text and that of the candidate, which differ for a merged entity.
     """
-    without_facts = (EntityInfo(), EntityInfo(statements=None))  # the second one where an offline cache has none
-    if candidate.info in without_facts:
+    if candidate.info.is_unknown:
         candidate.contradict(Reason(0.0, f"{knowledge.name} has no information about it"))
     label = mention.expected_label
     if label is None:

@@ -24,29 +24,32 @@ _TEXTS |= {"id", "case_id", "prompt", "ending", "target_text", "ground_truth"}
 _State = Literal["settled", "rivalled", "open", "absent"]
 
 
-@dataclass(frozen=True)
-class LinkReport:
-    """The number of edits, the number of `complete` edits, and parts without an id as (row, field, candidates).
-
-    A part is `open` if none of its candidates clearly leads, so that a person has to choose. It is `absent` if the
-    graph has no candidate for it, or does not know the id that the row has. An edit is complete if no part is open, and
-    its new object has an id. The parts in `rivalled` got the id of the leading candidate although another one has the
-    same name.
-    """
-
-    edits: int
-    complete: int
-    open: tuple[tuple[int, str, LinkResult], ...]
-    absent: tuple[tuple[int, str, LinkResult], ...]
-    rivalled: tuple[tuple[int, str, LinkResult], ...] = ()
-
-
-class _Part(NamedTuple):
-    """A part of an edit: its row, the name of its id field, and its candidates."""
+class LinkedPart(NamedTuple):
+    """A part of an edit: its row, the name of its id field such as "subject_id", and what linking found for it."""
 
     row: int
     field: str
     result: LinkResult
+
+
+@dataclass(frozen=True)
+class LinkReport:
+    """The number of edits, the number of `complete` edits, and the parts that a person should look at.
+
+    A part is in at most one of the lists. Parts that are chosen, or settled without a rival, are in none.
+
+        absent      the graph has no candidate for it, or does not know the id that the row has
+        open        none of its candidates clearly leads, or the id in the row has another label: a person has to choose
+        rivalled    it got the id of the leading candidate, although another candidate fits the text too
+
+    An edit is complete if no part is open, and its new object has an id.
+    """
+
+    edits: int
+    complete: int
+    open: tuple[LinkedPart, ...]
+    absent: tuple[LinkedPart, ...]
+    rivalled: tuple[LinkedPart, ...] = ()
 
 
 def link_edits(
@@ -63,28 +66,28 @@ def link_edits(
         out: the file to write, .jsonl.
         limit: the largest number of candidates for each part.
         choices: pairs (number of a row, or a name that rows have; the id of one of its candidates), which come before
-            the order of the candidates.
+            the order of the candidates. A number is both: "1984" means row 1984, and the name "1984" in any row.
 
     Returns:
-        The numbers of edits, the parts that a person has to decide, and those that the graph does not have.
+        The numbers of edits, and the parts that a person should look at.
     """
     check_out(out, ".jsonl", inputs=[file_of(edits)])
-    read = read_edits(edits)
-    rows = read_rows(file_of(edits))
-    links = list(link_all(linker, read, limit=limit))
-    choices_by_row = _apply_choices(choices, read, links)
+    edit_rows = read_edits(edits)
+    rows = read_rows(file_of(edits))  # of the whole file, as they are written
+    links = list(link_all(linker, edit_rows, limit=limit))
+    choices_by_row = _apply_choices(choices, edit_rows, links)
     in_table = file_of(edits).suffix.lower() in (".csv", ".tsv")
     lines: list[str] = []
-    parts_by_state: dict[_State, list[_Part]] = {"settled": [], "rivalled": [], "open": [], "absent": []}
-    for edit, linked in zip(read, links, strict=True):
+    parts_by_state: dict[_State, list[LinkedPart]] = {"settled": [], "rivalled": [], "open": [], "absent": []}
+    for edit, linked in zip(edit_rows, links, strict=True):
         chosen = choices_by_row[edit.row]
         row = _link_row(rows[edit.row - 1], linked, chosen, in_table=in_table)
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         for name, result in linked.parts().items():
             state = _find_state(edit, name, result, is_chosen=name in chosen)
-            parts_by_state[state].append(_Part(edit.row, name, result))
+            parts_by_state[state].append(LinkedPart(edit.row, name, result))
     write_atomically(out, "".join(lines))
-    incomplete = _find_incomplete(read, parts_by_state["open"], parts_by_state["absent"])
+    incomplete = _find_incomplete(edit_rows, parts_by_state["open"], parts_by_state["absent"])
     return LinkReport(
         edits=len(lines),
         complete=len(lines) - len(incomplete),
@@ -116,7 +119,7 @@ def _find_state(edit: EditRow, name: str, result: LinkResult, *, is_chosen: bool
     return "open"
 
 
-def _find_incomplete(edits: Sequence[EditRow], open_: Sequence[_Part], absent: Sequence[_Part]) -> set[int]:
+def _find_incomplete(edits: Sequence[EditRow], open_: Sequence[LinkedPart], absent: Sequence[LinkedPart]) -> set[int]:
     """Return the rows of the edits that have an open part, or neither an id nor a candidate for their new object."""
     incomplete = {part.row for part in open_}
     without_id = {edit.row for edit in edits if edit.target_new_id is None}
@@ -130,7 +133,7 @@ def _is_absent(result: LinkResult, *, has_id: bool) -> bool:
     """Return whether the graph has no candidate for a part, or does not know the id that the row has."""
     if not result.candidates:
         return True
-    return has_id and result.candidates[0].info.label is None
+    return has_id and result.candidates[0].info.is_unknown
 
 
 def _fill_row(
@@ -179,7 +182,7 @@ def _apply_choices(
     chosen: dict[int, dict[str, str]] = {edit.row: {} for edit in edits}
     for selector, entity in choices:
         prefix = f"--choose {selector}={entity}: "  # of each message
-        named = _find_parts(selector, edits, links)
+        named = _find_parts(selector, edits, links)  # the parts that the choice may be meant for
         if not named and selector.isdecimal():
             rows = f"the rows are {edits[0].row} to {edits[-1].row}"
             raise BadOptionError(f"{prefix}there is no row {selector}; {rows}")
@@ -194,34 +197,37 @@ def _apply_choices(
                 f"{prefix}{entity} is not a candidate there; found {_list_candidates(named)}. Choose one of these, "
                 f"give a larger --limit, or write the id into the row itself."
             )
-        # An id that is a candidate of an open part is not meant for a part that is settled.
-        open_parts = [part for part in fitting if part.result.status != "exact"]
-        _record_choice(chosen, entity, open_parts or fitting, prefix)
+        # An id that is a candidate of an unsettled part is not meant for a part that is settled.
+        _record_choice(chosen, entity, _select_unsettled(fitting) or fitting, prefix)
     return chosen
 
 
-def _find_parts(selector: str, edits: Sequence[EditRow], links: Sequence[LinkedEdit]) -> list[_Part]:
-    """Return the parts that a choice names: those of a row by its number, or those with a name in any row."""
+def _find_parts(selector: str, edits: Sequence[EditRow], links: Sequence[LinkedEdit]) -> list[LinkedPart]:
+    """Return the parts that a choice names: those of the row with this number, and those with this name in any row."""
     parts = []
     for edit, linked in zip(edits, links, strict=True):
         for field, result in linked.parts().items():
             if selector in (str(edit.row), result.text):
-                parts.append(_Part(edit.row, field, result))
+                parts.append(LinkedPart(edit.row, field, result))
     return parts
 
 
-def _list_candidates(parts: Sequence[_Part]) -> str:
-    """Return the first candidates of the open parts (of all, if none is open), each under the field of its id."""
+def _select_unsettled(parts: Sequence[LinkedPart]) -> list[LinkedPart]:
+    """Return the parts of which no candidate clearly leads: those that `LinkReport` calls open or absent."""
+    return [part for part in parts if part.result.status != "exact"]
+
+
+def _list_candidates(parts: Sequence[LinkedPart]) -> str:
+    """Return the first candidates of the unsettled parts, else of all, each under the field of its id."""
     filled = [part for part in parts if part.result.candidates]
-    open_parts = [part for part in filled if part.result.status != "exact"]
     offered = []
-    for part in open_parts or filled:
+    for part in _select_unsettled(filled) or filled:
         first = "; ".join(map(str, part.result.candidates[:3]))
         offered.append(f"{part.field}: {first}")
     return ", ".join(dict.fromkeys(offered)) or "none"
 
 
-def _record_choice(chosen: dict[int, dict[str, str]], entity: str, parts: Sequence[_Part], prefix: str) -> None:
+def _record_choice(chosen: dict[int, dict[str, str]], entity: str, parts: Sequence[LinkedPart], prefix: str) -> None:
     """Add a choice to `chosen` in place; refuse an id that fits two parts of a row, and two ids for one part."""
     for row, field, _ in parts:
         row_fields = [part.field for part in parts if part.row == row]

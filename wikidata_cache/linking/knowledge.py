@@ -51,6 +51,11 @@ class EntityInfo:
     statements: frozenset[tuple[str, str]] | None = frozenset()
     merged_into: str | None = None
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing is known about the entity: no text, no statement and no redirect."""
+        return self in (EntityInfo(), EntityInfo(statements=None))
+
 
 class Knowledge(ABC):
     """A provider of entities by name, and of facts about entities; `name` is for messages."""

@@ -151,6 +151,18 @@ def test_link_edits_adds_ids_and_changes_nothing_else(linker: Linker, tmp_path: 
     assert twice.read_bytes() == out.read_bytes()
 
 
+def test_id_without_a_label_is_open_if_the_graph_states_something_of_it(tmp_path: Path) -> None:
+    linker = homonyms(tmp_path, ROWS + "Q700 | P31 | Q515\n").linker  # a city without a label
+    rows = [
+        {"subject": "Lima", "subject_id": "Q700", "target_new": "Rome"},
+        {"subject": "Lima", "subject_id": "Q701", "target_new": "Rome"},
+    ]
+    edits = write_edits(tmp_path / "edits.jsonl", *rows)
+    report = link_edits(linker, edits, tmp_path / "linked.jsonl")
+    assert [(part.row, part.field) for part in report.open] == [(1, "subject_id")]
+    assert [(part.row, part.field) for part in report.absent] == [(2, "subject_id")]
+
+
 def test_candidates_are_chosen_by_row_or_name_on_the_command_line(tmp_path: Path) -> None:
     graph = write_graph(tmp_path)
     french = {"subject": "Anna", "relation": "native language", "target_new": "French"}
