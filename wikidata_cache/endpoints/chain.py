@@ -10,17 +10,16 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from wikidata_cache.endpoints.endpoint import PATIENCE, EndpointSource
+from wikidata_cache.endpoints.endpoint import PATIENCE, TRANSIENT, EndpointSource
 from wikidata_cache.endpoints.rate_limit import host_of
 from wikidata_cache.errors import EndpointError
-from wikidata_cache.sources.source import Answer, Binding, Fact, Provenance, Template
+from wikidata_cache.sources.source import Answer, Binding, Fact, Kind, Provenance, Template
 
 logger = logging.getLogger(__name__)
 
 # Seconds to wait for an endpoint: in the first round, another one may be free.
 _ROUNDS = (5.0, PATIENCE)
 _FOR_GOOD = ("refused",)  # after this failure, the chain never asks the endpoint again
-_WAITING = ("throttled", "outage", "unavailable")  # after these failures, asking again later may help
 OTHER_PARTS = ("query-scholarly.wikidata.org",)  # hosts with the statements that Wikidata's main query service lacks
 _OURS = ("rejected",)  # URL or query is wrong: the error is raised, and no other endpoint is asked
 
@@ -30,13 +29,17 @@ class EndpointChain:
 
     Each question goes to the first endpoint that can answer it, and can be asked without a long wait. If an endpoint
     fails, the remaining ids go to the next one. If none answers, the chain waits for one, at most `PATIENCE` seconds.
+
+    That holds for the endpoints with the main part of the graph. An endpoint with another part (`OTHER_PARTS`) is asked
+    after them, about the ids of which they have nothing. If it fails, its error is raised at once, since no other
+    endpoint has its part. `select` does not ask it.
     """
 
     def __init__(self, endpoints: Sequence[EndpointSource]) -> None:
         other = [endpoint for endpoint in endpoints if host_of(endpoint.name) in OTHER_PARTS]
         main = [endpoint for endpoint in endpoints if endpoint not in other]
-        self._endpoints = main
-        self._parts = other
+        self._endpoints = main  # each has the main part of the graph
+        self._parts = other  # each has another part
         if not main:  # an endpoint of another part alone is a graph like any other
             self._endpoints = other
             self._parts = []
@@ -56,60 +59,57 @@ class EndpointChain:
         if not self._parts:
             yield from self._ask_first_free(template, ids)
             return
-        # The first part of the graph is asked about all ids, each other part about those of which the earlier ones have
-        # nothing.
-        asks = [self._ask_first_free, *(part.ask for part in self._parts)]
-        remaining = list(ids)
-        for number, ask in enumerate(asks, start=1):
-            is_last = number == len(asks)
-            requested = remaining
-            remaining = []
-            for answer in ask(template, requested):
-                # Answers are also about other ids, such as the label of a value. We cannot know that such an id has
-                # nothing: the other parts are not asked about it.
-                facts = [fact for fact in answer.facts if not _is_nothing(fact)]
-                nothing = [fact for fact in answer.facts if fact.kind == template.kind and _is_nothing(fact)]
+        remaining: list[str] = []  # the ids of which the main part of the graph has nothing
+        for answer in self._ask_first_free(template, ids):
+            found, nothing = _split_nothing(answer, template.kind)
+            remaining += [fact.id for fact in nothing]
+            yield found
+        yield from self._ask_other_parts(template, remaining)
+
+    def _ask_other_parts(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
+        """Yield answers about ids of which the main part has nothing.
+
+        Each other part is asked about the ids of which the earlier ones have nothing. Only the answers of the last part
+        have facts that say "nothing".
+        """
+        for part in self._parts:
+            is_last = part is self._parts[-1]
+            remaining: list[str] = []
+            for answer in part.ask(template, ids):
+                found, nothing = _split_nothing(answer, template.kind)
                 if is_last:
-                    facts += nothing
-                else:
-                    remaining += [fact.id for fact in nothing]
-                yield replace(answer, facts=facts)
+                    found = replace(found, facts=[*found.facts, *nothing])
+                remaining += [fact.id for fact in nothing]
+                yield found
+            ids = remaining
 
     def _ask_first_free(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield answers that together cover the ids, of endpoints with the same part of the graph."""
         remaining = list(ids)
         able = self._find_able(template)
         failures = dict(self._refusals)
-        # In the first round, each endpoint is asked with little patience; in the second one, those that may recover are
-        # asked again, with more.
-        for patience in _ROUNDS:
-            for endpoint in _list_turns(able, failures):
-                endpoint.patience = patience
-                try:
-                    for answer in endpoint.ask(template, remaining):
-                        answered = {fact.id for fact in answer.facts if fact.kind == template.kind}
-                        remaining = [entity for entity in remaining if entity not in answered]
-                        yield answer
-                    return
-                except EndpointError as error:
-                    self._raise_or_log(error)
-                    failures[error.url] = error
+        for endpoint in _take_turns(able, failures):
+            try:
+                for answer in endpoint.ask(template, remaining):
+                    answered = {fact.id for fact in answer.facts if fact.kind == template.kind}
+                    remaining = [entity for entity in remaining if entity not in answered]
+                    yield answer
+                return
+            except EndpointError as error:
+                self._raise_or_log(error)
+                failures[error.url] = error
         raise _join_failures(self.name, [failures[endpoint.name] for endpoint in able])
 
     def select(self, query: str) -> Sequence[Binding]:
-        """Return the rows of a SELECT query."""
+        """Return the rows of a SELECT query, from the main part of the graph."""
         able = self._find_able(None)
         failures = dict(self._refusals)
-        # In the first round, each endpoint is asked with little patience; in the second one, those that may recover are
-        # asked again, with more.
-        for patience in _ROUNDS:
-            for endpoint in _list_turns(able, failures):
-                endpoint.patience = patience
-                try:
-                    return endpoint.select(query)
-                except EndpointError as error:
-                    self._raise_or_log(error)
-                    failures[error.url] = error
+        for endpoint in _take_turns(able, failures):
+            try:
+                return endpoint.select(query)
+            except EndpointError as error:
+                self._raise_or_log(error)
+                failures[error.url] = error
         raise _join_failures(self.name, [failures[endpoint.name] for endpoint in able])
 
     def _find_able(self, template: Template | None) -> list[EndpointSource]:
@@ -126,6 +126,22 @@ class EndpointChain:
         logger.warning("%s: %s (%s). Asking the next endpoint, if any.", error.url, error.problem, error.trouble)
 
 
+def _take_turns(able: Sequence[EndpointSource], failures: Mapping[str, EndpointError]) -> Iterator[EndpointSource]:
+    """Yield the endpoints to ask, one after the other, until the caller has its answer.
+
+    In the first round, each endpoint is asked with little patience; in the second one, those that may recover are asked
+    again, with more.
+
+    Args:
+        able: the endpoints that can answer the question.
+        failures: by URL. The caller adds the failure of the endpoint that was yielded, before it goes on.
+    """
+    for patience in _ROUNDS:
+        for endpoint in _list_turns(able, failures):
+            endpoint.patience = patience
+            yield endpoint
+
+
 def _list_turns(endpoints: Sequence[EndpointSource], failures: Mapping[str, EndpointError]) -> Sequence[EndpointSource]:
     """Return the endpoints to ask in a round: all that have not failed; if all have, those that may recover.
 
@@ -136,8 +152,19 @@ def _list_turns(endpoints: Sequence[EndpointSource], failures: Mapping[str, Endp
     unasked = [endpoint for endpoint in endpoints if endpoint.name not in failures]
     if unasked:
         return unasked
-    recovering = [endpoint for endpoint in endpoints if failures[endpoint.name].trouble in _WAITING]
+    recovering = [endpoint for endpoint in endpoints if failures[endpoint.name].trouble in TRANSIENT]
     return sorted(recovering, key=lambda endpoint: failures[endpoint.name].retry_after or 0.0)  # the soonest first
+
+
+def _split_nothing(answer: Answer, kind: Kind) -> tuple[Answer, list[Fact]]:
+    """Return an answer without the facts that say "nothing", and those of them that are of this kind.
+
+    Those of other kinds are in neither: they may be about an id that was not requested, such as the value of a
+    statement. The other parts are not asked about such an id, so it is not known that there is nothing.
+    """
+    found = [fact for fact in answer.facts if not _is_nothing(fact)]
+    nothing = [fact for fact in answer.facts if fact.kind == kind and _is_nothing(fact)]
+    return replace(answer, facts=found), nothing
 
 
 def _is_nothing(fact: Fact) -> bool:
@@ -151,6 +178,7 @@ def _is_nothing(fact: Fact) -> bool:
 
 
 def _join_failures(name: str, errors: Sequence[EndpointError]) -> EndpointError:
+    """Return one error for the failures of all endpoints; its `retry_after` is the shortest wait."""
     last = errors[-1]
     if len(errors) == 1:
         return last
