@@ -75,36 +75,36 @@ _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what the parse
 
 @dataclass(frozen=True)
 class ApiEntity:
-    """An entity as the API describes it. `statements` are pairs (property, item) of best rank.
+    """An entity as the API describes it. What was not asked for is empty or None.
 
-    `claims` are the item-valued statements of every rank except deprecated, `values` the dates and quantities of best
-    rank, as in `Fact`.
-
-    If the requested entity was merged into another one, `id` is the id of that other entity.
+    The API calls all statements "claims". As in `Fact`, here `claims` are those of every rank except deprecated.
     """
 
-    id: str
-    names: tuple[Name, ...]
-    label: str | None
-    description: str | None
-    statements: frozenset[tuple[str, str]]
-    claims: tuple[Claim, ...]
-    sitelinks: int | None = None
-    values: frozenset[tuple[str, str]] = frozenset()
-    labels: Mapping[str, str] = field(default_factory=dict)  # by language
-    descriptions: Mapping[str, str] = field(default_factory=dict)
+    id: str  # of a merged entity, the id of the one into which it was merged
+    names: tuple[Name, ...]  # all labels and aliases in the requested languages, the preferred language first
+    label: str | None  # the label in the preferred language that has one
+    description: str | None  # likewise
+    truthy: frozenset[tuple[str, str]]  # (property, item) of the statements of best rank
+    claims: tuple[Claim, ...]  # the statements with an item as value, of every rank except deprecated, with times
+    sitelink_count: int | None = None
+    values: frozenset[tuple[str, str]] = frozenset()  # (property, date or quantity) of the statements of best rank
+    labels: Mapping[str, str] = field(default_factory=dict)  # {language: label}
+    descriptions: Mapping[str, str] = field(default_factory=dict)  # {language: description}
 
 
-_EMPTY_ENTITY = ApiEntity("", (), None, None, frozenset(), ())
+_EMPTY_ENTITY = ApiEntity(id="", names=(), label=None, description=None, truthy=frozenset(), claims=())
 
 
 @dataclass
 class _GetTransport(Transport):
-    """A `Transport` that sends URL parameters by GET instead of SPARQL."""
+    """A `Transport` that sends URL parameters by GET instead of SPARQL; `post` has no effect."""
 
     def _request(self, query: str) -> Request:
+        separator = "?"
+        if "?" in self.url:  # it has parameters of its own
+            separator = "&"
         headers = {"User-Agent": self.agent.replace("SPARQLWrapper/2", "urllib"), "Accept-Encoding": "gzip"}
-        return Request(f"{self.url}?{query}", headers=headers)  # noqa: S310 it is http
+        return Request(f"{self.url}{separator}{query}", headers=headers)  # noqa: S310 it is http
 
 
 class ActionApi(EndpointSource):
@@ -118,7 +118,7 @@ class ActionApi(EndpointSource):
     """
 
     most_ids = _BATCH
-    transport = _GetTransport
+    transport_class = _GetTransport
 
     def search(
         self,
@@ -254,7 +254,7 @@ class ActionApi(EndpointSource):
                 allowed = 1
                 if error.trouble in TRANSIENT or error.trouble == "cut off":
                     allowed = MAX_ATTEMPTS
-                self._check_retry(error, attempts < allowed, budget)  # raises unless another attempt is allowed
+                self._raise_unless_retry(error, attempts < allowed, budget)
 
     def _get_once(self, query: str, name: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
         """Send a request once; return what `parse` makes of the answer's field `name`, and the request."""
@@ -262,12 +262,13 @@ class ActionApi(EndpointSource):
         reply = self._send(query)
         content = self._read_field(reply, name)
         try:
+            if not isinstance(content, dict | list):
+                raise TypeError(f"expected an object or a list, found {content!r:.80}")
             parsed = parse(content)
-            row_count = len(content)  # a number has no length (TypeError), and is no answer of the API
         except _MALFORMED as error:
             problem = f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
             raise wrong_answer(self.name, problem) from error
-        return parsed, record_exchange(self.name, query, reply, fetched_at=fetched_at, rows=row_count)
+        return parsed, record_exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(content))
 
     def _read_field(self, reply: Reply, name: str) -> Json:
         """Return a field of the answer; raise EndpointError if the reply is anything else."""
@@ -285,8 +286,16 @@ class ActionApi(EndpointSource):
                 status=reply.status,
                 retry_after=seconds_to_wait(reply.headers),
             )
-        parse_reply(reply, self.name)  # raises for every reply that is not a SPARQL answer
-        raise EndpointError(self.name, "bad answer", "found SPARQL results; expected JSON of the API", _SUGGESTION)
+        raise _explain_other_reply(reply, self.name)
+
+
+def _explain_other_reply(reply: Reply, url: str) -> EndpointError:
+    """Return the error for a reply that is not JSON of the API: the one that it would be as a reply to SPARQL."""
+    try:
+        parse_reply(reply, url)
+    except EndpointError as error:
+        return error
+    return EndpointError(url, "bad answer", "found SPARQL results; expected JSON of the API", _SUGGESTION)
 
 
 def _parse_object(reply: Reply) -> dict[str, Json]:
@@ -323,17 +332,17 @@ def _parse_entity(content: Json, languages: Languages) -> ApiEntity:
     labels = _parse_texts(content, "labels")
     descriptions = _parse_texts(content, "descriptions")
     statements = _parse_statements(content)
-    page_count = None
+    sitelink_count = None
     if "sitelinks" in content:
-        page_count = len(content["sitelinks"])
+        sitelink_count = len(content["sitelinks"])
     return ApiEntity(
         id=_check_id(content["id"]),
         names=tuple(_parse_names(content, labels, languages)),
         label=_choose_text(labels, languages),
         description=_choose_text(descriptions, languages),
-        statements=frozenset(statements.truthy),
+        truthy=frozenset(statements.truthy),
         claims=tuple(sorted(statements.claims)),
-        sitelinks=page_count,
+        sitelink_count=sitelink_count,
         values=frozenset(statements.values),
         labels=labels,
         descriptions=descriptions,
@@ -373,14 +382,15 @@ def _parse_names(content: Json, labels: Mapping[str, str], languages: Languages)
 
 @dataclass
 class _Statements:
-    """The statements of an entity; `truthy` and `values` have the best rank that their property has.
+    """The statements of an entity, in the three fields that `ApiEntity` has.
 
-    `claims` has every rank but deprecated, with the start and end times, each pair of them if there are several.
+    `truthy` and `values` have the best rank that their property has. If a claim has several start and end times, there
+    is an entry for each pair of them.
     """
 
-    truthy: set[tuple[str, str]] = field(default_factory=set)  # property, item
+    truthy: set[tuple[str, str]] = field(default_factory=set)
     claims: set[Claim] = field(default_factory=set)
-    values: set[tuple[str, str]] = field(default_factory=set)  # property, date or quantity
+    values: set[tuple[str, str]] = field(default_factory=set)
 
 
 def _parse_statements(content: Json) -> _Statements:
@@ -470,15 +480,15 @@ def _to_values(requested: str, entity: ApiEntity | None) -> dict[Kind, Json]:
     label = None
     if labels:
         label = labels[0]
-    statements = sorted(content.statements)
+    truthy = sorted(content.truthy)
     return {
         "redirect": redirect,
         "label": label,
         "description": content.description,
         "mentioned": entity is not None,
-        "out": [list(pair) for pair in statements],
+        "out": [list(pair) for pair in truthy],
         "claims": [list(claim) for claim in content.claims],
-        "types": [item for relation, item in statements if relation == "P31"],
-        "sitelinks": content.sitelinks,
+        "types": [item for relation, item in truthy if relation == "P31"],
+        "sitelinks": content.sitelink_count,
         "values": [list(pair) for pair in sorted(content.values)],
     }

@@ -62,14 +62,14 @@ class EndpointSource(SparqlSource):
         url: the endpoint.
         contact: an address for the User-Agent; default: KG_EDIT_CONTACT.
         timeout: wall-clock limit of one request, in seconds.
-        patience: longest total time that a question may wait for its requests to be allowed, in seconds. A
+        patience: longest total time that a question may wait for its requests to be allowed, in seconds. An
             `EndpointChain` sets the attribute of this name each time it asks the source.
         limiter: shared by sources that count their requests together.
         max_bytes: largest answer, zipped and unzipped; default: KG_MAX_ANSWER_MB, else 50 MB.
     """
 
     most_ids = 1_000  # of a request: the limit of the service, beside that of the template
-    transport = Transport
+    transport_class: type[Transport] = Transport
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class EndpointSource(SparqlSource):
         forbid_when_offline(url)
         agent = user_agent(url, contact)
         limit = max_bytes or largest_answer()
-        self._transport = self.transport(url, agent, timeout, limit)
+        self._transport = self.transport_class(url, agent, timeout, limit)
         self.patience = patience
         self._limiter = limiter or RateLimiter()
         self._sizes: dict[str, _BlockSize] = {}  # by the name of the template
@@ -106,10 +106,10 @@ class EndpointSource(SparqlSource):
         """Yield an answer for each block of ids; the blocks get smaller if the endpoint cannot answer larger ones."""
         remaining = list(ids)
         most = min(template.size, self.most_ids)
-        size = self._sizes.setdefault(template.name, _BlockSize(ids=most, most=most))
+        size = self._sizes.setdefault(template.name, _BlockSize(count=most, most=most))
         while remaining:
             # One block a request; after a failure that a smaller block avoids, the same ids are asked for again.
-            block = remaining[: size.ids]
+            block = remaining[: size.count]
             try:
                 answer = self._answer(template, block)
                 self._check_facts(answer)
@@ -119,7 +119,7 @@ class EndpointSource(SparqlSource):
                 if len(block) == 1:
                     raise for_single_id(error, template.kind, block[0]) from error
                 size.shrink(len(block))
-                logger.info("%s Asking for %d instead of %d ids per request.", error, size.ids, len(block))
+                logger.info("%s Asking for %d instead of %d ids per request.", error, size.count, len(block))
                 continue
             size.note_success(len(block))
             del remaining[: len(block)]
@@ -189,9 +189,9 @@ class EndpointSource(SparqlSource):
                 if error.status == 414 and not self._transport.post:  # the URL was too long
                     self._transport.post = True  # from now on, queries are sent by POST
                     allowed = MAX_ATTEMPTS
-                self._check_retry(error, attempts < allowed, budget)
+                self._raise_unless_retry(error, attempts < allowed, budget)
 
-    def _check_retry(self, error: EndpointError, has_attempts: bool, budget: WaitBudget) -> None:
+    def _raise_unless_retry(self, error: EndpointError, has_attempts: bool, budget: WaitBudget) -> None:
         """Return if a failed request may be sent again; else raise its error, or one that names the end of the wait.
 
         Args:
@@ -229,28 +229,28 @@ def _allowed_attempts(error: EndpointError, *, alone: bool) -> int:
 class _BlockSize:
     """The number of ids per query, learned for a template: halved after a failure, doubled after successes."""
 
-    ids: int
-    most: int
+    count: int
+    most: int  # ids that the template and the service allow
     streak: int = 0  # full blocks answered in a row since the size changed
     needed: int = _STREAK  # such a streak lets the size grow
     probing: bool = False  # the size has just grown, and no full block of it has been answered
 
-    def shrink(self, ids: int) -> None:
-        """Halve the size, since a block of `ids` ids failed. If it had just grown, let it grow more slowly."""
+    def shrink(self, asked: int) -> None:
+        """Halve the size, since a block of `asked` ids failed. If it had just grown, let it grow more slowly."""
         if self.probing:
             self.needed = min(_LONGEST_STREAK, 2 * self.needed)
-        self.ids = max(1, ids // 2)
+        self.count = max(1, asked // 2)
         self.streak = 0
         self.probing = False
 
-    def note_success(self, ids: int) -> None:
-        """Double the size after enough answered blocks of this size in a row, up to the template's."""
-        if ids < self.ids:  # the last block of a question says nothing about full ones
+    def note_success(self, asked: int) -> None:
+        """Count an answered block of `asked` ids; after enough full blocks in a row, double the size, up to `most`."""
+        if asked < self.count:  # the last block of a question says nothing about full ones
             return
         self.streak += 1
         self.probing = False
-        if self.streak >= self.needed and self.ids < self.most:
-            self.ids = min(self.most, 2 * self.ids)
+        if self.streak >= self.needed and self.count < self.most:
+            self.count = min(self.most, 2 * self.count)
             self.streak = 0
             self.probing = True
 

@@ -54,7 +54,7 @@ class OnlineKnowledge(Knowledge):
         fetched = self._fetch(ids)
         about = dict.fromkeys(ids, EntityInfo())
         for entity_id, entry in fetched.items():
-            types = frozenset(value for relation, value in entry.statements if relation == "P31")
+            types = frozenset(value for relation, value in entry.truthy if relation == "P31")
             merged = None
             if entry.id != entity_id:
                 merged = entry.id
@@ -62,7 +62,7 @@ class OnlineKnowledge(Knowledge):
                 label=entry.label,
                 description=entry.description,
                 types=types,
-                statements=entry.statements,
+                statements=entry.truthy,
                 merged_into=merged,
             )
         return about

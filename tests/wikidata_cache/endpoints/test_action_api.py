@@ -76,6 +76,14 @@ def test_fetch_through_the_api_gives_the_same_subgraphs_and_rows(
     assert max(len(parameters["ids"].split("|")) for parameters, _ in api.requests) == 50
 
 
+def test_url_may_have_parameters_of_its_own(api: ApiServer, source: ActionApi) -> None:
+    expected = values(source, "label", ["Q65"])
+    api.requests.clear()
+    assert values(ActionApi(f"{api.url}?uselang=en", limiter=hasty()), "label", ["Q65"]) == expected
+    parameters, _ = api.requests[0]
+    assert (parameters["uselang"], parameters["ids"]) == ("en", "Q65")
+
+
 def test_ranks_times_and_merged_items_are_those_of_sparql() -> None:
     store = Store()
     pages = f'<{ENTITY}{ADA}> <http://wikiba.se/ontology#sitelinks> "7"^^<http://www.w3.org/2001/XMLSchema#integer> .'

@@ -214,12 +214,12 @@ def test_redirect_to_a_malformed_url_is_reported(server: Server, target: str) ->
 
 
 def test_only_full_blocks_make_the_next_ones_larger() -> None:
-    size = _BlockSize(ids=50, most=100)
+    size = _BlockSize(count=50, most=100)
     for ids, expected in [(1, 50)] * 8 + [(50, 50)] * 3 + [(50, 100)]:
         size.note_success(ids)
-        assert size.ids == expected
+        assert size.count == expected
     size.shrink(100)
-    assert (size.ids, size.needed) == (50, 8)
+    assert (size.count, size.needed) == (50, 8)
 
 
 def test_contact_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
