@@ -9,7 +9,7 @@
     share_of_layer        1 / layers left                                 PMET: 1 / sqrt(layers left)
     site                  z is an output of the block                     EMMET, PMET: of the block's MLP
     forward               the descent changes the output at `site`        PMET: the attention's output, too
-    find_states           h is read from the model                        PMET: h of both outputs
+    find_states           h is read from `self.model`                     PMET: h of both outputs
     propose               z - h itself is trained                         GLAME-batch: an R-GNN
     penalty               weight_decay |z - h| / |h|^2                    PMET: of both; GLAME-batch: 0
     make_penalty          `penalty`                                       EAMET: also of the other facts
@@ -308,20 +308,21 @@ class JointMethod(ValueMethod):
     def objective(self, model: LanguageModel, requests: Sequence[Request]) -> Objective:
         """Return the loss as a function of z - h for facts with the prompts ``requests``; its ``value`` is h.
 
-        ``model`` is `self.model` or a copy of it.
+        The loss runs on ``model``, which is `self.model` or a copy of it in bfloat16. h is read from `self.model` even
+        then, because z = h + (z - h) is written into that one.
         """
         layer = self.layers[-1]
         engine = find_engine(model, layer, self.contexts, memory=self.memory, forward=self.forward)
-        loss = Objective(model, layer, requests, kl_weight=self.config.kl_weight, engine=engine)
-        # So far ``loss.value`` is m, the output of the MLP. From here on it is h, the state at ``site``.
-        h = self.find_states(loss, [request.rewrites[0] for request in requests])
-        return loss.with_penalty(self.make_penalty(loss), h)
+        loss_at_mlp = Objective(model, layer, requests, kl_weight=self.config.kl_weight, engine=engine)
+        # The ``value`` of this loss is m, the output of the MLP. That of the returned one is h, the state at ``site``.
+        h = self.find_states(loss_at_mlp, [request.rewrites[0] for request in requests])
+        return loss_at_mlp.with_penalty(self.make_penalty(loss_at_mlp), h)
 
     def find_states(self, loss: Objective, bare: Sequence[Prompt]) -> Tensor:
         """Return h [facts, d]: the last layer's state at the subject's last token of each ``bare`` prompt.
 
-        ``site`` says which state: the block's output, or m, the output of its MLP. ``loss`` has no penalty yet; its
-        ``value`` is m.
+        ``site`` says which state of `self.model`: the block's output, or m, the output of its MLP. ``loss`` is not used
+        here: PMET, which overrides this, takes the attention's output from it.
         """
         last = self.layers[-1]
         _, states = subject_states(self.model, bare, layer=last, last=last, site=self.site)
@@ -344,7 +345,12 @@ class JointMethod(ValueMethod):
         return states, list(descents)
 
     def anchor_values(self, descents: Sequence[Descent], requests: Sequence[Request]) -> list[Descent]:
-        """Return the descents with values of the norm that ``anchor`` sets."""
+        """Return the descents with values of the norm that ``anchor`` sets.
+
+        The norm is that of an MLP's output (`mean_value_norm`). The block's output is a sum that contains m, so a
+        change z - h of it is written as the same change of m. Therefore m + (z - h) is rescaled, also where z is an
+        output of the block.
+        """
         layer = self.layers[-1]
         bare = [request.rewrites[0] for request in requests]
         _, values = subject_states(self.model, bare, layer=layer, last=layer, site="value")  # m
