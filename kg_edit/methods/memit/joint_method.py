@@ -103,7 +103,7 @@ class JointMethod(ValueMethod):
         The value of that layer is then the output of its MLP, as in ROME and EMMET, in place of the block's.
         """
         super().__init__(model, config, graph=graph, contexts=contexts, covariances=covariances, progress=progress)
-        self._known: FoundValues | None = None  # set by `knowing` alone
+        self._found: FoundValues | None = None  # set by `with_found_values` alone
         with keep_untouched(model):
             adds_up = self.site == "value" or all(adds_mlp(model, layer) for layer in self.layers)
         if not adds_up:
@@ -154,10 +154,10 @@ class JointMethod(ValueMethod):
             return tuple(results[index] for index in range(len(edits)))
 
     def _find_batch_values(self, groups: Sequence[FactGroup], before: Patch) -> list[list[FactValue]]:
-        """Find the values of each edit's facts in one descent, but for those that are known (`knowing`)."""
+        """Find the values of each edit's facts in one descent, except those in ``self._found``."""
         values = dict[Edit, list[FactValue]]()
-        if self._known is not None:
-            values = self._known.values_for(groups, before)
+        if self._found is not None:
+            values = self._found.values_for(groups, before)
         missing = [group for group in groups if group.edit not in values]
         found = self.find_values(list(chain.from_iterable(group.facts for group in missing)))
         for group, edit_values in zip(missing, split_by_edit(found, missing), strict=True):
@@ -165,32 +165,27 @@ class JointMethod(ValueMethod):
         return [values[group.edit] for group in groups]
 
     def refuse_failed(self, groups: Sequence[FactGroup], values: Sequence[list[FactValue]], before: Patch) -> None:
-        """Check the values of a batch. One error names all edits whose values must not be written.
+        """Raise one error for all edits of a batch whose values must not be written; no error if there are none.
 
-        The error's ``method`` makes the other edits without a second descent, on the same patch ``before``: the caller
-        that goes on without the refused edits calls ``error.method.make`` (`kg_edit.reports.edit_run`).
+        A batch of one edit raises that edit's own error. A larger batch raises a `RefusedEditsError`, with a copy of
+        this method that has the values of all its edits: ``error.method.make`` makes the other edits on the same patch
+        ``before``, without a second descent (`kg_edit.reports.edit_run`, `kg_edit.evaluation.step`).
         """
-        refused = dict[Edit, PatchError]()
-        for group, edit_values in zip(groups, values, strict=True):
-            try:
-                with annotate_errors(group.edit):
-                    check_values(edit_values)
-            except PatchError as error:
-                refused[group.edit] = error
+        refused = _collect_refusals(groups, values)
         if not refused:
             return
         first = next(iter(refused))
         with annotate_errors(first):
             if len(groups) == 1:
                 raise refused[first]
-            found = {group.edit: edit_values for group, edit_values in zip(groups, values, strict=True)}
-            others = self.knowing(FoundValues(before=before, values=found))
-            raise RefusedEditsError({edit.id: why for edit, why in refused.items()}, method=others)
+            values_by_edit = {group.edit: edit_values for group, edit_values in zip(groups, values, strict=True)}
+            retry = self.with_found_values(FoundValues(before=before, values=values_by_edit))
+            raise RefusedEditsError({edit.id: why for edit, why in refused.items()}, method=retry)
 
-    def knowing(self, found: FoundValues) -> Self:
+    def with_found_values(self, found: FoundValues) -> Self:
         """Return a copy of the method that need not find the values in ``found`` again."""
         method = copy(self)
-        method._known = found
+        method._found = found
         return method
 
     def _write_groups(self, groups: Sequence[FactGroup], values: Sequence[Sequence[FactValue]], before: Patch) -> Patch:
@@ -496,3 +491,15 @@ class JointMethod(ValueMethod):
             "covariances": covariances,
         }
         return provenance
+
+
+def _collect_refusals(groups: Sequence[FactGroup], values: Sequence[list[FactValue]]) -> dict[Edit, PatchError]:
+    """Return by edit the reason why its values must not be written (`check_values`); {} if all may be."""
+    refused = dict[Edit, PatchError]()
+    for group, edit_values in zip(groups, values, strict=True):
+        try:
+            with annotate_errors(group.edit):
+                check_values(edit_values)
+        except PatchError as error:
+            refused[group.edit] = error
+    return refused
