@@ -55,7 +55,7 @@ def main() -> None:
                     h = loss.value[index]
                     descent = descents[index]
                     show_descent(f"2. z of {fact.edit.text} {fact.target}: |h|", descent, size=float(h.norm()))
-                    values.append(FactValue(state=h, descent=descent, notes=notes[index]))
+                    values.append(FactValue(present_state=h, descent=descent, notes=notes[index]))
 
             # 3. The updates, an equal share in each block: W + R K^T (lambda C + K K^T)^-1 (Eq. 14).
             z = torch.stack([value.target_state for value in values])  # [facts, d]

@@ -50,19 +50,19 @@ from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.memit.chunks import split_into_chunks
 from kg_edit.methods.memit.joint_config import JointConfig, single_layer
 from kg_edit.methods.memit.records import (
-    VALUE,
     Fact,
     FactGroup,
     FactValue,
     FoundValues,
     Record,
+    Z,
     batches_without,
     check_values,
     drop_edited_again,
     facts_of,
     new_record,
     split_by_edit,
-    with_updates,
+    with_update_norms,
 )
 from kg_edit.methods.statement import warn_of_unread_edit
 from kg_edit.methods.value_method import ValueMethod
@@ -297,7 +297,7 @@ class JointMethod(ValueMethod):
             descents = self.anchor_values(descents, requests)
         values = []
         for index, descent in enumerate(descents):
-            values.append(FactValue(state=h[index], descent=descent, notes=notes[index]))
+            values.append(FactValue(present_state=h[index], descent=descent, notes=notes[index]))
         return values
 
     def objective(self, model: LanguageModel, requests: Sequence[Request]) -> Objective:
@@ -372,6 +372,7 @@ class JointMethod(ValueMethod):
         """
         requests = [fact.prompts for fact in facts]
         held = requests if self.config.hold else ()
+        # Both keep hidden states from layer to layer, and share the memory for these.
         states = FactStates(self.model, requests, self.layers, site=self.site, memory=self.memory / 2)
         other_tokens = OtherTokens(self.model, held, self.layers, memory=self.memory / 2)
 
@@ -394,10 +395,11 @@ class JointMethod(ValueMethod):
             updates[name] = update
             new_keys[KEY + name] = keys
 
-        state = {VALUE: z.T}  # which `without` reads
+        state = {Z: z.T}  # which `without` reads
         if self.config.remember:
             state |= new_keys  # which `read_earlier_keys` reads
-        complete_records = with_updates(records, norms_of_facts(updates))
+        # The records have the norms of the updates as they were solved, before `adjust_updates` changes them.
+        complete_records = with_update_norms(records, norms_of_facts(updates))
         provenance = {**self.provenance(), "edits": complete_records}
         return WeightPatch(factors=self.adjust_updates(updates, before), provenance=provenance, state=state)
 
@@ -468,7 +470,8 @@ class JointMethod(ValueMethod):
                 facts = list[Fact]()
                 for record in batch.records:
                     facts += self._read_facts(record)
-                written = self.write_weights(facts, batch.values.T, batch.records, beneath)
+                # A method whose edits can be removed writes a patch of weights, so its `write` is `write_weights`.
+                written = self.write_weights(facts, batch.z.T, batch.records, beneath)
                 remaining = remaining + written.with_weight_norms(self.model)
         return remaining
 

@@ -1,8 +1,8 @@
 """The facts of a joint method, their values z, and the records of its patch: of each edit and of its facts.
 
 - `Fact`, `FactGroup`: what is written for an edit. `FactValue`, `FoundValues`: the z that were found.
-- `new_record`, `with_updates`: the record of an edit. `texts_of`, `facts_of`: what a record says.
-- `batches_without`: what is left of a patch without some edits. Its state ``value`` has z [d, facts], with which the
+- `new_record`, `with_update_norms`: the record of an edit. `texts_of`, `facts_of`: what a record says.
+- `batches_without`: what is left of a patch without some edits. The patch stores z [d, facts] (`Z`), with which the
   other edits are written again.
 """
 
@@ -23,7 +23,7 @@ from kg_edit.locate_then_edit.long_run import state_of
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.patches.base import Patch
 
-VALUE = "value"  # a patch's state: z, [d, facts]
+Z = "value"  # name of the tensor z [d, facts] in a patch's `state`
 
 Record = Mapping[str, Any]
 
@@ -57,22 +57,22 @@ class FactGroup:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FactValue:
-    """The value z that was found for a fact.
+    """What was found for a fact: h, the present state of the model, and the change z - h.
 
     Attributes:
-        state: h [d], the model's present state at the subject's last token.
+        present_state: h [d], at the subject's last token.
         descent: the descent that found the change z - h.
         notes: further fields of the fact's record.
     """
 
-    state: Tensor
+    present_state: Tensor
     descent: Descent
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def target_state(self) -> Tensor:
-        """The target state z = h + (z - h), [d]."""
-        return self.state + self.descent.change
+        """z = h + (z - h), [d], with which the model predicts the fact."""
+        return self.present_state + self.descent.change
 
 
 def check_values(values: Iterable[FactValue]) -> None:
@@ -103,13 +103,14 @@ class FoundValues:
     values: Mapping[Edit, list[FactValue]]
 
     def values_for(self, groups: Iterable[FactGroup], before: Patch) -> dict[Edit, list[FactValue]]:
-        """Return the values of the edits that have the same facts in a new batch on the same patch; else none."""
+        """Return the values of the edits of a new batch that still have the same facts; {} on another patch."""
         if self.before is not before and not (self.before.is_empty and before.is_empty):
             return {}
         known = {}
         for group in groups:
             values = self.values.get(group.edit, [])
-            # An edit that is left out now may have contradicted a fact of this one, which is back: it has no value yet.
+            # The new batch is the old one without the refused edits. A fact that contradicted one of these was left out
+            # before, and is written now. So a group can only gain facts, and an equal number means the same facts.
             if len(values) == len(group.facts):
                 known[group.edit] = values
         return known
@@ -131,25 +132,33 @@ def new_record(record: Record, facts: Sequence[Fact], values: Sequence[FactValue
 def _record_fact(fact: Fact, value: FactValue) -> dict[str, Any]:
     """Return what is noted of one fact: its edit, the norms of h and z - h, and how the descent went."""
     norms = {
-        "value": round(float(value.state.norm()), 6),
+        "value": round(float(value.present_state.norm()), 6),  # |h|, as |m| in ROME's record; not |z|
         "change": round(float(value.descent.change.norm()), 6),
     }
     fields = fact.edit.model_dump(mode="json", exclude_defaults=True)
     return {"edit": fields, "norms": norms, **value.descent.summary, **value.notes}
 
 
-def with_updates(records: Sequence[Record], updates: Tensor) -> list[Record]:
-    """Return the records of a batch, with the norms of its facts' ``updates`` [facts] and the size of the batch."""
-    parts = updates.split([count_facts(record) for record in records])
+def with_update_norms(records: Sequence[Record], update_norms: Tensor) -> list[Record]:
+    """Return the records of a batch, each with the norm of its update and with the size of the batch.
+
+    The norm of an edit is the root of the sum of its facts' squared norms. The norm of the facts' summed update
+    (`kg_edit.patches.changes.edit_norms`) is another number if the edit has several facts.
+
+    Args:
+        records: one per edit.
+        update_norms: the norm of each fact's update, those of the first edit's facts first, [facts].
+    """
+    norms_by_edit = update_norms.split([count_facts(record) for record in records])
     complete = list[Record]()
-    for record, part in zip(records, parts, strict=True):
-        norms = {**record["norms"], "update": round(float(part.norm()), 6)}
+    for record, fact_norms in zip(records, norms_by_edit, strict=True):
+        norms = {**record["norms"], "update": round(float(fact_norms.norm()), 6)}
         complete.append({**record, "norms": norms, "batch": len(records)})
     return complete
 
 
 def count_facts(record: Record) -> int:
-    """Return the number of facts of a record, which is its number of columns in the state ``value``."""
+    """Return the number of facts of a record, which is its number of columns of z (`Z`)."""
     return 1 + len(record.get("requests", ()))
 
 
@@ -198,36 +207,45 @@ def facts_of(record: Record) -> list[Edit]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
-    """The records of edits that were written together, and their facts' z [d, facts]."""
+    """The records of edits that were written together, and ``z`` [d, facts] of their facts."""
 
     records: tuple[Record, ...]
-    values: Tensor
+    z: Tensor
 
 
 def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Record]) -> list[Batch]:
-    """Return the batches of ``patch`` without the edits with these ``ids``; an empty batch is left out."""
-    values = _read_removable_values(patch, ids, methods)
+    """Return the batches of ``patch`` without the edits with these ``ids``; an empty batch is left out.
+
+    A patch has the records of its batches one after the other, and the columns of z in the same order. For example, the
+    edits a (with two facts) and b were written together, and then c alone:
+
+        records     a     b    c
+        columns    0 1    2    3
+
+    Without a, the batches are b with column 2, and c with column 3.
+    """
+    z = _read_removable_z(patch, ids, methods)
     batches = []
     remaining = list(patch.edits)
-    column = 0
+    column = 0  # the first column of the next record
     while remaining:
         size = int(remaining[0]["batch"])  # each record has the size of its batch
         kept = list[Record]()
         columns = list[Tensor]()
         for record in remaining[:size]:
-            own_values = values[:, column : column + count_facts(record)]
-            column += count_facts(record)
+            end = column + count_facts(record)
             if record["edit"]["id"] not in ids:
                 kept.append(record)
-                columns.append(own_values)
+                columns.append(z[:, column:end])
+            column = end
         if kept:
-            batches.append(Batch(records=tuple(kept), values=torch.cat(columns, 1)))
+            batches.append(Batch(records=tuple(kept), z=torch.cat(columns, 1)))
         remaining = remaining[size:]
     return batches
 
 
-def _read_removable_values(patch: Patch, ids: Collection[str], methods: Sequence[Record]) -> Tensor:
-    """Check that the edits ``ids`` can be removed from a patch, and return its values z [d, facts]."""
+def _read_removable_z(patch: Patch, ids: Collection[str], methods: Sequence[Record]) -> Tensor:
+    """Check that the edits ``ids`` can be removed from a patch, and return its z [d, facts]."""
     patch_methods = list(patch.provenance.get("methods", ()))
     if patch_methods != list(methods):
         names = "no method"
@@ -237,8 +255,8 @@ def _read_removable_values(patch: Patch, ids: Collection[str], methods: Sequence
             f"this patch was made by {names}, not only by {methods[0]['name']} with the current settings; build the "
             "method with the settings, contexts and covariances that the patch's provenance names"
         )
-    values = state_of(patch, VALUE)
-    if values is None or values.shape[1] != sum(count_facts(record) for record in patch.edits):
+    z = state_of(patch, Z)
+    if z is None or z.shape[1] != sum(count_facts(record) for record in patch.edits):
         raise PatchError("this patch does not contain the values of its edits; make a new patch without these edits")
     if any(record.get("scale", 1.0) != 1.0 for record in patch.edits):
         raise PatchError(
@@ -249,4 +267,4 @@ def _read_removable_values(patch: Patch, ids: Collection[str], methods: Sequence
     if unknown:
         names = ", ".join(repr(id_) for id_ in known[:5])
         raise PatchError(f"the patch has no edit {unknown[0]!r}; it has {names} …")
-    return values
+    return z
