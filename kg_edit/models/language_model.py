@@ -51,7 +51,7 @@ from kg_edit.models.loading import (
 )
 from kg_edit.models.prompts import ChatForm, Prompt, encode
 
-_ROWS = 512  # of the identity, of which one pass of a quantised layer makes columns of W
+_ROWS = 512  # rows of the identity matrix that one pass of a quantised layer gets (`dequantise_layer`)
 _SHOWN = 60  # the most characters of a prompt that a message shows
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # names of blocks with keys and values
 # The attribute of the module that has its fingerprints, because several `LanguageModel`s may share a module
@@ -528,7 +528,7 @@ def weight_matrix(module: nn.Module) -> Tensor:
     Of a quantised layer it is the dequantised matrix, which takes a pass of the layer.
     """
     if is_quantised(module):
-        return dequantised(module)
+        return dequantise_layer(module)
     weight = module.weight
     assert isinstance(weight, Tensor)  # noqa: S101 - check_spec has seen it
     if isinstance(module, Conv1D):
@@ -537,21 +537,25 @@ def weight_matrix(module: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def dequantised(module: Any) -> Tensor:
-    """Return W [out, in] in float32 as the layer computes with it: its output for the identity, without the bias."""
+def dequantise_layer(module: Any) -> Tensor:
+    """Return W [out, in] in float32 as a quantised layer computes with it.
+
+    The layer computes x W^T + bias. So its output for the identity matrix, without the bias, is W^T. Row i of the
+    identity gives row i of W^T, and a pass gets `_ROWS` rows.
+    """
     device = next(module.parameters()).device
     dtype = getattr(module, "compute_dtype", None) or torch.float32
-    columns = []
+    transposed_rows = list[Tensor]()  # of W^T + bias, [rows, out] from each pass
     for start in range(0, module.in_features, _ROWS):
         size = min(_ROWS, module.in_features - start)
         # Rows start, start + 1, ... of the identity [in, in]
         rows = torch.zeros(size, module.in_features, dtype=dtype, device=device)
         rows[:, start:].fill_diagonal_(1)
-        columns.append(type(module).forward(module, rows).float())  # without the hooks of a patch
-    matrix = torch.cat(columns)  # W^T + bias, [in, out]
+        transposed_rows.append(type(module).forward(module, rows).float())  # without the hooks of a patch
+    transposed = torch.cat(transposed_rows)  # W^T + bias, [in, out]
     if module.bias is not None:
-        matrix = matrix - module.bias.float()
-    return matrix.T
+        transposed = transposed - module.bias.float()
+    return transposed.T
 
 
 def matrix_shape(module: Any) -> tuple[int, int]:

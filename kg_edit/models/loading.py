@@ -74,7 +74,7 @@ def resolve_model(name: str) -> str:
     file = check_model_name(name)
     if file is None:
         return name
-    return str(dequantise(file))
+    return str(dequantise_file(file))
 
 
 def files_at_hand(name: str) -> Path | None:
@@ -141,7 +141,7 @@ def named_model_file(name: str) -> Path:
     return min(files)
 
 
-def dequantise(gguf: Path) -> Path:
+def dequantise_file(gguf: Path) -> Path:
     """Return the cache folder with the content of ``gguf`` as float32 safetensors; it is made once for each content."""
     folder = _folder_of(gguf)
     if not folder.is_dir():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from transformers import modeling_gguf_pytorch_utils
 
-from kg_edit.models.gguf_reading import ArrayReader, dequantise, read_once
+from kg_edit.models.gguf_reading import ArrayReader, dequantise_tensor, read_once
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def test_weights_are_those_of_the_library(kind: str, shape: tuple[int, ...]) -> 
     quantisation = gguf.GGMLQuantizationType[kind]
     size = gguf.GGML_QUANT_SIZES[quantisation][1]
     data = np.random.default_rng(0).integers(0, 60, (*shape, 9 * size), dtype=np.uint8)
-    np.testing.assert_array_equal(dequantise(data, quantisation), gguf.dequantize(data, quantisation))
+    np.testing.assert_array_equal(dequantise_tensor(data, quantisation), gguf.dequantize(data, quantisation))
     plain = np.ones((2, 3), dtype=np.float32)
-    np.testing.assert_array_equal(dequantise(plain, gguf.GGMLQuantizationType.F32), plain)
+    np.testing.assert_array_equal(dequantise_tensor(plain, gguf.GGMLQuantizationType.F32), plain)
 
 
 def test_transformers_writes_no_bar_into_a_log(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import (
     NAMED_MODELS,
     cached_only,
-    dequantise,
+    dequantise_file,
     load_tokenizer,
     named_model_file,
     pick_device,
@@ -63,10 +63,10 @@ def test_named_model_is_dequantised_once(smollm2: LanguageModel) -> None:
     assert len(smollm2.blocks) == 30
     assert smollm2.width == 576
     assert smollm2.model.dtype == torch.float32
-    folder = dequantise(named_model_file("smollm2-135m"))
+    folder = dequantise_file(named_model_file("smollm2-135m"))
     stamps = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert "model.safetensors" in stamps
-    assert dequantise(named_model_file("smollm2-135m")) == folder
+    assert dequantise_file(named_model_file("smollm2-135m")) == folder
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == stamps
 
 
@@ -83,7 +83,7 @@ def test_gguf_file_can_be_loaded_without_a_copy_in_the_cache(tmp_path: Path, mon
     with without_a_copy(str(file)) as folder:
         assert (Path(folder) / "config.json").is_file()
     assert not list((tmp_path / "cache" / "models").iterdir())
-    copy = dequantise(file)
+    copy = dequantise_file(file)
     with without_a_copy(str(file)) as name:
         assert name == str(file)
     assert copy.is_dir()
@@ -100,7 +100,7 @@ def test_dequantised_model_is_readable_by_others(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("kg_edit.models.loading.convert", convert)
     monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path))
     (tmp_path / "base.gguf").write_bytes(b"GGUF")
-    folder = dequantise(tmp_path / "base.gguf")
+    folder = dequantise_file(tmp_path / "base.gguf")
     assert [path.stat().st_mode & 0o777 for path in (folder, folder / "model.safetensors")] == [0o755, 0o644]
 
 
@@ -122,7 +122,7 @@ def test_full_disk_of_the_cache_is_named(error: Exception, tmp_path: Path, monke
     with pytest.raises(
         ModelError, match=r"can't write into the cache .*: .*No space left .*; free disk space, or set KG"
     ):
-        dequantise(tmp_path / "base.gguf")
+        dequantise_file(tmp_path / "base.gguf")
     assert list((tmp_path / "cache" / "models").iterdir()) == [], "no half-made folder stays"
 
 

@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import KgEditError, PatchError, UnsupportedModelError
 from kg_edit.methods.registry import find_method
 from kg_edit.models.architectures import is_quantised
-from kg_edit.models.language_model import LanguageModel, dequantised, matrix_shape
+from kg_edit.models.language_model import LanguageModel, dequantise_layer, matrix_shape
 from kg_edit.models.quantised import quantised_options, stored_fingerprint
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -91,7 +91,7 @@ def test_the_patch_beside_int8_does_what_it_does_in_the_dequantised_weights() ->
     down = model.down_projection(1)
     linear = nn.Linear(down.in_features, down.out_features, bias=False)
     (pair,) = patch.factors.values()
-    linear.weight = nn.Parameter(dequantised(down) + pair.product)
+    linear.weight = nn.Parameter(dequantise_layer(down) + pair.product)
     model.blocks[1].mlp.down_proj = linear
     torch.testing.assert_close(logits(model), beside, rtol=1e-4, atol=1e-5)
 
@@ -99,7 +99,7 @@ def test_the_patch_beside_int8_does_what_it_does_in_the_dequantised_weights() ->
 def test_the_dequantised_matrix_is_the_stored_one_times_its_scales() -> None:
     down: Any = quantised().down_projection(1)
     assert is_quantised(down) and matrix_shape(down) == (down.out_features, down.in_features)
-    torch.testing.assert_close(dequantised(down), down.weight * down.scale)
+    torch.testing.assert_close(dequantise_layer(down), down.weight * down.scale)
 
 
 def test_a_patch_of_a_quantised_model_is_exported_and_read_again(tmp_path: Path) -> None:
