@@ -125,7 +125,7 @@ class GeneralTasks:
         """
         if edited:
             return self._ask(model)
-        key = (model.fingerprint, model.model.dtype, model.chat)
+        key = (model.fingerprint, model.model.dtype, model.asked_in)
         if key not in self._unedited:
             self._unedited[key] = self._ask(model)
         return self._unedited[key]

@@ -71,8 +71,8 @@ class LanguageModel:
     """A Hugging Face causal language model, its tokenizer, and the paths of its modules.
 
     ``name`` is the name that the user typed; `fingerprint` identifies the model by its weights, whatever its path.
-    ``prompt_transform`` is set by a patch of the prompt: it changes a text before the model reads it. ``chat`` is the
-    form in which the text is then asked, None for plain text (see `in_chat`).
+    ``prompt_transform`` is set by a patch of the prompt: it changes a text before the model reads it. ``asked_in`` is
+    the form in which `encode` then asks the text by default; None for plain text. `in_chat` sets it.
     """
 
     model: PreTrainedModel
@@ -80,7 +80,7 @@ class LanguageModel:
     spec: ModelSpec
     name: str
     prompt_transform: Callable[[str], str] | None = None
-    chat: ChatForm | None = None
+    asked_in: ChatForm | None = None
 
     @classmethod
     def load(
@@ -175,7 +175,8 @@ class LanguageModel:
     def fingerprint(self) -> str:
         """The hash of the weights, without a patch that is applied to them; it is another one after `Patch.merge_into`.
 
-        A folder that the model is saved to has the same fingerprint when it is loaded.
+        A folder that the model is saved to has the same fingerprint when it is loaded, unless the fingerprint ends in
+        "+1", "+2", …: that is the number of merges, which `note_merge` adds where the hash can't tell them apart.
         """
         return self.fingerprints[-1]
 
@@ -189,11 +190,15 @@ class LanguageModel:
         """Read the fingerprint again after the weights were changed for good; all copies (`in_chat`) have it too."""
         digest = content_fingerprint(self.model)
         if digest in self.fingerprints:  # the change is in elements that the hash does not read, or is rounded away
-            digest = f"{self.fingerprints[0]}+{len(self.fingerprints)}"
+            merges = len(self.fingerprints)  # the first fingerprint is that of no merge
+            digest = f"{self.fingerprints[0]}+{merges}"
         setattr(self.model, _FINGERPRINTS, (*self.fingerprints, digest))
 
     def encode(self, text: str, *, target: str | None = None, chat: bool = False, fitting: bool = True) -> Prompt:
-        """Encode ``text`` as the model reads it, followed by ``target``; with ``chat`` in chat form.
+        """Encode ``text`` as the model reads it, followed by ``target``.
+
+        With ``chat`` the text is a user's turn in chat form. Without, it is in the form of ``asked_in``: in chat form
+        too on a model from `in_chat`, else in plain text.
 
         With ``fitting`` the prompt must fit into the model's positions; without, the caller has to check its length.
 
@@ -203,7 +208,7 @@ class LanguageModel:
         """
         if self.prompt_transform:
             text = self.prompt_transform(text)
-        form = self.chat_form if chat else self.chat
+        form = self.chat_form if chat else self.asked_in
         prompt = encode(self.tokenizer, text, target=target, chat=form)
         if fitting:
             self.check_length(prompt)
@@ -218,9 +223,10 @@ class LanguageModel:
     def encode_fact(
         self, template: str, *, subject: str, target: str | None = None, context: str = "{}", chat: bool = False
     ) -> Prompt:
-        """Encode a fact's prompt with the subject's position, as it is used to make an edit: in plain text or chat.
+        """Encode a fact's prompt with the subject's position, as it is used to make an edit.
 
-        A patch of the prompt (``prompt_transform``) is not applied.
+        It is in chat form with ``chat`` and in plain text without, whatever `in_chat` chose. A patch of the prompt
+        (``prompt_transform``) is not applied.
 
         Raises:
             PromptError, ModelError: as `encode`.
@@ -236,8 +242,9 @@ class LanguageModel:
         """The largest number of tokens for which the model has positions; None if it computes them for any length."""
         config = self.text_config
         has_rotary = any(name.endswith("inv_freq") for name, _ in self.model.named_buffers())
-        # Falcon with ALiBi computes it for any length. MPT does so for max_seq_len tokens only (its config has the flag
-        # elsewhere, in attn_config). BLOOM computes ALiBi for any length, and its config has neither limit.
+        # ALiBi is a bias of the attention in place of positions. Falcon computes it for any length. MPT computes it for
+        # max_seq_len tokens only, and has its flag in attn_config, so it is not seen here. BLOOM computes it for any
+        # length, and its config has neither the flag nor a limit.
         has_alibi = getattr(config, "alibi", False)
         if has_rotary or has_alibi:
             return None
@@ -287,7 +294,7 @@ class LanguageModel:
             ChatTemplateError: as `find_chat_form`.
         """
         form = self.chat_form if chat else None
-        return replace(self, chat=form)
+        return replace(self, asked_in=form)
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
@@ -305,7 +312,7 @@ class LanguageModel:
             f"{millions:,.1f}M weights",
             f"{self.precision} on {self.device}",
         ]
-        if self.chat:
+        if self.asked_in:
             parts.append("in chat form")
         merged = len(self.fingerprints) - 1
         if merged == 1:

@@ -246,7 +246,7 @@ class WalkedPrompts:
     """Turns a text into the prompt with its chain, by walks with a model that does not have the patch."""
 
     def __init__(self, patch: GraphMemoryPatch, model: LanguageModel) -> None:
-        bare_model = replace(model, prompt_transform=None, chat=None)
+        bare_model = replace(model, prompt_transform=None, asked_in=None)
         self._walkers = [Walker(graph, bare_model, patch.rule) for graph in patch.graphs.values()]
         self._languages = tuple(patch.graphs)
         self._rule = patch.rule

@@ -175,4 +175,4 @@ def test_large_weights_and_own_families_are_taken() -> None:
     """A finite weight whose sum is too large for float32, and a family outside the table."""
     assert wrap_with_number(3e38)
     assert len(wrap_biogpt("fc2").blocks) == 2
-    assert replace(tiny("llama"), tokenizer=tokenizer(None)).in_chat(chat=False).chat is None
+    assert replace(tiny("llama"), tokenizer=tokenizer(None)).in_chat(chat=False).asked_in is None

@@ -70,7 +70,7 @@ def test_patch_and_its_inverse_cancel() -> None:
 def test_merge_changes_the_weights_and_the_fingerprint(tmp_path: Path) -> None:
     """The same patch a second time would overshoot, so it is refused; a patch of the merged model fits it alone."""
     model = copy.deepcopy(tiny("qwen3"))
-    before, in_chat = weights_of(model), replace(model, chat=None)
+    before, in_chat = weights_of(model), replace(model, asked_in=None)
     first, second = patch_of(model), patch_of(model, seed=1)
     first.merge_into(model)
     assert not same_weights(model, before)
