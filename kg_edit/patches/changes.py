@@ -1,8 +1,8 @@
 """The weight changes of a patch as numpy arrays, to compute the size of each edit without torch.
 
 `collect_changes` takes them from a patch in memory, `read_changes` from a file, and `sum_changes` adds them.
-`columns_by_edit` finds the columns of
-the factors that belong to each edit, `edit_norms` computes the norm of each edit's change.
+`columns_by_edit` finds the columns of the factors that belong to each edit, `edit_norms` computes the norm of each
+edit's change.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class LowRank(NamedTuple):
 class Changes:
     """The factors of the changed weights and their stored keys, by weight name, and the patch's kind and provenance.
 
-    A patch that changes no weights has no factors. The kind is that of the file (`Patch.file_kind`).
+    A patch that changes no weights has no factors. The kind is that of the file (`Patch.file_kind`), or "stack" for a
+    `PatchStack` in memory, of whose parts no factors are collected.
     """
 
     provenance: Mapping[str, Any]
@@ -49,7 +50,7 @@ class Changes:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no weight is changed."""
+        """Whether there are no factors: no weight is changed, or this is of a stack."""
         return not self.factors
 
     @property
@@ -65,7 +66,11 @@ class Changes:
 
 
 def collect_changes(patch: Patch | Changes) -> Changes:
-    """Return the changes of a patch in memory; a `Changes` is returned unchanged."""
+    """Return the changes of a patch in memory; a `Changes` is returned unchanged.
+
+    Of a `PatchStack` these are its provenance alone, even if a part changes weights: the columns of one part's factors
+    could not be matched with the edits of all parts. Call this for each of `Patch.parts` instead.
+    """
     if isinstance(patch, Changes):
         return patch
     factors = dict[str, LowRank]()
@@ -102,10 +107,13 @@ def read_changes(path: str | Path) -> Changes:
 
 
 def sum_changes(changes: Iterable[Changes]) -> Changes | None:
-    """Return the sum of changes of weights without their keys, with the numbers of `sum_patches`; None if that differs.
+    """Return the sum of changes of weights, without their keys: the factors side by side, as in `Factors.join`.
 
-    The factors are put side by side, as in `Factors.join`. None: a part is not a change of weights or is for another
-    model, or a sum is stored as a dense change, for which the factors have to be multiplied.
+    The numbers are those of `kg_edit.patches.weight_patch.sum_patches`, which needs torch.
+
+    Returns:
+        None if factors side by side are not the sum: a part is not a change of weights, parts are for different
+        models, or the sum's rank exceeds that of a weight, so that the factors have to be multiplied.
     """
     factors = dict[str, LowRank]()
     provenance = dict[str, Any]()
@@ -131,7 +139,7 @@ def sum_changes(changes: Iterable[Changes]) -> Changes | None:
 
 
 def _join(first: LowRank, second: LowRank) -> LowRank | None:
-    """Return the sum of two changes of a weight [out, in]; None if they don't fit, or for a dense sum."""
+    """Return the sum of two changes of a weight [out, in]; None for other shapes or a rank that is too large."""
     rows, columns = len(first.left), len(first.right)
     if (len(second.left), len(second.right)) != (rows, columns):
         return None
