@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.method_plan import load
+from kg_edit.cli.method_plan import load_model
 from kg_edit.cli.options import Device, Dtype, Layer, ModelArgument, complete_method, refuse_unused
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
@@ -113,5 +113,5 @@ def doctor(model: ModelArgument, layer: Layer = None, dtype: Dtype = "auto", dev
     check_model_name(model)
     from kg_edit.cli.doctor import examine
 
-    for name, value in examine(load(model, dtype, device), layer=layer):
+    for name, value in examine(load_model(model, dtype, device), layer=layer):
         stdout().print(f"[bold]{name}[/bold]: {plain(value)}", soft_wrap=True)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from kg_common.terminal import number_of
 from kg_edit.cli.console import say
-from kg_edit.cli.method_plan import load
+from kg_edit.cli.method_plan import load_model
 from kg_edit.cli.options import CorpusName, Device, Dtype, ModelName, refuse_unused
 from kg_edit.errors import ConfigError, faults_of
 from kg_edit.models.loading import check_model_name
@@ -81,7 +81,7 @@ def covariance(
         faults = [f"--{fault.field}: {fault.message}" for fault in faults_of(error, CovarianceConfig)]
         raise ConfigError("; ".join(faults)) from None
     open_corpus(config.corpus)  # a text that can't be read is an error before the model is loaded too
-    language_model = load(model, dtype, device)
+    language_model = load_model(model, dtype, device)
     chosen = parse_layers(layers, len(language_model.blocks))
     manifests = measure_covariances(language_model, chosen, config, folder=folder)
     _show(manifests.values(), folder)
@@ -179,7 +179,7 @@ def import_published(
     check_model_name(model)
     from kg_edit.covariance.published import import_covariance
 
-    language_model = load(model, dtype, device)
+    language_model = load_model(model, dtype, device)
     manifests = []
     for file in files:
         manifests.append(import_covariance(file, language_model, layer=layer, name=name, folder=folder))

@@ -12,7 +12,7 @@ import typer
 from kg_common.atomic import check_out
 from kg_edit.cli.console import stdout
 from kg_edit.cli.generate import check_patches, load_sum, model_for
-from kg_edit.cli.method_plan import load
+from kg_edit.cli.method_plan import load_model
 from kg_edit.cli.options import PATCHES, Device, Dtype
 from kg_edit.errors import ConfigError
 from kg_edit.languages import ENGLISH, FORM_LANGUAGES, check_language
@@ -86,13 +86,13 @@ def diff(
     edited: LanguageModel | Patch
     if merged_from and model:  # ``model`` is the edited one, with the patch in its weights
         unedited_name = merged_from
-        edited = load(model, dtype, device)
+        edited = load_model(model, dtype, device)
         edited_name = model
     else:  # ``model`` is the unedited one
         edited = load_sum(patch or ())
         unedited_name = model_for(edited, model)
         edited_name = edited.summary
-    unedited = load(unedited_name, dtype, device)
+    unedited = load_model(unedited_name, dtype, device)
     differences = compare_prompts(unedited, edited, entries, tokens=tokens, progress=True)
     if as_json:
         typer.echo(_as_json(differences, model=unedited_name))

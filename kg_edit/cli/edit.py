@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import say, stdout
+from kg_edit.cli.lazy_graph import LazyGraph
 from kg_edit.cli.method_plan import (
-    LazyGraph,
     choose_method,
-    load,
+    load_model,
     note_choice,
     open_graph,
     plan_method,
@@ -126,7 +126,7 @@ Log = Annotated[
 
 
 def edit(
-    edits: EditsFile,
+    edits_path: EditsFile,
     graph: Graph = None,
     model: ModelName = "smollm2-135m",
     method: ChosenMethod = None,
@@ -173,26 +173,27 @@ def edit(
     from kg_edit.edits.templates import RelationTemplates
 
     # 1. Check everything that can be wrong without a model: the options, the file, then the edits with their graph.
-    method_option = method
-    method = choose_method(method, graph)
-    check_method(method)
+    chosen_method = choose_method(method, graph)
+    check_method(chosen_method)
     check_model_name(model)
     check_folder(out)
-    check_file(edits)
+    check_file(edits_path)
     language = check_language(language)
-    lazy_graph = LazyGraph(method, graph, contact)  # opened for the labels of ids in the rows, or by the method
+    # The graph is used in this order: `read_edits` takes the labels of ids from it; then it is refused if neither the
+    # rows nor the method read it; then its language is set, and the method gets it, opened.
+    lazy_graph = LazyGraph(chosen_method, graph, contact)
     file = read_edits(
-        edits,
+        edits_path,
         labels=lazy_graph,
         templates=RelationTemplates.load(templates, language=language),
         keep_going=keep_going,
         language=language,
     )
     lazy_graph.refuse_unread()
-    lazy_graph.speak_as(file.edits)
+    lazy_graph.set_language_of(file.edits)
     requested = in_form(file.edits, chat, both=both_forms)
     method_plan = plan_method(
-        method,
+        chosen_method,
         preset=preset,
         layer=layer,
         settings=settings,
@@ -200,17 +201,19 @@ def edit(
         graph=lazy_graph.open(),
         require_graph=require_graph,
     )
-    usable = method_plan.usable(requested, file=edits, graph=graph, keep_going=keep_going)
+    usable = method_plan.select_usable(requested, file=edits_path, graph_names=graph, keep_going=keep_going)
     from kg_edit.reports.edit_run import run_edits  # takes a second, so after all that may be refused
 
     if len(usable) > MANY and not yes:
         confirm_many(method_plan, len(usable), model, dtype, device)
 
     # 2. Load the model, and make the edits.
-    logs = [] if dry_run else log or []  # a dry run writes nothing, and a log is made when it is opened
+    logs = log or []
+    if dry_run:  # it writes nothing, and a log's file is made when the log is opened
+        logs = []
     with open_callbacks(logs) as callbacks:
-        note_choice(method_option, graph)
-        language_model = load(model, dtype, device)
+        note_choice(method, graph)
+        language_model = load_model(model, dtype, device)
         method_plan = method_plan.with_layer(language_model, usable)
         editor = method_plan.on(language_model)
         if dry_run or most_reach is not None:
@@ -326,10 +329,10 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
         _show(finished)
         return
     method_plan = plan_method(method, graph=open_graph([EXTRACT], None))
-    method_plan.usable(edits)
+    method_plan.select_usable(edits)
     from kg_edit.reports.edit_run import run_edits
 
-    editor = method_plan.on(load("smollm2-135m"))
+    editor = method_plan.on(load_model("smollm2-135m"))
 
     def make() -> EditRun:
         return run_edits(editor, editor.model, edits, out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.method_plan import load
+from kg_edit.cli.method_plan import load_model
 from kg_edit.cli.options import PATCHES, Device, Dtype, ModelName, Start, refuse_unused
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.models.loading import check_model_name
@@ -74,7 +74,7 @@ def generate(
 
     # Without a patch, the sum is an empty one, and the edited model is the unedited one.
     combined = load_sum(patch or ())
-    language_model = load(model, dtype, device)
+    language_model = load_model(model, dtype, device)
     if chat:
         with combined.applied(language_model) as edited:
             _answer(edited, prompts, tokens=tokens)

@@ -1,7 +1,9 @@
 """Turn options into a method: its name, preset, settings, layer and graph are checked before a model is loaded.
 
-`plan_method` makes a `MethodPlan` from the options; `MethodPlan.usable` checks the edits, and `MethodPlan.on` makes the
-method. Then come the model, the choice of a method, and the graph of the options.
+`plan_method` makes a `MethodPlan` from the options; `MethodPlan.select_usable` checks the edits, and `MethodPlan.on`
+makes the method. Then come the model, the choice of a method, and `open_graph`, which opens the graph of the options.
+
+`graph_names` are the texts of ``--graph`` (files, or names such as ``extract``), and `graph` is the opened graph.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,42 +103,38 @@ class MethodPlan:
     sweep: Any = None  # how the layer was chosen: the outcome of the service "layer choice"
     memory: float | None = None  # MB that a pass may use besides the model
 
-    def usable(
+    def select_usable(
         self,
         edits: Sequence[Edit],
         *,
         file: Path | None = None,
-        graph: Sequence[str] | None = None,
+        graph_names: Sequence[str] | None = None,
         keep_going: bool = False,
     ) -> tuple[Edit, ...]:
-        """Check the edits as far as possible without a model; return the edits that can be made.
+        """Check the edits as far as possible without a model; return the edits that can be made, in their order.
 
         Args:
             edits: the edits to check.
             file: the file of the edits; if it has ambiguous or unknown names, the command that resolves them is shown.
-            graph: the texts of ``--graph``, for that command.
-            keep_going: leave out edits that can't be made, and list them on stderr.
+            graph_names: the texts of ``--graph``, for that command.
+            keep_going: leave out edits that can't be made, and list them on stderr; without it, they are an error.
         """
+        faults: dict[Edit, Exception] = {}
         with doing("checking the edits"):
             error = self._check(edits)
             if error is None:
                 return tuple(edits)
             is_listed = keep_going or (file is not None and isinstance(error, _OF_THE_GRAPH))
-            if not edits or not is_listed:
-                raise error
-            faults = self._find_faults(edits, error)
-        if not faults:  # the error is of several edits together
+            if edits and is_listed:
+                faults = self._find_faults(edits, error)
+        if not faults:  # the error is not of single edits, or only the first one is reported
             raise error
         if not keep_going:
             command = None
             if file is not None:
-                command = link_command(file, graph)
+                command = link_command(file, graph_names)
             raise _join_faults(faults, command)
-        if len(faults) == len(edits):  # nothing is left to make: a wrong setting, for example, is an error of each edit
-            raise faults[edits[0]]
-        for edit, fault in faults.items():
-            typer.echo(f"skipped: {edit.id}: {fault}", err=True)
-        return tuple(edit for edit in edits if edit not in faults)
+        return _leave_out(edits, faults)
 
     def _check(self, edits: Sequence[Edit]) -> Exception | None:
         """Check the settings, the graph and the edits together; return the first error, or None."""
@@ -189,6 +187,18 @@ class MethodPlan:
         return method
 
 
+def _leave_out(edits: Sequence[Edit], faults: Mapping[Edit, Exception]) -> tuple[Edit, ...]:
+    """Return the edits without a fault, and print the faults on stderr; if no edit is left, raise the first fault."""
+    if len(faults) == len(edits):
+        first = faults[edits[0]]  # a wrong setting, for example, is the same fault in each edit
+        if len(edits) > 1:
+            first.add_note(f"none of the {len(edits)} edits can be made; this is the error of the first one")
+        raise first
+    for edit, fault in faults.items():
+        typer.echo(f"skipped: {edit.id}: {fault}", err=True)
+    return tuple(edit for edit in edits if edit not in faults)
+
+
 def _join_faults(faults: Mapping[Edit, Exception], link: str | None) -> Exception:
     """Return one error for all edits that can't be made; ``link`` is the command that resolves their names."""
     way = None
@@ -212,10 +222,10 @@ def _join_faults(faults: Mapping[Edit, Exception], link: str | None) -> Exceptio
     return GraphError("\n".join(lines))
 
 
-def link_command(edits: Path, graph: Sequence[str] | None) -> str:
+def link_command(edits: Path, graph_names: Sequence[str] | None) -> str:
     """Return the command that fills ids into a file of edits, from the same graph."""
     words = ["wikidata-cache link", shlex.quote(str(edits))]
-    for name in graph or ():
+    for name in graph_names or ():
         path = name  # wikidata-cache knows the extract by its name
         if name != EXTRACT:
             path = str(packaged_graph(name) or name)
@@ -261,12 +271,12 @@ def plan_method(
     if require_graph:
         pairs.append("graph.require=true")
     auto = layer == AUTO
-    number = None
+    layer_text = None
     if layer is not None and not auto:
-        number = str(layer)
-        if not number.isdecimal():
+        layer_text = str(layer)
+        if not layer_text.isdecimal():
             raise ConfigError(f"--layer {layer}: expected a layer's number from 0 on, or auto")
-    overrides = parse_settings(pairs, layer=number, corpus=corpus)
+    overrides = parse_settings(pairs, layer=layer_text, corpus=corpus)
     if preset is None:
         preset = _quickest_preset(method)
     config = method_class.config_class.preset(preset, overrides, method=method)
@@ -284,7 +294,7 @@ def _quickest_preset(method: str) -> str:
     return "default"
 
 
-def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+def load_model(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
     """Load a model, without progress bars and warnings of transformers.
 
     Args:
@@ -304,24 +314,24 @@ def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel
         return LanguageModel.load(model, dtype=dtype, device=device)
 
 
-def choose_method(method: str | None, graph: Sequence[str] | None) -> str:
+def choose_method(method: str | None, graph_names: Sequence[str] | None) -> str:
     """Return the name of ``--method``; without it glame if there is a graph to read, else rome (see `note_choice`).
 
     Args:
         method: the value of ``--method``.
-        graph: the texts of ``--graph``, or the name of a packaged graph that is used.
+        graph_names: the texts of ``--graph``, or the name of a packaged graph that is used.
     """
     if method:
         return method
-    if graph:
+    if graph_names:
         return "glame"
     return "rome"
 
 
-def note_choice(method: str | None, graph: Sequence[str] | None) -> None:
+def note_choice(method: str | None, graph_names: Sequence[str] | None) -> None:
     """Log which method is used without ``--method``, once all options are checked; arguments as `choose_method`."""
-    if method is None and graph:
-        log.info("no --method given: glame, which reads the graph %s", ", ".join(graph))
+    if method is None and graph_names:
+        log.info("no --method given: glame, which reads the graph %s", ", ".join(graph_names))
     elif method is None:
         log.info(
             "no --method and no --graph given: rome. glame needs a graph with facts about the new objects: "
@@ -346,86 +356,6 @@ def warn_of_edits_without_facts(method: EditingMethod) -> None:
         )
 
 
-@dataclass
-class LazyGraph:
-    """The graph of ``--graph``, or a method's default, opened when it is needed.
-
-    To know whether a method needs a graph takes its class, and so torch. A bad row without ids is reported before that.
-
-    Who needs it: `read_edits` asks it for the labels of ids (`in_language`, `labels`); then `refuse_unread` refuses a
-    graph that neither the rows nor the method read; then `open` returns the method's graph.
-
-    Attributes:
-        method: the method's name.
-        graph: the texts of ``--graph``.
-        contact: e-mail address or URL for the endpoints of Wikimedia.
-        default: the packaged graph that a method reads without ``--graph``.
-        language: of the labels in what the graph shows.
-    """
-
-    method: str
-    graph: list[str] | None
-    contact: str | None
-    default: str = EXTRACT
-    language: str = ENGLISH
-    # The copies that `in_language` makes share both fields: a graph is opened once, and `refuse_unread` knows of all.
-    _opened: dict[str, WikidataCache | PrivateGraph | None] = field(default_factory=dict, init=False)  # by language
-    _languages_of_labels: set[str] = field(default_factory=set, init=False)  # in which `labels` was asked
-
-    def open(self) -> WikidataCache | PrivateGraph | None:
-        """Return the graph, without ``--graph`` a packaged one; None if the method needs none. It is opened once."""
-        if self.language not in self._opened:
-            graph = self.graph
-            if not graph and find_method(self.method).needs_graph:
-                log.info("no --graph given: %s uses the packaged graph %s", self.method, self.default)
-                graph = [self.default]
-            self._opened[self.language] = open_graph(graph, self.contact, self.language)
-        return self._opened[self.language]
-
-    def in_language(self, language: str) -> LazyGraph:
-        """Return this graph with labels in another language."""
-        if language == self.language:
-            return self
-        other = replace(self, language=language)
-        other._opened = self._opened
-        other._languages_of_labels = self._languages_of_labels
-        return other
-
-    def speak_as(self, edits: Iterable[Edit]) -> None:
-        """Show the labels in the language of the edits, if they are all in one."""
-        languages = {edit.language for edit in edits}
-        if len(languages) == 1:
-            self.language = languages.pop()
-
-    @property
-    def about(self) -> str:
-        """The graph in words; empty if there is none. Asking for it opens the graph."""
-        graph = self.open()
-        if graph is None:
-            return ""
-        return graph.about
-
-    def labels(self, ids: Sequence[str]) -> Mapping[str, str]:
-        """Return the labels of those ``ids`` that have one in the graph."""
-        self._languages_of_labels.add(self.language)
-        graph = self.open()
-        if graph is None:
-            return {}
-        return graph.labels(ids)
-
-    def refuse_unread(self) -> None:
-        """Refuse a graph of ``--graph`` that nothing reads; to be called after the edits are read."""
-        if not self.graph or self._languages_of_labels:
-            return
-        self.open()  # a graph that can't be opened is an error here, before `find_method` imports torch
-        method_class = find_method(self.method)
-        if not (method_class.needs_graph or method_class.takes_graph):
-            raise ConfigError(
-                f"--graph has no effect: {self.method} reads no graph, and no row has an id in the place of a name; "
-                "leave it out, or give another --method, such as glame"
-            )
-
-
 def graph_name(data: Path) -> str:
     """Return the packaged graph for a benchmark: the one of its name, if it is a packaged one, or else the extract."""
     name = str(data)
@@ -435,37 +365,41 @@ def graph_name(data: Path) -> str:
 
 
 def open_graph(
-    graph: list[str] | None, contact: str | None, language: str = ENGLISH
+    graph_names: list[str] | None, contact: str | None, language: str = ENGLISH
 ) -> WikidataCache | PrivateGraph | None:
-    """Open the graph of ``--graph``, which may be a packaged name or files of facts; None if the option is absent.
+    """Open the graph of ``--graph``; None if the option is absent.
 
-    Labels of Wikidata's ids are in ``language``.
+    Args:
+        graph_names: the texts of ``--graph``: the name of a packaged graph, files of facts, or sources of Wikidata.
+        contact: e-mail address or URL for the endpoints of Wikimedia.
+        language: that of the labels of Wikidata's ids.
     """
-    if not graph:
+    if not graph_names:
         return None
-    for part in graph:
-        check_graph_name(part)
+    for name in graph_names:
+        check_graph_name(name)
     from kg_edit.graphs.source import open_named
 
     with doing("reading the graph"):
-        return open_named(graph, contact=contact, language=language)
+        return open_named(graph_names, contact=contact, language=language)
 
 
-def open_wikidata(graph: list[str] | None, contact: str | None, *, needed: str) -> WikidataCache:
+def open_wikidata(graph_names: list[str] | None, contact: str | None, *, needed: str) -> WikidataCache:
     """Open the graph of ``--graph`` for a command that needs Wikidata's ids.
 
     Args:
-        graph: the texts of ``--graph``.
+        graph_names: the texts of ``--graph``.
         contact: e-mail address or URL for the endpoints of Wikimedia.
-        needed: why a graph is needed, for the message.
+        needed: the beginning of both error messages: what needs the graph, ending in "a graph", such as "edits are
+            drawn from a graph". The second message goes on with " of Wikidata's ids".
     """
     from wikidata_cache import WikidataCache
 
-    opened = open_graph(graph, contact)
+    opened = open_graph(graph_names, contact)
     if opened is None:
         raise ConfigError(f"{needed}: give --graph, such as --graph extract")
     if not isinstance(opened, WikidataCache):
-        names = ", ".join(graph or ())
+        names = ", ".join(graph_names or ())
         raise ConfigError(f"{needed} of Wikidata's ids, and {names} has names; give another, such as --graph extract")
     return opened
 

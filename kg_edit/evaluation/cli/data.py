@@ -13,7 +13,7 @@ import typer
 from kg_common.atomic import check_out
 from kg_common.terminal import harmless, number_of
 from kg_edit.cli.console import say, stdout
-from kg_edit.cli.method_plan import doing, load, open_graph, open_wikidata, parse_relations
+from kg_edit.cli.method_plan import doing, load_model, open_graph, open_wikidata, parse_relations
 from kg_edit.cli.options import (
     BenchmarkFile,
     Contact,
@@ -177,7 +177,7 @@ def ripples(
         own_edits = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates)).edits
     table = FactTable(opened, vocabulary)
     answers = cache_folder() / "knowledge"  # the model's answers, by which a run is resumed
-    builder = Builder(model=load(model, dtype, device), table=table, folder=answers, seed=seed)
+    builder = Builder(model=load_model(model, dtype, device), table=table, folder=answers, seed=seed)
     if edits:
         benchmark = builder.build_for(own_edits)
     else:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.console import say
-from kg_edit.cli.method_plan import load, plan_method
+from kg_edit.cli.method_plan import load_model, plan_method
 from kg_edit.cli.options import Device, Dtype, MethodName, ModelName, Out, Overwrite, Preset, Settings
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.run_folder import check_folder, replace_run
@@ -70,7 +70,7 @@ def drift(
     method_plan = plan_method(method, preset=preset, settings=settings)
     check_editor(method, method_plan.config)
     check_labels(texts, {text.label for text in texts.train})
-    loaded = load(model, dtype, device)
+    loaded = load_model(model, dtype, device)
     texts = shorten(loaded, texts, tokens=tokens)
     prompts = [text.prompt for text in texts.train]
     labels = [text.label for text in texts.train]

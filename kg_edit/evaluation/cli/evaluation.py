@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kg_edit.cli.lazy_graph import LazyGraph
 from kg_edit.cli.method_plan import (
-    LazyGraph,
     choose_method,
     graph_name,
-    load,
+    load_model,
     note_choice,
     plan_method,
     warn_of_edits_without_facts,
@@ -302,7 +302,7 @@ class EvaluateOptions:
         check_folder(out)
         content = self.read(lazy_graph)
         lazy_graph.refuse_unread()
-        lazy_graph.speak_as(edits_of(content.records))
+        lazy_graph.set_language_of(edits_of(content.records))
         self._check_control(lazy_graph.method)
         method_plan = self._plan(lazy_graph, content)
         config = self.config.with_files(
@@ -315,7 +315,7 @@ class EvaluateOptions:
             method_plan.method.refuse_texts(edits_of(candidates))
 
         note_choice(self.method, self._graph_names)
-        model = load(self.model, self.dtype, self.device)
+        model = load_model(self.model, self.dtype, self.device)
         _refuse_no_chat_template(model, edits_of(candidates), chat=config.chat)
         scored = candidates
         if self.known_only:
@@ -350,7 +350,7 @@ class EvaluateOptions:
         )
         graph = graph_for(method_plan.graph, content.records, self.control)
         method_plan = replace(method_plan, graph=guard_graph(graph, method_plan.config, content.records))
-        method_plan.usable(())  # without the edits: one that can't be made counts as a failure in the scores
+        method_plan.select_usable(())  # without the edits: one that can't be made counts as a failure in the scores
         return method_plan
 
     def _select_known(self, model: LanguageModel, content: FileContent) -> FileContent:

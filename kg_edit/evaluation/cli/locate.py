@@ -9,7 +9,7 @@ import typer
 
 from kg_common.terminal import number_of
 from kg_edit.cli.console import say
-from kg_edit.cli.method_plan import load
+from kg_edit.cli.method_plan import load_model
 from kg_edit.cli.options import Device, Dtype, ModelName, Out, Overwrite, Seed
 from kg_edit.errors import ConfigError
 from kg_edit.models.loading import check_model_name
@@ -86,7 +86,7 @@ def locate(
         facts = read_known(known)[:limit]
     else:
         facts = facts_of(own_edits[:limit])
-    loaded = load(model, dtype, device)
+    loaded = load_model(model, dtype, device)
 
     def trace() -> LocateSummary:
         return trace_all(loaded, facts, settings, out=out, known_only=known is not None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import say
-from kg_edit.cli.method_plan import graph_name, load, open_graph
+from kg_edit.cli.method_plan import graph_name, load_model, open_graph
 from kg_edit.cli.options import Contact, Graph, Out, Overwrite, refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
@@ -121,7 +121,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
     graph = graph_for(open_graph(graphs, contact), content.records)
     for cell in cells:
         cell.method.check_inputs(cell.config, graph, ())
-    model = load(settings.model, settings.dtype, settings.device)
+    model = load_model(settings.model, settings.dtype, settings.device)
 
     def score_cells() -> tuple[Outcome, ...]:
         return run_sweep(

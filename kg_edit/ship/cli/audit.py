@@ -15,7 +15,7 @@ from rich.table import Table
 
 from kg_common.terminal import number_of
 from kg_edit.cli.console import say, stdout
-from kg_edit.cli.method_plan import load
+from kg_edit.cli.method_plan import load_model
 from kg_edit.cli.options import refuse_unused
 from kg_edit.errors import ConfigError
 
@@ -77,7 +77,7 @@ def audit(
     patch = None
     if ledger:
         patch, _ = active_at(ledger)
-    loaded = load(base) if things else None
+    loaded = load_model(base) if things else None
     findings = compare(Checkpoint.of(base), Checkpoint.of(model), ledger=patch, names=things, model=loaded)
     if as_json:
         say(json.dumps([{**asdict(finding), "explained": finding.is_explained} for finding in findings]))

@@ -15,10 +15,10 @@ import typer
 
 from kg_common.terminal import number_of
 from kg_edit.cli.console import print_json, say, stdout
+from kg_edit.cli.lazy_graph import LazyGraph
 from kg_edit.cli.method_plan import (
-    LazyGraph,
     choose_method,
-    load,
+    load_model,
     note_choice,
     open_graph,
     plan_method,
@@ -198,7 +198,7 @@ def add(
             typer.echo(f"{ledger} is a new ledger, beside {near}", err=True)
     opened = _open(ledger, create=True)
     to_add = additions(patches)
-    language_model = load(model, dtype, device) if model else None
+    language_model = load_model(model, dtype, device) if model else None
     numbers = opened.add_all(to_add, force=force, model=language_model)
     _show_added(opened, numbers)
     for number, addition in zip(numbers, to_add, strict=True):
@@ -266,10 +266,10 @@ def edit(
     method_plan = plan_method(
         method, preset=preset, layer=layer, settings=settings, graph=source.open(), require_graph=require_graph
     )
-    usable = method_plan.usable(requested, file=edits, graph=graph, keep_going=keep_going)
+    usable = method_plan.select_usable(requested, file=edits, graph_names=graph, keep_going=keep_going)
     note_choice(method_option, graph)
 
-    editor = method_plan.on(load(model, dtype, device))
+    editor = method_plan.on(load_model(model, dtype, device))
     earlier = opened.active
     before = opened.patch
     number = opened.make(editor, usable, force=force)
@@ -313,7 +313,7 @@ def remove(
         refuse_unused(context, unused, "without --model", way="also give --model")
     opened = _open(ledger)
     source = open_graph(graph, contact)
-    language_model = load(model, dtype, device) if model else None
+    language_model = load_model(model, dtype, device) if model else None
     before = opened.patch
     removed = opened.remove(names, model=language_model, graph=source)
     remaining = number_of(len(opened.active), "edit")

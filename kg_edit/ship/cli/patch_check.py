@@ -16,7 +16,7 @@ import typer
 from kg_common.terminal import number_of
 from kg_edit.cli.console import print_json, say, stdout
 from kg_edit.cli.generate import model_for
-from kg_edit.cli.method_plan import load
+from kg_edit.cli.method_plan import load_model
 from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.models.loading import without_a_copy
@@ -114,7 +114,7 @@ def check(
         _compare_edits(merged, entries)
         checked = check_entries(_load_merged(merged, dtype, device), entries, chat=chat, progress=True)
     else:
-        with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
+        with patch.applied(load_model(model_for(patch, model), dtype, device)) as edited:
             checked = check_entries(edited, entries, chat=chat, progress=True)
 
     rivals = contradictions(entries)
@@ -136,7 +136,7 @@ def check(
 def _load_merged(merged: str, dtype: Dtype, device: Device) -> LanguageModel:
     """Load a model that has the edits in its weights; a GGUF file leaves no dequantised copy in the cache."""
     with without_a_copy(merged) as path:
-        loaded = load(path, dtype, device)
+        loaded = load_model(path, dtype, device)
     return replace(loaded, name=merged)  # instead of the temporary folder's name
 
 

@@ -10,7 +10,7 @@ import typer
 
 from kg_common.terminal import number_of
 from kg_edit.cli.console import say, stdout
-from kg_edit.cli.method_plan import load, open_graph
+from kg_edit.cli.method_plan import load_model, open_graph
 from kg_edit.cli.options import Contact, Device, Dtype, Graph
 from kg_edit.ship.cli.patch_shipping import check_outside_ledgers
 
@@ -48,7 +48,7 @@ def rebase(
     from kg_edit.ship.ledger.rebase import rebase as rebase_ledger
     from kg_edit.ship.ledger.view import check_table
 
-    loaded = load(model, dtype, device)
+    loaded = load_model(model, dtype, device)
     rebased = rebase_ledger(source, loaded, out, graph=opened_graph, force=force, progress=True)
     for fact in rebased.known:
         say(f"known already, and dropped: {fact.entry.name}: {fact.entry.edit.text!r} is answered {fact.text!r}")

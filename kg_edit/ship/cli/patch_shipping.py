@@ -15,7 +15,7 @@ import typer
 from kg_common.terminal import number_of
 from kg_edit.cli.console import say, stderr
 from kg_edit.cli.generate import model_for
-from kg_edit.cli.method_plan import load
+from kg_edit.cli.method_plan import load_model
 from kg_edit.cli.options import Device, Dtype, refuse_unused, typed_options
 from kg_edit.errors import ConfigError, OutputError, PatchError
 from kg_edit.storage.atomic import copy_file
@@ -129,7 +129,7 @@ def merge(
         shipment = _collect_shipment(patch, entries, rows, model=name, base=base, license=license, push=push)
         merge_checkpoint(patch, Checkpoint.open(checkpoint), out, card=shipment.card("folder"))
     else:
-        loaded = load(name, dtype, device)
+        loaded = load_model(name, dtype, device)
         if check:
             _check_edits(loaded, patch, entries, force=force)
         if scores:
@@ -206,7 +206,7 @@ def export(
         if out.exists():
             raise OutputError(f"{out} already exists; give another file, or delete it first")
         if check:
-            _check_edits(load(model_for(patch, model)), _as_loaded(patch), entries, force=force)
+            _check_edits(load_model(model_for(patch, model)), _as_loaded(patch), entries, force=force)
         _write_patch_file(patch, ledger, out)
         say(f"{out}: {patch.summary}")
         _say_what_a_server_needs(patch)
@@ -220,7 +220,7 @@ def export(
     check_new(out)
     with_one_rank(patch)
     name = model_for(patch, model)
-    loaded = load(name) if scores or check else None
+    loaded = load_model(name) if scores or check else None
     if loaded and check:
         _check_edits(loaded, _as_loaded(patch), entries, force=force)
     if loaded and scores:
@@ -471,7 +471,7 @@ def subtract(
         raise ConfigError(f"{adapters[0]} is a PEFT adapter, which does not say which model it is for; give --model")
     if not adapters:
         refuse_unused(context, ("model", "dtype", "device"), "where neither change is a PEFT adapter")
-    loaded = load(model, dtype, device) if adapters and model else None
+    loaded = load_model(model, dtype, device) if adapters and model else None
     # E - strength * (the part of A that E does not have), weight by weight; with --whole, of all of A
     patch = subtract_patch(
         _read_change(expert, loaded), _read_change(anti, loaded), strength=strength, extract=not whole

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_common.terminal import number_of
-from kg_edit.cli.method_plan import LazyGraph, choose_method, doing, load, note_choice, plan_method
+from kg_edit.cli.lazy_graph import LazyGraph
+from kg_edit.cli.method_plan import choose_method, doing, load_model, note_choice, plan_method
 from kg_edit.cli.options import (
     ChosenMethod,
     Contact,
@@ -127,7 +128,7 @@ def serve(
 
         hosts = host_names(host, names or ())
         note_choice(method_option, graph)
-        editor = method_plan.on(load(model, dtype, device))
+        editor = method_plan.on(load_model(model, dtype, device))
         with doing(f"preparing {method}"):
             editor.prepare()
         desk = EditDesk(editor, graph=method_plan.graph, ledger=opened, start=start)

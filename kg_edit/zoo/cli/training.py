@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kg_edit.cli.console import say, stdout
-from kg_edit.cli.method_plan import load, parse_settings
+from kg_edit.cli.method_plan import load_model, parse_settings
 from kg_edit.cli.options import DatasetName, Device, Dtype, ModelName, Out, Overwrite
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import terminal_table
@@ -94,7 +94,7 @@ def _learner(method: str) -> typer.Typer:
         settings_class, learn = _training_of(method)
         config = settings_class.preset(preset, parse_settings(settings or []))
         check_folder(out)
-        language_model = load(model, dtype, device)
+        language_model = load_model(model, dtype, device)
         manifest = replace_run(out, lambda: learn(language_model, records, config, out), overwrite=overwrite)
         _show(method, manifest, out)
 

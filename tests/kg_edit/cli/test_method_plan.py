@@ -61,20 +61,20 @@ def test_work_without_a_terminal_is_logged(monkeypatch: pytest.MonkeyPatch, capl
 
 def test_corpus_is_opened_once_for_all_edits(opened: list[str]) -> None:
     edits = [edit(f"e{number}") for number in range(64)]
-    assert plan_method("rome").usable(edits, keep_going=True) == tuple(edits)
+    assert plan_method("rome").select_usable(edits, keep_going=True) == tuple(edits)
     assert len(opened) == 1
 
 
 def test_wrong_edits_are_found_by_halves(opened: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     edits = [text("wrong") if number == 40 else edit(f"e{number}") for number in range(64)]
-    assert plan_method("rome").usable(edits, keep_going=True) == (*edits[:40], *edits[41:])
+    assert plan_method("rome").select_usable(edits, keep_going=True) == (*edits[:40], *edits[41:])
     assert capsys.readouterr().err.startswith("skipped: wrong: ")
     assert len(opened) < 10
 
 
 def test_edits_that_are_all_wrong_are_an_error() -> None:
     with pytest.raises(EditError, match="such as the edit 'first'"):
-        plan_method("rome").usable([text("first"), text("second")], keep_going=True)
+        plan_method("rome").select_usable([text("first"), text("second")], keep_going=True)
 
 
 @pytest.mark.parametrize(
