@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
@@ -23,6 +23,14 @@ _REDRAW_S = 0.1  # seconds between two states of a bar
 _UNITS = ((90, 1, "s"), (90 * 60, 60, "min"), (36 * 3600, 3600, "h"), (float("inf"), 86_400, "days"))
 
 log = logging.getLogger(__name__)
+
+
+class _Phase(NamedTuple):
+    """A phase that is not ended yet: its name, the number of items that go through it, and the time of its start."""
+
+    name: str
+    items: int
+    start: float
 
 
 class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
@@ -65,8 +73,8 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         self._ended = Event()
         self._stopped = False
         self._moved = time.time()  # when work was last counted
-        self._phase: tuple[str, int, float] | None = None  # the present one: its name, its items, and when it began
-        self._timed: dict[str, tuple[int, float]] = {}  # items and seconds of the ended phases, by name
+        self._phase: _Phase | None = None  # the present one; None: the caller names no phases
+        self._timed: dict[str, tuple[int, float]] = {}  # by name of ended phases: items and seconds of all together
         super().__init__(
             items,
             desc=title,
@@ -109,14 +117,24 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         self.n += n
 
     def phase(self, name: str, items: int) -> None:
-        """Begin a phase of ``items`` items. Each item has all phases, whose mean times give the time that is left."""
+        """End the present phase, and begin one that ``items`` items go through.
+
+        Each item goes through every phase once, in a group of any size, and is counted after its last phase. So a run
+        of 16 records in two groups calls:
+
+            bar.phase("editing", 8)
+            bar.phase("edited model", 8)
+            bar.update(8)
+            bar.phase("editing", 8)  # from now on, the mean times of the first group give the time that is left
+            bar.phase("edited model", 8)
+            bar.update(8)
+        """
         now = time.time()
-        if self._phase:
-            ended, count, since = self._phase
-            if count:
-                done, seconds = self._timed.get(ended, (0, 0.0))
-                self._timed[ended] = (done + count, seconds + now - since)
-        self._phase = (name, items, now)
+        if self._phase and self._phase.items:
+            items_before, seconds_before = self._timed.get(self._phase.name, (0, 0.0))
+            seconds = now - self._phase.start
+            self._timed[self._phase.name] = (items_before + self._phase.items, seconds_before + seconds)
+        self._phase = _Phase(name, items, now)
 
     def note(self, text: str) -> None:
         """Show ``text`` after the numbers from now on, also while the first item is not done."""
@@ -166,45 +184,50 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     @property
     def line(self) -> str:
         """The state in words: "rome: 3 of 8 edits, about 40 s left"."""
-        seconds = self._remaining()
-        if seconds > 0:
+        seconds = self._remaining_seconds()
+        if seconds is not None and seconds > 0:
             time_ = f"about {duration(seconds)} left"
         else:
             time_ = f"{duration(time.time() - self.start_t)} so far"
         note = f" ({self.postfix})" if self.postfix else ""
         return f"{self.desc.removesuffix(': ')}: {self.counted}, {time_}{note}"
 
-    def _remaining(self) -> float:
-        """Return the seconds that are left, from what was done in this run; 0 if that is not known."""
-        if self.total is None:
-            return 0.0
-        if self._phase:
-            name, items, since = self._phase
-            if name not in self._timed:
-                return 0.0
-            # Where the present phase takes longer than its mean, its own time is over, and the later ones are left.
-            used = min(time.time() - since, self._mean_seconds(name) * items)
-            return self._remaining_in_phases() - used
+    def _remaining_seconds(self) -> float | None:
+        """Return the seconds that are left, from what was done in this run; None if nothing gives an estimate.
 
-        done: float = self.n - self.initial
-        more: float = self.total - self.n
-        if not done:
-            return 0.0
-        each: float = (self._moved - self.start_t) / done
-        remaining = each * more - (time.time() - self._moved)
-        return max(0.0, remaining)  # an estimate whose time is over is not shown
-
-    def _remaining_in_phases(self) -> float:
-        """Return the seconds that were left when the present phase began.
-
-        All items of this run pass each phase, at the mean time that an item has taken there so far. A phase that has
-        not ended once has no mean time, and is left out.
+        The number is 0 or negative where the work takes longer than estimated.
         """
-        items: float = self.total - self.initial
-        remaining = 0.0
-        for name, (passed, _) in self._timed.items():
-            remaining += self._mean_seconds(name) * max(0, items - passed)
-        return remaining
+        if self.total is None:
+            return None
+        if self._phase:
+            return self._remaining_by_phases(self._phase)
+        return self._remaining_by_items()
+
+    def _remaining_by_items(self) -> float | None:
+        """Estimate the seconds that are left from the mean time of the counted items; None before the first one."""
+        done: float = self.n - self.initial
+        if not done:
+            return None
+        left: float = self.total - self.n
+        seconds_an_item: float = (self._moved - self.start_t) / done
+        since_last_count = time.time() - self._moved
+        return seconds_an_item * left - since_last_count
+
+    def _remaining_by_phases(self, present: _Phase) -> float | None:
+        """Estimate the seconds that are left from the mean times of an item in each phase.
+
+        All items of this run go through each phase. A phase that has not ended once has no mean time, and is left out;
+        if it is the present one, the result is None.
+        """
+        if present.name not in self._timed:
+            return None
+        all_items: float = self.total - self.initial
+        seconds = 0.0  # that were left when the present phase began
+        for name, (items, _) in self._timed.items():
+            seconds += self._mean_seconds(name) * max(0, all_items - items)
+        # Where the present phase takes longer than its mean, its own time is over, and that of the later ones is left.
+        used = min(time.time() - present.start, self._mean_seconds(present.name) * present.items)
+        return seconds - used
 
     def _mean_seconds(self, phase: str) -> float:
         """Return the mean seconds that an item has taken in the ended phases of a name."""
