@@ -12,7 +12,7 @@ A is factored once (Cholesky), and the factor solves for every B. `Factor` makes
 2. float64 on the device. If the device has no room for attempt 1 or 2, attempt 3 follows.
 3. float64 on the CPU.
 
-A device without float64 never comes here: its columns are on the CPU, and `SecondMoment._solve` chooses the CPU.
+A device without float64 never comes here: its columns are on the CPU, and `Covariance._solve` chooses the CPU.
 """
 
 from __future__ import annotations
@@ -90,7 +90,11 @@ class Factor:
         self._factored: _Factored | None = None  # of the current attempt, made when it is first needed
 
     def solve(self, columns: Tensor) -> Tensor:
-        """Return A^-1 B in float64, on the device of ``columns`` B [d_ff, n], which is in float64."""
+        """Return A^-1 B in float64, on the device of ``columns`` B [d_ff, n], which is in float64.
+
+        An attempt that fails is removed, and the next one begins. The last attempt, which is in float64 on the CPU,
+        returns or raises.
+        """
         while True:
             attempt = self._attempts[0]
             try:
@@ -99,7 +103,8 @@ class Factor:
                 if attempt.device == CPU or not is_memory_error(error):
                     raise
                 log.debug("%s has no room for a matrix of size %d, so the CPU solves", attempt.device, len(self._c))
-                self._attempts = self._attempts[-1:]  # the last one is float64 on the CPU
+                # Only the last attempt is left. Float64 on the device would take more memory than what just failed.
+                self._attempts = self._attempts[-1:]
                 self._factored = None
                 continue
             if solution is not None:

@@ -21,8 +21,7 @@ from tests.kg_edit.tiny import TEXT, tiny
 
 def mean_of(running: SecondMoment) -> torch.Tensor:
     """E[k k^T] of what was added, [size, size]."""
-    running.flush()
-    return square(running.total / running.count, running.size)
+    return square(running.mean(), running.size)
 
 
 def test_second_moment_equals_hand_computation() -> None:
