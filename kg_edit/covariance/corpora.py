@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_text
 
 if TYPE_CHECKING:  # a stored covariance needs the name of its text, and no keys
-    from kg_edit.covariance.keys import See
+    from kg_edit.covariance.keys import ReceiveKeys
 
 PACKAGED = "packaged"
 IMPORTED = "imported:"
@@ -65,15 +65,21 @@ class Corpus(Protocol):
     at_hand: bool
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
-        """Yield chunks with at least ``tokens`` tokens in total, or the whole text; a chunk runs when it is fed."""
+        """Yield chunks with at least ``tokens`` tokens in total, or the whole text.
+
+        The model runs in ``feed`` of a chunk. So a caller that only counts the tokens of chunks runs no model.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A piece of text with its number of tokens; ``feed(layers, see)`` runs the model and passes keys to ``see``."""
+    """A piece of text with its number of tokens.
+
+    ``feed(layers, receive)`` runs the model on the text, and calls ``receive`` with each layer and its keys.
+    """
 
     tokens: int
-    feed: Callable[[Sequence[int], See], None]
+    feed: Callable[[Sequence[int], ReceiveKeys], None]
 
 
 class SelfCorpus:
@@ -93,13 +99,29 @@ class SelfCorpus:
         for number in range(math.ceil(tokens / size)):
             yield Chunk(tokens=size, feed=partial(self.feed, model, number))
 
-    def feed(self, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
-        """Sample the chunk with the number ``chunk``, and pass its keys in ``layers`` to ``see``."""
+    def feed(self, model: LanguageModel, chunk: int, layers: Sequence[int], receive: ReceiveKeys) -> None:
+        """Sample the chunk with the number ``chunk``, and pass its keys in ``layers`` to ``receive``."""
         from kg_edit.covariance.keys import watch_keys
 
-        with watch_keys(model, layers, see):
+        with watch_keys(model, layers, receive):
             seed = self.seed * 100_003 + chunk  # the chunks of two seeds have different seeds, up to 100,003 chunks
             sample_text(model, rows=self.rows, tokens=self.length, seed=seed)
+
+
+class _TextFeeder:
+    """Runs the model on the chunks of a text. Before the first one it tests whether texts can be packed into a row."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._packed: bool | None = None  # None: not tested yet
+
+    def feed(self, rows: list[list[int]], layers: Sequence[int], receive: ReceiveKeys) -> None:
+        """Run the model on a chunk, whose texts have the token ids ``rows``; pass its keys in ``layers``."""
+        from kg_edit.covariance.keys import can_pack, pass_keys
+
+        if self._packed is None:
+            self._packed = can_pack(self._model)
+        pass_keys(self._model, layers, rows, receive, packed=self._packed)
 
 
 class TextCorpus:
@@ -115,29 +137,24 @@ class TextCorpus:
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
         """Yield chunks of whole texts; the last text is the one that reaches ``tokens``."""
-        from kg_edit.covariance.keys import can_pack
-
+        feeder = _TextFeeder(model)
         size = chunk_size(tokens)
         rows: list[list[int]] = []
         waiting = 0  # tokens of the rows of this chunk
         passed = 0  # tokens of all chunks before it
 
-        @cache
-        def packs() -> bool:  # asked when a chunk is fed, and tested once: who only counts tokens runs no model
-            return can_pack(model)
-
         for row in self._encode(model):
             rows.append(row)
             waiting += len(row)
             if waiting >= min(size, tokens - passed):
-                yield _text_chunk(model, rows, waiting, packs=packs)
+                yield Chunk(tokens=waiting, feed=partial(feeder.feed, rows))
                 rows = []
                 passed += waiting
                 waiting = 0
                 if passed >= tokens:
                     return
         if rows:
-            yield _text_chunk(model, rows, waiting, packs=packs)
+            yield Chunk(tokens=waiting, feed=partial(feeder.feed, rows))
 
     def _encode(self, model: LanguageModel) -> Iterator[list[int]]:
         """Yield the token ids of each text; texts are encoded 64 at a time."""
@@ -170,17 +187,6 @@ class ImportedCorpus:
 def chunk_size(tokens: int) -> int:
     """Return the number of tokens of a chunk in a run of ``tokens`` tokens: a sixteenth, but 1024 to 16,384."""
     return min(16_384, max(1024, tokens // 16))
-
-
-def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, packs: Callable[[], bool]) -> Chunk:
-    """Return the chunk of ``rows``; ``packs`` says whether several rows can be packed into one."""
-
-    def feed(layers: Sequence[int], see: See) -> None:
-        from kg_edit.covariance.keys import pass_keys
-
-        pass_keys(model, layers, rows, see, packed=packs())
-
-    return Chunk(tokens=tokens, feed=feed)
 
 
 def packaged_corpus() -> TextCorpus:

@@ -22,8 +22,8 @@ _LEAST_TOKENS = 256  # a batch with this many tokens ends before more than 5 % o
 _SLACK = 1.05  # 5 % of padding
 TokenRow = Sequence[int]
 
-See = Callable[[int, Tensor], None]
-"""A function that is called with a layer and its keys [tokens, d_ff]."""
+ReceiveKeys = Callable[[int, Tensor], None]
+"""A function that is called with a layer and some of its keys [..., d_ff], one for each token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class TokenBatch:
 
 @torch.no_grad()
 def pass_keys(
-    model: LanguageModel, layers: Sequence[int], rows: Sequence[TokenRow], see: See, *, packed: bool = False
+    model: LanguageModel, layers: Sequence[int], rows: Sequence[TokenRow], receive: ReceiveKeys, *, packed: bool = False
 ) -> None:
-    """Pass the keys of token rows to ``see``; each row is a text of its own.
+    """Pass the keys of token rows to ``receive``; each row is a text of its own.
 
     The forward pass ends at the down-projection of the highest layer: the layers above and the head do not run.
 
@@ -52,17 +52,17 @@ def pass_keys(
         model: the model; it is not changed.
         layers: the layers whose keys are wanted, at least one.
         rows: the token ids of each text; empty ones are left out.
-        see: is called with a layer and its keys [tokens, d_ff], once for each layer and batch.
+        receive: is called with a layer and its keys [tokens, d_ff], once for each layer and batch.
         packed: put several texts into a row, which leaves little padding; only if `can_pack`.
     """
     full = [row for row in rows if row]
     batches = packed_batches if packed else padded_batches
     for batch in batches(full, model.device):
-        _keys_of_batch(model, layers, batch, see)
+        _keys_of_batch(model, layers, batch, receive)
 
 
-def _keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatch, see: See) -> None:
-    """Run one batch up to the highest layer; call ``see`` with a layer and the keys of the batch's real tokens."""
+def _keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatch, receive: ReceiveKeys) -> None:
+    """Run one batch up to the highest layer; call ``receive`` with a layer and the keys of the batch's real tokens."""
     has_filling = not batch.real.all()
     is_real = batch.real.reshape(-1)
 
@@ -70,7 +70,7 @@ def _keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatc
         tokens = key.reshape(-1, key.shape[-1])  # [rows x length, d_ff]
         if has_filling:
             tokens = tokens[is_real.to(tokens.device)]
-        see(layer, tokens)
+        receive(layer, tokens)
         if layer == max(layers):
             raise StopForwardError
 
@@ -84,12 +84,15 @@ def _keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatc
 
 
 @contextmanager
-def watch_keys(model: LanguageModel, layers: Sequence[int], see: See) -> Iterator[None]:
-    """Within the ``with`` block, call ``see`` with a layer and the input of its down-projection before each call."""
+def watch_keys(model: LanguageModel, layers: Sequence[int], receive: ReceiveKeys) -> Iterator[None]:
+    """Within the ``with`` block, pass the input of each layer's down-projection to ``receive``, whenever it runs.
+
+    The input is passed in the model's own shape, which is [rows, length, d_ff] in most families.
+    """
 
     def make_hook(layer: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            see(layer, args[0])
+            receive(layer, args[0])
 
         return hook
 
@@ -117,14 +120,14 @@ def can_pack(model: LanguageModel) -> bool:
 
 def _last_keys(model: LanguageModel, bins: Sequence[Sequence[TokenRow]]) -> Tensor:
     """Return the keys of the last block, [tokens, d_ff]; ``bins`` has the texts that are packed into each row."""
-    seen = list[Tensor]()
+    received = list[Tensor]()
 
-    def see(_: int, keys: Tensor) -> None:
-        seen.append(keys)
+    def receive(_: int, keys: Tensor) -> None:
+        received.append(keys)
 
     width = sum(len(text) for text in bins[0])
-    _keys_of_batch(model, [len(model.blocks) - 1], pack(bins, width, model.device), see)
-    (keys,) = seen
+    _keys_of_batch(model, [len(model.blocks) - 1], pack(bins, width, model.device), receive)
+    (keys,) = received
     return keys
 
 
