@@ -54,11 +54,6 @@ class Identity(BaseModel):
         fields = self.model_dump(include=set(Identity.model_fields))
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
-    @property
-    def identity(self) -> Identity:
-        """The identity alone, without the fields that a manifest adds."""
-        return Identity(**self.model_dump(include=set(Identity.model_fields)))
-
 
 class Manifest(Identity):
     """The metadata of a covariance: its identity, the number of tokens (``count``), and its precision.
@@ -81,8 +76,9 @@ class Manifest(Identity):
         """Parse the JSON of a manifest; ``path`` is its file, for the error message."""
         fields = _fields_of(text)  # before they are checked: another version may have fields that are unknown here
         form = str(fields.get("format", FORMAT))
-        if form != FORMAT and form.startswith(FORMAT):
+        if form != FORMAT and form.startswith(FORMAT):  # kg-edit wrote it, as kg-edit-covariance/2
             raise OtherFormatError(path, form)
+        # Any other name of a format is a fault below: kg-edit did not write the file.
         version = fields.get("version", VERSION)
         if isinstance(version, int) and version > VERSION:
             raise CovarianceError(
@@ -125,7 +121,8 @@ def write_moment(folder: Path, flat: Tensor, manifest: Manifest) -> Path:
     """
     check_finite(flat, manifest)
     path = moment_path(folder, manifest)
-    # The manifest first: after a kill between the two, C is measured again, and a copy needs both files
+    # The JSON file is for people: kg-edit reads the manifest inside the tensors' file. It is written first, because C
+    # counts as measured as soon as the tensors' file exists.
     write_json(path.with_suffix(".json"), manifest.model_dump(mode="json"))
     write_tensors(path, {"upper": flat.float().cpu()}, manifest)
     return path
@@ -195,7 +192,11 @@ def _check_header(file: Any, path: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:
-    """Read the manifest inside a covariance's file."""
+    """Read the manifest inside a covariance's file, and check it.
+
+    Refused are counts that can't be, a file whose name is not the manifest's id, and any identity but ``identity``.
+    None accepts every identity.
+    """
     manifest = Manifest.parse(read_metadata(path), path)
     expected: dict[str, Any] = {}
     if identity is not None:
@@ -246,26 +247,27 @@ def damaged(path: Path, why: Any) -> CovarianceError:
 
 
 class Position(BaseModel):
-    """The progress of a run: ``chunks`` chunks with ``seen`` tokens have passed, and ``count`` tokens were added.
+    """How far an unfinished pass is: ``chunks`` chunks with ``count`` tokens are in the sums of every layer.
 
-    ``count_at_mark`` is the number of tokens in the sums when they were last copied for a later comparison.
+    ``count_at_mark`` is the ``count`` of the last mark, where the sums were copied for a later comparison; 0 before the
+    first mark. ``doublings`` has the comparisons so far, by layer.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # "ignore": earlier versions of kg-edit also stored ``seen``, which was always equal to ``count``.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     identities: dict[int, Identity] = Field(min_length=1)
     sizes: dict[int, int]
     model_name: str
     ridge: float
     chunks: int = 0
-    seen: int = 0
     count: int = 0
     count_at_mark: int = 0
     doublings: dict[int, tuple[ConvergenceCheck, ...]] = {}
 
     @property
-    def total(self) -> int:
-        """The wanted number of tokens."""
+    def tokens_wanted(self) -> int:
+        """The number of tokens at which the pass ends."""
         first, *_ = self.identities.values()  # all have the same number
         return first.tokens
 

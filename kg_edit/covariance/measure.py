@@ -1,12 +1,8 @@
 """Measures C = E[k k^T] of several layers in one pass over a text.
 
 The pass consists of `open_sums`, `add_text` and `write_covariances`; `Sums` is its state between two chunks of
-text. The sums are saved every 20 seconds (`CHECKPOINT_SECONDS`), so that a killed run can be resumed.
-
-Was the text long enough? Of 100,000 tokens there are marks at 12,500, 25,000 and 50,000. From each mark to the next
-one, and from the last one to the end, the number of tokens doubles. At the end of each such "doubling" C is compared
-with what it was at the mark before: by what angle have the directions C^-1 k of some probe keys k turned? The manifest
-lists these angles.
+text. The sums are saved every 20 seconds (`CHECKPOINT_SECONDS`), so that a killed run can be resumed. `Doublings` tells
+whether the text was long enough.
 """
 
 from __future__ import annotations
@@ -14,18 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from kg_common.progress import Bar
 from kg_edit.covariance.corpora import Corpus
-from kg_edit.covariance.factor import CPU
+from kg_edit.covariance.doublings import KEYS, Doublings, list_marks
 from kg_edit.covariance.files import (
     LARGEST,
     Identity,
@@ -37,17 +32,8 @@ from kg_edit.covariance.files import (
     write_moment,
     write_tensors,
 )
-from kg_edit.covariance.moment import (
-    ConvergenceCheck,
-    Covariance,
-    SecondMoment,
-    compare_directions,
-    directions,
-    flat_size,
-    square,
-)
+from kg_edit.covariance.moment import SecondMoment, flat_size
 from kg_edit.errors import CovarianceError
-from kg_edit.models.devices import free_bytes
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, matrix_shape
 from kg_edit.version import code_sha256
@@ -56,11 +42,6 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 20.0
 """Seconds between two saves, which is about the work that a killed run may lose; a chunk is always finished first."""
-
-KEYS = 16
-"""The number of keys on which a layer's C is compared with C from half of the tokens."""
-
-_KEYS_A_CALL = 4  # probe keys drawn in a call, so that the `KEYS` are from several texts
 
 
 def open_sums(
@@ -84,35 +65,35 @@ def open_sums(
     stored = sums.position
     if stored.identities != identities or stored.sizes != sizes:
         raise CovarianceError(f"{path} belongs to another run; delete the file")
-    log.info("continuing %s after %d of %d tokens", path, stored.seen, fresh.total)
+    log.info("continuing %s after %d of %d tokens", path, stored.count, fresh.tokens_wanted)
     return sums
 
 
 def add_text(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progress: bool) -> None:
     """Add the rest of the text to ``sums``, and save them in ``folder`` every `CHECKPOINT_SECONDS`."""
-    total = sums.position.total
+    total = sums.position.tokens_wanted
     _check_writable(folder)
     _check_at_hand(model, corpus, total)
     modules = ", ".join(identity.module for identity in sums.position.identities.values())
     log.info("measuring the covariance of %s (once) into %s", modules, folder)
-    bar = Bar(title="covariance", unit="token", total=total, done=sums.position.seen, shown=progress)
+    bar = Bar(title="covariance", unit="token", total=total, done=sums.position.count, shown=progress)
     # Untouched, because dropout in training mode would change the keys.
     with bar, keep_untouched(model):
 
-        def see(layer: int, keys: Tensor) -> None:  # keys: [..., d_ff]
-            sums.see(layer, keys)
+        def receive(layer: int, keys: Tensor) -> None:  # keys: [..., d_ff]
+            sums.add(layer, keys)
             if layer == min(sums.moments):  # once for all layers; within a chunk too, which may take minutes
                 bar.update(keys.shape[:-1].numel())  # the number of tokens
 
         saved = time.monotonic()
         chunks = corpus.chunks(model, tokens=total)
         for chunk in islice(chunks, sums.position.chunks, None):  # without those that an earlier run has added
-            chunk.feed(tuple(sums.moments), see)
-            sums.end_chunk(chunk.tokens)
+            chunk.feed(tuple(sums.moments), receive)
+            sums.end_chunk()
             if time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 sums.save(sums.position.path(folder))
                 saved = time.monotonic()
-    _check_length(corpus.name, sums.position.seen, total)
+    _check_length(corpus.name, sums.position.count, total)
 
 
 def _check_writable(folder: Path) -> None:
@@ -148,30 +129,29 @@ def _check_length(corpus: str, tokens: int, expected: int) -> None:
 
 
 class Sums:
-    """The second moments of some layers, a copy of them at an earlier mark, and the probe keys that compare both.
-
-    At each mark the sums are compared with the copy from the previous mark, and a new copy in float32 replaces it.
+    """The sums of k k^T of some layers, and how much C still changes (`Doublings`).
 
     Attributes:
-        position: what is read so far, of which text and layers; replaced at the end of each chunk.
+        position: how far the pass is, of which text and layers; replaced at the end of each chunk.
         moments: the sum of k k^T of each layer, with its count.
-        at_mark: the copies of these sums at the last mark; empty before the first one.
-        probes: the probe keys of each layer, drawn in the first chunk.
+        doublings: by layer: the comparisons of C with itself at half as many tokens.
     """
 
     def __init__(self, position: Position, tensors: Mapping[str, Tensor] | None = None) -> None:
         stored = tensors or {}
         self.position = position
         self.moments = dict[int, SecondMoment]()
-        self.at_mark = dict[int, Tensor]()
-        self.probes = dict[int, ProbeKeys]()
+        self.doublings = dict[int, Doublings]()
         for layer, size in position.sizes.items():
             self.moments[layer] = SecondMoment(size, stored.get(f"total.{layer}"), position.count)
-            self.probes[layer] = ProbeKeys(list(stored.get(f"probes.{layer}", ())))
-            if f"mark.{layer}" in stored:
-                self.at_mark[layer] = stored[f"mark.{layer}"]
-        # C^-1 k of the probe keys, by layer and number of tokens: those of a mark are compared twice, and solved once.
-        self._directions = dict[tuple[int, int], Tensor | None]()
+            self.doublings[layer] = Doublings(
+                size,
+                ridge=position.ridge,
+                checks=position.doublings.get(layer, ()),
+                mark=stored.get(f"mark.{layer}"),
+                count_at_mark=position.count_at_mark,
+                probes=stored.get(f"probes.{layer}"),
+            )
 
     @classmethod
     def load(cls, path: Path) -> Sums:
@@ -188,49 +168,48 @@ class Sums:
         return cls(position, tensors)
 
     def save(self, path: Path) -> None:
-        """Write the sums, the probe keys and the position to ``path``, atomically."""
-        tensors = {f"total.{layer}": moment.total.cpu() for layer, moment in self.moments.items()}
-        tensors |= {f"mark.{layer}": total.cpu() for layer, total in self.at_mark.items()}
-        tensors |= {f"probes.{layer}": self.probe_keys(layer) for layer in self.moments}
+        """Write the sums, their copies at the last mark, the probe keys and the position to ``path``, atomically."""
+        tensors = dict[str, Tensor]()
+        for layer, moment in self.moments.items():
+            doublings = self.doublings[layer]
+            tensors[f"total.{layer}"] = moment.total.cpu()
+            tensors[f"probes.{layer}"] = doublings.probes
+            if doublings.mark is not None:
+                tensors[f"mark.{layer}"] = doublings.mark.cpu()
         write_tensors(path, tensors, self.position)
 
-    def see(self, layer: int, keys: Tensor) -> None:
+    def add(self, layer: int, keys: Tensor) -> None:
         """Add ``keys`` [..., d_ff] of ``layer``; in the first chunk, some are stored as probe keys."""
         self.moments[layer].add(keys)
         if self.position.chunks == 0:
-            self.probes[layer].see(keys)
+            self.doublings[layer].draw_probes(keys)
 
-    def end_chunk(self, tokens: int) -> None:
-        """Count the chunk of ``tokens`` tokens that has just been read; at a mark, compare and copy the sums."""
+    def end_chunk(self) -> None:
+        """Note in the position that a chunk has been added; at a mark, compare and copy the sums."""
         for layer, moment in self.moments.items():
             moment.flush()  # so that a resumed run adds the same keys together, with the same rounding
             check_finite(moment.total, self.position.identities[layer])
-        before = self.position.seen
-        seen = before + tokens
+        count_before = self.position.count
         first, *_ = self.moments.values()  # all have the same count
-        self._update_position(chunks=self.position.chunks + 1, seen=seen, count=first.count)
-        passed_mark = any(before < mark <= seen for mark in self._list_marks())
-        if passed_mark and seen < self.position.total:
-            self._compare_and_copy()
+        self._update_position(chunks=self.position.chunks + 1, count=first.count)
+        wanted = self.position.tokens_wanted
+        marks = list_marks(wanted, max(self.position.sizes.values()))
+        has_passed_mark = any(count_before < mark <= first.count for mark in marks)
+        if has_passed_mark and first.count < wanted:
+            self._set_mark()
 
-    def _compare_and_copy(self) -> None:
-        """At a mark, note the doubling since the mark before, and copy the sums for the next one."""
-        doublings = {layer: self._compute_doublings(layer) for layer in self.moments}
-        self.at_mark = {layer: moment.total.float() for layer, moment in self.moments.items()}
-        self._update_position(doublings=doublings, count_at_mark=self.position.count)
-
-    def _list_marks(self) -> list[float]:
-        """Return the numbers of tokens at which the sums are compared: 1/2, 1/4, ... of the wanted number.
-
-        The smallest one is about d_ff; with fewer tokens C has no inverse.
-        """
-        marks = [self.position.total / 2]
-        while marks[-1] / 2 >= max(self.position.sizes.values()):
-            marks.append(marks[-1] / 2)
-        return marks
+    def _set_mark(self) -> None:
+        """Compare the sums of each layer with those at the mark before, and make this the last mark."""
+        for layer, moment in self.moments.items():
+            self.doublings[layer].set_mark(moment.total, moment.count)
+        checks = {layer: doublings.checks for layer, doublings in self.doublings.items()}
+        self._update_position(doublings=checks, count_at_mark=self.position.count)
 
     def finish(self, folder: Path) -> dict[int, Manifest]:
-        """Write every layer's C, with its last doubling, into ``folder``; return the manifests by layer."""
+        """After the last `end_chunk`, write every layer's C into ``folder``; return the manifests by layer.
+
+        The last doubling, which ends here and not at a mark, is only in the manifest.
+        """
         manifests = {}
         for layer, moment in self.moments.items():
             manifests[layer] = Manifest(
@@ -240,47 +219,10 @@ class Sums:
                 chunks=self.position.chunks,
                 model_name=self.position.model_name,
                 size=moment.size,
-                doublings=self._compute_doublings(layer),
+                doublings=self.doublings[layer].compare(moment.total, moment.count),
             )
-            write_moment(folder, moment.total / max(1, moment.count), manifests[layer])
+            write_moment(folder, moment.mean(), manifests[layer])
         return manifests
-
-    def probe_keys(self, layer: int) -> Tensor:
-        """Return the keys on which the doublings of ``layer`` are measured: [at most `KEYS`, d_ff] in float32."""
-        return self.probes[layer].keys(self.position.sizes[layer])
-
-    def _compute_doublings(self, layer: int) -> tuple[ConvergenceCheck, ...]:
-        """Return the doublings of a layer, with that from the last mark to the present sums, if there is one."""
-        earlier = self.position.doublings.get(layer, ())
-        count_at_mark = self.position.count_at_mark
-        moment = self.moments[layer]
-        if layer not in self.at_mark or not 0 < count_at_mark < moment.count:
-            return earlier
-        first = self._solve_directions(layer, self.at_mark[layer], count_at_mark)
-        # Rounded like the copy of the sums, so that a resumed run finds the same angle.
-        second = self._solve_directions(layer, moment.total.float(), moment.count)
-        check = compare_directions(
-            first, second, tokens_before=count_at_mark, tokens=moment.count, ridge=self.position.ridge
-        )
-        if check is None:
-            return earlier
-        return (*earlier, check)
-
-    def _solve_directions(self, layer: int, total: Tensor, count: int) -> Tensor | None:
-        """Return C^-1 k of the probe keys, with C = ``total`` / ``count``; None if C has no inverse."""
-        if (layer, count) in self._directions:
-            return self._directions[layer, count]
-        size = self.moments[layer].size
-        here = self.moments[layer].total.device
-        # Three matrices in float64 (8 bytes a number): C, its factor and a copy. The CPU has room for them.
-        free = free_bytes(here)
-        has_room = free is None or free > 3 * 8 * size**2
-        device = here if has_room else CPU
-        c = square(total.to(device, torch.float64) / count, size)
-        covariance = Covariance(moment=c, tokens=count, ridge=self.position.ridge, id="")
-        solved = directions(covariance, self.probe_keys(layer))
-        self._directions[layer, count] = solved
-        return solved
 
     def _update_position(self, **changes: object) -> None:
         """Replace the position by one with these fields changed."""
@@ -299,27 +241,3 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]], layer: int, size: int, 
     probes = shapes.get(f"probes.{layer}", (0, size))
     if len(probes) != 2 or probes[0] > KEYS or probes[1] != size:
         raise damaged(path, f"its probes of layer {layer} have the shape {list(probes)}")
-
-
-class ProbeKeys:
-    """The probe keys, on which doublings are measured: some keys of each call; the latest `KEYS` are used.
-
-    A probe key is part of the sum itself, but this does not turn its direction: (C + k k^T)^-1 k is parallel to C^-1 k.
-    """
-
-    def __init__(self, keys: Sequence[Tensor] = ()) -> None:
-        self._keys = list(keys)
-        self._generator = torch.Generator().manual_seed(0)
-
-    def see(self, keys: Tensor) -> None:
-        """Keep a few of ``keys`` [..., d_ff], drawn at random; drop the oldest ones beyond `KEYS`."""
-        rows = keys.detach().reshape(-1, keys.shape[-1])
-        chosen = torch.randperm(len(rows), generator=self._generator)[:_KEYS_A_CALL]
-        self._keys += rows[chosen.to(rows.device)].float().cpu().unbind()
-        self._keys = self._keys[-KEYS:]
-
-    def keys(self, size: int) -> Tensor:
-        """Return the stored keys, [at most `KEYS`, size] in float32."""
-        if not self._keys:
-            return torch.zeros(0, size)
-        return torch.stack(self._keys)

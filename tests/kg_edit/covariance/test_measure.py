@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kg_edit.covariance.corpora import SelfCorpus, TextCorpus
-from kg_edit.covariance.keys import See, can_pack, packed_batches, padded_batches, pass_keys
-from kg_edit.covariance.measure import KEYS, ProbeKeys
+from kg_edit.covariance.doublings import KEYS, Doublings
+from kg_edit.covariance.keys import ReceiveKeys, can_pack, packed_batches, padded_batches, pass_keys
 from kg_edit.covariance.moment import ConvergenceCheck, Covariance, compare_directions, directions
 from kg_edit.covariance.store import (
     CovarianceConfig,
@@ -124,9 +127,9 @@ def test_killed_pass_resumes_to_the_same_files(killed_in: int, tmp_path: Path, m
     feed = SelfCorpus.feed
     chunks: list[int] = []
 
-    def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
+    def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], receive: ReceiveKeys) -> None:
         chunks.append(chunk)
-        feed(self, model, chunk, layers, see)
+        feed(self, model, chunk, layers, receive)
         if chunks == list(range(killed_in + 1)):
             raise KeyboardInterrupt
 
@@ -136,6 +139,17 @@ def test_killed_pass_resumes_to_the_same_files(killed_in: int, tmp_path: Path, m
     assert len(list((tmp_path / "part").glob("*"))) == bool(killed_in)
     of(tmp_path / "part", 1, 2)
     assert chunks == [*range(killed_in + 1), *range(killed_in, 4)]
+    assert _files(tmp_path / "part") == _files(tmp_path / "whole")
+
+
+def test_sums_of_an_earlier_version_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their position has the field ``seen`` too."""
+    of(tmp_path / "whole", 1)
+    partial = _stopped(tmp_path / "part", monkeypatch)
+    with safe_open(partial, framework="pt") as file:
+        position = json.loads(file.metadata()["manifest"])
+    save_file(load_file(partial), partial, metadata={"manifest": json.dumps(position | {"seen": position["count"]})})
+    of(tmp_path / "part", 1)
     assert _files(tmp_path / "part") == _files(tmp_path / "whole")
 
 
@@ -165,9 +179,11 @@ def test_damaged_partial_file_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 def test_infinite_keys_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chunks: list[int] = []
 
-    def infinite(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
+    def infinite(
+        self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], receive: ReceiveKeys
+    ) -> None:
         chunks.append(chunk)
-        see(1, torch.full((CHUNK, 48), float("inf") if chunk == 1 else 1.0))
+        receive(1, torch.full((CHUNK, 48), float("inf") if chunk == 1 else 1.0))
 
     monkeypatch.setattr(SelfCorpus, "feed", infinite)
     with pytest.raises(CovarianceError, match=r"inputs of model\.layers\.1\.mlp\.down_proj are not finite"):
@@ -210,11 +226,11 @@ def test_doublings_equal_runs_of_half_the_tokens(tmp_path: Path) -> None:
     model = tiny("llama")
     config = CovarianceConfig(corpus="self", tokens=4 * CHUNK)
     (manifest,) = measure_covariances(model, [1], config, folder=tmp_path, progress=False).values()
-    probes = ProbeKeys()
-    next(SelfCorpus().chunks(model, tokens=1)).feed([1], lambda _, key: probes.see(key))
+    doublings = Doublings(48, ridge=config.ridge)
+    next(SelfCorpus().chunks(model, tokens=1)).feed([1], lambda _, key: doublings.draw_probes(key))
     for recorded, chunks in zip(manifest.doublings, (1, 2), strict=True):
         half, full = (of(tmp_path, 1, chunks=n)[1] for n in (chunks, 2 * chunks))
-        comparison = compared(half, full, probes.keys(48))
+        comparison = compared(half, full, doublings.probes)
         assert comparison is not None
         assert (recorded.tokens_before, recorded.tokens) == (chunks * CHUNK, 2 * chunks * CHUNK)
         assert recorded.median_degrees == pytest.approx(comparison.median_degrees, rel=1e-3)
@@ -277,10 +293,10 @@ def _stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was stopped in its third chunk; its file."""
     feed = SelfCorpus.feed
 
-    def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
+    def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], receive: ReceiveKeys) -> None:
         if chunk == 2:
             raise KeyboardInterrupt
-        feed(self, model, chunk, layers, see)
+        feed(self, model, chunk, layers, receive)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(SelfCorpus, "feed", killed)
