@@ -4,11 +4,20 @@ typer reads the options of a command from the signature of its function. `with_f
 another signature, in which the fields stand for the dataclass:
 
     @dataclass
-    class Job:                                        with_fields_of(Job, after={"name": ("dry",)}) makes of `work`
-        name: Annotated[str, typer.Option()]              run(*, name, dry, every)
-        measure: Measure  # a pydantic model          and run(name="a", dry=True, every=2) calls
-                          # with the field `every`        work(Job(name="a", measure=Measure(every=2)), dry=True)
+    class Job:
+        name: Annotated[str, typer.Option()]
+        measure: Measure  # a pydantic model with the field `every`
+
+    @with_fields_of(Job, after={"name": ("dry",)})
     def work(job: Job, *, dry: bool = False): ...
+
+Then typer sees the function ``work(*, name, dry, every)``. A call of it,
+
+    work(name="a", dry=True, every=2)
+
+calls the function above with
+
+    Job(name="a", measure=Measure(every=2)), dry=True
 """
 
 from __future__ import annotations
@@ -20,8 +29,9 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from kg_edit.errors import ConfigError, faults_of
+from kg_edit.errors import ConfigError, Fault, faults_of
 
 FieldsT = TypeVar("FieldsT")
 Own = ParamSpec("Own")
@@ -29,7 +39,7 @@ Command = Callable[Concatenate[FieldsT, Own], None]
 
 
 def with_fields_of(
-    fields: type[FieldsT], *, after: Mapping[str, Sequence[str]]
+    job_class: type[FieldsT], *, after: Mapping[str, Sequence[str]]
 ) -> Callable[[Command[FieldsT, Own]], Callable[..., None]]:
     """Give a command an option for each field of a dataclass; they reach it as one value, its first argument.
 
@@ -37,18 +47,18 @@ def with_fields_of(
     type is a pydantic model is replaced by options for the model's fields that have a description (`options_of`).
 
     Args:
-        fields: the dataclass.
+        job_class: the dataclass.
         after: the command's own options that the help shows after a field; the rest of them come last.
     """
-    field_options = dict(signature(fields, eval_str=True).parameters)
+    field_options = dict(signature(job_class, eval_str=True).parameters)
 
     def decorate(command: Command[FieldsT, Own]) -> Callable[..., None]:
         ordered = _order_options(field_options, command, after)
 
         @wraps(command)
         def run(**options: Any) -> None:
-            values = _take_values(field_options, options)
-            command(fields(**values), **options)  # type: ignore[call-arg]
+            values = _take_values(field_options, options)  # takes them out of ``options``; the command's own remain
+            command(job_class(**values), **options)  # type: ignore[call-arg]
 
         # What typer reads, instead of the signature of ``command``
         run.__signature__ = signature(command).replace(parameters=ordered)  # type: ignore[attr-defined]
@@ -59,14 +69,14 @@ def with_fields_of(
 
 
 def _take_values(field_options: Mapping[str, Parameter], options: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of the dataclass's fields; they are taken out of ``options``, so the command's own remain."""
+    """Take the values of the dataclass's fields out of ``options``, and return them by field."""
     values = dict[str, Any]()
     for name, option in field_options.items():
         model = _model_of(option)
         if model is None:
             values[name] = options.pop(name)
         else:
-            values[name] = _build(model, options)
+            values[name] = _take_model(model, options)
     return values
 
 
@@ -107,16 +117,14 @@ def options_of(model: type[BaseModel]) -> list[Parameter]:
     for name, field in model.model_fields.items():
         if not field.description:
             continue
-        extra: Mapping[str, Any] = {}
-        if isinstance(field.json_schema_extra, dict):
-            extra = field.json_schema_extra
+        extra = _extra_of(field)
         kind: Any = field.annotation
         default = field.default
         if get_origin(kind) is tuple:
             kind = list[str] | None
             default = None
         option = typer.Option(
-            extra.get("flag", _flag(name)),
+            _flag(name, field),
             help=field.description,
             show_default=extra.get("show_default", True),
             rich_help_panel=extra.get("panel"),
@@ -126,12 +134,25 @@ def options_of(model: type[BaseModel]) -> list[Parameter]:
     return parameters
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _extra_of(field: FieldInfo) -> Mapping[str, Any]:
+    """Return what a field's ``json_schema_extra`` says of its option; {} if it has none."""
+    if isinstance(field.json_schema_extra, dict):
+        return field.json_schema_extra
+    return {}
 
 
-def _build(model: type[BaseModel], options: dict[str, Any]) -> BaseModel:
-    """Build a model from the values of its options, which are taken out of ``options``."""
+def _flag(name: str, field: FieldInfo) -> str:
+    """Return the flag of a model's field."""
+    default = f"--{name.replace('_', '-')}"
+    flag: str = _extra_of(field).get("flag", default)
+    return flag
+
+
+def _take_model(model: type[BaseModel], options: dict[str, Any]) -> BaseModel:
+    """Take the values of a model's options out of ``options``, and build the model from them.
+
+    A value of None, which an option has that was not typed, is left out, so the model's default holds.
+    """
     values = {}
     for option in options_of(model):
         value = options.pop(option.name)
@@ -140,5 +161,14 @@ def _build(model: type[BaseModel], options: dict[str, Any]) -> BaseModel:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = [f"{_flag(fault.field)}: {fault.message}" for fault in faults_of(error, model)]
-        raise ConfigError("; ".join(faults)) from None
+        messages = [_describe_fault(fault, model) for fault in faults_of(error, model)]
+        raise ConfigError("; ".join(messages)) from None
+
+
+def _describe_fault(fault: Fault, model: type[BaseModel]) -> str:
+    """Return the fault of a field as that of its option, such as "--extra: …" for the field extras."""
+    name, _, _ = fault.field.partition("[")  # the field of an entry of a list is name[0]
+    field = model.model_fields.get(name)
+    if field is None:
+        return str(fault)
+    return f"{_flag(name, field)}: {fault.message}"

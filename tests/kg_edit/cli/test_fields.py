@@ -20,7 +20,9 @@ from kg_edit.evaluation.config import EvalConfig
 
 class Measure(BaseModel):
     every: int = Field(1, description="how often", ge=1)
-    extras: tuple[str, ...] = Field((), description="more", json_schema_extra={"flag": "--extra"})
+    extras: tuple[Annotated[str, Field(max_length=3)], ...] = Field(
+        (), description="more", json_schema_extra={"flag": "--extra"}
+    )
     opened: str | None = None
 
 
@@ -53,6 +55,8 @@ def test_fields_are_options_and_reach_the_command_as_one_value() -> None:
     assert run(app, []).exit_code == run(app, ["--name", "a", "--many", "0"]).exit_code == 2
     wrong = run(app, ["--name", "a", "--every", "0"]).exception
     assert isinstance(wrong, ConfigError) and str(wrong).startswith("--every: ")
+    wrong = run(app, ["--name", "a", "--extra", "long"]).exception
+    assert isinstance(wrong, ConfigError) and str(wrong).startswith("--extra: ")
     assert list(signature(work).parameters) == ["name", "dry", "count", "every", "extras", "tags"]
     assert run(app, ["--help"]).output.index("Do it.") > 0
 
