@@ -2,8 +2,8 @@
 
 All readers of edit files share this module. It does not interpret the fields of a row; the caller does. The separator
 of a table's columns is the usual one for the file ending. If the header does not contain that separator, the module
-tries ``,``, ``;`` and a tab. All values are given in the form NFC: macOS may write a letter and its accent as two
-characters, which look the same, but differ from the names of a graph and take more tokens.
+tries ``,``, ``;`` and a tab. The texts in the fields of a row are given in the form NFC: macOS may write a letter and
+its accent as two characters, which look the same, but differ from the names of a graph and take more tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kg_common.json_text import parse
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 SUBJECT_COLUMNS = frozenset({"head", "subject", "source", "from", "node1", "h", "s"})  # in the header of a graph
-# What the fields of a triplet are called, by our names: an edit (s, r, o -> o*)
+# Name of a field of an edit (s, r, o -> o*) in a row that is a triplet -> its name in the code of both packages
 TRIPLET_NAMES = {
     "object": "target_true",
     "object_id": "target_true_id",
@@ -185,7 +185,9 @@ def _parse_json(text: str) -> object:
     """Parse a JSON text. An object with a duplicate name, at any depth, makes the outermost object a `RowFault`.
 
     `json` builds the inner objects first, each with `_read_object`. A fault in one of them is a value of the next
-    outer object, which becomes a fault too, with its own name in front: {"a": [{"b": 1, "b": 2}]} is one of a[0].b.
+    outer object, which becomes a fault too, with its own name in front:
+
+        {"a": [{"b": 1, "b": 2}]}  -> RowFault("a[0].b", "occurs twice; keep one")
     """
     try:
         return parse(text, most=_MOST_VALUES, pairs=_read_object)
@@ -288,9 +290,13 @@ def table_rows(text: Iterable[str], separator: str) -> Iterator[tuple[int, list[
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, RowFault("", f"not a row of a table: {error}; {_QUOTES}")
-            if "field larger" in str(error):  # a quote was never closed, so no further row can be read
+            message = f"not a row of a table: {error}; {_QUOTES}"
+            if "field larger" in str(error):
+                # Above csv's limit: probably a quote that was never closed. Where the next row begins is not known.
+                longer = "a text that is really longer needs a .jsonl file"
+                yield number, RowFault("", f"{message}; {longer}; the rows behind this one are not read")
                 return
+            yield number, RowFault("", message)
         else:
             if any(cells):
                 yield number, cells
