@@ -46,13 +46,14 @@ ALIASES = {
     "ground_truth": "target_true",
 }
 _NEIGHBORHOOD = {"neighborhood", *(name for name, field in ALIASES.items() if field == "neighborhood")}
-TRIPLET_IDS = {"target_new_id": "new_object_id", "target_true_id": "object_id"}
+# In a triplet the ids of o* and o are called after its own fields, new_object and object.
+_TRIPLET_IDS = {"target_new_id": "new_object_id", "target_true_id": "object_id"}
 LISTS = ("paraphrases", "neighborhood")
 # `wikidata-cache link` writes the first where no candidate clearly leads; EasyEdit's zsRE has the fact in the second.
 _UNUSED = ("candidates", "cond")
-LOCALITY = ("locality_prompt", "locality_ground_truth")
+LOCALITY_COLUMNS = ("locality_prompt", "locality_ground_truth")  # of EasyEdit: prompts, and their answers
 ANSWER_COLUMN = "locality_answer"  # of a table (CSV): the answers of its column locality
-_EASY_EDIT = {"ground_truth", "rephrase_prompt", "rephrase_prompts", "locality", *LOCALITY}
+_EASY_EDIT = {"ground_truth", "rephrase_prompt", "rephrase_prompts", "locality", *LOCALITY_COLUMNS}
 
 
 class _Answered(NamedTuple):
@@ -80,11 +81,11 @@ def translate_row(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[s
     if "requested_rewrite" in row:
         return used, {}
     if triplet:
-        fields, own_names = _rename(used, {**ALIASES, **TRIPLET_IDS, "ground_truth": "object"})
+        fields, own_names = _rename(used, {**ALIASES, **_TRIPLET_IDS, "ground_truth": "object"})
         old_object = fields.get("object")
     else:
         fields, own_names = _rename(used, ALIASES)
-        if _is_easy_edit(used):
+        if _may_be_easy_edit(used):
             fields = _from_easy_edit(fields)
         old_object = fields.get("target_true")
     return _with_locality(fields, old_object), own_names
@@ -107,8 +108,12 @@ def _rename(row: Row, aliases: Mapping[str, str]) -> tuple[dict[str, object], di
     return fields, own_names
 
 
-def _is_easy_edit(row: Row) -> bool:
-    """Return whether a row has a field of EasyEdit's, or its groups of questions."""
+def _may_be_easy_edit(row: Row) -> bool:
+    """Return whether a row has a field that EasyEdit's rows have, or groups of questions as they have.
+
+    Our own rows have ``locality`` too. They are translated like EasyEdit's on purpose: that changes nothing in a row
+    that is right in our form, and gives a prompt without {} its {}.
+    """
     has_groups = any(isinstance(row.get(name), Mapping) for name in ("portability", "questions"))
     return has_groups or not row.keys().isdisjoint(_EASY_EDIT)
 
@@ -158,11 +163,12 @@ def _questions(groups: Row) -> list[object]:
 
 
 def _with_locality(fields: dict[str, object], old: object) -> dict[str, object]:
-    """Return the fields with all locality prompts in the field ``locality``, as objects with their own answers.
+    """Return the fields with the locality prompts of all shapes in the fields of `Edit`.
 
-    But a prompt of the old object ``old`` may be a neighborhood prompt: see `_choose_field`.
+    They are in ``locality``, as objects with their own answers, or, if their answer is the row's old object ``old``, in
+    ``neighborhood``: see `_choose_field`.
     """
-    locality_names = ("locality", ANSWER_COLUMN, *LOCALITY)
+    locality_names = ("locality", ANSWER_COLUMN, *LOCALITY_COLUMNS)
     if fields.keys().isdisjoint(locality_names):
         return fields
     rest = {name: value for name, value in fields.items() if name not in locality_names}
@@ -187,7 +193,7 @@ def _locality_prompts(fields: dict[str, object], old: object) -> Iterator[tuple[
                     yield _choose_field(answered, old)
             else:
                 yield "locality", part  # it is in our form
-    prompt_field, answer_field = LOCALITY
+    prompt_field, answer_field = LOCALITY_COLUMNS
     for prompt, names in _pair(fields.get(prompt_field), fields.get(answer_field), field=answer_field):
         yield _choose_field(_Answered("", prompt, names), old)
 
@@ -201,7 +207,12 @@ def _choose_field(answered: _Answered, old: object) -> tuple[str, object]:
     """Return the field of `Edit` where EasyEdit's locality prompt belongs, and its value there.
 
     A prompt of no category whose answer is the fact's old object is a neighborhood prompt, which has no answer of its
-    own.
+    own. So if ``old`` is "Spanish":
+
+        _Answered("", "In Peru, one speaks", ["Spanish"])  -> "neighborhood", "In Peru, one speaks"
+        _Answered("", "Peru lies in", ["America"])         -> "locality", {"prompt": "Peru lies in", "answer": …}
+
+    If ``old`` is None, all prompts belong into ``locality``.
     """
     has_old_object = old is not None and old in answered.names
     if has_old_object and not answered.category:

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from kg_common.errors import EditRowError
 from kg_common.rows import RowFault, entries, raw_rows
 from kg_common.terminal import number_of
-from kg_edit.edits.aliases import ALIASES, ANSWER_COLUMN, LISTS, LOCALITY
+from kg_edit.edits.aliases import ALIASES, ANSWER_COLUMN, LISTS, LOCALITY_COLUMNS
 from kg_edit.edits.edit import Edit, without_repeats
 from kg_edit.edits.rows import FIELDS, MADE_UP, ids_to_label, language_of, to_edit
 from kg_edit.edits.templates import RelationTemplates
@@ -36,8 +36,9 @@ from kg_edit.languages import ENGLISH
 from kg_edit.storage.atomic import write_text
 from kg_edit.storage.notebook import html_table
 
-# The number of a row, and its content: any JSON value, or the error if the row could not be read.
-NumberedRow = tuple[int, object]
+# The number of a row, and its content: any JSON value, or the error if the row could not be read. The error is raised
+# when the row is used (`_check_object`), so that the rows behind it are read too.
+NumberedRow = tuple[int, object | EditError]
 
 _SHAPES = (
     ("subject", "prompt", "target_new"),
@@ -50,7 +51,7 @@ _TABLES = (".csv", ".tsv")
 # The columns of a table are the fields of a row, under all their names. Questions do not fit into a cell.
 _COLUMNS = (*(name for name in FIELDS if name != "portability"), ANSWER_COLUMN)
 _COLUMN_ALIASES = {name: field for name, field in ALIASES.items() if field != "portability"}
-_LIST_COLUMNS = (*LISTS, "locality", ANSWER_COLUMN, *LOCALITY)  # those whose cells have several entries
+_LIST_COLUMNS = (*LISTS, "locality", ANSWER_COLUMN, *LOCALITY_COLUMNS)  # those whose cells have several entries
 _CHAT_CELLS = {"true": True, "false": False}  # values of the column chat, besides "both"
 
 log = logging.getLogger(__name__)
@@ -78,13 +79,13 @@ class RowProblem(NamedTuple):
     """Why a row can't be read as an edit: the file, the row, the field and its fault.
 
     ``number`` is the row's line in the file; in .json, where lines mean nothing, its position in the list, from 1.
-    ``position`` counts the rows alone, from 1, without blank lines and a table's header.
+    ``ordinal`` counts the rows alone, from 1, without blank lines and a table's header.
     """
 
     file: Path
     number: int
     fault: Fault
-    position: int
+    ordinal: int
 
     def __str__(self) -> str:
         return f"{self.file}, {unit_of(self.file)} {self.number}, {self.fault}"
@@ -135,7 +136,7 @@ def read_edits(
 
     Args:
         path: the file, in UTF-8.
-        labels: the source of the labels of ids in triplets; it is asked once for the whole file.
+        labels: the source of the labels of ids in triplets; it is asked once for each language in the file.
         templates: relation templates for triplets without a prompt; by default the packaged ones.
         keep_going: skip wrong rows, and report them in `problems`.
         allow_conflicts: accept rows that edit one fact to different targets, for a caller that makes each edit alone.
@@ -154,7 +155,9 @@ def read_edits(
     made, repeats = without_repeats(file.edits)  # only for the log: who makes the edits leaves out repeats
     read = number_of(len(made), "edit")
     if repeats:
-        read = f"{number_of(len(file.edits), 'row')}, which are {read} as {len(repeats)} repeat an earlier one"
+        rows = number_of(len(file.edits), "row")
+        verb = "repeats" if len(repeats) == 1 else "repeat"
+        read += f" in {rows}, of which {len(repeats)} {verb} an earlier one"
     skipped = len({problem.number for problem in file.problems})
     log.info("%s: read %s, skipped %s", path, read, number_of(skipped, "row"))
     return file
@@ -189,13 +192,13 @@ def read_rows(
     problems: list[RowProblem] = []
     earlier = _EarlierRows(unit_of(path))
     oddities = _Oddities(unit_of(path))
-    for position, (number, row) in enumerate(rows, 1):
+    for ordinal, (number, row) in enumerate(rows, 1):
         try:
             fields = _check_object(row)
-            edit = _read_row(fields, position, graph_labels, templates, language)
+            edit = _read_row(fields, ordinal, graph_labels, templates, language)
             earlier.check(edit, allow_conflicts=allow_conflicts)
         except EditError as error:
-            problems += [RowProblem(path, number, fault, position) for fault in error.faults]
+            problems += [RowProblem(path, number, fault, ordinal) for fault in error.faults]
             continue
         oddities.note_made_up_prompt(number, edit, fields, templates)
         oddities.note_paraphrase(number, edit)
@@ -208,7 +211,11 @@ def read_rows(
 
 
 class _GraphLabels(NamedTuple):
-    """The labels of the ids in a file, by language, and the graph that has them, in words ("": there is none)."""
+    """The labels of the ids in a file, by language, and the graph that has them, in words.
+
+    ``graph`` is "" if no labels were asked for. For several languages it is the text that the last source gave; all are
+    one graph.
+    """
 
     by_language: Mapping[str, Mapping[str, str]]
     graph: str
@@ -217,7 +224,10 @@ class _GraphLabels(NamedTuple):
 def _look_up_labels(
     rows: Sequence[NumberedRow], labels: LabelSource | None, templates: RelationTemplates, default: str
 ) -> _GraphLabels:
-    """Ask the graph for the labels of all ids in ``rows``, once for each language; ``default`` is that of most rows."""
+    """Ask the graph for the labels of all ids in ``rows``, once for each language.
+
+    ``default`` is the language of the rows that name none.
+    """
     ids: dict[str, set[str]] = {}  # by language
     for _, row in rows:
         if isinstance(row, dict):
@@ -234,14 +244,14 @@ def _look_up_labels(
 
 
 def _read_row(
-    fields: Mapping[str, object], position: int, labels: _GraphLabels, templates: RelationTemplates, default: str
+    fields: Mapping[str, object], ordinal: int, labels: _GraphLabels, templates: RelationTemplates, default: str
 ) -> Edit:
     """Return the edit of a row; ``default`` is the language of a row that names none."""
     return to_edit(
         fields,
-        # The id of an edit without one has the position, because the line of an edit differs between a table and the
+        # The id of an edit without one has the ordinal, because the line of an edit differs between a table and the
         # JSON lines that `wikidata-cache link` makes of it.
-        row_id=f"row-{position}",
+        row_id=f"row-{ordinal}",
         labels=labels.by_language.get(language_of(fields, default), {}),
         templates=templates,
         looked_in=labels.graph,
@@ -401,13 +411,16 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
 
 
 def check_file(path: Path) -> None:
-    """Check early that a file of edits exists and can be read; its rows are not checked."""
-    next(numbered_rows(path), None)  # a generator: the file is opened and read for its first row
+    """Check early that a file of edits exists and can be parsed; the fields of its rows are not checked.
+
+    The whole file is parsed, and again by `read_edits`. It takes less time than what comes between the two.
+    """
+    next(numbered_rows(path), None)  # `numbered_rows` parses the file when its first row is asked for
 
 
 def _header_fault(header: Sequence[str]) -> str | None:
     """Return what is wrong with the names of a table's columns, or None."""
-    unknown = [name for name in header if name not in (*_COLUMNS, *_COLUMN_ALIASES, *LOCALITY)]
+    unknown = [name for name in header if name not in (*_COLUMNS, *_COLUMN_ALIASES, *LOCALITY_COLUMNS)]
     if unknown:
         return _describe_unknown(unknown[0], no_other=len(unknown) == len(header))
     if len(set(header)) < len(header):

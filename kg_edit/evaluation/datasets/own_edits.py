@@ -95,8 +95,8 @@ class OwnEdits(Dataset):
         unit = unit_of(path)
         problems = []
         for problem in file.problems:
-            position = problem.position
-            problems.append(Problem(path, position, f"row-{position}", problem.fault, f"{unit} {problem.number}"))
+            ordinal = problem.ordinal
+            problems.append(Problem(path, ordinal, f"row-{ordinal}", problem.fault, f"{unit} {problem.number}"))
         return FileContent(tuple(map(record_of, file.edits)), tuple(problems))
 
 
