@@ -27,14 +27,14 @@ from kg_edit.writing_systems import whole
 
 
 def _refuse_blank(text: str) -> str:
-    """Return a text that is not blank."""
+    """Return the text; refuse a blank one, and one that no tokenizer can read."""
     if not text.strip():
         raise PydanticCustomError("blank", "is empty")
     return _refuse_surrogates(text)
 
 
 def _refuse_surrogates(text: str) -> str:
-    """Return a text that a tokenizer can read."""
+    """Return the text; refuse one with half a surrogate pair, which no tokenizer can read."""
     if re.search("[\ud800-\udfff]", text):
         raise ValueError(f"{text!r} contains half a surrogate pair, which no tokenizer can read; correct the text")
     return text
@@ -43,7 +43,10 @@ def _refuse_surrogates(text: str) -> str:
 STORED = {"stored": True}  # the context of an edit that was made before, whose answers may have several lines
 _ENGLISH = "en"  # as in `kg_edit.languages`, which only edits in other languages load
 _OLD_FIELDS = {"target_new": "target_true", "target_new_id": "target_true_id"}
-_NO_SUBJECT = object()  # in the place of the subject of an edit that has none
+# An unstructured edit may have no subject, in three steps: `_complete_text_edit` puts this object into the field, because
+# no file can contain it; `_allow_no_subject` turns it into "", and refuses every other blank subject; then, for
+# `_check_place_of_subject`, "" means that there is no subject, and None that the subject has a fault of its own.
+_NO_SUBJECT = object()
 _OR_A_FACT = ", or give the fact as subject, relation, object, new_object, where ids are looked up"
 _OR_A_PARAGRAPH = ", or a paragraph as target_text"
 WAYS_OF_A_ROW = (_OR_A_FACT, _OR_A_PARAGRAPH)  # ends of messages that help only where the edit is a row of a file
@@ -105,7 +108,8 @@ class Record(BaseModel):
         except ValidationError as error:
             raise EditError(faults_of(error, type(self))) from None
 
-    # Pydantic's own mark: `model_validate` does not call this method, so a fault keeps its place in the whole record.
+    # This attribute is pydantic's own: with it, pydantic does not call this method for the records inside a record. So
+    # the fault of a question in an edit is that of the field `portability[0].answer`, and not of `answer`.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
@@ -250,10 +254,10 @@ class Edit(Record):
         return self.forms[0]
 
     def is_made_in_chat(self, method: str) -> bool:
-        """Return whether a ``method`` that makes an edit in one form only makes this one in chat form.
+        """For a ``method`` that can make an edit in only one form: return whether that form is chat form.
 
         Raises:
-            EditError: the edit asks for both forms.
+            EditError: the edit asks for both forms, which such a method refuses.
         """
         if self.chat != "both":
             return self.chat
@@ -279,7 +283,7 @@ class Edit(Record):
     @field_validator("subject", mode="wrap")
     @classmethod
     def _allow_no_subject(cls, value: object, check: ValidatorFunctionWrapHandler) -> str:
-        """Check the subject, unless `_complete_text_edit` has marked the edit as one without."""
+        """Return "" for an edit without a subject, which has the mark `_NO_SUBJECT`; else check the subject."""
         if value is _NO_SUBJECT:
             return ""
         name: str = check(value)
@@ -368,6 +372,7 @@ def _complete_text_edit(fields: dict[str, Any]) -> dict[str, Any]:
     target = fields["target_text"]
     if isinstance(target, str):
         target = _put_on_one_line(target)
+    # A target_new of the row comes later than ours, and so replaces it; `_refuse_two_targets` compares both.
     return {"target_new": target, **fields, "subject": subject}
 
 
@@ -399,7 +404,10 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 def checked(
     model: type[AnyRecord], fields: Mapping[str, object], *, context: dict[str, bool] | None = None
 ) -> AnyRecord:
-    """Build a record of class `model` from `fields`; `context` is `STORED` for those of a patch."""
+    """Build a record of class `model` from `fields`, and check it; `context` is `STORED` for the fields of a patch.
+
+    Unlike `model(**fields)`, it takes a context, and fields whose names are no Python names.
+    """
     try:
         return model.model_validate(dict(fields), context=context)
     except ValidationError as error:
@@ -407,7 +415,7 @@ def checked(
 
 
 def refuse_same_ids(what: str, ids: Iterable[str]) -> None:
-    """Check that ids are different."""
+    """Refuse two equal ids among those of ``what``, such as "edits", for the message."""
     first: dict[str, int] = {}
     for number, id_ in enumerate(ids, 1):
         earlier = first.setdefault(id_, number)
