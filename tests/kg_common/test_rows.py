@@ -82,3 +82,11 @@ def test_cut_off_letter_is_located_by_row_and_byte(tmp_path: Path) -> None:
 def test_name_that_no_file_can_have_is_refused(ending: str, tmp_path: Path) -> None:
     with pytest.raises(EditRowError, match=r"name too long|no such file"):
         raw_rows(tmp_path / f"{'a' * 300}{ending}")
+
+
+def test_cell_above_the_limit_says_that_the_rows_behind_it_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"a,b\n1,2\n{'x' * 200_000},3\n4,5\n")
+    first, fault = raw_rows(path)
+    assert first.value == {"a": "1", "b": "2"}
+    assert isinstance(fault.value, RowFault) and "not read" in fault.value.message and ".jsonl" in fault.value.message
