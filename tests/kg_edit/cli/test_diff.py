@@ -118,7 +118,7 @@ def test_generate_starts_a_text_for_a_merged_model_as_with_its_patch(
     (place / "merged" / "config.json").write_text("{}")
     edit = {"id": "google", "subject": "Google", "prompt": "{} was founded by", "target_new": "Ada"}
     (place / "merged" / "kg_edit.json").write_text(json.dumps({"edits": [{"edit": edit, "method": "rome"}]}))
-    monkeypatch.setattr("kg_edit.cli.generate.load", lambda *_: smollm2)
+    monkeypatch.setattr("kg_edit.cli.generate.load_model", lambda *_: smollm2)
     result = kg_edit("generate", "Google was founded by", "--model", "merged", "--tokens", "1")
     assert result.code == 0 and "a line break is put in front" in result.err, result.err
 

@@ -181,7 +181,7 @@ def test_too_few_older_texts_give_a_warning(older: int, tmp_path: Path, caplog: 
 
 @pytest.mark.slow
 def test_drift_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "load", lambda *_: tiny("llama"))
+    monkeypatch.setattr(command, "load_model", lambda *_: tiny("llama"))
     out, file = tmp_path / "drift", written(tmp_path)
     arguments = ["drift", "--data", str(file), "--since", "2000", "--out", str(out), "--set", "layer=1"]
     result = CliRunner().invoke(app, [*arguments, "--set", "steps=20"], catch_exceptions=False)

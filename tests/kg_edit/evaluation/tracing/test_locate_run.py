@@ -74,7 +74,7 @@ def test_locate_counts_a_fact_without_answer_as_failed(tmp_path: Path) -> None:
 
 def test_locate_command_checks_the_folder_before_the_model(kg_edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = list[object]()
-    monkeypatch.setattr("kg_edit.evaluation.cli.locate.load", lambda *model: loaded.append(model))
+    monkeypatch.setattr("kg_edit.evaluation.cli.locate.load_model", lambda *model: loaded.append(model))
     result = kg_edit("locate", "edits.jsonl", "--out", "edits.jsonl")
     assert (result.code, "edits.jsonl is a file; give --out a folder" in result.err) == (2, True), result.err
     assert loaded == []

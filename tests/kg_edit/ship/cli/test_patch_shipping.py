@@ -84,7 +84,7 @@ def test_refusal_comes_before_the_model_is_loaded(
     (place / "full").mkdir()
     (place / "full" / "notes").touch()
     model.touch()
-    monkeypatch.setattr("kg_edit.ship.cli.patch_shipping.load", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr("kg_edit.ship.cli.patch_shipping.load_model", lambda *_: pytest.fail("the model is loaded"))
     for command, message in (
         (("export", file, "--to", "peft", "full", "--scores"), "full already exists"),
         (
