@@ -68,19 +68,26 @@ class RateLimiter:
     def seconds_until_allowed(self, url: str) -> float:
         """Return the seconds until the host of `url` may be asked again; 0.0 if it may be asked now.
 
-        A wait that began in the future, because the clock was set back since then, begins again now. The store gets
-        this new wait, so that each such jump is logged and mended once.
+        A wait that began in the future, because the clock was set back since then, begins again now.
         """
         host = host_of(url)
+        state = self._mend_clock_jump(host)
+        wait = seconds_until_due(state, self._clock.now(), usual_rate(host))
+        if wait <= _NOW:
+            return 0.0
+        return wait
+
+    def _mend_clock_jump(self, host: str) -> RateLimitState:
+        """Return the state of a host; a wait that began in the future begins again now, in the store, too.
+
+        Only so does the wait get shorter from call to call, and each jump of the clock is logged once.
+        """
         stored = self._store.read(host)
         state = after_clock_jump(stored, self._clock.now())
         if state != stored:
             logger.warning("%s: the clock was set back; the wait for this host starts again", host)
             self._store.write(host, state)
-        wait = seconds_until_due(state, self._clock.now(), usual_rate(host))
-        if wait <= _NOW:
-            return 0.0
-        return wait
+        return state
 
     def too_soon_error(self, url: str, budget: WaitBudget) -> EndpointError:
         """Return the EndpointError for a wait that is longer than `budget`, or after the last attempt.
@@ -91,7 +98,7 @@ class RateLimiter:
         now = self._clock.now()
         wait = self.seconds_until_allowed(url)
         until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        problem = f"no request is allowed before {until}, {wait:.0f} s from now ({self._reason(url)})"
+        problem = f"no request is allowed before {until}, {wait:.0f} s from now ({self._explain_wait(url)})"
         limit = "the last attempt of this run has failed"
         if wait > budget.remaining:
             limit = f"this run waits at most {budget.remaining:.0f} s"
@@ -108,19 +115,25 @@ class RateLimiter:
     def take_turn(self, url: str, budget: WaitBudget) -> Iterator[None]:
         """Wait until one request may be sent to `url`, lock the host during the block, and learn from the outcome."""
         host = host_of(url)
-        while True:  # again, if another process took the turn while this one slept
+        with self._lock_when_due(url, budget):
+            self._write_request(host)
+            try:
+                yield
+            except EndpointError as error:
+                self._write_failure(host, error)
+                raise
+            self._write_success(host)
+
+    @contextmanager
+    def _lock_when_due(self, url: str, budget: WaitBudget) -> Iterator[None]:
+        """Wait until the host may be asked, and lock it during the block."""
+        while True:
             self._sleep_until_due(url, budget)
-            with self._store.lock(host):
-                if self.seconds_until_allowed(url):
-                    continue  # another process has sent a request in the meantime
-                self._write_request(host)
-                try:
+            with self._store.lock(host_of(url)):
+                if not self.seconds_until_allowed(url):
                     yield
-                except EndpointError as error:
-                    self._write_failure(host, error)
-                    raise
-                self._write_success(host)
-                return
+                    return
+            # Another process has sent a request while this one slept or waited for the lock, so it waits again.
 
     def _sleep_until_due(self, url: str, budget: WaitBudget) -> None:
         """Sleep until the host may be asked, and take the time from the budget; raise EndpointError if it is short."""
@@ -128,7 +141,7 @@ class RateLimiter:
         if wait > budget.remaining:
             raise self.too_soon_error(url, budget)
         if wait > _LONG_WAIT:
-            logger.info("%s: waiting %.0f s (%s).", url, wait, self._reason(url))
+            logger.info("%s: waiting %.0f s (%s).", url, wait, self._explain_wait(url))
         if wait:
             self._clock.sleep(wait)
             budget.remaining -= wait
@@ -153,7 +166,8 @@ class RateLimiter:
         jitter = random.Random(seed).uniform(0.75, 1.25)  # noqa: S311  # no secret
         self._store.write(host, with_failure(state, error, self._clock.now(), usual_rate(host), jitter))
 
-    def _reason(self, url: str) -> str:
+    def _explain_wait(self, url: str) -> str:
+        """Return why the host may not be asked now, in words: its last failure, or its rate."""
         state = self._store.read(host_of(url))
         rate = state.rate or usual_rate(host_of(url))
         is_held = state.not_before > self._clock.now()
@@ -231,8 +245,11 @@ def with_failure(
 ) -> RateLimitState:
     """Return the state after a failure at time `now`; the factor `jitter`, near 1, spreads the retries of clients."""
     state = replace(state, successes=0)
-    if error.trouble == "throttled":  # half the rate from now on, and no request for the time the host asks for
-        rate = (state.rate or usual or 2 * _FIRST_RATE) / 2
+    if error.trouble == "throttled":  # half the known rate from now on, and no request for the time the host asks for
+        known_rate = state.rate or usual
+        rate = _FIRST_RATE
+        if known_rate is not None:
+            rate = known_rate / 2
         slower = replace(state, rate=max(rate, OUTAGE_RATE), tokens=0.0, at=now)
         wait = _THROTTLED_WAIT
         if error.retry_after is not None:
@@ -253,6 +270,7 @@ def with_failure(
 
 
 def _hold(state: RateLimitState, error: EndpointError, now: float, wait: float) -> RateLimitState:
+    """Return the state in which no request may be sent for `wait` seconds, with the failure as the reason."""
     trouble: EndpointTrouble = "unavailable"
     if error.trouble in ("throttled", "outage"):
         trouble = error.trouble
@@ -260,7 +278,10 @@ def _hold(state: RateLimitState, error: EndpointError, now: float, wait: float) 
 
 
 def _count_tokens(state: RateLimitState, now: float, rate: float) -> float:
-    # Token bucket: tokens(t) = min(size, tokens(t0) + (t - t0) rate), with a size of _BURST seconds of requests.
+    """Return the tokens at time `now`: tokens(t) = min(size, tokens(t0) + (t - t0) rate).
+
+    The size of the bucket is the requests of `_BURST` seconds, at least one.
+    """
     gained = abs(now - state.at) * rate  # abs(): a clock that was set back must not stop all requests
     return min(max(1.0, _BURST * rate), state.tokens + gained)
 
