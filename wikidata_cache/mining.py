@@ -4,8 +4,8 @@ A rule says that a pair of items in its body is also an edge of its head, such a
 (x, z) is in this body if there is a y with x -r1-> y -r2-> z; it counts once, however many y it has, and x, y and z
 are different items.
 
-    support        = number of pairs of the body that are an edge x -r3-> z
-    PCA body size  = number of pairs of the body whose x has any r3
+    support        = number of pairs of the body that are an edge of r3
+    PCA body size  = number of pairs of the body whose first argument of the head has any edge of r3
     PCA confidence = support / PCA body size
 
 `mine_rules` goes through the relations r1. `_Graph` holds the statements as sorted arrays: `join_edges` finds the pairs
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from kg_common.progress import Bar
 from wikidata_cache.deny_lists import read_meta_properties
+from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.rules import Rule, Rules
 
@@ -46,7 +47,7 @@ class _Pairs(NamedTuple):
 
 
 class _Counts(NamedTuple):
-    """Numbers of pairs, for each r3: [groups, relations], or [relations] for one body."""
+    """Numbers of pairs, by their group and by r3: [relations, relations]."""
 
     support: Ints
     body_size: Ints
@@ -62,8 +63,8 @@ def mine_rules(statements: Iterable[Statement], *, support: int = 20, confidence
         support: least number of pairs for which both the body and the head are in the graph.
         confidence: least PCA confidence, from 0 to 1.
     """
-    graph = _Graph(statements, least=support)
     least = max(1, support)
+    graph = _Graph(statements, least=least)
     rules: list[Rule] = []
     with Bar(title="rules", unit="relation", total=len(graph.names), leave=False) as bar:
         for first in range(len(graph.names)):
@@ -71,44 +72,42 @@ def mine_rules(statements: Iterable[Statement], *, support: int = 20, confidence
             x = graph.subjects[is_first]  # [edges of r1], sorted
             y = graph.objects[is_first]
 
-            # Bodies of one atom: r1(x,y) => r3(x,y), and r1(x,y) => r3(y,x).
-            no_group = np.zeros_like(x)
-            counts = graph.count_pairs(_Pairs(no_group, x, y))
-            rules += _select_rules(graph, _Body(first, None, "x,y"), _take_group(counts, 0), least, confidence)
-            counts = graph.count_pairs(_Pairs(no_group, y, x))
-            rules += _select_rules(graph, _Body(first, None, "y,x"), _take_group(counts, 0), least, confidence)
+            # Bodies of one atom: r1(x,y) => r3(x,y), and r1(x,y) => r3(y,x). All their pairs are in group 0.
+            group_0 = np.zeros_like(x)
+            counts = graph.count_pairs(_Pairs(group_0, x, y))
+            rules += _select_rules(graph, _Body(first, None, "x,y"), counts, 0, least, confidence)
+            counts = graph.count_pairs(_Pairs(group_0, y, x))
+            rules += _select_rules(graph, _Body(first, None, "y,x"), counts, 0, least, confidence)
 
             # Bodies of two atoms: r1(x,y) & r2(y,z) => r3(x,z), for all r2 at once.
             counts = graph.count_joined(x, y)
             for second in np.flatnonzero(counts.support.any(axis=1)).tolist():
                 body = _Body(first, second, "x,z")
-                rules += _select_rules(graph, body, _take_group(counts, second), least, confidence)
+                rules += _select_rules(graph, body, counts, second, least, confidence)
             bar.update(1)
     return Rules(rules)
 
 
-def _take_group(counts: _Counts, group: int) -> _Counts:
-    """Return the counts of one group: [relations] instead of [groups, relations]."""
-    return _Counts(counts.support[group], counts.body_size[group])
-
-
-def _select_rules(graph: _Graph, body: _Body, counts: _Counts, least: int, confidence: float) -> list[Rule]:
+def _select_rules(graph: _Graph, body: _Body, counts: _Counts, group: int, least: int, confidence: float) -> list[Rule]:
     """Return the rules of a body with enough support and confidence.
 
     Args:
         graph: the statements.
         body: the body.
-        counts: its counts for each r3: [relations].
+        counts: the counts of all groups.
+        group: the group of the body's pairs.
         least: least support; at least 1.
         confidence: least PCA confidence.
     """
+    supports = counts.support[group]  # for each r3: [relations]
+    body_sizes = counts.body_size[group]
     second_name = None
     if body.second is not None:
         second_name = graph.names[body.second]
     rules = []
-    for head in np.flatnonzero(counts.support >= least).tolist():
-        support = int(counts.support[head])
-        share = round(support / int(counts.body_size[head]), 4)
+    for head in np.flatnonzero(supports >= least).tolist():
+        support = int(supports[head])
+        share = round(support / int(body_sizes[head]), 4)
         is_trivial = body.arguments == "x,y" and head == body.first  # r1(x,y) => r1(x,y)
         if share >= confidence and not is_trivial:
             rules.append(Rule(graph.names[body.first], second_name, graph.names[head], body.arguments, support, share))
@@ -154,6 +153,12 @@ class _Graph:
         self.relations = new_numbers[table[:, 2]]
 
         self._item_count = max(1, len(items))
+        # The largest number that stands for several (in `_join_part`) has to fit into 64 bits.
+        if self._item_count**2 * len(self.names) > np.iinfo(np.int64).max:
+            raise BadOptionError(
+                f"The graph has {len(items):,} items and {len(self.names):,} relations with enough statements, too many "
+                f"for mining rules; give a larger support (--support), or a smaller graph."
+            )
         self._edges = self.subjects * self._item_count + self.objects  # (s, o) of each row: 1 2 7 8 11 in the example
         # The pairs (subject, relation), each once, for the PCA body size: (0, 0), (1, 1) and (2, 1) in the example.
         count = max(1, len(self.names))
@@ -217,36 +222,37 @@ class _Graph:
     def count_pairs(self, pairs: _Pairs) -> _Counts:
         """Count, for each group and each r3, the pairs that are an edge a -r3-> b, and those whose a has any r3.
 
-        For the pair (0, 3) of group 1 in the example of the class, no edge leads from 0 to 3, so all support is 0.
-        Item 0 has the relation 0, so body_size[1, 0] is 1.
-
-        Returns:
-            The counts: [relations, relations], by group and r3.
+        The comments of both functions work through the pair (0, 3) of group 1, in the example of the class.
         """
+        return _Counts(self._count_support(pairs), self._count_body_size(pairs))
+
+    def _count_support(self, pairs: _Pairs) -> Ints:
+        """Return the number of pairs that are an edge a -r3-> b: [relations, relations], by group and r3."""
         count = len(self.names)
-
-        # A cell (group, r3) of the counts is kept as the number group * count + r3.
-
-        # Support: one entry for each edge that leads from the a to the b of a pair.
         a_and_b = pairs.a * self._item_count + pairs.b  # [pairs]
         first_rows, edge_counts = _find_spans(self._edges, a_and_b)
-        pair, row = _expand_spans(first_rows, edge_counts)  # the pair of each edge, and the row of the edge: [edges]
-        cells = pairs.group[pair] * count + self.relations[row]
-        support = np.bincount(cells, minlength=count * count)
+        # One entry for each edge from the a to the b of a pair: the pair, and the row of the edge. In the example, no
+        # edge leads from 0 to 3, so there is no entry, and all support is 0.
+        pair, row = _expand_spans(first_rows, edge_counts)  # [joining edges]
+        cells = pairs.group[pair] * count + self.relations[row]  # (group, r3) as one number
+        return np.bincount(cells, minlength=count * count).reshape(count, count)
 
-        # PCA body size: one entry for each relation of an a. The pairs of one group with the same a are counted
-        # together, since their a has the same relations.
-        group_and_a = pairs.group * self._item_count + pairs.a
+    def _count_body_size(self, pairs: _Pairs) -> Ints:
+        """Return the number of pairs whose a has any r3: [relations, relations], by group and r3."""
+        count = len(self.names)
+        # The pairs of one group with the same a are counted together, since their a has the same relations.
+        group_and_a = pairs.group * self._item_count + pairs.a  # [pairs]
         distinct, pair_counts = np.unique(group_and_a, return_counts=True)  # [distinct]
         groups, a = np.divmod(distinct, self._item_count)
         first_places, relation_counts = _find_spans(self._subjects_once, a)
         # One entry for each (group, a) in `distinct` and each relation of its a, which is at `place` in
-        # `_relations_once`. In the example, the only entry is group 1 and a = 0 with the relation 0, at place 0.
+        # `_relations_once`. In the example, the only entry is group 1 and a = 0 with the relation 0, at place 0, so
+        # body_size[1, 0] is 1.
         which_distinct, place = _expand_spans(first_places, relation_counts)  # [entries]
-        cells = groups[which_distinct] * count + self._relations_once[place]
+        cells = groups[which_distinct] * count + self._relations_once[place]  # (group, r3) as one number
         weights = pair_counts[which_distinct]
-        body_size = np.bincount(cells, weights=weights, minlength=count * count)  # floats, but whole numbers
-        return _Counts(support.reshape(count, count), body_size.astype(np.int64).reshape(count, count))
+        sizes = np.bincount(cells, weights=weights, minlength=count * count)  # floats, but whole numbers
+        return sizes.astype(np.int64).reshape(count, count)
 
 
 def _find_part_ends(x: Ints, degrees: Ints, *, limit: int) -> list[int]:

@@ -31,7 +31,8 @@ def rules(
             min=0,
             max=1,
             metavar="SHARE",
-            help="Least share of the rule's pairs that have its head, among those with any statement of its relation.",
+            help="Least confidence: of the pairs of the rule's body whose first item has any statement of the head's "
+            "relation, the share that has the head, such as 0.5 for one of two.",
         ),
     ] = 0.5,
 ) -> None:
