@@ -156,8 +156,8 @@ class _Graph:
         # The largest number that stands for several (in `_join_part`) has to fit into 64 bits.
         if self._item_count**2 * len(self.names) > np.iinfo(np.int64).max:
             raise BadOptionError(
-                f"The graph has {len(items):,} items and {len(self.names):,} relations with enough statements, too many "
-                f"for mining rules; give a larger support (--support), or a smaller graph."
+                f"The graph has {len(items):,} items and {len(self.names):,} relations with enough statements, too "
+                f"many for mining rules; give a larger support (--support), or a smaller graph."
             )
         self._edges = self.subjects * self._item_count + self.objects  # (s, o) of each row: 1 2 7 8 11 in the example
         # The pairs (subject, relation), each once, for the PCA body size: (0, 0), (1, 1) and (2, 1) in the example.

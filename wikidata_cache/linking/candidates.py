@@ -156,16 +156,7 @@ class LinkResult:
     @property
     def status(self) -> Status:
         """The status: "exact" if one candidate clearly leads, else "ambiguous" or "none"."""
-        if not self.candidates:
-            return "none"
-        best = self.candidates[0]
-        second_score = self.next_score
-        if len(self.candidates) > 1:
-            second_score = self.candidates[1].score
-        has_lead = second_score is None or round(best.score - second_score, 2) >= LEAD
-        if best.can_settle and has_lead:
-            return "exact"
-        return "ambiguous"
+        return find_status(self.candidates, self.next_score)
 
     @property
     def rival(self) -> Candidate | None:
@@ -194,6 +185,20 @@ class LinkResult:
         if self.nearest:
             words += f". The nearest names: {', '.join(self.nearest)}"
         return words
+
+
+def find_status(ranked: Sequence[Candidate], next_score: float | None = None) -> Status:
+    """Return the status of candidates, the best first; `next_score` is that of the best one that is not among them."""
+    if not ranked:
+        return "none"
+    best = ranked[0]
+    second_score = next_score
+    if len(ranked) > 1:
+        second_score = ranked[1].score
+    has_lead = second_score is None or round(best.score - second_score, 2) >= LEAD
+    if best.can_settle and has_lead:
+        return "exact"
+    return "ambiguous"
 
 
 def judge_name(match: Match, text: str) -> Reason:

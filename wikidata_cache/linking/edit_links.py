@@ -23,6 +23,7 @@ from wikidata_cache.linking.candidates import (
     LinkResult,
     Mention,
     Reason,
+    find_status,
     parse_id,
     rank_candidates,
 )
@@ -176,12 +177,12 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
     distinct: dict[Mention, None] = {}  # as an ordered set
     for mentions_of_edit in mentions:
         distinct.update(dict.fromkeys(mentions_of_edit))
-    every = list(distinct)
+    every_mention = list(distinct)
     if linker.knowledge.is_remote:
-        _prefetch_names(linker.knowledge, every)
+        _prefetch_names(linker.knowledge, every_mention)
         linker.prefetch_ends(_find_ends(linker, edits, mentions))
-    else:  # only a cache over a local graph needs this: else it would go through all its labels once per name
-        linker.knowledge.prefetch_names(mention.text for mention in every if not mention.only_id)
+    else:  # does something only for a cache over a local graph, whose cache is then searched once for all names
+        linker.knowledge.prefetch_names(mention.text for mention in every_mention if not mention.only_id)
     for edit in Bar(edits, title="linking", unit="edit", leave=False):
         yield link_edit(linker, edit, limit=limit)
 
@@ -234,10 +235,10 @@ def _write_mention(
 
 def _choose_property(relations: Sequence[Candidate]) -> str | None:
     """Return the id of the property that clearly leads among the candidates, or None."""
-    linked = LinkResult("", tuple(rank_candidates(relations)), "")
-    if linked.status != "exact":
+    ranked = rank_candidates(relations)
+    if find_status(ranked) != "exact":
         return None
-    return linked.candidates[0].id
+    return ranked[0].id
 
 
 def _prefetch_names(knowledge: Knowledge, mentions: Sequence[Mention]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kg_common.ids import is_entity, is_item, is_property
 from wikidata_cache.answers.cached_source import FallbackSource
@@ -69,7 +69,7 @@ class Knowledge(ABC):
 
     @abstractmethod
     def named(self, text: str, *, limit: int, kind: EntityKind) -> Sequence[Match]:
-        """Return at most `limit` entities with this name; if there are fewer, add entities whose name has all words."""
+        """Return the entities that a text may name; each class says how it searches, and what `limit` limits."""
 
     def nearest(self, text: str, *, kind: EntityKind) -> Sequence[Match]:
         """Return the entities with a name that is one letter away from the text; () without an index of names."""
@@ -104,7 +104,10 @@ class GraphKnowledge(Knowledge):
             self.facts.named(text for text in texts if text)  # `Facts` keeps the answers
 
     def named(self, text: str, *, limit: int, kind: EntityKind) -> Sequence[Match]:
-        """Return at most `limit` entities with this name; if there are fewer, add entities whose name has all words."""
+        """Return at most `limit` entities with this name; if there are fewer, add entities whose name has all words.
+
+        Without an index, return all entities with exactly this label, however many.
+        """
         if self._index is None:
             return self._find_by_label(text, kind)
         indexed = {match.id: match for match in self._index.exact(text, limit=limit, kind=kind)}
@@ -144,17 +147,19 @@ class GraphKnowledge(Knowledge):
 
         infos = {}
         for entity in ids:
+            # None: an offline cache lacks the statements of this item. A property has none, and none are asked for.
+            stated: frozenset[tuple[str, str]] | None = None
+            if entity in statements:
+                stated = frozenset(statements[entity])
+            elif not is_item(entity):
+                stated = frozenset()
             infos[entity] = EntityInfo(
                 label=labels.get(entity),
                 description=descriptions.get(entity),
                 types=types.get(entity, frozenset()),
+                statements=stated,
                 merged_into=merged.get(entity),
             )
-        for entity in items:
-            stated = None
-            if entity in statements:
-                stated = frozenset(statements[entity])
-            infos[entity] = replace(infos[entity], statements=stated)
         return infos
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:

@@ -42,9 +42,9 @@ class Linker:
 
     Items of the graph's internal classes (disambiguation pages, categories, templates, lists) are never candidates.
     The object has the sampled types of each relation in memory, so that they are read once. If the source fails for the
-    end of a relation, `candidates` notes that in `_failures` and does not ask it again, so that a file of many rows
-    does not wait for each. `make_result` tells the reader of a result. Only `link`, which is about one text, forgets
-    the failure and asks again.
+    end of a relation, `candidates` keeps the failure in `_failures` and does not ask again, so that a file of many rows
+    does not wait for each. `make_result` puts the failure into the `notes` of a result. Only `link`, which is about one
+    text, forgets the failure and asks again.
     """
 
     def __init__(self, knowledge: Knowledge, graph: Facts) -> None:
@@ -100,7 +100,7 @@ class Linker:
         return candidates
 
     def _add_evidence_of_relation(self, candidates: Sequence[Candidate], relation: str, role: Role) -> None:
-        """Add points to candidates that are at this end of a relation in the graph, or whose type is.
+        """Add points to candidates that are at this end of a relation in the graph, or have a type of entities there.
 
         Nothing is added before all questions are answered, so a failure leaves the candidates as they were.
         """
@@ -119,27 +119,34 @@ class Linker:
                 candidate.reasons.append(Reason(AT_THIS_END, f"{role} of {relation} in the graph"))
 
     def make_result(self, text: str, mention: Mention, candidates: Sequence[Candidate], *, limit: int) -> LinkResult:
-        """Return the best `limit` candidates, ranked, with the labels of their types; `text` is for the reader."""
-        every = rank_candidates(candidates)
-        best = every[:limit]
-        self._name_types(best)
+        """Return the best `limit` candidates, ranked; their `type_labels` are set in place.
+
+        Args:
+            text: the text as the user wrote it.
+            mention: what was linked.
+            candidates: all candidates for it, in any order.
+            limit: the largest number of candidates to return.
+        """
+        ranked = rank_candidates(candidates)
+        best = ranked[:limit]
+        self._add_type_labels(best)
         next_score = None
-        if len(every) > limit:
-            next_score = every[limit].score
+        if len(ranked) > limit:
+            next_score = ranked[limit].score
         nearest: tuple[str, ...] = ()
-        if not every:
+        if not ranked:
             near = self.knowledge.nearest(mention.text, kind=mention.kind)
             nearest = tuple(f"{match.text!r} ({match.id})" for match in near)
-        return LinkResult(text, tuple(best), self.knowledge.name, self._notes(mention), next_score, nearest)
+        return LinkResult(text, tuple(best), self.knowledge.name, self._write_notes(mention), next_score, nearest)
 
-    def _name_types(self, candidates: Sequence[Candidate]) -> None:
+    def _add_type_labels(self, candidates: Sequence[Candidate]) -> None:
         """Give each candidate the labels of its types; a type without a label keeps its id."""
         names = self.knowledge.labels(_collect_types(candidates))
         for candidate in candidates:
             labels = [names.get(type_id, type_id) for type_id in candidate.info.types]
             candidate.type_labels = tuple(sorted(labels))
 
-    def _notes(self, mention: Mention) -> tuple[str, ...]:
+    def _write_notes(self, mention: Mention) -> tuple[str, ...]:
         """Return what could not be compared, for the reader of a result."""
         if mention.relation is None:
             return ()

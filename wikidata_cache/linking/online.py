@@ -19,8 +19,8 @@ _PER_SEARCH = 15  # hits per search; one request fetches the entities that were 
 class OnlineKnowledge(Knowledge):
     """`Knowledge` from an `ActionApi`. Each search and each entity is requested once; nothing is written to disk.
 
-    A search takes only one name, so none is prefetched, and finds similar names itself. All methods that send requests
-    raise EndpointError.
+    Names are not prefetched, since a search takes only one. `nearest` returns nothing, since the search itself finds
+    similar names. All methods that send requests raise EndpointError.
     """
 
     def __init__(self, api: ActionApi, *, languages: Languages = DEFAULT_LANGUAGES) -> None:
@@ -33,7 +33,8 @@ class OnlineKnowledge(Knowledge):
     def named(self, text: str, *, limit: int, kind: EntityKind) -> Sequence[Match]:
         """Return the entities that the search finds, each with its best matching name.
 
-        `ActionApi.search` finds names that begin with the text, and then words of it anywhere.
+        `ActionApi.search` finds names that begin with the text, in each family of languages, and then words of it
+        anywhere. `limit` (at most `_PER_SEARCH`) limits each of these searches, so more entities may be returned.
         """
         limit = min(limit, _PER_SEARCH)
         search = (text, kind, limit)
