@@ -77,20 +77,15 @@ def check_languages(languages: Sequence[str]) -> Languages:
 def list_own_languages(languages: Languages) -> Languages:
     """Return the codes of a chain before its English end: those that are not asked for by default.
 
-    The end is as much of the chain as has its codes in the order of `DEFAULT_LANGUAGES`. In ("zh", "en-gb", "en",
-    "mul"), "mul" and "en" belong to the end; "en-gb" does not, since by default it comes after "en". The comments
-    follow this chain.
+    The English end is the longest end whose codes are all in `DEFAULT_LANGUAGES` and have its order, "en" before "mul"
+    before "en-gb" and so on. In ("zh", "en-gb", "en", "mul") it is ("en", "mul"), and ("zh", "en-gb") are returned.
     """
-    # The chain is read from its last code back; `own` codes, 4 at first, are not known to belong to the end.
-    own = len(languages)
-    next_place = len(DEFAULT_LANGUAGES)  # where DEFAULT_LANGUAGES has the first code of the end
-    while own > 0:
-        code = languages[own - 1]  # "mul", then "en", then "en-gb"
-        if code not in DEFAULT_LANGUAGES[:next_place]:  # "en-gb" is not in (), what comes before "en"
-            break
-        next_place = DEFAULT_LANGUAGES.index(code)  # 1 for "mul", then 0 for "en"
-        own -= 1  # 3, then 2
-    return languages[:own]  # ("zh", "en-gb")
+    for start in range(len(languages)):
+        end = languages[start:]
+        in_default_order = tuple(code for code in DEFAULT_LANGUAGES if code in end)
+        if end == in_default_order:
+            return languages[:start]
+    return languages
 
 
 def list_searched_languages(languages: Languages) -> Languages:
