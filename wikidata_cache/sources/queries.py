@@ -6,8 +6,12 @@ equal questions are equal texts. Every answer ends with its mark, a special row 
 a digest of the query as value. If this row is missing, the answer was cut off. If the value differs, the answer belongs
 to another query (a proxy may ignore the query string).
 
-An end of a relation is written "P19 object", an item at an end "P19 object Q65", the words of an entity in a language
-"Q42 zh", and a label in a language "zh 北京".
+Where a question is not about an id alone, its key is a text of several words:
+
+    "P19 object"        an end of a relation
+    "P19 object Q65"    an item at an end of a relation
+    "Q42 zh"            the words of an entity in a family of languages
+    "zh 北京"            a label in a family of languages; the label comes last, since it may have spaces
 """
 
 from __future__ import annotations
@@ -36,11 +40,11 @@ _PREFIX = f"PREFIX wd: <{ENTITY}> "
 
 
 class RelationEnd(NamedTuple):
-    """An end of a relation: property id, "object" or "subject", and an item id at this end, or ""."""
+    """An end of a relation, or an item at this end."""
 
-    relation: str
-    role: str
-    item: str
+    relation: str  # id of the property
+    role: str  # "object" or "subject"
+    item: str  # id of the item; "" for the end itself
 
 
 def write_relation_end(relation: str, role: Role) -> str:
@@ -99,9 +103,11 @@ def _parse_pair(pattern: re.Pattern[str], key: str, example: str) -> tuple[str, 
 def marked_select(variables: str, *parts: str) -> str:
     """Return a SELECT query of the union of these group patterns.
 
-    Its answer ends with a digest of the query:
+    Its answer ends with a digest of the query, more exactly of its variables and patterns:
 
         SELECT ... WHERE { ... UNION { BIND("0123456789abcdef" AS ?end) } } ORDER BY ?end
+
+    All other rows have no `?end`. SPARQL sorts unbound values first, so the row with the digest is the last one.
     """
     union = " UNION ".join(f"{{ {part} }}" for part in parts)
     digest = _digest(f"{variables} {union}")
