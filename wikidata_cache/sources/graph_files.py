@@ -1,8 +1,9 @@
 """Load graph files into an in-memory Oxigraph store: N-Triples and TSV, plain or gzipped.
 
 TSV rows have three columns: `subject property object` as ids (`Q42 P31 Q5`), or `subject label text` for an English
-label (`Q42 label Douglas Adams`, also `P31 label instance of`). A header row `subject property object` and blank lines
-are skipped. Files are UTF-8. For bigger inputs, `stores/load.py` makes a store on disk.
+label (`Q42 label Douglas Adams`, also `P31 label instance of`). Blank lines are skipped, and so is a header: a first
+line whose first cell is one of `SUBJECT_COLUMNS`, such as "subject", "head" or "from". Files are UTF-8. For bigger
+inputs, `stores/load.py` makes a store on disk.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ _LONGEST_LINE = 1 << 20  # bytes of a TSV row
 
 
 def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
-    """Load files into one store; return the store and {file name: sha256}; of files of one name, the paths.
+    """Load files into one store; return the store and {file name: sha256}.
 
-    If the files have no labels, a labels file in the same folder is loaded too; without any label, a warning is logged.
+    Files in two folders that have the same name are under their paths instead. If the files have no labels, a labels
+    file in the same folder is loaded too; without any label, a warning is logged.
     """
     store = Store()
     names = [path.name for path in paths]
@@ -86,25 +88,29 @@ def load_file(store: Store, path: Path) -> str:
 @contextmanager
 def open_graph_file(path: Path) -> Iterator[CountingReader]:
     """Open a file for reading; an error of the disk or of its compression becomes a GraphFileError that names it."""
-    line = 0
     try:
-        with CountingReader(path) as reader:
-            try:
-                yield reader
-            finally:  # `line` is for the message below, where `reader` may not exist
-                line = reader.lines + 1
-    except FileNotFoundError as error:
-        raise GraphFileError(path, "does not exist; check the path") from error
+        reader = CountingReader(path)
+    except OSError as error:
+        raise _explain_unreadable(path, error) from error
+    try:
+        with reader:
+            yield reader
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         problem = f"corrupt or cut-off gzip ({error}); fetch the file again"
-        raise GraphFileError(path, problem, line=line) from error
+        raise GraphFileError(path, problem, line=reader.lines + 1) from error
     except OSError as error:
-        raise GraphFileError(path, f"cannot be read ({error.strerror or error})") from error
+        raise _explain_unreadable(path, error) from error
+
+
+def _explain_unreadable(path: Path, error: OSError) -> GraphFileError:
+    if isinstance(error, FileNotFoundError):
+        return GraphFileError(path, "does not exist; check the path")
+    return GraphFileError(path, f"cannot be read ({error.strerror or error})")
 
 
 def _read_tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
-    """Yield the statements of a TSV file, one a line; blank lines and a header are skipped."""
-    is_first = True  # no statement was read yet
+    """Yield the statements and labels of a TSV file, one a line; blank lines and a header are skipped."""
+    nothing_read = True  # neither a statement nor a label
     encoding = "utf-8-sig"  # a file may begin with a byte order mark
     for number, row in enumerate(reader, start=1):
         try:
@@ -117,9 +123,9 @@ def _read_tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
             continue
         quad = _read_quad(cells)
         if quad is None:
-            raise _explain_bad_row(path, number, cells, is_first=is_first)
+            raise _explain_bad_row(path, number, cells, nothing_read=nothing_read)
         yield quad
-        is_first = False
+        nothing_read = False
 
 
 def _read_quad(cells: Sequence[str]) -> Quad | None:
@@ -134,9 +140,9 @@ def _read_quad(cells: Sequence[str]) -> Quad | None:
     return None
 
 
-def _explain_bad_row(path: Path, number: int, cells: Sequence[str], *, is_first: bool) -> WikidataCacheError:
+def _explain_bad_row(path: Path, number: int, cells: Sequence[str], *, nothing_read: bool) -> WikidataCacheError:
     """Return the error for a row that can't be read. Three names in the first row tell that the graph is private."""
-    if is_first and len(cells) == 3:
+    if nothing_read and len(cells) == 3:
         subject, relation, value = cells
         if value and not (is_entity(subject) or is_property(relation)):
             return PrivateGraphError(path)
