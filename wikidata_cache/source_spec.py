@@ -32,7 +32,6 @@ _FORMS = (
     "memory:FILE, a store made by `wikidata-cache load`, oxigraph:FOLDER, or the http(s) URL of a SPARQL endpoint or "
     "Action API (or several)"
 )
-_ALONE = "{} cannot be combined with other sources; give it alone."
 _REMOTE = ("http://", "https://")
 
 
@@ -85,7 +84,9 @@ def open_source(
     urls = [part for part in parts if part.startswith(_REMOTE)]
     local = [part for part in parts if part not in urls]
     if local and urls:
-        raise SourceStringError(_ALONE.format(urls[0]))
+        raise SourceStringError(
+            f"{urls[0]} is an endpoint and {local[0]} a local graph, which cannot be combined; give one of them."
+        )
     if local and as_of is not None:
         raise BadOptionError(
             f"as_of={as_of!r} replays the cache, but {local[0]} is a local graph without versions. Leave out as_of "
@@ -110,34 +111,49 @@ def open_source(
 
 def _split(spec: SourceSpec) -> list[str]:
     """Return the sources that a specification names, each as a path or a URL."""
-    if isinstance(spec, Path):
-        return [str(spec)]
+    entries = spec
+    if isinstance(spec, str | Path):
+        entries = [spec]
     parts: list[str] = []
-    if not isinstance(spec, str):
-        for entry in spec:
-            parts += _split(entry)
-    elif spec.startswith(_REMOTE):
-        parts = re.split(r"\s*,\s*(?=https?://)", spec.strip())  # any other comma belongs to the URL
-    elif spec.strip() and os.path.exists(user_path(spec)):  # noqa: PTH110  # Path.exists raises for a long list
-        parts = [spec]  # a comma here belongs to the name
-    else:
-        names = [part.strip().removeprefix("memory:").strip() for part in spec.split(",")]
-        parts = [name for name in names if name]  # an empty one would be the current folder
+    for entry in entries:
+        if isinstance(entry, Path):  # it is never the word "extract", nor a list
+            found = [str(entry)]
+        else:
+            found = _split_text(entry)
+        if not found:
+            raise SourceStringError(f"An empty source; expected {_FORMS}.")
+        parts += found
     if not parts:
         raise SourceStringError(f"An empty source; expected {_FORMS}.")
-    paths = []
-    for part in parts:
+    return parts
+
+
+def _split_text(text: str) -> list[str]:
+    """Return the sources in a text; none for an empty one. The first line that fits counts:
+
+    https://a/sparql?x=1,2, https://b/sparql    URLs; only a comma before the next URL separates them
+    a,b.nt                                      the path, if there is such a file or folder
+    memory:a.nt, extract                        paths separated by commas; the second one is the packaged extract
+    """
+    if text.startswith(_REMOTE):
+        return re.split(r"\s*,\s*(?=https?://)", text.strip())
+    if text.strip() and os.path.exists(user_path(text)):  # noqa: PTH110  # Path.exists raises for a long list
+        return [text]
+    parts = []
+    for name in text.split(","):
+        part = name.strip().removeprefix("memory:").strip()
         if names_extract(part):
             part = str(packaged_extract())
-        paths.append(part)
-    return paths
+        if part:  # an empty one would be the current folder
+            parts.append(part)
+    return parts
 
 
 def _open_local(parts: Sequence[str], languages: Languages) -> OxigraphSource:
     """Open a single store on disk, or read all graph files into memory."""
     stores = [part for part in parts if part.startswith("oxigraph:") or is_store(user_path(part))]
     if stores and len(parts) > 1:
-        raise SourceStringError(_ALONE.format(stores[0]))
+        raise SourceStringError(f"{stores[0]} cannot be combined with other sources; give it alone.")
     if stores:
         store = OxigraphSource.from_store(user_path(stores[0].removeprefix("oxigraph:")))
         store.check_languages(languages)
