@@ -111,9 +111,11 @@ def open_source(
 
 def _split(spec: SourceSpec) -> list[str]:
     """Return the sources that a specification names, each as a path or a URL."""
-    entries = spec
+    entries: Sequence[str | Path]
     if isinstance(spec, str | Path):
         entries = [spec]
+    else:
+        entries = spec
     parts: list[str] = []
     for entry in entries:
         if isinstance(entry, Path):  # it is never the word "extract", nor a list

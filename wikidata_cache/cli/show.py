@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _NO_ROW = re.compile(rf"(?P<file>.+(?:{'|'.join(map(re.escape, SUFFIXES))})):(?P<row>[^/:]*)", re.IGNORECASE)
 
-_REASONS = {  # texts for the reasons in `graph.graph["dropped"]`; several reasons may share one
+_REASONS = {  # texts for the reasons in `Subgraph.graph["dropped"]`; several reasons may share one
     "unlabelled_item": "without a label",
     "unlabelled_property": "without a label",
     "meta_property": "with a housekeeping property",
@@ -221,42 +221,44 @@ def _describe_property(opened: WikidataCache, entity: str) -> str:
     return f"{title}\n{entity} is a property: a subgraph only contains statements about items (Q…)."
 
 
-def _print_subgraph(graph: Subgraph, title: str) -> None:
+def _print_subgraph(subgraph: Subgraph, title: str) -> None:
     """Print the statements as a table, and below it what was left out."""
     console = table_console()
-    if graph.number_of_edges():
-        console.print(_statement_table(graph, title))
-        for consequence in graph.graph.get("consequences", ()):
+    if subgraph.number_of_edges():
+        console.print(_build_table(subgraph, title))
+        # Only the subgraph of an edit with --rules has consequences.
+        for consequence in subgraph.graph.get("consequences", ()):
             fact = plain(", ".join(consequence["labels"]))
             console.print(f"follows: {fact}, by {consequence['rule']} ({consequence['confidence']:.2f})")
     else:
         console.print(f"{plain(title)}: no statement to show.")
-    for line in _describe_left_out(graph):
+    for line in _describe_left_out(subgraph):
         console.print(plain(line))
 
 
-def _describe_left_out(graph: Subgraph) -> list[str]:
+def _describe_left_out(subgraph: Subgraph) -> list[str]:
     """Return the lines below the table: the statements that were left out, by reason, and the hubs."""
     lines = []
     dropped = Counter[str]()
-    for reason, count in graph.graph.get("dropped", {}).items():
+    for reason, count in subgraph.graph["dropped"].items():
         dropped[_REASONS.get(reason, reason)] += count
-    hubs = graph.graph["hubs"]
+    hubs = subgraph.graph["hubs"]
     if dropped:
         ranked = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
         counts = [f"{count} {reason}" for reason, count in ranked]
         lines.append(f"left out: {', '.join(counts)}")
     if hubs:
         lines.append(f"left out: the incoming statements of {', '.join(hubs)}, more than {HUB} each")
-    if not dropped and not hubs and not graph.number_of_edges():
+    if not dropped and not hubs and not subgraph.number_of_edges():
         words = "The graph has no statement about this item."
-        if graph.graph.get("direction") != "both":
+        if subgraph.graph["direction"] != "both":
             words += " --direction both also shows statements with it as value."
         lines.append(words)
     return lines
 
 
-def _statement_table(graph: Subgraph, title: str) -> Table:
+def _build_table(subgraph: Subgraph, title: str) -> Table:
+    """Return a table with a row for each statement: its distance from the root, its labels and its ids."""
     from rich.table import Table
 
     from wikidata_cache.subgraphs.subgraph import edge_hop
@@ -264,7 +266,7 @@ def _statement_table(graph: Subgraph, title: str) -> Table:
     table = Table(title=plain(title), title_justify="left")
     for column in ("hop", "subject", "property", "object", "ids"):
         table.add_column(column, overflow="fold")
-    for subject, target, key, data in graph.edges(keys=True, data=True):
-        labels = (graph.nodes[subject]["label"], data["label"] or key, graph.nodes[target]["label"])
-        table.add_row(str(edge_hop(graph, subject, target)), *map(plain, labels), f"{subject} {key} {target}")
+    for subject, target, key, data in subgraph.edges(keys=True, data=True):
+        labels = (subgraph.nodes[subject]["label"], data["label"] or key, subgraph.nodes[target]["label"])
+        table.add_row(str(edge_hop(subgraph, subject, target)), *map(plain, labels), f"{subject} {key} {target}")
     return table
