@@ -29,7 +29,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from kg_common.json_text import parse
-from wikidata_cache.endpoints.web import LIMIT, largest_answer
+from wikidata_cache.endpoints.web import LIMIT_VARIABLE, largest_answer
 from wikidata_cache.errors import CacheFileError
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ _MEANINGS = {
         "has been locked by another program for more than a minute",
         f"Close that program, or {ELSEWHERE}.",
     ),
-    "SQLITE_TOOBIG": ("has an answer that is larger than the limit", f"Raise the limit, which {LIMIT} sets."),
+    "SQLITE_TOOBIG": ("has an answer that is larger than the limit", f"Raise the limit, which {LIMIT_VARIABLE} sets."),
     "SQLITE_IOERR": ("cannot be read or written", f"Free some space and check the disk, or {ELSEWHERE}."),
 }
 
@@ -415,7 +415,9 @@ def unpack(stored: str | bytes, path: Path) -> Any:
             unzip = zlib.decompressobj()
             stored = unzip.decompress(stored, most)  # stops at `most`: a small text may unpack to gigabytes
             if not unzip.eof:
-                raise ValueError(f"it is cut off, or larger than the limit of {most / 1e6:g} MB, which {LIMIT} sets")
+                raise ValueError(
+                    f"it is cut off, or larger than the limit of {most / 1e6:g} MB, which {LIMIT_VARIABLE} sets"
+                )
         return parse(stored)
     except (ValueError, zlib.error) as error:
         raise CacheFileError(path, f"is damaged: a value cannot be read ({error})", DAMAGED) from error

@@ -26,7 +26,7 @@ from wikidata_cache.endpoints.endpoint import (
     now,
     record_exchange,
 )
-from wikidata_cache.endpoints.failures import parse_reply, printable, seconds_to_wait, text_of, wrong_answer
+from wikidata_cache.endpoints.failures import make_printable, parse_reply, seconds_to_wait, text_of, wrong_answer
 from wikidata_cache.endpoints.rate_limit import WaitBudget
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
@@ -281,7 +281,7 @@ class ActionApi(EndpointSource):
             raise EndpointError(
                 self.name,
                 _TEMPORARY_ERRORS.get(code, "rejected"),
-                printable(f"the API answers {code}: {error.get('info', '')}"),
+                make_printable(f"the API answers {code}: {error.get('info', '')}"),
                 _SUGGESTION,
                 status=reply.status,
                 retry_after=seconds_to_wait(reply.headers),

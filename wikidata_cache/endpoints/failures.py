@@ -16,7 +16,7 @@ from typing import Any
 from kg_common.json_text import parse
 from wikidata_cache.endpoints.rate_limit import ELSEWHERE, LONGEST_WAIT
 from wikidata_cache.endpoints.transport import Reply
-from wikidata_cache.endpoints.web import LIMIT, AnswerTooLargeError
+from wikidata_cache.endpoints.web import LIMIT_VARIABLE, AnswerTooLargeError
 from wikidata_cache.errors import EndpointError, EndpointTrouble
 from wikidata_cache.sources.source import Binding
 
@@ -35,16 +35,16 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
     own queries that have literals: an IRI there is an error, and a literal in another variable is left out.
     """
     if reply.status != 200:
-        raise _explain_reply(reply, url)
+        raise _explain_wrong_status(reply, url)
     if "x-sql-state" in reply.headers:  # Virtuoso sends this header when it stops early
         raise timed_out(url, f"the server stopped early (X-SQL-State {reply.headers['x-sql-state']})", status=200)
     if "json" not in reply.headers.get("content-type", ""):
-        raise _explain_foreign(reply, url)
+        raise _explain_wrong_content(reply, url)
     content = None
     if reply.is_complete:
         with suppress(ValueError):  # the text is not JSON, or not UTF-8
             content = parse(reply.body)
-    if content is None and _has(reply.body[-4_000:], _TIMEOUT_SIGNS):
+    if content is None and _has(_read_text(reply.body[-4_000:]), _TIMEOUT_SIGNS):
         raise timed_out(url, "the answer was cut off by a time limit of the server", status=200)
     if content is None:
         problem = f"the answer ended too early, after {len(reply.body)} bytes"
@@ -52,10 +52,11 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
     try:
         return [_parse_binding(binding, literals) for binding in content["results"]["bindings"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _explain_foreign(reply, url) from error
+        raise _explain_wrong_content(reply, url) from error
 
 
 def _parse_binding(binding: Mapping[str, Mapping[str, Any]], literals: Container[str] | None) -> Binding:
+    """Return a row as {variable: text}, by the rules of `parse_reply`; raises what wrong JSON leads to."""
     row: dict[str, str] = {}
     for name, term in binding.items():
         if term["type"] == "uri":
@@ -77,11 +78,12 @@ def text_of(term: Mapping[str, Any]) -> str:
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _explain_foreign(reply: Reply, url: str) -> EndpointError:
+def _explain_wrong_content(reply: Reply, url: str) -> EndpointError:
+    """Return the error for a reply with the status 200 that is not SPARQL JSON, such as the page of a proxy."""
     kind = reply.headers.get("content-type") or "no content type"
     start = _read_text(reply.body[:80])
     problem = f"expected SPARQL JSON, found {kind} with {len(reply.body)} bytes: {start!r}"
-    if "html" in kind and _has(reply.body[:4_000], _OVERLOAD_SIGNS):
+    if "html" in kind and _has(_read_text(reply.body[:4_000]), _OVERLOAD_SIGNS):
         return EndpointError(
             url, "unavailable", problem, f"A proxy reports an error; try again later. {ELSEWHERE}", status=200
         )
@@ -91,26 +93,32 @@ def _explain_foreign(reply: Reply, url: str) -> EndpointError:
     return EndpointError(url, "bad answer", problem, suggestion, status=200)
 
 
-def _explain_reply(reply: Reply, url: str) -> EndpointError:
+def _explain_wrong_status(reply: Reply, url: str) -> EndpointError:
+    """Return the error for a reply with another status than 200, by the status and the signs in its text."""
     status = reply.status
     wait = seconds_to_wait(reply.headers)
-    message = _read_text(f"{reply.reason} ".encode() + reply.body[:4_000])
+    message = make_printable(f"{reply.reason} {_read_text(reply.body[:4_000])}")
     reason = f"HTTP {status} {message[:160]}".strip()
-    text = message.encode()
-    if status in (400, 500) and _has(text, _TRUNCATION_SIGNS):
+    if status in (400, 500) and _has(message, _TRUNCATION_SIGNS):
         return EndpointError(url, "truncated", reason, _FEWER, status=status)
-    if status in (206, 504) or (status in (400, 429, 500, 503) and _has(text, _TIMEOUT_SIGNS)):
+    if status in (206, 504) or (status in (400, 429, 500, 503) and _has(message, _TIMEOUT_SIGNS)):
         return timed_out(url, reason, status=status)
     if status in (413, 414, 431):
         return EndpointError(url, "too long", reason, f"The query is too long for this server. {_FEWER}", status=status)
-    trouble, advice = _explain_status(reply, text, wait)
+    trouble, advice = _find_trouble(reply, message, wait)
     return EndpointError(url, trouble, reason, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
 
 
-def _explain_status(reply: Reply, text: bytes, wait: float | None) -> tuple[EndpointTrouble, str]:
-    """Return the kind of failure that a status stands for, and what to do about it."""
+def _find_trouble(reply: Reply, message: str, wait: float | None) -> tuple[EndpointTrouble, str]:
+    """Return the kind of failure that a status stands for, and what to do about it.
+
+    Args:
+        reply: with another status than 200.
+        message: its text.
+        wait: the seconds that it asks to wait, or None.
+    """
     status = reply.status
-    if status == 429 and _has(text, ("outage", "aggressively")):
+    if status == 429 and _has(message, ("outage", "aggressively")):
         return "outage", "The service limits all clients during an outage; try again later."
     if status == 429 and wait is None:
         return "throttled", "Wait a minute before asking again."
@@ -121,17 +129,20 @@ def _explain_status(reply: Reply, text: bytes, wait: float | None) -> tuple[Endp
     if status >= 500 or status == 408:
         return "unavailable", "The server has a problem; try again later."
     advice = "Check a query of your own, and the URL: of a SPARQL 1.1 query endpoint, or an Action API."
-    location = printable(reply.headers.get("location", ""))
+    location = make_printable(reply.headers.get("location", ""))
     if location:
         advice += f" The endpoint has moved to {location}."
     return "rejected", advice
 
 
 def connection_error(error: Exception, url: str, timeout: float) -> EndpointError:
-    """Return the EndpointError for an exception of urllib or http.client; raise other exceptions again."""
+    """Return the EndpointError for an exception of urllib or http.client; raise other exceptions again.
+
+    The order counts: an AnswerTooLargeError is a ValueError, and a TimeoutError is an OSError.
+    """
     if isinstance(error, AnswerTooLargeError):
         problem = f"the answer has more than {error.limit / 1e6:g} MB"
-        suggestion = f"Ask for less at a time, or set {LIMIT} to a larger number of megabytes. {ELSEWHERE}"
+        suggestion = f"Ask for less at a time, or set {LIMIT_VARIABLE} to a larger number of megabytes. {ELSEWHERE}"
         return EndpointError(url, "too large", problem, suggestion)
     if isinstance(error, TimeoutError):
         return timed_out(url, f"no complete answer within the time limit of {timeout:g} s of this client")
@@ -158,7 +169,7 @@ def truncated_answer(url: str, rows: int) -> EndpointError:
 def wrong_answer(url: str, problem: str) -> EndpointError:
     """Return the error for SPARQL JSON that does not fit the query, or is the answer to another query."""
     advice = f"Check the proxies between you and the endpoint. {ELSEWHERE}"
-    return EndpointError(url, "bad answer", printable(problem), advice)
+    return EndpointError(url, "bad answer", make_printable(problem), advice)
 
 
 def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
@@ -172,16 +183,18 @@ def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
     )
 
 
-def _has(text: bytes, signs: tuple[str, ...]) -> bool:
-    lowered = _read_text(text).lower()
+def _has(text: str, signs: tuple[str, ...]) -> bool:
+    """Return whether a text has one of the signs, whatever its case."""
+    lowered = text.lower()
     return any(sign in lowered for sign in signs)
 
 
 def _read_text(body: bytes) -> str:
-    return printable(body.decode("utf-8", "replace"))
+    """Return a body as one line of printable characters."""
+    return make_printable(body.decode("utf-8", "replace"))
 
 
-def printable(text: str) -> str:
+def make_printable(text: str) -> str:
     """Return a foreign text as one line of printable characters."""
     characters = []
     for character in text:

@@ -107,11 +107,14 @@ class Transport:
         return Reply(response.status, response.reason, headers, body, complete, elapsed)
 
     def _request(self, query: str) -> Request:
-        """Return the request of a query: in the address (GET), or in its body if it is long or so set (POST)."""
+        """Return the request of a query: a GET with the query in the address, or a POST with it in the body.
+
+        It is a POST if the address would be too long, or `post` is set.
+        """
         from SPARQLWrapper import GET, JSON, POST, SPARQLWrapper  # imported here, since only endpoints need it
 
         wrapper = SPARQLWrapper(self.url, returnFormat=JSON, agent=self.agent)
-        wrapper.setOnlyConneg(True)
+        wrapper.setOnlyConneg(True)  # ask for JSON by the Accept header alone, without parameters such as format=json
         wrapper.setQuery(query)
         is_long = len(self.url) + len(quote_plus(query)) > _GET_LIMIT
         if self.post or is_long:
@@ -121,6 +124,8 @@ class Transport:
         wrapper.addCustomHttpHeader("Accept-Encoding", "gzip")
         # SPARQLWrapper.query() would lose the headers of five statuses, and leave their bodies zipped.
         request: Request = wrapper._createRequest()
-        if "?" in self.url and request.data is None:  # SPARQLWrapper adds a second question mark
-            request.full_url = f"{self.url}&{request.full_url[len(self.url) + 1 :]}"
+        if "?" in self.url and request.data is None:
+            # SPARQLWrapper adds a second question mark: https://host/sparql?key=1?query=... needs "&query=...".
+            parameters = request.full_url[len(self.url) + 1 :]
+            request.full_url = f"{self.url}&{parameters}"
         return request

@@ -29,7 +29,7 @@ from urllib.request import (
 
 from wikidata_cache.errors import BadOptionError
 
-LIMIT = "KG_MAX_ANSWER_MB"
+LIMIT_VARIABLE = "KG_MAX_ANSWER_MB"  # name of the environment variable
 _USUAL_LIMIT = 50.0  # MB
 _MB = 1_000_000
 _CHUNK = 1 << 16  # bytes read at a time
@@ -47,13 +47,15 @@ class AnswerTooLargeError(ValueError):
 
 def largest_answer() -> int:
     """Return the maximal size of an answer in bytes, zipped and unzipped: KG_MAX_ANSWER_MB, else 50 MB."""
-    setting = os.environ.get(LIMIT, "").strip()
+    setting = os.environ.get(LIMIT_VARIABLE, "").strip()
     try:
         megabytes = float(setting or _USUAL_LIMIT)
     except ValueError:
         megabytes = 0.0
     if not 0 < megabytes < 1e9:
-        raise BadOptionError(f"{LIMIT}={setting!r}: expected the maximal size of an answer in megabytes, such as 50.")
+        raise BadOptionError(
+            f"{LIMIT_VARIABLE}={setting!r}: expected the maximal size of an answer in megabytes, such as 50."
+        )
     return int(megabytes * _MB)
 
 
@@ -187,6 +189,8 @@ class _Gunzip:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the unzipped `data`, in total at most one byte more than the limit; raises zlib.error."""
         for start in range(0, len(data), _STEP):
+            # A piece may have the end of one member, whole small members, and the start of another one: each round
+            # unzips what belongs to one member, and leaves what follows its end (`unused_data`) to the next round.
             piece = data[start : start + _STEP]
             while piece and self._remaining > 0:
                 if self._member is None or self._member.eof:
@@ -196,4 +200,4 @@ class _Gunzip:
                 unzipped = self._member.decompress(piece, self._remaining)
                 self._remaining -= len(unzipped)
                 yield unzipped
-                piece = self._member.unused_data  # the next member begins in the same piece
+                piece = self._member.unused_data
