@@ -8,6 +8,7 @@ from typing import Literal
 from kg_common.errors import BadOptionError, EditRowError, EntityLookupError
 from kg_common.errors import SharedError as WikidataCacheError  # base class of every error of this package
 
+# These three come from `kg_common.errors`; `__all__` marks them as re-exported. All other errors are defined below.
 __all__ = ["BadOptionError", "EditRowError", "WikidataCacheError"]
 
 _OTHER_GRAPH = "--graph URL, or --graph wd/ made by `wikidata-cache load`"  # an option of both command lines
@@ -22,8 +23,8 @@ EndpointTrouble = Literal[
     "too long",  # the server refuses a query of this length
     "too large",  # the answer exceeds the size limit of this client
     "unavailable",  # HTTP 5xx, or no connection
-    "rejected",  # any other HTTP 4xx
-    "bad answer",  # the answer is not SPARQL JSON
+    "rejected",  # any other HTTP status, a redirect to another host, an invalid URL, or what an Action API can't answer
+    "bad answer",  # the answer is not SPARQL JSON (or JSON of the Action API), or does not fit its query
 ]
 
 

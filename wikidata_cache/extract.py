@@ -24,7 +24,7 @@ from wikidata_cache.subgraphs.options import SubgraphOptions
 
 logger = logging.getLogger(__name__)
 
-EXTRACT = "extract"  # of the packaged extract, among the sources
+EXTRACT = "extract"  # the name of the packaged extract, where a source is named
 PER_NODE = (80, 20, 4)  # statements of each item at distance 0 (a seed), 1 and 2
 
 
@@ -49,9 +49,11 @@ def packaged_labels() -> Path:
 
 
 def add_labels(files: Sequence[Path], languages: Languages | None) -> list[Path]:
-    """Return graph files, and with the packaged extract its labels in other languages, where these are asked for.
+    """Return the files; if the packaged extract is one of them, with its labels in other languages than English.
 
-    None asks for all languages.
+    Args:
+        files: graph files.
+        languages: the languages that are wanted; None for all. If English is the only one, nothing is added.
     """
     wants_others = languages is None or bool(list_own_languages(languages))
     if wants_others and packaged_extract() in files:
@@ -70,14 +72,14 @@ def build_extract(
     out: Path,
     *,
     per_node: Sequence[int] = PER_NODE,
-    seed: int = 0,
+    sampling_seed: int = 0,
     languages: Languages = DEFAULT_LANGUAGES,
 ) -> ExtractReport:
     """Write the labelled out-neighbourhoods of some items to a gzipped N-Triples file.
 
     Housekeeping statements and statements without labels stay out. A seed that was merged into another item gives the
-    statements of that item; a warning names the seeds of which the graph has nothing. The same graph gives the same
-    bytes.
+    statements of that item. A warning names the items of which the graph has no statement, and the properties without a
+    label. The same graph gives the same bytes.
 
     Args:
         source: the big graph.
@@ -85,7 +87,7 @@ def build_extract(
         out: the file to write, .nt.gz.
         per_node: numbers of statements; an item at distance `hop` from the seeds gets per_node[hop] of its statements,
             chosen by hash priority. The expansion has `len(per_node)` rounds.
-        seed: the number that makes the sampling repeatable; `seeds` are items.
+        sampling_seed: the number that makes the sampling repeatable.
         languages: of labels; those in other languages than English are written in addition.
 
     Returns:
@@ -97,7 +99,7 @@ def build_extract(
     ids = check_ids(seeds)
     merged = _find_merged(facts, ids)
     ids = [merged.get(entity, entity) for entity in ids]
-    statements = _sample_statements(facts, ids, per_node, sampling_seed=seed)
+    statements = _sample_statements(facts, ids, per_node, sampling_seed=sampling_seed)
     labels = _find_labels(facts, ids, statements)
     if not labels:
         raise BadOptionError(
@@ -105,9 +107,10 @@ def build_extract(
         )
     silent = _find_silent(facts, ids, labels)
     if silent:
-        logger.warning("%s has no statement about %s; check the ids", source.name, ", ".join(silent))
+        missing = "no statement about an item, or no label of a property"
+        logger.warning("%s has %s: %s; check the ids", source.name, missing, ", ".join(silent))
 
-    other_labels = _label_triples(facts.own_labels(labels))
+    other_labels = _label_triples(facts.own_labels(labels))  # in other languages than English
     triples = _to_triples(statements, labels, merged) + other_labels
     content = gzipped(serialize(triples, format=RdfFormat.N_TRIPLES) or b"")
     write_atomically(out, content)
@@ -125,7 +128,7 @@ def _find_merged(facts: Facts, ids: Sequence[str]) -> dict[str, str]:
 def _sample_statements(
     facts: Facts, ids: Sequence[str], per_node: Sequence[int], *, sampling_seed: int
 ) -> list[Statement]:
-    """Return the sampled statements around the items, sorted; `sampling_seed` is the `seed` of `build_extract`."""
+    """Return the sampled statements around the items, sorted; the arguments are those of `build_extract`."""
     from wikidata_cache.subgraphs.build import Expansion, expand  # networkx takes a tenth of a second to import
 
     items = [entity for entity in ids if is_item(entity)]

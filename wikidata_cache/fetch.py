@@ -93,12 +93,13 @@ def _fetch_together(
     cache: WikidataCache, edits: Sequence[EditRow], path: Path, options: SubgraphOptions, keep_going: bool
 ) -> Fetched:
     """Do the work of `fetch_edits`, with shared requests; a CacheMissError names no row."""
-    resolved = resolve_ends(edits, cache.facts)
-    good = [edits[number] for number in resolved.ends]
+    resolved = resolve_ends(edits, cache.facts)  # by position in `edits`, from 0
+    good = [edits[position] for position in resolved.ends]
     skipped = []
-    for number, error in sorted(resolved.errors.items()):
-        problem = str(cache.sort_candidates_of_error(edits[number], error))
-        skipped.append(EditRowError(path, problem, row=edits[number].row))
+    for position, error in sorted(resolved.errors.items()):
+        edit = edits[position]
+        problem = str(cache.sort_candidates_of_error(edit, error))
+        skipped.append(EditRowError(path, problem, row=edit.row))
     if skipped and not (keep_going and good):
         _refuse_rows(path, skipped)
     for fault in skipped:
@@ -132,7 +133,7 @@ def _check_labels(cache: WikidataCache, edits: Sequence[EditRow], graphs: Sequen
 
 
 def _find_contradictions(edit: EditRow, cache: WikidataCache, graph: Subgraph) -> list[str]:
-    """Describe the ids of an edit that have another label in the graph than in the row, but for case and accents."""
+    """Describe the ids of an edit that have another name in the graph than in the row; case and accents don't count."""
     faults = []
     for field in ("subject", "relation", "target_true", "target_new"):
         text = getattr(edit, field)

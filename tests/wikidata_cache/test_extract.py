@@ -54,7 +54,7 @@ def test_build_extract_follows_merged_seeds_and_names_the_unknown(
     report = build_extract(open_source(graph), ["Q1", "Q404", "P1", "P404"], tmp_path / "a.nt.gz")
     assert (report.statements, report.labels) == (1, 2)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{graph.name} has no statement about P404, Q404; check the ids"
+        f"{graph.name} has no statement about an item, or no label of a property: P404, Q404; check the ids"
     ]
     assert facts(open_source(tmp_path / "a.nt.gz")).redirects(["Q1"]) == {"Q1": "Q2"}  # the old id stays usable
 

@@ -111,7 +111,9 @@ def extract(
         raise WikidataCacheError(f"{seeds} cannot be read ({error}); expected a TSV file of ids.") from error
     opened = open_cache(graph, context=context, offline=offline, language=language, contact=contact, cache=cache)
     languages = opened.facts.languages
-    report = build_extract(opened.source, ids, out, per_node=per_node or PER_NODE, seed=seed, languages=languages)
+    report = build_extract(
+        opened.source, ids, out, per_node=per_node or PER_NODE, sampling_seed=seed, languages=languages
+    )
     echo(f"{out}: {report.statements} statements, {report.labels} labels, {report.bytes} bytes, sha256 {report.sha256}")
 
 

@@ -230,7 +230,7 @@ def open_index(source: Source, *, languages: Languages = DEFAULT_LANGUAGES) -> L
         return None
     if source.label_file:
         wanted: Languages | None = languages
-        if source.finds_names_of_all:
+        if source.finds_every_language:
             wanted = None
         return LabelIndex(source.label_file, languages=wanted)
     logger.debug("Indexing the labels of %s", source.name)

@@ -28,7 +28,8 @@ class OxigraphSource(SparqlSource):
         label_file: the label index made by `load`, if there is one.
         languages: the languages of the labels in a store made by `load`, if some were named; None where there may be
             any.
-        finds_names_of_all: whether names are found in every language of the label index, whatever is asked for.
+        finds_every_language: whether names are found in every language of the label index, also in those that are not
+            asked for.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class OxigraphSource(SparqlSource):
         folder: Path | None = None,
         label_file: Path | None = None,
         languages: Sequence[str] | None = None,
-        finds_names_of_all: bool = False,
+        finds_every_language: bool = False,
     ) -> None:
         self.files = tuple(path.absolute() for path in files)  # the program may change its working folder
         self.label_file = label_file and label_file.absolute()
@@ -49,7 +50,7 @@ class OxigraphSource(SparqlSource):
         self._folder = folder
         self._name = name
         self._provenance = provenance
-        self.finds_names_of_all = finds_names_of_all
+        self.finds_every_language = finds_every_language
         self._languages = languages
 
     @classmethod
@@ -74,7 +75,7 @@ class OxigraphSource(SparqlSource):
             ) from error
         with store_read_errors(folder):
             first = next(store.quads_for_pattern(None, None, None, None), None)
-            changed = (folder / "CURRENT").stat().st_mtime_ns
+            changed = (folder / "CURRENT").stat().st_mtime_ns  # RocksDB writes this file when it opens for writing
         if first is None:  # some network file systems return empty data without an error
             raise SourceStringError(
                 f"oxigraph:{folder} contains no triples. Check the folder, and the file system that it is on."
@@ -92,6 +93,8 @@ class OxigraphSource(SparqlSource):
         """Open a store made by `load`, after checking its files."""
         manifest = read_manifest(folder)
         name = folder.resolve().name
+        # After `load --keep-all` or `load --language all`, texts may be asked for in any language. Names in languages
+        # that are not asked for are found only after --keep-all.
         languages: Sequence[str] | None = manifest.languages
         if manifest.keep_all or manifest.every_language:
             languages = None
@@ -102,7 +105,7 @@ class OxigraphSource(SparqlSource):
             folder=folder,
             label_file=folder / LABELS,
             languages=languages,
-            finds_names_of_all=manifest.keep_all,
+            finds_every_language=manifest.keep_all,
         )
 
     @property
