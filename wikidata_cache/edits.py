@@ -68,7 +68,7 @@ def is_edit_file(text: str) -> bool:
     return _split(text)[0].suffix.lower() in SUFFIXES
 
 
-def file_of(file: str | Path) -> Path:
+def strip_row(file: str | Path) -> Path:
     """Return the path without the row number: edits.jsonl for "edits.jsonl:3"."""
     return _split(str(file))[0]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from wikidata_cache import Source
 from wikidata_cache.ids import DIRECT, ENTITY, local_id
-from wikidata_cache.sources.queries import marked_select
+from wikidata_cache.sources.queries import write_marked_select
 from wikidata_cache.sources.source import Answer, Binding, Fact, Provenance, Template
 
 
@@ -44,7 +44,7 @@ class OneByOne:
 
 
 def _out_query(ids: Sequence[str]) -> str:
-    return marked_select(
+    return write_marked_select(
         "?p ?o",
         f"wd:{ids[0]} ?p ?o . FILTER(isIRI(?o)) "
         f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) FILTER(STRSTARTS(STR(?o), "{ENTITY}Q"))',

@@ -13,7 +13,7 @@ from typing import Any
 
 from kg_common.json_text import parse
 from kg_edit.errors import ConfigError, ServerError
-from wikidata_cache.endpoints.web import AnswerTooLargeError, is_header_text, is_http_address, read_body, whole_reply
+from wikidata_cache.endpoints.web import AnswerTooLargeError, is_header_text, is_http_address, read_body, read_reply
 
 _BUSY = (408, 429, 500, 502, 503, 504)  # HTTP statuses after which the server is asked again
 _LONGEST_WAIT = 30.0  # seconds
@@ -72,7 +72,7 @@ class ModelServer:
             request = urllib.request.Request(address, data=data, headers=headers)  # noqa: S310 - checked above
             deadline = time.monotonic() + self.seconds
             try:
-                return whole_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
+                return read_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
             except urllib.error.HTTPError as error:
                 if is_last or error.code not in _BUSY:
                     raise self._error_of(address, error, deadline) from error

@@ -22,7 +22,7 @@ from wikidata_cache.answers.database import dumps
 from wikidata_cache.answers.modes import FetchHint, Mode, effective_mode, utc
 from wikidata_cache.answers.store import AnswerStore, Origin
 from wikidata_cache.endpoints.endpoint import now
-from wikidata_cache.endpoints.rate_limit import host_of, usual_rate
+from wikidata_cache.endpoints.rate_limit import find_host, find_usual_rate
 from wikidata_cache.errors import CacheMissError
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.queries import parse_named_in, parse_words_of
@@ -255,7 +255,7 @@ class CachedSource:
         if not self._urls:
             return set()
         cached = self._cached_urls()
-        if all(usual_rate(host_of(url)) for url in (*cached, *self._urls)):
+        if all(find_usual_rate(find_host(url)) for url in (*cached, *self._urls)):
             return set()
         return cached.difference(self._urls)
 

@@ -29,7 +29,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from kg_common.json_text import parse
-from wikidata_cache.endpoints.web import LIMIT_VARIABLE, largest_answer
+from wikidata_cache.endpoints.web import LIMIT_VARIABLE, read_answer_limit
 from wikidata_cache.errors import CacheFileError
 
 logger = logging.getLogger(__name__)
@@ -297,7 +297,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         )
     uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"  # a name on disk may be any bytes
     connection = sqlite3.connect(uri, uri=True, timeout=_WAIT, isolation_level=None, check_same_thread=False)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(_SHORTEST_LIMIT, largest_answer()))
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(_SHORTEST_LIMIT, read_answer_limit()))
     connection.execute("PRAGMA trusted_schema = OFF")  # no functions with side effects in views of a foreign file
     return connection
 
@@ -411,7 +411,7 @@ def unpack(stored: str | bytes, path: Path) -> Any:
     """Return the value that `pack` stored in the cache file `path`."""
     try:
         if isinstance(stored, bytes):
-            most = largest_answer()
+            most = read_answer_limit()
             unzip = zlib.decompressobj()
             stored = unzip.decompress(stored, most)  # stops at `most`: a small text may unpack to gigabytes
             if not unzip.eof:

@@ -22,7 +22,7 @@ from kg_common.json_text import parse
 from wikidata_cache.answers.database import dumps, pack, unpack
 from wikidata_cache.answers.store import NEWEST, AnswerStore, insert_log, url_number
 from wikidata_cache.answers.validate import LOG_FIELDS, latest_time, row_problem
-from wikidata_cache.endpoints.web import LIMIT_VARIABLE, largest_answer
+from wikidata_cache.endpoints.web import LIMIT_VARIABLE, read_answer_limit
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
 
 logger = logging.getLogger(__name__)
@@ -336,7 +336,7 @@ def _parse_row(path: Path, line: bytes, number: int) -> dict[str, Any]:
 
 
 def _read_line(path: Path, file: gzip.GzipFile, number: int) -> bytes:
-    longest = largest_answer()
+    longest = read_answer_limit()
     line = file.readline(longest + 1)
     if len(line) > longest:
         problem = f"has a line of more than {longest / 1e6:g} MB, the limit that {LIMIT_VARIABLE} sets"

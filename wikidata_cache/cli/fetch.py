@@ -20,7 +20,7 @@ from kg_common.ids import is_item
 from wikidata_cache.answers.modes import WIKIDATA
 from wikidata_cache.cli import options as opt
 from wikidata_cache.cli.console import echo
-from wikidata_cache.edits import file_of, read_edits
+from wikidata_cache.edits import read_edits, strip_row
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.ids import check_ids, is_text
 from wikidata_cache.languages import list_families
@@ -119,9 +119,9 @@ def fetch(
 
     _check_arguments(context, edits, kind)
     if sitelinks is not None:
-        check_out(sitelinks, ".json", option="--sitelinks", inputs=map(file_of, edits))
+        check_out(sitelinks, ".json", option="--sitelinks", inputs=map(strip_row, edits))
     if out is not None:
-        check_out(out, ".jsonl", ".jsonl.gz", option="--out", inputs=map(file_of, edits))
+        check_out(out, ".jsonl", ".jsonl.gz", option="--out", inputs=map(strip_row, edits))
 
     mode = opt.mode_from_options(mode, offline=offline)
     opened = WikidataCache(
@@ -151,7 +151,7 @@ def fetch(
             values=values,
         )
         rows = read_edits(edits[0])
-        fetched = fetch_edits(opened, rows, path=file_of(edits[0]), options=options, keep_going=keep_going)
+        fetched = fetch_edits(opened, rows, path=strip_row(edits[0]), options=options, keep_going=keep_going)
         if descriptions:
             _fetch_descriptions(opened, fetched)
         if sitelinks is not None:

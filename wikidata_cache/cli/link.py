@@ -14,7 +14,7 @@ from kg_common.ids import is_entity, is_property
 from kg_common.terminal import plain
 from wikidata_cache.cli import options as opt
 from wikidata_cache.cli.console import echo, echo_json, table_console
-from wikidata_cache.edits import file_of, is_edit_file, read_edits
+from wikidata_cache.edits import is_edit_file, read_edits, strip_row
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import WIKIDATA_API
 
@@ -110,7 +110,7 @@ def _check_file(edits: str, out: Path | None, options: Mapping[str, object]) -> 
     """Refuse a file of edits without --out, one that can't be read, and `options` for a single text."""
     if out is None:
         raise BadOptionError(f"{edits} is a file of edits; name the file for the linked edits: --out linked.jsonl")
-    check_out(out, ".jsonl", option="--out", inputs=[file_of(edits)])
+    check_out(out, ".jsonl", option="--out", inputs=[strip_row(edits)])
     read_edits(edits)  # only for its errors: `link_edits` reads the file again, once the graph is open
     for option, value in options.items():
         if value:

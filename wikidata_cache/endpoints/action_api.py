@@ -26,7 +26,13 @@ from wikidata_cache.endpoints.endpoint import (
     now,
     record_exchange,
 )
-from wikidata_cache.endpoints.failures import make_printable, parse_reply, seconds_to_wait, text_of, wrong_answer
+from wikidata_cache.endpoints.failures import (
+    explain_wrong_answer,
+    make_printable,
+    parse_reply,
+    read_retry_after,
+    read_term,
+)
 from wikidata_cache.endpoints.rate_limit import WaitBudget
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
@@ -267,7 +273,7 @@ class ActionApi(EndpointSource):
             parsed = parse(content)
         except _MALFORMED as error:
             problem = f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
-            raise wrong_answer(self.name, problem) from error
+            raise explain_wrong_answer(self.name, problem) from error
         return parsed, record_exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(content))
 
     def _read_field(self, reply: Reply, name: str) -> Json:
@@ -284,7 +290,7 @@ class ActionApi(EndpointSource):
                 make_printable(f"the API answers {code}: {error.get('info', '')}"),
                 _SUGGESTION,
                 status=reply.status,
-                retry_after=seconds_to_wait(reply.headers),
+                retry_after=read_retry_after(reply.headers),
             )
         raise _explain_other_reply(reply, self.name)
 
@@ -351,7 +357,7 @@ def _parse_entity(content: Json, languages: Languages) -> ApiEntity:
 
 def _parse_texts(content: Json, name: str) -> dict[str, str]:
     """Return the texts of a field by language."""
-    return {str(language): text_of(term) for language, term in _read_object(content, name).items()}
+    return {str(language): read_term(term) for language, term in _read_object(content, name).items()}
 
 
 def _read_object(content: Json, name: str) -> Json:
@@ -371,7 +377,7 @@ def _parse_names(content: Json, labels: Mapping[str, str], languages: Languages)
     """Return the labels and aliases in the wanted languages, the preferred language first."""
     aliases = {}
     for language, terms in _read_object(content, "aliases").items():
-        aliases[language] = [text_of(term) for term in terms]
+        aliases[language] = [read_term(term) for term in terms]
     names: list[Name] = []
     for language in languages:
         if labels.get(language):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from wikidata_cache.endpoints.endpoint import PATIENCE, TRANSIENT, EndpointSource
-from wikidata_cache.endpoints.rate_limit import host_of
+from wikidata_cache.endpoints.rate_limit import find_host
 from wikidata_cache.errors import EndpointError
 from wikidata_cache.sources.source import Answer, Binding, Fact, Kind, Provenance, Template
 
@@ -36,7 +36,7 @@ class EndpointChain:
     """
 
     def __init__(self, endpoints: Sequence[EndpointSource]) -> None:
-        other = [endpoint for endpoint in endpoints if host_of(endpoint.name) in OTHER_PARTS]
+        other = [endpoint for endpoint in endpoints if find_host(endpoint.name) in OTHER_PARTS]
         main = [endpoint for endpoint in endpoints if endpoint not in other]
         self._endpoints = main  # each has the main part of the graph
         self._parts = other  # each has another part

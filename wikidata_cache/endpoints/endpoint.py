@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from wikidata_cache.endpoints.failures import (
-    connection_error,
-    for_single_id,
+    explain_connection_error,
+    explain_truncated_answer,
+    explain_wrong_answer,
+    name_single_id,
     parse_reply,
-    truncated_answer,
-    wrong_answer,
 )
-from wikidata_cache.endpoints.rate_limit import RateLimiter, WaitBudget, user_agent
+from wikidata_cache.endpoints.rate_limit import RateLimiter, WaitBudget, make_user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
-from wikidata_cache.endpoints.web import largest_answer
+from wikidata_cache.endpoints.web import read_answer_limit
 from wikidata_cache.errors import EndpointError, TruncatedAnswerError, WrongAnswerError
 from wikidata_cache.offline import forbid_when_offline
 from wikidata_cache.sources.queries import LITERALS, echo_query
@@ -82,8 +82,8 @@ class EndpointSource(SparqlSource):
         max_bytes: int | None = None,
     ) -> None:
         forbid_when_offline(url)
-        agent = user_agent(url, contact)
-        limit = max_bytes or largest_answer()
+        agent = make_user_agent(url, contact)
+        limit = max_bytes or read_answer_limit()
         self._transport = self.transport_class(url, agent, timeout, limit)
         self.patience = patience
         self._limiter = limiter or RateLimiter()
@@ -117,7 +117,7 @@ class EndpointSource(SparqlSource):
                 if error.trouble not in _SPLITTABLE:
                     raise
                 if len(block) == 1:
-                    raise for_single_id(error, template.kind, block[0]) from error
+                    raise name_single_id(error, template.kind, block[0]) from error
                 size.shrink(len(block))
                 logger.info("%s Asking for %d instead of %d ids per request.", error, size.count, len(block))
                 continue
@@ -137,11 +137,13 @@ class EndpointSource(SparqlSource):
         foreign = [name for name in sorted(names) if not _is_column_of(query, name)]
         if foreign:
             problem = f"found the variables {', '.join(foreign[:5])[:200]}, which are not in the query"
-            raise wrong_answer(self.name, problem)
+            raise explain_wrong_answer(self.name, problem)
         echo, mark = echo_query(query)
         echoed, _ = self._ask_rows(echo, alone=True)
         if echoed != [mark]:
-            raise wrong_answer(self.name, "found the answer to another query (a proxy may ignore the query in the URL)")
+            raise explain_wrong_answer(
+                self.name, "found the answer to another query (a proxy may ignore the query in the URL)"
+            )
         return rows
 
     def _check_facts(self, answer: Answer) -> None:
@@ -149,7 +151,7 @@ class EndpointSource(SparqlSource):
         for fact in answer.facts:
             problem = value_problem(*fact)
             if problem:
-                raise wrong_answer(self.name, problem)
+                raise explain_wrong_answer(self.name, problem)
 
     def _answer(self, template: Template, block: Sequence[str]) -> Answer:
         query = template.query(block)
@@ -158,9 +160,9 @@ class EndpointSource(SparqlSource):
         try:
             facts = read_answer(template, block, query, rows, self.name)
         except TruncatedAnswerError as error:
-            raise truncated_answer(self.name, error.rows) from error
+            raise explain_truncated_answer(self.name, error.rows) from error
         except WrongAnswerError as error:
-            raise wrong_answer(self.name, error.problem) from error
+            raise explain_wrong_answer(self.name, error.problem) from error
         row_count = len(rows) - 1  # without the end mark
         record = record_exchange(self.name, query, reply, fetched_at=fetched_at, rows=row_count)
         return Answer(template.name, facts, record)
@@ -211,7 +213,7 @@ class EndpointSource(SparqlSource):
         try:
             return self._transport.send(query)
         except Exception as error:  # urllib, http.client and socket share no base class
-            raise connection_error(error, self.name, self._transport.timeout) from error
+            raise explain_connection_error(error, self.name, self._transport.timeout) from error
 
 
 def _allowed_attempts(error: EndpointError, *, alone: bool) -> int:

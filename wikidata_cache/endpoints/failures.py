@@ -37,7 +37,7 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
     if reply.status != 200:
         raise _explain_wrong_status(reply, url)
     if "x-sql-state" in reply.headers:  # Virtuoso sends this header when it stops early
-        raise timed_out(url, f"the server stopped early (X-SQL-State {reply.headers['x-sql-state']})", status=200)
+        raise explain_timeout(url, f"the server stopped early (X-SQL-State {reply.headers['x-sql-state']})", status=200)
     if "json" not in reply.headers.get("content-type", ""):
         raise _explain_wrong_content(reply, url)
     content = None
@@ -45,7 +45,7 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
         with suppress(ValueError):  # the text is not JSON, or not UTF-8
             content = parse(reply.body)
     if content is None and _has(_read_text(reply.body[-4_000:]), _TIMEOUT_SIGNS):
-        raise timed_out(url, "the answer was cut off by a time limit of the server", status=200)
+        raise explain_timeout(url, "the answer was cut off by a time limit of the server", status=200)
     if content is None:
         problem = f"the answer ended too early, after {len(reply.body)} bytes"
         raise EndpointError(url, "cut off", problem, f"Try again later, or ask for fewer edits at a time. {ELSEWHERE}")
@@ -62,13 +62,13 @@ def _parse_binding(binding: Mapping[str, Mapping[str, Any]], literals: Container
         if term["type"] == "uri":
             if literals is not None and name in literals:
                 raise ValueError(f"an IRI as ?{name}")
-            row[name] = text_of(term)
+            row[name] = read_term(term)
         elif term["type"] in _LITERAL and (literals is None or name in literals):
-            row[name] = text_of(term)
+            row[name] = read_term(term)
     return row
 
 
-def text_of(term: Mapping[str, Any]) -> str:
+def read_term(term: Mapping[str, Any]) -> str:
     """Return the text of a term, with lone surrogates replaced: RDF does not allow them, and files cannot hold them."""
     value = term["value"]
     if not isinstance(value, str):
@@ -96,13 +96,13 @@ def _explain_wrong_content(reply: Reply, url: str) -> EndpointError:
 def _explain_wrong_status(reply: Reply, url: str) -> EndpointError:
     """Return the error for a reply with another status than 200, by the status and the signs in its text."""
     status = reply.status
-    wait = seconds_to_wait(reply.headers)
+    wait = read_retry_after(reply.headers)
     message = make_printable(f"{reply.reason} {_read_text(reply.body[:4_000])}")
     reason = f"HTTP {status} {message[:160]}".strip()
     if status in (400, 500) and _has(message, _TRUNCATION_SIGNS):
         return EndpointError(url, "truncated", reason, _FEWER, status=status)
     if status in (206, 504) or (status in (400, 429, 500, 503) and _has(message, _TIMEOUT_SIGNS)):
-        return timed_out(url, reason, status=status)
+        return explain_timeout(url, reason, status=status)
     if status in (413, 414, 431):
         return EndpointError(url, "too long", reason, f"The query is too long for this server. {_FEWER}", status=status)
     trouble, advice = _find_trouble(reply, message, wait)
@@ -135,7 +135,7 @@ def _find_trouble(reply: Reply, message: str, wait: float | None) -> tuple[Endpo
     return "rejected", advice
 
 
-def connection_error(error: Exception, url: str, timeout: float) -> EndpointError:
+def explain_connection_error(error: Exception, url: str, timeout: float) -> EndpointError:
     """Return the EndpointError for an exception of urllib or http.client; raise other exceptions again.
 
     The order counts: an AnswerTooLargeError is a ValueError, and a TimeoutError is an OSError.
@@ -145,7 +145,7 @@ def connection_error(error: Exception, url: str, timeout: float) -> EndpointErro
         suggestion = f"Ask for less at a time, or set {LIMIT_VARIABLE} to a larger number of megabytes. {ELSEWHERE}"
         return EndpointError(url, "too large", problem, suggestion)
     if isinstance(error, TimeoutError):
-        return timed_out(url, f"no complete answer within the time limit of {timeout:g} s of this client")
+        return explain_timeout(url, f"no complete answer within the time limit of {timeout:g} s of this client")
     if isinstance(error, InvalidURL | ValueError):  # in the URL itself, or in that of a redirect
         return EndpointError(url, "rejected", f"not a valid URL: {error}", f"Correct the URL. {ELSEWHERE}")
     if isinstance(error, HTTPException | OSError):  # such as a URLError with a TimeoutError inside: no connection
@@ -154,25 +154,25 @@ def connection_error(error: Exception, url: str, timeout: float) -> EndpointErro
     raise error
 
 
-def timed_out(url: str, problem: str, *, status: int | None = None) -> EndpointError:
+def explain_timeout(url: str, problem: str, *, status: int | None = None) -> EndpointError:
     """Return the error for a query that exceeded the time limit of the server or of this client; `problem` names it."""
     return EndpointError(url, "timeout", problem, _FEWER, status=status)
 
 
-def truncated_answer(url: str, rows: int) -> EndpointError:
+def explain_truncated_answer(url: str, rows: int) -> EndpointError:
     """Return the error for a well-formed answer that lacks its end mark after `rows` rows."""
     problem = f"the answer lacks its end after {rows} rows: the endpoint does not send more rows"
     suggestion = f"Raise this limit of the endpoint (Virtuoso: ResultSetMaxRows). {ELSEWHERE}"
     return EndpointError(url, "truncated", problem, suggestion, status=200)
 
 
-def wrong_answer(url: str, problem: str) -> EndpointError:
+def explain_wrong_answer(url: str, problem: str) -> EndpointError:
     """Return the error for SPARQL JSON that does not fit the query, or is the answer to another query."""
     advice = f"Check the proxies between you and the endpoint. {ELSEWHERE}"
     return EndpointError(url, "bad answer", make_printable(problem), advice)
 
 
-def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
+def name_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
     """Return the same error for a question about the single id `name`, which cannot be split further."""
     problem = f"asked for the single id {name!r} ({kind}): {error.problem}"
     suggestion = error.suggestion
@@ -204,7 +204,7 @@ def make_printable(text: str) -> str:
     return " ".join("".join(characters).split())
 
 
-def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the header Retry-After (seconds or an HTTP date) in seconds, at most 30 days; None if it is neither.
 
     A date is compared with the date of the reply, since the clock of this machine may be wrong.

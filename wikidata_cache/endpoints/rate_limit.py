@@ -70,9 +70,9 @@ class RateLimiter:
 
         A wait that began in the future, because the clock was set back since then, begins again now.
         """
-        host = host_of(url)
+        host = find_host(url)
         state = self._mend_clock_jump(host)
-        wait = seconds_until_due(state, self._clock.now(), usual_rate(host))
+        wait = seconds_until_due(state, self._clock.now(), find_usual_rate(host))
         if wait <= _NOW:
             return 0.0
         return wait
@@ -94,7 +94,7 @@ class RateLimiter:
 
         It names the end of the wait and the reason.
         """
-        state = self._store.read(host_of(url))
+        state = self._store.read(find_host(url))
         now = self._clock.now()
         wait = self.seconds_until_allowed(url)
         until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -114,7 +114,7 @@ class RateLimiter:
     @contextmanager
     def take_turn(self, url: str, budget: WaitBudget) -> Iterator[None]:
         """Wait until one request may be sent to `url`, lock the host during the block, and learn from the outcome."""
-        host = host_of(url)
+        host = find_host(url)
         with self._lock_when_due(url, budget):
             self._write_request(host)
             try:
@@ -129,7 +129,7 @@ class RateLimiter:
         """Wait until the host may be asked, and lock it during the block."""
         while True:
             self._sleep_until_due(url, budget)
-            with self._store.lock(host_of(url)):
+            with self._store.lock(find_host(url)):
                 if not self.seconds_until_allowed(url):
                     yield
                     return
@@ -149,12 +149,12 @@ class RateLimiter:
     def _write_request(self, host: str) -> None:
         """Take a token for a request before it is sent, so that a process that is killed has used it."""
         state = self._store.read(host)
-        self._store.write(host, with_request(state, self._clock.now(), usual_rate(host)))
+        self._store.write(host, with_request(state, self._clock.now(), find_usual_rate(host)))
 
     def _write_success(self, host: str) -> None:
         """Write the state of a host after a good answer."""
         state = self._store.read(host)
-        self._store.write(host, with_success(state, usual_rate(host)))
+        self._store.write(host, with_success(state, find_usual_rate(host)))
 
     def _write_failure(self, host: str, error: EndpointError) -> None:
         """Write the state of a host after a failure, with a jitter that differs between processes.
@@ -164,12 +164,12 @@ class RateLimiter:
         state = self._store.read(host)
         seed = f"{host} {os.getpid()} {state.failures}"
         jitter = random.Random(seed).uniform(0.75, 1.25)  # noqa: S311  # no secret
-        self._store.write(host, with_failure(state, error, self._clock.now(), usual_rate(host), jitter))
+        self._store.write(host, with_failure(state, error, self._clock.now(), find_usual_rate(host), jitter))
 
     def _explain_wait(self, url: str) -> str:
         """Return why the host may not be asked now, in words: its last failure, or its rate."""
-        state = self._store.read(host_of(url))
-        rate = state.rate or usual_rate(host_of(url))
+        state = self._store.read(find_host(url))
+        rate = state.rate or find_usual_rate(find_host(url))
         is_held = state.not_before > self._clock.now()
         if is_held or not rate:
             return state.reason
@@ -321,13 +321,13 @@ class Clock:
         time.sleep(seconds)
 
 
-def host_of(url: str) -> str:
+def find_host(url: str) -> str:
     """Return the host name and port of a URL; rate limits are per host."""
     # Not urlsplit, which raises for a malformed URL: the request for it fails with an EndpointError.
     return re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2].lower()
 
 
-def usual_rate(host: str) -> float | None:
+def find_usual_rate(host: str) -> float | None:
     """Return the rate in requests per second that a host is known to allow; None if only its answers can tell."""
     if _belongs(host, _ONE_A_SECOND):
         return 1.0
@@ -336,12 +336,12 @@ def usual_rate(host: str) -> float | None:
 
 def wants_contact(url: str) -> bool:
     """Return whether the operator of the endpoint requires a contact in the User-Agent, as Wikimedia does."""
-    return _belongs(host_of(url), _WIKIMEDIA)
+    return _belongs(find_host(url), _WIKIMEDIA)
 
 
-def user_agent(url: str, contact: str | None) -> str:
+def make_user_agent(url: str, contact: str | None) -> str:
     """Return the User-Agent with `contact`, else with KG_EDIT_CONTACT."""
-    host = host_of(url)
+    host = find_host(url)
     contact = contact or os.environ.get("KG_EDIT_CONTACT", "")
     usable = _is_header_value(contact)
     if wants_contact(url):

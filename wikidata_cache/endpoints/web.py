@@ -45,7 +45,7 @@ class AnswerTooLargeError(ValueError):
         self.limit = limit
 
 
-def largest_answer() -> int:
+def read_answer_limit() -> int:
     """Return the maximal size of an answer in bytes, zipped and unzipped: KG_MAX_ANSWER_MB, else 50 MB."""
     setting = os.environ.get(LIMIT_VARIABLE, "").strip()
     try:
@@ -127,7 +127,7 @@ def _find_origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
 
 
-def whole_reply(request: Request, *, timeout: float, limit: int) -> bytes:
+def read_reply(request: Request, *, timeout: float, limit: int) -> bytes:
     """Send a request and return the body of the reply, within `timeout` seconds in total.
 
     Raises the errors of `open_url` and `read_body`, and ConnectionError if only a part of the body arrived.

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from kg_common.atomic import check_out, write_atomically
 from kg_common.rows import TRIPLET_NAMES, entries
-from wikidata_cache.edits import EditRow, file_of, read_edits, read_rows
+from wikidata_cache.edits import EditRow, read_edits, read_rows, strip_row
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.linking.candidates import LinkResult
 from wikidata_cache.linking.edit_links import LinkedEdit, link_all
@@ -71,12 +71,12 @@ def link_edits(
     Returns:
         The numbers of edits, and the parts that a person should look at.
     """
-    check_out(out, ".jsonl", inputs=[file_of(edits)])
+    check_out(out, ".jsonl", inputs=[strip_row(edits)])
     edit_rows = read_edits(edits)
-    rows = read_rows(file_of(edits))  # of the whole file, as they are written
+    rows = read_rows(strip_row(edits))  # of the whole file, as they are written
     links = list(link_all(linker, edit_rows, limit=limit))
     choices_by_row = _apply_choices(choices, edit_rows, links)
-    in_table = file_of(edits).suffix.lower() in (".csv", ".tsv")
+    in_table = strip_row(edits).suffix.lower() in (".csv", ".tsv")
     lines: list[str] = []
     parts_by_state: dict[_State, list[LinkedPart]] = {"settled": [], "rivalled": [], "open": [], "absent": []}
     for edit, linked in zip(edit_rows, links, strict=True):

@@ -209,7 +209,7 @@ def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndType
     return RelationEndTypes(relation=relation, role=role, sampled=sampled, shares=shares)
 
 
-def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
+def find_items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
     """Return those of the ids that are known to be at this end of the relation in a statement of the graph."""
     items_by_key = {write_item_at_end(relation, role, entity): entity for entity in ids if is_item(entity)}
     answers = look_up_or_skip(facts.at_ends, items_by_key)

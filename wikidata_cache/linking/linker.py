@@ -28,7 +28,7 @@ from wikidata_cache.linking.knowledge import (
     GraphKnowledge,
     Knowledge,
     RelationEndTypes,
-    items_at_end,
+    find_items_at_end,
     open_index,
     sample_end_types,
 )
@@ -107,7 +107,7 @@ class Linker:
         end_types = self._sample_end_types(relation, role)
         if end_types is None:
             return
-        present = items_at_end(self._graph, relation, role, [candidate.id for candidate in candidates])
+        present = find_items_at_end(self._graph, relation, role, [candidate.id for candidate in candidates])
         names = self.knowledge.labels(_collect_types(candidates) & end_types.shares.keys())
         for candidate in candidates:
             reason = judge_types(candidate.info, end_types, names)

@@ -100,7 +100,7 @@ def _parse_pair(pattern: re.Pattern[str], key: str, example: str) -> tuple[str, 
     return match[1], match[2]
 
 
-def marked_select(variables: str, *parts: str) -> str:
+def write_marked_select(variables: str, *parts: str) -> str:
     """Return a SELECT query of the union of these group patterns.
 
     Its answer ends with a digest of the query, more exactly of its variables and patterns:
@@ -124,8 +124,8 @@ def echo_query(query: str) -> tuple[str, dict[str, str]]:
     return f'SELECT ?echo WHERE {{ BIND("{digest}" AS ?echo) }}', {"echo": digest}
 
 
-def answer_mark(query: str) -> str:
-    """Return the digest in a query of `marked_select`: the value of `?end` in the last row of its answer."""
+def read_answer_mark(query: str) -> str:
+    """Return the digest in a query of `write_marked_select`: the value of `?end` in the last row of its answer."""
     _, _, from_digest = query.rpartition('BIND("')
     return from_digest[:_DIGITS]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from wikidata_cache.errors import TruncatedAnswerError, WrongAnswerError
-from wikidata_cache.sources.queries import answer_mark
+from wikidata_cache.sources.queries import read_answer_mark
 
 Binding = Mapping[str, str]  # variable -> IRI or literal text; unbound variables are absent
 
@@ -161,7 +161,7 @@ def read_answer(
     if len(content) == len(rows):
         raise TruncatedAnswerError(name, len(rows))
     marks = {row["end"] for row in rows if "end" in row}
-    if marks != {answer_mark(query)}:
+    if marks != {read_answer_mark(query)}:
         raise WrongAnswerError(name, "found the answer to another query (a proxy may ignore the query in the URL)")
     try:
         requested = {None, *ids}

@@ -24,7 +24,7 @@ from pyoxigraph import Literal
 from kg_common.ids import is_entity, is_item, is_property
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, SAME_AS, local_id
 from wikidata_cache.languages import DEFAULT_LANGUAGES, Languages
-from wikidata_cache.sources.queries import HUB, RelationEnd, marked_select, parse_item_at_end, parse_relation_end
+from wikidata_cache.sources.queries import HUB, RelationEnd, parse_item_at_end, parse_relation_end, write_marked_select
 from wikidata_cache.sources.source import Binding, Fact, Template
 from wikidata_cache.values import DATATYPES, XSD, date_value, literal_value, quantity_value
 
@@ -80,7 +80,7 @@ def _make_query_writer(variables: str, pattern: str) -> Callable[[Sequence[str]]
     first = variables.split(" ")[0]
 
     def write_query(ids: Sequence[str]) -> str:
-        return marked_select(variables, f"VALUES {first} {{ {_write_ids(ids)} }} {pattern}")
+        return write_marked_select(variables, f"VALUES {first} {{ {_write_ids(ids)} }} {pattern}")
 
     return write_query
 
@@ -125,7 +125,7 @@ def _write_out_query(ids: Sequence[str]) -> str:
     values = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_filter_truthy('q', 'e')} }} }}"
     labels = f"{values} {match_words('e', _RDFS_LABEL)}"
     types = f"{values} ?e <{DIRECT}P31> ?t"
-    return marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
+    return write_marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
 
 
 def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -174,7 +174,7 @@ def _write_in_query(ids: Sequence[str]) -> str:
     for entity in sorted(ids):
         pattern = f"?s ?p wd:{entity} . {_filter_truthy('p', 's')}"
         parts.append(f"{{ SELECT (wd:{entity} AS ?e) ?p ?s WHERE {{ {pattern} }} LIMIT {HUB + 1} }}")
-    return marked_select("?e ?p ?s", *parts)
+    return write_marked_select("?e ?p ?s", *parts)
 
 
 def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -204,7 +204,7 @@ def _write_degree_query(ids: Sequence[str]) -> str:
         pattern = f"?s ?p wd:{entity} . {_filter_truthy('p', 's')}"
         statements = f"{{ SELECT ?s WHERE {{ {pattern} }} LIMIT {HUB + 1} }}"
         parts.append(f"{{ SELECT (wd:{entity} AS ?e) (COUNT(?s) AS ?n) WHERE {{ {statements} }} }}")
-    return marked_select("?e ?n", *parts)
+    return write_marked_select("?e ?n", *parts)
 
 
 def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -311,7 +311,7 @@ def _write_named_query(labels: Sequence[str]) -> str:
     for label in sorted(labels):
         literals += [str(Literal(label, language=language)) for language in DEFAULT_LANGUAGES]
     values = f"VALUES ?l {{ {' '.join(literals)} }}"
-    return marked_select("?e ?l", f'{values} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))')
+    return write_marked_select("?e ?l", f'{values} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))')
 
 
 def _read_named(labels: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -356,7 +356,7 @@ def _write_ends_query(ends: Sequence[str]) -> str:
         entities = f"{{ SELECT DISTINCT ?e WHERE {{ {triple} FILTER(isIRI(?e)) }} LIMIT {_SAMPLE} }}"
         types = f"?e <{DIRECT}P31> ?t . FILTER(isIRI(?t))"
         parts.append(f'{{ SELECT ("{end}" AS ?r) ?e ?t WHERE {{ {entities} {types} }} }}')
-    return marked_select("?r ?e ?t", *parts)
+    return write_marked_select("?r ?e ?t", *parts)
 
 
 def _read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -387,7 +387,7 @@ def _write_at_end_query(keys: Sequence[str]) -> str:
     for end in sorted(items):
         exists = f"FILTER EXISTS {{ {_write_triple(end)} }}"
         parts.append(f'VALUES ?e {{ {_write_ids(items[end])} }} {exists} BIND("{end.relation} {end.role}" AS ?r)')
-    return marked_select("?r ?e", *parts)
+    return write_marked_select("?r ?e", *parts)
 
 
 def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -422,7 +422,7 @@ def _write_values_query(ids: Sequence[str]) -> str:
         f'{subjects} ?s ?c ?n . FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) ?n a <{_ONTOLOGY}BestRank> . '
         f'?n ?p ?node . FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/statement/value/P")) '
     )
-    return marked_select(
+    return write_marked_select(
         "?s ?p ?v ?type ?precision ?unit",
         f"{literals} BIND(DATATYPE(?v) AS ?type) FILTER(?type IN ({types}))",
         f"{stated} ?node <{_ONTOLOGY}timeValue> ?v ; <{_ONTOLOGY}timePrecision> ?precision .",

@@ -15,7 +15,13 @@ from pyoxigraph import Literal
 from kg_common.ids import is_entity
 from wikidata_cache.ids import ENTITY, local_id
 from wikidata_cache.languages import Languages, find_family, list_codes, list_own_languages
-from wikidata_cache.sources.queries import marked_select, parse_named_in, parse_words_of, write_named_in, write_words_of
+from wikidata_cache.sources.queries import (
+    parse_named_in,
+    parse_words_of,
+    write_marked_select,
+    write_named_in,
+    write_words_of,
+)
 from wikidata_cache.sources.source import Binding, Fact, Json, Kind, LanguageKind, Template
 from wikidata_cache.sources.templates import TEMPLATES, match_words
 from wikidata_cache.stores.ntriples import KIND_IRIS
@@ -37,7 +43,7 @@ def _make_words_query(predicate: str) -> Callable[[Sequence[str]], str]:
             names = " ".join(f"wd:{entity}" for entity in sorted(ids))
             words = match_words("e", predicate, list_codes(family))
             parts.append(f"VALUES ?e {{ {names} }} {words}")
-        return marked_select("?e ?l ?lang", *parts)
+        return write_marked_select("?e ?l ?lang", *parts)
 
     return query
 
@@ -70,7 +76,7 @@ def _write_named_query(keys: Sequence[str]) -> str:
         family, label = parse_named_in(key)
         literals += [str(Literal(label, language=code)) for code in list_codes(family)]
     labelled = f"VALUES ?l {{ {' '.join(literals)} }} ?e {_LABEL} ?l . BIND(LCASE(LANG(?l)) AS ?lang)"
-    return marked_select("?e ?l ?lang", f'{labelled} FILTER(STRSTARTS(STR(?e), "{ENTITY}"))')
+    return write_marked_select("?e ?l ?lang", f'{labelled} FILTER(STRSTARTS(STR(?e), "{ENTITY}"))')
 
 
 def _read_name(row: Binding) -> str:

@@ -15,7 +15,7 @@ from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.endpoints.rate_limit import host_of
+from wikidata_cache.endpoints.rate_limit import find_host
 from wikidata_cache.errors import EndpointError
 from wikidata_cache.ids import DIRECT, ENTITY
 from wikidata_cache.sources.oxigraph import OxigraphSource
@@ -143,7 +143,7 @@ def test_ends_that_the_main_part_lacks_are_asked_of_the_other(monkeypatch: pytes
         subject, relation, target = row.split()
         part.add(Quad(NamedNode(ENTITY + subject), NamedNode(DIRECT + relation), NamedNode(ENTITY + target)))
     with Server(main) as first_part, Server(other) as second_part:
-        monkeypatch.setattr("wikidata_cache.endpoints.chain.OTHER_PARTS", (host_of(second_part.url),))
+        monkeypatch.setattr("wikidata_cache.endpoints.chain.OTHER_PARTS", (find_host(second_part.url),))
         chain = EndpointChain([EndpointSource(part.url, limiter=hasty()) for part in (first_part, second_part)])
         [ends] = facts(chain).ends(["P19 object"]).values()
         assert ends[0] == 1 and list(facts(chain).at_ends(["P19 object Q90"]).values()) == [True]
@@ -159,7 +159,7 @@ def test_ids_that_the_main_part_lacks_are_asked_of_the_other(
         is_elsewhere = str(quad.subject).rpartition("/")[2].rstrip(">") in of_main
         (other if is_elsewhere else main).add(quad)
     with Server(main) as first_part, Server(other) as second_part:
-        monkeypatch.setattr("wikidata_cache.endpoints.chain.OTHER_PARTS", (host_of(second_part.url),))
+        monkeypatch.setattr("wikidata_cache.endpoints.chain.OTHER_PARTS", (find_host(second_part.url),))
         limiter = hasty()
         # in any order: the other part is asked last
         chain = EndpointChain([EndpointSource(each.url, limiter=limiter) for each in (second_part, first_part)])

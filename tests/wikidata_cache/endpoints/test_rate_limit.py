@@ -14,7 +14,7 @@ from tests.loopback import QuietHandler
 from tests.wikidata_cache.fault_server import FAULTS, OUTAGE, SkippedTime, first, hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.endpoints.failures import seconds_to_wait
+from wikidata_cache.endpoints.failures import read_retry_after
 from wikidata_cache.endpoints.rate_limit import (
     RateLimiter,
     RateLimitState,
@@ -189,7 +189,7 @@ def test_retry_after_date_may_have_each_form_of_http(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
-        assert seconds_to_wait({"retry-after": until, "date": "Fri, 27 Nov 2026 21:46:52 GMT"}) == 7
+        assert read_retry_after({"retry-after": until, "date": "Fri, 27 Nov 2026 21:46:52 GMT"}) == 7
     finally:
         monkeypatch.undo()
         time.tzset()

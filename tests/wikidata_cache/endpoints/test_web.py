@@ -15,7 +15,7 @@ from tests.wikidata_cache.fault_server import hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache import WikidataCache
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.endpoints.web import is_http_address, largest_answer
+from wikidata_cache.endpoints.web import is_http_address, read_answer_limit
 from wikidata_cache.errors import BadOptionError, EndpointError
 
 MB = 1_000_000
@@ -69,7 +69,7 @@ def test_too_large_answer_splits_requests(server: Server) -> None:
 
 
 def test_answer_limit_from_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert largest_answer() == 50 * MB
+    assert read_answer_limit() == 50 * MB
     monkeypatch.setenv("KG_MAX_ANSWER_MB", "0.0001")
     with pytest.raises(EndpointError, match=r"more than 0\.0001 MB"):
         facts(EndpointSource(server.url, limiter=hasty())).labels(["Q65"])

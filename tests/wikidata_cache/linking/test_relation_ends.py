@@ -14,7 +14,7 @@ from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.linking.knowledge import items_at_end, sample_end_types
+from wikidata_cache.linking.knowledge import find_items_at_end, sample_end_types
 from wikidata_cache.linking.linker import Linker
 from wikidata_cache.sources.oxigraph import OxigraphSource
 
@@ -55,7 +55,7 @@ def test_ends_have_counted_types(places: Path) -> None:
     assert objects is not None
     assert (objects.sampled, objects.shares) == (2, {"Q1549591": 0.5, "Q515": 1.0})
     assert sample_end_types(source, "P20", "object") is None
-    assert items_at_end(source, "P19", "object", ["Q10", "Q13", "P19"]) == {"Q10"}
+    assert find_items_at_end(source, "P19", "object", ["Q10", "Q13", "P19"]) == {"Q10"}
 
 
 @pytest.mark.slow

@@ -64,7 +64,8 @@ def test_answers_end_with_a_mark(cache: WikidataCache) -> None:
     for kind, template in TEMPLATES.items():
         query = template.query(IDS.get(kind, ["Q1345", "Q84"]))
         rows = cache.source.select(query)
-        assert [row for row in rows if "end" in row] == [rows[-1]] and rows[-1]["end"] == queries.answer_mark(query)
+        assert [row for row in rows if "end" in row] == [rows[-1]]
+        assert rows[-1]["end"] == queries.read_answer_mark(query)
 
 
 def test_queries_stay_small() -> None:
