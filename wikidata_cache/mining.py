@@ -4,9 +4,11 @@ A rule says that a pair of items in its body is also an edge of its head, such a
 (x, z) is in this body if there is a y with x -r1-> y -r2-> z; it counts once, however many y it has, and x, y and z
 are different items.
 
-    support        = number of pairs of the body that are an edge of r3
-    PCA body size  = number of pairs of the body whose first argument of the head has any edge of r3
+    support        = number of pairs (a, b) of the body that are an edge a -r3-> b
+    PCA body size  = number of pairs (a, b) of the body whose a has any r3
     PCA confidence = support / PCA body size
+
+Here (a, b) are the arguments of the head: (x, z), or (x, y) or (y, x) for a body of one atom.
 
 `mine_rules` goes through the relations r1. `_Graph` holds the statements as sorted arrays: `join_edges` finds the pairs
 of all bodies with one r1, `count_pairs` counts them for all r3 at once.

@@ -131,11 +131,13 @@ def _split(spec: SourceSpec) -> list[str]:
 
 
 def _split_text(text: str) -> list[str]:
-    """Return the sources in a text; none for an empty one. The first line that fits counts:
+    """Return the sources in a text; none for an empty one.
 
-    https://a/sparql?x=1,2, https://b/sparql    URLs; only a comma before the next URL separates them
-    a,b.nt                                      the path, if there is such a file or folder
-    memory:a.nt, extract                        paths separated by commas; the second one is the packaged extract
+    The first line that fits counts:
+
+        https://a/sparql?x=1,2, https://b/sparql    URLs; only a comma before the next URL separates them
+        a,b.nt                                      the path, if there is such a file or folder
+        memory:a.nt, extract                        paths separated by commas; the second one is the packaged extract
     """
     if text.startswith(_REMOTE):
         return re.split(r"\s*,\s*(?=https?://)", text.strip())

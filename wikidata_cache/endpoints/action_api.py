@@ -193,11 +193,11 @@ class ActionApi(EndpointSource):
 
     def select(self, query: str) -> list[Binding]:
         """Raise EndpointError, since the API has no SPARQL."""
-        raise self._needs_sparql("a SPARQL query")
+        raise self._explain_no_sparql("a SPARQL query")
 
     def _answer(self, template: Template, block: Sequence[str]) -> Answer:
         if not self.can_answer(template):
-            raise self._needs_sparql(f"a question of the kind {template.kind!r}")
+            raise self._explain_no_sparql(f"a question of the kind {template.kind!r}")
         if template.kind in _PARTS_IN:
             return self._answer_in_languages(template, block)
         parts = _PARTS[template.kind]
@@ -232,7 +232,8 @@ class ActionApi(EndpointSource):
             facts.append(Fact(template.kind, key, wanted))
         return Answer("wbgetentities/1", facts, exchange)
 
-    def _needs_sparql(self, what: str) -> EndpointError:
+    def _explain_no_sparql(self, what: str) -> EndpointError:
+        """Return the error for what only SPARQL can answer."""
         advice = "Give a SPARQL endpoint too, or ids instead of labels (`wikidata-cache link EDITS --online`)."
         return EndpointError(self.name, "rejected", f"the Action API can't answer {what}", advice)
 
@@ -318,6 +319,7 @@ def _parse_object(reply: Reply) -> dict[str, Json]:
 
 
 def _parse_hits(hits: Json) -> list[str]:
+    """Return the ids that wbsearchentities found."""
     return [_check_id(hit["id"]) for hit in hits]
 
 
@@ -335,6 +337,7 @@ def _parse_entities(answer: Json, requested: Collection[str], languages: Languag
 
 
 def _parse_entity(content: Json, languages: Languages) -> ApiEntity:
+    """Return an entity; `languages` are those of `names`, `label` and `description`, the preferred one first."""
     labels = _parse_texts(content, "labels")
     descriptions = _parse_texts(content, "descriptions")
     statements = _parse_statements(content)

@@ -43,7 +43,7 @@ class EndpointChain:
         if not main:  # an endpoint of another part alone is a graph like any other
             self._endpoints = other
             self._parts = []
-        self._refusals: dict[str, EndpointError] = {}
+        self._refusals: dict[str, EndpointError] = {}  # by URL; such an endpoint counts as failed from the start
 
     @property
     def name(self) -> str:

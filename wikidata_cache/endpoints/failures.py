@@ -114,7 +114,7 @@ def _find_trouble(reply: Reply, message: str, wait: float | None) -> tuple[Endpo
 
     Args:
         reply: with another status than 200.
-        message: its text.
+        message: its reason phrase and the start of its body, as one line.
         wait: the seconds that it asks to wait, or None.
     """
     status = reply.status

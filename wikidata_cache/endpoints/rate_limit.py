@@ -80,7 +80,7 @@ class RateLimiter:
     def _mend_clock_jump(self, host: str) -> RateLimitState:
         """Return the state of a host; a wait that began in the future begins again now, in the store, too.
 
-        Only so does the wait get shorter from call to call, and each jump of the clock is logged once.
+        If the store kept the old state, the wait would begin again with each call, and each call would log the jump.
         """
         stored = self._store.read(host)
         state = after_clock_jump(stored, self._clock.now())

@@ -65,7 +65,7 @@ class Mention(NamedTuple):
 class Reason(NamedTuple):
     """Evidence for a candidate (positive points) or against it (negative points); `text` describes it in words.
 
-    `is_full_name` is True for a reason how the candidate was found, if the text is its id or one of its full names.
+    `is_full_name` is for the reason that says how the candidate was found: True if the text is its id or a full name.
     """
 
     points: float
@@ -94,13 +94,15 @@ class Candidate:
 
     @property
     def can_settle(self) -> bool:
-        """Whether it can make a result "exact", so that no person has to choose. The first line that fits counts:
+        """Whether it can make a result "exact", so that no person has to choose.
 
-        the id and the expected label disagree      no: the id may be wrong, even if it forms a fact
-        the graph states a fact of the edit         yes: that outweighs all that follows
-        it is contradicted                          no
-        the text is its id or a full name           yes
-        the text is some words of a name            no
+        The first line that fits counts:
+
+            the id and the expected label disagree      no: the id may be wrong, even if it forms a fact
+            the graph states a fact of the edit         yes: that outweighs all that follows
+            it is contradicted                          no
+            the text is its id or a full name           yes
+            the text is some words of a name            no
         """
         if self.has_other_label:
             return False

@@ -103,6 +103,7 @@ def open_graph_file(path: Path) -> Iterator[CountingReader]:
 
 
 def _explain_unreadable(path: Path, error: OSError) -> GraphFileError:
+    """Return the error for a file that is missing, or that the system can't read."""
     if isinstance(error, FileNotFoundError):
         return GraphFileError(path, "does not exist; check the path")
     return GraphFileError(path, f"cannot be read ({error.strerror or error})")
