@@ -168,7 +168,7 @@ class LabelIndex:
         Case, accents and spacing are ignored; names that equal the text exactly come first.
         """
         written = text.encode("utf-8", "ignore").decode()  # SQLite does not accept lone surrogates
-        return self._best_matches(_EXACT, (normalise(text), _write_id_pattern(kind), written), limit)
+        return self._find_best_matches(_EXACT, (normalise(text), _write_id_pattern(kind), written), limit)
 
     def tokens(self, text: str, *, limit: int = 10, kind: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities whose name has all words of the text in any order, and the best matches.
@@ -181,7 +181,7 @@ class LabelIndex:
         # A quoted word is literal: FTS5 does not read *, NEAR, AND or column filters in it.
         quoted = ['"' + space_out(word).replace('"', '""') + '"' for word in words]
         query = " ".join(quoted)
-        return self._best_matches(_WORDS, (query, _write_id_pattern(kind)), limit)
+        return self._find_best_matches(_WORDS, (query, _write_id_pattern(kind)), limit)
 
     def nearest(self, text: str, *, limit: int = 5, kind: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities with a name that is one letter away from the text, each with its best match.
@@ -194,18 +194,19 @@ class LabelIndex:
         if not 3 < len(normal) <= _LONGEST:
             return []
         variants = json.dumps(sorted(_list_variants(normal)))
-        return self._best_matches(_ANY_OF, (variants, _write_id_pattern(kind)), limit)
+        return self._find_best_matches(_ANY_OF, (variants, _write_id_pattern(kind)), limit)
 
-    def _best_matches(self, query: str, values: tuple[str, ...], limit: int) -> list[Match]:
+    def _find_best_matches(self, query: str, values: tuple[str, ...], limit: int) -> list[Match]:
         """Return the first match of each entity, of at most `limit` entities."""
         best: dict[str, Match] = {}
-        for match in self._matches(query, values):
+        for match in self._yield_matches(query, values):
             best.setdefault(match.id, match)
             if len(best) >= limit:
                 break
         return list(best.values())
 
-    def _matches(self, query: str, values: tuple[str, ...]) -> Iterator[Match]:
+    def _yield_matches(self, query: str, values: tuple[str, ...]) -> Iterator[Match]:
+        """Yield the matches of a query in its own order, without those in languages that are not wanted."""
         try:
             with closing(self._connection.cursor()) as cursor:
                 for row in cursor.execute(query, values):
@@ -261,7 +262,7 @@ def build_label_index(
             # An unfinished file is deleted, so it needs neither a journal nor early writes to disk.
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
-            weighed = _fill_tables(connection, entries, weights)
+            weight_counts = _fill_tables(connection, entries, weights)
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -273,7 +274,7 @@ def build_label_index(
     finally:
         unfinished.unlink(missing_ok=True)
     with LabelIndex(path) as index:
-        return index.counts, weighed
+        return index.counts, weight_counts
 
 
 def _fill_tables(
@@ -286,11 +287,11 @@ def _fill_tables(
     connection.executemany(_WEIGH, weights)
     connection.commit()
     connection.executescript(_RANK)
-    connection.execute(_COUNT, (FORMAT,))
-    weighed = WeightCounts(*connection.execute(_WEIGHED).fetchone())
+    connection.execute(_COUNT, (FORMAT,))  # the sizes, beside the format, which `_open` checks
+    weight_counts = WeightCounts(*connection.execute(_WEIGHED).fetchone())
     connection.executescript("DROP TABLE staged; DROP TABLE weights")
     connection.commit()
-    return weighed
+    return weight_counts
 
 
 def _staged_rows(entries: Iterable[LabelEntry]) -> Iterator[tuple[str, str, str, str, str]]:
@@ -302,6 +303,7 @@ def _staged_rows(entries: Iterable[LabelEntry]) -> Iterator[tuple[str, str, str,
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    """Open an index file for reading, and check its format."""
     if not path.is_file():
         raise LabelIndexError(path, "there is no such file")
     try:
@@ -328,7 +330,7 @@ def normalise(text: str) -> str:
     if text.isascii() and text.isprintable():
         return " ".join(text.lower().split())
     decomposed = unicodedata.normalize("NFKD", text).casefold()  # casefolding leaves it in NFKD
-    visible = "".join(map(_visible, decomposed))
+    visible = "".join(map(_clean_character, decomposed))
     return unicodedata.normalize("NFC", " ".join(visible.split()))
 
 
@@ -350,15 +352,15 @@ def name_words(name: str) -> list[str]:
     return words
 
 
-def _visible(character: str) -> str:
+def _clean_character(character: str) -> str:
     """Return a character of a name, "" for an invisible one, or a space for a control character."""
     if character.isascii() and character.isprintable():
         return character
     if _ACCENTS.match(character) or ord(character) in _VARIATION:
         return ""
-    kind = unicodedata.category(character)
-    if kind in _INVISIBLE:
+    category = unicodedata.category(character)
+    if category in _INVISIBLE:
         return ""
-    if kind == "Cc":
+    if category == "Cc":
         return " "
     return character

@@ -31,7 +31,7 @@ _TYPE = "P31"
 NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # after these errors, linking continues without the answer
 
 _NAME_KINDS: tuple[NameKind, ...] = ("label", "alias")
-_NUMBERS = (
+_NUMBERS = (  # the number of statements of each item
     f"SELECT ?s (COUNT(*) AS ?n) WHERE {{ ?s ?p ?o . FILTER(isIRI(?o)) "
     f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) }} GROUP BY ?s'
 )
