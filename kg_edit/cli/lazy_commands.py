@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -19,7 +21,7 @@ _PANELS = ("Edit and ask", "Measure", "Ship", "Train an editor")
 class LazyCommands(Commands):
     """The commands of the registry."""
 
-    _only_listed = False  # True while the commands are listed: each then has its name and its line, and no function
+    _only_listed = False  # see `_list_without_import`
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands, panel by panel."""
@@ -31,7 +33,7 @@ class LazyCommands(Commands):
         return names
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command of a name, imported; None if there is none."""
+        """Return the command of a name, imported; while commands are listed, with its help alone. None: no command."""
         entry = command_entries().get(cmd_name)
         if entry is None:
             return None
@@ -48,17 +50,23 @@ class LazyCommands(Commands):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the page of ``kg-edit --help``."""
-        self._only_listed = True
-        try:
+        with self._list_without_import():
             super().format_help(ctx, formatter)
-        finally:
-            self._only_listed = False
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Return the commands that begin with what is typed."""
+        with self._list_without_import():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextmanager
+    def _list_without_import(self) -> Iterator[None]:
+        """Within the block, let `get_command` return commands with a name and a line of help, and without a function.
+
+        typer and click call `get_command` for each command that they list. Importing all of them would take seconds.
+        """
         self._only_listed = True
         try:
-            return super().shell_complete(ctx, incomplete)
+            yield
         finally:
             self._only_listed = False
 
