@@ -74,7 +74,8 @@ class StepNotes(Callback):
 
         Args:
             note: is called with the words of each step.
-            most: the largest number of steps, and of the further steps of edits that are not predicted by then.
+            most: the largest number of steps, and of further steps, which follow for edits whose new object the model
+                does not predict after the first ones. (0, 0): unknown, so the words have no number and no time.
         """
         self._note = note
         self._steps, self._further = most
@@ -85,7 +86,7 @@ class StepNotes(Callback):
         if step == 0:  # of a new descent
             self._began = time.monotonic()
         words = f"step {step + 1}"
-        remaining = self._steps + self._further - step - 1
+        remaining = self._steps + self._further - step - 1  # at most; negative if the numbers are unknown
         if remaining >= 0:
             words += f" of {self._steps}"
             if self._further:
@@ -207,15 +208,16 @@ def report_losses(
     Args:
         step: the step of the descent, from 0.
         losses: the loss of each running edit, by its index in the batch; of one descent over several edits, {0: loss}.
-        descents: the number of descents in the batch; if it is not the number of edits, all edits have one descent,
-            whose loss is reported for ``first..last``.
+        descents: the number of descents in the batch: as many as edits, or 1 for all edits together. With 1, or any
+            other number that is not that of the edits, the losses are reported for ``first..last``, the ids of the
+            first and the last edit.
         terms: the terms of each loss by name, by the same index.
     """
     callbacks, edits = _RECEIVERS.get()
-    is_each_alone = len(edits) == descents
+    each_has_its_own = len(edits) == descents
     for callback in callbacks:
         for index, loss in losses.items():
-            name = edits[index] if is_each_alone else f"{edits[0]}..{edits[-1]}"
+            name = edits[index] if each_has_its_own else f"{edits[0]}..{edits[-1]}"
             if terms is not None:
                 callback.on_terms(name, step, terms[index])
             callback.on_step(name, step, loss)
