@@ -21,10 +21,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Where `path` is a symbolic link, the file that it points to is replaced.
     """
     target = path.resolve()
+    # The scratch file is in the target's folder, because a file can replace another one only on its own file system.
+    # Its name begins with at most 50 characters of the target's, because names have a largest length.
+    scratch = target.with_name(f".{path.name[:50]}-{secrets.token_hex(4)}")
     try:
-        # The scratch file is in the target's folder, because a file can replace another one only on its own file
-        # system. Its name begins with at most 50 characters of the target's, because names have a largest length.
-        scratch = target.with_name(f".{path.name[:50]}-{secrets.token_hex(4)}")
         with scratch.open("xb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777  # what the umask leaves
         try:
@@ -34,13 +34,16 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:
-        if error.errno is None:
+        # The error names `path`, because nobody knows the scratch file (an error without a name is one of writing to
+        # it). An error of another file, which the caller's block may read, stays as it is.
+        is_of_scratch = error.filename is None or str(error.filename).startswith(str(scratch))
+        if error.errno is None or not is_of_scratch:
             raise
         raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
 def user_path(path: str | Path) -> Path:
-    """Return a path with the home folder for `~`; `~name` of no user of this machine is a name like any other."""
+    """Return a path with the home folder in the place of `~` or `~name`; it stays as it is if no user has that name."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises for such a name
 
 

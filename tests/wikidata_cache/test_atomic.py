@@ -33,6 +33,14 @@ def test_replacing_leaves_the_old_file_after_an_error(tmp_path: Path) -> None:
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_error_names_the_file_that_it_is_about(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with pytest.raises(FileNotFoundError, match=r"source\.txt"), replacing(path) as scratch:
+        scratch.write_text((tmp_path / "source.txt").read_text())
+    with pytest.raises(OSError, match=r"'[^']*/absent/a\.txt'"), replacing(tmp_path / "absent" / "a.txt"):
+        pass
+
+
 @pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
 def test_replacing_respects_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
