@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_common.terminal import number_of
 from kg_edit.cli.console import say, stdout
 from kg_edit.cli.options import completion, refuse_unused
 from kg_edit.errors import ConfigError, unknown_name
@@ -63,7 +64,7 @@ def cache(
             raise unknown_name("kind", name, _ALL)
     if clear and not kinds:
         raise ConfigError(f"--clear deletes nothing without a kind; give some of {', '.join(_ALL)}")
-    chosen = set(kinds or _ALL)
+    chosen = set(kinds or ["all"])
     if "all" in chosen:
         chosen.update(KINDS)
         # The answers of Wikidata are shown with all, but not deleted: they are in another folder, and nothing computes
@@ -185,7 +186,7 @@ def _describe(deletable: Sequence[CachedItem], *, clears_answers: bool) -> str:
     parts = []
     if deletable:
         kinds = ", ".join(dict.fromkeys(item.kind for item in deletable))
-        parts.append(f"{len(deletable)} of {kinds} in {cache_folder()}")
+        parts.append(f"{number_of(len(deletable), 'item')} ({kinds}) in {cache_folder()}")
     if clears_answers:
         parts.append(f"answers about Wikidata in {_answers_file()}, which `wikidata-cache export` saves")
     return " and ".join(parts)

@@ -40,15 +40,16 @@ def stderr() -> Console:
 
 
 def say(text: str) -> None:
-    """Print one line of a result; it is not broken, so that it can be copied and searched."""
+    """Print one line of a result. It is not wrapped to the terminal's width, so that it can be copied and searched."""
     stdout().print(plain(text), soft_wrap=True)
 
 
 @contextmanager
 def quiet(*others: str) -> Iterator[None]:
-    """Show only what the two packages and the loggers ``others`` log.
+    """Within the block, show only what the two packages and the loggers ``others`` log.
 
-    A character that the terminal can't show becomes a question mark.
+    Two changes last beyond the block, as long as the process: a character that stdout or stderr can't show becomes a
+    question mark, and the hub shows no progress bars unless ``HF_HUB_DISABLE_PROGRESS_BARS`` says otherwise.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):

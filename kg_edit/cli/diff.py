@@ -84,7 +84,7 @@ def diff(
 
     entries = _read_prompts(prompts, language=language, chat=chat)
     edited: LanguageModel | Patch
-    if merged_from and model:  # ``model`` is the edited one, with the patch in its weights
+    if merged_from and model:  # ``model`` is the edited one, with the patch in its weights; it is given, as it was read
         unedited_name = merged_from
         edited = load_model(model, dtype, device)
         edited_name = model

@@ -79,8 +79,10 @@ def generate(
         with combined.applied(language_model) as edited:
             _answer(edited, prompts, tokens=tokens)
         return
+    # `with_start` reads the subjects of the edits from the provenance of a patch. A merged model has its edits in its
+    # weights, and their provenance in a file beside them, so a patch without factors carries it.
     records = combined
-    if not patch:  # a merged model has its edits in its weights, and their records beside them
+    if not patch:
         records = WeightPatch(factors={}, provenance=read_merged_provenance(model))
     inputs, remark = with_start(language_model, prompts, patch=records, start=start)
     if remark:
@@ -106,7 +108,7 @@ def _answer(edited: LanguageModel, prompts: Sequence[str], *, tokens: int) -> No
 
 
 def _continue(edited: LanguageModel, prompts: Sequence[str], inputs: Sequence[str], *, tokens: int) -> None:
-    """Print the prompts, each with what the model generates after its input."""
+    """Print each prompt with what the model generates after its input: the prompt, or a line break and the prompt."""
     from kg_edit.scoring.generation import continuations
     from kg_edit.scoring.judging import CUT
 

@@ -34,7 +34,9 @@ class HelpPageCommand(TyperCommand):
         console = stdout()
         usage = self.get_usage(ctx).replace("Usage:  ", "Usage: ")
         console.print(Padding(Text(usage, style="bold"), (1, 1, 0, 1)))
-        text = re.sub(r"(?<!\n)\n(?![\n-])", " ", self.help or "")  # a paragraph is one line of the docstring
+        # A line break inside a paragraph becomes a space. It stays between paragraphs, which an empty line separates,
+        # and before the items of a list, which begin with "-".
+        text = re.sub(r"(?<!\n)\n(?![\n-])", " ", self.help or "")
         console.print(Padding(Markdown(text), 1))
         panels = self._group_by_panel(ctx)
         others = [name for name in panels if name not in _LAST]

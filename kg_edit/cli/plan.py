@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.method_plan import doing
+from kg_edit.cli.method_plan import doing, plan_method
 from kg_edit.cli.options import CorpusName, Device, Dtype, EditPreset, Layer, Memory, MethodName, ModelName, Settings
 from kg_edit.methods.registry import check_method
 from kg_edit.text.display import plain, size_text
@@ -38,8 +38,8 @@ def plan(
 ) -> None:
     """Estimate the memory of edits on this machine, without loading the model.
 
-    Sizes come from the model's config; `--device cuda` also plans for a GPU that is not here. With the name of a preset
-    as `--model`, nothing is downloaded: gemma-3-27b, gemma-3-4b, gpt-j, gpt2-xl, llama-2-7b, llama-3-8b, llama-3.1-8b,
+    Sizes come from the model's config; `--device cuda` also plans for a GPU that is not here. For these models nothing
+    is downloaded: gemma-3-27b, gemma-3-4b, gpt-j, gpt2-xl, llama-2-7b, llama-3-8b, llama-3.1-8b,
     llama-3.2-1b, llama-3.2-3b, mistral-7b, olmo-2-7b, phi-4, qwen2.5-7b, qwen3-4b, qwen3-8b, smollm2-135m.
 
     Examples:
@@ -47,7 +47,6 @@ def plan(
     - `kg-edit plan --model llama-3-8b --method alphaedit --preset llama-3-8b --edits 100`
     """
     check_method(method)
-    from kg_edit.cli.method_plan import plan_method
     from kg_edit.covariance.corpora import open_corpus
     from kg_edit.models.loading import QUANTISED, pick_dtype
     from kg_edit.planning.machine import this_machine
@@ -93,7 +92,7 @@ def _print_estimate(needs: Estimate, machine: Machine) -> None:
         _print_line(line)
     if any(part.what == "comparing C" for part in needs.parts):
         _print_line("comparing C: C is solved with all and with half of its tokens, which shows its error")
-    for line in _say_what_fits(needs, machine):
+    for line in _compare_with_free(needs, machine):
         _print_line(line)
     for way in suggestions(needs):
         _print_line(f"suggestion: {way}")
@@ -127,7 +126,7 @@ def _parts_table(needs: Estimate) -> Table:
     return table
 
 
-def _say_what_fits(needs: Estimate, machine: Machine) -> list[str]:
+def _compare_with_free(needs: Estimate, machine: Machine) -> list[str]:
     """Return a line for each kind of memory that is needed: how much at the peak, and whether it is free."""
     from kg_edit.planning.memory import MEMORIES
 
