@@ -36,7 +36,11 @@ class OtherFormatError(CovarianceError):
 
 
 class Identity(BaseModel):
-    """The source of a covariance: the model's content and dtype, the module, the corpus, and the wanted tokens."""
+    """The source of a covariance: the model's content and dtype, the module, the corpus, and the wanted tokens.
+
+    A text is read in whole chunks, so the number of tokens that were read (``count`` of a `Manifest`) is ``tokens`` or
+    somewhat larger.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +60,7 @@ class Identity(BaseModel):
 
 
 class Manifest(Identity):
-    """The metadata of a covariance: its identity, the number of tokens (``count``), and its precision.
+    """The metadata of a covariance: its identity, the number of tokens that were read (``count``), and its precision.
 
     ``doublings`` has the angles by which the solved direction turned each time the tokens doubled; the last one is for
     ``count`` tokens. ``source`` is the file of an imported covariance, with its SHA-256. ``code_sha256`` is that of the
