@@ -401,12 +401,12 @@ def is_property_id(name: object) -> TypeGuard[str]:
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
-def checked(
+def parse_record(
     model: type[AnyRecord], fields: Mapping[str, object], *, context: dict[str, bool] | None = None
 ) -> AnyRecord:
-    """Build a record of class `model` from `fields`, and check it; `context` is `STORED` for the fields of a patch.
+    """Check `fields`, and build a record of class `model` from them; `context` is `STORED` for the fields of a patch.
 
-    Unlike `model(**fields)`, it takes a context, and fields whose names are no Python names.
+    `model(**fields)` does the same without a context.
     """
     try:
         return model.model_validate(dict(fields), context=context)

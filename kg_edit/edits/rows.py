@@ -29,9 +29,9 @@ from kg_edit.edits.edit import (
     Text,
     TextOrEmpty,
     Texts,
-    checked,
     is_item_id,
     is_property_id,
+    parse_record,
 )
 from kg_edit.edits.templates import RelationTemplate, RelationTemplates
 from kg_edit.errors import ConfigError, EditError, Fault, did_you_mean
@@ -137,7 +137,7 @@ def to_edit(
     if row_id is not None:
         fields.setdefault("id", row_id)
     try:
-        return checked(Edit, fields)
+        return parse_record(Edit, fields)
     except EditError as error:
         raise EditError(Fault(name_in_file.get(name, name), message) for name, message in error.faults) from None
 
@@ -229,7 +229,7 @@ def _hint_at_field(name: str, known: tuple[str, ...]) -> str:
 def _from_counterfact(row: Row, labels: Labels, templates: RelationTemplates) -> tuple[Fields, NameInFile]:
     """Return the fields of the edit that a CounterFact record describes, and their names in the record."""
     used, _ = translate_row(row, triplet=False)  # a record has no other names; its unused fields are removed
-    record = checked(CounterFactRecord, used)
+    record = parse_record(CounterFactRecord, used)
     rewrite = record.requested_rewrite
     template = templates.find(rewrite.relation_id, record.language)
     questions = tuple[Question, ...]()

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from kg_common.errors import EditRowError
 from kg_common.rows import RowFault, entries, raw_rows
-from kg_edit.edits.edit import Edit, Language, Name, Record, Text, checked
+from kg_edit.edits.edit import Edit, Language, Name, Record, Text, parse_record
 from kg_edit.edits.files import unit_of
 from kg_edit.edits.templates import RelationTemplate, RelationTemplates, utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, first_faults
@@ -76,7 +76,7 @@ def read_prompts(path: Path | str) -> tuple[AskedPrompt, ...]:
                 raise EditError([Fault("", f"found {describe(row)}; {_FORM}")])
             if "target_new" in row:
                 raise EditError([Fault("", f"is an edit; {_FORM}")])
-            prompts.append(checked(AskedPrompt, row))
+            prompts.append(parse_record(AskedPrompt, row))
         except EditError as error:
             faults += [f"{path}, {unit_of(path)} {number}, {fault}" for fault in error.faults]
     if faults:

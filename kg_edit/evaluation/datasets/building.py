@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from kg_edit.edits.edit import Edit, Record, checked
+from kg_edit.edits.edit import Edit, Record, parse_record
 from kg_edit.edits.record import BenchmarkRecord, Form, Probe, Query, Remark
 from kg_edit.errors import EditError, Fault, describe
 from kg_edit.writing_systems import whole
@@ -34,7 +34,7 @@ def check_fields(model: type[AnyRecord], row: object) -> AnyRecord:
     """Check a row against the record class of its published form, and return the record."""
     if not isinstance(row, Mapping):
         raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-    return checked(model, without_null(row))
+    return parse_record(model, without_null(row))
 
 
 def find_template(text: str, subject: str, *, field: str) -> Template:
@@ -51,7 +51,7 @@ def find_template(text: str, subject: str, *, field: str) -> Template:
 def build_edit(fields: Mapping[str, Any], *, names: Mapping[str, str]) -> Edit:
     """Build an edit from these fields; faults are reported under the row's own field ``names``."""
     try:
-        return checked(Edit, fields)
+        return parse_record(Edit, fields)
     except EditError as error:
         faults = [Fault(names.get(fault.field, fault.field), fault.message) for fault in error.faults]
         raise EditError(faults) from None

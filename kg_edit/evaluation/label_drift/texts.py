@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict
 
-from kg_edit.edits.edit import Answer, Edit, Name, Record, checked
+from kg_edit.edits.edit import Answer, Edit, Name, Record, parse_record
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault
 from kg_edit.evaluation.datasets.building import build_edit, without_null
 from kg_edit.evaluation.datasets.reading import parsed_rows
@@ -82,7 +82,7 @@ def parse_text(row: Any, number: str) -> LabelledText:
     """Return the text of a file's ``row``; its id is the row's ``number`` if it has none."""
     if not isinstance(row, dict):
         raise EditError([Fault("", "expected an object {…} with text and label")])
-    text = checked(LabelledText, {"id": f"row-{number}", **without_null(row)})
+    text = parse_record(LabelledText, {"id": f"row-{number}", **without_null(row)})
     build_edit(text.fields, names={"subject": "text", "target_new": "label"})  # an edit of this text must be possible
     return text
 

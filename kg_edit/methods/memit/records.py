@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kg_edit.edits.edit import STORED, Edit, checked
+from kg_edit.edits.edit import STORED, Edit, parse_record
 from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.locate_then_edit.long_run import state_of
@@ -202,7 +202,7 @@ def drop_edited_again(keys: Tensor, before: Patch, facts: Sequence[Fact]) -> Ten
 def facts_of(record: Record) -> list[Edit]:
     """Return the facts that were written for an edit, its own first; for a long target these are the chunks of it."""
     facts = (record, *record.get("requests", ()))
-    return [checked(Edit, fact["edit"], context=STORED) for fact in facts]
+    return [parse_record(Edit, fact["edit"], context=STORED) for fact in facts]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kg_edit.edits.edit import WAYS_OF_A_ROW, Edit, EntityId, Language, Name, Record, Text, checked
+from kg_edit.edits.edit import WAYS_OF_A_ROW, Edit, EntityId, Language, Name, Record, Text, parse_record
 from kg_edit.errors import DisablingEditError
 from kg_edit.languages import ENGLISH
 from kg_edit.ship.ledger.log import Added, in_force
@@ -55,7 +55,7 @@ class TryRequest(Record):
     def edit(self, name: str) -> Edit:
         """Return the edit with the id ``name``."""
         fields = self.model_dump(exclude={"probes", "on_ledger"}, exclude_none=True)
-        return checked(Edit, {**fields, "id": name})
+        return parse_record(Edit, {**fields, "id": name})
 
 
 class AddRequest(Record):

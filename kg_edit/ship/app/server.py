@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from kg_edit.edits.edit import Edit, Record, checked
+from kg_edit.edits.edit import Edit, Record, parse_record
 from kg_edit.errors import ConfigError, DamagedLedgerError, EditError, KgEditError, OutputError, UnknownNameError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.ship.app.guard import LARGEST, LOCAL, BodyLimit, Refusal, refusal_of
@@ -197,7 +197,7 @@ def _name_of(graph: SubgraphSource | None) -> str | None:
 def example() -> TryRequest:
     """Return the first edit of `kg-edit demo`, with its paraphrases and a locality prompt as probes."""
     lines = (files("kg_edit") / "data" / "demo.jsonl").read_text(encoding="utf-8").splitlines()
-    edit = checked(Edit, json.loads(lines[0]))
+    edit = parse_record(Edit, json.loads(lines[0]))
     probes = [PromptToTry(prompt=prompt) for prompt in edit.paraphrases]
     for prompt in edit.neighborhood[:1]:
         probes.append(PromptToTry(prompt=prompt, answer=edit.target_true))
@@ -231,11 +231,11 @@ def _answer_known_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _answer_wrong_fields(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Name the faults of a request field by field, with the messages of `checked` in the place of pydantic's."""
+    """Name the faults of a request field by field, with the messages of `parse_record` in the place of pydantic's."""
     kind = _REQUESTS.get(request.url.path)
     if kind and isinstance(error.body, dict):
         try:
-            checked(kind, error.body)  # pydantic refused these fields, so this refuses them too, in our words
+            parse_record(kind, error.body)  # pydantic refused these fields, so this refuses them too, in our words
         except EditError as found:
             return _answer_known_error(request, found)
     message = "the request can't be read; send a JSON object with the content type application/json"

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pydantic import Field, PositiveInt
 
-from kg_edit.edits.edit import STORED, Edit, checked
+from kg_edit.edits.edit import STORED, Edit, parse_record
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import Workload
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
@@ -81,7 +81,7 @@ def _read_recorded(before: Patch) -> list[tuple[Edit, float]]:
     """Return the edits recorded in a patch, each with the scale of its record; one in both forms is listed twice."""
     recorded = list[tuple[Edit, float]]()
     for record in before.edits:
-        stored = checked(Edit, record["edit"], context=STORED)
+        stored = parse_record(Edit, record["edit"], context=STORED)
         scale = float(record.get("scale", 1.0))
         for form in stored.forms:
             recorded.append((stored.with_form(chat=form), scale))

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from kg_edit.edits.edit import Edit, Question, checked
+from kg_edit.edits.edit import Edit, Question, parse_record
 from kg_edit.errors import EditError
 
 FACT = {
@@ -23,7 +23,7 @@ def test_edit_has_the_fact_and_its_text() -> None:
         "paraphrases": ["a ", "b"],
         "portability": [question],
     }
-    edit = checked(Edit, FACT | more)
+    edit = parse_record(Edit, FACT | more)
     assert edit.text == "LeBron James plays the sport of"
     assert (edit.target_new, edit.target_new_id, edit.paraphrases) == ("football", "Q2736", ("a ", "b"))
     assert edit.portability == (question,)
@@ -34,7 +34,7 @@ def test_edit_has_the_fact_and_its_text() -> None:
 
 @pytest.mark.parametrize("subject", ["{}", "{0}", "a {b} c", "%s", "\\1", "Ⅻ “quoted”"])
 def test_edit_text_has_any_subject(subject: str) -> None:
-    assert checked(Edit, FACT | {"subject": subject}).text == f"{subject} plays the sport of"
+    assert parse_record(Edit, FACT | {"subject": subject}).text == f"{subject} plays the sport of"
 
 
 ASKED = {"question": "Who?", "answer": "he", "alias": ["him"]}
@@ -100,7 +100,7 @@ MISSPELT = {"prompt": "Pelé plays the sport of", "answr": "football"}
 )
 def test_fault_has_field_and_message(fields: dict[str, object], field: str, message: str) -> None:
     with pytest.raises(EditError) as raised:
-        checked(Edit, FACT | fields)
+        parse_record(Edit, FACT | fields)
     (fault,) = raised.value.faults
     assert fault.field == field
     assert message in fault.message
@@ -108,13 +108,13 @@ def test_fault_has_field_and_message(fields: dict[str, object], field: str, mess
 
 def test_faults_are_all_named() -> None:
     with pytest.raises(EditError) as raised:
-        checked(Edit, {"id": "x", "subject": 3, "prompt": "{} is"})
+        parse_record(Edit, {"id": "x", "subject": 3, "prompt": "{} is"})
     assert [fault.field for fault in raised.value.faults] == ["subject", "target_new"]
     assert "field target_new: is missing; expected o*" in str(raised.value)
 
 
 def test_subject_that_looks_like_an_id_is_accepted_with_its_id() -> None:
-    assert checked(Edit, FACT | {"subject": "Q5", "subject_id": "Q27224"}).subject == "Q5", "a car"
+    assert parse_record(Edit, FACT | {"subject": "Q5", "subject_id": "Q27224"}).subject == "Q5", "a car"
 
 
 def test_default_id_depends_on_the_fact() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.edits.edit import Edit, checked
+from kg_edit.edits.edit import Edit, parse_record
 from kg_edit.edits.files import read_edits, write_edits
 from kg_edit.edits.inputs import as_edits
 from kg_edit.errors import EditError
@@ -16,7 +16,7 @@ TEXT = "Ada wrote notes on an engine. They were long."
 
 
 def test_paragraph_is_the_new_target(tmp_path: Path) -> None:
-    edit = checked(Edit, {"prompt": "What did Ada do?", "target_text": TEXT.replace("engine. ", "engine.\n\n")})
+    edit = parse_record(Edit, {"prompt": "What did Ada do?", "target_text": TEXT.replace("engine. ", "engine.\n\n")})
     assert (edit.target_new, edit.target_text, edit.subject, edit.text) == (TEXT, TEXT, "", "What did Ada do?")
     assert edit.id.startswith("what-did-ada-do-")
     path = tmp_path / "edits.jsonl"
@@ -51,5 +51,5 @@ def test_subject_none_is_no_subject() -> None:
 )
 def test_fault_names_the_way_out(fields: dict[str, object], field: str, message: str) -> None:
     with pytest.raises(EditError) as raised:
-        checked(Edit, fields)
+        parse_record(Edit, fields)
     assert [fault.message for fault in raised.value.faults if fault.field == field and message in fault.message]

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from kg_edit.edits.edit import Edit, checked
+from kg_edit.edits.edit import Edit, parse_record
 from kg_edit.errors import EditError
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.memit.joint_method import JointMethod
@@ -21,7 +21,7 @@ from tests.kg_edit.tiny import tiny
 
 
 def edit_of(name: str, prompt: str, text: str) -> Edit:
-    return checked(Edit, {"id": name, "prompt": prompt, "target_text": text})
+    return parse_record(Edit, {"id": name, "prompt": prompt, "target_text": text})
 
 
 TEXT = edit_of(
