@@ -98,10 +98,10 @@ class MethodPlan:
 
     method: type[EditingMethod]
     config: MethodConfig
-    graph: SubgraphSource | None  # as the method reads it
-    auto: bool = False  # choose the layer once the model is loaded
-    sweep: Any = None  # how the layer was chosen: the outcome of the service "layer choice"
-    memory: float | None = None  # MB that a pass may use besides the model
+    graph: SubgraphSource | None  # the opened graph that the method reads; None: it reads none
+    auto: bool = False  # choose the layer once the model is loaded (`with_layer`)
+    sweep: Any = None  # how the layer was chosen: the outcome of the service "layer choice"; None: it was not
+    memory: float | None = None  # MB that a pass may use besides the model; None: the method's own limit
 
     def select_usable(
         self,
@@ -124,10 +124,11 @@ class MethodPlan:
             error = self._check(edits)
             if error is None:
                 return tuple(edits)
-            is_listed = keep_going or (file is not None and isinstance(error, _OF_THE_GRAPH))
-            if edits and is_listed:
+            # All wrong edits are searched for if they are left out, or if their names in a file can be mended together.
+            searches = keep_going or (file is not None and isinstance(error, _OF_THE_GRAPH))
+            if edits and searches:
                 faults = self._find_faults(edits, error)
-        if not faults:  # the error is not of single edits, or only the first one is reported
+        if not faults:  # none was searched for, or the error is of the settings or of several edits together
             raise error
         if not keep_going:
             command = None
