@@ -7,8 +7,8 @@
 
 An edit changes the weight along C^-1 k, so the direction of C^-1 k is what matters. It is computed with C from half of
 the text, and with C from all of it. The angle between both directions estimates the angle between the second one and
-that of endless text. The reason: let a be the mean over one half of the text, and b the mean over the other half. The
-half differs from the whole by
+that of endless text. The reason: let a be the mean of k k^T over one half of the text, and b that over the other half.
+The half a differs from the whole by
 
     a - (a + b) / 2 = (a - b) / 2,
 

@@ -152,15 +152,23 @@ def read_edits(
         raise EditFileError(first_faults(file.problems))
     if file.problems and not file.edits:
         raise EditFileError(f"no row can be used:\n{first_faults(file.problems)}")
-    made, repeats = without_repeats(file.edits)  # only for the log: who makes the edits leaves out repeats
-    read = number_of(len(made), "edit")
+    _log_counts(path, file)
+    return file
+
+
+def _log_counts(path: Path | str, file: EditFile) -> None:
+    """Log how many edits were read, and how many rows were skipped.
+
+    An edit that several rows have is counted once here, because methods make it once; it stays in ``file`` as often.
+    """
+    different, repeats = without_repeats(file.edits)
+    read = number_of(len(different), "edit")
     if repeats:
         rows = number_of(len(file.edits), "row")
         verb = "repeats" if len(repeats) == 1 else "repeat"
         read += f" in {rows}, of which {len(repeats)} {verb} an earlier one"
     skipped = len({problem.number for problem in file.problems})
     log.info("%s: read %s, skipped %s", path, read, number_of(skipped, "row"))
-    return file
 
 
 def read_rows(
@@ -172,7 +180,9 @@ def read_rows(
     limit: int | None = None,
     language: str = ENGLISH,
 ) -> EditFile:
-    """Read the rows of a file as `read_edits`; wrong rows are only reported, even if all are wrong.
+    """Read the rows of a file as `read_edits`; wrong rows are only reported in `problems`, even if all are wrong.
+
+    Rows that can be used but look odd are warned of in the log.
 
     Args:
         path: the file, in UTF-8.
@@ -187,6 +197,7 @@ def read_rows(
     if not rows:
         raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
 
+    # The labels come first, because the graph is asked for all ids of a language at once.
     graph_labels = _look_up_labels(rows, labels, templates, language)
     edits: list[Edit] = []
     problems: list[RowProblem] = []
