@@ -254,7 +254,7 @@ class Position(BaseModel):
     """How far an unfinished pass is: ``chunks`` chunks with ``count`` tokens are in the sums of every layer.
 
     ``count_at_mark`` is the ``count`` of the last mark, where the sums were copied for a later comparison; 0 before the
-    first mark. ``doublings`` has the comparisons so far, by layer.
+    first mark. ``identities``, ``sizes`` (d_ff) and ``doublings`` (the comparisons so far) are by layer.
     """
 
     # "ignore": earlier versions of kg-edit also stored ``seen``, which was always equal to ``count``.

@@ -58,10 +58,10 @@ def pass_keys(
     full = [row for row in rows if row]
     batches = packed_batches if packed else padded_batches
     for batch in batches(full, model.device):
-        _keys_of_batch(model, layers, batch, receive)
+        _pass_keys_of_batch(model, layers, batch, receive)
 
 
-def _keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatch, receive: ReceiveKeys) -> None:
+def _pass_keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatch, receive: ReceiveKeys) -> None:
     """Run one batch up to the highest layer; call ``receive`` with a layer and the keys of the batch's real tokens."""
     has_filling = not batch.real.all()
     is_real = batch.real.reshape(-1)
@@ -126,7 +126,7 @@ def _last_keys(model: LanguageModel, bins: Sequence[Sequence[TokenRow]]) -> Tens
         received.append(keys)
 
     width = sum(len(text) for text in bins[0])
-    _keys_of_batch(model, [len(model.blocks) - 1], pack(bins, width, model.device), receive)
+    _pass_keys_of_batch(model, [len(model.blocks) - 1], pack(bins, width, model.device), receive)
     (keys,) = received
     return keys
 
