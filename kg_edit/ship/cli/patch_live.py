@@ -68,7 +68,7 @@ def push(
     reads, and loaded under the name; requests choose it by their field `model`, and all others stay as they are. A
     server may limit the rank of adapters: `--rank` keeps the largest singular values, and prints what is lost. If
     anything fails, the server has afterwards what it had before. llama.cpp's server reads adapters only when it starts
-    (`--lora NAME/adapter.gguf --lora-init-without-apply`); `push` applies the one of this name to all requests. If the
+    (`--lora-scaled NAME/adapter.gguf:0 --no-cache-prompt`); `push` applies the one of this name to all requests. If the
     server needs a key, set `KG_EDIT_SERVER_KEY`.
 
     Examples:

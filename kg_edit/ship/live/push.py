@@ -251,8 +251,8 @@ def switch_adapter(
         names = ", ".join(loaded) or "none"
         raise ConfigError(
             f"{server.url} was not started with an adapter {name!r} (it has: {names}), and llama-server reads none "
-            f"later: kg-edit patch export LEDGER --to gguf {name}, and start it with --lora {name}/adapter.gguf "
-            "--lora-init-without-apply"
+            f"later: kg-edit patch export LEDGER --to gguf {name}, and start it with "
+            f"--lora-scaled {name}/adapter.gguf:0 --no-cache-prompt"
         )
     number = loaded[name].number
     path = loaded[name].path

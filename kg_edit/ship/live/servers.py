@@ -145,7 +145,7 @@ class LlamaAdapter(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaServer(LiveServer):
-    """llama.cpp's server: it reads adapters only when it starts (``--lora FILE``)."""
+    """llama.cpp's server: it reads adapters only when it starts (``--lora-scaled FILE:0``)."""
 
     title = "llama-server"
 

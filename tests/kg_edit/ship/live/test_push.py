@@ -187,7 +187,7 @@ def test_llama_server_without_the_adapter_is_left_as_it_is(kg_edit: Run, push: R
     command = ("patch", "push", "ledger", "--as", "edited", "--server")
     with Llama() as server:
         result = kg_edit(*command, server.url)
-        assert result.code == 2 and "--lora edited/adapter.gguf --lora-init-without-apply" in result.err
+        assert result.code == 2 and "--lora-scaled edited/adapter.gguf:0 --no-cache-prompt" in result.err
     with Llama(place / "edited" / "adapter.gguf") as server:
         result = kg_edit(*command, server.url)
         assert result.code == 2 and "exported with other edits" in result.err and server.scales == [0.0]

@@ -144,7 +144,7 @@ def test_llama_server(kg_edit: Run, place: Path, patch: WeightPatch) -> None:
     first(patch, 1).save(place / "one.safetensors")
     assert kg_edit("patch", "export", "three.safetensors", "--to", "gguf", "edited").code == 0
     adapter = str(place / "edited" / "adapter.gguf")
-    command = (llama, "-m", str(named_model_file(NAME)), "--lora", adapter, "--lora-init-without-apply")
+    command = (llama, "-m", str(named_model_file(NAME)), "--lora-scaled", f"{adapter}:0", "--no-cache-prompt")
     with started(*command, "--port", str(port), port=port, log=place / "llama.log") as url:
         server = find_server(url)
         assert isinstance(server, LlamaServer) and server.adapters() == {"edited": (0, adapter, 0.0)}
