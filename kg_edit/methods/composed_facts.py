@@ -24,7 +24,7 @@ from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import PromptError
 from kg_edit.graphs.facts import overlaps, target_of
 from kg_edit.graphs.source import subject_of
-from kg_edit.languages import ENGLISH, RelationForms, fill, fit_template, forms_of
+from kg_edit.languages import ENGLISH, RelationForms, fill, fit_template
 from kg_edit.locate_then_edit.objective import FurtherRow, SoftTarget
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
@@ -39,6 +39,8 @@ _COMMON = {"the", "and", "for", "language", "languages", "city", "united", "new"
 # Relations whose objects would be an odd answer to a question
 _VAGUE = {"kind", "broader kind", "larger whole", "part", "largest part", "counterpart", "quality", "neighbour"}
 _COMPARED = 40  # the objects of one noun that are compared, at most
+# Prompts that name the relation by a noun
+_PROMPTS_WITH_NOUN = (re.compile(r"The (?P<noun>.+) of \{\} is"), re.compile(r"\{\}'s (?P<noun>.+) is"))
 _OWN_QUESTIONS = 2  # how often the edit itself is among its stated facts; `rows_of` gives each another wording
 # The English wordings of `FactWords`: {} is the subject, [hop] is such as "currency of the country of origin". All
 # wordings ask for a short answer, as tests do. The frame of tests is another ("Question: … Answer:"), their question is
@@ -52,26 +54,31 @@ class ComposedFact:
     """A fact about s that a question asks for: the ``hop`` of s is ``target``.
 
     The hop is one relation ("country of origin": the edit itself, or what rules imply) or two of them ("currency of the
-    country of origin"). In another language than English, ``asked`` has the forms of its first relation, and the hop
-    is a phrase in that language, with {} for s if that does not come last.
+    country of origin"). ``forms`` are those of the relation that the question asks for, here currency; None in English,
+    whose questions need only the noun. In Japanese, Korean and Chinese the hop has {} for s, because s comes first:
+
+        English  hop "currency of the country of origin", forms None
+                 "Q: What is the currency of the country of origin of {}?"
+        Korean   hop "{}이(가) 유래한 나라의 통화", forms of 통화 (currency)
+                 "질문: {}이(가) 유래한 나라의 통화는 무엇입니까?"
     """
 
     hop: str
     target: str
-    asked: RelationForms | None = None
+    forms: RelationForms | None = None
 
     @property
     def language(self) -> str:
         """The language of the hop."""
-        if self.asked is None:
+        if self.forms is None:
             return ENGLISH
-        return self.asked.language
+        return self.forms.language
 
     @property
     def noun(self) -> str:
-        """The first relation of the hop alone, as a noun: "currency"."""
-        if self.asked is not None:
-            return self.asked.noun
+        """The noun of the relation that the question asks for: "currency" of "currency of the country"."""
+        if self.forms is not None:
+            return self.forms.noun
         return self.hop.partition(" of the ")[0]
 
     def prompt(self, wording: str, *, hop: str | None = None) -> str:
@@ -81,18 +88,18 @@ class ComposedFact:
             wording: one of `FactWords.wordings`.
             hop: another one than that of the fact.
         """
-        return fact_words(self.language).say(wording, hop or self.hop, self.asked)
+        return fact_words(self.language).say(wording, hop or self.hop, self.forms)
 
     def context(self, wording: str, *, shown: int) -> str:
         """Return up to ``shown`` facts about other things in the same wording, then {} for the prompt.
 
         They show the form and the kind of the answer, so that the value does not have to learn these. One fact about
-        currencies is "Q: What is the currency of Japan?\nA: yen\n\n{}".
+        currencies is "Q: What is the currency of Japan?\\nA: yen\\n\\n{}".
         """
         facts = relation_examples(self.language).get(self.noun, ())
         others = [(thing, target) for thing, target in facts if target != self.target][:shown]
-        form = self.prompt(wording, hop=self.noun if self.asked is None else self.asked.hop)
-        lines = [f"{join(fill(form, thing, self.language), target)}\n\n" for thing, target in others]
+        question = self.prompt(wording, hop=hop_of(self.noun, self.forms))
+        lines = [f"{join(fill(question, thing, self.language), target)}\n\n" for thing, target in others]
         return "".join(lines) + "{}"
 
 
@@ -108,13 +115,25 @@ class Answer:
 def direct_question(noun: str, thing: str, language: str = ENGLISH) -> str:
     """Return the question for the object of one relation of a thing: "Q: What is the currency of Japan?", then "A:"."""
     words = fact_words(language)
-    forms = None
-    hop = noun
-    if has_translated_words(language):
-        forms = relation_forms(noun, language)
-    if forms is not None:
-        hop = forms.hop
-    return fill(words.say(words.ask, hop, forms), thing, language)
+    forms = forms_to_ask(noun, language)
+    return fill(words.say(words.ask, hop_of(noun, forms), forms), thing, language)
+
+
+def forms_to_ask(relation: str, language: str) -> RelationForms | None:
+    """Return the forms of a relation (its id or noun) that a question in a language needs.
+
+    None in English, whose questions need only the noun, and for a relation without packaged forms.
+    """
+    if not has_translated_words(language):
+        return None
+    return relation_forms(relation, language)
+
+
+def hop_of(noun: str, forms: RelationForms | None) -> str:
+    """Return one relation as the hop of a question: its noun ("currency"), or in Chinese a phrase ("{}的货币")."""
+    if forms is None:
+        return noun
+    return forms.hop
 
 
 def objects_of(
@@ -163,9 +182,6 @@ def _can_be_asked_for(label: str, edit: Edit) -> bool:
 def implied_facts(graph: nx.MultiDiGraph, *, exclude: Sequence[str], language: str = ENGLISH) -> list[ComposedFact]:
     """Return what follows from the edit about s by rules (`SubgraphOptions.rules`); ``exclude`` as in `objects_of`."""
     nouns = relation_nouns(language)
-    forms: Mapping[str, RelationForms] = {}
-    if has_translated_words(language):
-        forms = forms_of(language)
     subject = subject_of(graph)
     found = []  # (-confidence, property, object), so that the surest come first
     for _, end, data in graph.out_edges(subject, data=True):
@@ -174,9 +190,8 @@ def implied_facts(graph: nx.MultiDiGraph, *, exclude: Sequence[str], language: s
     facts = list[ComposedFact]()
     for _, property_, end in sorted(found):
         label = str(graph.nodes[end]["label"])
-        asked = forms.get(property_)
-        hop = nouns[property_] if asked is None else asked.hop
-        fact = ComposedFact(hop=hop, target=label, asked=asked)
+        forms = forms_to_ask(property_, language)
+        fact = ComposedFact(hop=hop_of(nouns[property_], forms), target=label, forms=forms)
         if fact not in facts and not gives_away(fact.target, exclude):
             facts.append(fact)
     return facts
@@ -196,26 +211,33 @@ def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, per
 def composed_fact(edit: Edit, noun: str, target: str) -> ComposedFact | None:
     """Return the fact that the ``noun`` of the edited relation of s is ``target``.
 
-    None in a language other than English if the edited relation has no packaged forms: its noun may need an article.
+    None if there are no words for the edited relation: in English, if it has no noun (`edited_noun`); in another
+    language, if it or the relation of ``noun`` has no packaged forms.
     """
     if not has_translated_words(edit.language):
-        return ComposedFact(hop=f"{noun} of the {first_hop(edit)}", target=target)
-    first = forms_of_edit(edit)
-    asked = relation_forms(noun, edit.language)
-    if first is None or asked is None:
+        edited = edited_noun(edit)
+        if edited is None:
+            return None
+        return ComposedFact(hop=f"{noun} of the {edited}", target=target)
+    edited_forms = forms_of_edit(edit)
+    forms = forms_to_ask(noun, edit.language)
+    if edited_forms is None or forms is None:
         return None
-    hop = fact_words(edit.language).join_nouns(asked, first)
-    return ComposedFact(hop=hop, target=target, asked=asked)
+    hop = fact_words(edit.language).join_nouns(forms, edited_forms)
+    return ComposedFact(hop=hop, target=target, forms=forms)
 
 
 def edit_as_fact(edit: Edit) -> ComposedFact | None:
-    """Return the edit itself as a fact; None in a language other than English if its relation has no packaged forms."""
+    """Return the edit itself as a fact; None if there are no words for its relation (see `composed_fact`)."""
     if not has_translated_words(edit.language):
-        return ComposedFact(hop=first_hop(edit), target=edit.target_new)
+        edited = edited_noun(edit)
+        if edited is None:
+            return None
+        return ComposedFact(hop=edited, target=edit.target_new)
     forms = forms_of_edit(edit)
     if forms is None:
         return None
-    return ComposedFact(hop=forms.hop, target=edit.target_new, asked=forms)
+    return ComposedFact(hop=forms.hop, target=edit.target_new, forms=forms)
 
 
 def forms_of_edit(edit: Edit) -> RelationForms | None:
@@ -227,16 +249,28 @@ def forms_of_edit(edit: Edit) -> RelationForms | None:
     return None
 
 
-def first_hop(edit: Edit) -> str:
-    """Return the edited relation as a noun, such as "country of origin"; without a noun (`_nouns`), as its words."""
+def edited_noun(edit: Edit) -> str | None:
+    """Return the edited relation as a noun that questions can name: "country of origin"; None if there is none.
+
+    A packaged noun comes first (`_nouns`), then the edit's own label of the relation, then the noun in its prompt:
+
+        relation_id P495                          country of origin
+        relation "home port"                      home port
+        prompt "The capital of {} is" alone       capital
+        prompt "{}'s child is" alone              child
+        prompt "{} is in the city of" alone       None
+    """
     nouns = _nouns(edit.language)
     for name in (edit.relation_id, edit.relation):
         if name and name.casefold() in nouns:
             return nouns[name.casefold()]
-    words = edit.relation_text.removeprefix("The ").removesuffix(" is")
     if edit.relation:
-        return words
-    return words.removesuffix(" of")  # the prompt is like "The capital of {} is"
+        return edit.relation
+    for pattern in _PROMPTS_WITH_NOUN:
+        match = pattern.fullmatch(edit.prompt)
+        if match is not None:
+            return match["noun"]
+    return None
 
 
 def _nouns(language: str) -> dict[str, str]:
@@ -294,16 +328,16 @@ def likeliest_first(
 
 def _compute_costs(model: LanguageModel, pairs: Sequence[Pair]) -> dict[Pair, float]:
     """Return the sum over a candidate's tokens of -log p, for each pair that can be encoded and fits into the model."""
-    counts = dict[Pair, int]()  # how many tokens each candidate has
+    usable = list[Pair]()
     for pair in pairs:
         try:
             prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)
         except PromptError:
             continue
         if _fits(model, prompt):
-            counts[pair] = len(prompt.target_ids)
-    scores = score(model, list(counts))
-    return {pair: scores[pair].nll * count for pair, count in counts.items()}  # nll is the mean over the tokens
+            usable.append(pair)
+    scores = score(model, usable)
+    return {pair: scores[pair].nll * scores[pair].tokens for pair in usable}  # nll is the mean over the tokens
 
 
 def _fits(model: LanguageModel, prompt: Prompt) -> bool:
@@ -367,6 +401,8 @@ def _encode_fact(
     template = fit_template(fact.prompt(wording), subject, fact.language)
     context = fact.context(wording, shown=shown)
     if answer is not None:
+        # The teacher's own tokens follow the question, because its distribution belongs to them. Without a target,
+        # `encode` sets `target_start` to the end of the question, which is where they begin.
         question = encode(model.tokenizer, template, subject=subject, context=context)
         text = join(question.text, answer.text)
         prompt = replace(question, text=text, ids=(*question.ids, *answer.ids))

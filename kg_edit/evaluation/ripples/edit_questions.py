@@ -73,7 +73,7 @@ def _ask_composed(edit: Edit, objects: Mapping[str, Sequence[str]]) -> tuple[Que
 
 def _recall(fact: ComposedFact, thing: str) -> str:
     """Return the relation r' of a thing in words: "The currency of Japan"."""
-    if fact.asked is None:
+    if fact.forms is None:
         return f"The {fact.noun} of {thing}"
     words = fact_words(fact.language)
-    return fill(fact.prompt(words.heading, hop=fact.asked.hop), thing, fact.language).rstrip(":\uff1a")
+    return fill(fact.prompt(words.heading, hop=fact.forms.hop), thing, fact.language).rstrip(":\uff1a")

@@ -39,7 +39,7 @@ from kg_edit.engine.replay import RecordedBlocks, block_output
 from kg_edit.engine.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.languages import ENGLISH, fit_template
-from kg_edit.methods.composed_facts import ComposedFact, first_hop
+from kg_edit.methods.composed_facts import ComposedFact, edited_noun
 from kg_edit.models.devices import exact
 from kg_edit.models.hooks import index_for, record_last_call
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -87,7 +87,7 @@ def others_than(edit: Edit, *, most: int) -> tuple[str, ...]:
 
     Well-known things of many kinds follow, if the edited relation has too few examples.
     """
-    kin = [thing for thing, _ in relation_examples(edit.language).get(first_hop(edit), ())]
+    kin = [thing for thing, _ in relation_examples(edit.language).get(edited_noun(edit) or "", ())]
     things = dict.fromkeys((*kin, *fact_words(edit.language).known))
     others = [thing for thing in things if thing not in (edit.subject, edit.target_new)]
     return tuple(others[:most])

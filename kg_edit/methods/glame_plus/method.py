@@ -24,6 +24,7 @@ found once for all these steps (`find_targets`). What the teacher answered goes 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -43,6 +44,7 @@ from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.composed_facts import (
     Answer,
     ComposedFact,
+    edit_as_fact,
     implied_facts,
     likeliest_first,
     objects_of,
@@ -61,6 +63,8 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.text.fact_words import warn_of_english, warn_of_left_out
+
+log = logging.getLogger(__name__)
 
 # Settings of two presets: ``USUAL`` learns facts of usual relations only, ``LATE_BLOCK`` writes them there only.
 USUAL: dict[str, Any] = {"every_relation": False, "stated": 6}
@@ -188,10 +192,17 @@ class GlamePlus(GraphReader, Rome):
         return super().make_each(edits, before=before)
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Check the edits, and warn of what can't be said in their languages."""
+        """Check the edits, and warn of what can't be said in their languages, and of relations without words."""
         super().check(edits)
         warn_of_english(edits, method=self.name)
         for edit in edits:
+            if edit_as_fact(edit) is None:
+                log.warning(
+                    "edit %r: %s learns the edit, but nothing that follows from it, because it has no words for the "
+                    'edited relation; name it in the edit, such as "relation": "capital"',
+                    edit.id,
+                    self.name,
+                )
             with annotate_errors(edit):
                 warn_of_left_out(edit, relations_without_words(edit, self.subgraph(edit)), method=self.name)
 

@@ -20,13 +20,13 @@ from kg_edit.methods.composed_facts import (
     ComposedFact,
     composed_fact,
     edit_as_fact,
+    forms_to_ask,
     gives_away,
     ripples,
 )
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion
 from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.scoring.questions import right_answers
-from kg_edit.text.fact_words import has_translated_words, relation_forms
 from kg_edit.text.relation_nouns import asked_nouns, relation_examples
 
 
@@ -107,11 +107,9 @@ class RippleTargets:
         examples = relation_examples(language)
         questions = []
         for noun in missing[:most]:
-            forms = None
-            if has_translated_words(language):
-                forms = relation_forms(noun, language)
             known = tuple(examples.get(noun, ()))
-            questions.append(TeacherQuestion(noun=noun, of=self.edit.target_new, examples=known, asked=forms))
+            forms = forms_to_ask(noun, language)
+            questions.append(TeacherQuestion(noun=noun, of=self.edit.target_new, examples=known, forms=forms))
         return questions
 
     def fact_to_learn(self, question: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:

@@ -15,7 +15,7 @@ import torch
 from kg_edit.engine.prefix_store import PrefixStore
 from kg_edit.languages import ENGLISH, RelationForms, fill
 from kg_edit.locate_then_edit.objective import SoftTarget
-from kg_edit.methods.composed_facts import Answer
+from kg_edit.methods.composed_facts import Answer, hop_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.greedy import Written, greedy
 from kg_edit.text.fact_words import FactWords, fact_words
@@ -31,13 +31,13 @@ _SHOWN = 4  # example facts before a question
 class TeacherQuestion:
     """The question "What is the ``noun`` of ``of``?"; ``examples`` are facts (thing, object) of the same relation.
 
-    ``asked`` has the forms of the relation in a language other than English.
+    ``forms`` are those of the relation in a language other than English, and None in English.
     """
 
     noun: str
     of: str
     examples: tuple[tuple[str, str], ...] = ()
-    asked: RelationForms | None = None
+    forms: RelationForms | None = None
 
     @property
     def as_question(self) -> TeacherPrompt:
@@ -57,9 +57,9 @@ class TeacherQuestion:
 
     @property
     def _language(self) -> str:
-        if self.asked is None:
+        if self.forms is None:
             return ENGLISH
-        return self.asked.language
+        return self.forms.language
 
     def _prompt(self, wording: str, end: str, shots: Sequence[tuple[str, str]]) -> TeacherPrompt:
         """Return the prompt in a ``wording``.
@@ -67,19 +67,19 @@ class TeacherQuestion:
         Each example fact before it ends with ``end``; a relation without examples of its own has the ``shots``, which
         only show the form of an answer. The questions that score a model have another form (`scoring.questions`).
         """
-        hop = self.noun if self.asked is None else self.asked.hop
-        form = self._words.say(wording, hop, self.asked)
+        template = self._words.say(wording, hop_of(self.noun, self.forms), self.forms)  # {} stands for the thing
         examples = []
         for thing, target in self.examples:
             if thing != self.of:
-                examples.append((fill(form, thing, self._language), target))
+                examples.append((fill(template, thing, self._language), target))
         if not examples:
             examples = list(shots)
         shown = ""
         for text, target in examples[:_SHOWN]:
             shown += f"{join(text, target)}{end}"
-        before_thing = form.partition("{}")[0].rstrip(" ")
-        return TeacherPrompt(start=shown + before_thing, shown=shown, alone=fill(form, self.of, self._language))
+        before_thing = template.partition("{}")[0].rstrip(" ")
+        alone = fill(template, self.of, self._language)
+        return TeacherPrompt(start=shown + before_thing, shown=shown, alone=alone)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,8 @@ class TeacherPrompt:
     alone: str
 
     @property
-    def forms(self) -> tuple[str, str]:
-        """The prompt with the facts, and without them for models with a short context."""
+    def longest_first(self) -> tuple[str, str]:
+        """The prompt with the facts, then without them for models with a short context."""
         return self.shown + self.alone, self.alone
 
 
@@ -155,9 +155,9 @@ def _answer_each(
 
 
 def _encode_fitting(model: LanguageModel, prompt: TeacherPrompt, *, new_tokens: int) -> tuple[int, ...] | None:
-    """Return the tokens of the first form of a prompt after which ``new_tokens`` fit into the model, or None."""
-    for form in prompt.forms:
-        ids = model.encode(form, fitting=False).ids
+    """Return the tokens of a prompt with its facts, or without them if ``new_tokens`` do not fit behind; or None."""
+    for text in prompt.longest_first:
+        ids = model.encode(text, fitting=False).ids
         if model.max_positions is None or len(ids) + new_tokens <= model.max_positions:
             return ids
     return None
@@ -170,7 +170,10 @@ def _ends_answer(model: LanguageModel, token: int) -> bool:
 
 
 def _read_answer(model: LanguageModel, written: Written) -> Answer | None:
-    """Return the first line or sentence of the written text, as an answer; None if it is empty."""
+    """Return the written text up to its first line break, full stop or comma (`_ENDS`), as an answer; None if empty.
+
+    The text "yen, the currency of Japan" gives the answer "yen".
+    """
     stop = 0
     while stop < len(written.tokens) and not _ends_answer(model, written.tokens[stop]):
         stop += 1

@@ -213,8 +213,8 @@ def test_nothing_english_is_in_the_words_of_a_language(code: str) -> None:
         return
     edit = microsoft(code)
     noun = forms_of(code)["P38"].noun
-    question = TeacherQuestion(noun=noun, of=edit.target_new, asked=relation_forms(noun, code))
-    texts = [*question.as_question.forms, *question.as_sentence.forms, *others_than(edit, most=9)]
+    question = TeacherQuestion(noun=noun, of=edit.target_new, forms=relation_forms(noun, code))
+    texts = [*question.as_question.longest_first, *question.as_sentence.longest_first, *others_than(edit, most=9)]
     texts += [*diverse_prompts(edit), *clarified_examples(code), show_demonstrations(4, code)]
     for text in texts:
         latin = {letter for letter in text.replace("Au", "") if "a" <= letter.lower() <= "z"}

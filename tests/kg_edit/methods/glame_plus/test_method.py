@@ -50,6 +50,16 @@ def targets(model: LanguageModel, edit: Edit = EDIT, **settings: Any) -> list[st
     return [str(model.tokenizer.decode(list(row.prompt.target_ids))).strip() for row in request.further]
 
 
+def test_an_edit_whose_relation_has_no_noun_learns_nothing_that_follows(caplog: pytest.LogCaptureFixture) -> None:
+    nameless = EDIT.model_copy(update={"relation": None, "relation_id": None})
+    plus = method(tiny("llama"))
+    plus.check([EDIT])
+    assert "no words for" not in caplog.text
+    plus.check([nameless])
+    assert "no words for" in caplog.text
+    assert plus.request(nameless).further == ()
+
+
 def test_answers_of_test_questions_are_excluded_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     nouns = {"country": "country", "located in": "headquarters", "league": "league"}
@@ -117,7 +127,7 @@ def test_recalled_facts_change_the_value() -> None:
 def test_answer_that_differs_between_forms_is_not_learned() -> None:
     """The tiny model says something else as a sentence."""
     query = TeacherQuestion(noun="country", of="Toyota")
-    ((first, _), (second, _)) = query.as_question.forms, query.as_sentence.forms
+    ((first, _), (second, _)) = query.as_question.longest_first, query.as_sentence.longest_first
     model = tiny("llama")
     outputs = continuations(model, [first, second], limits=(3, 3))
     assert not outputs[0].startswith(outputs[1]) and not outputs[1].startswith(outputs[0]), "else nothing is tested"
@@ -140,7 +150,7 @@ def test_teachers_distribution_is_that_of_its_answer(family: str) -> None:
     assert any(answers), "the test must be able to fail"
     for query, answer in zip(queries, answers, strict=True):
         if answer:
-            ids = [*model.encode(query.as_question.forms[0]).ids, *answer.ids]
+            ids = [*model.encode(query.as_question.longest_first[0]).ids, *answer.ids]
             logits = model.model(torch.tensor([ids])).logits[0, -len(answer.ids) - 1 : -1]
             assert logits.argmax(-1).tolist() == list(answer.ids)
             best = logits.softmax(-1).topk(64).values
@@ -153,7 +163,7 @@ def test_teachers_distribution_is_that_of_its_answer(family: str) -> None:
 def test_prompt_without_examples_is_used_if_positions_are_few() -> None:
     model = tiny("gpt2")
     query = TeacherQuestion(noun="country", of="Toyota", examples=(("Fiat", "Italy"),) * 9)
-    with_examples, alone = query.as_question.forms
+    with_examples, alone = query.as_question.longest_first
     assert with_examples.count("Fiat") == 4 and alone == "Q: What is the country of Toyota?\nA:"
     limit = model.model.config.max_position_embeddings
     assert len(model.encode(with_examples, fitting=False).ids) > limit, "else nothing is tested"

@@ -9,7 +9,9 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.composed_facts import (
     WORDINGS,
     ComposedFact,
-    first_hop,
+    composed_fact,
+    edit_as_fact,
+    edited_noun,
     gives_away,
     objects_of,
     ripples,
@@ -99,7 +101,7 @@ def test_object_without_a_name_or_equal_to_s_or_o_is_left_out() -> None:
 
 
 def test_prompt_of_a_composed_fact_ends_before_its_object() -> None:
-    fact = ComposedFact(hop=f"country of the {first_hop(EDIT)}", target="Japan")
+    fact = ComposedFact(hop=f"country of the {edited_noun(EDIT)}", target="Japan")
     assert fact.prompt(WORDINGS[1]) == "Country of the manufacturer of {}:"
     assert all(fact.prompt(wording).count("{}") == 1 for wording in WORDINGS)
 
@@ -114,17 +116,27 @@ def test_graph_of_ones_own_has_labels_instead_of_ids() -> None:
     ("prompt", "relation", "noun"),
     [
         ("{} is sung by", "singer", "singer"),
-        ("{} likes", None, "likes"),
+        ("{} is moored in", "home port", "home port"),
         ("The capital of {} is", None, "capital"),
+        ("{}'s child is", None, "child"),
+        ("{} is in the city of", None, None),
+        ("{} likes", None, None),
+        ("The people of {} speak", None, None),
         ("{} plays for", "member of sports team", "team"),
     ],
 )
-def test_relation_without_an_id_is_named_by_its_label_or_words(prompt: str, relation: str | None, noun: str) -> None:
-    assert first_hop(Edit(id="1", subject="s", prompt=prompt, relation=relation, target_new="x")) == noun
+def test_relation_without_an_id_is_named_by_its_label_or_words(
+    prompt: str, relation: str | None, noun: str | None
+) -> None:
+    edit = Edit(id="1", subject="s", prompt=prompt, relation=relation, target_new="x")
+    assert edited_noun(edit) == noun
+    fact = composed_fact(edit, "currency", "yen")
+    assert (fact is None) == (noun is None)
+    assert (edit_as_fact(edit) is None) == (noun is None)
 
 
 def test_wordings_differ_from_those_of_the_scores() -> None:
     scored = format_question("What is the country of X?") + format_question_with_shots("What is the country of X?")
-    for text in (*WORDINGS, *TeacherQuestion(noun="country", of="X").as_question.forms):
+    for text in (*WORDINGS, *TeacherQuestion(noun="country", of="X").as_question.longest_first):
         assert "Question:" not in text and "Answer:" not in text
     assert "Question:" in scored and "Answer:" in scored, "else the test compares with nothing"
