@@ -352,7 +352,7 @@ def warn_of_edits_without_facts(method: EditingMethod) -> None:
         log.warning(
             "%d of %d edits read s -r-> o* alone: %s. --require-graph refuses such edits",
             len(alone),
-            len(method.stated),
+            len(method.states_target),
             shown,
         )
 

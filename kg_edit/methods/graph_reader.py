@@ -1,7 +1,14 @@
 """Methods that read a knowledge graph: `GraphMethod` holds one, `GraphReader` reads the subgraph of each edit.
 
-`GraphSettings` says which subgraph an edit gets (`GraphSettings.ask`). The ``graph`` of a method is the source of
-subgraphs, `GraphSettings.graph` has the settings of it, and a ``subgraph`` is that of one edit.
+`GraphSettings` says which subgraph an edit gets, and `fetch_subgraph` fetches it. The ``graph`` of a method is the
+source of subgraphs, `GraphSettings.graph` has the settings of it, and a ``subgraph`` is that of one edit.
+
+Three functions return answers to the tests of an edit, each for another use:
+
+    asked_answers                  of the edit's own test questions      left out of a subgraph (``exclude_answers``)
+    GraphReader.test_answers       also of its record's probes           looked for in a subgraph
+    glame_plus excluded_answers    also of the probes, if the graph      not learned (``exclude_answers``)
+                                   hides their answers
 """
 
 from __future__ import annotations
@@ -66,35 +73,37 @@ class GraphSettings(MethodConfig):
         """How many hops from the subject the subgraph has: 2 covers s -> o* and the statements about o*."""
         return 2
 
-    def ask(self, source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
-        """Ask ``source`` for the edit's subgraph. If the graph does not have o*, it is the edit's own edge alone."""
-        answers = asked_answers(edit) if self.guards_answers else ()
-        options = self.graph.options(hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed)
-        try:
-            # With the guard, other statements are sampled in the place of those that overlap an answer.
-            subgraph = edit_subgraph(source, edit, add_guard(source, edit, options, answers))
-        except ABSENT:
-            if self.graph.require:
-                raise
-            subgraph = edge_alone(source, edit)
-        if answers:
-            subgraph = without_answers(subgraph, answers)  # a source may not have the guard
-        if self.graph.require and not has_statements(subgraph):
-            why = say_what_is_missing(subgraph, edit, self.graph)
-            raise GraphError(
-                f"{why}; add some, give another graph or table of rules, or leave out graph.require "
-                "(CLI: --require-graph)"
-            )
-        return subgraph
-
     def check_subgraph(self, edit: Edit, subgraph: nx.MultiDiGraph) -> None:
-        """Check the ``subgraph`` that `ask` returned for ``edit``."""
+        """Check the ``subgraph`` that `fetch_subgraph` returned for ``edit``."""
         check_graph(subgraph)
 
     @property
     def guards_answers(self) -> bool:
-        """Whether `ask` excludes the answers of the edit's test questions; GLAME-plus excludes them later."""
+        """Whether `fetch_subgraph` leaves out the answers of test questions; GLAME-plus leaves them out later."""
         return self.exclude_answers
+
+
+def fetch_subgraph(source: SubgraphSource, edit: Edit, settings: GraphSettings) -> nx.MultiDiGraph:
+    """Ask ``source`` for the edit's subgraph. If the graph does not have o*, it is the edit's own edge alone."""
+    answers: tuple[str, ...] = ()
+    if settings.guards_answers:
+        answers = asked_answers(edit)
+    options = settings.graph.options(hops=settings.subgraph_hops, per_node=settings.per_node, seed=settings.seed)
+    try:
+        # With the guard, other statements are sampled in the place of those that overlap an answer.
+        subgraph = edit_subgraph(source, edit, add_guard(source, edit, options, answers))
+    except ABSENT:
+        if settings.graph.require:
+            raise
+        subgraph = edge_alone(source, edit)
+    if answers:
+        subgraph = without_answers(subgraph, answers)  # a source may not have the guard
+    if settings.graph.require and not has_statements(subgraph):
+        why = say_what_is_missing(subgraph, edit, settings.graph)
+        raise GraphError(
+            f"{why}; add some, give another graph or table of rules, or leave out graph.require (CLI: --require-graph)"
+        )
+    return subgraph
 
 
 def asked_answers(edit: Edit) -> tuple[str, ...]:
@@ -168,7 +177,7 @@ class GraphReader(GraphMethod):
         other_labels = []
         for edit in edits:
             with annotate_errors(edit):
-                subgraph = config.ask(graph, edit)
+                subgraph = fetch_subgraph(graph, edit, config)
                 config.check_subgraph(edit, subgraph)
             label = other_label(subgraph, edit)
             if label:
@@ -188,8 +197,8 @@ class GraphReader(GraphMethod):
         return {}
 
     @cached_property
-    def stated(self) -> dict[str, bool]:
-        """For each edit whose subgraph was read, by its id: whether it has statements of o*; empty with `NoGraph`."""
+    def states_target(self) -> dict[str, bool]:
+        """Whether the subgraph of each edit has statements of o*, by the edit's id; empty with `NoGraph`."""
         return {}
 
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
@@ -208,16 +217,16 @@ class GraphReader(GraphMethod):
     def _fetch(self, edit: Edit) -> nx.MultiDiGraph:
         """Ask the graph for the edit's subgraph, and check that the model can read its labels."""
         assert self.graph is not None  # noqa: S101 - needs_graph
-        subgraph = self.config.ask(self.graph, edit)
+        subgraph = fetch_subgraph(self.graph, edit, self.config)
         check_labels(self.model, subgraph)
         return subgraph
 
     def _report_alone(self, edit: Edit, subgraph: nx.MultiDiGraph) -> None:
-        """Note in `stated` whether the graph states anything of o*; warn of the first `_MOST_NAMED` edits without."""
+        """Note in `states_target` whether the graph states anything of o*; warn of the first edits without."""
         if states_nothing(self.graph):  # each edit reads its own fact alone, by choice
             return
         why = self._explain_alone(edit, subgraph)
-        self.stated[edit.id] = not why
+        self.states_target[edit.id] = not why
         if not why:
             return
         count = len(edits_alone(self))  # with this one
@@ -242,11 +251,7 @@ class GraphReader(GraphMethod):
             advice = "; wikidata-cache link finds other spellings"
         return f"{missing}{advice}, so {self.name} reads s -r-> o* alone"
 
-    def answers_met(self, edit: Edit) -> list[str]:
-        """Return the labels in the edit's subgraph that overlap an answer of its test questions or probes."""
-        return self._find_answers(edit, self.subgraph(edit))
-
-    def _find_answers(self, edit: Edit, subgraph: nx.MultiDiGraph) -> list[str]:
+    def find_labels_of_answers(self, edit: Edit, subgraph: nx.MultiDiGraph) -> list[str]:
         """Return the labels in a subgraph that overlap an answer of the edit's test questions or probes."""
         answers = self.test_answers(edit)
         if not answers:
@@ -275,7 +280,7 @@ class GraphReader(GraphMethod):
             target_of(subgraph)
         except GraphError:
             return
-        labels = self._find_answers(edit, subgraph)
+        labels = self.find_labels_of_answers(edit, subgraph)
         if labels:
             self._answers_reported = True
             named = ", ".join(repr(label) for label in labels[:3])
@@ -299,4 +304,4 @@ def edits_alone(method: EditingMethod) -> list[str]:
     """Return the ids of the edits that a method made from their own fact alone, as the graph states nothing of o*."""
     if not isinstance(method, GraphReader):
         return []
-    return [id_ for id_, is_stated in method.stated.items() if not is_stated]
+    return [id_ for id_, has_some in method.states_target.items() if not has_some]

@@ -34,7 +34,7 @@ from kg_edit.locate_then_edit.objective import FurtherRow, Request
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import Trains, Workload
 from kg_edit.methods.entries import method_entry
-from kg_edit.methods.graph_reader import GraphReader, GraphSettings
+from kg_edit.methods.graph_reader import GraphReader, GraphSettings, fetch_subgraph
 from kg_edit.methods.rome.method import FAST, PUBLISHED, RankOneConfig, RankOneMethod
 from kg_edit.patches.base import Patch
 from kg_edit.storage.setting_fields import Seed
@@ -92,7 +92,8 @@ class GraphConfig(GraphSettings):
     def idle(self) -> dict[str, str]:
         """Return the settings that only messages read, if none is sent.
 
-        Those that a preset of GLAME sets are not among them, because its ablations take the same presets.
+        ``aggregation`` and ``self_loops`` are not among them although only messages read them: GLAME's presets set
+        them, and glame-mlp, which sends no messages, takes these presets. They would raise an error there.
         """
         idle = dict(super().idle())
         if not self.use_graph:
@@ -138,8 +139,8 @@ class GraphValues(GraphReader):
             return rgnn
         if self._previous is not None:
             rgnn.load_state_dict(self._previous.state_dict())
-        # The descent trains the joint R-GNN of all edits. Its weights are views of this one's (`GraphDelta.together`).
-        # So the next edit finds this one trained.
+        # The descent trains a joint R-GNN. `GraphDelta.together` makes the weights of this one views of the joint ones,
+        # so they are trained too, and the next edit finds this one trained.
         self._previous = rgnn
         return rgnn
 
@@ -232,7 +233,19 @@ class GraphDelta(nn.Module, Delta):
         m* - m = z min(1, clamp_norm_factor |m| / |z|)
 
     The shapes are [d], and for many edits [edits, d], with weights [edits, d, d]. `descend` calls `change` for each
-    evaluation of the loss, `learn` after its backward pass, and `settle` at the end.
+    evaluation of the loss, `learn` after its backward pass, and `settle` at the end:
+
+        change = delta.change()
+        loss(change).backward()
+        delta.learn()
+
+    `__init__` decides in which of two ways these lines work:
+
+    - On a CPU, with the plain engine or with dropout, `change` runs `forward`. The backward pass gives the R-GNN its
+      gradients, and `learn` takes the step of AdamW.
+    - On CUDA the kernels of `forward` and of its gradient are recorded at the first call (`RepeatedInPlace`). `change`
+      replays `forward`, and autograd knows nothing of that: the backward pass ends at ``change``. `learn` replays the
+      gradient of `forward`, which gives the R-GNN its gradients, and then takes the step.
     """
 
     def __init__(self, subgraph: EncodedSubgraph, value: Tensor, config: GraphConfig, *, rgnn: RGNN) -> None:
@@ -248,7 +261,7 @@ class GraphDelta(nn.Module, Delta):
             self.gate = nn.Parameter(torch.zeros_like(self._size[..., 0]))  # [...]: one number for each edit
         # Dropout is drawn on the CPU, so that it is the same on all devices; a CUDA graph can't contain that.
         on_gpu = value.device.type == "cuda" and chosen_engine() == "fast"
-        self._repeated = RepeatedInPlace(capture=on_gpu and not config.dropout)
+        self._replay = RepeatedInPlace(capture=on_gpu and not config.dropout)
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -280,41 +293,31 @@ class GraphDelta(nn.Module, Delta):
         return joint
 
     def change(self) -> Tensor:
-        """Return the present change m* - m, shaped like the value: the result of `forward`.
-
-        On CUDA the kernels of `forward` and of its gradient are recorded at the first call, and replayed from then on
-        (`RepeatedInPlace`). A replay knows nothing of autograd, so a step of the descent has a third line:
-
-            change = delta.change()         # replays `forward`: a tensor without a history
-            loss(change).backward()         # gives `change` its gradient; the R-GNN has none yet
-            delta.learn()                   # replays the gradient of `forward`, which gives the R-GNN its own; AdamW
-
-        Where nothing is recorded (on a CPU, with dropout), each call runs `forward`, and the second line gives the
-        R-GNN its gradients.
-        """
+        """Return the present change m* - m, shaped like the value: the result of `forward`, run or replayed."""
         parameters = dict(self.named_parameters())
 
         # What is recorded has to be a function of tensors, so the parameters are its arguments.
         def run_forward(*tensors: Tensor) -> Tensor:
             by_name = dict(zip(parameters, tensors, strict=True))
-            change: Tensor = functional_call(self, by_name, ())
-            return change
+            result: Tensor = functional_call(self, by_name, ())
+            return result
 
-        return self._repeated(run_forward, *parameters.values())
+        return self._replay(run_forward, *parameters.values())
 
     def forward(self) -> Tensor:
         """Compute m* - m, shaped like the value; gradients flow through the rescaling."""
         graph = self._subgraph
         nodes = self.rgnn(graph.nodes, graph.edges, graph.relations, graph.sizes)  # [..., nodes, d]
         # z_s^n [..., d]; `subject` [...] numbers the rows of all edits' nodes, one edit after the other
-        z: Tensor = nodes.flatten(0, -2)[graph.subject]
+        subject_vector: Tensor = nodes.flatten(0, -2)[graph.subject]
+        z = subject_vector
         if self.gate is not None:  # z = g |m| / sqrt(d) z_s^n
-            z = z * (self.gate[..., None] * self._size / z.shape[-1] ** 0.5)
+            z = subject_vector * (self.gate[..., None] * self._size / subject_vector.shape[-1] ** 0.5)
         # m* - m = z min(1, clamp_norm_factor |m| / |z|)
         limit = self._config.clamp_norm_factor * self._size
         norm = z.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        z = z * (limit / norm).clamp(max=1.0)
-        return z
+        change = z * (limit / norm).clamp(max=1.0)
+        return change
 
     @torch.no_grad()
     def settle(self) -> Tensor | None:
@@ -322,9 +325,9 @@ class GraphDelta(nn.Module, Delta):
         if not self._config.dropout:
             return None
         self.eval()
-        z: Tensor = self()
+        change: Tensor = self()
         self.train()
-        return z
+        return change
 
     def describe(self, edits: Sequence[int]) -> list[dict[str, Any]]:
         """Return for each edit, layer by layer, the share of the subject's vector that comes by messages (Eq. 5)."""
@@ -341,8 +344,9 @@ class GraphDelta(nn.Module, Delta):
         return notes
 
     def learn(self) -> None:
-        """Take one step of AdamW on the R-GNN's parameters, after the backward pass of the loss (see `change`)."""
-        self._repeated.pass_on(self.parameters())  # if `change` was replayed; else they have their gradients already
+        """Take one step of AdamW on the R-GNN's parameters, after the backward pass of the loss."""
+        # If `change` was replayed, the parameters get their gradients here; else they have them already.
+        self._replay.pass_on(self.parameters())
         self._optimizer.step()
         self._optimizer.zero_grad()
 
@@ -441,13 +445,14 @@ class Glame(GraphValues, RankOneMethod):
     def find_stated_facts(self, edit: Edit) -> list[ComposedFact]:
         """Return what the graph states of o*, and the edit itself, as facts about s.
 
-        All statements count, not only those that are sampled for the R-GNN. No fact has the answer of a test question.
+        They are chosen from up to `_STATEMENTS` statements of o*, not only from those that are sampled for the R-GNN.
+        No fact has the answer of a test question.
         """
         from kg_edit.methods.composed_facts import stated_facts  # here, as the published form has no rows
 
         assert self.graph is not None  # noqa: S101 - needs_graph
-        all_statements = self.config.model_copy(update={"per_node": _STATEMENTS})
-        graph = all_statements.ask(self.graph, edit)
+        wide_settings = self.config.model_copy(update={"per_node": _STATEMENTS})
+        graph = fetch_subgraph(self.graph, edit, wide_settings)
         return stated_facts(self.model, edit, graph, most=self.config.graph_rows, exclude=self.test_answers(edit))
 
     def make_rows(self, edit: Edit, facts: Sequence[ComposedFact]) -> tuple[FurtherRow, ...]:

@@ -186,14 +186,14 @@ def test_a_network_on_cuda_is_captured_and_learns_as_it_does_without(edits: int)
             for net, value in zip(networks, values, strict=True)
         ]
         joined = glame.GraphDelta.together(moved)
-        joined._repeated = RepeatedInPlace(capture=capture)
+        joined._replay = RepeatedInPlace(capture=capture)
         changes = list[Tensor]()
         for step in range(4):
             change = joined.change()
             changes.append(change.detach().clone())
             change.backward(torch.full_like(change, 1.0 + step))
             joined.learn()
-        assert (joined._repeated._graphs is not None) == capture
+        assert (joined._replay._graphs is not None) == capture
         runs.append(changes)
     for plain, captured in zip(*runs, strict=True):
         torch.testing.assert_close(captured, plain, rtol=1e-2, atol=1e-3)

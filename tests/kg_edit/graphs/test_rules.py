@@ -10,6 +10,7 @@ from kg_edit.errors import ConfigError, GraphError
 from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.methods.composed_facts import implied_facts, objects_of
 from kg_edit.methods.glame.method import GlameConfig
+from kg_edit.methods.graph_reader import fetch_subgraph
 from kg_edit.methods.rome_kg.method import RomeKgConfig
 from kg_edit.storage.setting_fields import input_files
 from wikidata_cache import WikidataCache
@@ -40,8 +41,8 @@ def rules(tmp_path: Path) -> str:
 
 def test_rome_kg_edits_what_must_change(source: WikidataCache, rules: str) -> None:
     config = RomeKgConfig(graph={"rules": rules})
-    blind = RomeKgConfig().facts(EDIT, RomeKgConfig().ask(source, EDIT))
-    (fact,) = config.facts(EDIT, config.ask(source, EDIT))
+    blind = RomeKgConfig().facts(EDIT, fetch_subgraph(source, EDIT, RomeKgConfig()))
+    (fact,) = config.facts(EDIT, fetch_subgraph(source, EDIT, config))
     assert {fact.object for fact in blind} == {"France", "Turin"} and {fact.subject for fact in blind} == {"Lyon"}
     assert (fact.subject, fact.relation, fact.object) == ("Bob", "country of citizenship", "France")
     assert fact.as_edit("1/1").text.startswith("Bob ")
@@ -49,7 +50,7 @@ def test_rome_kg_edits_what_must_change(source: WikidataCache, rules: str) -> No
 
 def test_glame_reads_premise_and_consequence(source: WikidataCache, rules: str) -> None:
     config = GlameConfig(graph={"rules": rules})
-    graph = config.ask(source, EDIT)
+    graph = fetch_subgraph(source, EDIT, config)
     assert sorted(data["role"] for _, _, data in graph.edges(data=True)) == ["consequence", "edit", "statement"]
     assert graph.graph["consequences"][0]["rule"] == "P19(x,y) & P17(y,z) => P27(x,z)"
     assert implied_facts(graph, exclude=())[0].target == "France"
@@ -65,13 +66,13 @@ def test_another_table_of_rules_is_another_run(rules: str) -> None:
 
 def test_wrong_rules_are_refused(source: WikidataCache, rules: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"graph\.rules: .*absent\.tsv can't be read"):
-        GlameConfig(graph={"rules": str(tmp_path / "absent.tsv")}).ask(source, EDIT)
+        fetch_subgraph(source, EDIT, GlameConfig(graph={"rules": str(tmp_path / "absent.tsv")}))
     private = PrivateGraph(nx.MultiDiGraph([("Lyon", "France", {"label": "country"})]))
     with pytest.raises(ConfigError, match=r"does not support the setting graph\.rules"):
-        GlameConfig(graph={"rules": rules}).ask(private, EDIT)
+        fetch_subgraph(private, EDIT, GlameConfig(graph={"rules": rules}))
 
 
 def test_statements_that_no_rule_reads_are_not_missing(source: WikidataCache, rules: str) -> None:
     mother = EDIT.model_copy(update={"relation": "mother", "relation_id": "P25"})
     with pytest.raises(GraphError, match=r"no rule of .*rules\.tsv adds a fact to it; .* 2 statements of o\*"):
-        GlameConfig(graph={"rules": rules, "require": True}).ask(source, mother)
+        fetch_subgraph(source, mother, GlameConfig(graph={"rules": rules, "require": True}))

@@ -16,7 +16,7 @@ from kg_edit.graphs.facts import answers_in
 from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.graphs.source import SubgraphSource, subject_of
 from kg_edit.methods import EditingMethod, find_method, method_names
-from kg_edit.methods.graph_reader import GraphReader, GraphSettings, asked_answers
+from kg_edit.methods.graph_reader import GraphReader, GraphSettings, asked_answers, fetch_subgraph
 from tests.kg_edit.methods.quick import QUICK, UNTRAINED
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import Leakage, WikidataCache, packaged_extract
@@ -175,7 +175,7 @@ def test_exclude_answers_removes_answers_before_sampling(name: str, wikidata: Wi
         assert open_.subgraph(edit) and not caplog.records, "nothing to report of an edit of one's own"
         open_.graph = WithAnswersNamed(wikidata, names={edit.id: frozenset(asked_answers(edit))})
         open_._subgraphs.clear()  # type: ignore[attr-defined]
-        met = open_.answers_met(edit)  # type: ignore[attr-defined]
+        met = open_.find_labels_of_answers(edit, open_.subgraph(edit))  # type: ignore[attr-defined]
         assert word in met and len(caplog.records) == 1 and "exclude_answers=true" in caplog.text
 
 
@@ -200,7 +200,7 @@ def test_exclude_answers_works_on_a_private_graph() -> None:
     edit = PARIS.model_copy(update={"target_new_id": None, "portability": (ANSWER,)})
     for name, nodes in (("glame", {"Italy", "Europe"}), ("rome-kg", {"Italy", "Europe"})):
         config = settings(name, "exclude_answers=true", *(["hops=3"] if name == "glame" else []))
-        assert {node for node in config.ask(PrivateGraph(graph), edit) if node != "_:subject"} == nodes
+        assert {node for node in fetch_subgraph(PrivateGraph(graph), edit, config) if node != "_:subject"} == nodes
 
 
 def test_glame_plus_filters_answers_itself() -> None:

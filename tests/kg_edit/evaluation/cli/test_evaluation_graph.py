@@ -16,6 +16,7 @@ from kg_edit.graphs.source import graph_identity
 from kg_edit.methods import find_method
 from kg_edit.methods.composed_facts import Answer, objects_of
 from kg_edit.methods.glame_plus.questions import RippleTargets, TeacherQuestion, excluded_answers
+from kg_edit.methods.graph_reader import fetch_subgraph
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -40,7 +41,7 @@ def test_answers_of_probes_are_left_out(name: str) -> None:
         config: Any = kind.preset("default", {"exclude_answers": excluded})
         source = guard_graph(facts(), config, [RECORD])
         assert source is not None
-        graph = config.ask(source, EDIT)
+        graph = fetch_subgraph(source, EDIT, config)
         assert ("Rome" in graph) is not excluded and "Europe" in graph
     assert kind.preset("default").exclude_answers is (name == "glame-plus")  # type: ignore[attr-defined]
 
@@ -62,7 +63,7 @@ def test_subgraph_is_the_same_if_the_answers_are_only_named() -> None:
     config: Any = find_method("glame").config_class.preset("default")
     source = guard_graph(facts(), config, [RECORD])
     assert source is not None and probe_answers(source, EDIT) == ("Rome",) and hidden_answers(source, EDIT) == ()
-    named, plain = config.ask(source, EDIT), config.ask(facts(), EDIT)
+    named, plain = fetch_subgraph(source, EDIT, config), fetch_subgraph(facts(), EDIT, config)
     assert named.graph == plain.graph and set(named.edges(keys=True)) == set(plain.edges(keys=True))
     assert graph_identity(source) == graph_identity(facts())
 
@@ -71,7 +72,7 @@ def test_glame_plus_learns_no_answer_of_a_probe() -> None:
     config: Any = find_method("glame-plus").config_class.preset("default")
     source = guard_graph(facts(), config, [RECORD])
     assert source is not None
-    objects = objects_of(EDIT, config.ask(source, EDIT), exclude=excluded_answers(EDIT, config))
+    objects = objects_of(EDIT, fetch_subgraph(source, EDIT, config), exclude=excluded_answers(EDIT, config))
     assert [label for labels in objects.values() for label in labels] == ["Europe"]
 
 
@@ -97,7 +98,7 @@ def test_answers_of_probes_take_no_place_in_the_sample() -> None:
     config: Any = find_method("glame").config_class.preset("default", {"exclude_answers": True, "per_node": 8})
     source = guard_graph(graph, config, [BenchmarkRecord(id="1", edits=(edit,), probes=probes)])
     assert source is not None
-    subgraph = config.ask(source, edit)
+    subgraph = fetch_subgraph(source, edit, config)
     assert not set(names) & {label for _, label in subgraph.nodes(data="label")}
     assert len(_labelled(subgraph)) == len(_labelled(unguarded)) == 8
 

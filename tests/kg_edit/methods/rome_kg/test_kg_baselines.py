@@ -177,7 +177,7 @@ def test_object_without_statements_is_edited_alone(name: str, target: str) -> No
     patch = chosen.edit([alone])
     assert_same(patch, plain(model).edit([alone]))
     assert not patch.edits[0].get("requests")
-    assert chosen.stated == {"france": False}
+    assert chosen.states_target == {"france": False}
 
 
 @both
