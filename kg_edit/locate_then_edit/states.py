@@ -235,7 +235,7 @@ def adds_mlp(model: LanguageModel, layer: int) -> bool:
 
     It does not in a block that normalises after its MLP (Gemma, OLMo 2) or scales the MLP's output (Granite).
     """
-    prompt = Prompt(text="", ids=(0,), target_start=1, subject_last=0)
+    prompt = Prompt(text="", ids=(0,), target_start=1, site=0)
     _, clean = subject_states(model, [prompt], layer=layer, last=layer)
     change = clean.roll(1, -1)  # a change of the states' own size, in another direction
 

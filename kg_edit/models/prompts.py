@@ -49,7 +49,8 @@ class Prompt:
     """The token ids of a prompt and of its target, if it has one.
 
     ``ids[target_start:]`` is the target (empty without one). ``ids[subject_first]`` and ``ids[subject_last]`` are the
-    subject's first and last tokens. ``also_edited`` are tokens at which other facts of the edit are written.
+    subject's first and last tokens. ``site`` is the token at which the edit is written, where that is not the subject's
+    last one. ``also_edited`` are tokens at which other facts of the edit are written.
     """
 
     text: str
@@ -57,6 +58,7 @@ class Prompt:
     target_start: int
     subject_last: int | None = None
     subject_first: int | None = None
+    site: int | None = None
     also_edited: tuple[int, ...] = ()
 
     @property
@@ -66,7 +68,9 @@ class Prompt:
 
     @property
     def edited_at(self) -> int:
-        """The index of the subject's last token."""
+        """The index of the token at which the edit is written: the ``site``, or else the subject's last token."""
+        if self.site is not None:
+            return self.site
         if self.subject_last is None:
             raise PromptError(f"the prompt {self.text!r} was encoded without a subject; give subject=...")
         return self.subject_last

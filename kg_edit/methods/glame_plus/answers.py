@@ -458,11 +458,8 @@ def question_of(fact: ComposedFact, *, shown: int) -> Question:
 
 
 def _with_site_at_end(row: Prompt) -> Prompt:
-    """Return the row with the last token before the target as the site that is written, instead of the subject's last.
-
-    The site is `subject_last`, from which `edited_at` and the tail of a row are counted.
-    """
-    return replace(row, subject_last=row.target_start - 1)
+    """Return the row with the last token before the target as its site, instead of the subject's last token."""
+    return replace(row, site=row.target_start - 1)
 
 
 class KnownQuestions:

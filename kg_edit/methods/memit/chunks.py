@@ -18,7 +18,7 @@ from kg_edit.models.language_model import LanguageModel
 
 
 def split_into_chunks(model: LanguageModel, edit: Edit, *, tokens: int, method: str) -> tuple[Fact, ...]:
-    """Return a fact for each chunk of an edit's text. Its prompt is all the text before it, up to the last token.
+    """Return a fact for each chunk of an edit's text. Its prompt is all the text before the chunk.
 
     The published code changes the states of earlier chunks while it looks for the next one's. Here each value is found
     on the unchanged model, so that all are found in one descent.
@@ -40,8 +40,7 @@ def split_into_chunks(model: LanguageModel, edit: Edit, *, tokens: int, method: 
             statement,
             ids=statement.ids[:end],
             target_start=start,
-            subject_first=None,  # the text before the chunk has no subject;
-            subject_last=start - 1,  # the value is written at its last token, as at a subject's
+            site=start - 1,  # `encode_statement` marks no subject
             also_edited=tuple(earlier - 1 for earlier in earlier_starts),
         )
         text = str(model.tokenizer.decode(list(statement.ids[start:end])))

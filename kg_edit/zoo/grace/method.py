@@ -134,9 +134,9 @@ class Grace(CodebookMethod):
     def encode_edit(self, edit: Edit) -> Request:
         """Return the edit's prompt with its target; the change is made at the prompt's last token."""
         prompt = super().encode_edit(edit)
-        # An objective changes the output at ``subject_last``. GRACE gives it the prompt's last token.
+        # An objective changes the output at a row's site.
         prompt_last = prompt.target_start - 1
-        return Request(rewrites=(replace(prompt, subject_last=prompt_last),))
+        return Request(rewrites=(replace(prompt, site=prompt_last),))
 
     def _try_to_encode(self, edit: Edit) -> Request | Exception:
         """Return the edit's prompt with its target, or the exception if it can't be encoded."""

@@ -80,13 +80,13 @@ def neuron_attributions(
 def _split_answer(prompt: Prompt, tokens: int) -> list[Prompt]:
     """Return a row for each of the first ``tokens`` tokens of a prompt's answer.
 
-    A row ends with the token. The token before it is where the neurons are read, so it takes the subject's place.
+    A row ends with the token. The token before it, where the neurons are read, is the row's site.
     """
     rows = list[Prompt]()
     end = min(prompt.target_start + tokens, len(prompt.ids))
     for token in range(prompt.target_start, end):
         ids = prompt.ids[: token + 1]
-        rows.append(Prompt(text=prompt.text, ids=ids, target_start=token, subject_last=token - 1))
+        rows.append(Prompt(text=prompt.text, ids=ids, target_start=token, site=token - 1))
     return rows
 
 
