@@ -8,7 +8,7 @@ composed fact f with answer o', the wordings w of its question q, and the block 
     v_f = argmin over v of the mean over w of -log p(o' | q_w), v [d] added to the down-projection's output at the
           last token of q_w, |v| <= bound |m|
     k_f = the mean over w of the down-projection's input there, [d_ff]
-    A   = C + others_weight E[n n^T] + ridge mean(diag C) I, n [d_ff] the same input for questions about other things
+    A   = C + others_weight E[n n^T] + ridge mean(diag C) I, n [d_ff] the same input in a question about another thing
     W  += V (K^T A^-1 K + lambda I)^-1 K^T A^-1,  V [d, values], K [d_ff, values], lambda relative to the diagonal
           before it
 
@@ -145,7 +145,7 @@ def write_answers(
     Returns:
         The update, or None if no question can be encoded with its target.
     """
-    # The questions about the subject, each with its answer, and after them the edit's own prompt, like one more fact
+    # A group of rows for each question about the subject, with its answer, and a last one for the edit's own prompt
     questions = _encode_questions(model, facts, subject, shown=options.shown)
     if not questions:
         return None
@@ -157,12 +157,12 @@ def write_answers(
 
     # The same questions about other things: only their keys are needed.
     about_others = _ask_about(model, others, [question.question for question in questions], find_rewrites)
-    keys_of_others = cache.keys(model, about_others, layer, starts)  # [d_ff, n]
+    keys_of_others = cache.keys(model, about_others, layer, starts)  # [d_ff, others]
 
-    # V and K: the values of the facts by gradient descent, on the edited model, and their keys
+    # V and K: the values of the groups by gradient descent, on the edited model, and their keys
     with edit_patch.applied_on_top(model):
         rows = AnswerRows(model, layer, groups, starts)
-        values, losses = find_answer_values(rows, options)  # [facts, n, d]
+        values, losses = find_answer_values(rows, options)  # [groups, positions, d]
     left = values[rows.predicts].T.contiguous()  # V [d, values]
     right = directions(rows.keys[rows.predicts].T, keys_of_others, covariance, options)  # [d_ff, values]
     nll = [(losses[index][0], losses[index][-1]) for index in range(len(questions))]  # without the edit's own prompt
@@ -197,7 +197,7 @@ def _encode_questions(
 def _ask_about(
     model: LanguageModel, others: Sequence[str], questions: Sequence[Question], find_rewrites: FindRewrites
 ) -> list[Prompt]:
-    """Return n rows: each question, and the edit's prompt, about each other thing.
+    """Return rows about other things: for each thing each question, and the edit's prompt.
 
     Each row has only one wording or context; these take turns. A row that can't be encoded is left out.
     """
@@ -217,21 +217,24 @@ def _ask_about(
 
 
 class AnswerRows:
-    """The questions of facts in all wordings, each with its answer; a step runs the model on the answers' tokens only.
+    """Groups of rows, each row with its answer; a step runs the model on the answers' tokens only.
 
-    An answer has the tokens a_1 ... a_n; a_j is predicted at the position before it. So a row runs from the question's
-    last token (position 0) on. A read is a position at which a row predicts a token of its answer. For a fact in two
-    wordings, whose answer has two tokens, and another fact in one wording, whose answer has three:
+    The rows of a group share one value for each position. They are the wordings of one fact's question; those of the
+    last group are the edit's own prompt in its contexts.
 
-        row    its fact    positions    its reads (row, position)
+    Each token of an answer is predicted at the position before it. So a row runs from the question's last token
+    (position 0) on. A read is a position at which a row predicts a token of its answer. For a fact in two wordings,
+    whose answer has two tokens, and a last group of one row, whose answer has three:
+
+        row    its group   positions    its reads (row, position)
         0      0           x x -        (0, 0) (0, 1)
         1      0           x x -        (1, 0) (1, 1)
         2      1           x x x        (2, 0) (2, 1) (2, 2)
 
     Attributes:
-        predicts: whether a fact predicts a token at the position, [facts, n].
-        keys: the inputs of the down-projection there, the mean over the wordings, [facts, n, d_ff].
-        norms: the norms of its output there, the mean over the wordings, [facts, n].
+        predicts: whether a group predicts a token at the position, [groups, positions].
+        keys: the inputs of the down-projection there, the mean over the group's rows, [groups, positions, d_ff].
+        norms: the norms of its output there, the mean over the group's rows, [groups, positions].
     """
 
     def __init__(
@@ -242,142 +245,147 @@ class AnswerRows:
         Args:
             model: the model with the edit.
             layer: the block that is written.
-            groups: the rows of each fact, in all wordings.
+            groups: the rows of each group.
             starts: cached tokens before the subject, which questions about other things share.
         """
         self._model = model
         self.width = model.width
         rows = list(chain.from_iterable(groups))
-        keys, values = self._run(rows, layer, starts)
+        keys, values, self._above = _run_rows(model, rows, layer, starts)
 
         device = keys.device  # of the late block; the input embedding may be on another one
-        facts, shares = _share_losses(groups)
-        self._fact = torch.tensor(facts, device=device)  # of each row, [rows]
-        self._share = torch.tensor(shares)  # of each of the row's reads, in the loss of its fact, [rows]
+        group_of_row, shares = _share_losses(groups)
+        self._group = torch.tensor(group_of_row, device=device)  # of each row, [rows]
+        self._share = torch.tensor(shares)  # of each of the row's reads, in the loss of its group, [rows]
         # Rows and positions, [reads] each. A row begins at its site: its token i is at position i - edited_at.
         self._reads = read_index(rows, [-row.edited_at for row in rows], device)
         self._targets = torch.tensor(list(chain.from_iterable(row.target_ids for row in rows)))  # [reads]
-        self.keys = self._mean_over_wordings(keys)
-        self.norms = self._mean_over_wordings(values.norm(dim=-1, keepdim=True))[..., 0]
-        self.predicts = self.norms > 0  # the mean is 0 where no row of the fact predicts a token
+        self.keys = self._mean_over_group(keys)
+        self.norms = self._mean_over_group(values.norm(dim=-1, keepdim=True))[..., 0]
+        self.predicts = self.norms > 0  # the mean is 0 where no row of the group predicts a token
 
-    def _run(self, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> tuple[Tensor, Tensor]:
-        """Run the rows from their sites on, record the blocks above ``layer`` in `_above`, and return keys and values.
+    def _mean_over_group(self, states: Tensor) -> Tensor:
+        """Return the mean of ``states`` [rows, positions, ...] over each group's rows, [groups, positions, ...].
 
-        Returns:
-            The inputs [rows, n, d_ff] and outputs [rows, n, d] of the down-projection of ``layer``.
+        It is 0 where no row of the group has a read.
         """
-        model = self._model
-        batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
-        prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
-        with torch.no_grad(), record_last_call(model.down_projection(layer)) as call:
-            self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
-        keys = call.input.reshape(*batch.ids.shape, -1).float()
-        values = call.output.reshape(*batch.ids.shape, -1).float()
-        return keys, values
-
-    def _mean_over_wordings(self, states: Tensor) -> Tensor:
-        """Return the mean of ``states`` [rows, n, ...] over each fact's rows, [facts, n, ...]; 0 where none is read."""
-        is_read = torch.zeros(states.shape[:2], device=states.device)  # [rows, n]
+        is_read = torch.zeros(states.shape[:2], device=states.device)  # [rows, positions]
         is_read[self._reads] = 1
-        facts = int(self._fact.max()) + 1
-        # Sums over the rows of each fact, [facts, n, ...] and [facts, n]
-        total = states.new_zeros(facts, *states.shape[1:]).index_add(0, self._fact, states * is_read[..., None])
-        count = states.new_zeros(facts, states.shape[1]).index_add(0, self._fact, is_read)
+        groups = int(self._group.max()) + 1
+        # Sums over the rows of each group, [groups, positions, ...] and [groups, positions]
+        total = states.new_zeros(groups, *states.shape[1:]).index_add(0, self._group, states * is_read[..., None])
+        count = states.new_zeros(groups, states.shape[1]).index_add(0, self._group, is_read)
         return total / count.clamp(min=1)[..., None]
 
-    def select(self, facts: Sequence[int]) -> FactReads:
-        """Return the reads of ``facts`` (indices), for `nll`; this waits for the device."""
+    def select(self, groups: Sequence[int]) -> GroupReads:
+        """Return the reads of ``groups`` (indices), for `nll`; this waits for the device."""
         all_rows, all_positions = [index.cpu() for index in self._reads]  # [all reads] each
-        # The place of each fact in ``facts``, [all facts]; -1 of one that is not in it
+        # The place of each group in ``groups``, [all groups]: for (0, 2) of three groups it is 0, -1, 1.
         places = torch.full((len(self.predicts),), -1)
-        places[list(facts)] = torch.arange(len(facts))
-        place_of_read = places[self._fact.cpu()[all_rows]]  # [all reads]
+        places[list(groups)] = torch.arange(len(groups))
+        place_of_read = places[self._group.cpu()[all_rows]]  # [all reads]
         is_selected = place_of_read >= 0
         rows = all_rows[is_selected]  # [selected reads]
-        device = self._fact.device
-        return FactReads(
+        device = self._group.device
+        return GroupReads(
             rows=rows.to(device),
             positions=all_positions[is_selected].to(device),
-            fact=place_of_read[is_selected].to(device),
+            group=place_of_read[is_selected].to(device),
             targets=self._targets[is_selected].to(device),
             share=self._share[rows].to(device),
-            facts=len(facts),
+            group_count=len(groups),
         )
 
-    def nll(self, change: Tensor, selected: FactReads) -> Tensor:
-        """Return the mean -log p per answer token of the ``selected`` facts, [selected facts].
+    def nll(self, change: Tensor, selected: GroupReads) -> Tensor:
+        """Return the mean -log p per answer token of the ``selected`` groups, [selected groups].
 
-        ``change`` [all facts, n, d] is added to the output of the down-projection.
+        ``change`` [all groups, positions, d] is added to the output of the down-projection.
         """
         # The block adds its MLP's output (`adds_mlp`), so v after the down-projection is v in the next block's input.
-        hidden = self._above.first_input + change[self._fact].to(self._above.first_input)  # [rows, n, d]
+        hidden = self._above.first_input + change[self._group].to(self._above.first_input)  # [rows, positions, d]
         with quick_backward(hidden):
             states = self._above.run(hidden)[index_for((selected.rows, selected.positions), hidden)]  # [reads, d]
             logits = self._model.logits(states).float()
-        targets, fact, share = index_for((selected.targets, selected.fact, selected.share), logits)
+        targets, group, share = index_for((selected.targets, selected.group, selected.share), logits)
         nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")  # [reads]
-        return nll.new_zeros(selected.facts).index_add(0, fact, nll * share)  # the sum over the reads of each fact
+        return nll.new_zeros(selected.group_count).index_add(0, group, nll * share)  # the sum over each group's reads
+
+
+def _run_rows(
+    model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts
+) -> tuple[Tensor, Tensor, RecordedBlocks]:
+    """Run rows from their sites on, and return what the down-projection of ``layer`` reads and writes.
+
+    Returns:
+        Its inputs [rows, positions, d_ff], its outputs [rows, positions, d], and the recorded blocks above ``layer``.
+    """
+    batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
+    prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
+    with torch.no_grad(), record_last_call(model.down_projection(layer)) as call:
+        above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
+    keys = call.input.reshape(*batch.ids.shape, -1).float()
+    values = call.output.reshape(*batch.ids.shape, -1).float()
+    return keys, values, above
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FactReads:
-    """The reads of some facts (`AnswerRows`), [reads] each.
+class GroupReads:
+    """The reads of some groups (`AnswerRows`), [reads] each.
 
     Attributes:
         rows: the row of each read.
         positions: its position in the row.
-        fact: the index of its fact among the selected facts.
+        group: the index of its group among the selected groups.
         targets: the token that is predicted there.
-        share: its share in the loss of its fact.
-        facts: the number of selected facts.
+        share: its share in the loss of its group.
+        group_count: the number of selected groups.
     """
 
     rows: Tensor
     positions: Tensor
-    fact: Tensor
+    group: Tensor
     targets: Tensor
     share: Tensor
-    facts: int
+    group_count: int
 
 
 def _share_losses(groups: Sequence[Sequence[Prompt]]) -> tuple[list[int], list[float]]:
-    """Return for each row the index of its fact, and the share that each of its reads has in the fact's loss.
+    """Return for each row the index of its group, and the share that each of its reads has in the group's loss.
 
-    A fact's loss is the mean over its wordings of the mean over the answer's tokens.
+    A group's loss is the mean over its rows of the mean over the answer's tokens.
     """
-    facts = list[int]()
+    group_of_row = list[int]()
     shares = list[float]()
-    for fact, group in enumerate(groups):
+    for index, group in enumerate(groups):
         for row in group:
-            facts.append(fact)
+            group_of_row.append(index)
             shares.append(1 / (len(group) * len(row.target_ids)))
-    return facts, shares
+    return group_of_row, shares
 
 
 def find_answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, list[list[float]]]:
-    """Find the values v of facts, [facts, n, d], by gradient descent; the norm of each is at most its bound.
+    """Find the values v of groups, [groups, positions, d], by gradient descent; the norm of each is at most its bound.
 
-    A fact ends as soon as its loss is small enough, because Adam would keep changing its value with steps of the same
-    length. The second result has the loss of each fact at every step in which it was computed.
+    A group ends as soon as its loss is small enough, because Adam would keep changing its value with steps of the same
+    length. The second result has the loss of each group at every step in which it was computed.
     """
-    limits = options.bound * rows.norms[..., None]  # bound |m|, [facts, n, 1]
+    limits = options.bound * rows.norms[..., None]  # bound |m|, [groups, positions, 1]
     values = torch.zeros(*rows.norms.shape, rows.width, device=rows.norms.device, requires_grad=True)
     optimiser = torch.optim.Adam([values], lr=options.learning_rate)
     losses: list[list[float]] = [[] for _ in values]
-    active = list(range(len(values)))  # the facts that have not ended
+    active = list(range(len(values)))  # the groups that have not ended
     selected = rows.select(active)
-    final = dict[int, Tensor]()  # the values of the facts that have ended
+    final = dict[int, Tensor]()  # the values of the groups that have ended
     for step in range(options.steps):
         nll = rows.nll(values, selected)
-        for fact, loss in zip(active, nll.tolist(), strict=True):  # one wait for the device
-            losses[fact].append(loss)
-        # The value of a fact that ends here is kept; what the optimiser does with it from now on does not matter.
+        for group, loss in zip(active, nll.tolist(), strict=True):  # one wait for the device
+            losses[group].append(loss)
+        # The value of a group that ends here is kept; what the optimiser does with it from now on does not matter.
         is_last_step = step == options.steps - 1
-        for fact in active:
-            if is_last_step or _is_done(losses[fact][-1]):
-                final[fact] = values[fact].detach().clone()
-        remaining = [fact for fact in active if fact not in final]
+        for group in active:
+            if is_last_step or _is_done(losses[group][-1]):
+                final[group] = values[group].detach().clone()
+        remaining = [group for group in active if group not in final]
         if not remaining:
             break
 
@@ -388,32 +396,36 @@ def find_answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor
         if remaining != active:
             active = remaining
             selected = rows.select(active)
-    return torch.stack([final[fact] for fact in sorted(final)]), losses
+    return torch.stack([final[group] for group in sorted(final)]), losses
 
 
 def _is_done(loss: float) -> bool:
-    """Return whether a fact ends with this loss: it is small enough, or not a number."""
+    """Return whether a group ends with this loss: it is small enough, or not a number."""
     return math.isnan(loss) or loss < _STOP_BELOW
 
 
 @torch.no_grad()
 def _clamp_norms(values: Tensor, limits: Tensor) -> None:
-    """Shorten the values v [facts, n, d] whose norms exceed their ``limits`` [facts, n, 1], in place."""
+    """Shorten in place the values v that exceed their ``limits``: [groups, positions, d] and [groups, positions, 1]."""
     norms = values.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     values.mul_((limits / norms).clamp(max=1.0))
 
 
 @torch.no_grad()
 def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: AnswerOptions) -> Tensor:
-    """Return A^-1 K (K^T A^-1 K + lambda I)^-1, [d_ff, facts], for K [d_ff, facts] and ``others`` n [d_ff, n].
+    """Return A^-1 K (K^T A^-1 K + lambda I)^-1, [d_ff, values]. C with its ridge is factored once for all edits.
 
-    C with its ridge is factored once for all edits.
+    Args:
+        keys: K [d_ff, values], a column for each value.
+        others: the keys n of questions about other things, [d_ff, others].
+        covariance: C [d_ff, d_ff].
+        options: ``others_weight``, ``ridge`` and ``softness`` (lambda).
     """
     held = None
     if others.shape[1]:
         held = OtherKeys.none(len(keys), keys.device).plus(others.T)
     solved = covariance.with_ridge(options.ridge).solve(keys, others=held, weight=options.others_weight)  # A^-1 K
-    gram = exact(keys).T @ solved  # K^T A^-1 K, [facts, facts]
+    gram = exact(keys).T @ solved  # K^T A^-1 K, [values, values]
     gram.diagonal().add_(options.softness * gram.diagonal().mean())  # + lambda I
     # The gram matrix is symmetric, so X gram^-1 is the transpose of gram^-1 X^T.
     solution: Tensor = torch.linalg.solve(gram, solved.T).T.float().contiguous()
@@ -422,20 +434,20 @@ def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: An
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """The question of a fact with its answer ``target``; ``forms`` has (template, context before it) by wording."""
+    """The question of a fact with its answer ``target``; ``wordings`` has a (template, context before it) for each."""
 
-    forms: tuple[tuple[str, str], ...]
+    wordings: tuple[tuple[str, str], ...]
     target: str
     language: str = ENGLISH
 
     def about(self, model: LanguageModel, subject: str) -> tuple[Prompt, ...]:
         """Return the rows about ``subject``, one for each wording that can be encoded with the target."""
-        rows = [self.row_in(model, subject, number) for number in range(len(self.forms))]
+        rows = [self.row_in(model, subject, number) for number in range(len(self.wordings))]
         return tuple(row for row in rows if row is not None)
 
     def row_in(self, model: LanguageModel, subject: str, number: int) -> Prompt | None:
         """Return the row in the wording of this number, edited at its last token; None if it can't be used."""
-        template, context = self.forms[number % len(self.forms)]
+        template, context = self.wordings[number % len(self.wordings)]
         template = fit_template(template, subject, self.language)
         try:
             row = encode(model.tokenizer, template, subject=subject, target=self.target, context=context)
@@ -451,10 +463,10 @@ class Question:
 
 def question_of(fact: ComposedFact, *, shown: int) -> Question:
     """Return the question for a fact, after ``shown`` example facts about other things."""
-    forms = []
+    wordings = []
     for wording in fact_words(fact.language).questions:
-        forms.append((fact.prompt(wording), fact.context(wording, shown=shown)))
-    return Question(forms=tuple(forms), target=fact.target, language=fact.language)
+        wordings.append((fact.prompt(wording), fact.context(wording, shown=shown)))
+    return Question(wordings=tuple(wordings), target=fact.target, language=fact.language)
 
 
 def _with_site_at_end(row: Prompt) -> Prompt:
