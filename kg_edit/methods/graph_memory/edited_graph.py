@@ -31,7 +31,10 @@ INVERSES = {
     "P355": ("P749", "parent company"),
     "P749": ("P355", "subsidiary"),
 }
-"""The inverse (id, label) of a relation, if an edit implies it: each end has one other end, or it is symmetric."""
+"""The inverse (id, label) of a relation, if an edit implies it: the new capital of Japan is the capital of Japan."""
+# A thing may have several of these, so the inverse of an edit stands beside them: when s gets the parent company o*,
+# the other subsidiaries of o* stay. What a city is the capital of counts as one thing, because a question means one.
+_MANY_VALUED = ("P190", "P355")
 _UNNAMED = "_:"  # begins the name of a subgraph's node that is not in the source
 _BY_NAME = "name:"  # begins the key of a thing that has only a name
 
@@ -153,7 +156,8 @@ class EditedGraph:
 
     Attributes:
         words: as given.
-        facts: the statements that the edits make, by the keys of subject and relation.
+        facts: the statements that the edits make, by the keys of subject and relation. They replace what the source
+            states of these; the inverses of `_MANY_VALUED` relations are not among them, because they replace nothing.
         starts: the things from which a walk can reach an edit, by key.
     """
 
@@ -162,14 +166,14 @@ class EditedGraph:
         # Each of these needs those above it.
         self._source_keys = _match_names(edits)
         self._edits = [self._with_source_keys(edit) for edit in edits]
-        self.facts = self._collect_facts(inverse=inverse)
+        self.facts, self._inverses_beside = self._collect_facts(inverse=inverse)
         self._edits_by_subject = self._collect_edits()
         self._statements = self._collect_statements()
         self._answers = self._answer_prompts()
         self.starts = self._collect_starts()
 
     def find_statements(self, thing: Entity) -> dict[str, list[Statement]]:
-        """Return the statements of a thing by relation: those of the edits, and the source's for other relations."""
+        """Return the statements of a thing by relation: those of edits, then those of the source that they leave."""
         return self._statements.get(self._find_key(thing), {})
 
     def find_edits(self, thing: Entity) -> frozenset[str]:
@@ -203,38 +207,47 @@ class EditedGraph:
             return statement
         return statement.model_copy(update=changed)
 
-    def _collect_facts(self, *, inverse: bool) -> dict[tuple[str, str], Statement]:
-        """Return what the edits state; of several facts with the same keys of subject and relation, the last one.
+    def _collect_facts(self, *, inverse: bool) -> tuple[dict[tuple[str, str], Statement], list[Statement]]:
+        """Return what the edits state: the `facts`, and the inverses that stand beside what else is stated.
 
-        An edit that a later one replaces states nothing: neither its fact, nor the inverse, nor what rules imply of it.
+        Of several facts with the same keys of subject and relation, the last one counts. An edit that a later one
+        replaces states nothing: neither its fact, nor the inverse, nor what rules imply of it.
         """
         last_edits = {(edit.fact.subject.key, edit.fact.relation_key): edit for edit in self._edits}
         facts: dict[tuple[str, str], Statement] = {}
+        inverses_beside = list[Statement]()
         for edit in self._edits:
             if last_edits[edit.fact.subject.key, edit.fact.relation_key] is not edit:
                 continue
             statements = [edit.fact]
             if inverse and self._can_invert(edit):
-                statements.append(self._invert(edit))
+                inverted = self._invert(edit)
+                if inverted.relation_key in _MANY_VALUED:
+                    inverses_beside.append(inverted)
+                else:
+                    statements.append(inverted)
             statements += edit.implied
             for statement in statements:
                 facts[statement.subject.key, statement.relation_key] = statement
-        return facts
+        return facts, inverses_beside
 
     def _collect_edits(self) -> dict[str, frozenset[str]]:
-        """Return the ids of the edits that made the facts, by the key of the facts' subject."""
+        """Return the ids of the edits that state something of a thing, by the key of the thing."""
         edits: dict[str, frozenset[str]] = {}
-        for (subject_key, _), fact in self.facts.items():
-            edits[subject_key] = edits.get(subject_key, frozenset()) | {fact.edit}
+        for fact in (*self.facts.values(), *self._inverses_beside):
+            edits[fact.subject.key] = edits.get(fact.subject.key, frozenset()) | {fact.edit}
         return edits
 
     def _collect_statements(self) -> dict[str, dict[str, list[Statement]]]:
-        """Return the statements by the subject's key, and then by the relation's."""
+        """Return the statements by the subject's key, and then by the relation's; those of edits come first."""
         collected: dict[str, dict[str, list[Statement]]] = {}
-        for (subject_key, relation_key), fact in self.facts.items():
-            collected.setdefault(subject_key, {})[relation_key] = [fact]
-
         seen = set[tuple[str, str, str]]()
+        for fact in (*self.facts.values(), *self._inverses_beside):
+            if fact.part_keys in seen:
+                continue
+            seen.add(fact.part_keys)
+            collected.setdefault(fact.subject.key, {}).setdefault(fact.relation_key, []).append(fact)
+
         for edit in self._edits:
             for statement in edit.stated:
                 is_replaced = (statement.subject.key, statement.relation_key) in self.facts
@@ -254,7 +267,7 @@ class EditedGraph:
 
     def _collect_starts(self) -> dict[str, Entity]:
         """Return the subjects of facts, and the things from which one hop leads to such a subject."""
-        edited = {subject_key: fact.subject for (subject_key, _), fact in self.facts.items()}
+        edited = {fact.subject.key: fact.subject for fact in (*self.facts.values(), *self._inverses_beside)}
         starts = dict(edited)
         for edit in self._edits:
             for statement in edit.stated:
@@ -288,9 +301,9 @@ class EditedGraph:
 
 
 def _match_names(edits: Sequence[RememberedEdit]) -> dict[str, str]:
-    """Return for the key of each thing that has only a name the key of the one thing of the source with this name.
+    """Return the source's key of things that the edits know by name only, such as {"name:osaka": "Q35765"}.
 
-    A name that several things of the source have is left out.
+    A name that no thing of the source has, or several, is left out.
     """
     things = {}
     for edit in edits:

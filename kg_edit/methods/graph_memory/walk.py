@@ -246,10 +246,15 @@ class Walker:
         return self._words.relation(statement.relation_key, statement.relation_label)
 
     def _find_statement(self, thing: Entity, choice: _Choice) -> Statement | None:
-        """Return the statement of a choice: the likeliest one of several, or the model's answer if there is none."""
-        statements = choice.statements
-        if not statements:
+        """Return the statement of a choice: the likeliest one of several, or the model's answer if there is none.
+
+        What edits state comes before what the source states beside it, such as the other subsidiaries of a company.
+        """
+        if not choice.statements:
             return self._recall(thing, choice.relation)
+        statements = [statement for statement in choice.statements if _is_changed(statement)]
+        if not statements:
+            statements = list(choice.statements)
         if len(statements) == 1:
             return statements[0]
         by_label: dict[str, Statement] = {}

@@ -9,6 +9,8 @@ from kg_edit.errors import ConfigError
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph
 from kg_edit.methods.graph_memory.method import GraphMemory
 from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
+from kg_edit.methods.graph_memory.relation_words import RelationWords
+from kg_edit.methods.graph_memory.walk import Walker
 from tests.kg_edit.methods.graph_memory.toy import BULGARIA, SONY, graph, memory, things, walked
 from tests.kg_edit.tiny import tiny
 
@@ -116,3 +118,45 @@ def test_model_chooses_only_among_relations_of_the_thing(choose: str) -> None:
 def test_edit_of_a_subject_that_the_graph_lacks_is_found_by_its_name() -> None:
     unknown = Edit(id="1", subject="Nobody's Café", prompt="{} lies in the country of", target_new="Bulgaria")
     assert things(walked(memory(unknown), "In which country does nobody's cafe lie?")) == ["Nobody's Café", "Bulgaria"]
+
+
+def company(name: str, parent: str) -> Edit:
+    """The edit that a company has a new parent company."""
+    return Edit(
+        id=name,
+        subject=name,
+        prompt="The parent company of {} is",
+        relation="parent company",
+        relation_id="P749",
+        target_new=parent,
+    )
+
+
+def test_a_new_subsidiary_stands_beside_the_others() -> None:
+    """Oslo Motors has a subsidiary, Aiwa. Two edits give it others; a walk may still go through Aiwa."""
+    chosen = {"choose": "words", "recall": False}
+    edits = [company("Sonos", "Oslo Motors"), company("Bose", "Oslo Motors")]
+    stated = graph(("Oslo Motors", "subsidiary", "Aiwa"))
+    patch = GraphMemory.on(tiny("llama"), settings=chosen, graph=stated).edit(edits)
+    assert isinstance(patch, GraphMemoryPatch)
+    remembered = []
+    for _, edit in patch.remembered:  # with the property, which Wikidata has for the label of a private graph
+        renamed = tuple(statement.model_copy(update={"relation_key": "P355"}) for statement in edit.stated)
+        remembered.append(edit.model_copy(update={"stated": renamed}))
+    edited = EditedGraph(remembered, RelationWords())
+    parent = edited.facts["name:sonos", "P749"].object
+    subsidiaries = edited.find_statements(parent)["P355"]
+    assert [statement.object.label for statement in subsidiaries] == ["Sonos", "Bose", "Aiwa"]
+    assert edited.find_edits(parent) == {"Sonos", "Bose"}
+    walk = Walker(edited, tiny("llama"), patch.rule).walk("What is the subsidiary of Oslo Motors?")
+    assert things(walk)[1] in ("Sonos", "Bose"), "what an edit states comes first"
+
+
+def test_an_inverse_does_not_undo_an_edit_of_the_same_relation() -> None:
+    """Of two edits of twin cities, the second one's inverse is about the subject of the first."""
+    first = Edit(
+        id="first", subject="Oslo", prompt="{} is a twin city of", relation="twin city", relation_id="P190",
+        target_new="Sofia",
+    )  # fmt: skip
+    second = first.model_copy(update={"id": "second", "subject": "Varna", "target_new": "Oslo"})
+    assert things(walked(memory(first, second), first.text)) == ["Oslo", "Sofia"]
