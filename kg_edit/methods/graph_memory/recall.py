@@ -1,6 +1,6 @@
-"""What the unedited model answers where the graph states nothing (`recall`), and among several objects (`likeliest`).
+"""What the unedited model answers where the graph states nothing, and which of several objects it finds likeliest.
 
-`recall` asks "What is the capital of Japan?" in three forms, each after facts about other things in the same form. An
+`recall_object` asks "What is the capital of Japan?" in three forms, each after facts about other things in the same form. An
 answer counts if two forms agree on it. An answer that only repeats the thing ("The continent of Croatia is Croatia")
 does not count.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Literal
 
 from kg_edit.languages import fill
 from kg_edit.methods.graph_memory.relation_words import Relation
@@ -20,12 +21,16 @@ from kg_edit.text.matching import begins_with, normalised
 from kg_edit.text.relation_nouns import relation_examples
 from kg_edit.writing_systems import join
 
+_Form = Literal["question", "sentence", "other sentence"]
+_FORMS: tuple[_Form, ...] = ("question", "sentence", "other sentence")
 _SHOWN = 3  # facts about other things
 _WIDE_MARKS = ("\u3002", "\uff0c", "\u3001")  # the Chinese and Japanese full stop and commas
 
 
-def recall(model: LanguageModel, thing: str, relation: Relation, *, tokens: int) -> str | None:
-    """Return the model's answer to "What is the [noun] of [thing]?"; None if no two forms agree.
+def recall_object(model: LanguageModel, thing: str, relation: Relation, *, tokens: int) -> str | None:
+    """Return the model's answer to "What is the [noun] of [thing]?".
+
+    None if no two forms agree, or if a prompt with its answer has more tokens than the model has positions.
 
     Args:
         model: the unedited model.
@@ -33,7 +38,7 @@ def recall(model: LanguageModel, thing: str, relation: Relation, *, tokens: int)
         relation: what is asked for.
         tokens: maximum number of tokens of the answer.
     """
-    prompts = [_prompt(form, thing, relation) for form in range(3)]
+    prompts = [_prompt(form, thing, relation) for form in _FORMS]
     longest = max(len(model.encode(prompt, fitting=False).ids) for prompt in prompts)
     if model.max_positions is not None and longest + tokens > model.max_positions:
         return None
@@ -59,48 +64,51 @@ def _find_agreement(answers: Sequence[str]) -> str | None:
     return None
 
 
-def likeliest(model: LanguageModel, thing: str, relation: Relation, objects: Sequence[str]) -> str:
+def likeliest_object(model: LanguageModel, thing: str, relation: Relation, objects: Sequence[str]) -> str:
     """Return the object that the model finds likeliest after "What is the [noun] of [thing]?".
 
     Wikidata lists the Byzantine Empire, the Papal States, Italy and a dozen more as countries of Rome. An object is
     ranked by the sum over its tokens of -log p.
     """
-    prompt = _ask(0, thing, relation)
+    prompt = _ask("question", thing, relation)
     pairs = [Pair(prompt, label) for label in objects]
     scores = score(model, pairs)
     costs = [scores[pair].nll * scores[pair].tokens for pair in pairs]
     return objects[costs.index(min(costs))]
 
 
-def _prompt(form: int, thing: str, relation: Relation) -> str:
+def _prompt(form: _Form, thing: str, relation: Relation) -> str:
     """Return the question in a ``form``, after facts about other things in the same form.
 
-    Form 0 is the question between its marks, 1 the sentence, and 2 the sentence in other words. A relation without
-    packaged facts of its own has others, which only show the form of an answer.
+    A relation without packaged facts of its own has others, which only show the form of an answer.
     """
-    end = "\n\n"
-    if form:
-        end = f"{relation.words.stop}\n"
+    end = f"{relation.words.stop}\n"  # of a fact
+    if form == "question":
+        end = "\n\n"
     facts = []
     for other, answer in relation_examples(relation.words.language).get(relation.name, ()):
         if other != thing:
             facts.append((_ask(form, other, relation), answer))
     if not facts:
-        facts = relation.words.shots_as(form)
+        facts = relation.words.shots_as(_FORMS.index(form))
     prompt = ""
     for text, answer in facts[:_SHOWN]:
         prompt += f"{join(text, answer)}{end}"
     return prompt + _ask(form, thing, relation)
 
 
-def _ask(form: int, thing: str, relation: Relation) -> str:
-    """Return the question for a thing in one of the three forms."""
+def _ask(form: _Form, thing: str, relation: Relation) -> str:
+    """Return the question for a thing in one of the three forms.
+
+    In Korean, the first two wordings take the hop with its {} for the thing ("{}의 통화"), and the third one has a {} of
+    its own, so it takes the noun alone ("통화").
+    """
     words = relation.words
-    wording = (words.ask, words.sentence, words.other_sentence)[form]
+    wordings = {"question": words.ask, "sentence": words.sentence, "other sentence": words.other_sentence}
     hop = relation.name
-    if relation.forms is not None and form < 2:  # the other words have a place for the thing of their own
+    if relation.forms is not None and form != "other sentence":
         hop = relation.forms.hop
-    return fill(words.say(wording, hop, relation.forms), thing, words.language)
+    return fill(words.say(wordings[form], hop, relation.forms), thing, words.language)
 
 
 def _first_clause(text: str) -> str:

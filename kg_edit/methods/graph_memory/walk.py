@@ -12,7 +12,7 @@ A statement that the model chose without words stays only if the question is lik
 sentence about another relation (pruning).
 
 A relation that the question asks for, and of which the graph states nothing, is answered by the unedited model ("What
-is the capital of Japan?"), if two of three forms of the question get the same answer (`recall`). A walk that passes no
+is the capital of Japan?"), if two of three forms of the question get the same answer (`recall_object`). A walk that passes no
 edit is dropped: the method changes nothing but what follows from an edit.
 """
 
@@ -28,7 +28,7 @@ from kg_edit.languages import words_of
 from kg_edit.methods.graph_memory.chain_text import MOST_EXAMPLES, MOST_HOPS, write_chain
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, key_from_name
 from kg_edit.methods.graph_memory.entities import Named, NameIndex
-from kg_edit.methods.graph_memory.recall import likeliest, recall
+from kg_edit.methods.graph_memory.recall import likeliest_object, recall_object
 from kg_edit.methods.graph_memory.relation_words import AskedWords, Match, Relation
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import score
@@ -78,7 +78,10 @@ class Walk:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A relation for the next hop, the words that ask for it (None: the model chose it), and its statements."""
+    """A relation for the next hop, and its statements; () if the graph has none, so that the model is asked for one.
+
+    ``match`` are the words that ask for the relation; None if no words do (a bridge, or what the model chose).
+    """
 
     relation: Relation
     match: Match | None
@@ -86,13 +89,12 @@ class _Choice:
 
     @property
     def rank(self) -> tuple[int, int, bool]:
-        """The smallest is the best: near words, many words, and what the graph states before what it lacks."""
-        distance = 0
-        words = 0
-        if self.match is not None:
-            distance = self.match.distance
-            words = len(self.match.positions)
-        return (distance, -words, not self.statements)
+        """The rank of a choice by words, of which the smallest is the best.
+
+        Near words come first, then many words, then a relation of which the graph states something.
+        """
+        assert self.match is not None  # noqa: S101 - only choices by words are compared by rank
+        return (self.match.distance, -len(self.match.positions), not self.statements)
 
 
 def _is_changed(statement: Statement) -> bool:
@@ -103,6 +105,11 @@ def _is_changed(statement: Statement) -> bool:
 def _passes_edit(statements: Sequence[Statement]) -> bool:
     """Return whether one of the statements of a walk `_is_changed`."""
     return any(_is_changed(statement) for statement in statements)
+
+
+def _begins_with_edit(statements: Sequence[Statement]) -> bool:
+    """Return whether the first statement of a walk `_is_changed`; False for a walk without statements."""
+    return bool(statements) and _is_changed(statements[0])
 
 
 class Walker:
@@ -131,20 +138,26 @@ class Walker:
         found = self._names.find(question)
         walked: list[Statement] = []
         for named in found:
-            if walked and not self._begins_further_walk(named.thing, walked):
+            if walked and not self._may_be_followed(walked, named.thing):
                 continue
             asked = self._words_about(named, found, words)
             statements = self._walk_from(named.thing, asked, question)
-            if not _passes_edit(statements):
-                continue
-            if not walked or _is_changed(statements[0]):  # a further walk begins with an edited fact, too
+            if walked:
+                is_kept = _begins_with_edit(statements)
+            else:
+                is_kept = _passes_edit(statements)
+            if is_kept:
                 walked += statements
         return Walk(tuple(walked))
 
-    def _begins_further_walk(self, thing: Entity, walked: Sequence[Statement]) -> bool:
-        """Return whether a walk from ``thing`` may follow: both begin with edited facts, each by an edit of its own."""
+    def _may_be_followed(self, walked: Sequence[Statement], thing: Entity) -> bool:
+        """Return whether a walk from ``thing`` may follow the statements ``walked``.
+
+        They have to begin with an edited fact, and the thing needs an edit that they do not pass: of "Are Sony and
+        Toyota in the same country?", the walk from Toyota may follow that from Sony if each has an edit of its own.
+        """
         passed = {statement.edit for statement in walked if _is_changed(statement)}
-        return _is_changed(walked[0]) and bool(self._graph.find_edits(thing) - passed)
+        return _begins_with_edit(walked) and bool(self._graph.find_edits(thing) - passed)
 
     def _words_about(self, named: Named[Entity], found: Sequence[Named[Entity]], words: Sequence[str]) -> AskedWords:
         """Return the words of a question that may ask for something of the thing ``named``.
@@ -184,16 +197,21 @@ class Walker:
         return chain
 
     def _choose(self, thing: Entity, asked: AskedWords, question: str, chain: Sequence[Statement]) -> _Choice | None:
-        """Return the relation of ``thing`` that the question asks for next; None if it asks for none."""
+        """Return the relation of ``thing`` that the question asks for next; None if it asks for none.
+
+        It is found by the words of the question, then as a bridge to an edited fact, then by the model.
+        """
         # The model is asked for nothing before the walk has passed an edit: what it knows by itself needs no chain.
         may_recall = self._rule.recall and _passes_edit(chain)
         matched = self._match_relations(thing, asked, may_recall=may_recall)
         if matched:
             best = matched[0]
+            # Only what the graph states can be compared. If the best choice has to be recalled, nothing of its rank is
+            # stated, and ``tied`` is empty.
             tied = [choice for choice in matched if choice.statements and choice.rank == best.rank]
             if len(tied) < 2 or self._rule.choose == "words":
                 return best
-            return self._likeliest(tied, question, chain)
+            return self._likeliest_choice(tied, question, chain)
         bridge = self._find_bridge(thing, asked)
         if bridge is not None:
             return bridge
@@ -251,7 +269,7 @@ class Walker:
         What edits state comes before what the source states beside it, such as the other subsidiaries of a company.
         """
         if not choice.statements:
-            return self._recall(thing, choice.relation)
+            return self._recall_statement(thing, choice.relation)
         statements = [statement for statement in choice.statements if _is_changed(statement)]
         if not statements:
             statements = list(choice.statements)
@@ -260,12 +278,12 @@ class Walker:
         by_label: dict[str, Statement] = {}
         for statement in statements:
             by_label.setdefault(statement.object.label, statement)  # of several objects with one label, the first
-        label = likeliest(self._model, thing.label, choice.relation, sorted(by_label))
+        label = likeliest_object(self._model, thing.label, choice.relation, sorted(by_label))
         return by_label[label]
 
-    def _recall(self, thing: Entity, relation: Relation) -> Statement | None:
+    def _recall_statement(self, thing: Entity, relation: Relation) -> Statement | None:
         """Return what the unedited model answers for a relation of a thing; None if no two forms agree."""
-        answer = recall(self._model, thing.label, relation, tokens=self._rule.answer_tokens)
+        answer = recall_object(self._model, thing.label, relation, tokens=self._rule.answer_tokens)
         if answer is None:
             return None
         return Statement(
@@ -290,7 +308,7 @@ class Walker:
             choices.append(_Choice(self._relation(statements[0]), None, statements))
         if not choices:
             return None
-        best = self._likeliest(choices[: self._rule.compared], question, chain)
+        best = self._likeliest_choice(choices[: self._rule.compared], question, chain)
         if not self._beats_other_relations(best, question, chain):
             return None
         return best
@@ -314,7 +332,7 @@ class Walker:
                 return False
         return True
 
-    def _likeliest(self, choices: Sequence[_Choice], question: str, chain: Sequence[Statement]) -> _Choice:
+    def _likeliest_choice(self, choices: Sequence[_Choice], question: str, chain: Sequence[Statement]) -> _Choice:
         """Return the choice that the model finds likeliest, by the noun or by the question."""
         if len(choices) == 1:
             return choices[0]

@@ -61,7 +61,7 @@ def test_presets_choose_as_the_published_methods_do(monkeypatch: pytest.MonkeyPa
             return score(model, pairs)
 
         monkeypatch.setattr(walk_module, "score", note)
-        monkeypatch.setattr(walk_module, "recall", lambda *_, **__: "Asparuh")
+        monkeypatch.setattr(walk_module, "recall_object", lambda *_, **__: "Asparuh")
         patch = GraphMemory.on(tiny("llama"), preset=preset, graph=graph()).edit([SONY])
         assert isinstance(patch, GraphMemoryPatch)
         walked(patch, QUESTIONS[0])
