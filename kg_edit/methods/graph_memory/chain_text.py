@@ -46,7 +46,11 @@ class Paragraphs:
 
 
 def end_of_examples(text: str, languages: Iterable[str]) -> int:
-    """Return where the paragraph with the chain begins in a prompt with examples in one of ``languages``; 0 without."""
+    """Return where the last paragraph of a prompt begins, if examples are before it; 0 if there are none.
+
+    Examples in one of ``languages`` are recognised by the first name of a row of made-up names, anywhere before the
+    last paragraph: "Belmora" in the module's example.
+    """
     before = Paragraphs.of(text).before
     for language in languages:
         if any(made_up[0] in before for made_up in fact_words(language).made_up):

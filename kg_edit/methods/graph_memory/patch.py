@@ -90,9 +90,9 @@ class GraphMemoryPatch(Patch):
     @property
     def graph(self) -> EditedGraph:
         """The graph in the language of the last edit."""
-        for graph in self.graphs.values():
-            return graph
-        return EditedGraph([], RelationWords(), inverse=self.rule.inverse)
+        if self.is_empty:
+            return EditedGraph([], RelationWords(), inverse=self.rule.inverse)
+        return next(iter(self.graphs.values()))
 
     def without(self, ids: Collection[str]) -> Self:
         """Return the patch without the edits with these ids, as if they had never been made.
@@ -122,16 +122,7 @@ class GraphMemoryPatch(Patch):
         if self.is_empty:
             yield model
             return
-        add_chain = WalkedPrompts(self, model)
-        transform_below = model.prompt_transform
-        if transform_below is None:
-            yield replace(model, prompt_transform=add_chain)
-            return
-
-        def transform(text: str) -> str:
-            return transform_below(add_chain(text))
-
-        yield replace(model, prompt_transform=transform)
+        yield replace(model, prompt_transform=WalkedPrompts(self, model))
 
     def _plus(self, other: Self) -> Self:
         provenance = join_provenances(self.provenance, other.provenance)
@@ -156,7 +147,7 @@ class GraphMemoryPatch(Patch):
 
 
 def _write(remembered: Sequence[tuple[WalkRule, RememberedEdit]]) -> dict[str, Any]:
-    """Return the content of a file: each thing, statement and rule once, and edits that have their numbers."""
+    """Return the content of a file: each thing, statement and rule once, and edits that have their indices."""
     rules = list(dict.fromkeys(rule for rule, _ in remembered))
     table = _StatementTable()
     edits = []
@@ -165,9 +156,9 @@ def _write(remembered: Sequence[tuple[WalkRule, RememberedEdit]]) -> dict[str, A
             "id": edit.id,
             "prompt": edit.prompt,
             "rule": rules.index(rule),
-            "fact": table.number_of(edit.fact),
-            "implied": [table.number_of(statement) for statement in edit.implied],
-            "stated": [table.number_of(statement) for statement in edit.stated],
+            "fact": table.index_of(edit.fact),
+            "implied": [table.index_of(statement) for statement in edit.implied],
+            "stated": [table.index_of(statement) for statement in edit.stated],
         }
         edits.append(row)
     return {
@@ -182,16 +173,16 @@ class _StatementTable:
     """The things and statements of a file, each once.
 
     Attributes:
-        things: the number of each thing, from 0.
-        rows: the number of each statement, from 0; a statement is the row that `_read_statement` reads.
+        things: the index of each thing.
+        rows: the index of each statement, which is the row that `_read_statement` reads.
     """
 
     def __init__(self) -> None:
         self.things: dict[Entity, int] = {}
         self.rows: dict[tuple[Any, ...], int] = {}
 
-    def number_of(self, statement: Statement) -> int:
-        """Return the number of a statement, which is added with its things if it is new."""
+    def index_of(self, statement: Statement) -> int:
+        """Return the index of a statement in `rows`; a new one is added with its things."""
         subject = self.things.setdefault(statement.subject, len(self.things))
         target = self.things.setdefault(statement.object, len(self.things))
         row: tuple[Any, ...] = (
@@ -243,31 +234,49 @@ def _read_statement(row: Sequence[Any], things: Sequence[Entity]) -> Statement:
 
 
 class WalkedPrompts:
-    """Turns a text into the prompt with its chain, by walks with a model that does not have the patch."""
+    """The ``prompt_transform`` of a model with the patch: turns a text into the prompt with its chain.
+
+    The walks are made with the model below the patch. If that has a ``prompt_transform`` of its own, it gets the text
+    with the chain. Two other parts of kg_edit look at the ``prompt_transform`` of a model:
+
+    - `find_walks`, for reports: any `WalkMaker`, which has `show_walk`;
+    - generation: any `KnowsStarts`, which has ``starts`` and `count_shared`. Questions of one form about other things
+      have the same examples, most of what the model has to read; what it read of them is stored in ``starts``.
+    """
 
     def __init__(self, patch: GraphMemoryPatch, model: LanguageModel) -> None:
+        self._transform_below = model.prompt_transform
         bare_model = replace(model, prompt_transform=None, asked_in=None)
         self._walkers = [Walker(graph, bare_model, patch.rule) for graph in patch.graphs.values()]
         self._languages = tuple(patch.graphs)
         self._rule = patch.rule
         self._model = model
         self._walks: OrderedDict[str, Walk] = OrderedDict()
-        # Questions of one form about other things have the same examples, most of what the model has to read.
         self.starts = PrefixStore(megabytes=_STARTS, find_state=quick_state)
 
     def __call__(self, text: str) -> str:
         """Return the prompt that the model reads instead of ``text``."""
+        prompt = self._add_chain(text)
+        if self._transform_below is not None:
+            return self._transform_below(prompt)
+        return prompt
+
+    def _add_chain(self, text: str) -> str:
+        """Return a text with the chain of its walk, and with as many examples as leave room for an answer."""
         walk = self.walk(text)
         if not walk:
             return text
-        for examples in range(self._rule.examples, 0, -1):  # as many as leave room for an answer
+        for examples in range(self._rule.examples, 0, -1):
             prompt = put_chain_before(text, walk.statements, examples=examples)
             if self._fits(prompt):
                 return prompt
         return put_chain_before(text, walk.statements, examples=0)
 
     def count_shared(self, model: LanguageModel, prompt: Prompt) -> int:
-        """Return how many tokens the examples with which a prompt begins have; 0 if it has none."""
+        """Return how many tokens the examples with which a prompt begins have; 0 if it has none.
+
+        ``prompt`` is a text that went through this object, so it may have the examples of a chain.
+        """
         end = end_of_examples(prompt.text, self._languages)
         if not end:
             return 0
@@ -286,13 +295,13 @@ class WalkedPrompts:
         if question in self._walks:
             self._walks.move_to_end(question)
             return self._walks[question]
-        walk = self._walk(question)
+        walk = self._find_walk(question)
         self._walks[question] = walk
         if len(self._walks) > _WALKS:
             self._walks.popitem(last=False)
         return walk
 
-    def _walk(self, question: str) -> Walk:
+    def _find_walk(self, question: str) -> Walk:
         """Return the first walk of a question through the graphs of all languages."""
         for walker in self._walkers:
             walk = walker.walk(question)

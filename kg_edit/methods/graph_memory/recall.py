@@ -1,8 +1,8 @@
 """What the unedited model answers where the graph states nothing, and which of several objects it finds likeliest.
 
-`recall_object` asks "What is the capital of Japan?" in three forms, each after facts about other things in the same form. An
-answer counts if two forms agree on it. An answer that only repeats the thing ("The continent of Croatia is Croatia")
-does not count.
+`recall_object` asks "What is the capital of Japan?" in three forms, each after facts about other things in the same
+form. An answer counts if two forms agree on it. An answer that only repeats the thing ("The continent of Croatia is
+Croatia") does not count.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _prompt(form: _Form, thing: str, relation: Relation) -> str:
 def _ask(form: _Form, thing: str, relation: Relation) -> str:
     """Return the question for a thing in one of the three forms.
 
-    In Korean, the first two wordings take the hop with its {} for the thing ("{}의 통화"), and the third one has a {} of
+    In Korean, the first two wordings take the hop with its {} for the thing ("{}의 통화"). The third one has a {} of
     its own, so it takes the noun alone ("통화").
     """
     words = relation.words

@@ -12,8 +12,8 @@ A statement that the model chose without words stays only if the question is lik
 sentence about another relation (pruning).
 
 A relation that the question asks for, and of which the graph states nothing, is answered by the unedited model ("What
-is the capital of Japan?"), if two of three forms of the question get the same answer (`recall_object`). A walk that passes no
-edit is dropped: the method changes nothing but what follows from an edit.
+is the capital of Japan?"), if two of three forms of the question get the same answer (`recall_object`). A walk that
+passes no edit is dropped: the method changes nothing but what follows from an edit.
 """
 
 from __future__ import annotations

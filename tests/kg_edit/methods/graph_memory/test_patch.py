@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import networkx as nx
 import pytest
 
+from kg_edit.engine.prefix_store import KnowsStarts
 from kg_edit.errors import PatchError
 from kg_edit.methods.graph_memory.method import GraphMemory
 from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import write_patch
+from kg_edit.patches.walks import find_walks
 from kg_edit.scoring.generation import continuations
 from kg_edit.ship.export.layout import ModuleLayout
 from kg_edit.ship.export.peft_adapter import write_peft
@@ -72,6 +75,21 @@ def test_weights_stay_and_the_model_below_has_no_chain() -> None:
     with memory(SONY).applied(model) as edited:
         assert edited.model is model.model
         assert model.prompt_transform is None
+
+
+def test_walks_are_found_and_examples_stored_over_another_patch_of_the_prompt() -> None:
+    def put_greeting_before(text: str) -> str:
+        return f"Hello!\n\n{text}"
+
+    patch = memory(SONY, examples=1)
+    alone = changed(patch, QUESTION)
+    below = replace(tiny("llama"), prompt_transform=put_greeting_before)
+    with patch.applied(below) as edited:
+        prompt = edited.encode(QUESTION)
+        assert prompt.text == put_greeting_before(alone)
+        assert [statement.object for statement in find_walks(edited, [QUESTION])[QUESTION]] == ["Bulgaria", "lev"]
+        transform: object = edited.prompt_transform
+        assert isinstance(transform, KnowsStarts) and 0 < transform.count_shared(edited, prompt) < len(prompt.ids)
 
 
 def broken(content: object) -> Call:
