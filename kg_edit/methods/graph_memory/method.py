@@ -250,7 +250,7 @@ class GraphMemory(GraphReader):
 
 def _can_be_said(relation: Relation, data: Mapping[str, Any]) -> bool:
     """Return whether a relation has packaged words in its language, or the edge with this ``data`` a label in it."""
-    if not has_translated_words(relation.words.language) or relation.forms is not None:
+    if not has_translated_words(relation.language_words.language) or relation.forms is not None:
         return True
     return bool(data["label"] != data.get("default_label"))
 

@@ -47,7 +47,7 @@ def recall_object(model: LanguageModel, thing: str, relation: Relation, *, token
     answers: list[str] = []
     for batch in (prompts[:2], prompts[2:]):
         for text in continuations(model, batch, limits=[tokens] * len(batch)):
-            answer = _first_clause(text).removesuffix(relation.words.copula)
+            answer = _first_clause(text).removesuffix(relation.language_words.copula)
             if answer and normalised(answer) != normalised(thing):
                 answers.append(answer)
         common_answer = _find_agreement(answers)
@@ -82,15 +82,15 @@ def _prompt(form: _Form, thing: str, relation: Relation) -> str:
 
     A relation without packaged facts of its own has others, which only show the form of an answer.
     """
-    end = f"{relation.words.stop}\n"  # of a fact
+    end = f"{relation.language_words.stop}\n"  # of a fact
     if form == "question":
         end = "\n\n"
     facts = []
-    for other, answer in relation_examples(relation.words.language).get(relation.name, ()):
+    for other, answer in relation_examples(relation.language_words.language).get(relation.name, ()):
         if other != thing:
             facts.append((_ask(form, other, relation), answer))
     if not facts:
-        facts = relation.words.shots_as(_FORMS.index(form))
+        facts = relation.language_words.shots_as(_FORMS.index(form))
     prompt = ""
     for text, answer in facts[:_SHOWN]:
         prompt += f"{join(text, answer)}{end}"
@@ -103,7 +103,7 @@ def _ask(form: _Form, thing: str, relation: Relation) -> str:
     In Korean, the first two wordings take the hop with its {} for the thing ("{}의 통화"). The third one has a {} of
     its own, so it takes the noun alone ("통화").
     """
-    words = relation.words
+    words = relation.language_words
     wordings = {"question": words.ask, "sentence": words.sentence, "other sentence": words.other_sentence}
     hop = relation.name
     if relation.forms is not None and form != "other sentence":

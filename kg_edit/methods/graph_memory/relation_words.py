@@ -3,11 +3,12 @@
 `RelationWords` knows the words of each `Relation`; `AskedWords` finds the place of a relation's words in a question.
 
 A relation has *phrases*: its noun, its label, the words of its packaged template, and the words of
-``data/relation_words.tsv``. A phrase is a set of stems: the first six letters of its words, without the s at their end
-and without function words. It fits a question that has all of its stems.
+``data/relation_words.tsv``. A phrase is a set of stems (`StemSet`): the first six letters of its words, without the s
+at their end and without function words. It fits a question that has all of its stems.
 
 In German and Spanish the phrases are the noun and the words of ``data/relation_forms.tsv``. In Japanese, Korean and
-Chinese each character is a word of its own (`normalised`), and a phrase is a run of them: 首都 in 法国的首都是哪里.
+Chinese each character is a word of its own (`normalised`), and a phrase is a run of them (`CharacterRun`): 首都 in
+法国的首都是哪里. So the *parts* of a question are stems or characters. ``language_words`` are those of its language.
 """
 
 from __future__ import annotations
@@ -26,8 +27,6 @@ from kg_edit.text.matching import normalised
 from kg_edit.text.relation_nouns import relation_nouns
 from kg_edit.writing_systems import is_unspaced
 
-Phrase = frozenset[str] | tuple[str, ...]
-"""Stems in any order, or a run of characters in Japanese, Korean and Chinese."""
 _STEM = 6  # letters; of five, country and county are one
 _RUNS = ("ja", "ko", "zh")  # languages whose phrases are runs of characters
 _SUBJECT = re.compile(r"\{\}(?:[은이을과]\([는가를와]\))?")  # with the particle behind it
@@ -65,17 +64,68 @@ def stems_of(words: Iterable[str]) -> list[str]:
     return stems
 
 
-def phrase_of(text: str) -> Phrase:
+@dataclass(frozen=True)
+class StemSet:
+    """A phrase that fits if a question has all of its stems, in any order."""
+
+    stems: frozenset[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.stems)
+
+    def place(self, parts: Sequence[str], at: int) -> frozenset[int] | None:
+        """Return the positions of the stems among a question's ``parts``, each nearest to ``at``; None without one.
+
+        The phrase "head of government" in ("", "head", "", "govern", "", "capita"), at the last one: {1, 3}.
+        """
+        positions = set[int]()
+        for wanted in self.stems:
+            places = [index for index, part in enumerate(parts) if part == wanted]
+            if not places:
+                return None
+            positions.add(min(places, key=lambda index: abs(index - at)))
+        return frozenset(positions)
+
+
+@dataclass(frozen=True)
+class CharacterRun:
+    """A phrase in Japanese, Korean or Chinese, which fits if a question has its characters one after the other."""
+
+    characters: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.characters)
+
+    def place(self, parts: Sequence[str], at: int) -> frozenset[int] | None:
+        """Return the positions of the run among a question's ``parts``, nearest to ``at``; None if it is nowhere.
+
+        The phrase 首都 in the characters of 法国的首都是哪里: {3, 4}.
+        """
+        length = len(self.characters)
+        starts = []
+        for start in range(len(parts) - length + 1):
+            if tuple(parts[start : start + length]) == self.characters:
+                starts.append(start)
+        if not starts:
+            return None
+        nearest = min(starts, key=lambda start: abs(start - at))
+        return frozenset(range(nearest, nearest + length))
+
+
+Phrase = StemSet | CharacterRun
+
+
+def phrase_of(text: str) -> StemSet:
     """Return the stems of an English text as a phrase."""
-    return frozenset(part for part in stems_of(normalised(text.replace("-", " "))) if part)
+    return StemSet(frozenset(part for part in stems_of(normalised(text.replace("-", " "))) if part))
 
 
-def phrase_in(text: str, words: FactWords) -> Phrase:
+def phrase_in(text: str, language_words: FactWords) -> Phrase:
     """Return a text in another language as a phrase: its stems without little words, or its characters."""
     parts = normalised(text.replace("-", " "))
-    if words.language in _RUNS:
-        return parts
-    return frozenset(stem(part) for part in parts if part not in words.little)
+    if language_words.language in _RUNS:
+        return CharacterRun(parts)
+    return StemSet(frozenset(stem(part) for part in parts if part not in language_words.little))
 
 
 @dataclass(frozen=True)
@@ -83,7 +133,7 @@ class Relation:
     """A relation: its ``key`` in the graph (P36, or a label of a private graph), its words, and its phrases.
 
     The noun is None if it has none ("part of"). ``sentence_template`` has {} for subject and object: "The capital of {}
-    is {}.". ``words`` are those of the language, and ``forms`` the relation's in a language other than English.
+    is {}.". ``language_words`` are those of the language, and ``forms`` the relation's if it is not English.
     """
 
     key: str
@@ -91,7 +141,7 @@ class Relation:
     noun: str | None
     sentence_template: str
     phrases: tuple[Phrase, ...]
-    words: FactWords
+    language_words: FactWords
     forms: RelationForms | None = None
 
     @property
@@ -104,7 +154,7 @@ class RelationWords:
     """The packaged words of relations in a language, read once; each relation is made once."""
 
     def __init__(self, language: str = ENGLISH) -> None:
-        self._words = fact_words(language)
+        self._language_words = fact_words(language)
         self._templates = RelationTemplates.load()
         self._nouns = relation_nouns(language)
         self._asking_words = _packaged_words()
@@ -126,17 +176,18 @@ class RelationWords:
     @property
     def language(self) -> str:
         """The language of the words."""
-        return self._words.language
+        return self._language_words.language
 
     def asked_in(self, words: Sequence[str], named: Collection[int]) -> AskedWords:
         """Return the words of a question in which the positions ``named`` are the thing's name."""
-        return AskedWords.of(words, named, self._words)
+        return AskedWords.of(words, named, self._language_words)
 
     def property_of(self, relation: str | None, prompt: str) -> str | None:
-        """Return the property of a relation's label, or of the packaged template that is an edit's prompt."""
-        for forms in self._forms.values():
-            if has_translated_words(self.language) and (forms.noun == relation or forms.template == prompt):
-                return forms.property_id
+        """Return the property of a relation's label, or of the packaged template that is an edit's prompt; or None."""
+        if has_translated_words(self.language):
+            for forms in self._forms.values():
+                if forms.noun == relation or forms.template == prompt:
+                    return forms.property_id
         row = self._templates.find(relation)
         if row and row.property_id:
             return row.property_id
@@ -166,28 +217,28 @@ class RelationWords:
             noun=noun,
             sentence_template=_make_sentence_template(noun, template, label),
             phrases=tuple(phrase for phrase in phrases if phrase),
-            words=self._words,
+            language_words=self._language_words,
         )
 
     def _make_in_language(self, key: str, label: str) -> Relation:
         """Return the relation from its forms in a language other than English; without them, from its label alone."""
-        words = self._words
+        language_words = self._language_words
         forms = self._forms.get(key) or relation_forms(label, self.language)
         texts = [label]
         noun = None
-        template = words.labelled.replace("[label]", label.replace("{}", ""))
+        template = language_words.labelled.replace("[label]", label.replace("{}", ""))
         if forms is not None:
             texts = [forms.noun, forms.owning, *forms.words.split(";"), *_texts_of_forms(forms)]
             noun = forms.noun
             template = forms.template
-        phrases = [phrase_in(text, words) for text in texts]
+        phrases = [phrase_in(text, language_words) for text in texts]
         return Relation(
             key=key,
             label=label,
             noun=noun,
-            sentence_template=join_place(template) + words.stop,
+            sentence_template=join_place(template) + language_words.stop,
             phrases=tuple(phrase for phrase in dict.fromkeys(phrases) if phrase),
-            words=words,
+            language_words=language_words,
             forms=forms,
         )
 
@@ -228,20 +279,20 @@ def _make_sentence_template(noun: str | None, template: str | None, label: str) 
 def _texts_that_ask(noun: str | None, template: str | None, label: str) -> list[str]:
     """Return the texts with whose words a question asks for a relation: its noun, its template, a short label."""
     texts = [text for text in (noun, template) if text]
-    if len(phrase_of(label)) <= _LONGEST:
+    if len(phrase_of(label).stems) <= _LONGEST:
         texts.append(label)
     return texts
 
 
 def _packaged_words() -> Mapping[str, Sequence[str]]:
-    """Return the phrases of ``data/relation_words.tsv`` by property: a heading, then lines of property and phrases."""
+    """Return the texts of ``data/relation_words.tsv`` by property: a heading, then lines of property and phrases."""
     text = files("kg_edit").joinpath("data", "relation_words.tsv").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    words: dict[str, Sequence[str]] = {}
+    texts: dict[str, Sequence[str]] = {}
     for line in lines[1:]:
         key, _, phrases = line.partition("\t")
-        words[key] = tuple(phrase.strip() for phrase in phrases.split(";"))
-    return words
+        texts[key] = tuple(phrase.strip() for phrase in phrases.split(";"))
+    return texts
 
 
 @dataclass(frozen=True)
@@ -263,17 +314,19 @@ class Match:
 
 @dataclass(frozen=True)
 class AskedWords:
-    """The words of a question that no hop of the walk has used yet, as stems by position, and the walk's position.
+    """The words of a question that no hop of the walk has used yet, as parts by position, and the walk's position.
 
     An example: the words of "What is the capital of the country of Sony?" are what, is, capital, of, country, of, sony
     (`normalised` drops articles). The walk begins at Sony, the word 6, and goes to its country, then to the capital:
 
-        stems ("", "", "capita", "", "countr", "", "")    at 6
-        stems ("", "", "capita", "", "", "", "")          at 4    `without` the match of country
-        stems ("", "", "", "", "", "", "")                at 2    `without` that of capital; nothing is `left`
+        parts ("", "", "capita", "", "countr", "", "")    at 6
+        parts ("", "", "capita", "", "", "", "")          at 4    `without` the match of country
+        parts ("", "", "", "", "", "", "")                at 2    `without` that of capital; `count_left` is 0
+
+    In Japanese, Korean and Chinese a part is a character.
     """
 
-    stems: tuple[str, ...]
+    parts: tuple[str, ...]
     at: int
     language_words: FactWords = field(default_factory=lambda: fact_words(ENGLISH))
 
@@ -281,14 +334,14 @@ class AskedWords:
     def of(cls, words: Sequence[str], named: Collection[int], language_words: FactWords) -> AskedWords:
         """Return the words of a question in which the positions ``named`` are the thing's name."""
         if language_words.language in _RUNS:
-            stems = list(words)
+            parts = list(words)
         elif language_words.language == ENGLISH:
-            stems = stems_of(words)
+            parts = stems_of(words)
         else:
-            stems = [stem(word) for word in words]
+            parts = [stem(word) for word in words]
         for index in named:
-            stems[index] = ""
-        return cls(stems=tuple(stems), at=min(named, default=0), language_words=language_words)
+            parts[index] = ""
+        return cls(parts=tuple(parts), at=min(named, default=0), language_words=language_words)
 
     def keep_nearest_to_name(self, names_of_others: Collection[int]) -> AskedWords:
         """Return the words without the names of other things at these positions; of a word, only the nearest one.
@@ -296,89 +349,83 @@ class AskedWords:
         In "Is the capital of Sony's country larger than the capital of Toyota's country?", a walk from Sony has the
         first "capital" and the first "country".
         """
-        stems = list(self.stems)
+        parts = list(self.parts)
         for index in names_of_others:
-            stems[index] = ""
+            parts[index] = ""
         if self.language_words.language in _RUNS:
-            return replace(self, stems=self._keep_near(stems, names_of_others))
+            return replace(self, parts=self._keep_near(parts, names_of_others))
         nearest: dict[str, int] = {}
-        for index, part in enumerate(stems):
+        for index, part in enumerate(parts):
             if part not in nearest or abs(index - self.at) < abs(nearest[part] - self.at):
                 nearest[part] = index
-        for index, part in enumerate(stems):
+        for index, part in enumerate(parts):
             if index != nearest[part]:
-                stems[index] = ""
-        return replace(self, stems=tuple(stems))
+                parts[index] = ""
+        return replace(self, parts=tuple(parts))
 
-    def _keep_near(self, stems: Sequence[str], names_of_others: Collection[int]) -> tuple[str, ...]:
+    def _keep_near(self, parts: Sequence[str], names_of_others: Collection[int]) -> tuple[str, ...]:
         """Return the characters that are nearer to the walk's position than to the names of other things."""
         kept = []
-        for index, part in enumerate(stems):
+        for index, part in enumerate(parts):
             nearest_other = min(abs(index - other) for other in names_of_others)
             kept.append("" if nearest_other < abs(index - self.at) else part)
         return tuple(kept)
 
-    @property
-    def left(self) -> int:
-        """How many words with a meaning are left."""
-        words = self.language_words
-        little = (*words.little, *words.asking)
-        if words.language in _RUNS:
-            # The longest little word that matches at a place counts: 哪里 before 哪.
-            longest_first = sorted((re.sub(r"\s", "", word) for word in little), key=len, reverse=True)
-            text = "".join(part or " " for part in self.stems)
-            return len(re.sub("|".join((r"\s", *longest_first)), "", text))
-        without_meaning = {stem(part) for word in little for part in normalised(word)}
-        return len([part for part in self.stems if part and part not in without_meaning])
+    def count_left(self) -> int:
+        """Return how many parts are left that ask for something; 0 ends the walk."""
+        if self.language_words.language in _RUNS:
+            return self._count_characters()
+        return self._count_stems()
+
+    def _count_stems(self) -> int:
+        """Return how many stems are left that are not little words or question words.
+
+        In German ("was", "ist", "haupts", "") it is 1, the stem of Hauptstadt. In English `stems_of` has dropped the
+        function words already, so all that are left count.
+        """
+        without_meaning = set[str]()
+        for word in (*self.language_words.little, *self.language_words.asking):
+            without_meaning.update(stem(part) for part in normalised(word))
+        return len([part for part in self.parts if part and part not in without_meaning])
+
+    def _count_characters(self) -> int:
+        """Return how many characters are left outside little words and question words.
+
+        In 的首都是哪里 it is 2, those of 首都. The longest little word at a place is dropped: 哪里 before 哪.
+        """
+        little = (*self.language_words.little, *self.language_words.asking)
+        longest_first = sorted((re.sub(r"\s", "", word) for word in little), key=len, reverse=True)
+        text = "".join(part or " " for part in self.parts)
+        return len(re.sub("|".join((r"\s", *longest_first)), "", text))
 
     def match(self, relation: Relation) -> Match | None:
         """Return the best match of the relation's phrases; None if no phrase has all of its words in the question.
 
-        Its ``all_positions`` are those of all phrases that fit: both words of "which country does s come from" ask for
-        one relation, whose phrases are "country" and "come".
+        Its ``all_positions`` are those of all phrases that fit. In "Which country does Sony hail from?", two phrases of
+        "country of origin" fit: "hail" is the best, as it is nearest to Sony, and all positions have "country", too.
         """
         matches = []
         all_positions = set[int]()
         for phrase in relation.phrases:
-            match = self._place(phrase)
-            if match is not None:
-                matches.append(match)
-                all_positions |= match.positions
+            positions = phrase.place(self.parts, self.at)
+            if positions is not None:
+                distance = min(abs(index - self.at) for index in positions)
+                matches.append(Match(positions=positions, distance=distance))
+                all_positions |= positions
         if not matches:
             return None
         best = min(matches, key=lambda match: match.rank)
         return replace(best, all_positions=frozenset(all_positions))
 
     def without(self, match: Match) -> AskedWords:
-        """Return the words without those of a match, which is where the walk is next, and without weak ones."""
-        stems = list(self.stems)
-        for index, part in enumerate(self.stems):
+        """Return the words without those of a match and without weak ones; the walk is then at the match's best phrase.
+
+        After the match in "Which country does Sony hail from?" (see `match`), both words are gone, and the walk is at
+        "hail".
+        """
+        parts = list(self.parts)
+        for index, part in enumerate(self.parts):
             if index in match.all_positions or part in _WEAK:
-                stems[index] = ""
+                parts[index] = ""
         nearest = min(match.positions, key=lambda index: abs(index - self.at))
-        return replace(self, stems=tuple(stems), at=nearest)
-
-    def _place(self, phrase: Phrase) -> Match | None:
-        """Return where the words of a phrase are, each at the place nearest to the walk; None if one is missing."""
-        if isinstance(phrase, tuple):
-            return self._place_run(phrase)
-        positions = set[int]()
-        for part in phrase:
-            places = [index for index, other in enumerate(self.stems) if other == part]
-            if not places:
-                return None
-            positions.add(min(places, key=lambda index: abs(index - self.at)))
-        distance = min(abs(index - self.at) for index in positions)
-        return Match(positions=frozenset(positions), distance=distance)
-
-    def _place_run(self, run: tuple[str, ...]) -> Match | None:
-        """Return where a run of characters is, at the place nearest to the walk; None if it is nowhere."""
-        starts = []
-        for start in range(len(self.stems) - len(run) + 1):
-            if self.stems[start : start + len(run)] == run:
-                starts.append(start)
-        if not starts:
-            return None
-        nearest = min(starts, key=lambda start: abs(start - self.at))
-        positions = frozenset(range(nearest, nearest + len(run)))
-        return Match(positions=positions, distance=min(abs(index - self.at) for index in positions))
+        return replace(self, parts=tuple(parts), at=nearest)

@@ -192,7 +192,7 @@ class Walker:
             thing = statement.object
             if choice.match is not None:
                 asked = asked.without(choice.match)
-            if not asked.left:
+            if not asked.count_left():
                 break
         return chain
 
@@ -215,7 +215,7 @@ class Walker:
         bridge = self._find_bridge(thing, asked)
         if bridge is not None:
             return bridge
-        if self._rule.choose == "words" or not asked.left or self._asks_for_another(asked):
+        if self._rule.choose == "words" or not asked.count_left() or self._asks_for_another(asked):
             return None
         return self._choose_without_words(thing, question, chain)
 

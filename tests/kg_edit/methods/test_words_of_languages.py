@@ -136,7 +136,7 @@ def test_a_statement_in_other_words_leaves_nothing_to_ask_for() -> None:
     words = RelationWords("ko")
     asked = words.asked_in(normalised("마이크로소프트가 속한 나라는"), range(7))
     match = asked.match(words.packaged["P17"])
-    assert match is not None and asked.without(match).left == 0
+    assert match is not None and asked.without(match).count_left() == 0
 
 
 def test_edits_of_several_languages_have_graphs_of_their_own(tmp_path: Any) -> None:
