@@ -316,7 +316,7 @@ class GraphDelta(nn.Module, Delta):
         # m* - m = z min(1, clamp_norm_factor |m| / |z|)
         limit = self._config.clamp_norm_factor * self._size
         norm = z.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        change = z * (limit / norm).clamp(max=1.0)
+        change: Tensor = z * (limit / norm).clamp(max=1.0)
         return change
 
     @torch.no_grad()
