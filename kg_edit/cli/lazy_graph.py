@@ -1,6 +1,7 @@
 """The graph of a command with a method: it is opened only when something reads it.
 
-To know whether a method needs a graph takes its class, and so torch. A bad row without ids is reported before that.
+Whether a method needs a graph is known from its class, whose import takes seconds (torch). A row with a fault is
+reported before that, unless a graph has to be opened for the ids in the rows.
 
 A command uses a `LazyGraph` in this order: `read_edits` asks it for the labels of ids (`in_language`, `labels`); then
 `refuse_unread` refuses a graph that neither the rows nor the method read; `set_language_of` chooses the language of the
@@ -33,7 +34,7 @@ class _Shared:
     """What a `LazyGraph` and its copies in other languages have in common.
 
     Attributes:
-        opened: the graph in each language in which it was opened; None: the method needs no graph.
+        opened: by language: the graph with labels in it, once it was opened; None: there is no graph to open.
         labels_were_asked: whether ids in the rows were looked up, in any language.
     """
 

@@ -38,20 +38,20 @@ _ROWS = 1024  # rows of A that are in float64 at once
 
 
 class _Attempt(NamedTuple):
-    """Where A is factored and A X = B is solved, and whether in float64 (exact) or in float32."""
+    """Where A is factored and A X = B is solved, and whether A is factored in float64 or in float32."""
 
     device: torch.device
-    exact: bool
+    in_float64: bool
 
 
 def _list_attempts(device: torch.device) -> list[_Attempt]:
     """Return the attempts for a device in their order: see the top of this file."""
     attempts = list[_Attempt]()
     if not has_fast_float64(device):
-        attempts.append(_Attempt(device, exact=False))
-    attempts.append(_Attempt(device, exact=True))
+        attempts.append(_Attempt(device, in_float64=False))
+    attempts.append(_Attempt(device, in_float64=True))
     if device != CPU:
-        attempts.append(_Attempt(CPU, exact=True))
+        attempts.append(_Attempt(CPU, in_float64=True))
     return attempts
 
 
@@ -98,12 +98,12 @@ class Factor:
         while True:
             attempt = self._attempts[0]
             try:
-                solution = self._try(attempt, columns.to(attempt.device))
+                solution = self._try_attempt(attempt, columns.to(attempt.device))
             except (RuntimeError, MemoryError) as error:
                 if attempt.device == CPU or not is_memory_error(error):
                     raise
                 log.debug("%s has no room for a matrix of size %d, so the CPU solves", attempt.device, len(self._c))
-                # Only the last attempt is left. Float64 on the device would take more memory than what just failed.
+                # Only the CPU is left: where the device has no room for float32, it has none for float64.
                 self._attempts = self._attempts[-1:]
                 self._factored = None
                 continue
@@ -113,7 +113,7 @@ class Factor:
             self._attempts = self._attempts[1:]  # the next one is in float64
             self._factored = None
 
-    def _try(self, attempt: _Attempt, columns: Tensor) -> Tensor | None:
+    def _try_attempt(self, attempt: _Attempt, columns: Tensor) -> Tensor | None:
         """Return A^-1 B on the attempt's device; None if A is too ill-conditioned for float32."""
         if self._factored is None:
             self._factored = _factor(self._c, self._ridge, attempt)
@@ -127,18 +127,18 @@ def _factor(moment: Tensor, ridge: float, attempt: _Attempt) -> _Factored | None
     if attempt.device.type == "cuda":  # cuSOLVER takes memory of its own, which torch may keep for later tensors
         torch.cuda.empty_cache()
     # C is sent as it is, and converted there; it may be gigabytes.
-    dtype = torch.float64 if attempt.exact else torch.float32
+    dtype = torch.float64 if attempt.in_float64 else torch.float32
     matrix = moment.to(attempt.device).to(dtype, copy=True)
     # The shift stays in float64: if it was rounded to float32, A would be another matrix.
     shift = ridge * matrix.diagonal().double().mean()
     matrix.diagonal().add_(shift)  # in place, so there is no second copy for the ridge
     lower, failed = torch.linalg.cholesky_ex(matrix)
-    if failed and attempt.exact:
+    if failed and attempt.in_float64:
         raise torch.linalg.LinAlgError("the matrix is not positive definite")  # type: ignore[attr-defined]
     if failed:
         return None
     lower = _offload_if_tight(lower)
-    if attempt.exact:
+    if attempt.in_float64:
         return _Factored(lower, shift, None)
     return _Factored(lower, shift, _offload_if_tight(moment.to(attempt.device)))
 
