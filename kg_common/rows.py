@@ -76,10 +76,10 @@ def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck 
         fault = f"ends in {suffix!r}" if os.path.exists(path) else "no such file"  # noqa: PTH110
         raise EditRowError(path, f"{fault}; expected {expected} in {', '.join(SUFFIXES)}")
     try:
-        text = _decoded(path)
+        text = _decode_file(path)
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error, row=_row_of_byte(path, error, header_fault)) from None
-    return list(_rows(path, text, header_fault))
+    return list(_parse_rows(path, text, header_fault))
 
 
 def _row_of_byte(path: Path, error: UnicodeDecodeError, header_fault: HeaderCheck | None) -> int | None:
@@ -91,7 +91,7 @@ def _row_of_byte(path: Path, error: UnicodeDecodeError, header_fault: HeaderChec
         return None
     before = error.object[: error.start].decode("utf-8").removeprefix("\ufeff")
     try:
-        rows = list(_rows(path, before + "?", header_fault))
+        rows = list(_parse_rows(path, before + "?", header_fault))
     except EditRowError:  # the byte is in the header of a table, which is now cut off
         return None
     return len(rows) or None
@@ -100,12 +100,12 @@ def _row_of_byte(path: Path, error: UnicodeDecodeError, header_fault: HeaderChec
 def utf8_text(path: Path) -> str:
     """Return the text of a UTF-8 file without its byte order mark."""
     try:
-        return _decoded(path)
+        return _decode_file(path)
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from None
 
 
-def _decoded(path: Path) -> str:
+def _decode_file(path: Path) -> str:
     """Return the text of a file without its byte order mark; one that is not UTF-8 raises UnicodeDecodeError."""
     try:
         size = path.stat().st_size
@@ -129,19 +129,19 @@ def _not_utf8(path: Path, error: UnicodeDecodeError, *, row: int | None = None) 
     return EditRowError(path, f"{message}; save the file as UTF-8", row=row, position=position)
 
 
-def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
+def _parse_rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
     """Yield the rows of a text in the format that the file's ending names."""
     suffix = path.suffix.lower()
     if suffix in _USUAL_SEPARATORS:
         separator = _find_separator(text, usual=_USUAL_SEPARATORS[suffix])
-        yield from _table(path, text, separator, header_fault)
+        yield from _parse_table(path, text, separator, header_fault)
     elif suffix == ".jsonl":
-        yield from _json_lines(text)
+        yield from _parse_json_lines(text)
     else:
-        yield from _json_list(path, text)
+        yield from _parse_json_list(path, text)
 
 
-def _json_lines(text: str) -> Iterator[RawRow]:
+def _parse_json_lines(text: str) -> Iterator[RawRow]:
     """Yield the rows of a .jsonl file; a line that is not JSON is a row with a fault."""
     # splitlines() would also split at U+2028 and similar characters, which JSON strings may contain.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -156,7 +156,7 @@ def _json_lines(text: str) -> Iterator[RawRow]:
         yield RawRow(number, value)
 
 
-def _json_list(path: Path, text: str) -> Iterator[RawRow]:
+def _parse_json_list(path: Path, text: str) -> Iterator[RawRow]:
     """Yield the rows of a .json file: the entries of its list, or the one object that it is."""
     if not text.strip():
         return
@@ -201,7 +201,7 @@ def _read_object(pairs: list[tuple[str, object]]) -> dict[str, object] | RowFaul
     """Return the object with these fields and values, or the fault of a name that occurs twice, here or further in."""
     fields: dict[str, object] = {}
     for name, value in pairs:
-        faults = list(_faults(name, value))
+        faults = list(_find_faults(name, value))
         if faults:
             return faults[0]
         if name in fields:
@@ -219,16 +219,16 @@ def _compose(value: object) -> object:
     return value
 
 
-def _faults(field: str, value: object) -> Iterator[RowFault]:
+def _find_faults(field: str, value: object) -> Iterator[RowFault]:
     """Yield the `RowFault`s inside a parsed value, each with its place (such as "name[2].field") as `field`."""
     if isinstance(value, RowFault):
         yield RowFault(f"{field}.{value.field}", value.message)
     elif isinstance(value, list):
         for number, entry in enumerate(value):
-            yield from _faults(f"{field}[{number}]", entry)
+            yield from _find_faults(f"{field}[{number}]", entry)
 
 
-def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
+def _parse_table(path: Path, text: str, separator: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
     """Yield the rows of a table behind its header, each as {column: cell}."""
     rows = table_rows(io.StringIO(text, newline=""), separator)
     line, header = next(rows, (0, None))

@@ -103,7 +103,7 @@ def test_device_that_is_full_by_now_leaves_the_solution_to_the_cpu(monkeypatch: 
     solve, solver = torch.cholesky_solve, Factor(torch.diag(torch.tensor([2.0, 4.0])), 0.0, CPU)
     columns = torch.ones(2, 1, dtype=torch.float64)
     solver.solve(columns)  # makes the factor
-    solver._attempts.insert(0, factor._Attempt(torch.device("meta"), exact=True))
+    solver._attempts.insert(0, factor._Attempt(torch.device("meta"), in_float64=True))
     monkeypatch.setattr(torch, "cholesky_solve", full)
     solution = solver.solve(columns)
     torch.testing.assert_close(solution, torch.tensor([[0.5], [0.25]], dtype=torch.float64))
