@@ -2,9 +2,9 @@
 
 While the text is read, there are marks at 1/2, 1/4, ... of the wanted number of tokens (`list_marks`). For example, of
 100,000 tokens, and with d_ff = 8192, the marks are at 12,500, 25,000 and 50,000. From each mark to the next one, and
-from the last one to the end, the number of tokens doubles. At the end of each such "doubling" C is compared with what
-it was at the mark before: by what angle have the directions C^-1 k of some probe keys k turned? The manifest of C lists
-these angles.
+from the last one to the end, the number of tokens about doubles (a chunk of the text is read to its end). At the end of
+each such "doubling" C is compared with what it was at the mark before: by what angle have the directions C^-1 k of some
+probe keys k turned? The manifest of C lists these angles.
 """
 
 from __future__ import annotations
