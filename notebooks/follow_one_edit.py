@@ -192,9 +192,9 @@ update = rank_one_update(
     mean_key=value.mean_key,
     bare_key=value.bare_key,
     covariance=glame.covariance,
-    weight=weight,
+    matrix=weight,
     variant=glame.config.key,
-    others=others,
+    token_keys=others,
     hold=glame.config.hold,
 )
 left_factor, right_factor = update.left[:, 0], update.right[:, 0]

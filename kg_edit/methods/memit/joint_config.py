@@ -32,7 +32,10 @@ class JointConfig(ValueConfig):
     chunk_tokens: PositiveInt = Field(40, description="length of the chunks of a target_text, in tokens")
 
     def workload(self, *, edits: int) -> Workload:
-        """Return the cost of one descent on the fact's prompt in every context, and one covariance C for each layer."""
+        """Return the cost of one descent on the fact's prompt in every context, and one covariance C for each layer.
+
+        It is the same for any number of ``edits`` in a call.
+        """
         return Workload(
             rows=1 + len(self.context_starts),
             context_tokens=len(self.context_starts) * self.context_tokens,

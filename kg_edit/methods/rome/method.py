@@ -54,7 +54,8 @@ from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 
 KeyVariant = Literal["rome", "r-rome"]
-# Of the key k and the update's direction: at this cosine the update is 10,000 |m* - m| / |k| long.
+# The smallest cosine between the key k and u, the direction of the update. The update has the norm
+# |m* - m| / (|k| cosine), which is 10,000 |m* - m| / |k| at this cosine.
 _SMALLEST_COSINE = 1e-4
 
 # The published code has more contexts and a larger clamp, and neither further steps, nor the keys of other tokens or of
@@ -75,8 +76,8 @@ LONG: dict[str, Any] = {"further_steps": 100, "clamp_norm_factor": 4.0}  # for l
 class RankOneConfig(ValueConfig, LayerConfig):
     """Settings of methods that write one value under one key in one layer.
 
-    The clamp is 2, because at 4 an edit damages its neighbours twice as much. There are fewer contexts than published,
-    which takes a fraction of the time (docs/speed.md compares the scores).
+    The default of ``clamp_norm_factor`` is 2, because at the published 4 an edit damages its neighbours twice as much.
+    There are fewer contexts than published, which takes a fraction of the time (docs/speed.md compares the scores).
     """
 
     key: KeyVariant = Field(
@@ -89,7 +90,10 @@ class RankOneConfig(ValueConfig, LayerConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"fast": FAST, "paper": PUBLISHED}
 
     def workload(self, *, edits: int) -> Workload:
-        """Return the cost of one descent on the edit's prompt in every context, and one covariance C."""
+        """Return the cost of one descent on the edit's prompt in every context, and one covariance C.
+
+        It is the same for any number of ``edits`` in a call.
+        """
         return Workload(
             rows=1 + sum(count for _, count in self.context_lengths),
             context_tokens=sum(length * count for length, count in self.context_lengths),
@@ -302,25 +306,27 @@ class RankOneMethod(ValueMethod):
         """
         value.descent.check()
         name = self.model.weight_name(self.layer)
-        others = None
+        token_keys = None
         if self.config.hold:  # the keys of the prompts' other tokens, at which the descent did not make the change
-            others = other_keys(self.model, value.request.rewrites, self.layer)
-        earlier = None
+            token_keys = other_keys(self.model, value.request.rewrites, self.layer)
+        earlier_keys = None
         if before is not None and not before.is_empty:
             from kg_edit.locate_then_edit.long_run import remember  # only an edit after others needs it
 
-            earlier = remember(before, name, weight=self.config.remember)
+            earlier_keys = remember(before, name, weight=self.config.remember)
         factors = rank_one_update(
             change=value.descent.change,  # m* - m, [d]
             mean_key=value.mean_key,
             bare_key=value.bare_key,
             covariance=self.covariance,
-            weight=weight_matrix(self.model.down_projection(self.layer)),  # W, [d, d_ff]
+            matrix=weight_matrix(self.model.down_projection(self.layer)),  # W, [d, d_ff]
             variant=self.config.key,
-            others=others,
+            token_keys=token_keys,
             hold=self.config.hold,
-            earlier=earlier,
+            earlier_keys=earlier_keys,
         )
+        # Where a restrained method changes the direction here, W' k is not exactly m* any more: the left factor was
+        # divided by k . u of the unchanged one.
         factors = replace(factors, right=self.adjust_directions(self.layer, factors.right))
         updates = self.adjust_updates({name: factors}, before)
         return self._make_patch(edit, value, name, updates)
@@ -360,11 +366,11 @@ def rank_one_update(
     mean_key: Tensor,
     bare_key: Tensor,
     covariance: Covariance,
-    weight: Tensor,
+    matrix: Tensor,
     variant: KeyVariant = "rome",
-    others: Tensor | None = None,
+    token_keys: Tensor | None = None,
     hold: float = 0.0,
-    earlier: Tensor | None = None,
+    earlier_keys: Tensor | None = None,
 ) -> Factors:
     """Return the update with which W's output is m* for the bare key (``rome``), or for the mean key (``r-rome``).
 
@@ -373,20 +379,22 @@ def rank_one_update(
         mean_key: k*, the mean over the contexts, [d_ff].
         bare_key: k, the key of the bare prompt, [d_ff].
         covariance: C = E[k k^T] of W's inputs, [d_ff, d_ff].
-        weight: W, [d, d_ff].
+        matrix: W, [d, d_ff].
         variant: which key is in the residual and in the denominator.
-        others: N, keys whose outputs should change little, [n, d_ff] (`kg_edit.locate_then_edit.states`).
+        token_keys: N, the keys of the prompts' other tokens, whose outputs should change little, [n, d_ff]
+            (`kg_edit.locate_then_edit.states`); None: there are none.
         hold: w, the weight of H = N^T N / n, where C has weight 1.
-        earlier: K_p, the keys of earlier edits, [d_ff, earlier edits].
+        earlier_keys: K_p, the keys of earlier edits times sqrt(``remember``), [d_ff, earlier edits]; None: there are
+            none.
     """
     # u = (C + w H + K_p K_p^T / lambda)^-1 k*: the direction that least changes the outputs of ordinary keys and of
     # earlier edits' keys. lambda = d_ff / 10 weighs C against an edit's key, as in MEMIT. The length of u cancels.
-    protected = OtherKeys.none(len(mean_key), mean_key.device)
-    if others is not None:
-        protected = protected.plus(others, weight=hold / max(1, len(others)))  # w H
-    if earlier is not None:
-        protected = protected.plus(earlier.T, weight=10 / len(mean_key))  # K_p K_p^T / lambda
-    u = covariance.solve(mean_key, others=protected, weight=1.0)  # 1: the weights are in it already; [d_ff], float64
+    held = OtherKeys.none(len(mean_key), mean_key.device)  # the sum w H + K_p K_p^T / lambda, [d_ff, d_ff]
+    if token_keys is not None:
+        held = held.plus(token_keys, weight=hold / max(1, len(token_keys)))  # w H
+    if earlier_keys is not None:
+        held = held.plus(earlier_keys.T, weight=10 / len(mean_key))  # K_p K_p^T / lambda
+    u = covariance.solve(mean_key, others=held, weight=1.0)  # 1: the weights are in it already; [d_ff], float64
     right = u / u.norm()
 
     # r = (m* - W k) / (k . u). For the bare key, m* - W k = m* - m, because the bias cancels. R-ROME has k* for k.
@@ -394,7 +402,7 @@ def rank_one_update(
     residual = exact(change)
     if variant == "r-rome":
         key = exact(mean_key)
-        residual = residual - exact(weight) @ (key - exact(bare_key))
+        residual = residual - exact(matrix) @ (key - exact(bare_key))
     factor = key @ right
     if abs(factor) < _SMALLEST_COSINE * key.norm():
         raise PatchError(

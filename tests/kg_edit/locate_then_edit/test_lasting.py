@@ -85,8 +85,8 @@ def test_rank_one_update_with_earlier_keys() -> None:
         mean_key=key,
         bare_key=key,
         covariance=covariance(1.0, 1.0),
-        weight=torch.zeros(1, 2),
-        earlier=torch.tensor([[1.0], [0.0]]),
+        matrix=torch.zeros(1, 2),
+        earlier_keys=torch.tensor([[1.0], [0.0]]),
     )
     torch.testing.assert_close(factors.product, torch.tensor([[1.0, 6.0]]))
 

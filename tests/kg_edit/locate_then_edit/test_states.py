@@ -48,7 +48,7 @@ def test_few_other_keys_and_many_give_the_same_solution(edits: int) -> None:
 def test_large_hold_keeps_the_other_output_and_writes_the_value() -> None:
     key, others, change = torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 1.0]]), torch.tensor([3.0, 5.0])
     factors = rank_one_update(
-        change=change, mean_key=key, bare_key=key, covariance=TOY, weight=torch.eye(2), others=others, hold=1e6
+        change=change, mean_key=key, bare_key=key, covariance=TOY, matrix=torch.eye(2), token_keys=others, hold=1e6
     )
     update = factors.left @ factors.right.T
     torch.testing.assert_close(update @ key, change)

@@ -91,7 +91,7 @@ def rank_one(change: Sequence[float] = (1.0, 1.0), bare_key: Sequence[float] = (
         mean_key=torch.tensor([1.0, 0.0]),
         bare_key=torch.tensor(bare_key),
         covariance=covariance(1, 1),
-        weight=torch.eye(2),
+        matrix=torch.eye(2),
     )
 
 

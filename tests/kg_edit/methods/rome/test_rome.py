@@ -36,7 +36,7 @@ def test_rank_one_update_by_hand() -> None:
         mean_key=torch.tensor([2.0, 4.0]),
         bare_key=torch.tensor([1.0, 0.0]),
         covariance=covariance(1, 4),
-        weight=W,
+        matrix=W,
     )
     torch.testing.assert_close(delta(factors), torch.tensor([[3.0, 1.5], [5.0, 2.5]]))
 
@@ -45,7 +45,7 @@ def test_r_rome_gives_the_value_for_the_mean_key() -> None:
     """R-ROME: (W + D) k* = m*, with m* = W k + change."""
     bare, mean, change = torch.tensor([1.0, 0.0]), torch.tensor([2.0, 4.0]), torch.tensor([3.0, 5.0])
     factors = rank_one_update(
-        change=change, mean_key=mean, bare_key=bare, covariance=covariance(1, 4), weight=W, variant="r-rome"
+        change=change, mean_key=mean, bare_key=bare, covariance=covariance(1, 4), matrix=W, variant="r-rome"
     )
     torch.testing.assert_close((W + delta(factors)) @ mean, W @ bare + change)
 
