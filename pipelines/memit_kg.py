@@ -1,6 +1,6 @@
 """MEMIT-KG, a baseline of GLAME's paper (arXiv 2402.13593), on a triplet file, stage by stage.
 
-The facts of the graph around the edits become further requests of the same MEMIT batch.
+The facts of the graph around the edits become further facts of the same MEMIT batch.
 
 The file has the columns subject, relation, new_object (labels or Wikidata ids), and optionally object; files of edits
 with prompts are read too. `kg-edit methods memit-kg` lists the settings. Each fact has a value of its own, so that five

@@ -117,7 +117,7 @@ METHODS = (
     ),
     MethodEntry(
         "memit-kg",
-        "MEMIT, and the facts of the edit's subgraph as further requests in the same batch",
+        "MEMIT, and the facts of the edit's subgraph as further facts in the same batch",
         paper="Zhang et al., EMNLP 2024, arXiv 2402.13593 (baseline)",
         target="kg_edit.methods.memit_kg.method:MemitKg",
         family="joint",

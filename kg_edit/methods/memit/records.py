@@ -117,9 +117,9 @@ class FoundValues:
 
 
 def new_record(record: Record, facts: Sequence[Fact], values: Sequence[FactValue]) -> dict[str, Any]:
-    """Return an edit's ``record``, completed by what is noted of its own fact and of its further facts (``requests``).
+    """Return an edit's ``record``, completed by what is noted of its own fact and of its further facts.
 
-    The first of ``facts`` is the edit itself.
+    The first of ``facts`` is the edit itself. The field ``requests`` has a record of each further fact.
     """
     fact_records = [_record_fact(fact, value) for fact, value in zip(facts, values, strict=True)]
     completed = {**fact_records[0], **record}  # a field of the edit's own record wins
@@ -159,14 +159,19 @@ def with_update_norms(records: Sequence[Record], update_norms: Tensor) -> list[R
 
 def count_facts(record: Record) -> int:
     """Return the number of facts of a record, which is its number of columns of z (`Z`)."""
-    return 1 + len(record.get("requests", ()))
+    return len(_fact_records(record))
+
+
+def _fact_records(record: Record) -> tuple[Record, ...]:
+    """Return the records of an edit's facts: its own record, then those of its further facts (``requests``)."""
+    return (record, *record.get("requests", ()))
 
 
 def texts_of(record: Record) -> list[str]:
     """Return the text of the prompt of each fact of a record, as `Edit.text`."""
     texts = []
-    for fact in (record, *record.get("requests", ())):
-        edit = fact["edit"]
+    for fact_record in _fact_records(record):
+        edit = fact_record["edit"]
         texts.append(edit.get("prompt", "").replace("{}", edit.get("subject", "")))
     return texts
 
@@ -201,8 +206,7 @@ def drop_edited_again(keys: Tensor, before: Patch, facts: Sequence[Fact]) -> Ten
 
 def facts_of(record: Record) -> list[Edit]:
     """Return the facts that were written for an edit, its own first; for a long target these are the chunks of it."""
-    facts = (record, *record.get("requests", ()))
-    return [parse_record(Edit, fact["edit"], context=STORED) for fact in facts]
+    return [parse_record(Edit, fact_record["edit"], context=STORED) for fact_record in _fact_records(record)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,6 +1,6 @@
 """MEMIT-KG, a baseline of GLAME's paper (Zhang et al., EMNLP 2024, arXiv 2402.13593): the graph's facts in the batch.
 
-The facts of an edit's subgraph become further requests, as in ROME-KG (`GraphRequestMethod`). MEMIT writes the edit and
+The facts of an edit's subgraph become further facts, as in ROME-KG (`FurtherFactsMethod`). MEMIT writes the edit and
 all its facts at once.
 """
 
@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.memit.method import Memit, MemitConfig
-from kg_edit.methods.rome_kg.method import PUBLISHED_FACTS, GraphRequestConfig, GraphRequestMethod
+from kg_edit.methods.rome_kg.method import PUBLISHED_FACTS, FurtherFactsConfig, FurtherFactsMethod
 
 
-class MemitKgConfig(GraphRequestConfig, MemitConfig):
-    """MEMIT's settings, and how many facts of each kind become further requests.
+class MemitKgConfig(FurtherFactsConfig, MemitConfig):
+    """MEMIT's settings, and how many facts of each kind are written too.
 
     The preset ``paper`` has MEMIT's published settings and 20 facts of the kind ``chained``, no others.
     """
@@ -28,10 +28,10 @@ class MemitKgConfig(GraphRequestConfig, MemitConfig):
     published_as: ClassVar[str | None] = "memit"
 
 
-class MemitKg(GraphRequestMethod, Memit):
+class MemitKg(FurtherFactsMethod, Memit):
     """The edit itself and the facts around it as one batch; many edits of a call form one batch with all their facts.
 
-    A record's ``requests`` lists the records of the facts.
+    A record's field ``requests`` lists the records of the further facts.
     """
 
     entry = method_entry("memit-kg")

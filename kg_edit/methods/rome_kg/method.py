@@ -1,10 +1,10 @@
 """ROME-KG, a baseline of GLAME's paper (Zhang et al., EMNLP 2024, arXiv 2402.13593): the graph's facts are edits too.
 
 1. The edit's subgraph has statements o* -r'-> o'. `graph_facts` puts them into words: a fact about o*, one about s over
-   the edited relation, or a continuation of the edit's prompt. `GraphRequestConfig` sets how many of each kind.
+   the edited relation, or a continuation of the edit's prompt. `FurtherFactsConfig` sets how many of each kind.
 2. ROME makes the edit, then one fact after the other, each on the model with the earlier ones.
 
-`GraphRequestMethod` has the first step; MEMIT-KG (`kg_edit.methods.memit_kg`) shares it.
+`FurtherFactsMethod` has the first step; MEMIT-KG (`kg_edit.methods.memit_kg`) shares it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kg_edit.text.fact_words import warn_of_english, warn_of_left_out
 PUBLISHED_FACTS: dict[str, Any] = {"statements": 0, "composed": 0, "chained": 20}
 
 
-class GraphRequestConfig(GraphSettings):
+class FurtherFactsConfig(GraphSettings):
     """Settings: which facts of an edit's subgraph are made as further edits, and how many."""
 
     statements: NonNegativeInt = Field(5, description="number of facts o* -r'-> o' (about o*) that are edited in too")
@@ -52,22 +52,22 @@ class GraphRequestConfig(GraphSettings):
         """Check that the facts of the edit's subgraph can be put into words."""
         self.facts(edit, subgraph)
 
-    def facts(self, edit: Edit, graph: nx.MultiDiGraph) -> tuple[GraphFact, ...]:
+    def facts(self, edit: Edit, subgraph: nx.MultiDiGraph) -> tuple[GraphFact, ...]:
         """Return the facts of an edit's subgraph that become further edits: statements, composed, chained.
 
-        With rules (``graph.rules``), the facts are instead what follows from the edit, at most as many as the three
-        counts add up to. A fact that is asked in the edit's own words would undo the edit, and is left out: the rule
-        r(x,y) & r(y,z) => r(x,z) gives such facts.
+        With rules (the setting ``graph.rules``), the facts are instead what follows from the edit, at most as many as
+        the three counts add up to. A fact that is asked in the edit's own words would undo the edit, and is left out:
+        the rule r(x,y) & r(y,z) => r(x,z) gives such facts.
         """
         if self.graph.rules is not None:
             most = self.statements + self.composed + self.chained
-            consequences = consequence_facts(edit, graph, limit=most + 1)
+            consequences = consequence_facts(edit, subgraph, limit=most + 1)
             return self._drop_own_words(edit, consequences, most)
         chosen = list[GraphFact]()
         # One fact more than needed of each kind is asked for, as one may be left out for the edit's own words.
         kinds: dict[Kind, int] = {"statement": self.statements, "composed": self.composed, "chained": self.chained}
         for kind, most in kinds.items():
-            facts = graph_facts(edit, graph, limit=most + 1, seed=self.seed, kinds=(kind,))
+            facts = graph_facts(edit, subgraph, limit=most + 1, seed=self.seed, kinds=(kind,))
             chosen += self._drop_own_words(edit, facts, most)
         return tuple(chosen)
 
@@ -77,13 +77,13 @@ class GraphRequestConfig(GraphSettings):
         return tuple(others[:most])
 
 
-class GraphRequestMethod(GraphReader):
+class FurtherFactsMethod(GraphReader):
     """Mixin for methods without a graph: adds the facts of an edit's subgraph as further edits.
 
     If the graph has no statement about o*, there are no such facts, and the edit is made alone.
     """
 
-    config: GraphRequestConfig
+    config: FurtherFactsConfig
 
     def further_edits(self, edit: Edit) -> tuple[Edit, ...]:
         """Return the subgraph's facts as edits in the edit's form; their ids are ``ID/1``, ``ID/2``, …"""
@@ -123,15 +123,17 @@ class GraphRequestMethod(GraphReader):
 
 
 def _overlaps_any(object_: str, answers: Sequence[str]) -> bool:
+    """Return whether a fact's object overlaps one of the ``answers`` of an edit's test questions."""
     return any(overlaps(object_, answer) for answer in answers)
 
 
-class RomeKgConfig(GraphRequestConfig, RomeConfig):
+class RomeKgConfig(FurtherFactsConfig, RomeConfig):
     """ROME's settings, and how many facts of each kind become further edits.
 
     The facts about o* share one key, and the composed ones share that of the edit. Each is therefore written over the
-    earlier ones, with a value m* of up to 3 |m|, as the clamp is 2. So with five of each kind most edits fail
-    (docs/glame.md). The preset ``paper`` has ROME's published settings and 20 facts of the kind ``chained``, no others.
+    earlier ones, with a value m* of up to 3 |m|, as ``clamp_norm_factor`` lets m* - m be 2 |m|. So with five of each
+    kind most edits fail (docs/glame.md). The preset ``paper`` has ROME's published settings and 20 facts of the kind
+    ``chained``, no others.
     """
 
     statements: NonNegativeInt = Field(2, description="number of facts o* -r'-> o' (about o*) that are edited in too")
@@ -146,10 +148,10 @@ class RomeKgConfig(GraphRequestConfig, RomeConfig):
     published_as: ClassVar[str | None] = "rome"
 
 
-class RomeKg(GraphRequestMethod, Rome):
+class RomeKg(FurtherFactsMethod, Rome):
     """The edit itself, then the subgraph's facts as further ROME edits, each on the model with the earlier ones.
 
-    A record's ``requests`` lists the records of the facts.
+    A record's field ``requests`` lists the records of the further facts.
     """
 
     entry = method_entry("rome-kg")
@@ -162,13 +164,18 @@ class RomeKg(GraphRequestMethod, Rome):
         patch = self.empty_patch()
         for fact in (edit, *self.further_edits(edit)):
             with patch.applied_on_top(self.model):
-                # ROME's `make_each` for this one fact; that of this class would call `make` again. The keys that it
-                # protects are those in ``before`` only, and not those of the facts in ``patch``: most share a key.
-                (update,) = super().make_each((fact,), before=before)
-            if isinstance(update, Exception):
-                raise update
+                # The keys that it protects are those in ``before`` only, and not those of the facts in ``patch``,
+                # because most share a key.
+                update = self._make_rome_edit(fact, before)
             patch = patch + update
         return self.gather(edit, patch)
+
+    def _make_rome_edit(self, fact: Edit, before: Patch) -> Patch:
+        """Return ROME's patch of one fact, on the model as it is now."""
+        (result,) = Rome.make_each(self, (fact,), before=before)  # that of this class would call `make`
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def gather(self, edit: Edit, patch: Patch) -> WeightPatch:
         """Return the patch of an edit and its facts with one record, which lists those of the facts."""
@@ -179,7 +186,7 @@ class RomeKg(GraphRequestMethod, Rome):
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Call `make` for each edit: a fact needs the model with the earlier facts, so edits can't share a descent."""
-        return EditingMethod.make_each(self, edits, before=before)  # not ROME's, which has one descent for all
+        return EditingMethod.make_each(self, edits, before=before)  # ROME's has one descent for all edits
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode the prompts of every edit and of its facts."""
