@@ -40,8 +40,8 @@ from kg_edit.models.devices import takes_onednn, use_onednn
 from kg_edit.models.loading import (
     QUANTISED,
     WAYS,
-    cached_only,
     check_blocks,
+    choose_local_files_only,
     in_short,
     load_whole,
     pick_device,
@@ -109,7 +109,7 @@ class LanguageModel:
         placement = _choose_placement(dtype, target, device_map)  # a wrong dtype is refused before a file is read
         path = resolve_model(name)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        if cached_only(path, revision):
+        if choose_local_files_only(path, revision):
             options["local_files_only"] = True
         try:
             config = AutoConfig.from_pretrained(path, **options)

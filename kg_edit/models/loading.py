@@ -71,7 +71,7 @@ def cache_folder() -> Path:
 
 def resolve_model(name: str) -> str:
     """Return a folder or hub id for ``name``. A GGUF file (also a named model's) is dequantised into the cache."""
-    file = check_model_name(name)
+    file = find_gguf_file(name)
     if file is None:
         return name
     return str(dequantise_file(file))
@@ -82,7 +82,7 @@ def files_at_hand(name: str) -> Path | None:
 
     It is the folder itself, that of a GGUF file's content in the cache, or that of a hub id in the hub's cache.
     """
-    file = check_model_name(name)
+    file = find_gguf_file(name)
     if file is not None:
         folder = _folder_of(file)
     elif Path(name).is_dir():
@@ -100,22 +100,45 @@ def files_at_hand(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def check_model_name(name: str) -> Path | None:
-    """Check a model's name without torch and without a hub. Return the GGUF file if it names one, else None."""
-    is_misspelt = name not in NAMED_MODELS and "/" not in name and not Path(name).exists()
-    near = did_you_mean(name, NAMED_MODELS) if is_misspelt else ""
-    if near:
-        raise ModelError(f"there is no model {name!r}{near} Hub ids are OWNER/NAME; `kg-edit models` lists the others")
-    path = named_model_file(name) if name in NAMED_MODELS else Path(name)
+def check_model_name(name: str) -> None:
+    """Check a model's name without torch and without a hub."""
+    find_gguf_file(name)
+
+
+def find_gguf_file(name: str) -> Path | None:
+    """Check a model's name, and return the GGUF file that it stands for; None if it is a folder or a hub id.
+
+    It is the file at the path ``name``, or that of a named model.
+    """
+    if name in NAMED_MODELS:
+        path = named_model_file(name)
+    else:
+        _refuse_misspelt(name)
+        path = Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"there is no GGUF file {path}; check the path")
         return path
+    _check_folder(name)
+    return None
+
+
+def _refuse_misspelt(name: str) -> None:
+    """Refuse a name that is nearly that of a named model, and neither a path nor a hub id."""
+    if "/" in name or Path(name).exists():
+        return
+    near = did_you_mean(name, NAMED_MODELS)
+    if near:
+        raise ModelError(f"there is no model {name!r}{near} Hub ids are OWNER/NAME; `kg-edit models` lists the others")
+
+
+def _check_folder(name: str) -> None:
+    """Refuse a folder without config.json, and the path of a folder that does not exist; a hub id passes."""
+    path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"can't load the model {name!r}: the folder {name} has no config.json; {_way_for(path)}")
     if name.startswith((".", "/", "~")) and not path.exists():  # it can't be a hub id
         raise ModelError(f"can't load the model {name!r}: there is no folder {name}; {WAYS}")
-    return None
 
 
 def _way_for(folder: Path) -> str:
@@ -193,7 +216,7 @@ def without_a_copy(name: str) -> Iterator[str]:
     Args:
         name: the model's name. If it is a GGUF file that is not in the cache, a copy is made, and deleted at the end.
     """
-    file = check_model_name(name)
+    file = find_gguf_file(name)
     if file is None or _folder_of(file).is_dir():
         yield name
         return
@@ -214,7 +237,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     path = resolve_model(name)
-    cached = cached_only(path)
+    cached = choose_local_files_only(path)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=cached)
     except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
@@ -222,31 +245,56 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def cached_only(name: str, revision: str | None = None) -> bool:
-    """Return whether a model has to be read from the hub's cache: it has a copy there, and the hub can't be reached.
+class UnreachableHubError(ModelError):
+    """The hub can't be reached, and its cache has no copy of the model; ``reason`` is the message without the name."""
 
-    The hub is asked once, for at most ``HF_HUB_ETAG_TIMEOUT`` seconds (10); transformers would ask it again and again.
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"can't load the model {name!r}: {reason}")
+        self.reason = reason
+
+
+def choose_local_files_only(name: str, revision: str | None = None) -> bool:
+    """Choose transformers' option ``local_files_only`` for a model: whether it reads the hub's cache without the hub.
+
+    It is true if the hub can't be reached and its cache has a copy of the model. Transformers would ask such a hub
+    again for each file; here it is asked once, for at most ``HF_HUB_ETAG_TIMEOUT`` seconds (10). Where transformers
+    does not ask the hub anyway (a folder, or ``HF_HUB_OFFLINE``), the option stays false.
+
+    Raises:
+        ModelError: the hub can't be reached, and its cache has no copy.
     """
     import huggingface_hub as hub
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
 
     if Path(name).exists() or constants.HF_HUB_OFFLINE:
         return False
+    failure = _ask_hub(name, revision)
+    if failure is None:
+        return False
+    if isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
+        log.info("the hub can't be reached; the copy of %s in its cache is used (HF_HUB_OFFLINE=1: always)", name)
+        return True
+    way = f"download it elsewhere (hf download {name}) and give the folder, or take the packaged smollm2-135m"
+    raise UnreachableHubError(
+        name,
+        f"it is not a folder, and {constants.ENDPOINT} can't be reached ({in_short(failure)}); {way}; "
+        "HF_HUB_OFFLINE=1 never asks the hub",
+    ) from failure
+
+
+def _ask_hub(name: str, revision: str | None) -> Exception | None:
+    """Ask the hub once for the config of a model. Return the error if it can't be reached, and None if it answers."""
+    import huggingface_hub as hub
+    from huggingface_hub import constants, errors
+
     try:
         address = hub.hf_hub_url(name, "config.json", revision=revision)
         hub.get_hf_file_metadata(address, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except (errors.HfHubHTTPError, ValueError):  # the hub answers, or this is not a hub id: transformers says why
-        return False
+    except (errors.HfHubHTTPError, ValueError):  # its answer is an error, or this is no hub id: transformers says why
+        return None
     except Exception as error:  # the network fails, in one of many ways
-        if isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
-            log.info("the hub can't be reached; the copy of %s in its cache is used (HF_HUB_OFFLINE=1: always)", name)
-            return True
-        way = f"download it elsewhere (hf download {name}) and give the folder, or take the packaged smollm2-135m"
-        raise ModelError(
-            f"can't load the model {name!r}: it is not a folder, and {constants.ENDPOINT} can't be reached "
-            f"({in_short(error)}); {way}; HF_HUB_OFFLINE=1 never asks the hub"
-        ) from error
-    return False
+        return error
+    return None
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -254,16 +302,16 @@ def convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    read, tokenizer = _read_gguf(gguf)
+    gguf_model, tokenizer = _read_gguf(gguf)
     # The weights are plain float32 already, but transformers refuses to save a model whose config is quantised.
-    config = read.config
+    config = gguf_model.config
     del config.quantization_config
     config.dtype = torch.float32
     with torch.device("meta"):  # no random weights: all come from the file
         model = AutoModelForCausalLM.from_config(config)
-    model.load_state_dict(read.state_dict(), assign=True)
+    model.load_state_dict(gguf_model.state_dict(), assign=True)
     model.tie_weights()
-    model.generation_config = read.generation_config
+    model.generation_config = gguf_model.generation_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -291,7 +339,14 @@ def _read_gguf(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def check_blocks(stated: int, names: Iterable[str]) -> None:
-    """Check that weights are stored for all blocks that a config states, before memory is used for them."""
+    """Check that weights are stored for all blocks that a config states, before memory is used for them.
+
+    The caller names the model in front of the message.
+
+    Args:
+        stated: the number of blocks that the config states.
+        names: the names of the stored weights.
+    """
     stored = 0
     for name in names:
         match = _BLOCK.search(name)
@@ -302,7 +357,10 @@ def check_blocks(stated: int, names: Iterable[str]) -> None:
 
 
 def load_whole(path: str | Path, options: Mapping[str, Any]) -> PreTrainedModel:
-    """Load a causal language model that has all its weights: transformers fills a missing one with random numbers."""
+    """Load a causal language model that has all its weights: transformers fills a missing one with random numbers.
+
+    The caller names the model in front of the message.
+    """
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)

@@ -17,7 +17,13 @@ from kg_edit.errors import ModelError, did_you_mean
 from kg_edit.methods.presets import list_published_models, read_presets
 from kg_edit.models.architectures import ModelSpec, find_spec, width_of_experts
 from kg_edit.models.language_model import ATTENTION, matrix_shape, weight_matrix
-from kg_edit.models.loading import NAMED_MODELS, cached_only, named_model_file, resolve_model
+from kg_edit.models.loading import (
+    NAMED_MODELS,
+    UnreachableHubError,
+    choose_local_files_only,
+    named_model_file,
+    resolve_model,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +170,12 @@ def _read_config(name: str) -> PretrainedConfig:
     """Read the config of a model from its files or from the hub."""
     source = _find_config_source(name)
     try:
-        cached = cached_only(str(source["pretrained_model_name_or_path"]))
+        cached = choose_local_files_only(str(source["pretrained_model_name_or_path"]))
         config: PretrainedConfig = AutoConfig.from_pretrained(**source, local_files_only=cached)
+    except UnreachableHubError as error:
+        raise _config_error(name, error.reason) from error
     except Exception as error:  # transformers and the GGUF reader may raise anything for a damaged file
-        # An error of `cached_only` begins with these words, which this message says in its own way.
-        reason = str(error).strip().removeprefix(f"can't load the model {name!r}: ")
-        lines = reason.splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise _config_error(name, lines[0]) from error
     return config
 

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import ModelError, PatchMismatchError
 from kg_edit.models.architectures import fingerprint_of
-from kg_edit.models.loading import cached_only, check_model_name, resolve_model
+from kg_edit.models.loading import choose_local_files_only, find_gguf_file, resolve_model
 from kg_edit.ship.export.merged_model import blank_model
 
 INDEX = "model.safetensors.index.json"
@@ -88,7 +88,7 @@ class Checkpoint:
             ModelError: the model has no safetensors files.
         """
         folder = checkpoint_folder(model)
-        if folder is None and check_model_name(model) is not None:
+        if folder is None and find_gguf_file(model) is not None:
             folder = Path(resolve_model(model))
         if folder is None:
             raise ModelError(f"{model} has no safetensors files; give a folder or a hub id of a model that has")
@@ -143,12 +143,13 @@ def checkpoint_folder(model: str) -> Path | None:
     Returns:
         None if the model has only other files, such as a GGUF file.
     """
-    if check_model_name(model) is not None:  # a GGUF file, whose folder in the cache may have another model's files
+    if find_gguf_file(model) is not None:  # a GGUF file, whose folder in the cache may have another model's files
         return None
     folder = Path(model)
     if not folder.is_dir():
         patterns = ["*.safetensors", *GOES_ALONG]
-        folder = Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only(model)))
+        cached = choose_local_files_only(model)
+        folder = Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached))
     has_weights = (folder / INDEX).is_file() or (folder / WEIGHTS).is_file()
     return folder if has_weights else None
 

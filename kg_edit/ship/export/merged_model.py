@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from kg_edit.errors import ConfigError, ModelError, PatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.loading import cached_only, resolve_model
+from kg_edit.models.loading import choose_local_files_only, resolve_model
 from kg_edit.models.sampling import plain_generation
 from kg_edit.patches.base import Patch, edits_beside_weights, needs_of_server
 from kg_edit.ship.export.folders import check_new, new_folder, write_notes
@@ -85,7 +85,7 @@ def _bytes_of(shard: str) -> float:
 def blank_model(name: str) -> nn.Module:
     """Return the model ``name`` (named model, hub id, folder or .gguf) on the meta device, without weights."""
     path = resolve_model(name)
-    cached = cached_only(path)
+    cached = choose_local_files_only(path)
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=cached)
         with torch.device("meta"):

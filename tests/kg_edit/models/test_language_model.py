@@ -19,7 +19,7 @@ from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import (
     NAMED_MODELS,
-    cached_only,
+    choose_local_files_only,
     dequantise_file,
     load_tokenizer,
     named_model_file,
@@ -233,7 +233,7 @@ def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pyt
         (cached / "refs" / "main").write_text("1")
         (cached / "snapshots" / "1").mkdir(parents=True)
         (cached / "snapshots" / "1" / "config.json").write_text("{}")
-        assert cached_only("someorg/somename")
+        assert choose_local_files_only("someorg/somename")
 
 
 def test_dtype_and_device_may_be_torchs_own() -> None:
