@@ -207,7 +207,9 @@ def _tokenize(
     offsets = list(encoding["offset_mapping"])
     if special:
         is_special = list(encoding["special_tokens_mask"])
-        only_bos = [tokenizer.bos_token_id]  # it stays for an empty text: in some tokenizers BOS is EOS too
+        # In GPT-2's tokenizers <|endoftext|> is BOS and EOS. Where it is put in front, an empty text is [BOS], which
+        # must not be dropped as an EOS.
+        only_bos = [tokenizer.bos_token_id]
         while ids and is_special[len(ids) - 1] and ids != only_bos:
             ids.pop()
     return ids, offsets[: len(ids)]
@@ -229,7 +231,9 @@ def _find_target(prompt_ids: Sequence[int], ids: Sequence[int], text: str, joine
     """Return the index of the target's first token in ``ids``, the tokens of prompt and target together.
 
     The tokens before it must be those of the prompt alone, ``prompt_ids``. But a target that continues a word may
-    change the prompt's last tokens: it starts at the first token in which both differ.
+    change the prompt's last tokens: it starts at the first token in which both differ. For example, the prompt
+    "They re" has the tokens [They, re], and with the target "wrote" (after `GLUE`) they are [They, rew, rote]. The
+    target then starts at index 1, with "rew". At least the first token has to be the same.
 
     Args:
         prompt_ids: the tokens of the prompt ``text``.
@@ -240,11 +244,11 @@ def _find_target(prompt_ids: Sequence[int], ids: Sequence[int], text: str, joine
     """
     if continues_word:
         start = _count_common(prompt_ids, ids)
-        prompt_is_kept = start > 0
+        is_allowed = start > 0
     else:
         start = len(prompt_ids)
-        prompt_is_kept = list(ids[:start]) == list(prompt_ids)
-    if not prompt_is_kept:
+        is_allowed = list(ids[:start]) == list(prompt_ids)
+    if not is_allowed:
         raise PromptError(
             f"the tokenizer merges the end of {text!r} with the target's beginning in {joined!r}; "
             "end the prompt at a word's end, without trailing white space"

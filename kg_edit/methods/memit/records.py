@@ -210,14 +210,14 @@ def facts_of(record: Record) -> list[Edit]:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Batch:
+class WrittenBatch:
     """The records of edits that were written together, and ``z`` [d, facts] of their facts."""
 
     records: tuple[Record, ...]
     z: Tensor
 
 
-def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Record]) -> list[Batch]:
+def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Record]) -> list[WrittenBatch]:
     """Return the batches of ``patch`` without the edits with these ``ids``; an empty batch is left out.
 
     A patch has the records of its batches one after the other, and the columns of z in the same order. For example, the
@@ -243,7 +243,7 @@ def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Rec
                 columns.append(z[:, column:end])
             column = end
         if kept:
-            batches.append(Batch(records=tuple(kept), z=torch.cat(columns, 1)))
+            batches.append(WrittenBatch(records=tuple(kept), z=torch.cat(columns, 1)))
         remaining = remaining[size:]
     return batches
 
