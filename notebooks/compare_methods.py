@@ -48,7 +48,7 @@ for name in METHODS:
     patches[name] = find_method(name).on(model).edit(edits)
     tables.append(before_and_after(model, patches[name], edits).to_frame().assign(method=name))
 scores = pd.concat(tables)
-print(", ".join(f"{name}: {patch.kind}, {patch.summary[:60]}" for name, patch in patches.items()))
+print(", ".join(f"{name}: {patch.changed_part}, {patch.summary[:60]}" for name, patch in patches.items()))
 
 # %% [markdown]
 # ## 3. What came of it

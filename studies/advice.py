@@ -291,7 +291,7 @@ class Study:
             generated=generated,
             succeeds=succeeds,
             same={difference.asked.text: difference.unchanged for difference in differences},
-            in_weights=all(find_method(entry.method).kind == "weights" for entry in ledger.active),
+            in_weights=all(find_method(entry.method).changed_part == "weights" for entry in ledger.active),
             refused=len(find_disabling(patch, (), self.model)) + len(edits) - len(made),
         )
 

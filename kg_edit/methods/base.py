@@ -34,7 +34,7 @@ from kg_edit.models.architectures import refuse_quantised, refuse_recurrent
 from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.patches.base import Kind, Patch, as_patch
+from kg_edit.patches.base import ChangedPart, Patch, as_patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.registry import MethodEntry, method_entries, plug_in_code
 from kg_edit.storage.setting_fields import input_files
@@ -53,7 +53,7 @@ class EditingMethod(ABC):
         name: the method's name, as ``--method`` takes it.
         family: which computation the method does (`kg_edit.methods.config`); None: its own, which the planner can't
             estimate.
-        kind: what a patch of this method changes: weights, a layer's output (adapter) or the prompt.
+        changed_part: what a patch of this method changes: weights, a layer's output (adapter) or the prompt.
         joint: true if all edits of a call are computed together (a batch); false if they are made in sequence, each on
             the model with the earlier edits applied.
         separable: whether an edit can be removed from a patch without computing the other edits again.
@@ -68,7 +68,7 @@ class EditingMethod(ABC):
     entry: ClassVar[MethodEntry]
     name: ClassVar[str]
     family: ClassVar[str | None] = None
-    kind: ClassVar[Kind] = "weights"
+    changed_part: ClassVar[ChangedPart] = "weights"
     joint: ClassVar[bool] = False
     separable: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
@@ -91,7 +91,7 @@ class EditingMethod(ABC):
             return
         cls.name = entry.name
         cls.family = entry.family or None
-        cls.kind = entry.changes
+        cls.changed_part = entry.changes
         cls.joint = entry.joint
         cls.separable = entry.separable
         cls.needs_graph = entry.needs_graph

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches import join_provenances
-from kg_edit.patches.base import Kind, Patch, PatchStack
+from kg_edit.patches.base import ChangedPart, Patch, PatchStack
 from kg_edit.patches.container import PatchFile
 from kg_edit.patches.weight_patch import module_of
 from kg_edit.registry import load, method_entries
@@ -79,7 +79,7 @@ class AdapterPatch(Patch):
     Adding patches adds the adapters of the same place; each adapter class defines its sum.
     """
 
-    kind: ClassVar[Kind] = "adapter"
+    changed_part: ClassVar[ChangedPart] = "adapter"
     file_kind: ClassVar[str] = "adapters"
 
     adapters: Mapping[Place, Adapter]

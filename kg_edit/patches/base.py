@@ -25,7 +25,7 @@ from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches import join_provenances
 from kg_edit.registry import load_service
 
-Kind = Literal["weights", "adapter", "prompt"]
+ChangedPart = Literal["weights", "adapter", "prompt"]
 _LONG = 160  # the most characters of a summary in a repr
 _NAMED = 5  # the most edits that an error names
 
@@ -37,7 +37,7 @@ class Patch(ABC):
     edit. Patches of one model can be added; patches of different classes add up to a `PatchStack`.
     """
 
-    kind: ClassVar[Kind]  # what the patch changes: several classes have the kind "prompt"
+    changed_part: ClassVar[ChangedPart]  # what the patch changes; several classes change the prompt
     file_kind: ClassVar[str]  # the name of the class in the patch's file, by which `patch_class` finds it
     server_needs: ClassVar[str] = ""  # what a server needs besides the model, if the change is not in its weights
     provenance: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Patch(ABC):
     @property
     def mergeable(self) -> bool:
         """Whether `merge_into` can make the change part of the model's weights."""
-        return self.kind == "weights"
+        return self.changed_part == "weights"
 
     @property
     def edits(self) -> tuple[Mapping[str, Any], ...]:
@@ -88,7 +88,7 @@ class Patch(ABC):
 
     @property
     def _facts(self) -> list[tuple[str, str, str, str, str]]:
-        """Of each edit with a readable record: its id, its text, the old and the new target, the method."""
+        """Of each edit with a readable record: (id, text, old target, new target, method), a row of the table."""
         facts = []
         for record in self.edits:
             fields = {"target_true": "", "target_new": "", **record.get("edit", {})}
@@ -160,7 +160,7 @@ class Patch(ABC):
             PatchError: a patch is applied to this model at the moment, or this kind of patch changes no weights.
             PatchMismatchError: the patch is for another model, also for this one before an earlier merge.
         """
-        raise PatchError(f"a patch of the {self.kind} can't be merged into weights; use patch.applied(model)")
+        raise PatchError(f"a patch of the {self.changed_part} can't be merged into weights; use patch.applied(model)")
 
     def check_model(self, model: LanguageModel) -> None:
         """Refuse a model for which the patch was not made.
@@ -253,10 +253,14 @@ class Patch(ABC):
     def tensors_of_edit(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]] | None:
         """Return the pairs of tensors in the patch that belong to the edit with this index alone, by name.
 
-        A ledger compares them, to find out whether a removal changed this edit. SERAC's patch, for example, has the
-        vectors by which it recognises the edit's prompt, and their weights: {"scope": (vectors, weights)}. The result
-        is {} if the edit's record has everything, and None if a change can't be attributed to a single edit. For a
-        `WeightPatch` it is None too: the ledger takes the edit's columns of the factors, {weight name: (left, right)}.
+        A ledger compares them, to find out whether a removal changed this edit.
+
+        Returns:
+            - Pairs: SERAC, for example, has the vectors by which it recognises the edit's prompt, and their weights:
+              {"scope": (vectors, weights)}.
+            - {}: the edit's record has everything.
+            - None: a change can't be attributed to a single edit; also for a `WeightPatch`, of which the ledger itself
+              takes the edit's columns of the factors, {weight name: (left, right)}.
         """
         return None
 
@@ -368,7 +372,8 @@ class PatchStack(Patch):
     """Several patches, applied in order: one of each class, or several whose changes are in different places."""
 
     patches: tuple[Patch, ...]
-    kind: ClassVar[Kind] = "adapter"  # it can be applied, not merged
+    # Its parts may change anything. The value says only that a stack can be applied, and not merged: see `mergeable`.
+    changed_part: ClassVar[ChangedPart] = "adapter"
 
     @classmethod
     def of(cls, *patches: Patch) -> Patch:
@@ -416,10 +421,21 @@ class PatchStack(Patch):
         return PatchStack.of(self, other)
 
     def with_records(self, records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Patch:
-        """Return the stack with these records of its edits, in its first part."""
-        first = self.patches[0].with_records(records, provenance)
-        others = [part.with_records((), {}) for part in self.patches[1:]]
-        return PatchStack((first, *others))
+        """Return the stack with these records of its edits.
+
+        The first records are those of the parts, in the order of `edits`: each part gets as many as it has. The records
+        after them, which no part had, go to the last part. The first part gets the missing fields of ``provenance``.
+        """
+        parts = list[Patch]()
+        start = 0
+        for part in self.patches:
+            end = start + len(part.edits)
+            if part is self.patches[-1]:
+                end = len(records)
+            missing = provenance if part is self.patches[0] else {}
+            parts.append(part.with_records(records[start:end], missing))
+            start = end
+        return PatchStack(tuple(parts))
 
     @contextmanager
     def applied_on_top(self, model: LanguageModel) -> Iterator[LanguageModel]:
@@ -449,7 +465,10 @@ def needs_of_server(patch: Patch) -> str:
 
 
 def edits_beside_weights(patch: Patch) -> str:
-    """Return the first edits of a patch that are not changes of weights, with their methods: "a (grace), b (ike)"."""
+    """Return the first edits of a patch that are not changes of weights, with their methods: "a (grace), b (ike)".
+
+    "" if there are none.
+    """
     records = list[Mapping[str, Any]]()
     for part in patch.parts:
         if not part.mergeable:

@@ -23,7 +23,7 @@ from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches import join_provenances
-from kg_edit.patches.base import Kind, Patch, without_edits
+from kg_edit.patches.base import ChangedPart, Patch, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.text.matching import bare_question
 from kg_edit.text.similarity import Index, best, bm25_index, index_of, normalise_text, share_index, within_letters
@@ -189,7 +189,7 @@ class PromptPatch(Patch):
     ``prompt_transform`` already, it runs afterwards, on the text with the facts.
     """
 
-    kind: ClassVar[Kind] = "prompt"
+    changed_part: ClassVar[ChangedPart] = "prompt"
     file_kind: ClassVar[str] = "prompt"
     rule_class: ClassVar[type[PromptRule]] = PromptRule
 

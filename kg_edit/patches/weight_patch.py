@@ -20,7 +20,7 @@ from kg_edit.models.architectures import is_quantised
 from kg_edit.models.hooks import mark_patched
 from kg_edit.models.language_model import LanguageModel, matrix_shape, weight_matrix
 from kg_edit.patches import KEY, STATE, check_factors, describe_ranks, join_provenances
-from kg_edit.patches.base import Kind, Patch
+from kg_edit.patches.base import ChangedPart, Patch
 from kg_edit.patches.factors import Factors
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class WeightPatch(Patch):
     the other tensors.
     """
 
-    kind: ClassVar[Kind] = "weights"
+    changed_part: ClassVar[ChangedPart] = "weights"
     file_kind: ClassVar[str] = "weights"
 
     factors: Mapping[str, Factors]

@@ -217,7 +217,7 @@ def _other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> str | None:
 
 def _warn_of_a_sequence(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> None:
     """Warn that a method makes several edits in sequence, in which later ones may spoil earlier ones."""
-    if len(edits) <= FEW or method.joint or method.kind != "weights":
+    if len(edits) <= FEW or method.joint or method.changed_part != "weights":
         return
     way = ""
     if len(edits) <= MANY and model.spec.down_projection:

@@ -75,7 +75,7 @@ def subjects_in_text(patch: Patch) -> list[tuple[str, str]]:
     """
     subjects = list[tuple[str, str]]()
     for part in patch.parts:
-        if part.kind == "prompt":
+        if part.changed_part == "prompt":
             continue
         for record in part.edits:
             edit = record.get("edit", {})

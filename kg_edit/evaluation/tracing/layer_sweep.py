@@ -186,7 +186,7 @@ def edit_scores(
         elif isinstance(patch, WeightPatch):
             patches[index] = patch
         else:
-            problem = f"--layer auto can't score a patch of the {patch.kind}; give --layer a number"
+            problem = f"--layer auto can't score a patch of the {patch.changed_part}; give --layer a number"
             errors[index] = ConfigError(problem)
 
     reader = model.in_chat(chat=all(probe.edit.asks_in_chat for probe in probes))

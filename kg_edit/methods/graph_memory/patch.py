@@ -27,7 +27,7 @@ from kg_edit.methods.graph_memory.walk import Walk, Walker, WalkRule
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches import join_provenances
-from kg_edit.patches.base import Kind, Patch, without_edits
+from kg_edit.patches.base import ChangedPart, Patch, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.patches.walks import ShownWalk
 from kg_edit.text.matching import bare_question
@@ -43,7 +43,7 @@ class GraphMemoryPatch(Patch):
     ``applied`` yields another `LanguageModel` with the same weights, whose prompts get the chains.
     """
 
-    kind: ClassVar[Kind] = "prompt"
+    changed_part: ClassVar[ChangedPart] = "prompt"
     file_kind: ClassVar[str] = "graph-memory"
     server_needs: ClassVar[str] = (
         "A server of graph-memory has to run the walk before each prompt: the patch file, and the model to ask; "

@@ -49,7 +49,7 @@ class AdapterMethod(StatementMethod):
 
     family = "adapter"
     trains: ClassVar[Trains] = "weight"
-    kind = "adapter"
+    changed_part = "adapter"
     adapter_class: ClassVar[type[Adapter]]
     config: AdapterConfig
 

@@ -74,7 +74,7 @@ class CodebookMethod(StatementMethod):
     """A method whose edits are entries of a codebook, each trained without the others, so that it can be removed."""
 
     takes_text = True
-    kind = "adapter"
+    changed_part = "adapter"
     separable = True
     patch_class: ClassVar[type[CodebookPatch]] = CodebookPatch
 

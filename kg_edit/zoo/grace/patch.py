@@ -26,7 +26,7 @@ from kg_edit.models.hooks import ask_for_prompt_ends, read_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches import join_provenances
 from kg_edit.patches.adapter_patch import layer_of
-from kg_edit.patches.base import Kind, Patch, PatchStack, without_edits
+from kg_edit.patches.base import ChangedPart, Patch, PatchStack, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.patches.weight_patch import module_of
 from kg_edit.zoo.grace.codebook import Codebook, Deferral
@@ -39,7 +39,7 @@ class CodebookPatch(Patch):
     Adding patches appends the entries. `without` removes edits exactly, as if they had never been made.
     """
 
-    kind: ClassVar[Kind] = "adapter"
+    changed_part: ClassVar[ChangedPart] = "adapter"
     file_kind: ClassVar[str] = "grace"
     book_class: ClassVar[type[Codebook]] = Codebook
 

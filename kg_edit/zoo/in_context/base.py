@@ -54,7 +54,7 @@ class PromptMethod(EditingMethod):
     """Makes a `PromptFact` of each edit. It needs no pass of the model, and the model's weights stay as they are."""
 
     family = "in-context"
-    kind = "prompt"
+    changed_part = "prompt"
     separable = True
     puts_words: ClassVar[bool] = False  # whether the method puts more before a prompt than the fact itself
     patch_class: ClassVar[type[PromptPatch]] = PromptPatch

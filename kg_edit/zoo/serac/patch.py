@@ -28,7 +28,7 @@ from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches import join_provenances
-from kg_edit.patches.base import Kind, Patch, without_edits
+from kg_edit.patches.base import ChangedPart, Patch, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.zoo.serac.counterfactual import Pair, change_after_marker
 from kg_edit.zoo.serac.scope import Scope, Vectors, text_states
@@ -81,7 +81,7 @@ class ScopePatch(Patch):
     ``applied`` yields another `LanguageModel` with the same weights; use that one.
     """
 
-    kind: ClassVar[Kind] = "prompt"
+    changed_part: ClassVar[ChangedPart] = "prompt"
     file_kind: ClassVar[str] = "serac"
 
     rule: ScopeRule
@@ -148,7 +148,7 @@ class ScopePatch(Patch):
 
         A patch of the weights does. A patch of the prompt changes no hidden state of the edits' own prompts.
         """
-        return earlier.kind != "prompt"
+        return earlier.changed_part != "prompt"
 
     def tensors_of_edit(self, index: int) -> Mapping[str, Pair]:
         """Return the vectors and weights by which the scope recognises the edit's prompt."""

@@ -91,7 +91,7 @@ def refusal_of_graph(name: str, empty: str) -> Refusal | None:
 
 def refusal_of_no_number(name: str) -> Refusal | None:
     """What the method ``name`` raises for a model whose logits are not finite; None where no loss is computed."""
-    if find_method(name).kind == "prompt":
+    if find_method(name).changed_part == "prompt":
         return None
     fine_tuned = "ft" in name.split("-") or name in ("adalora", "ext-sub", "locft", "lora", "melo")
     tuned = fine_tuned or issubclass(find_method(name), AdapterMethod)

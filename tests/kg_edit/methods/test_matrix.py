@@ -156,7 +156,7 @@ def test_layer_that_is_not_there_is_refused(name: str) -> None:
 def test_edit_and_apply_leave_the_model_unchanged(name: str, family: str) -> None:
     patch, untouched = patch_of_both(name, family)
     assert untouched
-    assert patch.kind == find_method(name).kind and patch.mergeable == (patch.kind == "weights")
+    assert patch.changed_part == find_method(name).changed_part and patch.mergeable == (patch.changed_part == "weights")
     assert [edit["edit"]["id"] for edit in patch.edits] == ["1", "2"]
     model = tiny(family)
     weights, before, clean = weights_of(model), state(model), logits_after(model)
@@ -172,7 +172,7 @@ def test_patch_is_read_back_as_saved(name: str, family: str, tmp_path: Path) -> 
     path, model = patch.save(tmp_path / "patch.safetensors"), tiny(family)
     again = Patch.load(path)
     assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
-    if patch.kind != "weights":  # those of weights are stored in another form
+    if patch.changed_part != "weights":  # those of weights are stored in another form
         assert patch.nbytes == again.nbytes == sum(tensor.nbytes for tensor in read_patch(path).tensors.values())
     with patch.applied(model) as edited:
         expected = logits_after(edited)
@@ -293,7 +293,7 @@ def test_failure_leaves_the_model_unchanged(name: str, monkeypatch: pytest.Monke
         return forward(self, *args, **options)
 
     monkeypatch.setattr(type(model.block(2)), "forward", failing)
-    if chosen.kind != "prompt":  # which needs no pass
+    if chosen.changed_part != "prompt":  # which needs no pass
         with pytest.raises(RuntimeError, match="the power is gone"):
             chosen.edit([EDIT, SECOND])
     monkeypatch.undo()
@@ -425,7 +425,7 @@ def test_tied_embeddings_stay_tied(name: str) -> None:
 ROUGH = [
     name
     for name in METHODS
-    if "descent_dtype" in find_method(name).config_class.model_fields and find_method(name).kind == "weights"
+    if "descent_dtype" in find_method(name).config_class.model_fields and find_method(name).changed_part == "weights"
 ]
 
 

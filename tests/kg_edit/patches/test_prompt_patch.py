@@ -10,9 +10,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from kg_edit.errors import ConfigError, ModelError, PatchError
-from kg_edit.patches.base import Patch, PatchStack
+from kg_edit.patches.base import Patch, PatchStack, edits_beside_weights
+from kg_edit.patches.factors import Factors
 from kg_edit.patches.prompt_patch import PromptFact, PromptPatch, PromptRule
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score
@@ -171,6 +173,18 @@ def test_patches_of_different_rules_add() -> None:
     )
     stack = PatchStack.of(WeightPatch(factors={}), mixed)
     assert stack is mixed, "what changes nothing is left out"
+
+
+def test_records_of_a_stack_stay_with_the_parts_that_made_them() -> None:
+    one = torch.ones(2, 1)
+    weights = WeightPatch(
+        factors={"w": Factors(left=one, right=one)}, provenance={"edits": [{"edit": {"id": "w"}, "method": "rome"}]}
+    )
+    stack = weights + patch(LAKERS)
+    records = [{"edit": {"id": id_}, "method": method} for id_, method in (("w", "rome"), ("1", "ike"), ("2", "ike"))]
+    complete = stack.with_records(records, {"model": {"name": "m"}})
+    assert list(complete.edits) == records and complete.provenance["model"] == {"name": "m"}
+    assert edits_beside_weights(complete) == "1 (ike), 2 (ike)"
 
 
 def test_facts_of_two_rules_stand_before_one_prompt() -> None:

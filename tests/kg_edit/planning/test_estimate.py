@@ -379,7 +379,9 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
     assert {*list_published_models()} <= {*named}
 
 
-@pytest.mark.parametrize("name", keep_first([name for name in method_names() if find_method(name).kind != "prompt"]))
+@pytest.mark.parametrize(
+    "name", keep_first([name for name in method_names() if find_method(name).changed_part != "prompt"])
+)
 def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: LanguageModel) -> None:
     method = find_method(name)
     config = method.config_class.preset("default", UNTRAINED.get(name, {}))

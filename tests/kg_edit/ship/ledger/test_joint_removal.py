@@ -127,7 +127,7 @@ def test_remove_of_a_prompt_text_leaves_the_others(tmp_path: Path) -> None:
     ledger.make(on_tiny("definition", model), edits[1:])
     ledger.remove(["e1", "e0"])
     assert [record["edit"]["id"] for record in ledger.patch.edits] == ["e2"]
-    assert ledger.patch.kind == "prompt"
+    assert ledger.patch.changed_part == "prompt"
 
 
 def test_remove_recomputes_a_memory_above_changed_weights(tmp_path: Path) -> None:
