@@ -9,7 +9,7 @@ https://www.w3.org/TR/n-triples/.
 A block goes through three steps. `_tidy` makes every line a triple with single spaces, or empty. A pattern picks the
 lines that are needed. `_canonicalize` gives them the form in which the engine writes them, so that equal triples are
 equal bytes in every store. Both `_tidy` and `_canonicalize` first test a whole block at once (`_is_surely_tidy`,
-`_is_surely_canonical`) and go through its lines only if the test fails, which is rare.
+`_looks_canonical`) and go through its lines only if the test fails, which is rare.
 """
 
 from __future__ import annotations
@@ -40,21 +40,22 @@ _ITEM = rb"<" + _WIKIDATA + rb"entity/Q[0-9]+>"
 _NODE = rb"<" + _WIKIDATA + rb"entity/statement/[^>\n]+>"
 _TEXTS = rb"<http://(?:www\.w3\.org/(?:2000/01/rdf-schema#label|2004/02/skos/core#altLabel)|schema\.org/description)>"
 _TIME = rb'"[^"\n]*"\^\^<http://www\.w3\.org/2001/XMLSchema#dateTime>'
-_TYPE = rb"<http://www.w3.org/1999/02/22-rdf-syntax-ns#type> "
+_RDF_TYPE = "<http://www.w3.org/1999/02/22-rdf-syntax-ns#type>"
 _LITERAL = rb'"[^"\n]*"\^\^<' + XSD.encode() + rb"(?:" + "|".join(DATATYPES).encode() + rb")>"
 _ANY_LANGUAGE = rb"[a-z0-9-]+"
 _VALUE = rb"<" + _WIKIDATA + rb"value/[^>\n]+>"
 
-# The rest of a canonical line: plain characters, then a text, if there is one, then " .". The text may have the escapes
-# \n, \r, \t, \" and \\; after it comes a language in small letters or a type. For other control characters, the engine
-# writes \b, \f or such as \u0007. A line that has one of these doesn't match: it is parsed and written again.
+# A canonical line: plain characters (subject, predicate, an object that is no text), then a text, if there is one, then
+# " .". The text may have the escapes \n, \r, \t, \" and \\; after it comes a language in small letters or a type. For
+# other control characters, the engine writes \b, \f or such as \u0007. A line that has one of these doesn't match: it
+# is parsed and written again.
 _PLAIN = rb'[^"\\\x00-\x1f\x7f]*'
 _CANONICAL = re.compile(
     _PLAIN + rb'(?:"' + _PLAIN + rb'(?:\\[nrt"\\]' + _PLAIN + rb')*"(?:@[a-z0-9-]+|\^\^<[^>"]*>)?)? \.'
 )
 _STRING = f"^^<{XSD}string>".encode()  # which the engine leaves out: it is the type of every text
-# A canonical line may have the first three, for control characters (see `_ESCAPE`); the engine never writes the others.
-_MAYBE_NOT_CANONICAL = (rb"\u", rb"\b", rb"\f", rb"\U", rb"\'", _STRING)
+_CONTROL_ESCAPES = (rb"\u", rb"\b", rb"\f")  # which a canonical line may have, for control characters
+_NEVER_WRITTEN = (rb"\U", rb"\'", _STRING)  # by the engine
 _CONTROL = bytes([*range(10), *range(11, 32), 127])  # control characters but for the line end
 _CAPITALS = re.compile(rb'"@[a-z0-9-]*[A-Z]')  # a language with a capital
 
@@ -131,7 +132,7 @@ def _make_wanted_pattern(*, values: bool, languages: Languages | None) -> re.Pat
         # wdt:P2048 "+1.96"^^xsd:decimal
         after_entity.append(rb"<" + _WIKIDATA + rb"prop/direct/P[0-9]+> " + _LITERAL)
         # rdf:type wikibase:BestRank
-        after_node.append(_TYPE + rb"<" + _ONTOLOGY + rb"BestRank>")
+        after_node.append(re.escape(_RDF_TYPE.encode()) + rb" <" + _ONTOLOGY + rb"BestRank>")
         # psv:P2048 wdv:5ee9cd9f
         after_node.append(rb"<" + _WIKIDATA + rb"prop/statement/value/P[0-9]+> " + _VALUE)
         # wikibase:quantityAmount "+1.96"^^xsd:decimal
@@ -240,7 +241,7 @@ def _canonicalize(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandle
         first: number of the first line of the block.
         bad: called for each unreadable line.
     """
-    if _is_surely_canonical(b"\n".join(kept)):
+    if _looks_canonical(b"\n".join(kept)):
         return kept
     canonical = []
     for line in kept:
@@ -255,7 +256,10 @@ def _canonicalize(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandle
 
 
 def _find_number(line: bytes, block: bytes, first: int) -> int:
-    """Return the number of a line of a block whose first line has the number `first`. This is slow."""
+    """Return the number of a line of a block whose first line has the number `first`. This is slow.
+
+    Of two equal lines it is the number of the first one.
+    """
     start = 0
     if not block.startswith(line + b"\n"):
         start = block.index(b"\n" + line + b"\n") + 1
@@ -270,9 +274,12 @@ def _is_canonical(line: bytes) -> bool:
     return _CANONICAL.fullmatch(line) is not None and _STRING not in line
 
 
-def _is_surely_canonical(text: bytes) -> bool:
-    """Test fast whether all lines are surely canonical. False means that each line must be checked."""
-    for part in _MAYBE_NOT_CANONICAL:
+def _looks_canonical(text: bytes) -> bool:
+    """Test fast whether all lines are canonical. False means that each line must be checked.
+
+    Quotes are only counted, so a malformed line may pass; the engine's parser, which reads the lines later, refuses it.
+    """
+    for part in _CONTROL_ESCAPES + _NEVER_WRITTEN:
         if part in text:
             return False
     if _CAPITALS.search(text):
@@ -328,7 +335,7 @@ def value_lines(entity: str, relation: str, value: str) -> list[bytes]:
     lines = [
         f"{item} <{DIRECT}{relation}> {literal} .",
         f"{item} <{base}prop/{relation}> {node} .",
-        f"{node} {_TYPE.decode()}<http://wikiba.se/ontology#BestRank> .",
+        f"{node} {_RDF_TYPE} <http://wikiba.se/ontology#BestRank> .",
         f"{node} <{base}prop/statement/value/{relation}> {value_node} .",
     ]
     for predicate, term in details.items():
@@ -345,7 +352,7 @@ def text_line(entity: str, kind: str, text: str, language: str) -> bytes:
 def statement_numbers(lines: Sequence[bytes]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     """Return the id numbers (subject, property, object) of the truthy statements in `lines`: int64 [statements, 3]."""
     statements = _IDS.findall(b"\n".join(lines))
-    numbers = b" ".join([b"%s %s %s" % ids for ids in statements]).decode()
+    numbers = b" ".join([b"%s %s %s" % ids for ids in statements]).decode()  # parsed as one text, which is fast
     import numpy as np
 
     return np.fromstring(numbers, dtype=np.int64, sep=" ").reshape(-1, 3)
