@@ -164,7 +164,7 @@ def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) 
     paddings: Sequence[float] = _PADDINGS
     if boxes > _FEW_BOXES:
         step = _COARSE
-        paddings = _PADDINGS[2:]
+        paddings = _PADDINGS[2:]  # only the smallest
     for growth in range(_MAX_GROWTHS):
         scale = 1.125**growth
         radii = (sector.radii[0] * scale, sector.radii[1] * scale)
@@ -174,7 +174,7 @@ def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) 
         ring = _Ring(sector.start, sector.sweep, radii, rings, step)
         for padding in paddings:
             points = _fill_ring(centre, parts, ring, padding, 0.0)
-            if points:
+            if points is not None:
                 return _spread_out(centre, parts, ring, padding, points)
     return _place_rows_around(centre, parts)
 
@@ -189,12 +189,12 @@ def _spread_out(
     low = 0.0
     high = ring.sweep / len(parts)
     even = _fill_ring(centre, parts, ring, padding, high)
-    if even:
+    if even is not None:
         return even
     for _ in range(_BISECTIONS):
         angle = (low + high) / 2
         wider = _fill_ring(centre, parts, ring, padding, angle)
-        if wider:
+        if wider is not None:
             points = wider
             low = angle
         else:
@@ -203,10 +203,10 @@ def _spread_out(
 
 
 def _fill_ring(
-    centre: Rectangle, parts: Sequence[BoxGroup], ring: _Ring, padding: float, least: float
+    centre: Rectangle, parts: Sequence[BoxGroup], ring: _Ring, padding: float, least_angle: float
 ) -> list[Point] | None:
-    """Put each group at the first free angle at least `least` after the previous group; None if they do not fit."""
-    angle = ring.start + least / 2
+    """Put each group at the first free angle, `least_angle` or more after the previous one; None if they do not fit."""
+    angle = ring.start + least_angle / 2  # half before the first group, so that half is left behind the last one
     end = ring.start + ring.sweep + 1e-9
     placed = _PlacedGroups(centre, padding)
     for part in parts:
@@ -218,7 +218,7 @@ def _fill_ring(
             if point is None:
                 angle += ring.step
         placed.add(part, point)
-        angle += max(least, ring.step / 4)
+        angle += max(least_angle, ring.step / 4)  # a quarter of a step is about the least that two groups need
     return placed.points
 
 
@@ -267,9 +267,12 @@ def _find_point(part: BoxGroup, angle: float, ring: _Ring, placed: _PlacedGroups
 def _touch_ring(box: Rectangle, angle: float, radii: tuple[float, float]) -> Point:
     """Return the origin of a group in this direction such that its first box is outside an ellipse.
 
-    The origin is on a wider ellipse: the radii are longer by the distance from the origin to the near side of the box.
-    So the near side touches the given ellipse exactly where the group is right of, left of, above or below the centre.
-    The near side is the left one for a box to the right of the centre, the upper one for a box below it, and so on.
+    The box's sides that face the centre are `near_x` and `near_y` away from the origin. The origin is at
+
+        x = cos(angle) (radii[0] + near_x),   y = sin(angle) (radii[1] + near_y)
+
+    A group to the right of the centre (angle 0) has its origin at x = radii[0] - box.left, so that the left side of its
+    box is at x = radii[0], on the ellipse.
     """
     across = math.cos(angle)
     down = math.sin(angle)

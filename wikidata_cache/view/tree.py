@@ -19,7 +19,7 @@ LINE = 28.8  # distance from one leaf to the next
 BOX_HEIGHT = 21.12
 _PADDING = 24.96  # width of a node's box minus the width of its text
 _BEND = 43.2  # width in which an edge bends, before its straight part with the label
-_ARROW = 43.2  # what the straight part is longer than the label; the arrowhead is at its end
+_ARROW = 43.2  # how much longer the straight part is than its column's widest label; the arrowhead is at its end
 _ARROWHEAD = 9.6
 _MARGIN = 24.0
 _NARROW = set(" ijlftr.,;:'|!()-I1")
@@ -58,7 +58,7 @@ class DrawnNode:
 
     @property
     def label_x(self) -> float:
-        """The x of the middle of the label: that of the straight part of the node's edge, without the arrowhead."""
+        """The x of the middle of the label. All labels of a column end at one x, before the arrowheads."""
         start = self.left - self.edge_width - _ARROW
         end = self.left - _ARROWHEAD
         return (start + end) / 2
@@ -101,15 +101,11 @@ def _place_across(drawn: Sequence[DrawnNode]) -> None:
     """Set x of each node: a column begins after the previous one, the bends, and the longest edge label between."""
     count = max((node.column for node in drawn), default=0) + 1
     node_widths = [0.0] * count  # the widest node of each column
-    label_widths = [0.0] * count  # the widest label of the edges into each column
+    edge_widths = [0.0] * count  # the room for the edges into each column, 0 where no edge leads
     for node in drawn:
         node_widths[node.column] = max(node_widths[node.column], node.width)
-        if node.parent is not None:
-            label_widths[node.column] = max(label_widths[node.column], node.edge_width)
-    edge_widths = [0.0] * count
-    for column, width in enumerate(label_widths):
-        if width:
-            edge_widths[column] = width + _BEND + _ARROW
+        if node.parent is not None:  # an edge leads to it, which may have no label
+            edge_widths[node.column] = max(edge_widths[node.column], node.edge_width + _BEND + _ARROW)
     for node in drawn:
         node.left = _MARGIN + sum(node_widths[: node.column]) + sum(edge_widths[: node.column + 1])
         start = node.left - edge_widths[node.column]

@@ -147,6 +147,16 @@ def test_tree_draws_a_statement_about_itself_again() -> None:
     ]
 
 
+def test_edges_without_labels_have_room_too() -> None:
+    graph = nx.MultiDiGraph()
+    for node, hop in (("Q42", 0), ("Q5", 1)):
+        graph.add_node(node, label=node, hop=hop)
+    graph.add_edge("Q42", "Q5", key="edit", label="", role="edit")  # of an edit without a relation's id and words
+    boxes, _ = lay_out(graph)
+    root, child = boxes
+    assert child.left > root.left + root.width + 40, "the line between them runs to the right"
+
+
 @pytest.mark.parametrize("title", [None, "A title that is far wider than the two nodes below it, " * 2])
 def test_svg_is_as_wide_as_its_legend_and_title(title: str | None) -> None:
     root = ET.fromstring(svg(pair("a"), title=title))  # noqa: S314
