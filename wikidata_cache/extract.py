@@ -133,7 +133,7 @@ def _sample_statements(
 
     items = [entity for entity in ids if is_item(entity)]
     expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
-    expand(facts, [expansion], SubgraphOptions(seed=sampling_seed), per_node=per_node)  # adds the statements to `steps`
+    expand(facts, [expansion], SubgraphOptions(seed=sampling_seed), most_by_round=per_node)  # adds to `steps`
     return sorted(expansion.steps)
 
 

@@ -138,7 +138,7 @@ class ShuffledObjects(Control):
         candidates = {}
         for node, found in self._pool_objects(values=options.values).get(key, {}).items():
             # o* may have more objects than the sampled ones; its own are told by their owners.
-            if target not in found.owners and not options.leakage.gives_away(node, found.label):
+            if target not in found.owners and not options.leakage.gives_away(node, [found.label]):
                 candidates[node] = found.label
         return candidates
 

@@ -50,8 +50,7 @@ def build_edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: Subgr
         named_ids.update(consequence.rule.head for consequence in expansion.consequences)
 
     # The edge s -r-> o* of the edit is hop 1, so the roots are expanded hops - 1 times.
-    rounds = [options.per_node] * (options.hops - 1)
-    expand(facts, expansions, options, per_node=rounds, also_label=named_ids)
+    expand(facts, expansions, options, most_by_round=[options.per_node] * (options.hops - 1), also_label=named_ids)
     graphs = []
     for ends, expansion in zip(resolved, expansions, strict=True):
         graphs.append(_assemble_edit(ends, expansion, options, facts))
@@ -61,7 +60,7 @@ def build_edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: Subgr
 def build_neighbourhood(entity: str, facts: Facts, options: SubgraphOptions) -> Subgraph:
     """Build the subgraph around one item, without any edit."""
     expansion = Expansion(frontier=[entity], hops={entity: 0})
-    expand(facts, [expansion], options, per_node=[options.per_node] * options.hops, also_label=[entity])
+    expand(facts, [expansion], options, most_by_round=[options.per_node] * options.hops, also_label=[entity])
     graph = Subgraph()
     steps = list(expansion.steps.values())
     _add_nodes(graph, facts, _find_hops(steps, {entity: 0}), roles={entity: "subject"}, words={})
@@ -101,7 +100,7 @@ class Expansion:
     consequences: Sequence[Consequence] = ()  # what follows from the edit by the rules of the options
 
     def select_eligible(self, facts: Facts, options: SubgraphOptions) -> dict[str, list[Statement]]:
-        """Return the statements that may be sampled, by frontier node, and count the others in `dropped`.
+        """Return the statements that may be sampled, by frontier node; note the others in `dropped`, and the hubs.
 
         The facts must be prefetched.
         """
@@ -153,19 +152,19 @@ def expand(
     expansions: Sequence[Expansion],
     options: SubgraphOptions,
     *,
-    per_node: Sequence[int],
+    most_by_round: Sequence[int],
     also_label: Collection[str] = (),
 ) -> None:
-    """Expand all neighbourhoods in place, one round for each entry of `per_node`.
+    """Expand all neighbourhoods in place, one round for each entry of `most_by_round`.
 
     Args:
         facts: the source's answers.
         expansions: the neighbourhoods.
-        options: direction, ranks, seed and policy.
-        per_node: statements to keep of each node, for each round.
+        options: direction, ranks, seed and policy; not its `per_node`.
+        most_by_round: how many statements of each node are kept, for each round.
         also_label: ids whose labels are fetched in the same requests.
     """
-    for most in per_node:
+    for most in most_by_round:
         frontier = set[str]()
         for expansion in expansions:
             frontier.update(expansion.frontier)
@@ -182,7 +181,7 @@ def expand(
         for expansion in expansions:
             subjects.update(statement.subject for statement in expansion.steps)
         facts.claims(subjects)
-    if options.values and per_node:
+    if options.values and most_by_round:
         _warn_without_values(facts)
 
 
@@ -214,8 +213,8 @@ def _start_expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> 
     roots = [ends.nodes[root] for root in options.roots]
     frontier = list(dict.fromkeys(node for node in roots if node is not None))
     hops = dict.fromkeys(frontier, 1)
-    hops[ends.target_new] = 1
-    hops[ends.subject] = 0  # also where the subject is a root
+    hops[ends.target_new_id] = 1
+    hops[ends.subject_node] = 0  # also where the subject is a root
 
     find_leak = make_leakage_filter(ends, options, facts)
     find_reason = find_leak
@@ -241,25 +240,35 @@ def _start_expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> 
 def _derive_consequences(
     rules: Rules, ends: EditEnds, facts: Facts, find_leak: Callable[[Statement], str | None], *, most: int
 ) -> list[Consequence]:
-    """Return what follows from an edit by the rules, which read at most `most` statements of o*, and no leaking one.
+    """Return what follows from an edit by the rules.
 
-    What the graph states about s and o* already is left out.
+    The rules read at most `most` statements of o*, and none that leaks. What the graph states about s and o* already is
+    left out.
     """
-    items = [node for node in (ends.target_new, ends.subject) if is_item(node)]
+    items = [node for node in (ends.target_new_id, ends.subject_node) if is_item(node)]
     stated = facts.out(items)
     existing: list[Statement] = []
     for node, pairs in stated.items():
         existing += [Statement(node, relation, value) for relation, value in pairs]
-    derived = rules.consequences(ends.new_edge, stated[ends.target_new], existing=existing)
+    derived = rules.consequences(ends.new_edge, stated[ends.target_new_id], existing=existing)
 
-    # One premise for each consequence that has one, the most confident rule first. A premise from which k statements
-    # follow is in the list k times, and takes k of the `most` places.
+    allowed = _choose_premises(derived, find_leak, most)
+    return [consequence for consequence in derived if consequence.premise is None or consequence.premise in allowed]
+
+
+def _choose_premises(
+    derived: Iterable[Consequence], find_leak: Callable[[Statement], str | None], most: int
+) -> list[Statement]:
+    """Return the premises of the first `most` consequences that have one which does not leak.
+
+    The consequences of the most confident rules come first. A premise from which two of them follow is there twice:
+    with most=2, premises A, A, B leave A alone.
+    """
     premises: list[Statement] = []
     for consequence in derived:
         if consequence.premise and find_leak(consequence.premise) is None:
             premises.append(consequence.premise)
-    allowed = premises[:most]
-    return [consequence for consequence in derived if consequence.premise is None or consequence.premise in allowed]
+    return premises[:most]
 
 
 def _keep_only(premises: Collection[Statement | None]) -> Callable[[Statement], str | None]:
@@ -276,8 +285,8 @@ def _keep_only(premises: Collection[Statement | None]) -> Callable[[Statement], 
 def _assemble_edit(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, facts: Facts) -> Subgraph:
     """Make the labelled graph of an expanded edit: nodes, the edit's own edge, statements, consequences, provenance."""
     steps = _choose_steps(expansion, options)
-    roles: dict[str, NodeRole] = {ends.target_new: "target_new", ends.subject: "subject"}
-    first_hops = {ends.subject: 0, ends.target_new: 1}
+    roles: dict[str, NodeRole] = {ends.target_new_id: "target_new", ends.subject_node: "subject"}
+    first_hops = {ends.subject_node: 0, ends.target_new_id: 1}
     old = ends.target_true_id
     if old and old not in roles:  # it may be the subject, or the new object
         roles[old] = "target_true"
@@ -312,7 +321,7 @@ def _describe_edit(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> di
     """Return the provenance of the edit: how its ids were resolved, and which of its two edges the graph states."""
     resolved = None
     if not ends.edit.target_new_id:
-        resolved = ends.target_new
+        resolved = ends.target_new_id
     old_edge_stated = None
     if ends.old_edge is not None:
         old_edge_stated = facts.states(ends.old_edge)
@@ -355,7 +364,8 @@ def _add_consequence(graph: Subgraph, derived: Consequence, facts: Facts) -> dic
 def _find_hops(steps: Iterable[SampledStatement], first: Mapping[str, int]) -> dict[str, int]:
     """Return {node: hop}, in the order of the graph: the `first` nodes, and then the others by hop and id.
 
-    A node's hop is that of the first step that touches it.
+    A node's hop is that of the first step that touches it. `Expansion.hops` also has nodes whose steps were cut by
+    `max_edges`.
     """
     hops = dict(first)
     for step in sorted(steps, key=lambda step: step.hop):
@@ -380,7 +390,7 @@ def _add_nodes(
 
 def _add_statements(graph: Subgraph, facts: Facts, steps: Iterable[SampledStatement], *, claims: bool) -> None:
     """Add the sampled statements as edges; with `claims`, edges get ranks and times."""
-    for step in sorted(steps):
+    for step in sorted(steps):  # by hop, then by statement
         subject, relation, target = step.statement
         ranks_and_times: dict[str, object] = {}
         if claims:
@@ -406,7 +416,7 @@ def _find_claims(facts: Facts, statement: Statement) -> list[Claim]:
 def _warn_where_unlabelled(ends: EditEnds, facts: Facts, options: SubgraphOptions) -> None:
     """Warn, once for each o*, if all its statements were dropped because labels are missing."""
     dropped: Counter[str] = Counter()
-    node = ends.target_new
+    node = ends.target_new_id
     usable = facts.usable(node, options, labelled=ends.words, dropped=dropped)
     unlabelled = dropped["unlabelled_item"] + dropped["unlabelled_property"]
     if usable or not unlabelled or node in facts.warned:

@@ -86,25 +86,25 @@ class EditEnds:
     """
 
     edit: EditLike
-    target_new: str
+    target_new_id: str  # looked up by its label, where the edit has no id
     subject_id: str | None
     target_true_id: str | None
     redirects: Mapping[str, str]
 
     @property
-    def subject(self) -> str:
+    def subject_node(self) -> str:
         """The node key of the subject: its id, or `UNKNOWN_SUBJECT`."""
         return self.subject_id or UNKNOWN_SUBJECT
 
     @property
-    def relation(self) -> str:
+    def edge_key(self) -> str:
         """The edge key of the edit's own edge: the property id, or "edit"."""
         return self.edit.relation_id or "edit"
 
     @property
     def nodes(self) -> dict[Root, str | None]:
         """The node of each end that may be a root; None for an end without an id."""
-        return {"target_new": self.target_new, "subject": self.subject_id, "target_true": self.target_true_id}
+        return {"target_new": self.target_new_id, "subject": self.subject_id, "target_true": self.target_true_id}
 
     @property
     def ids(self) -> set[str]:
@@ -116,15 +116,15 @@ class EditEnds:
         """{node key: the edit's own label} of the ends that have a node key and a label."""
         texts = {
             self.target_true_id: self.edit.target_true,
-            self.target_new: self.edit.target_new,
-            self.subject: self.edit.subject,
+            self.target_new_id: self.edit.target_new,
+            self.subject_node: self.edit.subject,
         }
         return {node: text for node, text in texts.items() if node and text}
 
     @property
     def new_edge(self) -> Statement:
         """The edit's own edge (s, r, o*), by node keys."""
-        return Statement(self.subject, self.relation, self.target_new)
+        return Statement(self.subject_node, self.edge_key, self.target_new_id)
 
     @property
     def old_edge(self) -> Statement | None:
@@ -143,8 +143,8 @@ class EditEnds:
         if not object_label:
             return None
         return {
-            "subject": self.subject,
-            "property": self.relation,
+            "subject": self.subject_node,
+            "property": self.edge_key,
             "object": old,
             "label": self.find_relation_label(facts),
             "object_label": object_label,
@@ -159,7 +159,7 @@ class EditEnds:
 
     def is_subject(self, node: str, names: Collection[str]) -> bool:
         """Return whether a node is the edit's subject: by id, or by a name where the edit has no subject id."""
-        return node == self.subject or (self.subject_id is None and self.edit.subject in names)
+        return node == self.subject_node or (self.subject_id is None and self.edit.subject in names)
 
     def is_target_true(self, node: str, names: Collection[str]) -> bool:
         """Return whether a node is the old object: by id, or by a name where the edit has no id of the old object."""
@@ -193,7 +193,10 @@ def resolve_ends(edits: Sequence[EditLike], facts: Facts) -> ResolvedEdits:
     Requests are shared. An edit whose id is malformed, whose label names several entities or none, or whose new object
     is not in the graph has a BadOptionError, AmbiguousLabelError, UnknownLabelError or EntityNotInGraphError.
     """
-    targets, errors = _find_targets(edits, facts)
+    errors = _find_malformed_ids(edits)
+    sound = [number for number in range(len(edits)) if number not in errors]
+    targets, target_errors = _find_targets(edits, sound, facts)
+    errors |= target_errors
     pairs = [(edits[number], target) for number, target in targets.items()]
     doubtful = _find_doubtful(pairs, facts)
     redirects = facts.redirects(doubtful)
@@ -203,29 +206,35 @@ def resolve_ends(edits: Sequence[EditLike], facts: Facts) -> ResolvedEdits:
     unknown = _find_unknown_targets(ends_by_number.values(), facts)
     resolved: dict[int, EditEnds] = {}
     for number, ends in ends_by_number.items():
-        if ends.target_new in unknown:
-            errors[number] = EntityNotInGraphError(ends.target_new, ends.edit.target_new, facts.source.name)
+        if ends.target_new_id in unknown:
+            errors[number] = EntityNotInGraphError(ends.target_new_id, ends.edit.target_new, facts.source.name)
         else:
             resolved[number] = ends
     return ResolvedEdits(resolved, errors)
 
 
-def _find_targets(edits: Sequence[EditLike], facts: Facts) -> tuple[dict[int, str], dict[int, WikidataCacheError]]:
-    """Return the id of the new object of each edit, or the error of an edit without one; both by the edit's position.
-
-    Where o* has no id, its label has to name exactly one item.
-    """
+def _find_malformed_ids(edits: Sequence[EditLike]) -> dict[int, WikidataCacheError]:
+    """Return the error of each edit that has an id in another form than Q42 or P19, by the edit's position."""
     errors: dict[int, WikidataCacheError] = {}
     for number, edit in enumerate(edits):
         malformed = _find_malformed_id(edit)
         if malformed:
             errors[number] = malformed
-    sound = [number for number in range(len(edits)) if number not in errors]
+    return errors
 
-    labels = {edits[number].target_new for number in sound if edits[number].target_new_id is None}
+
+def _find_targets(
+    edits: Sequence[EditLike], numbers: Sequence[int], facts: Facts
+) -> tuple[dict[int, str], dict[int, WikidataCacheError]]:
+    """Return the new object's id for the edits at these positions, and the errors of those without one.
+
+    Where o* has no id, its label has to name exactly one item.
+    """
+    labels = {edits[number].target_new for number in numbers if edits[number].target_new_id is None}
     items, label_errors = _resolve_labels(labels, facts)
     targets: dict[int, str] = {}
-    for number in sound:
+    errors: dict[int, WikidataCacheError] = {}
+    for number in numbers:
         edit = edits[number]
         if edit.target_new_id is not None:
             targets[number] = edit.target_new_id
@@ -316,7 +325,7 @@ def _follow_redirects(edit: EditLike, target_new: str, redirects: Mapping[str, s
         target_true_id = redirects.get(target_true_id, target_true_id)
     return EditEnds(
         edit,
-        target_new=redirects.get(target_new, target_new),
+        target_new_id=redirects.get(target_new, target_new),
         subject_id=subject_id,
         target_true_id=target_true_id,
         redirects=own_redirects,
@@ -341,11 +350,11 @@ def _find_doubtful(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> set[s
 
 def _find_unknown_targets(all_ends: Collection[EditEnds], facts: Facts) -> set[str]:
     """Return the new objects that are not in the graph: it has no statement of or about them, and no label."""
-    asked = {ends.target_new for ends in all_ends}
+    asked = {ends.target_new_id for ends in all_ends}
     # The statements of the subjects are needed later; one request fetches both.
     asked |= {ends.subject_id for ends in all_ends if ends.subject_id}
     stated = facts.out(asked)
-    silent = {ends.target_new for ends in all_ends if not stated[ends.target_new]}
+    silent = {ends.target_new_id for ends in all_ends if not stated[ends.target_new_id]}
     unlabelled = silent - facts.labels(silent).keys()
     return unlabelled - facts.mentioned(unlabelled)
 
@@ -371,11 +380,8 @@ def make_leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) 
     - "of_the_subject": the statement belongs to the subject, was reached from its object, and the subject is no root.
     """
     leakage = options.leakage
-    exempt = (ends.subject, ends.target_new)
+    exempt = (ends.subject_node, ends.target_new_id)
     leaves_out_subject = options.incoming and "subject" not in options.roots
-
-    def is_answer(node: str) -> bool:
-        return leakage.gives_away(node, None) or any(leakage.gives_away(node, name) for name in facts.names(node))
 
     def find_reason(statement: Statement) -> str | None:
         if statement == ends.new_edge:
@@ -384,7 +390,7 @@ def make_leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) 
             return "old_edge"
         if leakage.answers:
             for node in (statement.subject, statement.object):
-                if node not in exempt and is_answer(node):
+                if node not in exempt and leakage.gives_away(node, facts.names(node)):
                     return "answer"
         subject = statement.subject
         if leaves_out_subject and ends.is_subject(subject, facts.names(subject)):

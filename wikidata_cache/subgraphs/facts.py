@@ -1,8 +1,7 @@
 """`Facts` asks a source about many ids in batches, caches the answers in memory, and filters the statements.
 
 `usable` leaves out statements whose property or whose value's class is on a deny-list, and statements without labels.
-`default_label` is the label that decides what is in a subgraph, `label` the one that is shown: that of the first
-language of a chain.
+`default_label` is the label that decides what is in a subgraph, and `label` the one that is shown (see `Facts`).
 `Claim` is a full statement, of any rank except deprecated, with its start and end times.
 """
 
@@ -31,8 +30,15 @@ class Facts:
     """The answers of `source`. Each question is asked only once, also where the answer is empty.
 
     `usable` leaves out statements with a property in `meta` or with an item of a class in `internal`
-    (`deny_lists.py`). `languages` is the chain of labels, descriptions and names; its codes before the English end are
-    asked for in addition.
+    (`deny_lists.py`). `languages` is the chain of labels, descriptions and names. Its *default* languages are en, mul
+    and the forms of English at its end, and its *own* languages those before them: of the chain zh, ko, en, mul these
+    are zh and ko. With this chain, for Q8684 (Seoul):
+
+        default_label, default_labels   "Seoul"
+        label, labels                   "首尔": in the first language of the chain that has a label
+        own_labels                      {"zh": "首尔", "ko": "서울"}
+        names                           ["Seoul", "首尔", "서울"]
+        named(["서울"])                 {"서울": ("Q8684", ...)}: the entities by a label in any of the languages
     """
 
     def __init__(
@@ -103,14 +109,14 @@ class Facts:
 
     def default_label(self, entity: str) -> str | None:
         """Return the label of one id in the default languages, or the words of a date or a quantity, or None."""
-        labels = self._known["label"]
-        if entity not in labels:
+        known = self._known["label"]  # read at once, as this is asked for every statement, and most are prefetched
+        if entity not in known:
             if is_value(entity):
                 return describe_value(entity, self.default_label)
-            self._ask(templates.LABELS, [entity])  # adds the answer to `labels`
-        if labels[entity] is None:
+            self._ask(templates.LABELS, [entity])  # puts the answer into `known`
+        if known[entity] is None:
             return None
-        text: str = labels[entity][0]  # then comes the language
+        text: str = known[entity][0]  # then comes the language
         return text
 
     def names(self, entity: str) -> list[str]:
@@ -125,7 +131,7 @@ class Facts:
         return names
 
     def own_labels(self, ids: Iterable[str]) -> dict[str, dict[str, str]]:
-        """Return {id: {language: label}} in the languages of the chain before its English end."""
+        """Return {id: {language: label}} in the own languages of the chain."""
         labels: dict[str, dict[str, str]] = defaultdict(dict)
         for key, pairs in self._ask_in_own_languages("label", ids).items():
             entity, _ = parse_words_of(key)
@@ -139,11 +145,11 @@ class Facts:
         return default | self._in_own_language("description", ids)
 
     def _in_own_language(self, kind: Kind, ids: Iterable[str]) -> dict[str, str]:
-        """Return {id: text} for the ids with a label or description in a language of the chain before its end."""
+        """Return {id: text} for the ids with a label or description in one of the chain's own languages."""
         return choose_texts(self._ask_in_own_languages(kind, ids), self.languages)
 
     def _ask_in_own_languages(self, kind: Kind, ids: Iterable[str]) -> dict[str, Json]:
-        """Return {"Q42 zh": [[code, text], ...]} in the languages of the chain before its end."""
+        """Return {"Q42 zh": [[code, text], ...]} in the own languages of the chain."""
         if not self._families:
             return {}
         return self._fetch(IN_LANGUAGES[kind], write_keys(kind, check_ids(ids), self._families))
@@ -162,21 +168,28 @@ class Facts:
 
         The label may be in any language of the chain.
         """
-        # Wikidata's labels are in the form NFC; a label from macOS may be in NFD, which looks the same.
+        by_default = self._named_by_default(labels)
+        if not self._own_languages:
+            return by_default
+        in_own = self._named_in_own_languages(by_default.keys())
+        return {label: tuple(sorted(in_own[label].union(ids))) for label, ids in by_default.items()}
+
+    def _named_by_default(self, labels: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Return {label: sorted ids with this label in the default languages}.
+
+        Wikidata's labels are in the form NFC. A label from macOS may be in NFD, which looks the same; it is asked for
+        in both forms.
+        """
         composed = {label: unicodedata.normalize("NFC", label) for label in labels}
         asked = {text for text in (*composed.keys(), *composed.values()) if is_text(text)}
         ids = self._fetch(templates.NAMED, asked)
         named = {}
         for label, nfc in composed.items():
             named[label] = tuple(ids.get(nfc) or ids.get(label, ()))
-        if self._own_languages:
-            own = self._named_in_own_languages(named)
-            for label in named:
-                named[label] = tuple(sorted(own[label].union(named[label])))
         return named
 
     def _named_in_own_languages(self, labels: Iterable[str]) -> dict[str, set[str]]:
-        """Return {label: ids with this label in the chain's languages before its end}, in any width of characters."""
+        """Return {label: ids with this label in the chain's own languages}, in any width of characters."""
         spellings: dict[str, list[str]] = {}
         for label in filter(is_text, labels):
             forms = {unicodedata.normalize("NFC", label), unicodedata.normalize("NFKC", label)}
@@ -352,7 +365,8 @@ class Claim(NamedTuple):
 def summarize_claims(claims: Iterable[Claim]) -> dict[str, object]:
     """Return the edge attributes of claims: `rank`, `start` and `end` of the best claim, and all `claims`, best first.
 
-    The best claim has the highest rank, then the latest start, then the latest end; no end counts as the latest.
+    The best claim has the highest rank, then the latest start, then the latest end. No start counts as the earliest,
+    and no end as the latest.
     """
     latest = sorted(
         claims, key=lambda claim: (_parse_moment(claim.start), not claim.end, _parse_moment(claim.end)), reverse=True

@@ -49,9 +49,9 @@ class Leakage:
             raise BadOptionError(f"answers={found!r}: expected a tuple of ids or labels, none of them empty.")
         object.__setattr__(self, "answers", answers)
 
-    def gives_away(self, node: str, label: str | None) -> bool:
-        """Return whether a node is an answer, by its id or its label."""
-        return node in self.answers or (label is not None and fold(label) in self._folded)
+    def gives_away(self, node: str, names: Iterable[str]) -> bool:
+        """Return whether a node is an answer, by its id or one of its names."""
+        return node in self.answers or any(fold(name) in self._folded for name in names)
 
     def add_answers(self, answers: Iterable[str]) -> Leakage:
         """Return a copy with further answers."""
