@@ -15,7 +15,7 @@ from kg_edit.cli.console import say, stdout
 from kg_edit.cli.options import completion, refuse_unused
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.models.loading import cache_folder
-from kg_edit.storage.cached_files import KINDS, CachedItem, cached_items, clearable, delete
+from kg_edit.storage.cached_files import KINDS, CachedItem, cached_items, divide_unused, delete
 from kg_edit.text.display import plain, size_text
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _add_wikidata(table: Table, *, by_kind: bool) -> None:
 
 def _clear(items: Sequence[CachedItem], chosen: set[str], *, days: float, yes: bool) -> None:
     """Delete what can be deleted, after a question; print what is left, and why."""
-    deletable, remaining = clearable(items, days=days)
+    deletable, remaining = divide_unused(items, days=days)
     before = None  # answers of an earlier time are deleted; None: all answers
     if days:
         before = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds")

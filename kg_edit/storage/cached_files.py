@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,8 @@ KINDS = {
 }
 IN_USE = 600.0  # seconds since the last use
 _HEX = "[0-9a-f]"
-# The kind, and the form of a file's path in the cache folder; the group `item` is the path of the file's item.
+# The kind, and the form of a file's path in the cache folder; the group `item` is the path of the file's item. That of a
+# covariance names no file: two files belong to it, HEX.safetensors and HEX.json.
 # Examples, with HEX for the digits of a hash:
 #     models/gpt2-HEX/model.safetensors
 #     covariance/HEX.safetensors, covariance/HEX.partial.json, covariance/HEX.shard-0-of-2.json
@@ -51,9 +52,15 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class CachedItem:
-    """Files that belong together, such as those of one model: their path or common folder, size and last use.
+    """Files that belong together, such as those of one model.
 
-    ``used`` is in seconds since 1970. ``foreign`` are files beside them that kg-edit did not write.
+    Attributes:
+        kind: one of `KINDS`.
+        path: their common folder, the one file, or of a covariance the two files' path without their suffixes.
+        files: the files.
+        size: their bytes.
+        used: when they were last used, in seconds since 1970.
+        foreign: files in the same folder that kg-edit did not write.
     """
 
     kind: str
@@ -68,23 +75,15 @@ def cached_items(folder: Path) -> list[CachedItem]:
     """Return what is stored in the cache folder, largest first; [] if there is no such folder."""
     groups: dict[tuple[str, Path], list[Path]] = {}
     others: list[Path] = []
-    for directory, folders, names in os.walk(folder):  # which does not follow links
-        is_empty = not names and not folders
-        # In place: these are the folders that `walk` enters next
-        folders[:] = [name for name in folders if not (Path(directory) / name).is_symlink()]
-        if is_empty:
-            known = _item_of(f"{Path(directory).relative_to(folder).as_posix()}/")
-            if known is not None:
-                kind, item_path = known
-                groups.setdefault((kind, folder / item_path), [])
-        for name in names:
-            path = Path(directory) / name
-            known = _item_of(path.relative_to(folder).as_posix())
-            if known is None or path.is_symlink():
-                others.append(path)
-            else:
-                kind, item_path = known
-                groups.setdefault((kind, folder / item_path), []).append(path)
+    for path, name in _walk(folder):
+        known = _find_item(name)
+        if known is None or path.is_symlink():
+            others.append(path)
+            continue
+        kind, item_path = known
+        files = groups.setdefault((kind, folder / item_path), [])
+        if not name.endswith("/"):
+            files.append(path)
     items = []
     for (kind, path), files in groups.items():
         with suppress(FileNotFoundError):  # another process has just deleted it
@@ -92,7 +91,17 @@ def cached_items(folder: Path) -> list[CachedItem]:
     return sorted(items, key=lambda item: (-item.size, str(item.path)))
 
 
-def _item_of(name: str) -> tuple[str, str] | None:
+def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each file and each empty folder with its path in ``folder``, which ends in "/" for an empty folder."""
+    for directory, folders, names in os.walk(folder):  # which does not enter links to folders
+        inside = Path(directory)
+        if not names and not folders:
+            yield inside, f"{inside.relative_to(folder).as_posix()}/"
+        for name in names:
+            yield inside / name, (inside / name).relative_to(folder).as_posix()
+
+
+def _find_item(name: str) -> tuple[str, str] | None:
     """Return the kind and the path of the item that a file or an empty folder belongs to; None if it is not of kg-edit.
 
     ``name`` is its path in the cache folder; that of an empty folder ends in "/".
@@ -115,10 +124,11 @@ def _measure(kind: str, path: Path, files: Sequence[Path], others: Iterable[Path
     return CachedItem(kind, path, tuple(files), size, used=max(times), foreign=foreign)
 
 
-def clearable(items: Iterable[CachedItem], *, days: float = 0.0) -> tuple[list[CachedItem], list[CachedItem]]:
+def divide_unused(items: Iterable[CachedItem], *, days: float = 0.0) -> tuple[list[CachedItem], list[CachedItem]]:
     """Divide items not used for ``days`` into those that can be deleted, and those that must remain.
 
-    What remains is what was used in the last ten minutes, and a folder in which there are also files of others.
+    What remains is what was used in the last ten minutes, and a folder in which there are also files of others. Items
+    that were used within ``days`` are in neither list.
     """
     now = time.time()
     deletable = list[CachedItem]()
@@ -142,7 +152,8 @@ def delete(item: CachedItem) -> None:
             scratch = Path(tempfile.mkdtemp(prefix=".cleared-", dir=item.path.parent))
             shutil.rmtree(item.path.rename(scratch / item.path.name))
             scratch.rmdir()
-        for path in item.files:
-            path.unlink(missing_ok=True)
+        else:
+            for path in item.files:
+                path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"can't delete {item.path}: {error.strerror or error}; check its permissions") from error

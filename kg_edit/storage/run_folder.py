@@ -27,16 +27,15 @@ _BEFORE_RESULTS = {_RUN, ENVIRONMENTS}  # what a run writes before its first res
 VERSION = 1  # of the format of a run's folder
 PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
 
-# The files and folders that runs write, besides hidden ones: what `delete_run` may delete.
-_WRITTEN = (
-    *(_RUN, "layer.json", "records.jsonl", "summary.json"),
-    *("patch*.safetensors", "losses.jsonl", "alone.jsonl", "failed.jsonl", "edits.jsonl", "locality.jsonl"),  # edit
-    *("report.*", "subgraph-*.svg"),
-    *("general.jsonl", ENVIRONMENTS, "judge.jsonl", "curve.svg", "walks.html", "patches"),  # evaluate
-    *("network.safetensors", "checkpoint.safetensors", "states.safetensors"),  # train
-    *("heatmap*.svg", "head.safetensors", "texts.jsonl", "points.jsonl"),  # locate, drift
-    *("table.md", "picture.svg"),  # sweep
-)
+# The files and folders that commands write, besides hidden ones: what `delete_run` may delete.
+_WRITTEN_BY = {
+    "several": (_RUN, "layer.json", "records.jsonl", "summary.json", "report.*", "subgraph-*.svg"),
+    "edit": ("patch*.safetensors", "losses.jsonl", "alone.jsonl", "failed.jsonl", "edits.jsonl", "locality.jsonl"),
+    "evaluate": ("general.jsonl", ENVIRONMENTS, "judge.jsonl", "curve.svg", "walks.html", "patches"),
+    "train": ("network.safetensors", "checkpoint.safetensors", "states.safetensors"),
+    "locate, drift": ("heatmap*.svg", "head.safetensors", "texts.jsonl", "points.jsonl"),
+    "sweep": ("table.md", "picture.svg"),
+}
 # What ``run.json`` has of the rows that a run edits: their number, their ids, and a hash of all.
 _OF_ROWS = ("edits", "edits_sha256", "ids", "records_sha256")
 Result = TypeVar("Result")
@@ -51,9 +50,13 @@ def claim(
     extended: Settings | None = None,
     describe_rows: Callable[[], str | None] = lambda: None,
 ) -> None:
-    """Write ``run.json`` into an empty folder, or check that it has the same settings.
+    """Write ``run.json`` into a folder, or check that it has the same settings.
 
-    A run that was stopped before its first result can be replaced by another.
+    In the folder is            ``run.json``
+    nothing, or a run without   is written
+    results
+    a run with results          is checked: it must have ``settings``, and the run is resumed
+    a run that is extended      is checked against ``extended``, and then has ``settings``; the results stay
 
     Args:
         folder: the folder of the run.
@@ -65,12 +68,10 @@ def claim(
     check_folder(folder, extended or settings, describe_rows=describe_rows)
     content = {"version": VERSION, **settings}
     has_results = not _names(folder) <= _BEFORE_RESULTS
-    if extended is not None:  # the results of the earlier run stay
+    if extended is not None or not has_results:
         write_json(folder / _RUN, content)
-    elif not has_results:  # a new run, or one in place of a run that has computed nothing in its environments
-        write_json(folder / _RUN, content)
+    if extended is None and not has_results:  # nothing was computed in the environments of an earlier run
         (folder / ENVIRONMENTS).unlink(missing_ok=True)
-    # Else the run is resumed: `check_folder` has found the same settings.
 
 
 def is_run(folder: Path) -> bool:
@@ -84,11 +85,11 @@ def check_folder(
     *,
     describe_rows: Callable[[], str | None] = lambda: None,
 ) -> None:
-    """Refuse early, without writing anything, what `claim` would refuse; without ``settings``, only what is certain.
+    """Refuse early, without writing anything, what `claim` would refuse.
 
     Args:
         folder: the folder of the run.
-        settings: the settings of the run.
+        settings: the settings of the run; None: whether another run is there is not checked.
         describe_rows: called if the edits or records differ from those in the folder; returns in words how. If it
             returns None, the counts and hashes are named, which are all that ``run.json`` has of them.
     """
@@ -126,9 +127,10 @@ def _check_writable(folder: Path) -> None:
 
 
 def replace_run(folder: Path, work: Callable[[], Result], *, overwrite: bool) -> Result:
-    """Return ``work()``; with ``overwrite``, another run in its output ``folder`` is deleted first.
+    """Return ``work()``, whose results are in ``folder``; with ``overwrite``, another run there gives way to it.
 
-    The same run is resumed, as without ``overwrite``.
+    ``work`` itself finds the other run, by `check_folder`: it raises AnotherRunError before it computes anything. Then
+    that run is deleted, and ``work`` is called once more. The same run is resumed, as without ``overwrite``.
     """
     try:
         return work()
@@ -141,15 +143,7 @@ def replace_run(folder: Path, work: Callable[[], Result], *, overwrite: bool) ->
 
 def delete_run(folder: Path) -> None:
     """Delete a run's folder: it is renamed first, so that it is never there in part."""
-    settings = read_settings(folder)
-    if not {"job", "method", "command"} & settings.keys():  # another program's run.json
-        raise OutputError(f"{folder} has no run of kg-edit; give another --out")
-    foreign = sorted(name for name in _names(folder) if not _is_written(folder / name))
-    if foreign:
-        raise OutputError(f"{folder} also has files of yours ({foreign[0]}); move them, or give another --out")
-    for run in (folder, *filter(is_run, folder.iterdir())):
-        with lock(run, 0.0):  # refuses a run at which another process works
-            pass
+    _check_deletable(folder)
     target = folder.resolve()
     renamed = target.with_name(f".{target.name}-{uuid4().hex[:8]}")
     try:
@@ -162,10 +156,24 @@ def delete_run(folder: Path) -> None:
     rmtree(renamed, ignore_errors=True)
 
 
+def _check_deletable(folder: Path) -> None:
+    """Refuse to delete a folder that has no run of kg-edit, other files too, or a run at which a process works."""
+    settings = read_settings(folder)
+    if not {"job", "method", "command"} & settings.keys():  # another program's run.json
+        raise OutputError(f"{folder} has no run of kg-edit; give another --out")
+    foreign = sorted(name for name in _names(folder) if not _is_written(folder / name))
+    if foreign:
+        raise OutputError(f"{folder} also has files of yours ({foreign[0]}); move them, or give another --out")
+    for run in (folder, *filter(is_run, folder.iterdir())):
+        with lock(run, 0.0):  # raises if another process has the lock; else it is free again at once
+            pass
+
+
 def _is_written(path: Path) -> bool:
     """Return whether a run writes a file or a folder of this name; a sweep's folder also has the runs of its cells."""
-    if any(fnmatchcase(path.name, pattern) for pattern in _WRITTEN):
-        return True
+    for patterns in _WRITTEN_BY.values():
+        if any(fnmatchcase(path.name, pattern) for pattern in patterns):
+            return True
     return is_run(path) and all(_is_written(path / name) for name in _names(path))
 
 
