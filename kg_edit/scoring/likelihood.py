@@ -43,7 +43,7 @@ from kg_edit.scoring.token_tree import TokenTree, TreeRows, pack_groups
 _NODES = 768
 _WIDTH = 128  # nodes in a row of a pass: attention costs rows x width^2
 _ROWS = 32  # prompts in a pass of `next_tokens`
-Ends = tuple[Tensor, Tensor]  # rows and columns at which prompts end
+Places = tuple[Tensor, Tensor]  # the rows and the columns of some tokens of a pass, each [places]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def score(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, TokenScores
 def score_each(
     model: LanguageModel, pair_lists: Sequence[Iterable[Pair]], *, patches: Sequence[WeightPatch | None]
 ) -> list[dict[Pair, TokenScores]]:
-    """Run `score` for each of ``pair_lists`` on the model with its patch applied (None: unpatched), all in one batch.
+    """Run `score` for each of ``pair_lists`` on the model with its patch applied (None: unpatched), in the same passes.
 
     A pair that several unpatched lists share is scored once.
     """
@@ -77,7 +77,7 @@ def score_each(
                 asked[owner, pair] = _Asked(owner, model.encode(pair.prompt, target=pair.candidate))
 
     results = _score_all(model, list(asked.values()), placed)
-    by_pair = {key: results[number] for number, key in enumerate(asked)}
+    by_pair = {key: results[number] for number, key in enumerate(asked)}  # numbered in the order of `asked`
     scores = []
     for owner, pairs in zip(owners, lists, strict=True):
         scores.append({pair: by_pair[owner, pair] for pair in pairs})
@@ -151,7 +151,7 @@ class _Group:
 def _make_groups(items: Sequence[_Asked]) -> list[_Group]:
     """Group the prompts. A tree has at most `_NODES` nodes, or twice those of its first prompt if that is more."""
     groups: list[_Group] = []
-    latest: dict[tuple[int, int], _Group] = {}  # by owner and first token: the group that still has room
+    latest: dict[tuple[int, int], _Group] = {}  # by owner and first token: the newest group
     for number, item in enumerate(items):
         key = (item.owner, item.prompt.ids[0])
         group = latest.get(key)
@@ -169,10 +169,11 @@ def _score_rows(
 ) -> list[TokenScores]:
     """Return the scores of all prompts, row by row."""
     items = list(chain.from_iterable(rows))
+    # Decided for each pass: with a sliding window, the mask decides alone where all prompts are shorter than the window.
     if mask_decides(model, max(len(item.prompt.ids) for item in items)):
         logits, logit_rows = _read_trees(model, rows, patches)
         return list(_compute_scores(items, logits, logit_rows))
-    # A model whose attention the mask alone does not decide (a sliding window) can't read trees.
+    # The model can't read trees here, so the prompts are grouped anew, in rows of their own.
     scores: dict[int, TokenScores] = {}
     for indices in _group_by_length([item.prompt for item in items], nodes=nodes_at_once(model)):
         alike = [items[index] for index in indices]
@@ -252,14 +253,17 @@ class _PlantedTrees(NamedTuple):
 def _plant_trees(rows: Sequence[Sequence[_Asked]], *, marks_ends: bool) -> _PlantedTrees:
     """Put the prompts of each row with their targets into a tree.
 
-    With ``marks_ends``, a node is the end of all prompts that have it or of none, as a hook of the model asks for.
+    With ``marks_ends``, prompts that end at different tokens share no node from the first of these ends on, because a
+    patch acts at the ends of prompts: "Rome is" + "in Italy" and "Rome is in" + "Italy" share "Rome" alone.
     """
     planted = _PlantedTrees([], [], [])
     for row, items in enumerate(rows):
         tree = TokenTree()
         for item in items:
             last = item.prompt.target_start - 1  # the prompt's last token
-            end = last if marks_ends else None
+            end = None
+            if marks_ends:
+                end = last
             ids = item.prompt.ids[:-1]  # the target's last token predicts no target token
             path = tree.add(ids, owner=item.owner, end=end)
             planted.reads.extend((row, node) for node in path[last:])
@@ -276,9 +280,9 @@ def _read_rows(model: LanguageModel, items: Sequence[_Asked], patches: Sequence[
     columns = list[int]()
     prompt_ends = list[int]()
     for row, item in enumerate(items):
-        end = -len(item.prompt.target_ids) - 1
-        prompt_ends.append(end)
-        for column in range(end, -1):
+        end_column = -len(item.prompt.target_ids) - 1
+        prompt_ends.append(end_column)
+        for column in range(end_column, -1):
             rows.append(row)
             columns.append(column)
     at = (torch.tensor(rows), torch.tensor(columns))
@@ -290,11 +294,11 @@ def _read_rows(model: LanguageModel, items: Sequence[_Asked], patches: Sequence[
 
 @torch.no_grad()
 def _forward(
-    model: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, *, at: tuple[Tensor, Tensor], ends: Ends
+    model: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, *, at: Places, ends: Places
 ) -> Tensor:
-    """Return the logits [reads, vocabulary] at the positions ``at`` (rows, columns) of ids [rows, columns], in float32.
+    """Return the logits [reads, vocabulary] at the places ``at`` of ids [rows, columns], in float32.
 
-    ``ends`` are the positions at which a prompt ends.
+    ``ends`` are the places of the last tokens of the prompts.
     """
     device = model.device
     marks = torch.zeros(ids.shape, dtype=torch.bool)
@@ -311,7 +315,7 @@ def _forward(
 
 
 @contextmanager
-def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[None]:
+def _head_only_at(model: LanguageModel, at: Places) -> Iterator[None]:
     """Apply the head only at the positions ``at``: over whole rows, it costs as much as several blocks."""
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:

@@ -44,8 +44,11 @@ class TokenTree:
         path: list[int] = []
         parent = -1 - owner  # the roots of the owners are -1, -2, …
         for depth, token in enumerate(ids):
-            node = self._children.setdefault((parent, token, depth == end), len(self.tokens))
-            if node == len(self.tokens):  # a beginning that no earlier sequence has
+            key = (parent, token, depth == end)
+            node = self._children.get(key)
+            if node is None:  # a beginning that no earlier sequence has
+                node = len(self.tokens)
+                self._children[key] = node
                 self.tokens.append(token)
                 self._parents.append(parent)
                 self.depths.append(depth)
