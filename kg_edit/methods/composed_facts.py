@@ -223,7 +223,7 @@ def composed_fact(edit: Edit, noun: str, target: str) -> ComposedFact | None:
     forms = forms_to_ask(noun, edit.language)
     if edited_forms is None or forms is None:
         return None
-    hop = fact_words(edit.language).join_nouns(forms, edited_forms)
+    hop = fact_words(edit.language).join_nouns(edited_forms, forms)
     return ComposedFact(hop=hop, target=target, forms=forms)
 
 

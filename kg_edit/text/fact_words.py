@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.templates import RelationTemplates
@@ -21,6 +21,7 @@ from kg_edit.writing_systems import join
 log = logging.getLogger(__name__)
 
 _THING = "\0"  # stands for {} while [hop] is filled in
+ShotForm = Literal["question", "sentence", "other sentence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +55,16 @@ class FactWords:
         missing: asks for the name that is missing in a ``[fact]``.
         are_you_sure: the second question of a conversation.
         known: well-known things of many kinds.
-        shots: questions about well-known things, each with the same as a sentence, in English with another one, and
-            the answer.
+        shots: questions about well-known things, each with the same as a sentence, in English also in other words, and
+            the answer: ("What is the author of Hamlet?", "The author of Hamlet is", "Hamlet's author is", "William
+            Shakespeare").
         clarified: clarifications, each with a question or else a sentence that it answers, and the answer.
         made_up: names that nothing has, in rows.
         little: words that ask for nothing.
         asking: words of a question that need no answer of their own, but may tell relations apart: who, where.
-        two_nouns: ``[noun]`` of what a thing has by a first relation, whose noun has the form ``[owning first]``; ""
-            where the hop has the {}, and in English, see `composed_fact`.
-        thing: what a thing has by a relation, with its ``[noun]``; "" where the hop has the {}.
+        two_nouns: joins the nouns of two relations: "[noun] [owning first]" makes "Währung des Landes". "" in English,
+            whose nouns `composed_fact` joins, and in Japanese, Korean and Chinese, where the hop has the {}.
+        thing: names what a thing has by a relation: "[noun] von {}" makes "Autor von {}". "" where `two_nouns` is.
     """
 
     language: str
@@ -104,8 +106,8 @@ class FactWords:
         return " "
 
     @property
-    def stop(self) -> str:
-        """The end of a sentence, behind its object."""
+    def sentence_end(self) -> str:
+        """The end of a sentence, behind its object: the copula, if there is one, and the full stop."""
         return self.copula + words_of(self.language).stop
 
     @property
@@ -132,45 +134,57 @@ class FactWords:
         """Return a question behind its mark, with the mark of its answer on the next line."""
         return f"{self.question_mark}{self.gap}{question}\n{self.answer_mark}"
 
-    def join_nouns(self, forms: RelationForms, first: RelationForms) -> str:
-        """Return what a thing has by r' of what it has by r, which is ``first``: "Währung des Landes"."""
+    def join_nouns(self, first: RelationForms, second: RelationForms) -> str:
+        """Return the hop by two relations in a row, in another language than English.
+
+        With country as the first relation and currency as the second it is "Währung des Landes", and in Korean
+        "{}의 국가의 통화".
+        """
         if not self.two_nouns:
-            return fill_with_noun(forms.hop, first, "")
-        hop = self.two_nouns.replace("[noun]", forms.noun)
+            return fill_with_noun(second.hop, first, "")
+        hop = self.two_nouns.replace("[noun]", second.noun)
         return hop.replace("[owning first]", first.owning)
 
     def say(self, wording: str, hop: str, forms: RelationForms | None = None) -> str:
         """Return a wording with the ``hop``; {} stays for the thing.
 
+        wording                     hop                     result
+        What is the [hop] of {}?    currency                What is the currency of {}?
+        [asks] [the hop] von {}?    Währung des Landes      Was ist die Währung des Landes von {}?
+        [hop]은 무엇입니까?          {}의 통화               {}의 통화는 무엇입니까?
+
         Args:
             wording: one of this language.
-            hop: `RelationForms.hop` of a relation r', or what `join_nouns` makes.
-            forms: those of r'; None in English, whose nouns take "the" and "What is".
+            hop: `RelationForms.hop` of a relation, or what `join_nouns` makes of two.
+            forms: those of the relation that is asked for, the second of two; None in English, whose nouns take "the"
+                and "What is".
         """
         if forms is None:
             text = wording.replace("[hop]", hop)
             return text[:1].upper() + text[1:]
         the_hop = hop
-        if hop.startswith(forms.noun):  # where nouns have articles, r' comes first
+        if hop.startswith(forms.noun):  # "Währung des Landes" -> "die Währung des Landes"
             the_hop = forms.named + hop.removeprefix(forms.noun)
         text = wording.replace("[asks]", forms.asks)
         text = text.replace("[the hop]", the_hop).replace("[The hop]", the_hop[:1].upper() + the_hop[1:])
-        # The noun is what a Korean particle behind it follows.
+        # `fill` gives a Korean particle the form for what is put before it, so the hop is put in as a thing would be.
         text = text.replace("{}", _THING).replace("[hop]", "{}")
         text = fill(text, hop, self.language).replace(_THING, "{}")
         return text[:1].upper() + text[1:]
 
-    def shots_as(self, form: int) -> list[tuple[str, str]]:
-        """Return the questions about well-known things and their answers.
+    def shots_as(self, form: ShotForm) -> list[tuple[str, str]]:
+        """Return the questions about well-known things in a ``form``, each with its answer.
 
-        ``form`` 0 is the question between its marks, 1 the sentence, and 2 the sentence in other words.
+        Only English has the sentence in other words; other languages have the same sentence again.
         """
         pairs = []
         for question, *sentences, answer in self.shots:
-            text = self.between_marks(question)
-            if form:
-                text = sentences[min(form, len(sentences)) - 1]
-            pairs.append((text, answer))
+            texts = {
+                "question": self.between_marks(question),
+                "sentence": sentences[0],
+                "other sentence": sentences[-1],
+            }
+            pairs.append((texts[form], answer))
         return pairs
 
     def about_noun(self, template: str, forms: RelationForms) -> str:
@@ -179,7 +193,7 @@ class FactWords:
 
     def state(self, template: str, subject: str, target: str) -> str:
         """Return the sentence that a ``template`` makes with two names."""
-        return join(fill(template, subject, self.language), target) + self.stop
+        return join(fill(template, subject, self.language), target) + self.sentence_end
 
 
 _ENGLISH = FactWords(
@@ -242,7 +256,7 @@ _ENGLISH = FactWords(
 
 
 def fact_words(language: str) -> FactWords:
-    """Return the words of a language; the English ones if it has none (`warn_of_english` says so)."""
+    """Return the words of a language; the English ones if it has none, of which `warn_of_english` warns."""
     if language == ENGLISH or language not in FORM_LANGUAGES:
         return _ENGLISH
     text = files("kg_edit").joinpath("data", "fact_words.toml").read_text(encoding="utf-8")
@@ -268,7 +282,7 @@ def has_translated_words(language: str) -> bool:
 def is_named_in(language: str, data: Mapping[str, Any]) -> bool:
     """Return whether a thing has a name that may stand in a sentence of a language.
 
-    False in Japanese, Korean and Chinese for the English label of a thing that has none in the language.
+    In Japanese, Korean and Chinese an English label may not; elsewhere any name may.
 
     Args:
         language: of the sentence.
@@ -304,7 +318,7 @@ def warn_of_english(edits: Iterable[Edit], *, method: str) -> None:
 
 
 def warn_of_left_out(edit: Edit, relations: Iterable[str], *, method: str) -> None:
-    """Warn of the relations of a graph around an edit of which facts can't be said in the language of the edit."""
+    """Warn that a method leaves out a graph's facts by these relations: the edit's language has no words for them."""
     names = sorted(set(relations))
     if names:
         log.warning(

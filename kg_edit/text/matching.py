@@ -26,9 +26,9 @@ _PARTICLES = "|".join(
         "씨|님|시|특별시|광역시|특별자치시|현|주|성",
     )
 )
-# What makes of a Chinese or Japanese name that of another thing: an empire, a language
+# Endings that turn a Chinese or Japanese name into that of an empire or a language: 罗马 + 帝国, 英 + 语
 _ANOTHER_THING = re.compile("帝国|帝國|[语語](?!言)")
-_WITHIN_NUMBER_OR_INITIALS = re.compile(r"(?<=[^\W가-힣])\.")
+_STOP_AFTER_OTHER_SCRIPT = re.compile(r"(?<=[^\W가-힣])\.")  # in U.S. and 1.5, and after Rome
 
 
 def normalised(text: str, *, fold: bool = True) -> tuple[str, ...]:
@@ -120,13 +120,14 @@ def stands_alone(start: int, words: Sequence[str], name_words: Sequence[str]) ->
     """
     if not is_unspaced(name_words[-1][-1]):
         return True
+    # From here on each word is one character (`normalised`), so that places in a name are places among the words.
     name = "".join(name_words)
     end = start + len(name_words)
     if _ANOTHER_THING.match("".join(words[end : end + 2])):
         return False
     for longer in _find_longer_names(name):
-        at = longer.index(name)
-        if start >= at and "".join(words[start - at : start - at + len(longer)]) == longer:
+        first = start - longer.index(name)  # where the longer name would begin
+        if first >= 0 and "".join(words[first : first + len(longer)]) == longer:
             return False
     return True
 
@@ -146,7 +147,7 @@ def _has_hangul(name: str) -> bool:
 
 def _korean_text(text: str) -> str:
     """Return ``text`` in the form in which a Korean name is looked for: without marks before its first word."""
-    plain = _WITHIN_NUMBER_OR_INITIALS.sub("", without_accents(text.casefold()))
+    plain = _STOP_AFTER_OTHER_SCRIPT.sub("", without_accents(text.casefold()))
     return re.sub(r"^[\W_]+", "", plain)
 
 
@@ -158,7 +159,9 @@ def _korean_pattern(name: str) -> re.Pattern[str]:
     """
     parts = [re.escape(part) for part in normalised(name)]  # each Korean syllable is a part of its own
     loosely = r"[\W_]*".join(parts)
-    another_letter = "[가-힣]" if is_hangul(name.rstrip()[-1]) else r"\w"
+    another_letter = r"\w"  # after BTS no digit, and no letter but a particle
+    if is_hangul(name.rstrip()[-1]):
+        another_letter = "[가-힣]"  # after 서울 a digit or a Latin letter may follow
     end = rf"(?:(?!{another_letter})|(?={_PARTICLES}))"
     return re.compile(rf"(?<!\w){loosely}{end}")
 
@@ -187,7 +190,8 @@ def sentences(text: str) -> Iterator[str]:
 def first_sentence(text: str) -> str:
     """Return ``text`` up to its first full stop, question or exclamation mark before white space, or to a line break.
 
-    A full stop after a capitalised word of at most three letters (St. Louis, Dr. Wade, U.S. dollar) does not count.
+    A full stop after a capitalised word of at most three letters (St. Louis, Dr. Wade, U.S. dollar) does not count, so
+    "Yes." does not end a sentence either.
     Chinese and Japanese marks need no white space.
     """
     text = text.strip()

@@ -10,7 +10,7 @@ import pytest
 
 from kg_edit.ship.ledger import Ledger, log
 from kg_edit.storage import cached_files
-from kg_edit.storage.cached_files import CachedItem, cached_items, clearable
+from kg_edit.storage.cached_files import CachedItem, cached_items, divide_unused
 from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
 from wikidata_cache import open_source, packaged_extract
 from wikidata_cache.stores.load import load
@@ -57,10 +57,10 @@ def test_stored_file_of_the_future_is_never_old(tmp_path: Path, monkeypatch: pyt
     file.parent.mkdir(parents=True)
     file.write_text("{}")
     os.utime(file, (FUTURE, FUTURE))
-    can, kept = clearable(cached_items(tmp_path), days=0)
+    can, kept = divide_unused(cached_items(tmp_path), days=0)
     assert can == [] and kept == []
     monkeypatch.setattr(cached_files.time, "time", lambda: FUTURE + 2 * YEAR)
-    (item,), _ = clearable(cached_items(tmp_path), days=300)
+    (item,), _ = divide_unused(cached_items(tmp_path), days=300)
     assert item.path == file.parent
 
 
@@ -68,5 +68,5 @@ def test_files_to_clear_are_not_compared_with_each_other(monkeypatch: pytest.Mon
     items = [CachedItem("scores", Path(name), (), 1, used) for name, used in (("a", 0.0), ("b", FUTURE), ("c", 1.0))]
     monkeypatch.setattr(cached_files.time, "time", lambda: FUTURE + 1)
     monkeypatch.setattr(CachedItem, "__eq__", lambda *_: pytest.fail("quadratic in the files of a cache"))
-    can, kept = clearable(items)
+    can, kept = divide_unused(items)
     assert [item.path.name for item in can] == ["a", "c"] and [item.path.name for item in kept] == ["b"]

@@ -43,13 +43,13 @@ class TeacherQuestion:
     def as_question(self) -> TeacherPrompt:
         """The prompt in question form."""
         words = self._words
-        return self._prompt(words.ask, "\n\n", words.shots_as(0))
+        return self._prompt(words.ask, "\n\n", words.shots_as("question"))
 
     @property
     def as_sentence(self) -> TeacherPrompt:
         """The prompt as a sentence to continue. If both forms get the same answer, the model knows it."""
         words = self._words
-        return self._prompt(words.sentence, f"{words.stop}\n", words.shots_as(1))
+        return self._prompt(words.sentence, f"{words.sentence_end}\n", words.shots_as("sentence"))
 
     @property
     def _words(self) -> FactWords:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Literal
 
 from kg_edit.languages import fill
 from kg_edit.methods.graph_memory.relation_words import Relation
@@ -17,12 +16,12 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
+from kg_edit.text.fact_words import ShotForm
 from kg_edit.text.matching import begins_with, normalised
 from kg_edit.text.relation_nouns import relation_examples
 from kg_edit.writing_systems import join
 
-_Form = Literal["question", "sentence", "other sentence"]
-_FORMS: tuple[_Form, ...] = ("question", "sentence", "other sentence")
+_FORMS: tuple[ShotForm, ...] = ("question", "sentence", "other sentence")
 _SHOWN = 3  # facts about other things
 _WIDE_MARKS = ("\u3002", "\uff0c", "\u3001")  # the Chinese and Japanese full stop and commas
 
@@ -77,12 +76,12 @@ def likeliest_object(model: LanguageModel, thing: str, relation: Relation, objec
     return objects[costs.index(min(costs))]
 
 
-def _prompt(form: _Form, thing: str, relation: Relation) -> str:
+def _prompt(form: ShotForm, thing: str, relation: Relation) -> str:
     """Return the question in a ``form``, after facts about other things in the same form.
 
     A relation without packaged facts of its own has others, which only show the form of an answer.
     """
-    end = f"{relation.language_words.stop}\n"  # of a fact
+    end = f"{relation.language_words.sentence_end}\n"  # of a fact
     if form == "question":
         end = "\n\n"
     facts = []
@@ -90,14 +89,14 @@ def _prompt(form: _Form, thing: str, relation: Relation) -> str:
         if other != thing:
             facts.append((_ask(form, other, relation), answer))
     if not facts:
-        facts = relation.language_words.shots_as(_FORMS.index(form))
+        facts = relation.language_words.shots_as(form)
     prompt = ""
     for text, answer in facts[:_SHOWN]:
         prompt += f"{join(text, answer)}{end}"
     return prompt + _ask(form, thing, relation)
 
 
-def _ask(form: _Form, thing: str, relation: Relation) -> str:
+def _ask(form: ShotForm, thing: str, relation: Relation) -> str:
     """Return the question for a thing in one of the three forms.
 
     In Korean, the first two wordings take the hop with its {} for the thing ("{}의 통화"). The third one has a {} of

@@ -236,7 +236,7 @@ class RelationWords:
             key=key,
             label=label,
             noun=noun,
-            sentence_template=join_place(template) + language_words.stop,
+            sentence_template=join_place(template) + language_words.sentence_end,
             phrases=tuple(phrase for phrase in dict.fromkeys(phrases) if phrase),
             language_words=language_words,
             forms=forms,

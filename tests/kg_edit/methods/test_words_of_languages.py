@@ -341,7 +341,7 @@ def test_english_words_are_as_they_were() -> None:
     words = fact_words("en")
     assert words.ask == "Q: What is the [hop] of {}?\nA:"
     assert fact_words("fr") is words
-    assert words.shots_as(2)[0] == ("the solar system's largest planet is", "Jupiter")
+    assert words.shots_as("other sentence")[0] == ("the solar system's largest planet is", "Jupiter")
     question = TeacherQuestion(noun="country", of="Toyota")
     assert question.as_sentence.shown.startswith("The largest planet of the solar system is Jupiter.\n")
     assert question.as_question.start.endswith("Winter\n\nQ: What is the country of")
