@@ -293,9 +293,7 @@ def _read_rows(model: LanguageModel, items: Sequence[_Asked], patches: Sequence[
 
 
 @torch.no_grad()
-def _forward(
-    model: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, *, at: Places, ends: Places
-) -> Tensor:
+def _forward(model: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, *, at: Places, ends: Places) -> Tensor:
     """Return the logits [reads, vocabulary] at the places ``at`` of ids [rows, columns], in float32.
 
     ``ends`` are the places of the last tokens of the prompts.

@@ -26,7 +26,8 @@ class ModelServer:
     """A server of language models.
 
     Attributes:
-        url: its address, such as http://localhost:8000/v1.
+        url: its address, such as http://localhost:8000/v1. Every ``address`` below is a whole URL under it, such as
+            http://localhost:8000/v1/completions.
         key: sent as a bearer token; never shown or written to a file.
         key_name: the environment variable of the key, for messages.
         seconds: the time limit for one answer.
@@ -69,7 +70,7 @@ class ModelServer:
         for attempt in range(1, self.tries + 1):
             is_last = attempt == self.tries
             wait = 0.5 * 2**attempt  # seconds, doubled at each try, unless the server asks for another time
-            request = urllib.request.Request(address, data=data, headers=headers)  # noqa: S310 - checked above
+            request = urllib.request.Request(address, data=data, headers=headers)  # noqa: S310 - begins with the checked url
             deadline = time.monotonic() + self.seconds
             try:
                 return read_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
@@ -103,9 +104,7 @@ class ModelServer:
         reply = ""
         with suppress(OSError, ValueError, HTTPException):  # it may be too slow, too large or cut off, too
             reply = read_body(error, deadline=deadline, limit=_MOST_BYTES)[0].decode(errors="replace")
-        with suppress(ValueError, LookupError, TypeError, AttributeError):  # usual forms of an error's message
-            parsed = parse(reply)
-            reply = str(parsed.get("message") or parsed.get("error_message") or parsed["error"]["message"])
+        reply = _find_message(reply)
         way = "check the address and the model"
         if error.code in (401, 403):
             way = f"set the server's API key in {self.key_name}"
@@ -119,3 +118,15 @@ class ModelServer:
         return ServerError(
             f"{self.url} replied {reply[:_SHOWN]!r}; expected {expected}, as OpenAI-compatible servers give at /v1"
         )
+
+
+def _find_message(reply: str) -> str:
+    """Return the message in a reply that reports an error; the whole reply if it has none of the usual forms.
+
+    {"message": "…"}   {"error_message": "…"}   {"error": {"message": "…"}}
+    """
+    try:
+        parsed = parse(reply)
+        return str(parsed.get("message") or parsed.get("error_message") or parsed["error"]["message"])
+    except (ValueError, LookupError, TypeError, AttributeError):  # no JSON, or JSON of another form
+        return reply

@@ -25,8 +25,8 @@ def perplexity(
     """Return exp of the mean of -log p(token | earlier tokens of its window), over a text's first tokens.
 
     Windows of ``window`` tokens (fewer for a model with fewer positions) start every ``stride`` tokens. A token is
-    scored once, in the first window that contains it. So each token has at least window - stride tokens before it,
-    except in the first window. Only the first window begins with the tokenizer's BOS, if it has one, so the value of a
+    scored once, in the first window that contains it. So behind the first window, each token has at least
+    window - stride tokens before it, and in a model with fewer positions at least one. Only the first window begins with the tokenizer's BOS, if it has one, so the value of a
     model such as Gemma 3 is higher than where each window begins with it (70.9 against 47.5).
 
     Args:
@@ -44,7 +44,8 @@ def perplexity(
         size = min(window, model.max_positions)
     losses = list[Tensor]()
     next_token = 1  # the first token that is not scored yet; token 0 never is, because nothing is before it
-    for start in range(0, len(ids), min(stride, size - 1)):
+    stride = min(stride, size - 1)  # windows overlap by at least the token that predicts the next one
+    for start in range(0, len(ids), stride):
         end = min(start + size, len(ids))
         if end > next_token:  # of this window, only the tokens that no earlier window has
             window_ids = ids[start:end]

@@ -26,19 +26,21 @@ def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def lock(folder: Path, wait: float) -> Iterator[None]:
-    """Hold the lock file of a folder within the ``with`` block; nothing is locked on a file system without locks."""
+    """Hold the lock file of a folder within the ``with`` block.
+
+    Nothing is locked where the file system has no locks, or where the lock file can't be written.
+    """
     file = FileLock(folder / LOCK, timeout=wait)
     try:
         file.acquire()
     except Timeout as error:
         raise OutputError(f"another process works on {folder}; wait for it, end it, or give another folder") from error
-    except (OSError, NotImplementedError):  # the file system has no locks
-        yield
-        return
+    except (OSError, NotImplementedError):
+        pass  # the work goes on without a lock
     try:
         yield
     finally:
-        file.release()
+        file.release()  # does nothing if it is not held
 
 
 @contextmanager
