@@ -15,7 +15,7 @@ from kg_edit.cli.console import say, stdout
 from kg_edit.cli.options import completion, refuse_unused
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.models.loading import cache_folder
-from kg_edit.storage.cached_files import KINDS, CachedItem, cached_items, divide_unused, delete
+from kg_edit.storage.cached_files import KINDS, CachedItem, cached_items, delete, divide_unused
 from kg_edit.text.display import plain, size_text
 
 if TYPE_CHECKING:

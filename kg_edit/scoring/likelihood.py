@@ -169,7 +169,7 @@ def _score_rows(
 ) -> list[TokenScores]:
     """Return the scores of all prompts, row by row."""
     items = list(chain.from_iterable(rows))
-    # Decided for each pass: with a sliding window, the mask decides alone where all prompts are shorter than the window.
+    # Decided for each pass: under a sliding window, the mask alone decides where all prompts are shorter than it.
     if mask_decides(model, max(len(item.prompt.ids) for item in items)):
         logits, logit_rows = _read_trees(model, rows, patches)
         return list(_compute_scores(items, logits, logit_rows))

@@ -26,8 +26,9 @@ def perplexity(
 
     Windows of ``window`` tokens (fewer for a model with fewer positions) start every ``stride`` tokens. A token is
     scored once, in the first window that contains it. So behind the first window, each token has at least
-    window - stride tokens before it, and in a model with fewer positions at least one. Only the first window begins with the tokenizer's BOS, if it has one, so the value of a
-    model such as Gemma 3 is higher than where each window begins with it (70.9 against 47.5).
+    window - stride tokens before it, and in a model with fewer positions at least one. Only the first window begins
+    with the tokenizer's BOS, if it has one, so the value of a model such as Gemma 3 is higher than where each window
+    begins with it (70.9 against 47.5).
 
     Args:
         model: the model.

@@ -29,8 +29,8 @@ KINDS = {
 }
 IN_USE = 600.0  # seconds since the last use
 _HEX = "[0-9a-f]"
-# The kind, and the form of a file's path in the cache folder; the group `item` is the path of the file's item. That of a
-# covariance names no file: two files belong to it, HEX.safetensors and HEX.json.
+# The kind, and the form of a file's path in the cache folder; the group `item` is the path of the file's item. That of
+# a covariance names no file: two files belong to it, HEX.safetensors and HEX.json.
 # Examples, with HEX for the digits of a hash:
 #     models/gpt2-HEX/model.safetensors
 #     covariance/HEX.safetensors, covariance/HEX.partial.json, covariance/HEX.shard-0-of-2.json
