@@ -2,6 +2,10 @@
 
 `ValueConfig` has their common settings. `ValueMethod` holds what all edits of a method share: the contexts around the
 prompts, and the covariance C of each layer. How values are found and written is up to the subclasses.
+
+    m [d]           the present value of an edit: an output of the edited layer at the subject's last token
+    m*  [d]         the value that is written, with which the model predicts the target; the descent finds m* - m
+    C [d_ff, d_ff]  the second moment of the edited weight's inputs over ordinary text
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.prefix_cache import context_starts, longest_start, mask_decides
-from kg_edit.locate_then_edit.descent import DescentDtype, FreeDelta, Optimiser, Stops
+from kg_edit.locate_then_edit.descent import Descent, DescentDtype, FreeDelta, Optimiser, Stops
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.base import EditingMethod
@@ -48,7 +52,7 @@ class ValueConfig(MethodConfig):
     )
     learning_rate: float = Field(0.5, gt=0, description="learning rate of the optimiser")
     clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: 4")
-    kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
+    kl_weight: float = Field(0.0625, ge=0, description="weight of the KL term L_a of '{subject} is a' in the loss")
     stop_below: float = Field(0.05, description="the descent stops when the loss is below this value")
     stop_nll: float = Field(
         0.0,
@@ -63,7 +67,7 @@ class ValueConfig(MethodConfig):
         0.0,
         ge=0,
         description="refuse a value that is longer than this many times the mean norm of the unedited model's values, "
-        "and rescale the others to it; 0: off; published: 2",
+        "and rescale the others to that mean norm; 0: off; published: 2",
     )
     seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
     covariance: CovarianceConfig = Field(
@@ -157,18 +161,34 @@ class ValueMethod(EditingMethod):
         """The mean norm of the unedited model's values, for the setting ``anchor``."""
         from kg_edit.locate_then_edit.long_run import mean_value_norm  # few runs use the setting
 
-        layer = self.layers[0]  # GLAME-plus has a second layer, where answers are written and not values
-        if self.family == "joint":  # a batch is spread over its layers, and finds its values at the last one
-            layer = self.layers[-1]
         with keep_untouched(self.model):  # `provenance` may ask first, as for the contexts
             return mean_value_norm(
                 self.model,
-                layer,
+                self.value_layer,
                 self.contexts,
                 site=self.site,
                 clamp=self.config.clamp_norm_factor,
                 stops=self.config.stops,
             )
+
+    @property
+    def value_layer(self) -> int:
+        """The layer in which values are found: the first one, as GLAME-plus writes answers into its second one."""
+        return self.layers[0]
+
+    def rescale_to_anchor(self, descents: Sequence[Descent], values: Tensor) -> list[Descent]:
+        """Return the descents with m* = m + change rescaled to the norm that ``anchor`` sets (`anchor`).
+
+        Args:
+            descents: of the edits, each with its change m* - m [d].
+            values: m, the present outputs of the MLP, [edits, d].
+        """
+        from kg_edit.locate_then_edit.long_run import anchor  # few runs use the setting
+
+        rescaled = []
+        for descent, value in zip(descents, values, strict=True):
+            rescaled.append(anchor(descent, value, norm=self.value_norm, most=self.config.anchor))
+        return rescaled
 
     def free_delta(self, values: Tensor, optimiser: Optimiser) -> FreeDelta:
         """Return m* - m itself as what is trained, from 0, for edits with the values m [edits, d]."""
@@ -181,7 +201,7 @@ class ValueMethod(EditingMethod):
 
     @property
     def parameter_count(self) -> int:
-        """The number of values that are trained for an edit: those of its change."""
+        """How many numbers are trained for an edit: the d of its change."""
         return self.model.width
 
     def portions(self, requests: Sequence[Request]) -> Iterator[slice]:

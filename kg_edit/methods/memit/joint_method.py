@@ -43,7 +43,7 @@ from kg_edit.engine.tail_forward import TailForward
 from kg_edit.errors import FAILURES, PatchError, RefusedEditsError
 from kg_edit.locate_then_edit.descent import Delta, Descent, descend, descent_model
 from kg_edit.locate_then_edit.joint import FactStates, norms_of_facts
-from kg_edit.locate_then_edit.long_run import anchor, remember
+from kg_edit.locate_then_edit.long_run import remember
 from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, norm_penalty
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
 from kg_edit.methods.base import annotate_errors
@@ -110,6 +110,11 @@ class JointMethod(ValueMethod):
             family = model.model.config.model_type
             self.layers = single_layer(config, len(model.blocks), name=model.name, family=family)
             self.site = "value"
+
+    @property
+    def value_layer(self) -> int:
+        """The layer in which values are found: the last one, as the change is spread over all of them."""
+        return self.layers[-1]
 
     # A batch of edits: facts, values, patch
 
@@ -348,11 +353,8 @@ class JointMethod(ValueMethod):
         """
         layer = self.layers[-1]
         bare = [request.rewrites[0] for request in requests]
-        _, values = subject_states(self.model, bare, layer=layer, last=layer, site="value")  # m
-        anchored = []
-        for descent, value in zip(descents, values, strict=True):
-            anchored.append(anchor(descent, value, norm=self.value_norm, most=self.config.anchor))
-        return anchored
+        _, m = subject_states(self.model, bare, layer=layer, last=layer, site="value")  # [facts, d]
+        return self.rescale_to_anchor(descents, m)
 
     # 3. The updates
 

@@ -226,7 +226,7 @@ class RankOneMethod(ValueMethod):
         delta, notes = self.propose(edits, loss.value)
         descents = descend(loss, delta, self.config.stops)
         if self.config.anchor:
-            descents = self._anchor_values(descents, loss.value)
+            descents = self.rescale_to_anchor(descents, loss.value)
         values = list[EditValue]()
         for index, descent in enumerate(descents):
             value = EditValue(
@@ -239,15 +239,6 @@ class RankOneMethod(ValueMethod):
             )
             values.append(value)
         return values
-
-    def _anchor_values(self, descents: Sequence[Descent], m: Tensor) -> list[Descent]:
-        """Return the descents with values of the norm that ``anchor`` sets; ``m`` [edits, d]."""
-        from kg_edit.locate_then_edit.long_run import anchor  # few runs use the setting
-
-        anchored = []
-        for descent, value in zip(descents, m, strict=True):
-            anchored.append(anchor(descent, value, norm=self.value_norm, most=self.config.anchor))
-        return anchored
 
     def complete_requests(
         self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]
