@@ -18,6 +18,7 @@ from kg_edit.patches.weight_patch import WeightPatch
 log = logging.getLogger(__name__)
 
 AVERAGED = "averaged"  # the field of a provenance with the patches and their shares
+_AND = " + "  # between the names of the methods that made an edit, in its record
 
 
 def average_patches(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
@@ -56,23 +57,23 @@ def average_patches(patches: Sequence[Patch], shares: Sequence[float]) -> Weight
 
 
 def _join_records(patches: Sequence[Patch]) -> list[dict[str, Any]]:
-    """Return one record of each edit, with the names of all methods that made it."""
-    records = dict[str, dict[str, Any]]()  # by the edit's id
+    """Return one record of each edit, with the names of all methods that made it, such as "rome + memit"."""
+    edits = dict[str, Mapping[str, Any]]()  # by the edit's id
+    methods = defaultdict[str, list[str]](list)  # by the edit's id: the names, which may repeat
     for patch in patches:
         for record in patch.edits:
             if not {"edit", "method"} <= record.keys():
                 raise PatchError("a record of a patch lacks its edit or its method; make the patch again")
             edit = record["edit"]
             id_ = str(edit["id"])
-            earlier = records.get(id_, record)
-            if _fact_of(earlier["edit"]) != _fact_of(edit):
+            if _fact_of(edits.get(id_, edit)) != _fact_of(edit):
                 raise PatchError(
                     f"the patches have different edits of the id {id_!r}, of which one would be lost from the record; "
                     "give the edits ids of their own, and make the patches again"
                 )
-            methods = dict.fromkeys([*earlier["method"].split(" + "), record["method"]])
-            records[id_] = {"edit": edit, "method": " + ".join(methods)}
-    return list(records.values())
+            edits[id_] = edit
+            methods[id_] += record["method"].split(_AND)  # several names if that patch is an average itself
+    return [{"edit": edit, "method": _AND.join(dict.fromkeys(methods[id_]))} for id_, edit in edits.items()]
 
 
 def _fact_of(edit: Mapping[str, Any]) -> tuple[Any, ...]:

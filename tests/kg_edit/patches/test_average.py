@@ -33,6 +33,8 @@ def test_average_is_the_weighted_sum_with_every_edit_once() -> None:
     assert [(part["share"], part["edits"]) for part in average.provenance["averaged"]] == [(0.5, 2), (0.25, 2)]
     assert [method["name"] for method in average.provenance["methods"]] == ["memit", "ft-m"]
     assert not average.state, "the keys of one method's edits say nothing about the sum"
+    again = average_patches([patch("memit", 1.0, "1", "2", "3"), average], [0.5, 0.5])
+    assert [edit["method"] for edit in again.edits] == ["memit", "memit + ft-m", "memit + ft-m"]
 
 
 @pytest.mark.parametrize(
