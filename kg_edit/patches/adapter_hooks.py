@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import UnsupportedModelError
-from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel, matrix_shape
 
 Reads = Literal["key", "mlp"]
 Forward = Callable[[Tensor, Tensor], Tensor]
@@ -33,10 +33,10 @@ def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
     if reads == "key":
         return down
     parent = model.weight_name(layer).removesuffix(".weight").rpartition(".")[0]
-    width = weight_matrix(down).shape[0]
+    width, _ = matrix_shape(down)  # d: the down-projection's output is as wide as the MLP's input
     for child in model.model.get_submodule(parent).children():
         is_other_linear = isinstance(child, nn.Linear | Conv1D) and child is not down
-        if is_other_linear and weight_matrix(child).shape[1] == width:
+        if is_other_linear and matrix_shape(child)[1] == width:
             return child
     raise UnsupportedModelError(
         f"{model.name} has no linear module next to {model.weight_name(layer)} that reads the MLP's input; use a "
