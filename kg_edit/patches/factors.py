@@ -24,7 +24,7 @@ from kg_edit.patches import is_identity
 _SAFE = 0.25  # share of the largest number of a type; a change below it can't make a weight infinite
 
 
-@dataclass(frozen=True, repr=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Factors:
     """A low-rank change of a weight [out, in]: ``left`` [out, rank] times ``right`` [in, rank] transposed."""
 
@@ -127,22 +127,23 @@ class Factors:
         chosen = list(indices)
         return Factors(left=self.left[:, chosen].contiguous(), right=self.right[:, chosen].contiguous())
 
-    def reduced(self, rank: int) -> tuple[Factors, float]:
-        """Return the nearest change of at most this rank (Eckart and Young), and the share of the squared norm it has.
+    def reduced(self, most: int) -> tuple[Factors, float]:
+        """Return the nearest change of at most the rank ``most``, and the share of the squared norm that it has.
 
         With left = Q_l R_l and right = Q_r R_r, the product is Q_l (R_l R_r^T) Q_r^T. So its singular values are those
-        of the small matrix R_l R_r^T [rank, rank].
+        of the small matrix R_l R_r^T [rank, rank], where ``rank`` is that of this change. The nearest change has the
+        ``most`` largest of them (Eckart and Young).
         """
-        if rank >= self.rank:
+        if most >= self.rank:
             return self, 1.0
         q_left, r_left = torch.linalg.qr(self.left.double())
         q_right, r_right = torch.linalg.qr(self.right.double())
         u, singular_values, v_transposed = torch.linalg.svd(r_left @ r_right.T)
-        left = q_left @ u[:, :rank] * singular_values[:rank]  # [out, rank]
-        right = q_right @ v_transposed[:rank].T  # [in, rank]
+        left = q_left @ u[:, :most] * singular_values[:most]  # [out, most]
+        right = q_right @ v_transposed[:most].T  # [in, most]
         squares = singular_values.square()
         total = squares.sum()
         share = 1.0  # also for a change of zero
         if total > 0:
-            share = float(squares[:rank].sum() / total)
+            share = float(squares[:most].sum() / total)
         return Factors(left=left.to(self.left.dtype), right=right.to(self.right.dtype)), share
