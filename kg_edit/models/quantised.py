@@ -14,7 +14,7 @@ weights from which it was quantised, so a patch that was made in bfloat16 fits i
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec as find_module
 from pathlib import Path
 from typing import Any
@@ -100,21 +100,29 @@ def stored_fingerprint(
         folder = Path(downloaded)
     with torch.device("meta"):
         blank: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    try:
-        return fingerprint_of(config.model_type, _stored_parameters(blank, folder))
-    except KeyError:
+    names = sorted(name for name, _ in blank.named_parameters())
+    files = _find_files(folder)
+    if not files.keys() >= set(names):
         return None
+    return fingerprint_of(config.model_type, _read_weights(names, files))
 
 
-def _stored_parameters(model: PreTrainedModel, folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield each parameter of ``model``, sorted by name, from the safetensors files of a folder."""
+def _find_files(folder: Path) -> dict[str, Path]:
+    """Return the safetensors file of each weight of a checkpoint, by the weight's name."""
     from safetensors import safe_open
 
-    files = {}
+    files = dict[str, Path]()
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(str(file), framework="pt") as shard:
             for name in shard.keys():  # noqa: SIM118 - no mapping
                 files[name] = file
-    for name, _ in sorted(model.named_parameters()):
+    return files
+
+
+def _read_weights(names: Iterable[str], files: Mapping[str, Path]) -> Iterator[tuple[str, Tensor]]:
+    """Yield each weight with its name, in the order of ``names``; only one is in memory at a time."""
+    from safetensors import safe_open
+
+    for name in names:
         with safe_open(str(files[name]), framework="pt") as shard:
             yield name, shard.get_tensor(name)
