@@ -241,6 +241,8 @@ def optional_module(model: nn.Module, path: str | None) -> nn.Module | None:
 def content_fingerprint(model: PreTrainedModel) -> str:
     """Return a hash of the family and of every parameter: its name, shape, and an element of each row and each column.
 
+    Of a weight that a quantisation has packed, which has no rows and columns, these are elements at equal distances.
+
     A change of a whole row or column changes the hash, and so does any change of many of them. The elements are rounded
     to bfloat16, so that the hash does not change when the model is cast between float32 and bfloat16; float16 may round
     an element to another one.

@@ -43,7 +43,7 @@ def check_factors(path: object, name: str, left: Any, right: Any) -> None:
 def join_provenances(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Join two provenances: the edits of both in order, each method once, and the entries of both ``weight_norms``.
 
-    Any other field has the value of ``first``.
+    Any other field has the value of ``first``, or of ``second`` if ``first`` lacks it.
     """
     methods = [*first.get("methods", ())]
     methods += [method for method in second.get("methods", ()) if method not in methods]
