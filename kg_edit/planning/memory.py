@@ -25,7 +25,7 @@ from kg_edit.engine.prefix_store import MEGABYTES
 from kg_edit.errors import ConfigError
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.methods.config import Workload
-from kg_edit.methods.memit.joint_config import single_layer
+from kg_edit.methods.memit.joint_config import choose_one_layer
 from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.models.architectures import refuse_experts, refuse_recurrent
 from kg_edit.planning.machine import Machine
@@ -119,7 +119,7 @@ class Job:
         shape = self.shape
         # Behind a norm, the changes of several layers' MLPs don't add up to the change of the block's output.
         if issubclass(self.method, JointMethod) and self.method.site == "block" and not shape.adds_mlp:
-            return single_layer(self.config, shape.layers, name=shape.name, family=shape.family)
+            return choose_one_layer(self.config, shape.layers, name=shape.name, family=shape.family)
         return self.config.written_layers(shape.layers)
 
     @property

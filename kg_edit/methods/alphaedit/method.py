@@ -22,7 +22,7 @@ from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.errors import CovarianceError
 from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.entries import method_entry
-from kg_edit.methods.memit.joint_config import FAST, PUBLISHED, SpreadConfig
+from kg_edit.methods.memit.joint_config import JOINT_FAST, JOINT_PUBLISHED, SpreadConfig
 from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.models.devices import exact, has_float64
 from kg_edit.models.language_model import weight_matrix
@@ -51,8 +51,8 @@ class AlphaEditConfig(SpreadConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "fast": FAST,
-        "paper": {**PUBLISHED, "remember": 1.0, "threshold": 0.02, "relative": False, "ridge": 10.0},
+        "fast": JOINT_FAST,
+        "paper": {**JOINT_PUBLISHED, "remember": 1.0, "threshold": 0.02, "relative": False, "ridge": 10.0},
     }
 
     def idle(self) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """The settings of the methods that write many facts at once, and the layers that they write.
 
 - `JointConfig`: the descent, the contexts, and the chunks of a text.
-- `SpreadConfig`: the same, for methods that spread the change over several layers (`default_layers`, `single_layer`).
-- `PUBLISHED`, `FAST`: what the presets ``paper`` and ``fast`` of these methods have in common.
+- `SpreadConfig`: the same, for methods that spread the change over several layers. `default_layers` and
+  `choose_one_layer` say which.
+- `JOINT_PUBLISHED`, `JOINT_FAST`: what the presets ``paper`` and ``fast`` of these methods have in common.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from kg_edit.methods.config import Layers, MethodConfig, Workload, default_layer
 from kg_edit.methods.value_method import ValueConfig
 from kg_edit.models.sampling import STARTS
 
-PUBLISHED: dict[str, Any] = {"further_steps": 0, "hold": 0.0, "remember": 0.0}
-FAST: dict[str, Any] = {"descent_dtype": "bfloat16", "steps": 12, "learning_rate": 1.0}
+JOINT_PUBLISHED: dict[str, Any] = {"further_steps": 0, "hold": 0.0, "remember": 0.0}
+JOINT_FAST: dict[str, Any] = {"descent_dtype": "bfloat16", "steps": 12, "learning_rate": 1.0}
 
 
 class JointConfig(ValueConfig):
@@ -66,14 +67,17 @@ def default_layers(blocks: int) -> tuple[int, ...]:
     return tuple(range(max(0, centre - around), min(blocks, centre + around + 1)))
 
 
-def single_layer(config: MethodConfig, blocks: int, *, name: str, family: str) -> tuple[int, ...]:
-    """Return the one layer to write in a model whose changes of several blocks do not add up.
+def choose_one_layer(config: MethodConfig, blocks: int, *, name: str, family: str) -> tuple[int, ...]:
+    """Return the one layer to write in a model whose changes of several blocks do not add up, as a tuple of one.
+
+    One layer that the settings give is taken, and several are refused. If they give none, a `SpreadConfig` would spread
+    the change, so the layer at 0.2 of the depth is taken. EMMET's settings have one layer anyway.
 
     Args:
-        config: the settings; by default the layer is at 0.2 of the depth.
+        config: the settings.
         blocks: the number of blocks.
-        name: the model's name.
-        family: the model's family.
+        name: the model's name, for the message.
+        family: the model's family, for the message.
     """
     default = default_layer(blocks)
     if isinstance(config, SpreadConfig) and config.layers is None:

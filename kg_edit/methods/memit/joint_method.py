@@ -48,7 +48,7 @@ from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, norm
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.memit.chunks import split_into_chunks
-from kg_edit.methods.memit.joint_config import JointConfig, single_layer
+from kg_edit.methods.memit.joint_config import JointConfig, choose_one_layer
 from kg_edit.methods.memit.records import (
     Fact,
     FactGroup,
@@ -108,7 +108,7 @@ class JointMethod(ValueMethod):
             adds_up = self.site == "value" or all(adds_mlp(model, layer) for layer in self.layers)
         if not adds_up:
             family = model.model.config.model_type
-            self.layers = single_layer(config, len(model.blocks), name=model.name, family=family)
+            self.layers = choose_one_layer(config, len(model.blocks), name=model.name, family=family)
             self.site = "value"
 
     @property

@@ -34,7 +34,7 @@ from torch import Tensor
 from kg_edit.covariance.moment import OtherKeys
 from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.entries import method_entry
-from kg_edit.methods.memit.joint_config import FAST, PUBLISHED, SpreadConfig
+from kg_edit.methods.memit.joint_config import JOINT_FAST, JOINT_PUBLISHED, SpreadConfig
 from kg_edit.methods.memit.joint_method import JointMethod
 
 
@@ -53,8 +53,8 @@ class MemitConfig(SpreadConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "fast": FAST,
-        "paper": {**PUBLISHED, "mom2_weight": 20_000.0},
+        "fast": JOINT_FAST,
+        "paper": {**JOINT_PUBLISHED, "mom2_weight": 20_000.0},
     }
 
 

@@ -27,7 +27,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.locate_then_edit.objective import Objective, Penalty
 from kg_edit.methods.base import EditingMethod
-from kg_edit.methods.memit.joint_config import FAST, PUBLISHED
+from kg_edit.methods.memit.joint_config import JOINT_FAST, JOINT_PUBLISHED
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.methods.memit.records import Fact, FactValue
 from kg_edit.models.sampling import STARTS
@@ -49,9 +49,9 @@ class EametConfig(MemitConfig):
     nearest: PositiveInt = Field(50, description="number of nearest keys whose cosines are compared")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "fast": FAST,
+        "fast": JOINT_FAST,
         "paper": {
-            **PUBLISHED,
+            **JOINT_PUBLISHED,
             "steps": 25,
             "stop_below": 0.01,
             "weight_decay": 1e-3,

@@ -16,7 +16,7 @@ from torch import Tensor
 from kg_edit.covariance.moment import OtherKeys
 from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.config import LayerConfig
-from kg_edit.methods.memit.joint_config import FAST, PUBLISHED, JointConfig
+from kg_edit.methods.memit.joint_config import JOINT_FAST, JOINT_PUBLISHED, JointConfig
 from kg_edit.methods.memit.joint_method import JointMethod
 from kg_edit.zoo.entries import method_entry
 
@@ -37,8 +37,8 @@ class EmmetConfig(LayerConfig, JointConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "fast": FAST,
-        "paper": {**PUBLISHED, "steps": 20, "learning_rate": 0.5, "clamp_norm_factor": 0.75, "relaxation": 0.0},
+        "fast": JOINT_FAST,
+        "paper": {**JOINT_PUBLISHED, "steps": 20, "learning_rate": 0.5, "clamp_norm_factor": 0.75, "relaxation": 0.0},
     }
 
 

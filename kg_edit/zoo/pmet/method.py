@@ -30,7 +30,7 @@ from kg_edit.engine.tail_forward import TailForward
 from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.locate_then_edit.states import subject_states
-from kg_edit.methods.memit.joint_config import FAST, PUBLISHED
+from kg_edit.methods.memit.joint_config import JOINT_FAST, JOINT_PUBLISHED
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.models.hooks import change_output, hidden_state
 from kg_edit.models.language_model import LanguageModel
@@ -49,9 +49,9 @@ class PmetConfig(MemitConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "fast": FAST,
+        "fast": JOINT_FAST,
         "paper": {
-            **PUBLISHED,
+            **JOINT_PUBLISHED,
             "steps": 30,
             "learning_rate": 0.2,
             "kl_weight": 1.0,
