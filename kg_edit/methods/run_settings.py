@@ -50,7 +50,13 @@ def method_settings(method: Configured, model: LanguageModel) -> Settings:
 
 
 def chat_settings(model: LanguageModel, edits: Iterable[Edit], chat: bool | None = None) -> Settings:
-    """Return the hash of the chat form if an edit is made or asked in it (``chat``: whether all are), else {}."""
+    """Return the hash of the chat form as a setting, {"chat_form_sha256": …}; {} if no edit is made or asked in it.
+
+    Args:
+        model: the model whose tokenizer has the chat template.
+        edits: the edits; each says by ``edit.chat`` whether it is made in chat form.
+        chat: whether all edits are asked in chat form, whatever they say.
+    """
     is_used = chat or any(edit.chat for edit in edits)
     if not is_used:
         return {}
