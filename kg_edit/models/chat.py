@@ -116,14 +116,19 @@ def _apply_template(
 
 
 def _fix_date(template: str) -> str:
-    """Let ``strftime_now``, by which some templates ask for the current date, give the fixed date."""
+    """Let ``strftime_now``, by which some templates ask for the current date, give the fixed date.
+
+    A macro of this name, which takes a pattern such as "%d %b %Y", is put before the template:
+
+        {% macro strftime_now(pattern) %}{{ pattern|replace('%Y', '2024')|replace('%y', '24')… }}{% endmacro %}
+    """
     if "strftime_now" not in template:
         return template
-    date = "form"
+    filled_pattern = "pattern"
     for part, value in _DATE_PARTS.items():
-        date += f"|replace('{part}', '{value}')"
+        filled_pattern += f"|replace('{part}', '{value}')"
     # The line break after the macro is not part of the text.
-    return "{% macro strftime_now(form) %}{{ " + date + " }}{% endmacro %}\n" + template
+    return "{% macro strftime_now(pattern) %}{{ " + filled_pattern + " }}{% endmacro %}\n" + template
 
 
 def _run_in_time(function: Callable[..., Any], *args: Any, **options: Any) -> str:
