@@ -135,7 +135,7 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """`product` of x [rows, in], whose gradients are products too."""
+    """`product` of x [rows, in], whose gradients are products too: ``product(a, b)`` is a b^T."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -150,14 +150,14 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (gradient,) = gradients  # G, [rows, out]
         x, weight = ctx.saved_tensors
-        columns = gradient.T  # [out, rows]
+        transposed = gradient.T  # G^T, [out, rows]
         of_x = None
         of_weight = None
         of_bias = None
         if weight is not None:
-            of_x = product(gradient, weight.T)  # G W, [rows, in]
+            of_x = product(gradient, weight.T)  # G (W^T)^T = G W, [rows, in]
         if x is not None:
-            of_weight = product(columns.contiguous(), x.T.contiguous())  # G^T x, [out, in]
+            of_weight = product(transposed.contiguous(), x.T.contiguous())  # G^T (x^T)^T = G^T x, [out, in]
         if ctx.needs_input_grad[2]:
-            of_bias = columns.sum(1)
+            of_bias = transposed.sum(1)  # [out]
         return of_x, of_weight, of_bias

@@ -58,8 +58,9 @@ def _is_rms_norm(module: nn.Module) -> bool:
         return False
     if len(signature(module.forward).parameters) != 1:  # Qwen3.5 has norms that also take a gate
         return False
-    exact = deepcopy(module).float()
-    state = torch.linspace(-1, 2, len(weight), device=weight.device)
-    reference = exact(state)
-    fused = FusedRMSNorm.forward(exact, state)  # type: ignore[arg-type]
+    in_float32 = deepcopy(module).float()
+    state = torch.linspace(-1, 2, len(weight), device=weight.device)  # [d]
+    reference = in_float32(state)
+    # The same module, as if it had the class FusedRMSNorm already: the method only reads its weight and its epsilon.
+    fused = FusedRMSNorm.forward(in_float32, state)  # type: ignore[arg-type]
     return bool((fused - reference).norm() <= _SAME * reference.norm())
