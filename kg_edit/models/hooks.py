@@ -3,7 +3,7 @@
 1. Hooks on a module: `watch` and `record_last_call` read its input and output, `change_output` changes its output,
    `run_at_positions` runs it on some tokens only. A hook may end the forward pass early by `StopForwardError`, which
    `catch_stop` catches.
-2. `keep_untouched`: the model in evaluation mode, without gradients of its weights.
+2. `keep_untouched`: the model in evaluation mode, with frozen weights, for a descent; all is as before afterwards.
 3. A mark is an attribute of the model that other code reads. `mark_patched` says that a patch is applied, so that
    `refuse_patched` refuses a second one. Code that runs a forward pass tells patches what they can't see in the states:
    `tell_prompt_ends` at which tokens a prompt ends, `tell_token_ids` the tokens themselves.
@@ -78,23 +78,25 @@ def change_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iter
 
 @contextmanager
 def run_at_positions(module: nn.Module | None, positions: tuple[Tensor, ...]) -> Iterator[None]:
-    """Run ``module`` only at the positions (rows, columns) of [rows, columns, d]; its output elsewhere is 0.
+    """Run ``module`` only at some positions of a state [rows, columns, d]; its output elsewhere is 0.
 
-    The module must treat each token alone. All its positional arguments are states (BLOOM's MLP also takes the
-    residual). With None nothing is changed.
+    Args:
+        module: it must treat each token alone. All its positional arguments are states (BLOOM's MLP also takes the
+            residual). None: nothing is changed.
+        positions: the row index and the column index of each position, (rows [p], columns [p]).
     """
     if module is None:
         yield
         return
-    shapes: list[Size] = []  # (rows, columns) of the present call, from its input to its output
+    shape_of_call: list[Size] = []  # (rows, columns): `pick` adds it before the module runs, `put` takes it afterwards
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        shapes.append(args[0].shape[:2])
-        return tuple(state[index_for(positions, state)] for state in args)  # [positions, d] each
+        shape_of_call.append(args[0].shape[:2])
+        return tuple(state[index_for(positions, state)] for state in args)  # [p, d] each
 
     def put(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        full_output = output.new_zeros(*shapes.pop(), output.shape[-1])  # [rows, columns, d]
-        return full_output.index_put(index_for(positions, output), output)
+        full_output = output.new_zeros(*shape_of_call.pop(), output.shape[-1])  # [rows, columns, d]
+        return full_output.index_put(index_for(positions, output), output)  # ``output`` [p, d] at the positions
 
     with module.register_forward_pre_hook(pick), module.register_forward_hook(put):
         yield
@@ -135,10 +137,13 @@ def index_for(indices: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, ...]:
 
 @contextmanager
 def keep_untouched(model: LanguageModel) -> Iterator[None]:
-    """Freeze the model and set it to evaluation mode inside the ``with`` block.
+    """Inside the ``with`` block, prepare the model for a descent; afterwards nothing of it has changed.
 
-    Gradients are on there, even if the caller has turned them off (``torch.no_grad``): a descent needs those of what it
-    trains. Afterwards the modes, the ``requires_grad`` flags and the random state are as before.
+    - Its modules are in evaluation mode, and its weights need no gradient (``requires_grad``).
+    - Gradients are on, even if the caller has turned them off (``torch.no_grad``), for what the descent trains.
+    - Random numbers may be drawn and seeds set.
+
+    Afterwards the modes, the flags, whether gradients are on, and the random state are as before.
     """
     modes = [(module, module.training) for module in model.model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.model.parameters()]
