@@ -56,7 +56,10 @@ class Conflict:
 
 
 def conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple[Conflict, ...]:
-    """Return all pairs of ``entries`` in conflict; ``changes`` are the changes of their steps."""
+    """Return all pairs of ``entries`` in conflict; ``changes`` are the changes of their steps.
+
+    The dicts below have pairs of entries as keys. An `Entry` is compared by identity, and each edit has one entry.
+    """
     same_fact = dict[tuple[Entry, Entry], ConflictKind]()
     for first, second in _pairs_with_one_subject(entries):
         kind = _same_fact(first.edit, second.edit)
@@ -95,14 +98,17 @@ def contradictions(entries: Sequence[Entry]) -> tuple[Conflict, ...]:
 
 
 def _same_fact(first: Edit, second: Edit) -> ConflictKind | None:
-    """Return how two edits of one subject and one relation are in conflict; None if they are not."""
-    if not _agree(first.subject_id, second.subject_id, first.subject, second.subject):
+    """Return how two edits of one fact are in conflict; None if they are of different facts, or asked differently.
+
+    Two edits are of one fact if they have one subject, and one prompt or one relation.
+    """
+    if not _agree(ids=(first.subject_id, second.subject_id), names=(first.subject, second.subject)):
         return None
     if first.prompt != second.prompt and not _share_relation(first, second):
         return None
     if set(first.forms).isdisjoint(second.forms):  # in plain text and in chat form: one does not reach the other
         return None
-    if not _agree(first.target_new_id, second.target_new_id, first.target_new, second.target_new):
+    if not _agree(ids=(first.target_new_id, second.target_new_id), names=(first.target_new, second.target_new)):
         return "contradiction"
     return "duplicate"
 
@@ -113,13 +119,15 @@ def _share_relation(first: Edit, second: Edit) -> bool:
     have_ids = bool(first.relation_id and second.relation_id)
     if not have_labels and not have_ids:
         return False
-    return _agree(first.relation_id, second.relation_id, first.relation or "", second.relation or "")
+    return _agree(ids=(first.relation_id, second.relation_id), names=(first.relation or "", second.relation or ""))
 
 
-def _agree(first_id: str | None, second_id: str | None, first: str, second: str) -> bool:
+def _agree(*, ids: tuple[str | None, str | None], names: tuple[str, str]) -> bool:
     """Return whether two names mean the same: by their ids if both have one, as one name may have several bearers."""
+    first_id, second_id = ids
     if first_id and second_id:
         return first_id == second_id
+    first, second = names
     return first.casefold() == second.casefold()
 
 

@@ -85,8 +85,8 @@ def _by_position(steps: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[EditP
 def entries_of(patch: Patch | Changes) -> tuple[Entry, ...]:
     """Return the edits of a patch that is in no ledger, as those of a ledger with this one step.
 
-    Later edits with the same id are called ``id#2`` and so on. These names are only shown: `positions_of` does not know
-    them, as it names edits of ledgers, whose steps have no id twice (`check_records`).
+    Later edits with the same id are called ``id#2`` and so on. These names are only shown. A user can't name an edit by
+    one: `positions_of` looks for edits of ledgers, and a step of a ledger has no id twice (`check_records`).
     """
     _check_readable(patch)
     seen = Counter[str]()
@@ -167,10 +167,11 @@ def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
 
 
 def _find(known: Sequence[Entry], name: str) -> list[Entry]:
-    """Return the entries that ``name`` fits: all of a step ("3/*"), those with this name or id, or this subject.
+    """Return the entries that ``name`` fits.
 
-    An entry with exactly this name is the only one, because an id may look like a step and an id: "2/a" is the edit
-    with the id "2/a" in step 1, even if step 2 has an edit with the id "a", whose name is "a".
+    These are, in this order of preference: all of a step ("3/*"), the one with exactly this name, those with this id
+    or this "step/id", those with this subject. An example of the second: step 1 has an edit with the id "2/a", and
+    step 2 one with the id "a". "2/a" fits both, and is the name of the first, which is therefore meant.
     """
     if not isinstance(name, str):
         raise PatchError(f"found {name!r:.60}; expected the name, id or subject of an edit, such as edit.id")
