@@ -384,8 +384,8 @@ class JointMethod(ValueMethod):
             # K and h are read with the updates of the earlier layers in the model.
             with WeightPatch(factors=updates).applied_on_top(self.model):
                 keys, h = states.at(layer)  # K [d_ff, facts], h [facts, d]
-                others = other_tokens.at(layer)  # H
-                protected = self._find_protected_keys(layer, facts, before)  # K_p
+                others = other_tokens.at(layer)  # H [d_ff, d_ff]
+                protected = self._find_protected_keys(layer, facts, before)  # K_p [d_ff, earlier facts], or None
                 u = self._find_directions(layer, keys, others, protected)  # U [d_ff, facts]
 
             # R = (z - h) / (layers left), [d, facts]; W_l += R U^T

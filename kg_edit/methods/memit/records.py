@@ -104,13 +104,14 @@ class FoundValues:
 
     def values_for(self, groups: Iterable[FactGroup], before: Patch) -> dict[Edit, list[FactValue]]:
         """Return the values of the edits of a new batch that still have the same facts; {} on another patch."""
-        if self.before is not before and not (self.before.is_empty and before.is_empty):
+        both_empty = self.before.is_empty and before.is_empty  # then the model is the same: without a patch
+        if self.before is not before and not both_empty:
             return {}
         known = {}
         for group in groups:
             values = self.values.get(group.edit, [])
-            # The new batch is the old one without the refused edits. A fact that contradicted one of these was left out
-            # before, and is written now. So a group can only gain facts, and an equal number means the same facts.
+            # The new batch lacks the refused edits. A fact that contradicted one of them was left out before, and is
+            # written now. So a group can only gain facts, and an equal number means the same facts.
             if len(values) == len(group.facts):
                 known[group.edit] = values
         return known

@@ -38,3 +38,9 @@ def test_reduced_change_is_the_nearest_of_its_rank() -> None:
     largest = 3 * left[:, :1] @ right[:, :1].T + 2 * left[:, 1:2] @ right[:, 1:2].T
     torch.testing.assert_close(reduced.product, largest)
     assert pair.reduced(3) == (pair, 1.0)
+
+
+def test_factors_are_compared_by_identity() -> None:
+    """As patches are: their tensors have no single truth value."""
+    pair, same_numbers = (Factors(left=torch.ones(4, 2), right=torch.ones(3, 2)) for _ in range(2))
+    assert pair == pair and pair != same_numbers
