@@ -4,7 +4,7 @@
 prompts, and the covariance C of each layer. How values are found and written is up to the subclasses.
 
     m [d]           the present value of an edit: an output of the edited layer at the subject's last token
-    m*  [d]         the value that is written, with which the model predicts the target; the descent finds m* - m
+    m* [d]          the value that is written, with which the model predicts the target; the descent finds m* - m
     C [d_ff, d_ff]  the second moment of the edited weight's inputs over ordinary text
 """
 
@@ -177,10 +177,12 @@ class ValueMethod(EditingMethod):
         return self.layers[0]
 
     def rescale_to_anchor(self, descents: Sequence[Descent], values: Tensor) -> list[Descent]:
-        """Return the descents with m* = m + change rescaled to the norm that ``anchor`` sets (`anchor`).
+        """Return the descents with each m* = m + change rescaled to `value_norm`; one that is too long is refused.
+
+        `kg_edit.locate_then_edit.long_run.anchor` does so for one edit.
 
         Args:
-            descents: of the edits, each with its change m* - m [d].
+            descents: one per edit, with its change m* - m [d].
             values: m, the present outputs of the MLP, [edits, d].
         """
         from kg_edit.locate_then_edit.long_run import anchor  # few runs use the setting
@@ -221,9 +223,8 @@ class ValueMethod(EditingMethod):
         first = 0  # of the present part
         part_bytes = shared_bytes
         for index, request in enumerate(requests):
-            longest_row = max(
-                _count_own_tokens(row, shared_starts) for row in request.rewrites
-            )  # rows are padded to it
+            # All rows are padded to the longest one.
+            longest_row = max(_count_own_tokens(row, shared_starts) for row in request.rewrites)
             row_bytes = cache_bytes_per_token * longest_row
             request_bytes = row_bytes * len(request.rewrites) + _OPTIMISER_BYTES * self.parameter_count
             if index > first and part_bytes + request_bytes > self.memory * 1e6:
