@@ -176,7 +176,7 @@ class LanguageModel:
         """The hash of the weights, without a patch that is applied to them; it is another one after `Patch.merge_into`.
 
         A folder that the model is saved to has the same fingerprint when it is loaded, unless the fingerprint ends in
-        "+1", "+2", …: that is the number of merges, which `note_merge` adds where the hash can't tell them apart.
+        "+1", "+2", …: this number of merges is added by `note_merge` if the hash is the same as before the merge.
         """
         return self.fingerprints[-1]
 
