@@ -46,8 +46,9 @@ from kg_edit.models.fused_kernels import use_fused_kernels
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import pick_device
 from kg_edit.patches.base import Patch
+from kg_edit.planning.job import Job
 from kg_edit.planning.machine import Machine
-from kg_edit.planning.memory import Job, memory_parts
+from kg_edit.planning.memory import memory_parts
 from kg_edit.planning.shape import shape_of_config
 
 __all__ = ["Clock", "pick_device", "sections"]

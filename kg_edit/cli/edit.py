@@ -291,7 +291,7 @@ def confirm_many(method_plan: MethodPlan, edits: int, model: str, dtype: str, de
 
 def _describe_peaks(needs: Estimate) -> list[str]:
     """Return for each kind of memory that is needed how much at the peak, and whether that is more than is free."""
-    from kg_edit.planning.memory import MEMORIES
+    from kg_edit.planning.job import MEMORIES
 
     peaks = []
     for where in MEMORIES:

@@ -85,7 +85,7 @@ def plan(
 
 def _print_estimate(needs: Estimate, machine: Machine) -> None:
     """Print what takes memory, what fits, and what would take less."""
-    from kg_edit.planning.memory import suggestions
+    from kg_edit.planning.memory import suggest_ways
 
     stdout().print(_parts_table(needs))
     for line in needs.notes:
@@ -94,7 +94,7 @@ def _print_estimate(needs: Estimate, machine: Machine) -> None:
         _print_line("comparing C: C is solved with all and with half of its tokens, which shows its error")
     for line in _compare_with_free(needs, machine):
         _print_line(line)
-    for way in suggestions(needs):
+    for way in suggest_ways(needs):
         _print_line(f"suggestion: {way}")
 
 
@@ -128,7 +128,7 @@ def _parts_table(needs: Estimate) -> Table:
 
 def _compare_with_free(needs: Estimate, machine: Machine) -> list[str]:
     """Return a line for each kind of memory that is needed: how much at the peak, and whether it is free."""
-    from kg_edit.planning.memory import MEMORIES
+    from kg_edit.planning.job import MEMORIES
 
     lines = []
     for where in MEMORIES:

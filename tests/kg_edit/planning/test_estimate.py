@@ -32,8 +32,9 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
+from kg_edit.planning.job import weight_bytes
 from kg_edit.planning.machine import Machine, free_memory
-from kg_edit.planning.memory import Estimate, estimate, suggestions, weight_bytes
+from kg_edit.planning.memory import Estimate, estimate, suggest_ways
 from kg_edit.planning.shape import ModelShape, shape_of, shape_of_config
 from kg_edit.zoo.fine_tuning.lora import Lora
 from kg_edit.zoo.mend.gradients import mlp_weights
@@ -315,7 +316,7 @@ def test_what_does_not_fit_comes_with_ways_out() -> None:
     assert not reckoned(host=None).lacking
     plan = reckoned(host=10**8)
     assert plan.lacking == ("main memory",)
-    text = "\n".join(suggestions(plan))
+    text = "\n".join(suggest_ways(plan))
     assert "--dtype bfloat16" in text
     assert "GB more main memory" in text
 
@@ -327,7 +328,7 @@ def test_what_is_missing_is_told_for_each_memory() -> None:
     config = method.config_class(layers=(4, 5))
     plan = estimate(method, config, small(inner=20_000, parameters=10**8), card, edits=10)
     assert plan.lacking == ("main memory", "accelerator")
-    text = "\n".join(suggestions(plan))
+    text = "\n".join(suggest_ways(plan))
     for memory in plan.lacking:
         added = plan.added_by_covariance(memory) / 1e9
         missing = (plan.needed(memory) - (plan.available(memory) or 0)) / 1e9
@@ -461,7 +462,7 @@ def test_a_step_of_many_edits_counts_the_tokens_of_its_rows() -> None:
 
 def test_a_large_step_is_made_smaller_by_its_batch_size() -> None:
     """Not by --memory, which limits the passes of other methods."""
-    text = "\n".join(suggestions(reckoned("ft-augmented", host=10**6, edits=1000, batch_size=1000)))
+    text = "\n".join(suggest_ways(reckoned("ft-augmented", host=10**6, edits=1000, batch_size=1000)))
     assert "batch_size" in text and "--memory" not in text
 
 
