@@ -86,16 +86,10 @@ class FactBook:
     facts: tuple[PromptFact, ...]
 
     def relevant(self, prompt: str) -> tuple[PromptFact, ...]:
-        """Return the facts to put before ``prompt``, the most similar first, and of equally similar ones the earlier.
-
-        For a prompt of several paragraphs, only the last one is compared: the others are examples in the prompt.
-        """
+        """Return the facts to put before ``prompt``: the most similar first, of equally similar ones the earlier."""
         rule = self.rule
-        if rule.letters is None:
-            question = prompt.rstrip().rpartition("\n\n")[2]
-        else:
-            question = bare_question(prompt)
-        similarities = self._index(question)  # of each fact: how similar its prompt is to the question
+        question = self._find_question(prompt)
+        similarities = self._compare_with_prompts(question)  # of each fact: how similar its prompt is to the question
         gate_scores = self._score_for_gate(question, similarities)
         normalised = normalise_text(question)
         fitting = list[int]()  # the numbers of facts
@@ -103,6 +97,16 @@ class FactBook:
             if score >= rule.threshold or self._is_almost(number, normalised):
                 fitting.append(number)
         return tuple(self.facts[number] for number in _most_similar(fitting, similarities, rule.most))
+
+    def _find_question(self, prompt: str) -> str:
+        """Return the part of a prompt that facts are compared with: its last paragraph, behind those with examples.
+
+        Where facts are found by a few different letters, it is also without marks such as "Q:" and "A:", because each
+        mark would count as letters.
+        """
+        if self.rule.letters is None:
+            return prompt.rstrip().rpartition("\n\n")[2]
+        return bare_question(prompt)
 
     def _score_for_gate(self, question: str, similarities: list[float]) -> list[float]:
         """Return of each fact the score that has to reach the rule's threshold.
@@ -113,7 +117,7 @@ class FactBook:
         if self.rule.gate != "subject":
             return similarities
         scores = list(similarities)
-        named_shares = self._subjects(question)
+        named_shares = self._share_of_subjects(question)
         for number, fact in enumerate(self.facts):
             if fact.subject:
                 scores[number] = named_shares[number]
@@ -151,22 +155,26 @@ class FactBook:
         rule = self.rule
         others = [number for number, fact in enumerate(self.facts) if fact not in facts]
         examples = []
-        for number in _most_similar(others, self._index(facts[0].prompt), most):
+        for number in _most_similar(others, self._compare_with_prompts(facts[0].prompt), most):
             text = self.facts[number].text
+            # The fact, and then a prompt that is answered by it, which is the same text: "New Fact: A\nPrompt: A"
             examples.append(f"{rule.before_fact}{text}\n{rule.before_prompt}{text}")
         return examples
 
     @cached_property
-    def _index(self) -> Index:
-        """The index of the facts' prompts. This and the next two are computed once, as a book does not change."""
+    def _compare_with_prompts(self) -> Index:
+        """The function from a text to its similarity with each fact's prompt.
+
+        This and the next two are made once, as a book does not change.
+        """
         prompts = [fact.prompt for fact in self.facts]
         if self.rule.gate == "bm25":
             return bm25_index(prompts)
         return index_of(prompts, self.rule.encoder)
 
     @cached_property
-    def _subjects(self) -> Index:
-        """The index of the facts' subjects."""
+    def _share_of_subjects(self) -> Index:
+        """The function from a text to the share of each fact's subject that it names."""
         return share_index([fact.subject for fact in self.facts])
 
     @cached_property
@@ -274,7 +282,11 @@ class PromptPatch(Patch):
         return replace(self, facts=facts, provenance=provenance)
 
     def depends_on(self, earlier: Patch) -> bool:
-        """Return whether a record has an answer of the model (MemPrompt): a text alone depends on no other patch."""
+        """Return whether an earlier patch could have changed this one.
+
+        A text does not depend on a patch, but an answer of the model does, which MemPrompt's records have. So
+        ``earlier`` itself is not looked at.
+        """
         return any("answer" in record for record in self.edits)
 
     def tensors_of_edit(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
@@ -293,8 +305,8 @@ class PromptPatch(Patch):
         insert = self.transform_for(model)
         further = model.prompt_transform
         if further is None:
-            # Not wrapped in another function: the one of `kg_edit.zoo.mello` is a `Foreseeing`, which prepares many
-            # texts together, and `LanguageModel.foresee` would not find that in a function around it.
+            # Not wrapped in another function: MeLLo's function is a `Foreseeing`, which prepares many texts together,
+            # and `LanguageModel.foresee` would not find that in a function around it.
             yield replace(model, prompt_transform=insert)
             return
 

@@ -1,8 +1,9 @@
 """The advice of a verdict: what was seen of the edits that failed, and which other methods may make them.
 
 `BEST` is the table of what measured best for each cause of a failure; docs/limits.md has the figures. `advise` returns
-a line for each cause that was seen. `commands_for` returns the commands of the best way: one that makes all edits anew
-at once, or four that make the failed edits by another method, on top of the others.
+the lines of the advice: one for each cause that was seen, then those about the run. `commands_for` returns the commands
+of the best way: one that makes all edits anew at once, or four that make the failed edits by another method, on top of
+the others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FAILED = "failed.jsonl"
 EDITS = "edits.jsonl"
 NAMED = 10  # edits that a line names, at most
 _PAGE = "docs/limits.md#edits-that-fail"
-CauseName = Literal["together", "one subject", "long", "paragraph", "alone", "untried"]
+CauseName = Literal["together", "one subject", "long", "paragraph", "fails alone", "untried"]
 _AT_ONCE = "alphaedit --preset fast"  # makes all edits at once, in the weights
 _ROME_LONG = "rome --preset long"
 _GRACE = "grace"
@@ -42,8 +43,8 @@ BEST: Mapping[CauseName, tuple[str, ...]] = {
     # A paragraph takes more steps.
     "paragraph": ("ft-m --set steps=100", _RAG),
     # Both made all of them, and grace changes nothing but its own prompt.
-    "alone": (_GRACE, _IKE),
-    # As alone; these edits were not made alone.
+    "fails alone": (_GRACE, _IKE),
+    # It was not seen whether these edits fail alone too. They probably do, so it is the same.
     "untried": (_GRACE, _IKE),
 }
 
@@ -86,19 +87,30 @@ class JudgedRun(BaseModel):
 
 
 def advise(run: JudgedRun, edits: Sequence[EditResult]) -> tuple[str, ...]:
-    """Return a line for each cause: what was seen, and a method that may help; the page of `_PAGE` says why."""
+    """Return the lines of the advice: why edits failed and what may help, then what else was seen of the run."""
+    return (*_advise_on_failures(run, edits), *_advise_on_run(run, edits))
+
+
+def _advise_on_failures(run: JudgedRun, edits: Sequence[EditResult]) -> list[str]:
+    """Return a line for each cause, with a method that may help, and a line on the commands; [] if no edit failed."""
+    failed = [result for result in edits if not result.succeeded]
+    if not failed:
+        return []
     lines = []
     for cause, results in _group_by_cause(edits).items():
         lines.append(_describe_cause(cause, results, run, count=len(edits)))
-    failed = [result for result in edits if not result.succeeded]
-    if failed:
-        lines.append(f"why an edit fails, and what helps: {_PAGE}")
+    lines.append(f"why an edit fails, and what helps: {_PAGE}")
     commands = commands_for(run, edits)
-    is_anew = len(commands) == 1  # the commands on top of the other edits are four
-    if is_anew:
+    if len(commands) == 1:  # of `_command_for_all`; those of `_commands_on_top` are four
         lines.append(f"{_ids(failed)}: the command makes all edits anew, at once")
     elif commands:
         lines.append(f"{_ids(failed)}: the four commands make failed edits by another method on top of the others")
+    return lines
+
+
+def _advise_on_run(run: JudgedRun, edits: Sequence[EditResult]) -> list[str]:
+    """Return lines on a patch that a ledger refuses, and on edits that are known, made already, or contradicted."""
+    lines = []
     if run.refused:
         lines.append(f"kg-edit patch add refuses this patch without --force: {'; '.join(run.refused)}")
     known = [result for result in edits if result.known]
@@ -108,7 +120,7 @@ def advise(run: JudgedRun, edits: Sequence[EditResult]) -> tuple[str, ...]:
         lines.append(f"{edit} repeats {first} exactly, and was made once")
     for edit, first in run.opposes[:NAMED]:
         lines.append(f"{edit} contradicts {first}: one fact, two targets; keep one of them")
-    return tuple(lines)
+    return lines
 
 
 def _group_by_cause(edits: Sequence[EditResult]) -> dict[CauseName, list[EditResult]]:
@@ -133,7 +145,7 @@ def _find_cause(result: EditResult, subjects: Mapping[str, int]) -> CauseName:
         return "together"
     if result.alone is None:
         return "untried"
-    return "alone"
+    return "fails alone"
 
 
 def _describe_cause(cause: CauseName, results: Sequence[EditResult], run: JudgedRun, *, count: int) -> str:
@@ -145,7 +157,7 @@ def _describe_cause(cause: CauseName, results: Sequence[EditResult], run: Judged
         "one subject": f"{together}, of which one has the same subject, and with it nearly the same key",
         "long": f"a target of up to {longest} tokens",
         "paragraph": "a paragraph as the target",
-        "alone": "made alone, the edit fails too",
+        "fails alone": "made alone, the edit fails too",
         "untried": "the target is not generated",
     }[cause]
     if cause == "untried" and count > 1:
@@ -168,7 +180,7 @@ def _list_methods(cause: CauseName, run: JudgedRun, results: Sequence[EditResult
 
 
 def _takes(method: str, run: JudgedRun, results: Sequence[EditResult]) -> bool:
-    """Return whether a method makes edits like these, in this model."""
+    """Return whether a method makes edits like these, in this model; ``method`` may have options behind its name."""
     in_prompt = method in (_IKE, _RAG)
     if run.experts and not in_prompt:
         return False

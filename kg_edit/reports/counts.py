@@ -12,7 +12,10 @@ COUNTED: dict[ProbeKind, str] = {"paraphrase": "paraphrases", "portability": "po
 
 
 class Count(BaseModel):
-    """How many of some prompts are right with the unedited and with the edited model."""
+    """How many of some prompts are right with the unedited and with the edited model.
+
+    Of prompts that should not change, ``edited`` is how many are unchanged, and ``unedited`` is all of them.
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -18,14 +18,14 @@ LONG = 12  # tokens of a target above which one value rarely suffices (docs/limi
 
 
 class EditResult(BaseModel):
-    """What became of one edit.
+    """What became of one edit. That of a paraphrase or a neighborhood prompt is an `EditResult`, too.
 
     Attributes:
         edit: the edit's id.
         prompt: its prompt.
         target: what the model should generate after it.
         generated: what the edited model generates.
-        succeeded: whether that begins with the target.
+        succeeded: whether that begins with the target; of a neighborhood prompt, what `judge_neighbor` says.
         likelier: whether the target is more likely than the old object.
         known: whether the unedited model generates the target, so that there was nothing to edit.
         tokens: the number of the target's tokens; None: not counted.
@@ -50,7 +50,8 @@ class EditResult(BaseModel):
     tokens: int | None = None
     alone: bool | None = None
     counts: dict[str, Count] = {}
-    subject: str = Field("", exclude=True)  # for the advice, which is in the file itself
+    # Not in report.json: these are for the advice, whose lines are there
+    subject: str = Field("", exclude=True)
     paragraph: bool = Field(False, exclude=True)
     both: bool = Field(False, exclude=True)
     chat: bool = Field(False, exclude=True)

@@ -77,7 +77,7 @@ def run_edits(
 
     A run that is started again reuses, as far as they are there: the patch, or else the edits of the partial one; the
     rows of records.jsonl; the lines of alone.jsonl; and, if report.md is there, those of locality.jsonl. The verdict is
-    computed again, and the report is written again if the verdict is another one.
+    computed again, and the report is written again if an edit has another result.
 
     Args:
         method: the method, on ``model``.
@@ -119,9 +119,9 @@ def run_edits(
             made = tuple(edit for edit in distinct if edit.id in made_ids)
 
         # 3. Ask the edits' prompts, unless an earlier run has asked them, and make the failed edits alone.
-        known = known_rows(out / RECORDS, made)
-        if known:
-            rows = BeforeAfter(known)
+        earlier_rows = known_rows(out / RECORDS, made)
+        if earlier_rows:
+            rows = BeforeAfter(earlier_rows)
         else:
             rows = _ask_edits(model, patch, made, out, progress=progress)
         failed_ids = {result.edit for result in Verdict.of(rows).failed}
@@ -134,8 +134,8 @@ def run_edits(
             succeeded_alone = make_alone(method, failed, out, known=succeeded_alone, seconds=seconds, progress=progress)
 
         # 4. Ask what else changed, and judge. The report is written last, so a run with rows and a report is finished.
-        # It keeps the answers that it has, and the report itself if the verdict is the same.
-        is_finished = bool(known) and (out / REPORT).is_file()
+        # It keeps the answers that it has, and the report itself if all edits have the same results.
+        is_finished = bool(earlier_rows) and (out / REPORT).is_file()
         if is_finished:
             differences = read_differences(out / LOCALITY)
         else:
@@ -145,7 +145,7 @@ def run_edits(
         run = EditRun(out, rows, verdict, differences)
 
         # 5. Write the report.
-        if is_finished and _has_verdict(out, verdict):
+        if is_finished and _has_same_results(out, verdict):
             return run
         if failed:
             write_edits(out / FAILED, failed)
@@ -339,14 +339,15 @@ def _make(
     if start is not None and not force:
         seen.add(start)
 
-    def guard(new_patch: Patch, _: Patch) -> None:
+    def guard(new_patch: Patch, _patch_so_far: Patch) -> None:
         if not force:
             seen.add_checked(new_patch, method.model)
 
     remaining = list(edits)
     current_method = method
-    # A turn returns, or leaves out the edits that are refused, for the next turn. A call without edits and without a
-    # start has a turn too, in which the method raises the error that there is nothing to edit.
+    # A turn returns the patch, or leaves out the edits that are refused, for the next turn. Only a joint method refuses
+    # edits, before it writes anything, so a turn that is repeated from ``start`` loses no edit, and `seen` counts none
+    # twice. A call without edits and without a start has a turn, in which the method says that nothing is to edit.
     while remaining or start is None:
         try:
             return current_method.edit(
@@ -519,7 +520,7 @@ def _judge(
     return Verdict.of(rows, run=run, details=details, unchanged=count_unchanged(differences))
 
 
-def _has_verdict(out: Path, verdict: Verdict) -> bool:
+def _has_same_results(out: Path, verdict: Verdict) -> bool:
     """Return whether the folder's report has the same results of all edits as ``verdict``."""
     stored = Verdict.beside(out / PATCH)
     if stored is None:

@@ -40,7 +40,9 @@ class Verdict(JudgedRun):
 
     Attributes:
         edits: the results, in the order of the edits.
-        counts: how many prompts of all edits are right, by kind, and how many of those that should not change did not.
+        counts: how many prompts are right, under "paraphrases", "portability" and "locality" (the neighborhood
+            prompts); and how many of those that should not change did not (`count_unchanged`), under "locality prompts"
+            (the edits' field ``locality``), "prompts" (of a file) and "unrelated prompts".
         paraphrases: the results of the edits' paraphrases.
         neighborhood: the results of the edits' neighborhood prompts (`judge_neighbor`).
         walks: the walk of each answer, if the patch makes walks (`graph-memory`).
@@ -126,7 +128,7 @@ class Verdict(JudgedRun):
         if "portability" in self.counts:
             lines.append(self._portability)
         groups = {
-            "paraphrases failed (the target is not generated)": self.paraphrases,
+            f"paraphrases failed ({self._missed_paraphrases})": self.paraphrases,
             "neighborhood prompts changed": self.neighborhood,
         }
         for title, results in groups.items():
@@ -139,6 +141,15 @@ class Verdict(JudgedRun):
             if cases:
                 lines.append(f"{len(cases)} of {len(results)} {title}: {_enumerate(cases)}")
         return (*lines, *self.advice)
+
+    @property
+    def _missed_paraphrases(self) -> str:
+        """What became of the target after the paraphrases that failed."""
+        failed = [result for result in self.paraphrases if not result.succeeded]
+        likelier = sum(result.likelier for result in failed)
+        if not likelier:
+            return "the target is not generated"
+        return f"the target is not generated, though after {likelier} of them it is more likely than the old object"
 
     @property
     def _portability(self) -> str:

@@ -76,7 +76,7 @@ def continue_prompts(
         return not several_lines and ends_line(model, tokens[-1])
 
     rows = [prompt.ids for prompt in encoded]
-    if len(encoded) == 1 and patches is None:
+    if len(encoded) == 1 and patches is None:  # several prompts share their beginnings in `greedy`
         answers = [_continue_one(model, encoded[0], limit=limits[0], is_finished=is_finished)]
     else:
         answers = greedy(model, rows, limits=limits, patches=patches, is_finished=is_finished)
@@ -169,12 +169,14 @@ def reply_in_chat(model: LanguageModel, messages: Sequence[Message], *, tokens: 
 def _continue_one(
     model: LanguageModel, prompt: Prompt, *, limit: int, is_finished: Callable[[Sequence[int]], bool]
 ) -> Written:
-    """Continue one prompt by `greedy`; what it begins with is read once, if a patch of the prompt stores beginnings.
+    """Continue one prompt by `greedy`.
 
-    In a batch, the rows share their beginnings without that.
+    A patch of the prompt that puts the same text before many prompts (`KnowsStarts`) stores what the model computes of
+    it: the first prompt with this start keeps its keys and values, and the next ones take them.
     """
     transform: object = model.prompt_transform
-    start: tuple[int, ...] = ()
+    start: tuple[int, ...] = ()  # the tokens that other prompts begin with, too
+    # A stored start can be read only by a model in which the mask alone decides what a token attends to.
     if isinstance(transform, KnowsStarts) and mask_decides(model, len(prompt.ids) + limit):
         start = prompt.ids[: transform.count_shared(model, prompt)]
     if not isinstance(transform, KnowsStarts) or not start:
@@ -185,16 +187,16 @@ def _continue_one(
     def keep(read: Prefix) -> None:
         store.keep(model, start, read)
 
-    contexts = store.find(model, start)
-    if contexts is None:
+    stored = store.find(model, start)  # the keys and values of the start, from an earlier prompt
+    if stored is None:
         (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished, keep=keep)
     else:
-        (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished, contexts=contexts)
+        (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished, contexts=stored)
     return written
 
 
 def _decode(model: LanguageModel, tokens: Sequence[int], stops: Collection[int]) -> str:
-    """Return the text of generated tokens, without the one of ``stops`` with which they may end."""
+    """Return the text of generated tokens, without those of ``stops``."""
     ids = [token for token in tokens if token not in stops]
     return str(model.tokenizer.decode(ids, skip_special_tokens=True))
 

@@ -96,7 +96,7 @@ def test_advice_names_other_methods_than_the_one_that_failed() -> None:
     for cause, details in (
         ("together", EditDetails(alone=True)),
         ("long", EditDetails(tokens=27)),
-        ("alone", EditDetails(alone=False)),
+        ("fails alone", EditDetails(alone=False)),
     ):
         for method in BEST[cause]:
             name, _, preset = method.partition(" --preset ")
@@ -122,7 +122,7 @@ def test_advice_for_a_mixture_of_experts_names_no_method_that_refuses_it(method:
         ("together", EditDetails(alone=True, subject="row-2")),
         ("one subject", EditDetails(alone=True, subject="row-1")),
         ("long", EditDetails(alone=True, tokens=27)),
-        ("alone", EditDetails(alone=False)),
+        ("fails alone", EditDetails(alone=False)),
         ("untried", EditDetails()),
     ],
 )
@@ -193,7 +193,7 @@ def test_verdict_says_what_add_refuses_and_what_to_do() -> None:
     run = JudgedRun(refused=("row-2: too large",), model="m", folder=Path("an out"))
     verdict = Verdict.of(rows, run=run, details={"row-2": EditDetails(alone=False)})
     always, _, _, refused, *_ = verdict.advice
-    first, second, *_ = BEST["alone"]
+    first, second, *_ = BEST["fails alone"]
     assert always == f"row-2: made alone, the edit fails too; --method {first} or --method {second} may make it"
     assert refused == "kg-edit patch add refuses this patch without --force: row-2: too large"
     assert verdict.commands[0] == "kg-edit patch add 'an out-ledger/' 'an out' --force"
@@ -208,10 +208,16 @@ def test_verdict_counts_failed_paraphrases() -> None:
         entry.model_copy(update={"probe": entry.probe.model_copy(update={"kind": "paraphrase"})}) for entry in rows[1:]
     ]
     verdict = Verdict.of(rows)
+    likelier = "though after 1 of them it is more likely than the old object"
     assert (str(verdict), verdict.remarks) == (
         "1 of 1 edits succeeded",
-        ("1 of 2 paraphrases failed (the target is not generated): row-1 ('b': generated 'b')", *verdict.advice),
+        (
+            f"1 of 2 paraphrases failed (the target is not generated, {likelier}): row-1 ('b': generated 'b')",
+            *verdict.advice,
+        ),
     )
+    unlikely = rows[1].model_copy(update={"edited": rows[1].edited.model_copy(update={"right": False})})
+    assert likelier not in Verdict.of([unlikely]).remarks[0]
     assert "- 1 of 2 paraphrases failed" in markdown(rows, PATCH)
     many = Verdict.of(rows[1:2] * 12).remarks[0]
     assert many.startswith("12 of 12 paraphrases failed") and many.endswith("; and 2 more")
