@@ -35,7 +35,7 @@ class KgEditError(Exception):
 
 
 FAILURES = (KgEditError, EntityLookupError)
-"""What makes one edit fail and says nothing about other edits."""
+"""What makes one edit fail, where other edits may still be made."""
 
 
 class ConfigError(KgEditError):
@@ -250,7 +250,7 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
     """
     reports = list[_Report]()
     for entry in error.errors():
-        location = _without_types(entry["loc"])
+        location = _without_types(entry["loc"], model)
         reports.append(_Report(entry["type"], location, location != entry["loc"], entry))
     kept = list[_Report]()
     for report in reports:
@@ -261,8 +261,8 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
     for report in kept:
         # A validator of ours that checks a whole record names the field itself (bare_id of `kg_edit.edits.edit`).
         field = report.entry.get("ctx", {}).get("field") or _write_path(report.location)
-        is_further = report.kind == "literal_error" and faults and faults[-1].field == field
-        if is_further:  # the field takes a certain word as well
+        takes_word_too = report.kind == "literal_error" and faults and faults[-1].field == field
+        if takes_word_too:  # one more thing that is right there, in the message of the same fault
             faults[-1] = Fault(field, f"{faults[-1].message}, or {expected_of(report.entry)}")
         else:
             faults.append(Fault(field, _message_of(report.entry, report.location, model, faults)))
@@ -270,21 +270,20 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
 
 
 def _is_redundant(report: _Report, reports: Sequence[_Report], kept: Sequence[_Report]) -> bool:
-    """Return whether another one of ``reports`` says it better; ``kept`` are the earlier ones that are not redundant.
-
-    the field takes         and is          left out                       because of
-    a text or an object     {"a": "b"}      missing at target              extra_forbidden at target.a
-    a list of texts         [3]             too_short at answers           string_type at answers[0]
-    a text or a list        []              string_type at answers         too_short at answers
-    a number or a text      [3]             string_type at id              int_type at id, the first that was tried
-        a text or a list    [1, 2]          string_type at prompt[1]       string_type at prompt[0], the first item
-    """
+    """Return whether another one of ``reports`` says it better; ``kept`` are the earlier ones that are kept."""
     at_same_place = [other.kind for other in reports if other.location == report.location]
     is_about_part = any(_is_inside(other.location, report.location) for other in reports)
+    # the field takes         and is          left out                       because of
+    # a text or an object     {"a": "b"}      missing at target              extra_forbidden at target.a
+    # a list of texts         [3]             too_short at answers           string_type at answers[0]
     if is_about_part and (report.is_tried or report.kind == "too_short"):
         return True
+    # a text or a list        []              string_type at answers         too_short at answers
     if report.kind == "string_type" and ("too_short" in at_same_place or "too_long" in at_same_place):
         return True
+    # a number or a text      [3]             string_type at id              int_type at id, the first that was tried
+    # a text or a list        [1, 2]          string_type at prompt[1]       string_type at prompt[0], the first item
+    # A literal_error is kept, because `faults_of` adds its word to the message of the first.
     if report.is_tried and report.kind != "literal_error":
         return any(_field_of(other.location) == _field_of(report.location) for other in kept)
     return False
@@ -295,9 +294,21 @@ def _field_of(location: Location) -> Location:
     return tuple(takewhile(lambda step: isinstance(step, str), location))
 
 
-def _without_types(location: Location) -> Location:
-    """Return a location of pydantic without the steps that name a type which was tried."""
-    return tuple(step for step in location if isinstance(step, int) or not _TRIED.match(step))
+def _without_types(location: Location, model: type[BaseModel]) -> Location:
+    """Return a location in a record of `model` without the steps that name a type which was tried.
+
+    A field may have the name of a type, as CounterFact's ``target_new.str`` has.
+    """
+    path: Location = ()
+    for step in location:
+        if isinstance(step, int) or not _TRIED.match(step) or step in _field_names(_model_at(path, model)):
+            path = (*path, step)
+    return path
+
+
+def _field_names(model: type[BaseModel]) -> set[str]:
+    """Return the names of a model's fields as a record writes them."""
+    return {field.alias or name for name, field in model.model_fields.items()}
 
 
 def _write_path(location: Location) -> str:

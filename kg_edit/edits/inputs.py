@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -54,7 +55,7 @@ def _is_sentence(text: str) -> bool:
     """Return whether a text is a sentence such as "J. K. Rowling lives in", and not a path such as "my edits.jsonl"."""
     suffix = Path(text).suffix  # of this sentence ". Rowling lives in"
     is_ending = suffix != "" and " " not in suffix
-    return " " in text.strip() and not is_ending
+    return " " in text.strip() and not is_ending and not os.path.exists(text)  # noqa: PTH110 - never raises
 
 
 def _refusal(found: str) -> EditError:

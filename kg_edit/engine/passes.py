@@ -23,8 +23,8 @@ _FEWEST = 32  # tokens of a pass, however little memory there is
 _CPU_MOST = 512  # tokens; larger passes are no faster on a CPU, and no longer fit into its caches
 _CPU_PASS = 32  # fixed cost of a pass, in tokens; measured: 36 on one thread of a processor
 # By the bytes of a number: tokens with which reading the weights takes less than a tenth of a pass on an H100
-_BUSY = {2: 4096, 4: 512}
-_SMALL = 2e9  # bytes that a pass may take in any case: in a small model starting the kernels takes longest
+_BUSY_TOKENS = {2: 4096, 4: 512}
+_ALWAYS_ALLOWED = 2e9  # bytes of a pass on an accelerator: in a small model starting the kernels takes longest
 
 
 class Row(Protocol):
@@ -61,30 +61,29 @@ def pass_limit(model: LanguageModel, layer: int, megabytes: float = inf) -> Pass
     inner = matrix_shape(model.down_projection(layer))[1]
     vocabulary = model.model.get_output_embeddings().weight.shape[0]
     numbers = count_numbers(model.width, inner, blocks=len(model.blocks) - layer, vocabulary=vocabulary)
-    size = model.model.dtype.itemsize
     free = pass_megabytes(model.device)
     if free is not None:
         megabytes = min(megabytes, free)
     cpu = model.device.type == "cpu"
-    tokens = tokens_at_once(numbers, size=size, limit=1e6 * megabytes, cpu=cpu)
+    tokens = tokens_at_once(numbers, number_bytes=model.model.dtype.itemsize, memory_bytes=1e6 * megabytes, cpu=cpu)
     padding = _CPU_PASS if cpu else inf
     return PassLimit(tokens, padding=padding)
 
 
-def tokens_at_once(numbers: float, *, size: int, limit: float, cpu: bool) -> float:
-    """Return the number of tokens of a pass that keep the device busy and fit into ``limit`` bytes, at least 32.
+def tokens_at_once(numbers: float, *, number_bytes: int, memory_bytes: float, cpu: bool) -> float:
+    """Return the number of tokens of a pass that keep the device busy and fit into ``memory_bytes``, at least 32.
 
     Args:
         numbers: how many numbers a token keeps (`count_numbers`).
-        size: the bytes of a number.
-        limit: the memory that a pass may take, in bytes.
+        number_bytes: the bytes of a number.
+        memory_bytes: the memory that a pass may take.
         cpu: whether the device is the CPU, where 512 tokens fit into the caches.
     """
-    token_bytes = size * numbers
+    token_bytes = number_bytes * numbers
     busy: float = _CPU_MOST
     if not cpu:
-        busy = max(_BUSY.get(size, _BUSY[4]), _SMALL / token_bytes)
-    return max(_FEWEST, min(busy, limit / token_bytes))
+        busy = max(_BUSY_TOKENS.get(number_bytes, _BUSY_TOKENS[4]), _ALWAYS_ALLOWED / token_bytes)
+    return max(_FEWEST, min(busy, memory_bytes / token_bytes))
 
 
 def count_numbers(width: int, inner: int, *, blocks: int, vocabulary: int) -> int:
@@ -112,8 +111,12 @@ def group_into_passes(rows: Sequence[R], limit: PassLimit) -> Iterator[list[R]]:
 
 
 def _split(rows: Sequence[R], width: int, tokens: float) -> Iterator[list[R]]:
-    """Split rows of up to ``width`` tokens into parts of equal size; each part is ordered by kind of row."""
-    parts = ceil(len(rows) * width / tokens)
+    """Split rows of up to ``width`` tokens into parts of nearly equal size, each of at most ``tokens``.
+
+    Each part is ordered by kind of row. A row that alone has more tokens is a part.
+    """
+    rows_within = max(1, int(min(tokens, len(rows) * width) // width))
+    parts = ceil(len(rows) / rows_within)
     size = ceil(len(rows) / parts)
     order = sorted(rows, key=lambda row: row.kind)
     for start in range(0, len(order), size):

@@ -72,14 +72,14 @@ class RecordedBlocks:
         calls = list[Call]()
         inputs = dict[int, Tensor]()
 
-        def see(layer: int, state: Tensor, call: Call) -> None:
+        def keep_call(layer: int, state: Tensor, call: Call) -> None:
             calls.append(call)
             if all_inputs or layer == layers.start:
                 inputs[layer] = state.detach()
 
         with ExitStack() as stack:
             for layer in layers:
-                stack.enter_context(_watch_calls(model.block(layer), layer, see))
+                stack.enter_context(_watch_calls(model.block(layer), layer, keep_call))
             output = block_output(model, batch, layers.stop - 1, prefix=prefix)
         if not inputs:  # an empty range
             inputs[layers.start] = output.detach()
@@ -126,32 +126,33 @@ class Ascending:
         self._layers = layers
         self._records: dict[int, RecordedBlocks] = {}
         self._inputs: dict[int, Tensor] = {}
-        self._at = layers.start  # the block whose inputs are stored
+        self._stored = layers.start  # the block whose inputs are stored
         self._remaining = memory * 1e6  # bytes
 
     def run_through(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
         """Run each batch and yield the output of block ``last``, [rows, tokens, d]; by default that of ``layer``.
 
         ``layer`` is the block that is written next: the first of ``layers`` in the first call, and never a lower one
-        than in the call before. ``last`` is one of ``layers``. Go through all batches before the next call, since only
-        the end of the loop notes that the inputs of ``layer`` are now those that are stored.
+        than in the call before. ``last`` is one of ``layers`` from ``layer`` on. Take the outputs of all batches before
+        the next call: a batch runs, and stores its input of ``layer``, only when its output is taken.
         """
         last = layer if last is None else last
-        if last not in self._layers:
-            raise ValueError(f"found last={last}; expected a block of {self._layers}, as only these are recorded")
+        if last not in self._layers or last < layer:
+            raise ValueError(f"found last={last}; expected one of the recorded {self._layers} from {layer} on")
+        stored = self._stored
+        self._stored = layer  # as it is when all outputs are taken
         for number, batch in enumerate(self._batches):
             if number in self._records:
-                yield self._run_on(number, layer, last)
-            elif self._at == self._layers.start and self._reserve_memory(batch):  # its first run
+                yield self._run_on(number, stored, layer, last)
+            elif stored == self._layers.start and self._reserve_memory(batch):  # its first run
                 yield self._record(number, last)
             else:
                 yield block_output(self._model, batch, last)
-        self._at = layer
 
-    def _run_on(self, number: int, layer: int, last: int) -> Tensor:
-        """Run a recorded batch from its stored input to block ``last``; store the input of block ``layer`` instead."""
+    def _run_on(self, number: int, stored: int, layer: int, last: int) -> Tensor:
+        """Run a recorded batch from its input of block ``stored`` to ``last``; store that of ``layer`` instead."""
         record = self._records[number]
-        self._inputs[number] = record.run(self._inputs[number], first=self._at, stop=layer)
+        self._inputs[number] = record.run(self._inputs[number], first=stored, stop=layer)
         return record.run(self._inputs[number], first=layer, stop=last + 1)
 
     def _reserve_memory(self, batch: Batch) -> bool:

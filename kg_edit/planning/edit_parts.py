@@ -84,7 +84,7 @@ def _count_pass_tokens(job: Job, numbers: int) -> float:
     a joint method, in ROME of one (its edits that run at once have passes of their own), in a codebook of ``together``.
     """
     workload = job.workload
-    most = tokens_at_once(numbers, size=job.number_bytes, limit=job.limit_bytes, cpu=job.machine.is_cpu)
+    most = tokens_at_once(numbers, number_bytes=job.number_bytes, memory_bytes=job.limit_bytes, cpu=job.machine.is_cpu)
     match job.method.family:
         case "rank-one" | "joint":
             tokens = _count_row_tokens(job)

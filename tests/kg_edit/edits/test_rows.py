@@ -188,6 +188,9 @@ def test_fault_has_counterfacts_own_name() -> None:
     assert isinstance(rewrite, dict)
     missing = {name: value for name, value in rewrite.items() if name != "subject"}
     assert fault(COUNTERFACT | {"requested_rewrite": missing})[0] == "requested_rewrite.subject"
+    for no_text in ({"id": "Q150"}, {"str": 3}):
+        faulty = rewrite | {"target_new": no_text}
+        assert fault(COUNTERFACT | {"requested_rewrite": faulty})[0] == "requested_rewrite.target_new.str"
     same = rewrite | {"target_new": {"str": "french"}}
     assert fault(COUNTERFACT | {"requested_rewrite": same})[0] == "requested_rewrite.target_new.str"
     prompt = rewrite | {"prompt": "Danielle Darrieux speaks"}

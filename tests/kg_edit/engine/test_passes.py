@@ -61,6 +61,17 @@ def test_an_accelerators_memory_decides_how_many_tokens_a_pass_has(monkeypatch: 
     assert len(list(passes.group_into_passes(rows, on_cpu))) > 1
 
 
+@pytest.mark.parametrize("tokens", [19, 25, 64, 1e9])
+def test_no_pass_has_more_tokens_than_its_limit(tokens: float) -> None:
+    model = tiny("llama")
+    prompt = requests(model)[0].rewrites[0]
+    rows = [TargetRow(edit=edit, prompt=prompt) for edit in range(7)]
+    groups = list(passes.group_into_passes(rows, PassLimit(tokens)))
+    assert sum(len(group) for group in groups) == len(rows)
+    for group in groups:
+        assert padded_tokens(group) <= tokens or len(group) == 1
+
+
 def test_limit_counts_whole_rows_where_they_run() -> None:
     """In a recurrent model the tokens before the subject run too."""
     model, sizes = tiny("lfm2"), list[int]()

@@ -30,6 +30,14 @@ def outputs(model: LanguageModel, layers: tuple[int, ...], *, memory: float) -> 
     return results
 
 
+def test_only_recorded_blocks_from_the_layer_on_are_asked_for() -> None:
+    model = tiny("llama")
+    runs = Ascending(model, [left_pad(ROWS[0], device=model.device)], range(1, 3), memory=1.0)
+    for layer, last in ((2, 1), (1, 3)):
+        with pytest.raises(ValueError, match=f"last={last}"):
+            next(runs.run_through(layer, last=last))
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("layers", [(0, 1, 2), (0, 2)])
 def test_ascending_outputs_equal_a_full_run(family: str, layers: tuple[int, ...]) -> None:
