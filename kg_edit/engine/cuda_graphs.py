@@ -198,13 +198,15 @@ def capture_in_place(
     """
     forward = torch.cuda.CUDAGraph()
     backward = torch.cuda.CUDAGraph()
-    # Leaves of their own in the parameters' memory, so that their backward pass is in the captured stream.
+    # Leaves of their own in the parameters' memory: autograd adds up the gradient of a leaf in the stream in which the
+    # leaf was first used, and these are first used in the stream that is captured.
     leaves = [parameter.detach().requires_grad_() for parameter in parameters]
     result_gradient = torch.ones_like(expected)
     with _capturing(forward, result_gradient.device):
         result = work(*leaves)
     with _capturing(backward, result_gradient.device, pool=forward.pool()):
-        # In the parameters' layout, because an optimiser of one kernel reads both by their place in memory.
+        # `backward` gives a leaf's gradient the leaf's own strides, which `grad` need not. The fused optimiser reads a
+        # parameter and its gradient as if they had the same.
         torch.autograd.backward([result], [result_gradient], inputs=leaves)
     # Made during the capture, so each replay of ``backward`` writes the gradients of ``result_gradient`` into them.
     gradients = tuple(leaf.grad for leaf in leaves if leaf.grad is not None)
@@ -234,10 +236,8 @@ def _capturing(graph: torch.cuda.CUDAGraph, device: torch.device, *, pool: Any =
     steps, as does getting it again.
     """
     with torch.cuda.device(device):
-        torch.cuda.graph(graph)  # not used: it is made because it sets the stream of the next line, one for all graphs
-        stream = torch.cuda.graph.default_capture_stream
+        stream = _capture_stream(graph)
         outer = torch.cuda.current_stream()
-        assert stream  # noqa: S101
         stream.wait_stream(outer)
         with torch.cuda.stream(stream):
             graph.capture_begin(pool)
@@ -246,6 +246,17 @@ def _capturing(graph: torch.cuda.CUDAGraph, device: torch.device, *, pool: Any =
             finally:
                 graph.capture_end()
         outer.wait_stream(stream)
+
+
+def _capture_stream(graph: torch.cuda.CUDAGraph) -> torch.cuda.Stream:
+    """Return the stream in which torch captures, the same for all graphs.
+
+    torch makes it when the first `torch.cuda.graph` is made, and keeps it on that class; so one is made, and not used.
+    """
+    torch.cuda.graph(graph)
+    stream = torch.cuda.graph.default_capture_stream
+    assert stream  # noqa: S101
+    return stream
 
 
 def _are_alike(results: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:

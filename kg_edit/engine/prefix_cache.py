@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -72,21 +72,21 @@ class SharedContexts:
         if not mask_decides(model, columns + beyond):
             return run_prefix(model, rows)
         index = torch.tensor(numbers, device=model.device)
-        prefix = run_prefix(model, own_tokens, after=self._prefix.rows(index))
+        prefix = run_prefix(model, own_tokens, after=self._prefix.select_rows(index))
         if len(numbers) < 2 * len(set(numbers)):  # fewer than two rows for a context
             return prefix
         return self._share_contexts(prefix, index)
 
     def _share_contexts(self, prefix: Prefix, index: Tensor) -> Prefix:
-        """Return ``prefix`` with only its rows' own keys and values in ``layers``, and their contexts in ``contexts``.
+        """Return ``prefix`` with only its rows' own keys and values in ``layers``, and their contexts in ``shared``.
 
         ``index`` [rows] has the number of each row's context.
         """
-        shared = self._prefix.mask.shape[-1]  # the columns of the contexts, which come first
+        width = self._prefix.mask.shape[-1]  # the columns of the contexts, which come first
         own_layers = []
         for keys, values in prefix.layers:  # [rows, heads, columns, head size] both
-            own_layers.append((keys[..., shared:, :].clone(), values[..., shared:, :].clone()))
-        return replace(prefix, layers=tuple(own_layers), contexts=(self._prefix, index))
+            own_layers.append((keys[..., width:, :].clone(), values[..., width:, :].clone()))
+        return replace(prefix, layers=tuple(own_layers), shared=SharedStart(self._prefix, index))
 
     def _find_contexts(self, rows: Sequence[Sequence[int]]) -> list[int] | None:
         """Return the number of the context with which each row begins; None if a row begins with none of them."""
@@ -132,7 +132,10 @@ def longest_start(starts: Sequence[tuple[int, ...]], row: Sequence[int]) -> int 
 
 
 def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Prefix | None = None) -> Prefix:
-    """Compute the keys and values of token rows, each after the same row of ``after``; no prompt ends in them."""
+    """Compute the keys and values of token rows, each after the same row of ``after``.
+
+    A patch that acts at the ends of prompts does nothing here, because no prompt ends in these rows.
+    """
     before = empty_prefix(model, len(rows)) if after is None else after
     batch = left_pad(rows, device=model.device)
     if batch.ids.shape[1] == 0:
@@ -154,9 +157,24 @@ def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Pr
     return Prefix(mask=mask, layers=layers, sums=dict(cache.token_sums))
 
 
+class SharedStart(NamedTuple):
+    """A prefix with which rows of another prefix begin.
+
+    Attributes:
+        prefix: the starts, each once.
+        start_of_row: for each row of the other prefix the number of its start, [rows].
+    """
+
+    prefix: Prefix
+    start_of_row: Tensor
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Prefix:
     """Keys and values of rows of tokens, left-padded.
+
+    Whoever reads ``layers`` of rows that may have a ``shared`` start calls `expand` before; `frozen` and `growing` give
+    the model the whole rows.
 
     Attributes:
         mask: [rows, length], 1 = token.
@@ -164,50 +182,49 @@ class Prefix:
             token.
         sums: what a patch that averages over tokens keeps for each row, by name (`kg_edit.engine.cache_sums`); empty
             without such a patch.
-        contexts: a prefix of contexts, and for each row the number of its context there, [rows]. Then ``layers`` has
-            only the keys and values after the context, and `expand` puts both together. None: ``layers`` has all.
+        shared: the starts that rows share. Then ``layers`` has only the keys and values after the start, and `expand`
+            puts both together. None: ``layers`` has all.
     """
 
     mask: Tensor
     layers: tuple[tuple[Tensor, Tensor], ...]
     sums: Mapping[str, Tensor] = field(default_factory=dict)
-    contexts: tuple[Prefix, Tensor] | None = None
+    shared: SharedStart | None = None
 
     @property
     def lengths(self) -> Tensor:
         """The number of tokens in each row, [rows, 1]."""
         return self.mask.sum(-1, keepdim=True)
 
-    def rows(self, index: Tensor) -> Prefix:
+    def select_rows(self, index: Tensor) -> Prefix:
         """Return the prefix of the rows with the numbers ``index`` [rows'], in this order."""
         layers = tuple((_pick_rows(keys, index), _pick_rows(values, index)) for keys, values in self.layers)
         sums = {name: _pick_rows(state, index) for name, state in self.sums.items()}
-        contexts = None
-        if self.contexts is not None:
-            context_prefix, context_rows = self.contexts
-            contexts = (context_prefix, context_rows[index])
-        return Prefix(mask=_pick_rows(self.mask, index), layers=layers, sums=sums, contexts=contexts)
+        shared = None
+        if self.shared is not None:
+            shared = SharedStart(self.shared.prefix, self.shared.start_of_row[index])
+        return Prefix(mask=_pick_rows(self.mask, index), layers=layers, sums=sums, shared=shared)
 
     def expand(self) -> Prefix:
-        """Return the prefix with the keys and values of ``contexts`` in its own ``layers``."""
-        if self.contexts is None:
+        """Return the prefix with the keys and values of its ``shared`` start in its own ``layers``."""
+        if self.shared is None:
             return self
-        context_prefix, rows = self.contexts
+        starts, start_of_row = self.shared
         layers = []
-        for (keys, values), (own_keys, own_values) in zip(context_prefix.layers, self.layers, strict=True):
-            all_keys = torch.cat([_pick_rows(keys, rows), own_keys], -2)
-            all_values = torch.cat([_pick_rows(values, rows), own_values], -2)
+        for (keys, values), (own_keys, own_values) in zip(starts.layers, self.layers, strict=True):
+            all_keys = torch.cat([_pick_rows(keys, start_of_row), own_keys], -2)
+            all_values = torch.cat([_pick_rows(values, start_of_row), own_values], -2)
             layers.append((all_keys, all_values))
-        return replace(self, layers=tuple(layers), contexts=None)
+        return replace(self, layers=tuple(layers), shared=None)
 
     def frozen(self, blocks: int) -> Cache:
         """Return a cache of ``blocks`` layers that gives the prefix and the new tokens, and stores only the prefix."""
         layers: list[_PrefixLayer] = [_FrozenLayer() for _ in range(blocks)]
-        if self.contexts is not None:
-            context_prefix, rows = self.contexts
+        if self.shared is not None:
+            starts, start_of_row = self.shared
             layers = []
-            for keys, values in context_prefix.layers:
-                layers.append(_FrozenLayer(contexts=(keys, values, rows.to(keys.device))))
+            for keys, values in starts.layers:
+                layers.append(_FrozenLayer(start=_StartOfRows(keys, values, start_of_row.to(keys.device))))
         return self._fill(layers, stores=False)
 
     def growing(self, blocks: int, *, room: int = 0) -> SummedCache:
@@ -225,13 +242,13 @@ class Prefix:
         return SummedCache(list(layers), self.sums, stores=stores)
 
 
-def _pick_rows(rows: Tensor, index: Tensor) -> Tensor:
-    return rows[index.to(rows.device)]  # the blocks may be on different devices
+def _pick_rows(states: Tensor, index: Tensor) -> Tensor:
+    return states[index.to(states.device)]  # the blocks may be on different devices
 
 
-def empty_prefix(model: LanguageModel, rows: int) -> Prefix:
-    """Return a prefix of ``rows`` rows without tokens."""
-    return Prefix(mask=torch.ones(rows, 0, dtype=torch.long, device=model.device), layers=())
+def empty_prefix(model: LanguageModel, row_count: int) -> Prefix:
+    """Return a prefix of ``row_count`` rows without tokens."""
+    return Prefix(mask=torch.ones(row_count, 0, dtype=torch.long, device=model.device), layers=())
 
 
 def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
@@ -264,11 +281,12 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
 
 def _with_empty_layers(prefix: Prefix, other: Prefix) -> Prefix:
     """Return a prefix without tokens, with layers [rows, heads, 0, head size] of the form of those of ``other``."""
-    # The first row of ``other`` once for each row of ``prefix``, cut to 0 tokens: only its shape is wanted.
-    first_row = torch.zeros(len(prefix.mask), dtype=torch.long, device=prefix.mask.device)
+    row_count = len(prefix.mask)
     layers = []
-    for keys, values in other.rows(first_row).layers:
-        layers.append((keys[..., :0, :], values[..., :0, :]))
+    for keys, values in other.layers:  # [rows, heads, length, head size] both
+        no_keys = keys.new_empty(row_count, keys.shape[1], 0, keys.shape[3])
+        no_values = values.new_empty(row_count, values.shape[1], 0, values.shape[3])
+        layers.append((no_keys, no_values))
     return replace(prefix, layers=tuple(layers))
 
 
@@ -374,24 +392,30 @@ class _RoomyLayer(_PrefixLayer):
         self._buffers = None
 
 
+class _StartOfRows(NamedTuple):
+    """One block's keys and values of a `SharedStart`, [starts, heads, length, head size], and each row's start."""
+
+    keys: Tensor
+    values: Tensor
+    start_of_row: Tensor
+
+
 class _FrozenLayer(_PrefixLayer):
     """A `_PrefixLayer` that returns its own keys and values and the new tokens', but does not store the new ones.
 
-    ``contexts`` has the keys and values of contexts, and for each row the number of its context there; these come
-    before the layer's own.
+    The keys and values of ``start`` come before the layer's own.
     """
 
-    def __init__(self, *, contexts: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
+    def __init__(self, *, start: _StartOfRows | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._contexts = contexts
+        self._start = start
 
     def get_seq_length(self) -> int:
         """Return the number of tokens before the new ones."""
         own = super().get_seq_length()
-        if self._contexts is None:
+        if self._start is None:
             return own
-        context_keys, _, _ = self._contexts
-        return own + context_keys.shape[-2]
+        return own + self._start.keys.shape[-2]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -399,10 +423,10 @@ class _FrozenLayer(_PrefixLayer):
         assert self.keys is not None and self.values is not None  # noqa: S101 - initialised
         keys = [self.keys, key_states]
         values = [self.values, value_states]
-        if self._contexts is not None:
-            context_keys, context_values, rows = self._contexts
-            keys = [context_keys[rows], *keys]
-            values = [context_values[rows], *values]
+        if self._start is not None:
+            start_of_row = self._start.start_of_row
+            keys = [self._start.keys[start_of_row], *keys]
+            values = [self._start.values[start_of_row], *values]
         return torch.cat(keys, -2), torch.cat(values, -2)
 
 

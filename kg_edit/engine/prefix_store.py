@@ -138,7 +138,7 @@ class KnowsStarts(Protocol):
 
 def _copy_row(batch: Prefix, number: int, *, length: int) -> Prefix:
     """Return one row of ``batch`` without its padding, copied: a view would keep the memory of the whole batch."""
-    row = batch.rows(torch.tensor([number], device=batch.mask.device))
+    row = batch.select_rows(torch.tensor([number], device=batch.mask.device))
     layers = []
     for keys, values in row.layers:  # [1, heads, padding + length, head size] both
         layers.append((keys[..., -length:, :].clone(), values[..., -length:, :].clone()))

@@ -73,7 +73,7 @@ class TailForward:
 
     def subset(self, rows: Sequence[int]) -> TailForward:
         """Return the forward of only the rows with these indices; their prefix is reused."""
-        prefix = self._prefix.rows(torch.tensor(rows, device=self._model.device))
+        prefix = self._prefix.select_rows(torch.tensor(rows, device=self._model.device))
         return type(self)(self._model, self._layer, [self._rows[row] for row in rows], prefix=prefix)
 
     def logits(self, change: Tensor | None = None) -> Tensor:

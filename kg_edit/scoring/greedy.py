@@ -267,7 +267,7 @@ class _OpenRows:
         """Return only those of the rows whose numbers are in ``rows``."""
         remaining = [row for row in self.numbers if row in rows]
         index = _find_positions(self.numbers, rows).to(self.ids.device)
-        return _OpenRows(numbers=remaining, before=self.before.rows(index), ids=self.ids[index])
+        return _OpenRows(numbers=remaining, before=self.before.select_rows(index), ids=self.ids[index])
 
 
 def _find_positions(numbers: Sequence[int], rows: Collection[int]) -> Tensor:
@@ -440,7 +440,7 @@ def _stack_beginnings(model: LanguageModel, beginnings: Sequence[_Beginning], ro
     if not beginnings:
         return empty_prefix(model, rows)
     index = torch.tensor([beginning.prefix_row for beginning in beginnings], device=model.device)
-    prefix = beginnings[0].prefix.rows(index)  # all have the same prefix
+    prefix = beginnings[0].prefix.select_rows(index)  # all have the same prefix
     # Without the padding for longer beginnings of rows outside of this group
     width = max(beginning.length for beginning in beginnings)
     layers = tuple((keys[..., -width:, :], values[..., -width:, :]) for keys, values in prefix.layers)

@@ -110,7 +110,7 @@ def _record_neurons(
     tokens before are computed once.
     """
     repeated = torch.arange(len(rows), device=model.device).repeat(copies)
-    prefix = run_prefix(model, [row.ids[: row.edited_at] for row in rows]).rows(repeated)
+    prefix = run_prefix(model, [row.ids[: row.edited_at] for row in rows]).select_rows(repeated)
     batch = right_pad([tail(row) for row in rows] * copies, model.device, ends=tail_ends(rows) * copies)
     neurons: dict[int, Tensor] = {}
 

@@ -72,7 +72,7 @@ def test_shared_contexts_give_the_same_keys_and_values(family: str, bos: bool) -
     model = tiny(family, bos=bos)
     rows = [row.ids[: row.edited_at] for edit in EDITS[:3] for row in prompts(model, edit)]
     prefix, plain = SharedContexts.of(model, CONTEXTS).prefix(model, rows), run_prefix(model, rows)
-    assert (prefix.contexts is not None) == (family in ("llama", "gpt2")), "stored once a context"
+    assert (prefix.shared is not None) == (family in ("llama", "gpt2")), "stored once a context"
     shared = prefix.expand()
     assert torch.equal(shared.lengths, plain.lengths)
     for (keys, values), (plain_keys, plain_values) in zip(shared.layers, plain.layers, strict=True):
@@ -136,7 +136,7 @@ def test_a_descent_has_the_edits_whose_keys_and_values_fit(shares: bool, monkeyp
     first, *_ = chosen.portions(requests)
     objective = chosen.objective(model, edits[first], requests[first])
     prefixes = [part.forward._prefix for part in objective._fast._passes]  # type: ignore[union-attr]
-    starts = {id(prefix.contexts[0]): prefix.contexts[0] for prefix in prefixes if prefix.contexts}
+    starts = {id(prefix.shared.prefix): prefix.shared.prefix for prefix in prefixes if prefix.shared}
     stored = sum(state.nbytes for prefix in [*prefixes, *starts.values()] for pair in prefix.layers for state in pair)
     assert 0.5 < stored / 2e6 < 1
 

@@ -105,7 +105,10 @@ def test_means_with_a_cache_equal_the_whole_text(family: str) -> None:
         with watch(model.down_projection(LAYER), note):
             prefix = run_prefix(model, [row[:2] for row in rows])
     assert set(prefix.sums) == {"1/test"}
-    for cache in (prefix.frozen(len(model.blocks)), prefix.rows(torch.tensor([0, 1])).growing(len(model.blocks))):
+    for cache in (
+        prefix.frozen(len(model.blocks)),
+        prefix.select_rows(torch.tensor([0, 1])).growing(len(model.blocks)),
+    ):
         seen = Seen(model)
         for _ in range(2):
             batch = left_pad([row[2:] for row in rows], device=model.device)
