@@ -26,8 +26,8 @@ class ModelServer:
     """A server of language models.
 
     Attributes:
-        url: its address, such as http://localhost:8000/v1. Every ``address`` below is a whole URL under it, such as
-            http://localhost:8000/v1/completions.
+        url: its address, such as http://localhost:8000/v1. It is checked, and named in messages. What is asked is an
+            ``endpoint``: a whole URL that begins with it, such as http://localhost:8000/v1/completions.
         key: sent as a bearer token; never shown or written to a file.
         key_name: the environment variable of the key, for messages.
         seconds: the time limit for one answer.
@@ -49,46 +49,46 @@ class ModelServer:
         if self.key and not is_header_text(self.key):
             raise ConfigError(f"the server's key has a line break or a letter beyond ASCII; correct {self.key_name}")
 
-    def ask(self, address: str, body: Any = None) -> Any:
-        """Return the JSON that the server sends for a request: POST with a ``body``, else GET."""
-        text = self.request(address, body)
+    def ask(self, endpoint: str, body: Any = None) -> Any:
+        """Return the JSON that an ``endpoint`` (a whole URL) sends for a request: POST with a ``body``, else GET."""
+        text = self.request(endpoint, body)
         try:
             return parse(text)
         except ValueError as error:  # also JSON that is nested too deeply
             raise self.unexpected(text.decode(errors="replace"), "JSON") from error
 
-    def request(self, address: str, body: Any = None) -> bytes:
-        """Return the bytes that the server sends for a request: POST with a ``body`` as JSON, else GET."""
+    def request(self, endpoint: str, body: Any = None) -> bytes:
+        """Return the bytes that an ``endpoint`` sends for a request: POST with a ``body`` as JSON, else GET."""
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         data = None if body is None else json.dumps(body).encode()
-        return self._send(address, data, headers)
+        return self._send(endpoint, data, headers)
 
-    def _send(self, address: str, data: bytes | None, headers: dict[str, str]) -> bytes:
+    def _send(self, endpoint: str, data: bytes | None, headers: dict[str, str]) -> bytes:
         """Return the server's reply to a request, which is sent again while the server is busy or out of reach."""
         for attempt in range(1, self.tries + 1):
             is_last = attempt == self.tries
             wait = 0.5 * 2**attempt  # seconds, doubled at each try, unless the server asks for another time
-            request = urllib.request.Request(address, data=data, headers=headers)  # noqa: S310 - begins with the checked url
+            request = urllib.request.Request(endpoint, data=data, headers=headers)  # noqa: S310 - begins with the checked url
             deadline = time.monotonic() + self.seconds
             try:
                 return read_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
             except urllib.error.HTTPError as error:
                 if is_last or error.code not in _BUSY:
-                    raise self._error_of(address, error, deadline) from error
+                    raise self._error_of(endpoint, error, deadline) from error
                 retry_after = error.headers.get("Retry-After")
                 if retry_after and retry_after.isdecimal():
                     wait = float(retry_after)
             except AnswerTooLargeError as error:
-                raise ServerError(f"{address} sent {error}; check that it is a server of language models") from error
+                raise ServerError(f"{endpoint} sent {error}; check that it is a server of language models") from error
             except (OSError, ValueError, HTTPException) as error:
                 if is_last:
-                    raise self._no_reply(address, error) from error
+                    raise self._no_reply(endpoint, error) from error
             time.sleep(min(wait, _LONGEST_WAIT))
         raise AssertionError("the last try returns or raises")
 
-    def _no_reply(self, address: str, error: Exception) -> ServerError:
+    def _no_reply(self, endpoint: str, error: Exception) -> ServerError:
         """Return the error about a server that sent no reply."""
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
@@ -97,9 +97,9 @@ class ModelServer:
             )
         else:
             problem = f"can't be reached: {reason}; check the address, and that the server runs"
-        return ServerError(f"{address} {problem}")
+        return ServerError(f"{endpoint} {problem}")
 
-    def _error_of(self, address: str, error: urllib.error.HTTPError, deadline: float) -> ServerError:
+    def _error_of(self, endpoint: str, error: urllib.error.HTTPError, deadline: float) -> ServerError:
         """Return the error about a server that answered with an HTTP error, with the server's own words if it can."""
         reply = ""
         with suppress(OSError, ValueError, HTTPException):  # it may be too slow, too large or cut off, too
@@ -108,7 +108,7 @@ class ModelServer:
         way = "check the address and the model"
         if error.code in (401, 403):
             way = f"set the server's API key in {self.key_name}"
-        refusal = ServerError(f"{address} answered with error {error.code}: {reply[:_SHOWN]!r}; {way}")
+        refusal = ServerError(f"{endpoint} answered with error {error.code}: {reply[:_SHOWN]!r}; {way}")
         refusal.status = error.code
         return refusal
 
