@@ -1,6 +1,6 @@
 """Greedy decoding of many token rows in one batch; each row may use its own patched model.
 
-1. Rows of one model that begin alike (the examples before a question) share the keys and values of their beginning.
+1. Rows of one patch that begin alike (the examples before a question) share the keys and values of their beginning.
 2. Prompts are read in groups of similar length, but all rows write in one batch, because a step with few rows takes
    almost as long as one with many. A finished row leaves the batch. When there is room, the next group is read.
 3. Keys and values are written in place, not copied at each token.
@@ -160,7 +160,7 @@ def _find_beginning(contexts: SharedContexts, tokens: Tokens) -> _Beginning | No
 def _compute_beginnings(
     model: LanguageModel, rows: Sequence[Tokens], patches: Sequence[WeightPatch | None]
 ) -> list[_Beginning | None]:
-    """Compute the beginnings that rows of one model share; None for a row that shares too few tokens with others."""
+    """Compute the beginnings that rows of one patch share; None for a row that shares too few tokens with others."""
     beginnings: list[_Beginning | None] = [None] * len(rows)
     groups = _group_by_first_tokens(rows, patches)
     if not groups:
@@ -214,34 +214,34 @@ def _most_columns(rows: Sequence[Tokens], beginnings: Sequence[_Beginning | None
 def _group_alike(rows: Sequence[Tokens], beginnings: Sequence[_Beginning | None], *, most: int) -> Iterator[list[int]]:
     """Yield groups of rows, by their numbers, that are read together.
 
-    A group has at most ``most`` rows, whose tails have similar lengths. Rows with a shared beginning are apart from
-    those without.
+    A group has at most ``most`` rows, whose tails have similar lengths. Either all rows of a group have a shared
+    beginning, or none has.
     """
-    shared = list[int]()  # of each row: the tokens of its beginning
-    tails = list[int]()  # of each row: the tokens of its tail
+    beginning_lengths = list[int]()  # of each row: the tokens of its beginning
+    tail_lengths = list[int]()  # of each row: the tokens of its tail
     with_beginning = list[int]()
     without = list[int]()
     for row, (tokens, beginning) in enumerate(zip(rows, beginnings, strict=True)):
         if beginning is None:
             without.append(row)
-            shared.append(0)
+            beginning_lengths.append(0)
         else:
             with_beginning.append(row)
-            shared.append(beginning.length)
-        tails.append(len(tokens) - shared[row])
+            beginning_lengths.append(beginning.length)
+        tail_lengths.append(len(tokens) - beginning_lengths[row])
     for numbers in (with_beginning, without):
-        numbers.sort(key=lambda row: (shared[row], tails[row]))
-        yield from _cut_into_groups(numbers, tails, most=most)
+        numbers.sort(key=lambda row: (beginning_lengths[row], tail_lengths[row]))
+        yield from _cut_into_groups(numbers, tail_lengths, most=most)
 
 
-def _cut_into_groups(numbers: Sequence[int], tails: Sequence[int], *, most: int) -> Iterator[list[int]]:
+def _cut_into_groups(numbers: Sequence[int], tail_lengths: Sequence[int], *, most: int) -> Iterator[list[int]]:
     """Cut rows, in their order, into groups of at most ``most`` whose tails have similar lengths.
 
     The rows are sorted by their beginnings first, so a row may also have a much shorter tail than those before it.
     """
     group: list[int] = []
     for row in numbers:
-        lengths = [tails[member] for member in (*group, row)]
+        lengths = [tail_lengths[member] for member in (*group, row)]
         is_too_long = max(lengths) > _SPREAD * min(lengths) + _SLACK
         if group and (len(group) == most or is_too_long):
             yield group
@@ -255,19 +255,19 @@ def _cut_into_groups(numbers: Sequence[int], tails: Sequence[int], *, most: int)
 class _OpenRows:
     """Rows that are being written together; some of them may be finished.
 
-    ``numbers`` says which rows they are. ``before`` holds the keys and values of the tokens that were read so far,
+    ``numbers`` says which rows they are. ``cached`` holds the keys and values of the tokens that were read so far,
     ``ids`` [rows, 1] the token to read next: the last one that was written.
     """
 
     numbers: list[int]
-    before: Prefix
+    cached: Prefix
     ids: Tensor
 
     def select(self, rows: Collection[int]) -> _OpenRows:
         """Return only those of the rows whose numbers are in ``rows``."""
         remaining = [row for row in self.numbers if row in rows]
         index = _find_positions(self.numbers, rows).to(self.ids.device)
-        return _OpenRows(numbers=remaining, before=self.before.select_rows(index), ids=self.ids[index])
+        return _OpenRows(numbers=remaining, cached=self.cached.select_rows(index), ids=self.ids[index])
 
 
 def _find_positions(numbers: Sequence[int], rows: Collection[int]) -> Tensor:
@@ -297,9 +297,10 @@ class _Decoder:
     is_finished: Callable[[Sequence[int]], bool]
     at_once: int
     keep: Callable[[Prefix], None] | None
-    _tokens: list[list[int]] = field(default_factory=list)  # of each row: what it has written
-    _best: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)  # at each step: likeliest tokens, their p
-    _active: set[int] = field(default_factory=set)  # the rows that are not finished
+    # `run` sets these:
+    _tokens: list[list[int]] = field(init=False)  # of each row: what it has written
+    _best: list[list[tuple[Tensor, Tensor]]] = field(init=False)  # of each row, at each step: likeliest tokens, their p
+    _active: set[int] = field(init=False)  # the rows that are not finished
 
     def run(self) -> list[Written]:
         """Decode until every row is finished."""
@@ -332,8 +333,9 @@ class _Decoder:
 
     def _open(self, group: list[int]) -> _OpenRows:
         """Read the rows of ``group``, write their first token, and return those that are not finished with it."""
-        # The keys and values of the shared beginnings come first; the tail of each row is read now. Beginnings and
-        # tails are both padded on the left (-), so a row may have padding between them:
+        # The keys and values of the shared beginnings come first; the tail of each row is read now. All rows of a group
+        # have a beginning, or none has (`_group_alike`); without one, the whole row is the tail. Beginnings and tails
+        # are both padded on the left (-), so a row may have padding between them:
         #
         #     a b c - x
         #     - a b y z
@@ -353,18 +355,18 @@ class _Decoder:
         positions = prefix.lengths + batch.positions  # [rows, tail], counted from the first token of the beginning
         logits = self._next_logits(group, replace(batch, mask=mask, positions=positions), cache)
         self._write_tokens(logits, group)
-        before = _prefix_of(cache, mask)
+        cached = _prefix_of(cache, mask)
         if self.keep is not None:
-            self.keep(before)
-        return _OpenRows(numbers=group, before=before, ids=self._last_tokens(group)).select(self._active)
+            self.keep(cached)
+        return _OpenRows(numbers=group, cached=cached, ids=self._last_tokens(group)).select(self._active)
 
     def _write_on(self, rows: _OpenRows, *, until: int) -> _OpenRows | None:
         """Decode until at most ``until`` rows are active; return these, or None if no row is left."""
         numbers = rows.numbers
         ids = rows.ids
-        mask = rows.before.mask  # [rows, tokens so far]
+        mask = rows.cached.mask  # [rows, tokens so far]
         room = max(self.limits[row] - len(self._tokens[row]) for row in numbers)
-        cache = rows.before.growing(len(self.model.blocks), room=room)
+        cache = rows.cached.growing(len(self.model.blocks), room=room)
         active = [row for row in numbers if row in self._active]
         while len(active) > until:
             if len(active) <= _SHRINK * len(numbers):  # drop the finished rows
@@ -382,8 +384,8 @@ class _Decoder:
             active = [row for row in numbers if row in self._active]
         if not active:
             return None
-        before = _prefix_of(cache, mask)
-        return _OpenRows(numbers=numbers, before=before, ids=ids).select(self._active)
+        cached = _prefix_of(cache, mask)
+        return _OpenRows(numbers=numbers, cached=cached, ids=ids).select(self._active)
 
     def _write_whole(self, group: list[int]) -> None:
         """Decode rows, each of which is read whole at each step: a recurrent block has no keys and values to keep."""
@@ -419,8 +421,9 @@ class _Decoder:
         """Write the next token of each active row, and mark the rows that are finished."""
         best = logits.softmax(-1).topk(min(self.top_k, logits.shape[-1]))
         # One transfer for both: float32 holds each token's number exactly.
-        tokens, probabilities = torch.stack([best.indices.to(best.values), best.values]).cpu()
-        tokens = tokens.long()
+        both = torch.stack([best.indices.to(best.values), best.values]).cpu()  # [2, rows, top_k]
+        tokens = both[0].long()  # [rows, top_k], the likeliest first
+        probabilities = both[1]  # [rows, top_k]
         first = tokens[:, 0].tolist()
         for position, row in enumerate(numbers):
             if row not in self._active:
@@ -436,7 +439,10 @@ class _Decoder:
 
 
 def _stack_beginnings(model: LanguageModel, beginnings: Sequence[_Beginning], rows: int) -> Prefix:
-    """Return the shared ``beginnings``, one a row; if there are none, an empty prefix of ``rows`` rows."""
+    """Return the keys and values of the ``beginnings`` of a group of ``rows`` rows.
+
+    There is one for each row of the group, or none at all (`_group_alike`): then the prefix has no tokens.
+    """
     if not beginnings:
         return empty_prefix(model, rows)
     index = torch.tensor([beginning.prefix_row for beginning in beginnings], device=model.device)
@@ -453,9 +459,9 @@ def _join(open_rows: _OpenRows | None, new: _OpenRows) -> _OpenRows | None:
         return open_rows
     if open_rows is None:
         return new
-    before = stack_prefixes([open_rows.before, new.before])
+    cached = stack_prefixes([open_rows.cached, new.cached])
     ids = torch.cat([open_rows.ids, new.ids])
-    return _OpenRows(numbers=[*open_rows.numbers, *new.numbers], before=before, ids=ids)
+    return _OpenRows(numbers=[*open_rows.numbers, *new.numbers], cached=cached, ids=ids)
 
 
 def _prefix_of(cache: SummedCache, mask: Tensor) -> Prefix:
