@@ -40,9 +40,10 @@ class Continued:
         prompt: the text.
         name: the name under which the continuation is recorded: the plain question, without the examples that are put
             before it; "": the prompt.
-        least: the smallest `limit`: the limit of tokens where no answer needs more.
+        least: the limit of tokens if no answer needs more room.
         answers: the answers that must have room in the continuation.
-        listed: all answers in one text, if all are required; at most `LIST_TOKENS` of it need room.
+        listed: all answers in one text, such as "Rome, Milan, Turin", if all are required; "": one is enough. It gets
+            room for at most `LIST_TOKENS`.
         several_lines: whether the continuation goes on after the end of a line.
         compared: whether its beginning is compared with the unedited model's.
     """
@@ -83,7 +84,11 @@ class Conversation:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The names under which the first step and the answer are recorded."""
+        """The names under which the first step and the answer are recorded.
+
+        The first step is the reply to ``prompt``, and the answer that to ``follow_up``; or they are the thought and the
+        answer after it. Without ``follow_up`` and ``thinking``, only the first name is used.
+        """
         if self.thinking is None:
             return f"{self.prompt} (chat)", f"{self.prompt} (chat: {self.follow_up})"
         return f"{self.prompt} (thought of {self.thinking} tokens)", f"{self.prompt} (after {self.thinking} tokens)"
@@ -219,7 +224,7 @@ def score_answers(query: Query) -> Requests:
 def score_gains(query: Query) -> Requests:
     """Return the request for the likelihood of the answers after the question, and after the word "Answer:" alone.
 
-    What an answer gains by the question is read of the first right one and its competitors.
+    After "Answer:" alone, only the first right answer and the competitors are scored.
     """
     candidates = (query.answers[0][0], *query.others)
     alone = tuple(Pair(ANSWER, candidate) for candidate in candidates)
