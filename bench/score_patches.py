@@ -28,7 +28,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import _NODES
 from kg_edit.scoring.pairs import Pair, TokenScores
-from kg_edit.scoring.questions import answers, choices
+from kg_edit.scoring.questions import collect_answers, draw_choices
 from kg_edit.scoring.requests import ANSWER_TOKENS
 
 QUICK = RomeConfig()
@@ -36,8 +36,8 @@ QUICK = RomeConfig()
 
 def cases_of(edits: Sequence[Edit]) -> list[Case]:
     """Return the records as cases, with everything that their metrics ask."""
-    pool = answers(edits)
-    return [Case.of(edit, choices=choices(edit, pool, seed=0)) for edit in edits]
+    pool = collect_answers(edits)
+    return [Case.of(edit, choices=draw_choices(edit, pool, seed=0)) for edit in edits]
 
 
 def passes(prompts: Sequence[Prompt]) -> Iterator[list[int]]:

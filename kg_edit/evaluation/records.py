@@ -28,7 +28,7 @@ from kg_edit.models.first_token import readable_edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.walks import ShownWalk
-from kg_edit.scoring.questions import Normalised, choices
+from kg_edit.scoring.questions import Normalised, draw_choices
 from kg_edit.storage.atomic import Line, append_lines, drop_cut_line, read_lines, replacing
 from kg_edit.storage.frames import frame_of
 from kg_edit.storage.run_differences import Settings
@@ -403,7 +403,7 @@ def make_items(
         asked = with_probes(record, config.probes)
         if model is not None:
             asked = asked_of(model, asked, chat=config.chat)
-        drawn = choices(record, pool, seed=config.seed)
+        drawn = draw_choices(record, pool, seed=config.seed)
         case = Case.of(asked, choices=drawn, extras=config.extras, chat=config.chat)
         items.append(Item(record=record, case=case))
     return items

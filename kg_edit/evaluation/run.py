@@ -37,7 +37,7 @@ from kg_edit.evaluation.step import Method
 from kg_edit.evaluation.summary import Summary
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.scoring.questions import Normalised, answers
+from kg_edit.scoring.questions import Normalised, collect_answers
 from kg_edit.storage.locks import folder_lock
 from kg_edit.storage.run_differences import Settings, difference, other_rows
 from kg_edit.storage.run_folder import claim, is_run, read_settings
@@ -94,7 +94,7 @@ def evaluate(
     refuse_same_ids("records", (record.id for record in all_records))
     if pool is None:
         pool = all_records
-    choices = answers(pool)
+    choices = collect_answers(pool)
     settings = run_settings(method, model, all_records, config, pool=tuple(choices.values()), data=data)
     if config.retention:
         asked_model = model.in_chat() if config.chat else model

@@ -110,17 +110,21 @@ def steps_prompt(query: Query) -> str:
 
 
 def _sentence(query: Query) -> str:
-    """Return the query's sentence after its context."""
-    gap = " "
-    if query.language != ENGLISH:
-        gap = words_of(query.language).gap
-    sentence = f"{query.context}{gap}{query.prompt}"
+    """Return the query's sentence, after its context if it has one."""
+    sentence = query.prompt
+    if query.context:
+        gap = " "
+        if query.language != ENGLISH:
+            gap = words_of(query.language).gap
+        sentence = f"{query.context}{gap}{query.prompt}"
     return sentence.rstrip().lstrip(" ")  # the line break that `readable_edit` puts before an unread subject stays
 
 
 def new_fact(edit: Edit) -> str:
     """Return the edited fact as a sentence without a full stop: prompt with subject, new target, ``ending``."""
-    return join(edit.text, edit.target_new) + edit.ending.rstrip().removesuffix(words_of(edit.language).stop)
+    stop = words_of(edit.language).stop
+    ending = edit.ending.rstrip().removesuffix(stop)
+    return join(edit.text, edit.target_new) + ending
 
 
 def fact_sentence(edit: Edit) -> str:
@@ -147,7 +151,7 @@ def recalled_fact(recalled_relation: str) -> str:
     return " ".join(part.strip() for part in inner.split(",", 2)) + "."
 
 
-def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Normalised, str]:
+def collect_answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Normalised, str]:
     """Return all distinct answers by their normalised words, sorted, so that the order of records does not matter."""
     found = list[str]()
     for record in records:
@@ -158,21 +162,21 @@ def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Normalised, st
     return dict(sorted(by_words.items()))
 
 
-def choices(
+def draw_choices(
     record: Edit | BenchmarkRecord, pool: Mapping[Normalised, str], *, seed: int
 ) -> tuple[tuple[str, ...], ...]:
     """Draw ten answers for each of the plain questions of ``record``'s edits: the right one, then nine from ``pool``.
 
-    The nine are drawn from ``pool`` (made by `answers`) without replacement, seeded by ``seed`` and the edit's id.
-    After normalisation, none equals another one or any right answer of the edit. A question gets () if the pool is too
-    small.
+    The nine are drawn from ``pool`` (made by `collect_answers`) without replacement, seeded by ``seed`` and the edit's
+    id. After normalisation, none equals another one or any right answer of the edit. A question gets () if the pool is
+    too small.
     """
     drawn: list[tuple[str, ...]] = []
     for edit in as_record(record).edits:
         right = set[Normalised]()
         for question in edit.plain_questions:
             right.update(normalised(answer) for answer in right_answers(question))
-        wrong = [answer for words, answer in pool.items() if words not in right]
+        wrong = [answer for normalised_answer, answer in pool.items() if normalised_answer not in right]
         for number, question in enumerate(edit.plain_questions):
             if len(wrong) < CHOICES - 1:
                 drawn.append(())

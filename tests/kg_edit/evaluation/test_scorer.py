@@ -22,7 +22,7 @@ from kg_edit.evaluation.scorer import UneditedScores, score_cases
 from kg_edit.evaluation.template_probes import with_probes
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.questions import answers, choices, fact_sentence
+from kg_edit.scoring.questions import collect_answers, draw_choices, fact_sentence
 from kg_edit.scoring.requests import ANSWER_TOKENS, LIST_TOKENS
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
@@ -105,11 +105,14 @@ def test_next_tokens_of_neighbours_are_compared_with_the_unedited_models(model: 
 
 
 def test_edit_is_the_same_case_as_its_record(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
-    pool = answers(edits)
-    drawn = choices(edits[0], pool, seed=0)
-    assert drawn == choices(BenchmarkRecord(id="x", edits=edits[:1]), pool, seed=0)
+    pool = collect_answers(edits)
+    drawn = draw_choices(edits[0], pool, seed=0)
+    assert drawn == draw_choices(BenchmarkRecord(id="x", edits=edits[:1]), pool, seed=0)
     assert Case.of(edits[0], choices=drawn) == Case(edit=edits[0], choices=drawn)
-    assert choices(BenchmarkRecord(id="x", edits=edits[:2]), pool, seed=0) == (*drawn, *choices(edits[1], pool, seed=0))
+    assert draw_choices(BenchmarkRecord(id="x", edits=edits[:2]), pool, seed=0) == (
+        *drawn,
+        *draw_choices(edits[1], pool, seed=0),
+    )
 
 
 @pytest.mark.slow
@@ -214,7 +217,7 @@ def test_locality_prompt_that_another_probe_asks_too_is_not_cut() -> None:
 def test_ceilings_ask_the_questions_of_all_edits(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
     """Each after the fact of its own edit."""
     record = BenchmarkRecord(id="x", edits=edits[:2])
-    case = Case.of(record, choices=choices(record, answers(edits), seed=0))
+    case = Case.of(record, choices=draw_choices(record, collect_answers(edits), seed=0))
     cases = make_ceiling_cases(case)
     assert cases["fact_in_prompt"].facts == tuple(map(fact_sentence, edits[:2]))
     assert [text.rpartition(". ")[2] for text in cases["fact_and_relation_in_prompt"].facts] == [
@@ -230,7 +233,7 @@ def test_ceilings_ask_the_questions_of_all_edits(model: LanguageModel, edits: tu
 def test_ceilings_where_the_first_edit_asks_nothing(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
     silent = edits[0].model_copy(update={"portability": ()})
     record = BenchmarkRecord(id="x", edits=(silent, edits[1]))
-    case = Case.of(record, choices=choices(record, answers(edits), seed=0))
+    case = Case.of(record, choices=draw_choices(record, collect_answers(edits), seed=0))
     assert make_ceiling_cases(case)["fact_in_prompt"].facts == (fact_sentence(edits[1]),)
     assert make_ceiling_cases(Case.of(silent)) == {}
 

@@ -28,7 +28,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.questions import answers, choices
+from kg_edit.scoring.questions import collect_answers, draw_choices
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluation.test_run import lines, phases
@@ -88,12 +88,12 @@ def test_edited_scores_are_those_of_the_model_with_all_of_the_sequence(
     evaluate(Depends(model), model, edits, out=tmp_path, config=EvalConfig(schedule=schedule))
     assert torch.equal(weight_matrix(model.down_projection(1)), original)
     sections = {record["id"]: record["sections"]["edited"] for record in lines(tmp_path)}
-    pool = answers(edits)
+    pool = collect_answers(edits)
     for sequence in cuts:
         batches = [[edits[index] for index in batch] for batch in sequence]
         with sequence_patch(Depends(model), model, batches).applied(model):
             for edit in (edit for batch in batches for edit in batch):
-                (section,) = score_cases(model, [Case.of(record_of(edit), choices=choices(edit, pool, seed=0))])
+                (section,) = score_cases(model, [Case.of(record_of(edit), choices=draw_choices(edit, pool, seed=0))])
                 assert sections[edit.id]["scores"] == pytest.approx(section.scores, abs=1e-5)
                 assert_near(sections[edit.id]["nll"], section.nll)
 
@@ -180,7 +180,7 @@ def test_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
     assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 0", None)
     assert_near(first["sections"]["after:1"]["nll"], first["sections"]["base"]["nll"])  # nothing was in the model yet
     with Depends(model).edit(edits[1:2]).applied(model):
-        cases = [Case(edit=edit, choices=choices(edit, answers(edits[:3]), seed=0)) for edit in edits[:3]]
+        cases = [Case(edit=edit, choices=draw_choices(edit, collect_answers(edits[:3]), seed=0)) for edit in edits[:3]]
         for record, case in zip((first, second, third), cases, strict=True):
             (section,) = score_cases(model, [case])
             assert_near(record["sections"]["edited"]["nll"], section.nll)
@@ -394,7 +394,7 @@ def test_edits_of_a_record_are_computed_and_fail_as_one(
     assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 1", None)
     assert method.calls[-1] == "case-2 case-3"
     with Depends(model).edit(edits[2:4]).applied(model):
-        case = Case.of(records[1], choices=choices(records[1], answers(records), seed=0))
+        case = Case.of(records[1], choices=draw_choices(records[1], collect_answers(records), seed=0))
         (section,) = score_cases(model, [case])
     assert_near(second["sections"]["edited"]["nll"], section.nll)
 

@@ -7,8 +7,8 @@ from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.scoring.questions import (
     CHOICES,
     SHOTS,
-    answers,
-    choices,
+    collect_answers,
+    draw_choices,
     fact_sentence,
     format_question,
     format_question_with_shots,
@@ -36,27 +36,27 @@ def test_facts_as_sentences(edits: tuple[Edit, ...]) -> None:
 
 
 def test_ten_distinct_choices_with_the_right_one_first(edits: tuple[Edit, ...]) -> None:
-    (options,) = choices(edits[0], answers(edits), seed=0)
+    (options,) = draw_choices(edits[0], collect_answers(edits), seed=0)
     assert options[0] == "Paris"
     assert len(set(map(normalised, options))) == CHOICES
 
 
 def test_choices_depend_on_seed_and_record_alone(edits: tuple[Edit, ...]) -> None:
-    pool = answers(edits)
-    assert choices(edits[0], pool, seed=0) == choices(edits[0], answers(reversed(edits)), seed=0)
-    assert choices(edits[0], pool, seed=0) != choices(edits[0], pool, seed=1)
+    pool = collect_answers(edits)
+    assert draw_choices(edits[0], pool, seed=0) == draw_choices(edits[0], collect_answers(reversed(edits)), seed=0)
+    assert draw_choices(edits[0], pool, seed=0) != draw_choices(edits[0], pool, seed=1)
 
 
 def test_no_right_answer_is_among_the_wrong_ones(edits: tuple[Edit, ...]) -> None:
-    pool = answers([*edits, record(99, "the PARIS"), record(98, "City of Light")])
+    pool = collect_answers([*edits, record(99, "the PARIS"), record(98, "City of Light")])
     question = edits[0].portability[0].model_copy(update={"aliases": ("city of light", "London")})
-    (options,) = choices(edits[0].model_copy(update={"portability": (question,)}), pool, seed=0)
+    (options,) = draw_choices(edits[0].model_copy(update={"portability": (question,)}), pool, seed=0)
     assert len(options) == CHOICES
     assert not {"the PARIS", "City of Light", "London"} & set(options)
 
 
 def test_too_small_a_pool_gives_no_choices(edits: tuple[Edit, ...]) -> None:
-    assert choices(edits[0], answers(edits[: CHOICES - 1]), seed=0) == ((),)
+    assert draw_choices(edits[0], collect_answers(edits[: CHOICES - 1]), seed=0) == ((),)
 
 
 def test_shots_are_about_no_record(shared: Path) -> None:
