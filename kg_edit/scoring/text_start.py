@@ -40,16 +40,10 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
     unread = _find_unread(model, texts, patch)
     if not unread:
         return StartedTexts(tuple(texts))
-    first = next(iter(unread))
-    more = ""
-    if len(unread) > 1:
-        more = f" (and {len(unread) - 1} more)"
-    remark = (
-        f"{first!r}{more} begins with the subject of the edit {unread[first]!r}, and this model does not read the "
-        "first token"
-    )
+    remark = _describe_unread(unread)
     if start == "never":
-        quoted = first.replace("'", r"\'")
+        quoted = next(iter(unread)).replace("'", r"\'")
+        # In a shell, $'\nGoogle is' is a line break and "Google is".
         way = f"put a line break or other text before the subject: $'\\n{quoted}'"
         return StartedTexts(tuple(texts), f"{remark}; {way}")
     started = [LINE_BREAK + text if text in unread else text for text in texts]
@@ -68,8 +62,20 @@ def _find_unread(model: LanguageModel, texts: Sequence[str], patch: Patch) -> di
     return unread
 
 
+def _describe_unread(unread: dict[str, str]) -> str:
+    """Return a remark about texts that `_find_unread` found; it shows the first one."""
+    first = next(iter(unread))
+    more = ""
+    if len(unread) > 1:
+        more = f" (and {len(unread) - 1} more)"
+    return (
+        f"{first!r}{more} begins with the subject of the edit {unread[first]!r}, and this model does not read the "
+        "first token"
+    )
+
+
 def subjects_in_text(patch: Patch) -> list[tuple[str, str]]:
-    """Return the id and the subject of each edit that is made in plain text, and not by a text in the prompt.
+    """Return the id and the subject of each edit that is not in chat form, and not made by a prompt patch.
 
     The id is "" if the record of the edit has none.
     """
