@@ -38,8 +38,8 @@ class TokenTree:
     def add(self, ids: Sequence[int], *, owner: int = 0, end: int | None = None) -> list[int]:
         """Add a sequence, and return its nodes, one for each token. Sequences of different owners share no nodes.
 
-        If ``end`` is given, the token at ``end`` and the tokens after it are shared only with sequences of the same
-        ``end``.
+        If ``end`` is given (the index of a prompt's last token), this token and those after it are shared only with
+        sequences of the same ``end``: [1, 2, 3] with end=1 and with end=2 share only the node of 1.
         """
         path: list[int] = []
         parent = -1 - owner  # the roots of the owners are -1, -2, …
@@ -112,6 +112,8 @@ class TreeRows:
 
 def pack_groups(sizes: Sequence[int], *, width: int, nodes: int) -> Iterator[list[list[int]]]:
     """Yield passes: lists of rows, each a list of group numbers. ``sizes``: the nodes of each group.
+
+    With sizes [90, 60, 30], width 128 and 256 nodes, the pass [[0, 2], [1]] has two rows: the groups 0 and 2, and 1.
 
     The rows of a pass have ``width`` positions, or as many as its largest group needs; a pass has about ``nodes``.
     Groups are placed from the largest to the smallest, each in the first row with room.
