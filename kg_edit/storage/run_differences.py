@@ -20,7 +20,8 @@ def difference(
 ) -> str | None:
     """Return the first setting that differs, with its value on both sides; None if there is no difference.
 
-    Names that do not decide are ignored: the preset's, and the model's if its fingerprint is the same.
+    Names that do not decide are ignored: the preset's, and the model's if its fingerprint is the same. A setting that
+    is None equals one that is absent.
 
     Args:
         there: settings, as in ``run.json``.
@@ -53,9 +54,9 @@ def _flatten(settings: Settings, start: str = "") -> dict[str, Any]:
 
 
 def _describe(name: str, there: Any, here: Any, sides: tuple[str, str]) -> str:
-    """Return a name with its two values; of a hash, only that the content differs."""
+    """Return a name with its two values; of a hash (graph_sha256), only that the content of the graph differs."""
     there_side, here_side = sides
-    field = re.sub(r"[._]?(sha256|fingerprint|content_hash)", "", name) or name
+    field = re.sub(r"[._]?(sha256|fingerprint|content_hash)", "", name)
     is_hash = field != name
     if not is_hash:
         return f"{name}: {_shorten(there)} {there_side}, {_shorten(here)} {here_side}"
@@ -87,7 +88,8 @@ def other_rows(
 
     Args:
         unit: what a row is, such as "edits".
-        there: the fields of each row in the folder, or a hash of them, as far as they are known, by the row's id.
+        there: the fields of each row in the folder by the row's id, as far as the rows are known; or a hash of the
+            fields, as {"record_sha256": "3f…"}.
         here: the same of the rows of now.
         counts: the number of all rows, there and here.
     """
