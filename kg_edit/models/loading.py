@@ -23,7 +23,7 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
 from kg_edit.errors import ModelError, did_you_mean
-from kg_edit.storage.atomic import mark_used, open_to_readers
+from kg_edit.storage.atomic import let_others_read, mark_used
 
 if TYPE_CHECKING:  # names are checked before torch is imported
     import torch
@@ -181,7 +181,7 @@ def _dequantise_into(folder: Path, gguf: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=folder.parent))
     try:
         convert(gguf, scratch)
-        open_to_readers(scratch)
+        let_others_read(scratch)
         try:
             scratch.rename(folder)
         except OSError:  # another process was faster: the content is the same

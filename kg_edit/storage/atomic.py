@@ -2,7 +2,8 @@
 
 - `write_text`, `write_json`, `write_safetensors`, `write_arrays`, `copy_file`: the file is written in its folder under
   another name, and renamed (`os.replace`) when it is complete; `replacing` does that for any file.
-- `open_to_readers`: give a folder's files the modes that a shell would give them.
+- `let_others_read`: give a folder's files the modes that a shell would give them.
+- `mark_used`: note that a cached file was used now; nothing is written into it.
 - `append_lines`, `read_lines`, `drop_cut_line`: a file of JSON lines that only grows. A line is complete or absent,
   also after a kill or on a full disk.
 """
@@ -86,7 +87,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OutputError(f"can't write {path}: {error.strerror or error}; choose another folder") from error
 
 
-def open_to_readers(folder: Path) -> None:
+def let_others_read(folder: Path) -> None:
     """Set the mode of a folder and all in it to what the umask leaves; 0755 and 0644 for most users.
 
     `mkdtemp` and safetensors make files that only the owner can read.

@@ -12,7 +12,7 @@ from typing import Any
 
 from kg_edit.errors import OutputError
 from kg_edit.patches.provenance import ORIGIN
-from kg_edit.storage.atomic import open_to_readers, write_json, write_text
+from kg_edit.storage.atomic import let_others_read, write_json, write_text
 from kg_edit.storage.run_folder import check_folder
 
 CARD = "README.md"
@@ -43,7 +43,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             yield scratch
-            open_to_readers(scratch)
+            let_others_read(scratch)
             scratch.replace(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

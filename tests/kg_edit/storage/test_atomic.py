@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.storage.atomic import open_to_readers, write_safetensors
+from kg_edit.storage.atomic import let_others_read, write_safetensors
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o027, 0o022, 0o002])
@@ -17,7 +17,7 @@ def test_modes_of_files_and_folders_respect_the_umask(tmp_path: Path, umask: int
     try:
         file = write_safetensors(folder / "a.safetensors", {"a": torch.ones(2)}, {})
         assert file.stat().st_mode & 0o777 == 0o666 & ~umask
-        open_to_readers(folder)
+        let_others_read(folder)
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())}
