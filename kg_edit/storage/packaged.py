@@ -45,7 +45,8 @@ def benchmark_hint(name: str | Path) -> str:
 def check_graph_name(name: str) -> None:
     """Refuse the name of a missing graph, before anything slow is imported. URLs and lists of files are not checked."""
     path = os.path.expanduser(name)  # noqa: PTH111 - unlike Path's, it never raises
-    is_checked_later = not name.strip() or "," in name or ":" in name
+    is_url_or_list = ":" in name or "," in name
+    is_checked_later = not name.strip() or is_url_or_list
     if is_checked_later or packaged_graph(name) or os.path.exists(path):  # noqa: PTH110
         return
     if name.endswith(_GRAPH_FILES):
@@ -71,6 +72,7 @@ def _packaged_names(ending: str) -> list[str]:
 def _file(name: str, ending: str) -> Path | None:
     """Return the packaged file of this name; None if there is none, or if a path of the user has the same name."""
     file = _DATA / f"{name}{ending}"
+    # A name with a slash has another parent: it is a path.
     is_packaged = file.parent == _DATA and os.path.isfile(file)  # noqa: PTH113 - unlike Path's, it never raises
     if not is_packaged or os.path.exists(name):  # noqa: PTH110
         return None
