@@ -26,7 +26,7 @@ from kg_edit.patches import join_provenances
 from kg_edit.patches.base import ChangedPart, Patch, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.text.matching import bare_question
-from kg_edit.text.similarity import Index, best, bm25_index, index_of, normalise_text, share_index, within_letters
+from kg_edit.text.similarity import Scorer, best, bm25_index, index_of, normalise_text, share_index, within_letters
 
 _ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted
 
@@ -162,7 +162,7 @@ class FactBook:
         return examples
 
     @cached_property
-    def _compare_with_prompts(self) -> Index:
+    def _compare_with_prompts(self) -> Scorer:
         """The function from a text to its similarity with each fact's prompt.
 
         This and the next two are made once, as a book does not change.
@@ -173,7 +173,7 @@ class FactBook:
         return index_of(prompts, self.rule.encoder)
 
     @cached_property
-    def _share_of_subjects(self) -> Index:
+    def _share_of_subjects(self) -> Scorer:
         """The function from a text to the share of each fact's subject that it names."""
         return share_index([fact.subject for fact in self.facts])
 

@@ -1,6 +1,6 @@
 """Measure the similarity of short texts: the cosine of TF-IDF vectors or of a sentence encoder's embeddings, and BM25.
 
-TF-IDF and BM25 weigh a word's count by the word's rarity. An `Index` of many texts scores each of them against a
+TF-IDF and BM25 weigh a word's count by the word's rarity. A `Scorer` of many texts scores each of them against a
 prompt. The encoder is optional (``kg-edit[encoder]``).
 """
 
@@ -65,12 +65,15 @@ def load_idf() -> Idf:
     return Idf(_plain_words(template) for template in templates)
 
 
-Index = Callable[[str], list[float]]
-"""A text -> its similarity to each of the texts in the index, at most 1."""
+Scorer = Callable[[str], list[float]]
+"""A function: text -> its similarity to each of the texts that were indexed, [texts], at most 1."""
 
 
-def share_index(names: Sequence[str]) -> Index:
-    """Index names by the share of each that occurs in a text, 0 to 1; each word is weighted by its squared idf."""
+def share_index(names: Sequence[str]) -> Scorer:
+    """Index names by the share of each that occurs in a text, 0 to 1; each word is weighted by its squared idf.
+
+    The weights are squared as in the squared length of a TF-IDF vector, to which each word adds idf².
+    """
     idf = load_idf()
     vectors = list[Vector]()
     for name in names:
@@ -82,7 +85,7 @@ def share_index(names: Sequence[str]) -> Index:
     return score
 
 
-def tfidf_index(texts: Sequence[str]) -> Index:
+def tfidf_index(texts: Sequence[str]) -> Scorer:
     """Index texts by their TF-IDF vectors: a score is the cosine, 0 to 1. Case and punctuation are ignored."""
     idf = load_idf()
     vectors = [idf.vector(_plain_words(text)) for text in texts]
@@ -94,11 +97,12 @@ def tfidf_index(texts: Sequence[str]) -> Index:
     return score
 
 
-def bm25_index(texts: Sequence[str]) -> Index:
+def bm25_index(texts: Sequence[str]) -> Scorer:
     """Index texts by BM25 (Robertson and Zaragoza 2009, Eq. 3.15): a share of the text's own best score, 0 to 1.
 
-    BM25 = sum over the query's words of idf(w) f (k1 + 1) / (f + k1), with f the word's count in the text. Facts are
-    one sentence each, so b = 0: a longer one is not worth less.
+    BM25 = sum over the query's words of idf(w) f (k1 + 1) / (f + k1), with f the word's count in the text. The score is
+    this sum, divided by the same sum over all words of the text. Facts are one sentence each, so b = 0: a longer one is
+    not worth less.
     """
     idf = load_idf()
     vectors = list[Vector]()
@@ -148,7 +152,7 @@ def _split_word(word: str) -> list[str]:
     return parts
 
 
-def encoder_index(texts: Sequence[str], encoder: str) -> Index:
+def encoder_index(texts: Sequence[str], encoder: str) -> Scorer:
     """Index texts by the embeddings of a sentence encoder: a score is the cosine; 0 instead of a negative one."""
     if not texts:
         return lambda _: []
@@ -176,7 +180,7 @@ def encoder_index(texts: Sequence[str], encoder: str) -> Index:
     return score
 
 
-def index_of(texts: Sequence[str], encoder: str | None) -> Index:
+def index_of(texts: Sequence[str], encoder: str | None) -> Scorer:
     """Index texts by TF-IDF, or by the sentence encoder of this name (see `encoder_index`)."""
     if encoder is None:
         return tfidf_index(texts)
@@ -185,7 +189,7 @@ def index_of(texts: Sequence[str], encoder: str | None) -> Index:
 
 def best(scores: Sequence[float], most: int) -> list[int]:
     """Return the indices of the ``most`` highest scores, best first; of equal scores, the earlier one comes first."""
-    return sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:most]
+    return sorted(range(len(scores)), key=lambda number: (-scores[number], number))[:most]
 
 
 def normalise_text(text: str) -> str:

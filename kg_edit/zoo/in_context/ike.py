@@ -30,7 +30,7 @@ from kg_edit.patches.prompt_patch import PromptFact, PromptRule, reserved
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.setting_fields import NAMES_A_FILE, Seed
 from kg_edit.text.fact_words import fact_words
-from kg_edit.text.similarity import Index, best, index_of
+from kg_edit.text.similarity import Scorer, best, index_of
 from kg_edit.writing_systems import join
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
@@ -211,7 +211,7 @@ class Demonstrations:
         return facts
 
     @cached_property
-    def _index(self) -> Index:
+    def _index(self) -> Scorer:
         return index_of([new_fact(edit) for edit, _ in self._facts], self.encoder)
 
     def examples(self, edit: Edit, config: IkeConfig) -> tuple[str, ...]:
