@@ -138,7 +138,7 @@ def _make_facts() -> Iterator[Edit]:
     """Yield `FACT_COUNT` facts, each of another relation: a packaged thing, with the object of another one."""
     from kg_edit.text.relation_nouns import WORDINGS, relation_examples
 
-    examples = [(noun, facts) for noun, facts in relation_examples().items() if noun]
+    examples = list(relation_examples().items())
     for noun, facts in examples[:FACT_COUNT]:
         thing, own_object = facts[0]
         others = [other for _, other in facts if other != own_object]

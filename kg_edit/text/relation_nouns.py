@@ -1,4 +1,4 @@
-"""Nouns for relations, such as capital for P36; the relations that are asked of objects; and example facts.
+"""Nouns for relations, such as capital for P36; the relations that the objects of a relation have; and example facts.
 
 Each is in the language of an edit; a language without packaged words gets the English ones.
 """
@@ -6,11 +6,10 @@ Each is in the language of an edit; a language without packaged words gets the E
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.languages import ENGLISH, fit_template, forms_of, named_facts
+from kg_edit.languages import ENGLISH, fit_template, forms_of, named_facts, packaged_rows
 from kg_edit.text.fact_words import fact_words, has_translated_words, relation_forms
 
 WORDINGS = (
@@ -24,7 +23,10 @@ WORDINGS = (
 
 
 def relation_nouns(language: str = ENGLISH) -> Mapping[str, str]:
-    """Return the noun of each property, in the order of the packaged table: frequently asked ones first."""
+    """Return the noun of each property, in the order of the packaged table: first those that people often ask for.
+
+    Two properties may have one noun: P17 and P1376 are both "country".
+    """
     nouns = _table("ripple_nouns.tsv")
     if not has_translated_words(language):
         return nouns
@@ -45,14 +47,18 @@ def asked_nouns(relation: str | None, language: str = ENGLISH) -> tuple[str, ...
 
 
 def relation_examples(language: str = ENGLISH) -> Mapping[str, Sequence[tuple[str, str]]]:
-    """Return example facts (thing, object) of each relation, by its noun; they are about well-known things."""
+    """Return example facts (thing, object) of each relation, by its noun; they are about well-known things.
+
+    Relations with the same noun have one list; a relation without a noun has none.
+    """
     nouns = relation_nouns(language)
     rows: Sequence[Sequence[str]] = named_facts(language)
     if not has_translated_words(language):
-        rows = _rows("relation_examples.tsv")
+        rows = packaged_rows("relation_examples.tsv")
     examples = dict[str, list[tuple[str, str]]]()
     for relation, thing, target in rows:
-        examples.setdefault(nouns.get(relation, ""), []).append((thing, target))
+        if relation in nouns:
+            examples.setdefault(nouns[relation], []).append((thing, target))
     return examples
 
 
@@ -64,21 +70,14 @@ def example_things(language: str = ENGLISH) -> tuple[str, ...]:
     if has_translated_words(language):
         capitals = [name for property_id, _, name in named_facts(language) if property_id == "P36"]
         return tuple(dict.fromkeys([*fact_words(language).known, *capitals]))
-    tested = {thing for _, thing, _ in _rows("related_facts.tsv")}
-    things = [thing for _, thing, _ in _rows("relation_examples.tsv") if thing not in tested]
+    tested = {thing for _, thing, _ in packaged_rows("related_facts.tsv")}
+    things = [thing for _, thing, _ in packaged_rows("relation_examples.tsv") if thing not in tested]
     return tuple(dict.fromkeys(things))
 
 
 def _table(name: str) -> Mapping[str, str]:
     """Return a packaged table as {first column: second column}."""
-    return {row[0]: row[1] for row in _rows(name)}
-
-
-def _rows(name: str) -> list[list[str]]:
-    """Return the cells of each line of a packaged table, without comments and the header."""
-    text = files("kg_edit").joinpath("data", name).read_text(encoding="utf-8")
-    rows = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
-    return rows[1:]
+    return {row[0]: row[1] for row in packaged_rows(name)}
 
 
 def diverse_prompts(edit: Edit) -> list[str]:
@@ -111,4 +110,4 @@ def _diverse_prompts_in(edit: Edit) -> list[str]:
     prompts += [words.say(wording, forms.hop, forms) for wording in wordings]
     fitted = [fit_template(template, edit.subject, edit.language) for template in prompts]
     others = [template for template in dict.fromkeys(fitted) if template != edit.prompt]
-    return others[: len(WORDINGS)]
+    return others[: len(WORDINGS)]  # as many as the English wordings
