@@ -256,7 +256,10 @@ _ENGLISH = FactWords(
 
 
 def fact_words(language: str) -> FactWords:
-    """Return the words of a language; the English ones if it has none, of which `warn_of_english` warns."""
+    """Return the words of a language; the English ones if it has none.
+
+    A method that puts English words around such edits calls `warn_of_english`.
+    """
     if language == ENGLISH or language not in FORM_LANGUAGES:
         return _ENGLISH
     text = files("kg_edit").joinpath("data", "fact_words.toml").read_text(encoding="utf-8")
@@ -280,13 +283,13 @@ def has_translated_words(language: str) -> bool:
 
 
 def is_named_in(language: str, data: Mapping[str, Any]) -> bool:
-    """Return whether a thing has a name that may stand in a sentence of a language.
+    """Return whether the label of a thing may stand in a sentence of a language.
 
-    In Japanese, Korean and Chinese an English label may not; elsewhere any name may.
+    In Japanese, Korean and Chinese a label that is only the English one may not; elsewhere any label may.
 
     Args:
         language: of the sentence.
-        data: the attributes of the thing's node in a subgraph.
+        data: the attributes of the thing's node in a subgraph: its ``label``, and its English one, ``default_label``.
     """
     if language not in ("ja", "ko", "zh"):
         return True
@@ -318,7 +321,10 @@ def warn_of_english(edits: Iterable[Edit], *, method: str) -> None:
 
 
 def warn_of_left_out(edit: Edit, relations: Iterable[str], *, method: str) -> None:
-    """Warn that a method leaves out a graph's facts by these relations: the edit's language has no words for them."""
+    """Warn that a method leaves out the facts that a graph states by these relations; no warning without relations.
+
+    The edit's language has no words for the relations, or no names for the things.
+    """
     names = sorted(set(relations))
     if names:
         log.warning(
