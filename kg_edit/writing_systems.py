@@ -11,19 +11,18 @@ from bisect import bisect_right
 
 GLUE = "\u2060"  # Unicode's word joiner, as the first character of the target
 
-# First and last code point: Thai and Lao, Myanmar, Khmer, kana, Han with its extensions, half-width kana.
-_UNSPACED = (
-    (0x0E00, 0x0EFF),
-    (0x1000, 0x109F),
-    (0x1780, 0x17FF),
-    (0x3005, 0x3007),
-    (0x3040, 0x30FF),
-    (0x31F0, 0x31FF),
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0xFF66, 0xFF9D),
-    (0x20000, 0x3FFFD),
+_UNSPACED = (  # first and last code point
+    (0x0E00, 0x0EFF),  # Thai and Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x3005, 0x3007),  # marks among Han characters, such as 々
+    (0x3040, 0x30FF),  # kana
+    (0x31F0, 0x31FF),  # small kana of Ainu
+    (0x3400, 0x4DBF),  # Han, extension A
+    (0x4E00, 0x9FFF),  # Han
+    (0xF900, 0xFAFF),  # Han, compatibility forms
+    (0xFF66, 0xFF9D),  # half-width kana
+    (0x20000, 0x3FFFD),  # Han, the other extensions
 )
 # Chinese and Japanese punctuation, which has its own space behind it
 _WIDE_MARKS = "\u3001\u3002\u300d\u300f\u30fb\uff01\uff0c\uff1a\uff1b\uff1f\u00b7"
@@ -56,9 +55,10 @@ def is_hangul(character: str) -> bool:
 def join(text: str, target: str) -> str:
     """Join ``text`` and ``target`` by a space, unless white space is there already or both scripts use no spaces.
 
-    A Chinese or Japanese mark of punctuation has no space behind it before such a script.
-
-    A target that begins with `GLUE` follows without a space.
+    "Rome is in" + "Italy"     Rome is in Italy
+    "罗马位于" + "意大利"        罗马位于意大利
+    "首都是、" + "罗马"          首都是、罗马; a Chinese or Japanese mark of punctuation needs no space either
+    "x" + GLUE + "y"           xy
     """
     if target.startswith(GLUE):
         return text + target.removeprefix(GLUE)

@@ -65,7 +65,10 @@ def terminal_table(
     caption_left: bool = False,
     lines: bool = True,
 ) -> Table:
-    """Return the same table for a rich console. Cells may have rich's markup; without ``lines`` it is narrower."""
+    """Return the same table for a rich console. Cells may have rich's markup; without ``lines`` it is narrower.
+
+    With ``numbers_from`` 1, the first cell of a row is taken as a name, without markup, and broken as `_Name` says.
+    """
     from rich.table import Table
 
     table = Table(caption=caption)
@@ -81,7 +84,7 @@ def terminal_table(
         table.add_column(title, justify=side, overflow="fold")
     for row in rows:
         _check_cells(header, row)
-        if numbers_from == 1:  # then the first cell is a name
+        if numbers_from == 1:  # the first cell is a name, and all others are numbers
             name, *numbers = row
             table.add_row(_Name(name), *numbers)
         else:
