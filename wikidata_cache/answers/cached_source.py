@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 from kg_common.progress import Bar
 from wikidata_cache.answers.database import dumps
@@ -32,8 +31,6 @@ from wikidata_cache.sources.wordings import AskedFacts, describe_question, write
 
 _LISTED = 20  # up to this many missing ids, the suggested fetch command lists each id, else a file of edits
 _STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims", "values")
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +81,7 @@ class CachedSource:
         if as_of is not None:
             self._as_of = utc(as_of)
         self._urls = tuple(urls)
-        self._has_warned = False  # of answers of an endpoint that was not named
+        self._has_warned = False  # of cached answers of `_other_urls`
 
     @property
     def name(self) -> str:
@@ -122,7 +119,7 @@ class CachedSource:
             raise self._miss(describe_question(template.kind, missing))
         if cached:
             self.request_counts.from_cache += len(cached)
-            self._warn_of_unnamed(template.kind, cached)
+            self._warn_of_other_urls(template.kind, cached)
             yield cached_answer(template, cached)
         if missing:
             yield from self._fetch(template, missing)
@@ -135,6 +132,8 @@ class CachedSource:
         with Bar(title=template.kind, unit="id", total=len(missing), shown=many, leave=False) as bar:
             while missing:
                 # Another process may have fetched a part of the block; the rest of it comes first in the next block.
+                # With two ids a block: of [Q1, Q2, Q3] the block is [Q1, Q2]; if only Q1 is covered, the next block is
+                # [Q2, Q3].
                 block = missing[: template.size]
                 answers, covered = self._answer_block(inner, template, block)
                 rest = [entity for entity in block if entity not in covered]
@@ -229,10 +228,10 @@ class CachedSource:
             # Any version, and any part of a label, makes a candidate; now the whole label of the newest version counts.
             answers = self._look_up("label_in", write_keys("label", candidates, [family]))
             found[key] = set()
-            for words_of, pairs in answers.items():  # such as "Q956 zh", and [["zh-hans", "北京"], ...]
+            for id_and_language, pairs in answers.items():  # such as "Q956 zh", and [["zh-hans", "北京"], ...]
                 texts = [text for _, text in pairs]
                 if label in texts:
-                    entity, _ = parse_words_of(words_of)
+                    entity, _ = parse_words_of(id_and_language)
                     found[key].add(entity)
         return found
 
@@ -250,8 +249,11 @@ class CachedSource:
         return urls
 
     @cached_property
-    def _unnamed_urls(self) -> set[str]:
-        """The endpoints with answers in the cache that were not named, unless all are public services of Wikidata."""
+    def _other_urls(self) -> set[str]:
+        """The endpoints with answers in the cache that are not among the given URLs.
+
+        Empty without given URLs, and if all endpoints are public services of Wikidata: these have the same graph.
+        """
         if not self._urls:
             return set()
         cached = self._cached_urls()
@@ -259,12 +261,12 @@ class CachedSource:
             return set()
         return cached.difference(self._urls)
 
-    def _warn_of_unnamed(self, kind: str, ids: Iterable[str]) -> None:
-        """Warn once of cached answers of an endpoint that was not named, because it may have another graph."""
-        if self._has_warned or not self._unnamed_urls:
+    def _warn_of_other_urls(self, kind: str, ids: Iterable[str]) -> None:
+        """Warn once of cached answers of `_other_urls`, because these endpoints may have another graph."""
+        if self._has_warned or not self._other_urls:
             return
         used = {url for url, _ in self._find_origins(kind, ids).values()}
-        others = used & self._unnamed_urls
+        others = used & self._other_urls
         if others:
             self._has_warned = True
             logger.warning(
@@ -317,17 +319,24 @@ class CachedSource:
             answers = []
             for answer in inner.ask(template, block):  # each is written at once: a kill or a later failure loses none
                 self.request_counts.requests += 1
-                answers.append(self._write(inner, template, block, answer))
+                answers.append(self._save(inner, template, block, answer))
             return answers, block
 
-    def _write(self, inner: Source, template: Template, block: Sequence[str], answer: Answer) -> Answer:
-        """Write an answer to the cache, and return it with the values that the cache will return from now on."""
+    def _save(self, inner: Source, template: Template, block: Sequence[str], answer: Answer) -> Answer:
+        """Save an answer in the cache, and return it with the values that the cache will return from now on.
+
+        mode       the fact is                               is saved  value returned
+        refresh    requested, new, or other than cached      yes       the answer's
+        refresh    not requested, and cached with its value  no        the answer's, which is the same
+        others     cached                                    no        the cached one
+        others     new                                       yes       the answer's
+        """
         cached = self._look_up_facts(answer.facts)
         to_return: list[Fact] = []
         to_save: list[Fact] = []
         for fact in answer.facts:
             key = (fact.kind, fact.id)
-            if self.mode == "refresh":  # a new version of each requested fact, and of others that are new or changed
+            if self.mode == "refresh":
                 is_requested = fact.kind == template.kind and fact.id in block
                 if is_requested or key not in cached or cached[key] != fact.value:
                     to_save.append(fact)
@@ -354,27 +363,23 @@ class CachedSource:
 
     def _look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
         """Return {id: value} of the ids that a file knows."""
-        return self._read_files(AnswerStore.look_up, kind, ids)
+        missing = list(ids)
+        values: dict[str, Json] = {}
+        for store in self._files:  # each id is read from the first file that knows it
+            if missing:
+                values |= store.look_up(self.graph, kind, missing, as_of=self._as_of)
+                missing = [entity for entity in missing if entity not in values]
+        return values
 
     def _find_origins(self, kind: str, ids: Iterable[str]) -> dict[str, Origin]:
         """Return {id: (URL, time)} of the answers from which `_look_up` has its values."""
-        return self._read_files(AnswerStore.find_origins, kind, ids)
-
-    def _read_files(self, read: Callable[..., dict[str, T]], kind: str, ids: Iterable[str]) -> dict[str, T]:
-        """Return what `read` returns for the ids, each from the first file that knows it.
-
-        Args:
-            read: a method of `AnswerStore` that takes a graph, a kind, ids and a time: `look_up` or `find_origins`.
-            kind: the kind of facts.
-            ids: the ids.
-        """
         missing = list(ids)
-        values: dict[str, T] = {}
+        origins: dict[str, Origin] = {}
         for store in self._files:
             if missing:
-                values |= read(store, self.graph, kind, missing, as_of=self._as_of)
-                missing = [entity for entity in missing if entity not in values]
-        return values
+                origins |= store.find_origins(self.graph, kind, missing, as_of=self._as_of)
+                missing = [entity for entity in missing if entity not in origins]
+        return origins
 
 
 def cached_answer(template: Template, values: dict[str, Json]) -> Answer:
@@ -427,8 +432,10 @@ class FallbackSource:
                 if fact.kind != template.kind:
                     continue  # the cache may have another value
                 if fact.id in labelled:
-                    fact = fact._replace(value=sorted(labelled[fact.id].union(fact.value)))
-                facts.append(fact)
+                    in_both = sorted(labelled[fact.id].union(fact.value))
+                    facts.append(fact._replace(value=in_both))
+                else:
+                    facts.append(fact)
             yield Answer(template.name, facts)
 
     def select(self, query: str) -> Sequence[Binding]:
