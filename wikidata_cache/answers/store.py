@@ -78,7 +78,7 @@ class AnswerStore:
 
     def look_up(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Json]:
         """Return {id: value} of the known ids, in the newest version, or in the newest up to `as_of` (UTC text)."""
-        rows = self.database.read(_SELECT_VALUES, _write_parameters(graph, kind, ids, as_of))
+        rows = self.database.read(_SELECT_VALUES, _sql_parameters(graph, kind, ids, as_of))
         values = {entity: unpack(value, self.path) for entity, value, _ in rows}
         if self.database.read_only:  # a pack may come from somebody else: check it as `save` checks answers
             for entity, value in values.items():
@@ -90,14 +90,17 @@ class AnswerStore:
 
     def find_origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
         """Return {id: (URL, time in UTC)} of the answers that `look_up` returns."""
-        rows = self.database.read(_SELECT_ORIGINS, _write_parameters(graph, kind, ids, as_of))
+        rows = self.database.read(_SELECT_ORIGINS, _sql_parameters(graph, kind, ids, as_of))
         if not rows:
             return {}
         urls = dict(self.database.read("SELECT id, url FROM urls"))
         return {entity: (urls[number], fetched_at) for entity, number, fetched_at, _ in rows}
 
     def find_labelled(self, graph: str, labels: Iterable[str], *, as_of: str | None = None) -> set[str]:
-        """Return the ids that have exactly one of these labels in a default language, in any version up to `as_of`."""
+        """Return the ids whose label in a default language is, to the letter, one of these.
+
+        Any version up to `as_of` counts.
+        """
         # Values are compared as they are stored, so that no row has to be unpacked.
         stored: list[str | bytes] = []
         for label in labels:
@@ -133,10 +136,14 @@ class AnswerStore:
         """
         fetched_at = utc(exchange.fetched_at)
         record: dict[str, Json] = {  # the fields of `validate.LOG_FIELDS`
-            **vars(exchange),
             "graph": graph,
             "template": template,
+            "url": exchange.url,
+            "query": exchange.query,
             "fetched_at": fetched_at,
+            "elapsed_ms": exchange.elapsed_ms,
+            "rows": exchange.rows,
+            "sha256": exchange.sha256,
             "headers": dict(exchange.headers),
             "library": f"wikidata-cache {release()}",
         }
@@ -194,7 +201,7 @@ def _find_problem(facts: Sequence[Sequence[Json]], record: dict[str, Json]) -> s
     return None
 
 
-def _write_parameters(graph: str, kind: str, ids: Iterable[str], as_of: str | None) -> dict[str, str]:
+def _sql_parameters(graph: str, kind: str, ids: Iterable[str], as_of: str | None) -> dict[str, str]:
     """Return the SQL parameters of `_SELECT_VALUES` and `_SELECT_ORIGINS`."""
     return {
         "graph": graph,
