@@ -56,7 +56,10 @@ CREATE TEMP TABLE incoming (
 ) WITHOUT ROWID"""
 _SAME = "have.graph = incoming.graph AND have.kind = incoming.kind AND have.id = incoming.id"
 _KEEP = f"SELECT * FROM incoming WHERE NOT EXISTS (SELECT 1 FROM facts AS have WHERE {_SAME})"  # noqa: S608
-# Each fact of the snapshot, with the value that the cache reads for it: the newest one that is not from the future.
+# Each fact of the snapshot: its id, its kind, its value there, a time, and the value that the cache reads for it.
+# - The time is not used. SQLite takes the other columns from the row with the max(), which is the newest version.
+# - `have` is the table of the cache's facts. The first term of ORDER BY is 1 for a row that is not from the future,
+#   and 0 for others; DESC puts 1 first. Among these rows the newest one comes first, and LIMIT 1 takes it.
 _BOTH = """
 SELECT incoming.id, incoming.kind, incoming.value, max(incoming.fetched_at),
     (SELECT have.value FROM facts AS have WHERE have.graph = incoming.graph AND have.kind = incoming.kind
@@ -99,7 +102,7 @@ def export_snapshot(
             suggestion = "Check the graph's name and the time, if given."
             raise CacheFileError(store.path, "contains no facts to export", suggestion)
         rows = _read_rows(connection, store.path, filters, newest_only=newest_only)
-        valid_lines = (_write_line(row) for row in rows if row_problem(row) is None)
+        valid_lines = (_row_line(row) for row in rows if row_problem(row) is None)
         _write_snapshot(path, summary.header().encode(), valid_lines)
     if summary.left_out:
         logger.warning(
@@ -168,12 +171,13 @@ def _summarize(rows: Iterable[Mapping[str, Any]]) -> Summary:
         summary.created = max(summary.created, str(row["fetched_at"]))
         summary.graphs.add(str(row["graph"]))
         summary.urls.add(str(row["url"]))
-        digest.update(_write_line(row))
+        digest.update(_row_line(row))
     summary.sha256 = digest.hexdigest()
     return summary
 
 
-def _write_line(row: Mapping[str, Any]) -> bytes:
+def _row_line(row: Mapping[str, Any]) -> bytes:
+    """Return a row as a line of the file: canonical JSON, with a line end."""
     return (dumps(row) + "\n").encode()
 
 
@@ -225,7 +229,7 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
         # The log and the URLs change at once, and the transaction undoes that if the file is wrong.
         connection.execute(_INCOMING)
         for row in _check_rows(path, header):
-            _insert_incoming(connection, row)
+            _insert_row(connection, row)
         if on_conflict == "error":
             _refuse_conflicts(connection, store.path, path)
         # All versions of a fact are added, and reads take the newest one; with "keep", none of a fact that is cached.
@@ -237,7 +241,7 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
     return Imported(facts=header.facts, queries=header.queries, new=new)
 
 
-def _insert_incoming(connection: sqlite3.Connection, row: Mapping[str, Any]) -> None:
+def _insert_row(connection: sqlite3.Connection, row: Mapping[str, Any]) -> None:
     """Add a row of a snapshot to the query log, or to the temporary table of facts."""
     if row["type"] == "query":
         insert_log(connection, {name: row[name] for name in LOG_FIELDS})
@@ -249,8 +253,8 @@ def _insert_incoming(connection: sqlite3.Connection, row: Mapping[str, Any]) -> 
 
 def _refuse_conflicts(connection: sqlite3.Connection, cache: Path, path: Path) -> None:
     """Raise SnapshotError if cache and snapshot have different values of a fact."""
-    for entity, kind, value, _, have in connection.execute(_BOTH, {"latest": latest_time()}):
-        if have is not None and unpack(have, cache) != unpack(value, cache):
+    for entity, kind, value, _, cached in connection.execute(_BOTH, {"latest": latest_time()}):
+        if cached is not None and unpack(cached, cache) != unpack(value, cache):
             raise SnapshotError(path, f"contradicts the cache about {entity} (kind {kind})")
 
 
