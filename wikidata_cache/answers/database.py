@@ -203,7 +203,7 @@ class Database:
         if not self.path.exists():
             return None
         connection = _open_reader(self.path)
-        self._file = None
+        self._file = None  # what only reads can lose nothing, so `_check_file` has nothing to compare
         if connection is not None:
             self._open = _OpenConnection(os.getpid(), may_write=False, connection=connection)
         return connection
@@ -244,7 +244,7 @@ def _open_writer(path: Path) -> sqlite3.Connection:
         raise CacheFileError(path, "cannot be written", f"Make it writable, or {ELSEWHERE}.")
     connection = _connect(path, "rwc")
     try:
-        if not _has_tables(connection, path):
+        if not _check_tables(connection, path):
             _set_journal(connection, path)
             connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
     except BaseException:
@@ -257,11 +257,11 @@ def _open_reader(path: Path) -> sqlite3.Connection | None:
     """Open a connection for reading; None if the file has no tables yet."""
     connection = _connect(path, "ro")
     try:
-        has_tables = _has_tables(connection, path)
+        has_tables = _check_tables(connection, path)
     except sqlite3.OperationalError as error:
         connection.close()
         connection = _reopen_reader(path, error)
-        has_tables = _has_tables(connection, path)
+        has_tables = _check_tables(connection, path)
     except BaseException:
         connection.close()
         raise
@@ -273,6 +273,11 @@ def _open_reader(path: Path) -> sqlite3.Connection | None:
 
 def _reopen_reader(path: Path, error: sqlite3.OperationalError) -> sqlite3.Connection:
     """Open a file that the mode "ro" could not read, where another mode can; else raise the error.
+
+    beside the file is                        what is done
+    FILE-wal, or another process writes       the error is raised
+    FILE-journal                              the change that a kill cut off is taken back; then "ro"
+    nothing, as in a read-only folder         "immutable"
 
     Args:
         path: the file.
@@ -302,14 +307,14 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:
-    """Return whether a file has the tables of a cache; False for a new file, which has none.
+def _check_tables(connection: sqlite3.Connection, path: Path) -> bool:
+    """Check that a file has the tables of a cache, and return True; return False for a new file, which has none.
 
     Raises CacheFileError for tables of another program or version.
     """
-    application, version, tables = _read_format(connection)
+    application, version, statements = _read_format(connection)
     if application != APPLICATION:
-        if tables:
+        if statements:
             raise CacheFileError(path, "is an SQLite file, but not a cache", f"Check the path, or {ELSEWHERE}.")
         return False
     if version != VERSION:
@@ -317,25 +322,25 @@ def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:
         raise CacheFileError(path, f"is a cache of version {version}; this release reads version {VERSION}", suggestion)
     # An untrusted file could run SQL with views, triggers or generated columns, so only our own tables are allowed.
     expected = {_normalize_sql(statement) for statement in _SCHEMA.split(";") if "CREATE TABLE" in statement}
-    if tables != expected:
+    if statements != expected:
         advice = "It is damaged, or another program has changed it. Import a snapshot into a new file"
         raise CacheFileError(path, "has other tables than a cache", f"{advice}, or {ELSEWHERE}.")
     return True
 
 
 def _read_format(connection: sqlite3.Connection) -> tuple[int, int, set[str]]:
-    """Return the application id of a file, its version, and the SQL of its tables, views, triggers and indexes."""
+    """Return a file's application id, its version, and the SQL statements that made its tables, views and triggers."""
     # One transaction reads all three, since another process may be creating the tables.
     connection.execute("BEGIN")
     try:
         [[application]] = connection.execute("PRAGMA application_id").fetchall()
         [[version]] = connection.execute("PRAGMA user_version").fetchall()
         query = "SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"  # not SQLite's own tables
-        tables = {_normalize_sql(str(sql)) for (sql,) in connection.execute(query)}
+        statements = {_normalize_sql(str(sql)) for (sql,) in connection.execute(query)}
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-    return application, version, tables
+    return application, version, statements
 
 
 def _normalize_sql(sql: str) -> str:
@@ -345,13 +350,15 @@ def _normalize_sql(sql: str) -> str:
 
 def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
     """Set the journal of a new file: a write-ahead log, or a rollback journal where that is impossible."""
+    mode = ""
     try:
         with closing(connection.execute("PRAGMA journal_mode = WAL")) as cursor:
-            if cursor.fetchone()[0] == "wal":
-                return
+            mode = cursor.fetchone()[0]  # the mode that is now set
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname.startswith(("SQLITE_FULL", "SQLITE_READONLY")):
             raise
+    if mode == "wal":
+        return
     logger.warning("%s: this file system has no shared memory, so the cache uses a rollback journal (slower)", path)
     connection.execute("PRAGMA journal_mode = DELETE")
 
@@ -397,7 +404,7 @@ def dumps(value: Any) -> str:
 
 
 def pack(value: Any) -> str | bytes:
-    """Return a value as it is stored: as JSON text, or zlib-compressed if that is more than 20 % smaller."""
+    """Return a value as it is stored: as JSON text, or zlib-compressed if that has less than 0.8 bytes a character."""
     text = dumps(value)
     if len(text) < _SHORT_TEXT:
         return text
