@@ -53,7 +53,7 @@ class WikidataCache:
     """
 
     supports = OPTION_NAMES
-    """The options of `subgraph` that this source reads: all."""
+    """The options of `subgraph` that have an effect: here all. Other classes with a `subgraph` may have fewer."""
 
     def __init__(
         self,
@@ -183,12 +183,12 @@ class WikidataCache:
         try:
             graphs = build_edit_subgraphs(edits, self.facts, options)
         except AmbiguousLabelError as error:
-            meant = [edit for edit in edits if edit.target_new_id is None and edit.target_new == error.label]
-            raise self.sort_candidates_of_error(meant[0], error) from None
+            ambiguous = [edit for edit in edits if edit.target_new_id is None and edit.target_new == error.label]
+            raise self.with_sorted_candidates(ambiguous[0], error) from None  # the first edit that has this label
         translate(graphs, self.facts)  # in place: their labels, if another language than English is asked for
         return [self._with_source(graph) for graph in graphs]
 
-    def sort_candidates_of_error(self, edit: EditLike, error: WikidataCacheError) -> WikidataCacheError:
+    def with_sorted_candidates(self, edit: EditLike, error: WikidataCacheError) -> WikidataCacheError:
         """Return an error of an edit; if its new object is ambiguous, with the best candidate for this edit first.
 
         An endpoint or a cache alone would need some ten more answers for each edit: there, the order stays as it is.

@@ -98,7 +98,7 @@ def _fetch_together(
     skipped = []
     for position, error in sorted(resolved.errors.items()):
         edit = edits[position]
-        problem = str(cache.sort_candidates_of_error(edit, error))
+        problem = str(cache.with_sorted_candidates(edit, error))
         skipped.append(EditRowError(path, problem, row=edit.row))
     if skipped and not (keep_going and good):
         _refuse_rows(path, skipped)

@@ -39,8 +39,8 @@ def echo_json(value: Any) -> None:
 def table_console() -> Console:
     """Return a rich console for tables. In piped output, each row and each text is one whole line, for `grep`.
 
-    On a terminal, tables fold at its width. It wraps texts itself (`soft_wrap`), so that a copy of one has no line ends
-    of ours.
+    On a terminal, tables fold at its width. The terminal, not rich, wraps texts (`soft_wrap`), so that a text that is
+    copied from it has no line ends of ours.
     """
     from rich.console import Console
 

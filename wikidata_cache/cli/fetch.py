@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from wikidata_cache.sources.source import Source
 
 
-# Options that make a command offline, and those that `FetchHint` adds itself.
-_NOT_IN_HINT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
+# Not repeated in the hint: options that make a command offline, and those that `FetchHint` adds itself.
+_LEFT_OUT_OF_HINT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
 # Options that have an effect with --kind too.
-_OF_IDS_TOO = ("edits", "endpoint", "contact", *opt.OF_A_CACHE, "graph_name", "kind", "language")
+_ALSO_WITH_KIND = ("edits", "endpoint", "contact", *opt.OF_A_CACHE, "graph_name", "kind", "language")
 
 
 def fetch(
@@ -137,7 +137,7 @@ def fetch(
     opt.check_cached(context, opened.source)
     with _add_fetch_hint(context, opened.source):
         if kind is not None:
-            _fetch_ids(opened, kind, edits)
+            _fetch_ids(opened, kind, ids=edits)
             return
         options = SubgraphOptions(
             hops=hops,
@@ -162,14 +162,17 @@ def fetch(
 
 
 def _check_arguments(context: typer.Context, edits: list[str], kind: PlainKind | None) -> None:
-    """Refuse options that don't fit together: those for files of edits with --kind, and several files without it."""
+    """Refuse options that don't fit together: those for files of edits with --kind, and several files without it.
+
+    ``edits`` has the arguments: with --kind they are ids, else one file of edits.
+    """
     if kind is None:
         if len(edits) != 1:
             raise BadOptionError(f"Found {len(edits)} arguments; expected one file of edits, or --kind KIND and ids.")
         return
     unfit = []
     for parameter in context.command.params:
-        if parameter.name not in _OF_IDS_TOO and opt.is_given(context, parameter.name or ""):
+        if parameter.name not in _ALSO_WITH_KIND and opt.is_given(context, parameter.name or ""):
             unfit.append(parameter.opts[0])
     if unfit:
         raise BadOptionError(
@@ -274,7 +277,7 @@ def _repeat_arguments(context: typer.Context) -> list[str]:
     words = [*context.params["edits"]]
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name in _NOT_IN_HINT or not opt.is_given(context, name):
+        if name in _LEFT_OUT_OF_HINT or not opt.is_given(context, name):
             continue
         option = parameter.opts[0]
         value = context.params[name]
