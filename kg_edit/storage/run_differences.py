@@ -54,9 +54,13 @@ def _flatten(settings: Settings, start: str = "") -> dict[str, Any]:
 
 
 def _describe(name: str, there: Any, here: Any, sides: tuple[str, str]) -> str:
-    """Return a name with its two values; of a hash (graph_sha256), only that the content of the graph differs."""
+    """Return a name with its two values; of a hash, only that the content differs.
+
+    graph_sha256: "a", "b"      graph: other content now
+    sha256: "a", "b"            content: other content now
+    """
     there_side, here_side = sides
-    field = re.sub(r"[._]?(sha256|fingerprint|content_hash)", "", name)
+    field = re.sub(r"[._]?(sha256|fingerprint|content_hash)", "", name) or "content"
     is_hash = field != name
     if not is_hash:
         return f"{name}: {_shorten(there)} {there_side}, {_shorten(here)} {here_side}"

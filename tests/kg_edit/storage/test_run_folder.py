@@ -66,6 +66,7 @@ def test_check_folder_writes_nothing(tmp_path: Path) -> None:
             "model: other content in the second",
         ),
         ({"tokenizer_sha256": "f"}, {"tokenizer_sha256": None}, "tokenizer: none in the second"),
+        ({"sha256": "f"}, {"sha256": "g"}, "content: other content in the second"),
         ({"preset": "default"}, {}, None),  # the settings decide, not the name of the preset
         (
             {"config": {"steps": 1}, "method": "rome"},
