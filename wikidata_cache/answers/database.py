@@ -329,7 +329,7 @@ def _check_tables(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _read_format(connection: sqlite3.Connection) -> tuple[int, int, set[str]]:
-    """Return a file's application id, its version, and the SQL statements that made its tables, views and triggers."""
+    """Return a file's application id, its version, and the SQL of its tables, views, triggers and indexes."""
     # One transaction reads all three, since another process may be creating the tables.
     connection.execute("BEGIN")
     try:
