@@ -19,7 +19,7 @@ from kg_edit.errors import ConfigError
 ENGLISH = "en"
 FORM_LANGUAGES = ("en", "de", "es", "ja", "ko", "zh")  # those of the packaged tables, in the order of their columns
 _FACTS = "language_facts.tsv"
-# The marks of a topic at the end of a statement, and the place of a thing that has something
+# The marks of a topic at the end of a statement, and {} with the mark of a possessive: "{}の" is "{}'s"
 _TOPICS = {"ja": (("は",), "{}の"), "ko": (("은", "는"), "{}의 "), "zh": (("是",), "{}的")}
 _ISO_639_1 = (
     "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en "
@@ -75,9 +75,10 @@ class RelationForms(NamedTuple):
 
     @property
     def hop(self) -> str:
-        """What a thing has by the relation, in a wording of `FactWords`: a noun, or a phrase with {} for the thing.
+        """What a wording of `FactWords` has for [hop]: the noun, or a phrase with {} for the thing.
 
         In Japanese, Korean and Chinese it is the statement without the mark of its topic: {}がある国 of {}がある国は.
+        A statement that does not end in such a mark has the noun behind a possessive: {}の通貨.
         """
         if self.language not in _TOPICS:
             return self.noun
@@ -172,35 +173,47 @@ def fill(template: str, subject: str, language: str) -> str:
     return fit_template(template, subject, language).replace("{}", subject)
 
 
-def fill_with_noun(template: str, forms: RelationForms, thing: str) -> str:
+def fill_with_noun(template: str, forms: RelationForms, phrase: str) -> str:
     """Return a template about what a thing has by a relation; it still has {} for the thing.
 
-        template                   forms         thing            the result
+        template                   forms         phrase           the result
         {} wird trainiert von      Mannschaft    [noun] von {}    Die Mannschaft von {} wird trainiert von
         {}の通貨は                  国             ""               {}がある国の通貨は
 
     Args:
         template: a statement with {} for its subject.
         forms: those of the relation.
-        thing: what {} has by the relation, with [noun] for the noun; "" in a language whose `RelationForms.hop` has it.
+        phrase: how the language says that {} has a [noun]; "" where `RelationForms.hop` says it (ja, ko, zh).
     """
-    if not thing:
+    if not phrase:  # ja, ko, zh
         return fit_template(template, forms.noun, forms.language).replace("{}", forms.hop)
-    noun = forms.named
     if forms.language == "de":
-        article, _, noun = forms.named.partition(" ")
-        article_within, _, noun_within = forms.within.partition(" ")
-        if _follows_preposition(template):
-            noun = noun_within
-        template = _with_article(template, article, article_within)
-    text = template.replace("{}", thing.replace("[noun]", noun))
+        return _fill_german(template, forms, phrase)
+    text = template.replace("{}", phrase.replace("[noun]", forms.named))
     if forms.language == "es":
         text = text.replace(" de el ", " del ").replace(" a el ", " al ")
     return _capitalise(text)
 
 
+def _fill_german(template: str, forms: RelationForms, phrase: str) -> str:
+    """Return `fill_with_noun` in German, where article and noun depend on the place in the template.
+
+    With die Mannschaft, as the subject and behind "von": "Die Mannschaft von {} spielt in", "Der Trainer von der
+    Mannschaft von {} ist".
+    """
+    article, _, noun = forms.named.partition(" ")
+    dative_article, _, dative_noun = forms.within.partition(" ")
+    if _follows_preposition(template):
+        noun = dative_noun
+    template = _with_article(template, article, dative_article)
+    return _capitalise(template.replace("{}", phrase.replace("[noun]", noun)))
+
+
 def replace_name(text: str, name: str, other: str, language: str) -> str:
-    """Return a text with another name in the place of ``name``, and in Korean with the particle that this one takes."""
+    """Return a text with another name in the place of ``name``, and in Korean with the particle that this one takes.
+
+    With 제주 in the place of 서울: 서울은 -> {}은(는) -> 제주는.
+    """
     if language != "ko":
         return text.replace(name, other)
 
@@ -275,7 +288,7 @@ def _with_article(template: str, nominative: str, dative: str) -> str:
         In {} bezahlt man mit       In der {} bezahlt man mit       Im {} bezahlt man mit
         {} liegt auf                Die {} liegt auf                Der {} liegt auf
 
-    The article is in the dative after "von" and "in", else in the nominative.
+    The article is in the dative after "von", "bei" and "in", else in the nominative.
     """
     if any(form in template for form in _WITHOUT_ARTICLE):
         return template

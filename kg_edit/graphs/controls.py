@@ -103,9 +103,9 @@ class PoolObject(NamedTuple):
 class ShuffledObjects(Control):
     """The statements of o* with the objects of other o*: those of the edits in ``pool`` that have the same r'.
 
-    A statement gets an object that o* itself does not have for r', that no other statement got, and that the guard of
-    the sampling (`Leakage`) does not leave out. If the pool has none, the statement is left out. Nodes behind the old
-    objects are left out too.
+    A statement gets an object that o* itself does not have for r', that no other statement of r' got, and that the
+    guard of the sampling (`Leakage`) does not leave out. If the pool has none, the statement is left out. Nodes behind
+    the old objects are left out too.
     """
 
     pool: Sequence[Edit] = ()
@@ -198,7 +198,9 @@ class WithoutAnswers(Withheld):
     `Withheld` leaves out only nodes that are called by a name; here a node goes too if one name contains the other.
     It is a `Withheld` all the same, so that `withheld_names` finds its names.
 
-    If the right graph has the guard (`Leakage`), other statements are sampled in the place of theirs (`add_guard`).
+    If the right graph has the guard (`Leakage`), other statements are sampled in the place of theirs (`add_guard`). For
+    that the guard needs the names of all such controls around the right graph (`hidden_answers`), since sampling comes
+    before all of them. Afterwards `change` takes out the nodes of this control's own names, as each of them does.
     """
 
     def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
@@ -248,9 +250,7 @@ class WrongGraph(Control):
     def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the edit's own edge, with the donors' statements instead of those of o*."""
         wrong = keep_edit_alone(graph)
-        # Of the right graph's attributes only the options stay; others, such as its content's hash, are of its content.
-        option_names = [name for name in options.changed() if name in graph.graph and name not in SAMPLING]
-        wrong.graph = {name: graph.graph[name] for name in option_names}
+        wrong.graph = _keep_options(graph, options)
         incoming = options.incoming
         size = len(_statements(graph, incoming=incoming))
         count = len(_statements(wrong, incoming=incoming))
@@ -281,16 +281,22 @@ class WrongGraph(Control):
         They have this edit's subject and id: what the right graph withholds from this edit, it withholds from them.
         """
         edit_names = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id} - {None}
-        # By a hash, which orders them. It is that of the name of their o*, so of donors with one o* the last one stays.
-        donors = dict[bytes, Edit]()
+        donors = dict[str, Edit]()  # by o*; of several donors with one o*, the last one
         for donor in self.pool:
-            if donor.target_new in edit_names or donor.target_new_id in edit_names:
-                continue
-            name = donor.target_new_id or donor.target_new
-            donors[hash_of(seed, edit.subject, edit.target_new, name)] = donor
+            if donor.target_new not in edit_names and donor.target_new_id not in edit_names:
+                donors[donor.target_new_id or donor.target_new] = donor
         own_names = {"id": edit.id, "subject": edit.subject, "subject_id": edit.subject_id}
-        for _, donor in sorted(donors.items()):
-            yield donor.model_copy(update=own_names)
+        for name in sorted(donors, key=lambda name: hash_of(seed, edit.subject, edit.target_new, name)):
+            yield donors[name].model_copy(update=own_names)
+
+
+def _keep_options(graph: nx.MultiDiGraph, options: SubgraphOptions) -> dict[str, Any]:
+    """Return what the right graph's attributes say of the options, for a graph with other content.
+
+    Those of the sampling (`SAMPLING`) are not kept, because the donors' statements are drawn otherwise. All other
+    attributes, such as a hash, describe the content of the right graph.
+    """
+    return {name: graph.graph[name] for name in options.changed() if name in graph.graph and name not in SAMPLING}
 
 
 def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
@@ -405,7 +411,7 @@ def hidden_answers(source: object, edit: Edit) -> tuple[str, ...]:
 
 
 def probe_answers(source: object, edit: Edit) -> tuple[str, ...]:
-    """Return the answers to the probes of an edit's record whose names a graph has, excluded or not."""
+    """Return the answers to the probes of an edit's record that `WithoutAnswers` or `WithAnswersNamed` was given."""
     return _read_names(source, edit, WithoutAnswers | WithAnswersNamed)
 
 
