@@ -293,8 +293,8 @@ class WrongGraph(Control):
 def _keep_options(graph: nx.MultiDiGraph, options: SubgraphOptions) -> dict[str, Any]:
     """Return what the right graph's attributes say of the options, for a graph with other content.
 
-    Those of the sampling (`SAMPLING`) are not kept, because the donors' statements are drawn otherwise. All other
-    attributes, such as a hash, describe the content of the right graph.
+    Those of the sampling (`SAMPLING`), which every source is given, are left out. All other attributes, such as a hash,
+    describe the content of the right graph.
     """
     return {name: graph.graph[name] for name in options.changed() if name in graph.graph and name not in SAMPLING}
 
