@@ -72,10 +72,12 @@ class Continued:
 class Conversation:
     """What is said to a chat model in two steps (`kg_edit.scoring.conversations`).
 
+    Either the model replies to ``prompt`` and then to ``follow_up``, or it thinks about ``prompt`` and then answers it.
+
     Attributes:
         prompt: the user's first turn.
-        follow_up: the user's second turn; "": there is none.
-        thinking: the most tokens of a thought before the answer; None: the conversation is not about thinking.
+        follow_up: the user's second turn; "" if the model thinks instead.
+        thinking: the most tokens of the thought; None if there is a ``follow_up`` instead.
     """
 
     prompt: str
@@ -84,10 +86,10 @@ class Conversation:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The names under which the first step and the answer are recorded.
+        """The names under which two texts of the model are recorded: the first reply or the thought, and the answer.
 
-        The first step is the reply to ``prompt``, and the answer that to ``follow_up``; or they are the thought and the
-        answer after it. Without ``follow_up`` and ``thinking``, only the first name is used.
+        With the follow-up "Are you sure?", the prompt "Where is Rome?" has the names "Where is Rome? (chat)" and
+        "Where is Rome? (chat: Are you sure?)".
         """
         if self.thinking is None:
             return f"{self.prompt} (chat)", f"{self.prompt} (chat: {self.follow_up})"
