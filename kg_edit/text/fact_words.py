@@ -57,7 +57,7 @@ class FactWords:
         known: well-known things of many kinds.
         shots: questions about well-known things, each with the same as a sentence, in English also in other words, and
             the answer: ("What is the author of Hamlet?", "The author of Hamlet is", "Hamlet's author is", "William
-            Shakespeare").
+            Shakespeare"). Other languages have three parts: the question, the sentence, and the answer.
         clarified: clarifications, each with a question or else a sentence that it answers, and the answer.
         made_up: names that nothing has, in rows.
         little: words that ask for nothing.

@@ -126,7 +126,8 @@ def stands_alone(start: int, words: Sequence[str], name_words: Sequence[str]) ->
     if _ANOTHER_THING.match("".join(words[end : end + 2])):
         return False
     for longer in _find_longer_names(name):
-        first = start - longer.index(name)  # where the longer name would begin
+        # Where the longer name would begin. A name that is in it twice is compared at its first place only.
+        first = start - longer.index(name)
         if first >= 0 and "".join(words[first : first + len(longer)]) == longer:
             return False
     return True
