@@ -203,7 +203,7 @@ class Database:
         if not self.path.exists():
             return None
         connection = _open_reader(self.path)
-        self._file = None  # what only reads can lose nothing, so `_check_file` has nothing to compare
+        self._file = None  # only a connection that writes needs it, for `_check_file`
         if connection is not None:
             self._open = _OpenConnection(os.getpid(), may_write=False, connection=connection)
         return connection
@@ -274,10 +274,9 @@ def _open_reader(path: Path) -> sqlite3.Connection | None:
 def _reopen_reader(path: Path, error: sqlite3.OperationalError) -> sqlite3.Connection:
     """Open a file that the mode "ro" could not read, where another mode can; else raise the error.
 
-    beside the file is                        what is done
-    FILE-wal, or another process writes       the error is raised
-    FILE-journal                              the change that a kill cut off is taken back; then "ro"
-    nothing, as in a read-only folder         "immutable"
+    another process writes, or FILE-wal exists   the error is raised
+    FILE-journal exists                          the change that a kill cut off is taken back; then "ro" works
+    neither, as in a read-only folder            "immutable" works
 
     Args:
         path: the file.
