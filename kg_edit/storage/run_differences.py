@@ -56,8 +56,10 @@ def _flatten(settings: Settings, start: str = "") -> dict[str, Any]:
 def _describe(name: str, there: Any, here: Any, sides: tuple[str, str]) -> str:
     """Return a name with its two values; of a hash, only that the content differs.
 
-    graph_sha256: "a", "b"      graph: other content now
-    sha256: "a", "b"            content: other content now
+    name            there  here   result with the words of `SIDES`
+    steps           20     30     steps: 20 in the folder, 30 now
+    graph_sha256    "a"    "b"    graph: other content now
+    sha256          "a"    "b"    content: other content now
     """
     there_side, here_side = sides
     field = re.sub(r"[._]?(sha256|fingerprint|content_hash)", "", name) or "content"

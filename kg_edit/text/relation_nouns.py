@@ -38,7 +38,9 @@ def relation_nouns(language: str = ENGLISH) -> Mapping[str, str]:
 def asked_nouns(relation: str | None, language: str = ENGLISH) -> tuple[str, ...]:
     """Return the nouns of the relations that the objects of a relation r have, the most frequent ones in a graph first.
 
-    Empty for a relation that the packaged table (bench/tools/asked_relations.py) does not have.
+    A model is asked for these relations of a new object. Of r = P19, place of birth, the objects are towns, which have
+    a country and a continent. Empty for a relation that the packaged table (bench/tools/asked_relations.py) does not
+    have.
     """
     nouns = relation_nouns(language)
     properties = _table("asked_relations.tsv").get(relation or "", "").split()
