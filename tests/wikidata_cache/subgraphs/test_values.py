@@ -12,6 +12,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.methods.glame.method import GlameConfig
+from kg_edit.methods.graph_reader import fetch_subgraph
 from kg_edit.methods.rome_kg.method import RomeKgConfig
 from tests.wikidata_cache.api_server import ApiServer, claim, entity, time_value
 from tests.wikidata_cache.fault_server import hasty
@@ -247,16 +248,19 @@ def test_methods_read_values(dump: Path) -> None:
     assert default.model_dump() == RomeKgConfig(statements=9).model_dump(), (
         "a run of an earlier version has the same settings"
     )
-    objects = [{fact.object for fact in config.facts(EDIT, config.ask(source, EDIT))} for config in (default, valued)]
+    objects = [
+        {fact.object for fact in config.facts(EDIT, fetch_subgraph(source, EDIT, config))}
+        for config in (default, valued)
+    ]
     assert objects[1] - objects[0] >= {"206 centimetre", "30 December 1984"}
     labels = [
-        {label for _, label in GlameConfig(graph={"values": values}).ask(source, EDIT).nodes(data="label")}
-        for values in (False, True)
+        {label for _, label in fetch_subgraph(source, EDIT, config).nodes(data="label")}
+        for config in (GlameConfig(), GlameConfig(graph={"values": True}))
     ]
     assert labels[1] - labels[0] == {"206 centimetre", "30 December 1984"}
     private = PrivateGraph(nx.MultiDiGraph([("LeBron James", "Miami", {"label": "city"})]))
     with pytest.raises(ConfigError, match=r"does not support the setting graph\.values"):
-        GlameConfig(graph={"values": True}).ask(private, EDIT)
+        fetch_subgraph(private, EDIT, GlameConfig(graph={"values": True}))
 
 
 @pytest.mark.parametrize(
