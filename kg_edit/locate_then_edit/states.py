@@ -43,7 +43,11 @@ class WholeRuns:
         self._batches = batches
 
     def run_through(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
-        """Yield for each batch the output of block ``last``, [rows, tokens, d]; by default that of ``layer``."""
+        """Run each batch and yield the output of block ``last``, [rows, tokens, d]; by default that of ``layer``.
+
+        ``layer`` is the block that is written next. `Ascending` has to know it to store its input; here every run is a
+        whole one, so ``layer`` only stands in for a missing ``last``.
+        """
         if last is None:
             last = layer
         block = self._model.block(last)
@@ -81,6 +85,7 @@ class SubjectStates:
         batches = []
         for group in self._groups:
             rows = [prompts[index].ids[: prompts[index].edited_at + 1] for index in group]
+            # Where the prompts end: mostly behind their rows, which are cut at the subject. `left_pad` drops such ends.
             ends = [prompts[index].target_start - 1 for index in group]
             batches.append(left_pad(rows, device=model.device, ends=ends))
         self._runs = choose_runs(model, batches, layers, memory=memory)
@@ -94,7 +99,8 @@ class SubjectStates:
             record_last_call(self._model.down_projection(layer)) as call,
             record_last_call(self._model.down_projection(self._last)) as last_layer_call,
         ):
-            # `run_through` runs the pass of one group after the other; both calls are those of the group's pass.
+            # Each round of this loop lets `run_through` run the pass of one group. The hooks note that pass in both
+            # calls, so they are read before the next round.
             for group, output in zip(self._groups, self._runs.run_through(layer, last=self._last), strict=True):
                 state = output if self._site == "block" else last_layer_call.output
                 group_keys = _last_token(call.input, len(group))
@@ -160,7 +166,7 @@ class OtherTokens:
         down = self._model.down_projection(layer)
         others = OtherKeys.none(matrix_shape(down)[1], next(down.parameters()).device)
         with record_last_call(down) as call:
-            # `run_through` runs the pass of one group after the other; the call is that of the group's pass.
+            # Each round of this loop lets `run_through` run the pass of one group, which the hook notes in the call.
             for group, _ in zip(self._passes, self._runs.run_through(layer), strict=True):
                 keys = _without_subjects(call.input, list(chain.from_iterable(group)))  # of each row
                 first = 0
@@ -206,7 +212,7 @@ def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tens
     batch = left_pad([row.ids for row in rows], device=model.device, ends=[row.target_start - 1 for row in rows])
     with record_last_call(model.down_projection(layer)) as call:
         for _ in choose_runs(model, [batch], [layer], memory=0.0).run_through(layer):
-            pass  # the pass runs; only the keys are read
+            pass  # the round runs the only pass, and the hook notes its keys in the call
     return torch.cat(_without_subjects(call.input, rows))
 
 
@@ -215,6 +221,7 @@ def _without_subjects(keys: Tensor, rows: Sequence[Prompt]) -> list[Tensor]:
     others = list[Tensor]()
     by_row = keys.reshape(len(rows), -1, keys.shape[-1])  # [rows, tokens, d_ff]; some models flatten rows and tokens
     for row, padded_keys in zip(rows, by_row, strict=True):
+        # Of a row without a subject (`memit.chunks`) it is all text up to the site, so only the site is left out.
         subject = row.ids[row.subject_first : row.edited_at + 1]
         # Of each token: whether no mention of the subject ends there. For the subject "s t", and 1 for true:
         #     x s t y s t z
