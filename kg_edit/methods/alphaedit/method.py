@@ -4,6 +4,8 @@
 
 P [d_ff, d_ff] projects onto the directions that the model's keys hardly use (`NullSpace`), so that an update changes
 little else; K_p are the keys of earlier batches, K [d_ff, facts] those of this one, R [d, facts] the wanted changes.
+Beyond the paper, hold H P is added in the brackets: H [d_ff, d_ff] is the sum of n n^T over the keys n of the prompts'
+other tokens (`AlphaEdit.directions`).
 """
 
 from __future__ import annotations
@@ -94,20 +96,22 @@ class AlphaEdit(JointMethod):
         return self._null_spaces[layer]
 
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
-        """Return (P (K K^T + K_p K_p^T + hold H) + ridge I)^-1 P K, with the keys K_p of earlier batches.
+        """Return (P (K K^T + K_p K_p^T + hold H) + ridge I)^-1 P K, [d_ff, facts].
 
+        K_p is ``protected``: the keys of earlier batches, already times sqrt(remember). None: there are none.
         H = H_0 + N^T N, where H_0 is the ``moment`` of ``others`` and N [n, d_ff] are its ``rows``. With
 
             A = [K, K_p, sqrt(hold) N^T],   A A^T = K K^T + K_p K_p^T + hold N^T N
             M = (I + hold / ridge P H_0)^-1 P
 
-        the result has the columns of K in (M A A^T + ridge I)^-1 M A, which is what `joint_directions` computes.
+        the result has the columns of K in (M A A^T + ridge I)^-1 M A, which is what `joint_directions` computes. It
+        needs a symmetric M, which this one is: (I + c P H_0)^-1 P = P (I + c H_0 P)^-1.
         """
         columns = [keys]
         if protected is not None:
             columns.append(protected.to(keys))
         columns.append(self.config.hold**0.5 * others.rows.to(keys).T)
-        all_keys = torch.cat(columns, 1)  # A, [d_ff, facts + earlier facts + n]
+        all_keys = torch.cat(columns, 1)  # A, [d_ff, facts + protected + n]
         solved = self._solve_with_moment(layer, all_keys, others.moment)  # M A
         return joint_directions(all_keys, solved, weight=self.config.ridge, first=keys.shape[1])
 
