@@ -215,20 +215,20 @@ class EditingMethod(ABC):
         self.refuse_texts(requested)
         if self.joint:
             refuse_clash(requested)  # before anything is measured
-        earlier = None if start is None else as_patch(start)
-        outer = None if before is None else as_patch(before)  # applied, but not in the result
-        for earlier_patch in (earlier, outer):
-            if earlier_patch is not None:
-                earlier_patch.check_model(self.model)  # before any work
+        start_patch = None if start is None else as_patch(start)
+        under = None if before is None else as_patch(before)  # applied under the result, but not in it
+        for given in (start_patch, under):
+            if given is not None:
+                given.check_model(self.model)  # before any work
         self._prepare_unpatched()  # before a patch is applied, so that the result is the same with and without it
-        so_far = self.empty_patch() if earlier is None else earlier  # the result, which grows batch by batch
+        so_far = self.empty_patch() if start_patch is None else start_patch  # the result, which grows batch by batch
 
         with Bar(title=self.name, unit="edit", total=len(requested), shown=progress) as bar:
             for batch in self._batches(requested):
                 watchers = (*callbacks, StepNotes(bar.note, most=self.config.most_steps))
                 with annotate_errors(*batch), send_losses(watchers, [edit.id for edit in batch]):
-                    applied = so_far if outer is None else outer + so_far
-                    new_patch = self._make_batch(batch, applied)
+                    applied = so_far if under is None else under + so_far
+                    new_patch = self._make_batch(batch, applied)  # `make` calls all that is applied ``before``
                     new_patch = self._finish(new_patch, batch)
                     guard(new_patch, so_far)
                     so_far = so_far + new_patch
@@ -369,15 +369,16 @@ class EditingMethod(ABC):
             return self.make(edits, before=before)
 
     def _finish(self, patch: Patch, edits: Sequence[Edit]) -> Patch:
-        """Check what `make` returned, and add what it left out: the weights' norms, the records, the provenance.
+        """Check what `make` returned for ``edits``, and add what it left out: the weights' norms, records of edits.
 
-        The records of a joint method have the size of their batch, so that a ledger computes the same batches again.
+        The records of a joint method have the size of their batch, so that a ledger computes the same batches again. A
+        patch whose records change here also gets the method's provenance; the others have it from `make`.
         """
         if isinstance(patch, WeightPatch):
             patch.modules(self.model)  # raises if a shape differs
             patch = patch.with_weight_norms(self.model)
         patch.check_finite()
-        made_records = list(patch.edits)
+        made_records = list(patch.edits)  # a patch's ``edits`` are the records in its provenance
         recorded_ids = {record.get("edit", {}).get("id") for record in made_records}
         records = list(made_records)
         for edit in edits:
