@@ -57,7 +57,6 @@ class StatementConfig(TuningConfig):
 class TuningMethod(StatementMethod):
     """A method that trains on the statement of an edit: its prompt with the new target."""
 
-    takes_text = True
     config: StatementConfig
 
     def encode_edit(self, edit: Edit) -> TrainingRow:
@@ -73,7 +72,7 @@ class FineTuningConfig(LayerConfig, StatementConfig):
     layer: int | None = Field(None, ge=0, description="tuned block, 0-based; default 0.2 of the depth")
 
 
-class Statement(NamedTuple):
+class EncodedEdit(NamedTuple):
     """An edit of a call, its position there, and its training rows."""
 
     position: int
@@ -84,7 +83,6 @@ class Statement(NamedTuple):
 class FineTuning(TuningMethod):
     """Trains the down-projection of one block by Adam. Subclasses add rows, a penalty, or a constraint."""
 
-    family = "fine-tuning"
     trains = "weight"
     config: FineTuningConfig
 
@@ -101,7 +99,10 @@ class FineTuning(TuningMethod):
         return lambda: None
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Tune the weight on the edit's rows: a batch of one."""
+        """Tune the weight on the rows of one edit.
+
+        In the base class `make_each` calls `make`; here it is the other way round, because edits share passes.
+        """
         (result,) = self.make_each(edits, before=before)
         if isinstance(result, Exception):
             raise result
@@ -111,22 +112,22 @@ class FineTuning(TuningMethod):
         """Make each edit alone, but as many in the same passes (`descend_edits`) as ``memory`` allows."""
         applied = self.empty_patch() if before is None else before
         with keep_untouched(self.model):
-            self.prepare()
+            self.prepare()  # at once if `edit` has done it; a caller of `make_each` may not have
 
             # The rows. An edit that can't be encoded has its exception as the result; the others are still made.
             results = dict[int, Patch | Exception]()
-            statements = list[Statement]()
+            encoded_edits = list[EncodedEdit]()
             for index, edit in enumerate(edits):
                 try:
                     with annotate_errors(edit):
-                        statements.append(Statement(index, edit, self.rows(edit, applied)))
+                        encoded_edits.append(EncodedEdit(index, edit, self.rows(edit, applied)))
                 except FAILURES as error:
                     results[index] = error
-            for group in self._group(statements):
+            for group in self._group(encoded_edits):
                 results |= self._tune(group, applied)
         return tuple(results[index] for index in range(len(edits)))
 
-    def _group(self, statements: Sequence[Statement]) -> list[list[Statement]]:
+    def _group(self, encoded_edits: Sequence[EncodedEdit]) -> list[list[EncodedEdit]]:
         """Divide the edits, in their order, into groups that share passes.
 
         The changes of a group take half of ``memory`` at most, and so does a pass of its rows. An edit that alone takes
@@ -135,42 +136,42 @@ class FineTuning(TuningMethod):
         change_bytes = _COPIES * new_change(self.model.down_projection(self.layer)).nbytes
         most_changes = int(self.memory * 5e5 / change_bytes)  # ``memory`` is in MB, and half of it is for changes
         most_tokens = pass_limit(self.model, self.layer, self.memory / 2).tokens
-        groups = list[list[Statement]]()
-        for statement in statements:
+        groups = list[list[EncodedEdit]]()
+        for encoded in encoded_edits:
             if groups and len(groups[-1]) < most_changes:
-                larger_group = [*groups[-1], statement]
+                larger_group = [*groups[-1], encoded]
                 if _count_padded_tokens(larger_group) <= most_tokens:
                     groups[-1] = larger_group
                     continue
-            groups.append([statement])
+            groups.append([encoded])
         return groups
 
-    def _tune(self, statements: Sequence[Statement], before: Patch) -> dict[int, Patch | Exception]:
+    def _tune(self, encoded_edits: Sequence[EncodedEdit], before: Patch) -> dict[int, Patch | Exception]:
         """Return the patch of each edit, or its exception, by its position; their descents share passes."""
         descents = list[EditDescent]()
-        for statement in statements:
+        for encoded in encoded_edits:
             change = new_change(self.model.down_projection(self.layer))
             penalty = self.penalty(change, before)
             constrain = self.constraint(change, before)
-            descents.append(EditDescent(rows=statement.rows, change=change, penalty=penalty, constrain=constrain))
+            descents.append(EditDescent(rows=encoded.rows, change=change, penalty=penalty, constrain=constrain))
         results = descend_edits(self.model, self.layer, descents, self.config.descent)
 
         outcomes = dict[int, Patch | Exception]()
-        for statement, result in zip(statements, results, strict=True):
+        for encoded, result in zip(encoded_edits, results, strict=True):
             try:
-                with annotate_errors(statement.edit):
-                    outcomes[statement.position] = self._make_patch(statement, result)
+                with annotate_errors(encoded.edit):
+                    outcomes[encoded.position] = self._make_patch(encoded, result)
             except FAILURES as error:
-                outcomes[statement.position] = error
+                outcomes[encoded.position] = error
         return outcomes
 
-    def _make_patch(self, statement: Statement, result: DescentResult) -> Patch:
+    def _make_patch(self, encoded: EncodedEdit, result: DescentResult) -> Patch:
         """Return the patch of an edit whose descent is done; raise the error that ended it."""
         if result.error:
             raise result.error
-        notes = record(self, statement.edit, change=result.change, losses=result.losses)
-        if len(statement.rows) > 1:
-            notes["rows"] = len(statement.rows)
+        notes = record(self, encoded.edit, change=result.change, losses=result.losses)
+        if len(encoded.rows) > 1:
+            notes["rows"] = len(encoded.rows)
         return self.patch(result.change, [notes])
 
     def patch(self, change: Tensor, records: list[dict[str, Any]]) -> Patch:
@@ -179,11 +180,11 @@ class FineTuning(TuningMethod):
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
 
 
-def _count_padded_tokens(statements: Sequence[Statement]) -> int:
-    """Return the number of tokens of a pass with all rows of ``statements``, each padded to the longest."""
+def _count_padded_tokens(encoded_edits: Sequence[EncodedEdit]) -> int:
+    """Return the number of tokens of a pass with all rows of the edits, each padded to the longest."""
     lengths = list[int]()
-    for statement in statements:
-        lengths += [len(row.ids) for row in statement.rows]
+    for encoded in encoded_edits:
+        lengths += [len(row.ids) for row in encoded.rows]
     return len(lengths) * max(lengths)
 
 

@@ -74,8 +74,8 @@ def round_change(module: nn.Module, change: Tensor) -> Tensor:
     weight = weight_matrix(module)
     if weight.dtype == torch.float32:
         return change
-    exact = weight.float() + change.detach()
-    return change + (exact.to(weight.dtype).float() - exact)
+    unrounded = weight.float() + change.detach()  # W + D
+    return change + (unrounded.to(weight.dtype).float() - unrounded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class AdamDescent:
         steps: the largest number of evaluations of the loss.
         learning_rate: Adam's.
         stop_below: the descent ends when the loss is below this.
-        weight_decay: is added to the gradient as in Adam's paper.
+        weight_decay: so many times the parameter is added to its gradient, an L2 penalty. AdamW's decay is another one.
         clip: the largest norm of the gradient; None: any. `descend_edits` takes none.
     """
 

@@ -109,7 +109,10 @@ class RowLosses:
         return acting
 
     def logits(self) -> Tensor:
-        """Return the logits at the positions that predict target tokens, row after row, [targets, vocabulary]."""
+        """Return the logits at the positions that predict target tokens, row after row, [targets, vocabulary].
+
+        The first call runs the whole model, and records what reaches the first of the blocks that later calls run.
+        """
         if self._recorded is None:
             self._recorded, hidden = RecordedBlocks.record(self._model, self._batch, self._layers)
         else:
