@@ -117,11 +117,14 @@ class MethodConfig(BaseModel):
     def _refuse_odd_values(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         """Refuse true and false as numbers (pydantic makes them 1 and 0), huge counts and empty names, also nested."""
         validated = validate(value)
-        for field, odd_value, expected in cls._find_odd_values(value, validated, info.field_name or ""):
-            # The first one is reported. `faults_of` reads its field and its message.
-            message = f"found {describe(odd_value)}; expected {expected}"
-            raise PydanticCustomError("value_error", "{error}", {"error": message, "field": field})
-        return validated
+        odd_values = cls._find_odd_values(value, validated, info.field_name or "")
+        first = next(odd_values, None)
+        if first is None:
+            return validated
+        field, odd_value, expected = first
+        # `faults_of` reads these two keys of pydantic's context: the message, and the field that it is about.
+        context = {"error": f"found {describe(odd_value)}; expected {expected}", "field": field}
+        raise PydanticCustomError("value_error", "{error}", context)
 
     @classmethod
     def _find_odd_values(cls, raw: Any, validated: Any, field: str) -> Iterator[tuple[str, Any, str]]:
@@ -329,7 +332,7 @@ class LayerConfig(MethodConfig):
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         """Let the help of ``layer`` name the ``depth`` of this class, such as 0.5: "default 0.5 of the depth".
 
-        Fields are copied, so the parent's help stays.
+        Pydantic calls this when a subclass has been made. Its fields are copies, so the parent's help stays.
         """
         field = cls.model_fields["layer"]
         field.description = re.sub(r"[\d.]+(?= of the depth)", f"{cls.depth:g}", field.description or "")
