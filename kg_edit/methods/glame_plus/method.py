@@ -150,7 +150,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TaughtRequest(Request):
-    """The prompts of an edit, and the facts that the teacher answered, which the late block gets too."""
+    """The prompts of an edit, and the facts that the teacher's answers made, which the late block learns too."""
 
     taught: tuple[ComposedFact, ...]
 
@@ -216,7 +216,9 @@ class GlamePlus(GraphReader, Rome):
         request = super().request(edit)
         if not self.config.ripple_weight:
             return request
-        known = [(fact, None) for fact in (*targets.own, *targets.stated)]  # None: the row predicts the fact's target
+        known = [
+            (fact, None) for fact in (*targets.own, *targets.from_graph)
+        ]  # None: the row predicts the fact's target
         return replace(request, further=rows_of(self.model, edit.subject, known, shown=self.config.shown))
 
     def find_targets(self, edit: Edit) -> RippleTargets:
@@ -236,9 +238,13 @@ class GlamePlus(GraphReader, Rome):
     def complete_requests(
         self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]
     ) -> list[TaughtRequest]:
-        """Return the requests with what the teacher answers, which is asked about all edits in one batch."""
+        """Return the requests with what the teacher answers, which is asked about all edits in one batch.
+
+        The teacher is ``model``: the unedited model, or a copy of it in bfloat16 (``descent_dtype``).
+        """
         completed = list[TaughtRequest]()
-        for edit, request, taught in zip(edits, requests, self._ask_teacher(edits, model), strict=True):
+        taught_by_edit = self._ask_teacher(model, edits)
+        for edit, request, taught in zip(edits, requests, taught_by_edit, strict=True):
             further = request.further
             if self.config.ripple_weight:
                 further = self._weigh_rows(edit, request, taught)
@@ -253,16 +259,14 @@ class GlamePlus(GraphReader, Rome):
         return completed
 
     def _weigh_rows(
-        self, edit: Edit, request: Request, taught: Sequence[tuple[ComposedFact, Answer | None]]
+        self, edit: Edit, request: Request, taught: Sequence[tuple[ComposedFact, Answer]]
     ) -> tuple[FurtherRow, ...]:
         """Return the further rows of a request and those of what is taught; their weights sum to ``ripple_weight``."""
         rows = (*request.further, *rows_of(self.model, edit.subject, taught, shown=self.config.shown))
         return tuple(replace(row, weight=self.config.ripple_weight / len(rows)) for row in rows)
 
-    def _ask_teacher(
-        self, edits: Sequence[Edit], model: LanguageModel
-    ) -> list[list[tuple[ComposedFact, Answer | None]]]:
-        """Return for each edit the facts about o* that the unedited model answers, each with its answer."""
+    def _ask_teacher(self, model: LanguageModel, edits: Sequence[Edit]) -> list[list[tuple[ComposedFact, Answer]]]:
+        """Ask the teacher about o* of each edit, and return the facts about s that follow, each with its answer."""
         questions = list[TeacherQuestion]()  # of all edits, which the model is asked in one batch
         for edit in edits:
             questions += self.find_targets(edit).teacher_questions
@@ -272,9 +276,11 @@ class GlamePlus(GraphReader, Rome):
         facts_by_edit = []
         for edit in edits:
             targets = self.find_targets(edit)
-            facts = list[tuple[ComposedFact, Answer | None]]()
+            facts = list[tuple[ComposedFact, Answer]]()
             for question in targets.teacher_questions:
                 answer = answer_to[question]
+                if answer is None:
+                    continue
                 fact = targets.fact_to_learn(question, answer)
                 if fact is not None:
                     facts.append((fact, answer))
@@ -286,7 +292,7 @@ class GlamePlus(GraphReader, Rome):
         delta, notes = super().propose(edits, values)
         for edit, edit_notes in zip(edits, notes, strict=True):
             edit_notes["graph"] = dict(self.subgraph(edit).graph)
-            edit_notes["stated"] = {fact.hop: fact.target for fact in self.find_targets(edit).stated}
+            edit_notes["stated"] = {fact.hop: fact.target for fact in self.find_targets(edit).from_graph}
         return delta, notes
 
     def write(self, edit: Edit, value: EditValue, *, before: Patch | None = None) -> WeightPatch:
@@ -311,7 +317,7 @@ class GlamePlus(GraphReader, Rome):
             targets = self.find_targets(edit)
             written = write_answers(
                 self.model,
-                [*targets.stated, *taught, *targets.own[:1]],  # ``own`` repeats the edit: once here
+                [*targets.from_graph, *taught, *targets.own[:1]],  # ``own`` repeats the edit: once here
                 subject=edit.subject,
                 others=others_than(edit, most=options.others),
                 find_rewrites=find_rewrites,

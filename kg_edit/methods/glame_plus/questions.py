@@ -86,23 +86,23 @@ class RippleTargets:
         return [fact] * self.config.own
 
     @property
-    def stated(self) -> list[ComposedFact]:
-        """The facts of the graph, which are learned as they are: what rules say of s, then composed facts."""
+    def from_graph(self) -> list[ComposedFact]:
+        """The facts about s that the graph gives: those ``implied`` by rules, then those composed of its statements."""
         limit = self.config.stated
         composed = ripples(self.edit, self.objects, limit=limit, per_relation=self.config.per_relation)
         return [*self.implied, *composed][:limit]
 
     @property
     def teacher_questions(self) -> list[TeacherQuestion]:
-        """Questions for the teacher: relations that things like o* usually have, of which no fact is `stated`.
+        """Questions for the teacher: relations that things like o* usually have, of which no fact is `from_graph`.
 
         There are up to twice as many as may be learned, because the teacher does not answer all of them. Nothing is
         asked about s itself: the unedited model, with the new fact in its prompt, still answers with the consequences
         of the old one (the capital of the country of the University of Paris stays Paris).
         """
-        stated = {fact.noun for fact in self.stated}
+        known_nouns = {fact.noun for fact in self.from_graph}
         language = self.edit.language
-        missing = [noun for noun in asked_nouns(self.edit.relation_id, language) if noun not in stated]
+        missing = [noun for noun in asked_nouns(self.edit.relation_id, language) if noun not in known_nouns]
         most = 2 * self.config.recalled
         examples = relation_examples(language)
         questions = []
@@ -112,12 +112,12 @@ class RippleTargets:
             questions.append(TeacherQuestion(noun=noun, of=self.edit.target_new, examples=known, forms=forms))
         return questions
 
-    def fact_to_learn(self, question: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:
+    def fact_to_learn(self, question: TeacherQuestion, answer: Answer) -> ComposedFact | None:
         """Return the composed fact that the edited model learns from the teacher's answer.
 
-        None if the teacher gave no answer, o* itself, or the answer of a test question.
+        None if the answer is o* itself or that of a test question, or if the fact has no words (`composed_fact`).
         """
-        if answer is None or gives_away(answer.text, self.excluded):
+        if gives_away(answer.text, self.excluded):
             return None
         if overlaps(answer.text, self.edit.target_new):
             return None
@@ -128,7 +128,8 @@ def excluded_answers(edit: Edit, config: RippleConfig, graph: object = None) -> 
     """Return the answers of the edit's test questions, which must not be learned; empty without ``exclude_answers``.
 
     A benchmark's record has probes too. `kg-edit evaluate` puts a control around the graph that hides the answers to
-    them (`WithoutAnswers`): they are excluded as well, and used for this filter only.
+    them (`WithoutAnswers`): they are excluded as well, and used for this filter only. `kg_edit.methods.graph_reader`
+    compares this with other answers of tests.
     """
     if not config.exclude_answers:
         return []
