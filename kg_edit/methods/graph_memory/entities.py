@@ -33,8 +33,9 @@ class NameIndex(Generic[Thing]):
     """
 
     def __init__(self, names: Iterable[tuple[Thing, Iterable[str]]]) -> None:
+        # By the words of the names: as they are where the capitals of a name count ("IT"), else in lower case.
         self._things: dict[tuple[str, ...], Thing] = {}
-        self._lengths: dict[str, set[int]] = {}
+        self._lengths: dict[str, set[int]] = {}  # the numbers of words of the names that begin with a word
         for thing, names_of_thing in names:
             for name in names_of_thing:
                 self._add(name, thing)
@@ -68,7 +69,8 @@ class NameIndex(Generic[Thing]):
     def _find_at(self, start: int, folded: tuple[str, ...], exact: tuple[str, ...]) -> tuple[int, Thing | None]:
         """Return the length of the longest name that begins at a word, and its thing; (1, None) if none does.
 
-        ``folded`` and ``exact`` are the words of the text in lower case, and as they are.
+        ``folded`` and ``exact`` are the words of the text in lower case, and as they are. Names of both kinds are in
+        one dictionary, so the words of the text are looked up in both spellings.
         """
         lengths = self._lengths_at(folded[start]) | self._lengths_at(exact[start])
         words_left = len(folded) - start

@@ -195,7 +195,7 @@ class GraphMemory(GraphReader):
         graph = self._read_around_subject(edit)
         if graph is None:
             return
-        s = target_of(graph)
+        s = target_of(graph)  # s is the object of the made-up edit that `_read_around_subject` asks for
         leading = []
         for statement in self._read_statements(edit, graph):
             if statement.object.key == s and statement.subject.key != s:
