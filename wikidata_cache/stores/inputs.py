@@ -70,7 +70,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Input:
-    """A file to load, its kind, and its `header`, which is needed to read KGTK files and JSON dumps.
+    """A file to load, its kind, and its `header`, which is needed to read tables and JSON dumps.
 
     The header is the first line after comments and empty lines.
 
@@ -93,7 +93,7 @@ class Input:
             case "N-Triples":
                 return ntriples.wanted_lines_translator(on_bad_line, values=options.values, languages=options.languages)
             case "TSV":
-                return plain_rows(on_bad_line)
+                return plain_rows(self.header, on_bad_line)
             case "KGTK":
                 return kgtk_rows(self.header, on_bad_line, languages=options.languages)
             case "JSON dump":

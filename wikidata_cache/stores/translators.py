@@ -43,12 +43,29 @@ _KGTK_TEXT = re.compile(r"'((?:[^'\\|]|\\.)*)'@([A-Za-z-]+)")
 _ESCAPED = re.compile(r"\\(.)")
 
 
-def plain_rows(bad: BadLineHandler) -> LineTranslator:
-    """Return a translator of plain rows, the TSV format of this package; `bad` is called for unreadable rows."""
-    return _translate_rows(_convert_plain_row, bad, is_plain=True)
+def plain_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
+    """Return a translator of plain rows, the TSV format of this package; `bad` is called for unreadable rows.
+
+    `header` is the first line after comments and empty lines. It is left out if its first cell names a column of
+    subjects, as in "subject, relation, object"; else it is a row.
+    """
+    names = [name.strip() for name in _split_header(header)]
+    is_header = names[0].lower() in SUBJECT_COLUMNS
+
+    def convert(cells: list[str]) -> Iterable[bytes]:
+        if is_header and cells == names:
+            return ()
+        return _convert_plain_row(cells)
+
+    return _translate_rows(convert, bad, is_plain=True)
+
+
+def _split_header(header: bytes) -> list[str]:
+    return header.decode(errors="replace").strip("\ufeff\r\n").split("\t")
 
 
 def _convert_plain_row(cells: list[str]) -> Iterable[bytes]:
+    """Return the statement or the label of a row; raise ValueError for a row that is neither."""
     if len(cells) == 3:
         subject, relation, value = cells
         if _ROW.fullmatch("\t".join(cells).encode()):
@@ -60,11 +77,12 @@ def _convert_plain_row(cells: list[str]) -> Iterable[bytes]:
 
 
 def kgtk_rows(header: bytes, bad: BadLineHandler, *, languages: Languages | None) -> LineTranslator:
-    """Return a translator of KGTK edge files, whose first line is `header`; `bad` is called for unreadable rows.
+    """Return a translator of KGTK edge files; `bad` is called for unreadable rows.
 
-    Texts are kept in these languages, or in all for None.
+    `header` is the first line after comments and empty lines, which has the names of the columns. Texts are kept in
+    these languages, or in all for None.
     """
-    names = header.decode(errors="replace").strip("\ufeff\r\n").split("\t")
+    names = _split_header(header)
     subject_column = names.index("node1")
     relation_column = names.index("label")
     value_column = names.index("node2")
@@ -76,7 +94,7 @@ def kgtk_rows(header: bytes, bad: BadLineHandler, *, languages: Languages | None
         subject = cells[subject_column]
         relation = cells[relation_column]
         value = cells[value_column]
-        if cells == names or not is_entity(subject):  # the header, or a statement about another edge
+        if not is_entity(subject):  # the header, whose cell here is "node1", or a statement about another edge
             return ()
         if _ROW.fullmatch(f"{subject}\t{relation}\t{value}".encode()):
             return [statement_line(subject.encode(), relation.encode(), value.encode())]
@@ -118,14 +136,14 @@ def _translate_rows(convert: RowConverter, bad: BadLineHandler, *, is_plain: boo
 
 
 def _convert_line(line: bytes, number: int, convert: RowConverter) -> Iterable[bytes]:
-    """Return the N-Triples of a row; none for an empty one, and for the header of a file."""
+    """Return the N-Triples of a row; none for an empty line or a comment, such as "# made by me"."""
     encoding = "utf-8"
     if number == 1:
         encoding = "utf-8-sig"  # the file may begin with a byte order mark
     text = line.decode(encoding).rstrip("\r")
     cells = [cell.strip() for cell in text.split("\t")]
-    is_header = number == 1 and text.partition("\t")[0].lower() in SUBJECT_COLUMNS
-    if is_header or not text.strip():
+    is_comment = text.lstrip().startswith("#") and len(cells) == 1  # a row has several cells
+    if is_comment or not text.strip():
         return ()
     return convert(cells)
 
@@ -141,7 +159,7 @@ def json_entities(bad: BadLineHandler, *, values: bool, languages: Languages | N
         kept: list[bytes] = []
         for number, line in enumerate(lines.split(b"\n"), start=first):
             text = line.strip().rstrip(b",")
-            if text in (b"", b"[", b"]"):
+            if text in (b"", b"[", b"]") or text.startswith(b"#"):  # a comment
                 continue
             try:
                 kept += _write_entity_lines(parse(text), values=values, languages=languages)

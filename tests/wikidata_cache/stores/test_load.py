@@ -234,10 +234,22 @@ def test_tables_and_codex_folders_give_the_same_graph(tmp_path: Path) -> None:
     }
     assert len(hashes) == 1
     commented = written(tmp_path / "c.tsv", f"# c\n\n{KGTK}")
-    report = load([commented], tmp_path / "wd4", options=LoadOptions(skip_bad_lines=True))
+    report = load([commented], tmp_path / "wd4")
     assert {report.manifest.content_hash} == hashes, "the header of KGTK comes after comments"
     assert open_source(tmp_path / "a.tsv").select("SELECT * { ?s ?p ?o }").__len__() == 4
     assert facts(open_source(tmp_path / "wd2")).labels(["Q1"]) == {"Q1": 'One "1" \\ half'}
+
+
+@pytest.mark.parametrize("start", ["# a graph\n", "# a graph\n\nsubject\trelation\tobject\n"])
+def test_rows_may_come_after_comments_and_a_header(tmp_path: Path, start: str) -> None:
+    load([written(tmp_path / "a.tsv", f"{start}Q1\tP31\tQ2\n")], tmp_path / "wd")
+    assert stored(tmp_path / "wd") == {f"<{WD}Q1> <{P}direct/P31> <{WD}Q2> ."}
+
+
+def test_json_dump_may_come_after_comments(tmp_path: Path) -> None:
+    entity = {"type": "item", "id": "Q1", "claims": {"P31": [claim(item(2))]}}
+    load([written(tmp_path / "a.json", f"# a dump\n[\n{json.dumps(entity)}\n]\n")], tmp_path / "wd")
+    assert stored(tmp_path / "wd") == {f"<{WD}Q1> <{P}direct/P31> <{WD}Q2> ."}
 
 
 def test_flat_codex_folder_is_loaded(tmp_path: Path) -> None:
