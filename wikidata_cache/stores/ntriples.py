@@ -90,17 +90,19 @@ _CHARACTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 Name = tuple[str, str, str, str]  # id, text, language, kind
 
 
-def wanted_lines_translator(bad: BadLineHandler, *, values: bool, languages: Languages | None) -> LineTranslator:
+def wanted_lines_translator(
+    on_bad_line: BadLineHandler, *, values: bool, languages: Languages | None
+) -> LineTranslator:
     """Return a translator that keeps the lines of N-Triples that are needed, with `values` also dates and quantities.
 
-    `bad` is called for unreadable lines. Texts are kept in these languages, or in all for None.
+    `on_bad_line` is called for unreadable lines. Texts are kept in these languages, or in all for None.
     """
     pattern = _make_wanted_pattern(values=values, languages=languages)
 
     def translate(lines: bytes, first: int) -> list[bytes]:
-        tidy = _tidy(lines, first, bad)
+        tidy = _tidy(lines, first, on_bad_line)
         wanted: list[bytes] = pattern.findall(b"\n" + tidy)
-        return _canonicalize(wanted, tidy, first, bad)
+        return _canonicalize(wanted, tidy, first, on_bad_line)
 
     return translate
 
@@ -148,8 +150,8 @@ def _make_wanted_pattern(*, values: bool, languages: Languages | None) -> re.Pat
     return re.compile(rb"\n(<" + _WIKIDATA + rb"(?:" + b"|".join(triples) + rb") \.)(?=\n)")
 
 
-def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
-    """Return a translator of N-Triples that keeps every triple; `bad` is called for unreadable lines.
+def all_lines_translator(name: str, on_bad_line: BadLineHandler) -> LineTranslator:
+    """Return a translator of N-Triples that keeps every triple; `on_bad_line` is called for unreadable lines.
 
     Blank nodes become IRIs, as on Wikidata's own endpoint. The label of a blank node is local to its file, so the IRI
     contains a hash of `name`, which no other file of the load has.
@@ -160,14 +162,14 @@ def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
         return _GENID % (mark, match[1] or match[2])
 
     def translate(lines: bytes, first: int) -> list[bytes]:
-        tidy = _BLANK.sub(name_blank_node, _tidy(lines, first, bad))
+        tidy = _BLANK.sub(name_blank_node, _tidy(lines, first, on_bad_line))
         triples = [line for line in tidy.split(b"\n") if line.startswith(b"<")]
-        return _canonicalize(triples, tidy, first, bad)
+        return _canonicalize(triples, tidy, first, on_bad_line)
 
     return translate
 
 
-def _tidy(lines: bytes, first: int, bad: BadLineHandler) -> bytes:
+def _tidy(lines: bytes, first: int, on_bad_line: BadLineHandler) -> bytes:
     """Return the same number of lines; each is empty, or a triple with single spaces and " ." at its end."""
     # Counting is much faster than matching: most chunks are tidy, and are returned as they are.
     if _is_surely_tidy(lines):
@@ -178,7 +180,7 @@ def _tidy(lines: bytes, first: int, bad: BadLineHandler) -> bytes:
         if is_tidy:
             tidy.append(line)
         else:
-            tidy.append(_parse_line(line, number, bad))
+            tidy.append(_parse_line(line, number, on_bad_line))
     return b"\n".join(tidy) + b"\n"
 
 
@@ -217,12 +219,12 @@ def _has_loose_iri(lines: bytes) -> bool:
         position = lines.find(b"\n", match.start())
 
 
-def _parse_line(line: bytes, number: int, bad: BadLineHandler) -> bytes:
+def _parse_line(line: bytes, number: int, on_bad_line: BadLineHandler) -> bytes:
     """Return the canonical form of a line; empty for one without a triple, and for an unreadable one."""
     try:
         return _serialize(line)
     except SyntaxError as error:
-        bad(number, f"is not N-Triples: {error.msg}")
+        on_bad_line(number, f"is not N-Triples: {error.msg}")
         return b""
 
 
@@ -232,14 +234,14 @@ def _serialize(line: bytes) -> bytes:
     return (serialize(triples, format=RdfFormat.N_TRIPLES) or b"").removesuffix(b"\n")
 
 
-def _canonicalize(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandler) -> list[bytes]:
+def _canonicalize(kept: list[bytes], tidy: bytes, first: int, on_bad_line: BadLineHandler) -> list[bytes]:
     """Return the lines in canonical form, without unreadable ones.
 
     Args:
         kept: the lines that are needed.
         tidy: all lines of the block, in which the number of an unreadable one is looked for.
         first: number of the first line of the block.
-        bad: called for each unreadable line.
+        on_bad_line: called for each unreadable line.
     """
     if _looks_canonical(b"\n".join(kept)):
         return kept
@@ -251,7 +253,7 @@ def _canonicalize(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandle
         try:
             canonical.append(_serialize(line))
         except SyntaxError as error:
-            bad(_find_number(line, tidy, first), f"is not N-Triples: {error.msg}")
+            on_bad_line(_find_number(line, tidy, first), f"is not N-Triples: {error.msg}")
     return canonical
 
 

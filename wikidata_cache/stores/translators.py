@@ -43,8 +43,8 @@ _KGTK_TEXT = re.compile(r"'((?:[^'\\|]|\\.)*)'@([A-Za-z-]+)")
 _ESCAPED = re.compile(r"\\(.)")
 
 
-def plain_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
-    """Return a translator of plain rows, the TSV format of this package; `bad` is called for unreadable rows.
+def plain_rows(header: bytes, on_bad_line: BadLineHandler) -> LineTranslator:
+    """Return a translator of plain rows, the TSV format of this package; `on_bad_line` is called for unreadable rows.
 
     `header` is the first line after comments and empty lines. It is left out if its first cell names a column of
     subjects, as in "subject, relation, object"; else it is a row.
@@ -57,7 +57,7 @@ def plain_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
             return ()
         return _convert_plain_row(cells)
 
-    return _translate_rows(convert, bad, is_plain=True)
+    return _translate_rows(convert, on_bad_line, is_plain=True)
 
 
 def _split_header(header: bytes) -> list[str]:
@@ -76,8 +76,8 @@ def _convert_plain_row(cells: list[str]) -> Iterable[bytes]:
     raise ValueError(f"found {row[:80]!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text")
 
 
-def kgtk_rows(header: bytes, bad: BadLineHandler, *, languages: Languages | None) -> LineTranslator:
-    """Return a translator of KGTK edge files; `bad` is called for unreadable rows.
+def kgtk_rows(header: bytes, on_bad_line: BadLineHandler, *, languages: Languages | None) -> LineTranslator:
+    """Return a translator of KGTK edge files; `on_bad_line` is called for unreadable rows.
 
     `header` is the first line after comments and empty lines, which has the names of the columns. Texts are kept in
     these languages, or in all for None.
@@ -106,10 +106,10 @@ def kgtk_rows(header: bytes, bad: BadLineHandler, *, languages: Languages | None
             return ()
         return [text_line(subject, relation, _ESCAPED.sub(r"\1", text[1]), language)]
 
-    return _translate_rows(convert, bad, is_plain=names == ["node1", "label", "node2"])
+    return _translate_rows(convert, on_bad_line, is_plain=names == ["node1", "label", "node2"])
 
 
-def _translate_rows(convert: RowConverter, bad: BadLineHandler, *, is_plain: bool) -> LineTranslator:
+def _translate_rows(convert: RowConverter, on_bad_line: BadLineHandler, *, is_plain: bool) -> LineTranslator:
     """Return a translator of tab-separated rows by `convert`.
 
     With `is_plain`, the columns are subject, relation and value, in this order. Then a row such as `Q42 P31 Q5` is
@@ -127,9 +127,9 @@ def _translate_rows(convert: RowConverter, bad: BadLineHandler, *, is_plain: boo
             try:
                 kept += _convert_line(line, number, convert)
             except UnicodeDecodeError as error:
-                bad(number, f"is not UTF-8 ({error.reason})")
+                on_bad_line(number, f"is not UTF-8 ({error.reason})")
             except ValueError as error:
-                bad(number, str(error))
+                on_bad_line(number, str(error))
         return kept
 
     return translate
@@ -148,11 +148,11 @@ def _convert_line(line: bytes, number: int, convert: RowConverter) -> Iterable[b
     return convert(cells)
 
 
-def json_entities(bad: BadLineHandler, *, values: bool, languages: Languages | None) -> LineTranslator:
+def json_entities(on_bad_line: BadLineHandler, *, values: bool, languages: Languages | None) -> LineTranslator:
     """Return a translator of lines of a JSON dump: item-valued statements of best rank, labels, aliases, descriptions.
 
-    With `values`, dates and quantities are kept too. Texts are kept in these languages, or in all for None. `bad` is
-    called for unreadable lines.
+    With `values`, dates and quantities are kept too. Texts are kept in these languages, or in all for None.
+    `on_bad_line` is called for unreadable lines.
     """
 
     def translate(lines: bytes, first: int) -> list[bytes]:
@@ -164,7 +164,7 @@ def json_entities(bad: BadLineHandler, *, values: bool, languages: Languages | N
             try:
                 kept += _write_entity_lines(parse(text), values=values, languages=languages)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                bad(number, f"is not an entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
+                on_bad_line(number, f"is not an entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
         return kept
 
     return translate
@@ -254,7 +254,7 @@ def _read_item(statement: Json) -> str | None:
     return str(item)
 
 
-def codex_labels(path: Path, bad: BadLineHandler) -> LineTranslator:
+def codex_labels(path: Path, on_bad_line: BadLineHandler) -> LineTranslator:
     """Return a translator of a whole file `{id: {"label": …, "description": …}}`; the folder's name is the language.
 
     In a folder of another name, the language is English.
@@ -273,9 +273,9 @@ def codex_labels(path: Path, bad: BadLineHandler) -> LineTranslator:
                         lines.append(text_line(entity, kind, words, language))
             return lines
         except json.JSONDecodeError as error:
-            bad(error.lineno, f"is not JSON: {error.msg}")
+            on_bad_line(error.lineno, f"is not JSON: {error.msg}")
         except (ValueError, AttributeError, TypeError) as error:
-            bad(first, f"expected {{id: {{'label': text, 'description': text}}}} ({error})")
+            on_bad_line(first, f"expected {{id: {{'label': text, 'description': text}}}} ({error})")
         return []
 
     return translate
