@@ -1,8 +1,8 @@
 """The unfinished store: a folder next to the target, in which `load` works and records its progress.
 
 Every batch is added to the database before it is recorded in `progress.json`, and adding a triple twice has no effect.
-So a load that was killed resumes after the last recorded batch, and gives the same store. Lines with names and counts
-of ids are spooled to files, from which the label index is built at the end.
+So a load that was killed resumes after the last recorded batch, and gives the same store. Lines with literals, and the
+numbers of statements per id, are spooled to files, from which the label index is built at the end.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from wikidata_cache.stores.manifest import LABELS, MANIFEST, SourceFile, work_fo
 logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
-NAMES = "names.nt"  # lines with labels and aliases, for the label index
+NAMES = "names.nt"  # the lines with a literal; `read_names` picks the labels and aliases for the label index
 WEIGHTS = "weights.i64"  # pairs: number of an id (negative for properties), number of statements with this id
 _LOCK = "lock"
-_UNFINISHED = (f"{LABELS}.*.tmp", f".{PROGRESS}-*", f".{MANIFEST}-*")  # temporary files that a killed process leaves
+_TEMPORARY = (f"{LABELS}.*.tmp", f".{PROGRESS}-*", f".{MANIFEST}-*")  # files that a killed process leaves
 
 
 class Work:
@@ -106,7 +106,7 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
                 _empty_folder(folder)
                 progress = Progress(plan)
             yield Work(folder, progress)
-    except Timeout as error:
+    except Timeout as error:  # of this lock: `load` waits for no other
         raise StoreError(target, "another process is loading this store; wait until it ends") from error
 
 
@@ -151,7 +151,7 @@ def _read_progress(folder: Path, plan: list[object]) -> Progress | None:
         progress = Progress(**parse((folder / PROGRESS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    if progress.plan != json.loads(json.dumps(plan)):
+    if progress.plan != json.loads(json.dumps(plan)):  # JSON makes lists of the plan's tuples, as in progress.json
         logger.info("%s was made by a load with other sources or options; starting over", folder)
         return None
     logger.info("Resuming where an earlier load stopped: %d triples are stored", progress.triples)
@@ -159,7 +159,7 @@ def _read_progress(folder: Path, plan: list[object]) -> Progress | None:
 
 
 def _delete_leftovers(folder: Path) -> None:
-    for pattern in _UNFINISHED:
+    for pattern in _TEMPORARY:
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
