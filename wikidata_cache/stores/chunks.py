@@ -108,7 +108,11 @@ class ChunkReader:
             raise GraphFileError(self.path, f"cannot be read ({error.strerror or error})", line=number) from error
 
     def _read_whole_lines(self, number: int) -> bytes:
-        """Read about 16 MiB of the unzipped text, up to the end of a line; `number` is that of the first line."""
+        """Read 16 MiB of the unzipped text, and the rest of the line that is cut there; b"" at the end of the file.
+
+        If 16 MiB end in the middle of "Q42 P31 Q5", after "Q42 P", then "31 Q5" is read too. `number` is that of the
+        first line.
+        """
         text = self._file.read(CHUNK)
         if not text and self._raw.read(1):  # Python takes a damaged part of a .bz2 for its end, without an error
             raise EOFError("the rest of the file cannot be unpacked")
@@ -183,7 +187,7 @@ class Batch(NamedTuple):
     """Triples to store, and their counts."""
 
     triples: tuple[bytes, ...]  # N-Triples in `PARTS` parts
-    names: bytes  # the lines with texts
+    names: bytes  # the lines with a literal: texts, dates and quantities
     weights: bytes  # pairs of little-endian int64: the number of an id (negative for properties), and of its statements
     triple_count: int
     statements: int  # number of truthy item-valued statements
@@ -213,19 +217,19 @@ def make_batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator
             kept = []
             size = 0
             read = 0
-    if chunk is not None:
+    if chunk is not None:  # the file is not empty; without kept lines, the batch only has the position of its end
         yield _make_batch(kept, chunk)
 
 
 def _make_batch(kept: list[bytes], chunk: Chunk) -> Batch:
     """Return the batch of the lines `kept`, the last of which come from `chunk`."""
-    texts = [line + b"\n" for line in kept if b'"' in line]
+    literals = [line + b"\n" for line in kept if b'"' in line]
     numbers = statement_numbers(kept)  # [statements, 3]: subject, property, object
     size = max(1, ceil(len(kept) / PARTS))  # lines of a part
     parts = [b"\n".join(kept[start : start + size]) for start in range(0, len(kept), size)]
     return Batch(
         triples=tuple(parts),
-        names=b"".join(texts),
+        names=b"".join(literals),
         weights=_count_statements_per_id(numbers),
         triple_count=len(kept),
         statements=len(numbers),
