@@ -48,7 +48,7 @@ class Database:
     def add(self, parts: Sequence[bytes]) -> None:
         """Add the triples of all parts (N-Triples), one thread per part."""
         # The engine releases the GIL, so that `read_ahead` can read the next batch meanwhile.
-        with ThreadPoolExecutor(len(parts) or 1) as threads:
+        with ThreadPoolExecutor(len(parts) or 1) as threads:  # the last batch of a file may have no part
             for loaded in [threads.submit(self._load, part) for part in parts]:
                 loaded.result()  # raises what the thread raised
         self._store.flush()
@@ -89,6 +89,7 @@ class _Counter:
         return len(text)
 
     def flush(self) -> None:
+        """Count the lines that are left. An unfinished line without its end waits for the next `write`."""
         if self._rest.endswith(b"\n"):
             self._count(bytes(self._rest[:-1]).split(b"\n"))
             self._rest.clear()
@@ -138,14 +139,14 @@ def index_names(path: Path, spooled: Path, weights: Path) -> tuple[LabelCounts, 
     """Write the label index to `path` from the spool files of names and weights; return the sizes of both."""
     with spooled.open("rb") as file:
         rows = read_names(line.removesuffix(b"\n") for line in file)
-        entries = map(LabelEntry._make, rows)
+        entries = map(LabelEntry._make, rows)  # both have the fields id, text, language, kind
         return build_label_index(path, entries, weights=_read_statements_per_id(weights))
 
 
 def _read_statements_per_id(weights: Path) -> Iterator[tuple[str, int]]:
     """Yield ids with their numbers of statements from a file of int64 pairs, in which a property is negative."""
     with weights.open("rb") as pairs:
-        while block := pairs.read(16 * _INDEX_BLOCK):
+        while block := pairs.read(16 * _INDEX_BLOCK):  # a pair has 16 bytes
             for number, count in np.frombuffer(block, dtype="<i8").reshape(-1, 2).tolist():
                 if number >= 0:
                     yield f"Q{number}", count
