@@ -71,8 +71,8 @@ class LoadPlan:
 
     def as_list(self) -> list[object]:
         """Return the plan as it is written to progress.json."""
-        what = [self.keep_all, self.values, self.languages]
-        return [self.store_format, self.package, *what, self.files, self.labels_nearby]
+        kept = [self.keep_all, self.values, self.languages]
+        return [self.store_format, self.package, *kept, self.files, self.labels_nearby]
 
 
 def load(
@@ -186,7 +186,7 @@ def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRep
     triples = _load_all(work, inputs, options)
     loaded = time.perf_counter()
     logger.info("Building the label index")
-    labels, ids = index_names(work.folder / LABELS, work.folder / NAMES, work.folder / WEIGHTS)
+    label_counts, id_counts = index_names(work.folder / LABELS, work.folder / NAMES, work.folder / WEIGHTS)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         package=release(),
@@ -194,11 +194,11 @@ def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRep
         counts=Counts(
             triples=triples,
             statements=work.progress.statements,
-            items=ids.items,
-            properties=ids.properties,
-            named=labels.entities,
-            labels=labels.labels,
-            aliases=labels.aliases,
+            items=id_counts.items,
+            properties=id_counts.properties,
+            named=label_counts.entities,
+            labels=label_counts.labels,
+            aliases=label_counts.aliases,
         ),
         sources=work.progress.done,
         keep_all=options.keep_all,
@@ -207,7 +207,7 @@ def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRep
         files=stored_files(work.folder),
         probes=work.progress.probes,
     )
-    open_database(work.folder, manifest)
+    open_database(work.folder, manifest)  # looks up the probes, and raises StoreError if one is missing
     write_atomically(work.folder / MANIFEST, manifest.as_json())
     return LoadReport(manifest, loaded - begun, time.perf_counter() - loaded, work.progress.skipped)
 
