@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 _SPLITS = ("train.txt", "valid.txt", "test.txt")
 _LABELS = ("entities", "relations", "types")
 
-Kind = Literal["N-Triples", "TSV", "KGTK", "JSON dump", "CoDEx labels"]
+FileKind = Literal["N-Triples", "TSV", "KGTK", "JSON dump", "CoDEx labels"]
 
 # Names of the files that a folder is searched for; a file that is given itself may have any name.
 _LOADABLE = re.compile(r"\.(?:nt|tsv|json)(?:\.gz|\.bz2)?$", re.IGNORECASE)
@@ -43,7 +43,7 @@ _EXPECTED = (
 # A header with the columns node1, label and node2 in any order and among others.
 _KGTK = re.compile(rb"(?=(?:[^\n]*\t)?node1[\t\r\n])(?=(?:[^\n]*\t)?label[\t\r\n])(?=(?:[^\n]*\t)?node2[\t\r\n])")
 # How a file of each kind begins. The first match wins, and the loosest pattern is last: KGTK's header is TSV too.
-_BEGINNINGS: dict[Kind, re.Pattern[bytes]] = {
+_BEGINNINGS: dict[FileKind, re.Pattern[bytes]] = {
     "N-Triples": re.compile(rb"\s*(?:<[^>]*>|_:\S+)[ \t]*<"),  # <http://…/Q42> <http://…/P31> <http://…/Q5> .
     "CoDEx labels": re.compile(rb'\s*\{\s*"[QP][0-9]+"\s*:'),  # {"Q42": {"label": "Douglas Adams", …
     "JSON dump": re.compile(rb'\s*(?:\[\s*(?:$|\{)|\{\s*"(?:type|id|pageid)")'),  # [, or {"type":"item","id":"Q42",…
@@ -64,7 +64,9 @@ class LoadOptions:
 
     keep_all: bool = False  # every triple of N-Triples files
     values: bool = False  # dates and quantities of N-Triples files and JSON dumps too
-    languages: Languages | None = DEFAULT_LANGUAGES  # of labels, aliases and descriptions; None: all
+    # Of labels, aliases and descriptions; None: all. The labels of TSV files are English and always kept. Of a CoDEx
+    # folder, only the label files in these languages are read; one that is named itself is always kept.
+    languages: Languages | None = DEFAULT_LANGUAGES
     skip_bad_lines: bool = False  # leave out unreadable lines, instead of raising GraphFileError
 
 
@@ -79,7 +81,7 @@ class Input:
 
     path: Path
     name: str
-    kind: Kind
+    kind: FileKind
     header: bytes
 
     def translate(self, options: LoadOptions, on_bad_line: BadLineHandler) -> LineTranslator:
@@ -147,8 +149,8 @@ def codex_files(folder: Path, *, languages: Languages | None = DEFAULT_LANGUAGES
     """Return the triples and label files of a CoDEx folder; [] for any other folder.
 
     The triples (train.txt, valid.txt, test.txt) are in the folder itself, in its folders ``triples/codex-*``, or in the
-    same two places of its folder ``data``, as in CoDEx's repository. The labels are next to them in folders such as
-    ``entities/en``. If the folder itself has triples, ``data`` is not searched.
+    same two places of its folder ``data``, as in CoDEx's repository. The labels are in folders such as ``entities/en``
+    of the folder itself, or of ``data``. If the folder itself has triples, ``data`` is not searched.
     """
     for root in (folder, folder / "data"):
         splits = list[Path]()
@@ -212,7 +214,7 @@ class BadLines:
     """
 
     def __init__(self, path: Path, *, leave_out: bool) -> None:
-        self._lines: list[int] = []  # their numbers, in order
+        self._lines: list[int] = []  # their numbers: chunk by chunk, but within one chunk in any order
         self._path = path
         self._leave_out = leave_out
 
@@ -231,7 +233,10 @@ class BadLines:
         return len(self._lines)
 
     def count_up_to(self, line: int) -> int:
-        """Return the number of lines left out up to line number `line`; later ones may have been read ahead."""
+        """Return the number of lines left out up to line number `line`; later ones may have been read ahead.
+
+        `line` has to be the last one of a chunk. Then all smaller numbers come before all greater ones.
+        """
         return bisect_right(self._lines, line)
 
     def cut_off(self, line: int, problem: str) -> None:
