@@ -68,7 +68,8 @@ def date_value(time: str, precision: int) -> str | None:
         day = int(match[3] or 1)
     if not (1 <= month <= len(_MONTHS) and 1 <= day <= 31):
         return None
-    return f"^{_write_date(int(match[1]), month, day)}T00:00:00Z/{min(precision, _DAY)}"
+    shown_precision = min(precision, _DAY)  # a time of the day is read as its day
+    return f"^{_write_date(int(match[1]), month, day)}T00:00:00Z/{shown_precision}"
 
 
 def _write_date(year: int, month: int, day: int) -> str:
@@ -108,8 +109,10 @@ def literal_value(text: str, datatype: str) -> str | None:
     An xsd:dateTime does not tell its precision, and Wikidata writes a year as its 1 January. So 1 January is read as
     the year, and the first day of another month as the month: this is never wrong, but may be less precise.
     """
+    if not datatype.startswith(XSD):
+        return None
     name = datatype.removeprefix(XSD)
-    if name not in DATATYPES or name == datatype:
+    if name not in DATATYPES:
         return None
     if name in _NUMBERS:
         return quantity_value(text)
@@ -162,13 +165,13 @@ def _convert_julian(year: int, month: int, day: int) -> tuple[int, int, int]:
     comments have the numbers for 25 December 1642, which is 4 January 1643 in the Gregorian calendar.
     """
     # The Julian day of a date of the Julian calendar. Five months from March on have 153 days, and four years 1461.
-    is_late = (14 - month) // 12  # 1 in January and February, which belong to the year before
-    months = month + 12 * is_late - 3  # since March: 9
-    years = year + 4800 - is_late  # 6442
+    years_back = (14 - month) // 12  # 1 in January and February, which belong to the year before; else 0
+    months = month + 12 * years_back - 3  # since March: 9
+    years = year + 4800 - years_back  # 6442
     julian_day = day + (153 * months + 2) // 5 + 365 * years + years // 4 - 32083  # 2321157
 
     # The date of a Julian day in the Gregorian calendar, which leaves out three leap days in 400 years (146097 days).
-    left_out = (4 * julian_day + 274277) // 146097 * 3 // 4 - 38  # 10
+    left_out = ((4 * julian_day + 274277) // 146097) * 3 // 4 - 38  # 10
     quarters = 4 * (julian_day + 1401 + left_out) + 3  # of days: 9290275
     day_of_year = quarters % 1461 // 4  # 309 days after 1 March
     fifths = 5 * day_of_year + 2  # of days: 1547
@@ -230,9 +233,10 @@ def _write_ordinal(number: int) -> str:
 
 
 def typed_literal(value: str) -> tuple[str, str]:
-    """Return a value as the text and the datatype of an RDF literal, which tells the precision of a date to a year.
+    """Return a value as the text and the datatype of an RDF literal, such as ("1984-12", ".../XMLSchema#gYearMonth").
 
-    The unit of a quantity is left out.
+    The datatype tells whether a date is precise to the day, the month or the year. Decades and centuries become a
+    gYear, and the unit of a quantity is left out.
     """
     match = _VALUE.fullmatch(value)
     if match is None:
