@@ -18,7 +18,7 @@ from wikidata_cache.sources.queries import read_answer_mark
 
 Binding = Mapping[str, str]  # variable -> IRI or literal text; unbound variables are absent
 
-Item = TypeVar("Item")
+Element = TypeVar("Element")
 
 Json = Any  # plain JSON: None, bool, int, str, or lists of these
 
@@ -102,7 +102,7 @@ class Template:
     kind: Kind
     query: Callable[[Sequence[str]], str]  # the SPARQL for some ids
     read: Reader  # rows -> facts: one of `kind` for each requested id, and possibly others
-    about: Callable[[Binding], str | None]  # the id that a row is about, or None for a row about no requested id
+    about: Callable[[Binding], str | None]  # the id that a row is about; None for a row of `OUT` about a value
     size: int = 200  # ids per query; 200 take about 5 kB, well below the common limit of 8 kB for a URL
 
 
@@ -138,10 +138,10 @@ class SparqlSource(Source):
             yield Answer(template.name, read_answer(template, block, query, self.select(query), self.name))
 
 
-def batches(items: Sequence[Item], *, size: int) -> Iterator[Sequence[Item]]:
-    """Yield the items in blocks of at most `size`, in order."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def batches(elements: Sequence[Element], *, size: int) -> Iterator[Sequence[Element]]:
+    """Yield the elements in blocks of at most `size`, in order."""
+    for start in range(0, len(elements), size):
+        yield elements[start : start + size]
 
 
 def read_answer(
@@ -164,10 +164,10 @@ def read_answer(
     if marks != {read_answer_mark(query)}:
         raise WrongAnswerError(name, "found the answer to another query (a proxy may ignore the query in the URL)")
     try:
-        requested = {None, *ids}
+        requested = {None, *ids}  # None: `OUT` has rows about the values of statements
         for row in content:
             about = template.about(row)
-            if about not in requested:
+            if about not in requested:  # the ValueError becomes a WrongAnswerError below
                 raise ValueError(f"a row about {str(about)[:80]!r}, which was not requested")
         return template.read(ids, content)
     except (KeyError, ValueError) as error:
