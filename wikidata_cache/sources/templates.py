@@ -218,9 +218,16 @@ def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 DEGREE = Template("degree/1", "degree", _write_degree_query, _read_degrees, _read_entity, size=50)
 
 
-# All item-valued statements that are not deprecated, with rank, start and end time: ?s -?c-> the node ?n -?p-> ?o.
+# All item-valued statements that are not deprecated, with rank, start and end time. A node ?n stands for each:
+#
+#     wd:Q42    p:P69          wds:HASH                   ?s ?c ?n
+#     wds:HASH  wikibase:rank  wikibase:NormalRank        ?n, ?rank
+#     wds:HASH  ps:P69         wd:Q691283                 ?n ?p ?o
+#     wds:HASH  pq:P580        "1971-01-01T00:00:00Z"     ?n, ?start; with pq:P582 ?end_time
 _CLAIMS = (
-    f"?s ?c ?n . ?n <{_ONTOLOGY}rank> ?rank . ?n ?p ?o . "
+    "?s ?c ?n . "
+    f"?n <{_ONTOLOGY}rank> ?rank . "
+    f"?n ?p ?o . "
     f'FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/statement/P")) '
     f"{_filter_item('o')} FILTER(?rank != <{_ONTOLOGY}DeprecatedRank>) "
     f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/P580> ?start FILTER(isLiteral(?start)) }} "
@@ -382,7 +389,8 @@ def _write_at_end_query(keys: Sequence[str]) -> str:
     items: dict[RelationEnd, list[str]] = defaultdict(list)
     for key in sorted(keys):
         relation, role, item = parse_item_at_end(key)
-        items[RelationEnd(relation, role, "")].append(item)
+        end = RelationEnd(relation, role, "")  # without the item, so that the items of one end are together
+        items[end].append(item)
     parts = []
     for end in sorted(items):
         exists = f"FILTER EXISTS {{ {_write_triple(end)} }}"
@@ -392,7 +400,7 @@ def _write_at_end_query(keys: Sequence[str]) -> str:
 
 def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     """Return facts with the value True or False: whether the item is at that end of the relation in any statement."""
-    present = {_read_item_at_end(row) for row in rows if "e" in row}
+    present = {_read_item_at_end(row) for row in rows}
     return [Fact("at_end", key, key in present) for key in keys]
 
 
