@@ -13,14 +13,19 @@ from wikidata_cache.ids import is_text
 from wikidata_cache.sources.source import Binding
 
 _TOKEN = re.compile(
-    r"""(?P<string>\"{3}(?:\"{0,2}(?:[^"\\]|\\.))*\"{3} | '{3}(?:'{0,2}(?:[^'\\]|\\.))*'{3}
-          | "(?:[^"\\\n\r]|\\.)*" | '(?:[^'\\\n\r]|\\.)*')
-      | (?P<iri><[^<>"{}|^`\\\x00-\x20]*>)
-      | (?P<comment>\#[^\n\r]*)
+    r"""(?P<string>\"{3}(?:\"{0,2}(?:[^"\\]|\\.))*\"{3}  # three double quotes around the text
+          | '{3}(?:'{0,2}(?:[^'\\]|\\.))*'{3}            # three single quotes
+          | "(?:[^"\\\n\r]|\\.)*"                        # "Rome"
+          | '(?:[^'\\\n\r]|\\.)*')                       # 'Rome'
+      | (?P<iri><[^<>"{}|^`\\\x00-\x20]*>)               # <http://www.wikidata.org/entity/Q42>
+      | (?P<comment>\#[^\n\r]*)                          # from "#" to the end of the line
       | (?P<space>\s+)
-      | (?P<name>[?$]\w+ | @[A-Za-z]+(?:-[A-Za-z0-9]+)* | :[\w-]*)
-      | (?P<word>\w+)
-      | (?P<other>.)""",
+      | (?P<name>[?$]\w+                                 # ?item or $item
+          | @[A-Za-z]+(?:-[A-Za-z0-9]+)*                 # @en-gb
+          | :[\w-]*)                                     # :Q42 in wd:Q42
+      | (?P<word>\w+)                                    # SELECT, or wd in wd:Q42
+      | (?P<other>.)                                     # a bracket, a dot, ...
+    """,
     re.VERBOSE | re.DOTALL,
 )
 # "<a#b>" may be an IRI, or "less than a" and a comment; engines decide by context. "<http://..." is always an IRI.
