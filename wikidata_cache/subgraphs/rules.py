@@ -127,7 +127,8 @@ def _apply(rule: Rule, edit: Statement, stated: Iterable[tuple[str, str]]) -> li
         return [Consequence(Statement(target, rule.head, subject), rule, None)]
     consequences = []
     for relation, value in stated:
-        # x, y and z of a rule are different items, as when it was mined; of z = x it says nothing.
+        # A rule was mined from pairs of different x and z, so of z = x it says nothing. z may be y = o*, as in
+        # Germany -country-> Germany.
         if relation == rule.second and value != subject:
             premise = Statement(target, rule.second, value)
             consequences.append(Consequence(Statement(subject, rule.head, value), rule, premise))
