@@ -443,7 +443,8 @@ def _add_provenance(graph: Subgraph, options: SubgraphOptions, expansion: Expans
 def content_hash(graph: nx.MultiDiGraph) -> str:
     """Return the sha256 of a subgraph's sorted triples, labels, roles and claims, equal from any source.
 
-    The labels are the default ones, so that the hash is the same in every language.
+    The labels are the default ones, so that the hash is the same in every language. The `content_hash` of a store is
+    another one: a sum over its lines (`stores/chunks.py`).
     """
     edges = []
     for subject, target, key, data in graph.edges(keys=True, data=True):

@@ -16,7 +16,10 @@ from wikidata_cache.values import is_value
 
 
 def translate(graphs: Sequence[Subgraph], facts: Facts) -> None:
-    """Replace the labels of subgraphs in place by those in the languages of `facts`; requests are shared."""
+    """Replace the labels of subgraphs in place by those in the languages of `facts`; requests are shared.
+
+    If these are English alone, nothing is done: new subgraphs have English labels.
+    """
     if not list_own_languages(facts.languages):
         return
     ids = set[str]()
