@@ -92,8 +92,8 @@ class SubgraphOptions:
             ones, and add these facts as edges with the role "consequence", `rule`, `support` and `confidence`. Facts
             that the graph has already do not change, and are left out.
         values: also take statements whose value is a date or a quantity: nodes with a label such as "30 December 1984"
-            or "206 centimetre" and a key of `wikidata_cache.values`, which are never expanded. For statements of best
-            rank, without `rules`.
+            or "206 centimetre" and a key of `wikidata_cache.values`, which are never expanded. This can't be combined
+            with statements="all" or with `rules`.
 
     Raises:
         BadOptionError: an option has a bad value.
@@ -112,11 +112,11 @@ class SubgraphOptions:
     values: bool = False
 
     def __post_init__(self) -> None:
-        self._check_number("hops", least=1, most=MOST_HOPS)
-        self._check_number("per_node", least=0)
-        self._check_number("seed")
+        self._set_number("hops", least=1, most=MOST_HOPS)
+        self._set_number("per_node", least=0)
+        self._set_number("seed")
         if self.max_edges is not None:
-            self._check_number("max_edges", least=1)
+            self._set_number("max_edges", least=1)
         self._check_choice("policy", get_args(Policy))
         self._check_choice("direction", get_args(Direction))
         self._check_choice("statements", get_args(Statements))
@@ -135,7 +135,8 @@ class SubgraphOptions:
                 "values=True reads statements of best rank, and not with statements='all'; leave one out."
             )
 
-    def _check_number(self, name: str, *, least: int | None = None, most: int | None = None) -> None:
+    def _set_number(self, name: str, *, least: int | None = None, most: int | None = None) -> None:
+        """Check the number of an option, and set it as a Python `int`."""
         value = getattr(self, name)
         if not isinstance(value, Integral):
             raise BadOptionError(f"{name}={value!r}: expected a whole number.")
@@ -158,7 +159,7 @@ class SubgraphOptions:
 
     @property
     def claims(self) -> bool:
-        """Whether statements of every rank except deprecated are taken, with ranks and times."""
+        """Whether `statements` is "all": then edges have ranks and times, which only full statements (claims) have."""
         return self.statements == "all"
 
     def changed(self) -> tuple[str, ...]:
@@ -180,7 +181,7 @@ class SubgraphOptions:
 
 
 DEFAULTS = SubgraphOptions()
-OPTION_NAMES = frozenset(field.name for field in fields(SubgraphOptions))
+OPTION_NAMES = frozenset(option.name for option in fields(SubgraphOptions))
 
 
 def check_options(options: object) -> None:
