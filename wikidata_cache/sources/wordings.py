@@ -127,39 +127,44 @@ class AskedFacts(NamedTuple):
     """What was asked: facts of a kind about ids (or labels), and the families of languages; () for the default ones."""
 
     kind: Kind
-    ids: list[str]
+    ids: list[str]  # labels for the kind "named"
     languages: tuple[str, ...]
 
 
 def describe_question(kind: Kind, keys: Sequence[str]) -> AskedFacts:
-    """Return what a question of this kind with these keys asks: the reverse of `write_keys`.
+    """Return what a question of this kind with these keys asks: sorted ids (or labels) and families.
+
+    If not every id is asked in every family, the answer doesn't tell which is asked in which.
 
     describe_question("label_in", ["Q42 zh"]) -> AskedFacts("label", ["Q42"], ("zh",))
     """
     for plain_kind, template in IN_LANGUAGES.items():
         if template.kind == kind:
             pairs = [_parse_key(plain_kind, key) for key in keys]
-            texts = {text for text, _ in pairs}
+            asked = {id_or_label for id_or_label, _ in pairs}
             families = {family for _, family in pairs}
-            return AskedFacts(plain_kind, sorted(texts), tuple(sorted(families)))
+            return AskedFacts(plain_kind, sorted(asked), tuple(sorted(families)))
     return AskedFacts(kind, list(keys), ())  # a question in the default languages, whose keys are ids or labels
 
 
 def _parse_key(kind: Kind, key: str) -> tuple[str, str]:
-    """Return (id or label, family) of a key."""
+    """Return (id or label, family) of a key; `kind` is the plain one, such as "named"."""
     if kind == "named":
         family, label = parse_named_in(key)
         return label, family
     return parse_words_of(key)
 
 
-def write_keys(kind: Kind, texts: Iterable[str], families: Iterable[str]) -> list[str]:
-    """Return the keys of a question in `IN_LANGUAGES` for these ids, or these labels of the kind "named"."""
+def write_keys(kind: Kind, asked: Iterable[str], families: Iterable[str]) -> list[str]:
+    """Return the keys of a question in `IN_LANGUAGES` for what is asked: ids, or labels for the kind "named".
+
+    write_keys("label", ["Q42"], ["zh", "ko"]) -> ["Q42 zh", "Q42 ko"], and for "named" ["zh 北京", "ko 北京"].
+    """
     families = list(families)
     keys = []
-    for text in texts:
+    for id_or_label in asked:
         if kind == "named":
-            keys += [write_named_in(text, family) for family in families]
+            keys += [write_named_in(id_or_label, family) for family in families]
         else:
-            keys += [write_words_of(text, family) for family in families]
+            keys += [write_words_of(id_or_label, family) for family in families]
     return keys
