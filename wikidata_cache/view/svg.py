@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import networkx as nx
 
@@ -44,7 +45,7 @@ STYLE = """
 .subgraph .replaced text.label { fill: var(--old-object, #b23a48); }
 """
 
-_HEAD = 8  # length of an arrow head
+_HEAD = 8  # length of an arrowhead; `tree.py` keeps a little more room free
 # heights of the heading and of the legend
 _HEADING = 34
 _LEGEND = 38
@@ -81,24 +82,24 @@ def draw(graph: nx.MultiDiGraph, path: str | Path, *, title: str | None = None) 
 
 def svg(graph: nx.MultiDiGraph, *, title: str | None = None, widest: float = math.inf) -> str:
     """Return the drawing as an SVG document with a legend, scaled down to at most `widest` pixels of width."""
-    shapes, classes, width, height = _draw_tree(graph)
+    tree = _draw_tree(graph)
     heading = printable(title or "", longest=120)
     top = 0
     heading_text = ""
     if heading:
         top = _HEADING
         heading_text = _draw_text(24, 22, heading, kind="heading")
-    keys, keys_width = _draw_legend(classes, top + height + _LEGEND / 2)
+    keys, keys_width = _draw_legend(tree.classes, top + tree.height + _LEGEND / 2)
     heading_width = 48 + text_width(heading, bold=True) * 15 / 12  # its font has 15 pixels instead of 12
-    full_width = max(width, keys_width, heading_width)
-    full_height = top + height + _LEGEND
+    full_width = max(tree.width, keys_width, heading_width)
+    full_height = top + tree.height + _LEGEND
     factor = min(1.0, widest / full_width)
     style = re.sub(r"var\([^,]*, ([^)]*)\)", r"\1", STYLE)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="subgraph" width="{factor * full_width:.0f}" '
         f'height="{factor * full_height:.0f}" viewBox="0 0 {full_width:.0f} {full_height:.0f}" '
         f'style="max-width: 100%; height: auto"><style>{style}</style><rect class="paper" width="100%" height="100%"/>'
-        f'{heading_text}<g transform="translate(0 {top})">{shapes}</g>{keys}</svg>\n'
+        f'{heading_text}<g transform="translate(0 {top})">{tree.shapes}</g>{keys}</svg>\n'
     )
 
 
@@ -109,7 +110,7 @@ def _draw_legend(classes: Collection[str], y: float) -> tuple[str, float]:
     for kind, name in _KEYS:
         if kind not in classes:
             continue
-        if "edge" in kind:
+        if kind.startswith("edge"):
             width = 22
             sign = f'<path d="M{x:.1f} {y:.1f}h{width}"/>'
         else:
@@ -128,10 +129,10 @@ def inline_svg(graph: nx.MultiDiGraph, *, title: str, most: int = 60) -> str:
         title: the text for screen readers.
         most: of a larger graph, only so many statements are drawn, those nearest to the edit.
     """
-    shapes, _, width, height = _draw_tree(nearest(graph, most))
-    size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
+    tree = _draw_tree(nearest(graph, most))
+    size = f'width="{tree.width:.0f}" height="{tree.height:.0f}" viewBox="0 0 {tree.width:.0f} {tree.height:.0f}"'
     fit = 'style="max-width: 100%; height: auto"'
-    return f'<svg class="subgraph" role="img" {size} {fit}><title>{escape(title)}</title>{shapes}</svg>'
+    return f'<svg class="subgraph" role="img" {size} {fit}><title>{escape(title)}</title>{tree.shapes}</svg>'
 
 
 def nearest(graph: nx.MultiDiGraph, most: int) -> nx.MultiDiGraph:
@@ -157,8 +158,17 @@ def nearest(graph: nx.MultiDiGraph, most: int) -> nx.MultiDiGraph:
     return part
 
 
-def _draw_tree(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
-    """Return the edges and nodes of the tree as SVG, their classes, and the width and height in pixels."""
+class _Drawing(NamedTuple):
+    """The edges and nodes of a tree as SVG, their classes, and the width and height in pixels."""
+
+    shapes: str
+    classes: set[str]
+    width: float
+    height: float
+
+
+def _draw_tree(graph: nx.MultiDiGraph) -> _Drawing:
+    """Draw the tree of a graph, with the edge that the edit replaces."""
     if not len(graph):
         raise BadOptionError("The graph is empty; there is nothing to draw.")
     nodes, (width, height) = lay_out(with_old_edge(graph))
@@ -179,7 +189,7 @@ def _draw_tree(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
         box = _draw_box(middle, node.y, node.width, BOX_HEIGHT)
         shapes.append(f'<g class="{kind}">{box}{_draw_text(middle, node.y, node.text)}</g>')
         classes.add(kind)
-    return "".join(shapes), classes, width, height
+    return _Drawing("".join(shapes), classes, width, height)
 
 
 def _draw_edge(node: DrawnNode, parent: DrawnNode) -> str:
