@@ -30,15 +30,17 @@ _FREE_BEFORE = 0.5
 _FREE_AFTER = 0.25
 _FREE = _FREE_BEFORE + _FREE_AFTER
 _CIRCLE = Sector(-math.pi, 2 * math.pi, _ROOT_RADII)  # from the left, over the top
-_AROUND_NEW = Sector(-math.pi + _FREE_AFTER, 2 * math.pi - _FREE, _ROOT_RADII)  # all but the left
-_AROUND_SUBJECT = Sector(math.pi / 2 + _FREE_AFTER, 3 / 2 * math.pi - _FREE, _ROOT_RADII)  # all but right and down
-_AROUND_OLD = Sector(0.0, math.pi, _ROOT_RADII)  # the lower half
+# All but the left, up to pi - _FREE_BEFORE.
+_AROUND_NEW = Sector(-math.pi + _FREE_AFTER, 2 * math.pi - _FREE, _ROOT_RADII)
+# All but the lower right quarter, up to 2 pi - _FREE_BEFORE.
+_AROUND_SUBJECT = Sector(math.pi / 2 + _FREE_AFTER, 3 / 2 * math.pi - _FREE, _ROOT_RADII)
+_AROUND_OLD = Sector(0.0, math.pi, _ROOT_RADII)  # the lower half, from right to left
 _ROOT_GAP = 70.0  # pixels that are kept free around a root
 _FAN = math.radians(250)  # the children of a neighbour use this angle, away from its parent
 # above 80 edges, labels are hidden, so edges are shorter and the edit's longer
 CROWD = 80
 _TIGHT = 0.6
-_BOLD = 2.2
+_STRETCHED = 2.2
 LARGE = 100  # above this number of nodes, the children of a neighbour are small and in a block next to it
 
 
@@ -117,7 +119,7 @@ def _place_child(child: str, direction: float, tree: _Tree, sizes: Mapping[str, 
     """Return a neighbour with its own children: in a large graph in a block, else on a ring on its far side."""
     if not tree.is_large:
         return _place_cluster(child, tree, sizes, Sector(direction - _FAN / 2, _FAN, _NEIGHBOUR_RADII))
-    is_upwards = math.sin(direction) < -0.2  # in the upper part of the ring
+    is_upwards = math.sin(direction) < -0.2  # above its parent, by more than about 12 degrees
     points, extent = place_in_block(child, tree.children, sizes, is_upwards=is_upwards)
     return _Cluster(points, BoxGroup([extent], extent))  # the block counts as one box; its origin is the child's middle
 
@@ -148,8 +150,9 @@ class _Cluster:
 class _Tree:
     """The breadth-first forest of a graph: the roots, and the children of each node, in order.
 
-    `scale` is the factor for the lengths of edges between neighbours, `stretch` that for the edges from the subject to
-    o* and to o.
+    With it go three settings that depend on the size of the graph: `scale` is the factor for the lengths of edges
+    between neighbours, `stretch` that for the edges from the subject to o* and to o, and `is_large` puts the children
+    of a neighbour into a block.
     """
 
     roots: list[str] = field(default_factory=list)
@@ -164,10 +167,10 @@ def _grow_tree(graph: nx.MultiDiGraph) -> _Tree:
     tree = _Tree(children={node: [] for node in graph}, is_large=len(graph) > LARGE)
     if graph.number_of_edges() > CROWD:
         tree.scale = _TIGHT
-        tree.stretch = _BOLD
+        tree.stretch = _STRETCHED
     ends = []
     for role in _ROOTS:
-        node = _find_by_role(graph, graph, role)
+        node = _find_by_role(graph, graph.nodes, role)
         if node is not None:
             ends.append(node)
     seen: set[str] = set()
