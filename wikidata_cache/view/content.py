@@ -50,7 +50,17 @@ def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
 
 
 def _describe_node(node: str, data: Mapping[str, Any], nearest: int, *, around_edit: bool) -> dict[str, Any]:
-    """Return a node's texts, colour, caption and hop; `nearest` is the hop of the nearest neighbours."""
+    """Return a node's texts, colour, caption and hop; `nearest` is the result of `nearest_hop`.
+
+    `nearest` is 2 around an edit, and 1 around a single item, which has the role "subject". Kind and caption:
+
+        role         hop   around an edit           around an item
+        subject      0     s, "subject s"           s, "the item itself"
+        target_new   1     new, "new object o*"
+        neighbour    1     near, "hop 1"            near, "hop 1"
+        neighbour    2     near, "hop 2"            far, "hop 2"
+        neighbour    3     far, "hop 3"             beyond, "hop 3"
+    """
     role = data.get("role", "neighbour")
     hop = int(data.get("hop", 0))
     ring = min(max(hop - nearest, 0), len(_RINGS) - 1)
