@@ -89,6 +89,19 @@ class Input:
 
         `on_bad_line` is called with the number of an unreadable line, and what is wrong with it.
         """
+        translate = self._choose_translator(options, on_bad_line)
+        if self.kind == "N-Triples":  # its translators read comments too, since the format has them
+            return translate
+
+        def translate_content(lines: bytes, first: int) -> list[bytes]:
+            if first == 1:
+                lines = _empty_preface(lines)
+            return translate(lines, first)
+
+        return translate_content
+
+    def _choose_translator(self, options: LoadOptions, on_bad_line: BadLineHandler) -> LineTranslator:
+        """Return the translator for this kind of file."""
         match self.kind:
             case "N-Triples" if options.keep_all:
                 return ntriples.all_lines_translator(self.name, on_bad_line)
@@ -188,6 +201,16 @@ def detect(path: Path, name: str) -> Input:
             header, _, _ = body.partition(b"\n")
             return Input(path, name, kind, header)
     raise GraphFileError(path, f"is not a graph: it begins with {start[:40]!r}; expected {_EXPECTED}")
+
+
+def _empty_preface(lines: bytes) -> bytes:
+    """Return the first chunk of a file with the comments before its content emptied, so that line numbers stay.
+
+    b"# by hand\\nQ42\\tP31\\tQ5\\n" -> b"\\nQ42\\tP31\\tQ5\\n"
+    """
+    content = _PREFACE.sub(b"", lines, count=1)
+    preface = lines[: len(lines) - len(content)]
+    return b"\n" * preface.count(b"\n") + content
 
 
 def is_graph_file(path: Path) -> bool:

@@ -136,14 +136,13 @@ def _translate_rows(convert: RowConverter, on_bad_line: BadLineHandler, *, is_pl
 
 
 def _convert_line(line: bytes, number: int, convert: RowConverter) -> Iterable[bytes]:
-    """Return the N-Triples of a row; none for an empty line or a comment, such as "# made by me"."""
+    """Return the N-Triples of a row; none for an empty line."""
     encoding = "utf-8"
     if number == 1:
         encoding = "utf-8-sig"  # the file may begin with a byte order mark
     text = line.decode(encoding).rstrip("\r")
     cells = [cell.strip() for cell in text.split("\t")]
-    is_comment = text.lstrip().startswith("#") and len(cells) == 1  # a row has several cells
-    if is_comment or not text.strip():
+    if not text.strip():
         return ()
     return convert(cells)
 
@@ -159,7 +158,7 @@ def json_entities(on_bad_line: BadLineHandler, *, values: bool, languages: Langu
         kept: list[bytes] = []
         for number, line in enumerate(lines.split(b"\n"), start=first):
             text = line.strip().rstrip(b",")
-            if text in (b"", b"[", b"]") or text.startswith(b"#"):  # a comment
+            if text in (b"", b"[", b"]"):
                 continue
             try:
                 kept += _write_entity_lines(parse(text), values=values, languages=languages)

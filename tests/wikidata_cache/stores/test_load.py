@@ -252,6 +252,11 @@ def test_json_dump_may_come_after_comments(tmp_path: Path) -> None:
     assert stored(tmp_path / "wd") == {f"<{WD}Q1> <{P}direct/P31> <{WD}Q2> ."}
 
 
+def test_labels_of_codex_may_come_after_comments(tmp_path: Path) -> None:
+    source = written(tmp_path / "en" / "entities.json", '# labels\n\n{"Q1": {"label": "One"}}\n')
+    assert load([source], tmp_path / "wd").manifest.counts["labels"] == 1
+
+
 def test_flat_codex_folder_is_loaded(tmp_path: Path) -> None:
     for name in ("train", "valid", "test"):
         written(tmp_path / "flat" / f"{name}.txt", f"Q1\tP31\tQ{len(name)}\n")

@@ -25,6 +25,7 @@ BAD = {
     "latin.nt": (GOOD + f'<{WD}Q1> {LABEL} "caf'.encode() + b'\xe9"@en .\n', 2, "UTF-8"),
     "latin.tsv": (b"Q1\tP31\tQ2\nQ1\tlabel\tcaf\xe9\n", 2, "is not UTF-8"),
     "columns.tsv": (b"Q1\tP31\tQ2\n\nQ1\tP31\n", 3, "expected three tab-separated cells"),
+    "comment.tsv": (b"# a comment before the content\nQ1\tP31\tQ2\n# a later one\n", 3, "found '# a later one'"),
     "cells.tsv": (b"node1\tlabel\tnode2\nQ1\tP31\tQ2\nQ1\tP31\n", 3, "found 2 cells; expected 3"),
     "names.tsv": (b"my node1\tlabel\tnode2\nQ1\tP31\tQ2\n", 1, "expected three tab-separated cells"),
     "header.tsv": (b"node1\tlabel\tnode2\tcaf\xe9\nQ1\tP31\tQ2\t\n", 1, "is not UTF-8"),
