@@ -191,7 +191,7 @@ class Batch(NamedTuple):
     weights: bytes  # pairs of little-endian int64: the number of an id (negative for properties), and of its statements
     triple_count: int
     statements: int  # number of truthy item-valued statements
-    content_hash: int
+    content_hash: int  # `hash_lines` of the triples
     probe: str  # one of the triples
     end: int  # position after the batch, in bytes of the unzipped file
     lines: int  # position after the batch, in lines
@@ -233,7 +233,7 @@ def _make_batch(kept: list[bytes], chunk: Chunk) -> Batch:
         weights=_count_statements_per_id(numbers),
         triple_count=len(kept),
         statements=len(numbers),
-        content_hash=content_hash(kept),
+        content_hash=hash_lines(kept),
         probe=_choose_probe(kept),
         end=chunk.end,
         lines=chunk.first - 1 + chunk.lines.count(b"\n"),
@@ -262,8 +262,8 @@ def _choose_probe(lines: Sequence[bytes]) -> str:
     return ""
 
 
-def content_hash(lines: Sequence[bytes]) -> int:
-    """Return the sum of the lines' BLAKE2b-128 hashes modulo 2^128.
+def hash_lines(lines: Sequence[bytes]) -> int:
+    """Return the content hash of lines: the sum of their BLAKE2b-128 hashes modulo 2^128.
 
     The sum does not depend on the order of the lines, and is additive over disjoint sets of lines.
     """

@@ -16,7 +16,7 @@ from pyoxigraph import DefaultGraph, RdfFormat, Store
 
 from wikidata_cache.errors import LabelIndexError, StoreError
 from wikidata_cache.labels.label_index import LabelCounts, LabelEntry, WeightCounts, build_label_index
-from wikidata_cache.stores.chunks import add_hashes, content_hash
+from wikidata_cache.stores.chunks import add_hashes, hash_lines
 from wikidata_cache.stores.manifest import ENGINE
 from wikidata_cache.stores.ntriples import read_names, statement_numbers
 
@@ -95,7 +95,7 @@ class _Counter:
             self._rest.clear()
 
     def _count(self, lines: Sequence[bytes]) -> None:
-        self.content_hash = add_hashes(self.content_hash, content_hash(lines))
+        self.content_hash = add_hashes(self.content_hash, hash_lines(lines))
         self.statements += len(statement_numbers(lines))
 
 
