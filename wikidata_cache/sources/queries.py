@@ -40,11 +40,10 @@ _PREFIX = f"PREFIX wd: <{ENTITY}> "
 
 
 class RelationEnd(NamedTuple):
-    """An end of a relation, or an item at this end."""
+    """An end of a relation."""
 
     relation: str  # id of the property
     role: str  # "object" or "subject"
-    item: str  # id of the item; "" for the end itself
 
 
 def write_relation_end(relation: str, role: Role) -> str:
@@ -62,15 +61,15 @@ def parse_relation_end(key: str) -> RelationEnd:
     match = RELATION_END.fullmatch(key)
     if match is None:
         raise BadOptionError(f"{key!r} is not an end of a relation: expected a text such as 'P19 object'.")
-    return RelationEnd(match[1], match[2], "")
+    return RelationEnd(match[1], match[2])
 
 
-def parse_item_at_end(key: str) -> RelationEnd:
-    """Parse an item at an end of a relation, such as "P19 object Q65"."""
+def parse_item_at_end(key: str) -> tuple[RelationEnd, str]:
+    """Return the end of a relation and the item in a text such as "P19 object Q65"."""
     match = ITEM_AT_END.fullmatch(key)
     if match is None:
         raise BadOptionError(f"{key!r} is not an end of a relation: expected a text such as 'P19 object Q65'.")
-    return RelationEnd(match[1], match[2], match[3])
+    return RelationEnd(match[1], match[2]), match[3]
 
 
 def write_words_of(entity: str, family: str) -> str:

@@ -388,8 +388,7 @@ def _write_at_end_query(keys: Sequence[str]) -> str:
     """Return the query, with a part for each end, in which the items of this end are values: rows r, e."""
     items: dict[RelationEnd, list[str]] = defaultdict(list)
     for key in sorted(keys):
-        relation, role, item = parse_item_at_end(key)
-        end = RelationEnd(relation, role, "")  # without the item, so that the items of one end are together
+        end, item = parse_item_at_end(key)
         items[end].append(item)
     parts = []
     for end in sorted(items):
