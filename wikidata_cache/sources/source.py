@@ -164,12 +164,19 @@ def read_answer(
     if marks != {read_answer_mark(query)}:
         raise WrongAnswerError(name, "found the answer to another query (a proxy may ignore the query in the URL)")
     try:
-        requested = {None, *ids}  # None: `OUT` has rows about the values of statements
-        for row in content:
-            about = template.about(row)
-            if about not in requested:  # the ValueError becomes a WrongAnswerError below
-                raise ValueError(f"a row about {str(about)[:80]!r}, which was not requested")
+        _check_requested(template, ids, content)
         return template.read(ids, content)
     except (KeyError, ValueError) as error:
         problem = f"found rows that do not fit the query ({type(error).__name__}: {error})"
         raise WrongAnswerError(name, problem) from error
+
+
+def _check_requested(template: Template, ids: Sequence[str], rows: Sequence[Binding]) -> None:
+    """Raise ValueError if a row is about an id that is not in the query; KeyError if it lacks a variable."""
+    requested = set(ids)
+    for row in rows:
+        about = template.about(row)
+        if about is None:  # a row of `OUT` about a value, which its reader checks
+            continue
+        if about not in requested:
+            raise ValueError(f"a row about {about[:80]!r}, which was not requested")
