@@ -110,6 +110,8 @@ def choose_texts(answers: Mapping[str, Json], languages: Languages) -> dict[str,
     """Return {id: text} of answers {key: [[code, text], ...]}: the text in the first of the chain's own languages.
 
     An id without a text in these is left out. English at the end of a chain is not among them: other templates ask it.
+
+    choose_texts({"Q64 zh": [["zh", "柏林"], ["zh-tw", "柏林市"]]}, ("zh-tw", "zh", "en")) -> {"Q64": "柏林市"}
     """
     texts: dict[str, dict[str, str]] = defaultdict(dict)
     for key, pairs in answers.items():
