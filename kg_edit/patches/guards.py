@@ -171,7 +171,9 @@ def _compare_with_weights(patch: Patch | Changes, norms: Mapping[str, float]) ->
         norm = norms.get(name, 0.0)
         size, edit = _largest_change(pair, by_edit, changes.edits)
         if norm and size > SHARE * norm:
-            times = ceil(round(100 * size / norm, 3)) / 100  # rounded up: it never reads like the limit
+            # Rounded up to hundredths; `round` comes first, so that 1.5000001 reads 1.5. What exceeds the limit by less
+            # than a hundredth reads like a hundredth more, never like the limit.
+            times = max(ceil(round(100 * size / norm, 3)) / 100, SHARE + 0.01)
             named = f"{edit}: " if edit else ""
             reasons.append(
                 f"{named}the change of {name} is {times:.4g} times as large as the weight itself (limit {SHARE:g})"

@@ -107,6 +107,10 @@ def test_recorded_weight_norms_are_compared_without_the_model() -> None:
     close = WeightPatch(factors=patch.factors, provenance={**patch.provenance, "weight_norms": {"w.weight": 2.99}})
     (reason,) = find_disabling(close, [])
     assert "is 1.01 times as large as the weight itself (limit 1)" in reason, "never as large as the limit"
+    norms = {"w.weight": 2.999997}  # a millionth less than the change
+    closer = WeightPatch(factors=patch.factors, provenance={**patch.provenance, "weight_norms": norms})
+    (reason,) = find_disabling(closer, [])
+    assert "is 1.01 times as large as the weight itself (limit 1)" in reason
 
 
 def test_refusal_of_an_edit_with_facts_of_a_graph_says_how_to_write_fewer() -> None:
