@@ -80,27 +80,31 @@ def count_in_words(differences: Sequence[PromptDifference], *, forms: bool = Fal
     """Return how many prompts are unchanged, those of the edits apart from others.
 
     For example: "1 of 2 locality prompts, 28 of 30 unrelated prompts unchanged". Prompts that neither model answers are
-    counted apart. The form in which they were asked is named if one was asked in chat form, or if ``forms`` is set.
+    counted apart; if there are no others, theirs is the only count. The form in which the prompts were asked is named
+    if one was asked in chat form, or if ``forms`` is set.
     """
     names_form = forms or any(row.asked.chat for row in differences)
     by_name: dict[str, list[bool]] = {}  # for each answered prompt whether it is unchanged
+    silent = []
     for row in differences:
+        if not row.answered:
+            silent.append(row)
+            continue
         name = group_name(row)
         if names_form and row.asked.chat:
             name += " in chat form"
         elif names_form:
             name += " in plain text"
-        flags = by_name.setdefault(name, [])
-        if row.answered:
-            flags.append(row.unchanged)
-    counts = [f"{sum(flags)} of {len(flags)} {name}" for name, flags in by_name.items()]
-    line = f"{', '.join(counts)} unchanged"
-    silent = [row for row in differences if not row.answered]
+        by_name.setdefault(name, []).append(row.unchanged)
+    parts = []
+    if by_name:
+        counts = [f"{sum(flags)} of {len(flags)} {name}" for name, flags in by_name.items()]
+        parts.append(f"{', '.join(counts)} unchanged")
     if silent:
-        line += f"; {number_of(len(silent), 'prompt')} without an answer: both models end their text at once"
-    if not all(row.asked.chat for row in silent):
-        line += "; in chat form (--chat) a question may get one"
-    return line
+        parts.append(f"{number_of(len(silent), 'prompt')} without an answer: both models end their text at once")
+        if any(not row.asked.chat for row in silent):
+            parts.append("in chat form (--chat) a question may get one")
+    return "; ".join(parts)
 
 
 def difference_table(differences: Sequence[PromptDifference]) -> Table:

@@ -75,6 +75,8 @@ def test_prompt_that_neither_model_answers_is_not_counted_as_unchanged() -> None
     counts = count_in_words(rows)
     assert "1 of 1 prompts unchanged; 1 prompt without an answer" in counts and "--chat" in counts
     assert "without an answer" not in count_in_words([kept])
+    only_silent = count_in_words([silent])
+    assert only_silent.startswith("1 prompt without an answer") and "unchanged" not in only_silent
     shown = io.StringIO()
     Console(file=shown, width=80).print(difference_table(rows))
     for text in (shown.getvalue(), difference_markdown(rows), difference_page(rows, title="t")):
