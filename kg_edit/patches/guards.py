@@ -138,10 +138,15 @@ def _find_reasons(
 
 
 def _norms_in(model: LanguageModel, patch: Patch | Changes) -> dict[str, float]:
-    """Return the present norm |W| of each weight that a patch changes, by name; empty if it changes no weights."""
+    """Return the present norm |W| of each weight that a patch changes, by name; {} unless it is a `WeightPatch`.
+
+    Anything else is compared with the norms that it records.
+    """
     from kg_edit.patches.weight_patch import WeightPatch  # which imports torch
 
-    return patch.weight_norms(model) if isinstance(patch, WeightPatch) else {}
+    if not isinstance(patch, WeightPatch):
+        return {}
+    return patch.weight_norms(model)
 
 
 def _compare_with_others(edit: _Sized, seen: SeenEdits) -> list[str]:
@@ -174,7 +179,9 @@ def _compare_with_weights(patch: Patch | Changes, norms: Mapping[str, float]) ->
             # Rounded up to hundredths; `round` comes first, so that 1.5000001 reads 1.5. What exceeds the limit by less
             # than a hundredth reads like a hundredth more, never like the limit.
             times = max(ceil(round(100 * size / norm, 3)) / 100, SHARE + 0.01)
-            named = f"{edit}: " if edit else ""
+            named = ""
+            if edit:
+                named = f"{edit}: "
             reasons.append(
                 f"{named}the change of {name} is {times:.4g} times as large as the weight itself (limit {SHARE:g})"
             )
@@ -186,7 +193,8 @@ def _largest_change(
 ) -> tuple[float, str]:
     """Return the norm of the largest change that an edit makes of a weight, and the edit's id.
 
-    The id is "" where there is only one edit, or where columns don't belong to edits (``by_edit`` is None).
+    ``pair`` has the factors of the weight's change, and ``by_edit`` the numbers of their columns for each edit; it is
+    None if it is not known which columns are whose. Then, and if there is only one edit, the id is "".
     """
     if not by_edit:
         # All edits count as equal and orthogonal: each has |change| / sqrt(edits). A weight with r columns has at most
