@@ -1,7 +1,8 @@
 """Patches of weights: W' = W + left right^T for named weights [out, in], applied for a while or merged permanently.
 
-`WeightPatch` has the factors of each change (`kg_edit.patches.factors`) by the weights' names. The file is read in the
-order of a patch's life: sums of patches, applying, merging, the file, and then the functions that these call.
+`WeightPatch` has the factors of each change (`kg_edit.patches.factors`) by the weights' names. Its methods come in the
+order of a patch's life: sums of patches, applying, merging, the file. Then come the functions that they call, and two
+for many patches: `sum_patches` and `place_factors`.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class WeightPatch(Patch):
     """Changes W + left right^T of named weights [out, in], with their provenance.
 
     ``state`` has the tensors that a method needs to continue after these edits or to remove one, such as the keys that
-    AlphaEdit protects. The last dimension of each tensor counts edits, except under names that begin with `SUM`: these
-    are sums over all edits, such as those of UltraEdit's statistics. Adding patches adds such sums, and concatenates
-    the other tensors.
+    AlphaEdit protects (under names that begin with `KEY`). The last dimension of each tensor counts facts, of which an
+    edit has one or more, except under names that begin with `SUM`: these are sums over all edits, such as those of
+    UltraEdit's statistics. Adding patches adds such sums, and concatenates the other tensors.
     """
 
     changed_part: ClassVar[ChangedPart] = "weights"
@@ -78,12 +79,16 @@ class WeightPatch(Patch):
         return WeightPatch(factors=inverse.factors, provenance=inverse.provenance)
 
     def __sub__(self, other: WeightPatch) -> Patch:
-        """Return this change plus the inverse of ``other``, without the columns of the state that both have."""
+        """Return this change plus the inverse of ``other``; the state loses what ``other``'s state added to it."""
         with_less_state = replace(self, state=_subtract_states(self.state, other.state))
         return with_less_state + -other
 
     def scaled(self, factor: float) -> WeightPatch:
-        """Return the same change, ``factor`` times as strong."""
+        """Return the same change, ``factor`` times as strong.
+
+        The state stays as it is, as it describes the edited facts, such as their keys, and not how strongly they are
+        written.
+        """
         factors = {name: Factors(left=factor * pair.left, right=pair.right) for name, pair in self.factors.items()}
         edits = [{**edit, "scale": factor * edit.get("scale", 1.0)} for edit in self.edits]
         return WeightPatch(factors=factors, provenance={**self.provenance, "edits": edits}, state=self.state)
@@ -96,7 +101,7 @@ class WeightPatch(Patch):
         reduced = {name: pair.reduced(rank) for name, pair in self.factors.items()}
         factors = {name: pair for name, (pair, _) in reduced.items()}
         shares = {name: share for name, (_, share) in reduced.items()}
-        edits = [{**edit, "batch": max(1, len(self.edits))} for edit in self.edits]
+        edits = [{**edit, "batch": len(self.edits)} for edit in self.edits]
         return WeightPatch(factors=factors, provenance={**self.provenance, "edits": edits}), shares
 
     @contextmanager
@@ -225,7 +230,7 @@ def _read_factors(file: PatchFile, name: str) -> Factors:
 def _check_state(file: PatchFile, name: str, tensor: Tensor, factors: Mapping[str, Factors]) -> None:
     """Check the shape of a tensor of the state: the keys of a changed weight [out, in] are [in, facts].
 
-    Any other tensor has at least one dimension, the last one, which counts edits except under names with `SUM`.
+    Any other tensor has at least one dimension, the last one, which counts facts except under names with `SUM`.
     """
     changed = factors.get(name.removeprefix(KEY))
     fits = tensor.dim() > 0
