@@ -31,8 +31,9 @@ def subtract_patch(expert: Patch, anti: Patch, *, strength: float = 1.0, extract
         expert: a patch of weights; the result lists its edits. What it alone changes stays as it is.
         anti: a patch of weights.
         strength: the factor of what is subtracted.
-        extract: whether the common part is not subtracted. A weight, or a row of one, that only the anti-expert changes
-            is then not subtracted at all: where e is 0, s is the direction of a, so all of a is the common part.
+        extract: whether to extract the rest of the anti-expert first, and subtract only that, so that the common part
+            is kept; else all of the anti-expert is subtracted. With it, nothing is subtracted in a row (or a whole
+            weight) that only the anti-expert changes: where e is 0, s is the direction of a, so all of a is common.
     """
     if not isinstance(expert, WeightPatch):
         raise _not_of_weights(expert, "expert")
@@ -79,7 +80,7 @@ def less_all(expert: Factors, anti: Factors, *, strength: float) -> Factors:
 def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factors:
     """Return the factors of e - strength rest(a) for the changes e and a of one weight; the ranks of both add up.
 
-    A row that is 0 in one of the changes has no direction, so s is the direction of the other one. If e and a are
+    What is subtracted is rest(a), which is extracted from a by leaving out the common part. A row that is 0 in one of the changes has no direction, so s is the direction of the other one. If e and a are
     opposite, they have nothing in common, and all of a is subtracted.
     """
     # e = e_out e_in^T and a = a_out a_in^T, with e_out and a_out [out, rank], e_in and a_in [in, rank]
@@ -105,7 +106,14 @@ def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factor
 
 
 def _multiply_rows(left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
-    """Return the dot products, [out], of each row of left right^T with the same row of other_left other_right^T."""
+    """Return the dot products, [out], of each row of left right^T with the same row of other_left other_right^T.
+
+    Row i of a product is left_i right^T, so its dot product with the other row i is
+
+        left_i (right^T other_right) other_left_i^T
+
+    where the bracket is a small matrix [rank, other rank], and the products [out, in] are never computed.
+    """
     dots: Tensor = ((left @ (right.T @ other_right)) * other_left).sum(1)
     return dots
 
