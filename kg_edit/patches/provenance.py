@@ -49,8 +49,8 @@ class _Edit(_Open):
 class _Norms(_Open):
     """Sizes of an edit, for the warnings about unusual ones and for reports."""
 
-    change: _Number | None = None  # of the state that the method found by descent, against the unedited one
-    update: _Number | None = None  # of the change of the weights
+    change: _Number | None = None  # |m* - m|: of the state found by descent, less the unedited one
+    update: _Number | None = None  # |W' - W|: of the change of the weights
 
 
 class _Request(_Open):
