@@ -28,7 +28,7 @@ from kg_edit.patches.container import PatchFile
 from kg_edit.text.matching import bare_question
 from kg_edit.text.similarity import Scorer, best, bm25_index, index_of, normalise_text, share_index, within_letters
 
-_ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted
+_ROOM = 256  # tokens reserved where examples are fitted: see `reserved`
 
 
 class PromptRule(BaseModel):
@@ -258,7 +258,8 @@ class PromptPatch(Patch):
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
         """Return the function that turns a text into the prompt for ``model``.
 
-        It is `prompt_transform`, with fewer other facts as examples if the model's positions hold no more.
+        It is `prompt_transform`, with fewer other facts as examples if the model's positions hold no more. The prompt
+        itself is counted with the facts, so all of the `reserved` positions are left to its answer.
         """
         most = max((rule.own_examples for rule, _ in self.facts), default=0)
         positions = model.max_positions
