@@ -117,7 +117,7 @@ class PatchEntry:
 
 @dataclass(frozen=True)
 class ServiceEntry:
-    """What the core asks a wing to do, if it is there: a module, by what it does.
+    """A module of a wing that the core calls, if the wing is there. Its ``name`` says what it does for the core:
 
     ``ledger`` (of `kg_edit.ship`) reads a folder of patches, ``layer choice`` (of `kg_edit.evaluation`) finds the layer
     of ``--layer auto``.
@@ -213,7 +213,10 @@ def _find_entries(group: str, kind: type[Entry]) -> dict[str, Entry]:
 
 
 def _load_entries(group: str, kind: type[Entry]) -> Iterator[tuple[EntryPoint, Entry]]:
-    """Yield each entry of a group with its entry point. One that can't be used is left out with a warning."""
+    """Yield each entry of a group with its entry point.
+
+    One of another package that can't be used is left out with a warning. One of ours that can't be imported raises.
+    """
     for point in entry_points(group=group):
         try:
             entries = _load_point(point, kind)
@@ -266,7 +269,7 @@ def plug_in_code(target: str) -> dict[str, str | None] | None:
 
 
 def _python_files(module: str) -> list[Path]:
-    """Return the Python files of the package that a module is in; of a module outside a package, its own file.
+    """Return all Python files of the top-level package of a module; of a module outside a package, its own file.
 
     The module was imported, as its class made the edit. So its package is among the loaded modules.
     """
