@@ -1,7 +1,8 @@
 """Line charts as SVG for an HTML page: a few hundred bytes a line, coloured by the page's style sheet.
 
 A line has a class by its position (``line-0``, ``line-1``, … in the given order). The legend is HTML above the chart,
-so it covers nothing. Every text is escaped. Numbers that are not finite are left out, and break the line.
+so it covers nothing. Every text is escaped. Numbers that are not finite are left out; in a `line_chart` they break the
+line, and a `sparkline` goes on over them.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ class _Scale:
     """Converts a chart's numbers to pixels; the axes end at the numbers ``x_end`` and ``y_end``."""
 
     def __init__(self, x_end: float, y_end: float) -> None:
-        self._x_end = x_end or 1.0
-        self._y_end = y_end or 1.0
+        self._x_end = x_end  # more than 0, as the last of `ticks` is
+        self._y_end = y_end
 
     def x(self, value: float) -> float:
         """Return the pixels from the left."""
