@@ -80,8 +80,9 @@ def less_all(expert: Factors, anti: Factors, *, strength: float) -> Factors:
 def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factors:
     """Return the factors of e - strength rest(a) for the changes e and a of one weight; the ranks of both add up.
 
-    What is subtracted is rest(a), which is extracted from a by leaving out the common part. A row that is 0 in one of the changes has no direction, so s is the direction of the other one. If e and a are
-    opposite, they have nothing in common, and all of a is subtracted.
+    What is subtracted is rest(a), which is extracted from a by leaving out the common part. A row that is 0 in one of
+    the changes has no direction, so s is the direction of the other one. If e and a are opposite, they have nothing in
+    common, and all of a is subtracted.
     """
     # e = e_out e_in^T and a = a_out a_in^T, with e_out and a_out [out, rank], e_in and a_in [in, rank]
     e_out = exact(expert.left)
