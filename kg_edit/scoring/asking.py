@@ -1,8 +1,10 @@
 """Ask a model: the only way from `Requests` to `Evidence`.
 
-`ask_each` asks many requests in one forward pass for all answers and one batch of continuations, each on a model with a
-patch of its own. `ask` asks one model, in batches with a progress bar. `check_requests` finds prompts that can't be
-asked before any work is done.
+`ask_each` asks many `Requests`, each on a model with a patch of its own. Those of one form (plain or chat) are asked
+together: their answers are scored in the same passes, and their texts are continued in two batches, those of one line
+and those of several. What is left, such as samples and next tokens, is asked for one `Requests` after the other. `ask`
+asks one model, in batches with a progress bar. `check_requests` finds prompts that can't be asked before any work is
+done.
 """
 
 from __future__ import annotations
@@ -40,24 +42,25 @@ def ask_each(
         patches: a patch for each of the requests, applied while it is asked; patches of weights are asked together.
         before: the unedited model's evidence for each of the requests, if ``model`` is edited or patched.
     """
-    evidence: dict[int, Evidence] = {}  # by the number of the requests
-    together: dict[bool, dict[int, _Question]] = {}  # by form (true: chat), and by the same number
-    for index, request in enumerate(requests):
-        patch = patches[index] if patches else None
-        unedited = before[index] if before else None
+    evidence: dict[int, Evidence] = {}  # by the number in ``requests``
+    together: dict[bool, dict[int, _Asked]] = {}  # by form (true: chat), and by the same number
+    for number, own_requests in enumerate(requests):
+        patch = patches[number] if patches else None
+        unedited = before[number] if before else None
         if patch is None or isinstance(patch, WeightPatch):
-            together.setdefault(request.chat, {})[index] = _Question(request, patch, unedited)
+            together.setdefault(own_requests.chat, {})[number] = _Asked(own_requests, patch, unedited)
             continue
         # The patch changes more than weights, so it is applied to the model, and its requests are asked alone.
-        with patch.applied(_in_form(model, chat=request.chat)) as edited:
-            (evidence[index],) = _ask_together(edited, [_Question(request, None, unedited)])
-    for chat, by_index in sorted(together.items()):
-        answers = _ask_together(_in_form(model, chat=chat), list(by_index.values()))
-        evidence.update(zip(by_index.keys(), answers, strict=True))
-    return [evidence[index] for index in range(len(requests))]
+        with patch.applied(_in_form(model, chat=own_requests.chat)) as edited:
+            [answer] = _ask_together(edited, [_Asked(own_requests, None, unedited)])
+            evidence[number] = answer
+    for chat, by_number in sorted(together.items()):
+        answers = _ask_together(_in_form(model, chat=chat), list(by_number.values()))
+        evidence.update(zip(by_number.keys(), answers, strict=True))
+    return [evidence[number] for number in range(len(requests))]
 
 
-class _Question(NamedTuple):
+class _Asked(NamedTuple):
     """Requests, the patch of weights with which they are asked, and the unedited model's evidence for them."""
 
     requests: Requests
@@ -72,17 +75,17 @@ def _in_form(model: LanguageModel, *, chat: bool) -> LanguageModel:
     return model
 
 
-def _ask_together(model: LanguageModel, questions: Sequence[_Question]) -> list[Evidence]:
-    """Ask questions that are all in ``model``'s form, each with its own patch of weights.
+def _ask_together(model: LanguageModel, questions: Sequence[_Asked]) -> list[Evidence]:
+    """Ask what is all in ``model``'s form, each with its own patch of weights.
 
-    Answers are scored, and texts and conversations are continued, for all questions at once. What is left is asked
-    question by question, with its patch applied.
+    Answers are scored, and texts and conversations are continued, for all ``questions`` at once. What is left is asked
+    for one after the other, with its patch applied.
     """
     prompts = list[str]()
     for question in questions:
         prompts += [pair.prompt for pair in question.requests.pairs]
         prompts += [continued.prompt for continued in question.requests.continued]
-    model.foresee(prompts)
+    model.foresee(prompts)  # a patch of the prompt that asks the model itself (MeLLo) prepares them all in one batch
     pairs = [question.requests.pairs for question in questions]
     scores = score_each(model, pairs, patches=[question.patch for question in questions])
     texts = _continue_together(model, questions)
@@ -122,14 +125,14 @@ class _OwnedPrompt(NamedTuple):
     prompt: str
 
 
-def _own(question: _Question, number: int, prompt: str) -> _OwnedPrompt:
+def _add_owner(question: _Asked, number: int, prompt: str) -> _OwnedPrompt:
     """Return a prompt of the question with this number, with its owner."""
     if question.patch is None:
         return _OwnedPrompt(None, prompt)
     return _OwnedPrompt(number, prompt)
 
 
-def _continue_together(model: LanguageModel, questions: Sequence[_Question]) -> list[dict[str, str]]:
+def _continue_together(model: LanguageModel, questions: Sequence[_Asked]) -> list[dict[str, str]]:
     """Return the continuations of each question, by prompt; those of one line are a batch, paragraphs another.
 
     A prompt that several questions share has the largest of their limits.
@@ -138,7 +141,7 @@ def _continue_together(model: LanguageModel, questions: Sequence[_Question]) -> 
     paragraphs: set[_OwnedPrompt] = set()
     for number, question in enumerate(questions):
         for continued in question.requests.continued:
-            owned = _own(question, number, continued.prompt)
+            owned = _add_owner(question, number, continued.prompt)
             limit = continued.limit(model.tokenizer, chat=question.requests.chat)
             limits[owned] = max(limits.get(owned, 0), limit)
             if continued.several_lines:
@@ -150,13 +153,13 @@ def _continue_together(model: LanguageModel, questions: Sequence[_Question]) -> 
     by_question = []
     for number, question in enumerate(questions):
         prompts = [continued.prompt for continued in question.requests.continued]
-        by_question.append({prompt: written[_own(question, number, prompt)] for prompt in prompts})
+        by_question.append({prompt: written[_add_owner(question, number, prompt)] for prompt in prompts})
     return by_question
 
 
 def _write(
     model: LanguageModel,
-    questions: Sequence[_Question],
+    questions: Sequence[_Asked],
     owned_prompts: Sequence[_OwnedPrompt],
     limits: Mapping[_OwnedPrompt, int],
     *,
@@ -176,7 +179,7 @@ def _write(
     return dict(zip(owned_prompts, texts, strict=True))
 
 
-def _converse_together(model: LanguageModel, questions: Sequence[_Question]) -> list[dict[Conversation, Exchange]]:
+def _converse_together(model: LanguageModel, questions: Sequence[_Asked]) -> list[dict[Conversation, Exchange]]:
     """Return what is said in the conversations of each question, all of them in one batch."""
     together = list[Conversation]()
     patches = list[WeightPatch | None]()
@@ -212,7 +215,8 @@ def ask(model: LanguageModel, requests: Sequence[Requests], *, progress: str | N
         requests: what is asked, in any mixture of forms.
         progress: title of a progress bar; None: no bar.
     """
-    # The requests of a batch are of one form (plain or chat), and their texts end alike (one line or several).
+    # The requests of a batch are of one form (plain or chat), and their texts end alike (one line or several): else
+    # `ask_each` would split the batch into smaller ones.
     alike: dict[tuple[bool, bool], list[int]] = {}
     for index, request in enumerate(requests):
         several_lines = any(continued.several_lines for continued in request.continued)
