@@ -5,8 +5,11 @@
     turns:     user: PROMPT                assistant: first       user: Are you sure?     assistant: answer
     thinking:  user: PROMPT                assistant: <think> first </think> answer
 
-The first step of a conversation with thinking is cut after so many tokens, and then the thought is closed, so that the
-model has to answer. A budget of 0 is the template's own way not to think: a thought that is empty.
+`Conversation.thinking` says which of them it is, and is the budget of the thought:
+
+    None     turns: the first answer, then the second question
+    0        thinking, with the empty thought by which the template itself turns thinking off
+    n > 0    thinking, cut after n tokens; then the thought is closed, so that the model has to answer
 """
 
 from __future__ import annotations
@@ -69,18 +72,21 @@ def converse(
         conversations: what is said.
         patches: the patch of each conversation's model; None: the unpatched model.
     """
-    form = None
+    form = None  # of thoughts; no conversation has one
     if any(conversation.thinking is not None for conversation in conversations):
         form = thinking_form(model)
     beginnings = []
     limits = []
     for conversation in conversations:
         beginnings.append(_begin(model, conversation, form))
-        limits.append(ANSWERED if conversation.thinking is None else conversation.thinking)
+        if conversation.thinking is None:
+            limits.append(ANSWERED)
+        else:
+            limits.append(conversation.thinking)
     firsts = _write(model, beginnings, limits=limits, patches=patches, form=form)
     texts = []  # up to the answers
     for conversation, beginning, first in zip(conversations, beginnings, firsts, strict=True):
-        if conversation.thinking is None or form is None:
+        if conversation.thinking is None or form is None:  # the second is for mypy: with a thought there is a form
             texts.append(_ask_again(model, conversation, first))
         else:
             texts.append(_end_thought(conversation, beginning, first, form))
@@ -131,7 +137,11 @@ def _write(
     patches: Sequence[WeightPatch | None] | None,
     form: ThinkingForm | None,
 ) -> list[str]:
-    """Return what the model writes after each text: up to the end of a turn or of a thought, or the limit."""
+    """Return what the model writes after each text: up to the end of a turn or of a thought, or the limit.
+
+    If one conversation of the batch thinks, ``form`` is given. Then the mark that ends a thought ends each text, also
+    that of a conversation without a thought.
+    """
     rows = []
     for text, limit in zip(texts, limits, strict=True):
         ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])  # a template has all special tokens
