@@ -27,8 +27,20 @@ LINE_BREAK = "↵"  # in a prompt that is shown
 class ReportProbe(BaseModel):
     """A prompt to check: the wanted answer, and optionally an unwanted one to compare with.
 
-    The model continues ``ask`` (a question in its few-shot form); the answers are scored after ``score``. After a
-    prompt whose target is a paragraph it reads on over line breaks (``several_lines``), as `kg-edit evaluate` does.
+    The names of the fields are those in records.jsonl.
+
+    Attributes:
+        kind: what the prompt is for the edit.
+        prompt: the prompt as it is shown.
+        ask: the text that the model continues: of a question its few-shot form, else the prompt.
+        score: the text after which the likelihood of the answers is computed.
+        wanted: the wanted answer.
+        unwanted: the answer to compare with; None: there is none.
+        aliases: all right answers, ``wanted`` too; (): only ``wanted``.
+        chat: whether the prompt is asked in chat form.
+        several_lines: whether the model reads on over line breaks, as `kg-edit evaluate` does after a prompt whose
+            target is a paragraph.
+        language: the language of the texts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,7 +70,7 @@ class ReportProbe(BaseModel):
 
     def is_answered(self, text: str) -> bool:
         """Return whether a continuation has the wanted answer, as in `Reading`."""
-        names = self.aliases or (self.wanted,)  # `aliases` has all right names, the wanted one too
+        names = self.aliases or (self.wanted,)
         if self.kind == "portability":
             return any(mentions(text, name) for name in names)
         in_a_sentence = self.chat and not self.several_lines  # a paragraph is never in one sentence
