@@ -4,10 +4,13 @@
 this answer too. Otherwise the first five tokens of both greedy texts are the same. In chat form, the first sentence has
 to mention the answer, or has to be the same.
 
-Where the unedited model gives the answer, unchanged means that `locality.unchanged` of `kg-edit evaluate` is 1: at each
-position of the answer the most probable token is the same. Where it does not, the two differ: `locality.unchanged` then
-reads the tokens that the models predict after the answer's earlier tokens, which neither model would write, and not
-their greedy texts. For a prompt without an answer, unchanged means that `locality.same_text` is 1.
+How this compares with the metrics of `kg-edit evaluate`, for a prompt
+
+- whose answer the unedited model gives: it is unchanged if `locality.unchanged` is 1, which means that the most
+  probable token is the same at each position of the answer
+- whose answer the unedited model does not give: `locality.unchanged` may say something else. It reads the tokens that
+  the models predict after the answer's earlier tokens, which neither model writes here, and not their greedy texts
+- without an answer: it is unchanged if `locality.same_text` is 1
 """
 
 from __future__ import annotations
@@ -63,18 +66,19 @@ def compare_prompts(
     """
     model = as_model(model)
     records: Patch
-    edited: AbstractContextManager[LanguageModel]
+    edited_context: AbstractContextManager[LanguageModel]
     if isinstance(patch, LanguageModel):  # its change is in its weights; the records of its edits are beside them
+        # An empty patch that only carries the records, by which `_put_line_breaks` knows the edited subjects
         records = WeightPatch(factors={}, provenance=read_merged_provenance(patch.name))
-        edited = nullcontext(patch)
+        edited_context = nullcontext(patch)
     else:
         records = as_patch(patch)
-        edited = records.applied(model)
+        edited_context = records.applied(model)
     entries = _put_line_breaks(model, _as_prompts(prompts), records)
     check_prompts(model, entries, tokens=tokens)
     requests = [entry.requests(tokens=tokens) for entry in entries]
     old_answers = ask(model, requests, progress=show_if(progress, "unedited"))
-    with edited as edited_model:
+    with edited_context as edited_model:
         new_answers = ask(edited_model, requests, progress=show_if(progress, "edited"))
     differences = []
     for entry, old, new in zip(entries, old_answers, new_answers, strict=True):
