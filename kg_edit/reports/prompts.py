@@ -71,7 +71,7 @@ def read_prompts(path: Path | str) -> tuple[AskedPrompt, ...]:
     for number, row in _rows(path):
         try:
             if isinstance(row, RowFault):
-                raise EditError([Fault(*row)])
+                raise EditError([Fault(row.field, row.message)])
             if not isinstance(row, dict):
                 raise EditError([Fault("", f"found {describe(row)}; {_FORM}")])
             if "target_new" in row:
@@ -87,15 +87,28 @@ def read_prompts(path: Path | str) -> tuple[AskedPrompt, ...]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the fields of each row that is not blank."""
-    suffix = path.suffix.lower()
-    if suffix not in _ROWS:
-        for number, line in enumerate(utf8_text(path).split("\n"), 1):
-            cells = line.rstrip("\r").split("\t")
-            is_header = number == 1 and cells == _HEADER
-            if line.strip() and not is_header:
-                yield number, {"prompt": cells[0], "answer": [name for name in cells[1:] if name.strip()]}
-        return
+    """Yield the number and the content of each row of a file of any format, as the next two functions do."""
+    if path.suffix.lower() in _ROWS:
+        yield from _rows_of_records(path)
+    else:
+        yield from _rows_of_text(path)
+
+
+def _rows_of_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number and the fields of each line that is not blank: "The capital of Italy is<tab>Rome"."""
+    for number, line in enumerate(utf8_text(path).split("\n"), 1):
+        cells = line.rstrip("\r").split("\t")
+        is_header = number == 1 and cells == _HEADER
+        if line.strip() and not is_header:
+            yield number, {"prompt": cells[0], "answer": [name for name in cells[1:] if name.strip()]}
+
+
+def _rows_of_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the content of each row of a .jsonl, .json or .csv file.
+
+    The content is a dict of the fields, a `RowFault` for a row that can't be read, or what else a JSON file may have in
+    the place of a record, such as a number. A text is a prompt, and becomes {"prompt": text}.
+    """
     try:
         rows = raw_rows(path, expected="a file of prompts", header_fault=_header_fault)
     except EditRowError as error:
@@ -106,7 +119,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
             value = {"prompt": value}
         if isinstance(value, dict):  # a null field counts as absent, as in a file of edits
             value = {name: field for name, field in value.items() if field is not None}
-            if suffix == ".csv" and "answer" in value:
+            if path.suffix.lower() == ".csv" and "answer" in value:
                 value["answer"] = entries(value["answer"])
         yield row.line, value
 
@@ -168,12 +181,12 @@ def packaged_prompts(*, chat: bool = False, language: str = ENGLISH) -> tuple[As
     A language without such prompts gets the English ones.
     """
     prompts = list[AskedPrompt]()
-    for code, prompt, answer in _packaged_rows(language):
+    for code, prompt, answer in _unrelated_rows(language):
         prompts.append(AskedPrompt(prompt=prompt, answer=(answer,), chat=chat, source="unrelated", language=code))
     return tuple(prompts)
 
 
-def _packaged_rows(language: str) -> list[list[str]]:
+def _unrelated_rows(language: str) -> list[list[str]]:
     """Return (language, prompt, answer) of each packaged prompt of a language, or of English if it has none."""
     if language == ENGLISH or language not in FORM_LANGUAGES:
         return [[ENGLISH, *row] for row in packaged_rows("unrelated_prompts.tsv")]
@@ -184,8 +197,8 @@ def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
     """Return the packaged prompts, and up to ten about other subjects with the relations of the edits.
 
     Both are in the languages of the edits, and asked in the form of the first edit. A prompt that mentions the subject
-    of an edit is left out, because it may be about the edited fact. A neighborhood prompt of an edit is left out too,
-    because the report has it already.
+    of an edit is left out, because it may be about the edited fact. A neighborhood prompt of an edit with an old object
+    is left out too, because the report has it already as a probe; those of other edits are among `own_prompts`.
     """
     chat = edits[0].asks_in_chat
     subjects = {edit.subject for edit in edits}
@@ -208,11 +221,13 @@ def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
 
 
 def _related(edits: Iterable[Edit], *, chat: bool) -> dict[tuple[str, str], list[AskedPrompt]]:
-    """Return for each relation of the edits its prompt about ten well-known things that fit the relation.
+    """Return prompts about well-known things for each relation of the edits, by language and relation.
 
-    A relation is known by its id, by its label, or if the edit's prompt is a packaged template. A prompt without a
-    place for the subject can't be asked about another thing. In another language than English, the prompts are those
-    of the packaged forms, about the things whose names are packaged.
+    In English the prompts have the words of the first edit of the relation, and in other languages those of a packaged
+    form. The edit "{} is the capital of" of Paris gives "Rome is the capital of", with the answer Italy.
+
+    The relation of an English edit is known by its id, by its label, or if its prompt is a packaged template. A prompt
+    without a place for the subject can't be asked about another thing, so it gives none.
     """
     templates = RelationTemplates.load()
     by_template = {row.template: row for row in templates.by_name.values()}
@@ -226,12 +241,17 @@ def _related(edits: Iterable[Edit], *, chat: bool) -> dict[tuple[str, str], list
         relation = _find_relation(edit, templates, by_template)
         if relation not in facts or (ENGLISH, relation) in related or "{}" not in edit.prompt:
             continue
-        prompts = []
-        for thing, name in facts[relation]:
-            text = _about(thing, edit.prompt)
-            prompts.append(AskedPrompt(prompt=text, answer=(name,), chat=chat, source="relation"))
-        related[ENGLISH, relation] = prompts
+        related[ENGLISH, relation] = _related_in_english(edit.prompt, facts[relation], chat=chat)
     return related
+
+
+def _related_in_english(template: str, facts: Iterable[tuple[str, str]], *, chat: bool) -> list[AskedPrompt]:
+    """Return the prompt of an edit about the thing of each fact (thing, object), with the object as its answer."""
+    prompts = []
+    for thing, name in facts:
+        text = _about(thing, template)
+        prompts.append(AskedPrompt(prompt=text, answer=(name,), chat=chat, source="relation"))
+    return prompts
 
 
 def _find_relation(edit: Edit, templates: RelationTemplates, by_template: Mapping[str, RelationTemplate]) -> str:
