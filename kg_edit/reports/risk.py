@@ -177,6 +177,7 @@ def _compute_shares(method: RankOneMethod | JointMethod, edits: Sequence[Edit], 
         for layer in method.layers:
             keys, directions = _keys_and_directions(method, requests, layer)  # [edits, d_ff], [d_ff, edits]
             scaled = directions / (keys * directions.T).sum(1)  # u_i / (u_i . k_i), [d_ff, edits]
+            # [j, i], the edit i at the key of the edit j, becomes [i, j]
             at_edits = torch.maximum(at_edits, (keys @ scaled).T.abs().cpu())
             for number, token_keys in enumerate(_keys_of_prompts(model, prompts, layer)):
                 token_shares = (token_keys.to(scaled) @ scaled).abs().cpu()  # [tokens, edits]
@@ -252,7 +253,11 @@ def _keys_and_directions(
 def _joint_directions(
     method: JointMethod, requests: Sequence[Request], by_edit: Sequence[Tensor], layer: int
 ) -> Tensor:
-    """Return the directions of a batch, [d_ff, edits], from the keys of each edit [contexts, d_ff]."""
+    """Return the directions of a batch, [d_ff, edits], from the keys of each edit [contexts, d_ff].
+
+    ``protected`` is None, as the batch is the first one on the unedited model: no earlier edits have to be protected.
+    """
+    # `fact_key` joins the keys of an edit's contexts into the one key that the method writes under
     batch = torch.stack([fact_key(keys) for keys in by_edit], 1)  # K, [d_ff, edits]
     others = requests if method.config.hold else ()  # with ``hold``, the prompts' other tokens keep their outputs
     # memory=0.0: one layer alone is read, so no states are kept for a higher one.
@@ -267,7 +272,7 @@ def _single_directions(
     columns = []
     for request, keys in zip(requests, by_edit, strict=True):
         held = OtherKeys.none(keys.shape[1], keys.device)
-        if method.config.hold:  # the prompt's other tokens keep their outputs
+        if method.config.hold:  # a weight: the prompt's other tokens keep their outputs
             held = held.plus(other_keys(method.model, request.rewrites, layer))
         columns.append(method.covariance.solve(keys.mean(0), others=held, weight=method.config.hold))
     return torch.stack(columns, 1)
