@@ -6,7 +6,7 @@ several edits, a table of all of them and the sizes of the weights' changes come
 are one below the other, and a subgraph is a list. All text is escaped, and only the page's own script may run (its hash
 is in the page's content security policy). The templates are in `kg_edit/reports/page`.
 
-The functions follow the page from top to bottom; each returns a part of it as HTML.
+Each function returns a part of the page as HTML. The template report.html has the parts in the page's order.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Entry:
     @property
     def rewrite(self) -> ReportRow:
         """The row of the edit's own prompt; of an edit in both forms, that of the form with the worse result."""
-        return find_worst(self.of("rewrite"))
+        return find_worst(self.rows_of("rewrite"))
 
     @property
     def shares(self) -> list[float]:
@@ -112,8 +112,8 @@ class _Entry:
             return '<span class="badge warn">more likely, failed</span>'
         return '<span class="badge bad">failed</span>'
 
-    def of(self, kind: ProbeKind) -> list[ReportRow]:
-        """Return the edit's probes of one kind."""
+    def rows_of(self, kind: ProbeKind) -> list[ReportRow]:
+        """Return the rows of the edit's probes of one kind."""
         return [row for row in self.rows if row.probe.kind == kind]
 
 
