@@ -111,7 +111,10 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
 
 
 def _measure_mlp(block: nn.Module, spec: ModelSpec, text_config: PretrainedConfig) -> tuple[int, int]:
-    """Return d and d_ff of a block's MLP; of a mixture, d_ff of all experts of a token together."""
+    """Return d and d_ff of a block's MLP, whose down-projection is [d, d_ff].
+
+    Of a mixture of experts, d_ff is that of all experts of a token together.
+    """
     if spec.down_projection is None:
         return text_config.hidden_size, width_of_experts(text_config)
     width, inner = weight_matrix(block.get_submodule(spec.down_projection)).shape

@@ -27,7 +27,7 @@ _INPUTS = ".inputs.json"  # what the run in a folder was computed from
 
 @dataclass(frozen=True)
 class EditRun:
-    """The result of `run_edits`. As text it is the verdict, and a line for each of its remarks.
+    """The result of `run_edits`. As text it is the verdict, and a line for each of its remarks and commands.
 
     Attributes:
         folder: the folder of the run.
@@ -64,12 +64,16 @@ def read_finished(folder: Path, edits: Sequence[Edit], inputs: Mapping[str, str]
     """
     try:
         noted = json.loads((folder / _INPUTS).read_bytes())
-        read_provenance(folder / PATCH)
+        read_provenance(folder / PATCH)  # only to see that the patch can be read
     except (OSError, ValueError, PatchError):
         return None
     rows = known_rows(folder / RECORDS, edits)
     verdict = Verdict.beside(folder / PATCH)
-    if noted != inputs or not rows or verdict is None or verdict.failed or not (folder / REPORT).is_file():
+    if noted != inputs:
+        return None
+    if not rows or verdict is None or not (folder / REPORT).is_file():  # the run was not finished
+        return None
+    if verdict.failed:
         return None
     differences = read_differences(folder / LOCALITY)
     return EditRun(folder, BeforeAfter(rows), verdict.with_prompts_of(rows), differences)

@@ -32,7 +32,7 @@ def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None)
         chat: in chat form, or in plain text; None: in the form in which the edit is made. An edit that is made in both
             forms is asked in plain text; its own prompt is also asked in chat form.
     """
-    in_chat = []
+    in_chat = []  # a prompt in chat form needs no line break: the template stands before it
     for probe in _probes(edit, edit.text, edit.paraphrases):
         in_chat.append(probe.model_copy(update={"chat": True}))
     asks_in_chat = edit.asks_in_chat
@@ -46,7 +46,8 @@ def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None)
         readable = readable_edit(model, edit)
     rewrite, *others = _probes(edit, readable.text, readable.paraphrases)
     if chat is None and len(edit.forms) > 1:
-        return (rewrite, in_chat[0], *others)
+        rewrite_in_chat = in_chat[0]
+        return (rewrite, rewrite_in_chat, *others)
     return (rewrite, *others)
 
 

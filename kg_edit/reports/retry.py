@@ -46,7 +46,10 @@ class AloneLine(BaseModel):
 
 
 def read_alone(folder: Path) -> dict[str, bool]:
-    """Return whether each edit that an earlier start of the run made alone succeeded, by id."""
+    """Return whether each edit that an earlier start of the run made alone succeeded, by id.
+
+    A last line that is incomplete, as the run was killed while it was written, is cut off the file.
+    """
     drop_cut_line(folder / ALONE)
     return {line.edit: line.succeeded for line in read_lines(folder / ALONE, AloneLine)}
 
@@ -92,8 +95,11 @@ def make_alone(
                     "%d failed edits were not made alone, to save time; the same command with --alone does", left
                 )
                 break
-            together = min(_MOST_TOGETHER, max(_FIRST_TOGETHER, start))  # 2, 2, 4, 8, 8, …
-            batch = remaining[start : start + together]
+            # Each edit of a batch is alone in its patch, though a method may run their descents in the same passes. A
+            # batch is as large as the number of edits that were made before: 2, 2, 4, 8, 8, …
+            batch_size = min(_MOST_TOGETHER, max(_FIRST_TOGETHER, start))
+            batch = remaining[start : start + batch_size]
+            # The progress bar shows the steps of the descent
             with send_losses([StepNotes(bar.note, most=method.config.most_steps)], [edit.id for edit in batch]):
                 results = method.edit_each(batch)  # of each edit its patch, or the error why there is none
             lines = []
