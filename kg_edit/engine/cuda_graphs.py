@@ -100,7 +100,7 @@ class RepeatedInPlace:
     def __init__(self, *, capture: bool) -> None:
         self._may_capture = capture
         self._graphs: Graphs | None = None
-        self._result: Tensor | None = None  # the last one of a graph
+        self._result: Tensor | None = None  # the last result, if graphs make it
 
     def __call__(self, work: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
         """Return ``work(*parameters)``; ``work`` and ``parameters`` are the same at each call.
@@ -135,10 +135,11 @@ class RepeatedInPlace:
     def pass_on(self, parameters: Iterable[Tensor]) -> None:
         """Give ``parameters`` their gradients, if a graph made the last result.
 
-        That result is a leaf, so the backward pass has left a gradient on it alone. Otherwise the parameters already
-        have theirs.
+        That result is a leaf, so the backward pass has left a gradient on it alone.
         """
-        if self._graphs is None or self._result is None or self._result.grad is None:
+        if self._graphs is None:  # the function ran as it is, and the parameters already have their gradients
+            return
+        if self._result is None or self._result.grad is None:  # there was no call, or no backward pass after it
             return
         _, run_backward = self._graphs
         for parameter, gradient in zip(parameters, run_backward(self._result.grad), strict=True):
