@@ -39,8 +39,8 @@ from wikidata_cache.subgraphs.sampling import Policy
 if TYPE_CHECKING:
     from wikidata_cache import WikidataCache
 
-# Errors of one edit. An unreachable graph is none of these: it ends the run, which can be resumed.
-ABSENT = (EntityNotInGraphError, UnknownLabelError, MissingObjectError)  # the graph lacks the edit's o*
+ABSENT = (EntityNotInGraphError, UnknownLabelError, MissingObjectError)
+"""What `subgraph` of a source raises if the graph lacks the edit's o*."""
 
 
 @runtime_checkable
@@ -285,7 +285,8 @@ def other_label(graph: nx.MultiDiGraph, edit: Edit) -> str | None:
     Also None if the source has no label in the language of the edit, and gives an English one in its place.
     """
     item = edit.target_new_id or ""
-    node = graph.graph.get("redirects", {}).get(item, item)
+    redirects = graph.graph.get("redirects", {})  # {merged item: its new item}; only in Wikidata's subgraphs
+    node = redirects.get(item, item)
     if node not in graph:
         return None
     label = str(graph.nodes[node]["label"])
@@ -300,7 +301,8 @@ def other_label(graph: nx.MultiDiGraph, edit: Edit) -> str | None:
 
 def say_what_is_missing(graph: nx.MultiDiGraph, edit: Edit, settings: SubgraphSettings) -> str:
     """Return why an edit's subgraph has only its own edge: o* has no statements, or no rule reads them."""
-    unread = graph.graph.get("dropped", {}).get("no_rule")
+    dropped = graph.graph.get("dropped", {})  # {why statements were left out: how many}; only in Wikidata's subgraphs
+    unread = dropped.get("no_rule")
     if unread:
         about = f"the graph has {unread} statements of o* ({edit.target_new})"
         return f"no rule of {settings.rules} adds a fact to it; {about}"
