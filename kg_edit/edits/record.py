@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -31,7 +30,7 @@ def _without_codes(names: tuple[str, ...]) -> tuple[str, ...]:
     return (name, *kept)
 
 
-# A right answer: its name, then its aliases. Teacher forcing scores the name alone.
+# A right answer: its name, then its aliases. Teacher forcing scores the name alone. (An `Edit` has names alone.)
 Answer = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_without_codes)]
 Answers = Annotated[tuple[Answer, ...], Field(strict=False)]
 
@@ -39,7 +38,8 @@ Answers = Annotated[tuple[Answer, ...], Field(strict=False)]
 class Example(Record):
     """An answered question that is shown before another question.
 
-    ``facts`` are sentences, one for each hop, that lead to the answer; ``context`` are the facts before the question.
+    ``facts`` are the steps from the question to the answer, a sentence for each hop: they may be shown between the two.
+    ``context`` are sentences before the question, as in a `Query`.
     """
 
     question: Text
@@ -78,7 +78,10 @@ class Query(Record):
     @property
     def right_names(self) -> tuple[str, ...]:
         """All names of all right answers, in one row."""
-        return tuple(chain.from_iterable(self.answers))
+        names = list[str]()
+        for answer in self.answers:
+            names += answer
+        return tuple(names)
 
 
 Queries = Annotated[tuple[Query, ...], Field(strict=False)]
@@ -151,12 +154,18 @@ class BenchmarkRecord(Record):
 
     def queries(self, name: str) -> tuple[Query, ...]:
         """Return the queries of the probes in `group`."""
-        return tuple(chain.from_iterable(probe.queries for probe in self.group(name)))
+        queries = list[Query]()
+        for probe in self.group(name):
+            queries += probe.queries
+        return tuple(queries)
 
 
 def edits_of(records: Iterable[BenchmarkRecord]) -> tuple[Edit, ...]:
     """Return the edits of all records, in their order."""
-    return tuple(chain.from_iterable(record.edits for record in records))
+    edits = list[Edit]()
+    for record in records:
+        edits += record.edits
+    return tuple(edits)
 
 
 def as_record(item: Edit | BenchmarkRecord) -> BenchmarkRecord:

@@ -190,9 +190,10 @@ def _number_as_text(row: Row) -> Row:
 
 
 def _with_space(ending: object) -> object:
-    """Return an ending with the space before its first word, which the cell of a table has lost.
+    """Return `Edit.ending`, the text after the object, with the space before its first word, which a cell loses.
 
-    There is none before Chinese, Japanese and Thai words, before a Korean particle, and before a mark such as a comma.
+    So "in Paris" becomes " in Paris". There is no space before Chinese, Japanese and Thai words, before a Korean
+    particle, and before a mark such as a comma.
     """
     if not isinstance(ending, str) or not ending:
         return ending
@@ -276,9 +277,8 @@ def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked
     _refuse_unknown(triplet, _TRIPLET_FIELDS)
     fields = _triplet_to_edit(triplet)
     name_in_file = dict[str, str]()
-    for (
-        edit_name
-    ) in _EDIT_FIELDS:  # such as target_true, which is object in a triplet, which the row calls ground_truth
+    # A field has up to three names: target_true of an Edit is object in a triplet, and may be ground_truth in this row.
+    for edit_name in _EDIT_FIELDS:
         triplet_name = _EDIT_TO_TRIPLET.get(edit_name, edit_name)
         name_in_file[edit_name] = own_names.get(triplet_name, triplet_name)
     for edit_name in _ENTITIES:
