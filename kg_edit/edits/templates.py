@@ -93,6 +93,7 @@ class RelationTemplates:
         name = (relation or "").strip().casefold()
         row = table.get(name)
         if row is None and language != ENGLISH and name in self.by_name:
+            # An English label leads to the property's id, by which the language has its template: capital -> P36.
             row = table.get(self.by_name[name].property_id.casefold())
         if row is None:
             return None
