@@ -280,13 +280,13 @@ class FastLoss:
         def compute() -> tuple[Tensor, ...]:
             return self._run_step(self._compute_step, *args)
 
-        gradient, *parts = self._within_memory(compute)
+        *parts, gradient = self._within_memory(compute)
         if margin is None:
             parts = parts[:3]  # a graph has counted the missed tokens anyway
         return parts, gradient
 
     def _compute_step(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return (gradient [edits, d], L_p, L_a, L_further), with a margin also the missed tokens, [edits] each.
+        """Return L_p, L_a, L_further, with a margin the missed tokens, [edits] each, and last the gradient [edits, d].
 
         A CUDA graph can be made of this, so nothing is read back to the host, and the result is tensors alone.
         """
@@ -303,10 +303,10 @@ class FastLoss:
                 for count in pass_.count_missed(logits.detach(), margin):
                     missed += count.to(leaf.device)
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        results = (gradient, *[parts[part] for part in PARTS])
-        if margin is None:
-            return results
-        return (*results, missed)
+        terms = [parts[part] for part in PARTS]
+        if margin is not None:
+            terms.append(missed)
+        return (*terms, gradient)
 
     def _run_backward(self, losses: Sequence[tuple[Part, Tensor]]) -> None:
         """Compute the gradient of the sum of ``losses`` [edits], each times the weight of its part in the loss."""
@@ -342,7 +342,7 @@ def _zeros(change: Tensor) -> dict[Part, Tensor]:
 
 
 class Pass:
-    """Rows that run in one forward pass, ordered by kind: so the reads of a kind stand together in the logits.
+    """Rows that run in one forward pass; the caller has ordered them by kind, so their reads stand together by kind.
 
     ``edits`` is the number of edits of the whole objective, ``head`` the device of the logits.
     """
@@ -359,6 +359,7 @@ class Pass:
                 clean = forward.logits()
         self._groups = list[RowsOfKind]()  # the rows of each kind
         self._sizes = list[int]()  # the number of reads of each kind, into which logits [reads, vocabulary] split
+        # `group_into_passes` has ordered the rows by kind. So the reads of a kind are logits[start : start + size].
         for kind in dict.fromkeys(row.kind for row in rows):
             same_kind = [row for row in rows if row.kind == kind]
             start = sum(self._sizes)
@@ -416,14 +417,16 @@ class RowsOfKind:
         # A row counts with the mean over its target tokens, times its weight.
         weights = torch.tensor([row.weight for row in rows]) / sizes
         self._weights = weights.repeat_interleave(sizes).to(head)
-        self._clean: Tensor | None = None
+        # These decide the formula of `loss`: that of L_a if ``_clean_log_p`` is there, that of soft targets if
+        # ``_soft`` is there, else that of the prompts' own targets.
+        self._clean_log_p: Tensor | None = None  # [reads, vocabulary]
         if clean is not None:
-            self._clean = clean.float().log_softmax(-1)
-        target_ids = list[int]()
+            self._clean_log_p = clean.float().log_softmax(-1)
+        target_ids = list[int]()  # read only where the prompts' own targets count
         for row in rows:
             target_ids += row.prompt.target_ids
         self._targets = torch.tensor(target_ids, device=head)
-        self._soft: tuple[Tensor, Tensor] | None = None
+        self._soft: tuple[Tensor, Tensor] | None = None  # tokens and probabilities, [reads, k] both
         soft_targets = [row.soft_target for row in rows if row.soft_target]
         if soft_targets:
             tokens = torch.cat([tokens.to(head) for tokens, _ in soft_targets])
@@ -432,10 +435,10 @@ class RowsOfKind:
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return the loss of each read [reads], times its weight, with ``logits`` [reads, vocabulary]."""
-        if self._clean is not None:
+        if self._clean_log_p is not None:
             # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
             log_p = logits.float().log_softmax(-1)
-            each = (log_p.exp() * (log_p - self._clean)).sum(-1)
+            each = (log_p.exp() * (log_p - self._clean_log_p)).sum(-1)
         elif self._soft is not None:
             # -sum q log p; its gradient is that of KL(q || p), because q is constant (arXiv 1503.02531)
             tokens, q = self._soft

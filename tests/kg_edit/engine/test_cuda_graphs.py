@@ -40,7 +40,7 @@ def test_a_step_reads_only_its_buffer(family: str) -> None:
         margin.fill_(number)
         results = fast(loss)._compute_step(buffer, margin)
         expected = fast(objective(family))._compute_step(buffer.clone(), margin.clone())
-        assert len(results) == 5, "the gradient, the parts and the missed tokens"
+        assert len(results) == 5, "the parts, the missed tokens and the gradient"
         assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))
 
 
