@@ -57,14 +57,14 @@ class TailForward:
         self._reads = read_index(rows, to_tail, model.device)
         tails = [tail(row) for row in rows]
         with torch.no_grad():
-            # Block l: the subject's last token alone, because the change does not reach the later tokens there.
+            # Block l: the subject's last token alone, [rows, 1, d]; there the change does not reach the later tokens.
             with record_last_call(model.down_projection(layer)) as call:
                 self._edited, _ = self._record([ids[:1] for ids in tails], range(layer, layer + 1))
             self.keys = call.input.reshape(len(tails), -1)  # one token per row
             self.values = call.output.reshape(len(tails), -1)
-            # The blocks above: the whole tails. Their input at the later tokens does not change.
+            # The blocks above: the whole tails, [rows, tail, d]. Their input at the later tokens does not change.
             self._above, self._clean_final = self._record(tails, range(layer + 1, len(model.blocks)))
-            self._clean_later = self._above.first_input[:, 1:]
+            self._clean_later = self._above.first_input[:, 1:]  # [rows, tail - 1, d]
 
     def _record(self, tokens: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
         """Run ``tokens`` of each row after its prefix; return the calls of ``layers`` and the last block's output."""
@@ -108,7 +108,7 @@ class TailForward:
 def _run_starts(model: LanguageModel, rows: Sequence[Prompt], contexts: SharedContexts | None) -> Prefix:
     """Compute the keys and values of all tokens before the tails; with ``contexts``, reuse theirs."""
     starts = [row.ids[: row.edited_at] for row in rows]
-    if not contexts:
+    if contexts is None:
         return run_prefix(model, starts)
     longest_tail = max(len(tail(row)) for row in rows)
     return contexts.prefix(model, starts, beyond=longest_tail)

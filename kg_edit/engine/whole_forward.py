@@ -50,11 +50,12 @@ class WholeForward:
         """Return logits [reads, vocabulary] at the positions that the loss reads, as `TailForward.logits` does."""
         if change is None:
             return self._model.logits(self._clean[index_for(self._reads, self._clean)])
-        shift = change  # not None from here on, also in `add_change`
+        delta = change  # not None from here on, also in `add_change`
 
         def add_change(output: Tensor) -> Tensor:
-            addend = shift.new_zeros(*self._clean.shape[:2], output.shape[-1])  # [rows, tokens, d]
-            addend = addend.index_put(index_for(self._subjects, shift), shift)
+            addend = delta.new_zeros(*self._clean.shape[:2], output.shape[-1])  # [rows, tokens, d]
+            # Row i of delta goes to row i, at its subject's last token.
+            addend = addend.index_put(index_for(self._subjects, delta), delta)
             return output + addend.to(output).reshape(output.shape)
 
         with change_output(self._model.down_projection(self._layer), add_change):

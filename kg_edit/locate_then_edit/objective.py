@@ -412,11 +412,12 @@ class PlainForward:
         if change is None:
             logits = self._forward()
             return logits[index_for(self._reads, logits)]
-        shift = change  # not None from here on, also in `add_change`
+        delta = change  # not None from here on, also in `add_change`
 
         def add_change(output: Tensor) -> Tensor:
-            addend = shift.new_zeros(*self._batch.ids.shape, output.shape[-1])  # [prompts, tokens, d]
-            addend = addend.index_put(index_for(self._subjects, shift), shift)
+            addend = delta.new_zeros(*self._batch.ids.shape, output.shape[-1])  # [prompts, tokens, d]
+            # Row i of delta goes to row i, at its subject's last token.
+            addend = addend.index_put(index_for(self._subjects, delta), delta)
             return output + addend.to(output).reshape(output.shape)
 
         with change_output(self._module, add_change):
