@@ -1,9 +1,9 @@
 """A store of the keys and values of texts with which the prompts of many edits begin.
 
 The text before a subject ("Q: What is the capital of Japan? A: Tokyo. Q: What is the capital of the country of") is the
-same for all edits of a relation. `PrefixStore` computes its keys and values once for each state of the model, by which
-they are found again: `model_state` is another text as soon as a patch or a hook changes what the model computes.
-`quick_state` is found in less than a millisecond, for a store that is asked before each answer.
+same for all edits of a relation. `PrefixStore` computes its keys and values once for each state of the model, and finds
+them again by the name of that state. `model_state` returns another name as soon as a patch or a hook changes what the
+model computes. `quick_state` takes less than a millisecond, for a store that is asked before each answer.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def _list_hooks(model: LanguageModel) -> list[int]:
     """Return the numbers of all hooks of a model."""
     hooks = list[int]()
     for module in model.model.modules():
-        hooks += module._forward_hooks
-        hooks += module._forward_pre_hooks
+        hooks += module._forward_hooks.keys()
+        hooks += module._forward_pre_hooks.keys()
     return sorted(hooks)
 
 
