@@ -31,7 +31,7 @@ _SHOWN = 60  # characters of a label in a message
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EncodedSubgraph:
-    """A subgraph as tensors, on one device; or several, as one graph (`together`).
+    """A subgraph as tensors, on one device; or several, as one graph: the result of `together`.
 
     Attributes:
         nodes: the entities' vectors, [nodes, d]; of several graphs [graphs, nodes, d], padded with zeros.
@@ -69,7 +69,8 @@ class EncodedSubgraph:
     def with_self_loops(self) -> EncodedSubgraph:
         """Return one graph (before `together`) with each node as its own neighbour, by the first edge's relation.
 
-        In the public program, these edges have relation 1 of a set, whose order is arbitrary.
+        In the public program, these edges have the relation with index 1 in a set of the graph's relations. A set has
+        no order, so that is an arbitrary one of them.
         """
         loops = torch.arange(len(self.nodes), device=self.edges.device).expand(2, -1)  # [2, nodes]
         relations = torch.cat([self.relations, self.relations[:1].expand(len(self.nodes), -1)])

@@ -40,8 +40,10 @@ log = logging.getLogger(__name__)
 def has_names(path: Path) -> bool:
     """Return whether a file has statements of names, and not of Wikidata's ids; the first row of a TSV decides."""
     kind = _kind(path)
+    if kind in (".csv", ".graphml"):
+        return True
     if kind != ".tsv" or not os.path.isfile(path):  # noqa: PTH113 - unlike Path's, it never raises
-        return kind in (".csv", ".graphml")
+        return False
     with open_graph_file(path) as reader:
         for raw in reader:
             line = raw.decode("utf-8-sig", errors="replace")
