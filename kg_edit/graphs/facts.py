@@ -94,13 +94,13 @@ def graph_facts(
     """
     check_graph(graph)
     target = target_of(graph)
-    wording = Wording.of(edit, graph, target=target)
+    wording = Wording.of(edit, graph, target_key=target)
     statements = _read_statements(edit, graph, target, seed=seed)
     facts = list[GraphFact]()
     for kind in kinds:
         subject = edit.subject
         if kind == "statement":
-            subject = wording.target
+            subject = wording.target_label
         by_prompt: dict[str, GraphFact] = {}  # the first object of each prompt
         for property_, relation, label in statements:
             prompt = wording.prompt(kind, property_, relation)
@@ -131,7 +131,7 @@ def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tupl
     The arguments are those of `graph_facts`.
     """
     check_graph(graph)
-    wording = Wording.of(edit, graph, target=target_of(graph))
+    wording = Wording.of(edit, graph, target_key=target_of(graph))
     edges = []
     for start, end, data in graph.edges(data=True):
         if data.get("role") == "consequence":
@@ -254,12 +254,12 @@ def _fold(text: str) -> str:
 class Wording:
     """The words for facts around one edit.
 
-    ``target`` is o*'s label. ``thing`` is a phrase for what s has by r, such as "the sports team of {}"; None if r has
-    no noun. ``edited`` has the forms of r, and ``forms`` those of all relations, in a language other than English.
+    ``target_label`` is o*'s label. ``thing`` is a phrase for what s has by r, such as "the sports team of {}"; None if
+    r has no noun. In another language than English, ``edited`` has the forms of r, ``forms`` those of all relations.
     """
 
     edit_prompt: str
-    target: str
+    target_label: str
     thing: str | None
     templates: RelationTemplates
     language: str = ENGLISH
@@ -267,16 +267,16 @@ class Wording:
     forms: Mapping[str, RelationForms] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, edit: Edit, graph: nx.MultiDiGraph, *, target: str) -> Self:
-        """Return the words for facts around ``edit``; ``target`` is the key of o*."""
+    def of(cls, edit: Edit, graph: nx.MultiDiGraph, *, target_key: str) -> Self:
+        """Return the words for facts around ``edit``; ``target_key`` is the node of o*."""
         templates = RelationTemplates.load()
-        label = _on_one_line(graph.nodes[target]["label"])
+        target_label = _on_one_line(graph.nodes[target_key]["label"])
         found = _find_label(edit, graph, templates)
         if has_translated_words(edit.language):
             edited = relation_forms(edit.relation_id, edit.language) or relation_forms(found, edit.language)
             return cls(
                 edit_prompt=edit.prompt,
-                target=label,
+                target_label=target_label,
                 thing=None,
                 templates=templates,
                 language=edit.language,
@@ -287,7 +287,7 @@ class Wording:
         thing = None
         if noun:
             thing = f"the {noun} of {{}}"
-        return cls(edit_prompt=edit.prompt, target=label, thing=thing, templates=templates)
+        return cls(edit_prompt=edit.prompt, target_label=target_label, thing=thing, templates=templates)
 
     def fact(self, kind: Kind, subject: str, relation: str, label: str, prompt: str) -> GraphFact:
         """Return a fact with a prompt of `prompt`, in the form that it has around the subject."""
@@ -304,7 +304,7 @@ class Wording:
         if self.language != ENGLISH:
             return self._prompt_in_language(kind, property_id, relation)
         if kind == "chained":
-            return f"{self.edit_prompt} {self.target}, {relation}"
+            return f"{self.edit_prompt} {self.target_label}, {relation}"
         template = self._find_template(property_id, relation)
         if kind == "statement":
             return template
@@ -321,7 +321,7 @@ class Wording:
         forms = self.forms.get(property_id) or relation_forms(relation, self.language)
         if kind == "chained":
             noun = relation if forms is None else forms.noun
-            return f"{join(self.edit_prompt, self.target)}{words.comma}{noun}"
+            return f"{join(self.edit_prompt, self.target_label)}{words.comma}{noun}"
         if forms is not None:
             template = forms.template
         elif is_property_id(property_id):  # a label of Wikidata may be anything: "member of", "shares a border with"
@@ -355,6 +355,7 @@ def _find_label(edit: Edit, graph: nx.MultiDiGraph, templates: RelationTemplates
     row = templates.find(edit.relation_id) or templates.find(edit.relation)
     if row:
         labels.append(row.label)
+    # `relation_text` of an edit without a relation is the words of its prompt.
     words_of_prompt = edit.model_copy(update={"relation": None}).relation_text
     for label in labels:
         if label and label != words_of_prompt and not is_property_id(label):

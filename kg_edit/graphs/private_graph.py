@@ -167,7 +167,8 @@ class PrivateGraph:
     def _is_old(self, node: str, edit: Edit) -> bool:
         """Return whether a node is the edit's old object."""
         old_key = (edit.target_true_id or "").removeprefix("node:")
-        return node in (old_key, edit.target_true) or self._labels[node] in (old_key, edit.target_true)
+        old_names = (old_key, edit.target_true)  # either may be a node's key or its label
+        return node in old_names or self._labels[node] in old_names
 
     def _find_node(self, id_: str | None, label: str) -> str | None:
         """Return the key of the node with this id, or else with this label; None if there is neither.
@@ -239,20 +240,21 @@ class PrivateGraph:
 
     @cached_property
     def _hash(self) -> str:
-        """The SHA-256 of all nodes, labels and edges.
-
-        The edges are counted here for the first time, so this also logs, once, how much a networkx graph has. What
-        files have is logged by their reader.
-        """
+        """The SHA-256 of all nodes, labels and edges; the first reading of the edges is logged."""
         edges = list[Statement]()
         for key in self._labels:
             edges += self._statements(key)
         edges.sort()
-        if not self.files:
-            statements = number_of(len(edges), "statement")
-            log.info("the networkx graph: read %s of %s, 0 skipped", statements, number_of(len(self._labels), "node"))
+        self._log_size(len(edges))
         content = json.dumps([sorted(self._labels.items()), edges])
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def _log_size(self, statements: int) -> None:
+        """Log how much a networkx graph has; what files have is logged by their reader."""
+        if self.files:
+            return
+        nodes = number_of(len(self._labels), "node")
+        log.info("the networkx graph: read %s of %s, 0 skipped", number_of(statements, "statement"), nodes)
 
 
 def _relation_of(data: Mapping[str, Any]) -> str | None:
