@@ -259,7 +259,8 @@ class Objective:
             leaf = delta.detach().requires_grad_()  # [d]
             edit_parts = loss.parts(leaf, margin=margin)  # [3], with a margin [4]
             nll, kl, further = edit_parts[:3]
-            gradients += torch.autograd.grad(nll + self.kl_weight * kl + further, leaf)
+            (gradient,) = torch.autograd.grad(nll + self.kl_weight * kl + further, leaf)  # [d]
+            gradients.append(gradient)
             parts.append(edit_parts.detach())
         return list(torch.stack(parts, 1)), torch.stack(gradients)
 
@@ -299,16 +300,15 @@ class PlainLoss:
         self.value = self._forward.values[0].float()
         self.bare_key = keys[0]
         self.mean_key = keys[: len(request.rewrites)].mean(0)
+        self._clean: Tensor | None = None  # log P of the essence prompt without a change, [vocabulary]
         if request.essence is not None:
             with torch.no_grad():
-                self._clean = self._log_probabilities(None)[len(request.rewrites)][0]  # log P, [vocabulary]
+                _, self._clean, _ = self._split(self._log_probabilities(None))
 
     def parts(self, delta: Tensor, *, margin: float | None = None) -> Tensor:
         """Return L_p, L_a and L_further under ``delta`` [d], with a margin also the missed tokens, [3 or 4]."""
         request = self._request
-        log_p = self._log_probabilities(delta)  # of each prompt [target tokens, vocabulary]
-        rewrites_log_p = log_p[: len(request.rewrites)]
-        further_log_p = log_p[len(log_p) - len(request.further) :]
+        rewrites_log_p, essence, further_log_p = self._split(self._log_probabilities(delta))
 
         # L_p: the mean over the contexts of -log P(o*), which is the mean over the tokens of o*
         nlls = [_target_nll(prompt, own) for prompt, own in zip(request.rewrites, rewrites_log_p, strict=True)]
@@ -316,8 +316,7 @@ class PlainLoss:
 
         # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
         kl = nll.new_zeros(())
-        if request.essence is not None:
-            essence = log_p[len(request.rewrites)][0]
+        if essence is not None and self._clean is not None:
             kl = (essence.exp() * (essence - self._clean)).sum()
 
         # L_further: the weighted sum over the further rows
@@ -332,6 +331,18 @@ class PlainLoss:
                 missed += _count_missed(prompt, own.detach(), margin)
             parts.append(missed)
         return torch.stack(parts).to(delta.device)
+
+    def _split(self, log_p: list[Tensor]) -> tuple[list[Tensor], Tensor | None, list[Tensor]]:
+        """Split log P of all prompts (`Request.prompts`) into that of the rewrites, the essence and the further rows.
+
+        That of the essence prompt is [vocabulary], or None without such a prompt; of any other prompt it is
+        [target tokens, vocabulary].
+        """
+        count = len(self._request.rewrites)
+        if self._request.essence is None:
+            return log_p[:count], None, log_p[count:]
+        essence = log_p[count][0]  # it is read at one token
+        return log_p[:count], essence, log_p[count + 1 :]
 
     def _log_probabilities(self, delta: Tensor | None) -> list[Tensor]:
         """Return log P at the positions that each prompt's target is read from, [target tokens, vocabulary] each."""
