@@ -24,11 +24,13 @@ from kg_edit.models.hooks import is_hooked
 from kg_edit.models.language_model import LanguageModel
 
 Optimiser = Literal["adam", "momentum"]
-OPTIMISER = "how the change is trained: adam (published), or momentum, whose learning_rate is a share of the norm limit"
+OPTIMISER_DESCRIPTION = (
+    "how the change is trained: adam (published), or momentum, whose learning_rate is a share of the norm limit"
+)
 DescentDtype = Literal["model", "bfloat16"]
 
-# The preset "fast" of single edits; chosen on the first 24 records of CounterFactPlus.
-MOMENTUM: dict[str, Any] = {"optimiser": "momentum", "learning_rate": 0.15, "stop_nll": 0.1}
+# Part of the preset "fast" of single edits; chosen on the first 24 records of CounterFactPlus.
+MOMENTUM_PRESET: dict[str, Any] = {"optimiser": "momentum", "learning_rate": 0.15, "stop_nll": 0.1}
 _KEPT_DIRECTION = 0.7  # share of the last step's direction that a step of ``momentum`` keeps
 
 _MARGIN = 0.5  # in logits; the written weight reproduces the descent's logits only approximately
@@ -126,6 +128,7 @@ class FreeDelta(Delta):
         """Take a step of the optimiser, then rescale each change whose norm exceeds its limit."""
         gradient = self._delta.grad
         if self._by_momentum and gradient is not None:
+            # g becomes learning_rate r g / |g|, the whole step but for the momentum, so the rate of SGD itself is 1.
             length = self._learning_rate * self._limit
             gradient.mul_(length / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-12))
         self._optimizer.step()
@@ -228,6 +231,9 @@ def descend(loss: Objective, delta: Delta, stops: Stops) -> list[Descent]:
 
         ended = [edit for edit in progress.running if step == last or _is_done(edit, numbers, stops)]
         if ended:
+            # They end with their present changes. With ``keeps_lowest``, these have noise, so two things follow: their
+            # changes without noise take their place and are evaluated; and an edit whose loss is then much above its
+            # lowest one gets the change of the lowest one back.
             _end_edits(ended, changes, loss, delta, progress)
             if delta.keeps_lowest:
                 progress.restore_lowest(ended, stop_below=stops.stop_below)

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field, PositiveInt
 
 from kg_edit.errors import UnsupportedModelError
-from kg_edit.locate_then_edit.descent import OPTIMISER, Optimiser
+from kg_edit.locate_then_edit.descent import OPTIMISER_DESCRIPTION, Optimiser
 from kg_edit.methods.config import Layers, MethodConfig, Workload, default_layer
 from kg_edit.methods.value_method import ValueConfig
 from kg_edit.models.sampling import STARTS
@@ -25,7 +25,7 @@ JOINT_FAST: dict[str, Any] = {"descent_dtype": "bfloat16", "steps": 12, "learnin
 class JointConfig(ValueConfig):
     """Settings of methods that write the values of a batch of facts at once."""
 
-    optimiser: Optimiser = Field("adam", description=OPTIMISER)
+    optimiser: Optimiser = Field("adam", description=OPTIMISER_DESCRIPTION)
     weight_decay: float = Field(0.5, ge=0, description="weight of |z - h| / |h|^2 in the loss")
     clamp_norm_factor: float = Field(0.75, gt=0, description="maximum of |z - h|, as a multiple of |h|")
     context_starts: tuple[str, ...] = Field(STARTS, description="first words of the contexts; one context for each")

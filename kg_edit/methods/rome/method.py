@@ -29,8 +29,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import find_engine
 from kg_edit.errors import FAILURES, PatchError
 from kg_edit.locate_then_edit.descent import (
-    MOMENTUM,
-    OPTIMISER,
+    MOMENTUM_PRESET,
+    OPTIMISER_DESCRIPTION,
     Delta,
     Descent,
     Optimiser,
@@ -416,11 +416,11 @@ class RomeConfig(RankOneConfig):
 
     steps: PositiveInt = Field(12, description="maximum number of evaluations of the objective")
     learning_rate: float = Field(1.0, gt=0, description="learning rate of the optimiser")
-    optimiser: Optimiser = Field("adam", description=OPTIMISER)
+    optimiser: Optimiser = Field("adam", description=OPTIMISER_DESCRIPTION)
     weight_decay: float = Field(0.5, ge=0, description="weight of |m* - m| / |m|^2 in the loss")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "fast": {**FAST, **MOMENTUM},
+        "fast": {**FAST, **MOMENTUM_PRESET},
         "long": LONG,
         "paper": PUBLISHED,
     }

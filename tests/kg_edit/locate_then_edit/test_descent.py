@@ -12,7 +12,7 @@ from torch import Tensor
 from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit import descent
 from kg_edit.locate_then_edit.descent import (
-    MOMENTUM,
+    MOMENTUM_PRESET,
     Delta,
     Descent,
     FreeDelta,
@@ -58,7 +58,7 @@ def test_the_norm_of_a_change_is_limited(optimiser: Optimiser, rate: float) -> N
 def test_fast_preset_uses_momentum_for_single_edits_only() -> None:
     for name in ("rome", "r-rome", "rome-kg", "glame-plus"):
         settings = find_method(name).config_class.preset("fast").model_dump()
-        assert settings.items() >= MOMENTUM.items() and settings["descent_dtype"] == "bfloat16", name
+        assert settings.items() >= MOMENTUM_PRESET.items() and settings["descent_dtype"] == "bfloat16", name
     for name in ("glame", "glame-batch", "memit", "memit-kg", "alphaedit", "emmet", "comeba", "eamet", "pmet"):
         assert find_method(name).config_class.preset("fast").model_dump().get("optimiser", "adam") == "adam", name
 
