@@ -1,8 +1,8 @@
 """Settings of the closed forms for long sequences: ``remember``, which is 1 by default, and ``anchor``, which is off.
 
 - ``remember`` (OTE = SE, arXiv 2605.26670): the keys K_p of earlier edits stay in the least squares, so that a sequence
-  of batches solves what one batch would, given the same keys and values and one layer. A patch stores its keys (`KEY`);
-  `remember` reads them.
+  of batches solves what one batch would, given the same keys and values and one layer. A patch stores the keys of each
+  weight in its state, as `KEY` + the weight's name; `remember` reads them.
 - ``anchor`` (NAS, arXiv 2602.02543): each wanted value has the norm that values have in the unedited model.
 """
 
@@ -37,7 +37,10 @@ log = logging.getLogger(__name__)
 
 
 def state_of(patch: Patch, name: str) -> Tensor | None:
-    """Return the state ``name`` of a weight patch, or of the first in a stack that has it; None if none has."""
+    """Return the tensor ``name`` in the state of a weight patch, or of the first in a stack that has it; else None.
+
+    A patch's state are a method's own tensors, which are stored with it. They are no hidden states.
+    """
     for part in _weight_patches(patch):
         if name in part.state:
             state: Tensor = part.state[name]
