@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import csv
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT
-from tests.kg_edit.tiny import save_larger
-from tests.pages import ROOT
 from tests.pipelines.scripts import STUDIES, Script
+from tests.studies.inputs import write_inputs
 
 
 @pytest.mark.slow
 def test_audits_of_own_merges(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run twice: the second run computes nothing, and writes the same."""
-    rewrite = COUNTERFACT["requested_rewrite"]
-    rows = []
-    for number in range(28):
-        named = {**rewrite, "subject": f"LeBron James {number}"}
-        rows.append({**COUNTERFACT, "case_id": number, "requested_rewrite": named})
-    (tmp_path / "dev.json").write_text(json.dumps(rows))
-    shutil.copytree(ROOT / "results", tmp_path / "results")
-    save_larger(tmp_path / "larger")
+    write_inputs(tmp_path, records=28)
     monkeypatch.syspath_prepend(STUDIES)
     options = ("--methods", "rome,ft", "--sizes", "1,2", "--draws", "1,1", "--out", "out/audit.jsonl")
     command = ("audit", "--data", "dev.json", "--model", tmp_path / "larger", *options, "--results", "results")

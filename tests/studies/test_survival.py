@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import csv
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT
-from tests.kg_edit.tiny import save_larger
-from tests.pages import ROOT
 from tests.pipelines.scripts import STUDIES, Script
+from tests.studies.inputs import write_inputs
 
 
 @pytest.mark.slow
 def test_edits_in_the_next_release(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run twice: the second run computes nothing, and writes the same. An edit holds on the model it was made for."""
-    rewrite = COUNTERFACT["requested_rewrite"]
-    rows = []
-    for number in range(28):
-        named = {**rewrite, "subject": f"LeBron James {number}"}
-        rows.append({**COUNTERFACT, "case_id": number, "requested_rewrite": named})
-    (tmp_path / "dev.json").write_text(json.dumps(rows))
-    shutil.copytree(ROOT / "results", tmp_path / "results")
-    save_larger(tmp_path / "larger")
+    write_inputs(tmp_path, records=28)
     monkeypatch.syspath_prepend(STUDIES)
     options = ("--methods", "rome", "--sizes", "1,2", "--draws", "1,1", "--steps", "3", "--out", "out/survival.jsonl")
     command = ("survival", "--data", "dev.json", "--model", tmp_path / "larger", *options, "--results", "results")
