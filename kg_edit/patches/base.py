@@ -256,11 +256,10 @@ class Patch(ABC):
         A ledger compares them, to find out whether a removal changed this edit.
 
         Returns:
-            - Pairs: SERAC, for example, has the vectors by which it recognises the edit's prompt, and their weights:
-              {"scope": (vectors, weights)}.
-            - {}: the edit's record has everything.
-            - None: a change can't be attributed to a single edit; also for a `WeightPatch`, of which the ledger itself
-              takes the edit's columns of the factors, {weight name: (left, right)}.
+            The pairs. SERAC, for example, has the vectors by which it recognises the edit's prompt, and their weights:
+            {"scope": (vectors, weights)}. {} if the edit's record has everything. None if a change can't be attributed
+            to a single edit, and for a `WeightPatch`: of this the ledger itself takes the edit's columns of the
+            factors, {weight name: (left, right)}.
         """
         return None
 
