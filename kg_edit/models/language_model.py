@@ -116,6 +116,11 @@ class LanguageModel:
             chosen = spec or find_spec(config)
             _check_stored_blocks(path, config)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            if _is_compressed(config):
+                # Else transformers makes plain weights in the first pass of the whole model, and an edit's passes may
+                # begin inside it, at weights that are still packed.
+                config.quantization_config["dequantize"] = True
+                placement["config"] = config
             with _without_bars(path):
                 model = load_whole(path, placement | options)
             if placement["device_map"] is None:
@@ -444,6 +449,12 @@ def _choose_placement(
 
         return quantised_options(str(dtype), torch_dtype, target, device_map)
     return {"dtype": torch_dtype, "device_map": device_map}
+
+
+def _is_compressed(config: PreTrainedConfig) -> bool:
+    """Return whether compressed-tensors has stored the weights, in FP8 or in integers."""
+    stored = getattr(config, "quantization_config", None)
+    return isinstance(stored, dict) and stored.get("quant_method") == "compressed-tensors"
 
 
 def _check_stored_blocks(path: str, config: PreTrainedConfig) -> None:

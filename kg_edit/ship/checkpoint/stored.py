@@ -70,13 +70,16 @@ class Checkpoint:
         """Read the headers of all shards; no tensor is read.
 
         Raises:
-            ModelError: the folder has no safetensors files, or one of them is missing or damaged.
+            ModelError: the folder has no safetensors files, one of them is missing or damaged, or the weights are
+                quantised.
         """
         folder = Path(folder)
         tensors: dict[str, StoredTensor] = {}
         for file in shards_of(folder):
             tensors |= _list_tensors(file)
-        return cls(folder=folder, tensors=tensors, modules=blank_model(str(folder)))
+        modules = blank_model(str(folder))
+        _refuse_quantised_weights(folder, modules)
+        return cls(folder=folder, tensors=tensors, modules=modules)
 
     @classmethod
     def of(cls, model: str) -> Checkpoint:
@@ -113,7 +116,7 @@ class Checkpoint:
                 return self.tensors[name]
         raise PatchMismatchError(
             f"{self.folder} stores no tensor {weight}; it is another model, or its weights are fused or renamed when "
-            "they are loaded: give --load, which loads the model"
+            "they are loaded; kg-edit patch merge with --dtype loads the model first"
         )
 
     def is_transposed(self, weight: str) -> bool:
@@ -135,6 +138,17 @@ class Checkpoint:
                     "download the model again"
                 )
             yield name, tensor
+
+
+def _refuse_quantised_weights(folder: Path, modules: nn.Module) -> None:
+    """Refuse a folder whose tensors are packed, so that nothing can be added to them where they lie."""
+    stored = getattr(modules.config, "quantization_config", None)
+    if stored is not None:
+        raise ModelError(
+            f"the weights in {folder} are quantised, and a change can't be added to them in the files; keep the edits "
+            "beside them (kg-edit patch export --to peft), or write plain weights with kg-edit patch merge --dtype "
+            "bfloat16, which loads the model first"
+        )
 
 
 def checkpoint_folder(model: str) -> Path | None:
