@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from kg_edit.models.language_model import LanguageModel
@@ -82,6 +83,25 @@ def test_what_was_merged_is_extracted_at_its_rank(dtype: torch.dtype, error: flo
     once = tensors_in(merged)
     for name, tensor in tensors_in(again).items():
         torch.testing.assert_close(tensor, once[name], rtol=0, atol=4 * error)
+
+
+def test_what_peft_merged_is_extracted_as_a_patch(tmp_path: Path) -> None:
+    """Weights that another program changed: an adapter of rank 3 in the attention and the MLP, merged by PEFT."""
+    base = base_of(tiny("llama"), tmp_path / "base")
+    wrapped = LanguageModel.load(base)
+    config = LoraConfig(
+        r=3, target_modules=["q_proj", "down_proj"], layers_to_transform=[1, 2], init_lora_weights=False
+    )
+    adapted: Any = get_peft_model(wrapped.model, config)
+    tokens = torch.tensor([wrapped.encode("In France, the capital is").ids])
+    with torch.no_grad():
+        expected = adapted(tokens).logits
+    adapted.merge_and_unload().save_pretrained(tmp_path / "edited")
+    found = extract_patch(Checkpoint.open(base), Checkpoint.open(tmp_path / "edited"), progress=False)
+    assert {pair.rank for pair in found.factors.values()} == {3}
+    assert len(found.factors) == 4
+    with found.applied(LanguageModel.load(base)) as edited, torch.no_grad():
+        torch.testing.assert_close(edited.model(tokens).logits, expected, rtol=0, atol=1e-4)
 
 
 def test_rounding_to_bfloat16_adds_no_rank() -> None:
