@@ -93,6 +93,13 @@ def test_subgraph_is_the_same_in_every_language(edit: Edit, codes: str) -> None:
         assert other.nodes[node]["default_label"] == english.nodes[node]["label"]
 
 
+def test_replaced_object_is_translated_though_it_is_not_a_node() -> None:
+    graph = in_language("zh").subgraph(EDITS[0], OPTIONS)
+    old = graph.graph["old_edge"]
+    assert old["object"] == "Q84" and old["object"] not in graph
+    assert old["object_label"] == LONDON["zh"]
+
+
 def test_translating_a_subgraph_again_keeps_its_content_hash() -> None:
     graph = in_language("ko").subgraph(EDITS[0], OPTIONS)
     translate([graph], in_language("ja").facts)

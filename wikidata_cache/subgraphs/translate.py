@@ -23,21 +23,28 @@ def translate(graphs: Sequence[Subgraph], facts: Facts) -> None:
     if not list_own_languages(facts.languages):
         return
     ids = set[str]()
+    values = set[str]()
     for graph in graphs:
         ids.update(filter(is_item, graph))
         ids.update(key for _, _, key in graph.edges(keys=True) if is_property(key))
+        values.update(filter(is_value, graph))
+        old = graph.graph.get("old_edge")
+        if old and old["object"]:  # mostly not a node of the graph; without an id, it keeps the edit's own words
+            ids.add(old["object"])
     labels = facts.labels(ids)
+    for value in values:
+        words = facts.label(value)
+        if words:
+            labels[value] = words
     for graph in graphs:
-        for node, data in graph.nodes(data=True):
-            if is_value(node):
-                labels[node] = facts.label(node) or data["label"]
         _replace_labels(graph, labels)
 
 
 def _replace_labels(graph: Subgraph, labels: dict[str, str]) -> None:
-    """Replace the labels of nodes and edges, and those in the provenance, where there are other ones.
+    """Replace the labels of nodes and edges, and those in the provenance.
 
-    A graph that is translated again keeps its first `default_label`.
+    `labels` are by item, property, date or quantity; what is not among them keeps its label. A graph that is translated
+    again keeps its first `default_label`.
     """
     for node, data in graph.nodes(data=True):
         data.setdefault("default_label", data["label"])
