@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Iterable
@@ -378,13 +379,16 @@ def summarize_claims(claims: Iterable[Claim]) -> dict[str, object]:
     return {**described[0], "claims": described}
 
 
-def _parse_moment(time: str) -> tuple[int, str]:
-    """Return an xsd:dateTime as (year, rest), which can be compared; years BCE begin with a minus."""
+def _parse_moment(time: str) -> tuple[float, str]:
+    """Return an xsd:dateTime as (year, rest), which can be compared; years BCE begin with a minus.
+
+    "-0044-03-15T00:00:00Z" -> (-44, "03-15T00:00:00Z"). Any other text, such as "", comes before all times.
+    """
     year, _, rest = time.removeprefix("-").partition("-")
     try:
         number = int(year)
-    except ValueError:  # no time, or a year of thousands of digits: any text that a full statement has
-        return -(10**9), time
+    except ValueError:  # not a time, or a year of more digits than Python reads
+        return -math.inf, time
     if time.startswith("-"):
         number = -number
     return number, rest

@@ -62,6 +62,7 @@ def claim(rank: str, start: str, end: str = "") -> Claim:
         (claim("normal", "-0044-03-15T00:00:00Z"), claim("normal", "-0500-01-01T00:00:00Z")),
         (claim("normal", "12000-01-01T00:00:00Z"), claim("normal", "2000-01-01T00:00:00Z")),
         (claim("normal", "2000-01-01T00:00:00Z"), claim("normal", "")),
+        (claim("normal", "-13798000000-01-01T00:00:00Z"), claim("normal", "")),
         (claim("normal", "2000-01-01T00:00:00Z"), claim("normal", "2000-01-01T00:00:00Z", "2001-01-01T00:00:00Z")),
     ],
 )
