@@ -139,9 +139,10 @@ def _split_text(text: str) -> list[str]:
         a,b.nt                                      the path, if there is such a file or folder
         memory:a.nt, extract                        paths separated by commas; the second one is the packaged extract
     """
-    if text.startswith(_REMOTE):
-        return re.split(r"\s*,\s*(?=https?://)", text.strip())
-    if text.strip() and os.path.exists(user_path(text)):  # noqa: PTH110  # Path.exists raises for a long list
+    stripped = text.strip()
+    if stripped.startswith(_REMOTE):
+        return re.split(r"\s*,\s*(?=https?://)", stripped)
+    if stripped and os.path.exists(user_path(text)):  # noqa: PTH110  # Path.exists raises for a long list
         return [text]
     parts = []
     for name in text.split(","):
@@ -169,6 +170,7 @@ def _open_local(parts: Sequence[str], languages: Languages) -> OxigraphSource:
 
 
 def _find_files(part: str) -> list[Path]:
+    """Return the file at a path, or the graph files in the folder there; an error tells what else the path may mean."""
     path = user_path(part)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if is_graph_file(file))
@@ -179,10 +181,10 @@ def _find_files(part: str) -> list[Path]:
         return files
     if path.name.lower().removesuffix(".gz").endswith((".csv", ".graphml")):
         raise PrivateGraphError(path)
-    if not path.exists() and work_folder(path).is_dir():
+    if path.exists():
+        return [path]
+    if work_folder(path).is_dir():
         raise StoreError(path, "is not loaded completely; run the same `wikidata-cache load` again: it resumes")
-    if not path.exists() and not is_graph_file(path):
-        raise SourceStringError(f"{part!r} is not a source; expected {_FORMS}.")
-    if not path.exists():
+    if is_graph_file(path):
         raise GraphFileError(path, "does not exist; check the path")
-    return [path]
+    raise SourceStringError(f"{part!r} is not a source; expected {_FORMS}.")

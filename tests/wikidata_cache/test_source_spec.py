@@ -35,6 +35,12 @@ def test_comma_may_be_part_of_a_name(tmp_path: Path) -> None:
     assert open_source(str(path)).name == "a,b.nt"
 
 
+@pytest.mark.parametrize("space", ["", " "])
+def test_comma_may_be_part_of_a_url(space: str, tmp_path: Path) -> None:
+    url = "https://example.org/sparql?graphs=a,b"
+    assert open_source(space + url, cache=tmp_path / "c.sqlite").name == url
+
+
 def test_list_may_be_longer_than_a_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = [f"{'part' * 8}-{number}.nt" for number in range(10)]
