@@ -202,8 +202,8 @@ class WikidataCache:
     def neighbourhood(self, entity: str, options: SubgraphOptions = _ITEM_DEFAULTS) -> Subgraph:
         """Return the subgraph around one item, without any edit. The statements of the item are hop 1.
 
-        For an item without statements, the result is a single node. The options `roots`, `max_edges` and `leakage` are
-        only for edits.
+        For an item without statements, the result is a single node. The options `roots`, `max_edges`, `leakage` and
+        `rules` are only for edits.
 
         Raises:
             BadOptionError: an option has a wrong value.
@@ -211,7 +211,7 @@ class WikidataCache:
         """
         check_ids([entity])
         check_options(options)
-        plain = replace(options, roots=(), max_edges=None, leakage=Leakage())
+        plain = replace(options, roots=(), max_edges=None, leakage=Leakage(), rules=None)
         graph = build_neighbourhood(entity, self.facts, plain)
         translate([graph], self.facts)  # in place, as in `subgraphs`
         return self._with_source(graph)

@@ -16,6 +16,7 @@ from wikidata_cache.errors import (
     UnknownLabelError,
 )
 from wikidata_cache.subgraphs.options import SubgraphOptions
+from wikidata_cache.subgraphs.rules import Rules
 
 EDIT = Edit("One", "Two", "Six", subject_id="Q1", relation_id="P2", target_new_id="Q2", target_true_id="Q6")
 ABOUT_TWO = {("Q2", "P1", "Q3"), ("Q2", "P2", "Q4"), ("Q2", "P2", "Q1")}
@@ -206,6 +207,7 @@ def test_neighbourhood_has_the_statements_of_an_item(toy: WikidataCache) -> None
     assert triples(toy.neighbourhood("Q2")) == ABOUT_TWO
     assert toy.neighbourhood("Q2").nodes["Q2"] == {"label": "Two", "hop": 0, "role": "subject"}
     assert list(toy.neighbourhood("Q404")) == ["Q404"]
+    assert "rules" not in toy.neighbourhood("Q2", SubgraphOptions(rules=Rules([]))).graph, "they are only for edits"
 
 
 @pytest.mark.slow
