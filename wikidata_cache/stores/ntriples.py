@@ -32,7 +32,8 @@ if TYPE_CHECKING:  # only `load` needs numpy
 # Called with the number of an unreadable line and its problem. It raises GraphFileError, or counts the line; then the
 # translator goes on with the next one (`BadLines` in `inputs.py`).
 BadLineHandler = Callable[[int, str], None]
-LineTranslator = Callable[[bytes, int], list[bytes]]  # (whole lines, number of the first line) -> N-Triples lines
+# (whole lines, number of the first line) -> N-Triples lines. The last of the whole lines has a line end, too.
+LineTranslator = Callable[[bytes, int], list[bytes]]
 
 _WIKIDATA = rb"http://www\.wikidata\.org/"
 _ONTOLOGY = rb"http://wikiba\.se/ontology#"
@@ -77,6 +78,7 @@ KIND_IRIS = {
 }
 _KINDS = {iri.encode(): kind for kind, iri in KIND_IRIS.items()}
 _STATEMENT = f"<{ENTITY}%s> <{DIRECT}%s> <{ENTITY}%s> .".encode()
+# The numbers of a statement's ids. A number of 18 digits fits into an int64.
 _IDS = re.compile(
     rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> <http://www\.wikidata\.org/prop/direct/P([0-9]{1,18})> "
     rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> \."
@@ -101,7 +103,7 @@ def wanted_lines_translator(
 
     def translate(lines: bytes, first: int) -> list[bytes]:
         tidy = _tidy(lines, first, on_bad_line)
-        wanted: list[bytes] = pattern.findall(b"\n" + tidy)
+        wanted: list[bytes] = pattern.findall(b"\n" + tidy)  # a match begins at the line end before its line
         return _canonicalize(wanted, tidy, first, on_bad_line)
 
     return translate
@@ -212,7 +214,7 @@ def _has_loose_iri(lines: bytes) -> bool:
         if match is None:
             return False
         # The match may be a part of a text, as in `<s> <p> "a  <b>  c" .`. Then the line as a whole is spaced
-        # correctly, and the search goes on after it.
+        # correctly, and the search goes on at its line end, which every line has.
         line_start = lines.rfind(b"\n", 0, match.start()) + 1
         if not _SPACED.match(lines, line_start):
             return True
@@ -286,7 +288,8 @@ def _looks_canonical(text: bytes) -> bool:
             return False
     if _CAPITALS.search(text):
         return False
-    # Each triple with a text has two quotes that are not escaped: one after "> ", one at the end of the text.
+    # Each triple with a text has two quotes that are not escaped: one after "> ", one at the end of the text. A text that
+    # ends in a backslash, written as "a\\", fails this test, which only costs the check of each line.
     quotes = text.count(b'"') - text.count(rb"\"")
     if quotes != 2 * text.count(b'> "'):
         return False
