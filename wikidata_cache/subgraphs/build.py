@@ -58,7 +58,7 @@ def build_edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: Subgr
 
 
 def build_neighbourhood(entity: str, facts: Facts, options: SubgraphOptions) -> Subgraph:
-    """Build the subgraph around one item, without any edit."""
+    """Build the subgraph around one item, without any edit. The options that are only for edits have no effect."""
     expansion = Expansion(frontier=[entity], hops={entity: 0})
     expand(facts, [expansion], options, most_by_round=[options.per_node] * options.hops, also_label=[entity])
     graph = Subgraph()
@@ -240,10 +240,10 @@ def _start_expansion(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> 
 def _derive_consequences(
     rules: Rules, ends: EditEnds, facts: Facts, find_leak: Callable[[Statement], str | None], *, most: int
 ) -> list[Consequence]:
-    """Return what follows from an edit by the rules.
+    """Return what follows from an edit by the rules, without what the graph states about s and o* already.
 
-    The rules read at most `most` statements of o*, and none that leaks. What the graph states about s and o* already is
-    left out.
+    A rule may read a statement of o*, the premise. A consequence with a premise counts only if `_choose_premises` chooses
+    this premise.
     """
     items = [node for node in (ends.target_new_id, ends.subject_node) if is_item(node)]
     stated = facts.out(items)
@@ -252,23 +252,24 @@ def _derive_consequences(
         existing += [Statement(node, relation, value) for relation, value in pairs]
     derived = rules.consequences(ends.new_edge, stated[ends.target_new_id], existing=existing)
 
-    allowed = _choose_premises(derived, find_leak, most)
-    return [consequence for consequence in derived if consequence.premise is None or consequence.premise in allowed]
+    chosen = _choose_premises(derived, find_leak, most)
+    return [consequence for consequence in derived if consequence.premise is None or consequence.premise in chosen]
 
 
 def _choose_premises(
     derived: Iterable[Consequence], find_leak: Callable[[Statement], str | None], most: int
-) -> list[Statement]:
-    """Return the premises of the first `most` consequences that have one which does not leak.
+) -> set[Statement]:
+    """Return the statements of o* that rules may read: at most `most`, and none that leaks.
 
-    The consequences of the most confident rules come first. A premise from which two of them follow is there twice:
-    with most=2, premises A, A, B leave A alone.
+    They are the premises of the first `most` consequences that have a premise which does not leak; `derived` has the
+    consequences of the most confident rules first. Since two rules may read one statement, there may be fewer than
+    `most`: if the consequences have the premises A, A, B in this order, most=2 gives {A}.
     """
     premises: list[Statement] = []
     for consequence in derived:
         if consequence.premise and find_leak(consequence.premise) is None:
             premises.append(consequence.premise)
-    return premises[:most]
+    return set(premises[:most])
 
 
 def _keep_only(premises: Collection[Statement | None]) -> Callable[[Statement], str | None]:
@@ -302,7 +303,7 @@ def _assemble_edit(ends: EditEnds, expansion: Expansion, options: SubgraphOption
         graph.graph["consequences"] = _add_consequences(graph, expansion.consequences, steps, facts)
 
     graph.graph |= _describe_edit(ends, options, facts)
-    if options.hops > 1 and "target_new" in options.roots:
+    if options.hops > 1 and "target_new" in options.roots:  # then o* was expanded, so its statements are prefetched
         _warn_where_unlabelled(ends, facts, options)
     return _add_provenance(graph, options, expansion)
 
@@ -414,7 +415,10 @@ def _find_claims(facts: Facts, statement: Statement) -> list[Claim]:
 
 
 def _warn_where_unlabelled(ends: EditEnds, facts: Facts, options: SubgraphOptions) -> None:
-    """Warn, once for each o*, if all its statements were dropped because labels are missing."""
+    """Warn, once for each o*, if it has no usable statement and some were left out because labels are missing.
+
+    The statements of o* must be prefetched.
+    """
     dropped: Counter[str] = Counter()
     node = ends.target_new_id
     usable = facts.usable(node, options, labelled=ends.words, dropped=dropped)
