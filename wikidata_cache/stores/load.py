@@ -286,7 +286,7 @@ def _add_batch(work: Work, database: Database, batch: Batch, path: Path) -> None
         database.add(batch.triples)
     except SyntaxError as error:  # missed by the fast test; the engine only counts the lines it gets
         raise GraphFileError(path, f"is not N-Triples before line {batch.lines}: {error.msg}") from error
-    progress.names = work.spool(NAMES, batch.names)
+    progress.names = work.spool(NAMES, batch.names)  # the new size of the file
     progress.weights = work.spool(WEIGHTS, batch.weights)
     progress.offset = batch.end
     progress.lines = batch.lines

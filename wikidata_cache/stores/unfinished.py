@@ -38,11 +38,6 @@ class Work:
     def __init__(self, folder: Path, progress: Progress) -> None:
         self.folder = folder
         self.progress = progress
-        _delete_leftovers(folder)
-        # What was spooled after the last recorded batch is spooled again.
-        for name, size in ((NAMES, progress.names), (WEIGHTS, progress.weights)):
-            with (folder / name).open("ab") as file:
-                file.truncate(size)
 
     def spool(self, name: str, content: bytes) -> int:
         """Append to the spool file `name`, flush it to disk, and return its new size in bytes."""
@@ -72,8 +67,8 @@ class Progress:
     kept: int = 0
     statements: int = 0
     content_hash: int = 0
-    names: int = 0  # bytes of the spool file of names
-    weights: int = 0  # bytes of the spool file of weights
+    names: int = 0  # the size of the spool file of names, in bytes
+    weights: int = 0  # the size of the spool file of weights, in bytes
     skipped: int = 0
     probes: list[str] = field(default_factory=list)
 
@@ -105,6 +100,7 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
             if progress is None:
                 _empty_folder(folder)
                 progress = Progress(plan)
+            _drop_unrecorded(folder, progress)
             yield Work(folder, progress)
     except Timeout as error:  # of this lock: `load` waits for no other
         raise StoreError(target, "another process is loading this store; wait until it ends") from error
@@ -112,9 +108,9 @@ def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
 
 def swap_in(folder: Path, target: Path) -> None:
     """Move a finished store to `target`. An older store there is moved aside first, and deleted last."""
-    # Two renames: a kill between them leaves the old store at `aside`; `restore_interrupted_swap` moves it back.
     aside = _name_backup(target)
     _delete_leftovers(folder)
+    # Two renames: a kill between them leaves the old store at `aside`; `restore_interrupted_swap` moves it back.
     if target.exists():
         shutil.rmtree(aside, ignore_errors=True)
         target.replace(aside)
@@ -145,6 +141,17 @@ def _empty_folder(folder: Path) -> None:
             path.unlink()
 
 
+def _drop_unrecorded(folder: Path, progress: Progress) -> None:
+    """Cut the spool files to their recorded sizes, or make empty ones, and delete temporary files.
+
+    A batch that was spooled but not recorded will be read and spooled again.
+    """
+    _delete_leftovers(folder)
+    for name, size in ((NAMES, progress.names), (WEIGHTS, progress.weights)):
+        with (folder / name).open("ab") as file:
+            file.truncate(size)
+
+
 def _read_progress(folder: Path, plan: list[object]) -> Progress | None:
     """Return the progress of an earlier load with the same plan; None if there is none."""
     try:
@@ -159,10 +166,12 @@ def _read_progress(folder: Path, plan: list[object]) -> Progress | None:
 
 
 def _delete_leftovers(folder: Path) -> None:
+    """Delete the temporary files of an earlier process."""
     for pattern in _TEMPORARY:
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
 
 def _name_backup(target: Path) -> Path:
+    """Return the place of an old store while a new one is moved to `target`."""
     return target.with_name(f"{target.name}.replaced")
