@@ -202,7 +202,7 @@ def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRep
         ),
         sources=work.progress.done,
         keep_all=options.keep_all,
-        languages=list(options.languages or _spoken_languages(work.folder)),
+        languages=_list_languages(options, work.folder),
         every_language=options.languages is None,
         files=stored_files(work.folder),
         probes=work.progress.probes,
@@ -212,8 +212,10 @@ def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRep
     return LoadReport(manifest, loaded - begun, time.perf_counter() - loaded, work.progress.skipped)
 
 
-def _spoken_languages(folder: Path) -> list[str]:
-    """Return the languages of the names in a store, sorted."""
+def _list_languages(options: LoadOptions, folder: Path) -> list[str]:
+    """Return the languages whose texts were loaded: those asked for, or if all were, those of the names in the store."""
+    if options.languages:
+        return list(options.languages)
     with LabelIndex(folder / LABELS) as index:
         return index.languages()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -51,7 +52,8 @@ class Manifest:
     languages: list[str]  # of labels, aliases and descriptions
     files: dict[str, StoredFile]  # by path
     probes: list[str]  # some of the triples, as N-Triples
-    every_language: bool = False  # whether texts of every language were loaded; `languages` are those of the names
+    # Whether texts of every language were loaded; then `languages` are those of the names. Older manifests lack this.
+    every_language: bool = False
     licence: str = LICENCE
     content_hash_method: str = HASH_METHOD
 
@@ -192,8 +194,11 @@ def _check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool) 
     """
     doubtful = {}
     for name, expected in files.items():
-        modified = _check_size(folder, name, expected)
-        if every or modified != expected.mtime_ns:
+        stat = _read_stat(folder, name)
+        if stat.st_size != expected.bytes:
+            problem = f"is incomplete: {name} has {stat.st_size} bytes instead of {expected.bytes}"
+            raise _explain_unusable(folder, problem)
+        if every or stat.st_mtime_ns != expected.mtime_ns:
             doubtful[name] = expected
     begun = time.monotonic()
     _check_hashes(folder, doubtful)
@@ -208,17 +213,14 @@ def _check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool) 
         )
 
 
-def _check_size(folder: Path, name: str, expected: StoredFile) -> int:
-    """Return the modification time of a file in nanoseconds; raise StoreError if it is missing or has another size."""
+def _read_stat(folder: Path, name: str) -> os.stat_result:
+    """Return the size and the times of a file of a store; raise StoreError if it is missing."""
     try:
-        stat = (folder / name).stat()
+        return (folder / name).stat()
     except FileNotFoundError as error:
         raise _explain_unusable(folder, f"is incomplete: {name} is missing") from error
     except OSError as error:
         raise _explain_unusable(folder, f"{name} cannot be read ({error.strerror or error})") from error
-    if stat.st_size != expected.bytes:
-        raise _explain_unusable(folder, f"is incomplete: {name} has {stat.st_size} bytes instead of {expected.bytes}")
-    return stat.st_mtime_ns
 
 
 def _check_hashes(folder: Path, files: Mapping[str, StoredFile]) -> None:
