@@ -45,6 +45,7 @@ STYLE = """
 .subgraph .replaced text.label { fill: var(--old-object, #b23a48); }
 """
 
+_LEFT = 24  # where the heading and the legend begin
 _HEAD = 8  # length of an arrowhead; `tree.py` keeps a little more room free
 # heights of the heading and of the legend
 _HEADING = 34
@@ -88,9 +89,9 @@ def svg(graph: nx.MultiDiGraph, *, title: str | None = None, widest: float = mat
     heading_text = ""
     if heading:
         top = _HEADING
-        heading_text = _draw_text(24, 22, heading, kind="heading")
+        heading_text = _draw_text(_LEFT, 22, heading, kind="heading")
     keys, keys_width = _draw_legend(tree.classes, top + tree.height + _LEGEND / 2)
-    heading_width = 48 + text_width(heading, bold=True) * 15 / 12  # its font has 15 pixels instead of 12
+    heading_width = 2 * _LEFT + text_width(heading, bold=True) * 15 / 12  # its font has 15 pixels instead of 12
     full_width = max(tree.width, keys_width, heading_width)
     full_height = top + tree.height + _LEGEND
     factor = min(1.0, widest / full_width)
@@ -106,7 +107,7 @@ def svg(graph: nx.MultiDiGraph, *, title: str | None = None, widest: float = mat
 def _draw_legend(classes: Collection[str], y: float) -> tuple[str, float]:
     """Return the legend of these classes of nodes and edges in one line at y, and its width in pixels."""
     keys = []
-    x = 24.0
+    x = float(_LEFT)
     for kind, name in _KEYS:
         if kind not in classes:
             continue
@@ -195,7 +196,7 @@ def _draw_tree(graph: nx.MultiDiGraph) -> _Drawing:
 def _draw_edge(node: DrawnNode, parent: DrawnNode) -> str:
     """Return the line from a parent to a node, with its head and its label.
 
-    Out of the parent's column, a bend to the line of the node, and straight on to its box, under the label.
+    The line leaves the parent's column, bends to the height of the node, and goes straight to its box, under the label.
     """
     start = parent.left + parent.width
     out, bent = node.bend

@@ -58,18 +58,21 @@ class DrawnNode:
 
     @property
     def label_x(self) -> float:
-        """The x of the middle of the label. All labels of a column end at one x, before the arrowheads."""
-        start = self.left - self.edge_width - _ARROW
-        end = self.left - _ARROWHEAD
-        return (start + end) / 2
+        """The x of the middle of the edge's label. All labels of a column end at one x, before the arrowheads."""
+        space = (_ARROW - _ARROWHEAD) / 2  # between label and arrowhead; the column's widest label has it on its left, too
+        end = self.left - _ARROWHEAD - space
+        return end - self.edge_width / 2
 
 
 def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float]]:
-    """Return the drawn nodes, each parent before its children, and the (width, height) of the picture."""
+    """Return the drawn nodes, each parent before its children, and the (width, height) of the picture.
+
+    The graph has at least one node.
+    """
     drawn = _grow_trees(graph)
     _place_across(drawn)
     leaves = _place_down(drawn)
-    right = max((node.left + node.width for node in drawn), default=96.0)
+    right = max(node.left + node.width for node in drawn)
     return drawn, (right + _MARGIN, (leaves + 1) * LINE)
 
 
@@ -98,8 +101,12 @@ def _grow_trees(graph: nx.MultiDiGraph) -> list[DrawnNode]:
 
 
 def _place_across(drawn: Sequence[DrawnNode]) -> None:
-    """Set x of each node: a column begins after the previous one, the bends, and the longest edge label between."""
-    count = max((node.column for node in drawn), default=0) + 1
+    """Set the x of each box and of the bend of its edge.
+
+    From left to right: the boxes of column 0, the edges into column 1 (their bends, then their labels), the boxes of
+    column 1, and so on.
+    """
+    count = max(node.column for node in drawn) + 1
     node_widths = [0.0] * count  # the widest node of each column
     edge_widths = [0.0] * count  # the room for the edges into each column, 0 where no edge leads
     for node in drawn:
@@ -107,6 +114,7 @@ def _place_across(drawn: Sequence[DrawnNode]) -> None:
         if node.parent is not None:  # an edge leads to it, which may have no label
             edge_widths[node.column] = max(edge_widths[node.column], node.edge_width + _BEND + _ARROW)
     for node in drawn:
+        # Left of its box are the boxes of the columns before, and the edges into these and into its own column.
         node.left = _MARGIN + sum(node_widths[: node.column]) + sum(edge_widths[: node.column + 1])
         start = node.left - edge_widths[node.column]
         node.bend = (start, start + _BEND)
@@ -145,7 +153,8 @@ def _list_children(graph: nx.MultiDiGraph, parent: DrawnNode) -> list[DrawnNode]
     for _, target, data in graph.out_edges(parent.node, data=True):
         role, text = _read_role_and_text(graph, target)
         label = printable(data["label"])
-        children.append(DrawnNode(target, role, text, parent, label, data["role"], column=parent.column + 1))
+        child = DrawnNode(target, role, text, parent, edge_text=label, edge_role=data["role"], column=parent.column + 1)
+        children.append(child)
     rank = {"edit": 0, "old": 2}
     return sorted(children, key=lambda child: (rank.get(child.edge_role, 1), child.edge_text, child.text, child.node))
 
