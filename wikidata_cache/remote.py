@@ -45,6 +45,7 @@ def open_remote(
             raise SourceStringError(f"{url!r} is not the address of an endpoint; expected such as https://host/sparql.")
     mode = effective_mode(mode, endpoint=bool(urls), as_of=as_of)
     store = AnswerStore(cache_file(cache))
+    # Processes with one cache file share the limits of the hosts. Mode "online" does not touch that file.
     limiter = RateLimiter()
     if mode != "online":
         limiter = RateLimiter(store.rate_limits)

@@ -146,8 +146,8 @@ class CachedSource:
         arguments = ["--kind", question.kind, *question.ids]
         if len(question.ids) > _LISTED:
             arguments = ["EDITS.jsonl"]
-        if question.languages:
-            arguments += ["--language", ",".join(question.languages)]
+        if question.families:
+            arguments += ["--language", ",".join(question.families)]
         command = self.fetch_hint.command(*arguments)
         return CacheMissError(
             question.kind,
@@ -155,7 +155,7 @@ class CachedSource:
             self._paths,
             command,
             as_of=self._as_of,
-            languages=question.languages,
+            languages=question.families,
         )
 
     def select(self, query: str) -> Sequence[Binding]:

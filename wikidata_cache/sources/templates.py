@@ -105,7 +105,7 @@ def _sort_lists(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
 
 
 def _collect_values(rows: Sequence[Binding], about: str, value: str) -> dict[str, set[str]]:
-    """Return the ids that the variable `value` has, for each id that the variable `about` has."""
+    """Return {id: other ids} from rows in which the variable `about` has the id and the variable `value` another one."""
     values: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if value in row:
@@ -145,7 +145,7 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     for pairs in statements.values():
         values.update(value for _, value in pairs)
     labels = _read_labels(sorted(values), rows_about_values)
-    types = _read_types(sorted(values), rows_about_values, "e", "t")
+    types = _read_types(sorted(values), rows_about_values, about="e", value="t")
     return out_facts + labels + types
 
 
@@ -265,7 +265,8 @@ CLAIMS = Template(
 
 
 # The classes of which the ids are instances.
-def _read_types(ids: Iterable[str], rows: Sequence[Binding], about: str = "s", value: str = "o") -> list[Fact]:
+def _read_types(ids: Iterable[str], rows: Sequence[Binding], *, about: str = "s", value: str = "o") -> list[Fact]:
+    """Return the classes of each id; `about` and `value` are the variables of the id and of its class in the rows."""
     types = _collect_values(rows, about, value)
     # Items are picked here: the types are half of all rows, and a FILTER in the query would take longer.
     return [Fact("types", entity, sorted(filter(is_item, types[entity]))) for entity in ids]

@@ -30,10 +30,10 @@ _LABEL = f"<{KIND_IRIS['label']}>"
 _DESCRIPTION = f"<{KIND_IRIS['description']}>"
 
 
-def _make_words_query(predicate: str) -> Callable[[Sequence[str]], str]:
+def _make_words_query_writer(predicate: str) -> Callable[[Sequence[str]], str]:
     """Return a function from keys such as "Q42 zh" to the query of their texts: rows e, l, lang."""
 
-    def query(keys: Sequence[str]) -> str:
+    def write_query(keys: Sequence[str]) -> str:
         entities: dict[str, list[str]] = defaultdict(list)
         for key in keys:
             entity, family = parse_words_of(key)
@@ -45,7 +45,7 @@ def _make_words_query(predicate: str) -> Callable[[Sequence[str]], str]:
             parts.append(f"VALUES ?e {{ {names} }} {words}")
         return write_marked_select("?e ?l ?lang", *parts)
 
-    return query
+    return write_query
 
 
 def _read_key(row: Binding) -> str:
@@ -90,11 +90,13 @@ def _read_named(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("named_in", key, sorted(filter(is_entity, entities[key]))) for key in keys]
 
 
-LABELS_IN = Template("labels_in/1", "label_in", _make_words_query(_LABEL), _make_words_reader("label_in"), _read_key)
+_write_labels_query = _make_words_query_writer(_LABEL)
+_write_descriptions_query = _make_words_query_writer(_DESCRIPTION)
+LABELS_IN = Template("labels_in/1", "label_in", _write_labels_query, _make_words_reader("label_in"), _read_key)
 DESCRIPTIONS_IN = Template(
     "descriptions_in/1",
     "description_in",
-    _make_words_query(_DESCRIPTION),
+    _write_descriptions_query,
     _make_words_reader("description_in"),
     _read_key,
 )
@@ -126,17 +128,17 @@ def choose_texts(answers: Mapping[str, Json], languages: Languages) -> dict[str,
 
 
 class AskedFacts(NamedTuple):
-    """What was asked: facts of a kind about ids (or labels), and the families of languages; () for the default ones."""
+    """What was asked, for a message: facts of a kind about ids, and the families of languages."""
 
-    kind: Kind
+    kind: Kind  # a plain one, such as "label"
     ids: list[str]  # labels for the kind "named"
-    languages: tuple[str, ...]
+    families: tuple[str, ...]  # () for the default languages
 
 
 def describe_question(kind: Kind, keys: Sequence[str]) -> AskedFacts:
     """Return what a question of this kind with these keys asks: sorted ids (or labels) and families.
 
-    If not every id is asked in every family, the answer doesn't tell which is asked in which.
+    The pairs are lost: "Q42 zh" and "Q5 ko" give both ids and both families, as if each id was asked in both.
 
     describe_question("label_in", ["Q42 zh"]) -> AskedFacts("label", ["Q42"], ("zh",))
     """
