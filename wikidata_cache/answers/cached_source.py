@@ -26,7 +26,7 @@ from wikidata_cache.errors import CacheMissError
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.queries import parse_named_in, parse_words_of
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Json, Kind, Provenance, Source, Template
-from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key
+from wikidata_cache.sources.user_queries import canonicalize, forbid_service, query_key
 from wikidata_cache.sources.wordings import AskedFacts, describe_question, write_keys
 
 _LISTED = 20  # up to this many missing ids, the suggested fetch command lists each id, else a file of edits
@@ -168,7 +168,7 @@ class CachedSource:
             return cached
         if self.mode == "offline":
             hint = self.fetch_hint.for_query()
-            raise CacheMissError("query", [canonical(query)[:200]], self._paths, hint, as_of=self._as_of)
+            raise CacheMissError("query", [canonicalize(query)[:200]], self._paths, hint, as_of=self._as_of)
         inner = self._inner
         if self.mode == "online":
             self.request_counts.requests += 1

@@ -1,7 +1,8 @@
-"""SELECT queries written by users: their canonical text, their cache key, and a check that forbids SERVICE.
+"""Read SELECT queries written by users: two checks (`check_select`, `forbid_service`), the cache key, the columns.
 
-All three use a small SPARQL 1.1 tokenizer (strings, IRIs, comments, names, words). If engines could disagree about what
-is a comment or an IRI, the whole query counts as code, and its text stays unchanged.
+All use a small SPARQL 1.1 tokenizer (strings, IRIs, comments, names, words). It can't tell every IRI: engines may read
+"<a#b>" as an IRI, or as "less than a" and a comment. A query with such a token is doubtful. Its text stays as it is in
+the key, and all of it counts as code in the check for SERVICE.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-# "<a#b>" may be an IRI, or "less than a" and a comment; engines decide by context. "<http://..." is always an IRI.
+# What is an IRI for every engine: "<http://...", or "<...>" without a "#" and other signs of code, as in "<Q42>".
 _SURELY_IRI = re.compile(r"<[A-Za-z][A-Za-z0-9+.-]*://|<[\w/.:%-]*>$")
 _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
 _FORMS = ("select", "ask", "construct", "describe")
@@ -59,8 +60,8 @@ def _find_form(query: str) -> str | None:
     return None
 
 
-def canonical(query: str) -> str:
-    """Return a query without comments and with single spaces. Strings, IRIs and ambiguous queries stay unchanged."""
+def canonicalize(query: str) -> str:
+    """Return a query without comments and with single spaces; a doubtful query stays as it is, and so do strings."""
     tokens = list(_split_tokens(query))
     if any(_is_doubtful(kind, text) for kind, text in tokens):
         return query.strip()
@@ -75,7 +76,7 @@ def canonical(query: str) -> str:
 
 def query_key(query: str) -> str:
     """Return the id of a query's rows in a cache: the sha256 of its canonical text."""
-    return hashlib.sha256(canonical(query).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(canonicalize(query).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def order_variables(query: str, rows: Iterable[Binding]) -> list[Binding]:
@@ -94,10 +95,11 @@ def order_variables(query: str, rows: Iterable[Binding]) -> list[Binding]:
 def forbid_service(query: str, where: str) -> None:
     """Raise ServiceForbiddenError if the code of the query contains SERVICE; `where` gives the reason in the message.
 
-    Text that some engine could read as code counts as code. A prefix named "service" is refused as well.
+    A prefix named "service" is refused as well.
     """
     if "service" not in query.lower() and not _ESCAPE.search(query):
         return
+    # Some engines read escapes such as \u0053 (S) before they look for strings and words, others do not.
     for text in (query, _ESCAPE.sub(_read_escape, query)):
         if _has_service(text):
             raise ServiceForbiddenError(
@@ -107,6 +109,7 @@ def forbid_service(query: str, where: str) -> None:
 
 
 def _has_service(query: str) -> bool:
+    """Return whether a word of the code contains "service"; in a doubtful query, whether any text does."""
     tokens = list(_split_tokens(query))
     if any(_is_doubtful(kind, text) for kind, text in tokens):
         return "service" in query.lower()
@@ -114,7 +117,7 @@ def _has_service(query: str) -> bool:
 
 
 def _is_doubtful(kind: str, text: str) -> bool:
-    """Return whether engines may disagree about a token: an IRI, or "less than" and what follows."""
+    """Return whether engines may disagree about a token: an IRI, or "less than" and what follows (see the top)."""
     return kind == "iri" and not _SURELY_IRI.match(text)
 
 

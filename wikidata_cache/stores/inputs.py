@@ -6,7 +6,7 @@ false facts.
 
 - `find_inputs` returns the files to load as `Input`s; `detect` finds the kind of one file.
 - `is_graph_file` and `sibling_labels` are for files that are opened without `load`.
-- `BadLines` counts unreadable lines, or raises an error at the first one.
+- `BadLines` counts the unreadable lines of a file, or raises an error at the first one.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ class Input:
                 return codex_labels(self.path, on_bad_line)
 
     def watch_for_cut_off(self, chunks: Iterator[Chunk], bad_lines: BadLines) -> Iterator[Chunk]:
-        """Yield the same chunks; call `bad_lines.cut_off` where a JSON array lacks its closing bracket."""
+        """Yield the same chunks; report where a JSON array lacks its closing bracket."""
         if self.kind == "JSON dump" and self.header.lstrip().startswith(b"["):
-            return check_array_closed(chunks, bad_lines.cut_off)
+            return check_array_closed(chunks, bad_lines.report_cut_off)
         return chunks
 
 
@@ -230,7 +230,7 @@ def sibling_labels(paths: Sequence[Path]) -> Path | None:
 
 
 class BadLines:
-    """The unreadable lines of a file. It is called at each one, and is the `on_bad_line` of the readers of lines.
+    """The unreadable lines of a file. Translators call `report` for each one.
 
     Without `leave_out`, the first such line raises GraphFileError. With it, all of them are counted, and the first one
     is logged as a warning.
@@ -241,7 +241,7 @@ class BadLines:
         self._path = path
         self._leave_out = leave_out
 
-    def __call__(self, line: int, problem: str) -> None:
+    def report(self, line: int, problem: str) -> None:
         """Report the unreadable line number `line` and its `problem`."""
         if not self._leave_out:
             suggestion = "Correct the line, or leave out such lines with --skip-bad-lines"
@@ -262,7 +262,7 @@ class BadLines:
         """
         return bisect_right(self._lines, line)
 
-    def cut_off(self, line: int, problem: str) -> None:
+    def report_cut_off(self, line: int, problem: str) -> None:
         """Report that a file ends too early, at line number `line`."""
         if not self._leave_out:
             suggestion = "Fetch the file again, or load the part that is there with --skip-bad-lines"

@@ -278,7 +278,7 @@ def _read_batches(
     chunks = source.watch_for_cut_off(chunks, bad_lines)
     if source.kind == "CoDEx labels":
         chunks = _join_chunks(chunks)
-    return make_batches(chunks, source.translate(options, bad_lines))
+    return make_batches(chunks, source.translate(options, bad_lines.report))
 
 
 def _add_batch(work: Work, database: Database, batch: Batch, path: Path) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # only `load` needs numpy
     import numpy as np
 
 # Called with the number of an unreadable line and its problem. It raises GraphFileError, or counts the line; then the
-# translator goes on with the next one (`BadLines` in `inputs.py`).
+# translator goes on with the next one (`BadLines.report` in `inputs.py`).
 BadLineHandler = Callable[[int, str], None]
 # (whole lines, number of the first line) -> N-Triples lines. The last of the whole lines has a line end, too.
 LineTranslator = Callable[[bytes, int], list[bytes]]

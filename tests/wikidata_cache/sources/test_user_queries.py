@@ -3,7 +3,7 @@ import pytest
 from tests.wikidata_cache.wikidata_helpers import Server
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import CacheMissError, ServiceForbiddenError, UserQueryError
-from wikidata_cache.sources.user_queries import canonical, forbid_service
+from wikidata_cache.sources.user_queries import canonicalize, forbid_service
 
 AWAY = "http://127.0.0.1:9/sparql"
 
@@ -20,12 +20,12 @@ AWAY = "http://127.0.0.1:9/sparql"
     ],
 )
 def test_canonical_text_of_a_query(query: str, text: str) -> None:
-    assert canonical(query) == canonical(text) == text
+    assert canonicalize(query) == canonicalize(text) == text
 
 
-def test_canonical_leaves_ambiguous_query_unchanged() -> None:
+def test_canonical_leaves_doubtful_query_unchanged() -> None:
     query = "SELECT * { FILTER(?a<e:b#>\n) }"
-    assert canonical(f" {query}\n") == query
+    assert canonicalize(f" {query}\n") == query
 
 
 @pytest.mark.parametrize(
