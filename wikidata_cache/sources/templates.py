@@ -105,7 +105,7 @@ def _sort_lists(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
 
 
 def _collect_values(rows: Sequence[Binding], about: str, value: str) -> dict[str, set[str]]:
-    """Return {id: other ids} from rows in which the variable `about` has the id and the variable `value` another one."""
+    """Return {id: other ids} of rows in which the variable `about` has the id, and `value` another one."""
     values: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if value in row:

@@ -288,8 +288,8 @@ def _looks_canonical(text: bytes) -> bool:
             return False
     if _CAPITALS.search(text):
         return False
-    # Each triple with a text has two quotes that are not escaped: one after "> ", one at the end of the text. A text that
-    # ends in a backslash, written as "a\\", fails this test, which only costs the check of each line.
+    # Each triple with a text has two quotes that are not escaped: one after "> ", one at the end of the text. A text
+    # that ends in a backslash, written as "a\\", fails this test, which only costs the check of each line.
     quotes = text.count(b'"') - text.count(rb"\"")
     if quotes != 2 * text.count(b'> "'):
         return False

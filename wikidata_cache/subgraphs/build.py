@@ -242,8 +242,8 @@ def _derive_consequences(
 ) -> list[Consequence]:
     """Return what follows from an edit by the rules, without what the graph states about s and o* already.
 
-    A rule may read a statement of o*, the premise. A consequence with a premise counts only if `_choose_premises` chooses
-    this premise.
+    A rule may read a statement of o*, the premise. A consequence with a premise counts only if `_choose_premises`
+    chooses this premise.
     """
     items = [node for node in (ends.target_new_id, ends.subject_node) if is_item(node)]
     stated = facts.out(items)

@@ -113,13 +113,14 @@ class EditEnds:
 
     @property
     def words(self) -> dict[str, str]:
-        """{node key: the edit's own label} of the ends that have a node key and a label."""
-        texts = {
-            self.target_true_id: self.edit.target_true,
-            self.target_new_id: self.edit.target_new,
-            self.subject_node: self.edit.subject,
-        }
-        return {node: text for node, text in texts.items() if node and text}
+        """{node key: the edit's own label} of the ends that have a node key and a label.
+
+        Where two ends are one node, the label of the subject counts first, then that of the new object.
+        """
+        texts = {self.target_new_id: self.edit.target_new, self.subject_node: self.edit.subject}
+        if self.target_true_id and self.edit.target_true:
+            texts.setdefault(self.target_true_id, self.edit.target_true)
+        return {node: text for node, text in texts.items() if text}
 
     @property
     def new_edge(self) -> Statement:
@@ -246,6 +247,7 @@ def _find_targets(
 
 
 def _find_malformed_id(edit: EditLike) -> BadOptionError | None:
+    """Return the error of an edit's first id that has another form than Q42 or P19; None if there is none."""
     for name in ("subject_id", "target_new_id", "target_true_id", "relation_id"):
         is_id = is_item
         example = "Q42"
@@ -360,9 +362,9 @@ def _find_unknown_targets(all_ends: Collection[EditEnds], facts: Facts) -> set[s
 
 
 def add_merged_answers(options: SubgraphOptions, facts: Facts) -> SubgraphOptions:
-    """Return the options; an answer that was merged is joined by the item that replaces it, the only one in the graph.
+    """Return the options with more answers: for each answer that Wikidata has merged, the item that replaces it.
 
-    Offline, an answer whose redirect is not in the cache counts as not merged.
+    The graph has only the replacing item. Offline, an answer whose redirect is not in the cache counts as not merged.
     """
     answers = options.leakage.answers
     merged = look_up_or_skip(facts.redirects, filter(is_item, answers))
@@ -377,7 +379,8 @@ def make_leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) 
     - "old_edge": the statement is the old edge, in either direction, which the edit replaces. Without a relation
       id, every edge between subject and old object is one.
     - "answer": the statement leads to or from an answer of `options.leakage`.
-    - "of_the_subject": the statement belongs to the subject, was reached from its object, and the subject is no root.
+    - "of_the_subject": the subject is not a root, and the statement is one of its own. Only direction="both" leads to
+      such a statement, from its object.
     """
     leakage = options.leakage
     exempt = (ends.subject_node, ends.target_new_id)

@@ -59,7 +59,8 @@ class DrawnNode:
     @property
     def label_x(self) -> float:
         """The x of the middle of the edge's label. All labels of a column end at one x, before the arrowheads."""
-        space = (_ARROW - _ARROWHEAD) / 2  # between label and arrowhead; the column's widest label has it on its left, too
+        # The space between a label and its arrowhead; the widest label of the column has as much on its left.
+        space = (_ARROW - _ARROWHEAD) / 2
         end = self.left - _ARROWHEAD - space
         return end - self.edge_width / 2
 
