@@ -213,7 +213,7 @@ def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRep
 
 
 def _list_languages(options: LoadOptions, folder: Path) -> list[str]:
-    """Return the languages whose texts were loaded: the wanted ones; if that is all, those of the names in the store."""
+    """Return the languages whose texts were loaded: the wanted ones, or for all, those of the names in the store."""
     if options.languages:
         return list(options.languages)
     with LabelIndex(folder / LABELS) as index:
