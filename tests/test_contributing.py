@@ -193,8 +193,9 @@ def test_the_scorer_scores_its_records_edited_by_the_editor(capitals: Path, monk
 
 def test_the_sampling_policy_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     space: dict[str, Any] = dict(vars(sampling))
-    exec(block("wikidata_cache/subgraphs/sampling.py"), space)  # noqa: S102 - our own text
-    monkeypatch.setitem(sampling.ORDERS, "small-number", space["_small_number"])  # type: ignore[arg-type,index]
+    code = compile(block("wikidata_cache/subgraphs/sampling.py"), "sampling.py", "exec", dont_inherit=True)
+    exec(code, space)  # noqa: S102 - our own text
+    monkeypatch.setitem(sampling.ORDERS, "small-number", space["_make_rank_by_number"])  # type: ignore[arg-type,index]
     statements = [Statement("Q1", f"P{number}", f"Q{number + 1}") for number in (31, 7, 106, 19)]
     kept = sampling.sample(statements, 3, node="Q1", seed=0, policy="small-number", degrees={})  # type: ignore[arg-type]
     assert [statement.property for statement in kept] == ["P7", "P19", "P31"]

@@ -129,10 +129,12 @@ class SubgraphOptions:
         if not isinstance(self.rules, Rules | None):
             raise BadOptionError(f"rules={self.rules!r}: expected Rules, such as read_rules('rules.tsv').")
         if self.values and self.rules is not None:
-            raise BadOptionError("values=True reads statements of best rank, and not with rules; leave one out.")
+            raise BadOptionError(
+                "values=True reads statements of best rank, and can't be combined with rules; leave one out."
+            )
         if self.values and self.claims:
             raise BadOptionError(
-                "values=True reads statements of best rank, and not with statements='all'; leave one out."
+                "values=True reads statements of best rank, and can't be combined with statements='all'; leave one out."
             )
 
     def _set_number(self, name: str, *, least: int | None = None, most: int | None = None) -> None:

@@ -53,7 +53,8 @@ def sample(
     """
     # Bottom-m: the m smallest of independent uniform keys are a uniform sample without replacement.
     priorities = {statement: priority(statement, seed=seed) for statement in statements}
-    rank = ORDERS[policy](priorities, node, degrees)
+    make_rank = ORDERS[policy]
+    rank = make_rank(priorities, node, degrees)
     return nsmallest(m, priorities, key=lambda statement: (rank(statement), priorities[statement]))
 
 
@@ -64,15 +65,17 @@ def other_end(statement: Statement, node: str) -> str:
     return statement.subject
 
 
-def _rank_uniformly(priorities: Priorities, node: str, degrees: Mapping[str, int]) -> Rank:
+def _make_uniform_rank(priorities: Priorities, node: str, degrees: Mapping[str, int]) -> Rank:
+    """Return the rank 0 for all statements, so that the priorities alone decide."""
+
     def rank(statement: Statement) -> float:
         return 0
 
     return rank
 
 
-def _rank_in_relation(priorities: Priorities, node: str, degrees: Mapping[str, int]) -> Rank:
-    # The rank is the number of statements of the same relation and direction that come before by priority.
+def _make_rank_in_relation(priorities: Priorities, node: str, degrees: Mapping[str, int]) -> Rank:
+    """Return the rank of a statement among those of its relation and direction: 0 for the smallest priority, then 1."""
     seen: Counter[tuple[str, bool]] = Counter()
     ranks = {}
     for statement in sorted(priorities, key=priorities.__getitem__):
@@ -82,7 +85,9 @@ def _rank_in_relation(priorities: Priorities, node: str, degrees: Mapping[str, i
     return ranks.__getitem__
 
 
-def _rank_by_degree(priorities: Priorities, node: str, degrees: Mapping[str, int]) -> Rank:
+def _make_rank_by_degree(priorities: Priorities, node: str, degrees: Mapping[str, int]) -> Rank:
+    """Return a random rank that is mostly smaller where the other end has a smaller in-degree."""
+
     def rank(statement: Statement) -> float:
         # x = -ln(u) 2^b is an exponential variable of rate 1 / 2^b, with u in (0, 1] from the first 64 bits of the
         # priority, and b the bit length of the in-degree. Keeping the smallest x samples with weights 1 / 2^b.
@@ -94,8 +99,8 @@ def _rank_by_degree(priorities: Priorities, node: str, degrees: Mapping[str, int
 
 
 ORDERS: Mapping[Policy, Callable[[Priorities, str, Mapping[str, int]], Rank]] = {
-    "uniform": _rank_uniformly,
-    "relation-stratified": _rank_in_relation,
-    "inverse-hub": _rank_by_degree,
+    "uniform": _make_uniform_rank,
+    "relation-stratified": _make_rank_in_relation,
+    "inverse-hub": _make_rank_by_degree,
 }
-"""Each policy as a function of ({statement of a node: its priority}, the node, {other end: its in-degree})."""
+"""Functions of the policies: ({statement of a node: its priority}, the node, {other end: its in-degree}) -> `Rank`."""
