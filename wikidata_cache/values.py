@@ -39,6 +39,7 @@ _MONTHS = (
     "November",
     "December",
 )
+# A date, or a number with or without a unit. Numbers are limited to 130 digits before and after the point.
 _VALUE = re.compile(
     r"\^(?P<year>-?\d{4,12})-(?P<month>\d\d)-(?P<day>\d\d)T00:00:00Z/(?P<precision>[7-9]|1[01])"
     r"|(?P<amount>-?\d{1,130}(?:\.\d{1,130})?)(?P<unit>Q[1-9]\d*)?",
@@ -56,7 +57,11 @@ def is_value(text: str) -> bool:
 
 
 def date_value(time: str, precision: int) -> str | None:
-    """Return a date from its xsd:dateTime, or a shorter form; None if it is less precise than a century."""
+    """Return a date from its xsd:dateTime or a shorter text, such as "1984-12"; None if it can't be read.
+
+    It is also None if it is less precise than a century. What is more precise than `precision` is left out:
+    date_value("1984-12-30T00:00:00Z", 10) -> "^1984-12-01T00:00:00Z/10".
+    """
     match = _RDF_TIME.fullmatch(time)
     if match is None or precision < _CENTURY:
         return None
@@ -86,7 +91,7 @@ def quantity_value(amount: str, unit: str = "") -> str | None:
         number = Decimal(amount)
     except InvalidOperation:
         return None
-    if not number.is_finite() or abs(number.adjusted()) > 100:
+    if not number.is_finite() or abs(number.adjusted()) > 100:  # 1e999999 would have a million digits
         return None
     if unit in _NO_UNIT:
         unit = ""

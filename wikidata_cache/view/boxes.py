@@ -156,7 +156,11 @@ class _Ring(NamedTuple):
 
 
 def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) -> list[Point]:
-    """Return the origin (x, y) of each group, in order, spread evenly on the smallest ellipse with room for all."""
+    """Return the origin (x, y) of each group, in order, spread evenly on the smallest ellipse with room for all.
+
+    The groups are tried on larger and larger ellipses, each time with less and less padding between boxes. What fits
+    first is spread out.
+    """
     boxes = sum(len(part.boxes) for part in parts)
     if len(parts) > _MOST_GROUPS or boxes > _MOST_BOXES:
         return _place_rows_around(centre, parts)
@@ -207,7 +211,7 @@ def _fill_ring(
 ) -> list[Point] | None:
     """Put each group at the first free angle, `least_angle` or more after the previous one; None if they do not fit."""
     angle = ring.start + least_angle / 2  # half before the first group, so that half is left behind the last one
-    end = ring.start + ring.sweep + 1e-9
+    end = ring.start + ring.sweep + 1e-9  # so that rounding errors do not push the last group out
     placed = _PlacedGroups(centre, padding)
     for part in parts:
         point = None
@@ -241,8 +245,9 @@ class _PlacedGroups:
 
         It may not touch any other, and no line from the centre to an origin may cross a group.
         """
+        # A cheap test, which rejects most points: does the group's first box touch the first box of another group?
         first_box = part.boxes[0].at(*point).wider(self.padding)
-        if any(first_box.meets(other.boxes[0]) for other in self.groups):  # this cheap test rejects most points
+        if any(first_box.meets(other.boxes[0]) for other in self.groups):
             return False
         moved = part.at(*point)
         if moved.meets(BoxGroup([self.centre], self.centre), self.padding):

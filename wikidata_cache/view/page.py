@@ -161,11 +161,11 @@ def elements(graph: nx.MultiDiGraph) -> GraphContent:
 
 
 def _measure_box(label: str, *, font: int) -> dict[str, str | int]:
-    """Return the lines of a label in its box, the font, and the width and height of the box, all in pixels."""
+    """Return {"lines": a label as one or two lines, "font", "width", "height"}; the last three are in pixels."""
     lines = textwrap.wrap(printable(label, longest=2 * _PER_LINE), _PER_LINE, max_lines=2, placeholder="…")
     if not lines:
         lines = ["—"]
-    # in a font of 12 pixels, with the margins
+    # The width and height in a font of 12 pixels, with the margins.
     width = max(text_width(line, bold=True) for line in lines) + 24
     height = len(lines) * 15 + 14
     return {
@@ -177,14 +177,13 @@ def _measure_box(label: str, *, font: int) -> dict[str, str | int]:
 
 
 def _choose_fonts(content: GraphContent) -> dict[str, int]:
-    """Return the sizes of fonts in pixels by kind of node, where they are not 12."""
+    """Return the sizes of fonts in pixels by kind of node; other kinds have 12 pixels."""
     if len(content["nodes"]) > LARGE:
         near = sum(node["kind"] == "near" for node in content["nodes"])
-        fonts = _CROWDED | _OUTER
-        fonts["near"] = 12
+        near_font = 12
         if near <= _FEW:
-            fonts["near"] = 22
-        return fonts
+            near_font = 22
+        return {**_CROWDED, **_OUTER, "near": near_font}
     if len(content["edges"]) > CROWD:
         return _CROWDED
     return {}
@@ -200,7 +199,7 @@ def _read_label(graph: nx.MultiDiGraph, node: str) -> str:
     return printable(str(graph.nodes[node].get("label", node)), longest=80) or node
 
 
-def _write_counts(content: GraphContent) -> list[str]:
+def _write_counts(content: GraphContent) -> tuple[str, str]:
     """Return the numbers of entities and statements shown, as two texts."""
     entities = f"{len(content['nodes'])} entities"
     if len(content["nodes"]) == 1:
@@ -209,7 +208,7 @@ def _write_counts(content: GraphContent) -> list[str]:
     replaced = sum(edge["role"] == "old" for edge in content["edges"])
     if replaced:
         statements += f", {replaced} of them replaced"
-    return [entities, statements]
+    return entities, statements
 
 
 def _read_file(name: str) -> str:

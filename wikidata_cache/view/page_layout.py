@@ -16,9 +16,8 @@ import networkx as nx
 from wikidata_cache.view.boxes import BoxGroup, Point, Rectangle, Sector, Size, place_in_block, place_on_ring
 
 _ROOTS = ("target_new", "subject", "target_true")
-# pixels; smallest length of the edges from the subject to o* and to o
-_BETWEEN = 230.0
-_DOWN = 110.0
+_BETWEEN = 230.0  # pixels; the smallest length of the edge from the subject to o*
+_DOWN = 110.0  # pixels between what is around the subject and what is around the old object, below it
 _EDIT_GAP = 30.0  # pixels between the boxes around the subject and those around o*
 _PART_GAP = 80.0  # pixels between parts of the graph that no edge connects
 # pixels; smallest radii (x, y) of rings
@@ -56,7 +55,8 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
         picture = _place_cluster(main, tree, sizes, _CIRCLE)
     else:
         picture = _place_edit(main, subject, old, tree, sizes)
-    for root in tree.roots:  # what no edge connects to the edit, one part below the other
+    # The other roots, each with its part of the graph, below what is there already.
+    for root in tree.roots:
         if root not in picture.points:
             other = _place_cluster(root, tree, sizes, _CIRCLE)
             picture.add(other, 0.0, picture.extent.bottom + _PART_GAP - other.extent.top)
