@@ -111,7 +111,7 @@ def _explain_unreadable(path: Path, error: OSError) -> GraphFileError:
 
 def _read_tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
     """Yield the statements and labels of a TSV file, one a line; blank lines and a header are skipped."""
-    nothing_read = True  # neither a statement nor a label
+    nothing_read = True  # neither a statement nor a label so far
     encoding = "utf-8-sig"  # a file may begin with a byte order mark
     for number, row in enumerate(reader, start=1):
         try:
@@ -152,14 +152,17 @@ def _explain_bad_row(path: Path, number: int, cells: Sequence[str], *, nothing_r
 
 
 def _has_labels(store: Store) -> bool:
-    return next(store.quads_for_pattern(None, NamedNode(RDFS_LABEL), None, None), None) is not None
+    for _ in store.quads_for_pattern(None, NamedNode(RDFS_LABEL), None, None):
+        return True
+    return False
 
 
 class CountingReader:
     """Reads a file, unzips it if its name ends in .gz, and counts the lines.
 
-    `lines` is the number of line ends read so far, `begun` whether anything was read. A progress bar appears on stderr
-    for files of 5 MB or more. Use it as a context manager.
+    It is read either by `read`, as the engine does, or line by line. `lines` is the number of line ends read so far,
+    `begun` whether anything was read. A progress bar appears on stderr for files of 5 MB or more. Use it as a context
+    manager.
     """
 
     def __init__(self, path: Path) -> None:
@@ -183,7 +186,7 @@ class CountingReader:
     def read(self, size: int = -1, /) -> bytes:
         """Return up to `size` unzipped bytes, without a byte order mark; all remaining bytes for -1."""
         chunk = self._file.read(size)
-        if not self.begun:
+        if not self.begun:  # only a file begins with the mark
             chunk = chunk.removeprefix(BOM_UTF8)
         self.lines += chunk.count(b"\n")
         self.begun = self.begun or bool(chunk)
@@ -191,6 +194,7 @@ class CountingReader:
         return chunk
 
     def __iter__(self) -> Iterator[bytes]:
+        """Yield the unzipped lines with their line ends; the first one may begin with a byte order mark."""
         while line := self._file.readline(_LONGEST_LINE):
             self.lines += 1
             self.begun = True

@@ -44,11 +44,11 @@ Item = TypeVar("Item")
 
 
 class Chunk(NamedTuple):
-    """Whole lines, the number of the first line (from 1), and the position of the next chunk (in unzipped bytes)."""
+    """Whole lines of a file."""
 
-    lines: bytes
-    first: int
-    end: int
+    lines: bytes  # also the last one has a line end
+    first: int  # number of the first line, from 1
+    end: int  # position after the chunk, in bytes of the unzipped file
 
 
 @contextmanager
@@ -178,6 +178,7 @@ def _unzip(file: IO[bytes], path: Path) -> IO[bytes]:
 
 
 def _explain_unreadable(path: Path, error: OSError) -> GraphFileError:
+    """Return the error for a file that is missing, or that the system can't read."""
     if isinstance(error, FileNotFoundError):
         return GraphFileError(path, "does not exist; check the path")
     return GraphFileError(path, f"cannot be read ({error})")
@@ -225,8 +226,10 @@ def _make_batch(kept: list[bytes], chunk: Chunk) -> Batch:
     """Return the batch of the lines `kept`, the last of which come from `chunk`."""
     literals = [line + b"\n" for line in kept if b'"' in line]
     numbers = statement_numbers(kept)  # [statements, 3]: subject, property, object
-    size = max(1, ceil(len(kept) / PARTS))  # lines of a part
-    parts = [b"\n".join(kept[start : start + size]) for start in range(0, len(kept), size)]
+    lines_per_part = max(1, ceil(len(kept) / PARTS))
+    parts = []
+    for start in range(0, len(kept), lines_per_part):
+        parts.append(b"\n".join(kept[start : start + lines_per_part]))
     return Batch(
         triples=tuple(parts),
         names=b"".join(literals),

@@ -141,10 +141,9 @@ def _convert_line(line: bytes, number: int, convert: RowConverter) -> Iterable[b
     if number == 1:
         encoding = "utf-8-sig"  # the file may begin with a byte order mark
     text = line.decode(encoding).rstrip("\r")
-    cells = [cell.strip() for cell in text.split("\t")]
     if not text.strip():
         return ()
-    return convert(cells)
+    return convert([cell.strip() for cell in text.split("\t")])
 
 
 def json_entities(on_bad_line: BadLineHandler, *, values: bool, languages: Languages | None) -> LineTranslator:
