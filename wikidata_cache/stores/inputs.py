@@ -40,7 +40,8 @@ _LOADABLE = re.compile(r"\.(?:nt|tsv|json)(?:\.gz|\.bz2)?$", re.IGNORECASE)
 _EXPECTED = (
     "N-Triples, a Wikidata dump (RDF as .nt, or JSON), rows such as Q42<tab>P31<tab>Q5, KGTK edges, or a CoDEx folder"
 )
-# A header with the columns node1, label and node2 in any order and among others.
+# A header with the columns node1, label and node2, in any order and among others. Each (?=…) finds one of them, and
+# looks from the start of the line.
 _KGTK = re.compile(rb"(?=(?:[^\n]*\t)?node1[\t\r\n])(?=(?:[^\n]*\t)?label[\t\r\n])(?=(?:[^\n]*\t)?node2[\t\r\n])")
 # How a file of each kind begins. The first match wins, and the loosest pattern is last: KGTK's header is TSV too.
 _BEGINNINGS: dict[FileKind, re.Pattern[bytes]] = {
@@ -64,8 +65,9 @@ class LoadOptions:
 
     keep_all: bool = False  # every triple of N-Triples files
     values: bool = False  # dates and quantities of N-Triples files and JSON dumps too
-    # Of labels, aliases and descriptions; None: all. The labels of TSV files are English and always kept. Of a CoDEx
-    # folder, only the label files in these languages are read; one that is named itself is always kept.
+    # The languages of the labels, aliases and descriptions to keep; None for all. The labels of TSV files, which are
+    # English, are always kept. Of a CoDEx folder, the label files in these languages are read; a label file that is
+    # given itself is kept in any language.
     languages: Languages | None = DEFAULT_LANGUAGES
     skip_bad_lines: bool = False  # leave out unreadable lines, instead of raising GraphFileError
 

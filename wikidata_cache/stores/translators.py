@@ -205,7 +205,10 @@ def _write_text_lines(entity: Json, entity_id: str, languages: Languages | None)
     """Yield the labels, descriptions and aliases in the wanted languages."""
     for kind, key in (("label", "labels"), ("description", "descriptions"), ("alias", "aliases")):
         texts = entity.get(key) or {}  # PHP writes an empty map as []
-        for language in languages or sorted(texts):
+        wanted: Iterable[str] = sorted(texts)
+        if languages is not None:
+            wanted = languages
+        for language in wanted:
             entries = texts.get(language) or []
             if entries and kind != "alias":  # only aliases are lists
                 entries = [entries]
@@ -231,6 +234,7 @@ def _write_truthy_lines(entity: Json, entity_id: str, *, values: bool) -> Iterat
 
 
 def _find_best_rank(statements: Iterable[Json]) -> str | None:
+    """Return the best rank among the statements of a property; None if all are deprecated."""
     ranks = {statement["rank"] for statement in statements}
     for rank in _RANKS:
         if rank in ranks:
@@ -263,13 +267,7 @@ def codex_labels(path: Path, on_bad_line: BadLineHandler) -> LineTranslator:
 
     def translate(text: bytes, first: int) -> list[bytes]:
         try:
-            lines = []
-            for entity, texts in parse(text).items():
-                for kind in ("label", "description"):
-                    words = texts.get(kind)
-                    if words and words.strip() and is_entity(entity):
-                        lines.append(text_line(entity, kind, words, language))
-            return lines
+            return _write_codex_lines(parse(text), language)
         except json.JSONDecodeError as error:
             on_bad_line(error.lineno, f"is not JSON: {error.msg}")
         except (ValueError, AttributeError, TypeError) as error:
@@ -277,3 +275,14 @@ def codex_labels(path: Path, on_bad_line: BadLineHandler) -> LineTranslator:
         return []
 
     return translate
+
+
+def _write_codex_lines(entities: Json, language: str) -> list[bytes]:
+    """Return the labels and descriptions of {id: {"label": …, "description": …}}; either may be missing."""
+    lines = []
+    for entity, texts in entities.items():
+        for kind in ("label", "description"):
+            words = texts.get(kind)
+            if words and words.strip() and is_entity(entity):
+                lines.append(text_line(entity, kind, words, language))
+    return lines

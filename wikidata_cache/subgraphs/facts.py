@@ -185,7 +185,7 @@ class Facts:
         asked = {text for text in (*composed.keys(), *composed.values()) if is_text(text)}
         ids = self._fetch(templates.NAMED, asked)
         named = {}
-        for label, nfc in composed.items():
+        for label, nfc in composed.items():  # a label that is not a text was not asked for, and names nothing
             named[label] = tuple(ids.get(nfc) or ids.get(label, ()))
         return named
 
@@ -369,14 +369,17 @@ def summarize_claims(claims: Iterable[Claim]) -> dict[str, object]:
     The best claim has the highest rank, then the latest start, then the latest end. No start counts as the earliest,
     and no end as the latest.
     """
-    latest = sorted(
-        claims, key=lambda claim: (_parse_moment(claim.start), not claim.end, _parse_moment(claim.end)), reverse=True
-    )
-    best_first = sorted(latest, key=lambda claim: claim.rank != "preferred")  # a stable sort
+    latest_first = sorted(claims, key=_order_by_time, reverse=True)
+    best_first = sorted(latest_first, key=lambda claim: claim.rank != "preferred")  # equal ranks stay in order of time
     described = []
     for claim in best_first:
         described.append({"rank": claim.rank, "start": claim.start or None, "end": claim.end or None})
     return {**described[0], "claims": described}
+
+
+def _order_by_time(claim: Claim) -> tuple[tuple[float, str], bool, tuple[float, str]]:
+    """Return the key by which claims are sorted from early to late."""
+    return _parse_moment(claim.start), not claim.end, _parse_moment(claim.end)
 
 
 def _parse_moment(time: str) -> tuple[float, str]:

@@ -20,6 +20,8 @@ from wikidata_cache.sources import templates
 from wikidata_cache.stores.inputs import LoadOptions
 from wikidata_cache.stores.load import load
 from wikidata_cache.stores.manifest import open_database, read_manifest
+from wikidata_cache.stores.ntriples import wanted_lines_translator
+from wikidata_cache.stores.translators import json_entities
 
 WD = "http://www.wikidata.org/entity/"
 P = "http://www.wikidata.org/prop/"
@@ -387,3 +389,17 @@ def test_link_to_a_store_stays_a_link(dump: Path, tmp_path: Path) -> None:
     load([tmp_path / "new.tsv"], tmp_path / "wd", force=True)
     assert (tmp_path / "wd").is_symlink()
     assert read_manifest(tmp_path / "real").counts["triples"] == 1
+
+
+def test_no_language_keeps_no_text() -> None:
+    bad: list[tuple[int, str]] = []
+
+    def note(line: int, problem: str) -> None:
+        bad.append((line, problem))
+
+    dump = b'{"id": "Q1", "labels": {"en": {"language": "en", "value": "one"}}}\n'
+    rdf = b'<http://www.wikidata.org/entity/Q1> <http://www.w3.org/2000/01/rdf-schema#label> "one"@en .\n'
+    for languages, kept in ((("en",), 1), (None, 1), ((), 0)):
+        assert len(json_entities(note, values=False, languages=languages)(dump, 1)) == kept
+        assert len(wanted_lines_translator(note, values=False, languages=languages)(rdf, 1)) == kept
+    assert not bad
