@@ -160,7 +160,8 @@ def json_entities(on_bad_line: BadLineHandler, *, values: bool, languages: Langu
             if text in (b"", b"[", b"]"):
                 continue
             try:
-                kept += _write_entity_lines(parse(text), values=values, languages=languages)
+                # As a list: `kept +=` of an iterator that raises would keep the lines before the error.
+                kept += list(_write_entity_lines(parse(text), values=values, languages=languages))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 on_bad_line(number, f"is not an entity of a Wikidata JSON dump ({type(error).__name__}: {error})")
         return kept

@@ -403,3 +403,16 @@ def test_no_language_keeps_no_text() -> None:
         assert len(json_entities(note, values=False, languages=languages)(dump, 1)) == kept
         assert len(wanted_lines_translator(note, values=False, languages=languages)(rdf, 1)) == kept
     assert not bad
+
+
+def test_bad_line_of_a_json_dump_is_left_out_as_a_whole() -> None:
+    bad: list[int] = []
+
+    def note(line: int, problem: str) -> None:
+        bad.append(line)
+
+    labels = '"labels": {"en": {"language": "en", "value": "one"}}'
+    lines = f'{{"id": "Q1", {labels}}}\n{{"id": "Q2", {labels}, "claims": {{"P31": [{{}}]}}}}\n'.encode()
+    kept = json_entities(note, values=False, languages=None)(lines, 1)
+    assert bad == [2]
+    assert [b"entity/Q1>" in line for line in kept] == [True]
