@@ -243,7 +243,8 @@ class _PlacedGroups:
     def has_room(self, part: BoxGroup, point: Point) -> bool:
         """Return whether a group with its origin at this point has room.
 
-        It may not touch any other, and no line from the centre to an origin may cross a group.
+        It may not touch any other, and no line from the centre to the origin of one group may cross the core of a box
+        of another group.
         """
         # A cheap test, which rejects most points: does the group's first box touch the first box of another group?
         first_box = part.boxes[0].at(*point).wider(self.padding)
