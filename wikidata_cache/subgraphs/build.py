@@ -273,7 +273,10 @@ def _choose_premises(
 
 
 def _keep_only(premises: Collection[Statement | None]) -> Callable[[Statement], str | None]:
-    """Return a function that gives the reason "no_rule" for every statement that no rule reads."""
+    """Return a function that gives the reason "no_rule" for every statement that is not one of the premises.
+
+    None among them, the premise of a consequence that has none, has no effect.
+    """
 
     def find_reason(statement: Statement) -> str | None:
         if statement in premises:
