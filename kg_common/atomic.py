@@ -18,7 +18,8 @@ from kg_common.errors import BadOptionError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a scratch file that replaces `path` at the end of the block, or is deleted on an error.
 
-    Where `path` is a symbolic link, the file that it points to is replaced.
+    Where `path` is a symbolic link, the file that it points to is replaced. An error of the scratch file, which nobody
+    knows, is raised with the name of `path`.
     """
     target = path.resolve()
     # The scratch file is in the target's folder, because a file can replace another one only on its own file system.
@@ -34,12 +35,20 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:
-        # The error names `path`, because nobody knows the scratch file (an error without a name is one of writing to
-        # it). An error of another file, which the caller's block may read, stays as it is.
-        is_of_scratch = error.filename is None or str(error.filename).startswith(str(scratch))
-        if error.errno is None or not is_of_scratch:
+        if not _may_be_of(scratch, error):
             raise
         raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def _may_be_of(scratch: Path, error: OSError) -> bool:
+    """Return whether an error may be about the scratch file, and not about a file that the caller's block reads.
+
+    Opening or renaming the scratch file raises an error with its name. Writing to it, for example on a full disk,
+    raises one with a number alone. An error without a number is not of the system, but of a library.
+    """
+    if error.errno is None:
+        return False
+    return error.filename is None or str(error.filename).startswith(str(scratch))
 
 
 def user_path(path: str | Path) -> Path:
