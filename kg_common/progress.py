@@ -36,6 +36,10 @@ class _Phase(NamedTuple):
 class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     """`tqdm` for both packages, which writes to stderr. Iterate over it, or use it in a ``with`` block and `update` it.
 
+    On a terminal it is drawn by tqdm. Elsewhere it logs a line (`line`) in the place of each drawing, as `display` is
+    the method by which tqdm draws. Two callers ask for a drawing, each if ten seconds have passed since the last one:
+    `update`, and the thread of `_log_lines` by `show`, because a single item may take minutes.
+
     Args:
         items: what is iterated over; None: `update` counts.
         title: what is done, such as the method's name.
@@ -88,7 +92,7 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
             mininterval=interval,
             miniters=least_items,
         )
-        if self._logs and shown:  # the thread does not keep a bar alive that is not closed
+        if self._logs and shown:  # a weak reference, so the thread does not keep a bar alive that is not closed
             Thread(target=_log_lines, args=(weakref.ref(self), self._ended), daemon=True).start()
 
     def __iter__(self) -> Iterator[Any]:
@@ -130,7 +134,7 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
             bar.update(8)
         """
         now = time.time()
-        if self._phase and self._phase.items:
+        if self._phase and self._phase.items:  # a phase that no items went through has no time of an item
             items_before, seconds_before = self._timed.get(self._phase.name, (0, 0.0))
             seconds = now - self._phase.start
             self._timed[self._phase.name] = (items_before + self._phase.items, seconds_before + seconds)
@@ -143,7 +147,7 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
             self.show()
 
     def show(self) -> None:
-        """Show the present state, at most as often as `update`."""
+        """Draw the bar, or log a line, unless less than `mininterval` has passed since the last time."""
         with self.get_lock():
             now = time.time()
             if not self.disable and now - self.start_t >= self.delay and now - self.last_print_t >= self.mininterval:
@@ -151,7 +155,7 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
                 self.refresh(nolock=True)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Draw the bar, or log a line; `tqdm` calls this."""
+        """Draw the bar, or log a line; tqdm calls this in `update` and `refresh`."""
         if not self._logs:
             return bool(super().display(msg, pos))
         log.info("%s", self.line)
@@ -162,8 +166,8 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         if not self._logs or self.disable:
             super().close()
             return
-        self._ended.set()
-        self.disable = True
+        self._ended.set()  # for the thread
+        self.disable = True  # the rest of tqdm's own `close`, without its drawing
         self._decr_instances(self)
         has_logged = self.last_print_t >= self.start_t + self.delay  # until the first line, it is the time of the start
         if has_logged:
@@ -222,12 +226,13 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         if present.name not in self._timed:
             return None
         all_items: float = self.total - self.initial
-        seconds = 0.0  # that were left when the present phase began
+        left_at_start = 0.0  # seconds that were left when the present phase began: its items are not in `_timed` yet
         for name, (items, _) in self._timed.items():
-            seconds += self._mean_seconds(name) * max(0, all_items - items)
-        # Where the present phase takes longer than its mean, its own time is over, and that of the later ones is left.
-        used = min(time.time() - present.start, self._mean_seconds(present.name) * present.items)
-        return seconds - used
+            left_at_start += self._mean_seconds(name) * max(0, all_items - items)
+        # A present phase that takes longer than expected uses up its own time, and not that of the later phases.
+        expected = self._mean_seconds(present.name) * present.items
+        used = min(time.time() - present.start, expected)
+        return left_at_start - used
 
     def _mean_seconds(self, phase: str) -> float:
         """Return the mean seconds that an item has taken in the ended phases of a name."""
@@ -236,6 +241,7 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
 
 
 def _log_lines(bar: weakref.ref[Bar], ended: Event) -> None:
+    """Log a line of a bar every ten seconds until it ends, or nobody has it any more."""
     while not ended.wait(_LINE_S):
         open_bar = bar()
         if open_bar is None:
@@ -262,7 +268,7 @@ def log_progress(what: str) -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in words, with one unit: "40 s", "12 min", "5 h", "11 days"."""
+    """Return a duration in words, with one unit: "40 s", "12 min", "5 h", "11 days"; "for ever" if it is infinite."""
     for below, size, unit in _UNITS:
         if seconds < below:
             return f"{seconds / size:.0f} {unit}"
