@@ -31,7 +31,8 @@ def expected_of(fault: Mapping[str, Any]) -> str:
     """Return in plain words what pydantic expected; ``fault`` is one of its `ErrorDetails`."""
     kind = fault["type"]
     if kind == "too_long" and isinstance(fault["input"], str):
-        kind = "string_too_long"  # where a validator ran before, pydantic counts the characters of a text as items
+        # A text that a validator saw before the check has the fault of a list, "too_long".
+        kind = "string_too_long"
     words = _EXPECTED.get(kind)
     if words is None:
         return str(fault["msg"]).removeprefix("Input should be ")
@@ -39,7 +40,7 @@ def expected_of(fault: Mapping[str, Any]) -> str:
 
 
 class SharedError(Exception):
-    """Base class of every error that this package and wikidata_cache raise on purpose."""
+    """Base class of every error that kg_common and wikidata_cache raise on purpose; kg_edit's own is `KgEditError`."""
 
 
 class BadOptionError(SharedError, ValueError):

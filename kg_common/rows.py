@@ -85,7 +85,8 @@ def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck 
 def _row_of_byte(path: Path, error: UnicodeDecodeError, header_fault: HeaderCheck | None) -> int | None:
     """Return the number of the row with the first byte that is not UTF-8; None if it is in no row, or in a .json file.
 
-    It is the last row of the text that ends with this byte.
+    The text up to this byte is parsed, with a "?" in the byte's place, which makes a row of an otherwise blank line.
+    The byte is in the last row of this text, so the number of rows is the number of that row.
     """
     if path.suffix.lower() == ".json":
         return None
