@@ -22,7 +22,8 @@ from kg_common.progress import duration
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.storage.atomic import append_lines, read_lines
 
-# The callbacks that get the losses of the edits that are being made, and the ids of these edits
+# The callbacks that get the losses of the edits that are being made, and the ids of these edits. `send_losses` sets them
+# around a batch, so that the descents inside can report losses without a parameter for callbacks.
 _Receivers = tuple[tuple["Callback", ...], tuple[str, ...]]
 _RECEIVERS: ContextVar[_Receivers] = ContextVar("receivers of losses", default=((), ()))
 
@@ -172,7 +173,7 @@ def open_callback(text: str) -> Callback:
 
 @contextmanager
 def open_callbacks(texts: Iterable[str]) -> Iterator[list[Callback]]:
-    """Return the callbacks for several texts; all are closed after the ``with`` block, also if it raises."""
+    """Yield the callbacks for several texts; all are closed after the ``with`` block, also if it raises."""
     with ExitStack() as stack:
         opened = []
         for text in texts:
@@ -203,14 +204,14 @@ def report_losses(
     descents: int = 1,
     terms: Mapping[int, Mapping[str, float]] | None = None,
 ) -> None:
-    """Send the losses of one step to the callbacks.
+    """Send the losses of one step to the callbacks that `send_losses` names; without any, nothing happens.
 
     Args:
         step: the step of the descent, from 0.
-        losses: the loss of each running edit, by its index in the batch; of one descent over several edits, {0: loss}.
-        descents: the number of descents in the batch: as many as edits, or 1 for all edits together. With 1, or any
-            other number that is not that of the edits, the losses are reported for ``first..last``, the ids of the
-            first and the last edit.
+        losses: the loss of each running descent, by its index among the descents of the batch.
+        descents: the number of descents in the batch. If each edit has its own, their losses are reported for the ids
+            of the edits. Otherwise the edits share the descents (1 for all edits, for example), and the losses are
+            reported for ``first..last``, the ids of the first and the last edit.
         terms: the terms of each loss by name, by the same index.
     """
     callbacks, edits = _RECEIVERS.get()
