@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -74,7 +74,9 @@ def diff(
     from kg_edit.storage.atomic import write_text
 
     language = _check_language(language, prompts)
-    merged_from = _find_base_of_merged(model, patch)
+    merged = None  # the edited model, if ``--model`` has the patch in its weights
+    if not patch:
+        merged = _find_merged(model)
     check_patches(patch)
     if html:
         inputs = [prompts] if prompts else []
@@ -84,14 +86,14 @@ def diff(
 
     entries = _read_prompts(prompts, language=language, chat=chat)
     edited: LanguageModel | Patch
-    if merged_from and model:  # ``model`` is the edited one, with the patch in its weights; it is given, as it was read
-        unedited_name = merged_from
-        edited = load_model(model, dtype, device)
-        edited_name = model
-    else:  # ``model`` is the unedited one
+    if merged is None:
         edited = load_sum(patch or ())
         unedited_name = model_for(edited, model)
         edited_name = edited.summary
+    else:
+        edited = load_model(merged.name, dtype, device)
+        unedited_name = merged.base
+        edited_name = merged.name
     unedited = load_model(unedited_name, dtype, device)
     differences = compare_prompts(unedited, edited, entries, tokens=tokens, progress=True)
     if as_json:
@@ -115,21 +117,25 @@ def _check_language(language: str, prompts: Path | None) -> str:
     return code
 
 
-def _find_base_of_merged(model: str | None, patch: Sequence[Path] | None) -> str | None:
-    """Return the name of the unedited model that ``model`` was merged from; None where there are patches to compare."""
-    if patch:
-        return None
+class _Merged(NamedTuple):
+    """A model with a patch in its weights (its folder), and the unedited model from which `patch merge` made it."""
+
+    name: str
+    base: str
+
+
+def _find_merged(model: str | None) -> _Merged:
+    """Return the model of ``--model`` as a merged one; refuse the command, which has no patch, if it is not."""
     from kg_edit.patches.provenance import read_merged_provenance
 
-    name: str | None = None
     if model:
-        name = read_merged_provenance(model).get("model", {}).get("name")
-    if not name:
-        raise ConfigError(
-            "there is nothing to compare; give --patch PATH, or --model with the folder of a model that `kg-edit patch "
-            "merge` wrote"
-        )
-    return name
+        base = read_merged_provenance(model).get("model", {}).get("name")
+        if base:
+            return _Merged(model, base)
+    raise ConfigError(
+        "there is nothing to compare; give --patch PATH, or --model with the folder of a model that `kg-edit patch "
+        "merge` wrote"
+    )
 
 
 def _read_prompts(prompts: Path | None, *, language: str, chat: bool) -> Sequence[AskedPrompt]:
