@@ -97,7 +97,7 @@ def _show(items: Sequence[CachedItem], chosen: set[str], *, by_kind: bool) -> No
     if table.row_count:
         console.print(table)
     count = sum(len(item.files) for item in items)
-    say(f"{cache_folder()}: {_total_size(items)} in {count} files")
+    say(f"{cache_folder()}: {_total_size(items)} in {number_of(count, 'file')}")
     if by_kind and table.row_count:
         console.print("kg-edit cache KIND lists the files of a kind; --clear deletes them")
 
