@@ -22,8 +22,8 @@ from kg_common.progress import duration
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.storage.atomic import append_lines, read_lines
 
-# The callbacks that get the losses of the edits that are being made, and the ids of these edits. `send_losses` sets them
-# around a batch, so that the descents inside can report losses without a parameter for callbacks.
+# The callbacks that get the losses of the edits that are being made, and the ids of these edits. `send_losses` sets
+# them around a batch, so that the descents inside can report losses without a parameter for callbacks.
 _Receivers = tuple[tuple["Callback", ...], tuple[str, ...]]
 _RECEIVERS: ContextVar[_Receivers] = ContextVar("receivers of losses", default=((), ()))
 
