@@ -94,7 +94,7 @@ def parse_settings(pairs: list[str], *, layer: str | None = None, corpus: str | 
 
 @dataclass(frozen=True)
 class MethodPlan:
-    """A method with its settings and graph, before a model is loaded."""
+    """A method with its settings and graph, before a model is loaded. `plan_method` makes it."""
 
     method: type[EditingMethod]
     config: MethodConfig
@@ -119,25 +119,26 @@ class MethodPlan:
             graph_names: the texts of ``--graph``, for that command.
             keep_going: leave out edits that can't be made, and list them on stderr; without it, they are an error.
         """
-        faults: dict[Edit, Exception] = {}
         with doing("checking the edits"):
-            error = self._check(edits)
+            error = self._find_error(edits)
             if error is None:
                 return tuple(edits)
-            # All wrong edits are searched for if they are left out, or if their names in a file can be mended together.
-            searches = keep_going or (file is not None and isinstance(error, _OF_THE_GRAPH))
-            if edits and searches:
-                faults = self._find_faults(edits, error)
-        if not faults:  # none was searched for, or the error is of the settings or of several edits together
+            # All wrong edits are searched for only where that helps: to leave them out, or to list the names in a file
+            # that can be mended together.
+            can_be_mended = file is not None and isinstance(error, _OF_THE_GRAPH)
+            if not edits or not (keep_going or can_be_mended):
+                raise error
+            faults = self._find_faults(edits, error)
+        if not faults:  # no edit alone is wrong, only several together
             raise error
-        if not keep_going:
-            command = None
-            if file is not None:
-                command = link_command(file, graph_names)
-            raise _join_faults(faults, command)
-        return _leave_out(edits, faults)
+        if keep_going:
+            return _leave_out(edits, faults)
+        command = None
+        if file is not None:
+            command = link_command(file, graph_names)
+        raise _join_faults(faults, command)
 
-    def _check(self, edits: Sequence[Edit]) -> Exception | None:
+    def _find_error(self, edits: Sequence[Edit]) -> Exception | None:
         """Check the settings, the graph and the edits together; return the first error, or None."""
         try:
             self.method.check_inputs(self.config, self.graph, edits)
@@ -146,7 +147,7 @@ class MethodPlan:
         return None
 
     def _find_faults(self, edits: Sequence[Edit], error: Exception) -> dict[Edit, Exception]:
-        """Return the error of each wrong edit among ``edits``; ``error`` is that of their check together.
+        """Return the error of each wrong edit among ``edits``, at least one; ``error`` is that of all together.
 
         Each check opens what all edits share, such as the corpus of C. So it is not called for each edit: only a half
         with an error is halved again. An error that only several edits together have is not found in their halves.
@@ -156,7 +157,7 @@ class MethodPlan:
         middle = len(edits) // 2
         faults: dict[Edit, Exception] = {}
         for half in (edits[:middle], edits[middle:]):
-            error_of_half = self._check(half)
+            error_of_half = self._find_error(half)
             if error_of_half is not None:
                 faults |= self._find_faults(half, error_of_half)
         return faults
