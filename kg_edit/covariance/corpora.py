@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -23,6 +22,8 @@ from kg_edit.models.sampling import sample_text
 
 if TYPE_CHECKING:  # a stored covariance needs the name of its text, and no keys
     from kg_edit.covariance.keys import ReceiveKeys
+
+    FeedKeys = Callable[[Sequence[int], ReceiveKeys], None]  # see `Chunk`
 
 PACKAGED = "packaged"
 IMPORTED = "imported:"
@@ -79,7 +80,7 @@ class Chunk:
     """
 
     tokens: int
-    feed: Callable[[Sequence[int], ReceiveKeys], None]
+    feed: FeedKeys
 
 
 class SelfCorpus:
@@ -97,9 +98,17 @@ class SelfCorpus:
         """Yield chunks of ``rows`` texts with ``length`` tokens each; the first token is the document's start."""
         size = self.rows * self.length
         for number in range(math.ceil(tokens / size)):
-            yield Chunk(tokens=size, feed=partial(self.feed, model, number))
+            yield self._make_chunk(model, number)
 
-    def feed(self, model: LanguageModel, chunk: int, layers: Sequence[int], receive: ReceiveKeys) -> None:
+    def _make_chunk(self, model: LanguageModel, number: int) -> Chunk:
+        """Return the chunk with this number, which is sampled when it is fed."""
+
+        def feed(layers: Sequence[int], receive: ReceiveKeys) -> None:
+            self.sample_keys(model, number, layers, receive)
+
+        return Chunk(tokens=self.rows * self.length, feed=feed)
+
+    def sample_keys(self, model: LanguageModel, chunk: int, layers: Sequence[int], receive: ReceiveKeys) -> None:
         """Sample the chunk with the number ``chunk``, and pass its keys in ``layers`` to ``receive``."""
         from kg_edit.covariance.keys import watch_keys
 
@@ -108,20 +117,27 @@ class SelfCorpus:
             sample_text(model, rows=self.rows, tokens=self.length, seed=seed)
 
 
-class _TextFeeder:
-    """Runs the model on the chunks of a text. Before the first one it tests whether texts can be packed into a row."""
+class _TextChunks:
+    """Makes the chunks of a text, and runs the model on each when it is fed.
+
+    Before the first one it tests whether texts can be packed into a row.
+    """
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
         self._packed: bool | None = None  # None: not tested yet
 
-    def feed(self, rows: list[list[int]], layers: Sequence[int], receive: ReceiveKeys) -> None:
-        """Run the model on a chunk, whose texts have the token ids ``rows``; pass its keys in ``layers``."""
-        from kg_edit.covariance.keys import can_pack, pass_keys
+    def make(self, rows: Sequence[Sequence[int]]) -> Chunk:
+        """Return the chunk of the texts with the token ids ``rows``, which must not be changed afterwards."""
 
-        if self._packed is None:
-            self._packed = can_pack(self._model)
-        pass_keys(self._model, layers, rows, receive, packed=self._packed)
+        def feed(layers: Sequence[int], receive: ReceiveKeys) -> None:
+            from kg_edit.covariance.keys import can_pack, pass_keys
+
+            if self._packed is None:
+                self._packed = can_pack(self._model)
+            pass_keys(self._model, layers, rows, receive, packed=self._packed)
+
+        return Chunk(tokens=sum(len(row) for row in rows), feed=feed)
 
 
 class TextCorpus:
@@ -137,7 +153,7 @@ class TextCorpus:
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
         """Yield chunks of whole texts; the last text is the one that reaches ``tokens``."""
-        feeder = _TextFeeder(model)
+        chunks = _TextChunks(model)
         size = chunk_size(tokens)
         rows: list[list[int]] = []
         waiting = 0  # tokens of the rows of this chunk
@@ -147,14 +163,14 @@ class TextCorpus:
             rows.append(row)
             waiting += len(row)
             if waiting >= min(size, tokens - passed):
-                yield Chunk(tokens=waiting, feed=partial(feeder.feed, rows))
-                rows = []
+                yield chunks.make(rows)
+                rows = []  # a new list, because the chunk has the old one
                 passed += waiting
                 waiting = 0
                 if passed >= tokens:
                     return
         if rows:
-            yield Chunk(tokens=waiting, feed=partial(feeder.feed, rows))
+            yield chunks.make(rows)
 
     def _encode(self, model: LanguageModel) -> Iterator[list[int]]:
         """Yield the token ids of each text; texts are encoded 64 at a time."""
@@ -205,12 +221,13 @@ def file_corpus(path: Path) -> TextCorpus:
     """Return the corpus of a UTF-8 text file with one text per line; the lines include their newlines."""
     try:
         if path.exists() and not path.is_file():  # a device may have no end
-            raise OSError("it is not a file")
+            raise _unreadable(path, "it is not a file")
         content = path.read_bytes()
         lines = content.decode().splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CovarianceError(f"can't read the corpus {path}: {reason}; give a UTF-8 text file") from error
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from error
     digest = hashlib.sha256(content).hexdigest()[:16]
 
     def read_texts() -> Iterator[str]:
@@ -219,6 +236,11 @@ def file_corpus(path: Path) -> TextCorpus:
                 yield line
 
     return TextCorpus(f"file:sha256={digest}", read_texts, at_hand=True)
+
+
+def _unreadable(path: Path, reason: object) -> CovarianceError:
+    """Return the error for a file that can't be a corpus."""
+    return CovarianceError(f"can't read the corpus {path}: {reason}; give a UTF-8 text file")
 
 
 def hub_corpus(name: str) -> TextCorpus:

@@ -124,16 +124,16 @@ def test_packing_leaves_little_padding() -> None:
 @pytest.mark.parametrize("killed_in", keep_first(range(4)))
 def test_killed_pass_resumes_to_the_same_files(killed_in: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of(tmp_path / "whole", 1, 2)
-    feed = SelfCorpus.feed
+    sample_keys = SelfCorpus.sample_keys
     chunks: list[int] = []
 
     def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], receive: ReceiveKeys) -> None:
         chunks.append(chunk)
-        feed(self, model, chunk, layers, receive)
+        sample_keys(self, model, chunk, layers, receive)
         if chunks == list(range(killed_in + 1)):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(SelfCorpus, "feed", killed)
+    monkeypatch.setattr(SelfCorpus, "sample_keys", killed)
     with pytest.raises(KeyboardInterrupt):
         of(tmp_path / "part", 1, 2)
     assert len(list((tmp_path / "part").glob("*"))) == bool(killed_in)
@@ -185,7 +185,7 @@ def test_infinite_keys_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.M
         chunks.append(chunk)
         receive(1, torch.full((CHUNK, 48), float("inf") if chunk == 1 else 1.0))
 
-    monkeypatch.setattr(SelfCorpus, "feed", infinite)
+    monkeypatch.setattr(SelfCorpus, "sample_keys", infinite)
     with pytest.raises(CovarianceError, match=r"inputs of model\.layers\.1\.mlp\.down_proj are not finite"):
         of(tmp_path, 1)
     assert chunks == [0, 1]
@@ -291,15 +291,15 @@ def test_ridge_does_not_change_the_id(tmp_path: Path) -> None:
 
 def _stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was stopped in its third chunk; its file."""
-    feed = SelfCorpus.feed
+    sample_keys = SelfCorpus.sample_keys
 
     def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], receive: ReceiveKeys) -> None:
         if chunk == 2:
             raise KeyboardInterrupt
-        feed(self, model, chunk, layers, receive)
+        sample_keys(self, model, chunk, layers, receive)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(SelfCorpus, "feed", killed)
+        patch.setattr(SelfCorpus, "sample_keys", killed)
         of(folder, 1)
     (file,) = folder.glob("*.partial.safetensors")
     return file

@@ -96,7 +96,7 @@ def test_covariance_id_depends_on_its_inputs(change: dict[str, object], corpus: 
 @pytest.mark.slow
 def test_self_corpus_leaves_the_global_generator(tmp_path: Path) -> None:
     state = torch.get_rng_state()
-    SelfCorpus(seed=1).feed(tiny("llama"), 0, [1], lambda *_: None)
+    SelfCorpus(seed=1).sample_keys(tiny("llama"), 0, [1], lambda *_: None)
     assert torch.equal(torch.get_rng_state(), state)
 
 
