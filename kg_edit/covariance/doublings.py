@@ -75,29 +75,36 @@ class Doublings:
         self._count_at_mark = count_at_mark
         self._generator = torch.Generator().manual_seed(0)
         # C^-1 k of the probe keys, by the number of tokens in C: those of a mark are compared twice, and solved once.
+        # They stay right, because the first comparison comes after the first chunk, in which all probe keys are drawn.
         self._directions = dict[int, Tensor | None]()
 
     def draw_probes(self, keys: Tensor) -> None:
-        """Add a few of ``keys`` [..., d_ff], drawn at random, to the probe keys; drop the oldest beyond `KEYS`."""
+        """Add a few of ``keys`` [..., d_ff], drawn at random, to the probe keys; drop the oldest beyond `KEYS`.
+
+        Not to be called after the first comparison, which is made on all probe keys.
+        """
         rows = keys.detach().reshape(-1, self._size)
         chosen = torch.randperm(len(rows), generator=self._generator)[:_KEYS_A_CALL]
         drawn = rows[chosen.to(rows.device)].float().cpu()
         self.probes = torch.cat([self.probes, drawn])[-KEYS:]
 
     def set_mark(self, total: Tensor, count: int) -> None:
-        """Add the comparison that ends here to ``checks``, and make this the last mark; arguments as `compare`."""
-        self.checks = self.compare(total, count)
+        """Add the comparison that ends here to ``checks``, and make this the last mark; arguments as `with_check`."""
+        self.checks = self.with_check(total, count)
         self.mark = total.float()
         self._count_at_mark = count
 
-    def compare(self, total: Tensor, count: int) -> tuple[ConvergenceCheck, ...]:
+    def with_check(self, total: Tensor, count: int) -> tuple[ConvergenceCheck, ...]:
         """Return ``checks`` and the comparison with the last mark, if there is a mark and both C have an inverse.
+
+        Nothing is stored: at the end of the text, this is called without a new mark.
 
         Args:
             total: the present sum of k k^T, flat as in `SecondMoment`.
             count: the number of tokens in it.
         """
-        if self.mark is None or not 0 < self._count_at_mark < count:
+        has_count = 0 < self._count_at_mark < count  # not so if a damaged file of an interrupted pass has a wrong one
+        if self.mark is None or not has_count:
             return self.checks
         before = self._solve_directions(self.mark, self._count_at_mark, total.device)
         # Rounded to float32 like the copy at a mark, so that a resumed run finds the same angle.

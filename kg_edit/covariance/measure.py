@@ -52,6 +52,7 @@ def open_sums(
     ridge: float,
 ) -> Sums:
     """Return the sums for some layers: those of an interrupted run in ``folder``, or else empty ones."""
+    # All layers end at the same number of tokens. By default it is a multiple of d_ff, which differs in a few models.
     if len({identity.tokens for identity in identities.values()}) > 1:
         raise CovarianceError(
             "these layers have different sizes; give the number of tokens, or measure the layers one by one"
@@ -132,7 +133,7 @@ class Sums:
     """The sums of k k^T of some layers, and how much C still changes (`Doublings`).
 
     Attributes:
-        position: how far the pass is, of which text and layers; replaced at the end of each chunk.
+        position: how far the pass is, and what it measures (layers and text); it is replaced after each chunk.
         moments: the sum of k k^T of each layer, with its count.
         doublings: by layer: the comparisons of C with itself at half as many tokens.
     """
@@ -219,7 +220,7 @@ class Sums:
                 chunks=self.position.chunks,
                 model_name=self.position.model_name,
                 size=moment.size,
-                doublings=self.doublings[layer].compare(moment.total, moment.count),
+                doublings=self.doublings[layer].with_check(moment.total, moment.count),
             )
             write_moment(folder, moment.mean(), manifests[layer])
         return manifests
