@@ -55,13 +55,14 @@ class Identity(BaseModel):
     @property
     def id(self) -> str:
         """The first 16 hex digits of the SHA-256 of the identity as JSON; it names the file."""
-        fields = self.model_dump(include=set(Identity.model_fields))
+        fields = self.model_dump(include=set(Identity.model_fields))  # without the further fields of a `Manifest`
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Manifest(Identity):
     """The metadata of a covariance: its identity, the number of tokens that were read (``count``), and its precision.
 
+    It is an `Identity` with further fields: it has the same ``id``, and names the same file (`moment_path`).
     ``doublings`` has the angles by which the solved direction turned each time the tokens doubled; the last one is for
     ``count`` tokens. ``source`` is the file of an imported covariance, with its SHA-256. ``code_sha256`` is that of the
     code which measured it.
