@@ -8,7 +8,8 @@ A is factored once (Cholesky), and the factor solves for every B. `Factor` makes
        x <- x + (L L^T)^-1 (b - A x)
 
    Each step multiplies the error by about cond(A) times float32's precision. Measured on SmolLM2-135M, layer 5: cond(A)
-   is 250, and two steps reach the residual of float64. If A is too ill-conditioned for that, attempt 2 follows.
+   is 250, and two steps reach the residual of float64. If A is too ill-conditioned for that, attempt 2 follows: the
+   functions below return None.
 2. float64 on the device. If the device has no room for attempt 1 or 2, attempt 3 follows.
 3. float64 on the CPU.
 
@@ -55,8 +56,8 @@ def _list_attempts(device: torch.device) -> list[_Attempt]:
     return attempts
 
 
-class _Factored(NamedTuple):
-    """The Cholesky factor of A = C + shift I, and what a solution with it needs besides.
+class _Cholesky(NamedTuple):
+    """The Cholesky factor of A = C + shift I that one attempt made, and what a solution with it needs besides.
 
     A matrix may be in main memory, if the device is almost full.
     """
@@ -75,7 +76,7 @@ class _Factored(NamedTuple):
 
 
 class Factor:
-    """The Cholesky factor of A = C + ridge mean(diag C) I, and A^-1 B with it.
+    """Solves A X = B, A = C + ridge mean(diag C) I, for any number of B, with one Cholesky factor of A.
 
     Args:
         moment: C, [d_ff, d_ff].
@@ -87,7 +88,7 @@ class Factor:
         self._c = moment
         self._ridge = ridge
         self._attempts = _list_attempts(device)  # the first is the current one; those that failed are removed
-        self._factored: _Factored | None = None  # of the current attempt, made when it is first needed
+        self._cholesky: _Cholesky | None = None  # of the current attempt; None: it is not made yet
 
     def solve(self, columns: Tensor) -> Tensor:
         """Return A^-1 B in float64, on the device of ``columns`` B [d_ff, n], which is in float64.
@@ -105,24 +106,24 @@ class Factor:
                 log.debug("%s has no room for a matrix of size %d, so the CPU solves", attempt.device, len(self._c))
                 # Only the CPU is left: where the device has no room for float32, it has none for float64.
                 self._attempts = self._attempts[-1:]
-                self._factored = None
+                self._cholesky = None
                 continue
             if solution is not None:
                 return solution.to(columns.device)
             log.debug("a matrix of size %d is too ill-conditioned for a factor in float32", len(self._c))
             self._attempts = self._attempts[1:]  # the next one is in float64
-            self._factored = None
+            self._cholesky = None
 
     def _try_attempt(self, attempt: _Attempt, columns: Tensor) -> Tensor | None:
         """Return A^-1 B on the attempt's device; None if A is too ill-conditioned for float32."""
-        if self._factored is None:
-            self._factored = _factor(self._c, self._ridge, attempt)
-        if self._factored is None:
+        if self._cholesky is None:
+            self._cholesky = _make_cholesky(self._c, self._ridge, attempt)
+        if self._cholesky is None:
             return None
-        return self._factored.solve(columns, attempt.device)
+        return self._cholesky.solve(columns, attempt.device)
 
 
-def _factor(moment: Tensor, ridge: float, attempt: _Attempt) -> _Factored | None:
+def _make_cholesky(moment: Tensor, ridge: float, attempt: _Attempt) -> _Cholesky | None:
     """Factor A = C + ridge mean(diag C) I of ``moment`` C; None if float32 finds A not positive definite."""
     if attempt.device.type == "cuda":  # cuSOLVER takes memory of its own, which torch may keep for later tensors
         torch.cuda.empty_cache()
@@ -139,8 +140,8 @@ def _factor(moment: Tensor, ridge: float, attempt: _Attempt) -> _Factored | None
         return None
     lower = _offload_if_tight(lower)
     if attempt.in_float64:
-        return _Factored(lower, shift, None)
-    return _Factored(lower, shift, _offload_if_tight(moment.to(attempt.device)))
+        return _Cholesky(lower, shift, None)
+    return _Cholesky(lower, shift, _offload_if_tight(moment.to(attempt.device)))
 
 
 def refine(moment: Tensor, shift: Tensor, lower: Tensor, columns: Tensor) -> Tensor | None:

@@ -60,15 +60,15 @@ def test_real_covariance_is_solved_as_precisely_as_in_float64(smollm2: LanguageM
     expected = torch.cholesky_solve(keys, torch.linalg.cholesky(ridged))
     solver = Factor(c, 1e-4, CPU)
     solved = solver.solve(keys)
-    assert solver._factored is not None
-    assert solver._factored.lower.dtype == torch.float32, "the test must be able to fail"
+    assert solver._cholesky is not None
+    assert solver._cholesky.lower.dtype == torch.float32, "the test must be able to fail"
 
     def residual(solution: Tensor) -> float:
         return float((keys - ridged @ solution).norm() / keys.norm())
 
     assert residual(solved) < 10 * residual(expected)
     assert (solved - expected).norm() < 1e-9 * expected.norm()
-    rough = torch.cholesky_solve(keys.float(), solver._factored.lower).double()
+    rough = torch.cholesky_solve(keys.float(), solver._cholesky.lower).double()
     assert residual(rough) > 1e3 * residual(solved), "the refinement does something"
 
 
@@ -78,8 +78,8 @@ def test_ill_conditioned_matrix_is_factored_in_float64(slow_float64: None) -> No
     hilbert = (1 / (number[:, None] + number + 1)).float()
     solver, columns = Factor(hilbert, 0.0, CPU), torch.ones(8, 1, dtype=torch.float64)
     solution = solver.solve(columns)
-    assert solver._factored is not None
-    assert solver._factored.lower.dtype == torch.float64
+    assert solver._cholesky is not None
+    assert solver._cholesky.lower.dtype == torch.float64
     assert (hilbert.double() @ solution - columns).norm() < 1e-4
 
 
