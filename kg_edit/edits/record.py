@@ -24,15 +24,15 @@ def _without_codes(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         raise PydanticCustomError("blank", "is empty")
     name, *aliases = names
-    if name.islower():  # then a short word in lower case may be a name like any other
+    if name.islower():  # a short alias in lower case may be a name like this one, and not a code
         return names
     kept = [alias for alias in aliases if len(alias) > _CODE or not alias.islower()]
     return (name, *kept)
 
 
-# A right answer: its name, then its aliases. Teacher forcing scores the name alone. (An `Edit` has names alone.)
-Answer = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_without_codes)]
-Answers = Annotated[tuple[Answer, ...], Field(strict=False)]
+# A right answer: its name, then its aliases. Teacher forcing scores the name alone.
+AnswerNames = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_without_codes)]
+Answers = Annotated[tuple[AnswerNames, ...], Field(strict=False)]
 
 
 class Example(Record):

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from kg_common.rows import RowFault
 from kg_edit.edits.edit import Edit, Name, Record, Text
-from kg_edit.edits.record import Answer, BenchmarkRecord, Example, Probe, Query
+from kg_edit.edits.record import AnswerNames, BenchmarkRecord, Example, Probe, Query
 from kg_edit.errors import ConfigError, EditError, Fault
 from kg_edit.evaluation.datasets.building import build_record, check_fields
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
@@ -63,8 +63,10 @@ class RippleQuestion(Record):
 
     kind: Kind = Field(description="the kind of portability or locality, as RippleEdits has them")
     start: Text = Field(description="the thing that the question names")
-    hops: Answer = Field(description="the properties from there to the answer; -P36 is asked in the inverse direction")
-    answers: Answer = Field(description="the right answer, and aliases that the header does not have")
+    hops: AnswerNames = Field(
+        description="the properties from there to the answer; -P36 is asked in the inverse direction"
+    )
+    answers: AnswerNames = Field(description="the right answer, and aliases that the header does not have")
     old: Names = Field((), description="answers before the edit")
     via: Names = Field((), description="the things between s's new object and the answer")
     known: bool = Field(True, description="whether the model knows each hop but the edited one by itself")
