@@ -329,7 +329,7 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
         _show(finished)
         return
     method_plan = plan_method(method, graph=open_graph([EXTRACT], None))
-    method_plan.select_usable(edits)
+    method_plan.select_usable(edits)  # raises if the method can't make them; else all are usable
     from kg_edit.reports.edit_run import run_edits
 
     editor = method_plan.on(load_model("smollm2-135m"))
