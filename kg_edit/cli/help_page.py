@@ -32,8 +32,7 @@ class HelpPageCommand(TyperCommand):
         from rich.markdown import Markdown
 
         console = stdout()
-        usage = self.get_usage(ctx).replace("Usage:  ", "Usage: ")
-        console.print(Padding(Text(usage, style="bold"), (1, 1, 0, 1)))
+        console.print(Padding(Text(self.get_usage(ctx), style="bold"), (1, 1, 0, 1)))
         # A line break inside a paragraph becomes a space. It stays between paragraphs, which an empty line separates,
         # and before the items of a list, which begin with "-".
         text = re.sub(r"(?<!\n)\n(?![\n-])", " ", self.help or "")
@@ -93,7 +92,8 @@ def _join_notes(text: str) -> str:
     The parentheses that typer puts around a default in words go: "[default: (from the file's name)]" becomes
     "[default: from the file's name]".
     """
-    return re.sub(r"\[default: \((.*?)\)(;|\])", r"[default: \1\2", text.replace("  [", " ["))
+    joined = text.replace("  [", " [")
+    return re.sub(r"\[default: \((.*?)\)(;|\])", r"[default: \1\2", joined)  # the note ends in "]", or goes on with ";"
 
 
 def use_help_pages(app: typer.Typer) -> None:
