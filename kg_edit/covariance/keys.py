@@ -56,8 +56,11 @@ def pass_keys(
         packed: put several texts into a row, which leaves little padding; only if `can_pack`.
     """
     full = [row for row in rows if row]
-    batches = packed_batches if packed else padded_batches
-    for batch in batches(full, model.device):
+    if packed:
+        batches = packed_batches(full, model.device)
+    else:
+        batches = padded_batches(full, model.device)
+    for batch in batches:
         _pass_keys_of_batch(model, layers, batch, receive)
 
 
@@ -108,8 +111,8 @@ def can_pack(model: LanguageModel) -> bool:
 
     Most model families separate texts where position ids start again from 0; Falcon and OPT do not.
     """
+    # Two texts of 12 tokens. Which tokens they are does not matter, but the texts must differ.
     size = len(model.tokenizer)
-    # Any two texts of different tokens do.
     first = [(11 + 7 * position) % size for position in range(12)]
     second = [(101 + 7 * position) % size for position in range(12)]
     # Both have the keys of the 48 tokens in the same order: first, second, second, first.
@@ -119,7 +122,10 @@ def can_pack(model: LanguageModel) -> bool:
 
 
 def _last_keys(model: LanguageModel, bins: Sequence[Sequence[TokenRow]]) -> Tensor:
-    """Return the keys of the last block, [tokens, d_ff]; ``bins`` has the texts that are packed into each row."""
+    """Return the keys of the last block, [tokens, d_ff].
+
+    ``bins`` has the texts that are packed into each row. All rows have the same number of tokens.
+    """
     received = list[Tensor]()
 
     def receive(_: int, keys: Tensor) -> None:
