@@ -88,9 +88,10 @@ class Covariance:
         return solution.reshape(key.shape)
 
     def _solve(self, columns: Tensor) -> Tensor:
-        """Return C^-1 B, with the ridge: where C is, if that is an accelerator with float64, else where B is.
+        """Return C^-1 B of ``columns`` B [d_ff, n] in float64, with the ridge in C.
 
-        The factor of C is made at the first call on a device.
+        It is computed where C is, if that is an accelerator with float64, else where B is. The factor of C is made at
+        the first call on a device.
         """
         device = columns.device
         if self.moment.device != CPU and has_float64(self.moment.device):
@@ -163,7 +164,7 @@ class SecondMoment:
     Attributes:
         size: the number of components of a key.
         count: the number of keys that were added, also of those that wait for the next `flush`.
-        total: the sum of k k^T of the other keys, flat, in float64.
+        total: the sum of k k^T, flat, in float64; without the keys that wait.
     """
 
     def __init__(self, size: int, total: Tensor | None = None, count: int = 0) -> None:
