@@ -54,7 +54,8 @@ def import_covariance(
     folder = folder or store_folder()
     size = key_size(model, layer)
     source = f"{path.name} sha256={_digest(path)}"
-    identity = Identity(  # as `store._identify` makes it for an edit with this corpus
+    # As `store._identify` makes it for an edit with this corpus: `dtype` keeps its default, and `tokens` is 0.
+    identity = Identity(
         model=content_fingerprint(model.model),
         module=model.weight_name(layer).removesuffix(".weight"),
         corpus=f"{IMPORTED}{name}",
@@ -117,18 +118,25 @@ def _read_arrays(path: Path, size: int, *, module: str) -> tuple[np.ndarray[Any,
     """Read mom2 [d_ff, d_ff] and the count of a .npz file. Shapes are checked before memory is taken."""
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_members(archive, path)
             count = _read_count(archive, path)
             total = _read_sum(archive, path, size, module=module)
         return total, count
-    except KeyError as error:
-        raise CovarianceError(
-            f"{path}: lacks {error.args[0]!r}; expected {_SUM} and {_COUNT}, as ROME's and MEMIT's programs write"
-        ) from error
-    except CovarianceError:
+    except CovarianceError:  # of a check: its message is the right one
         raise
     except Exception as error:  # zipfile, and numpy's parser of headers, raise many kinds for a damaged file
         first_line, *_ = str(error).splitlines() or [type(error).__name__]
         raise CovarianceError(f"{path}: not a readable .npz file ({first_line:.200}); download it again") from error
+
+
+def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
+    """Check that a .npz file has both arrays."""
+    members = archive.namelist()
+    for name in (_COUNT, _SUM):
+        if f"{name}.npy" not in members:
+            raise CovarianceError(
+                f"{path}: lacks {name!r}; expected {_SUM} and {_COUNT}, as ROME's and MEMIT's programs write"
+            )
 
 
 def _read_count(archive: zipfile.ZipFile, path: Path) -> float:
@@ -156,8 +164,6 @@ def _member(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], tu
 
     The header also says whether the rows or the columns come first. That is ignored: C is symmetric.
     """
-    if f"{name}.npy" not in archive.namelist():
-        raise KeyError(name)
     with archive.open(f"{name}.npy") as file:
         if np.lib.format.read_magic(file) == (1, 0):
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
