@@ -181,7 +181,14 @@ def _with_locality(fields: dict[str, object], old: object) -> dict[str, object]:
 
 
 def _locality_prompts(fields: dict[str, object], old: object) -> Iterator[tuple[str, object]]:
-    """Yield each locality prompt of a row: the field of `Edit` where it belongs, and its value there."""
+    """Yield each locality prompt of a row: the field of `Edit` where it belongs, and its value there.
+
+    A row may have them in three ways:
+
+        locality and locality_answer                      two columns of a table
+        locality                                          objects in our form, or EasyEdit's groups
+        locality_prompt and locality_ground_truth         two fields of EasyEdit, perhaps beside one of the others
+    """
     value = fields.get("locality")
     if ANSWER_COLUMN in fields:
         for prompt, names in _pair(value, fields[ANSWER_COLUMN], field=ANSWER_COLUMN):
