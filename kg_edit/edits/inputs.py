@@ -42,7 +42,7 @@ def as_edits(edits: Edits) -> tuple[Edit, ...]:
         return read_edits(edits).edits
     if isinstance(edits, Mapping):
         return (_from_row(edits, RelationTemplates.load()),)
-    other: object = edits
+    other: object = edits  # for the type checker, to which nothing but an iterable is left here
     if isinstance(other, BaseModel) or not isinstance(other, Iterable):  # pydantic's models can be iterated too
         raise _refusal(f"found {describe(other)}")
     result = _from_rows(edits, RelationTemplates.load())
