@@ -172,8 +172,13 @@ def ids_to_label(row: Row, templates: RelationTemplates, *, language: str = ENGL
         ids = [fields.get(name) for name in (*_ENTITIES, "relation", "relation_id")]
     elif _needs_prompt(row):
         ids = [_bare(row.get("relation")), _bare(row.get("relation_id"))]
-    entities = {id_ for id_ in ids if is_item_id(id_)}
-    return entities | {id_ for id_ in ids if is_property_id(id_) and not templates.find(id_, language)}
+    needed = set[str]()
+    for id_ in ids:
+        if is_item_id(id_):
+            needed.add(id_)
+        elif is_property_id(id_) and not templates.find(id_, language):  # a template has the label of its relation
+            needed.add(id_)
+    return needed
 
 
 def _drop_nulls(row: Row) -> Row:
@@ -184,7 +189,7 @@ def _drop_nulls(row: Row) -> Row:
 def _number_as_text(row: Row) -> Row:
     """Return the row with its id as a text: published files number their records."""
     for name in ("id", "case_id"):
-        if type(row.get(name)) is int:
+        if type(row.get(name)) is int:  # true and false are ints for `isinstance`
             row = {**row, name: str(row[name])}
     return row
 
@@ -342,10 +347,11 @@ def _complete_relation(fields: Row, labels: Labels, templates: RelationTemplates
     template = templates.find(stated.id, language) or templates.find(stated.label, language)
     if template is None:
         return _complete_without_template(stated, labels, templates, language)
-    relation = {"relation": stated.label or template.label, "relation_id": stated.id or template.property_id or None}
+    property_id = stated.id or template.property_id
+    relation: Fields = {"relation": stated.label or template.label, "relation_id": property_id or None}
     if stated.prompt:
-        return {**relation, "prompt": stated.prompt}
-    return {**relation, **_fill_template(template, fields, language)}
+        return relation | {"prompt": stated.prompt}
+    return relation | _fill_template(template, fields, language)
 
 
 class _StatedRelation(NamedTuple):
@@ -384,7 +390,10 @@ def _complete_without_template(
 
 
 def _fill_template(template: RelationTemplate, fields: Row, language: str) -> Fields:
-    """Return the prompt that a relation's template makes, and a paraphrase if it has one and the row has none."""
+    """Return the prompt that a relation's template makes, and a paraphrase if it has one and the row has none.
+
+    The prompt keeps its {} for the subject (`fit_template`); a paraphrase contains the subject (`fill`).
+    """
     subject = str(fields.get("subject") or "")
     prompts: Fields = {"prompt": fit_template(template.template, subject, language)}
     if template.paraphrase and not fields.get("paraphrases"):
