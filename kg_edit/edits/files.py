@@ -434,8 +434,6 @@ def _header_fault(header: Sequence[str]) -> str | None:
     unknown = [name for name in header if name not in (*_COLUMNS, *_COLUMN_ALIASES, *LOCALITY_COLUMNS)]
     if unknown:
         return _describe_unknown(unknown[0], no_other=len(unknown) == len(header))
-    if len(set(header)) < len(header):
-        return f"a column occurs twice in the header: {', '.join(header)}; keep one of each"
     # Of the shapes that a row may have, the one counts that lacks the fewest columns.
     lacking = list[list[str]]()
     for shape in _SHAPES:

@@ -122,7 +122,7 @@ TABLES: dict[str, Row] = {
     "questions": table("subject,prompt,target_new,portability", "the column 'portability': questions with answers"),
     "questions by another name": table("subject,prompt,target_new,questions", "the column 'questions': questions"),
     "no header": table("Marie Curie,was born in,Rome", "no name of a column ('Marie Curie', …)"),
-    "column twice": table("subject,prompt,target_new,prompt", "a column occurs twice in the header"),
+    "column twice": table("subject,prompt,target_new,prompt", "the column 'prompt' occurs twice"),
     "open quotes": table('"subject,prompt', "not a row of a table: unexpected end of data; close the quotes"),
     "cell of two lines": file(
         "edits.csv", HEADER + 'Ann,"{} lives\nin",Oslo,Rome\n\nBob,lives in,Oslo,Rome\n', "line 5, field prompt: "
