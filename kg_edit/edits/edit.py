@@ -43,9 +43,10 @@ def _refuse_surrogates(text: str) -> str:
 STORED = {"stored": True}  # the context of an edit that was made before, whose answers may have several lines
 _ENGLISH = "en"  # as in `kg_edit.languages`, which only edits in other languages load
 _OLD_FIELDS = {"target_new": "target_true", "target_new_id": "target_true_id"}
-# An unstructured edit may have no subject. First `_complete_text_edit` puts this object into the field, because no file
-# can contain it. Then `_allow_no_subject` turns it into "", and refuses every other blank subject. So to
-# `_check_place_of_subject`, "" means that there is no subject, and None that the subject has a fault of its own.
+# An unstructured edit may have no subject. Pydantic runs three functions on its field, in this order:
+# 1. `_complete_text_edit` puts this object into the field, because no file can contain it;
+# 2. `_allow_no_subject` turns it into "", and refuses every other blank subject;
+# 3. `_check_place_of_subject` finds "" where there is no subject, and None where the subject has a fault of its own.
 _NO_SUBJECT = object()
 _OR_A_FACT = ", or give the fact as subject, relation, object, new_object, where ids are looked up"
 _OR_A_PARAGRAPH = ", or a paragraph as target_text"
