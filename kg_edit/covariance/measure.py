@@ -97,6 +97,13 @@ def add_text(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, 
     _check_length(corpus.name, sums.position.count, total)
 
 
+def write_covariances(sums: Sums, folder: Path) -> dict[int, Manifest]:
+    """Write the covariances into ``folder``, then delete the saved sums; return the manifests by layer."""
+    manifests = sums.finish(folder)
+    sums.position.path(folder).unlink(missing_ok=True)
+    return manifests
+
+
 def _check_writable(folder: Path) -> None:
     """Check now, and not after hours, that ``folder`` can be written, or created in the nearest folder that exists."""
     nearest = folder.absolute()
@@ -111,13 +118,6 @@ def _check_at_hand(model: LanguageModel, corpus: Corpus, total: int) -> None:
     if corpus.at_hand:
         available = sum(chunk.tokens for chunk in corpus.chunks(model, tokens=total))
         _check_length(corpus.name, available, total)
-
-
-def write_covariances(sums: Sums, folder: Path) -> dict[int, Manifest]:
-    """Write the covariances into ``folder``, then delete the saved sums; return the manifests by layer."""
-    manifests = sums.finish(folder)
-    sums.position.path(folder).unlink(missing_ok=True)
-    return manifests
 
 
 def _check_length(corpus: str, tokens: int, expected: int) -> None:
