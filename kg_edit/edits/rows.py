@@ -172,13 +172,10 @@ def ids_to_label(row: Row, templates: RelationTemplates, *, language: str = ENGL
         ids = [fields.get(name) for name in (*_ENTITIES, "relation", "relation_id")]
     elif _needs_prompt(row):
         ids = [_bare(row.get("relation")), _bare(row.get("relation_id"))]
-    needed = set[str]()
-    for id_ in ids:
-        if is_item_id(id_):
-            needed.add(id_)
-        elif is_property_id(id_) and not templates.find(id_, language):  # a template has the label of its relation
-            needed.add(id_)
-    return needed
+    items = {id_ for id_ in ids if is_item_id(id_)}
+    properties = {id_ for id_ in ids if is_property_id(id_)}
+    without_template = {id_ for id_ in properties if not templates.find(id_, language)}  # a template has a label
+    return items | without_template
 
 
 def _drop_nulls(row: Row) -> Row:
