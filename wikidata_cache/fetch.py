@@ -100,8 +100,10 @@ def _fetch_together(
         edit = edits[position]
         problem = str(cache.with_sorted_candidates(edit, error))
         skipped.append(EditRowError(path, problem, row=edit.row))
-    if skipped and not (keep_going and good):
-        _refuse_rows(path, skipped)
+    if skipped and not keep_going:
+        _refuse_rows(path, skipped, advice="--keep-going skips them")
+    if skipped and not good:
+        _refuse_rows(path, skipped, advice="no row is left")
     for fault in skipped:
         logger.warning("skipped: %s", fault)
     graphs = cache.subgraphs(good, options)
@@ -112,11 +114,11 @@ def _fetch_together(
     return Fetched(good, graphs, skipped, contradictions, request_counts)
 
 
-def _refuse_rows(path: Path, errors: Sequence[EditRowError]) -> NoReturn:
-    """Raise the first of the errors, with the number of all."""
+def _refuse_rows(path: Path, errors: Sequence[EditRowError], *, advice: str) -> NoReturn:
+    """Raise the first of the errors; if there are several, with their number and the advice."""
     problem = errors[0].problem
     if len(errors) > 1:
-        problem += f" ({len(errors)} rows have such errors; --keep-going skips them)"
+        problem += f" ({len(errors)} rows have such errors; {advice})"
     raise EditRowError(path, problem, row=errors[0].row)
 
 

@@ -199,6 +199,9 @@ def test_fetch_skips_unknown_edits_with_keep_going(edits: Path, server: Server, 
     assert "2 rows have such errors; --keep-going" in error
     output = run_cli(*arguments, "--keep-going")
     assert digest(output) == expected and re.search(r"skipped\s+│\s+2\b", output)
+    write_edits(edits, *unknown)
+    error = failing([*arguments, "--keep-going"])
+    assert "2 rows have such errors" in error and "--keep-going" not in error
     write_edits(edits, unknown[1])
     assert "Q999999999" in failing([*arguments, "--keep-going"])
 
