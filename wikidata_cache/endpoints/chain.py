@@ -17,11 +17,10 @@ from wikidata_cache.sources.source import Answer, Binding, Fact, Kind, Provenanc
 
 logger = logging.getLogger(__name__)
 
-# Seconds to wait for an endpoint: in the first round, another one may be free.
-_ROUNDS = (5.0, PATIENCE)
-_FOR_GOOD = ("refused",)  # after this failure, the chain never asks the endpoint again
+# Seconds to wait for an endpoint, by round. The first round is short, since another endpoint may be free. In the second
+# round, all of them have failed, so the chain is as patient as a single endpoint.
+_PATIENCE_BY_ROUND = (5.0, PATIENCE)
 OTHER_PARTS = ("query-scholarly.wikidata.org",)  # hosts with the statements that Wikidata's main query service lacks
-_OURS = ("rejected",)  # URL or query is wrong: the error is raised, and no other endpoint is asked
 
 
 class EndpointChain:
@@ -87,29 +86,33 @@ class EndpointChain:
         """Yield answers that together cover the ids, of endpoints with the same part of the graph."""
         remaining = list(ids)
         able = self._find_able(template)
-        failures = dict(self._refusals)
-        for endpoint in _take_turns(able, failures):
-            try:
-                for answer in endpoint.ask(template, remaining):
-                    answered = {fact.id for fact in answer.facts if fact.kind == template.kind}
-                    remaining = [entity for entity in remaining if entity not in answered]
-                    yield answer
-                return
-            except EndpointError as error:
-                self._raise_or_log(error)
-                failures[error.url] = error
+        failures = dict(self._refusals)  # the last failure of each endpoint, by URL
+        for patience in _PATIENCE_BY_ROUND:
+            for endpoint in _list_turns(able, failures):
+                endpoint.patience = patience
+                try:
+                    for answer in endpoint.ask(template, remaining):
+                        answered = {fact.id for fact in answer.facts if fact.kind == template.kind}
+                        remaining = [entity for entity in remaining if entity not in answered]
+                        yield answer
+                    return
+                except EndpointError as error:
+                    self._raise_or_log(endpoint, error)
+                    failures[endpoint.name] = error
         raise _join_failures(self.name, [failures[endpoint.name] for endpoint in able])
 
     def select(self, query: str) -> Sequence[Binding]:
         """Return the rows of a SELECT query, from the main part of the graph."""
         able = self._find_able(None)
-        failures = dict(self._refusals)
-        for endpoint in _take_turns(able, failures):
-            try:
-                return endpoint.select(query)
-            except EndpointError as error:
-                self._raise_or_log(error)
-                failures[error.url] = error
+        failures = dict(self._refusals)  # the last failure of each endpoint, by URL
+        for patience in _PATIENCE_BY_ROUND:
+            for endpoint in _list_turns(able, failures):
+                endpoint.patience = patience
+                try:
+                    return endpoint.select(query)
+                except EndpointError as error:
+                    self._raise_or_log(endpoint, error)
+                    failures[endpoint.name] = error
         raise _join_failures(self.name, [failures[endpoint.name] for endpoint in able])
 
     def _find_able(self, template: Template | None) -> list[EndpointSource]:
@@ -117,33 +120,19 @@ class EndpointChain:
         able = [endpoint for endpoint in self._endpoints if endpoint.can_answer(template)]
         return able or self._endpoints
 
-    def _raise_or_log(self, error: EndpointError) -> None:
+    def _raise_or_log(self, endpoint: EndpointSource, error: EndpointError) -> None:
         """Raise the failure of an endpoint if it is our mistake; else log it, and remember an endpoint that refuses."""
-        if error.trouble in _OURS:
+        if error.trouble == "rejected":  # the URL or the query is wrong, so no other endpoint is asked
             raise error
-        if error.trouble in _FOR_GOOD:
-            self._refusals[error.url] = error
+        if error.trouble == "refused":  # the chain never asks this endpoint again
+            self._refusals[endpoint.name] = error
         logger.warning("%s: %s (%s). Asking the next endpoint, if any.", error.url, error.problem, error.trouble)
-
-
-def _take_turns(able: Sequence[EndpointSource], failures: Mapping[str, EndpointError]) -> Iterator[EndpointSource]:
-    """Yield the endpoints to ask, one after the other, until the caller has its answer.
-
-    In the first round, each endpoint is asked with little patience; in the second one, those that may recover are asked
-    again, with more.
-
-    Args:
-        able: the endpoints that can answer the question.
-        failures: by URL. The caller adds the failure of the endpoint that was yielded, before it goes on.
-    """
-    for patience in _ROUNDS:
-        for endpoint in _list_turns(able, failures):
-            endpoint.patience = patience
-            yield endpoint
 
 
 def _list_turns(endpoints: Sequence[EndpointSource], failures: Mapping[str, EndpointError]) -> Sequence[EndpointSource]:
     """Return the endpoints to ask in a round: all that have not failed; if all have, those that may recover.
+
+    In the first round, only endpoints that refuse for good have failed. In the second one, all have.
 
     Args:
         endpoints: the endpoints that can answer the question.
@@ -157,10 +146,11 @@ def _list_turns(endpoints: Sequence[EndpointSource], failures: Mapping[str, Endp
 
 
 def _split_nothing(answer: Answer, kind: Kind) -> tuple[Answer, list[Fact]]:
-    """Return an answer without the facts that say "nothing", and those of them that are of this kind.
+    """Return an answer without its facts that say "nothing", and a list of those of this kind, which was asked for.
 
-    Those of other kinds are in neither: they may be about an id that was not requested, such as the value of a
-    statement. The other parts are not asked about such an id, so it is not known that there is nothing.
+    Asked for the kind "out" of Q1, an endpoint may answer ("out", Q1, []) and ("label", Q7, None). Neither stays in the
+    answer, and only the first one is in the list. A fact of another kind is dropped, since nobody asked for it, and the
+    other parts, which are not asked about Q7, may have its label.
     """
     found = [fact for fact in answer.facts if not _is_nothing(fact)]
     nothing = [fact for fact in answer.facts if fact.kind == kind and _is_nothing(fact)]
