@@ -72,9 +72,10 @@ _PARTS: Mapping[Kind, tuple[str, ...]] = {
     "values": (*_TEXTS, "claims"),
     "sitelinks": ("sitelinks",),
 }
-# The same for texts in other languages than English.
+# The part for a kind of question about texts in other languages than English.
 _PARTS_IN: Mapping[Kind, str] = {"label_in": "labels", "description_in": "descriptions"}
-# Facts of these kinds are kept whenever their parts come in an answer, whatever was asked.
+# Facts of these kinds are kept whenever their parts come in an answer, whatever was asked. The other kinds of `_PARTS` are
+# kept only if they were asked for, since few runs need them.
 _KEPT_KINDS: tuple[Kind, ...] = ("label", "description", "redirect", "out", "claims", "types")
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what the parsers raise for JSON of another shape
 
@@ -83,7 +84,7 @@ _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what the parse
 class ApiEntity:
     """An entity as the API describes it. What was not asked for is empty or None.
 
-    The API calls all statements "claims". As in `Fact`, here `claims` are those of every rank except deprecated.
+    In the API, "claims" are all statements. Here, as in `Fact`, they are the statements of every rank except deprecated.
     """
 
     id: str  # of a merged entity, the id of the one into which it was merged
@@ -109,7 +110,8 @@ class _GetTransport(Transport):
         separator = "?"
         if "?" in self.url:  # it has parameters of its own
             separator = "&"
-        headers = {"User-Agent": self.agent.replace("SPARQLWrapper/2", "urllib"), "Accept-Encoding": "gzip"}
+        agent = self.agent.replace("SPARQLWrapper/2", "urllib")  # the library that builds this request
+        headers = {"User-Agent": agent, "Accept-Encoding": "gzip"}
         return Request(f"{self.url}{separator}{query}", headers=headers)  # noqa: S310 it is http
 
 
@@ -297,9 +299,12 @@ class ActionApi(EndpointSource):
 
 
 def _explain_other_reply(reply: Reply, url: str) -> EndpointError:
-    """Return the error for a reply that is not JSON of the API: the one that it would be as a reply to SPARQL."""
+    """Return the error for a reply that is not JSON of the API.
+
+    `parse_reply` finds it: any reply but the rows of a SPARQL query is an error there, too, such as the page of a proxy.
+    """
     try:
-        parse_reply(reply, url)
+        parse_reply(reply, url)  # only for the error that it raises
     except EndpointError as error:
         return error
     return EndpointError(url, "bad answer", "found SPARQL results; expected JSON of the API", _SUGGESTION)

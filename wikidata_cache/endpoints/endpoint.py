@@ -47,7 +47,7 @@ _LONGEST_STREAK = 64  # upper limit of that number, which doubles when a larger 
 MAX_ATTEMPTS = 4  # requests for one question
 PATIENCE = 180.0  # seconds that a question may wait in all for its requests to be allowed
 TRANSIENT = ("throttled", "outage", "unavailable")  # failures after which waiting helps
-_RATE_LIMITED = ("throttled", "outage")  # are reported with the time of the next request that is allowed
+_RATE_LIMITED = ("throttled", "outage")  # failures whose error names the time of the next request that is allowed
 
 _SPLITTABLE = ("timeout", "truncated", "cut off", "too long", "too large")  # failures after which a smaller block helps
 _HEADERS = ("date", "server", "age", "x-served-by", "content-type")
@@ -206,7 +206,7 @@ class EndpointSource(SparqlSource):
             logger.warning("%s: %s (%s). Trying again in %.3g s", error.url, error.problem, error.trouble, wait)
             return
         if error.trouble in _RATE_LIMITED and wait:
-            raise self._limiter.too_soon_error(self.name, budget) from error
+            raise self._limiter.explain_too_soon(self.name, budget) from error
         raise error
 
     def _send(self, query: str) -> Reply:

@@ -55,7 +55,7 @@ LONGEST_WAIT = 30 * 86_400.0  # seconds; a longer wait that a host asks for is n
 _CLOCKS_DIFFER = 5.0  # seconds; allowed difference between the clocks of machines that share a cache file
 
 _LONG_WAIT = 2.0  # seconds; a longer wait is logged
-_NOW = 0.001  # seconds; a shorter wait counts as none
+_SHORTEST_WAIT = 0.001  # seconds; a wait that is not longer counts as none
 
 
 class RateLimiter:
@@ -73,7 +73,7 @@ class RateLimiter:
         host = find_host(url)
         state = self._mend_clock_jump(host)
         wait = seconds_until_due(state, self._clock.now(), find_usual_rate(host))
-        if wait <= _NOW:
+        if wait <= _SHORTEST_WAIT:
             return 0.0
         return wait
 
@@ -89,7 +89,7 @@ class RateLimiter:
             self._store.write(host, state)
         return state
 
-    def too_soon_error(self, url: str, budget: WaitBudget) -> EndpointError:
+    def explain_too_soon(self, url: str, budget: WaitBudget) -> EndpointError:
         """Return the EndpointError for a wait that is longer than `budget`, or after the last attempt.
 
         It names the end of the wait and the reason.
@@ -106,8 +106,8 @@ class RateLimiter:
             f"Try again then (an earlier request can get you banned); {limit}. "
             f"Facts that are already in the cache are not requested again. {ELSEWHERE}"
         )
-        trouble: EndpointTrouble = "throttled"
-        if state.not_before > now:
+        trouble: EndpointTrouble = "throttled"  # the bucket has no token
+        if state.not_before > now:  # a failure holds the host
             trouble = state.trouble
         return EndpointError(url, trouble, problem, suggestion, retry_after=wait)
 
@@ -139,7 +139,7 @@ class RateLimiter:
         """Sleep until the host may be asked, and take the time from the budget; raise EndpointError if it is short."""
         wait = self.seconds_until_allowed(url)
         if wait > budget.remaining:
-            raise self.too_soon_error(url, budget)
+            raise self.explain_too_soon(url, budget)
         if wait > _LONG_WAIT:
             logger.info("%s: waiting %.0f s (%s).", url, wait, self._explain_wait(url))
         if wait:
