@@ -134,7 +134,7 @@ def fetch(
         graph_name=graph_name,
         languages=opt.read_languages(language),
     )
-    opt.check_cached(context, opened.source)
+    opt.refuse_options_of_cache(context, opened.source)
     with _add_fetch_hint(context, opened.source):
         if kind is not None:
             _fetch_ids(opened, kind, ids=edits)

@@ -73,19 +73,25 @@ def link(
     choices = [_parse_choice(choice) for choice in choose or ()]
     names_file = out is not None or is_edit_file(text)
     if names_file:  # checked before a graph is opened, which may take time
-        options = {"--relation": relation, "--label": label, "--json": as_json}
-        options |= {"--role": role != "object", "--kind": kind != "item"}
-        _check_file(text, out, options)
+        given = {  # the options for a single text, and whether each was given
+            "--relation": bool(relation),
+            "--label": bool(label),
+            "--json": as_json,
+            "--role": role != "object",
+            "--kind": kind != "item",
+        }
+        _check_file(text, out, given)
     elif choices:
         raise BadOptionError("--choose is for a file of edits; leave it out, and write the id that you mean.")
     action_api: ActionApi | None = None
     if online:
         action_api = ActionApi(api, contact=contact, timeout=_TIMEOUT_S)
-    reads_graph = graph is not None or not online  # with --online alone, Wikidata's search gives the candidates
+    # With --online alone, the graph only tells what is at the ends of --relation: a missing cache file is no mistake.
+    is_online_alone = online and graph is None
     opened = opt.open_cache(
         graph,
         context=context,
-        check_cache=reads_graph,
+        check_cache_options=not is_online_alone,
         offline=offline,
         language=language,
         contact=contact,
@@ -106,14 +112,17 @@ def link(
     raise typer.Exit(_EXIT_CODES[linked.status])
 
 
-def _check_file(edits: str, out: Path | None, options: Mapping[str, object]) -> None:
-    """Refuse a file of edits without --out, one that can't be read, and `options` for a single text."""
+def _check_file(edits: str, out: Path | None, given: Mapping[str, bool]) -> None:
+    """Refuse a file of edits without --out, one that can't be read, and options for a single text.
+
+    `given` has these options, and whether each was given.
+    """
     if out is None:
         raise BadOptionError(f"{edits} is a file of edits; name the file for the linked edits: --out linked.jsonl")
     check_out(out, ".jsonl", option="--out", inputs=[strip_row(edits)])
     read_edits(edits)  # only for its errors: `link_edits` reads the file again, once the graph is open
-    for option, value in options.items():
-        if value:
+    for option, is_given in given.items():
+        if is_given:
             raise BadOptionError(
                 f"{option} is for a single text; leave it out. In a file, each row has its own fields."
             )

@@ -112,7 +112,7 @@ def open_cache(
     graph: SourceSpec | None,
     *,
     context: typer.Context | None = None,
-    check_cache: bool = True,
+    check_cache_options: bool = True,
     offline: bool = False,
     language: str | None = None,
     **options: Unpack[SourceOptions],
@@ -122,15 +122,16 @@ def open_cache(
         a graph is given                        this graph; the answers of an endpoint go through the cache file
         mode refresh, online or cache_first     refused, since these modes need an endpoint
         as_of                                   the cache file alone, as it was at that time
-        there is no cache file                  the packaged extract
+        no cache file and no pack               the packaged extract (`_has_cache` says what counts)
         no mode                                 the cache file, and the packaged extract for what it lacks
         mode offline                            the cache file alone
 
     Args:
         graph: the graph of --graph, or None.
-        context: the command line, for `check_cache`; None for a call from Python.
-        check_cache: refuse a --cache of the command line that names no file, where the cache file would be read, and
-            the options of a cache with a local graph. The environment may have both, for other commands.
+        context: the command line, for `check_cache_options`; None for a call from Python.
+        check_cache_options: refuse options of the command line that cannot be meant: a --cache that names no file,
+            where the cache file would be read, and options of the cache with a local graph. The environment may have
+            both, for other commands.
         offline: --offline, the same as the mode "offline".
         language: --language.
         options: those of `open_source`.
@@ -143,13 +144,13 @@ def open_cache(
     source_options: SourceOptions = {**options, "mode": mode}
     if graph is not None:
         opened = WikidataCache(graph, languages=languages, **source_options)
-        if check_cache:
-            check_cached(context, opened.source)
+        if check_cache_options:
+            refuse_options_of_cache(context, opened.source)
         return opened
     if mode not in (None, "offline") or options.get("as_of") is not None:
         return WikidataCache(None, languages=languages, **source_options)  # refuses every mode but offline
-    if check_cache:
-        _check_cache_of_command_line(context, options)
+    if check_cache_options:
+        _refuse_missing_cache(context, options)
     if not _has_cache(options):
         return WikidataCache(packaged_extract(), languages=languages)
     if mode is None:
@@ -157,7 +158,7 @@ def open_cache(
     return WikidataCache(None, languages=languages, **source_options)
 
 
-def _check_cache_of_command_line(context: typer.Context | None, options: SourceOptions) -> None:
+def _refuse_missing_cache(context: typer.Context | None, options: SourceOptions) -> None:
     """Raise CacheFileError if --cache names no file; one that the environment names may be made later."""
     path = cache_file(options.get("cache"))
     if is_given(context, "cache") and not path.exists():
@@ -165,7 +166,10 @@ def _check_cache_of_command_line(context: typer.Context | None, options: SourceO
 
 
 def _has_cache(options: SourceOptions) -> bool:
-    """Return whether a cache file or a pack is named, or the user's own cache file exists."""
+    """Return whether a cache file or a pack is named, or the user's own cache file exists.
+
+    A named cache file counts even if it does not exist: it is read like an empty one.
+    """
     return bool(options.get("cache") or pack_files(options.get("packs", ())) or cache_file().exists())
 
 
@@ -182,8 +186,8 @@ def _open_cache_with_extract(languages: Languages, options: SourceOptions) -> Wi
     return WikidataCache(FallbackSource(cached, extract), languages=languages)
 
 
-def check_cached(context: typer.Context | None, source: Source) -> None:
-    """Raise BadOptionError for options of the cache with a graph on this machine, which has none."""
+def refuse_options_of_cache(context: typer.Context | None, source: Source) -> None:
+    """Raise BadOptionError if the command line has options of the cache, and the source is a local graph without one."""
     from wikidata_cache.answers.cached_source import CachedSource
 
     given = [f"--{name.replace('_', '-')}" for name in (*OF_A_CACHE, "graph_name") if is_given(context, name)]
