@@ -187,7 +187,7 @@ def _open_cache_with_extract(languages: Languages, options: SourceOptions) -> Wi
 
 
 def refuse_options_of_cache(context: typer.Context | None, source: Source) -> None:
-    """Raise BadOptionError if the command line has options of the cache, and the source is a local graph without one."""
+    """Raise BadOptionError if the command line has options of the cache, and the source is a local graph."""
     from wikidata_cache.answers.cached_source import CachedSource
 
     given = [f"--{name.replace('_', '-')}" for name in (*OF_A_CACHE, "graph_name") if is_given(context, name)]

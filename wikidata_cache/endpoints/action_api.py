@@ -74,8 +74,8 @@ _PARTS: Mapping[Kind, tuple[str, ...]] = {
 }
 # The part for a kind of question about texts in other languages than English.
 _PARTS_IN: Mapping[Kind, str] = {"label_in": "labels", "description_in": "descriptions"}
-# Facts of these kinds are kept whenever their parts come in an answer, whatever was asked. The other kinds of `_PARTS` are
-# kept only if they were asked for, since few runs need them.
+# Facts of these kinds are kept whenever their parts come in an answer, whatever was asked. The other kinds of `_PARTS`
+# are kept only if they were asked for, since few runs need them.
 _KEPT_KINDS: tuple[Kind, ...] = ("label", "description", "redirect", "out", "claims", "types")
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what the parsers raise for JSON of another shape
 
@@ -84,7 +84,7 @@ _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # what the parse
 class ApiEntity:
     """An entity as the API describes it. What was not asked for is empty or None.
 
-    In the API, "claims" are all statements. Here, as in `Fact`, they are the statements of every rank except deprecated.
+    In the API, "claims" are all statements. Here, as in `Fact`, they are those of every rank except deprecated.
     """
 
     id: str  # of a merged entity, the id of the one into which it was merged
@@ -301,7 +301,7 @@ class ActionApi(EndpointSource):
 def _explain_other_reply(reply: Reply, url: str) -> EndpointError:
     """Return the error for a reply that is not JSON of the API.
 
-    `parse_reply` finds it: any reply but the rows of a SPARQL query is an error there, too, such as the page of a proxy.
+    `parse_reply` finds it: there, any reply but the rows of a SPARQL query is an error, such as the page of a proxy.
     """
     try:
         parse_reply(reply, url)  # only for the error that it raises

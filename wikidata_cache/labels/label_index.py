@@ -23,16 +23,17 @@ from wikidata_cache.languages import Languages
 
 FORMAT = "wikidata-cache labels/1"
 
-_STAGE = """
+_CREATE_STAGING = """
 CREATE TEMP TABLE staged (id TEXT, text TEXT, language TEXT, kind TEXT, name TEXT);
 CREATE TEMP TABLE weights (id TEXT PRIMARY KEY, weight INTEGER) WITHOUT ROWID;
 """
 # In all tables, `name` is the normalised text, and `kind` is that of the name: 'label' or 'alias'.
 # The row number is the rank, so that both indexes return the best names first without sorting.
-_RANK = """
+_CREATE_INDEX = """
 CREATE TABLE names (rank INTEGER PRIMARY KEY, name TEXT, id TEXT, text TEXT, language TEXT, kind TEXT, weight INTEGER);
 INSERT INTO names (name, id, text, language, kind, weight)
   SELECT DISTINCT name, id, text, language, kind, coalesce(weight, 0) FROM staged LEFT JOIN weights USING (id)
+  -- Labels before aliases, then the entities with the most statements, then the lowest id numbers.
   ORDER BY kind = 'alias', weight DESC, CAST(substr(id, 2) AS INTEGER), id, text, language;
 CREATE INDEX by_name ON names (name);
 CREATE VIRTUAL TABLE words USING fts5 (
@@ -43,34 +44,36 @@ INSERT INTO words (rowid, spaced)
   SELECT rank, iif(name GLOB '*[^ -~]*', space_out(name), name) FROM names ORDER BY rank;
 INSERT INTO words (words) VALUES ('optimize');
 """
-_COUNT = """
+_STORE_COUNTS = """
 CREATE TABLE counts AS SELECT ? AS format, count(DISTINCT id) AS entities,
   count(*) FILTER (WHERE kind = 'label') AS labels, count(*) FILTER (WHERE kind = 'alias') AS aliases FROM names
 """
-_WEIGHED = "SELECT count(*) FILTER (WHERE id GLOB 'Q*'), count(*) FILTER (WHERE id GLOB 'P*') FROM weights"
-_WEIGH = "INSERT INTO weights VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET weight = weight + excluded.weight"
-_ROOM = "; free some space there, and in the folder for temporary files (SQLITE_TMPDIR, TMPDIR), where names are sorted"
+_COUNT_WEIGHTS = "SELECT count(*) FILTER (WHERE id GLOB 'Q*'), count(*) FILTER (WHERE id GLOB 'P*') FROM weights"
+_ADD_WEIGHT = "INSERT INTO weights VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET weight = weight + excluded.weight"
+_FREE_SPACE = (
+    "; free some space there, and in the folder for temporary files (SQLITE_TMPDIR, TMPDIR), where names are sorted"
+)
 
 NameKind = Literal["label", "alias"]
 EntityKind = Literal["item", "property"]
 
 LETTERS = {"item": "Q", "property": "P"}  # with which the ids of a kind begin
-_EXACT = """
+_SELECT_EXACT = """
 SELECT id, text, language, kind, weight FROM names WHERE name = ? AND id GLOB ? ORDER BY text = ? DESC, rank
 """
-_WORDS = """
+_SELECT_BY_WORDS = """
 SELECT id, text, language, kind, weight FROM words JOIN names ON names.rank = words.rowid
 WHERE words MATCH ? AND names.id GLOB ? ORDER BY words.rowid
 """
-_ANY_OF = """
+_SELECT_ANY_OF = """
 SELECT id, text, language, kind, weight FROM names
 WHERE name IN (SELECT value FROM json_each(?)) AND id GLOB ? ORDER BY rank
 """
-# Those of which `nearest` tries each letter: always the Latin one, another one for a text that has a letter of it.
+# `find_nearest` tries each letter of the Latin alphabet, and of another one if the text has a letter of it.
 _LATIN = "abcdefghijklmnopqrstuvwxyz"
 _OTHER_ALPHABETS = ("αβγδεζηθικλμνξοπρστυφχψω", "абвгдежзийклмнопрстуфхцчшщъыьэюяєіјљњћџґ")
 _LONGEST = 250  # characters of a name in Wikidata
-_MOST_WORDS = 32  # names in Wikidata have at most 250 characters, so a text with more words is not a name
+_MOST_WORDS = 32  # of a text to search for; a name of at most 250 characters hardly has more
 
 _INVISIBLE = ("Cf", "Cs")  # Unicode categories: direction marks and joiners; surrogates
 # Combining marks of Latin, Greek and Cyrillic letters, of Hebrew and of Arabic, which people leave out.
@@ -158,22 +161,23 @@ class LabelIndex:
         """The numbers of entities, labels and aliases in the index."""
         return LabelCounts(*self._connection.execute("SELECT entities, labels, aliases FROM counts").fetchone())
 
-    def languages(self) -> list[str]:
+    def list_languages(self) -> list[str]:
         """Return the languages of the names in the index, sorted."""
         return [code for (code,) in self._connection.execute("SELECT DISTINCT language FROM names ORDER BY language")]
 
-    def exact(self, text: str, *, limit: int = 10, kind: EntityKind | None = None) -> list[Match]:
+    def find_exact(self, text: str, *, limit: int = 10, kind: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities with this name, each with its best match.
 
         Case, accents and spacing are ignored; names that equal the text exactly come first.
         """
         written = text.encode("utf-8", "ignore").decode()  # SQLite does not accept lone surrogates
-        return self._find_best_matches(_EXACT, (normalise(text), _write_id_pattern(kind), written), limit)
+        return self._find_best_matches(_SELECT_EXACT, (normalise(text), _write_id_pattern(kind), written), limit)
 
-    def tokens(self, text: str, *, limit: int = 10, kind: EntityKind | None = None) -> list[Match]:
-        """Return at most `limit` entities whose name has all words of the text in any order, and the best matches.
+    def find_by_words(self, text: str, *, limit: int = 10, kind: EntityKind | None = None) -> list[Match]:
+        """Return at most `limit` entities with a name that has all words of the text, each with its best match.
 
-        In scripts without spaces, a word is any part of a name: "東京" is in "東京都".
+        The words may be in any order. In scripts without spaces, a word is any part of a name: "東京" is in "東京都". A
+        text without words, or with more than `_MOST_WORDS`, finds nothing.
         """
         words = name_words(normalise(text))
         if not 0 < len(words) <= _MOST_WORDS:
@@ -181,20 +185,20 @@ class LabelIndex:
         # A quoted word is literal: FTS5 does not read *, NEAR, AND or column filters in it.
         quoted = ['"' + space_out(word).replace('"', '""') + '"' for word in words]
         query = " ".join(quoted)
-        return self._find_best_matches(_WORDS, (query, _write_id_pattern(kind)), limit)
+        return self._find_best_matches(_SELECT_BY_WORDS, (query, _write_id_pattern(kind)), limit)
 
-    def nearest(self, text: str, *, limit: int = 5, kind: EntityKind | None = None) -> list[Match]:
+    def find_nearest(self, text: str, *, limit: int = 5, kind: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities with a name that is one letter away from the text, each with its best match.
 
         A letter is wrong, missing or too many, or two are exchanged: "Lodon" finds "London", and "Моска" "Москва". In
         scripts other than Latin, Greek and Cyrillic, a wrong or missing letter is found only if the text has the right
-        letter in another place. Texts of at most three letters have no such names.
+        letter in another place. A text of at most three characters finds nothing, since it is near too many names.
         """
         normal = normalise(text)
         if not 3 < len(normal) <= _LONGEST:
             return []
         variants = json.dumps(sorted(_list_variants(normal)))
-        return self._find_best_matches(_ANY_OF, (variants, _write_id_pattern(kind)), limit)
+        return self._find_best_matches(_SELECT_ANY_OF, (variants, _write_id_pattern(kind)), limit)
 
     def _find_best_matches(self, query: str, values: tuple[str, ...], limit: int) -> list[Match]:
         """Return the first match of each entity, of at most `limit` entities."""
@@ -269,7 +273,7 @@ def build_label_index(
     except (sqlite3.Error, OSError) as error:
         problem = f"cannot be written ({error})"
         if "full" in str(error):
-            problem += _ROOM
+            problem += _FREE_SPACE
         raise LabelIndexError(path, problem) from error
     finally:
         unfinished.unlink(missing_ok=True)
@@ -282,13 +286,13 @@ def _fill_tables(
 ) -> WeightCounts:
     """Create the tables of an index in an empty database: stage all names, rank them once, write them in rank order."""
     connection.create_function("space_out", 1, space_out, deterministic=True)
-    connection.executescript(_STAGE)
+    connection.executescript(_CREATE_STAGING)
     connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?)", _staged_rows(entries))
-    connection.executemany(_WEIGH, weights)
+    connection.executemany(_ADD_WEIGHT, weights)
     connection.commit()
-    connection.executescript(_RANK)
-    connection.execute(_COUNT, (FORMAT,))  # the sizes, beside the format, which `_open` checks
-    weight_counts = WeightCounts(*connection.execute(_WEIGHED).fetchone())
+    connection.executescript(_CREATE_INDEX)
+    connection.execute(_STORE_COUNTS, (FORMAT,))  # the sizes, beside the format, which `_open` checks
+    weight_counts = WeightCounts(*connection.execute(_COUNT_WEIGHTS).fetchone())
     connection.executescript("DROP TABLE staged; DROP TABLE weights")
     connection.commit()
     return weight_counts

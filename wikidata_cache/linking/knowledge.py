@@ -110,9 +110,9 @@ class GraphKnowledge(Knowledge):
         """
         if self._index is None:
             return self._find_by_label(text, kind)
-        indexed = {match.id: match for match in self._index.exact(text, limit=limit, kind=kind)}
+        indexed = {match.id: match for match in self._index.find_exact(text, limit=limit, kind=kind)}
         if len(indexed) < limit:
-            for match in self._index.tokens(text, limit=limit, kind=kind):
+            for match in self._index.find_by_words(text, limit=limit, kind=kind):
                 indexed.setdefault(match.id, match)
         if not self._has_cache_over_graph:
             return list(indexed.values())[:limit]
@@ -128,7 +128,7 @@ class GraphKnowledge(Knowledge):
         """Return the entities with a name that is one letter away from the text; () without an index of names."""
         if self._index is None:
             return ()
-        return self._index.nearest(text, kind=kind)
+        return self._index.find_nearest(text, kind=kind)
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
         """Return the facts about each of the ids."""

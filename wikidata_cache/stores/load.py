@@ -217,7 +217,7 @@ def _list_languages(options: LoadOptions, folder: Path) -> list[str]:
     if options.languages:
         return list(options.languages)
     with LabelIndex(folder / LABELS) as index:
-        return index.languages()
+        return index.list_languages()
 
 
 def _load_all(work: Work, inputs: Sequence[Input], options: LoadOptions) -> int:

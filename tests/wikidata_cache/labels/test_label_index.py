@@ -70,24 +70,24 @@ def ids(matches: list) -> list[str]:
     ],
 )
 def test_exact_ignores_case_accents_and_spacing(index: LabelIndex, text: str, entity: str) -> None:
-    assert index.exact(text)[0].id == entity
+    assert index.find_exact(text)[0].id == entity
 
 
 def test_exact_spelling_comes_first(index: LabelIndex) -> None:
-    assert ids(index.exact("Los Ángeles")) == ["Q6681932", "Q65"]
-    assert ids(index.exact("Los Angeles")) == ["Q65", "Q6681932"]
-    assert index.exact("Los Ángeles")[0].text == "Los Ángeles"
+    assert ids(index.find_exact("Los Ángeles")) == ["Q6681932", "Q65"]
+    assert ids(index.find_exact("Los Angeles")) == ["Q65", "Q6681932"]
+    assert index.find_exact("Los Ángeles")[0].text == "Los Ángeles"
 
 
 def test_matches_are_ranked(index: LabelIndex) -> None:
-    assert ids(index.exact("LA")) == ["Q900", "Q1588", "Q65"]
-    assert [match.weight for match in index.exact("LA")] == [0, 20, 12]  # the numbers of one id add up
-    assert ids(index.exact("Portal")) == ["Q4", "Q30", "Q1"]
-    assert ids(index.exact("Portal", limit=2)) == ["Q4", "Q30"]
+    assert ids(index.find_exact("LA")) == ["Q900", "Q1588", "Q65"]
+    assert [match.weight for match in index.find_exact("LA")] == [0, 20, 12]  # the numbers of one id add up
+    assert ids(index.find_exact("Portal")) == ["Q4", "Q30", "Q1"]
+    assert ids(index.find_exact("Portal", limit=2)) == ["Q4", "Q30"]
 
 
 def test_tokens_returns_each_entity_once(index: LabelIndex) -> None:
-    assert [(match.id, match.text) for match in index.tokens("angeles los")] == [
+    assert [(match.id, match.text) for match in index.find_by_words("angeles los")] == [
         ("Q65", "Los Angeles"),
         ("Q121783", "Los Angeles Lakers"),
         ("Q6681932", "Los Ángeles"),
@@ -95,14 +95,14 @@ def test_tokens_returns_each_entity_once(index: LabelIndex) -> None:
 
 
 def test_tokens_filters_by_entity_kind(index: LabelIndex) -> None:
-    assert ids(index.tokens("birth", kind="property")) == ["P19"]
-    assert index.tokens("birth", kind="item") == []
+    assert ids(index.find_by_words("birth", kind="property")) == ["P19"]
+    assert index.find_by_words("birth", kind="item") == []
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\x00", "\u200f", "\u0301"])
 def test_empty_text_finds_nothing(index: LabelIndex, text: str) -> None:
-    assert index.exact(text) == []
-    assert index.tokens(text) == []
+    assert index.find_exact(text) == []
+    assert index.find_by_words(text) == []
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_empty_text_finds_nothing(index: LabelIndex, text: str) -> None:
 )
 def test_operators_are_no_commands(index: LabelIndex, text: str) -> None:
     before = index.counts
-    index.exact(text)
+    index.find_exact(text)
     # All words of the text are demanded as words, so none of these finds what its operators would find.
-    assert ids(index.tokens(text)) in ([], ["Q65", "Q121783", "Q6681932"] if text in PLAIN else ["Q19"])
+    assert ids(index.find_by_words(text)) in ([], ["Q65", "Q121783", "Q6681932"] if text in PLAIN else ["Q19"])
     assert index.counts == before
 
 
@@ -140,31 +140,36 @@ PLAIN = ("^los", "los + angeles", "-los", "los\x00angeles'")  # signs are no wor
 
 
 def test_operators_in_a_name_are_words(index: LabelIndex) -> None:
-    assert ids(index.tokens('NEAR(x) "quoted" and')) == ["Q19"]
-    assert ids(index.exact('THE "QUOTED" AND* NEAR(X)')) == ["Q19"]
+    assert ids(index.find_by_words('NEAR(x) "quoted" and')) == ["Q19"]
+    assert ids(index.find_exact('THE "QUOTED" AND* NEAR(X)')) == ["Q19"]
 
 
 def test_nearest_names_are_one_letter_away(index: LabelIndex) -> None:
     for text in ("Los Angles", "los angeless", "Los Amgeles", "Lso Angeles"):
-        assert ids(index.nearest(text)) == ["Q65", "Q6681932"], text
+        assert ids(index.find_nearest(text)) == ["Q65", "Q6681932"], text
     for text in ("зеннит", "ЗЕНТИ", "зени", "зенид"):  # "т" is not in the last two
-        assert ids(index.nearest(text)) == ["Q29108"], text
-    assert index.nearest("Los Angles", kind="property") == index.nearest("Lo Angles") == index.nearest("LAX") == []
+        assert ids(index.find_nearest(text)) == ["Q29108"], text
+    assert (
+        index.find_nearest("Los Angles", kind="property")
+        == index.find_nearest("Lo Angles")
+        == index.find_nearest("LAX")
+        == []
+    )
 
 
 def test_very_long_text_finds_nothing(index: LabelIndex) -> None:
-    assert index.exact("los " * 100_000) == []
-    assert index.tokens("los " * 100_000) == []
-    assert index.tokens("x" * 1_000_000) == index.nearest("x" * 1_000_000) == []
+    assert index.find_exact("los " * 100_000) == []
+    assert index.find_by_words("los " * 100_000) == []
+    assert index.find_by_words("x" * 1_000_000) == index.find_nearest("x" * 1_000_000) == []
 
 
 @given(st.text(max_size=60))
 def test_any_name_finds_itself(text: str) -> None:
     with LabelIndex.in_memory([LabelEntry("Q1", text, "en", "label")]) as index:
         visible = bool(normalise(text))
-        assert ids(index.exact(text)) == ["Q1"] * visible
+        assert ids(index.find_exact(text)) == ["Q1"] * visible
         assert index.counts.entities == visible
-        assert set(ids(index.tokens(text))) <= {"Q1"}
+        assert set(ids(index.find_by_words(text))) <= {"Q1"}
         assert normalise(normalise(text)) == normalise(text)
 
 
@@ -179,8 +184,8 @@ def test_order_of_entries_does_not_matter() -> None:
     ):
         assert one.counts == other.counts
         for entry in NAMES:
-            assert one.exact(entry.text) == other.exact(entry.text)
-            assert one.tokens(entry.text) == other.tokens(entry.text)
+            assert one.find_exact(entry.text) == other.find_exact(entry.text)
+            assert one.find_by_words(entry.text) == other.find_by_words(entry.text)
 
 
 def test_failed_build_leaves_old_index(tmp_path: Path) -> None:
@@ -244,7 +249,7 @@ def test_damaged_index_is_named_by_every_query(tmp_path: Path) -> None:
             content[page * 4096 : page * 4096 + 64] = b"\xff" * 64
     path.write_bytes(content)
     with LabelIndex(path) as index:
-        for query in (index.exact, index.tokens, index.nearest):
+        for query in (index.find_exact, index.find_by_words, index.find_nearest):
             with pytest.raises(LabelIndexError, match=r"labels\.sqlite: is damaged \(.*load the store again"):
                 query("relation 9 of 2")
 
@@ -258,7 +263,7 @@ def test_index_in_read_only_folder_is_readable(tmp_path: Path) -> None:
     folder.chmod(0o555)
     try:
         with LabelIndex(path) as one, LabelIndex(path) as other:
-            assert one.exact("LA") == other.exact("LA") != []
+            assert one.find_exact("LA") == other.find_exact("LA") != []
         assert sorted(folder.iterdir()) == before
     finally:
         folder.chmod(0o755)
@@ -272,10 +277,10 @@ def test_real_names_find_themselves(tmp_path: Path) -> None:
     build_label_index(path, entries)
     with LabelIndex(path) as index:
         for entry in entries[::97]:
-            assert entry.id in ids(index.exact(entry.text.upper(), limit=1_000)), entry
+            assert entry.id in ids(index.find_exact(entry.text.upper(), limit=1_000)), entry
             reversed_words = " ".join(entry.text.split()[::-1])
             if normalise(entry.text).replace(" ", "").isalnum():
-                assert entry.id in ids(index.tokens(reversed_words, limit=10_000)), entry
+                assert entry.id in ids(index.find_by_words(reversed_words, limit=10_000)), entry
 
 
 def shared_names(name: str, kind: str, number: int) -> Iterator[LabelEntry]:
@@ -317,16 +322,20 @@ def test_part_of_a_name_without_spaces_is_found() -> None:
     }
     entries = [LabelEntry(entity, text, "mul", "label") for entity, text in names.items()]
     with LabelIndex.in_memory(entries) as index:
-        assert ids(index.tokens("東京")) == ["Q1"], "and not the two characters in another order"
-        assert ids(index.tokens("서울")) == ["Q3"]
-        assert ids(index.tokens("레이커스 로스앤젤레스")) == ["Q4"]
-        assert ids(index.tokens("กรุงเทพ")) == ["Q5"]
-        assert ids(index.exact("東京")) == []
+        assert ids(index.find_by_words("東京")) == ["Q1"], "and not the two characters in another order"
+        assert ids(index.find_by_words("서울")) == ["Q3"]
+        assert ids(index.find_by_words("레이커스 로스앤젤레스")) == ["Q4"]
+        assert ids(index.find_by_words("กรุงเทพ")) == ["Q5"]
+        assert ids(index.find_exact("東京")) == []
 
 
 def test_index_finds_names_in_the_wanted_languages(tmp_path: Path) -> None:
     path = tmp_path / "labels.sqlite"
     build_label_index(path, NAMES)
     with LabelIndex(path, languages=("ru",)) as russian:
-        assert ids(russian.exact("Зенит")) == ["Q29108"] and not russian.exact("LA") and not russian.tokens("Los")
-        assert russian.languages() == ["ar", "en", "ja", "ru"]
+        assert (
+            ids(russian.find_exact("Зенит")) == ["Q29108"]
+            and not russian.find_exact("LA")
+            and not russian.find_by_words("Los")
+        )
+        assert russian.list_languages() == ["ar", "en", "ja", "ru"]

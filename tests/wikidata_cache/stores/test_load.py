@@ -311,18 +311,18 @@ def test_json_dump_gives_truthy_statements(tmp_path: Path) -> None:
 def test_load_fills_the_label_index(dump: Path, tmp_path: Path) -> None:
     load([dump], tmp_path / "wd")
     with LabelIndex(tmp_path / "wd" / "labels.sqlite") as index:
-        assert [(m.id, m.text, m.language, m.kind, m.weight) for m in index.exact("uno")] == [
+        assert [(m.id, m.text, m.language, m.kind, m.weight) for m in index.find_exact("uno")] == [
             ("Q1", "Uno", "en-gb", "alias", 1)
         ]
-        assert [match.text for match in index.exact('one "1" \\ 东 😀')] == ['Onë "1" \\ 东 😀']
-        assert [(m.id, m.weight) for m in index.exact("Instance of")] == [("P31", 1)]
+        assert [match.text for match in index.find_exact('one "1" \\ 东 😀')] == ['Onë "1" \\ 东 😀']
+        assert [(m.id, m.weight) for m in index.find_exact("Instance of")] == [("P31", 1)]
 
 
 def test_label_index_has_names_of_wikidata_only(tmp_path: Path) -> None:
     lines = [f'<http://dbpedia.org/resource/Q7> {LABEL} "Audi Q7"@en .', f'<{WD}Q1> {LABEL} "One"@en .']
     load([written(tmp_path / "a.nt", "\n".join(lines))], tmp_path / "wd", options=LoadOptions(keep_all=True))
     with LabelIndex(tmp_path / "wd" / "labels.sqlite") as index:
-        assert index.exact("Audi Q7") == [] and index.counts == (1, 1, 0)
+        assert index.find_exact("Audi Q7") == [] and index.counts == (1, 1, 0)
 
 
 def test_load_adds_labels_file_of_the_same_folder(tmp_path: Path) -> None:
