@@ -33,7 +33,8 @@ Mode = Literal["offline", "cache_first", "refresh", "online"]
 - online: ask the endpoint for everything; neither read nor write the cache.
 """
 
-WIKIDATA = ("https://query.wikidata.org/sparql", WIKIDATA_API)  # the second one while the first limits requests
+# The endpoints of Wikidata: the query service, and the Action API, which is asked while that service limits requests.
+WIKIDATA = ("https://query.wikidata.org/sparql", WIKIDATA_API)
 _CONTACT = "YOU@EXAMPLE.ORG"
 
 
@@ -86,7 +87,10 @@ def utc(time: str) -> str:
 
 @dataclass(frozen=True)
 class FetchHint:
-    """Commands that fetch facts into the file `cache`, under the name `graph`, from `urls` (default: Wikidata)."""
+    """Commands that fetch facts into the file `cache`, under the name `graph`, from the endpoints `urls`.
+
+    Without any http address among `urls`, the commands name the endpoints of Wikidata.
+    """
 
     cache: Path
     graph: str
@@ -122,6 +126,7 @@ class FetchHint:
 
     @property
     def _endpoints(self) -> list[str]:
+        """The endpoints to name; a cache file that somebody else made may have other texts than addresses."""
         urls = [url for url in self.urls if url.startswith(("http://", "https://"))]
         return urls or list(WIKIDATA)
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from kg_common.atomic import check_out, replacing
 from kg_common.json_text import parse
 from wikidata_cache.answers.database import dumps, pack, unpack
-from wikidata_cache.answers.store import NEWEST, AnswerStore, insert_log, url_number
+from wikidata_cache.answers.store import ANY_TIME, NEWEST, AnswerStore, insert_log, url_number
 from wikidata_cache.answers.validate import LOG_FIELDS, latest_time, row_problem
 from wikidata_cache.endpoints.web import LIMIT_VARIABLE, read_answer_limit
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
@@ -94,7 +94,8 @@ def export_snapshot(
     with store.database.reading() as connection:
         if connection is None:
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")
-        filters = {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()}
+        # The parameters of the queries at the top of this file; `NEWEST` needs "latest".
+        filters = {"graph": graph_name, "as_of": as_of or ANY_TIME, "latest": latest_time()}
         # The rows are read twice in one transaction: for the counts and the hash in the header, then for the file.
         rows = _read_rows(connection, store.path, filters, newest_only=newest_only)
         summary = _summarize(rows)
@@ -320,8 +321,8 @@ def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        other = f"check the path, or give {SAMPLE!r} for the packaged one"
-        raise SnapshotError(path, f"can't be read: {error.strerror}; {other}") from error
+        advice = f"check the path, or give {SAMPLE!r} for the packaged one"
+        raise SnapshotError(path, f"can't be read: {error.strerror}; {advice}") from error
     except (OSError, EOFError, zlib.error) as error:
         problem = f"cannot be read to its end ({error}). It is cut off, damaged or not a .jsonl.gz file"
         raise SnapshotError(path, f"{problem}; get the file again") from error

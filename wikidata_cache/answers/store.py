@@ -37,7 +37,8 @@ _SELECT_ORIGINS = f"SELECT id, url, fetched_at, {NEWEST} FROM facts {_WHERE_IDS}
 # Any version counts here, also an older one than the newest. The values are appended as "(?, ?, ...)".
 _SELECT_LABELLED = "SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = 'label' AND fetched_at <= ? AND value IN "
 _MOST_VALUES = 5_000  # values in one such query, which reads all labels
-# A value is JSON text, or it is compressed, and then it may have the text.
+# A value is stored as JSON text, in which the label is searched as a JSON string such as '"Berlin"'. Or the value is
+# compressed; then it cannot be searched, so it always counts.
 _SELECT_WITH_TEXT = """
 SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = 'label_in' AND fetched_at <= ?
 AND (instr(value, ?) OR typeof(value) = 'blob')"""
@@ -45,7 +46,7 @@ AND (instr(value, ?) OR typeof(value) = 'blob')"""
 _SELECT_IDS = "SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = ? ORDER BY id"
 _SELECT_URLS = """
 SELECT url FROM urls WHERE EXISTS (SELECT 1 FROM facts WHERE facts.graph = ? AND facts.url = urls.id) ORDER BY url"""
-_ANY_TIME = "9999"  # as text, later than every ISO time
+ANY_TIME = "9999"  # as text, later than every ISO time
 
 Origin = tuple[str, str]  # the URL that answered, and the time of the answer
 
@@ -108,13 +109,17 @@ class AnswerStore:
         ids: set[str] = set()
         for batch in batches(stored, size=_MOST_VALUES):
             placeholders = f"({', '.join('?' * len(batch))})"
-            rows = self.database.read(_SELECT_LABELLED + placeholders, (graph, as_of or _ANY_TIME, *batch))
+            rows = self.database.read(_SELECT_LABELLED + placeholders, (graph, as_of or ANY_TIME, *batch))
             ids.update(entity for (entity,) in rows)
         return ids
 
     def find_with_text(self, graph: str, text: str, *, as_of: str | None = None) -> set[str]:
-        """Return the ids that may have this text among their labels in other languages than English, in any version."""
-        rows = self.database.read(_SELECT_WITH_TEXT, (graph, as_of or _ANY_TIME, dumps(text)))
+        """Return the ids that may have this label in another language than English, in any version.
+
+        The caller has to look the label up for each of them.
+        """
+        rows = self.database.read(_SELECT_WITH_TEXT, (graph, as_of or ANY_TIME, dumps(text)))
+        # The key of such a fact has the id and the family of languages: "Q64 zh".
         return {key.partition(" ")[0] for (key,) in rows}
 
     def list_ids(self, graph: str, kind: str) -> list[str]:
@@ -171,7 +176,7 @@ class AnswerStore:
 
         Other processes may use the file meanwhile; the space is given back to the disk.
         """
-        before = before or _ANY_TIME
+        before = before or ANY_TIME
         with self.database.writing() as connection:
             count = connection.execute("DELETE FROM facts WHERE fetched_at < ?", (before,)).rowcount
             connection.execute("DELETE FROM queries WHERE fetched_at < ?", (before,))
@@ -207,7 +212,7 @@ def _sql_parameters(graph: str, kind: str, ids: Iterable[str], as_of: str | None
         "graph": graph,
         "kind": kind,
         "ids": dumps(list(ids)),
-        "as_of": as_of or _ANY_TIME,
+        "as_of": as_of or ANY_TIME,
         "latest": latest_time(),
     }
 

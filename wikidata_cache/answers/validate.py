@@ -44,7 +44,7 @@ def fact_problem(row: Mapping[str, Any]) -> str | None:
     for name in FACT_FIELDS:
         if name != "value" and not isinstance(row[name], str):
             return f"the field {name} is not a text"
-    return value_problem(row["kind"], row["id"], row["value"]) or origin_problem(row)
+    return value_problem(row["kind"], row["id"], row["value"]) or _graph_or_time_problem(row)
 
 
 def log_entry_problem(row: Mapping[str, Any]) -> str | None:
@@ -56,10 +56,10 @@ def log_entry_problem(row: Mapping[str, Any]) -> str | None:
             return f"the field {name} is of the type {type(row[name]).__name__}; expected {expected.__name__}"
     if not all(isinstance(value, str) for value in row["headers"].values()):
         return "a header is not a text"
-    return origin_problem(row)
+    return _graph_or_time_problem(row)
 
 
-def origin_problem(row: Mapping[str, Any]) -> str | None:
+def _graph_or_time_problem(row: Mapping[str, Any]) -> str | None:
     """Return what is wrong with the graph's name or the time of an answer, in words; None if both are valid."""
     if not row["graph"].strip():
         return "the graph has no name"
