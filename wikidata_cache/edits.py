@@ -60,7 +60,9 @@ def read_edits(file: str | Path) -> list[EditRow]:
         raise EditRowError(path, f"there is no such row; the file has {len(rows)} rows, counted from 1", row=only_row)
     if not rows:
         raise EditRowError(path, f"has no rows; expected one edit per row, such as {_EXAMPLE}")
-    return [_read_edit(path, number, row) for number, row in rows if only_row in (None, number)]
+    if only_row is not None:
+        rows = [rows[only_row - 1]]
+    return [_read_edit(path, number, row) for number, row in rows]
 
 
 def is_edit_file(text: str) -> bool:
@@ -74,6 +76,7 @@ def strip_row(file: str | Path) -> Path:
 
 
 def _split(text: str) -> tuple[Path, int | None]:
+    """Return the path and the row number of "edits.jsonl:3"; None if there is no number, or a file has this whole name."""
     match = _ROW.fullmatch(text)
     if match is None or Path(text).exists():
         return Path(text), None

@@ -69,7 +69,8 @@ def doctor(graph: Graph = None, cache: Cache = None) -> None:
         mark = typer.style("ok    ", fg="green")
         if not finding.ok:
             mark = typer.style("BROKEN", fg="red", bold=True)
-        typer.echo(f"{mark} {one_line(f'{finding.what}: {finding.result}')}")
+        report = one_line(f"{finding.what}: {finding.result}")
+        typer.echo(f"{mark} {report}")
         is_sound = is_sound and finding.ok
     if not is_sound:
         raise typer.Exit(1)
@@ -103,7 +104,7 @@ def extract(
     """
     inputs = []
     if graph:
-        inputs = [Path(part) for part in graph.split(",")]
+        inputs = [Path(part) for part in graph.split(",")]  # several files, such as "wikidata.nt.gz,labels.nt.gz"
     check_out(out, ".nt.gz", inputs=inputs)
     try:
         ids = read_seeds(seeds)
@@ -299,11 +300,12 @@ def import_(
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+# In the order of the help: commands that look something up, that make a file of a graph, and that care for files.
 _LOOK = (show.show, labels, find, link.link)
 _MAKE = (extract, fetch.fetch, diff.diff, rules.rules)
 _STORE = (export, import_, load, doctor)
 for _command in _LOOK + _MAKE + _STORE:
-    app.command(_command.__name__.rstrip("_"))(_command)
+    app.command(_command.__name__.rstrip("_"))(_command)  # `import_` is the command "import"
 
 
 def _print_version(requested: bool) -> None:

@@ -15,7 +15,8 @@ from kg_common.terminal import harmless, one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # JSON escapes the others already
+# DEL and C1, line and paragraph separators, direction overrides, lone surrogates. `json` escapes the other controls.
+_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _UNLIMITED = 1_000_000  # columns of piped output: a table is as wide as its content
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.subgraphs.subgraph import Subgraph
 
+# A file of edits with something else than a row number after the colon, such as "edits.jsonl:x" or "edits.jsonl:".
 _NO_ROW = re.compile(rf"(?P<file>.+(?:{'|'.join(map(re.escape, SUFFIXES))})):(?P<row>[^/:]*)", re.IGNORECASE)
 
 _REASONS = {  # texts for the reasons in `Subgraph.graph["dropped"]`; several reasons may share one
@@ -132,7 +133,8 @@ def show(
     )
     if edit is not None:
         subgraph = opened.subgraph(edit, options)
-        title = f"{edit.subject}: {edit.target_new} instead of {edit.target_true or 'the current value'}"
+        replaced = edit.target_true or "the current value"
+        title = f"{edit.subject}: {edit.target_new} instead of {replaced}"
     else:
         subgraph, title = _build_item(opened, what, options)
     _print_subgraph(subgraph, title)
@@ -188,7 +190,7 @@ def _read_edit(what: str) -> EditRow | None:
 def _build_item(opened: WikidataCache, what: str, options: SubgraphOptions) -> tuple[Subgraph, str]:
     """Return the neighbourhood of an item, or of the item into which it was merged, and its title."""
     entity = what
-    if not opened.facts.out([what])[what]:
+    if not opened.facts.out([what])[what]:  # it may have been merged; a text that is no id is refused here
         entity = look_up_or_skip(opened.facts.redirects, [what]).get(what, what)
     subgraph = opened.neighbourhood(entity, options)
     if not subgraph.edges:
