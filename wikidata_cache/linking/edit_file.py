@@ -100,7 +100,7 @@ def link_edits(
 def _link_row(row: object, linked: LinkedEdit, chosen: dict[str, str], *, in_table: bool) -> dict[str, object]:
     """Return a row with the ids that are chosen or clearly lead, and with the candidates of its other parts."""
     ids = {name: candidate.id for name, candidate in linked.clear_candidates().items()} | chosen
-    # Among the pending parts are those whose id the row's own label contradicts.
+    # All other parts are pending, also one that has an id in the row which its label in the row contradicts.
     pending = {name: result for name, result in linked.parts().items() if name not in ids}
     return _fill_row(row, ids, pending, in_table=in_table)
 

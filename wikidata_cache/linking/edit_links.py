@@ -16,9 +16,10 @@ from kg_common.progress import Bar
 from wikidata_cache.errors import AmbiguousLabelError
 from wikidata_cache.ids import Statement
 from wikidata_cache.labels.label_index import EntityKind, normalise
-from wikidata_cache.linking import candidates as scores
 from wikidata_cache.linking.candidates import (
+    LIKE_OLD,
     POOL,
+    STATED,
     Candidate,
     LinkResult,
     Mention,
@@ -143,20 +144,23 @@ def _reward_stated(candidates: Sequence[Candidate], facts: Sequence[Statement], 
     for candidate in candidates:
         if candidate.id in first_facts:
             words = f"{' '.join(first_facts[candidate.id])} is stated in the graph"
-            candidate.reasons.append(Reason(scores.STATED, words))
+            candidate.reasons.append(Reason(STATED, words))
             candidate.is_stated = True  # `Candidate.can_settle` says what this outweighs
 
 
 def _reward_like_old(new: Sequence[Candidate], old: Sequence[Candidate], knowledge: Knowledge) -> None:
     """Add points to candidates for the new object that have a type of the best candidate for the old object."""
     best = max(old, key=lambda candidate: candidate.score)
-    shared_types = {candidate.id: candidate.info.types & best.info.types for candidate in new}
-    names = knowledge.labels(set[str]().union(*shared_types.values()))
+    shared_types: set[str] = set()
     for candidate in new:
-        type_names = sorted(names.get(type_id, type_id) for type_id in shared_types[candidate.id])
+        shared_types |= candidate.info.types & best.info.types
+    names = knowledge.labels(shared_types)
+    for candidate in new:
+        type_ids = candidate.info.types & best.info.types
+        type_names = sorted(names.get(type_id, type_id) for type_id in type_ids)
         if type_names:
             words = f"{type_names[0]}, like {best.info.label or best.id}"
-            candidate.reasons.append(Reason(scores.LIKE_OLD, words))
+            candidate.reasons.append(Reason(LIKE_OLD, words))
 
 
 def sort_candidates(linker: Linker, edit: EditLike, error: AmbiguousLabelError) -> AmbiguousLabelError:
@@ -181,7 +185,7 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
     if linker.knowledge.is_remote:
         _prefetch_names(linker.knowledge, every_mention)
         linker.prefetch_ends(_find_ends(linker, edits, mentions))
-    else:  # does something only for a cache over a local graph, whose cache is then searched once for all names
+    else:  # A cache over a local graph is searched once for all names; a graph alone does nothing here.
         linker.knowledge.prefetch_names(mention.text for mention in every_mention if not mention.only_id)
     for edit in Bar(edits, title="linking", unit="edit", leave=False):
         yield link_edit(linker, edit, limit=limit)

@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 _TYPE = "P31"
 
-NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # after these errors, linking continues without the answer
+# What a source raises if it cannot answer now. After these errors, linking continues without the answer.
+NOT_NOW = (CacheMissError, OfflineError, EndpointError)
 
 _NAME_KINDS: tuple[NameKind, ...] = ("label", "alias")
 _NUMBERS = (  # the number of statements of each item
