@@ -185,13 +185,14 @@ class WikidataCache:
         except AmbiguousLabelError as error:
             ambiguous = [edit for edit in edits if edit.target_new_id is None and edit.target_new == error.label]
             raise self.with_sorted_candidates(ambiguous[0], error) from None  # the first edit that has this label
-        translate(graphs, self.facts)  # in place: their labels, if another language than English is asked for
+        translate(graphs, self.facts)  # replaces their labels in place, if another language than English is asked for
         return [self._with_source(graph) for graph in graphs]
 
     def with_sorted_candidates(self, edit: EditLike, error: WikidataCacheError) -> WikidataCacheError:
-        """Return an error of an edit; if its new object is ambiguous, with the best candidate for this edit first.
+        """Return the error of an edit; if the label of its new object is ambiguous, with the best candidate first.
 
-        An endpoint or a cache alone would need some ten more answers for each edit: there, the order stays as it is.
+        All other errors stay as they are, and so does the order of candidates from an endpoint or a cache alone, which
+        would need some ten more answers for each edit.
         """
         from wikidata_cache.linking.edit_links import sort_candidates
 
@@ -217,6 +218,7 @@ class WikidataCache:
         return self._with_source(graph)
 
     def _with_source(self, graph: Subgraph) -> Subgraph:
+        """Return the subgraph, after adding in place where its statements come from."""
         # The statements of the outermost nodes were not read, so the provenance leaves these nodes out.
         read = [node for node, hop in graph.nodes(data="hop") if hop < graph.graph["hops"]]
         graph.graph["source"] = self.source.provenance(sorted(filter(is_item, read)))

@@ -31,6 +31,10 @@ def read_internal_classes(own: DenyList | None = None) -> frozenset[str]:
 
 
 def _read_list(own: DenyList | None, packaged: str, is_id: Callable[[str], bool], example: str) -> frozenset[str]:
+    """Return the ids of a user's own list, or without one those of the packaged file of this name.
+
+    `is_id` checks each id of an own list; the message for a wrong one has `example`.
+    """
     if own is None:
         table = files("wikidata_cache").joinpath("data", packaged).read_text(encoding="utf-8")
         return frozenset(list_first_column(table))

@@ -125,6 +125,7 @@ def _check_hosts(hosts: Mapping[str, RateLimitState]) -> Iterator[Finding]:
 
 
 def _check(what: str, check: Callable[[], str]) -> Finding:
+    """Return what a check returns as a finding, or the error that it raises as one that is not ok."""
     try:
         return Finding(what, check())
     except _FAILURES as error:
@@ -146,6 +147,7 @@ def _try_sqlite() -> str:
 
 
 def _try_question(cache: WikidataCache) -> str:
+    """Ask for the statements of one item, and return the answer in words; raise WikidataCacheError without any item."""
     entity = _KNOWN
     if not cache.facts.out([entity])[entity]:  # a graph of something else
         rows = cache.source.select(_ANY_ITEM)
@@ -191,8 +193,9 @@ def _try_source(graph: SourceSpec, cache: Path | None) -> str:
     if not isinstance(source, CachedSource) or source.mode == "offline":
         return _try_question(WikidataCache(source))
     # Each endpoint gets a request of its own: the cache would hide that it is down.
-    limiter = RateLimiter(AnswerStore(cache_file(cache)).rate_limits)
     answers = []
-    for url in source.fetch_hint.urls:
-        answers.append(_try_question(WikidataCache(open_endpoint(url, limiter=limiter))))
+    with AnswerStore(cache_file(cache)) as store:
+        limiter = RateLimiter(store.rate_limits)
+        for url in source.fetch_hint.urls:
+            answers.append(_try_question(WikidataCache(open_endpoint(url, limiter=limiter))))
     return "; ".join(answers)

@@ -76,7 +76,7 @@ def strip_row(file: str | Path) -> Path:
 
 
 def _split(text: str) -> tuple[Path, int | None]:
-    """Return the path and the row number of "edits.jsonl:3"; None if there is no number, or a file has this whole name."""
+    """Return the path and the row number of "edits.jsonl:3"; None if it has none, or a file has this whole name."""
     match = _ROW.fullmatch(text)
     if match is None or Path(text).exists():
         return Path(text), None

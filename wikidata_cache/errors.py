@@ -74,15 +74,15 @@ class EntityNotInGraphError(EntityLookupError):
     """The graph does not contain an entity: it has no statement of it, no statement with it as value, and no label."""
 
     def __init__(self, entity: str, label: str, source: str) -> None:
-        moved = ""
-        if "query.wikidata.org" in source:  # which has them no more; its empty answer may be in the cache
-            moved = (
+        articles = ""
+        if "query.wikidata.org" in source:  # It lacks scholarly articles. Its empty answer may be cached, so: refresh.
+            articles = (
                 "Scholarly articles are in a second service: `wikidata-cache fetch EDITS --endpoint "
                 "https://query.wikidata.org/sparql --endpoint https://query-scholarly.wikidata.org/sparql "
                 "--mode refresh`. "
             )
         super().__init__(
-            f"{entity} ({label}) is not in the graph {source}: no statement, no mention, no label. {moved}"
+            f"{entity} ({label}) is not in the graph {source}: no statement, no mention, no label. {articles}"
             f"Give a graph that contains it ({_OTHER_GRAPH}), get it with `wikidata-cache fetch`, or correct the id of "
             f"the edit's target."
         )

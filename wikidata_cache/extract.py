@@ -88,7 +88,7 @@ def build_extract(
         per_node: numbers of statements; an item at distance `hop` from the seeds gets per_node[hop] of its statements,
             chosen by hash priority. The expansion has `len(per_node)` rounds.
         sampling_seed: the number that makes the sampling repeatable.
-        languages: of labels; those in other languages than English are written in addition.
+        languages: the languages of labels. English labels are always written, those in other languages in addition.
 
     Returns:
         The size of the extract.
@@ -98,7 +98,7 @@ def build_extract(
     facts = Facts(source, meta=meta, internal=deny_lists.read_internal_classes(), languages=languages)
     ids = check_ids(seeds)
     merged = _find_merged(facts, ids)
-    ids = [merged.get(entity, entity) for entity in ids]
+    ids = list(dict.fromkeys(merged.get(entity, entity) for entity in ids))  # two seeds may be one item now
     statements = _sample_statements(facts, ids, per_node, sampling_seed=sampling_seed)
     labels = _find_labels(facts, ids, statements)
     if not labels:
@@ -110,11 +110,11 @@ def build_extract(
         missing = "no statement about an item, or no label of a property"
         logger.warning("%s has %s: %s; check the ids", source.name, missing, ", ".join(silent))
 
-    other_labels = _label_triples(facts.own_labels(labels))  # in other languages than English
-    triples = _to_triples(statements, labels, merged) + other_labels
+    label_triples = _label_triples(facts.own_labels(labels))  # in other languages than English
+    triples = _to_triples(statements, labels, merged) + label_triples
     content = gzipped(serialize(triples, format=RdfFormat.N_TRIPLES) or b"")
     write_atomically(out, content)
-    label_count = len(labels) + len(other_labels)
+    label_count = len(labels) + len(label_triples)
     return ExtractReport(len(statements), label_count, len(content), hashlib.sha256(content).hexdigest())
 
 

@@ -80,7 +80,7 @@ def list_own_languages(languages: Languages) -> Languages:
     The English end is the longest end whose codes are all in `DEFAULT_LANGUAGES` and have its order, "en" before "mul"
     before "en-gb" and so on. In ("zh", "en-gb", "en", "mul") it is ("en", "mul"), and ("zh", "en-gb") are returned.
     """
-    for start in range(len(languages)):
+    for start in range(len(languages)):  # the longest end comes first
         end = languages[start:]
         in_default_order = tuple(code for code in DEFAULT_LANGUAGES if code in end)
         if end == in_default_order:

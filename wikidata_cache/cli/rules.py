@@ -60,7 +60,8 @@ def rules(
     mined = mine_rules(opened.source.statements(), support=support, confidence=confidence)
     if not mined.all:
         raise BadOptionError(
-            f"{opened.source.name} has no rule with --support {support} and --confidence {confidence}; give less."
+            f"{opened.source.name} has no rule with --support {support} and --confidence {confidence}; give smaller "
+            f"numbers."
         )
     relations: set[str] = set()
     for rule in mined.all:
