@@ -27,11 +27,11 @@ from kg_edit.text.matching import normalised
 from kg_edit.text.relation_nouns import relation_nouns
 from kg_edit.writing_systems import is_unspaced
 
-_STEM = 6  # letters; of five, country and county are one
+_STEM = 6  # letters of a stem; with five, country and county would have the same
 _RUNS = ("ja", "ko", "zh")  # languages whose phrases are runs of characters
-_SUBJECT = re.compile(r"\{\}(?:[은이을과]\([는가를와]\))?")  # with the particle behind it
-_AT_ENDS = " 은는は是?\uff1f"  # marks of a topic and of a question: they ask for nothing
-_PLURAL = 3  # a longer word may have the s of a plural, or of a verb
+_SUBJECT = re.compile(r"\{\}(?:[은이을과]\([는가를와]\))?")  # {}, with the Korean particle behind it: {}이(가)
+_AT_ENDS = " 은는は是?\uff1f"  # at the ends of a text: spaces, and marks of a topic or of a question
+_PLURAL = 3  # letters; only the s at the end of a longer word may be that of a plural or of a verb
 _LONGEST = 3  # stems of a label that is taken as a phrase; longer ones describe, and nobody says them
 # Relations with only the words of the file. P1376 (capital of) is packaged with the noun "country", which is P17's.
 _ONLY_TSV_WORDS = ("P1376",)
@@ -115,12 +115,12 @@ class CharacterRun:
 Phrase = StemSet | CharacterRun
 
 
-def phrase_of(text: str) -> StemSet:
+def make_english_phrase(text: str) -> StemSet:
     """Return the stems of an English text as a phrase."""
     return StemSet(frozenset(part for part in stems_of(normalised(text.replace("-", " "))) if part))
 
 
-def phrase_in(text: str, language_words: FactWords) -> Phrase:
+def make_translated_phrase(text: str, language_words: FactWords) -> Phrase:
     """Return a text in another language as a phrase: its stems without little words, or its characters."""
     parts = normalised(text.replace("-", " "))
     if language_words.language in _RUNS:
@@ -178,7 +178,7 @@ class RelationWords:
         """The language of the words."""
         return self._language_words.language
 
-    def asked_in(self, words: Sequence[str], named: Collection[int]) -> AskedWords:
+    def read_question(self, words: Sequence[str], named: Collection[int]) -> AskedWords:
         """Return the words of a question in which the positions ``named`` are the thing's name."""
         return AskedWords.of(words, named, self._language_words)
 
@@ -210,7 +210,7 @@ class RelationWords:
         if property_id not in _ONLY_TSV_WORDS:
             noun = self._nouns.get(property_id) or noun_for(label)
             texts += _texts_that_ask(noun, template, label)
-        phrases = dict.fromkeys(phrase_of(text) for text in texts)  # each once
+        phrases = dict.fromkeys(make_english_phrase(text) for text in texts)  # each once
         return Relation(
             key=key,
             label=label,
@@ -231,7 +231,7 @@ class RelationWords:
             texts = [forms.noun, forms.owning, *forms.words.split(";"), *_texts_of_forms(forms)]
             noun = forms.noun
             template = forms.template
-        phrases = [phrase_in(text, language_words) for text in texts]
+        phrases = [make_translated_phrase(text, language_words) for text in texts]
         return Relation(
             key=key,
             label=label,
@@ -244,9 +244,10 @@ class RelationWords:
 
 
 def _texts_of_forms(forms: RelationForms) -> list[str]:
-    """Return what the statements and the question of a relation say of their subject, where that is in one piece.
+    """Return what the two statements and the question of a relation say besides their subject, as texts for phrases.
 
-    All of it asks for the relation: of "{}이(가) 속한 나라는" no word is left when "속한 나라" is found.
+    Of "{}이(가) 속한 나라는" that is "속한 나라". So a question in the words of this statement has no word left after
+    the match, and the walk ends. A text with words on both sides of its subject is left out.
     """
     texts = []
     for text in (forms.template, forms.paraphrase, forms.question):
@@ -279,7 +280,7 @@ def _make_sentence_template(noun: str | None, template: str | None, label: str) 
 def _texts_that_ask(noun: str | None, template: str | None, label: str) -> list[str]:
     """Return the texts with whose words a question asks for a relation: its noun, its template, a short label."""
     texts = [text for text in (noun, template) if text]
-    if len(phrase_of(label).stems) <= _LONGEST:
+    if len(make_english_phrase(label).stems) <= _LONGEST:
         texts.append(label)
     return texts
 
@@ -344,16 +345,17 @@ class AskedWords:
         return cls(parts=tuple(parts), at=min(named, default=0), language_words=language_words)
 
     def keep_nearest_to_name(self, names_of_others: Collection[int]) -> AskedWords:
-        """Return the words without the names of other things at these positions; of a word, only the nearest one.
+        """Return the words without the names of other things, which are at these positions; there is at least one.
 
-        In "Is the capital of Sony's country larger than the capital of Toyota's country?", a walk from Sony has the
-        first "capital" and the first "country".
+        Of a word that the question has twice, the one that is nearest to the walk's position stays: in "Is the capital
+        of Sony's country larger than the capital of Toyota's country?", a walk from Sony has the first "capital" and
+        the first "country". In Japanese, Korean and Chinese, the characters stay that are not nearer to another name.
         """
         parts = list(self.parts)
         for index in names_of_others:
             parts[index] = ""
         if self.language_words.language in _RUNS:
-            return replace(self, parts=self._keep_near(parts, names_of_others))
+            return replace(self, parts=_drop_near_others(parts, self.at, names_of_others))
         nearest: dict[str, int] = {}
         for index, part in enumerate(parts):
             if part not in nearest or abs(index - self.at) < abs(nearest[part] - self.at):
@@ -362,14 +364,6 @@ class AskedWords:
             if index != nearest[part]:
                 parts[index] = ""
         return replace(self, parts=tuple(parts))
-
-    def _keep_near(self, parts: Sequence[str], names_of_others: Collection[int]) -> tuple[str, ...]:
-        """Return the characters that are nearer to the walk's position than to the names of other things."""
-        kept = []
-        for index, part in enumerate(parts):
-            nearest_other = min(abs(index - other) for other in names_of_others)
-            kept.append("" if nearest_other < abs(index - self.at) else part)
-        return tuple(kept)
 
     def count_left(self) -> int:
         """Return how many parts are left that ask for something; 0 ends the walk."""
@@ -429,3 +423,13 @@ class AskedWords:
                 parts[index] = ""
         nearest = min(match.positions, key=lambda index: abs(index - self.at))
         return replace(self, parts=tuple(parts), at=nearest)
+
+
+def _drop_near_others(characters: Sequence[str], at: int, names_of_others: Collection[int]) -> tuple[str, ...]:
+    """Return a question's characters, with "" for those that are nearer to the name of another thing than to ``at``."""
+    remaining = list(characters)
+    for index in range(len(remaining)):
+        nearest_other = min(abs(index - other) for other in names_of_others)
+        if nearest_other < abs(index - at):
+            remaining[index] = ""
+    return tuple(remaining)

@@ -165,7 +165,7 @@ class Walker:
         If it has an edit, and the question also names things with other edits, they are those near this thing's name:
         in "Is the capital of Japan larger than that of France?", "capital of" if Japan and France have an edit each.
         """
-        asked = self._words.asked_in(words, named.positions)
+        asked = self._words.read_question(words, named.positions)
         own_edits = self._graph.find_edits(named.thing)
         other_positions = set[int]()
         for other in found:

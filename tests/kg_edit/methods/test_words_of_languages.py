@@ -134,7 +134,7 @@ def test_no_english_word_is_in_a_chain(caplog: pytest.LogCaptureFixture) -> None
 
 def test_a_statement_in_other_words_leaves_nothing_to_ask_for() -> None:
     words = RelationWords("ko")
-    asked = words.asked_in(normalised("마이크로소프트가 속한 나라는"), range(7))
+    asked = words.read_question(normalised("마이크로소프트가 속한 나라는"), range(7))
     match = asked.match(words.packaged["P17"])
     assert match is not None and asked.without(match).count_left() == 0
 
@@ -162,7 +162,7 @@ def test_packaged_questions_ask_for_their_relation(code: str) -> None:
     for forms in forms_of(code).values():
         relation = words.packaged[forms.property_id]
         for text in (forms.template, forms.paraphrase, forms.question):
-            asked = words.asked_in(normalised(text.replace("{}", "X")), [])
+            asked = words.read_question(normalised(text.replace("{}", "X")), [])
             if asked.match(relation) is None:
                 missed.append((forms.property_id, text))
     assert missed == []
