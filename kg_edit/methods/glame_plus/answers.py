@@ -9,11 +9,11 @@ composed fact f with answer o', the wordings w of its question q, and the block 
           last token of q_w, |v| <= bound |m|
     k_f = the mean over w of the down-projection's input there, [d_ff]
     A   = C + others_weight E[n n^T] + ridge mean(diag C) I, n [d_ff] the same input in a question about another thing
-    W  += V (K^T A^-1 K + lambda I)^-1 K^T A^-1,  V [d, values], K [d_ff, values], lambda relative to the diagonal
-          before it
+    W  += V (K^T A^-1 K + lambda I)^-1 K^T A^-1,  V [d, values], K [d_ff, values]
 
 V and K have a column for each v_f and k_f. C is the second moment of the down-projection's inputs. The term with n
-protects the answers to questions about other things. An answer of several tokens has one value and one key for each
+protects the answers to questions about other things. lambda is ``softness`` times the mean diagonal element of
+K^T A^-1 K. An answer of several tokens has one value and one key for each
 token, at the position that predicts it; the line break after the answer counts as a token. The edit's own prompt, in
 its contexts, has a value too, because otherwise the update would treat the end of the prompt as the end of a question.
 """
@@ -73,7 +73,11 @@ class AnswerOptions(BaseModel):
     )
     others_weight: float = Field(3.0, ge=0, description="weight of their questions in A; C has the weight 1")
     ridge: float = Field(0.05, ge=0, description="added to the diagonal of A, as a multiple of the mean diagonal of C")
-    softness: float = Field(0.02, ge=0, description="lambda; with 0 each question gets its value exactly")
+    softness: float = Field(
+        0.02,
+        ge=0,
+        description="lambda, as a multiple of the mean diagonal of K^T A^-1 K; 0: each question gets its value exactly",
+    )
 
     def layer_in(self, blocks: int) -> int:
         """Return the block that is written in a model of ``blocks`` blocks."""
@@ -251,7 +255,7 @@ class AnswerRows:
         self._model = model
         self.width = model.width
         rows = list(chain.from_iterable(groups))
-        keys, values, self._above = _run_rows(model, rows, layer, starts)
+        keys, outputs, self._above = _run_rows(model, rows, layer, starts)
 
         device = keys.device  # of the late block; the input embedding may be on another one
         group_of_row, shares = _share_losses(groups)
@@ -261,7 +265,7 @@ class AnswerRows:
         self._reads = read_index(rows, [-row.edited_at for row in rows], device)
         self._targets = torch.tensor(list(chain.from_iterable(row.target_ids for row in rows)))  # [reads]
         self.keys = self._mean_over_group(keys)
-        self.norms = self._mean_over_group(values.norm(dim=-1, keepdim=True))[..., 0]
+        self.norms = self._mean_over_group(outputs.norm(dim=-1, keepdim=True))[..., 0]
         self.predicts = self.norms > 0  # the mean is 0 where no row of the group predicts a token
 
     def _mean_over_group(self, states: Tensor) -> Tensor:
@@ -324,8 +328,8 @@ def _run_rows(
     with torch.no_grad(), record_last_call(model.down_projection(layer)) as call:
         above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
     keys = call.input.reshape(*batch.ids.shape, -1).float()
-    values = call.output.reshape(*batch.ids.shape, -1).float()
-    return keys, values, above
+    outputs = call.output.reshape(*batch.ids.shape, -1).float()
+    return keys, outputs, above
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -369,7 +373,8 @@ def find_answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor
     A group ends as soon as its loss is small enough, because Adam would keep changing its value with steps of the same
     length. The second result has the loss of each group at every step in which it was computed.
     """
-    limits = options.bound * rows.norms[..., None]  # bound |m|, [groups, positions, 1]
+    # bound |m|, [groups, positions, 1]. It is 0 at a position that predicts nothing, so v stays 0 there.
+    limits = options.bound * rows.norms[..., None]
     values = torch.zeros(*rows.norms.shape, rows.width, device=rows.norms.device, requires_grad=True)
     optimiser = torch.optim.Adam([values], lr=options.learning_rate)
     losses: list[list[float]] = [[] for _ in values]
@@ -419,14 +424,15 @@ def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: An
         keys: K [d_ff, values], a column for each value.
         others: the keys n of questions about other things, [d_ff, others].
         covariance: C [d_ff, d_ff].
-        options: ``others_weight``, ``ridge`` and ``softness`` (lambda).
+        options: ``others_weight``, ``ridge``, and ``softness``, which sets lambda.
     """
     held = None
     if others.shape[1]:
         held = OtherKeys.none(len(keys), keys.device).plus(others.T)
     solved = covariance.with_ridge(options.ridge).solve(keys, others=held, weight=options.others_weight)  # A^-1 K
     gram = exact(keys).T @ solved  # K^T A^-1 K, [values, values]
-    gram.diagonal().add_(options.softness * gram.diagonal().mean())  # + lambda I
+    lambda_ = options.softness * gram.diagonal().mean()
+    gram.diagonal().add_(lambda_)  # + lambda I
     # The gram matrix is symmetric, so X gram^-1 is the transpose of gram^-1 X^T.
     solution: Tensor = torch.linalg.solve(gram, solved.T).T.float().contiguous()
     return solution
@@ -446,7 +452,10 @@ class Question:
         return tuple(row for row in rows if row is not None)
 
     def row_in(self, model: LanguageModel, subject: str, number: int) -> Prompt | None:
-        """Return the row in the wording of this number, edited at its last token; None if it can't be used."""
+        """Return the row in the wording ``number``, whose site is the question's last token; None if it can't be used.
+
+        After the last wording the first one follows again: of three wordings, 3 is the same as 0.
+        """
         template, context = self.wordings[number % len(self.wordings)]
         template = fit_template(template, subject, self.language)
         try:
