@@ -50,7 +50,7 @@ def add_changes(
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         inputs = args[0]  # [rows, tokens, in]; OPT has rows and tokens in one: [rows * tokens, in]
         if counts is None:
-            sizes = [len(inputs)]
+            sizes = [len(inputs)]  # one change for all rows; in OPT each token is a row here
         else:
             sizes = list(counts)
         rows = inputs.to(changes[0]).reshape(sum(sizes), -1, inputs.shape[-1])  # [rows, tokens, in]

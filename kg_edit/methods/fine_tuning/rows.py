@@ -20,10 +20,10 @@ Aim = Literal["target", "text", "prompt_last"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRow:
-    """A training row: token ids, and pairs (position, token that should be predicted there).
+    """A training row: the token ids that the model reads, and pairs (position, token that should be predicted there).
 
-    ``prompt_end`` is the position of the prompt's last token; None for a plain text. ``acting_at`` is the only position
-    at which the trained change acts; with None it acts at all positions.
+    ``prompt_end`` is the position of the prompt's last token, at which some patches act; None for a plain text.
+    ``acting_at`` is the only position at which the trained change acts; with None it acts at all positions.
     """
 
     ids: tuple[int, ...]
@@ -53,6 +53,7 @@ def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
     if aim == "target":
         first = start
     targets = tuple((position - 1, ids[position]) for position in range(first, len(ids)))
+    # The last token is only predicted: the model does not read it.
     return TrainingRow(ids=ids[:-1], targets=targets, prompt_end=start - 1)
 
 
