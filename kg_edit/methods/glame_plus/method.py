@@ -216,10 +216,10 @@ class GlamePlus(GraphReader, Rome):
         request = super().request(edit)
         if not self.config.ripple_weight:
             return request
-        known = [
-            (fact, None) for fact in (*targets.own, *targets.from_graph)
-        ]  # None: the row predicts the fact's target
-        return replace(request, further=rows_of(self.model, edit.subject, known, shown=self.config.shown))
+        facts = [*targets.own, *targets.from_graph]
+        with_answers = [(fact, None) for fact in facts]  # None: the row predicts the fact's target
+        rows = rows_of(self.model, edit.subject, with_answers, shown=self.config.shown)
+        return replace(request, further=rows)
 
     def find_targets(self, edit: Edit) -> RippleTargets:
         """Return the questions and facts around the edit; found once in a call, by the model as it is then."""

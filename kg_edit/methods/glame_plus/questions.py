@@ -1,8 +1,8 @@
 """The questions of `glame-plus` about one edit, for the teacher and for the edited model.
 
-`RippleTargets` holds all questions of an edit. The edit and a statement of o* in the graph make a `ComposedFact`. For a
-relation without such a fact, the unedited model may be asked about o* itself. These are the relations that objects of r
-have most often in a graph (`asked_nouns`).
+`RippleTargets` holds all questions of an edit. The edit and a statement of o* in the graph make a `ComposedFact`. Of a
+relation without such a fact, the unedited model (the teacher) may be asked about o* itself. It is asked for the
+relations that objects of r have most often in a graph (`asked_nouns`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class RippleConfig(RomeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RippleTargets:
-    """All questions about an edit.
+    """What follows from an edit: the facts about s that the edited model learns, and the questions for the teacher.
 
     ``objects`` has the objects of the graph's statements about o*, by the relation's noun; the likeliest object is
     first. ``excluded`` has the answers that must not be learned (`excluded_answers`). ``implied`` are facts about s

@@ -64,8 +64,9 @@ class TeacherQuestion:
     def _prompt(self, wording: str, end: str, shots: Sequence[tuple[str, str]]) -> TeacherPrompt:
         """Return the prompt in a ``wording``.
 
-        Each example fact before it ends with ``end``; a relation without examples of its own has the ``shots``, which
-        only show the form of an answer. The questions that score a model have another form (`scoring.questions`).
+        Each example fact before it ends with ``end``. A relation without examples of its own gets the ``shots``, pairs
+        of a question about a well-known thing and its answer, which only show the form of an answer. The questions
+        that score a model have another form (`scoring.questions`).
         """
         template = self._words.say(wording, hop_of(self.noun, self.forms), self.forms)  # {} stands for the thing
         examples = []
@@ -139,7 +140,8 @@ def _answer_each(
             continue
         rows[prompt] = ids
         start = model.encode(prompt.start, fitting=False).ids
-        # The prompt may be the one without the facts, or have a token that spans the end of the start: then not.
+        # A prompt does not begin with the tokens of the start if the facts were left out to make it fit, or if one of its
+        # tokens spans the end of the start.
         if ids[: len(start)] == start:
             prefixes.append(start)
 
