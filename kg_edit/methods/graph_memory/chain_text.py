@@ -59,15 +59,13 @@ def end_of_examples(text: str, languages: Iterable[str]) -> int:
 
 
 def write_chain(statements: Sequence[Statement]) -> str:
-    """Return the sentences of a walk on one line."""
-    return _join_sentences([statement.sentence for statement in statements], statements)
+    """Return the sentences of a walk on one line; the walk has at least one statement."""
+    return _join_sentences([statement.sentence for statement in statements], statements[0].language)
 
 
-def _join_sentences(sentences: Sequence[str], statements: Sequence[Statement]) -> str:
+def _join_sentences(sentences: Sequence[str], language: str) -> str:
     """Return sentences on one line; in Chinese and Japanese there is nothing between them."""
-    if not statements:
-        return ""
-    return fact_words(statements[0].language).gap.join(sentences)
+    return fact_words(language).gap.join(sentences)
 
 
 def put_chain_before(prompt: str, statements: Sequence[Statement], *, examples: int) -> str:
@@ -103,7 +101,7 @@ def _write_examples(paragraph: str, statements: Sequence[Statement]) -> list[str
             sentences.append(statement.say(names[statement.subject.key], names[statement.object.key]))
         answer = names[statements[-1].object.key]
         question = replace_name(paragraph.rstrip(), first_name, made_up[0], language)
-        examples.append(f"{_join_sentences(sentences, statements)}\n{join(question, answer)}")
+        examples.append(f"{_join_sentences(sentences, language)}\n{join(question, answer)}")
     return examples
 
 

@@ -44,7 +44,7 @@ class NameIndex(Generic[Thing]):
         """Return the things that a text names, in the order of their names; a name inside a longer one is left out."""
         folded = normalised(text)
         exact = normalised(text, fold=False)
-        if len(exact) != len(folded):  # letters that change their number of words when folded
+        if len(exact) != len(folded):  # a letter that is several words in lower case: then no position would fit
             exact = folded
         found: list[Named[Thing]] = []
         start = 0
@@ -80,6 +80,7 @@ class NameIndex(Generic[Thing]):
             for words in (folded, exact):
                 name = words[start : start + length]
                 thing = self._things.get(name)
+                # In Chinese and Japanese, it may be a part of a longer name (`stands_alone`).
                 if thing is not None and stands_alone(start, words, name):
                     return length, thing
         return 1, None

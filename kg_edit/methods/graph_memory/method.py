@@ -78,10 +78,10 @@ class GraphMemory(GraphReader):
 
     @cached_property
     def _words(self) -> dict[str, RelationWords]:
-        """The words of the languages of the edits so far."""
+        """The words of the languages of the edits so far, by language; `_find_words` fills it."""
         return {}
 
-    def _words_of(self, edit: Edit) -> RelationWords:
+    def _find_words(self, edit: Edit) -> RelationWords:
         """Return the packaged words in the language of an edit, or the English ones."""
         if edit.language not in self._words:
             self._words[edit.language] = RelationWords(edit.language)
@@ -123,7 +123,7 @@ class GraphMemory(GraphReader):
         subject = Entity(key=key_from_node(start, edit.subject), label=edit.subject, aliases=aliases.get(start, ()))
         target = Entity(key=key_from_node(end, edit.target_new), label=edit.target_new, aliases=aliases.get(end, ()))
         label = edit.relation or edit.relation_text
-        words = self._words_of(edit)
+        words = self._find_words(edit)
         key = edit.relation_id or words.property_of(edit.relation, edit.prompt) or label
         relation = words.relation(key, label)
         sentence_template = relation.sentence_template
@@ -143,11 +143,12 @@ class GraphMemory(GraphReader):
         )
 
     def _read_statements(self, edit: Edit, graph: nx.MultiDiGraph) -> Iterator[Statement]:
-        """Yield the statements of a subgraph whose parts have names; of a thing's relation at most ``per_relation``.
+        """Yield the statements of a subgraph, at most ``per_relation`` for each relation of a thing.
 
-        The edit itself is left out, as are statements of kinds and parts.
+        The edit itself is left out, as are statements of kinds and parts (`_VAGUE`), those in which a part has no name,
+        and those that can't be said in the language of the edit.
         """
-        words = self._words_of(edit)
+        words = self._find_words(edit)
         counts: dict[tuple[str, str], int] = {}
         edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])  # without the data
         for start, end, key, data in edges:
@@ -181,7 +182,7 @@ class GraphMemory(GraphReader):
 
     def _find_left_out(self, edit: Edit, graph: nx.MultiDiGraph) -> set[str]:
         """Return the labels of the relations in a subgraph that can't be said in the language of the edit."""
-        words = self._words_of(edit)
+        words = self._find_words(edit)
         labels = set[str]()
         for _, _, key, data in graph.edges(keys=True, data=True):
             label = str(data["label"])

@@ -173,8 +173,8 @@ class _StatementTable:
     """The things and statements of a file, each once.
 
     Attributes:
-        things: the index of each thing.
-        rows: the index of each statement, which is the row that `_read_statement` reads.
+        things: {thing: its index}.
+        rows: {row of a statement: its index}; `_read_statement` reads such a row.
     """
 
     def __init__(self) -> None:
@@ -219,8 +219,14 @@ def _read(content: Any) -> tuple[tuple[WalkRule, RememberedEdit], ...]:
 
 
 def _read_statement(row: Sequence[Any], things: Sequence[Entity]) -> Statement:
-    """Return the statement of a file's row, which has the numbers of two ``things``; it has no edit yet."""
-    subject, key, label, name, sentence_template, target, origin, *language = row  # none: English
+    """Return the statement of a row that `_StatementTable.index_of` made, with the indices of two ``things``.
+
+    It has no edit yet. A row without a language is in English.
+    """
+    subject, key, label, name, sentence_template, target, origin, *rest = row
+    language = ENGLISH
+    if rest:
+        (language,) = rest
     return Statement(
         subject=things[subject],
         relation_key=key,
@@ -229,7 +235,7 @@ def _read_statement(row: Sequence[Any], things: Sequence[Entity]) -> Statement:
         sentence_template=sentence_template,
         object=things[target],
         origin=origin,
-        language=language[0] if language else ENGLISH,
+        language=language,
     )
 
 
@@ -246,6 +252,7 @@ class WalkedPrompts:
 
     def __init__(self, patch: GraphMemoryPatch, model: LanguageModel) -> None:
         self._transform_below = model.prompt_transform
+        # The walkers write whole prompts of their own, so nothing is put before these, nor into a chat template.
         bare_model = replace(model, prompt_transform=None, asked_in=None)
         self._walkers = [Walker(graph, bare_model, patch.rule) for graph in patch.graphs.values()]
         self._languages = tuple(patch.graphs)

@@ -46,6 +46,7 @@ def recall_object(model: LanguageModel, thing: str, relation: Relation, *, token
     answers: list[str] = []
     for batch in (prompts[:2], prompts[2:]):
         for text in continuations(model, batch, limits=[tokens] * len(batch)):
+            # Korean and Japanese put "is" (the copula) behind the object: 도쿄입니다 gives 도쿄.
             answer = _first_clause(text).removesuffix(relation.language_words.copula)
             if answer and normalised(answer) != normalised(thing):
                 answers.append(answer)

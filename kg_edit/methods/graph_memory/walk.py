@@ -321,13 +321,13 @@ class Walker:
         statement = choice.statements[0]
         others = [other for other in self._words.packaged.values() if other.name != choice.relation.name]
         others = others[: self._rule.compared]
-        (own_cost,) = self._question_nll([write_chain([*chain, statement])], question)
+        (own_cost,) = self._score_question([write_chain([*chain, statement])], question)
         for start in range(0, len(others), _COMPARED_AT_ONCE):
             chains = []
             for other in others[start : start + _COMPARED_AT_ONCE]:
                 about_other = statement.model_copy(update={"sentence_template": other.sentence_template})
                 chains.append(write_chain([*chain, about_other]))
-            gain = min(self._question_nll(chains, question)) - own_cost
+            gain = min(self._score_question(chains, question)) - own_cost
             if gain <= self._rule.margin:
                 return False
         return True
@@ -345,10 +345,10 @@ class Walker:
             costs = [scores[pair].nll for pair in pairs]
         else:
             chains = [write_chain([*chain, choice.statements[0]]) for choice in choices]
-            costs = self._question_nll(chains, question)
+            costs = self._score_question(chains, question)
         return choices[costs.index(min(costs))]
 
-    def _question_nll(self, chains: Sequence[str], question: str) -> list[float]:
+    def _score_question(self, chains: Sequence[str], question: str) -> list[float]:
         """Return -log p of the question after each chain, the mean over its tokens; a walk scores each chain once."""
         mark = words_of(self._words.language).question
         pairs = [Pair(f"{chain}\n{mark}".lstrip(), question) for chain in chains]
