@@ -140,8 +140,8 @@ def _answer_each(
             continue
         rows[prompt] = ids
         start = model.encode(prompt.start, fitting=False).ids
-        # A prompt does not begin with the tokens of the start if the facts were left out to make it fit, or if one of its
-        # tokens spans the end of the start.
+        # A prompt does not begin with the tokens of the start if the facts were left out to make it fit, or if one of
+        # its tokens spans the end of the start.
         if ids[: len(start)] == start:
             prefixes.append(start)
 
