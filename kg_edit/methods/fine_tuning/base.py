@@ -169,7 +169,7 @@ class FineTuning(TuningMethod):
         """Return the patch of an edit whose descent is done; raise the error that ended it."""
         if result.error:
             raise result.error
-        notes = record(self, encoded.edit, change=result.change, losses=result.losses)
+        notes = record_change(self, encoded.edit, change=result.change, losses=result.losses)
         if len(encoded.rows) > 1:
             notes["rows"] = len(encoded.rows)
         return self.patch(result.change, [notes])
@@ -189,7 +189,7 @@ def _count_padded_tokens(encoded_edits: Sequence[EncodedEdit]) -> int:
 
 
 @torch.no_grad()
-def record(method: EditingMethod, edit: Edit, *, change: Tensor, losses: Sequence[float]) -> dict[str, Any]:
+def record_change(method: EditingMethod, edit: Edit, *, change: Tensor, losses: Sequence[float]) -> dict[str, Any]:
     """Return the record of one edit for a patch: the norms of the change, the steps, the first and the last loss."""
     norms = {"update": round(float(change.norm()), 6), "largest": round(float(change.abs().max()), 8)}
     return {**method.record(edit), "norms": norms, **loss_notes(losses)}

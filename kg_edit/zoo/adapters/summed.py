@@ -21,7 +21,7 @@ from torch import Tensor
 from kg_edit.callbacks import report_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
-from kg_edit.methods.fine_tuning.base import record
+from kg_edit.methods.fine_tuning.base import record_change
 from kg_edit.methods.fine_tuning.descent import check_loss, take_step
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
@@ -181,7 +181,7 @@ class SummedMethod(AdapterMethod):
         all_changes = torch.cat([change.flatten() for change in changes.values()])
         records = list[dict[str, Any]]()
         for edit, edit_losses in zip(edits, losses.tolist(), strict=True):
-            records.append(record(self, edit, change=all_changes, losses=edit_losses))
+            records.append(record_change(self, edit, change=all_changes, losses=edit_losses))
         # Only the changes of these edits: the patch is added to the earlier ones, which have those of earlier edits.
         return replace(adapter, changes=changes), records
 

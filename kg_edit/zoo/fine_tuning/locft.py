@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import Workload
-from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, record
+from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, record_change
 from kg_edit.methods.fine_tuning.descent import add_changes, new_change
 from kg_edit.methods.fine_tuning.epochs import train_epochs
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
@@ -81,7 +81,7 @@ class LocFt(FineTuning):
                 )
         records = []
         for edit, edit_losses in zip(edits, losses.tolist(), strict=True):
-            records.append(record(self, edit, change=change, losses=edit_losses))
+            records.append(record_change(self, edit, change=change, losses=edit_losses))
         return self.patch(change.detach(), records)
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:

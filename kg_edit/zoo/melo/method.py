@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.config import Workload
-from kg_edit.methods.fine_tuning.base import record
+from kg_edit.methods.fine_tuning.base import record_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement
 from kg_edit.models.hooks import keep_untouched
@@ -85,7 +85,7 @@ class Melo(CodebookMethod):
             ids=(edit.id,),
             deferral=self.config.deferral,
         )
-        edit_record = record(self, edit, change=b.T @ a, losses=losses)
+        edit_record = record_change(self, edit, change=b.T @ a, losses=losses)
         edit_record["norms"]["key"] = round(float(key.norm()), 6)
         provenance = {**self.provenance(), "edits": [edit_record]}
         return BlockPatch(codebooks={self.model.weight_name(self.layer): book}, provenance=provenance)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.replay import block_output
-from kg_edit.methods.fine_tuning.base import record
+from kg_edit.methods.fine_tuning.base import record_change
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.prompts import left_pad
@@ -86,7 +86,7 @@ class Memoir(AdapterMethod):
         adapter = ResidualMemory(
             weight=full_change.cpu(), masks=mask.float().cpu(), background=memory.background, settings=memory.settings
         )
-        return adapter, [record(self, edit, change=change, losses=losses)]
+        return adapter, [record_change(self, edit, change=change, losses=losses)]
 
     def _train_columns(self, row: TrainingRow, mask: Tensor, memory: ResidualMemory) -> tuple[Tensor, list[float]]:
         """Train the columns of a mask alone; they act at the tokens whose mask the patch will open.

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.config import Workload
-from kg_edit.methods.fine_tuning.base import record
+from kg_edit.methods.fine_tuning.base import record_change
 from kg_edit.methods.fine_tuning.descent import AdamDescent
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import keep_untouched
@@ -156,7 +156,7 @@ class TPatcher(AdapterMethod):
             queries=queries.cpu(),
         )
         change = torch.cat([adapter.keys, adapter.values, torch.zeros(1, self.shape[0])])  # 0 if there is no neuron
-        return adapter, [record(self, edit, change=change, losses=losses) | {"neurons": len(keys)}]
+        return adapter, [record_change(self, edit, change=change, losses=losses) | {"neurons": len(keys)}]
 
     def _train_neurons(self, new: NewNeurons, queries: Tensor, existing: Neurons, row_losses: RowLosses) -> list[float]:
         """Train new neurons in place, beside the existing ones; return the losses l_e.

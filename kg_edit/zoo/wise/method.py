@@ -25,7 +25,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.replay import block_output
 from kg_edit.methods.config import Workload
-from kg_edit.methods.fine_tuning.base import record
+from kg_edit.methods.fine_tuning.base import record_change
 from kg_edit.methods.fine_tuning.descent import AdamDescent
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.models.hooks import keep_untouched, watch
@@ -203,7 +203,7 @@ class Wise(AdapterMethod):
             "activation": round(float(activation), 6),
             "unrelated_activation": round(float(activations.unrelated.max()), 6),
         }
-        return adapter, [record(self, edit, change=adapter.shards[number], losses=losses) | notes]
+        return adapter, [record_change(self, edit, change=adapter.shards[number], losses=losses) | notes]
 
     def _find_memory(self, earlier: Adapter | None) -> SideMemory:
         """Return the memory of the earlier edits, or an empty one; raise if it was made with other settings."""
