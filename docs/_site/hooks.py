@@ -22,7 +22,7 @@ from mkdocs.structure.pages import Page
 from pymdownx.superfences import SuperFencesException
 
 from kg_edit.methods import find_method, method_names
-from kg_edit.methods.overview import computes, settings
+from kg_edit.methods.overview import describe_computation, list_settings
 from kg_edit.methods.presets import list_presets
 from kg_edit.registry import method_entries
 from kg_edit.text.display import markdown_table
@@ -84,7 +84,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def settings_table(name: str) -> str:
     """Return the settings of a method as a table; the rows are the fields of its config class."""
     rows = []
-    for setting, value, meaning in settings(find_method(name)):
+    for setting, value, meaning in list_settings(find_method(name)):
         rows.append([f"`{setting}`", f"`{value}`", meaning.replace("|", "\\|")])
     return markdown_table(("setting", "default", "meaning"), rows)
 
@@ -97,7 +97,7 @@ def facts_of(name: str) -> str:
     removal = "exactly" if entry.separable else "by computing the others again"
     config = find_method(name).config_class
     presets = [*config.preset_names(), *list_presets(config.published_as or name)]
-    trains, layers = computes(find_method(name)).removesuffix(".").split(". ")[1:]
+    trains, layers = describe_computation(find_method(name)).removesuffix(".").split(". ")[1:]
     rows = [
         ["paper", paper.replace("docs/", "").replace("|", "\\|")],
         ["changes", {"adapter": "the output of a layer", "prompt": "the prompt"}.get(entry.changes, entry.changes)],

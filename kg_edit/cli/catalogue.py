@@ -73,7 +73,7 @@ def _show_method(name: str) -> None:
     from kg_edit.methods.registry import check_method, find_method
 
     check_method(name)  # a misspelt name is an error before torch is imported
-    from kg_edit.methods.overview import computes, settings
+    from kg_edit.methods.overview import describe_computation, list_settings
     from kg_edit.methods.presets import list_presets
 
     method_class = find_method(name)
@@ -81,11 +81,11 @@ def _show_method(name: str) -> None:
     table = Table(title=f"{name}: {plain(entry.about)} ({plain(entry.paper)})", title_justify="left")
     for header in ("setting", "default", "meaning"):
         table.add_column(header, overflow="fold", no_wrap=header == "setting")
-    for row in settings(method_class):
+    for row in list_settings(method_class):
         table.add_row(*(plain(cell) for cell in row))
     config_class = method_class.config_class
     presets = [*config_class.preset_names(), *list_presets(config_class.published_as or name)]
-    stdout().print(table, computes(method_class), f"presets: {', '.join(presets)}")
+    stdout().print(table, describe_computation(method_class), f"presets: {', '.join(presets)}")
 
 
 def models() -> None:

@@ -137,12 +137,12 @@ def row_of(entry: MethodEntry) -> tuple[str, ...]:
     return (entry.name, entry.about, family, entry.changes, batch, remove, graph, entry.paper)
 
 
-def settings(method: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
+def list_settings(method: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
     """Yield (setting, value in the preset ``default``, meaning) of a method; the names are those of ``--set``."""
-    return _settings(method.config_class.preset("default"))
+    return _walk_settings(method.config_class.preset("default"))
 
 
-def _settings(config: BaseModel, group: str = "") -> Iterator[tuple[str, str, str]]:
+def _walk_settings(config: BaseModel, group: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield the settings of a config. Those of a config in it have its field's name in front: ``graph.hops``.
 
     ``group`` is what stands in front of the names of ``config``: "" for the outermost config, "graph." in the example.
@@ -150,7 +150,7 @@ def _settings(config: BaseModel, group: str = "") -> Iterator[tuple[str, str, st
     for field, info in type(config).model_fields.items():
         default = getattr(config, field)
         if isinstance(default, BaseModel):
-            yield from _settings(default, f"{group}{field}.")
+            yield from _walk_settings(default, f"{group}{field}.")
         else:
             yield f"{group}{field}", str(default), info.description or ""
 
@@ -158,7 +158,7 @@ def _settings(config: BaseModel, group: str = "") -> Iterator[tuple[str, str, st
 _BLOCKS = 30  # number of blocks of SmolLM2-135M
 
 
-def computes(method: type[EditingMethod]) -> str:
+def describe_computation(method: type[EditingMethod]) -> str:
     """Return a sentence on the computation of a method: its family, what it trains, and its default layers."""
     layers = method.config_class.model_construct().written_layers(_BLOCKS)
     if not layers:
@@ -177,7 +177,7 @@ def methods_page() -> str:
     for _, entry in sorted(method_entries().items()):
         cells = [cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(entry)]
         row = dict(zip(HEADER, cells, strict=True))
-        row["method"] = _linked(row["method"])
+        row["method"] = _link_name(row["method"])
         families.setdefault(row["family"], []).append(row)
     choices = [(choice.want, f"`{choice.take}`", choice.because) for choice in CHOICES]
     sections = [_HEAD, _CHOICES_HEAD, markdown_table(Choice._fields, choices)]
@@ -187,9 +187,11 @@ def methods_page() -> str:
     return "\n".join(sections) + "\n"
 
 
-def _linked(name: str) -> str:
+def _link_name(name: str) -> str:
     """Return the name of a method in code style, as a link if it has a page of its own."""
-    return f"[`{name}`](methods/{name}.md)" if name in OWN_PAGES else f"`{name}`"
+    if name in OWN_PAGES:
+        return f"[`{name}`](methods/{name}.md)"
+    return f"`{name}`"
 
 
 def _family_section(name: str, rows: list[dict[str, str]]) -> str:

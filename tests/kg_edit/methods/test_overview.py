@@ -12,7 +12,16 @@ import pytest
 
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import LayerConfig
-from kg_edit.methods.overview import CHOICES, HEADER, OWN_PAGES, PAGES, computes, methods_page, row_of, settings
+from kg_edit.methods.overview import (
+    CHOICES,
+    HEADER,
+    OWN_PAGES,
+    PAGES,
+    describe_computation,
+    list_settings,
+    methods_page,
+    row_of,
+)
 from kg_edit.registry import method_entries
 from kg_edit.zoo.adapters.base import AdapterConfig
 
@@ -35,14 +44,15 @@ def test_default_preset_is_the_field_defaults() -> None:
 
 def test_settings_have_meanings_and_include_those_of_groups() -> None:
     for method in map(find_method, method_names()):
-        assert all(meaning for _, _, meaning in settings(method)), method.name
-    shown = {field for field, _, _ in settings(find_method("glame-plus"))}
+        assert all(meaning for _, _, meaning in list_settings(method)), method.name
+    shown = {field for field, _, _ in list_settings(find_method("glame-plus"))}
     assert {"answers.steps", "covariance.tokens"} <= shown
 
 
 def test_default_layers_are_a_range_only_if_all_of_it_is_written() -> None:
     ends = {
-        name: computes(find_method(name)).rpartition("blocks: ")[2] for name in ("memit", "glame-plus", "rome", "ike")
+        name: describe_computation(find_method(name)).rpartition("blocks: ")[2]
+        for name in ("memit", "glame-plus", "rome", "ike")
     }
     assert ends == {"memit": "4 to 8.", "glame-plus": "6, 26.", "rome": "6.", "ike": "none."}
 
