@@ -98,9 +98,9 @@ class JointMethod(ValueMethod):
         covariances: Mapping[int, Covariance] | None = None,
         progress: bool = True,
     ) -> None:
-        """Choose the layers: one, if the changes of several do not add up in this model.
+        """Take the arguments as `ValueMethod` does. Write one layer only, if changes of several do not add up.
 
-        The value of that layer is then the output of its MLP, as in ROME and EMMET, in place of the block's.
+        In such a model z is the output of the layer's MLP, as in ROME and EMMET, and not the output of the block.
         """
         super().__init__(model, config, graph=graph, contexts=contexts, covariances=covariances, progress=progress)
         self._found: FoundValues | None = None  # set by `with_found_values` alone
@@ -373,7 +373,9 @@ class JointMethod(ValueMethod):
             before: the patch that is applied to the model.
         """
         requests = [fact.prompts for fact in facts]
-        held = requests if self.config.hold else ()
+        held: Sequence[Request] = ()  # whose other tokens' keys are read; without ``hold`` none, so that H is 0
+        if self.config.hold:
+            held = requests
         # Both keep hidden states from layer to layer, and share the memory for these.
         states = FactStates(self.model, requests, self.layers, site=self.site, memory=self.memory / 2)
         other_tokens = OtherTokens(self.model, held, self.layers, memory=self.memory / 2)

@@ -271,5 +271,7 @@ def _read_removable_z(patch: Patch, ids: Collection[str], methods: Sequence[Reco
     unknown = sorted(set(ids) - set(known))
     if unknown:
         names = ", ".join(repr(id_) for id_ in known[:5])
-        raise PatchError(f"the patch has no edit {unknown[0]!r}; it has {names} …")
+        if len(known) > 5:
+            names += ", …"
+        raise PatchError(f"the patch has no edit {unknown[0]!r}; it has {names}")
     return z
