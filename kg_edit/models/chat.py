@@ -55,7 +55,7 @@ def _find_gap(tokenizer: PreTrainedTokenizerBase, asked: str, *, name: str) -> s
     """
     turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
     try:
-        answered = _apply_template(tokenizer, turns, answer=False, name=name)
+        answered = _apply_template(tokenizer, turns, add_generation_prompt=False, name=name)
     except ChatTemplateError:  # a template for one turn
         return ""
     up_to_answer, mark, _ = answered.partition(_ANSWER)
@@ -81,18 +81,21 @@ def render(
             "version of the model (often -Instruct), put its chat_template.jinja into the model's folder (in Python: "
             'set model.tokenizer.chat_template), or leave --chat and the rows\' "chat" out'
         )
-    return _apply_template(tokenizer, messages, answer=True, name=name, thinking=thinking)
+    return _apply_template(tokenizer, messages, add_generation_prompt=True, name=name, thinking=thinking)
 
 
 def _apply_template(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
     *,
-    answer: bool,
+    add_generation_prompt: bool,
     name: str,
     thinking: bool = False,
 ) -> str:
-    """Return the text of ``messages`` in the template; with ``answer`` up to where the assistant answers."""
+    """Return the text of ``messages`` in the template.
+
+    With ``add_generation_prompt``, the template's opening of the assistant's next turn is at the end of the text.
+    """
     try:
         template = _fix_date(str(tokenizer.get_chat_template()))
         text = _run_in_time(
@@ -100,7 +103,7 @@ def _apply_template(
             [dict(message) for message in messages],
             chat_template=template,
             tokenize=False,
-            add_generation_prompt=answer,
+            add_generation_prompt=add_generation_prompt,
             date_string=_DATE,
             enable_thinking=thinking,
         )
