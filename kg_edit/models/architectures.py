@@ -141,7 +141,10 @@ def known_architectures() -> dict[str, ModelSpec]:
 
 
 def find_spec(config: PreTrainedConfig) -> ModelSpec:
-    """Return the row of the table for ``config.model_type``; a mixture of experts without a row has `_EXPERTS`."""
+    """Return the row of the table for ``config.model_type``; a mixture of experts without a row has `_EXPERTS`.
+
+    A model whose blocks share keys and values is refused, whatever its type.
+    """
     known = known_architectures()
     text = config.get_text_config()
     if getattr(text, "num_kv_shared_layers", 0):

@@ -1,13 +1,15 @@
 """What a device can do: how much of its memory is free, whether it has float64, and its faster matrix products.
 
-Apple's accelerator (mps) has no float64, nor have some of Intel's; sums and solves then run on the CPU.
+Apple's accelerator (mps) has no float64, nor have some of Intel's. `exact` then takes a tensor to the CPU.
 
-On AMD's processors oneDNN computes a model's matrix products twice as fast as MKL.
-PyTorch computes x W^T of a float32 model by MKL, whose kernels for AVX-512 run on Intel's processors only. PyTorch also
-ships oneDNN, whose kernels run on both. On one thread of a Zen 4 core, in the shapes of SmolLM2-135M and Qwen2.5-0.5B,
-it is 2.1 to 2.4 times as fast for 48 tokens and more; for fewer 1.1 to 2.9 times, with weights that are read from
-memory, as those of a model are. One or two tokens by a small weight in the cache take up to 2.5 times as long.
-Both round to float32: at d_ff = 4864 the relative error is 6e-7 with oneDNN and 3e-7 with MKL.
+`use_onednn` speeds up models on AMD's processors. PyTorch computes x W^T of a float32 model by MKL, whose kernels for
+AVX-512 run on Intel's processors only. PyTorch also ships oneDNN, whose kernels run on both. This was measured on one
+thread of a Zen 4 core, in the shapes of SmolLM2-135M and Qwen2.5-0.5B, with weights that are read from memory, as those
+of a model are:
+
+- For 48 tokens and more, oneDNN is 2.1 to 2.4 times as fast as MKL, and for fewer 1.1 to 2.9 times.
+- Only with a small weight that is in the cache already, one or two tokens take up to 2.5 times as long.
+- Both round to float32: at d_ff = 4864 the relative error is 6e-7 with oneDNN and 3e-7 with MKL.
 """
 
 from __future__ import annotations
@@ -70,9 +72,9 @@ def exact(tensor: Tensor) -> Tensor:
 
 
 def takes_onednn() -> bool:
-    """Return whether this is an AMD processor and PyTorch has oneDNN's product."""
-    has_it = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    if not has_it or platform.system() != "Linux":
+    """Return whether oneDNN computes products faster here: on an AMD processor, if PyTorch has its product."""
+    has_product = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not has_product or platform.system() != "Linux":
         return False
     try:
         return "AuthenticAMD" in _CPUINFO.read_text(errors="replace")
@@ -85,9 +87,9 @@ def use_onednn(model: nn.Module) -> None:
 
     Each layer gets another class, which has the same attributes and another ``forward``.
     """
-    kinds: dict[type, type] = {nn.Linear: OneDnnLinear, Conv1D: OneDnnConv1D}
+    replacements: dict[type, type] = {nn.Linear: OneDnnLinear, Conv1D: OneDnnConv1D}
     for module in model.modules():
-        module.__class__ = kinds.get(type(module), type(module))
+        module.__class__ = replacements.get(type(module), type(module))
 
 
 class OneDnnLinear(nn.Linear):
@@ -114,7 +116,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: W [out, in].
         bias: b [out], or None.
     """
-    # oneDNN would take other strides, too, by kernels that are a thousand times slower
+    # oneDNN takes weights with other strides, too, but its kernels for those are a thousand times slower.
     is_dense = weight.is_contiguous() or weight.T.is_contiguous()
     is_float32 = x.dtype == weight.dtype == torch.float32
     if not is_dense or not is_float32 or not x.numel() or x.device.type != "cpu":
