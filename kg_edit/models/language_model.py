@@ -6,7 +6,7 @@ head's logits; `weight_matrix` gives a weight as [out, in] for Linear and GPT-2'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -98,7 +98,9 @@ class LanguageModel:
 
         ``dtype`` is ``auto`` (float32 on CPU, bfloat16 on an accelerator), the name of a torch dtype, or ``nf4`` or
         ``int8``, in which bitsandbytes stores the linear layers (`kg_edit.models.quantised`). ``device_map`` is that of
-        accelerate (``auto``, or a device for each module name), to spread a model over several devices.
+        accelerate (``auto``, or a device for each module name), to spread a model over several devices. ``revision``
+        and ``trust_remote_code`` are those of transformers. ``spec`` has the paths of the modules, for a family that
+        kg-edit does not know.
 
         Raises:
             ModelError: there is no such model, it can't be loaded, or there is not enough memory for it.
@@ -108,21 +110,16 @@ class LanguageModel:
         target = pick_device(device)
         placement = _choose_placement(dtype, target, device_map)  # a wrong dtype is refused before a file is read
         path = resolve_model(name)
-        options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        if choose_local_files_only(path, revision):
-            options["local_files_only"] = True
+        source: dict[str, Any] = {
+            "revision": revision,
+            "trust_remote_code": trust_remote_code,
+            "local_files_only": choose_local_files_only(path, revision),
+        }
         try:
-            config = AutoConfig.from_pretrained(path, **options)
+            config = AutoConfig.from_pretrained(path, **source)
             chosen = spec or find_spec(config)
-            _check_stored_blocks(path, config)
-            tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            if _is_compressed(config):
-                # Else transformers makes plain weights in the first pass of the whole model, and an edit's passes may
-                # begin inside it, at weights that are still packed.
-                config.quantization_config["dequantize"] = True
-                placement["config"] = config
-            with _without_bars(path):
-                model = load_whole(path, placement | options)
+            tokenizer = AutoTokenizer.from_pretrained(path, **source)
+            model = _load_weights(path, config, source | placement)
             if placement["device_map"] is None:
                 nn.Module.to(model, target)  # what model.to(target) does, in a form whose types mypy can check
         except UnsupportedModelError:
@@ -132,7 +129,7 @@ class LanguageModel:
         _use_quick_kernels(model)
         loaded = cls.wrap(model, tokenizer, name=name, spec=chosen)
         if str(dtype) in QUANTISED:
-            _note_stored_fingerprint(model, path, config, options)
+            _note_stored_fingerprint(model, path, config, source)
         return loaded
 
     @classmethod
@@ -181,7 +178,7 @@ class LanguageModel:
         """The hash of the weights, without a patch that is applied to them; it is another one after `Patch.merge_into`.
 
         A folder that the model is saved to has the same fingerprint when it is loaded, unless the fingerprint ends in
-        "+1", "+2", …: this number of merges is added by `note_merge` if the hash is the same as before the merge.
+        "+1", "+2", …: `note_merge` writes the number of merges there if the model had this hash before.
         """
         return self.fingerprints[-1]
 
@@ -195,7 +192,7 @@ class LanguageModel:
         """Read the fingerprint again after the weights were changed for good; all copies (`in_chat`) have it too."""
         digest = content_fingerprint(self.model)
         if digest in self.fingerprints:  # the change is in elements that the hash does not read, or is rounded away
-            merges = len(self.fingerprints)  # the first fingerprint is that of no merge
+            merges = len(self.fingerprints)  # this merge included: the first fingerprint is that of no merge
             digest = f"{self.fingerprints[0]}+{merges}"
         setattr(self.model, _FINGERPRINTS, (*self.fingerprints, digest))
 
@@ -451,6 +448,19 @@ def _choose_placement(
     return {"dtype": torch_dtype, "device_map": device_map}
 
 
+def _load_weights(path: str, config: PreTrainedConfig, options: Mapping[str, Any]) -> PreTrainedModel:
+    """Load the model at ``path``; ``options`` are transformers': where the files are from, the type, the devices."""
+    _check_stored_blocks(path, config)
+    all_options = dict(options)
+    if _is_compressed(config):
+        # Else transformers makes plain weights in the first pass of the whole model, and an edit's passes may begin
+        # inside it, at weights that are still packed.
+        config.quantization_config["dequantize"] = True
+        all_options["config"] = config
+    with _without_bars(path):
+        return load_whole(path, all_options)
+
+
 def _is_compressed(config: PreTrainedConfig) -> bool:
     """Return whether compressed-tensors has stored the weights, in FP8 or in integers."""
     stored = getattr(config, "quantization_config", None)
@@ -502,20 +512,20 @@ def note_fingerprint(model: PreTrainedModel) -> None:
 
 
 def _note_stored_fingerprint(
-    model: PreTrainedModel, path: str, config: PreTrainedConfig, options: dict[str, Any]
+    model: PreTrainedModel, path: str, config: PreTrainedConfig, source: Mapping[str, Any]
 ) -> None:
     """Store on a model that was quantised the fingerprint of its weights before that, if its files give one.
 
-    ``options`` are those with which transformers loaded the config.
+    ``source`` has the options with which transformers loaded the config.
     """
     from kg_edit.models.quantised import stored_fingerprint
 
     digest = stored_fingerprint(
         path,
         config,
-        revision=options["revision"],
-        trust_remote_code=options["trust_remote_code"],
-        local="local_files_only" in options,
+        revision=source["revision"],
+        trust_remote_code=source["trust_remote_code"],
+        local=source["local_files_only"],
     )
     if digest is not None:
         setattr(model, _FINGERPRINTS, (digest,))
