@@ -37,8 +37,8 @@ def average_patches(patches: Sequence[Patch], shares: Sequence[float]) -> Weight
     for number, (patch, share) in enumerate(zip(patches, shares, strict=True), 1):
         if not isinstance(patch, WeightPatch):
             raise PatchError(
-                f"patch {number} of {len(patches)} is of the {patch.changed_part}, which can't be averaged; expected "
-                "patches of weights, such as rome's"
+                f"patch {number} of {len(patches)} is of the {patch.changed_in_words}, which can't be averaged; "
+                "expected patches of weights, such as rome's"
             )
         scaled.append(patch.scaled(share))
     records = _join_records(patches)

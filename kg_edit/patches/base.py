@@ -25,7 +25,7 @@ from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches import join_provenances
 from kg_edit.registry import load_service
 
-ChangedPart = Literal["weights", "adapter", "prompt"]
+ChangedPart = Literal["weights", "adapter", "prompt", "stack"]  # stack: what its parts change (`PatchStack`)
 _LONG = 160  # the most characters of a summary in a repr
 _NAMED = 5  # the most edits that an error names
 
@@ -46,6 +46,11 @@ class Patch(ABC):
     def mergeable(self) -> bool:
         """Whether `merge_into` can make the change part of the model's weights."""
         return self.changed_part == "weights"
+
+    @property
+    def changed_in_words(self) -> str:
+        """What the patch changes, for a message: "prompt"; of a stack, "weights and prompt"."""
+        return " and ".join(dict.fromkeys(part.changed_part for part in self.parts))
 
     @property
     def edits(self) -> tuple[Mapping[str, Any], ...]:
@@ -71,8 +76,9 @@ class Patch(ABC):
         methods = dict.fromkeys(method["name"] for method in self.provenance.get("methods", ()))
         if methods:
             edits += f" by {', '.join(methods)}"
-        texts = [f"{text!r} → {new!r}" for _, text, _, new, _ in self._facts[:2]]
-        if len(self._facts) > len(texts):
+        facts = self._facts
+        texts = [f"{text!r} → {new!r}" for _, text, _, new, _ in facts[:2]]
+        if len(facts) > len(texts):
             texts.append("…")
         if texts:
             edits += f": {', '.join(texts)}"
@@ -88,7 +94,7 @@ class Patch(ABC):
 
     @property
     def _facts(self) -> list[tuple[str, str, str, str, str]]:
-        """Of each edit with a readable record: (id, text, old target, new target, method), a row of the table."""
+        """The rows of the table in a notebook, (id, text, old target, new target, method): the edits with a record."""
         facts = []
         for record in self.edits:
             fields = {"target_true": "", "target_new": "", **record.get("edit", {})}
@@ -160,7 +166,9 @@ class Patch(ABC):
             PatchError: a patch is applied to this model at the moment, or this kind of patch changes no weights.
             PatchMismatchError: the patch is for another model, also for this one before an earlier merge.
         """
-        raise PatchError(f"a patch of the {self.changed_part} can't be merged into weights; use patch.applied(model)")
+        raise PatchError(
+            f"a patch of the {self.changed_in_words} can't be merged into weights; use patch.applied(model)"
+        )
 
     def check_model(self, model: LanguageModel) -> None:
         """Refuse a model for which the patch was not made.
@@ -239,27 +247,36 @@ class Patch(ABC):
         return write_patch(path, kind=self.file_kind, provenance=self.provenance, content=content, tensors=tensors)
 
     def _stored(self) -> tuple[Any, Mapping[str, Tensor]]:
-        """Return what `from_file` of the class reads besides the provenance: JSON, and tensors by name."""
+        """Return what `from_file` of the class reads besides the provenance: JSON, and tensors by name.
+
+        Every class has it but `PatchStack`, which has no file.
+        """
         raise NotImplementedError
 
     def meets(self, later: Any) -> bool:
-        """Return whether a later patch of the same class changes the same places, so that both have to be one patch."""
+        """Return whether a ``later`` patch of the same class changes one of the places that this patch changes.
+
+        Both then have to become one patch. True here: two patches of weights, for example, always do.
+        """
         return True
 
     def depends_on(self, earlier: Patch) -> bool:
-        """Return whether ``earlier``, a patch that was applied when this one was made, could influence it."""
+        """Return whether ``earlier``, a patch that was applied when this one was made, could influence it.
+
+        True here, unless a class knows better.
+        """
         return True
 
     def tensors_of_edit(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]] | None:
         """Return the pairs of tensors in the patch that belong to the edit with this index alone, by name.
 
-        A ledger compares them, to find out whether a removal changed this edit.
+        A ledger compares them before and after a removal, to find out whether the removal changed this edit.
 
         Returns:
-            The pairs. SERAC, for example, has the vectors by which it recognises the edit's prompt, and their weights:
-            {"scope": (vectors, weights)}. {} if the edit's record has everything. None if a change can't be attributed
-            to a single edit, and for a `WeightPatch`: of this the ledger itself takes the edit's columns of the
-            factors, {weight name: (left, right)}.
+            SERAC, for example, returns the vectors by which it recognises the edit's prompt, and their weights:
+            {"scope": (vectors, weights)}. {} means that the edit's record says all. None means that the class can't
+            tell which tensors belong to a single edit. A `WeightPatch` also returns None, because the ledger finds the
+            edit's columns of the factors itself.
         """
         return None
 
@@ -342,27 +359,27 @@ def without_edits(provenance: Mapping[str, Any], ids: Collection[str], *, known:
     return {**provenance, "edits": edits}
 
 
-def _add_to_sums(sums: Sequence[Patch], part: Patch) -> list[Patch]:
-    """Return the parts of a stack with one more, which is added to the earlier parts of its class.
+def _add_part(parts: Sequence[Patch], new_part: Patch) -> list[Patch]:
+    """Return the ``parts`` of a stack with one more.
 
-    An earlier part of the same class is added to it if both change the same place (`Patch.meets`), or if it is the last
-    of the stack, so that no part lies between them. The sum comes last: ``part`` was made on the model with all parts
-    before it. With adapters A and B at different places and weights W, for example:
+    It becomes one patch with each earlier part of the same class that changes the same place (`Patch.meets`), or that
+    is the last of the stack, so that no part lies between them. The sum comes last: ``new_part`` was made on the model
+    with all parts before it. With adapters A and B at different places and weights W, for example:
 
         [A, W] and A'  ->  [W, A + A']        [A, W] and B  ->  [A, W, B]        [W, A] and B  ->  [W, A + B]
     """
     others = list[Patch]()
     to_add = list[Patch]()
-    for patch in sums:
-        is_last = patch is sums[-1]
-        if type(patch) is type(part) and (is_last or patch.meets(part)):
-            to_add.append(patch)
+    for part in parts:
+        is_last = part is parts[-1]
+        if type(part) is type(new_part) and (is_last or part.meets(new_part)):
+            to_add.append(part)
         else:
-            others.append(patch)
-    to_add.append(part)
+            others.append(part)
+    to_add.append(new_part)
     total = to_add[0]
-    for patch in to_add[1:]:
-        total = total + patch
+    for part in to_add[1:]:
+        total = total + part
     return [*others, total]
 
 
@@ -371,22 +388,23 @@ class PatchStack(Patch):
     """Several patches, applied in order: one of each class, or several whose changes are in different places."""
 
     patches: tuple[Patch, ...]
-    # Its parts may change anything. The value says only that a stack can be applied, and not merged: see `mergeable`.
-    changed_part: ClassVar[ChangedPart] = "adapter"
+    changed_part: ClassVar[ChangedPart] = "stack"
 
     @classmethod
     def of(cls, *patches: Patch) -> Patch:
         """Return the sum of patches: stacks are flattened, patches of one class added, empty patches left out."""
-        parts = list[Patch]()
+        flattened = list[Patch]()
         for patch in patches:
-            parts += patch.parts
-        full = [part for part in parts if not part.is_empty]
-        sums = list[Patch]()
-        for part in full or parts[:1]:  # if all are empty, the first one stands for them
-            sums = _add_to_sums(sums, part)
-        if len(sums) == 1:
-            return sums[0]
-        return cls(tuple(sums))
+            flattened += patch.parts
+        to_add = [part for part in flattened if not part.is_empty]
+        if not to_add:  # the first one stands for all
+            to_add = flattened[:1]
+        parts = list[Patch]()
+        for part in to_add:
+            parts = _add_part(parts, part)
+        if len(parts) == 1:
+            return parts[0]
+        return cls(tuple(parts))
 
     @property
     def parts(self) -> tuple[Patch, ...]:
@@ -464,7 +482,7 @@ def needs_of_server(patch: Patch) -> str:
 
 
 def edits_beside_weights(patch: Patch) -> str:
-    """Return the first edits of a patch that are not changes of weights, with their methods: "a (grace), b (ike)".
+    """Name the edits of a patch that are not in its weights, at most `_NAMED`: "a (grace), b (ike) and 3 more".
 
     "" if there are none.
     """

@@ -65,8 +65,8 @@ def subtract_patch(expert: Patch, anti: Patch, *, strength: float = 1.0, extract
 def _not_of_weights(patch: Patch, role: str) -> PatchError:
     """Return the error for a patch of another kind in the place of the expert or the anti-expert."""
     return PatchError(
-        f"the {role} is a patch of the {patch.changed_part}; expected a patch of weights, such as lora's, or a PEFT "
-        "adapter"
+        f"the {role} is a patch of the {patch.changed_in_words}; expected a patch of weights, such as lora's, or a "
+        "PEFT adapter"
     )
 
 

@@ -262,6 +262,11 @@ PAIRS = [[Pair("LeBron James plays for the", "Miami Heat")]]
             PatchError,
             "can't be averaged",
         ),
+        "average of a stack": (
+            lambda _: average_patches([ONE, ONE + of_facts(LAKERS)], [0.5, 0.5]),
+            PatchError,
+            "is of the weights and prompt",
+        ),
         "average over models": (
             lambda _: average_patches([ONE, recorded("rome", 1.0, "1", model="2-y")], [0.5, 0.5]),
             PatchMismatchError,
@@ -291,6 +296,7 @@ PAIRS = [[Pair("LeBron James plays for the", "Miami Heat")]]
             "the anti-expert is a patch of the prompt",
         ),
         "edit that the patch lacks": (lambda _: of_facts(LAKERS).without(["x"]), PatchError, "has no edit 'x'"),
+        "merge of a stack": (lambda _: (ONE + of_facts(LAKERS)).merge_into(tiny("llama")), PatchError, "and prompt"),
         "merge of the prompt": (lambda _: of_facts(LAKERS).merge_into(tiny("llama")), PatchError, "can't be merged"),
     }
 )
