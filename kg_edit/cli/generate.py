@@ -190,12 +190,12 @@ def _warn_of_contradictions(paths: Sequence[Path], patches: Sequence[Patch]) -> 
     """Warn of edits of several patches that contradict each other."""
     from dataclasses import replace
 
-    from kg_edit.patches.conflicts import contradictions
+    from kg_edit.patches.conflicts import find_contradictions
     from kg_edit.patches.entries import entries_of
 
     entries: list[Entry] = []
     for path, patch in zip(paths, patches, strict=True):
         for entry in entries_of(patch):
             entries.append(replace(entry, name=f"{entry.name} of {path}"))  # several patches may have one id
-    for conflict in contradictions(entries)[:_NAMED]:
+    for conflict in find_contradictions(entries)[:_NAMED]:
         log.warning("contradiction: %s", conflict)

@@ -1,9 +1,12 @@
-"""Find conflicts between edits: edits of the same fact, and edits that were written under nearly the same key."""
+"""Find conflicts between edits: edits of the same fact, and edits that were written under nearly the same key.
+
+`find_conflicts` compares all edits of a ledger, `find_contradictions` only the facts of any edits.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -55,28 +58,47 @@ class Conflict:
         return None
 
 
-def conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple[Conflict, ...]:
-    """Return all pairs of ``entries`` in conflict; ``changes`` are the changes of their steps.
+def find_conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple[Conflict, ...]:
+    """Return all pairs of ``entries`` in conflict.
 
-    The dicts below have pairs of entries as keys. An `Entry` is compared by identity, and each edit has one entry.
+    In the functions below, a pair of edits is the pair of their numbers in ``entries``, the lower one first.
+
+    Args:
+        entries: edits in their order. With ``changes`` they are of one ledger, where no two have the same position.
+        changes: the changes of each step, in which near keys are looked for; {} to compare the facts alone.
     """
-    same_fact = dict[tuple[Entry, Entry], ConflictKind]()
-    for first, second in _pairs_with_one_subject(entries):
-        kind = _same_fact(first.edit, second.edit)
-        if kind:
-            same_fact[first, second] = kind
-    cosines = dict[tuple[Entry, Entry], float]()  # of pairs with near keys
-    for first, second, cosine in _near_keys(entries, changes):
-        cosines[first, second] = cosine
-
+    kinds = _compare_facts_of_pairs(entries)
+    cosines = _find_near_keys(entries, changes)
     found = list[Conflict]()
-    for first, second in dict.fromkeys([*same_fact, *cosines]):
-        kind = same_fact.get((first, second), "near keys")
-        found.append(Conflict(kind=kind, first=first, second=second, cosine=cosines.get((first, second))))
+    for pair in dict.fromkeys([*kinds, *cosines]):
+        first, second = pair
+        found.append(
+            Conflict(
+                kind=kinds.get(pair, "near keys"),
+                first=entries[first],
+                second=entries[second],
+                cosine=cosines.get(pair),
+            )
+        )
     return tuple(found)
 
 
-def _pairs_with_one_subject(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
+def find_contradictions(entries: Sequence[Entry]) -> tuple[Conflict, ...]:
+    """Return the pairs of ``entries`` with different targets for one fact, of which the model can predict only one."""
+    return tuple(conflict for conflict in find_conflicts(entries, {}) if conflict.kind == "contradiction")
+
+
+def _compare_facts_of_pairs(entries: Sequence[Entry]) -> dict[tuple[int, int], ConflictKind]:
+    """Return the pairs of edits of one fact, with the kind of their conflict."""
+    kinds = dict[tuple[int, int], ConflictKind]()
+    for first, second in _pair_by_subject(entries):
+        kind = _compare_facts(entries[first].edit, entries[second].edit)
+        if kind:
+            kinds[first, second] = kind
+    return kinds
+
+
+def _pair_by_subject(entries: Sequence[Entry]) -> list[tuple[int, int]]:
     """Return the pairs of edits that share the subject's id or its name: only these may be of one fact.
 
     All pairs of thousands of edits would be too many to compare.
@@ -84,20 +106,18 @@ def _pairs_with_one_subject(entries: Sequence[Entry]) -> list[tuple[Entry, Entry
     by_subject = defaultdict[str, list[int]](list)  # the numbers of the edits of each name and of each id
     for number, entry in enumerate(entries):
         name = entry.edit.subject.casefold()
-        for key in {name, entry.edit.subject_id or name}:  # once by its name, and once by its id if it has one
+        keys = {name}
+        if entry.edit.subject_id:
+            keys.add(entry.edit.subject_id)
+        for key in keys:
             by_subject[key].append(number)
     pairs = set[tuple[int, int]]()
     for numbers in by_subject.values():
         pairs.update(combinations(numbers, 2))
-    return [(entries[first], entries[second]) for first, second in sorted(pairs)]
+    return sorted(pairs)
 
 
-def contradictions(entries: Sequence[Entry]) -> tuple[Conflict, ...]:
-    """Return the pairs of ``entries`` with different targets for one fact, of which the model can predict only one."""
-    return tuple(conflict for conflict in conflicts(entries, {}) if conflict.kind == "contradiction")
-
-
-def _same_fact(first: Edit, second: Edit) -> ConflictKind | None:
+def _compare_facts(first: Edit, second: Edit) -> ConflictKind | None:
     """Return how two edits of one fact are in conflict; None if they are of different facts, or asked differently.
 
     Two edits are of one fact if they have one subject, and one prompt or one relation.
@@ -131,23 +151,22 @@ def _agree(*, ids: tuple[str | None, str | None], names: tuple[str, str]) -> boo
     return first.casefold() == second.casefold()
 
 
-def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iterator[tuple[Entry, Entry, float]]:
-    """Yield pairs whose keys have an absolute cosine above `COSINE` in at least one weight."""
-    largest: dict[tuple[int, int], float] = {}  # by the numbers of two entries
-    for numbers, keys in _keys_by_weight(entries, changes).values():
+def _find_near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> dict[tuple[int, int], float]:
+    """Return the pairs whose keys have an absolute cosine above `COSINE` in at least one weight, with the largest."""
+    largest = dict[tuple[int, int], float]()
+    for numbers, keys in _collect_keys(entries, changes).values():  # column i of ``keys`` is of the edit numbers[i]
         units = keys / np.linalg.norm(keys, axis=0).clip(min=1e-12)  # [in, edits]
-        cosines = abs(np.triu(units.T @ units, k=1))  # [edits, edits], each pair once
-        for column_a, column_b in np.argwhere(cosines > COSINE).tolist():  # a column is the key of the entry numbers[…]
-            # The steps may be in another order than the entries.
-            lower, upper = sorted((numbers[column_a], numbers[column_b]))
+        cosines = abs(np.triu(units.T @ units, k=1))  # [edits, edits], each pair of columns once
+        for column_a, column_b in np.argwhere(cosines > COSINE).tolist():
+            # Sorted, because the steps may be in another order than the entries.
+            first, second = sorted((numbers[column_a], numbers[column_b]))
             cosine = float(cosines[column_a, column_b])
-            largest[lower, upper] = max(largest.get((lower, upper), 0.0), cosine)
-    for (first, second), cosine in sorted(largest.items()):
-        yield entries[first], entries[second], round(cosine, 4)
+            largest[first, second] = max(largest.get((first, second), 0.0), cosine)
+    return {pair: round(cosine, 4) for pair, cosine in sorted(largest.items())}
 
 
-def _keys_by_weight(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> dict[str, tuple[list[int], Array]]:
-    """Return by weight the numbers of the entries that have a key there, and these keys [in, edits]."""
+def _collect_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> dict[str, tuple[list[int], Array]]:
+    """Return by weight the numbers of the entries that have a key there, and these keys [in, edits], in one order."""
     number_of = {entry.position: number for number, entry in enumerate(entries)}
     numbers = defaultdict[str, list[int]](list)  # by weight: the numbers of the entries
     keys = defaultdict[str, list[Array]](list)  # by weight: the keys of each step, [in, edits of the step]
@@ -156,13 +175,13 @@ def _keys_by_weight(entries: Sequence[Entry], changes: Mapping[int, Changes]) ->
         are_known = all(position in number_of for position in positions)
         if not are_known:  # the ledger has grown since the entries were read
             continue
-        for name, keys_of_step in _keys_of_step(change).items():
+        for name, keys_of_step in _select_keys(change).items():
             numbers[name] += [number_of[position] for position in positions]
             keys[name].append(keys_of_step)
     return {name: (numbers[name], np.concatenate(keys[name], 1)) for name in numbers}
 
 
-def _keys_of_step(change: Changes) -> dict[str, Array]:
+def _select_keys(change: Changes) -> dict[str, Array]:
     """Return by weight the keys of a step's edits, [in, edits]; {} if the columns do not belong to edits.
 
     The key is the one that the patch stores, or else the input direction to which the change reacts. A sum of patches
@@ -176,7 +195,7 @@ def _keys_of_step(change: Changes) -> dict[str, Array]:
     keys = dict[str, Array]()
     for name, pair in change.factors.items():
         all_columns = change.keys.get(name, pair.right)  # [in, columns]
-        if all_columns.shape != pair.right.shape:
+        if all_columns.shape != pair.right.shape:  # only some of the summed patches store keys
             all_columns = pair.right
         keys[name] = all_columns[:, first_columns].astype(np.float32)
     return keys

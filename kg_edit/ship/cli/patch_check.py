@@ -92,7 +92,7 @@ def check(
     - `kg-edit patch check ledger/ --failed-to failed.jsonl`
     """
     from kg_edit.edits.files import check_writable_name
-    from kg_edit.patches.conflicts import contradictions
+    from kg_edit.patches.conflicts import find_contradictions
     from kg_edit.ship.ledger.listing import active_at, check_patches
 
     kinds = _parse_kinds(strict or ())
@@ -117,7 +117,7 @@ def check(
         with patch.applied(load_model(model_for(patch, model), dtype, device)) as edited:
             checked = check_entries(edited, entries, chat=chat, progress=True)
 
-    rivals = contradictions(entries)
+    rivals = find_contradictions(entries)
     failed = [edit for edit in checked if edit.failures(kinds)]
     if failed_to:
         _write_failed(failed_to, failed)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from kg_edit.errors import PatchError
-from kg_edit.patches.conflicts import contradictions
+from kg_edit.patches.conflicts import find_contradictions
 from kg_edit.patches.entries import Entry
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def refuse_unfit(entries: Sequence[Entry], *, failed: Sequence[str]) -> None:
         entries: the edits to ship.
         failed: the ids of those that fail, as a run or a check found.
     """
-    faults = [str(conflict) for conflict in contradictions(entries)]
+    faults = [str(conflict) for conflict in find_contradictions(entries)]
     faults += [f"{name} fails: the edited model does not generate its target" for name in failed]
     if not faults:
         return

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from kg_common.terminal import number_of
 from kg_edit.errors import LedgerChangedError, OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes, sum_changes
-from kg_edit.patches.conflicts import Conflict, conflicts
+from kg_edit.patches.conflicts import Conflict, find_conflicts
 from kg_edit.patches.container import read_provenance
 from kg_edit.patches.entries import EditPosition, Entry, entries, entries_of
 from kg_edit.ship.ledger.log import (
@@ -142,7 +142,7 @@ class Listing:
 
     def conflicts(self) -> tuple[Conflict, ...]:
         """Return the pairs of active edits in conflict."""
-        return conflicts(self.active, self.changes)
+        return find_conflicts(self.active, self.changes)
 
 
 def read_listing(path: str | Path) -> Listing:

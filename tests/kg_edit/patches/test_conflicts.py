@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.patches.conflicts import Conflict, conflicts
+from kg_edit.patches.conflicts import Conflict, find_conflicts
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger import Ledger
@@ -105,7 +105,7 @@ def test_a_conflict_is_listed_once_whatever_the_order_of_the_steps(tmp_path: Pat
     ledger.add(keyed(FRANCE, [1.0, 0.0]))
     ledger.add(keyed(FRANCE.model_copy(update={"id": "e2"}), [1.0, 0.0]))
     changes = dict(reversed(ledger.now.changes.items()))
-    (conflict,) = conflicts(ledger.now.active, changes)
+    (conflict,) = find_conflicts(ledger.now.active, changes)
     assert conflict.kind == "duplicate" and conflict.first.name == "e1" and conflict.cosine == 1
 
 
