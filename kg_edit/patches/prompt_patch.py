@@ -28,7 +28,7 @@ from kg_edit.patches.container import PatchFile
 from kg_edit.text.matching import bare_question
 from kg_edit.text.similarity import Scorer, best, bm25_index, index_of, normalise_text, share_index, within_letters
 
-_ROOM = 256  # tokens reserved where examples are fitted: see `reserved`
+_ROOM = 256  # the most tokens that examples leave free: see `count_reserved`
 
 
 class PromptRule(BaseModel):
@@ -85,16 +85,16 @@ class FactBook:
     rule: PromptRule
     facts: tuple[PromptFact, ...]
 
-    def relevant(self, prompt: str) -> tuple[PromptFact, ...]:
+    def find_relevant(self, prompt: str) -> tuple[PromptFact, ...]:
         """Return the facts to put before ``prompt``: the most similar first, of equally similar ones the earlier."""
         rule = self.rule
         question = self._find_question(prompt)
-        similarities = self._compare_with_prompts(question)  # of each fact: how similar its prompt is to the question
-        gate_scores = self._score_for_gate(question, similarities)
+        similarities = self._prompt_scorer(question)  # of each fact: how similar its prompt is to the question
+        gate_scores = self._score_for_gate(question, similarities)  # of each fact, too
         normalised = normalise_text(question)
-        fitting = list[int]()  # the numbers of facts
+        fitting = list[int]()  # the numbers of the facts that pass the gate
         for number, score in enumerate(gate_scores):
-            if score >= rule.threshold or self._is_almost(number, normalised):
+            if score >= rule.threshold or self._is_nearly_prompt(number, normalised):
                 fitting.append(number)
         return tuple(self.facts[number] for number in _most_similar(fitting, similarities, rule.most))
 
@@ -117,14 +117,14 @@ class FactBook:
         if self.rule.gate != "subject":
             return similarities
         scores = list(similarities)
-        named_shares = self._share_of_subjects(question)
+        named_shares = self._subject_scorer(question)
         for number, fact in enumerate(self.facts):
             if fact.subject:
                 scores[number] = named_shares[number]
         return scores
 
-    def _is_almost(self, number: int, normalised: str) -> bool:
-        """Return whether a fact's prompt differs from a ``normalised`` question in as few letters as allowed."""
+    def _is_nearly_prompt(self, number: int, normalised: str) -> bool:
+        """Return whether a ``normalised`` question differs in few letters from the prompt of the fact ``number``."""
         most_letters = self.rule.letters
         if most_letters is None:
             return False
@@ -136,44 +136,44 @@ class FactBook:
         The rule's ``before_prompt`` is not in it: `PromptPatch.prompt_transform` puts it right before the prompt.
         ``examples`` is the maximum number of other facts that are shown as examples; None: as in the rule.
         """
-        facts = self.relevant(prompt)
+        facts = self.find_relevant(prompt)
         rule = self.rule
         if not facts:
             return ""
         most = rule.own_examples
         if examples is not None:
             most = min(examples, most)
-        shown = [*facts[0].examples, *self._show_others(facts, most)]
+        shown = [*facts[0].examples, *self._make_examples(facts, most)]
         lead = "".join(f"{example}\n\n" for example in reversed(shown))
         lines = "".join(f"{rule.before_fact}{fact.text}\n" for fact in reversed(facts))
         return f"{lead}{lines}"
 
-    def _show_others(self, facts: Sequence[PromptFact], most: int) -> list[str]:
-        """Return at most ``most`` other facts as examples: those whose prompts are most like that of the first one."""
+    def _make_examples(self, facts: Sequence[PromptFact], most: int) -> list[str]:
+        """Make examples of ``most`` facts besides ``facts``: those with the prompts most like the first one's."""
         if not most:
             return []
         rule = self.rule
         others = [number for number, fact in enumerate(self.facts) if fact not in facts]
+        similarities = self._prompt_scorer(facts[0].prompt)
         examples = []
-        for number in _most_similar(others, self._compare_with_prompts(facts[0].prompt), most):
+        for number in _most_similar(others, similarities, most):
             text = self.facts[number].text
             # The fact, and then a prompt that is answered by it, which is the same text: "New Fact: A\nPrompt: A"
             examples.append(f"{rule.before_fact}{text}\n{rule.before_prompt}{text}")
         return examples
 
-    @cached_property
-    def _compare_with_prompts(self) -> Scorer:
-        """The function from a text to its similarity with each fact's prompt.
+    # These three are computed once, when they are first needed, because a book does not change.
 
-        This and the next two are made once, as a book does not change.
-        """
+    @cached_property
+    def _prompt_scorer(self) -> Scorer:
+        """The function from a text to its similarity with each fact's prompt."""
         prompts = [fact.prompt for fact in self.facts]
         if self.rule.gate == "bm25":
             return bm25_index(prompts)
         return index_of(prompts, self.rule.encoder)
 
     @cached_property
-    def _share_of_subjects(self) -> Scorer:
+    def _subject_scorer(self) -> Scorer:
         """The function from a text to the share of each fact's subject that it names."""
         return share_index([fact.subject for fact in self.facts])
 
@@ -224,11 +224,13 @@ class PromptPatch(Patch):
 
         Of two facts with the same prompt only the later one may be used, also if it has another rule or is withheld.
         """
-        last = {fact.prompt.casefold(): index for index, (_, fact) in enumerate(self.facts)}
-        by_rule: dict[PromptRule, list[PromptFact]] = {}
-        for index in sorted(last.values()):
+        latest = dict[str, int]()  # by prompt: the index of its latest fact
+        for index, (_, fact) in enumerate(self.facts):
+            latest[fact.prompt.casefold()] = index
+        by_rule = dict[PromptRule, list[PromptFact]]()
+        for index in sorted(latest.values()):
             rule, fact = self.facts[index]
-            facts = by_rule.pop(rule, [])  # so that the rule with the latest fact is the last
+            facts = by_rule.pop(rule, [])  # put in again behind the others: the rule with the latest fact is the last
             by_rule[rule] = [*facts, fact]
         books = []
         for rule, facts in reversed(by_rule.items()):
@@ -258,14 +260,14 @@ class PromptPatch(Patch):
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
         """Return the function that turns a text into the prompt for ``model``.
 
-        It is `prompt_transform`, with fewer other facts as examples if the model's positions hold no more. The prompt
-        itself is counted with the facts, so all of the `reserved` positions are left to its answer.
+        It is `prompt_transform`, with fewer other facts as examples if the model's positions hold no more. The text is
+        known here and is counted with the facts, so the positions of `count_reserved` are left to its answer alone.
         """
         most = max((rule.own_examples for rule, _ in self.facts), default=0)
         positions = model.max_positions
         if positions is None or not most:
             return self.prompt_transform
-        room = positions - reserved(positions)
+        room = positions - count_reserved(positions)
 
         def insert_as_fits(text: str) -> str:
             for count in range(most, 0, -1):
@@ -338,6 +340,6 @@ class PromptPatch(Patch):
         return cls(facts=facts, provenance=file.provenance)
 
 
-def reserved(positions: int) -> int:
-    """Return the number of a model's positions that examples leave to a prompt and its answer; at most a quarter."""
+def count_reserved(positions: int) -> int:
+    """Return how many of a model's positions examples leave free for a prompt and its answer: at most a quarter."""
     return min(_ROOM, positions // 4)

@@ -26,7 +26,7 @@ from kg_edit.evaluation.datasets import readable_records
 from kg_edit.evaluation.datasets.locality import locality_queries
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import MethodConfig
-from kg_edit.patches.prompt_patch import PromptFact, PromptRule, reserved
+from kg_edit.patches.prompt_patch import PromptFact, PromptRule, count_reserved
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.setting_fields import NAMES_A_FILE, Seed
 from kg_edit.text.fact_words import fact_words
@@ -185,7 +185,7 @@ class Ike(PromptMethod):
         """
         if not self.context:
             return len(examples)
-        room = self.context - reserved(self.context) - self._tokens(lead)
+        room = self.context - count_reserved(self.context) - self._tokens(lead)
         for count, example in enumerate(examples):
             room -= self._tokens(f"{example}\n\n")
             if room < 0:

@@ -88,7 +88,7 @@ class LoopPatch(PromptPatch):
         """
 
         def nearest(subquestion: str) -> str | None:
-            facts = self._memory.relevant(subquestion)
+            facts = self._memory.find_relevant(subquestion)
             return facts[0].text if facts else None
 
         return decompose(

@@ -33,7 +33,7 @@ def test_edit_is_a_fact_of_the_memory() -> None:
     assert [fact.text for _, fact in patch.facts] == [
         f"Tetris was created by {who}" for who in ("Mark Burnett", "Ada Lovelace")
     ]
-    (fact,) = book.relevant("Who created Tetris?")
+    (fact,) = book.find_relevant("Who created Tetris?")
     assert fact is patch.facts[1][1], "of two facts with the same prompt the later one"
 
 
