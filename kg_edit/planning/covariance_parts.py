@@ -1,4 +1,7 @@
-"""What C takes: to measure it, to compare it with that of half the text, to factor it, and to hold it."""
+"""What the covariance C [d_ff, d_ff] takes, the second moment of a layer's inputs over a text.
+
+It is measured, compared with that of half the text, factored, and held.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,10 @@ def covariance_parts(job: Job) -> Iterator[Part]:
         formula=f"d_ff² x 8 x {layers}",
         of_covariance=True,
     )
+    # A copy of C while it is factored; in a joint method four of its size: the eigenvectors and their workspace, or C
+    # with the held keys.
     copies = 1
-    if job.method.joint:  # more of its size: eigenvectors and their workspace, or C with the held keys
+    if job.method.joint:
         copies = 4
     yield Part(
         what="factoring C",
@@ -78,8 +83,10 @@ def _measuring_part(job: Job, piece: int) -> Part:
 def _comparing_part(job: Job, *, is_compared: bool) -> Part:
     """Return what a comparison of C with that of half the text takes: on the device if it has room, else on the CPU.
 
-    That is C, its factor and a copy in float64, 3 x 8 bytes a number, and for each layer the upper halves of its sum in
-    float64 and of the copy of that in float32, (8 + 4) / 2 bytes.
+    The bytes of each of the d_ff² numbers, with nothing where C is not compared:
+
+        3 x 8          C, its factor and a copy of it, in float64
+        (8 + 4) / 2    for each layer: the upper half of its sum in float64, and that of a copy in float32
     """
     layers = len(job.layers)
     compared = 0.0
@@ -87,7 +94,7 @@ def _comparing_part(job: Job, *, is_compared: bool) -> Part:
         compared = float(job.shape.inner) ** 2 * (3 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2)
     where = job.where
     free = job.machine.accelerator
-    if free is not None and free < job.weights + compared:
+    if free is not None and free < job.model_bytes + compared:
         where = "main memory"
     formula = f"d_ff² x (24 + 6 x {layers})"
     return Part(

@@ -46,7 +46,7 @@ def base_parts(job: Job) -> Iterator[Part]:
     formula = f"{shape.parameters:,} parameters x {job.number_bytes}"
     if job.quantised:
         formula = f"{shape.packed:,} in {job.quantised}, {shape.parameters - shape.packed:,} x {job.number_bytes}"
-    yield Part(what="the model", bytes=job.weights, phase="always", where=job.where, formula=formula)
+    yield Part(what="the model", bytes=job.model_bytes, phase="always", where=job.where, formula=formula)
     if job.quantised:
         yield Part(
             what="a weight, dequantised",
@@ -78,10 +78,16 @@ def _backward_part(job: Job) -> Part:
 
 
 def _count_pass_tokens(job: Job, numbers: int) -> float:
-    """Return how many tokens a pass has, of which each keeps ``numbers``.
+    """Return how many tokens a pass has, each of which keeps ``numbers`` numbers.
 
-    Most methods take as many tokens at once as `tokens_at_once` allows, of the edits that they make together: of all in
-    a joint method, in ROME of one (its edits that run at once have passes of their own), in a codebook of ``together``.
+    By family, a pass has at most as many tokens as `tokens_at_once` allows, and at most these:
+
+        rank-one, joint  the rows of one fact; if the method is joint, those of all facts of all edits
+        codebook         the rows of the ``together`` edits that run in the same passes
+        neurons          the rows of one edit
+        gradient         the prompts of all edits
+
+    The other families train. A step of theirs is one pass, of any size.
     """
     workload = job.workload
     most = tokens_at_once(numbers, number_bytes=job.number_bytes, memory_bytes=job.limit_bytes, cpu=job.machine.is_cpu)
@@ -96,7 +102,7 @@ def _count_pass_tokens(job: Job, numbers: int) -> float:
             tokens = workload.rows * _TAIL
         case "gradient":
             tokens = _PROMPT * job.edits
-        case _:  # the rows of a step are one pass, of any size
+        case _:
             return float(workload.rows * _PROMPT + workload.context_tokens)
     return min(most, float(tokens))
 

@@ -71,13 +71,13 @@ class Job:
     quantised: str = ""
 
     @property
-    def weights(self) -> float:
-        """Bytes of the model."""
-        return weight_bytes(self.shape, self.dtype, quantised=self.quantised)
+    def model_bytes(self) -> float:
+        """The bytes of the model's weights."""
+        return count_model_bytes(self.shape, self.dtype, quantised=self.quantised)
 
     @property
     def number_bytes(self) -> int:
-        """Bytes of one number of the model."""
+        """The bytes of one number of the model."""
         return torch.empty(0, dtype=self.dtype).element_size()
 
     @property
@@ -115,11 +115,11 @@ class Job:
         match self.method.trains:
             case "value":  # [d] a fact
                 return float(shape.width * facts)
-            case "graph network":  # two matrices [d, d] for each hop
+            case "graph network":  # one for each fact, as far as they fit into the limit; two matrices [d, d] a hop
                 network = 2.0 * workload.hops * shape.width**2
-                if not network:
+                if not network:  # no hops, as in an ablation without the graph
                     return 0.0
-                fitting = int(self.limit_bytes / (TRAINED * network))  # networks of a batch that fit into the limit
+                fitting = int(self.limit_bytes / (TRAINED * network))
                 return network * max(1, min(facts, fitting))
             case "weight":  # [d, d_ff] in each layer
                 return float(shape.width) * shape.inner * len(self.layers)
@@ -131,7 +131,7 @@ class Job:
                 return 0.0
 
 
-def weight_bytes(shape: ModelShape, dtype: torch.dtype, *, quantised: str = "") -> float:
+def count_model_bytes(shape: ModelShape, dtype: torch.dtype, *, quantised: str = "") -> float:
     """Return the bytes of a model, whose linear layers may be quantised.
 
         nf4:  1/2 + 4/64 a packed weight: two weights a byte, and a float32 scale for each 64

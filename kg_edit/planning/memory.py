@@ -18,7 +18,7 @@ from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.models.architectures import refuse_experts, refuse_recurrent
 from kg_edit.planning.covariance_parts import covariance_parts
 from kg_edit.planning.edit_parts import STATES, base_parts, edit_parts
-from kg_edit.planning.job import MEMORIES, Job, Memory, Part, weight_bytes
+from kg_edit.planning.job import MEMORIES, Job, Memory, Part, count_model_bytes
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.shape import ModelShape
 
@@ -109,8 +109,8 @@ def estimate(
     elif machine.accelerator is None:
         limit_bytes = method.memory * 1e6  # the method's own limit, in MB
     else:
-        weights = weight_bytes(shape, dtype, quantised=quantised)
-        limit_bytes = max(0.0, machine.accelerator - weights) / 2
+        model_bytes = count_model_bytes(shape, dtype, quantised=quantised)
+        limit_bytes = max(0.0, machine.accelerator - model_bytes) / 2
     job = Job(
         method=method,
         config=config,

@@ -32,7 +32,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
-from kg_edit.planning.job import weight_bytes
+from kg_edit.planning.job import count_model_bytes
 from kg_edit.planning.machine import Machine, free_memory
 from kg_edit.planning.memory import Estimate, estimate, suggest_ways
 from kg_edit.planning.shape import ModelShape, shape_of, shape_of_config
@@ -103,7 +103,7 @@ def test_quantised_weights_take_what_bitsandbytes_takes(family: str, kind: str, 
         for tensor in (parameter, scales):
             if tensor is not None:
                 taken += tensor.numel() * tensor.element_size()
-    assert weight_bytes(shape, torch.float32, quantised=kind) == taken
+    assert count_model_bytes(shape, torch.float32, quantised=kind) == taken
 
 
 def test_quantised_weights_of_a_large_model_are_counted_by_hand() -> None:
@@ -114,9 +114,9 @@ def test_quantised_weights_of_a_large_model_are_counted_by_hand() -> None:
     norms = (2 * 32 + 1) * 4096
     assert (shape.packed, shape.packed_rows) == (32 * block, 32 * rows)
     bfloat16 = torch.bfloat16
-    assert weight_bytes(shape, bfloat16) == 2 * (32 * block + embeddings + norms) == 2 * shape.parameters
-    assert weight_bytes(shape, bfloat16, quantised="nf4") == 32 * block * 0.5625 + 2 * (embeddings + norms)
-    assert weight_bytes(shape, bfloat16, quantised="int8") == 32 * (block + 4 * rows) + 2 * (embeddings + norms)
+    assert count_model_bytes(shape, bfloat16) == 2 * (32 * block + embeddings + norms) == 2 * shape.parameters
+    assert count_model_bytes(shape, bfloat16, quantised="nf4") == 32 * block * 0.5625 + 2 * (embeddings + norms)
+    assert count_model_bytes(shape, bfloat16, quantised="int8") == 32 * (block + 4 * rows) + 2 * (embeddings + norms)
 
 
 @pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
