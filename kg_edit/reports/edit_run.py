@@ -172,7 +172,7 @@ def _check(
     ``edits`` are those without repeats, ``count`` is their number with repeats.
     """
     _check_edits(method, model, edits, progress=progress)
-    check_folder(out, settings, describe_rows=lambda: _other_edits(out, edits, count=count))
+    check_folder(out, settings, describe_rows=lambda: _describe_other_edits(out, edits, count=count))
     if not (out / PATCH).is_file():
         _warn_of_a_sequence(method, model, edits)
         _warn_of_one_subject(method, edits)
@@ -201,8 +201,11 @@ def run_settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Ed
     }
 
 
-def _other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> str | None:
-    """Say how the edits of the run in ``out`` differ; its patch has their content. None if no patch can be read."""
+def _describe_other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> str | None:
+    """Say how the edits of the earlier run in ``out``, which its patch records, differ from ``edits``.
+
+    ``count`` is the number of ``edits`` with repeats. None: no patch can be read.
+    """
     path = out / PATCH
     if not path.is_file():
         path = out / PARTIAL
@@ -315,7 +318,7 @@ def _load_partial(path: Path, edits: Sequence[Edit]) -> Patch | None:
 
 
 def _made_ids(patch: Patch) -> set[str]:
-    """Return the ids of the edits in a patch."""
+    """Return the ids of the edits in a patch that the run made or continues."""
     return {record["edit"]["id"] for record in patch.provenance["edits"]}
 
 
@@ -332,9 +335,12 @@ def _make(
 ) -> Patch:
     """Make the edits that remain on top of ``start``, and save in between; the other arguments are `run_edits`'s.
 
-    Where a batch has edits that must not be written, the method raises an error that names them. With ``keep_going``,
-    the batch is then made again without these.
+    Some edits of a batch may turn out to be such that they must not be written. A joint method then raises an error
+    that names them, before it writes anything. With ``keep_going`` they are left out, and the others are made in a
+    further call. No edit is lost or counted twice by that, as the call before has made none.
     """
+    if start is not None and not edits:  # the earlier run was stopped after its last edit
+        return start
     seen = SeenEdits()
     if start is not None and not force:
         seen.add(start)
@@ -345,10 +351,7 @@ def _make(
 
     remaining = list(edits)
     current_method = method
-    # A turn returns the patch, or leaves out the edits that are refused, for the next turn. Only a joint method refuses
-    # edits, before it writes anything, so a turn that is repeated from ``start`` loses no edit, and `seen` counts none
-    # twice. A call without edits and without a start has a turn, in which the method says that nothing is to edit.
-    while remaining or start is None:
+    while True:
         try:
             return current_method.edit(
                 remaining,
@@ -359,27 +362,18 @@ def _make(
                 progress=progress,
             )
         except RefusedEditsError as error:
-            remaining = _leave_out(error, remaining, keep_going=keep_going, start=start)  # or raises the error
+            remaining = [edit for edit in remaining if edit.id not in error.reasons]
+            if not keep_going and remaining:
+                error.add_note("--keep-going leaves such edits out, and makes the others")
+            is_nothing_left = not remaining and start is None
+            if not keep_going or is_nothing_left:
+                raise
+            for name, reason in error.reasons.items():
+                log.warning("left out: the edit %r: %s", name, reason)
+            if start is not None and not remaining:
+                return start
             if error.method is not None:
-                current_method = error.method  # which keeps the values that it has found, so they are not found again
-    return start  # the run was killed after its last edit, or the last ones were refused
-
-
-def _leave_out(error: RefusedEditsError, edits: Sequence[Edit], *, keep_going: bool, start: Patch | None) -> list[Edit]:
-    """Return the edits that were not refused, and warn of the others.
-
-    The error is raised again without ``keep_going``, and where nothing is left, neither an edit nor a ``start``.
-    """
-    others = [edit for edit in edits if edit.id not in error.reasons]
-    if not keep_going:
-        if others:
-            error.add_note("--keep-going leaves such edits out, and makes the others")
-        raise error
-    if not others and start is None:
-        raise error
-    for name, reason in error.reasons.items():
-        log.warning("left out: the edit %r: %s", name, reason)
-    return others
+                current_method = error.method  # it has kept the values of the other edits, and does not find them again
 
 
 class _PartialSaves:
@@ -556,7 +550,10 @@ def _write_report(run: EditRun, method: EditingMethod, edits: Sequence[Edit], pa
 
 
 def _read_subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None:
-    """Return the subgraph that the method read; an error becomes its text, because the report must not fail."""
+    """Return the subgraph that the method read, to be shown; None if it reads none.
+
+    An error becomes a text, which the report shows in the place of the subgraph, because the report must not fail.
+    """
     try:
         graph = subgraph_of(method, edit)
         if graph is None:
