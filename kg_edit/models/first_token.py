@@ -24,13 +24,16 @@ from kg_edit.models.sampling import BARE
 log = logging.getLogger(__name__)
 
 LINE_BREAK = "\n"
-# How many times as long as the others' a sink's state is at least. In SmolLM2 it is 7 to 100 times as long, that of
-# another token at most 1.5 times.
+# A token whose state is this many times as long as those of later tokens counts as a sink. In SmolLM2 a sink's is 7 to
+# 100 times as long, and another token's at most 1.5 times.
 _TIMES = 3.0
 
 
 def begins_unread(model: LanguageModel, prompt: Prompt) -> bool:
-    """Return whether the prompt's subject ends in the first token, and that is an attention sink in this model."""
+    """Return whether the prompt's subject ends in the text's first token, and that is an attention sink in this model.
+
+    Special tokens before the text do not count. With BOS there, the sink is usually BOS, and the subject is read.
+    """
     special = set(model.tokenizer.all_special_ids)
     positions = [position for position, token in enumerate(prompt.ids) if token not in special]
     if not positions or prompt.subject_last != positions[0]:
@@ -44,7 +47,7 @@ def is_sink(model: LanguageModel, ids: Sequence[int], position: int) -> bool:
         ids = [*ids, *model.tokenizer(" and", add_special_tokens=False)["input_ids"]]
     norms = list[Tensor]()
 
-    def note(_: Tensor, state: Tensor) -> None:
+    def note(_: Tensor, state: Tensor) -> None:  # state [1, tokens, d]
         norms.append(state[0].float().norm(dim=-1))
 
     with ExitStack() as reading:  # not by output_hidden_states, after which transformers leaves its hooks on the model
@@ -59,7 +62,10 @@ def is_sink(model: LanguageModel, ids: Sequence[int], position: int) -> bool:
 
 
 def readable_contexts(model: LanguageModel, prompt: Prompt, contexts: Sequence[str]) -> tuple[str, ...]:
-    """Return ``contexts`` with a line break before the bare context, if the model would not read the subject there."""
+    """Return ``contexts``, with a line break before the bare one if the model would not read the subject there.
+
+    The other contexts have text before the subject already.
+    """
     if not begins_unread(model, prompt):
         return tuple(contexts)
     return tuple(LINE_BREAK + BARE if context == BARE else context for context in contexts)

@@ -67,9 +67,13 @@ def dequantise_tensor(data: np.ndarray[Any, Any], kind: gguf.GGMLQuantizationTyp
     return weights.reshape(*data.shape[:-1], -1)
 
 
-def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
-    """Return the number of transformer blocks that a file's metadata states, and the names of its tensors."""
-    # A str as transformers gives it: it is the key under which the cache of `read_once` finds the reader
+def read_blocks(path: Path) -> tuple[int, Iterable[str]]:
+    """Return the number of transformer blocks that a file's metadata states (else 0), and the names of its tensors.
+
+    Inside `read_once`, the file is not read again for it.
+    """
+    # There, GGUFReader is a cached function of the path. As transformers does, it is called with a str, because another
+    # type would be another key of the cache.
     reader = gguf.GGUFReader(str(path))
     stated = [field.contents() for name, field in reader.fields.items() if name.endswith(".block_count")]
     count = int(stated[0]) if stated else 0

@@ -128,7 +128,10 @@ def hidden_state(output: Any) -> Tensor:
 
 
 def index_for(indices: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, ...]:
-    """Move indices to the device of the state that they index: the blocks of a model may be on several devices."""
+    """Return ``indices`` on the device of ``state``, as an index for it: ``state[index_for(indices, state)]``.
+
+    The blocks of a model may be on several devices.
+    """
     return tuple(index.to(state.device) for index in indices)
 
 
@@ -228,12 +231,14 @@ def read_prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
     """Return a mask [rows, tokens], on the CPU, of the tokens of a forward pass at which a prompt ends.
 
     Without `tell_prompt_ends`, a row of several tokens counts as a prompt that ends at its last token, and a row of
-    one token counts as the next step of an answer. Where a mask of another shape was told, no prompt ends.
+    one token counts as the next step of an answer. A mask of another shape was told for another pass than this one, in
+    which no prompt ends then.
     """
     mask = torch.zeros(rows, tokens, dtype=torch.bool)
     told: tuple[Tensor | None] | None = getattr(model.model, _ENDS, None)
     if told is None:
-        mask[:, -1] = tokens > 1
+        is_prompt = tokens > 1
+        mask[:, -1] = is_prompt
         return mask
     (ends,) = told
     if ends is not None and ends.shape == mask.shape:

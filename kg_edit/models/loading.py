@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # names are checked before torch is imported
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 QUANTISED = ("nf4", "int8")  # besides the dtypes of torch (`kg_edit.models.quantised`)
-_BLOCK = re.compile(r"\.([0-9]{1,6})\.")  # in the name of a weight
+_BLOCK = re.compile(r"\.([0-9]{1,6})\.")  # in the name of a weight, the number of its block: "blk.3.ffn_up.weight"
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +101,8 @@ def files_at_hand(name: str) -> Path | None:
 
 
 def check_model_name(name: str) -> None:
-    """Check a model's name without torch and without a hub."""
-    find_gguf_file(name)
+    """Refuse a model's name that can't be right, without torch and without a hub."""
+    find_gguf_file(name)  # which checks it
 
 
 def find_gguf_file(name: str) -> Path | None:
@@ -321,13 +321,13 @@ def _read_gguf(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import torch
     from transformers import AutoTokenizer
 
-    from kg_edit.models.gguf_reading import blocks_of, read_once
+    from kg_edit.models.gguf_reading import read_blocks, read_once
 
     try:
         with read_once():
             # First the tokenizer: its reader checks the sizes that a damaged file states, before memory is used
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            stated, names = blocks_of(gguf)
+            stated, names = read_blocks(gguf)
             check_blocks(stated, names)
             model = load_whole(gguf.parent, {"gguf_file": gguf.name, "dtype": torch.float32})
     except Exception as error:  # the GGUF reader may raise anything for a damaged file
@@ -407,7 +407,7 @@ def in_short(error: Exception) -> str:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """Return the device, or that with this name; ``auto`` is CUDA if it is available, else the CPU."""
+    """Return a device by its name, or the device itself; ``auto`` is CUDA if it is available, else the CPU."""
     import torch
 
     device = str(device)
@@ -421,9 +421,9 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Return the dtype to compute in, given or by its name; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
+    """Return the dtype to compute in, by its name or itself; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
 
-    With quantised weights (`QUANTISED`) it is that of ``auto``.
+    For quantised weights (`QUANTISED`) it is that of ``auto``.
     """
     import torch
 
@@ -431,6 +431,7 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if dtype == "auto" or dtype in QUANTISED:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     torch_dtype = getattr(torch, dtype, None)
+    # Of one byte are the types float8, in which numbers can be stored and few operations are computed.
     if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point or torch_dtype.itemsize == 1:
         raise ModelError(f"dtype {dtype!r} is unknown; use auto, float32, bfloat16, float16, nf4 or int8")
     return torch_dtype
