@@ -33,11 +33,25 @@ def describe_ranks(factors: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: rank {pair.left.shape[1]}" for name, pair in factors.items())
 
 
-def check_factors(path: object, name: str, left: Any, right: Any) -> None:
-    """Check the shapes of the factors of a weight in the patch at ``path``: left [out, rank], right [in, rank]."""
-    if len(left.shape) != 2 or len(right.shape) != 2 or left.shape[1] != right.shape[1]:
-        shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
-        raise PatchError(f"the patch {path} has factors of {name} that don't fit: {shapes}; make it again")
+def pair_factors(path: object, tensors: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the factors of each weight in the file of a `WeightPatch`, by the weight's name, sorted.
+
+    Args:
+        path: of the file.
+        tensors: what the file has: ``NAME.left`` [out, rank], ``NAME.right`` [in, rank], and the state.
+    """
+    stored_names = [name for name in tensors if not name.startswith(STATE)]
+    pairs = dict[str, tuple[Any, Any]]()
+    for name in sorted({stored_name.rpartition(".")[0] for stored_name in stored_names}):
+        left = tensors.get(f"{name}.left")
+        right = tensors.get(f"{name}.right")
+        if left is None or right is None:
+            raise PatchError(f"the patch {path} lacks a factor of {name}; make the patch again")
+        if len(left.shape) != 2 or len(right.shape) != 2 or left.shape[1] != right.shape[1]:
+            shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
+            raise PatchError(f"the patch {path} has factors of {name} that don't fit: {shapes}; make it again")
+        pairs[name] = (left, right)
+    return pairs
 
 
 def join_provenances(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kg_edit.patches import KEY, STATE, check_factors, describe_ranks, is_identity, join_provenances
+from kg_edit.patches import KEY, STATE, describe_ranks, is_identity, join_provenances, pair_factors
 
 if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
@@ -90,13 +90,8 @@ def read_changes(path: str | Path) -> Changes:
 
     metadata, arrays = read_arrays(path)
     factors = dict[str, LowRank]()
-    for stored_name, left in sorted(arrays.items()):
-        if stored_name.startswith(STATE) or not stored_name.endswith(".left"):
-            continue
-        name = stored_name.removesuffix(".left")
-        right = arrays.get(f"{name}.right")
-        if right is not None:
-            check_factors(path, name, left, right)
+    if metadata["kind"] == "weights":
+        for name, (left, right) in pair_factors(path, arrays).items():
             factors[name] = LowRank(left, right)
     keys = dict[str, Array]()
     key_prefix = f"{STATE}{KEY}"
@@ -173,7 +168,7 @@ def columns_by_edit(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | Non
         by_edit.append(tuple(range(start, stop)))
         start = stop
     for pair in factors.values():
-        if is_identity(pair.left) or is_identity(pair.right):  # a dense change: its columns are the weight's own
+        if is_identity(pair.left) or is_identity(pair.right):  # a dense change, in whose factors no column is an edit's
             return None
         if pair.left.shape[1] != start:  # more or fewer columns than facts, as LoRA writes
             return None

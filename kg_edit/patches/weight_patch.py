@@ -20,7 +20,7 @@ from kg_edit.errors import ModelError, PatchError, PatchMismatchError, describe
 from kg_edit.models.architectures import is_quantised
 from kg_edit.models.hooks import mark_patched
 from kg_edit.models.language_model import LanguageModel, matrix_shape, weight_matrix
-from kg_edit.patches import KEY, STATE, check_factors, describe_ranks, join_provenances
+from kg_edit.patches import KEY, STATE, describe_ranks, join_provenances, pair_factors
 from kg_edit.patches.base import ChangedPart, Patch
 from kg_edit.patches.factors import Factors
 
@@ -201,30 +201,18 @@ class WeightPatch(Patch):
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
         """Build the patch of a file."""
+        factors = dict[str, Factors]()
+        for name, (left, right) in pair_factors(file.path, file.tensors).items():
+            factors[name] = Factors(left=left, right=right)
+            if not factors[name].is_finite:
+                raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make it again")
         state = dict[str, Tensor]()
-        changed_weights = set[str]()
         for stored_name, tensor in file.tensors.items():
             if stored_name.startswith(STATE):
-                state[stored_name.removeprefix(STATE)] = tensor
-            else:  # NAME.left or NAME.right
-                changed_weights.add(stored_name.rpartition(".")[0])
-        factors = {name: _read_factors(file, name) for name in sorted(changed_weights)}
-        for name, tensor in state.items():
-            _check_state(file, name, tensor, factors)
+                name = stored_name.removeprefix(STATE)
+                _check_state(file, name, tensor, factors)
+                state[name] = tensor
         return cls(factors=factors, provenance=file.provenance, state=state)
-
-
-def _read_factors(file: PatchFile, name: str) -> Factors:
-    """Return the factors of the weight ``name`` in a file."""
-    left = file.tensors.get(f"{name}.left")
-    right = file.tensors.get(f"{name}.right")
-    if left is None or right is None:
-        raise PatchError(f"the patch {file.path} lacks a factor of {name}; make the patch again")
-    check_factors(file.path, name, left, right)
-    factors = Factors(left=left, right=right)
-    if not factors.is_finite:
-        raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make it again")
-    return factors
 
 
 def _check_state(file: PatchFile, name: str, tensor: Tensor, factors: Mapping[str, Factors]) -> None:

@@ -110,6 +110,14 @@ def load_forged(
     return call
 
 
+def read_half_a_change(folder: Path) -> object:
+    """The file has one of the two factors of a weight."""
+    metadata, tensors = written(MADE_UP, folder / "good.safetensors")
+    name = next(name for name in tensors if name.endswith(".right"))
+    del tensors[name]
+    return read_changes(forged(folder / "forged.safetensors", metadata, tensors))
+
+
 def load_adapter(place: tuple[Any, ...], value: Any) -> Call:
     def call(folder: Path) -> object:
         patch = on_tiny("calinet", tiny("llama")).edit(edits_of(1))
@@ -193,6 +201,7 @@ PAIRS = [[Pair("LeBron James plays for the", "Miami Heat")]]
             )
             for shape in ((), (5, 2), (6,))
         },
+        "half of a change": (read_half_a_change, PatchError, "lacks a factor of w.weight"),
         "product that overflows": (load_forged(scale=1e25), PatchError, "not finite"),
         "adapter of a negative shape": (
             load_adapter(("adapter", "shape", 0), -1),
