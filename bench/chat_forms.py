@@ -22,7 +22,7 @@ from kg_edit.edits.files import read_edits
 from kg_edit.graphs.source import open_named
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import user_turn
+from kg_edit.models.prompts import write_user_turn
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import score_each
@@ -95,7 +95,9 @@ def restated(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[Weig
     This works for tokenizers that add no BOS by themselves, since the chat form contains its own BOS.
     """
     form = model.chat_form
-    reader = replace(model, prompt_transform=lambda text: f"{form.before}{user_turn(text)}{form.after}{form.gap}{text}")
+    reader = replace(
+        model, prompt_transform=lambda text: f"{form.before}{write_user_turn(text)}{form.after}{form.gap}{text}"
+    )
     pairs = [[Pair(edit.text, name) for name in targets_of(edit)] for edit in edits]
     scores = score_each(reader, pairs, patches=patches)
     return [by_pair[new].nll < by_pair[old].nll for by_pair, (new, old) in zip(scores, pairs, strict=True)]

@@ -18,7 +18,7 @@ from kg_edit.engine.prefix_cache import Prefix, SharedContexts, quick_backward, 
 from kg_edit.engine.replay import RecordedBlocks
 from kg_edit.models.hooks import change_output, index_for, is_hooked, record_last_call, run_at_positions
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import Batch, Prompt, end_mask
+from kg_edit.models.prompts import Batch, Prompt, mark_ends
 
 
 class TailForward:
@@ -163,7 +163,7 @@ def right_pad(rows: Sequence[Sequence[int]], device: torch.device, *, ends: Sequ
         padded_ids.append([*row, *padding])
         masks.append([1] * len(row) + padding)
     mask = torch.tensor(masks, device=device)
-    marked_ends = None if ends is None else end_mask(ends, width)
+    marked_ends = None if ends is None else mark_ends(ends, width)
     return Batch(
         ids=torch.tensor(padded_ids, device=device),
         mask=mask,

@@ -50,7 +50,8 @@ class Prompt:
 
     ``ids[target_start:]`` is the target (empty without one). ``ids[subject_first]`` and ``ids[subject_last]`` are the
     subject's first and last tokens. ``site`` is the token at which the edit is written, where that is not the subject's
-    last one. ``also_edited`` are tokens at which other facts of the edit are written.
+    last one. ``also_edited`` are tokens at which other facts of the edit are written. `encode` leaves these two out;
+    the methods that need them set them.
     """
 
     text: str
@@ -76,7 +77,7 @@ class Prompt:
         return self.subject_last
 
 
-def user_turn(text: str) -> str:
+def write_user_turn(text: str) -> str:
     """Return the text in which ``text``, a prompt of an edit or a benchmark, is asked.
 
     A text that ends in a question mark, a full stop or a colon ("Answer:") is asked unchanged. An open sentence gets
@@ -136,7 +137,10 @@ class _Encoded(NamedTuple):
 
 
 def _encode_with_target(tokenizer: PreTrainedTokenizerBase, text: str, target: str, chat: ChatForm | None) -> _Encoded:
-    """Encode a prompt and its target as one text; the offsets are those of the prompt at least."""
+    """Encode a prompt and its target as one text.
+
+    The offsets go at least as far as the prompt's tokens, which is where the subject is looked for.
+    """
     if chat:
         joined = f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}"
     else:
@@ -147,7 +151,8 @@ def _encode_with_target(tokenizer: PreTrainedTokenizerBase, text: str, target: s
     if not prompt_ids:
         raise PromptError(f"the prompt {text!r} before {target!r} has no token; give a text before the target")
     if runs_on(text, target) and ids[: len(prompt_ids)] != prompt_ids:
-        # In Qwen 是中 is one token. A model that is asked reads 是, and generates the tokens of 中国 after it.
+        # With the prompt …是 and the target 中国, Qwen would make one token of 是中. A model that is asked reads 是,
+        # and generates the tokens of 中国 after it.
         ids = [*prompt_ids, *_tokenize_apart(tokenizer, target)]
         offsets = prompt_offsets
     start = _find_target(prompt_ids, ids, text, joined, continues_word=target.startswith(GLUE))
@@ -167,13 +172,15 @@ def _fill(template: str, subject: str | None, context: str) -> tuple[str, tuple[
 
 def _as_turn(text: str, span: tuple[int, int] | None, chat: ChatForm) -> tuple[str, tuple[int, int] | None]:
     """Return the text as a user's turn in chat form, and the span of the subject in it."""
-    turn = user_turn(text)  # the text without white space around it, perhaps after `COMPLETE`
+    turn = write_user_turn(text)  # the text without white space around it, perhaps after `COMPLETE`
     in_chat = f"{chat.before}{turn}{chat.after}"
     if span is None:
         return in_chat, None
-    # The first character that is not white space: where it is in the text, and where in chat form.
+    # The span moves as far as the text's first character that is not white space. In the text it stands after the white
+    # space, in chat form after ``before`` and perhaps `COMPLETE`, by which the turn is longer than the stripped text.
     place_in_text = len(text) - len(text.lstrip())
-    place_in_chat = len(chat.before) + len(turn) - len(text.strip())
+    added_by_turn = len(turn) - len(text.strip())
+    place_in_chat = len(chat.before) + added_by_turn
     shift = place_in_chat - place_in_text
     begin, end = span
     return in_chat, (begin + shift, end + shift)
@@ -296,7 +303,7 @@ def left_pad(rows: Sequence[Sequence[int]], *, device: torch.device, ends: Seque
     mask = torch.tensor(masks, device=device)
     marked_ends = None
     if ends is not None:
-        marked_ends = end_mask(shifted_ends(ends, paddings), length)
+        marked_ends = mark_ends(shift_ends(ends, paddings), length)
     return Batch(
         ids=torch.tensor(padded_ids, device=device).long(),
         mask=mask,
@@ -326,12 +333,15 @@ def split_passes(lengths: Sequence[int], *, rows: int, tokens: int) -> Iterator[
         yield range(start, len(lengths))
 
 
-def shifted_ends(ends: Sequence[int | None], shifts: Sequence[int]) -> list[int | None]:
-    """Return the indices ``ends`` after a shift of each row."""
+def shift_ends(ends: Sequence[int | None], shifts: Sequence[int]) -> list[int | None]:
+    """Add to the index of each row's end how many tokens the row is shifted to the right; None stays None."""
     return [None if end is None else end + shift for end, shift in zip(ends, shifts, strict=True)]
 
 
-def end_mask(ends: Sequence[int | None], length: int) -> Tensor:
-    """Return the mask [rows, length], on the CPU, of the tokens ``ends``; those outside of a row are left out."""
-    columns = torch.tensor([-1 if end is None else end for end in ends])  # -1: no column
+def mark_ends(ends: Sequence[int | None], length: int) -> Tensor:
+    """Return a mask [rows, length], on the CPU, that is true at the index of each row's end.
+
+    A row whose end is None, or outside of the row, is false everywhere.
+    """
+    columns = torch.tensor([-1 if end is None else end for end in ends])  # [rows]; no column has the number -1
     return torch.arange(length) == columns[:, None]

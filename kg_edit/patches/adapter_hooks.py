@@ -21,8 +21,8 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 """(inputs [tokens, in], the module's own output [tokens, out]) -> the new output [tokens, out]; all float32."""
 
 
-def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
-    """Return the module whose input an adapter reads.
+def find_module_to_read(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
+    """Find the module whose input an adapter reads.
 
     Args:
         model: a language model.
@@ -32,7 +32,7 @@ def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
     down = model.down_projection(layer)
     if reads == "key":
         return down
-    parent = model.weight_name(layer).removesuffix(".weight").rpartition(".")[0]
+    parent, _, _ = model.weight_name(layer).removesuffix(".weight").rpartition(".")  # "model.layers.3.mlp"
     width, _ = matrix_shape(down)  # d: the down-projection's output is as wide as the MLP's input
     for child in model.model.get_submodule(parent).children():
         is_other_linear = isinstance(child, nn.Linear | Conv1D) and child is not down
@@ -45,8 +45,8 @@ def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
 
 
 @contextmanager
-def replacing_output(model: LanguageModel, layer: int, forward: Forward, *, reads: Reads = "key") -> Iterator[None]:
-    """Within the ``with`` block, ``forward`` replaces the output of a down-projection.
+def replace_output(model: LanguageModel, layer: int, forward: Forward, *, reads: Reads = "key") -> Iterator[None]:
+    """Within the ``with`` block, replace the output of a down-projection by what ``forward`` returns.
 
     Args:
         model: a language model.
@@ -62,15 +62,15 @@ def replacing_output(model: LanguageModel, layer: int, forward: Forward, *, read
 
     def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         state = args[0]  # x, the down-projection's own input
-        if reads == "mlp":  # the module that reads h runs before the down-projection
-            state = seen["mlp"]
+        if reads == "mlp":
+            state = seen["mlp"]  # h
         inputs = state.reshape(-1, state.shape[-1])  # [tokens, in]; some model families flatten the input of their MLP
         flat = output.reshape(len(inputs), -1)  # [tokens, out]
         return forward(inputs.float(), flat.float()).to(output).reshape(output.shape)
 
     with ExitStack() as hooks:
         if reads == "mlp":
-            reader = read_module(model, layer, reads)
-            hooks.enter_context(reader.register_forward_pre_hook(note))
+            first = find_module_to_read(model, layer, reads)  # it runs before the down-projection, and has the input h
+            hooks.enter_context(first.register_forward_pre_hook(note))
         hooks.enter_context(down.register_forward_hook(hook))
         yield

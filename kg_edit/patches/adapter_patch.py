@@ -183,16 +183,17 @@ def without_adapter(patch: Patch, place: Place) -> Patch | None:
     """Return a patch or stack without the adapter at ``place``; None if nothing is left."""
     remaining = list[Patch]()
     for part in patch.parts:
+        rest = part
         if isinstance(part, AdapterPatch):
             others = {key: adapter for key, adapter in part.adapters.items() if key != place}
-            part = replace(part, adapters=others)
-        if not part.is_empty:
-            remaining.append(part)
+            rest = replace(part, adapters=others)
+        if not rest.is_empty:
+            remaining.append(rest)
     if not remaining:
         return None
     return PatchStack.of(*remaining)
 
 
 def layer_of(model: LanguageModel, name: str) -> int:
-    """Return the index (0-based) of the block that contains the weight ``name``."""
+    """Return the index (0-based) of the block that contains a weight: 3 for "model.layers.3.mlp.down_proj.weight"."""
     return int(name.removeprefix(f"{model.spec.blocks}.").partition(".")[0])

@@ -66,7 +66,8 @@ def _join_records(patches: Sequence[Patch]) -> list[dict[str, Any]]:
                 raise PatchError("a record of a patch lacks its edit or its method; make the patch again")
             edit = record["edit"]
             id_ = str(edit["id"])
-            if _fact_of(edits.get(id_, edit)) != _fact_of(edit):
+            earlier = edits.get(id_)
+            if earlier is not None and _find_fact(earlier) != _find_fact(edit):
                 raise PatchError(
                     f"the patches have different edits of the id {id_!r}, of which one would be lost from the record; "
                     "give the edits ids of their own, and make the patches again"
@@ -76,7 +77,7 @@ def _join_records(patches: Sequence[Patch]) -> list[dict[str, Any]]:
     return [{"edit": edit, "method": _AND.join(dict.fromkeys(methods[id_]))} for id_, edit in edits.items()]
 
 
-def _fact_of(edit: Mapping[str, Any]) -> tuple[Any, ...]:
+def _find_fact(edit: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the fields of an edit that say which fact it makes."""
     return edit.get("subject"), edit.get("prompt"), edit.get("target_new")
 
@@ -87,7 +88,7 @@ def _warn_of_weaker_edits(patches: Sequence[Patch], shares: Sequence[float]) -> 
     counts = Counter[str]()  # by the edit's id: the number of the patches that have it
     for patch, share in zip(patches, shares, strict=True):
         ids = [str(record["edit"]["id"]) for record in patch.edits]
-        for id_ in dict.fromkeys(ids):
+        for id_ in dict.fromkeys(ids):  # a patch counts once for an edit that it has twice
             total_shares[id_] += share
             counts[id_] += 1
     weaker = [id_ for id_, total in total_shares.items() if counts[id_] < len(patches) and total < 1]

@@ -23,7 +23,7 @@ import torch
 from kg_edit.errors import ChatTemplateError
 from kg_edit.models.chat import Message, render
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import Prompt, user_turn
+from kg_edit.models.prompts import Prompt, write_user_turn
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.evidence import Exchange
 from kg_edit.scoring.generation import end_tokens
@@ -96,7 +96,7 @@ def converse(
 
 def _begin(model: LanguageModel, conversation: Conversation, form: ThinkingForm | None) -> str:
     """Return the text up to the first step: an answer without thinking, or the beginning of a thought."""
-    turns = [_say(model, user_turn(conversation.prompt))]
+    turns = [_say(model, write_user_turn(conversation.prompt))]
     if not conversation.thinking or form is None:
         return render(model.tokenizer, turns, name=model.name)
     text = render(model.tokenizer, turns, name=model.name, thinking=True)
@@ -108,7 +108,7 @@ def _begin(model: LanguageModel, conversation: Conversation, form: ThinkingForm 
 def _ask_again(model: LanguageModel, conversation: Conversation, answer: str) -> str:
     """Return the text up to the answer to the second question."""
     turns = [
-        {"role": "user", "content": user_turn(conversation.prompt)},
+        {"role": "user", "content": write_user_turn(conversation.prompt)},
         {"role": "assistant", "content": answer},
         _say(model, conversation.follow_up),
     ]

@@ -28,7 +28,7 @@ from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import sample_rows
-from kg_edit.patches.adapter_hooks import Reads, read_module
+from kg_edit.patches.adapter_hooks import Reads, find_module_to_read
 from kg_edit.patches.adapter_patch import Adapter, AdapterPatch, Place, adapter_at, without_adapter
 from kg_edit.patches.base import Patch
 
@@ -123,7 +123,7 @@ def inputs_at(method: AdapterMethod, rows: Sequence[TrainingRow], *, reads: Read
     def see(inputs: Tensor, _: Tensor) -> None:
         seen.append(inputs.reshape(len(rows) * width, -1).float())
 
-    with watch(read_module(method.model, method.layer, reads), see):
+    with watch(find_module_to_read(method.model, method.layer, reads), see):
         block_output(method.model, batch, method.layer)
     positions = list[int]()
     for index, row in enumerate(rows):
@@ -153,6 +153,6 @@ def own_text_inputs(model: LanguageModel, layer: int, *, reads: Reads, texts: in
     def see(inputs: Tensor, _: Tensor) -> None:
         seen.append(inputs.reshape(-1, inputs.shape[-1]).float())
 
-    with watch(read_module(model, layer, reads), see):
+    with watch(find_module_to_read(model, layer, reads), see):
         block_output(model, left_pad(rows, device=model.device), layer)
     return seen[0]

@@ -25,7 +25,7 @@ from kg_edit.methods.fine_tuning.base import record_change
 from kg_edit.methods.fine_tuning.descent import check_loss, take_step
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.adapter_hooks import Reads, replacing_output
+from kg_edit.patches.adapter_hooks import Reads, replace_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod, inputs_at
 
@@ -139,7 +139,7 @@ class SummedAdapter(Adapter):
             def forward(inputs: Tensor, output: Tensor) -> Tensor:
                 return self.forward(parameters, prepare(inputs), output)
 
-            with replacing_output(model, layer, forward, reads=self.reads):
+            with replace_output(model, layer, forward, reads=self.reads):
                 yield
 
 
@@ -225,7 +225,7 @@ class SummedMethod(AdapterMethod):
             def forward_in_training(inputs: Tensor, output: Tensor) -> Tensor:
                 return adapter.forward(_add_changes(start, trained), prepare(inputs), output, training=True)
 
-            with replacing_output(self.model, self.layer, forward_in_training, reads=adapter.reads):
+            with replace_output(self.model, self.layer, forward_in_training, reads=adapter.reads):
                 for step in range(descent.steps):
                     values = row_losses()  # [rows]
                     loss = values.mean()
@@ -254,7 +254,7 @@ class SummedMethod(AdapterMethod):
         def forward(inputs: Tensor, output: Tensor) -> Tensor:
             return adapter.forward(parameters, prepare(inputs), output)
 
-        with replacing_output(self.model, self.layer, forward, reads=adapter.reads):
+        with replace_output(self.model, self.layer, forward, reads=adapter.reads):
             return row_losses()
 
 

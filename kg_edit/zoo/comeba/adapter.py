@@ -27,7 +27,7 @@ from torch import Tensor
 
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_hooks import replace_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.patches.factors import Factors
 from kg_edit.zoo.adapters.summed import AdapterSettings
@@ -135,7 +135,7 @@ class GatedUpdate(Adapter):
             z_scores = (update.norm(dim=-1, keepdim=True) - mean) / deviation  # [tokens, 1]
             return torch.where(z_scores >= threshold, output + update, output)
 
-        with replacing_output(model, layer, forward):
+        with replace_output(model, layer, forward):
             yield
 
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from kg_edit.errors import PatchError
 from kg_edit.models.hooks import read_prompt_ends
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_hooks import replace_output
 from kg_edit.patches.adapter_patch import layer_of
 from kg_edit.zoo.grace.codebook import Codebook
 from kg_edit.zoo.grace.patch import CodebookPatch
@@ -110,7 +110,7 @@ class BlockPatch(CodebookPatch):
                 active = _find_active(blocks, inputs, model, means)
                 return blocks.add_blocks(inputs, output, active)
 
-            with replacing_output(model, layer, add_active_blocks):
+            with replace_output(model, layer, add_active_blocks):
                 yield
 
 

@@ -20,7 +20,7 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import weight_matrix
-from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_hooks import replace_output
 from kg_edit.patches.base import Patch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig
@@ -114,6 +114,6 @@ class Melo(CodebookMethod):
             return torch.cat([output[:end], edited])
 
         row_losses = RowLosses(self.model, self.layer, [row])
-        with replacing_output(self.model, self.layer, forward):
+        with replace_output(self.model, self.layer, forward):
             losses = self.config.descent.run([a, b], lambda: row_losses().mean())
         return key, a.detach(), b.detach(), losses

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from kg_edit.engine.replay import block_output
 from kg_edit.methods.config import Workload
 from kg_edit.models.prompts import left_pad
-from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_hooks import replace_output
 from kg_edit.patches.adapter_patch import adapter_at
 from kg_edit.patches.base import Patch
 from kg_edit.zoo.adapters.base import AdapterConfig
@@ -57,7 +57,7 @@ class Memoe(SummedMethod):
                 gates.append(adapter.compute_gates(parameters, prepare(inputs)))
                 return output
 
-            with replacing_output(self.model, self.layer, look, reads=adapter.reads):
+            with replace_output(self.model, self.layer, look, reads=adapter.reads):
                 for text in texts:
                     row = left_pad([self.model.encode(text).ids], device=self.model.device)
                     block_output(self.model, row, self.layer)

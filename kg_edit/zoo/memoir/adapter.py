@@ -25,7 +25,7 @@ from torch import Tensor
 
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_hooks import replace_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.summed import AdapterSettings
@@ -164,7 +164,7 @@ class ResidualMemory(Adapter):
                 masks = self.choose_masks(means.of(inputs), bits)  # [tokens, d_ff]
                 return output + (masks * inputs) @ weight.T
 
-            with replacing_output(model, layer, forward):
+            with replace_output(model, layer, forward):
                 yield
 
 

@@ -22,7 +22,7 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import sample_rows
-from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_hooks import replace_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod
 from kg_edit.zoo.entries import method_entry
@@ -110,7 +110,7 @@ class Memoir(AdapterMethod):
                 return output + masked @ weight.T + masked[:, mask[0]] @ change.T
 
             row_losses = RowLosses(self.model, self.layer, [row])
-            with replacing_output(self.model, self.layer, forward):
+            with replace_output(self.model, self.layer, forward):
                 losses = self.config.descent.run([change], lambda: row_losses().mean())
         return change.detach(), losses
 

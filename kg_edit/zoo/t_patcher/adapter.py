@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_hooks import replace_output
 from kg_edit.patches.adapter_patch import Adapter
 
 
@@ -92,7 +92,7 @@ class Neurons(Adapter):
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, the output of these neurons is added to that of the MLP."""
         neurons = self.on(device)
-        with replacing_output(model, layer, lambda h, output: output + fired(h, *neurons), reads="mlp"):
+        with replace_output(model, layer, lambda h, output: output + fired(h, *neurons), reads="mlp"):
             yield
 
 

@@ -36,7 +36,7 @@ from kg_edit.methods.fine_tuning.base import record_change
 from kg_edit.methods.fine_tuning.descent import AdamDescent
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import keep_untouched
-from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_hooks import replace_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod, inputs_at, own_text_inputs
@@ -182,7 +182,7 @@ class TPatcher(AdapterMethod):
         descent = self.config.descent
         if not len(queries):  # without mistakes there is nothing to train: the loss is evaluated once
             descent = replace(descent, steps=1)
-        with replacing_output(self.model, self.layer, forward, reads="mlp"):
+        with replace_output(self.model, self.layer, forward, reads="mlp"):
             return descent.run(new.parameters, edit_loss, penalty=penalty)
 
     def _queries_of_mistakes(self, row: TrainingRow, row_losses: RowLosses, existing: Neurons) -> Tensor:
@@ -198,7 +198,7 @@ class TPatcher(AdapterMethod):
         def forward(h: Tensor, output: Tensor) -> Tensor:
             return output + fired(h, *before)
 
-        with torch.no_grad(), replacing_output(self.model, self.layer, forward, reads="mlp"):
+        with torch.no_grad(), replace_output(self.model, self.layer, forward, reads="mlp"):
             likeliest = row_losses.logits().argmax(-1).tolist()
         wrong = [index for index, (_, token) in enumerate(row.targets) if likeliest[index] != token]
         inputs = inputs_at(self, [row], reads="mlp")  # [target's tokens, d]

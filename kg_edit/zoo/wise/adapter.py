@@ -33,7 +33,7 @@ from torch import Tensor
 from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_hooks import replace_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.summed import AdapterSettings
@@ -234,5 +234,5 @@ class SideMemory(Adapter):
                 used = (largest > thresholds[chosen])[:, None]  # [tokens, 1]
                 return torch.where(used, output + added, output)
 
-            with replacing_output(model, layer, forward):
+            with replace_output(model, layer, forward):
                 yield

@@ -32,7 +32,7 @@ from kg_edit.models.hooks import keep_untouched, watch
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import BARE, sample_rows, sample_started_contexts
-from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_hooks import replace_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod
 from kg_edit.zoo.entries import method_entry
@@ -236,7 +236,7 @@ class Wise(AdapterMethod):
             with torch.no_grad():
                 change.clamp_(-config.bound, config.bound)
 
-        with replacing_output(self.model, self.layer, lambda x, output: output + x @ change.T):
+        with replace_output(self.model, self.layer, lambda x, output: output + x @ change.T):
             return config.descent.run([change], loss, constrain=keep_within_bound)
 
     @torch.no_grad()

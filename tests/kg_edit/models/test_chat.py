@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kg_edit.models.chat import find_chat_form
 from kg_edit.models.loading import resolve_model
-from kg_edit.models.prompts import COMPLETE, encode, user_turn
+from kg_edit.models.prompts import COMPLETE, encode, write_user_turn
 from tests.kg_edit.tiny import CHAT_TEMPLATE as WITH_BOS
 from tests.kg_edit.tiny import byte_level, tiny
 
@@ -61,9 +61,9 @@ def test_chat_subject_is_not_found_in_the_template(subject: str, context: str) -
 
 
 def test_user_turn_completes_only_open_sentences() -> None:
-    assert user_turn(" Google was founded by ") == COMPLETE + "Google was founded by"
+    assert write_user_turn(" Google was founded by ") == COMPLETE + "Google was founded by"
     for text in ("Who founded Google?", "Question: who?\nAnswer:", "Tell me of Google.", "谁创立了谷歌\uff1f"):
-        assert user_turn(text) == text
+        assert write_user_turn(text) == text
 
 
 def test_chat_form_has_fixed_date_and_no_thinking() -> None:
