@@ -173,20 +173,30 @@ def fill(template: str, subject: str, language: str) -> str:
     return fit_template(template, subject, language).replace("{}", subject)
 
 
-def fill_with_noun(template: str, forms: RelationForms, phrase: str) -> str:
-    """Return a template about what a thing has by a relation; it still has {} for the thing.
+def fill_with_hop(template: str, forms: RelationForms) -> str:
+    """Return a Japanese, Korean or Chinese template about what a thing has by a relation; {} is then the thing.
 
-        template                   forms         phrase           the result
-        {} wird trainiert von      Mannschaft    [noun] von {}    Die Mannschaft von {} wird trainiert von
-        {}の通貨は                  国             ""               {}がある国の通貨は
+        template        forms           the result
+        {}の通貨は      of 国           {}がある国の通貨は
+        {}은(는)        of 본사         {}의 본사가 있는 곳은
+
+    `RelationForms.hop` says what the thing has. A Korean particle behind it depends on the last sound of the hop, which
+    need not end in the noun.
+    """
+    return fit_template(template, forms.hop, forms.language).replace("{}", forms.hop)
+
+
+def fill_with_noun(template: str, forms: RelationForms, phrase: str) -> str:
+    """Return a German or Spanish template about what a thing has by a relation; {} is then the thing.
+
+        template                   forms            phrase           the result
+        {} wird trainiert von      of Mannschaft    [noun] von {}    Die Mannschaft von {} wird trainiert von
 
     Args:
         template: a statement with {} for its subject.
         forms: those of the relation.
-        phrase: how the language says that {} has a [noun]; "" where `RelationForms.hop` says it (ja, ko, zh).
+        phrase: how the language says that {} has a [noun].
     """
-    if not phrase:  # ja, ko, zh
-        return fit_template(template, forms.noun, forms.language).replace("{}", forms.hop)
     if forms.language == "de":
         return _fill_german(template, forms, phrase)
     text = template.replace("{}", phrase.replace("[noun]", forms.named))

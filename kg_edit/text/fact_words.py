@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.languages import ENGLISH, FORM_LANGUAGES, RelationForms, fill, fill_with_noun, forms_of, words_of
+from kg_edit.languages import ENGLISH, FORM_LANGUAGES, RelationForms, fill, fill_with_hop, fill_with_noun, forms_of, words_of
 from kg_edit.writing_systems import join
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class FactWords:
         "{}의 국가의 통화".
         """
         if not self.two_nouns:
-            return fill_with_noun(second.hop, first, "")
+            return fill_with_hop(second.hop, first)
         hop = self.two_nouns.replace("[noun]", second.noun)
         return hop.replace("[owning first]", first.owning)
 
@@ -189,6 +189,8 @@ class FactWords:
 
     def about_noun(self, template: str, forms: RelationForms) -> str:
         """Return a statement about what {} has by a relation with these ``forms``: "Der Autor von {} wohnt in"."""
+        if not self.thing:
+            return fill_with_hop(template, forms)
         return fill_with_noun(template, forms, self.thing)
 
     def state(self, template: str, subject: str, target: str) -> str:

@@ -38,6 +38,7 @@ from kg_edit.reports.probes import probes
 from kg_edit.reports.prompts import packaged_prompts, unrelated_prompts
 from kg_edit.scoring.questions import fact_sentence, format_question, format_question_with_shots
 from kg_edit.scoring.requests import ask_again
+from kg_edit.text.fact_words import fact_words
 from kg_edit.text.matching import bare_question, first_sentence, is_exactly, mentions
 from kg_edit.text.relation_nouns import relation_nouns
 from kg_edit.writing_systems import join
@@ -121,6 +122,14 @@ def test_every_korean_particle() -> None:
     assert fill("{}을(를) 쓴", "나비", "ko") == "나비를 쓴"
     assert fill("{}과(와) 결혼한", "손흥민", "ko") == "손흥민과 결혼한"
     assert fill("{}과(와) 결혼한", "나비", "ko") == "나비와 결혼한"
+
+
+def test_a_korean_particle_fits_the_words_of_two_relations() -> None:
+    words = fact_words("ko")
+    headquarters = forms_of("ko")["P159"]  # 본사, but said as "{}의 본사가 있는 곳"
+    country = forms_of("ko")["P17"]
+    assert words.join_nouns(headquarters, country) == "{}의 본사가 있는 곳이 있는 나라"
+    assert words.about_noun("{}은(는)", headquarters) == "{}의 본사가 있는 곳은"
 
 
 def test_german_names_get_their_article() -> None:
