@@ -75,10 +75,11 @@ class RelationForms(NamedTuple):
 
     @property
     def hop(self) -> str:
-        """What a wording of `FactWords` has for [hop]: the noun, or a phrase with {} for the thing.
+        """The relation's object in words, for the place [hop] of a question such as "What is the [hop] of {}?".
 
-        In Japanese, Korean and Chinese it is the statement without the mark of its topic: {}がある国 of {}がある国は.
-        A statement that does not end in such a mark has the noun behind a possessive: {}の通貨.
+        In most languages it is the noun: Währung. In Japanese, Korean and Chinese it is a phrase with {} for the thing.
+        If the statement ends in the mark of a topic, the phrase is the statement without that mark: {}がある国 of
+        {}がある国は. Else it is the noun behind a possessive: {}の通貨.
         """
         if self.language not in _TOPICS:
             return self.noun
@@ -200,16 +201,17 @@ def fill_with_noun(template: str, forms: RelationForms, phrase: str) -> str:
     if forms.language == "de":
         return _fill_german(template, forms, phrase)
     text = template.replace("{}", phrase.replace("[noun]", forms.named))
-    if forms.language == "es":
-        text = text.replace(" de el ", " del ").replace(" a el ", " al ")
+    text = text.replace(" de el ", " del ").replace(" a el ", " al ")  # as Spanish contracts them
     return _capitalise(text)
 
 
 def _fill_german(template: str, forms: RelationForms, phrase: str) -> str:
     """Return `fill_with_noun` in German, where article and noun depend on the place in the template.
 
-    With die Mannschaft, as the subject and behind "von": "Die Mannschaft von {} spielt in", "Der Trainer von der
-    Mannschaft von {} ist".
+    For die Mannschaft and the phrase "[noun] von {}", the article is put before {}, then the phrase takes its place:
+
+        {} spielt in             Die {} spielt in               Die Mannschaft von {} spielt in
+        Der Trainer von {} ist   Der Trainer von der {} ist     Der Trainer von der Mannschaft von {} ist
     """
     article, _, noun = forms.named.partition(" ")
     dative_article, _, dative_noun = forms.within.partition(" ")
@@ -222,7 +224,8 @@ def _fill_german(template: str, forms: RelationForms, phrase: str) -> str:
 def replace_name(text: str, name: str, other: str, language: str) -> str:
     """Return a text with another name in the place of ``name``, and in Korean with the particle that this one takes.
 
-    With 제주 in the place of 서울: 서울은 -> {}은(는) -> 제주는.
+    With 제주 in the place of 서울, "서울은" becomes "제주는". The particle 은 is one of the two forms 은(는), of which
+    `fill` takes the one that follows 제주.
     """
     if language != "ko":
         return text.replace(name, other)
@@ -236,7 +239,7 @@ def replace_name(text: str, name: str, other: str, language: str) -> str:
 # Korean: the first form follows a consonant, the second a vowel.
 _PARTICLES = {"은(는)": ("은", "는"), "이(가)": ("이", "가"), "을(를)": ("을", "를"), "과(와)": ("과", "와")}
 _BOTH_FORMS = {form: both for both, forms in _PARTICLES.items() for form in forms}  # 은 and 는: 은(는)
-_PARTICLE = re.compile("|".join(re.escape("{}" + both) for both in _PARTICLES))
+_PLACE_WITH_PARTICLE = re.compile("|".join(re.escape("{}" + both) for both in _PARTICLES))  # {}은(는), {}이(가), ...
 _FIRST_SYLLABLE = 0xAC00
 _LAST_SYLLABLE = 0xD7A3
 _FINALS = 28  # syllables in a row that differ in their final consonant alone; the first of them has none
@@ -249,7 +252,7 @@ def _with_particle(template: str, subject: str) -> str:
     """Return a Korean template with the particle that follows ``subject``; with both, if its sound is not known."""
     ends_in_consonant = _ends_in_consonant(subject)
 
-    def particle(match: re.Match[str]) -> str:
+    def choose_particle(match: re.Match[str]) -> str:
         if ends_in_consonant is None:
             return match[0]
         after_consonant, after_vowel = _PARTICLES[match[0].removeprefix("{}")]
@@ -257,7 +260,7 @@ def _with_particle(template: str, subject: str) -> str:
             return "{}" + after_consonant
         return "{}" + after_vowel
 
-    return _PARTICLE.sub(particle, template)
+    return _PLACE_WITH_PARTICLE.sub(choose_particle, template)
 
 
 def _ends_in_consonant(name: str) -> bool | None:
@@ -293,7 +296,7 @@ _WITHOUT_ARTICLE = ("des Staates {}", "Staat {}")  # a name behind its kind has 
 def _with_article(template: str, nominative: str, dative: str) -> str:
     """Return a German template with the article of the name in its place {}.
 
-        template                    for Schweiz (die, der)      for Iran (der, dem)
+        template                    for Schweiz (die, der)          for Iran (der, dem)
         Die Währung von {} heißt    Die Währung von der {} heißt    Die Währung vom {} heißt
         In {} bezahlt man mit       In der {} bezahlt man mit       Im {} bezahlt man mit
         {} liegt auf                Die {} liegt auf                Der {} liegt auf

@@ -15,7 +15,16 @@ from typing import Any, Literal
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.languages import ENGLISH, FORM_LANGUAGES, RelationForms, fill, fill_with_hop, fill_with_noun, forms_of, words_of
+from kg_edit.languages import (
+    ENGLISH,
+    FORM_LANGUAGES,
+    RelationForms,
+    fill,
+    fill_with_hop,
+    fill_with_noun,
+    forms_of,
+    words_of,
+)
 from kg_edit.writing_systems import join
 
 log = logging.getLogger(__name__)
