@@ -8,7 +8,8 @@ For each edit, delta = m* - m [d] is the change of the value at the subject's la
 - L_a: KL(P under delta || P) of the token after the subject in "{subject} is a".
 - L_further: weighted rows of facts that follow from the edit, if the request has any. The target of a row is a text, or
   a teacher's distribution at each token (soft targets, Hinton et al. 2015).
-- penalty: a function of delta and m, such as ROME's weight decay (`norm_penalty`); GLAME has none.
+- penalty: a function of delta and m, such as ROME's weight decay (`norm_penalty`); GLAME has none. In the place of m,
+  a method may give it other states (`Objective.with_penalty`).
 
 `Request` has the prompts of an edit. `Objective` computes the loss as it is written here, by whole forward passes
 (`PlainForward`), or, given an engine, by `kg_edit.engine.fast_loss`: the same numbers, many times faster.
@@ -33,7 +34,7 @@ from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.sampling import BARE
 
 Penalty = Callable[[Tensor, Tensor], Tensor]
-"""(delta [edits, d], m [edits, d]) -> a further term of each edit's loss, [edits]."""
+"""(delta [edits, d], the states that delta is added to [edits, d]) -> a further term of each edit's loss, [edits]."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -165,7 +166,7 @@ class Objective:
     Attributes:
         kl_weight: the weight of L_a.
         penalty: a further term of each edit's loss; None: no such term.
-        value: m in the bare prompt, [edits, d]; in the result of `with_penalty`, the states that were given there.
+        value: m in the bare prompt, [edits, d].
         bare_key: the key of the bare prompt, [edits, d_ff].
         mean_key: k*, the mean key over the contexts, [edits, d_ff] (ROME's Eq. 3, GLAME's Eq. 8).
     """
@@ -187,11 +188,12 @@ class Objective:
             layer: the edited block, 0-based.
             requests: the prompts of each edit.
             kl_weight: the weight of L_a.
-            penalty: a further term, computed from delta and m; None: no such term.
+            penalty: a further term, computed from delta and m (`states`); None: no such term.
             engine: what computes the same faster (`kg_edit.engine.fast_loss.find_engine`); None: the plain way.
         """
         self.kl_weight = kl_weight
         self.penalty = penalty
+        self._given_states: Tensor | None = None  # by `with_penalty`
         self._fast: FastLoss | None = None
         self._plain = list[PlainLoss]()
         if engine is not None:
@@ -210,15 +212,22 @@ class Objective:
             self.mean_key = torch.stack([loss.mean_key for loss in self._plain])
 
     def with_penalty(self, penalty: Penalty, states: Tensor) -> Objective:
-        """Return the same loss with ``penalty(delta, states)``; its ``value`` is ``states`` [edits, d], and not m.
+        """Return the same loss with ``penalty(delta, states)``, where ``states`` are [edits, d].
 
         A method uses it for a penalty that depends on what this loss has read, or on other states than m. Both losses
         share one engine, so `drop` on one of them drops the edits of both.
         """
         loss = copy(self)
         loss.penalty = penalty
-        loss.value = states
+        loss._given_states = states
         return loss
+
+    @property
+    def states(self) -> Tensor:
+        """What the penalty reads beside delta, [edits, d]: m, or the states that `with_penalty` was given."""
+        if self._given_states is None:
+            return self.value
+        return self._given_states
 
     def __call__(self, change: Tensor) -> Losses:
         """Return the losses under ``change`` [edits, d], differentiable in it.
@@ -268,7 +277,7 @@ class Objective:
         """Return the penalty of each edit, [edits]."""
         if self.penalty is None:
             return change.new_zeros(len(change))
-        return self.penalty(change, self.value)
+        return self.penalty(change, self.states)
 
     def _add_up(self, parts: Iterable[Tensor], penalty: Tensor) -> Losses:
         """Return the terms of the loss, from its three parts, the missed tokens if counted, and the penalty."""

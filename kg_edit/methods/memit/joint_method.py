@@ -291,7 +291,7 @@ class JointMethod(ValueMethod):
         """Find z of facts that share a descent; ``model`` is `self.model` or a copy of it."""
         requests = [fact.prompts for fact in facts]
         loss = self.objective(model, requests)
-        h = loss.value  # by `objective`, [facts, d]
+        h = loss.states  # [facts, d]
 
         # Eq. 16: gradient descent on z - h of all facts at once; a fact whose loss is small enough ends early.
         delta, notes = self.propose([fact.edit for fact in facts], h)
@@ -306,7 +306,7 @@ class JointMethod(ValueMethod):
         return values
 
     def objective(self, model: LanguageModel, requests: Sequence[Request]) -> Objective:
-        """Return the loss as a function of z - h for facts with the prompts ``requests``; its ``value`` is h.
+        """Return the loss as a function of z - h for facts with the prompts ``requests``; its ``states`` are h.
 
         The loss runs on ``model``, which is `self.model` or a copy of it in bfloat16. h is read from `self.model` even
         then, because z = h + (z - h) is written into that one.
@@ -314,7 +314,7 @@ class JointMethod(ValueMethod):
         layer = self.layers[-1]
         engine = find_engine(model, layer, self.contexts, memory=self.memory, forward=self.forward)
         loss_at_mlp = Objective(model, layer, requests, kl_weight=self.config.kl_weight, engine=engine)
-        # The ``value`` of this loss is m, the output of the MLP. That of the returned one is h, the state at ``site``.
+        # This loss has read m, the output of the MLP. The penalty needs h, the state at ``site``.
         h = self.find_states(loss_at_mlp, [request.rewrites[0] for request in requests])
         return loss_at_mlp.with_penalty(self.make_penalty(loss_at_mlp), h)
 

@@ -171,7 +171,7 @@ def check_descent(seen: Seen, settings: dict[str, Any], *, norm_weight: float) -
     most = settings["steps"] + settings.get("further_steps", 0)  # the random model's target is never the likeliest
     assert len(passes) == most or (len(passes) < most and passes[-1][0] < enough)
     assert seen.objective.kl_weight == settings["kl_weight"]
-    (total, nll, kl), clean = losses[-1], float(seen.objective.value[0].norm())
+    (total, nll, kl), clean = losses[-1], float(seen.objective.states[0].norm())
     change = float(seen.descent.change.norm())
     expected = nll + settings["kl_weight"] * kl + norm_weight * change / clean**2
     assert total == pytest.approx(expected, rel=1e-4, abs=1e-5) and kl > 0
