@@ -9,6 +9,9 @@ What the base class calls, in this order:
     edit:       prepare once; then for each batch: make on the model with the earlier edits, _finish, guard, after_each
     edit_each:  prepare once; make_each on the unedited model; then _finish for each patch
 
+``before`` is a patch that is on the model while edits are made. In `edit` it is the caller's patch, which the result
+does not contain. In `make` and `make_each` it is all that is applied: that patch, and the result so far on top of it.
+
 `check` and `check_inputs` are for callers that want all errors before the first edit is made.
 """
 
@@ -216,10 +219,10 @@ class EditingMethod(ABC):
         if self.joint:
             refuse_clash(requested)  # before anything is measured
         start_patch = None if start is None else as_patch(start)
-        under = None if before is None else as_patch(before)  # applied under the result, but not in it
-        for given in (start_patch, under):
-            if given is not None:
-                given.check_model(self.model)  # before any work
+        before_patch = None if before is None else as_patch(before)
+        for earlier_patch in (start_patch, before_patch):
+            if earlier_patch is not None:
+                earlier_patch.check_model(self.model)  # before any work
         self._prepare_unpatched()  # before a patch is applied, so that the result is the same with and without it
         so_far = self.empty_patch() if start_patch is None else start_patch  # the result, which grows batch by batch
 
@@ -227,8 +230,8 @@ class EditingMethod(ABC):
             for batch in self._batches(requested):
                 watchers = (*callbacks, StepNotes(bar.note, most=self.config.most_steps))
                 with annotate_errors(*batch), send_losses(watchers, [edit.id for edit in batch]):
-                    applied = so_far if under is None else under + so_far
-                    new_patch = self._make_batch(batch, applied)  # `make` calls all that is applied ``before``
+                    applied = so_far if before_patch is None else before_patch + so_far
+                    new_patch = self._make_batch(batch, before=applied)
                     new_patch = self._finish(new_patch, batch)
                     guard(new_patch, so_far)
                     so_far = so_far + new_patch
@@ -369,26 +372,30 @@ class EditingMethod(ABC):
             return self.make(edits, before=before)
 
     def _finish(self, patch: Patch, edits: Sequence[Edit]) -> Patch:
-        """Check what `make` returned for ``edits``, and add what it left out: the weights' norms, records of edits.
-
-        The records of a joint method have the size of their batch, so that a ledger computes the same batches again. A
-        patch whose records change here also gets the method's provenance; the others have it from `make`.
-        """
+        """Check what `make` returned for ``edits``, and add what it left out: the weights' norms, records of edits."""
         if isinstance(patch, WeightPatch):
             patch.modules(self.model)  # raises if a shape differs
             patch = patch.with_weight_norms(self.model)
         patch.check_finite()
-        made_records = list(patch.edits)  # a patch's ``edits`` are the records in its provenance
-        recorded_ids = {record.get("edit", {}).get("id") for record in made_records}
-        records = list(made_records)
+        records = self._complete_records(patch, edits)
+        if records == list(patch.edits):
+            return patch
+        # The records are a part of the provenance. Other parts that the patch lacks, such as the model, are added too.
+        return patch.with_records(records, self.provenance())
+
+    def _complete_records(self, patch: Patch, edits: Sequence[Edit]) -> list[Mapping[str, Any]]:
+        """Return the records of a patch, with one for each of ``edits`` that has none.
+
+        The records of a joint method have the size of their batch, so that a ledger computes the same batches again.
+        """
+        records = list[Mapping[str, Any]](patch.edits)
+        recorded_ids = {record.get("edit", {}).get("id") for record in records}
         for edit in edits:
             if edit.id not in recorded_ids:
                 records.append(self.record(edit))
         if self.joint:
             records = [{**record, "batch": len(edits)} for record in records]
-        if records == made_records:
-            return patch
-        return patch.with_records(records, self.provenance())
+        return records
 
     def record(self, edit: Edit) -> dict[str, Any]:
         """Return the record of an edit for a patch's provenance; a method may add what it notes of the edit."""
