@@ -7,7 +7,7 @@ A `Control` asks another source, the right one, for an edit's subgraph, and retu
 - `Withheld`: without the entities that an edit's withheld questions ask for.
 - `WithoutAnswers`: without nodes that overlap an answer of the record's test questions.
 - `WithAnswersNamed`: the right graph, with the names of these answers, so that a method can report those that it reads.
-- `WrongGraph`: a subgraph of the same size, in which o* has the statements of other entities.
+- `WrongGraph`: as many statements of o*, but those of other entities.
 """
 
 from __future__ import annotations
@@ -117,10 +117,10 @@ class ShuffledObjects(Control):
         root = target_of(graph)
         shuffled = keep_edit_alone(graph)
         statements = _statements(graph, incoming=False)
-        statements.sort(key=lambda statement: (str(statement.key), statement.end))
+        statements.sort(key=lambda statement: (statement.key, statement.end))
         excluded = {statement.end for statement in statements} | set(shuffled)  # no statement gets one of these
         for statement in statements:
-            relation = str(statement.key)
+            relation = statement.key
             candidates = dict[str, str]()  # {node: label}
             for node, label in self._find_candidates(relation, edit, options).items():
                 if node not in excluded and not shuffled.has_edge(root, node, relation):
@@ -159,7 +159,7 @@ class ShuffledObjects(Control):
                 continue
             for statement in _statements(graph, incoming=False):
                 node = str(statement.end)
-                objects_of_relation = objects.setdefault(str(statement.key), {})
+                objects_of_relation = objects.setdefault(statement.key, {})
                 if node not in objects_of_relation:
                     label = str(graph.nodes[statement.end]["label"])
                     objects_of_relation[node] = PoolObject(label, set())
@@ -198,15 +198,20 @@ class WithoutAnswers(Withheld):
     `Withheld` leaves out only nodes that are called by a name; here a node goes too if one name contains the other.
     It is a `Withheld` all the same, so that `withheld_names` finds its names.
 
-    If the right graph has the guard (`Leakage`), other statements are sampled in the place of theirs (`add_guard`). For
-    that the guard needs the names of all such controls around the right graph (`hidden_answers`), since sampling comes
-    before all of them. Afterwards `change` takes out the nodes of this control's own names, as each of them does.
+    Answers are kept out twice:
+
+    1. `subgraph` has them excluded by the guard of the right graph (`Leakage`), if that has one. Then other statements
+       are sampled in the place of those with an answer.
+    2. `change` takes out the nodes that are left, as in a graph without a guard. Nothing takes their place.
     """
 
     def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
         """Return the subgraph of an edit without these nodes; the options are those of the right graph."""
+        # Not only the names of this control: the right graph may be another `WithoutAnswers`, with names of its own,
+        # and what it takes out would have no substitute.
         hidden = [name for name in hidden_answers(self, edit) if name.strip()]
-        return super().subgraph(edit, add_guard(self.right, edit, options, hidden))
+        guarded_options = add_guard(self.right, edit, options, hidden)
+        return super().subgraph(edit, guarded_options)
 
     def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph without these nodes and those that only they lead to; s and o* stay."""
@@ -234,7 +239,7 @@ class WithAnswersNamed(Control):
 
 @dataclass(frozen=True, eq=False)
 class WrongGraph(Control):
-    """Subgraphs of the same size as those of ``right``, in which o* has the statements of other o* from ``pool``.
+    """Subgraphs in which o* has as many statements as in those of ``right``, but statements of other o* from ``pool``.
 
     The gain of a graph method with the right graph over this one is due to the graph's content. The rest of its gain is
     due to form: more parameters, longer training, known wordings.
@@ -280,7 +285,8 @@ class WrongGraph(Control):
 
         They have this edit's subject and id: what the right graph withholds from this edit, it withholds from them.
         """
-        edit_names = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id} - {None}
+        edit_names = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id}
+        edit_names.discard(None)  # an edit without ids does not exclude the donors without an id
         donors = dict[str, Edit]()  # by o*; of several donors with one o*, the last one
         for donor in self.pool:
             if donor.target_new not in edit_names and donor.target_new_id not in edit_names:
@@ -291,12 +297,17 @@ class WrongGraph(Control):
 
 
 def _keep_options(graph: nx.MultiDiGraph, options: SubgraphOptions) -> dict[str, Any]:
-    """Return what the right graph's attributes say of the options, for a graph with other content.
+    """Return the attributes of the right graph that hold for a graph with other content, too.
 
-    Those of the sampling (`SAMPLING`), which every source is given, are left out. All other attributes, such as a hash,
-    describe the content of the right graph.
+    A source may note in them which options it has read, under the options' names, as in {"direction": "both"}. These
+    are kept, except those of the sampling (`SAMPLING`), which every source is given. All other attributes, such as a
+    hash, describe the content of the right graph.
     """
-    return {name: graph.graph[name] for name in options.changed() if name in graph.graph and name not in SAMPLING}
+    kept = dict[str, Any]()
+    for name in options.changed():
+        if name in graph.graph and name not in SAMPLING:
+            kept[name] = graph.graph[name]
+    return kept
 
 
 def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
@@ -322,7 +333,14 @@ def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
 
 
 class Statement(NamedTuple):
-    """A statement of o* in a subgraph: whether it leaves o*, its relation, the node at its other end, its data."""
+    """A statement of o* in a subgraph.
+
+    Attributes:
+        leaves: whether it is a statement o* -r'-> o'; false if it leads to o*.
+        key: the edge's key as a text: r', or a number in the graph of a source that gives none.
+        end: the node at its other end.
+        data: the attributes of the edge.
+    """
 
     leaves: bool
     key: str
@@ -340,7 +358,7 @@ def _draw(candidates: Iterable[str], statement: Statement, edit: Edit, seed: int
     """Draw the node that a statement of o* gets as its object: the one with the smallest hash."""
 
     def hash_for(node: str) -> bytes:
-        return hash_of(seed, edit.target_new, str(statement.key), statement.end, node)
+        return hash_of(seed, edit.target_new, statement.key, statement.end, node)
 
     return min(candidates, key=hash_for)
 
@@ -350,11 +368,11 @@ def _statements(graph: nx.MultiDiGraph, *, incoming: bool) -> list[Statement]:
     target = target_of(graph)
     statements = []
     for _, end, key, data in graph.out_edges(target, keys=True, data=True):
-        statements.append(Statement(True, key, end, data))
+        statements.append(Statement(leaves=True, key=str(key), end=end, data=data))
     if incoming:
         for start, _, key, data in graph.in_edges(target, keys=True, data=True):
             if start != target:
-                statements.append(Statement(False, key, start, data))
+                statements.append(Statement(leaves=False, key=str(key), end=start, data=data))
     return [statement for statement in statements if statement.data.get("role") != "edit"]
 
 

@@ -98,6 +98,28 @@ def test_control_has_an_identity_of_its_own(graph: PrivateGraph) -> None:
     assert len(hashes) == 2
 
 
+class Numbered:
+    """A user's own source, whose edges have networkx's own keys: 0, and 1 for a second edge."""
+
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
+        numbered = nx.MultiDiGraph()
+        numbered.add_node(edit.subject, label=edit.subject, role="subject")
+        numbered.add_node(edit.target_new, label=edit.target_new, role="target_new")
+        numbered.add_edge(edit.subject, edit.target_new, label="country", role="edit")
+        for start, label, end in FACTS:
+            if start == edit.target_new:
+                numbered.add_node(end, label=end)
+                numbered.add_edge(start, end, label=label)
+        return numbered
+
+
+def test_wrong_graph_of_a_source_with_numbers_as_keys() -> None:
+    pool = (edit("France"), edit("Kenya"))
+    triples = triples_of(WrongGraph(Numbered(), pool=pool).subgraph(edit("Japan")))
+    others = {("Japan", label, end) for start, label, end in FACTS if start in ("France", "Kenya")}
+    assert OWN in triples and len(triples) == 3 and triples - {OWN} <= others
+
+
 EDIT = Edit(id="1", subject="Ann", prompt="{} lives in", relation="residence", target_new="Rome")
 
 
