@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Location = tuple[int | str, ...]  # of a value in a record: names of fields, and positions in lists
 
 _LISTED = 5  # faults of a file that an error lists; more would hide the first ones
-# The steps of pydantic's locations that name a type which was tried
+# A step of pydantic's locations that names a type which was tried: "bool", "literal['both']", "list[str]"
 _TRIED = re.compile(r"(constrained-|function-\w+\[|(tuple|list|nullable|literal)\[|(str|int|float|bool)$)")
 _EXPECTED = {  # by pydantic's name of the fault; the others are in kg_common.errors
     "string_pattern_mismatch": "a Wikidata id such as Q36159 for an entity (own graph: node:KEY), P54 for a relation",
@@ -109,8 +109,9 @@ class DisablingEditError(PatchError):
 class RefusedEditsError(PatchError):
     """The values of some edits of a batch must not be written; `reasons` says why, by the edit's id.
 
-    ``method`` makes the other edits without a second descent, because it knows the values that were found for them.
-    None: the values were not kept.
+    ``method`` is a copy of the method that raised this error, which knows the values that were found for the other
+    edits. A caller that leaves the refused edits out makes the others with it, without a second descent. None: the
+    values were not kept.
     """
 
     def __init__(self, reasons: Mapping[str, PatchError], *, method: Any = None) -> None:
@@ -261,8 +262,8 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
     for report in kept:
         # A validator of ours that checks a whole record names the field itself (bare_id of `kg_edit.edits.edit`).
         field = report.entry.get("ctx", {}).get("field") or _write_path(report.location)
-        takes_word_too = report.kind == "literal_error" and faults and faults[-1].field == field
-        if takes_word_too:  # one more thing that is right there, in the message of the same fault
+        has_fault = bool(faults) and faults[-1].field == field
+        if has_fault and report.kind == "literal_error":  # one more value that would be right there
             faults[-1] = Fault(field, f"{faults[-1].message}, or {expected_of(report.entry)}")
         else:
             faults.append(Fault(field, _message_of(report.entry, report.location, model, faults)))
@@ -270,27 +271,39 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
 
 
 def _is_redundant(report: _Report, reports: Sequence[_Report], kept: Sequence[_Report]) -> bool:
-    """Return whether another one of ``reports`` says it better; ``kept`` are the earlier ones that are kept."""
-    at_same_place = [other.kind for other in reports if other.location == report.location]
+    """Return whether another one of ``reports`` says it better; ``kept`` are the earlier ones that are kept.
+
+    There are three such cases.
+    """
+    # 1. Another report is about a part of the same value, and so is more precise.
+    #      prompt takes a text or a list of texts, and is [3]:
+    #        "string_type at prompt" is left out because of "string_type at prompt[0]"
+    #      answers takes a list of texts, and is [3]:
+    #        "too_short at answers" is left out because of "string_type at answers[0]"
     is_about_part = any(_is_inside(other.location, report.location) for other in reports)
-    # the field takes         and is          left out                       because of
-    # a text or an object     {"a": "b"}      missing at target              extra_forbidden at target.a
-    # a list of texts         [3]             too_short at answers           string_type at answers[0]
     if is_about_part and (report.is_tried or report.kind == "too_short"):
         return True
-    # a text or a list        []              string_type at answers         too_short at answers
+
+    # 2. The value is a list, as it should be, but of a wrong length. That it is not a text does not matter then.
+    #      answers takes a text or a list of texts, and is []:
+    #        "string_type at answers" is left out because of "too_short at answers"
+    at_same_place = [other.kind for other in reports if other.location == report.location]
     if report.kind == "string_type" and ("too_short" in at_same_place or "too_long" in at_same_place):
         return True
-    # a number or a text      [3]             string_type at id              int_type at id, the first that was tried
-    # a text or a list        [1, 2]          string_type at prompt[1]       string_type at prompt[0], the first item
-    # A literal_error is kept, because `faults_of` adds its word to the message of the first.
+
+    # 3. The field already has a fault, by the first type that was tried or the first item of a list.
+    #      id takes a number or a text, and is [3]:
+    #        "string_type at id" is left out because of "int_type at id"
+    #      prompt takes a text or a list of texts, and is [1, 2]:
+    #        "string_type at prompt[1]" is left out because of "string_type at prompt[0]"
+    #    A literal_error is kept, because `faults_of` adds its word to the message of the first fault.
     if report.is_tried and report.kind != "literal_error":
         return any(_field_of(other.location) == _field_of(report.location) for other in kept)
     return False
 
 
 def _field_of(location: Location) -> Location:
-    """Return a location up to the first item of a list: ("prompt",) of ("prompt", 0)."""
+    """Return the part of a location before the first item of a list: ("prompt",) of ("prompt", 0)."""
     return tuple(takewhile(lambda step: isinstance(step, str), location))
 
 
@@ -359,7 +372,7 @@ def _model_at(location: Location, model: type[BaseModel]) -> type[BaseModel]:
 
     for step in location:
         field = model.model_fields.get(step) if isinstance(step, str) else None
-        if field is None:
+        if field is None:  # the number of an item, or a name that is no field: the record stays the same
             continue
         # The annotation is a model, or has one inside, as tuple[Question, ...] has.
         for kind in (field.annotation, *get_args(field.annotation)):
