@@ -115,7 +115,9 @@ def _split(rows: Sequence[R], width: int, tokens: float) -> Iterator[list[R]]:
 
     Each part is ordered by kind of row. A row that alone has more tokens is a part.
     """
-    rows_within = max(1, int(min(tokens, len(rows) * width) // width))
+    rows_within = len(rows)
+    if len(rows) * width > tokens:
+        rows_within = max(1, int(tokens // width))
     parts = ceil(len(rows) / rows_within)
     size = ceil(len(rows) / parts)
     order = sorted(rows, key=lambda row: row.kind)
