@@ -133,18 +133,20 @@ class Ascending:
         """Run each batch and yield the output of block ``last``, [rows, tokens, d]; by default that of ``layer``.
 
         ``layer`` is the block that is written next: the first of ``layers`` in the first call, and never a lower one
-        than in the call before. ``last`` is one of ``layers`` from ``layer`` on. Take the outputs of all batches before
-        the next call: a batch runs, and stores its input of ``layer``, only when its output is taken.
+        than in the call before. ``last`` is one of ``layers`` from ``layer`` on.
+
+        This is a generator: a batch runs, and stores its input of ``layer``, only when its output is taken. So take the
+        outputs of all batches before the next call.
         """
         last = layer if last is None else last
         if last not in self._layers or last < layer:
             raise ValueError(f"found last={last}; expected one of the recorded {self._layers} from {layer} on")
-        stored = self._stored
-        self._stored = layer  # as it is when all outputs are taken
+        stored = self._stored  # the inputs of this block are there
+        self._stored = layer  # those of this one will be, when all outputs have been taken
         for number, batch in enumerate(self._batches):
             if number in self._records:
                 yield self._run_on(number, stored, layer, last)
-            elif stored == self._layers.start and self._reserve_memory(batch):  # its first run
+            elif layer == self._layers.start and self._reserve_memory(batch):  # the first call
                 yield self._record(number, last)
             else:
                 yield block_output(self._model, batch, last)
