@@ -68,7 +68,7 @@ class TargetRow:
         return len(tail(self.prompt))
 
     @property
-    def reads(self) -> int:
+    def read_count(self) -> int:
         """The number of positions of this row whose logits the loss reads."""
         return max(1, len(self.prompt.target_ids))
 
@@ -146,6 +146,8 @@ def find_engine(
 
 class FastLoss:
     """The parts of the loss, as functions of the change of each edit's value; `Objective` adds them up.
+
+    Every edit has rewrites: rows of the part "nll", the first of which is its bare prompt.
 
     Attributes:
         value: m in the bare prompt, [edits, d].
@@ -272,7 +274,8 @@ class FastLoss:
             margin: also count the target tokens of each edit's rewrites whose logit does not exceed that of every
                 other token by at least this margin. None: don't count.
         """
-        # One graph serves the whole descent, so it always counts. The margin is filled in on the device.
+        # One graph serves all steps of a descent, those without a margin too, so a graph always counts. The margin is a
+        # tensor, because a graph reads nothing else.
         args: tuple[Tensor, ...] = (change,)
         if margin is not None or self._captures:
             args = (change, torch.full((), margin or 0.0, device=change.device))
@@ -363,7 +366,7 @@ class Pass:
         for kind in dict.fromkeys(row.kind for row in rows):
             same_kind = [row for row in rows if row.kind == kind]
             start = sum(self._sizes)
-            size = sum(row.reads for row in same_kind)
+            size = sum(row.read_count for row in same_kind)
             part, _ = kind
             kind_clean = None
             if part == "kl" and clean is not None:
@@ -412,7 +415,7 @@ class RowsOfKind:
 
     def __init__(self, rows: Sequence[TargetRow], clean: Tensor | None, head: torch.device) -> None:
         self.part = rows[0].part
-        sizes = torch.tensor([row.reads for row in rows])
+        sizes = torch.tensor([row.read_count for row in rows])
         self._edit_of_read = torch.tensor([row.edit for row in rows]).repeat_interleave(sizes).to(head)
         # A row counts with the mean over its target tokens, times its weight.
         weights = torch.tensor([row.weight for row in rows]) / sizes
