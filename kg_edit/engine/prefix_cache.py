@@ -30,7 +30,9 @@ from kg_edit.models.sampling import BARE
 class SharedContexts:
     """The keys and values of token rows with which later rows begin, computed once for all of them.
 
-    ``prefix`` has those of the token rows ``ids``, which must all be different.
+    Mostly these token rows are the contexts of a run, and they are called contexts here whatever they are. The number
+    of a context is its place in ``ids``, the tokens of all contexts, which must all be different. ``prefix`` has the
+    keys and values, a row for each context.
     """
 
     def __init__(self, ids: Sequence[tuple[int, ...]], prefix: Prefix) -> None:
@@ -219,11 +221,12 @@ class Prefix:
 
     def frozen(self, blocks: int) -> Cache:
         """Return a cache of ``blocks`` layers that gives the prefix and the new tokens, and stores only the prefix."""
-        layers: list[_PrefixLayer] = [_FrozenLayer() for _ in range(blocks)]
-        if self.shared is not None:
+        layers = list[_PrefixLayer]()
+        if self.shared is None:
+            layers += [_FrozenLayer() for _ in range(blocks)]
+        else:
             starts, start_of_row = self.shared
-            layers = []
-            for keys, values in starts.layers:
+            for keys, values in starts.layers:  # of each block
                 layers.append(_FrozenLayer(start=_StartOfRows(keys, values, start_of_row.to(keys.device))))
         return self._fill(layers, stores=False)
 

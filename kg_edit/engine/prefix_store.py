@@ -128,9 +128,9 @@ class PrefixStore:
 
 @runtime_checkable
 class KnowsStarts(Protocol):
-    """A ``prompt_transform`` whose prompts often begin alike; ``starts`` has the keys and values of the beginnings."""
+    """A ``prompt_transform`` whose prompts often begin alike; ``start_store`` has the keys and values of the starts."""
 
-    starts: PrefixStore
+    start_store: PrefixStore
 
     def count_shared(self, model: LanguageModel, prompt: Prompt) -> int:
         """Return with how many of a prompt's first tokens other prompts may begin, too."""

@@ -182,7 +182,7 @@ def _continue_one(
     if not isinstance(transform, KnowsStarts) or not start:
         (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished)
         return written
-    store = transform.starts
+    store = transform.start_store
 
     def keep(read: Prefix) -> None:
         store.keep(model, start, read)

@@ -246,8 +246,8 @@ class WalkedPrompts:
     with the chain. Two other parts of kg_edit look at the ``prompt_transform`` of a model:
 
     - `find_walks`, for reports: any `WalkMaker`, which has `show_walk`;
-    - generation: any `KnowsStarts`, which has ``starts`` and `count_shared`. Questions of one form about other things
-      have the same examples, most of what the model has to read; what it read of them is stored in ``starts``.
+    - generation: any `KnowsStarts`, which has ``start_store`` and `count_shared`. Questions of one form about other
+      things have the same examples, most of what the model has to read; what it read of them is in ``start_store``.
     """
 
     def __init__(self, patch: GraphMemoryPatch, model: LanguageModel) -> None:
@@ -259,7 +259,7 @@ class WalkedPrompts:
         self._rule = patch.rule
         self._model = model
         self._walks: OrderedDict[str, Walk] = OrderedDict()
-        self.starts = PrefixStore(megabytes=_STARTS, find_state=quick_state)
+        self.start_store = PrefixStore(megabytes=_STARTS, find_state=quick_state)
 
     def __call__(self, text: str) -> str:
         """Return the prompt that the model reads instead of ``text``."""
