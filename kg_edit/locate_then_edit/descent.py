@@ -164,7 +164,7 @@ class Descent:
         losses: those of every evaluation; the last ones are those of ``change``. If the change of an earlier evaluation
             was restored (`Delta.keeps_lowest`), the losses of that evaluation are here once more, at the end.
         refused: why the change must not be written, and what to do about it; empty if it may be written.
-        notes: what `Delta.describe` says of the change.
+        notes: what `Delta.describe` says of the change; empty if that of an earlier evaluation was restored.
     """
 
     change: Tensor
@@ -255,7 +255,7 @@ class _Progress:
         history: the losses of each edit's evaluations so far (`Descent.losses`).
         lowest: if ``keeps_lowest``, each edit's change of its lowest loss, and that loss.
         final: the final changes [d] of the edits that have ended.
-        notes: what the record says of these changes.
+        notes: what `Delta.describe` says of these changes.
     """
 
     def __init__(self, edits: int, *, keeps_lowest: bool) -> None:
@@ -289,7 +289,7 @@ class _Progress:
         return losses.total < lowest.total
 
     def end(self, ended: list[int], changes: Tensor, notes: list[dict[str, Any]]) -> None:
-        """Let the edits in ``ended`` end with their ``changes`` [edits, d], of which the record says ``notes``."""
+        """Let the edits in ``ended`` end with their ``changes`` [edits, d], and a note of each of them."""
         for edit, edit_notes in zip(ended, notes, strict=True):
             self.final[edit] = changes[edit]
             self.notes[edit] = edit_notes
@@ -302,7 +302,10 @@ class _Progress:
             self.history[edit].append(_losses_of(edit, numbers))
 
     def restore_lowest(self, ended: list[int], *, stop_below: float) -> None:
-        """Give each edit in ``ended`` the change of its lowest loss, if its final change is much worse than that."""
+        """Give each edit in ``ended`` the change of its lowest loss, if its final change is much worse than that.
+
+        Its notes are dropped, because they are about the final change.
+        """
         for edit in ended:
             reached = self.history[edit][-1].total
             lowest_change, lowest = self.lowest[edit]
@@ -310,6 +313,7 @@ class _Progress:
             if not is_good:
                 self.final[edit] = lowest_change
                 self.history[edit].append(lowest)
+                self.notes[edit] = {}
 
     def results(self) -> list[Descent]:
         """Return the results, when all edits have ended."""
@@ -334,7 +338,11 @@ def _is_done(edit: int, numbers: dict[str, list[float]], stops: Stops) -> bool:
 
 
 def _margin_at(step: int, stops: Stops) -> float | None:
-    """Return the margin by which a target has to be predicted at a step; None before the end of ``steps``."""
+    """Return the margin by which a target has to be predicted at a step; None before the end of ``steps``.
+
+    At the last of ``steps`` it is 0: an edit that has succeeded by then needs no further step. An edit that has not
+    goes on until its target leads by `_MARGIN`, so that the written weight predicts it, too.
+    """
     if not stops.further_steps or step < stops.steps - 1:
         return None
     if step == stops.steps - 1:

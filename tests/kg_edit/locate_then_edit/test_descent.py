@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -146,6 +148,9 @@ class Noisy(Delta):
     def settle(self) -> Tensor | None:
         return None if self._offset is None else self._change.detach() + self._offset
 
+    def describe(self, edits: Sequence[int]) -> list[dict[str, Any]]:
+        return [{"evaluations": len(self.given)} for _ in edits]
+
     def learn(self) -> None:
         with torch.no_grad():
             assert self._change.grad is not None
@@ -187,11 +192,13 @@ def test_best_pass_counts_if_the_change_without_noise_is_much_worse() -> None:
     passes = [total for total, _, _ in noisy.losses[:NOISY_STEPS]]
     best = passes.index(min(passes))
     assert torch.equal(noisy.change, delta.given[best][0]) and noisy.losses[-1] == noisy.losses[best]
+    assert noisy.notes == {}, "what was noted at the end is about another change"
     enough, delta = with_noise(far, stop_below=1e9)
     expected = delta.settle()
     assert expected is not None
     for edit, run in enumerate(enough):
         assert torch.equal(run.change, expected[edit]), "it is below the loss that ends a descent"
+        assert run.notes == {"evaluations": 1}
 
 
 # The copy in bfloat16
