@@ -128,7 +128,10 @@ def _read_statements(edit: Edit, graph: nx.MultiDiGraph, target: str, *, seed: i
 def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tuple[GraphFact, ...]:
     """Return the facts that follow from an edit by rules (`SubgraphOptions.rules`), the most confident first.
 
-    The arguments are those of `graph_facts`.
+    Args:
+        edit: the edit.
+        graph: its subgraph.
+        limit: how many facts, at most.
     """
     check_graph(graph)
     wording = Wording.of(edit, graph, target_key=target_of(graph))
@@ -185,7 +188,11 @@ def target_of(graph: nx.MultiDiGraph) -> str:
 
 
 def overlaps(text: str, other: str) -> bool:
-    """Return whether one text occurs in the other, without case and accents: as words, or if it is long, in a word."""
+    """Return whether the shorter of two texts occurs in the longer one, without case and accents.
+
+    It has to be there as whole words, as "tin" in "tin ore". With at least `_LETTERS` letters it may be a part of a
+    word, too, as "rome" in "jerome".
+    """
     short, long = sorted((_fold(text), _fold(other)), key=len)
     if not short:
         return False
@@ -210,7 +217,10 @@ def without_answers(graph: nx.MultiDiGraph, answers: Sequence[str]) -> nx.MultiD
 
 
 def without_nodes(graph: nx.MultiDiGraph, nodes: Iterable[str]) -> nx.MultiDiGraph:
-    """Return a copy of an edit's subgraph without these nodes, and without those that only these lead to."""
+    """Return a copy of an edit's subgraph without these nodes, and without those that only these lead to.
+
+    The nodes must not be s or o*. A node that o* still reaches, along edges in either direction, stays.
+    """
     pruned = graph.copy()
     ends = {subject_of(graph), target_of(graph)}
     pruned.remove_nodes_from(nodes)
@@ -254,8 +264,15 @@ def _fold(text: str) -> str:
 class Wording:
     """The words for facts around one edit.
 
-    ``target_label`` is o*'s label. ``thing`` is a phrase for what s has by r, such as "the sports team of {}"; None if
-    r has no noun. In another language than English, ``edited`` has the forms of r, ``forms`` those of all relations.
+    Attributes:
+        edit_prompt: the edit's own prompt.
+        target_label: o*'s label.
+        thing: a phrase for what s has by r, such as "the sports team of {}"; None if r has no noun, and in other
+            languages than English.
+        templates: the relations' templates.
+        language: the language of the words: the edit's, or English if there are no packaged words in that.
+        edited: the forms of r in a language other than English; None if it has no packaged ones, and in English.
+        forms: those of all relations, by property; none in English.
     """
 
     edit_prompt: str
@@ -290,7 +307,7 @@ class Wording:
         return cls(edit_prompt=edit.prompt, target_label=target_label, thing=thing, templates=templates)
 
     def fact(self, kind: Kind, subject: str, relation: str, label: str, prompt: str) -> GraphFact:
-        """Return a fact with a prompt of `prompt`, in the form that it has around the subject."""
+        """Return a fact, with ``prompt`` in the form that it has around the subject (`fit_template`)."""
         fitted = fit_template(prompt, subject, self.language)
         return GraphFact(
             kind=kind, subject=subject, relation=relation, object=label, prompt=fitted, language=self.language
@@ -303,17 +320,18 @@ class Wording:
         """
         if self.language != ENGLISH:
             return self._prompt_in_language(kind, property_id, relation)
-        if kind == "chained":
+        if kind == "chained":  # "{} plays for Los Angeles Lakers, headquarters location"
             return f"{self.edit_prompt} {self.target_label}, {relation}"
         template = self._find_template(property_id, relation)
-        if kind == "statement":
+        if kind == "statement":  # "{} has its headquarters in"
             return template
-        if self.thing:  # a composed fact: "The sports team of {} has its headquarters in"
+        # What is left is a composed fact.
+        if self.thing:  # "The sports team of {} has its headquarters in"
             sentence = template.replace("{}", self.thing)
             return sentence[0].upper() + sentence[1:]
-        if template.startswith("{} "):
+        if template.startswith("{} "):  # "{} plays for one that has its headquarters in"
             return f"{self.edit_prompt} one that {template.removeprefix('{} ')}"
-        return f"{self.edit_prompt} one whose {relation} is"
+        return f"{self.edit_prompt} one whose {relation} is"  # "{} plays for one whose capital is"
 
     def _prompt_in_language(self, kind: str, property_id: str, relation: str) -> str:
         """Return the prompt of `prompt` in a language other than English, or "" if it can't be said."""

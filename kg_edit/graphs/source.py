@@ -177,7 +177,7 @@ def _open_facts(paths: Sequence[Path]) -> PrivateGraph:
     graph, files = read_facts(paths)
     try:
         return PrivateGraph(graph, files)
-    except GraphError as error:  # only GraphML can have such edges
+    except GraphError as error:  # of a GraphML file: tables can't have edges without a direction or a relation
         raise GraphError(f"{paths[0]}: {error}") from None
 
 
@@ -224,7 +224,7 @@ def _with_names_of(edit: Edit, graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
         edit.target_new_id: edit.target_new,
     }
     named = graph.copy()
-    for node, name in names.items():
+    for node, name in names.items():  # an entity without an id is None, which is no node
         if node in named and name and _has_default_label(named.nodes[node]):
             named.nodes[node]["label"] = name
     return named
