@@ -72,7 +72,7 @@ def norms_of_facts(updates: Mapping[str, Factors]) -> Tensor:
     return torch.stack(squares).sum(0).sqrt()
 
 
-def joint_directions(keys: Tensor, mapped_keys: Tensor, *, weight: float, first: int | None = None) -> Tensor:
+def joint_directions(keys: Tensor, mapped_keys: Tensor, *, weight: float, count: int | None = None) -> Tensor:
     """Return U = M K (K^T M K + weight I)^-1, which is (weight I + M K K^T)^-1 M K: [d_ff, facts] in float64.
 
     The update of W [d, d_ff] is R U^T, where R [d, facts] are the wanted changes of the values:
@@ -86,18 +86,19 @@ def joint_directions(keys: Tensor, mapped_keys: Tensor, *, weight: float, first:
         keys: K, one column per fact, [d_ff, facts].
         mapped_keys: M K, [d_ff, facts], for a symmetric M without negative eigenvalues.
         weight: the number added to the diagonal.
-        first: how many columns of U are returned, [d_ff, first]. The columns of K after them are keys whose values
-            must not change, such as those of earlier edits: their R is 0, so their U is not needed. None: all columns.
+        count: how many columns of U are returned, the first ones: [d_ff, count]. The columns of K after them are keys
+            whose values must not change, such as those of earlier edits: their R is 0, so their U is not needed. None:
+            all columns.
     """
     keys = exact(keys)
     mapped_keys = exact(mapped_keys)
-    size, facts = keys.shape
+    size, columns = keys.shape
 
-    # Solve the smaller of the two systems.
-    if facts > size:
+    # Solve the smaller of the two systems: [d_ff, d_ff] or [facts, facts].
+    if columns > size:
         system = mapped_keys @ keys.T
         system.diagonal().add_(weight)
-        solution: Tensor = torch.linalg.solve_ex(system, mapped_keys[:, :first])[0]
+        solution: Tensor = torch.linalg.solve_ex(system, mapped_keys[:, :count])[0]
         return solution  # not finite if the system is singular; the caller checks this
     gram = keys.T @ mapped_keys
     gram.diagonal().add_(weight)
@@ -109,4 +110,4 @@ def joint_directions(keys: Tensor, mapped_keys: Tensor, *, weight: float, first:
             "finite, so no update fits all of them. Make duplicate edits and edits of the same subject in sequence, or "
             "relax the constraint"
         )
-    return torch.cholesky_solve(mapped_keys.T, lower).T[:, :first]
+    return torch.cholesky_solve(mapped_keys.T, lower).T[:, :count]

@@ -113,7 +113,7 @@ class AlphaEdit(JointMethod):
         columns.append(self.config.hold**0.5 * others.rows.to(keys).T)
         all_keys = torch.cat(columns, 1)  # A, [d_ff, facts + protected + n]
         solved = self._solve_with_moment(layer, all_keys, others.moment)  # M A
-        return joint_directions(all_keys, solved, weight=self.config.ridge, first=keys.shape[1])
+        return joint_directions(all_keys, solved, weight=self.config.ridge, count=keys.shape[1])
 
     def _solve_with_moment(self, layer: int, keys: Tensor, moment: Tensor | None) -> Tensor:
         """Return (I + hold / ridge P H_0)^-1 P A for ``keys`` A [d_ff, columns]; it is P A without a ``moment`` H_0."""

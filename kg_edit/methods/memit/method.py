@@ -83,4 +83,4 @@ class Memit(JointMethod):
         # Woodbury's identity for B = [K K_p]: (lambda A + B B^T)^-1 B = A^-1 B (B^T A^-1 B + lambda I)^-1.
         # The system on the right has as many rows as there are facts, the one on the left d_ff. The first columns of
         # the result are those of K.
-        return joint_directions(all_keys, solved, weight=lambda_, first=keys.shape[1])
+        return joint_directions(all_keys, solved, weight=lambda_, count=keys.shape[1])

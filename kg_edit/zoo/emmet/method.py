@@ -67,7 +67,7 @@ class Emmet(JointMethod):
         facts = keys.shape[1]
         diagonal = (all_keys * solved).sum(0)  # of K^T C^-1 K, [facts + earlier]
         eps = self.config.relaxation * float(diagonal[:facts].mean())
-        return joint_directions(all_keys, solved, weight=eps, first=facts)
+        return joint_directions(all_keys, solved, weight=eps, count=facts)
 
     def _drop_same(self, protected: Tensor, keys: Tensor) -> Tensor:
         """Return the protected keys that are none of ``keys`` [d_ff, facts], [d_ff, remaining].

@@ -76,7 +76,7 @@ def test_alphaedit_solves_the_published_system(edits: int) -> None:
         projection @ (keys @ keys.T + earlier @ earlier.T) + 0.5 * torch.eye(10).double(), projection @ keys
     )
     all_keys = torch.cat([keys, earlier], 1)
-    directions = joint_directions(all_keys, space.project(all_keys), weight=0.5, first=edits)
+    directions = joint_directions(all_keys, space.project(all_keys), weight=0.5, count=edits)
     torch.testing.assert_close(directions, published)
     assert (draw(5, edits) @ directions.T @ rows).abs().max() < 1e-9  # keys that C has seen are answered as before
 
