@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 def state_of(patch: Patch, name: str) -> Tensor | None:
     """Return the tensor ``name`` in the state of a weight patch, or of the first in a stack that has it; else None.
 
-    A patch's state are a method's own tensors, which are stored with it. They are no hidden states.
+    The state of a patch is a dictionary of the method's own tensors, which are stored with it. It has nothing to do
+    with hidden states.
     """
     for part in _weight_patches(patch):
         if name in part.state:
@@ -104,7 +105,7 @@ def mean_value_norm(
         model: the language model.
         layer: the last block that is written.
         contexts: the templates around the prompts.
-        site: the output of the block that delta is added to; its norm bounds delta.
+        site: what delta changes, the block's output or that of its down-projection. Its norm bounds delta.
         clamp: the bound of |delta|, as a multiple of that norm.
         stops: when the descent of a fact ends.
     """
@@ -127,8 +128,8 @@ def _find_values(
 
     engine = find_engine(model, layer, contexts)
     loss = Objective(model, layer, requests, kl_weight=_KL_WEIGHT, engine=engine)
-    m = loss.value  # [facts, d]
-    states = m  # whose norm limits delta, and is in the penalty, [facts, d]
+    m = loss.value  # the output of the down-projection, [facts, d]
+    states = m  # the output at ``site``: its norm limits delta, and is in the penalty, [facts, d]
     if site == "block":
         bare = [request.rewrites[0] for request in requests]
         _, states = subject_states(model, bare, layer=layer, last=layer, site=site)

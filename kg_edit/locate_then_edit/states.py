@@ -221,7 +221,8 @@ def _without_subjects(keys: Tensor, rows: Sequence[Prompt]) -> list[Tensor]:
     others = list[Tensor]()
     by_row = keys.reshape(len(rows), -1, keys.shape[-1])  # [rows, tokens, d_ff]; some models flatten rows and tokens
     for row, padded_keys in zip(rows, by_row, strict=True):
-        # Of a row without a subject (`memit.chunks`) it is all text up to the site, so only the site is left out.
+        # In a row without a subject (`memit.chunks`) all tokens up to the site count as one, which occurs once. So only
+        # the site is left out.
         subject = row.ids[row.subject_first : row.edited_at + 1]
         # Of each token: whether no mention of the subject ends there. For the subject "s t", and 1 for true:
         #     x s t y s t z
