@@ -109,7 +109,8 @@ class MethodConfig(BaseModel):
         except ValidationError as error:
             raise _config_error(faults_of(error, type(self))) from None
 
-    # Pydantic's own mark: `model_validate` does not call `__init__`, so `preset` words its errors itself.
+    # Pydantic's own mark for an `__init__` that only calls that of BaseModel. With it `model_validate` does not call
+    # this one, so a group inside other settings raises pydantic's error, and `preset` words its errors itself.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @field_validator("*", mode="wrap")
@@ -307,11 +308,11 @@ def _set_twice(name: str, group: str) -> ConfigError:
     return ConfigError(f"{name} is set twice: by this name, and by {group}; keep one")
 
 
-DEPTH = 0.2  # of the default layer, as a fraction of the number of blocks
+DEPTH = 0.2  # of default layers, as a fraction of the number of blocks
 
 
 def default_layer(blocks: int) -> int:
-    """Return the default layer of methods that write one layer, at 0.2 of the depth: 6 of 30 blocks, 2 of 12."""
+    """Return the layer at 0.2 of the depth, the middle of those that joint methods write by default: 6 of 30 blocks."""
     return round(DEPTH * blocks)
 
 
