@@ -115,20 +115,22 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
     """Compare what was true at two times, by the start and end times of the statements in the newest answers.
 
     A statement is true from its start to its end; one without a start was always true, one without an end still is. The
-    time of a change is the start of its new statement. The arguments are those of `version_changes`.
+    time of a change is the start of its new statement, the earliest one of several. The arguments are those of
+    `version_changes`.
     """
     changes = Changes()
     ignored = read_meta_properties()  # Wikimedia's own housekeeping
     for ids in batches(store.list_ids(graph, "claims"), size=_BLOCK):
         for item, claims in sorted(store.look_up(graph, "claims", ids).items()):
-            old = []
-            new = {}
-            for claim in claims:
+            old: set[Pair] = set()
+            new: dict[Pair, str] = {}  # with the start of each pair
+            for claim in claims:  # a pair may have several claims
                 relation, value, _, start, _ = claim
-                if _is_true(claim, since[:10]):
-                    old.append((relation, value))
+                pair = (relation, value)
+                if _is_true(claim, since[:10]):  # the first ten characters of a time are its day
+                    old.add(pair)
                 if _is_true(claim, until[:10]):
-                    new[relation, value] = start
+                    new[pair] = min(start, new.get(pair, start))
             changes.compare(item, old, new, ignored_relations=ignored)
     return changes
 

@@ -89,6 +89,18 @@ def test_statement_is_true_on_its_first_day_and_not_on_the_day_of_its_end(tmp_pa
     assert changes == [[], [change], [change]]
 
 
+def test_change_is_dated_by_the_first_of_several_statements(tmp_path: Path) -> None:
+    claims = [
+        ["P54", "Q1", "normal", "2018-07-09T00:00:00Z", "2026-06-20T00:00:00Z"],
+        ["P54", "Q2", "normal", "2026-06-20T00:00:00Z", ""],
+        ["P54", "Q2", "normal", "2026-09-01T00:00:00Z", ""],
+    ]
+    save_facts(tmp_path / "c.sqlite", Fact("claims", "Q10", claims), at=JULY)
+    with AnswerStore(tmp_path / "c.sqlite", read_only=True) as store:
+        [change] = dated_changes(store, graph="wikidata", since=JUNE, until=NOVEMBER).replacements
+    assert change.time == "2026-06-20T00:00:00Z"
+
+
 def graph_with(team: str) -> Store:
     """A graph of one player, whose team is `team`."""
     entity, direct = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
