@@ -1,7 +1,7 @@
 """What changed in the graph, as edits: objects that replaced others between two times.
 
-`version_changes` compares the answers in the cache at two times (``fetch --mode refresh`` adds versions).
-`dated_changes` reads one version, and the start and end times of its statements. A `Change` is the replacement of one
+`compare_versions` compares the answers in the cache at two times (``fetch --mode refresh`` adds versions).
+`compare_dates` reads one version, and the start and end times of its statements. A `Change` is the replacement of one
 object by another, (s, r, o -> o*); what is only added, only removed, or replaced by several is counted.
 """
 
@@ -46,7 +46,7 @@ class Changes:
     other_counts: Counter[str] = field(default_factory=Counter)
     compared: int = 0
 
-    def compare(
+    def add_differences(
         self, subject: str, old: Iterable[Pair], new: Mapping[Pair, str], *, ignored_relations: Collection[str]
     ) -> None:
         """Add what differs between the pairs (relation, object) of a subject at two times.
@@ -87,7 +87,7 @@ def _group_by_relation(pairs: Iterable[Pair]) -> dict[str, list[str]]:
     return objects
 
 
-def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> Changes:
+def compare_versions(store: AnswerStore, *, graph: str, since: str, until: str) -> Changes:
     """Compare the truthy statements in the cache at two times, for the items that have an answer at both.
 
     Args:
@@ -107,16 +107,16 @@ def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -
             _, fetched_at = origins[item]
             old_pairs = [(relation, value) for relation, value in old[item]]
             new_pairs = [(relation, value) for relation, value in new[item]]
-            changes.compare(item, old_pairs, dict.fromkeys(new_pairs, fetched_at), ignored_relations=ignored)
+            changes.add_differences(item, old_pairs, dict.fromkeys(new_pairs, fetched_at), ignored_relations=ignored)
     return changes
 
 
-def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> Changes:
+def compare_dates(store: AnswerStore, *, graph: str, since: str, until: str) -> Changes:
     """Compare what was true at two times, by the start and end times of the statements in the newest answers.
 
     A statement is true from its start to its end; one without a start was always true, one without an end still is. The
     time of a change is the start of its new statement, the earliest one of several. The arguments are those of
-    `version_changes`.
+    `compare_versions`.
     """
     changes = Changes()
     ignored = read_meta_properties()  # Wikimedia's own housekeeping
@@ -131,7 +131,7 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
                     old.add(pair)
                 if _is_true(claim, until[:10]):
                     new[pair] = min(start, new.get(pair, start))
-            changes.compare(item, old, new, ignored_relations=ignored)
+            changes.add_differences(item, old, new, ignored_relations=ignored)
     return changes
 
 
@@ -146,7 +146,7 @@ def _is_true(claim: Sequence[str], day: str) -> bool:
     return has_begun and not has_ended
 
 
-def edit_rows(
+def make_edit_rows(
     changes: Sequence[Change],
     store: AnswerStore,
     *,
@@ -166,7 +166,7 @@ def edit_rows(
         labels = _find_labels(store, graph, ids, languages)
         for change in block:
             if labels.keys() >= change.ids:
-                rows.append(_edit_row(change, labels))
+                rows.append(_make_edit_row(change, labels))
             else:
                 unlabelled.append(change)
     return rows, unlabelled
@@ -185,7 +185,7 @@ def _find_labels(store: AnswerStore, graph: str, ids: Collection[str], languages
     return labels
 
 
-def _edit_row(change: Change, labels: Mapping[str, str]) -> dict[str, str]:
+def _make_edit_row(change: Change, labels: Mapping[str, str]) -> dict[str, str]:
     parts = {
         "subject": change.subject,
         "relation": change.relation,

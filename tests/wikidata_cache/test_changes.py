@@ -13,7 +13,7 @@ from pyoxigraph import Literal, NamedNode, Quad, Store
 from kg_edit.edits.files import read_edits
 from tests.wikidata_cache.wikidata_helpers import Server, run_cli, save_facts
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.changes import Change, dated_changes, version_changes
+from wikidata_cache.changes import Change, compare_dates, compare_versions
 from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.sources.source import Fact
@@ -25,7 +25,7 @@ FIRST, SECOND = [["P54", "Q1"], ["P108", "Q7"]], [["P54", "Q2"], ["P108", "Q7"]]
 
 def changed(path: Path, *, since: str = JUNE, until: str = NOVEMBER) -> tuple[list[Change], dict[str, int]]:
     with AnswerStore(path, read_only=True) as store:
-        changes = version_changes(store, graph="wikidata", since=since, until=until)
+        changes = compare_versions(store, graph="wikidata", since=since, until=until)
     return changes.replacements, dict(changes.other_counts)
 
 
@@ -68,8 +68,8 @@ def test_dates_tell_what_became_true(tmp_path: Path) -> None:
     ]
     save_facts(tmp_path / "c.sqlite", Fact("claims", "Q10", claims), at=JULY)
     with AnswerStore(tmp_path / "c.sqlite", read_only=True) as store:
-        changes = dated_changes(store, graph="wikidata", since=JUNE, until=NOVEMBER)
-        before = dated_changes(store, graph="wikidata", since=MAY, until=JUNE)
+        changes = compare_dates(store, graph="wikidata", since=JUNE, until=NOVEMBER)
+        before = compare_dates(store, graph="wikidata", since=MAY, until=JUNE)
     assert changes.replacements == [
         Change(subject="Q10", relation="P54", old="Q1", new="Q2", time="2026-06-21T00:00:00Z")
     ]
@@ -84,7 +84,7 @@ def test_statement_is_true_on_its_first_day_and_not_on_the_day_of_its_end(tmp_pa
     save_facts(tmp_path / "c.sqlite", Fact("claims", "Q10", claims), at=JULY)
     with AnswerStore(tmp_path / "c.sqlite", read_only=True) as store:
         days = ("2026-06-19", "2026-06-20", "2026-06-21")
-        changes = [dated_changes(store, graph="wikidata", since=days[0], until=day).replacements for day in days]
+        changes = [compare_dates(store, graph="wikidata", since=days[0], until=day).replacements for day in days]
     change = Change(subject="Q10", relation="P54", old="Q1", new="Q2", time="2026-06-20T00:00:00Z")
     assert changes == [[], [change], [change]]
 
@@ -97,7 +97,7 @@ def test_change_is_dated_by_the_first_of_several_statements(tmp_path: Path) -> N
     ]
     save_facts(tmp_path / "c.sqlite", Fact("claims", "Q10", claims), at=JULY)
     with AnswerStore(tmp_path / "c.sqlite", read_only=True) as store:
-        [change] = dated_changes(store, graph="wikidata", since=JUNE, until=NOVEMBER).replacements
+        [change] = compare_dates(store, graph="wikidata", since=JUNE, until=NOVEMBER).replacements
     assert change.time == "2026-06-20T00:00:00Z"
 
 

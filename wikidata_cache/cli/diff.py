@@ -13,7 +13,7 @@ from kg_common.atomic import check_out, write_atomically
 from kg_common.terminal import number_of, plain
 from wikidata_cache.answers.modes import cache_file, utc
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.changes import Change, Changes, dated_changes, edit_rows, version_changes
+from wikidata_cache.changes import Change, Changes, compare_dates, compare_versions, make_edit_rows
 from wikidata_cache.cli.console import echo, table_console
 from wikidata_cache.cli.options import Cache, GraphName, Language, read_languages
 from wikidata_cache.endpoints.endpoint import now
@@ -59,15 +59,15 @@ def diff(
         check_out(out, ".jsonl", option="--out")
     with AnswerStore(cache_file(cache), read_only=True) as store:
         kind = "out"
-        compare = version_changes
+        compare = compare_versions
         if dates:
             kind = "claims"
-            compare = dated_changes
+            compare = compare_dates
         item_count = len(store.list_ids(graph_name, kind))
         if item_count == 0:
             raise BadOptionError(_explain_no_answers(store, graph_name, kind))
         changes = compare(store, graph=graph_name, since=start, until=end)
-        rows, unlabelled = edit_rows(changes.replacements, store, graph=graph_name, languages=languages)
+        rows, unlabelled = make_edit_rows(changes.replacements, store, graph=graph_name, languages=languages)
 
     if rows:
         _print_rows(rows)
