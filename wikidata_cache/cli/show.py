@@ -143,10 +143,7 @@ def show(
     if draw is not None:
         subgraph.to_svg(draw)
     if html is not None:
-        opened.describe(subgraph)
-        subgraph.to_html(html)
-        if open_it:
-            webbrowser.open(html.resolve().as_uri())
+        _write_page(opened, subgraph, html, open_it=open_it)
 
 
 def _check_files(html: Path | None, draw: Path | None, *, open_it: bool) -> None:
@@ -210,6 +207,14 @@ def _check_known(opened: WikidataCache, entity: str) -> None:
         f"{entity} is not in the graph {opened.source.name}: no statement, no label. "
         f"Check the id, give a graph that contains it (-g URL, or -g wd/ made by `load`), or get it with `fetch`."
     )
+
+
+def _write_page(opened: WikidataCache, subgraph: Subgraph, html: Path, *, open_it: bool) -> None:
+    """Write the interactive page, with the descriptions of items; open it in a browser if `open_it`."""
+    opened.describe(subgraph)  # adds them to the nodes
+    subgraph.to_html(html)
+    if open_it:
+        webbrowser.open(html.resolve().as_uri())
 
 
 def _describe_property(opened: WikidataCache, entity: str) -> str:

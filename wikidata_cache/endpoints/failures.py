@@ -56,7 +56,7 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
 
 
 def _parse_binding(binding: Mapping[str, Mapping[str, Any]], literals: Container[str] | None) -> Binding:
-    """Return a row as {variable: text}, by the rules of `parse_reply`; raises what wrong JSON leads to."""
+    """Return a row as {variable: text}, by the rules of `parse_reply`, which catches the errors of wrong JSON."""
     row: dict[str, str] = {}
     for name, term in binding.items():
         if term["type"] == "uri":

@@ -271,7 +271,7 @@ def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozen
     Items of `internal` classes are left out, unless the text is their id.
     """
     own_id = parse_id(mention.text, mention.kind)
-    reasons = _find_names(knowledge, mention, own_id)
+    reasons = _find_entities(knowledge, mention, own_id)
     infos, current_ids = _resolve_merged(knowledge, reasons)
     candidates = []
     for current_id, found in _group_merged(reasons, current_ids).items():
@@ -320,7 +320,7 @@ def _resolve_merged(knowledge: Knowledge, ids: Iterable[str]) -> tuple[dict[str,
     return infos, current_ids
 
 
-def _find_names(knowledge: Knowledge, mention: Mention, own_id: str | None) -> dict[str, Reason]:
+def _find_entities(knowledge: Knowledge, mention: Mention, own_id: str | None) -> dict[str, Reason]:
     """Return {id: reason} of the entities with a name like the text, and of the one of which the text is the id."""
     reasons = {}
     if not mention.only_id:

@@ -32,7 +32,7 @@ _TYPE = "P31"
 NOT_NOW = (CacheMissError, OfflineError, EndpointError)
 
 _NAME_KINDS: tuple[NameKind, ...] = ("label", "alias")
-_NUMBERS = (  # the number of statements of each item
+_COUNT_STATEMENTS = (  # the number of statements of each item
     f"SELECT ?s (COUNT(*) AS ?n) WHERE {{ ?s ?p ?o . FILTER(isIRI(?o)) "
     f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) }} GROUP BY ?s'
 )
@@ -235,7 +235,7 @@ def open_index(source: Source, *, languages: Languages = DEFAULT_LANGUAGES) -> L
             wanted = None
         return LabelIndex(source.label_file, languages=wanted)
     logger.debug("Indexing the labels of %s", source.name)
-    numbers = ((local_id(row["s"]), int(row["n"])) for row in source.select(_NUMBERS))
+    numbers = ((local_id(row["s"]), int(row["n"])) for row in source.select(_COUNT_STATEMENTS))
     return LabelIndex.in_memory(_select_names(source, languages), weights=numbers)
 
 
