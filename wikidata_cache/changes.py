@@ -21,7 +21,11 @@ _BLOCK = 500  # ids that are looked up at once
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One object of a relation was replaced by another: ids, and the time from which the new one is known or true."""
+    """One object of a relation was replaced by another: ids, and a time.
+
+    `compare_dates` gives the time from which the new object is true. `compare_versions` gives the time of the answer
+    that has it, the newest one of several.
+    """
 
     subject: str
     relation: str
@@ -93,7 +97,7 @@ def compare_versions(store: AnswerStore, *, graph: str, since: str, until: str) 
     Args:
         store: the cache file.
         graph: the name of the graph in the cache.
-        since: the earlier time (`utc`).
+        since: the earlier time (as `utc` writes it).
         until: the later time.
     """
     changes = Changes()

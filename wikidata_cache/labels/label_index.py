@@ -50,7 +50,7 @@ CREATE TABLE counts AS SELECT ? AS format, count(DISTINCT id) AS entities,
 """
 _COUNT_WEIGHTS = "SELECT count(*) FILTER (WHERE id GLOB 'Q*'), count(*) FILTER (WHERE id GLOB 'P*') FROM weights"
 _ADD_WEIGHT = "INSERT INTO weights VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET weight = weight + excluded.weight"
-_FREE_SPACE = (
+_FREE_SPACE = (  # how the message goes on if a disk is full
     "; free some space there, and in the folder for temporary files (SQLITE_TMPDIR, TMPDIR), where names are sorted"
 )
 

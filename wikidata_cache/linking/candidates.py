@@ -309,7 +309,7 @@ def _build_candidate(current_id: str, info: EntityInfo, found: Sequence[tuple[st
     return candidate
 
 
-def _resolve_merged(knowledge: Knowledge, ids: Iterable[str]) -> tuple[dict[str, EntityInfo], dict[str, str]]:
+def _resolve_merged(knowledge: Knowledge, ids: Collection[str]) -> tuple[dict[str, EntityInfo], dict[str, str]]:
     """Return the facts about the ids, and their current ids: an id itself, or that into which it was merged.
 
     The facts about the current ids are in the first result, too.
