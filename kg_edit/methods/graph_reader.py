@@ -244,12 +244,12 @@ class GraphReader(GraphMethod):
         if has_statements(subgraph):
             return ""
         missing = say_what_is_missing(subgraph, edit, self.config.graph)
-        advice = ""
+        advice = ""  # begins with its punctuation mark
         if isinstance(self.graph, PrivateGraph):
             advice = self.graph.suggest(edit.target_new)
         elif not edit.target_new_id:
             advice = "; wikidata-cache link finds other spellings"
-        return f"{missing}{advice}, so {self.name} reads s -r-> o* alone"
+        return f"{missing}, so {self.name} reads s -r-> o* alone{advice}"
 
     def find_labels_of_answers(self, edit: Edit, subgraph: nx.MultiDiGraph) -> list[str]:
         """Return the labels in a subgraph that overlap an answer of the edit's test questions or probes."""

@@ -84,6 +84,7 @@ class Statement(BaseModel):
 
     def say(self, subject: str, target: str) -> str:
         """Return the sentence with these names; a full stop at the object's end is not doubled."""
+        # Of "The capital of {} is {}." this is "The capital of {} is ", and ".".
         before, _, after = self.sentence_template.rpartition("{}")
         return join(fill(before, subject, self.language), target.removesuffix(".")) + after
 

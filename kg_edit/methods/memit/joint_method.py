@@ -225,16 +225,22 @@ class JointMethod(ValueMethod):
         )
 
     def make_batch_facts(self, edits: Sequence[Edit]) -> list[FactGroup]:
-        """Return the facts of each edit of a batch, without those that contradict another edit of it."""
-        targets = {edit.text: edit.target_new for edit in edits}
+        """Return the facts of each edit of a batch, without those that contradict another edit of it.
+
+        Edits that contradict each other are refused before (`refuse_clash` in `EditingMethod.edit`). So only further
+        facts are left out, and the edit itself is always the first of its facts.
+        """
+        targets = dict[tuple[str, bool], str]()  # by text and form, in which `refuse_clash` allows one target only
+        for edit in edits:
+            for form in edit.forms:
+                targets[edit.text, form] = edit.target_new
         groups = list[FactGroup]()
         for edit in edits:
             with annotate_errors(edit):
                 facts = self.make_facts(edit)
             usable = facts
             if not edit.target_text:
-                # A fact is left out if an edit of the batch gives the same text another target.
-                usable = tuple(fact for fact in facts if targets.get(fact.edit.text, fact.target) == fact.target)
+                usable = tuple(fact for fact in facts if not _is_contradicted(fact.edit, targets))
             groups.append(FactGroup(edit=edit, facts=usable, opposed=len(facts) - len(usable)))
         return groups
 
@@ -498,6 +504,11 @@ class JointMethod(ValueMethod):
             "covariances": covariances,
         }
         return provenance
+
+
+def _is_contradicted(fact: Edit, targets: Mapping[tuple[str, bool], str]) -> bool:
+    """Return whether ``targets`` has another target for the fact's text in one of the fact's forms."""
+    return any(targets.get((fact.text, form), fact.target_new) != fact.target_new for form in fact.forms)
 
 
 def _collect_refusals(groups: Sequence[FactGroup], values: Sequence[list[FactValue]]) -> dict[Edit, PatchError]:

@@ -37,11 +37,6 @@ class Fact:
     edit: Edit
     prompts: Request
 
-    @property
-    def target(self) -> str:
-        """The fact's target o*."""
-        return self.edit.target_new
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FactGroup:

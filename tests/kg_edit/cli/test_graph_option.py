@@ -146,7 +146,7 @@ def test_python_takes_the_name_of_a_file(facts: Path) -> None:
 
 def test_edit_alone_names_the_node_that_is_written_nearly_so(facts: Path, caplog: pytest.LogCaptureFixture) -> None:
     Glame.on(tiny("llama"), graph="facts.csv").subgraph(Edit(**{**FRANCE, "target_new": "romulos"}))
-    assert "(romulos), did you mean 'Romulus'?" in caplog.text
+    assert "alone, did you mean 'Romulus'?" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,13 @@ def test_joint_method_has_the_same_rows() -> None:
     assert fact.prompts.rewrites == Request.of(chatting(), EDIT.with_form(chat=True), CONTEXTS).rewrites
 
 
+def test_a_batch_may_give_the_two_forms_different_targets() -> None:
+    editor = find_method("memit")(chatting(), find_method("memit").config_class(), contexts=CONTEXTS)
+    other = EDIT.model_copy(update={"id": "other", "target_new": "Paris", "chat": True})
+    groups = editor.make_batch_facts([EDIT, other])
+    assert [(len(group.facts), group.opposed) for group in groups] == [(1, 0), (1, 0)]
+
+
 def test_edit_in_both_forms_has_the_rows_of_both() -> None:
     plain, chat, both = (Request.of(chatting(), EDIT.with_form(chat=form), CONTEXTS) for form in (False, True, "both"))
     assert both.rewrites == plain.rewrites + chat.rewrites
