@@ -1,7 +1,7 @@
 """The facts of a joint method, their values z, and the records of its patch: of each edit and of its facts.
 
 - `Fact`, `FactGroup`: what is written for an edit. `FactValue`, `FoundValues`: the z that were found.
-- `new_record`, `with_update_norms`: the record of an edit. `texts_of`, `facts_of`: what a record says.
+- `new_record`, `with_update_norms`: the record of an edit. `prompts_of`, `facts_of`: what a record says.
 - `batches_without`: what is left of a patch without some edits. The patch stores z [d, facts] (`Z`), with which the
   other edits are written again.
 """
@@ -163,30 +163,41 @@ def _fact_records(record: Record) -> tuple[Record, ...]:
     return (record, *record.get("requests", ()))
 
 
-def texts_of(record: Record) -> list[str]:
-    """Return the text of the prompt of each fact of a record, as `Edit.text`."""
-    texts = []
+def prompts_of(record: Record) -> list[set[tuple[str, bool]]]:
+    """Return the prompt of each fact of a record, in each of its forms: {("Rome is in", False)} in plain text.
+
+    The text is that of `Edit.text`, and the forms those of `Edit.forms`, without the time that `facts_of` takes.
+    """
+    prompts = []
     for fact_record in _fact_records(record):
         edit = fact_record["edit"]
-        texts.append(edit.get("prompt", "").replace("{}", edit.get("subject", "")))
-    return texts
+        text = edit.get("prompt", "").replace("{}", edit.get("subject", ""))
+        chat = edit.get("chat", False)
+        forms: tuple[bool, ...] = (chat,)
+        if chat == "both":
+            forms = (False, True)
+        prompts.append({(text, form) for form in forms})
+    return prompts
 
 
 def drop_edited_again(keys: Tensor, before: Patch, facts: Sequence[Fact]) -> Tensor:
     """Return the keys K_p of the facts of ``before`` that ``facts`` do not edit again, [d_ff, remaining facts].
 
-    The key of a fact that is edited again is not protected. It would be in K and in K_p, and a change along a key that
-    is in both is about half of what it should be.
+    The key of a fact that is edited again in the same form is not protected. It would be in K and in K_p, and a change
+    along a key that is in both is about half of what it should be. In another form, plain text or chat, a prompt has
+    another key.
 
     Args:
         keys: K_p of all facts of ``before``, [d_ff, earlier facts].
         before: the patch that is applied to the model.
         facts: the facts that are written now.
     """
-    edited_now = {fact.edit.text for fact in facts}
+    edited_now = set[tuple[str, bool]]()  # text and form
+    for fact in facts:
+        edited_now.update((fact.edit.text, form) for form in fact.edit.forms)
     is_protected = list[bool]()  # of each earlier fact
     for record in before.edits:
-        is_protected += [text not in edited_now for text in texts_of(record)]
+        is_protected += [prompts.isdisjoint(edited_now) for prompts in prompts_of(record)]
     if keys.shape[1] != len(is_protected):
         # An earlier patch has no keys, such as one of fine-tuning, so which key is whose is not known.
         if not all(is_protected):

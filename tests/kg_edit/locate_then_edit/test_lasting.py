@@ -105,6 +105,8 @@ def test_keys_of_facts_that_are_edited_again_are_not_protected(caplog: pytest.Lo
     again = Edit(subject="Oslo", prompt="{} is", target_new="small")
     facts = [Fact(edit=again, prompts=Request(rewrites=()))]
     assert drop_edited_again(torch.eye(2), before, facts).tolist() == [[1.0], [0.0]] and not caplog.text
+    in_chat = [Fact(edit=again.with_form(chat=True), prompts=Request(rewrites=()))]
+    assert drop_edited_again(torch.eye(2), before, in_chat).shape == (2, 2), "it has another key there"
     keys = torch.ones(2, 1)  # of one fact alone: of which one is not known
     assert torch.equal(drop_edited_again(keys, before, facts), keys) and "keys of 1" in caplog.text
 
