@@ -84,8 +84,8 @@ def test_object_in_another_spelling_comes_with_the_command_that_finds_it() -> No
     glame = find_method("glame").on(tiny("llama"), graph=open_named("extract"))
     edit = Edit(subject="Marie Curie", prompt="{} was born in", relation="place of birth", target_new="Osaka")
     assert glame.why_alone(edit) == (
-        "the graph has no statement of o* (Osaka); wikidata-cache link finds other spellings, so glame reads s -r-> o* "
-        "alone"
+        "the graph has no statement of o* (Osaka), so glame reads s -r-> o* alone; wikidata-cache link finds other "
+        "spellings"
     )
     assert not glame.why_alone(edit.model_copy(update={"target_new": "Ōsaka"}))
 
