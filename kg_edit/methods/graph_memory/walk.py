@@ -232,7 +232,7 @@ class Walker:
             for statement in statements:
                 matched = self._match_relations(statement.object, asked, may_recall=False)
                 if any(_is_changed(choice.statements[0]) for choice in matched):
-                    return _Choice(self._relation(statement), None, (statement,))
+                    return _Choice(self._relation(statement), match=None, statements=(statement,))
         return None
 
     def _asks_for_another(self, asked: AskedWords) -> bool:
@@ -257,7 +257,7 @@ class Walker:
                     continue
                 match = asked.match(relation)
                 if match:
-                    choices.append(_Choice(relation, match, ()))
+                    choices.append(_Choice(relation, match, statements=()))
         return sorted(choices, key=lambda choice: choice.rank)
 
     def _relation(self, statement: Statement) -> Relation:
@@ -305,7 +305,7 @@ class Walker:
         """
         choices = []
         for statements in self._graph.find_statements(thing).values():
-            choices.append(_Choice(self._relation(statements[0]), None, statements))
+            choices.append(_Choice(self._relation(statements[0]), match=None, statements=statements))
         if not choices:
             return None
         best = self._likeliest_choice(choices[: self._rule.compared], question, chain)
