@@ -252,7 +252,7 @@ class WalkedPrompts:
 
     def __init__(self, patch: GraphMemoryPatch, model: LanguageModel) -> None:
         self._transform_below = model.prompt_transform
-        # The walkers write whole prompts of their own, so nothing is put before these, nor into a chat template.
+        # The walkers write whole prompts of their own: no chain is put before these, and no chat template around them.
         bare_model = replace(model, prompt_transform=None, asked_in=None)
         self._walkers = [Walker(graph, bare_model, patch.rule) for graph in patch.graphs.values()]
         self._languages = tuple(patch.graphs)
