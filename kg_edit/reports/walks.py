@@ -45,23 +45,21 @@ def draw_walk(walk: ShownWalk, path: str | Path, *, title: str = "") -> Path:
 def walk_graph(walk: ShownWalk) -> nx.MultiDiGraph:
     """Return a walk as a graph that can be drawn; a statement of the model or of a rule is marked at its arrow.
 
-    A question about two edited things has a walk from each.
+    A question about two edited things has a walk from each. The ``hop`` of a thing is the column in which it is drawn:
+    0 where a walk begins, and one more than that of the thing before it.
     """
     graph = nx.MultiDiGraph()
-    hop = 0
     for statement in walk:
         start, relation, end = statement.ids
         if start not in graph:  # where a walk begins
             graph.add_node(start, label=statement.subject, role="subject", hop=0)
-            hop = 0
-        hop += 1
         node_role = "neighbour"
         edge_role = "statement"
         if statement.origin == "edit":
             node_role = "target_new"
             edge_role = "edit"
         if end not in graph:
-            graph.add_node(end, label=statement.object, role=node_role, hop=hop)
+            graph.add_node(end, label=statement.object, role=node_role, hop=graph.nodes[start]["hop"] + 1)
         label = statement.relation + _MARKS.get(statement.origin, "")
         graph.add_edge(start, end, key=relation, label=label, role=edge_role)
     return graph

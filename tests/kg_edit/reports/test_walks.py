@@ -57,6 +57,14 @@ def test_picture_has_all_things_and_marks_what_the_model_said(tmp_path: Path) ->
         assert text in picture
 
 
+def test_second_walk_goes_on_from_a_thing_of_the_first() -> None:
+    first = FOUNDER.model_copy(update={"ids": ("a", "P1", "b")})
+    second = FOUNDER.model_copy(update={"ids": ("b", "P2", "c")})
+    from_middle = FOUNDER.model_copy(update={"ids": ("b", "P3", "d")})
+    hops = dict(walk_graph((first, second, from_middle)).nodes(data="hop"))
+    assert hops == {"a": 0, "b": 1, "c": 2, "d": 2}  # c and d are both one statement after b
+
+
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with the packaged graph."""
