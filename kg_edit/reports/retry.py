@@ -1,7 +1,7 @@
 """Make each failed edit of a run alone: does it fail only together with the others?
 
 A failed edit takes more steps than one that succeeds, so that these tries could take longer than the run itself. Unless
-they are asked for, they may take `most_seconds` of it.
+the user asks for them (``--alone``), no further try begins after `most_seconds`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 
 ALONE = "alone.jsonl"
 MOST = 50  # failed edits of a run that are made alone; with more, the first ones show the cause
-# Edits in one call of `edit_each`, after which the file is written: at first, and at most
+# Edits in one batch, after which the file is written: at first, and at most
 _FIRST_TOGETHER = 2
 _MOST_TOGETHER = 8
-# What the tries may take unless they are asked for: a share of the run's time, or a moment that nobody minds
+# How long the tries may take unless they are asked for: a share of the run's time, or a moment that nobody minds
 _SHARE = 1 / 5
 _MOMENT_S = 10
 
@@ -68,21 +68,20 @@ def make_alone(
     seconds: float | None = None,
     progress: bool = False,
 ) -> dict[str, bool]:
-    """Make each of the ``edits`` alone on the unedited model, ask its own prompt, and append a line for it to the file.
+    """Make each of the ``edits`` alone on the unedited model, ask its own prompt, and append a line to `ALONE`.
 
     Args:
         method: the method, on the unedited model.
         edits: the failed edits, of which the first `MOST` are made.
         folder: the folder of the run.
         known: whether an edit succeeded alone, by id, as `read_alone` returns it; these are not made again.
-        seconds: after this time no further edit is begun, and the log says how the others are made; None: no limit.
+        seconds: after this time no further batch begins, and the log says how the others are made; None: no limit.
         progress: whether to show a progress bar.
 
     Returns:
         ``known``, and the same for the edits that are made now.
     """
     succeeded = dict(known)
-    model = method.model
     method.start_anew()  # forget what the run's edits left for later ones
     remaining = [edit for edit in edits[:MOST] if edit.id not in known]
     with Bar(title="failed edits alone", unit="edit", total=len(remaining), shown=progress) as bar:
@@ -90,24 +89,15 @@ def make_alone(
         start = 0
         while start < len(remaining):
             if seconds is not None and perf_counter() - began > seconds:
-                left = len(remaining) - start
                 log.warning(
-                    "%d failed edits were not made alone, to save time; the same command with --alone does", left
+                    "%d failed edits were not made alone, to save time; the same command with --alone does",
+                    len(remaining) - start,
                 )
                 break
-            # Each edit of a batch is alone in its patch, though a method may run their descents in the same passes. A
-            # batch is as large as the number of edits that were made before: 2, 2, 4, 8, 8, …
+            # A batch is as large as the number of edits that were made before it: 2 at first, then 2, 4, 8, 8, …
             batch_size = min(_MOST_TOGETHER, max(_FIRST_TOGETHER, start))
             batch = remaining[start : start + batch_size]
-            # The progress bar shows the steps of the descent
-            with send_losses([StepNotes(bar.note, most=method.config.most_steps)], [edit.id for edit in batch]):
-                results = method.edit_each(batch)  # of each edit its patch, or the error why there is none
-            lines = []
-            for edit, result in zip(batch, results, strict=True):
-                if isinstance(result, Patch):
-                    lines.append(_try_alone(model, edit, result))
-                else:
-                    lines.append(AloneLine(edit=edit.id, succeeded=False, error=str(result)))
+            lines = _make_batch(method, batch, bar)
             append_lines(folder / ALONE, [line.model_dump_json() for line in lines])
             succeeded.update({line.edit: line.succeeded for line in lines})
             start += len(batch)
@@ -115,7 +105,24 @@ def make_alone(
     return succeeded
 
 
-def _try_alone(model: LanguageModel, edit: Edit, patch: Patch) -> AloneLine:
+def _make_batch(method: EditingMethod, batch: Sequence[Edit], bar: Bar) -> list[AloneLine]:
+    """Make each edit of a batch, and ask its own prompt; return the line of each.
+
+    Each edit has a patch of its own, though the method may run the descents of the batch in the same passes. The
+    progress bar shows their steps.
+    """
+    with send_losses([StepNotes(bar.note, most=method.config.most_steps)], [edit.id for edit in batch]):
+        results = method.edit_each(batch)  # the patch of each edit, or the error that it raised
+    lines = []
+    for edit, result in zip(batch, results, strict=True):
+        if isinstance(result, Patch):
+            lines.append(_ask_own_prompt(method.model, edit, result))
+        else:
+            lines.append(AloneLine(edit=edit.id, succeeded=False, error=str(result)))
+    return lines
+
+
+def _ask_own_prompt(model: LanguageModel, edit: Edit, patch: Patch) -> AloneLine:
     """Ask an edit's own prompt with the patch of this edit alone; of an edit in two forms, the worse one counts."""
     rewrites = [probe for probe in probes(model, edit) if probe.kind == "rewrite"]
     with patch.applied(model) as edited:
