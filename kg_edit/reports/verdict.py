@@ -1,6 +1,7 @@
 """The verdict of an edit run: which edits succeeded, why others failed, and what helps.
 
-Every number comes from greedy decoding of the edits' own prompts, as in the report's table. A failed edit that was also
+An edit succeeds if the edited model's greedy text after its own prompt begins with the target, as in the report's
+table. The counts of other prompts (`kg_edit.reports.counts`) also compare probabilities. A failed edit that was also
 made alone (`kg_edit.reports.retry`) is known to fail only together with the others, or always.
 
 `Verdict.of` judges the rows (`edit_results`); what helps is in `advice`. The functions that shorten texts come last.
@@ -127,19 +128,8 @@ class Verdict(JudgedRun):
         lines = []
         if "portability" in self.counts:
             lines.append(self._portability)
-        groups = {
-            f"paraphrases failed ({self._missed_paraphrases})": self.paraphrases,
-            "neighborhood prompts changed": self.neighborhood,
-        }
-        for title, results in groups.items():
-            cases = []
-            for result in results:
-                if not result.succeeded:
-                    prompt = _cut(result.prompt)
-                    text = _cut(result.generated)
-                    cases.append(f"{result.edit} ({prompt!r}: generated {text!r})")
-            if cases:
-                lines.append(f"{len(cases)} of {len(results)} {title}: {_enumerate(cases)}")
+        lines += _count_failures(f"paraphrases failed ({self._missed_paraphrases})", self.paraphrases)
+        lines += _count_failures("neighborhood prompts changed", self.neighborhood)
         return (*lines, *self.advice)
 
     @property
@@ -183,7 +173,7 @@ class Verdict(JudgedRun):
         cases = []
         for result in self.failed:
             prompt = repr(_cut(result.prompt))
-            if result.both and result.chat:
+            if result.both and result.chat:  # made in both forms: say which of them is worse
                 prompt += ", in chat form"
             target, text = _show_difference(result.target, result.generated)
             likelier = ""
@@ -210,7 +200,21 @@ def _collect_walks(rows: Sequence[ReportRow]) -> tuple[AnswerWalk, ...]:
     return tuple(walks)
 
 
+def _count_failures(title: str, results: Sequence[EditResult]) -> list[str]:
+    """Return a line about the results that failed: "1 of 4 paraphrases failed (…): row-2 (…)"; [] if none did."""
+    cases = []
+    for result in results:
+        if not result.succeeded:
+            prompt = _cut(result.prompt)
+            text = _cut(result.generated)
+            cases.append(f"{result.edit} ({prompt!r}: generated {text!r})")
+    if not cases:
+        return []
+    return [f"{len(cases)} of {len(results)} {title}: {_enumerate(cases)}"]
+
+
 def _cut(text: str) -> str:
+    """Return at most `_LONG_TEXT` characters of a text; where more follow, the last one is "…"."""
     if len(text) <= _LONG_TEXT:
         return text
     return f"{text[: _LONG_TEXT - 1]}…"
