@@ -53,8 +53,8 @@ class Reach:
     Attributes:
         text: the prompt.
         edit: the id of the other edit whose prompt it is; "" for a prompt that should stay.
-        token: the token at which the most arrives; of another edit its subject.
-        share: as a part of the change at the edit's own key, in the layer where that part is largest.
+        token: the token at which the most arrives; if the prompt is that of another edit, the other edit's subject.
+        share: the change there, as a part of the change at the edit's own key; in the layer where it is largest.
     """
 
     text: str
@@ -124,7 +124,7 @@ def predict_risks(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Shares:
-    """The shares of edit i (rows), the largest over the layers.
+    """The shares of each edit's change that arrive elsewhere; row i is of edit i, and a share the largest of all layers.
 
     Attributes:
         at_edits: at the key of edit j, [edits, edits].
@@ -167,7 +167,7 @@ def _sort_by_share(reaches: Iterable[Reach]) -> tuple[Reach, ...]:
 
 
 def _compute_shares(method: RankOneMethod | JointMethod, edits: Sequence[Edit], prompts: Sequence[Prompt]) -> _Shares:
-    """Return |u_i . n| / |u_i . k_i| of each edit at the keys n of the other edits and of the prompts' tokens."""
+    """Return |u_i . n| / |u_i . k_i| of each edit i, for the key n of each edit and for those of each prompt's tokens."""
     model = method.model
     at_edits = torch.zeros(len(edits), len(edits), dtype=torch.float64)
     at_prompts = torch.zeros(len(edits), len(prompts), dtype=torch.float64)
@@ -179,13 +179,75 @@ def _compute_shares(method: RankOneMethod | JointMethod, edits: Sequence[Edit], 
             scaled = directions / (keys * directions.T).sum(1)  # u_i / (u_i . k_i), [d_ff, edits]
             # [j, i], the edit i at the key of the edit j, becomes [i, j]
             at_edits = torch.maximum(at_edits, (keys @ scaled).T.abs().cpu())
-            for number, token_keys in enumerate(_keys_of_prompts(model, prompts, layer)):
+            for number, token_keys in enumerate(_keys_of_prompts(model, prompts, layer)):  # in the order of the prompts
                 token_shares = (token_keys.to(scaled) @ scaled).abs().cpu()  # [tokens, edits]
                 most, place = token_shares.max(0)  # [edits] both
-                is_larger = most > at_prompts[:, number]  # than in the layers before, [edits]
+                is_larger = most > at_prompts[:, number]  # for which edits it is more than in earlier layers, [edits]
                 at_prompts[is_larger, number] = most[is_larger]
                 places[is_larger, number] = place[is_larger]
     return _Shares(at_edits=at_edits, at_prompts=at_prompts, places=places)
+
+
+def _keys_and_directions(
+    method: RankOneMethod | JointMethod, requests: Sequence[Request], layer: int
+) -> tuple[Tensor, Tensor]:
+    """Return the keys k of the bare prompts [edits, d_ff], and the directions U [d_ff, edits], in float64.
+
+    The ``rewrites`` of a request are the edit's prompt with its target in every context; the first one is bare.
+    """
+    rows = list(chain.from_iterable(request.rewrites for request in requests))
+    counts = [len(request.rewrites) for request in requests]
+    row_keys, _ = subject_states(method.model, rows, layer=layer, last=layer)  # the states after the block aren't used
+    by_edit = row_keys.split(counts)  # [contexts, d_ff] of each edit
+    bare = exact(torch.stack([keys[0] for keys in by_edit]))
+    if isinstance(method, JointMethod):
+        directions = _joint_directions(method, requests, by_edit, layer)
+    else:
+        directions = _single_directions(method, requests, by_edit, layer)
+    return bare.to(directions), directions
+
+
+def _joint_directions(
+    method: JointMethod, requests: Sequence[Request], by_edit: Sequence[Tensor], layer: int
+) -> Tensor:
+    """Return the directions of a batch, [d_ff, edits], from the keys of each edit [contexts, d_ff].
+
+    ``protected`` is None, as the batch is the first one on the unedited model: no earlier edits have to be protected.
+    """
+    # `fact_key` joins the keys of an edit's contexts into the one key that the method writes under
+    batch = torch.stack([fact_key(keys) for keys in by_edit], 1)  # K, [d_ff, edits]
+    others = requests if method.config.hold else ()  # with ``hold``, the prompts' other tokens keep their outputs
+    # memory=0.0: one layer alone is read, so no states are kept for a higher one.
+    held = OtherTokens(method.model, others, [layer], memory=0.0).at(layer)
+    return method.directions(layer, exact(batch), others=held, protected=None)
+
+
+def _single_directions(
+    method: RankOneMethod, requests: Sequence[Request], by_edit: Sequence[Tensor], layer: int
+) -> Tensor:
+    """Return the direction u = C^-1 k of each edit, [d_ff, edits], from its keys [contexts, d_ff]."""
+    columns = []
+    for request, keys in zip(requests, by_edit, strict=True):
+        held = OtherKeys.none(keys.shape[1], keys.device)
+        if method.config.hold:  # a weight: the prompt's other tokens keep their outputs
+            held = held.plus(other_keys(method.model, request.rewrites, layer))
+        columns.append(method.covariance.solve(keys.mean(0), others=held, weight=method.config.hold))
+    return torch.stack(columns, 1)
+
+
+def _keys_of_prompts(model: LanguageModel, prompts: Sequence[Prompt], layer: int) -> Iterator[Tensor]:
+    """Yield the keys of each prompt's tokens in a layer, [tokens, d_ff] in float64, in the order of the prompts.
+
+    Blocks above the layer do not run.
+    """
+    for part in split_passes([len(prompt.ids) for prompt in prompts], rows=_ROWS, tokens=_TOKENS):
+        rows = [prompts[index].ids for index in part]
+        batch = left_pad(rows, device=model.device)
+        with record_last_call(model.down_projection(layer)) as call:
+            block_output(model, batch, layer)
+        padded = call.input.reshape(len(rows), -1, call.input.shape[-1])  # [rows, longest, d_ff]
+        for row, keys in zip(rows, padded, strict=True):
+            yield exact(keys[len(keys) - len(row) :])  # without the padding on the left
 
 
 def refuse_risky(risks: Iterable[EditRisk], *, most: float) -> None:
@@ -232,59 +294,3 @@ def _largest_in_words(reaches: Sequence[Reach]) -> tuple[str, str]:
         return "", ""
     largest = reaches[0]
     return f"{largest.share:.2f}", plain(f"{largest.text} (at {largest.token.strip()!r})")
-
-
-def _keys_and_directions(
-    method: RankOneMethod | JointMethod, requests: Sequence[Request], layer: int
-) -> tuple[Tensor, Tensor]:
-    """Return the keys k of the bare prompts [edits, d_ff], and the directions U [d_ff, edits], in float64."""
-    rows = list(chain.from_iterable(request.rewrites for request in requests))  # the bare prompt of an edit is first
-    counts = [len(request.rewrites) for request in requests]
-    row_keys, _ = subject_states(method.model, rows, layer=layer, last=layer)
-    by_edit = row_keys.split(counts)  # [contexts, d_ff] of each edit
-    bare = exact(torch.stack([keys[0] for keys in by_edit]))
-    if isinstance(method, JointMethod):
-        directions = _joint_directions(method, requests, by_edit, layer)
-    else:
-        directions = _single_directions(method, requests, by_edit, layer)
-    return bare.to(directions), directions
-
-
-def _joint_directions(
-    method: JointMethod, requests: Sequence[Request], by_edit: Sequence[Tensor], layer: int
-) -> Tensor:
-    """Return the directions of a batch, [d_ff, edits], from the keys of each edit [contexts, d_ff].
-
-    ``protected`` is None, as the batch is the first one on the unedited model: no earlier edits have to be protected.
-    """
-    # `fact_key` joins the keys of an edit's contexts into the one key that the method writes under
-    batch = torch.stack([fact_key(keys) for keys in by_edit], 1)  # K, [d_ff, edits]
-    others = requests if method.config.hold else ()  # with ``hold``, the prompts' other tokens keep their outputs
-    # memory=0.0: one layer alone is read, so no states are kept for a higher one.
-    held = OtherTokens(method.model, others, [layer], memory=0.0).at(layer)
-    return method.directions(layer, exact(batch), others=held, protected=None)
-
-
-def _single_directions(
-    method: RankOneMethod, requests: Sequence[Request], by_edit: Sequence[Tensor], layer: int
-) -> Tensor:
-    """Return the direction u = C^-1 k of each edit, [d_ff, edits], from its keys [contexts, d_ff]."""
-    columns = []
-    for request, keys in zip(requests, by_edit, strict=True):
-        held = OtherKeys.none(keys.shape[1], keys.device)
-        if method.config.hold:  # a weight: the prompt's other tokens keep their outputs
-            held = held.plus(other_keys(method.model, request.rewrites, layer))
-        columns.append(method.covariance.solve(keys.mean(0), others=held, weight=method.config.hold))
-    return torch.stack(columns, 1)
-
-
-def _keys_of_prompts(model: LanguageModel, prompts: Sequence[Prompt], layer: int) -> Iterator[Tensor]:
-    """Yield the keys of each prompt's tokens in a layer, [tokens, d_ff] in float64; higher blocks do not run."""
-    for part in split_passes([len(prompt.ids) for prompt in prompts], rows=_ROWS, tokens=_TOKENS):
-        rows = [prompts[index].ids for index in part]
-        batch = left_pad(rows, device=model.device)
-        with record_last_call(model.down_projection(layer)) as call:
-            block_output(model, batch, layer)
-        padded = call.input.reshape(len(rows), -1, call.input.shape[-1])  # [rows, longest, d_ff]
-        for row, keys in zip(rows, padded, strict=True):
-            yield exact(keys[len(keys) - len(row) :])  # without the padding on the left
