@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from kg_edit.engine.prefix_cache import Prefix, mask_decides
-from kg_edit.engine.prefix_store import KnowsStarts
+from kg_edit.engine.prefix_store import KnowsStarts, PrefixStore
 from kg_edit.errors import ModelError, PromptError, describe
 from kg_edit.models.chat import Message, render
 from kg_edit.models.language_model import LanguageModel, as_model
@@ -34,7 +34,7 @@ _TOP_K = 5  # how many of the likeliest tokens `samples` draws from
 
 
 class Reply(NamedTuple):
-    """A generated text, the number of tokens read and written, and whether it ended before the limit."""
+    """A generated text, the numbers of tokens read and written, and whether it ended by itself, not at the limit."""
 
     text: str
     read: int
@@ -169,27 +169,40 @@ def reply_in_chat(model: LanguageModel, messages: Sequence[Message], *, tokens: 
 def _continue_one(
     model: LanguageModel, prompt: Prompt, *, limit: int, is_finished: Callable[[Sequence[int]], bool]
 ) -> Written:
-    """Continue one prompt by `greedy`.
-
-    A patch of the prompt that puts the same text before many prompts (`KnowsStarts`) stores what the model computes of
-    it: the first prompt with this start keeps its keys and values, and the next ones take them.
-    """
+    """Continue one prompt by `greedy`, after a stored start if a patch of the prompt shares starts (`KnowsStarts`)."""
     transform: object = model.prompt_transform
-    start: tuple[int, ...] = ()  # the tokens that other prompts begin with, too
     # A stored start can be read only by a model in which the mask alone decides what a token attends to.
     if isinstance(transform, KnowsStarts) and mask_decides(model, len(prompt.ids) + limit):
         start = prompt.ids[: transform.count_shared(model, prompt)]
-    if not isinstance(transform, KnowsStarts) or not start:
-        (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished)
-        return written
-    store = transform.start_store
+        if start:
+            return _continue_after_start(
+                model, prompt, start, transform.start_store, limit=limit, is_finished=is_finished
+            )
+    (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished)
+    return written
 
-    def keep(read: Prefix) -> None:
+
+def _continue_after_start(
+    model: LanguageModel,
+    prompt: Prompt,
+    start: tuple[int, ...],
+    store: PrefixStore,
+    *,
+    limit: int,
+    is_finished: Callable[[Sequence[int]], bool],
+) -> Written:
+    """Continue a prompt whose first tokens, ``start``, other prompts have too.
+
+    The first prompt with this start is read whole, and the store keeps the keys and values of the start. For the next
+    ones, the store has them, and only the tokens after the start are read.
+    """
+
+    def keep_start(read: Prefix) -> None:  # `read` is of the whole prompt; the store keeps only the tokens of the start
         store.keep(model, start, read)
 
-    stored = store.find(model, start)  # the keys and values of the start, from an earlier prompt
+    stored = store.find(model, start)
     if stored is None:
-        (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished, keep=keep)
+        (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished, keep=keep_start)
     else:
         (written,) = greedy(model, [prompt.ids], limits=[limit], is_finished=is_finished, contexts=stored)
     return written
