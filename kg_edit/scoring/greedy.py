@@ -74,7 +74,10 @@ class Written:
 
 @dataclass(frozen=True, eq=False)
 class _Beginning:
-    """The first ``length`` tokens of a row: their keys and values are in row ``prefix_row`` of ``prefix``."""
+    """The first ``length`` tokens of a row: their keys and values are in row ``prefix_row`` of ``prefix``.
+
+    The beginnings of all rows of a call of `greedy` are in one prefix.
+    """
 
     prefix: Prefix
     prefix_row: int
@@ -103,11 +106,13 @@ def greedy(
         patches: the patch of each row's model; None: the unpatched model.
         is_finished: whether a row is finished, by the tokens that are written after it so far.
         contexts: beginnings of the rows, computed with the unpatched model; only without ``patches``.
-        keep: is called with the keys and values of each group of rows, once they are read.
+        keep: a function that is called with the keys and values of each group of rows, once these are read; not for a
+            recurrent model.
     """
     if contexts is not None and patches is not None:
         raise ValueError("contexts are of the unpatched model; give contexts or patches")
     prompts = [tuple(row) for row in rows]
+    # The same patch of several rows stays one object, so that its id tells which rows have it.
     row_patches = place_factors(model, patches or [None] * len(rows))
     most_written = max(limits, default=0)
     longest = max((len(tokens) for tokens in prompts), default=0) + most_written
@@ -170,7 +175,7 @@ def _compute_beginnings(
         shared_tokens.append(_common_beginning([rows[row] for row in group]))
     group_patches = [patches[group[0]] for group in groups]  # all rows of a group have one patch
     # Row i of the prefix is the beginning of group i, and is computed with the patch of group i.
-    owners = torch.arange(len(groups))[:, None]  # [groups, 1]
+    owners = torch.arange(len(groups))[:, None]  # [groups, 1], one for all tokens of a row
     with patch_each_token(model, group_patches, owners), tell_prompt_ends(model, None):
         prefix = run_prefix(model, shared_tokens)
     for number, group in enumerate(groups):
@@ -181,7 +186,7 @@ def _compute_beginnings(
 
 def _group_by_first_tokens(rows: Sequence[Tokens], patches: Sequence[WeightPatch | None]) -> list[list[int]]:
     """Return the groups of rows, by their numbers, that have one patch and the same first `_LEAST_SHARED` tokens."""
-    groups: dict[tuple[int, Tokens], list[int]] = {}  # by patch and first tokens
+    groups: dict[tuple[int, Tokens], list[int]] = {}  # by the id of the patch and the first tokens
     for row, (tokens, patch) in enumerate(zip(rows, patches, strict=True)):
         groups.setdefault((id(patch), tokens[:_LEAST_SHARED]), []).append(row)
     shared = list[list[int]]()
@@ -402,7 +407,7 @@ class _Decoder:
         # Rows of one patch have one owner, the patch's number, so that its weights are computed once.
         distinct = {id(self.patches[row]): self.patches[row] for row in numbers}
         number_of = {patch_id: number for number, patch_id in enumerate(distinct)}
-        owners = torch.tensor([[number_of[id(self.patches[row])]] for row in numbers])  # [rows, 1]
+        owners = torch.tensor([[number_of[id(self.patches[row])]] for row in numbers])  # [rows, 1], for all tokens
         with (
             patch_each_token(self.model, list(distinct.values()), owners),
             tell_prompt_ends(self.model, batch.ends),
@@ -415,7 +420,8 @@ class _Decoder:
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
-        return self.model.logits(last_block.output[:, -1]).float()  # which applies the final norm
+        last_states = last_block.output[:, -1]  # [rows, d], before the final norm, which `logits` applies
+        return self.model.logits(last_states).float()
 
     def _write_tokens(self, logits: Tensor, numbers: Sequence[int]) -> None:
         """Write the next token of each active row, and mark the rows that are finished."""
@@ -446,7 +452,7 @@ def _stack_beginnings(model: LanguageModel, beginnings: Sequence[_Beginning], ro
     if not beginnings:
         return empty_prefix(model, rows)
     index = torch.tensor([beginning.prefix_row for beginning in beginnings], device=model.device)
-    prefix = beginnings[0].prefix.select_rows(index)  # all have the same prefix
+    prefix = beginnings[0].prefix.select_rows(index)  # the prefix of all beginnings (`_Beginning`)
     # Without the padding for longer beginnings of rows outside of this group
     width = max(beginning.length for beginning in beginnings)
     layers = tuple((keys[..., -width:, :], values[..., -width:, :]) for keys, values in prefix.layers)
