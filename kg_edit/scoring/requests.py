@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from kg_edit.edits.record import Query
@@ -182,13 +181,13 @@ def continue_and_score(prompt: str, answers: Iterable[str], *, least: int, chat:
 def continue_query(query: Query, *, least: int = ANSWER_TOKENS, several_lines: bool = False) -> Requests:
     """Return the request for a greedy continuation of the query, a question in its few-shot form."""
     listed = ""
-    if query.every:  # all answers need room, with the longest name of each; no fixed limit fits a film's cast
+    if query.every:  # all answers have to be in the text, such as a film's cast: make room for the longest name of each
         listed = ", ".join(max(names, key=len) for names in query.answers)
     text = Continued(
         prompt=generation_prompt(query),
         name=scoring_prompt(query),
         least=least,
-        answers=tuple(chain.from_iterable(query.answers)),
+        answers=query.right_names,
         listed=listed,
         several_lines=several_lines,
     )
@@ -219,7 +218,7 @@ def score_answer(query: Query) -> Requests:
 def score_answers(query: Query) -> Requests:
     """Return the request for the likelihood of all right and competing answers."""
     prompt = scoring_prompt(query)
-    right = [names[0] for names in query.answers]
+    right = [names[0] for names in query.answers]  # each answer has several names
     return Requests(pairs=tuple(Pair(prompt, candidate) for candidate in (*right, *query.others)))
 
 
@@ -249,6 +248,6 @@ def sure_in(language: str) -> str:
 
 
 def ask_after_thinking(query: Query) -> Requests:
-    """Return the request for an answer after thoughts of at most so many tokens (`BUDGETS`)."""
+    """Return the requests for an answer after a thought, one for each limit of the thought's tokens in `BUDGETS`."""
     conversations = [Conversation(prompt=query.prompt, thinking=budget) for budget in BUDGETS]
     return Requests(conversations=tuple(conversations))
