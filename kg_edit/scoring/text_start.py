@@ -42,8 +42,8 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
         return StartedTexts(tuple(texts))
     remark = _describe_unread(unread)
     if start == "never":
-        quoted = next(iter(unread)).replace("'", r"\'")
-        # In a shell, $'\nGoogle is' is a line break and "Google is".
+        # In a shell, $'\nGoogle is' is a line break and "Google is"; a backslash and a ' of the text are escaped.
+        quoted = next(iter(unread)).replace("\\", r"\\").replace("'", r"\'")
         way = f"put a line break or other text before the subject: $'\\n{quoted}'"
         return StartedTexts(tuple(texts), f"{remark}; {way}")
     started = [LINE_BREAK + text if text in unread else text for text in texts]
@@ -53,7 +53,7 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
 
 def _find_unread(model: LanguageModel, texts: Sequence[str], patch: Patch) -> dict[str, str]:
     """Return the texts that begin with an edited subject which the model does not read, with the id of its edit."""
-    subjects = subjects_in_text(patch)
+    subjects = subjects_in_plain_text(patch)
     unread = dict[str, str]()
     for text in texts:
         for id_, subject in subjects:
@@ -74,8 +74,8 @@ def _describe_unread(unread: dict[str, str]) -> str:
     )
 
 
-def subjects_in_text(patch: Patch) -> list[tuple[str, str]]:
-    """Return the id and the subject of each edit that is not in chat form, and not made by a prompt patch.
+def subjects_in_plain_text(patch: Patch) -> list[tuple[str, str]]:
+    """Return the id and the subject of each edit that is made in plain text, and not by a prompt patch.
 
     The id is "" if the record of the edit has none.
     """
@@ -85,6 +85,7 @@ def subjects_in_text(patch: Patch) -> list[tuple[str, str]]:
             continue
         for record in part.edits:
             edit = record.get("edit", {})
-            if edit.get("subject") and edit.get("chat", False) is not True:
+            is_in_chat_alone = edit.get("chat", False) is True  # an edit with "both" is made in plain text, too
+            if edit.get("subject") and not is_in_chat_alone:
                 subjects.append((str(edit.get("id", "")), str(edit["subject"])))
     return subjects

@@ -14,7 +14,7 @@ from kg_edit.patches.base import PatchStack
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations, continue_prompts
-from kg_edit.scoring.text_start import subjects_in_text, with_start
+from kg_edit.scoring.text_start import subjects_in_plain_text, with_start
 from kg_edit.ship.app.session import EditDesk
 from kg_edit.text.matching import begins_with
 from tests.kg_edit.tiny import tiny
@@ -36,7 +36,7 @@ def test_auto_starts_the_texts_that_begin_with_the_subject(smollm2: LanguageMode
 def test_edits_without_an_id_are_all_known() -> None:
     records = [{"edit": {"subject": subject}} for subject in ("Google", "Toyota")]
     patch = WeightPatch(factors={}, provenance={"edits": records})
-    assert subjects_in_text(patch) == [("", "Google"), ("", "Toyota")]
+    assert subjects_in_plain_text(patch) == [("", "Google"), ("", "Toyota")]
 
 
 def test_never_leaves_the_text_and_names_the_ways(smollm2: LanguageModel) -> None:
@@ -87,6 +87,11 @@ def test_server_starts_texts_and_says_so_once(
         assert answers == [continue_prompts(edited, ["\n" + FOUNDED.text], limits=[6])] * 2
         assert unstarted == continue_prompts(edited, [FOUNDED.text], limits=[6])
     assert caplog.text.count("a line break is put in front") == 1
+
+
+def test_backslash_of_a_text_is_escaped_for_the_shell(smollm2: LanguageModel) -> None:
+    _, remark = with_start(smollm2, ["Google\\new is"], patch=PATCH, start="never")
+    assert remark and r"$'\nGoogle\\new is'" in remark
 
 
 @pytest.mark.slow
