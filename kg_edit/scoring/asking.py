@@ -69,23 +69,24 @@ class _Asked(NamedTuple):
 
 
 def _in_form(model: LanguageModel, *, chat: bool) -> LanguageModel:
-    """Return the model in chat form or in plain form."""
+    """Return the model in chat form; without ``chat`` as it is, because a caller may have put it in chat form itself."""
     if chat:
         return model.in_chat()
     return model
 
 
 def _ask_together(model: LanguageModel, questions: Sequence[_Asked]) -> list[Evidence]:
-    """Ask what is all in ``model``'s form, each with its own patch of weights.
+    """Ask requests that are all of the form (plain or chat) of ``model``, each with its own patch of weights.
 
-    Answers are scored, and texts and conversations are continued, for all ``questions`` at once. What is left is asked
-    for one after the other, with its patch applied.
+    Answers are scored, and texts and conversations are continued, for all ``questions`` at once. Arg-max tokens,
+    samples and next tokens are asked for one question after the other, with its patch applied.
     """
     prompts = list[str]()
     for question in questions:
         prompts += [pair.prompt for pair in question.requests.pairs]
         prompts += [continued.prompt for continued in question.requests.continued]
-    model.foresee(prompts)  # a patch of the prompt that asks the model itself (MeLLo) prepares them all in one batch
+    # A patch of the prompt that asks the model itself (MeLLo) prepares all of them in one batch.
+    model.foresee(prompts)
     pairs = [question.requests.pairs for question in questions]
     scores = score_each(model, pairs, patches=[question.patch for question in questions])
     texts = _continue_together(model, questions)
@@ -116,7 +117,7 @@ def _ask_together(model: LanguageModel, questions: Sequence[_Asked]) -> list[Evi
 
 
 class _OwnedPrompt(NamedTuple):
-    """A prompt, and the number of the question with whose patch it is continued.
+    """A prompt, and its owner: the number of the question with whose patch it is continued.
 
     The owner is None for the unpatched model, so that the questions to it share their prompts.
     """
@@ -198,7 +199,10 @@ def _converse_together(model: LanguageModel, questions: Sequence[_Asked]) -> lis
 
 
 def compare_beginnings(model: LanguageModel, request: Requests, texts: dict[str, str]) -> dict[str, str]:
-    """Return the parts of the texts by which two models are compared, by prompt."""
+    """Return the parts of the texts by which two models are compared, by prompt.
+
+    ``texts`` are continuations by prompt; those that are read from the results of a run may lack some prompts.
+    """
     beginnings = {}
     for continued in request.continued:
         prompt = continued.prompt

@@ -48,7 +48,7 @@ def thinking_form(model: LanguageModel) -> ThinkingForm:
     Without thinking, such a template begins the answer with an empty thought, and with thinking it doesn't.
     """
     messages = [{"role": "user", "content": "Who founded Google?"}]
-    without = render(model.tokenizer, messages, name=model.name)
+    without = render(model.tokenizer, messages, name=model.name)  # which turns thinking off
     empty_thought = _EMPTY_THOUGHT.search(without)
     if empty_thought is None or without == render(model.tokenizer, messages, name=model.name, thinking=True):
         raise ChatTemplateError(
@@ -72,7 +72,7 @@ def converse(
         conversations: what is said.
         patches: the patch of each conversation's model; None: the unpatched model.
     """
-    form = None  # of thoughts; no conversation has one
+    form = None  # only needed where a conversation has a thought
     if any(conversation.thinking is not None for conversation in conversations):
         form = thinking_form(model)
     beginnings = []
@@ -84,7 +84,7 @@ def converse(
         else:
             limits.append(conversation.thinking)
     firsts = _write(model, beginnings, limits=limits, patches=patches, form=form)
-    texts = []  # up to the answers
+    texts = []  # of the second step: all that is before the answer
     for conversation, beginning, first in zip(conversations, beginnings, firsts, strict=True):
         if conversation.thinking is None or form is None:  # the second is for mypy: with a thought there is a form
             texts.append(_ask_again(model, conversation, first))
@@ -95,9 +95,9 @@ def converse(
 
 
 def _begin(model: LanguageModel, conversation: Conversation, form: ThinkingForm | None) -> str:
-    """Return the text up to the first step: an answer without thinking, or the beginning of a thought."""
+    """Return the text up to the first step: an answer (without thinking, or after an empty thought), or a thought."""
     turns = [_say(model, write_user_turn(conversation.prompt))]
-    if not conversation.thinking or form is None:
+    if not conversation.thinking or form is None:  # None or 0, as the module's description explains
         return render(model.tokenizer, turns, name=model.name)
     text = render(model.tokenizer, turns, name=model.name, thinking=True)
     if text.rstrip().endswith(form.opening):  # some templates open the thought themselves
@@ -139,8 +139,8 @@ def _write(
 ) -> list[str]:
     """Return what the model writes after each text: up to the end of a turn or of a thought, or the limit.
 
-    If one conversation of the batch thinks, ``form`` is given. Then the mark that ends a thought ends each text, also
-    that of a conversation without a thought.
+    ``form`` is given if one conversation of the batch thinks, else None. Then the mark that ends a thought ends each
+    text, also that of a conversation without a thought.
     """
     rows = []
     for text, limit in zip(texts, limits, strict=True):
