@@ -124,7 +124,7 @@ def predict_risks(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Shares:
-    """The shares of each edit's change that arrive elsewhere; row i is of edit i, and a share the largest of all layers.
+    """The shares of each edit's change that arrive elsewhere, each the largest of all layers; row i is of edit i.
 
     Attributes:
         at_edits: at the key of edit j, [edits, edits].
@@ -167,7 +167,7 @@ def _sort_by_share(reaches: Iterable[Reach]) -> tuple[Reach, ...]:
 
 
 def _compute_shares(method: RankOneMethod | JointMethod, edits: Sequence[Edit], prompts: Sequence[Prompt]) -> _Shares:
-    """Return |u_i . n| / |u_i . k_i| of each edit i, for the key n of each edit and for those of each prompt's tokens."""
+    """Return |u_i . n| / |u_i . k_i| of each edit i, at the keys n of all edits and of the tokens of all prompts."""
     model = method.model
     at_edits = torch.zeros(len(edits), len(edits), dtype=torch.float64)
     at_prompts = torch.zeros(len(edits), len(prompts), dtype=torch.float64)

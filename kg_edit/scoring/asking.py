@@ -69,7 +69,7 @@ class _Asked(NamedTuple):
 
 
 def _in_form(model: LanguageModel, *, chat: bool) -> LanguageModel:
-    """Return the model in chat form; without ``chat`` as it is, because a caller may have put it in chat form itself."""
+    """Return the model in chat form; without ``chat`` as it is, as its caller may have put it in chat form already."""
     if chat:
         return model.in_chat()
     return model
