@@ -93,7 +93,7 @@ class Database:
         self.read_only = read_only
         self._lock = RLock()
         self._open: _OpenConnection | None = None
-        self._file: os.stat_result | None = None  # the file that is open for writing
+        self._written: os.stat_result | None = None  # which file is open for writing, as `_check_file` compares it
         # The parent's connections, in a forked child. They stay open: closing them would drop the parent's file locks.
         self._inherited: list[sqlite3.Connection] = []
 
@@ -180,7 +180,7 @@ class Database:
     def _check_file(self) -> None:
         """Raise CacheFileError if the file was deleted or replaced, because everything written to it would be lost."""
         try:
-            is_same = self._file is not None and os.path.samestat(self._file, self.path.stat())
+            is_same = self._written is not None and os.path.samestat(self._written, self.path.stat())
         except OSError:
             is_same = False
         if not is_same:
@@ -203,7 +203,7 @@ class Database:
         if not self.path.exists():
             return None
         connection = _open_reader(self.path)
-        self._file = None  # only a connection that writes needs it, for `_check_file`
+        self._written = None  # only a connection that writes has it
         if connection is not None:
             self._open = _OpenConnection(os.getpid(), may_write=False, connection=connection)
         return connection
@@ -219,7 +219,7 @@ class Database:
         with self.exclusive("making"):  # two processes must not create the tables at the same time
             connection = _open_writer(self.path)
         self.close()
-        self._file = self.path.stat()
+        self._written = self.path.stat()
         self._open = _OpenConnection(os.getpid(), may_write=True, connection=connection)
         return connection
 
@@ -255,12 +255,17 @@ def _open_writer(path: Path) -> sqlite3.Connection:
 
 def _open_reader(path: Path) -> sqlite3.Connection | None:
     """Open a connection for reading; None if the file has no tables yet."""
-    connection = _connect(path, "ro")
     try:
-        has_tables = _check_tables(connection, path)
+        return _open_with_mode(path, "ro")
     except sqlite3.OperationalError as error:
-        connection.close()
-        connection = _reopen_reader(path, error)
+        mode = _find_other_mode(path, error)
+    return _open_with_mode(path, mode)
+
+
+def _open_with_mode(path: Path, mode: str) -> sqlite3.Connection | None:
+    """Open a connection in a mode of `_connect`, and check its tables; None if the file has none yet."""
+    connection = _connect(path, mode)
+    try:
         has_tables = _check_tables(connection, path)
     except BaseException:
         connection.close()
@@ -271,12 +276,12 @@ def _open_reader(path: Path) -> sqlite3.Connection | None:
     return connection
 
 
-def _reopen_reader(path: Path, error: sqlite3.OperationalError) -> sqlite3.Connection:
-    """Open a file that the mode "ro" could not read, where another mode can; else raise the error.
+def _find_other_mode(path: Path, error: sqlite3.OperationalError) -> str:
+    """Return the mode in which a file can be read that the mode "ro" could not read; raise the error if there is none.
 
     another process writes, or FILE-wal exists   the error is raised
-    FILE-journal exists                          the change that a kill cut off is taken back; then "ro" works
-    neither, as in a read-only folder            "immutable" works
+    FILE-journal exists                          "ro", once the change that a kill cut off is taken back here
+    neither, as in a read-only folder            "ro&immutable=1"
 
     Args:
         path: the file.
@@ -288,13 +293,13 @@ def _reopen_reader(path: Path, error: sqlite3.OperationalError) -> sqlite3.Conne
         # The journal of a change that a kill cut off. Only a connection that may write can take the change back.
         with closing(_connect(path, "rw")) as writer:
             _read_format(writer)  # any read does it
-        return _connect(path, "ro")
+        return "ro"
     # In a read-only folder, SQLite cannot create the shared-memory file for readers; "immutable" does without it.
-    return _connect(path, "ro&immutable=1")
+    return "ro&immutable=1"
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Open a connection; `mode` is that of SQLite's URIs: "ro", "rw", or "rwc", which creates the file."""
+    """Open a connection; `mode` is that of SQLite's URIs: "ro", "ro&immutable=1", "rw", or "rwc" (creates the file)."""
     if path.is_dir():
         raise CacheFileError(
             path, "is a folder", "Give the name of a file in it, with --cache (cache=...) or KG_CACHE."
