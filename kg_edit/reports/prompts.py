@@ -28,7 +28,7 @@ _HEADER = ["prompt", "answer"]
 _FORM = 'expected a prompt in each row, such as {"prompt": "The capital of Italy is", "answer": "Rome"}'
 
 
-def _several(value: object) -> object:
+def _as_tuple(value: object) -> object:
     """Return a text as a tuple of one; anything else as it is."""
     if isinstance(value, str):
         return (value,)
@@ -39,7 +39,7 @@ class AskedPrompt(Record):
     """A prompt that both models are asked; a prompt with ``chat`` is a user's turn."""
 
     prompt: Text = Field(description="the text to continue")
-    answer: Annotated[tuple[Name, ...], BeforeValidator(_several), Field(strict=False)] = Field(
+    answer: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple), Field(strict=False)] = Field(
         (), description="the answer, or a list of answers, whose probabilities are measured"
     )
     chat: bool = Field(False, description="whether it is asked in chat form")
@@ -214,38 +214,37 @@ def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
     for language in dict.fromkeys(edit.language for edit in edits):
         packaged += [prompt for prompt in packaged_prompts(chat=chat, language=language) if is_unrelated(prompt)]
     related = list[AskedPrompt]()
-    # Of several relations, one prompt of each comes first, then a second one of each.
-    for prompts in zip_longest(*_related(edits, chat=chat).values()):
+    # Of several relations, one prompt of each comes first, then a second one of each. None: a relation has no more.
+    for prompts in zip_longest(*_ask_relations(edits, chat=chat).values()):
         related += [prompt for prompt in prompts if prompt is not None and is_unrelated(prompt)]
     return (*packaged, *related[:RELATED])
 
 
-def _related(edits: Iterable[Edit], *, chat: bool) -> dict[tuple[str, str], list[AskedPrompt]]:
+def _ask_relations(edits: Iterable[Edit], *, chat: bool) -> dict[tuple[str, str], list[AskedPrompt]]:
     """Return prompts about well-known things for each relation of the edits, by language and relation.
 
     In English the prompts have the words of the first edit of the relation, and in other languages those of a packaged
     form. The edit "{} is the capital of" of Paris gives "Rome is the capital of", with the answer Italy.
 
-    The relation of an English edit is known by its id, by its label, or if its prompt is a packaged template. A prompt
-    without a place for the subject can't be asked about another thing, so it gives none.
+    An English prompt without a place for the subject can't be asked about another thing, so it gives none.
     """
     templates = RelationTemplates.load()
     by_template = {row.template: row for row in templates.by_name.values()}
     facts = related_facts()
     related: dict[tuple[str, str], list[AskedPrompt]] = {}  # by language and relation
     for edit in edits:
-        if edit.language != ENGLISH:
-            relation = edit.relation_id or ""
-            related[edit.language, relation] = _related_in(edit.language, relation, chat=chat)
-            continue
         relation = _find_relation(edit, templates, by_template)
-        if relation not in facts or (ENGLISH, relation) in related or "{}" not in edit.prompt:
+        key = (edit.language, relation)
+        if key in related:
             continue
-        related[ENGLISH, relation] = _related_in_english(edit.prompt, facts[relation], chat=chat)
+        if edit.language != ENGLISH:
+            related[key] = _ask_in_language(edit.language, relation, chat=chat)
+        elif relation in facts and "{}" in edit.prompt:
+            related[key] = _ask_in_english(edit.prompt, facts[relation], chat=chat)
     return related
 
 
-def _related_in_english(template: str, facts: Iterable[tuple[str, str]], *, chat: bool) -> list[AskedPrompt]:
+def _ask_in_english(template: str, facts: Iterable[tuple[str, str]], *, chat: bool) -> list[AskedPrompt]:
     """Return the prompt of an edit about the thing of each fact (thing, object), with the object as its answer."""
     prompts = []
     for thing, name in facts:
@@ -255,17 +254,26 @@ def _related_in_english(template: str, facts: Iterable[tuple[str, str]], *, chat
 
 
 def _find_relation(edit: Edit, templates: RelationTemplates, by_template: Mapping[str, RelationTemplate]) -> str:
-    """Return the id of an edit's relation, by its label or its prompt if it has none; "" if it is not known."""
+    """Return the id of an edit's relation; "" if it is not known.
+
+    That of an English edit without the id is found by the label of its relation, or by its prompt, which may be a
+    packaged template.
+    """
     if edit.relation_id:
         return edit.relation_id
+    if edit.language != ENGLISH:
+        return ""
     row = templates.find(edit.relation) or by_template.get(edit.prompt)
     if row is None:
         return ""
     return row.property_id or ""
 
 
-def _related_in(language: str, relation: str, *, chat: bool) -> list[AskedPrompt]:
-    """Return prompts of a relation in another language than English about well-known things, with their answers."""
+def _ask_in_language(language: str, relation: str, *, chat: bool) -> list[AskedPrompt]:
+    """Return prompts of a relation in another language than English about well-known things, with their answers.
+
+    They have the words of the packaged form of the relation; a relation without such a form has none.
+    """
     forms = forms_of(language).get(relation)
     if forms is None:
         return []
