@@ -24,7 +24,7 @@ import networkx as nx
 from kg_common.terminal import number_of
 from kg_edit.callbacks import LossStep
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import change_norm, collect_changes, columns_by_edit
+from kg_edit.patches.changes import Changes, change_norm, collect_changes, columns_by_edit
 from kg_edit.reports.charts import line_chart, sparkline
 from kg_edit.reports.counts import COUNTED, Count, count_rows
 from kg_edit.reports.differences import (
@@ -67,7 +67,7 @@ class _Size:
 
     @property
     def share(self) -> float | None:
-        """The change's norm divided by the weight's norm; None if that is not known."""
+        """The change's norm divided by the weight's norm; None if that is not known, or 0."""
         if not self.norm:
             return None
         return self.change / self.norm
@@ -80,6 +80,15 @@ class _Entry:
     Its rows have two results for each model, as `kg_edit.reports.rows.Reading` defines them. ``success``: the model's
     text gives the wanted answer. ``right``: the wanted answer is more probable than the other object, whether it is
     generated or not; without another object, the same as ``success``.
+
+    Attributes:
+        number: its number on the page, from 1.
+        id: its id.
+        rows: the rows of its probes.
+        record: its record in the patch; {} if the patch has none.
+        sizes: the size of its change of each weight; () if the patch does not have the changes of the edits apart.
+        curve: its loss at each evaluation; () if it has no curve of its own.
+        graph: its subgraph, or a text why there is none; None: nothing is shown.
     """
 
     number: int
@@ -198,24 +207,30 @@ def _edit_sizes(patch: Patch) -> dict[str, list[_Size]]:
     edit_columns = columns_by_edit(changes)
     if edit_columns is None:
         return {}
-    sizes: dict[str, list[_Size]] = {}
-    for record, indices in zip(changes.edits, edit_columns, strict=True):
-        sizes[str(record["edit"]["id"])] = [
-            _Size(weight=name, change=change_norm(pair, indices), norm=changes.weight_norms.get(name))
-            for name, pair in changes.factors.items()
-        ]
+    sizes = {}
+    for record, columns in zip(changes.edits, edit_columns, strict=True):
+        sizes[str(record["edit"]["id"])] = _measure(changes, columns)
+    return sizes
+
+
+def _measure(changes: Changes, columns: tuple[int, ...] | None = None) -> list[_Size]:
+    """Return the size of each weight's change; with ``columns``, of the part that these columns of the factors make."""
+    sizes = []
+    for name, factors in changes.factors.items():
+        norm = changes.weight_norms.get(name)
+        sizes.append(_Size(weight=name, change=change_norm(factors, columns), norm=norm))
     return sizes
 
 
 def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
     """Return the number of edits that succeeded, in the colour of the result, links to the others, and the advice."""
     if not verdict.failed:
-        kind = "good"
+        css_class = "good"
     elif verdict.succeeded:
-        kind = "warn"
+        css_class = "warn"
     else:
-        kind = "bad"
-    line = f'<span class="{kind}">{verdict.counted}</span>'
+        css_class = "bad"
+    line = f'<span class="{css_class}">{verdict.counted}</span>'
     failed = [entry for entry in entries if not entry.rewrite.edited.success]
     if failed:
         links = [f'<a href="#edit-{entry.number}">{_text(entry.id)}</a>' for entry in failed[:_LINKED_FAILURES]]
@@ -313,11 +328,11 @@ def _count_cell(name: str, count: Count | None) -> str:
     """Return the cell of a count; empty if the edit has no such prompts."""
     if count is None:
         return f'<td class="number" data-label="{name}"></td>'
-    kind = "number"
+    css_class = "number"
     if count.fell:
-        kind = "number bad"
-    title = f'title="unedited: {count.unedited}" data-label="{name}"'
-    return f'<td class="{kind}" {title}>{count.edited}/{count.prompts}</td>'
+        css_class = "number bad"
+    attributes = f'title="unedited: {count.unedited}" data-label="{name}"'
+    return f'<td class="{css_class}" {attributes}>{count.edited}/{count.prompts}</td>'
 
 
 def _head_cells(names: Sequence[str]) -> str:
@@ -326,11 +341,7 @@ def _head_cells(names: Sequence[str]) -> str:
 
 def _weights(patch: Patch) -> str:
     """Return the whole change of each weight over all edits, and the weight's own norm."""
-    changes = collect_changes(patch)
-    sizes = [
-        _Size(weight=name, change=change_norm(pair), norm=changes.weight_norms.get(name))
-        for name, pair in changes.factors.items()
-    ]
+    sizes = _measure(collect_changes(patch))
     if not sizes:
         return ""
     return f'<section aria-labelledby="size"><h2 id="size">The change of all edits</h2>{_size_table(sizes)}</section>'
@@ -381,11 +392,11 @@ def _scrolled_table(table: str, name: str) -> str:
 def _edit_section(entry: _Entry, *, is_open: bool) -> str:
     """Return the section of one edit, which can be folded: texts, probes, loss, sizes and subgraph."""
     row = entry.rewrite
-    written = text_attributes(row.probe.language)
+    attributes = text_attributes(row.probe.language)
     texts = (
-        f'<div class="pair"><div class="answer"><span>unedited</span><p{written}>{_answer(row.unedited)}</p></div>'
+        f'<div class="pair"><div class="answer"><span>unedited</span><p{attributes}>{_answer(row.unedited)}</p></div>'
         f'<div class="answer {_CLASSES[sign(row.edited)]}"><span>edited</span>'
-        f"<p{written}>{_answer(row.edited)}</p></div></div>"
+        f"<p{attributes}>{_answer(row.edited)}</p></div></div>"
     )
     loss_and_size = f'<div class="two">{_losses(entry)}{_sizes(entry)}</div>'
     opened = " open" if is_open else ""
@@ -401,12 +412,13 @@ def _probes(rows: Sequence[ReportRow]) -> str:
     """Return the table of an edit's prompts, with the signs and texts of both models."""
     lines = []
     for row in rows:
-        written = text_attributes(row.probe.language)
-        unedited = _reading_cell(row.unedited, "unedited", "soft", written)
-        edited = _reading_cell(row.edited, "edited", _CLASSES[sign(row.edited)], written)
+        language = row.probe.language
+        attributes = text_attributes(language)
+        unedited = _reading_cell(row.unedited, "unedited", "soft", language)
+        edited = _reading_cell(row.edited, "edited", _CLASSES[sign(row.edited)], language)
         lines.append(
-            f"<tr><td>{label(row.probe)}</td><td{written}>{_text(row.probe.prompt)}</td>"
-            f'<td data-label="target"{written}>{_text(row.probe.wanted)}</td>{unedited}{edited}'
+            f"<tr><td>{label(row.probe)}</td><td{attributes}>{_text(row.probe.prompt)}</td>"
+            f'<td data-label="target"{attributes}>{_text(row.probe.wanted)}</td>{unedited}{edited}'
             f'<td class="number" data-label="nats/token">{row.unedited.nats:.1f} → {row.edited.nats:.1f}</td></tr>'
         )
     heads = (
@@ -423,18 +435,18 @@ def _walks(rows: Sequence[ReportRow]) -> str:
         walk = row.edited.walk
         if walk is None:
             continue
-        written = text_attributes(row.probe.language)
-        answers += f"<p{written}>{_text(row.probe.prompt)} <b>{_answer(row.edited)}</b></p>"
+        attributes = text_attributes(row.probe.language)
+        answers += f"<p{attributes}>{_text(row.probe.prompt)} <b>{_answer(row.edited)}</b></p>"
         answers += walk_html(walk, title=f"The statements that lead to the answer of: {row.probe.prompt}")
     if not answers:
         return ""
     return f'<div class="walks"><h3>Where each answer comes from</h3>{WALK_LEGEND}{answers}</div>'
 
 
-def _reading_cell(reading: Reading, model: str, kind: str, written: str) -> str:
-    """Return the cell with a model's text; ``kind`` is the class of its sign, ``written`` has the text's attributes."""
-    mark = f'<span class="{kind}">{sign(reading)}</span>'
-    return f'<td class="sign" data-label="{model}"{written}>{mark} {_answer(reading)}</td>'
+def _reading_cell(reading: Reading, model: str, sign_class: str, language: str) -> str:
+    """Return the cell with a model's text; ``sign_class`` is the class of its sign, ``language`` that of the text."""
+    mark = f'<span class="{sign_class}">{sign(reading)}</span>'
+    return f'<td class="sign" data-label="{model}"{text_attributes(language)}>{mark} {_answer(reading)}</td>'
 
 
 def _batch_losses(entries: Sequence[_Entry], curves: Mapping[str, Curve]) -> str:
@@ -530,13 +542,13 @@ def _statement_list(graph: nx.MultiDiGraph) -> str:
     shown = with_old_edge(graph)
     by_subject = dict[str, list[str]]()
     for subject, target, data in shown.edges(data=True):
-        kind = {"edit": "target", "old": "old"}.get(data.get("role", ""), "")
+        css_class = {"edit": "target", "old": "old"}.get(data.get("role", ""), "")
         name = _text(str(shown.nodes[target].get("label", target)))
         relation = _text(str(data.get("label", "")))
         rule = ""
         if "rule" in data:
             rule = f' <span class="soft">follows by {_text(data["rule"])}</span>'
-        statement = f'<dd dir="auto">{relation} <span class="{kind}">{name}</span>{rule}</dd>'
+        statement = f'<dd dir="auto">{relation} <span class="{css_class}">{name}</span>{rule}</dd>'
         by_subject.setdefault(subject, []).append(statement)
     groups = ""
     for subject, statements in by_subject.items():
@@ -550,8 +562,8 @@ def _fact(row: ReportRow) -> str:
     prompt = _text(row.probe.prompt)
     target = _text(row.probe.wanted)
     arrow = '<span class="arrow">→</span>'
-    written = text_attributes(row.probe.language)
-    return f'<span{written}>{prompt}</span> {arrow} <span class="target"{written}>{target}</span>'
+    attributes = text_attributes(row.probe.language)
+    return f'<span{attributes}>{prompt}</span> {arrow} <span class="target"{attributes}>{target}</span>'
 
 
 def _answer(reading: Reading) -> str:
