@@ -24,34 +24,39 @@ from kg_edit.scoring.questions import generation_prompt, query_of, right_answers
 
 
 def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
-    """Return all probes of an edit; a prompt gets a line break in front if ``model`` would not read its subject.
+    """Return all probes of an edit, its own prompt first.
+
+    In plain text, the prompt and the paraphrases get a line break in front if ``model`` would not read their subject.
 
     Args:
         model: the model to ask; None: that of a server, whose prompts are as they are in the edit.
         edit: the edit, with its paraphrases, portability questions and neighborhood prompts.
-        chat: in chat form, or in plain text; None: in the form in which the edit is made. An edit that is made in both
-            forms is asked in plain text; its own prompt is also asked in chat form.
+        chat: whether to ask in chat form or in plain text; None: in the form in which the edit is made. An edit that is
+            made in both forms is asked in plain text; its own prompt is also asked in chat form, right after it.
     """
-    in_chat = []  # a prompt in chat form needs no line break: the template stands before it
-    for probe in _probes(edit, edit.text, edit.paraphrases):
-        in_chat.append(probe.model_copy(update={"chat": True}))
-    asks_in_chat = edit.asks_in_chat
-    if chat is not None:
-        asks_in_chat = chat
-    if asks_in_chat:
-        return tuple(in_chat)
+    is_in_both_forms = chat is None and len(edit.forms) > 1
+    if chat is None:
+        chat = edit.asks_in_chat  # false for an edit in both forms
+    if chat:
+        return tuple(_probes_in_chat(edit))
     # The first token of a text is an attention sink for some models: a subject there needs a line break before it.
     readable = edit
     if model is not None:
         readable = readable_edit(model, edit)
-    rewrite, *others = _probes(edit, readable.text, readable.paraphrases)
-    if chat is None and len(edit.forms) > 1:
-        rewrite_in_chat = in_chat[0]
+    rewrite, *others = _plain_probes(edit, readable.text, readable.paraphrases)
+    if is_in_both_forms:
+        rewrite_in_chat = _probes_in_chat(edit)[0]
         return (rewrite, rewrite_in_chat, *others)
     return (rewrite, *others)
 
 
-def _probes(edit: Edit, prompt: str, paraphrases: Sequence[str]) -> list[ReportProbe]:
+def _probes_in_chat(edit: Edit) -> list[ReportProbe]:
+    """Return the probes of an edit in chat form, which need no line break: the template stands before each prompt."""
+    plain = _plain_probes(edit, edit.text, edit.paraphrases)
+    return [probe.model_copy(update={"chat": True}) for probe in plain]
+
+
+def _plain_probes(edit: Edit, prompt: str, paraphrases: Sequence[str]) -> list[ReportProbe]:
     """Return the probes of an edit in plain text, the rewrite first.
 
     ``prompt`` and ``paraphrases`` are those of the edit, or the same with a line break in front.
@@ -84,7 +89,8 @@ def locality_probes(edit: Edit, *, chat: bool | None = None) -> tuple[ReportProb
     """Return a probe for each prompt of the edit's field ``locality`` that has an answer; `probes` leaves them out.
 
     `kg_edit.reports.differences` compares these prompts before and after an edit. Where only the edited model is at
-    hand, as in `kg-edit patch check`, it is asked for the answer. ``chat`` is as in `probes`.
+    hand, as in `kg-edit patch check`, it is asked for the answer. ``chat`` is as in `probes`; an edit in both forms is
+    asked in plain text.
     """
     if chat is None:
         chat = edit.asks_in_chat
@@ -156,7 +162,7 @@ def before_and_after(
         model: the unedited model, or its name.
         patch: the change, or its path; it is removed again at the end.
         edits: the edits whose prompts are asked: edits, rows of their fields, or the path of a file of them.
-        chat: in chat form, or in plain text; by default in the form in which the edit is made.
+        chat: whether to ask in chat form or in plain text; None: in the form in which the edit is made.
         progress: whether to show a progress bar.
     """
     patch = as_patch(patch)
