@@ -58,18 +58,17 @@ def compare_prompts(
         progress: show a progress bar on a terminal.
 
     Raises:
-        PromptError: a prompt is no text, or its end and an answer can't be separated.
+        PromptError: a prompt is not a text, or its end and an answer can't be separated.
         ModelError: the edited model's output is not finite, or a prompt does not fit into the model's positions.
         ChatTemplateError: a prompt is in chat form, and the tokenizer has no chat template.
         PatchError: the patch can't be read, or another one is applied to the model.
         PatchMismatchError: the patch is for another model.
     """
     model = as_model(model)
-    records: Patch
-    edited_context: AbstractContextManager[LanguageModel]
-    if isinstance(patch, LanguageModel):  # its change is in its weights; the records of its edits are beside them
-        # An empty patch that only carries the records, by which `_put_line_breaks` knows the edited subjects
-        records = WeightPatch(factors={}, provenance=read_merged_provenance(patch.name))
+    records: Patch  # of the edits, by which `_put_line_breaks` knows the edited subjects
+    edited_context: AbstractContextManager[LanguageModel]  # yields the edited model
+    if isinstance(patch, LanguageModel):  # the edited model itself: its name is its folder, where its records are
+        records = WeightPatch(factors={}, provenance=read_merged_provenance(patch.name))  # changes nothing
         edited_context = nullcontext(patch)
     else:
         records = as_patch(patch)
@@ -136,7 +135,10 @@ def _put_line_breaks(model: LanguageModel, entries: Sequence[AskedPrompt], recor
 def is_unchanged(
     model: LanguageModel, prompt: AskedPrompt, unedited: str, edited: str, *, tokens: int = COMPARED
 ) -> bool:
-    """Return whether the edited model gives the unedited model's answer, as the module's description defines it."""
+    """Return whether the edited model gives the unedited model's answer, as the module's description defines it.
+
+    ``unedited`` and ``edited`` are the two models' texts after the prompt.
+    """
     answers_before = [answer for answer in prompt.answer if generates(unedited, answer, chat=prompt.chat)]
     if answers_before:
         return any(generates(edited, answer, chat=prompt.chat) for answer in answers_before)
