@@ -120,7 +120,8 @@ def markdown(
     lines += [*_table(rows), "", escaped_markdown(note(rows)), ""]
     lines += _list_walks(rows)
     if differences:
-        lines.append(difference_markdown(differences, forms=any(row.probe.chat for row in rows)))
+        some_in_chat = any(row.probe.chat for row in rows)
+        lines.append(difference_markdown(differences, forms=some_in_chat))  # then it names the form of each prompt
     return "\n".join(lines)
 
 
@@ -182,7 +183,7 @@ def _cells(row: ReportRow) -> tuple[str, ...]:
 def sign(reading: Reading) -> str:
     """Return ✓, ~ or ✗, as explained in `note`.
 
-    ``~`` only occurs for statements with another target; for other probes, right means success.
+    ``~`` only occurs for a probe with another object to compare with; for others, right means success.
     """
     if reading.success and reading.right:
         return "✓"
