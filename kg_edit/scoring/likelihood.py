@@ -287,7 +287,7 @@ def _read_rows(model: LanguageModel, items: Sequence[_Asked], patches: Sequence[
             columns.append(column)
     at = (torch.tensor(rows), torch.tensor(columns))
     ends = (torch.arange(len(items)), torch.tensor(prompt_ends))
-    owners = torch.tensor([[item.owner] for item in items])
+    owners = torch.tensor([[item.owner] for item in items])  # [rows, 1], one for all tokens of a row
     with patch_each_token(model, patches, owners):
         return _forward(model, batch.ids, batch.mask, batch.positions, at=at, ends=ends)
 
@@ -318,7 +318,8 @@ def _head_only_at(model: LanguageModel, at: Places) -> Iterator[None]:
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         states = args[0]  # [rows, columns, d]
-        return (states[index_for(at, states)][None],)  # [1, reads, d]
+        places = index_for(at, states)  # on the device of the states
+        return (states[places][None],)  # [1, reads, d]
 
     with model.model.get_output_embeddings().register_forward_pre_hook(pick):
         yield
@@ -363,7 +364,10 @@ def _log_p_after_rows(model: LanguageModel, rows: Sequence[Sequence[int]]) -> Te
 
 
 def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:
-    """Return the arg-max token id at each of a candidate's positions, given the prompt and the tokens before."""
+    """Return the arg-max token id at each of a candidate's positions, given the prompt and the tokens before.
+
+    Each prompt is read in a row of its own, and in no tree.
+    """
     distinct = list(dict.fromkeys(pairs))
     items = [_Asked(0, model.encode(pair.prompt, target=pair.candidate)) for pair in distinct]
     predicted: dict[Pair, tuple[int, ...]] = {}
