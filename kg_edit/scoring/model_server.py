@@ -103,7 +103,8 @@ class ModelServer:
         """Return the error about a server that answered with an HTTP error, with the server's own words if it can."""
         reply = ""
         with suppress(OSError, ValueError, HTTPException):  # it may be too slow, too large or cut off, too
-            reply = read_body(error, deadline=deadline, limit=_MOST_BYTES)[0].decode(errors="replace")
+            body, _ = read_body(error, deadline=deadline, limit=_MOST_BYTES)  # a part of it will do
+            reply = body.decode(errors="replace")
         reply = _find_message(reply)
         way = "check the address and the model"
         if error.code in (401, 403):
