@@ -7,7 +7,8 @@ The sequences "the cat sat", "the cat ran" and "the dog" become a `TokenTree` of
     parent   -    0    1    1    0        a node attends to its ancestors and itself
 
 `TreeRows` are several such rows of one forward pass, [rows, width]. Attention costs rows x width², so many narrow rows
-cost less than one wide row with the same number of nodes. `pack_groups` distributes groups to rows.
+cost less than one wide row with the same number of nodes. The sequences that share one tree are a group, and
+`pack_groups` distributes groups to rows.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class TokenTree:
         self.depths: list[int] = []
         self.owners: list[int] = []
         self._parents: list[int] = []
-        self._children: dict[tuple[int, int, bool], int] = {}  # by parent, token, and whether it is a sequence's end
+        self._children: dict[tuple[int, int, bool], int] = {}  # by parent, token, and whether a prompt ends there
 
     def __len__(self) -> int:
         return len(self.tokens)
