@@ -31,5 +31,8 @@ def says_in_first_sentence(text: str, target: str) -> bool:
 
 
 def is_likeliest(answer: TokenScores, others: Iterable[TokenScores]) -> bool:
-    """Return whether the whole answer is more probable than each other one: log p summed over tokens; a tie is not."""
+    """Return whether the whole answer is more probable than each other one, by log p summed over tokens.
+
+    An answer that is as probable as another one is not the likeliest.
+    """
     return all(answer.total_nll < other.total_nll for other in others)
