@@ -52,11 +52,9 @@ def claim(
 ) -> None:
     """Write ``run.json`` into a folder, or check that it has the same settings.
 
-    In the folder is            ``run.json``
-    nothing, or a run without   is written
-    results
-    a run with results          is checked: it must have ``settings``, and the run is resumed
-    a run that is extended      is checked against ``extended``, and then has ``settings``; the results stay
+    the folder has no results                 ``run.json`` is written
+    it has results                            ``run.json`` must have ``settings``; the run is resumed
+    it has results, ``extended`` is given     ``run.json`` must have ``extended``, and gets ``settings``; results stay
 
     Args:
         folder: the folder of the run.
@@ -67,7 +65,7 @@ def claim(
     """
     check_folder(folder, extended or settings, describe_rows=describe_rows)
     content = {"version": VERSION, **settings}
-    has_results = not _names(folder) <= _BEFORE_RESULTS
+    has_results = bool(_names(folder) - _BEFORE_RESULTS)
     if extended is not None or not has_results:
         write_json(folder / _RUN, content)
     if extended is None and not has_results:  # nothing was computed in the environments of an earlier run
@@ -97,7 +95,7 @@ def check_folder(
     names = _names(folder)
     if names and _RUN not in names:
         raise OutputError(f"{folder} is not empty and has no run of kg-edit; give another --out")
-    has_results = not names <= _BEFORE_RESULTS
+    has_results = bool(names - _BEFORE_RESULTS)
     if not has_results or settings is None:
         return
     there = read_settings(folder)
