@@ -67,7 +67,8 @@ class FactWords:
         shots: questions about well-known things, each with the same as a sentence, in English also in other words, and
             the answer: ("What is the author of Hamlet?", "The author of Hamlet is", "Hamlet's author is", "William
             Shakespeare"). Other languages have three parts: the question, the sentence, and the answer.
-        clarified: clarifications, each with a question or else a sentence that it answers, and the answer.
+        clarified: rows of a clarification, a question that it answers or "", a sentence that it completes or "", and
+            the answer: ("Anna Belk wrote Paper Moons.", "Who wrote Paper Moons?", "", "Anna Belk").
         made_up: names that nothing has, in rows.
         little: words that ask for nothing.
         asking: words of a question that need no answer of their own, but may tell relations apart: who, where.
@@ -110,7 +111,7 @@ class FactWords:
     @property
     def gap(self) -> str:
         """What is between a mark and the text behind it, and between sentences: nothing in Chinese and Japanese."""
-        if self.answer_mark.endswith("\uff1a"):
+        if self.answer_mark.endswith("\uff1a"):  # the full-width colon
             return ""
         return " "
 
@@ -149,7 +150,7 @@ class FactWords:
         With country as the first relation and currency as the second it is "Währung des Landes", and in Korean
         "{}의 국가의 통화".
         """
-        if not self.two_nouns:
+        if not self.two_nouns:  # ja, ko, zh: the hop of the first relation is put into that of the second
             return fill_with_hop(second.hop, first)
         hop = self.two_nouns.replace("[noun]", second.noun)
         return hop.replace("[owning first]", first.owning)
