@@ -71,9 +71,10 @@ def _is_accent(character: str) -> bool:
         return False
     # Unicode's combining classes: 10 to 36 are Hebrew and Arabic points, 200 and more accents. Marks that stay have
     # others: kana's 8, vowel signs 0, 9 or 84 to 132.
-    kind = unicodedata.combining(character)
-    selects = unicodedata.name(character, "").startswith("VARIATION SELECTOR")  # the picture of an emoji or a Han sign
-    return 10 <= kind <= 36 or kind >= 200 or selects
+    combining_class = unicodedata.combining(character)
+    if 10 <= combining_class <= 36 or combining_class >= 200:
+        return True
+    return unicodedata.name(character, "").startswith("VARIATION SELECTOR")  # the picture of an emoji or a Han sign
 
 
 def _words_of_both(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -94,8 +95,9 @@ def begins_with(text: str, name: str) -> bool:
     if _has_hangul(name):
         return _korean_pattern(name).match(_korean_text(text)) is not None
     words, name_words = _words_of_both(text, name)
-    is_there = bool(name_words) and words[: len(name_words)] == name_words
-    return is_there and stands_alone(0, words, name_words)
+    if not name_words or words[: len(name_words)] != name_words:
+        return False
+    return stands_alone(0, words, name_words)
 
 
 def mentions(text: str, name: str) -> bool:
@@ -136,7 +138,7 @@ def stands_alone(start: int, words: Sequence[str], name_words: Sequence[str]) ->
 def _find_longer_names(name: str) -> list[str]:
     """Return the longer names that a Chinese or Japanese name is in; the table is read only after a match."""
     longer = list[str]()
-    for _, shorter, others in packaged_rows("longer_names.tsv"):
+    for _language, shorter, others in packaged_rows("longer_names.tsv"):
         if "".join(normalised(shorter)) == name:
             longer += ["".join(normalised(other)) for other in others.split(";")]
     return longer
