@@ -36,11 +36,11 @@ def relation_nouns(language: str = ENGLISH) -> Mapping[str, str]:
 
 
 def asked_nouns(relation: str | None, language: str = ENGLISH) -> tuple[str, ...]:
-    """Return the nouns of the relations that the objects of a relation r have, the most frequent ones in a graph first.
+    """Return nouns for what the objects of a relation have, the most frequent ones in a graph first.
 
-    A model is asked for these relations of a new object. Of r = P19, place of birth, the objects are towns, which have
-    a country and a continent. Empty for a relation that the packaged table (bench/tools/asked_relations.py) does not
-    have.
+    The objects of P19, place of birth, are towns, which have a country and a continent. So where an edit has a new
+    object for P19, a model is asked for its country and its continent. Empty for a relation that the packaged table
+    (bench/tools/asked_relations.py) does not have.
     """
     nouns = relation_nouns(language)
     properties = _table("asked_relations.tsv").get(relation or "", "").split()
@@ -54,8 +54,10 @@ def relation_examples(language: str = ENGLISH) -> Mapping[str, Sequence[tuple[st
     Relations with the same noun have one list; a relation without a noun has none.
     """
     nouns = relation_nouns(language)
-    rows: Sequence[Sequence[str]] = named_facts(language)
-    if not has_translated_words(language):
+    rows: Sequence[Sequence[str]]  # (relation, thing, object)
+    if has_translated_words(language):
+        rows = named_facts(language)
+    else:
         rows = packaged_rows("relation_examples.tsv")
     examples = dict[str, list[tuple[str, str]]]()
     for relation, thing, target in rows:
