@@ -81,7 +81,7 @@ class CachedSource:
         if as_of is not None:
             self._as_of = utc(as_of)
         self._urls = tuple(urls)
-        self._has_warned = False  # of cached answers of `_other_urls`
+        self._has_warned = False  # whether `_warn_of_other_urls` has warned
 
     @property
     def name(self) -> str:
@@ -131,15 +131,76 @@ class CachedSource:
         many = len(missing) > template.size
         with Bar(title=template.kind, unit="id", total=len(missing), shown=many, leave=False) as bar:
             while missing:
-                # Another process may have fetched a part of the block; the rest of it comes first in the next block.
-                # With two ids a block: of [Q1, Q2, Q3] the block is [Q1, Q2]; if only Q1 is covered, the next block is
-                # [Q2, Q3].
+                # If another process has fetched a part of the block, the answers cover only that part, and the rest
+                # comes first in the next block. With blocks of two ids, [Q1, Q2, Q3] begins with the block [Q1, Q2]; if
+                # only Q1 is covered, the next block is [Q2, Q3].
                 block = missing[: template.size]
                 answers, covered = self._answer_block(inner, template, block)
                 rest = [entity for entity in block if entity not in covered]
                 missing = rest + missing[template.size :]
                 bar.update(len(covered))
                 yield from answers
+
+    def _answer_block(
+        self, inner: Source, template: Template, block: Sequence[str]
+    ) -> tuple[Sequence[Answer], Collection[str]]:
+        """Answer a block of ids, or the part of it that another process has fetched in the meantime.
+
+        Args:
+            inner: the source to ask.
+            template: the question.
+            block: at most `template.size` ids.
+
+        Returns:
+            The answers, and the ids of the block that they cover, at least one.
+        """
+        if self.mode == "online":
+            self.request_counts.requested += len(block)
+            answers = list(inner.ask(template, block))
+            self.request_counts.requests += len(answers)
+            return answers, block
+        with self._store.request_lock():
+            # While this process waited for the lock, another one may have fetched the same facts.
+            cached = {}
+            if self.mode == "cache_first":
+                cached = self._look_up(template.kind, block)
+            if cached:
+                self.request_counts.from_cache += len(cached)
+                return [cached_answer(template, cached)], cached
+            self.request_counts.requested += len(block)
+            answers = []
+            for answer in inner.ask(template, block):  # each is written at once: a kill or a later failure loses none
+                self.request_counts.requests += 1
+                answers.append(self._save(inner, template, block, answer))
+            return answers, block
+
+    def _save(self, inner: Source, template: Template, block: Sequence[str], answer: Answer) -> Answer:
+        """Save an answer in the cache, and return it with the values that the cache will return from now on.
+
+        mode       the fact is                               is saved  value returned
+        refresh    requested, new, or other than cached      yes       the answer's
+        refresh    not requested, and cached with its value  no        the answer's, which is the same
+        others     cached                                    no        the cached one
+        others     new                                       yes       the answer's
+        """
+        cached = self._look_up_facts(answer.facts)
+        to_return: list[Fact] = []
+        to_save: list[Fact] = []
+        for fact in answer.facts:
+            key = (fact.kind, fact.id)
+            if self.mode == "refresh":
+                is_requested = fact.kind == template.kind and fact.id in block
+                if is_requested or key not in cached or cached[key] != fact.value:
+                    to_save.append(fact)
+                to_return.append(fact)
+            elif key in cached:  # the cache keeps its value
+                to_return.append(fact._replace(value=cached[key]))
+            else:
+                to_save.append(fact)
+                to_return.append(fact)
+        exchange = answer.exchange or plain_exchange(inner, template.query(block), answer.facts)
+        self._store.save(self.graph, answer.template, to_save, exchange)
+        return Answer(answer.template, to_return, exchange)
 
     def _miss(self, question: AskedFacts) -> CacheMissError:
         """Return the error for facts that the offline cache lacks, with the command that fetches them."""
@@ -206,7 +267,7 @@ class CachedSource:
         return cached
 
     def find_labelled(self, labels: Collection[str]) -> dict[str, set[str]]:
-        """Return {label: ids whose label in the cache is exactly this text}, without labels of no id."""
+        """Return {label: ids whose label in the cache is exactly this text}; a label that no id has is left out."""
         candidates: set[str] = set()
         for store in self._files:
             candidates |= store.find_labelled(self.graph, labels, as_of=self._as_of)
@@ -289,67 +350,6 @@ class CachedSource:
             return self._to_open()
         return self._to_open
 
-    def _answer_block(
-        self, inner: Source, template: Template, block: Sequence[str]
-    ) -> tuple[Sequence[Answer], Collection[str]]:
-        """Answer a block of ids, or the part of it that another process has fetched in the meantime.
-
-        Args:
-            inner: the source to ask.
-            template: the question.
-            block: at most `template.size` ids.
-
-        Returns:
-            The answers, and the ids of the block that they cover, at least one.
-        """
-        if self.mode == "online":
-            self.request_counts.requested += len(block)
-            answers = list(inner.ask(template, block))
-            self.request_counts.requests += len(answers)
-            return answers, block
-        with self._store.request_lock():
-            # While this process waited for the lock, another one may have fetched the same facts.
-            cached = {}
-            if self.mode == "cache_first":
-                cached = self._look_up(template.kind, block)
-            if cached:
-                self.request_counts.from_cache += len(cached)
-                return [cached_answer(template, cached)], cached
-            self.request_counts.requested += len(block)
-            answers = []
-            for answer in inner.ask(template, block):  # each is written at once: a kill or a later failure loses none
-                self.request_counts.requests += 1
-                answers.append(self._save(inner, template, block, answer))
-            return answers, block
-
-    def _save(self, inner: Source, template: Template, block: Sequence[str], answer: Answer) -> Answer:
-        """Save an answer in the cache, and return it with the values that the cache will return from now on.
-
-        mode       the fact is                               is saved  value returned
-        refresh    requested, new, or other than cached      yes       the answer's
-        refresh    not requested, and cached with its value  no        the answer's, which is the same
-        others     cached                                    no        the cached one
-        others     new                                       yes       the answer's
-        """
-        cached = self._look_up_facts(answer.facts)
-        to_return: list[Fact] = []
-        to_save: list[Fact] = []
-        for fact in answer.facts:
-            key = (fact.kind, fact.id)
-            if self.mode == "refresh":
-                is_requested = fact.kind == template.kind and fact.id in block
-                if is_requested or key not in cached or cached[key] != fact.value:
-                    to_save.append(fact)
-                to_return.append(fact)
-            elif key in cached:  # the cache keeps its value
-                to_return.append(fact._replace(value=cached[key]))
-            else:
-                to_save.append(fact)
-                to_return.append(fact)
-        exchange = answer.exchange or plain_exchange(inner, template.query(block), answer.facts)
-        self._store.save(self.graph, answer.template, to_save, exchange)
-        return Answer(answer.template, to_return, exchange)
-
     def _look_up_facts(self, facts: Iterable[Fact]) -> dict[tuple[str, str], Json]:
         """Return the values that the cache has for these facts, by (kind, id)."""
         ids: dict[str, list[str]] = defaultdict(list)
@@ -414,14 +414,14 @@ class FallbackSource:
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield the cached facts, then the graph's facts about the other ids.
 
-        For a label whose entities ("named") are not cached, the answer joins the entities with this label in the graph
-        and in the cache.
+        The kinds "named" and "named_in" ask which entities have a label. The cache may not have that answer and still
+        have some of these entities with their labels, so the answer joins them with those of the graph.
         """
         cached = self.cache.cached_values(template, ids)
         if cached:
             yield cached_answer(template, cached)
         missing = [entity for entity in ids if entity not in cached]
-        labelled: dict[str, set[str]] = {}
+        labelled: dict[str, set[str]] = {}  # by label: the entities that have it in the cache
         if template.kind == "named":
             labelled = self.cache.find_labelled(missing)
         elif template.kind == "named_in":
