@@ -74,7 +74,7 @@ def diff(
     from kg_edit.storage.atomic import write_text
 
     language = _check_language(language, prompts)
-    merged = None  # the edited model, if ``--model`` has the patch in its weights
+    merged = None  # the edited model, if ``--model`` names one with the patch in its weights; None: --patch has it
     if not patch:
         merged = _find_merged(model)
     check_patches(patch)

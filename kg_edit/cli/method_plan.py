@@ -147,10 +147,11 @@ class MethodPlan:
         return None
 
     def _find_faults(self, edits: Sequence[Edit], error: Exception) -> dict[Edit, Exception]:
-        """Return the error of each wrong edit among ``edits``, at least one; ``error`` is that of all together.
+        """Return the error of each wrong edit among ``edits``; ``error`` is that of their check together.
 
-        Each check opens what all edits share, such as the corpus of C. So it is not called for each edit: only a half
-        with an error is halved again. An error that only several edits together have is not found in their halves.
+        There is at least one edit. Each check opens what all edits share, such as the corpus of C. So it is not called
+        for each edit: only a half with an error is halved again. An error that only several edits together have is not
+        found in their halves.
         """
         if len(edits) == 1:
             return {edits[0]: error}

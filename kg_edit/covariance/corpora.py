@@ -117,11 +117,8 @@ class SelfCorpus:
             sample_text(model, rows=self.rows, tokens=self.length, seed=seed)
 
 
-class _TextChunks:
-    """Makes the chunks of a text, and runs the model on each when it is fed.
-
-    Before the first one it tests whether texts can be packed into a row.
-    """
+class _ChunkMaker:
+    """Makes the chunks of a text. Before the first one is fed, it tests whether texts can be packed into a row."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
@@ -153,7 +150,7 @@ class TextCorpus:
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
         """Yield chunks of whole texts; the last text is the one that reaches ``tokens``."""
-        chunks = _TextChunks(model)
+        maker = _ChunkMaker(model)
         size = chunk_size(tokens)
         rows: list[list[int]] = []
         waiting = 0  # tokens of the rows of this chunk
@@ -163,14 +160,14 @@ class TextCorpus:
             rows.append(row)
             waiting += len(row)
             if waiting >= min(size, tokens - passed):
-                yield chunks.make(rows)
+                yield maker.make(rows)
                 rows = []  # a new list, because the chunk has the old one
                 passed += waiting
                 waiting = 0
                 if passed >= tokens:
                     return
         if rows:
-            yield chunks.make(rows)
+            yield maker.make(rows)
 
     def _encode(self, model: LanguageModel) -> Iterator[list[int]]:
         """Yield the token ids of each text; texts are encoded 64 at a time."""

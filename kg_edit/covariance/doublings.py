@@ -103,7 +103,8 @@ class Doublings:
             total: the present sum of k k^T, flat as in `SecondMoment`.
             count: the number of tokens in it.
         """
-        has_count = 0 < self._count_at_mark < count  # not so if a damaged file of an interrupted pass has a wrong one
+        # A damaged file of an interrupted pass may have a mark with an impossible count, which is not compared.
+        has_count = 0 < self._count_at_mark < count
         if self.mark is None or not has_count:
             return self.checks
         before = self._solve_directions(self.mark, self._count_at_mark, total.device)
