@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_common.atomic import check_out
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import load_model
 from kg_edit.cli.options import PATCHES, Device, Dtype, ModelName, Start, refuse_unused
@@ -66,6 +67,8 @@ def generate(
         refuse_unused(context, ("start", "explain", "picture"), "with --chat")
     if picture and len(prompts) > 1:
         raise ConfigError(f"--picture draws the walk of one text; found {len(prompts)} texts")
+    if picture:
+        check_out(picture, ".svg", option="--picture")
     check_model_name(model)
     check_patches(patch)
     from kg_edit.patches.provenance import read_merged_provenance

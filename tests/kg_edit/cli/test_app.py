@@ -136,6 +136,14 @@ def test_generate_refuses_an_empty_text(kg_edit: Run, tiny_folder: Path) -> None
     assert "is empty" in result.err
 
 
+@pytest.mark.parametrize(("picture", "message"), [("walk.png", "ending in .svg"), ("none/walk.svg", "no folder none")])
+def test_generate_refuses_a_picture_that_cannot_be_written_before_the_model_is_loaded(
+    picture: str, message: str, kg_edit: Run, place: Path
+) -> None:
+    result = kg_edit("generate", "Hi", "--picture", picture, "--model", place / "absent")
+    assert result.code == 2 and message in result.err
+
+
 @pytest.mark.parametrize("options", [(), ("--chat",)])
 def test_an_empty_answer_is_said(
     options: tuple[str, ...], kg_edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch
