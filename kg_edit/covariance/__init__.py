@@ -1,1 +1,1 @@
-"""The covariance C = E[k kᵀ] of a layer's keys: measuring it on a corpus, storing it in files, sharing it on a hub."""
+"""The covariance C = E[k kᵀ] of a layer's keys: measuring it on a corpus, storing it in files, solving with it."""
