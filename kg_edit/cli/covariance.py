@@ -190,7 +190,8 @@ def import_published(
 def list_stored(folder: Folder = None) -> None:
     """List the stored covariances.
 
-    The angle by which the solved direction turned as the tokens last doubled is about the error that remains.
+    The angles show how far the solved direction turned each time the number of tokens doubled. The last one is about
+    the error that remains.
 
     Examples:
 

@@ -33,7 +33,10 @@ class LazyCommands(Commands):
         return names
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command of a name, imported; while commands are listed, with its help alone. None: no command."""
+        """Return the command of a name; None if there is none.
+
+        The command is imported, unless commands are only listed (`_list_without_import`): then it has its help alone.
+        """
         entry = command_entries().get(cmd_name)
         if entry is None:
             return None
