@@ -33,8 +33,8 @@ from pydantic.fields import FieldInfo
 
 from kg_edit.errors import ConfigError, Fault, faults_of
 
-FieldsT = TypeVar("FieldsT")
-Own = ParamSpec("Own")
+FieldsT = TypeVar("FieldsT")  # the dataclass
+Own = ParamSpec("Own")  # the command's own options
 Command = Callable[Concatenate[FieldsT, Own], None]
 
 
