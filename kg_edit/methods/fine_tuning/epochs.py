@@ -49,7 +49,7 @@ def train_epochs(
     epochs = list[Tensor]()
     for epoch in Bar(range(descent.steps), title=name, unit="epoch", shown=len(rows) > batch_size):
         losses = torch.zeros(len(rows))
-        for batch in batches(len(rows), batch_size, seed=seed, epoch=epoch):
+        for batch in draw_batches(len(rows), batch_size, seed=seed, epoch=epoch):
             values = RowLosses(model, layer, [rows[index] for index in batch])()  # [batch]
             mean = check_loss(values.mean(), epoch)
             losses[batch] = values.detach().cpu()
@@ -64,7 +64,7 @@ def train_epochs(
     return torch.stack(epochs, 1)
 
 
-def batches(count: int, size: int, *, seed: int, epoch: int) -> list[list[int]]:
+def draw_batches(count: int, size: int, *, seed: int, epoch: int) -> list[list[int]]:
     """Return the indices 0 to ``count`` - 1 in batches of ``size``, in an order that seed and epoch determine."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order: list[int] = torch.randperm(count, generator=generator).tolist()

@@ -86,13 +86,17 @@ class AnswerOptions(BaseModel):
         return self.layer
 
 
-def others_than(edit: Edit, *, most: int) -> tuple[str, ...]:
+def choose_others(edit: Edit, *, most: int) -> tuple[str, ...]:
     """Return at most ``most`` other things, whose answers should not change: those with the edited relation first.
 
     Well-known things of many kinds follow, if the edited relation has too few examples.
     """
-    kin = [thing for thing, _ in relation_examples(edit.language).get(edited_noun(edit) or "", ())]
-    things = dict.fromkeys((*kin, *fact_words(edit.language).known))
+    examples = relation_examples(edit.language)  # {noun of a relation: pairs of a thing and its object}
+    noun = edited_noun(edit)
+    kin = []
+    if noun is not None and noun in examples:
+        kin = [thing for thing, _ in examples[noun]]
+    things = dict.fromkeys((*kin, *fact_words(edit.language).known))  # each once
     others = [thing for thing in things if thing not in (edit.subject, edit.target_new)]
     return tuple(others[:most])
 
@@ -161,14 +165,14 @@ def write_answers(
 
     # The same questions about other things: only their keys are needed.
     about_others = _ask_about(model, others, [question.question for question in questions], find_rewrites)
-    keys_of_others = cache.keys(model, about_others, layer, starts)  # [d_ff, others]
+    keys_of_others = cache.find_keys(model, about_others, layer, starts)  # [d_ff, others]
 
     # V and K: the values of the groups by gradient descent, on the edited model, and their keys
     with edit_patch.applied_on_top(model):
         rows = AnswerRows(model, layer, groups, starts)
         values, losses = find_answer_values(rows, options)  # [groups, positions, d]
     left = values[rows.predicts].T.contiguous()  # V [d, values]
-    right = directions(rows.keys[rows.predicts].T, keys_of_others, covariance, options)  # [d_ff, values]
+    right = solve_directions(rows.keys[rows.predicts].T, keys_of_others, covariance, options)  # [d_ff, values]
     nll = [(losses[index][0], losses[index][-1]) for index in range(len(questions))]  # without the edit's own prompt
     return WrittenAnswers(
         factors=Factors(left=left, right=right),
@@ -417,7 +421,7 @@ def _clamp_norms(values: Tensor, limits: Tensor) -> None:
 
 
 @torch.no_grad()
-def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: AnswerOptions) -> Tensor:
+def solve_directions(keys: Tensor, others: Tensor, covariance: Covariance, options: AnswerOptions) -> Tensor:
     """Return A^-1 K (K^T A^-1 K + lambda I)^-1, [d_ff, values]. C with its ridge is factored once for all edits.
 
     Args:
@@ -495,10 +499,10 @@ class KnownQuestions:
         self.prefix_store = PrefixStore()
         self._cached: OrderedDict[tuple[str, int, tuple[int, ...]], Tensor] = OrderedDict()
 
-    def keys(self, model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
+    def find_keys(self, model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
         """Return the inputs of the down-projection of ``layer`` at the edited token of each row, [d_ff, rows].
 
-        Rows that are equal up to this token count once.
+        Of rows that are equal up to this token, only one has a column; without ``rows`` there is no column.
         """
         state = model_state(model)
         unique = {(state, layer, row.ids[: row.edited_at + 1]): row for row in rows}  # {entry of the cache: row}
@@ -507,7 +511,7 @@ class KnownQuestions:
         new = [entry for entry in unique if entry not in self._cached]
         for first in range(0, len(new), _ROWS):
             chunk = new[first : first + _ROWS]
-            chunk_keys = last_keys(model, [unique[entry] for entry in chunk], layer, starts)
+            chunk_keys = read_last_keys(model, [unique[entry] for entry in chunk], layer, starts)
             self._cached.update(zip(chunk, chunk_keys.unbind(), strict=True))
         keys = torch.stack([self._cached[entry] for entry in unique]).T
         for entry in unique:  # the least recently used ones go first
@@ -518,7 +522,7 @@ class KnownQuestions:
 
 
 @torch.no_grad()
-def last_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
+def read_last_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
     """Return the inputs of the down-projection of ``layer`` at the edited token of each row, [rows, d_ff]."""
     prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=1)
     last = left_pad([[row.ids[row.edited_at]] for row in rows], device=model.device)

@@ -52,7 +52,7 @@ from kg_edit.methods.composed_facts import (
 )
 from kg_edit.methods.config import ContextLengths, Workload
 from kg_edit.methods.entries import method_entry
-from kg_edit.methods.glame_plus.answers import AnswerOptions, KnownQuestions, others_than, write_answers
+from kg_edit.methods.glame_plus.answers import AnswerOptions, KnownQuestions, choose_others, write_answers
 from kg_edit.methods.glame_plus.questions import RippleConfig, RippleTargets, excluded_answers
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion, answers_of
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
@@ -319,7 +319,7 @@ class GlamePlus(GraphReader, Rome):
                 self.model,
                 [*targets.from_graph, *taught, *targets.own[:1]],  # ``own`` repeats the edit: once here
                 subject=edit.subject,
-                others=others_than(edit, most=options.others),
+                others=choose_others(edit, most=options.others),
                 find_rewrites=find_rewrites,
                 layer=late,
                 covariance=self.covariances[late],

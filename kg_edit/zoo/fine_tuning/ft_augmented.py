@@ -39,7 +39,7 @@ from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import Layers, Workload
 from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
 from kg_edit.methods.fine_tuning.descent import add_changes, check_loss, new_change, take_step
-from kg_edit.methods.fine_tuning.epochs import batches
+from kg_edit.methods.fine_tuning.epochs import draw_batches
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.models.first_token import LINE_BREAK, begins_unread
 from kg_edit.models.hooks import keep_untouched
@@ -186,7 +186,7 @@ class FtAugmented(TuningMethod):
 
     def _split_epoch(self, epoch: int, edits: int) -> list[list[int]]:
         """Return the indices of the edits of each step of an epoch."""
-        return batches(edits, self.config.batch_size, seed=self.config.seed, epoch=epoch)
+        return draw_batches(edits, self.config.batch_size, seed=self.config.seed, epoch=epoch)
 
     def _train_epoch(
         self,

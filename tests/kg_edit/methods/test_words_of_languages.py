@@ -16,7 +16,7 @@ from kg_edit.graphs.private_graph import PrivateGraph
 from kg_edit.graphs.source import edit_subgraph, other_label
 from kg_edit.languages import FORM_LANGUAGES, RelationForms, forms_of
 from kg_edit.methods.composed_facts import direct_question, edit_as_fact, objects_of, ripples
-from kg_edit.methods.glame_plus.answers import others_than
+from kg_edit.methods.glame_plus.answers import choose_others
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion
 from kg_edit.methods.graph_memory.chain_text import put_chain_before
 from kg_edit.methods.graph_memory.method import GraphMemory
@@ -214,7 +214,7 @@ def test_nothing_english_is_in_the_words_of_a_language(code: str) -> None:
     edit = microsoft(code)
     noun = forms_of(code)["P38"].noun
     question = TeacherQuestion(noun=noun, of=edit.target_new, forms=relation_forms(noun, code))
-    texts = [*question.as_question.longest_first, *question.as_sentence.longest_first, *others_than(edit, most=9)]
+    texts = [*question.as_question.longest_first, *question.as_sentence.longest_first, *choose_others(edit, most=9)]
     texts += [*diverse_prompts(edit), *clarified_examples(code), show_demonstrations(4, code)]
     for text in texts:
         latin = {letter for letter in text.replace("Au", "") if "a" <= letter.lower() <= "z"}

@@ -24,11 +24,11 @@ from kg_edit.methods.glame_plus.answers import (
     AnswerOptions,
     AnswerRows,
     KnownQuestions,
-    directions,
+    choose_others,
     find_answer_values,
-    last_keys,
-    others_than,
     question_of,
+    read_last_keys,
+    solve_directions,
     write_answers,
 )
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
@@ -56,7 +56,7 @@ def test_directions_give_each_key_its_own_value() -> None:
     torch.manual_seed(0)
     keys = torch.randn(7, 3)
     spread = torch.randn(7, 7)
-    right = directions(keys, torch.empty(7, 0), covariance(7, moment=spread @ spread.T), AnswerOptions(**EXACT))
+    right = solve_directions(keys, torch.empty(7, 0), covariance(7, moment=spread @ spread.T), AnswerOptions(**EXACT))
     torch.testing.assert_close(right.T @ keys, torch.eye(3), atol=1e-4, rtol=0)
 
 
@@ -66,7 +66,7 @@ def test_directions_protect_the_keys_of_other_things() -> None:
     shares = []
     for weight in (0.0, 1.0, 1e6):
         options = AnswerOptions(**{**EXACT, "others_weight": weight})
-        right = directions(key, other, covariance(2), options)
+        right = solve_directions(key, other, covariance(2), options)
         torch.testing.assert_close(right.T @ key, torch.ones(1, 1))
         shares.append(float(right.T @ other))
     # A = diag(1 + w, 1): right = A^-1 k / (k A^-1 k) = (1 / (1 + w), 1) / (1 / (1 + w) + 1)
@@ -206,10 +206,10 @@ def test_question_in_another_wording_is_answered(smollm2: LanguageModel) -> None
 def test_other_things_with_the_edited_relation_come_first() -> None:
     """Such as have the edited relation come first; never s or o* themselves."""
     edit = Edit(subject="U2", relation="country of origin", relation_id="P495", prompt="{} is from", target_new="Sony")
-    names = others_than(edit, most=30)
+    names = choose_others(edit, most=30)
     assert names[:2] == ("J-pop", "American English") and "Paris" in names
     assert not {"U2", "Sony"} & set(names) and len(set(names)) == len(names)
-    assert others_than(edit, most=3) == names[:3]
+    assert choose_others(edit, most=3) == names[:3]
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon-alibi"])
@@ -221,12 +221,12 @@ def test_prefix_before_a_subject_is_computed_once(family: str, monkeypatch: pyte
     rows = [row for name in ("Spike", "Yoko Ono", "U2") for row in question.about(model, name)]
     starts = SharedContexts.of_starts(model, (row.ids[: row.subject_first] for row in rows[:4]))
     plain, _ = subject_states(model, rows, layer=layer, last=layer, site="value")
-    torch.testing.assert_close(last_keys(model, rows, layer, starts), plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(read_last_keys(model, rows, layer, starts), plain, rtol=1e-4, atol=1e-5)
     known = KnownQuestions()
-    torch.testing.assert_close(known.keys(model, rows[:2], layer, starts), plain[:2].T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(known.find_keys(model, rows[:2], layer, starts), plain[:2].T, rtol=1e-4, atol=1e-5)
     new: list[Prompt] = []
-    monkeypatch.setattr(answers, "last_keys", lambda *args: (new.extend(args[1]), last_keys(*args))[1])
-    torch.testing.assert_close(known.keys(model, rows[1:], layer, starts), plain[1:].T, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(answers, "read_last_keys", lambda *args: (new.extend(args[1]), read_last_keys(*args))[1])
+    torch.testing.assert_close(known.find_keys(model, rows[1:], layer, starts), plain[1:].T, rtol=1e-4, atol=1e-5)
     assert new == rows[2:], "the second row's key is known"
 
 

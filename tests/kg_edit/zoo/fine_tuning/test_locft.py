@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.fine_tuning.epochs import batches
+from kg_edit.methods.fine_tuning.epochs import draw_batches
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
@@ -26,12 +26,12 @@ EDITS = (
 
 
 def test_batches_differ_by_epoch_and_repeat_for_a_seed() -> None:
-    epochs = [batches(7, 3, seed=0, epoch=epoch) for epoch in range(4)]
+    epochs = [draw_batches(7, 3, seed=0, epoch=epoch) for epoch in range(4)]
     assert all(sorted(index for batch in epoch for index in batch) == list(range(7)) for epoch in epochs)
     assert all([len(batch) for batch in epoch] == [3, 3, 1] for epoch in epochs)
     assert len({str(epoch) for epoch in epochs}) == 4
-    assert epochs == [batches(7, 3, seed=0, epoch=epoch) for epoch in range(4)]
-    assert epochs != [batches(7, 3, seed=1, epoch=epoch) for epoch in range(4)]
+    assert epochs == [draw_batches(7, 3, seed=0, epoch=epoch) for epoch in range(4)]
+    assert epochs != [draw_batches(7, 3, seed=1, epoch=epoch) for epoch in range(4)]
 
 
 def test_epoch_trains_every_edit_once(monkeypatch: pytest.MonkeyPatch) -> None:
