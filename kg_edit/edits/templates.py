@@ -47,12 +47,13 @@ class RelationTemplates:
     """Relation templates, found by property id or by label.
 
     Attributes:
-        by_name: the English templates.
-        extra: the templates of a user's file in other languages, by language.
+        by_name: the English templates, packaged ones and those of a user's file, under their ids and labels in lower
+            case (`RelationTemplate.names`).
+        own_by_language: the templates of a user's file in other languages: by language, then under their names.
     """
 
     by_name: Mapping[str, RelationTemplate]
-    extra: Mapping[str, Mapping[str, RelationTemplate]] = field(default_factory=dict)
+    own_by_language: Mapping[str, Mapping[str, RelationTemplate]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, extra: Path | None = None, *, language: str = ENGLISH) -> Self:
@@ -60,8 +61,8 @@ class RelationTemplates:
 
         A file without a column ``language`` is in ``language``.
         """
-        packaged = files("kg_edit").joinpath(*_PACKAGED.parts).read_text(encoding="utf-8")
-        tables = {ENGLISH: _read_table(_PACKAGED, packaged, ENGLISH)[ENGLISH]}
+        text = files("kg_edit").joinpath(*_PACKAGED.parts).read_text(encoding="utf-8")
+        tables = {ENGLISH: _read_table(_PACKAGED, text, ENGLISH)[ENGLISH]}
         if extra:
             for code, table in _read_table(extra, utf8_text(extra), language).items():
                 tables[code] = tables.get(code, {}) | table
@@ -69,8 +70,8 @@ class RelationTemplates:
         return cls(english, tables)
 
     @cached_property
-    def packaged(self) -> Mapping[str, dict[str, RelationTemplate]]:
-        """The packaged templates of other languages than English, by language and then under all their names."""
+    def packaged_by_language(self) -> Mapping[str, dict[str, RelationTemplate]]:
+        """The packaged templates of other languages than English: by language, then under their names."""
         tables = {}
         for language in FORM_LANGUAGES:
             if language == ENGLISH:
@@ -89,7 +90,8 @@ class RelationTemplates:
         """
         table = self.by_name
         if language != ENGLISH:
-            table = self.packaged.get(language, {}) | dict(self.extra.get(language, {}))
+            own = self.own_by_language.get(language, {})
+            table = {**self.packaged_by_language.get(language, {}), **own}
         name = (relation or "").strip().casefold()
         row = table.get(name)
         if row is None and language != ENGLISH and name in self.by_name:
@@ -129,7 +131,8 @@ def _read_table(file: Path, text: str, language: str) -> dict[str, dict[str, Rel
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
-        for _, cells in row_files.table_rows([line], "\t"):  # a spreadsheet puts a cell with a comma into quotes
+        # One line gives one row. Its cells lose the quotes that a spreadsheet puts around a cell with a comma.
+        for _, cells in row_files.table_rows([line], "\t"):
             rows.append((f"{file}, line {number}", cells))
     header = rows[0][1] if rows else []
     if header not in ([*_HEADER], [*_WITH_LANGUAGE]):
