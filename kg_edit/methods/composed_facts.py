@@ -42,11 +42,6 @@ _COMPARED = 40  # the objects of one noun that are compared, at most
 # Prompts that name the relation by a noun
 _PROMPTS_WITH_NOUN = (re.compile(r"The (?P<noun>.+) of \{\} is"), re.compile(r"\{\}'s (?P<noun>.+) is"))
 _OWN_QUESTIONS = 2  # how often the edit itself is among its stated facts; `rows_of` gives each another wording
-# The English wordings of `FactWords`: {} is the subject, [hop] is such as "currency of the country of origin". All
-# wordings ask for a short answer, as tests do. The frame of tests is another ("Question: … Answer:"), their question is
-# often the same. Sentences ("The [hop] of {} is") are not used: a value trained on them alone answers questions less
-# well.
-WORDINGS = fact_words(ENGLISH).wordings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,7 +127,12 @@ class FactWords:
 
     @property
     def wordings(self) -> tuple[str, ...]:
-        """Four wordings that ask for a short answer, as tests do."""
+        """Four wordings that ask for a short answer, as tests do; {} is the subject, [hop] what is asked for.
+
+        Their frame is not that of tests ("Question: … Answer:"), but the question is often the same. Sentences such as
+        "The [hop] of {} is" are not among them, because a value that is trained on sentences alone answers questions
+        less well.
+        """
         return (
             self.ask,
             self.heading,

@@ -8,10 +8,10 @@ import pytest
 
 from kg_edit.evaluation.ripples.knowledge import AskedFact, Knowledge
 from kg_edit.evaluation.ripples.words import RippleWords
-from kg_edit.methods.composed_facts import WORDINGS
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import format_question, format_question_with_shots, format_question_with_steps
+from kg_edit.text.fact_words import fact_words
 from tests.kg_edit.tiny import tiny
 
 EXAMPLES = {
@@ -83,5 +83,5 @@ def test_knowledge_forms_are_used_nowhere_else() -> None:
     forms = {form.replace("{noun}", "capital").replace("{thing}", "Italy") for form in WORDS.knowledge}
     question = "What is the capital of Italy?"
     others = [form(question) for form in (format_question, format_question_with_shots, format_question_with_steps)]
-    others += [wording.replace("[hop]", "capital").replace("{}", "Italy") for wording in WORDINGS]
+    others += [wording.replace("[hop]", "capital").replace("{}", "Italy") for wording in fact_words("en").wordings]
     assert not any(form in other for form in forms for other in others)

@@ -7,7 +7,6 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.composed_facts import (
-    WORDINGS,
     ComposedFact,
     composed_fact,
     edit_as_fact,
@@ -18,8 +17,10 @@ from kg_edit.methods.composed_facts import (
 )
 from kg_edit.methods.glame_plus.teacher import TeacherQuestion
 from kg_edit.scoring.questions import format_question, format_question_with_shots
+from kg_edit.text.fact_words import fact_words
 from kg_edit.text.relation_nouns import asked_nouns
 
+WORDINGS = fact_words("en").wordings
 EDIT = Edit(
     id="1",
     subject="Fiat Uno",
