@@ -207,8 +207,8 @@ class WithoutAnswers(Withheld):
 
     def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
         """Return the subgraph of an edit without these nodes; the options are those of the right graph."""
-        # Not only the names of this control: the right graph may be another `WithoutAnswers`, with names of its own,
-        # and what it takes out would have no substitute.
+        # Also the names of other `WithoutAnswers` inside the right graph: a control around them, such as
+        # `ShuffledObjects`, may bring in nodes that they do not see, and leaves out those that the guard excludes.
         hidden = [name for name in hidden_answers(self, edit) if name.strip()]
         guarded_options = add_guard(self.right, edit, options, hidden)
         return super().subgraph(edit, guarded_options)
@@ -258,7 +258,7 @@ class WrongGraph(Control):
         wrong.graph = _keep_options(graph, options)
         incoming = options.incoming
         size = len(_statements(graph, incoming=incoming))
-        count = len(_statements(wrong, incoming=incoming))
+        count = 0  # of statements in ``wrong``
         for donor in self._donors(edit, options.seed):
             if count >= size:
                 break
