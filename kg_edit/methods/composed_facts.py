@@ -71,7 +71,10 @@ class ComposedFact:
 
     @property
     def noun(self) -> str:
-        """The noun of the relation that the question asks for: "currency" of "currency of the country"."""
+        """The noun of the relation that the question asks for: "currency" of "currency of the country".
+
+        In English it is what comes before " of the ", so a user's own relation "head of the house" has "head".
+        """
         if self.forms is not None:
             return self.forms.noun
         return self.hop.partition(" of the ")[0]
