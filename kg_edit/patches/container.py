@@ -114,14 +114,19 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     try:
         metadata, arrays = _read(path, "np")
-    except TypeError:  # safetensors raises it for bfloat16, which numpy has not; torch has it
-        file = read_patch(path)
-        float32 = {name: tensor.float().numpy() for name, tensor in file.tensors.items()}
-        return {"kind": file.kind, "provenance": file.provenance, "content": file.content}, float32
+    except TypeError:  # safetensors raises it for bfloat16, which numpy does not have
+        return _read_arrays_by_torch(path)
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise _not_finite(path, name)
     return metadata, arrays
+
+
+def _read_arrays_by_torch(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what `read_arrays` does, with every tensor in float32."""
+    file = read_patch(path)
+    arrays = {name: tensor.float().numpy() for name, tensor in file.tensors.items()}
+    return {"kind": file.kind, "provenance": file.provenance, "content": file.content}, arrays
 
 
 def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -156,7 +161,9 @@ def _check_types(file: Any, path: str | Path) -> None:
 
 def _check_metadata(metadata: Any, path: str | Path) -> None:
     """Check that the metadata of a file are those of a patch in this version of the format."""
-    found = metadata.get("format") if isinstance(metadata, dict) else metadata
+    found = metadata
+    if isinstance(metadata, dict):
+        found = metadata.get("format")
     if found != FORMAT or not isinstance(metadata, dict):
         raise PatchError(f"{path} is not a patch: expected the format {FORMAT}, found {found!r:.80}")
     if metadata.get("version") != VERSION:

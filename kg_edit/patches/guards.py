@@ -84,7 +84,7 @@ class SeenEdits:
         They are compared with the edits that were added before and with each other; ``model`` is as in
         `find_disabling`. If there is an error, no edit of ``patch`` is added.
         """
-        sized = self.add(patch)
+        sized = self.add(patch)  # before the comparison, because they are also compared with each other
         reasons = _find_reasons(patch, sized, self, model)
         if reasons:
             self._remove(sized)
@@ -168,7 +168,10 @@ def _compare_with_others(edit: _Sized, seen: SeenEdits) -> list[str]:
 
 
 def _compare_with_weights(patch: Patch | Changes, norms: Mapping[str, float]) -> list[str]:
-    """Return which weights an edit changes by more than `SHARE` of their norm; those without a norm are not judged."""
+    """Return for each weight that an edit changes by more than `SHARE` of its norm the reason, which says so.
+
+    ``norms`` has |W| by the weight's name. A weight that is not in it is not judged.
+    """
     reasons = []
     changes = collect_changes(patch)
     by_edit = columns_by_edit(patch)
@@ -176,9 +179,10 @@ def _compare_with_weights(patch: Patch | Changes, norms: Mapping[str, float]) ->
         norm = norms.get(name, 0.0)
         size, edit = _largest_change(pair, by_edit, changes.edits)
         if norm and size > SHARE * norm:
-            # Rounded up to hundredths; `round` comes first, so that 1.5000001 reads 1.5. What exceeds the limit by less
-            # than a hundredth reads like a hundredth more, never like the limit.
-            times = max(ceil(round(100 * size / norm, 3)) / 100, SHARE + 0.01)
+            # Shown rounded up to hundredths, and at least a hundredth above the limit, so that it never reads like the
+            # limit itself. `round` comes first, so that 1.5000001 is not shown as 1.51.
+            hundredths = ceil(round(100 * size / norm, 3))
+            times = max(hundredths / 100, SHARE + 0.01)
             named = ""
             if edit:
                 named = f"{edit}: "

@@ -91,14 +91,15 @@ def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factor
     a_in = exact(anti.right)
     e_square = _multiply_rows(e_out, e_in, e_out, e_in).clamp(min=0)  # |e|^2
     a_square = _multiply_rows(a_out, a_in, a_out, a_in).clamp(min=0)  # |a|^2
-    across = _multiply_rows(e_out, e_in, a_out, a_in)  # e . a
+    e_dot_a = _multiply_rows(e_out, e_in, a_out, a_in)
     per_e = _inverse_root(e_square)  # 1 / |e|
     per_a = _inverse_root(a_square)  # 1 / |a|
-    length = per_e**2 * e_square + per_a**2 * a_square + 2 * per_e * per_a * across  # |s|^2
-    along = per_e * across + per_a * a_square  # a . s
-    share = torch.where(length > 1e-12, along / length.clamp(min=1e-12), 0.0)
+    # With s = per_e e + per_a a, as above; all of these are [out], a number for each row
+    s_square = per_e**2 * e_square + per_a**2 * a_square + 2 * per_e * per_a * e_dot_a  # |s|^2
+    a_dot_s = per_e * e_dot_a + per_a * a_square
+    share = torch.where(s_square > 1e-12, a_dot_s / s_square.clamp(min=1e-12), 0.0)  # 0 if e and a are opposite
 
-    # rest(a) = a - share s with s = per_e e + per_a a, so each row of the result is
+    # rest(a) = a - share s, so each row of the result is
     #     e - strength rest(a) = (1 + strength share per_e) e - strength (1 - share per_a) a
     of_expert = 1 + strength * share * per_e
     of_anti = -strength * (1 - share * per_a)

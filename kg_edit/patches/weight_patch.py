@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -66,7 +66,10 @@ class WeightPatch(Patch):
     def _plus(self, other: WeightPatch) -> WeightPatch:
         factors = dict(self.factors)
         for name, change in other.factors.items():
-            factors[name] = factors[name] + change if name in factors else change
+            if name in factors:
+                factors[name] = factors[name] + change
+            else:
+                factors[name] = change
         return WeightPatch(
             factors=factors,
             provenance=join_provenances(self.provenance, other.provenance),
@@ -94,7 +97,7 @@ class WeightPatch(Patch):
         return WeightPatch(factors=factors, provenance={**self.provenance, "edits": edits}, state=self.state)
 
     def reduced(self, rank: int) -> tuple[WeightPatch, dict[str, float]]:
-        """Return the patch with every change at most at this rank, and the kept shares of the squared norms by name.
+        """Return the patch with no change of more than this rank, and by name the share of |change|^2 that is kept.
 
         Which column belongs to which edit is no longer known, so the patch has no state, and its edits are one batch.
         """
@@ -117,15 +120,15 @@ class WeightPatch(Patch):
                 quantised[name] = self.factors[name]
             else:
                 plain_modules[name] = module
+        beside_quantised: AbstractContextManager[None] = nullcontext()
+        if quantised:
+            from kg_edit.patches.per_token import patch_all_tokens  # most models are not quantised
+
+            beside_quantised = patch_all_tokens(model, replace(self, factors=quantised))
         originals = _copy_weights(plain_modules)
         try:
             self._add_to(plain_modules)
-            if quantised:
-                from kg_edit.patches.per_token import patch_all_tokens  # most models are not quantised
-
-                with patch_all_tokens(model, replace(self, factors=quantised)):
-                    yield model
-            else:
+            with beside_quantised:
                 yield model
         finally:
             _put_back(plain_modules, originals)
@@ -220,9 +223,12 @@ def _check_state(file: PatchFile, name: str, tensor: Tensor, factors: Mapping[st
 
     Any other tensor has at least one dimension, the last one, which counts facts except under names with `SUM`.
     """
-    changed = factors.get(name.removeprefix(KEY))
-    fits = tensor.dim() > 0
-    if changed is not None:
+    changed = None
+    if name.startswith(KEY):
+        changed = factors.get(name.removeprefix(KEY))
+    if changed is None:
+        fits = tensor.dim() > 0
+    else:
         width = changed.shape[1]
         fits = tensor.dim() == 2 and tensor.shape[0] == width
     if not fits:
