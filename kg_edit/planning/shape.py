@@ -21,6 +21,7 @@ from kg_edit.models.loading import (
     NAMED_MODELS,
     UnreachableHubError,
     choose_local_files_only,
+    in_short,
     named_model_file,
     resolve_model,
 )
@@ -87,9 +88,10 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         raise ModelError(
             f"can't read the size of {name!r} from its config: {error}; check that config.json is complete"
         ) from error
-    recurrent = [kind for kind in getattr(text_config, "layer_types", None) or () if kind not in ATTENTION]
+    layer_types = getattr(text_config, "layer_types", None) or ()
+    recurrent = [kind for kind in layer_types if kind not in ATTENTION]
     attention_blocks = len(blocks) - len(recurrent)
-    matrices = [part.shape for part in blocks[0].parameters() if part.dim() >= 2]
+    matrices = [part.shape for part in blocks[0].parameters() if part.dim() >= 2]  # the block stands for all of them
     packed = _list_packed_weights(model)
     return ModelShape(
         name=name,
@@ -178,8 +180,7 @@ def _read_config(name: str) -> PretrainedConfig:
     except UnreachableHubError as error:
         raise _config_error(name, error.reason) from error
     except Exception as error:  # transformers and the GGUF reader may raise anything for a damaged file
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise _config_error(name, lines[0]) from error
+        raise _config_error(name, in_short(error)) from error
     return config
 
 
@@ -200,12 +201,14 @@ def _find_config_source(name: str) -> dict[str, Any]:
 
 def _config_error(name: str, reason: str) -> ModelError:
     """Return the error for a config that can't be read; it lists the models that need no config file."""
-    near = ""
+    found = f"can't read the config of {name!r}:"
     if not Path(name).exists():
-        near = did_you_mean(name, list_published_models())
+        near = did_you_mean(name, list_published_models())  # such as ", did you mean 'gpt2-xl'?"
+        if near:
+            found = f"can't read the config of {name!r}{near}"
     known = ", ".join(list_published_models())
     return ModelError(
-        f"can't read the config of {name!r}{near or ':'} {reason}; give a named model, a folder with "
+        f"{found} {reason}; give a named model, a folder with "
         "config.json, a .gguf file, a hub id whose config can be fetched, or one that is known without: "
         f"{known}"
     )
