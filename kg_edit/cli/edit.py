@@ -400,4 +400,4 @@ def _show_differences(run: EditRun) -> None:
     if len(changed) > _SHOWN:
         console.print(f"and {len(changed) - _SHOWN} more that changed, in report.html")
     with_chat = any(row.probe.chat for row in run.rows)
-    console.print(count_in_words(run.differences, forms=with_chat))
+    console.print(count_in_words(run.differences, name_forms=with_chat))

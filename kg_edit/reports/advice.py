@@ -52,6 +52,8 @@ BEST: Mapping[CauseName, tuple[str, ...]] = {
 class JudgedRun(BaseModel):
     """The run that a verdict is about; most of it is for the advice and its commands.
 
+    What the advice alone needs is excluded from report.json, which has the lines of the advice.
+
     Attributes:
         method: the method that made the edits.
         preset: the name of the preset of its settings.
@@ -101,7 +103,7 @@ def _advise_on_failures(run: JudgedRun, edits: Sequence[EditResult]) -> list[str
         lines.append(_describe_cause(cause, results, run, count=len(edits)))
     lines.append(f"why an edit fails, and what helps: {_PAGE}")
     commands = commands_for(run, edits)
-    if len(commands) == 1:  # of `_command_for_all`; those of `_commands_on_top` are four
+    if len(commands) == 1:  # the one of `_command_for_all`; `_commands_on_top` returns four
         lines.append(f"{_ids(failed)}: the command makes all edits anew, at once")
     elif commands:
         lines.append(f"{_ids(failed)}: the four commands make failed edits by another method on top of the others")
@@ -171,7 +173,7 @@ def _describe_cause(cause: CauseName, results: Sequence[EditResult], run: Judged
 
 def _list_methods(cause: CauseName, run: JudgedRun, results: Sequence[EditResult]) -> list[str]:
     """Return the methods for a cause that take these edits, the best first; then those that take nearly all edits."""
-    used = (run.method, f"{run.method} --preset {run.preset}")  # made these edits, and failed
+    used = (run.method, f"{run.method} --preset {run.preset}")  # these edits failed with it
     methods = []
     for method in dict.fromkeys((*BEST[cause], _IKE, _RAG)):
         if method not in used and _takes(method, run, results):

@@ -76,14 +76,14 @@ def read_differences(path: Path) -> tuple[PromptDifference, ...]:
         return ()
 
 
-def count_in_words(differences: Sequence[PromptDifference], *, forms: bool = False) -> str:
+def count_in_words(differences: Sequence[PromptDifference], *, name_forms: bool = False) -> str:
     """Return how many prompts are unchanged, those of the edits apart from others.
 
     For example: "1 of 2 locality prompts, 28 of 30 unrelated prompts unchanged". Prompts that neither model answers are
     counted apart; if there are no others, theirs is the only count. The form in which the prompts were asked is named
-    if one was asked in chat form, or if ``forms`` is set.
+    if one was asked in chat form, or if ``name_forms`` is set.
     """
-    names_form = forms or any(row.asked.chat for row in differences)
+    name_forms = name_forms or any(row.asked.chat for row in differences)
     by_name: dict[str, list[bool]] = {}  # for each answered prompt whether it is unchanged
     silent = []
     for row in differences:
@@ -91,9 +91,9 @@ def count_in_words(differences: Sequence[PromptDifference], *, forms: bool = Fal
             silent.append(row)
             continue
         name = group_name(row)
-        if names_form and row.asked.chat:
+        if name_forms and row.asked.chat:
             name += " in chat form"
-        elif names_form:
+        elif name_forms:
             name += " in plain text"
         by_name.setdefault(name, []).append(row.unchanged)
     parts = []
@@ -131,8 +131,8 @@ def difference_table(differences: Sequence[PromptDifference]) -> Table:
     return table
 
 
-def difference_markdown(differences: Sequence[PromptDifference], *, forms: bool = False) -> str:
-    """Return the prompts as a section of Markdown that begins with `count_in_words`, which takes ``forms``."""
+def difference_markdown(differences: Sequence[PromptDifference], *, name_forms: bool = False) -> str:
+    """Return the prompts as a section of Markdown that begins with `count_in_words`, which takes ``name_forms``."""
     rows = []
     for row in differences:
         prompt = _show(row.asked.prompt)
@@ -140,7 +140,7 @@ def difference_markdown(differences: Sequence[PromptDifference], *, forms: bool 
         cells = (row.verdict, prompt, _show_answer(row.unedited), _show_answer(row.edited), probabilities)
         rows.append([escaped_markdown(one_line(cell)) for cell in cells])
     table = markdown_table(_HEADER, rows)
-    section = f"## What else changed?\n\n{count_in_words(differences, forms=forms)}\n\n{table}\n"
+    section = f"## What else changed?\n\n{count_in_words(differences, name_forms=name_forms)}\n\n{table}\n"
     walked = [walk_markdown(row.asked.prompt, row.edited, row.walk) for row in differences if row.walk]
     if walked:
         section += "\nOf these prompts, the following got statements of the graph:\n\n" + "\n".join(walked) + "\n"

@@ -121,7 +121,7 @@ def markdown(
     lines += _list_walks(rows)
     if differences:
         some_in_chat = any(row.probe.chat for row in rows)
-        lines.append(difference_markdown(differences, forms=some_in_chat))  # then it names the form of each prompt
+        lines.append(difference_markdown(differences, name_forms=some_in_chat))
     return "\n".join(lines)
 
 

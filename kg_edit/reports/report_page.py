@@ -164,7 +164,7 @@ def report_page(
         "TILES": _tiles(rows, differences),
         "OVERVIEW": overview,
         "NOTE": _text(note(rows)),
-        "DIFFERENCES": _differences(differences, forms=any(row.probe.chat for row in rows)),
+        "DIFFERENCES": _differences(differences, name_forms=any(row.probe.chat for row in rows)),
         "WEIGHTS": weights,
         "EACH": heading,
         "BATCHES": _batch_losses(entries, curves),
@@ -258,10 +258,10 @@ def _tiles(rows: Sequence[ReportRow], differences: Sequence[PromptDifference]) -
     return "".join(tiles)
 
 
-def _differences(differences: Sequence[PromptDifference], *, forms: bool) -> str:
+def _differences(differences: Sequence[PromptDifference], *, name_forms: bool) -> str:
     """Return the section of the prompts that should not change, the changed ones first.
 
-    ``forms`` is as in `count_in_words`.
+    ``name_forms`` is as in `count_in_words`.
     """
     if not differences:
         return ""
@@ -272,7 +272,7 @@ def _differences(differences: Sequence[PromptDifference], *, forms: bool) -> str
         opened = " open"
     return (
         '<section aria-labelledby="other"><h2 id="other">What else changed?</h2>'
-        f'<p class="soft">{count_in_words(differences, forms=forms)}</p>'
+        f'<p class="soft">{count_in_words(differences, name_forms=name_forms)}</p>'
         f"<details{opened}><summary>Prompts that should not change</summary>"
         f"{_scrolled_table(table, 'prompts that should not change')}</details></section>"
     )

@@ -165,7 +165,7 @@ def test_prompts_are_shown_side_by_side_whatever_they_contain() -> None:
         difference("d", unchanged=True, source="relation"),
     ]
     assert count_in_words(differences) == "1 of 2 locality prompts, 1 of 1 unrelated prompts unchanged"
-    assert count_in_words(differences[2:], forms=True) == "1 of 1 unrelated prompts in plain text unchanged"
+    assert count_in_words(differences[2:], name_forms=True) == "1 of 1 unrelated prompts in plain text unchanged"
     chat = differences[2].model_copy(update={"asked": differences[2].asked.model_copy(update={"chat": True})})
     assert count_in_words([chat]) == "1 of 1 unrelated prompts in chat form unchanged"
     console = Console(file=io.StringIO(), width=200)
