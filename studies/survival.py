@@ -44,7 +44,7 @@ from kg_edit.evaluation.statistics import estimates
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.entries import entries_of
+from kg_edit.patches.entries import list_patch_entries
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
@@ -111,7 +111,7 @@ def share(values: Sequence[bool]) -> float | None:
 def ask(model: LanguageModel, patch: Patch) -> Answers:
     """Return the answers of a model to the prompts of a patch's edits, edit by edit."""
     found: Answers = []
-    for checked in check(model, entries_of(patch), ("rewrite", "paraphrase")):
+    for checked in check(model, list_patch_entries(patch), ("rewrite", "paraphrase")):
         rewrites = checked.of("rewrite")
         found.append(
             {
@@ -203,8 +203,10 @@ class Study:
             rebase(Ledger.open(ledger), self.new, folder, force=True)
         rebased = Ledger.open(folder, create=False).patch
         with rebased.applied(self.new) as edited:
-            by_id = dict(zip([entry.edit.id for entry in entries_of(rebased)], ask(edited, rebased), strict=True))
-        ids = [entry.edit.id for entry in entries_of(patch)]
+            by_id = dict(
+                zip([entry.edit.id for entry in list_patch_entries(rebased)], ask(edited, rebased), strict=True)
+            )
+        ids = [entry.edit.id for entry in list_patch_entries(patch)]
         return [by_id.get(name, known) for name, known in zip(ids, unedited, strict=True)]
 
 

@@ -194,11 +194,11 @@ def _warn_of_contradictions(paths: Sequence[Path], patches: Sequence[Patch]) -> 
     from dataclasses import replace
 
     from kg_edit.patches.conflicts import find_contradictions
-    from kg_edit.patches.entries import entries_of
+    from kg_edit.patches.entries import list_patch_entries
 
     entries: list[Entry] = []
     for path, patch in zip(paths, patches, strict=True):
-        for entry in entries_of(patch):
+        for entry in list_patch_entries(patch):
             entries.append(replace(entry, name=f"{entry.name} of {path}"))  # several patches may have one id
     for conflict in find_contradictions(entries)[:_NAMED]:
         log.warning("contradiction: %s", conflict)

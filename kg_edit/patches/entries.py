@@ -1,4 +1,8 @@
-"""The edits of a ledger or of a patch: their facts, their methods and their names."""
+"""The edits of a ledger or of a patch: their facts, their methods and their names.
+
+`list_entries` lists the edits of a ledger, `list_patch_entries` those of a single patch, and `find_positions` finds the
+edits that a user names.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +48,10 @@ class Entry:
     record: Mapping[str, Any]
 
 
-def entries(
+def list_entries(
     steps: Mapping[int, Sequence[Mapping[str, Any]]], active: Mapping[int, Patch | Changes]
 ) -> tuple[Entry, ...]:
-    """Make the entries of a ledger.
+    """List the edits of a ledger, in the order in which they were added.
 
     Args:
         steps: the records of each step, as they were added.
@@ -82,11 +86,11 @@ def _by_position(steps: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[EditP
     return positions
 
 
-def entries_of(patch: Patch | Changes) -> tuple[Entry, ...]:
-    """Return the edits of a patch that is in no ledger, as those of a ledger with this one step.
+def list_patch_entries(patch: Patch | Changes) -> tuple[Entry, ...]:
+    """List the edits of a patch that is in no ledger, as those of a ledger with this one step.
 
     Later edits with the same id are called ``id#2`` and so on. These names are only shown. A user can't name an edit by
-    one: `positions_of` looks for edits of ledgers, and a step of a ledger has no id twice (`check_records`).
+    one, as `find_positions` is asked for edits of ledgers, where a step has no id twice (`check_records`).
     """
     _check_readable(patch)
     seen = Counter[str]()
@@ -138,7 +142,7 @@ def check_records(patch: Patch) -> None:
         )
 
 
-def positions_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosition, ...]:
+def find_positions(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosition, ...]:
     """Return the positions of the edits that a user names.
 
     Args:

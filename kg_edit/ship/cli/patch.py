@@ -140,13 +140,13 @@ def _show_events(ledger: Path, *, as_json: bool) -> None:
 
 def _show_edit(ledger: Path, name: str, *, as_json: bool) -> None:
     """Print the edits of a name or subject in full, and their conflicts."""
-    from kg_edit.patches.entries import positions_of
+    from kg_edit.patches.entries import find_positions
     from kg_edit.ship.ledger.listing import Listing
     from kg_edit.ship.ledger.view import entry_json, entry_lines
 
     listing = Listing.open(ledger)
     conflicts = listing.conflicts()
-    chosen = positions_of([name], listing.edits)
+    chosen = find_positions([name], listing.edits)
     if as_json:
         entries = [entry for entry in listing.edits if entry.position in chosen]
         print_json({"edits": [{**entry_json(entry), "record": dict(entry.record)} for entry in entries]})

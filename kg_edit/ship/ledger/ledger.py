@@ -19,7 +19,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
-from kg_edit.patches.entries import Entry, check_records, positions_of, refuse_removed
+from kg_edit.patches.entries import Entry, check_records, find_positions, refuse_removed
 from kg_edit.patches.guards import SeenEdits
 from kg_edit.patches.weight_patch import sum_patches
 from kg_edit.ship.ledger.listing import Addition, Listing, patch_file, undo_last
@@ -194,7 +194,7 @@ class Ledger(Listing):
             edits = self.edits
             refuse_removed(edit_names, edits)
             active = [entry for entry in edits if entry.state == "active"]
-            removed = frozenset(positions_of(edit_names, active))
+            removed = frozenset(find_positions(edit_names, active))
             context = RecomputeContext(model=model, graph=graph)
             changed = compute_remaining(self.steps, self.patches, removed, context)
 

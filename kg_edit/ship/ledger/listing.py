@@ -20,7 +20,7 @@ from kg_edit.errors import LedgerChangedError, OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes, sum_changes
 from kg_edit.patches.conflicts import Conflict, find_conflicts
 from kg_edit.patches.container import read_provenance
-from kg_edit.patches.entries import EditPosition, Entry, entries, entries_of
+from kg_edit.patches.entries import EditPosition, Entry, list_entries, list_patch_entries
 from kg_edit.ship.ledger.log import (
     LOG,
     PATCHES,
@@ -117,7 +117,7 @@ class Listing:
         for event in in_force(self.events):
             if isinstance(event, Added):
                 added[event.number] = self._store.changes(event.file).edits
-        return entries(added, self.changes)
+        return list_entries(added, self.changes)
 
     @property
     def active(self) -> tuple[Entry, ...]:
@@ -210,7 +210,7 @@ def active_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
 
     if file := patch_file(Path(path)):
         patch = Patch.load(file)
-        return patch, entries_of(patch)
+        return patch, list_patch_entries(patch)
     ledger = read_listing(path)
     return ledger.patch, ledger.active
 
@@ -219,7 +219,7 @@ def changes_at(path: str | Path) -> tuple[Changes, tuple[Entry, ...]] | None:
     """Read what `active_at` loads as arrays, without torch; None if only tensors can have it (`sum_changes`)."""
     if file := patch_file(Path(path)):
         parts = [read_changes(file)]
-        active = entries_of(parts[0])
+        active = list_patch_entries(parts[0])
     else:
         ledger = read_listing(path)
         parts = list(ledger.changes.values())

@@ -32,7 +32,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.patches.entries import EditPosition, Entry, edit_of, entries_of
+from kg_edit.patches.entries import EditPosition, Entry, edit_of, list_patch_entries
 from kg_edit.patches.guards import SeenEdits
 from kg_edit.patches.weight_patch import sum_patches
 from kg_edit.ship.export.folders import check_new
@@ -241,7 +241,7 @@ def _check_all(made: Mapping[int, Patch], model: LanguageModel, *, progress: boo
         return ()
     patch = sum_patches(made.values())
     with patch.applied(model) as edited:
-        return check(edited, entries_of(patch), progress=progress)
+        return check(edited, list_patch_entries(patch), progress=progress)
 
 
 def _write_ledger(folder: Path, source: Listing, made: Mapping[int, Patch], work: Path) -> None:

@@ -19,7 +19,7 @@ from kg_edit.errors import KgEditError, PatchError
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns_by_edit, edit_norms, read_changes
 from kg_edit.patches.container import METADATA
-from kg_edit.patches.entries import entries_of
+from kg_edit.patches.entries import list_patch_entries
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger import Ledger
@@ -71,7 +71,7 @@ def test_any_change_of_the_metadata_is_refused_or_harmless(tmp_path_factory: Any
         patch = Patch.load(path)
         patch.check_finite()
         assert patch.summary is not None
-        entries_of(patch)
+        list_patch_entries(patch)
         columns_by_edit(read_changes(path))
         edit_norms(patch)
         Ledger.open(folder / "ledger").add(path)

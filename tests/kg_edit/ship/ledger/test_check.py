@@ -13,7 +13,7 @@ from rich.text import Text
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.patches.entries import Entry, entries_of
+from kg_edit.patches.entries import Entry, list_patch_entries
 from kg_edit.patches.factors import Factors
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger.check import check
@@ -35,7 +35,7 @@ def entries(model: LanguageModel) -> tuple[Entry, ...]:
     rows, columns = weight_matrix(model.down_projection(1)).shape
     records = [{"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": "rome"} for edit in swapped()]
     factors = {model.weight_name(1): Factors(left=torch.zeros(rows, 2), right=torch.zeros(columns, 2))}
-    return entries_of(WeightPatch(factors=factors, provenance={"edits": records}))
+    return list_patch_entries(WeightPatch(factors=factors, provenance={"edits": records}))
 
 
 def test_check_reports_edits_that_hold_and_edits_that_fail() -> None:

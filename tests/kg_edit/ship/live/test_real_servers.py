@@ -23,7 +23,7 @@ from kg_edit.errors import ServerError
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import named_model_file, resolve_model
-from kg_edit.patches.entries import entries_of
+from kg_edit.patches.entries import list_patch_entries
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger.check import CompletionServer, check_served
 from kg_edit.ship.live.servers import LlamaServer, find_server
@@ -94,7 +94,7 @@ def free_port() -> int:
 def successes(url: str, model: str, patch: WeightPatch) -> int:
     """How many edits of the patch a model of the server generates."""
     server = CompletionServer(url=url, model=model, seconds=600)
-    return sum(not edit.failures() for edit in check_served(server, entries_of(patch), ("rewrite",)))
+    return sum(not edit.failures() for edit in check_served(server, list_patch_entries(patch), ("rewrite",)))
 
 
 def test_vllm(kg_edit: Run, place: Path, patch: WeightPatch) -> None:
@@ -115,7 +115,7 @@ def test_vllm(kg_edit: Run, place: Path, patch: WeightPatch) -> None:
         result = push("one.safetensors", "--check")
         assert result.code == 0, result.err
         assert successes(url, "base", three) == 0
-        asked = PROMPT + entries_of(three)[1].edit.text
+        asked = PROMPT + list_patch_entries(three)[1].edit.text
         with_one = completion(url, asked)
         refused = push("three.safetensors")
         assert refused.code == 2 and "--replace" in refused.err
