@@ -335,8 +335,8 @@ def _make(
 ) -> Patch:
     """Make the edits that remain on top of ``start``, and save in between; the other arguments are `run_edits`'s.
 
-    Some edits of a batch may turn out to be such that they must not be written. A joint method then raises an error
-    that names them, before it writes anything. With ``keep_going`` they are left out, and the others are made in a
+    A joint method may find, for some edits of a batch, values that must not be written. It then raises an error that
+    names these edits, before it writes anything. With ``keep_going`` they are left out, and the others are made in a
     further call. No edit is lost or counted twice by that, as the call before has made none.
     """
     if start is not None and not edits:  # the earlier run was stopped after its last edit
@@ -362,16 +362,18 @@ def _make(
                 progress=progress,
             )
         except RefusedEditsError as error:
-            remaining = [edit for edit in remaining if edit.id not in error.reasons]
-            if not keep_going and remaining:
-                error.add_note("--keep-going leaves such edits out, and makes the others")
-            is_nothing_left = not remaining and start is None
-            if not keep_going or is_nothing_left:
+            others = [edit for edit in remaining if edit.id not in error.reasons]
+            if not keep_going:
+                if others:
+                    error.add_note("--keep-going leaves such edits out, and makes the others")
+                raise
+            if not others and start is None:  # the patch would have no edit
                 raise
             for name, reason in error.reasons.items():
                 log.warning("left out: the edit %r: %s", name, reason)
-            if start is not None and not remaining:
+            if not others and start is not None:
                 return start
+            remaining = others
             if error.method is not None:
                 current_method = error.method  # it has kept the values of the other edits, and does not find them again
 
