@@ -143,6 +143,8 @@ class LanguageModel:
     ) -> LanguageModel:
         """Wrap a model and a tokenizer that are already in memory; puts the model in evaluation mode.
 
+        If the model is on a GPU, cuDNN's attention is turned off in this process.
+
         Raises:
             UnsupportedModelError: its family has no `ModelSpec`, or its weights are not in memory.
             PromptError: the tokenizer gives no character offsets (it is not a fast one).
@@ -374,7 +376,12 @@ class LanguageModel:
         return self.block(layer).get_submodule(self._down)
 
     def mlp(self, layer: int) -> nn.Module | None:
-        """Return the MLP module of block ``layer`` (0-based); None if the family has no separate MLP module."""
+        """Return the MLP module of block ``layer`` (0-based); None if the family has no separate MLP module.
+
+        Raises:
+            ModelError: the model has no such layer.
+            UnsupportedModelError: the model is a mixture of experts.
+        """
         path, _, _ = self._down.rpartition(".")
         return self.block(layer).get_submodule(path) if path else None
 
@@ -414,8 +421,8 @@ class LanguageModel:
     @property
     def _down(self) -> str:
         """The path of the down-projection in a block."""
-        if self.spec.down_projection is None:
-            refuse_experts(self.name)
+        if self.spec.down_projection is None:  # a mixture of experts
+            refuse_experts(self.name)  # raises
         return self.spec.down_projection
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -92,7 +92,8 @@ def sample_rows(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> l
 def continue_text(model: LanguageModel, ids: Tensor, mask: Tensor, *, tokens: int, seed: int, top_k: int = 0) -> Tensor:
     """Sample ``tokens`` tokens after left-padded ``ids`` [rows, length]: ids [rows, tokens].
 
-    The model's own generation settings are ignored, and no global random generator changes.
+    No text has a special token. The model's own generation settings are ignored, and no global random generator
+    changes.
     """
     with plain_generation(model):
         output = model.model.generate(  # type: ignore[operator]

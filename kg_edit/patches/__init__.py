@@ -38,7 +38,8 @@ def pair_factors(path: object, tensors: Mapping[str, Any]) -> dict[str, tuple[An
 
     Args:
         path: of the file.
-        tensors: what the file has: ``NAME.left`` [out, rank], ``NAME.right`` [in, rank], and the state.
+        tensors: what the file has, as tensors or arrays: ``NAME.left`` [out, rank], ``NAME.right`` [in, rank], and the
+            state.
     """
     stored_names = [name for name in tensors if not name.startswith(STATE)]
     pairs = dict[str, tuple[Any, Any]]()

@@ -124,7 +124,10 @@ class FactBook:
         return scores
 
     def _is_nearly_prompt(self, number: int, normalised: str) -> bool:
-        """Return whether a ``normalised`` question differs in few letters from the prompt of the fact ``number``."""
+        """Return whether a ``normalised`` question is the prompt of the fact ``number`` but for a few letters.
+
+        The rule says how many (`PromptRule.letters`); false if it does not.
+        """
         most_letters = self.rule.letters
         if most_letters is None:
             return False

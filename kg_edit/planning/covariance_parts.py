@@ -1,6 +1,6 @@
-"""What the covariance C [d_ff, d_ff] takes, the second moment of a layer's inputs over a text.
+"""The memory that the covariance C [d_ff, d_ff] takes while it is measured, compared, factored and held.
 
-It is measured, compared with that of half the text, factored, and held.
+C is the second moment of a layer's inputs over a text. It is compared with that of half the text.
 """
 
 from __future__ import annotations
