@@ -31,6 +31,7 @@ _MARGIN = 1.1  # above the largest singular value of rounding alone, which is an
 _FIRST = 16  # singular values that are computed first
 _OVERSAMPLED = 8  # random vectors more than singular values
 _ITERATIONS = 4
+_ROWS = 256  # rows of a weight whose rounding is estimated together, which takes several numbers for each of theirs
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -123,7 +124,8 @@ def changed_tensors(
 
 def split(name: str, before: Tensor, after: Tensor, *, rank: int | None = None) -> Difference:
     """Split W' - W [out, in] by its singular values; see `extract_patch`."""
-    difference = after.double() - before.double()
+    difference = after.double()
+    difference -= before  # in place: a large weight takes hundreds of MB
     return split_difference(name, difference, rank=rank, noise=rounding_noise(after, difference))
 
 
@@ -139,7 +141,7 @@ def split_difference(name: str, difference: Tensor, *, noise: float, rank: int |
             width = min(full_rank, 4 * width)
             left, values, right = leading_svd(difference, width)
         kept = max(1, int((values > _MARGIN * noise).sum()))
-    squared_norm = float(difference.square().sum())
+    squared_norm = float(torch.linalg.vector_norm(difference)) ** 2
     factors = Factors(
         left=(left[:, :kept] * values[:kept]).float().contiguous(),  # U S
         right=right[:, :kept].float().contiguous(),  # V
@@ -183,10 +185,16 @@ def rounding_noise(weight: Tensor, difference: Tensor) -> float:
         weight: W' [m, n], rounded to its own type.
         difference: W' - W. An editor computes the change in float32, as a product and a sum, and rounds it twice.
     """
-    variances = (_measure_units(weight).square() + 2 * _measure_units(difference.float()).square()) / 12
-    largest_row = float(variances.sum(dim=1).max())
-    largest_column = float(variances.sum(dim=0).max())
-    return math.sqrt(largest_row) + math.sqrt(largest_column)
+    largest_row = 0.0
+    column_sums = torch.zeros(weight.shape[1], dtype=torch.float64)
+    for start in range(0, weight.shape[0], _ROWS):
+        rows = slice(start, start + _ROWS)
+        weight_units = _measure_units(weight[rows])
+        change_units = _measure_units(difference[rows].float())
+        variances = (weight_units.square() + 2 * change_units.square()) / 12
+        largest_row = max(largest_row, float(variances.sum(dim=1).max()))
+        column_sums += variances.sum(dim=0)
+    return math.sqrt(largest_row) + math.sqrt(float(column_sums.max()))
 
 
 def _measure_units(numbers: Tensor) -> Tensor:
