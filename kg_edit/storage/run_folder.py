@@ -27,7 +27,7 @@ _BEFORE_RESULTS = {_RUN, ENVIRONMENTS}  # what a run writes before its first res
 VERSION = 1  # of the format of a run's folder
 PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
 
-# The files and folders that commands write, besides hidden ones: what `delete_run` may delete.
+# The files and folders that commands write, besides hidden files: what `delete_run` may delete.
 _WRITTEN_BY = {
     "several": (_RUN, "layer.json", "records.jsonl", "summary.json", "report.*", "subgraph-*.svg"),
     "edit": ("patch*.safetensors", "losses.jsonl", "alone.jsonl", "failed.jsonl", "edits.jsonl", "locality.jsonl"),
@@ -36,6 +36,7 @@ _WRITTEN_BY = {
     "locate, drift": ("heatmap*.svg", "head.safetensors", "texts.jsonl", "points.jsonl"),
     "sweep": ("table.md", "picture.svg"),
 }
+_RENAMED = ".*-????????"  # a folder that `delete_run` had renamed when it was killed
 # What ``run.json`` has of the rows that a run edits: their number, their ids, and a hash of all.
 _OF_ROWS = ("edits", "edits_sha256", "ids", "records_sha256")
 Result = TypeVar("Result")
@@ -159,7 +160,7 @@ def _check_deletable(folder: Path) -> None:
     settings = read_settings(folder)
     if not {"job", "method", "command"} & settings.keys():  # another program's run.json
         raise OutputError(f"{folder} has no run of kg-edit; give another --out")
-    foreign = sorted(name for name in _names(folder) if not _is_written(folder / name))
+    foreign = _find_foreign(folder)
     if foreign:
         raise OutputError(f"{folder} also has files of yours ({foreign[0]}); move them, or give another --out")
     for run in (folder, *filter(is_run, folder.iterdir())):
@@ -167,12 +168,22 @@ def _check_deletable(folder: Path) -> None:
             pass
 
 
+def _find_foreign(folder: Path) -> list[str]:
+    """Return the names in a run's folder that no run has, sorted: other files, and hidden folders such as .git."""
+    foreign = [name for name in _names(folder) if not _is_written(folder / name)]
+    for path in folder.iterdir():
+        is_hidden_folder = path.name.startswith(".") and path.is_dir()
+        if is_hidden_folder and not fnmatchcase(path.name, _RENAMED):
+            foreign.append(path.name)
+    return sorted(foreign)
+
+
 def _is_written(path: Path) -> bool:
     """Return whether a run writes a file or a folder of this name; a sweep's folder also has the runs of its cells."""
     for patterns in _WRITTEN_BY.values():
         if any(fnmatchcase(path.name, pattern) for pattern in patterns):
             return True
-    return is_run(path) and all(_is_written(path / name) for name in _names(path))
+    return is_run(path) and not _find_foreign(path)
 
 
 def _names(folder: Path) -> set[str]:

@@ -142,14 +142,21 @@ def test_sweep_is_replaced_with_the_runs_of_its_cells(tmp_path: Path) -> None:
     assert read_settings(out)["model"] == "b" and not (out / "layer=1").exists()
 
 
-@pytest.mark.parametrize("whose", ["a file of the user", "a process", "no run"])
+@pytest.mark.parametrize("whose", ["a file of the user", "a repository of the user", "a process", "no run"])
 def test_folder_that_is_not_a_run_alone_is_never_deleted(whose: str, run: Path) -> None:
     if whose == "a file of the user":
         (run / "thesis.tex").write_text("mine")
+    if whose == "a repository of the user":
+        (run / ".git").mkdir()
     if whose == "no run":
         (run / "run.json").write_text("[]")
     before = sorted(run.iterdir())
-    message = {"a file of the user": "also has files of yours", "a process": "another process", "no run": "has no run"}
+    message = {
+        "a file of the user": "also has files of yours",
+        "a repository of the user": "also has files of yours",
+        "a process": "another process",
+        "no run": "has no run",
+    }
 
     def other() -> None:
         raise AnotherRunError("another run", "delete it")
