@@ -268,16 +268,16 @@ class _OpenRows:
     cached: Prefix
     ids: Tensor
 
-    def select(self, rows: Collection[int]) -> _OpenRows:
-        """Return only those of the rows whose numbers are in ``rows``."""
-        remaining = [row for row in self.numbers if row in rows]
-        index = _find_positions(self.numbers, rows).to(self.ids.device)
+    def select(self, kept: Collection[int]) -> _OpenRows:
+        """Return only those of the rows whose numbers are in ``kept``."""
+        remaining = [row for row in self.numbers if row in kept]
+        index = _find_positions(self.numbers, kept).to(self.ids.device)
         return _OpenRows(numbers=remaining, cached=self.cached.select_rows(index), ids=self.ids[index])
 
 
-def _find_positions(numbers: Sequence[int], rows: Collection[int]) -> Tensor:
-    """Return where in ``numbers`` those are that are in ``rows``, as an index: ([7, 3, 5], {5, 7}) gives [0, 2]."""
-    positions = [position for position, row in enumerate(numbers) if row in rows]
+def _find_positions(numbers: Sequence[int], kept: Collection[int]) -> Tensor:
+    """Return where in ``numbers`` those are that are in ``kept``, as an index: ([7, 3, 5], {5, 7}) gives [0, 2]."""
+    positions = [position for position, row in enumerate(numbers) if row in kept]
     return torch.tensor(positions, dtype=torch.long)
 
 
@@ -365,13 +365,13 @@ class _Decoder:
             self.keep(cached)
         return _OpenRows(numbers=group, cached=cached, ids=self._last_tokens(group)).select(self._active)
 
-    def _write_on(self, rows: _OpenRows, *, until: int) -> _OpenRows | None:
+    def _write_on(self, open_rows: _OpenRows, *, until: int) -> _OpenRows | None:
         """Decode until at most ``until`` rows are active; return these, or None if no row is left."""
-        numbers = rows.numbers
-        ids = rows.ids
-        mask = rows.cached.mask  # [rows, tokens so far]
-        room = max(self.limits[row] - len(self._tokens[row]) for row in numbers)
-        cache = rows.cached.growing(len(self.model.blocks), room=room)
+        numbers = open_rows.numbers
+        ids = open_rows.ids
+        mask = open_rows.cached.mask  # [rows, tokens so far]
+        room = max(self.limits[row] - len(self._tokens[row]) for row in numbers)  # for the tokens that may be written
+        cache = open_rows.cached.growing(len(self.model.blocks), room=room)
         active = [row for row in numbers if row in self._active]
         while len(active) > until:
             if len(active) <= _SHRINK * len(numbers):  # drop the finished rows
