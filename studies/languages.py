@@ -34,8 +34,9 @@ from tables import RESULTS, ROOT, Number, Results, model_name
 from kg_edit.cli.console import friendly
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.statistics import Difference, Estimate, estimates, paired_difference
-from kg_edit.languages import FORM_LANGUAGES, fill, fit_template, forms_of, named_facts
-from kg_edit.methods import find_method
+from kg_edit.graphs.source import open_named
+from kg_edit.languages import FORM_LANGUAGES, fill, fit_template, forms_of, named_facts, names_in
+from kg_edit.methods import EditingMethod, find_method
 from kg_edit.models.first_token import line_break_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import score
@@ -43,13 +44,20 @@ from kg_edit.scoring.pairs import Pair
 
 LANGUAGES = ("en", "de", "zh", "ko")
 SEEN = ("en", "zh", "ko")  # the three languages of an edit in several
-# The methods, each with the languages of its edits in one language, and the settings that differ from the preset's: a
-# third of the contexts, so that an edit takes less than half of the time.
-ALONE = {"rome": LANGUAGES, "memit": ("en", "zh")}
+# The methods, each with the languages of its edits in one language
+ALONE: dict[str, Sequence[str]] = {
+    "rome": LANGUAGES,
+    "memit": ("en", "zh"),
+    "rag": ("en", "zh"),
+    "graph-memory": ("en", "zh"),
+    "glame-plus": ("en", "zh"),
+}
+# The settings that differ from the preset's: a third of the contexts, so that an edit takes less than half of the time
 SETTINGS: dict[str, dict[str, Any]] = {
     "rome": {"context_lengths": [[5, 1], [10, 1]]},
     "memit": {"context_starts": ["The", "I"]},
 }
+GRAPH = "extract"
 MEASURES = ("efficacy", "generated", "paraphrase", "neighbours")
 UNEDITED = "unedited"
 CHOICES = 5  # objects among which a model that knows a fact prefers the right one
@@ -139,13 +147,17 @@ def _take_turns(groups: Iterable[Sequence[int]]) -> list[int]:
 def edit_of(fact: Fact, language: str) -> Edit:
     """Return the edit of a fact by its statement in a language."""
     template = forms_of(language)[fact.relation].template
+    ids = {name: id_ for id_, name in names_in(language).items()}
     return Edit(
         id=f"{language}-{fact.subject}-{fact.relation}",
         subject=fact.subject,
         prompt=fit_template(template, fact.subject, language),
         target_true=fact.old,
         target_new=fact.new,
+        subject_id=ids[fact.subject],
         relation_id=fact.relation,
+        target_true_id=ids[fact.old],
+        target_new_id=ids[fact.new],
         language=language,
     )
 
@@ -256,6 +268,17 @@ class Lines:
             out.write(json.dumps(self.by_key[key], ensure_ascii=False) + "\n")
 
 
+def make_editor(name: str, model: LanguageModel, language: str, *, preset: str) -> EditingMethod:
+    """Return a method; a graph that it needs has the labels of a language. ``preset`` is that of rome and memit."""
+    method = find_method(name)
+    graph = None
+    if method.needs_graph:
+        graph = open_named(GRAPH, language=language)
+    if name not in SETTINGS:
+        return method.on(model, graph=graph)
+    return method.on(model, preset=preset, settings=SETTINGS[name])
+
+
 def measure(model: LanguageModel, options: argparse.Namespace, lines: Lines) -> None:
     """Make the edits that ``lines`` lacks, and ask each language."""
     facts = {language: facts_in(language)[: options.limit] for language in options.languages}
@@ -264,9 +287,6 @@ def measure(model: LanguageModel, options: argparse.Namespace, lines: Lines) -> 
         key = f"{UNEDITED}||{number}"
         if key not in lines.by_key:
             lines.add(key, {"scores": {code: ask(model, facts[code][number], code) for code in options.languages}})
-    editors = {}
-    for name in options.methods:
-        editors[name] = find_method(name).on(model, preset=options.preset, settings=SETTINGS[name])
     planned = list(runs(options.methods, options.languages))
     done = 0
     for number in range(count):  # fact by fact, so that an early end has all rows with fewer facts
@@ -275,8 +295,9 @@ def measure(model: LanguageModel, options: argparse.Namespace, lines: Lines) -> 
             key = f"{method}|{'+'.join(written)}|{number}"
             if key in lines.by_key:
                 continue
+            editor = make_editor(method, model, written[0], preset=options.preset)
             start = time.perf_counter()
-            patch = editors[method].edit([edit_of(facts[code][number], code) for code in written])
+            patch = editor.edit([edit_of(facts[code][number], code) for code in written])
             seconds = time.perf_counter() - start
             with patch.applied(model) as edited:
                 scores = {code: ask(edited, facts[code][number], code) for code in options.languages}
@@ -300,15 +321,14 @@ def tables_of(lines: Lines, options: argparse.Namespace) -> Iterator[Number]:
     """Yield the numbers of the tables: each measure by method and language of the edit, in each language asked."""
     model = model_name(options.model)
     limit = min(options.limit, len(named_facts("en")))
-    # Of the facts that every row has, so that the rows can be compared.
-    planned = [(UNEDITED, ()), *runs(options.methods, options.languages)]
+    planned: list[tuple[str, tuple[str, ...]]] = [(UNEDITED, ()), *runs(options.methods, options.languages)]
     rows = {run: rows_of(lines, *run, limit) for run in planned}
-    complete = []
-    for number in range(limit):
-        records_of_fact = [records[number] for records in rows.values()]
-        if all(records_of_fact):
-            complete.append(number)
     for (method, written), records in rows.items():
+        # Of the facts that every row of the method has, so that these rows can be compared.
+        complete = []
+        for number in range(limit):
+            if all(others[number] for (other, _), others in rows.items() if other == method):
+                complete.append(number)
         for name in MEASURES:
             scores = []
             for number in complete:
@@ -349,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--languages", default=LANGUAGES, type=lambda text: tuple(text.split(",")))
     parser.add_argument("--methods", default=tuple(ALONE), type=lambda text: tuple(text.split(",")))
-    parser.add_argument("--preset", default="fast", help="of both methods; %(default)s by default")
+    parser.add_argument("--preset", default="fast", help="of rome and memit; %(default)s by default")
     parser.add_argument("--limit", type=int, default=40, help="so many facts; %(default)s by default")
     parser.add_argument("--known", action="store_true", help="measure what the model knows, instead of edits")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "languages.jsonl", help="a line for each edit")
