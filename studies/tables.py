@@ -249,27 +249,30 @@ CLAIM_COLUMNS = ("claim", "theirs", "ours", "difference [95 %]", "measured", "ve
 _MEASURED = CLAIM_COLUMNS.index("measured")
 CLAIMS_INTRODUCTION = """# The claims of the papers
 
-Each row of the tables is a claim, in percent: what the paper found, what we found, and a verdict. The rows are made
-from [claims.toml](../results/claims.toml) and the [CSV files](../results/tables.toml). We measured SmolLM2-135M unless
-the column *measured* names another model. The papers measured other models, most of them larger. So a difference is
-reproduced by its sign, not by its size. The column *measured* names the table and the metric. n is that of the first
-row, and is 100 unless it is given. An empty cell is as above.
+Each row of the tables has one claim of a paper, what the paper found, what was measured here, and a verdict. Numbers are
+in percent. The rows are made from [claims.toml](../results/claims.toml) and the [CSV files](../results/tables.toml).
+
+SmolLM2-135M was measured unless the column *measured* names another model. The papers measured other models, most of
+them larger. So a claim is reproduced if a difference has the claimed sign, whatever its size. The column *measured*
+names the table in the CSV files, and the metric. n is the number of records, 100 unless another number is given; of two
+compared rows it is that of the first. An empty cell has the content of the cell above it.
 
 These are the verdicts: {counts}. They mean:
 
 - **reproduced**: the difference has the claimed sign, and its 95 % interval excludes 0. If the claim is that two
-  numbers are equal, the interval lies within 5 points of 0. If the claim is a level that is reached, the interval lies
-  above 5 points below the level.
-- **direction**: the same, but our set-up also differs from the paper's as the brackets say.
-- **contradicted**: the interval lies below half of the smallest difference that the paper found, or below 0 if it gives
-  none. If the claim is an equality or a level, the interval lies wholly beyond the 5 points.
-- **not seen**: none of these holds. *Needs 13, theirs 2.5* means that a difference would be seen, with 80 % power, from
-  13 points on, while the paper's is 2.5.
-- **not run**: the claim is listed below the table, with the cost in hours of one processor thread.
+  numbers are equal, the interval lies within 5 points of 0. If the claim is that a level is reached, the interval lies
+  above a bound that is 5 points below the level.
+- **direction**: the result is as for *reproduced*, but the measurement differs from the paper's in what the brackets
+  name.
+- **contradicted**: the interval lies below half of the smallest difference that the paper found, or below 0 if the
+  paper gives no difference. If the claim is an equality or a level, the interval lies wholly outside of the 5 points.
+- **not seen**: the interval decides nothing. *Needs 13, theirs 2.5* means that only a difference of 13 points or more
+  would be seen here, with 80 % power, while the paper found 2.5 points.
+- **not run**: the claim is listed below the table, with the cost of measuring it in hours of one processor thread.
 
-The interval is that of two independent rows. It is made from the intervals of both, or from share and n where a row has
-none. It is mostly too wide where both rows have the same records, and too narrow for edits that share a model. It is
-not corrected for the number of claims.
+The interval of a difference is computed as if the two rows were independent: from the interval of each row, or from
+share and n if a row has no interval. It is mostly too wide if both rows have the same records, and too narrow if the
+edits share a model. It is not corrected for the number of claims.
 """
 
 
@@ -381,7 +384,7 @@ def claims_page(results: Results) -> str:
         measured = ""  # in the row above
         for claim in paper["claims"]:
             if "cost" in claim:
-                not_run.append(_escape(f"- Claimed, but not run: {claim['claim']}. Cost: {claim['cost']}."))
+                not_run.append(_escape(f"- Not run: {claim['claim']}. Cost: {claim['cost']}."))
                 continue
             row = claim_cells(results, claim)
             verdicts[_name_verdict(row[-1])] += 1
