@@ -249,8 +249,9 @@ CLAIM_COLUMNS = ("claim", "theirs", "ours", "difference [95 %]", "measured", "ve
 _MEASURED = CLAIM_COLUMNS.index("measured")
 CLAIMS_INTRODUCTION = """# The claims of the papers
 
-Each row of the tables has one claim of a paper, what the paper found, what was measured here, and a verdict. Numbers are
-in percent. The rows are made from [claims.toml](../results/claims.toml) and the [CSV files](../results/tables.toml).
+Each row of the tables has one claim of a paper, what the paper found, what was measured here, and a verdict. The
+numbers are percentages. The rows are made from [claims.toml](../results/claims.toml) and the [CSV
+files](../results/tables.toml).
 
 SmolLM2-135M was measured unless the column *measured* names another model. The papers measured other models, most of
 them larger. So a claim is reproduced if a difference has the claimed sign, whatever its size. The column *measured*
