@@ -23,8 +23,8 @@ all methods. `kg-edit methods NAME` prints the settings of a method. These are t
 
 - *changes* says what a patch changes: weights, the output of a layer (adapter), or the prompt. Only changes of weights
   can be merged into the model or exported as LoRA.
-- *batch* says how the edits of one call are made. They are computed together, or in sequence, each on the model with
-  the earlier ones. (`grace` and `melo` make each edit without their earlier entries.)
+- *batch* says how the edits of one call are made: all of them together, or in sequence, each on the model with the
+  earlier edits. (`grace` and `melo` do not apply their own earlier entries while they make an edit.)
 - *remove* says what happens when one edit is removed from many. Where it is exact, the other edits keep their values.
   Otherwise the ledger [computes the others again](patches.md#what-removing-means).
 - *graph* says whether the method needs a knowledge graph.
@@ -100,9 +100,9 @@ CHOICES = (
     Choice(
         "what follows from one fact",
         "glame-plus --graph GRAPH",
-        "With its preset late-block 63 % of the two-hop questions whose second hop the model knows are right (30 "
-        "edits; rome: 43 %). Without a graph it is 62 %, with a wrong one 20 %. Its default gives 14 points more than "
-        "late-block (32 other edits).",
+        "63 % of the two-hop questions whose second hop the model knows are right (preset late-block, 30 edits; "
+        "rome: 43 %). Without a graph it is 62 %, and with a wrong graph 20 %. With the default preset 14 points more "
+        "are right than with late-block (32 other edits).",
     ),
     Choice(
         "hundreds of facts, in the weights",
@@ -123,7 +123,8 @@ CHOICES = (
     Choice(
         "nothing trained, nothing computed",
         "ike",
-        "Without demonstrations it makes 97 % of 100 edits. Only prompts that name a subject change.",
+        "Without demonstrations it makes 97 % of 100 edits. Only the answers to prompts that name an edited subject "
+        "change.",
     ),
 )
 
