@@ -272,8 +272,8 @@ These are the verdicts: {counts}. They mean:
 - **not run**: the claim is listed below the table, with the cost of measuring it in hours of one processor thread.
 
 The interval of a difference is computed as if the two rows were independent: from the interval of each row, or from
-share and n if a row has no interval. It is mostly too wide if both rows have the same records, and too narrow if the
-edits share a model. It is not corrected for the number of claims.
+share and n if a row has no interval. The interval is mostly too wide if both rows have the same records, and too narrow if
+the edits share a model. No interval is corrected for the number of claims.
 """
 
 
