@@ -263,8 +263,8 @@ These are the verdicts: {counts}. They mean:
 - **reproduced**: the difference has the claimed sign, and its 95 % interval excludes 0. If the claim is that two
   numbers are equal, the interval lies within 5 points of 0. If the claim is that a level is reached, the interval lies
   above a bound that is 5 points below the level.
-- **direction**: the result is as for *reproduced*, but the measurement differs from the paper's in what the brackets
-  name.
+- **direction**: the result is as for *reproduced*, but the measurement differs from the paper's. The brackets name
+  what differs.
 - **contradicted**: the interval lies below half of the smallest difference that the paper found, or below 0 if the
   paper gives no difference. If the claim is an equality or a level, the interval lies wholly outside of the 5 points.
 - **not seen**: the interval decides nothing. *Needs 13, theirs 2.5* means that only a difference of 13 points or more
@@ -272,8 +272,8 @@ These are the verdicts: {counts}. They mean:
 - **not run**: the claim is listed below the table, with the cost of measuring it in hours of one processor thread.
 
 The interval of a difference is computed as if the two rows were independent: from the interval of each row, or from
-share and n if a row has no interval. The interval is mostly too wide if both rows have the same records, and too narrow if
-the edits share a model. No interval is corrected for the number of claims.
+share and n if a row has no interval. The interval is mostly too wide if both rows have the same records, and too narrow
+if the edits share a model. No interval is corrected for the number of claims.
 """
 
 
