@@ -40,20 +40,20 @@ CEILINGS = {
 log = logging.getLogger("studies.tables")
 INTRODUCTION = """# Measurements
 
-This page has the tables of most methods, with means only. `studies/tables.py` generates it. [Metrics](metrics.md)
-explains the columns, and [results](results.md) and [benchmarks](benchmarks.md) explain the tables. Unless a table says
-otherwise, these things hold:
+This page has the tables of most methods, with means only. `studies/tables.py` generates this page.
+[Metrics](metrics.md) explains the columns, and [results](results.md) and [benchmarks](benchmarks.md) explain the
+tables. Unless a table says otherwise, these things hold:
 
 - The model is SmolLM2-135M-Instruct in float32, on two cores.
 - Each method edits its default layers. For ROME and GLAME this is layer 6.
-- C is from text that the model wrote (`--corpus self`).
-- Closed forms have `remember=0`.
+- The covariance C is measured on text that the model wrote (`--corpus self`).
+- Closed forms have `remember=0`: they do not keep the keys of earlier edits.
 
-The CSV files have the 95 % intervals, further columns and rows, and all other tables:
+These CSV files have the 95 % intervals, more columns and rows, and all other tables:
 
 {files}
 
-The tables of these files are named in [tables.toml](../results/tables.toml).
+[tables.toml](../results/tables.toml) names the tables of these files.
 """
 
 

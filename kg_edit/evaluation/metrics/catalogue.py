@@ -169,51 +169,54 @@ def find_extras(names: Iterable[str]) -> tuple[str, ...]:
 _HEAD = f"""<!-- Written by `kg-edit metrics --markdown`; to change it, change the code and run the command again. -->
 # Metrics
 
-A metric's name contains its protocol, because `efficacy.prob` and `efficacy.greedy` answer different questions. The
-main protocol is **greedy** generation with natural stop, which is what a user of the edited model reads. Published
-numbers often use teacher forcing (`.teacher_forced`). It predicts each token from the right tokens before it, so it is
-easier than generation.
+A metric's name contains its protocol, the way in which the model is asked, because `efficacy.prob` and
+`efficacy.greedy` answer different questions. The main protocol is **greedy** generation up to a natural stop, which is what a user of the
+edited model reads. Published numbers often use teacher forcing (`.teacher_forced`). The model then predicts each token
+from the right tokens before it, which is easier than generation.
 
 - Values are from 0 to 1 and higher is better, unless the end of the formula says otherwise.
 - Where the edits broke the model, retention rates are 0, and their perplexities are missing.
-- A metric is missing for a record that lacks what it needs. Means are over the records that have it, and their number
-  is in the summary (`provenance.counts`). `unchanged`, `same_text` and `next_token_kl` compare with the unedited model,
-  and are missing for it.
+- A metric is missing for a record that lacks what the metric needs, such as paraphrases. Means are over the records
+  that have the metric, and the summary has their number (`provenance.counts`). `unchanged`, `same_text` and
+  `next_token_kl` compare with the unedited model, so the unedited model has no such scores.
 - NLL is the mean over the target's tokens of -log p(token | all before), in nats, as in ROME's program. So exp(-NLL) is
-  a **geometric mean** of token probabilities, not the probability of the whole target. The target follows the prompt
-  after one space (none in scripts without spaces, or within a word). Prompt and target are encoded in one piece.
+  a **geometric mean** of token probabilities, not the probability of the whole target. One space separates the prompt
+  from the target (none in scripts without spaces, or within a word). Prompt and target are encoded in one piece.
 - Questions are asked as `Question: …`, a new line, `Answer:`. In the few-shot form {len(SHOTS)} answered riddles come
-  first, or two answered questions of the same kind (Ripples). Sentences are used as they are.
-- A continuation ends at the end of a line, at the end of the text, or at its limit. (That of a paragraph does not end
-  at the end of a line.) The limit is 24 tokens for an answer, and 40 with written steps. After an edit's own prompt it
-  is 10, unless a probe asks this prompt too (24 in chat form). It is at least two more than the edit's target, or than
-  the names that answer a question or a probe. For a list it is at most 128.
+  before the question, or, in Ripples, two answered questions of the same kind. Sentences are used as they are.
+- The model's continuation ends at the end of a line, at the end of the text, or at a limit. (If the target is a
+  paragraph, it does not end at the end of a line.) The limit is 24 tokens for an answer, and 40 for an answer with
+  written steps. After an edit's own prompt the limit is 10 tokens (24 in chat form), unless a probe asks this prompt
+  too. The limit is always at least two tokens more than the edit's target has, or than the names that answer a question
+  or a probe have. For a list of names it is at most 128 tokens.
 - Names are compared word by word, in lower case, without accents, signs and articles, so Rome is not in Romelu. A name
   of two or three capital letters is compared with its capitals, so US is not the word us. (An exact match ignores
-  capitals.) An alias like the code it of Italian does not count.
-- The first part of a name is the group of probes, and the last table has the groups of each data set. GROUP is one of
-  Ripples, and SUB is a sub-category such as `Reasoning`. `kg-edit metrics` prints every name. A metric of `portability`
-  or `locality` whose probes have sub-categories is the mean over these of the mean over their probes.
+  capitals.) A language code such as *it* for Italian does not count as an alias.
+- The first part of a metric's name is the group of probes, and the last table lists the groups of each data set. GROUP
+  stands for a group of Ripples, and SUB for a sub-category such as `Reasoning`. `kg-edit metrics` prints every name. If
+  the probes of `portability` or `locality` have sub-categories, the metric is first averaged over the probes of each
+  sub-category, and then over the sub-categories.
 - Where a formula says "1 if" and a record has several edits or probes, the metric is the mean over them.
 - `portability.choice` is missing if the data has fewer than {CHOICES - 1} other answers.
 - `multihop.2_hops.…`, `3_hops` and `4_hops` are the metrics `multihop.…` (without `edit_wise` and `old.nll`) over the
-  records with so many facts in the new chain.
+  records with 2, 3 or 4 facts in the new chain.
 """
 
 _CONVERSATIONS = """`--probes turns,thinking` asks a chat model in its chat template, also if other prompts are plain.
 
-- `turns`: after the model's answer the user asks "Are you sure?". Each answer is still o*, back to o, or
-  something else. For the scores `.strict` it has to begin with the object, but may repeat the edit's prompt before
-  that; for `.loose` it has to contain the object, and if it contains both, it counts as o.
+- `turns`: after the model's answer the user asks "Are you sure?". The second answer is still o*, back to o, or
+  something else. For the scores `.strict` an answer has to begin with the object, but may repeat the edit's prompt
+  before it. For `.loose` an answer has to contain the object; if it contains both objects, it counts as o.
 - `thinking`: for models whose template has a switch `enable_thinking`, such as Qwen3. A thought is cut after 0, 64 or
-  256 tokens and closed, and then the model answers. With 0, the thought is empty, as the template writes it.
+  256 tokens and closed, and then the model answers. With 0 tokens the thought is empty, as the template writes it.
 
-Answers have at most 60 tokens, and `records.jsonl` has them and the thoughts. A model without a chat template is
-refused, and so is `thinking` for a template without the switch.
+Answers have at most 60 tokens, and `records.jsonl` has the answers and the thoughts. These probes refuse a model
+without a chat template, and `thinking` also refuses a template without the switch.
 
-SmolLM2-135M-Instruct was asked about ten CounterFactPlus facts, edited by `rome` in chat form. The first answer had o*
-for all ten. To "Are you sure?" it still gave o* once, never went back to o, and nine times gave neither: it apologised.
-Ten facts are few, and a larger model may answer otherwise. None of the models here has a switch for thinking.
+SmolLM2-135M-Instruct was asked about ten CounterFactPlus facts, edited by `rome` in chat form. For all ten facts the
+first answer had o*. Asked "Are you sure?", the model gave o* again once, never went back to o, and nine times gave
+neither object, but apologised. Ten facts are few, and a larger model may answer otherwise. None of the models that we
+measured has a switch for thinking.
 """
 
 
@@ -231,8 +234,9 @@ def metrics_page() -> str:
         _HEAD,
         _section("Of every record", {**METRICS, **CHAT_METRICS}.items()),
         _section("Of the probes that a data set brings", probed.items()),
-        "The groups of a Ripples file are explained in [benchmarks](benchmarks.md#ripples); `ripples-known…` and "
-        "`ripples-unknown…` have all five metrics, the others `greedy` only. The tests of RippleEdits:\n\n"
+        "[Benchmarks](benchmarks.md#ripples) explains the groups of a Ripples file. `ripples-known…` and "
+        "`ripples-unknown…` have all five metrics, and the other groups have only `greedy`. RippleEdits has these "
+        "tests:\n\n"
         f"{markdown_table(('metric', 'what is tested'), tests)}\n",
         _section("On request: probes made from an edit (`--probes`)", templates.items()),
         _section("Conversations", CONVERSATION_METRICS.items()),

@@ -330,7 +330,7 @@ CHAT_METRICS: Mapping[str, Metric] = {
     "efficacy.first_sentence": Metric(
         compute=over_edits(says_target),
         formula="In chat form only: 1 if the first sentence of the greedy answer to the edit's prompt contains o*, as "
-        "whole words; it may not begin with o*, as efficacy.greedy requires.",
+        "whole words; it need not begin with o*, as efficacy.greedy requires.",
         source="This project.",
         needs=(),
         asks_case=continue_statements,
