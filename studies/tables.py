@@ -45,7 +45,7 @@ This page has the tables of most methods, with means only. `studies/tables.py` g
 tables. Unless a table says otherwise, these things hold:
 
 - The model is SmolLM2-135M-Instruct in float32, on two cores.
-- Each method edits its default layers. For ROME and GLAME this is layer 6.
+- Each method edits its default layers. ROME and GLAME edit layer 6.
 - The covariance C is measured on text that the model wrote (`--corpus self`).
 - Closed forms have `remember=0`: they do not keep the keys of earlier edits.
 
@@ -53,7 +53,7 @@ These CSV files have the 95 % intervals, more columns and rows, and all other ta
 
 {files}
 
-[tables.toml](../results/tables.toml) names the tables of these files.
+[tables.toml](../results/tables.toml) names the tables of the CSV files.
 """
 
 

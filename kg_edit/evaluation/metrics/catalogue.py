@@ -185,10 +185,10 @@ from the right tokens before it, which is easier than generation.
 - Questions are asked as `Question: …`, a new line, `Answer:`. In the few-shot form {len(SHOTS)} answered riddles come
   before the question, or, in Ripples, two answered questions of the same kind. Sentences are used as they are.
 - The model's continuation ends at the end of a line, at the end of the text, or at a limit. (If the target is a
-  paragraph, it does not end at the end of a line.) The limit is 24 tokens for an answer, and 40 for an answer with
+  paragraph, the continuation may have several lines.) The limit is 24 tokens for an answer, and 40 for an answer with
   written steps. After an edit's own prompt the continuation has at most 10 tokens (24 in chat form), unless a probe
   asks this prompt too. The limit is always at least two tokens more than the edit's target has, or than the names that
-  answer a question or a probe have. For a list of names it is at most 128 tokens.
+  answer a question or a probe have. For a list of names the limit is at most 128 tokens.
 - Names are compared word by word, in lower case, without accents, signs and articles, so *Rome* is not found in
   *Romelu*. A name of two or three capital letters is compared with its capitals, so *US* is not the word *us*. (An
   exact match ignores capitals.) A language code such as *it* for Italian does not count as an alias.
