@@ -183,7 +183,8 @@ from the right tokens before it, which is easier than generation.
   a **geometric mean** of token probabilities, not the probability of the whole target. One space separates the prompt
   from the target (none in scripts without spaces, or within a word). Prompt and target are encoded in one piece.
 - Questions are asked as `Question: …`, a new line, `Answer:`. In the few-shot form {len(SHOTS)} answered riddles come
-  before the question, or, in Ripples, two answered questions of the same kind. Sentences are used as they are.
+  before the question, or, in Ripples, two answered questions of the same kind. A probe that is a sentence, not a
+  question, is asked as it is.
 - The model's continuation ends at the end of a line, at the end of the text, or at a limit. (If the target is a
   paragraph, the continuation may have several lines.) The limit is 24 tokens for an answer, and 40 for an answer with
   written steps. After an edit's own prompt the continuation has at most 10 tokens (24 in chat form), unless a probe
