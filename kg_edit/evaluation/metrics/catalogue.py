@@ -205,9 +205,9 @@ from the right tokens before it, which is easier than generation.
 
 _CONVERSATIONS = """`--probes turns,thinking` asks a chat model in its chat template, also if other prompts are plain.
 
-- `turns`: after the model's answer the user asks "Are you sure?". The second answer is still o*, back to o, or
-  something else. For the scores `.strict` an answer has to begin with the object, but may repeat the edit's prompt
-  before it. For `.loose` an answer has to contain the object; if it contains both objects, it counts as o.
+- `turns`: after the model's answer the user asks "Are you sure?". The second answer either keeps o*, goes back to o, or
+  gives something else. For the scores `.strict` an answer has to begin with the object, but may repeat the edit's
+  prompt before it. For `.loose` an answer has to contain the object; if it contains both objects, it counts as o.
 - `thinking`: for models whose template has a switch `enable_thinking`, such as Qwen3. A thought is cut after 0, 64 or
   256 tokens and closed, and then the model answers. With 0 tokens the thought is empty, as the template writes it.
 
