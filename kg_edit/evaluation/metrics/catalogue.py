@@ -170,9 +170,9 @@ _HEAD = f"""<!-- Written by `kg-edit metrics --markdown`; to change it, change t
 # Metrics
 
 A metric's name contains its protocol, the way in which the model is asked, because `efficacy.prob` and
-`efficacy.greedy` answer different questions. The main protocol is **greedy** generation up to a natural stop, which is what a user of the
-edited model reads. Published numbers often use teacher forcing (`.teacher_forced`). The model then predicts each token
-from the right tokens before it, which is easier than generation.
+`efficacy.greedy` answer different questions. The main protocol is **greedy** generation up to a natural stop, which is
+what a user of the edited model reads. Published numbers often use teacher forcing (`.teacher_forced`). The model then
+predicts each token from the right tokens before it, which is easier than generation.
 
 - Values are from 0 to 1 and higher is better, unless the end of the formula says otherwise.
 - Where the edits broke the model, retention rates are 0, and their perplexities are missing.
