@@ -18,15 +18,15 @@ _HEAD = """<!-- Written by `kg-edit methods --markdown`; to change it, change th
 # Methods
 
 Every method takes edits and returns a patch. A later call can build on the patch of an earlier one. The name of a
-method leads to its page, if it has one. The pages above each table have the equations, the papers and the weaknesses of
-all methods. `kg-edit methods NAME` prints the settings of a method. These are the columns:
+method leads to its page, if it has one. The pages that are named above a table have the equations, the papers and the
+weaknesses of its methods. `kg-edit methods NAME` prints the settings of a method. These are the columns:
 
 - *changes* says what a patch changes: weights, the output of a layer (adapter), or the prompt. Only changes of weights
   can be merged into the model or exported as LoRA.
 - *batch* says how the edits of one call are made: all of them together, or in sequence, each on the model with the
   earlier edits. (`grace` and `melo` do not apply their own earlier entries while they make an edit.)
-- *remove* says what happens when one edit is removed from many. Where it is exact, the other edits keep their values.
-  Otherwise the ledger [computes the others again](patches.md#what-removing-means).
+- *remove* says what happens when one edit is removed from many. After an *exact* removal the other edits keep their
+  values. With *recomputed* the ledger [computes the other edits again](patches.md#what-removing-means).
 - *graph* says whether the method needs a knowledge graph.
 """
 # The families in the order of docs/methods.md, each with the pages of docs/ on its methods:
