@@ -412,6 +412,9 @@ def make_items(
 def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None) -> BenchmarkRecord:
     """Return a record as it is asked: own edits as `kg-edit edit` asks them, benchmarks as they were published.
 
+    `kg-edit edit` asks a prompt after a line break if it begins with a subject that the model would not read there
+    (`readable_edit`). A record without such a prompt is returned as it is.
+
     Args:
         model: the model, which may not read a subject at the start of a text.
         record: the record; own edits have no published form.

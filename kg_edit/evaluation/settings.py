@@ -110,6 +110,7 @@ def conversations_digest(model: LanguageModel, probes: Sequence[str]) -> str:
     Raises:
         ChatTemplateError: the model has no chat template, or ``probes`` has thinking and it has no switch for that.
     """
+    # The template decides how any conversation is written, so a made-up one shows it.
     turns = [
         {"role": "user", "content": SURE},
         {"role": "assistant", "content": "Yes."},
@@ -122,8 +123,13 @@ def conversations_digest(model: LanguageModel, probes: Sequence[str]) -> str:
 
 
 def record_settings(model: LanguageModel, records: Sequence[BenchmarkRecord], *, chat: bool | None) -> Settings:
-    """Return the settings that depend on the records; a run that grows had those of its first records."""
+    """Return the settings that depend on the records.
+
+    To continue a run with more records, `run.py` compares its stored settings with those of its first records.
+    """
     settings = dict(chat_settings(model, edits_of(records), chat))
+    # Some models do not read the first token of a text. So `asked_of` puts a line break before the prompts of own edits
+    # that begin with the subject; it changes nothing else.
     after_line_break = [record.id for record in records if asked_of(model, record, chat=chat) != record]
     if after_line_break:
         settings["after_line_break"] = after_line_break
@@ -132,18 +138,26 @@ def record_settings(model: LanguageModel, records: Sequence[BenchmarkRecord], *,
     return settings
 
 
-_CONTROLS = {"wrong graph": "wrong", "ShuffledObjects": "shuffled", "NoGraph": "none"}  # kind of a graph -> --control
+# "kind" in the provenance of a `Control` -> the value of --control that asks for it
+_CONTROLS = {"wrong graph": "wrong", "ShuffledObjects": "shuffled", "NoGraph": "none"}
 
 
 def method_in_words(settings: Settings) -> str:
-    """Return the name of a run's method, and the control if its graph is one: "glame (--control none)"."""
+    """Return the name of a run's method, and the control if its graph is one: "glame (--control none)".
+
+    In the provenance of a `Control`, "right" is the provenance of the graph that it changes. That may be a control too:
+    here answers are withheld from a graph with shuffled objects, and the result is "glame (--control shuffled)".
+
+        {"kind": "Withheld", …, "right": {"kind": "ShuffledObjects", …, "right": {"kind": "private graph", …}}}
+    """
     method = str(settings["method"])
-    graph = settings.get("graph")
-    while graph and graph.get("kind") not in _CONTROLS:
-        graph = graph.get("right")  # a control may be inside a graph that leaves out answers
-    if not graph:
-        return method
-    return f"{method} (--control {_CONTROLS[graph['kind']]})"
+    source = settings.get("graph")  # None: the method reads no graph
+    while source:
+        kind = source.get("kind")
+        if kind in _CONTROLS:
+            return f"{method} (--control {_CONTROLS[kind]})"
+        source = source.get("right")  # None: this one is no control
+    return method
 
 
 def tokenizer_digest(model: LanguageModel) -> str:
@@ -159,7 +173,7 @@ Environment = dict[str, Any]
 def environment(method: Method, model: LanguageModel, data: DataSource | None = None) -> Environment:
     """Return versions, the code's commit, the model's revision on the hub, the covariance and the data's file.
 
-    Of a plug-in's method, also the plug-in's package, version and hash.
+    If the method is a plug-in's, the plug-in's package, version and hash are added.
 
     Call it after `Method.prepare`, since the covariance is unknown before.
     """
