@@ -184,7 +184,8 @@ def add(
 
     - `kg-edit patch add ledger/ monday/patch.safetensors tuesday/patch.safetensors`
     """
-    from kg_edit.ship.ledger.listing import additions, check_patches
+    from kg_edit.ship.ledger.additions import list_additions
+    from kg_edit.ship.ledger.listing import check_patches
     from kg_edit.ship.ledger.log import open_store
 
     if model is None:
@@ -197,7 +198,7 @@ def add(
         if near:
             typer.echo(f"{ledger} is a new ledger, beside {near}", err=True)
     opened = _open(ledger, create=True)
-    to_add = additions(patches)
+    to_add = list_additions(patches)
     language_model = load_model(model, dtype, device) if model else None
     numbers = opened.add_all(to_add, force=force, model=language_model)
     _show_added(opened, numbers)
@@ -331,8 +332,8 @@ def undo(ledger: LedgerPath) -> None:
 
     - `kg-edit patch undo ledger/`
     """
-    from kg_edit.ship.ledger.listing import Listing, undo_last
-    from kg_edit.ship.ledger.log import open_store
+    from kg_edit.ship.ledger.listing import Listing
+    from kg_edit.ship.ledger.log import open_store, undo_last
     from kg_edit.ship.ledger.view import in_words, names_of
 
     names = names_of(Listing.open(ledger))

@@ -22,7 +22,8 @@ from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.entries import Entry, check_records, find_positions, refuse_removed
 from kg_edit.patches.guards import SeenEdits
 from kg_edit.patches.weight_patch import sum_patches
-from kg_edit.ship.ledger.listing import Addition, Listing, patch_file, undo_last
+from kg_edit.ship.ledger.additions import Addition
+from kg_edit.ship.ledger.listing import Listing, patch_file
 from kg_edit.ship.ledger.log import (
     PATCHES,
     Added,
@@ -33,6 +34,7 @@ from kg_edit.ship.ledger.log import (
     refuse_drift,
     sha256_of,
     stamp,
+    undo_last,
 )
 from kg_edit.ship.ledger.removal import RecomputeContext, compute_remaining
 from kg_edit.storage.run_folder import PATCH

@@ -1,51 +1,42 @@
 """Read the edits at a path that a user gives (a ledger, a patch file, or a folder with one), without torch.
 
 `Listing` reads a ledger, as it is or as it was after an event (``ledger@3``); `Ledger` extends it with what changes
-one. `check_patches`, `patch_file` and `additions` resolve paths. Only `active_at` and the patches themselves need
-torch; `changes_at` reads changes of weights without it.
+one. The functions after it read such a path: `check_patches` checks it, `patch_file` finds the patch file at it. Only
+`active_at`, `read_folder` and the patches themselves need torch; `changes_at` reads changes of weights without it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Self
 
 from kg_common.terminal import number_of
-from kg_edit.errors import LedgerChangedError, OutputError, PatchError
+from kg_edit.errors import OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes, sum_changes
 from kg_edit.patches.conflicts import Conflict, find_conflicts
 from kg_edit.patches.container import read_provenance
 from kg_edit.patches.entries import EditPosition, Entry, list_entries, list_patch_entries
 from kg_edit.ship.ledger.log import (
     LOG,
-    PATCHES,
     Added,
     Event,
     PatchStep,
     Removed,
     Store,
-    Undone,
     active_steps,
     in_force,
     open_store,
-    stamp,
 )
-from kg_edit.storage.run_folder import PATCH, is_run
+from kg_edit.storage.run_folder import PATCH
 
 if TYPE_CHECKING:  # paths are checked without importing torch
     from kg_edit.patches.base import Patch
 
-# The patch files of a sequence of `kg-edit evaluate`, as `StepFiles` names them: 00003-00011.safetensors is step 11 of
-# the sequence 00003, and 00003-sum-00010.safetensors is the sum of its steps up to 10.
-_STEP = re.compile(r"(?P<sequence>[0-9]{5})-(?P<sum>sum-)?(?P<step>[0-9]{5})\.safetensors")
-_SUM = -1  # the number of the sum of a sequence's first steps: it comes before all single steps
 _AT_EVENT = re.compile(r"(?P<folder>.+)@(?P<event>[0-9]+)/?")
-_NAMED = 5  # files that an error names
 
 
 class Listing:
@@ -90,7 +81,7 @@ class Listing:
 
     @property
     def steps(self) -> tuple[PatchStep, ...]:
-        """The active patches, in the order in which they were added."""
+        """The active patches, in the order in which they were added; each has the number of the event that added it."""
         return active_steps(self.events)
 
     @property
@@ -160,34 +151,12 @@ def split_event(path: str | Path) -> tuple[Path, int | None]:
     return Path(named["folder"]), int(named["event"])
 
 
-def undo_last(store: Store, expected: int | None = None) -> Event:
-    """Undo the last event of a ledger that was not undone yet, and return it; ``expected`` is as for `Ledger.undo`."""
-    with store.locked():
-        events = store.events()
-        remaining = in_force(events)
-        if not remaining:
-            raise PatchError(f"there is nothing to undo in {store.folder}")
-        last = remaining[-1]
-        if expected not in (None, last.number):
-            raise LedgerChangedError("the ledger has changed since it was shown; look at it again before you undo")
-        store.append(Undone(**stamp(len(events) + 1), undoes=last.number))
-    return last
-
-
 def read_folder(path: Path) -> Patch:
     """Return the patch of a ledger, or of a folder of `kg-edit edit`: what `Patch.load` does with a folder."""
     from kg_edit.patches.base import Patch
 
     file = patch_file(path)
     return Patch.load(file) if file else Listing.open(path).patch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Addition:
-    """A patch file to add; ``after`` are the indices of the additions that the model had when this one was computed."""
-
-    path: Path
-    after: tuple[int, ...] = ()
 
 
 def check_patches(paths: Iterable[Path]) -> None:
@@ -235,100 +204,6 @@ def only_file(path: Path) -> Path | None:
     ledger = read_listing(path)
     files = [ledger.file(step) for step in ledger.steps]
     return files[0] if len(files) == 1 else None
-
-
-def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
-    """Return the additions for the patch files and ledgers that a user names.
-
-    A step of a sequence of `kg-edit evaluate` comes after the earlier steps of that sequence.
-    """
-    added: list[Addition] = []
-    indices: dict[Path, int] = {}  # of the patch files in `added`, by their paths without links
-    ordered = sorted(paths, key=_is_single_step)  # the sums of first steps, then all others
-    sequences = _list_sequences(ordered)
-    for path in ordered:
-        file = patch_file(path)
-        if file is None and path.is_dir():
-            added += _list_additions(Listing.open(path), first=len(added))
-            continue
-        earlier = _list_earlier_steps(path, sequences)
-        _refuse_lacking(path, [other for other in earlier if other not in indices])
-        indices[path.resolve()] = len(added)
-        after = sorted(indices[other] for other in earlier)
-        added.append(Addition(path=file or path, after=tuple(after)))
-    return tuple(added)
-
-
-def _list_additions(ledger: Listing, *, first: int) -> list[Addition]:
-    """Return the active steps of a ledger as additions, of which the first one gets the index ``first``."""
-    indices = {step.number: index for index, step in enumerate(ledger.steps, first)}
-    added = []
-    for step in ledger.steps:
-        after = tuple(indices[number] for number in step.after if number in indices)
-        added.append(Addition(path=ledger.file(step), after=after))
-    return added
-
-
-def _is_single_step(path: Path) -> bool:
-    """Return whether a file is not the sum of a sequence's first steps."""
-    _, number = _step_of(path)
-    return number != _SUM
-
-
-_SequenceKey = tuple[Path, str]  # the folder of a sequence of steps, and its name
-
-
-def _list_sequences(paths: Sequence[Path]) -> dict[_SequenceKey, dict[Path, int]]:
-    """Return the steps of every sequence that one of the files is of: the number of each step, by its file."""
-    sequences: dict[_SequenceKey, dict[Path, int]] = {}
-    for path in paths:
-        name, _ = _step_of(path)
-        key = (path.parent, name)
-        if name and key not in sequences:
-            sequences[key] = _list_steps(path.parent, name)
-    return sequences
-
-
-def _list_steps(folder: Path, sequence: str) -> dict[Path, int]:
-    """Return the number of each step of a sequence, by the path of its file without links."""
-    numbers = dict[Path, int]()
-    for path in folder.glob(f"{sequence}-*"):
-        its_sequence, number = _step_of(path)
-        if its_sequence:
-            numbers[path.resolve()] = number
-    return numbers
-
-
-def _list_earlier_steps(path: Path, sequences: Mapping[_SequenceKey, Mapping[Path, int]]) -> list[Path]:
-    """Return the files of the earlier steps of a patch's sequence; [] for a patch of no sequence."""
-    name, number = _step_of(path)
-    steps = sequences.get((path.parent, name), {})
-    return [other for other, other_number in steps.items() if other_number < number]
-
-
-def _refuse_lacking(path: Path, lacking: Sequence[Path]) -> None:
-    """Refuse a step of a sequence for which earlier steps are lacking."""
-    if not lacking:
-        return
-    names = sorted(quote(str(other)) for other in lacking)
-    shown = " ".join(names[:_NAMED])
-    if len(names) > _NAMED:
-        shown += " …"
-    raise PatchError(
-        f"{path} was made on the model with the earlier steps of its sequence; give these before it: {shown}"
-    )
-
-
-def _step_of(path: Path) -> tuple[str, int]:
-    """Return the sequence of a patch in the folder of `kg-edit evaluate`, and its step.
-
-    The first steps together are the step `_SUM`. Any other file has no sequence: ("", 0).
-    """
-    name = _STEP.fullmatch(path.name)
-    if name is None or path.parent.name != PATCHES or not is_run(path.parent.parent):
-        return "", 0
-    number = _SUM if name["sum"] else int(name["step"])
-    return name["sequence"], number
 
 
 def patch_file(path: Path) -> Path | None:

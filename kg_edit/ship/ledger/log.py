@@ -4,7 +4,7 @@
     patches/        0001.safetensors, 0002.safetensors, …
 
 Each line of the log is one event (`Added`, `Removed`, `Undone`). `active_steps` computes the patches that are left
-after all events. `Store` reads and writes the folder.
+after all events. `Store` reads and writes the folder. `undo_last` appends the line that undoes the last event.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from kg_common.json_text import parse
-from kg_edit.errors import DamagedLedgerError, OutputError, PatchError
+from kg_edit.errors import DamagedLedgerError, LedgerChangedError, OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.patches.provenance import ORIGIN, about_merged
 from kg_edit.storage.atomic import append_lines, drop_cut_line, replacing
@@ -418,6 +418,23 @@ def open_store(path: str | Path, *, create: bool = True) -> Store:
     store = Store(Path(path))
     store.check_folder(create=create)
     return store
+
+
+def undo_last(store: Store, expected: int | None = None) -> Event:
+    """Undo the last event of a ledger that was not undone yet, and return it: `Ledger.undo`, but without torch.
+
+    ``expected`` is the number that this event should have, as the caller has seen the ledger; None: no check.
+    """
+    with store.locked():
+        events = store.events()
+        remaining = in_force(events)
+        if not remaining:
+            raise PatchError(f"there is nothing to undo in {store.folder}")
+        last = remaining[-1]
+        if expected not in (None, last.number):
+            raise LedgerChangedError("the ledger has changed since it was shown; look at it again before you undo")
+        store.append(Undone(**stamp(len(events) + 1), undoes=last.number))
+    return last
 
 
 def sha256_of(path: Path) -> str:

@@ -25,7 +25,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger import Ledger
 from kg_edit.ship.ledger import log as store
-from kg_edit.ship.ledger.listing import Addition, additions
+from kg_edit.ship.ledger.additions import Addition, list_additions
 from tests.kg_edit.command_line import content
 from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up, product, same
 
@@ -345,9 +345,9 @@ def test_steps_of_a_sequence_come_after_the_earlier_ones(tmp_path: Path) -> None
     files = [
         made_up(edits_of(1, start=start)).save(patches / f"{name}.safetensors") for start, name in enumerate(names)
     ]
-    assert [addition.after for addition in additions(files)] == [(), (), (), ()]
+    assert [addition.after for addition in list_additions(files)] == [(), (), (), ()]
     (tmp_path / "run" / "run.json").write_text("{}")
-    ordered = additions(files)
+    ordered = list_additions(files)
     assert [(addition.path.stem, addition.after) for addition in ordered] == [
         ("00000-sum-00002", ()),
         ("00000-00002", (0,)),
@@ -364,7 +364,7 @@ def test_add_of_another_ledger_keeps_the_order_of_its_steps(tmp_path: Path) -> N
     first.add(ONE)
     second.add(TWO)
     second.add(THREE, after=[1])
-    assert first.add_all(additions([second.folder])) == (2, 3)
+    assert first.add_all(list_additions([second.folder])) == (2, 3)
     assert same(first.patch, ONE + TWO + THREE)
     assert [step.after for step in first.steps] == [(), (), (2,)]
     assert isinstance(Patch.load(first.file(first.steps[1])), WeightPatch)

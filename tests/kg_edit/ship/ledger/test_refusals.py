@@ -18,7 +18,8 @@ from kg_edit.errors import (
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.export.merged_model import check_mergeable
 from kg_edit.ship.ledger import Ledger
-from kg_edit.ship.ledger.listing import active_at, additions
+from kg_edit.ship.ledger.additions import list_additions
+from kg_edit.ship.ledger.listing import active_at
 from kg_edit.ship.ledger.log import open_store
 from kg_edit.ship.ledger.removal import check_same_graph
 from tests.kg_edit.command_line import content
@@ -129,7 +130,7 @@ def steps_of_a_sequence(folder: Path) -> object:
     put(folder, "run.json", "{}")
     for name in ("00000-00002", "00000-00003"):
         ONE.save(folder / "patches" / f"{name}.safetensors")
-    return additions([folder / "patches" / "00000-00003.safetensors"])
+    return list_additions([folder / "patches" / "00000-00003.safetensors"])
 
 
 def of_two_settings(folder: Path) -> object:
@@ -239,8 +240,8 @@ def folder_with_text(folder: Path) -> Ledger:
             PatchError,
             "lacks one of edit, method",
         ),
-        "folder of evaluate": (with_run("evaluate", lambda run: additions([run])), PatchError, "run/patches/*"),
-        "folder of drift": (with_run("drift", lambda run: additions([run])), PatchError, "classifier alone"),
+        "folder of evaluate": (with_run("evaluate", lambda run: list_additions([run])), PatchError, "run/patches/*"),
+        "folder of drift": (with_run("drift", lambda run: list_additions([run])), PatchError, "classifier alone"),
         "folder of drift, by the ledger itself": (
             with_run("drift", lambda run: Ledger.open(run.parent / "ledger").add(run / "patches" / STEP)),
             PatchError,
