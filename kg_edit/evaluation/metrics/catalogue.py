@@ -236,8 +236,8 @@ def metrics_page() -> str:
         _section("Of every record", {**METRICS, **CHAT_METRICS}.items()),
         _section("Of the probes that a data set brings", probed.items()),
         "[Benchmarks](benchmarks.md#ripples) explains the groups of a Ripples file. `ripples-known…` and "
-        "`ripples-unknown…` have all five metrics, and the other groups have only `greedy`. RippleEdits has these "
-        "tests:\n\n"
+        "`ripples-unknown…` have all five metrics of Ripples, and the other groups have only `greedy`. "
+        "RippleEdits has these tests:\n\n"
         f"{markdown_table(('metric', 'what is tested'), tests)}\n",
         _section("On request: probes made from an edit (`--probes`)", templates.items()),
         _section("Conversations", CONVERSATION_METRICS.items()),
