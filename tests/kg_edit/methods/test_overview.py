@@ -105,7 +105,7 @@ def test_page_of_a_family_has_the_sections_of_its_methods() -> None:
 
 def test_what_all_methods_of_a_family_share_is_above_its_table() -> None:
     sections = {part.splitlines()[0]: part for part in methods_page().split("\n## ")[1:]}
-    assert "change the prompt. They make the edits of one call in sequence. One edit" in sections["In-context"]
+    assert "change the prompt. The edits of one call are made in sequence, one" in sections["In-context"]
     assert "| method | what it does | changes | remove | graph |" in sections["Joint"]
     assert "| `comeba` |" in sections["Joint"] and "| adapter | recomputed | no |" in sections["Joint"]
 
