@@ -247,18 +247,18 @@ class FastLoss:
             forward = self._forward(self._model, self._layer, [row.prompt for row in rows])
             self._passes.append(Pass(rows, forward, self._edits, head=head))
 
-    def parts(self, change: Tensor) -> Tensor:
-        """Return L_p, L_a and L_further under ``change`` [edits, d], [3, edits]; differentiable in it.
+    def parts(self, change: Tensor) -> list[Tensor]:
+        """Return L_p, L_a and L_further, [edits] each, under ``change`` [edits, d]; differentiable in it.
 
         Use it for few edits only, because it keeps all activations; `gradient` needs less memory.
         """
 
-        def compute() -> Tensor:
+        def compute() -> list[Tensor]:
             parts = _zeros(change)
             for pass_ in self._passes:
                 for part, loss in pass_.losses(pass_.logits(change)):
                     parts[part] = parts[part] + loss.to(change.device)  # logits may be on another device
-            return torch.stack([parts[part] for part in PARTS])
+            return [parts[part] for part in PARTS]
 
         return self._within_memory(compute)
 

@@ -17,7 +17,7 @@ For each edit, delta = m* - m [d] is the change of the value at the subject's la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -237,8 +237,8 @@ class Objective:
         if self._fast is not None:
             parts = self._fast.parts(change)
         else:
-            by_edit = [loss.parts(delta) for loss, delta in zip(self._plain, change, strict=True)]
-            parts = torch.stack(by_edit, 1)  # [3, edits]
+            by_edit = [loss.parts(delta) for loss, delta in zip(self._plain, change, strict=True)]  # [3] each
+            parts = list(torch.stack(by_edit, 1))  # L_p, L_a, L_further: [edits] each
         return self._add_up(parts, self._penalty_of(change))
 
     def gradient(self, change: Tensor, *, margin: float | None = None) -> tuple[Losses, Tensor]:
@@ -261,17 +261,21 @@ class Objective:
         return self._add_up(parts, penalty.detach()), gradient
 
     def _plain_gradient(self, change: Tensor, margin: float | None) -> tuple[list[Tensor], Tensor]:
-        """Compute one edit after the other: L_p, L_a, L_further, missed tokens ([edits] each); gradient [edits, d]."""
-        parts = list[Tensor]()
+        """Return a list of the parts, [edits] each, and the gradient, [edits, d]; compute one edit after the other.
+
+        The parts are L_p, L_a, L_further, and with a ``margin`` the number of missed tokens.
+        """
+        parts_by_edit = list[Tensor]()
         gradients = list[Tensor]()
         for loss, delta in zip(self._plain, change, strict=True):
             leaf = delta.detach().requires_grad_()  # [d]
-            edit_parts = loss.parts(leaf, margin=margin)  # [3], with a margin [4]
+            edit_parts = loss.parts(leaf, margin=margin)  # [3], or with a margin [4]
             nll, kl, further = edit_parts[:3]
             (gradient,) = torch.autograd.grad(nll + self.kl_weight * kl + further, leaf)  # [d]
             gradients.append(gradient)
-            parts.append(edit_parts.detach())
-        return list(torch.stack(parts, 1)), torch.stack(gradients)
+            parts_by_edit.append(edit_parts.detach())
+        parts = list(torch.stack(parts_by_edit, 1))  # 3 or 4 tensors [edits]
+        return parts, torch.stack(gradients)
 
     def _penalty_of(self, change: Tensor) -> Tensor:
         """Return the penalty of each edit, [edits]."""
@@ -279,12 +283,14 @@ class Objective:
             return change.new_zeros(len(change))
         return self.penalty(change, self.states)
 
-    def _add_up(self, parts: Iterable[Tensor], penalty: Tensor) -> Losses:
-        """Return the terms of the loss, from its three parts, the missed tokens if counted, and the penalty."""
-        nll, kl, further, *counted = parts  # [edits] each
+    def _add_up(self, parts: list[Tensor], penalty: Tensor) -> Losses:
+        """Return the terms of the loss. ``parts``: L_p, L_a, L_further, and the missed tokens if they are counted."""
+        nll, kl, further = parts[:3]  # [edits] each
+        missed = None
+        if len(parts) > 3:
+            missed = parts[3]
         # L(delta) = L_p + kl_weight L_a + L_further + penalty(delta, m), for each edit
         total = nll + self.kl_weight * kl + further + penalty
-        missed = counted[0] if counted else None
         return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total, missed=missed)
 
     def drop(self, finished: Collection[int]) -> None:
@@ -309,35 +315,36 @@ class PlainLoss:
         self.value = self._forward.values[0].float()
         self.bare_key = keys[0]
         self.mean_key = keys[: len(request.rewrites)].mean(0)
-        self._clean: Tensor | None = None  # log P of the essence prompt without a change, [vocabulary]
+        # log P after the essence prompt without a change, [vocabulary]; None: the request has no such prompt
+        self._clean_log_p: Tensor | None = None
         if request.essence is not None:
             with torch.no_grad():
-                _, self._clean, _ = self._split(self._log_probabilities(None))
+                _, self._clean_log_p, _ = self._split(self._log_probabilities(None))
 
     def parts(self, delta: Tensor, *, margin: float | None = None) -> Tensor:
         """Return L_p, L_a and L_further under ``delta`` [d], with a margin also the missed tokens, [3 or 4]."""
         request = self._request
-        rewrites_log_p, essence, further_log_p = self._split(self._log_probabilities(delta))
+        rewrites_log_p, essence_log_p, further_log_p = self._split(self._log_probabilities(delta))
 
-        # L_p: the mean over the contexts of -log P(o*), which is the mean over the tokens of o*
-        nlls = [_target_nll(prompt, own) for prompt, own in zip(request.rewrites, rewrites_log_p, strict=True)]
+        # L_p: the mean over the contexts; in each context, the mean over the tokens of o* of -log P
+        nlls = [_target_nll(prompt, log_p) for prompt, log_p in zip(request.rewrites, rewrites_log_p, strict=True)]
         nll = torch.stack(nlls).mean()
 
         # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
         kl = nll.new_zeros(())
-        if essence is not None and self._clean is not None:
-            kl = (essence.exp() * (essence - self._clean)).sum()
+        if essence_log_p is not None and self._clean_log_p is not None:
+            kl = (essence_log_p.exp() * (essence_log_p - self._clean_log_p)).sum()
 
         # L_further: the weighted sum over the further rows
         further = nll.new_zeros(())
-        for row, own in zip(request.further, further_log_p, strict=True):
-            further = further + row.weight * _further_loss(row, own)
+        for row, log_p in zip(request.further, further_log_p, strict=True):
+            further = further + row.weight * _further_loss(row, log_p)
 
         parts = [nll, kl, further]
         if margin is not None:
             missed = nll.new_zeros(())
-            for prompt, own in zip(request.rewrites, rewrites_log_p, strict=True):
-                missed += _count_missed(prompt, own.detach(), margin)
+            for prompt, log_p in zip(request.rewrites, rewrites_log_p, strict=True):
+                missed += _count_missed(prompt, log_p.detach(), margin)
             parts.append(missed)
         return torch.stack(parts).to(delta.device)
 
@@ -360,8 +367,8 @@ class PlainLoss:
         if delta is not None:
             change = delta.expand(len(prompts), -1)  # the same change in every prompt
         log_p = self._forward.logits(change).float().log_softmax(-1)  # [reads, vocabulary]
-        reads = [max(1, len(prompt.target_ids)) for prompt in prompts]
-        return list(log_p.split(reads))
+        read_counts = [len(_find_reads(prompt)) for prompt in prompts]
+        return list(log_p.split(read_counts))
 
 
 def _target_nll(prompt: Prompt, log_p: Tensor) -> Tensor:
@@ -403,6 +410,8 @@ class PlainForward:
     def __init__(self, model: LanguageModel, layer: int, prompts: Sequence[Prompt]) -> None:
         self._model = model
         self._module = model.down_projection(layer)
+        # The model may have a patch that acts where a prompt ends, such as GRACE's. `_forward` tells it at which tokens
+        # that is: a prompt ends right before its target.
         ends = [prompt.target_start - 1 for prompt in prompts]
         self._batch = left_pad([prompt.ids for prompt in prompts], device=model.device, ends=ends)
         count, length = self._batch.ids.shape
@@ -463,7 +472,10 @@ def _find_reads(prompt: Prompt) -> Sequence[int]:
 
 
 def _target_rows(edit: int, request: Request) -> Iterator[TargetRow]:
-    """Yield the rows of an edit as the engine reads them, each with its weight in the edit's loss."""
+    """Yield the rows of an edit as the engine reads them, each with its weight in its part of the edit's loss.
+
+    The weight of the essence row is 1: the engine itself multiplies L_a by ``kl_weight``.
+    """
     for prompt in request.rewrites:
         yield TargetRow(edit=edit, prompt=prompt, weight=1 / len(request.rewrites))
     if request.essence is not None:
