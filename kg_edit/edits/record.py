@@ -125,7 +125,8 @@ class BenchmarkRecord(Record):
     probes: Annotated[tuple[Probe, ...], Field(strict=False)] = Field((), description="what the edited model is asked")
     chain: Annotated[tuple[Triple, ...], Field(strict=False)] = Field((), description="facts before, as ids")
     new_chain: Annotated[tuple[Triple, ...], Field(strict=False)] = Field((), description="facts after, as ids")
-    # Not the form of a `Query` (question or sentence), nor the forms of an `Edit` (plain text or chat)
+    # Such as "CounterFact"; "edits" for a user's own edits, and "" for an edit without probes (`as_record`). This is
+    # neither the form of a `Query` (question or sentence) nor that of an `Edit` (plain text or chat).
     form: str = Field("", description="the published form it was read from, and what was chosen in reading it")
     references: Texts = Field((), description="texts that sampled ones are compared with")
     remarks: Annotated[tuple[Remark, ...], Field(strict=False)] = Field((), description="what the lint reports of it")
