@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 ELSEWHERE = "give another file with --cache FILE (cache=...) or KG_CACHE"
 
-DAMAGED = "Delete the file; then fetch again, or import a snapshot (`wikidata-cache import`)."
+DAMAGED_ADVICE = "Delete the file; then fetch again, or import a snapshot (`wikidata-cache import`)."
 
 # {first part of SQLite's error name: (problem, suggestion)}
 _MEANINGS = {
@@ -45,7 +45,7 @@ _MEANINGS = {
     "SQLITE_CANTOPEN": ("cannot be opened", f"Check that its folder exists and is writable, or {ELSEWHERE}."),
     "SQLITE_PERM": ("cannot be opened", f"Check its permissions, or {ELSEWHERE}."),
     "SQLITE_NOTADB": ("is not a cache file", f"Check the path, or {ELSEWHERE}."),
-    "SQLITE_CORRUPT": ("is damaged", DAMAGED),
+    "SQLITE_CORRUPT": ("is damaged", DAMAGED_ADVICE),
     "SQLITE_BUSY": (
         "has been locked by another program for more than a minute",
         f"Close that program, or {ELSEWHERE}.",
@@ -431,4 +431,4 @@ def unpack(stored: str | bytes, path: Path) -> Any:
                 )
         return parse(stored)
     except (ValueError, zlib.error) as error:
-        raise CacheFileError(path, f"is damaged: a value cannot be read ({error})", DAMAGED) from error
+        raise CacheFileError(path, f"is damaged: a value cannot be read ({error})", DAMAGED_ADVICE) from error

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 
-from wikidata_cache.answers.database import DAMAGED, Database, cache_file_errors, dumps, pack, unpack
+from wikidata_cache.answers.database import DAMAGED_ADVICE, Database, cache_file_errors, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
 from wikidata_cache.answers.validate import latest_time, log_entry_problem
 from wikidata_cache.endpoints.rate_limit import RateLimitState, RateLimitStore
@@ -34,11 +34,17 @@ GROUP BY id"""
 _SELECT_VALUES = f"SELECT id, value, {NEWEST} FROM facts {_WHERE_IDS}"  # noqa: S608
 _SELECT_ORIGINS = f"SELECT id, url, fetched_at, {NEWEST} FROM facts {_WHERE_IDS}"  # noqa: S608
 
-# Any version counts here, also an older one than the newest. The values are appended as "(?, ?, ...)".
+# The next two queries find ids by their label, which is stored as a fact of one of two kinds:
+#     kind        id         value
+#     label       Q64        ["Berlin","en"]                              in a default language (`DEFAULT_LANGUAGES`)
+#     label_in    Q956 zh    [["zh-hans","北京"],["zh-tw","北京市"]]      in another family of languages
+# Any version counts here, also an older one than the newest.
+
+# Whole values are compared. They are appended to the query as "(?, ?, ...)".
 _SELECT_LABELLED = "SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = 'label' AND fetched_at <= ? AND value IN "
 _MOST_VALUES = 5_000  # values in one such query, which reads all labels
-# A value is stored as JSON text, in which the label is searched as a JSON string such as '"Berlin"'. Or the value is
-# compressed; then it cannot be searched, so it always counts.
+# The label is one of several texts in a value, so it is searched in the value's JSON text, as a JSON string: '"北京"'.
+# A compressed value cannot be searched, so it always counts.
 _SELECT_WITH_TEXT = """
 SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = 'label_in' AND fetched_at <= ?
 AND (instr(value, ?) OR typeof(value) = 'blob')"""
@@ -102,7 +108,7 @@ class AnswerStore:
 
         Any version up to `as_of` counts.
         """
-        # Values are compared as they are stored, so that no row has to be unpacked.
+        # Whole values are compared as they are stored, such as '["Berlin","en"]', so that no row has to be unpacked.
         stored: list[str | bytes] = []
         for label in labels:
             stored += [pack([label, language]) for language in DEFAULT_LANGUAGES]
@@ -196,7 +202,7 @@ class AnswerStore:
 
 def _find_problem(facts: Sequence[Sequence[Json]], record: dict[str, Json]) -> str | None:
     """Return what is wrong with the log entry or the facts of an answer; None if they can be saved."""
-    problem = log_entry_problem(record | {"type": "query"})
+    problem = log_entry_problem(record | {"type": "query"})  # a log entry in a snapshot has its type as well
     if problem:
         return problem
     for kind, entity, value in facts:
@@ -243,13 +249,18 @@ def open_pack(path: str | Path) -> AnswerStore:
         suggestion = f"Make a cache file from it: wikidata-cache import {quote(str(path))} --cache {quote(str(target))}"
         raise CacheFileError(path, "is a snapshot, not a cache file", suggestion)
     store = AnswerStore(path, read_only=True)
-    if not store.database.read("SELECT 1"):  # checks the format now instead of in the middle of a run
+    # The first read opens the file, and raises if it has another format: now, and not in the middle of a run.
+    rows = store.database.read("SELECT 1")
+    if not rows:  # the file has no tables
         raise CacheFileError(path, "is empty", "Get the pack again, or leave it out (--pack, packs=..., KG_PACKS).")
     return store
 
 
 class CacheRateLimitStore(RateLimitStore):
-    """A `RateLimitStore` in a cache file; all processes that use the file share it. Methods raise CacheFileError."""
+    """A `RateLimitStore` in a cache file; all processes that use the file share it. Methods raise CacheFileError.
+
+    The table ``pace`` has a row for each host: its name, and its `RateLimitState` as JSON.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -278,7 +289,7 @@ def _parse_rate_limit(stored: str | bytes, path: Path) -> RateLimitState:
     """Return the state of a host that `write` stored; raise CacheFileError for anything else in a foreign file."""
     state = unpack(stored, path)
     if not _is_rate_limit(state):
-        raise CacheFileError(path, "is damaged: the rate limit of a host cannot be read", DAMAGED)
+        raise CacheFileError(path, "is damaged: the rate limit of a host cannot be read", DAMAGED_ADVICE)
     return RateLimitState(**state)
 
 
@@ -317,7 +328,7 @@ def take_inventory(path: Path) -> Inventory | None:
         checks = database.read("PRAGMA integrity_check(1)")  # [] if the file has no tables yet, as all reads below
         for (found,) in checks:
             if found != "ok":
-                raise CacheFileError(path, f"is damaged ({found.splitlines()[-1]})", DAMAGED)
+                raise CacheFileError(path, f"is damaged ({found.splitlines()[-1]})", DAMAGED_ADVICE)
 
         facts = {}
         counts = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
