@@ -179,18 +179,17 @@ def edit(
     check_folder(out)
     check_file(edits_path)
     language = check_language(language)
-    # The graph is used in this order: `read_edits` takes the labels of ids from it; then it is refused if neither the
-    # rows nor the method read it; then its language is set, and the method gets it, opened.
+    # A `LazyGraph` keeps what was done with it, so the order of these calls matters.
     lazy_graph = LazyGraph(chosen_method, graph, contact)
     file = read_edits(
         edits_path,
-        labels=lazy_graph,
+        labels=lazy_graph,  # opened if a row has ids; the graph remembers that, for `refuse_unread`
         templates=RelationTemplates.load(templates, language=language),
         keep_going=keep_going,
         language=language,
     )
-    lazy_graph.refuse_unread()
-    lazy_graph.set_language_of(file.edits)
+    lazy_graph.refuse_unread()  # an error if the graph was given, and neither a row nor the method reads it
+    lazy_graph.set_language_of(file.edits)  # the language of the labels in the graph that `open` returns
     requested = in_form(file.edits, chat, both=both_forms)
     method_plan = plan_method(
         chosen_method,
@@ -212,9 +211,9 @@ def edit(
     if dry_run:  # it writes nothing, and a log's file is made when the log is opened
         logs = []
     with open_callbacks(logs) as callbacks:
-        note_choice(method, graph)
+        note_choice(method, graph)  # logs which method was chosen, if --method was not given
         language_model = load_model(model, dtype, device)
-        method_plan = method_plan.with_layer(language_model, usable)
+        method_plan = method_plan.with_layer(language_model, usable)  # with --layer auto, it tries several layers
         editor = method_plan.on(language_model)
         if dry_run or most_reach is not None:
             _check_reach(editor, usable, show=dry_run, most=most_reach)
@@ -270,10 +269,19 @@ def confirm_many(method_plan: MethodPlan, edits: int, model: str, dtype: str, de
     from kg_edit.planning.shape import shape_of
 
     machine = this_machine(device)
-    kind = pick_dtype(dtype, machine.device)
-    quantised = dtype if dtype in QUANTISED else ""
+    # ``--dtype nf4`` stores the weights in nf4, and computes in another dtype.
+    compute_dtype = pick_dtype(dtype, machine.device)
+    quantised = ""
+    if dtype in QUANTISED:
+        quantised = dtype
     needs = estimate(
-        method_plan.method, method_plan.config, shape_of(model), machine, edits=edits, dtype=kind, quantised=quantised
+        method_plan.method,
+        method_plan.config,
+        shape_of(model),
+        machine,
+        edits=edits,
+        dtype=compute_dtype,
+        quantised=quantised,
     )
     memory = " and ".join(_describe_peaks(needs))
     summary = f"{edits:,} edits by {method_plan.method.name} take {memory} (see kg-edit plan)"
