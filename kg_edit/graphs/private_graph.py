@@ -53,7 +53,7 @@ class PrivateGraph:
     graph: nx.DiGraph
     files: Mapping[str, str] = field(default_factory=dict)
 
-    supports = frozenset(("hops", "per_node", "seed"))
+    supports = frozenset(("hops", "per_node", "seed"))  # the fields of `SubgraphOptions` that `subgraph` reads
 
     def __post_init__(self) -> None:
         if not self.graph.is_directed():
@@ -62,10 +62,22 @@ class PrivateGraph:
             counts = Counter(str(node) for node in self.graph)
             text = max(counts, key=counts.__getitem__)
             raise GraphError(f"several nodes of the graph are written {text!r}; give them keys that differ as texts")
-        nameless = [edge for edge in self.graph.edges(data=True) if _relation_of(edge[2]) is None]
+        nameless = []
+        for start, end, data in self.graph.edges(data=True):
+            if _relation_of(data) is None:
+                nameless.append((start, end, data))
         if nameless:
             raise _no_relation(nameless)
+        self._log_size()
         self._warn_of_misspellings()
+
+    def _log_size(self) -> None:
+        """Log how much a networkx graph has; what files have is logged by their reader."""
+        if self.files:
+            return
+        statements = number_of(self.graph.number_of_edges(), "statement")
+        nodes = number_of(len(self.graph), "node")
+        log.info("the networkx graph: read %s of %s, 0 skipped", statements, nodes)
 
     def _warn_of_misspellings(self) -> None:
         """Warn if a relation is written nearly as a frequent one."""
@@ -158,9 +170,13 @@ class PrivateGraph:
         return new_nodes
 
     def _new_statements(self, node: str, edit: Edit, subject: str) -> list[Statement]:
-        """Return the statements of a node that hold after the edit; those that lead back to s are left out."""
+        """Return the statements of a node that hold after the edit; those that lead back to s are left out.
+
+        If the node is s itself, as it is if s is o*, its statements about the old object are left out too, under any
+        relation: the graph may have another name for the edit's relation.
+        """
         statements = [statement for statement in self._statements(node) if statement.object != subject]
-        if node == subject:  # s is o* itself
+        if node == subject:
             statements = [statement for statement in statements if not self._is_old(statement.object, edit)]
         return statements
 
@@ -227,7 +243,7 @@ class PrivateGraph:
         if not matches:
             return ""
         nearest = folded[matches[0]]
-        if nearest == label:
+        if nearest == label:  # the node was found; the caller asks because it has no statements
             return ""
         return f", did you mean {nearest!r}?"
 
@@ -240,21 +256,13 @@ class PrivateGraph:
 
     @cached_property
     def _hash(self) -> str:
-        """The SHA-256 of all nodes, labels and edges; the first reading of the edges is logged."""
+        """The SHA-256 of all nodes, labels and edges."""
         edges = list[Statement]()
         for key in self._labels:
             edges += self._statements(key)
         edges.sort()
-        self._log_size(len(edges))
         content = json.dumps([sorted(self._labels.items()), edges])
         return hashlib.sha256(content.encode()).hexdigest()
-
-    def _log_size(self, statements: int) -> None:
-        """Log how much a networkx graph has; what files have is logged by their reader."""
-        if self.files:
-            return
-        nodes = number_of(len(self._labels), "node")
-        log.info("the networkx graph: read %s of %s, 0 skipped", number_of(statements, "statement"), nodes)
 
 
 def _relation_of(data: Mapping[str, Any]) -> str | None:
