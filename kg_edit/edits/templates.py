@@ -47,12 +47,12 @@ class RelationTemplates:
     """Relation templates, found by property id or by label.
 
     Attributes:
-        by_name: the English templates, packaged ones and those of a user's file, under their ids and labels in lower
-            case (`RelationTemplate.names`).
+        english_by_name: the English templates, packaged ones and those of a user's file, under their ids and labels in
+            lower case (`RelationTemplate.names`).
         own_by_language: the templates of a user's file in other languages: by language, then under their names.
     """
 
-    by_name: Mapping[str, RelationTemplate]
+    english_by_name: Mapping[str, RelationTemplate]
     own_by_language: Mapping[str, Mapping[str, RelationTemplate]] = field(default_factory=dict)
 
     @classmethod
@@ -71,7 +71,10 @@ class RelationTemplates:
 
     @cached_property
     def packaged_by_language(self) -> Mapping[str, dict[str, RelationTemplate]]:
-        """The packaged templates of other languages than English: by language, then under their names."""
+        """The packaged templates of other languages than English: by language, then under their names.
+
+        They are read from relation_forms.tsv, at the first use.
+        """
         tables = {}
         for language in FORM_LANGUAGES:
             if language == ENGLISH:
@@ -88,23 +91,27 @@ class RelationTemplates:
 
         Its name ``relation`` is its property id, its label in English or its label in the language, in any case.
         """
-        table = self.by_name
-        if language != ENGLISH:
-            own = self.own_by_language.get(language, {})
-            table = {**self.packaged_by_language.get(language, {}), **own}
+        table = self._table_of(language)
         name = (relation or "").strip().casefold()
         row = table.get(name)
-        if row is None and language != ENGLISH and name in self.by_name:
+        if row is None and language != ENGLISH and name in self.english_by_name:
             # An English label leads to the property's id, by which the language has its template: capital -> P36.
-            row = table.get(self.by_name[name].property_id.casefold())
+            row = table.get(self.english_by_name[name].property_id.casefold())
         if row is None:
             return None
-        # An extra file may give a property another label. Its template is then used for the old label too.
+        # A user's file may give a property another label, such as "chief town" to P36. Then "capital" still finds the
+        # packaged row, but the user's row, which is under "p36" now, replaces it here.
         return table.get(row.property_id.casefold(), row)
+
+    def _table_of(self, language: str) -> Mapping[str, RelationTemplate]:
+        """Return all templates of a language under their names; those of a user's file take precedence."""
+        if language == ENGLISH:
+            return self.english_by_name
+        return {**self.packaged_by_language.get(language, {}), **self.own_by_language.get(language, {})}
 
     def near(self, relation: str) -> str | None:
         """Return the label that is almost equal to `relation`, which is then probably misspelt; else None."""
-        labels = {row.label.casefold(): row.label for row in self.by_name.values()}
+        labels = {row.label.casefold(): row.label for row in self.english_by_name.values()}
         matches = get_close_matches(relation.strip().casefold(), labels, n=1, cutoff=_NEAR)
         if not matches:
             return None

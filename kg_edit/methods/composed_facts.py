@@ -275,7 +275,7 @@ def _nouns(language: str) -> dict[str, str]:
     """Return the noun of each relation by its id, label and noun, in lower case; an own graph has labels only."""
     by_id = relation_nouns(language)
     nouns = {noun.casefold(): noun for noun in by_id.values()}
-    for name, template in RelationTemplates.load().by_name.items():
+    for name, template in RelationTemplates.load().english_by_name.items():
         if template.property_id in by_id:
             nouns[name] = by_id[template.property_id]
     for id_, noun in by_id.items():

@@ -229,7 +229,7 @@ def _ask_relations(edits: Iterable[Edit], *, chat: bool) -> dict[tuple[str, str]
     An English prompt without a place for the subject can't be asked about another thing, so it gives none.
     """
     templates = RelationTemplates.load()
-    by_template = {row.template: row for row in templates.by_name.values()}
+    by_template = {row.template: row for row in templates.english_by_name.values()}
     facts = related_facts()
     related: dict[tuple[str, str], list[AskedPrompt]] = {}  # by language and relation
     for edit in edits:

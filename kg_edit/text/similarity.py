@@ -61,7 +61,7 @@ def load_idf() -> Idf:
 
     It does not depend on the texts that are searched, so a text's score does not depend on the other texts.
     """
-    templates = {row.template for row in RelationTemplates.load().by_name.values()}
+    templates = {row.template for row in RelationTemplates.load().english_by_name.values()}
     return Idf(_plain_words(template) for template in templates)
 
 

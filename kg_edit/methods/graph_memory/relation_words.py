@@ -191,7 +191,7 @@ class RelationWords:
         row = self._templates.find(relation)
         if row and row.property_id:
             return row.property_id
-        for other in self._templates.by_name.values():
+        for other in self._templates.english_by_name.values():
             if other.template == prompt and other.property_id:
                 return other.property_id
         return None

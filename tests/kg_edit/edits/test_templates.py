@@ -31,7 +31,7 @@ def test_packaged_templates_cover_counterfact() -> None:
 
 
 def test_packaged_templates_end_before_the_object() -> None:
-    for row in RelationTemplates.load().by_name.values():
+    for row in RelationTemplates.load().english_by_name.values():
         assert row.template.count("{}") == 1
         assert not row.template.endswith(("{}", ".", "?", " ")), row
 

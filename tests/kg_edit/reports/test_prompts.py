@@ -99,7 +99,7 @@ def test_ten_prompts_are_about_the_relation_of_the_edit(relation: dict[str, str]
 
 def test_each_packaged_relation_is_asked_of_ten_things_that_fit_it() -> None:
     facts = related_facts()
-    for row in RelationTemplates.load().by_name.values():
+    for row in RelationTemplates.load().english_by_name.values():
         edit = Edit(subject="Xyzzy", prompt=row.template, target_new="Rome", relation=row.label)
         related = [question for question in unrelated_prompts([edit]) if question.source == "relation"]
         assert len({question.prompt for question in related}) == len(facts[row.property_id]) == 10, row
