@@ -110,7 +110,7 @@ class RelationTemplates:
         return {**self.packaged_by_language.get(language, {}), **self.own_by_language.get(language, {})}
 
     def near(self, relation: str) -> str | None:
-        """Return the label that is almost equal to `relation`, which is then probably misspelt; else None."""
+        """Return the English label that is almost equal to `relation`, which is then probably misspelt; else None."""
         labels = {row.label.casefold(): row.label for row in self.english_by_name.values()}
         matches = get_close_matches(relation.strip().casefold(), labels, n=1, cutoff=_NEAR)
         if not matches:

@@ -25,13 +25,13 @@ class MemitKgConfig(FurtherFactsConfig, MemitConfig):
         **MemitConfig.presets,
         "paper": {**MemitConfig.presets["paper"], **PUBLISHED_FACTS},
     }
-    published_as: ClassVar[str | None] = "memit"
+    published_as: ClassVar[str | None] = "memit"  # a published preset, such as "gpt2-xl", has MEMIT's settings
 
 
 class MemitKg(FurtherFactsMethod, Memit):
     """The edit itself and the facts around it as one batch; many edits of a call form one batch with all their facts.
 
-    A record's field ``requests`` lists the records of the further facts.
+    In the patch, the record of an edit has a field ``requests``, in which MEMIT puts the records of the further facts.
     """
 
     entry = method_entry("memit-kg")
@@ -39,9 +39,9 @@ class MemitKg(FurtherFactsMethod, Memit):
     config: MemitKgConfig
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode the prompts of every edit and of its facts."""
+        """Warn of what can't be said in the edits' languages; encode the prompts of every edit and of its facts."""
         self.warn_of_words(edits)
-        super().check(edits)
+        super().check(edits)  # MEMIT's, which encodes all `edits_to_write`
 
     def edits_to_write(self, edit: Edit) -> tuple[Edit, ...]:
         """Return what MEMIT writes for an edit: the edit itself, then the facts of its subgraph."""
