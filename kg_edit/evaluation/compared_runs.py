@@ -26,7 +26,7 @@ from kg_edit.evaluation.records import (
 from kg_edit.evaluation.schedule import Schedule
 from kg_edit.evaluation.settings import method_in_words
 from kg_edit.evaluation.statistics import RecordScores
-from kg_edit.storage.run_differences import Settings, difference
+from kg_edit.storage.run_differences import Settings, describe_difference
 from kg_edit.storage.run_folder import read_settings
 from kg_edit.text.display import one_line
 
@@ -123,7 +123,7 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
             actual = run.settings.get(field)
             if field == "data" and None in (expected, actual):
                 continue  # records that a program gave, of no known file: the records' own hashes are compared
-            differs = difference({field: expected}, {field: actual})
+            differs = describe_difference({field: expected}, {field: actual})
             if differs:
                 raise OutputError(f"{first.folder} and {run.folder} can't be compared ({differs}); {way_out}")
         if run.unfinished and not common:

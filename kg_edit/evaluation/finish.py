@@ -35,7 +35,7 @@ from kg_edit.evaluation.summary import CEILINGS, JUST_EDITED, SUMMARY, Summary, 
 from kg_edit.evaluation.walks_page import WALKS, walks_page
 from kg_edit.storage.atomic import replacing, write_text
 from kg_edit.storage.locks import folder_lock
-from kg_edit.storage.run_differences import Settings, difference
+from kg_edit.storage.run_differences import Settings, describe_difference
 from kg_edit.storage.run_folder import claim, read_settings
 
 CURVE = "curve.svg"
@@ -251,7 +251,7 @@ def _sort_shards(settings: Mapping[Path, Settings]) -> list[Path]:
     for folder, shard_settings in settings.items():
         if not shard_settings.get("shard"):
             raise OutputError(f"{folder} is a complete run, not a shard; {_WAY_OUT}")
-        differs = difference({**settings[first], "shard": None}, {**shard_settings, "shard": None})
+        differs = describe_difference({**settings[first], "shard": None}, {**shard_settings, "shard": None})
         if differs:
             raise OutputError(f"{first} and {folder} are not shards of the same run ({differs}); {_WAY_OUT}")
         shard = Shard.parse(shard_settings["shard"])

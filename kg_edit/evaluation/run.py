@@ -39,7 +39,7 @@ from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.scoring.questions import Normalised, collect_answers
 from kg_edit.storage.locks import folder_lock
-from kg_edit.storage.run_differences import Settings, difference, other_rows
+from kg_edit.storage.run_differences import Settings, describe_difference, describe_other_rows
 from kg_edit.storage.run_folder import claim, is_run, read_settings
 from kg_edit.version import code_sha256
 
@@ -238,7 +238,7 @@ def _find_extended_run(
     of_records = record_settings(model, records, chat=config.chat).keys()
     others = {name: value for name, value in settings.items() if name not in of_records}
     expected = {**others, **record_settings(model, first_records, chat=config.chat)}
-    if difference(stored, expected) is not None:
+    if describe_difference(stored, expected) is not None:
         return None
     return stored
 
@@ -253,4 +253,4 @@ def _describe_other_records(out: Path, records: Sequence[BenchmarkRecord]) -> st
     for name in read_settings(out)["ids"]:
         # A record of the same id that has no line yet counts as equal.
         stored[name] = recorded.get(name) or new.get(name, {})
-    return other_rows("records", stored, new, counts=(len(stored), len(new)))
+    return describe_other_rows("records", stored, new, counts=(len(stored), len(new)))

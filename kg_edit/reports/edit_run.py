@@ -40,7 +40,7 @@ from kg_edit.reports.rows import RECORDS, known_rows
 from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
 from kg_edit.storage.locks import folder_lock
-from kg_edit.storage.run_differences import other_rows
+from kg_edit.storage.run_differences import describe_other_rows
 from kg_edit.storage.run_folder import PATCH, check_folder, claim, read_settings
 from kg_edit.version import __version__, code_sha256
 from wikidata_cache.errors import WikidataCacheError
@@ -215,7 +215,7 @@ def _describe_other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> st
     except (PatchError, KeyError, TypeError):
         return None
     here = {edit.id: edit.model_dump(mode="json", exclude_defaults=True) for edit in edits}
-    return other_rows("edits", there, here, counts=(read_settings(out)["edits"], count))
+    return describe_other_rows("edits", there, here, counts=(read_settings(out)["edits"], count))
 
 
 def _warn_of_a_sequence(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> None:

@@ -1,4 +1,4 @@
-"""How two runs differ, in words: `difference` of their settings, and `other_rows` of what they edit."""
+"""How two runs differ, in words: `describe_difference` for their settings, `describe_other_rows` for what they edit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHORT = 60
 _SHORT_LIST = 120
 
 
-def difference(
+def describe_difference(
     there: Settings, here: Settings, *, sides: tuple[str, str] = ("in the first", "in the second")
 ) -> str | None:
     """Return the first setting that differs, with its value on both sides; None if there is no difference.
@@ -87,10 +87,13 @@ def _shorten(value: Any) -> str:
     return text
 
 
-def other_rows(
+def describe_other_rows(
     unit: str, there: Mapping[str, Settings], here: Mapping[str, Settings], *, counts: tuple[int, int]
 ) -> str:
     """Return how the rows of a run in a folder differ from those of now: how many, and the first that differs.
+
+    describe_other_rows("edits", {"1": …}, {"2": …}, counts=(1, 3)) ->
+    "edits: 1 in the folder, 3 now; number 1 is '1' in the folder, '2' now"
 
     Args:
         unit: what a row is, such as "edits".
@@ -101,22 +104,24 @@ def other_rows(
     """
     there_side, here_side = SIDES
     there_count, here_count = counts
-    numbers = ""
+    found = list[str]()
     if there_count != here_count:
-        numbers = f"{there_count} {there_side}, {here_count} {here_side}"
-    first = _first_difference(there, here)
+        found.append(f"{there_count} {there_side}, {here_count} {here_side}")
+    first = _describe_first_difference(there, here)
     if first:
-        return f"{unit}: {numbers}; {first}" if numbers else f"{unit}: {first}"
-    return f"{unit}: {numbers or 'others'}"
+        found.append(first)
+    if not found:  # the rows are not known well enough to say more
+        found.append("others")
+    return f"{unit}: {'; '.join(found)}"
 
 
-def _first_difference(there: Mapping[str, Settings], here: Mapping[str, Settings]) -> str:
+def _describe_first_difference(there: Mapping[str, Settings], here: Mapping[str, Settings]) -> str:
     """Return the first row, by its position, with another id or other fields; "" if none of the known ones differs."""
     there_side, here_side = SIDES
     for position, (there_id, here_id) in enumerate(zip(there, here, strict=False), 1):
         if there_id != here_id:
             return f"number {position} is {there_id!r} {there_side}, {here_id!r} {here_side}"
-        found = difference(there[there_id], here[here_id], sides=SIDES)
+        found = describe_difference(there[there_id], here[here_id], sides=SIDES)
         if found:
             return f"the first that differs is {there_id!r} ({found})"
     return ""

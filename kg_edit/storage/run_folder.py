@@ -19,7 +19,7 @@ from uuid import uuid4
 from kg_edit.errors import AnotherRunError, OutputError
 from kg_edit.storage.atomic import write_json
 from kg_edit.storage.locks import lock
-from kg_edit.storage.run_differences import SIDES, Settings, difference
+from kg_edit.storage.run_differences import SIDES, Settings, describe_difference
 
 _RUN = "run.json"
 ENVIRONMENTS = "environments.jsonl"
@@ -101,7 +101,7 @@ def check_folder(
         return
     there = read_settings(folder)
     here = json.loads(json.dumps(settings))  # with lists for tuples, as in the file
-    found = difference(there, here, sides=SIDES)
+    found = describe_difference(there, here, sides=SIDES)
     if not found:
         return
     has_other_rows = any(there.get(name) != here.get(name) for name in _OF_ROWS)

@@ -32,7 +32,7 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_differences import Settings, difference
+from kg_edit.storage.run_differences import Settings, describe_difference
 from kg_edit.storage.run_folder import claim, is_run, read_settings, replace_run
 from kg_edit.text.display import markdown_table
 
@@ -112,7 +112,7 @@ def _find_extended_sweep(
         count = len(read_settings(out / cell.folder)["ids"])
         earlier = {**settings, "records_sha256": digest(rows[:count])}
         is_full = count % sequence == 0
-        if count < len(rows) and is_full and difference(read_settings(out), earlier) is None:
+        if count < len(rows) and is_full and describe_difference(read_settings(out), earlier) is None:
             return earlier
     return None
 

@@ -36,7 +36,7 @@ from kg_edit.patches.subtraction import SUBTRACTED
 from kg_edit.patches.weight_patch import WeightPatch, sum_patches
 from kg_edit.ship.ledger.log import Added, PatchStep, Removed, StoredFile
 from kg_edit.storage.packaged import EXTRACT
-from kg_edit.storage.run_differences import difference
+from kg_edit.storage.run_differences import describe_difference
 from wikidata_cache.extract import packaged_extract
 
 Record = Mapping[str, Any]
@@ -70,7 +70,7 @@ def recorded_method(patch: Patch) -> Record:
 
 def check_same_method(old: Patch, new: Patch) -> None:
     """Refuse a recomputed patch with other contexts, another covariance or other settings."""
-    change = difference(dict(recorded_method(old)), dict(recorded_method(new)), sides=_SIDES)
+    change = describe_difference(dict(recorded_method(old)), dict(recorded_method(new)), sides=_SIDES)
     if change:
         raise PatchError(
             f"the remaining edits can't be recomputed in the same way ({change}); nothing was changed. Restore what "
@@ -81,7 +81,7 @@ def check_same_method(old: Patch, new: Patch) -> None:
 def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
     """Refuse edits that were recomputed from another graph."""
     for recorded, recomputed in zip(old, new, strict=False):
-        change = difference(_read_graph_facts(recorded), _read_graph_facts(recomputed), sides=_SIDES)
+        change = describe_difference(_read_graph_facts(recorded), _read_graph_facts(recomputed), sides=_SIDES)
         if change:
             raise PatchError(
                 f"the graph is not the one that the edit {recorded['edit']['id']!r} was made with ({change}), so the "

@@ -12,7 +12,7 @@ from kg_common.json_text import digest
 from kg_edit.errors import AnotherRunError, OutputError
 from kg_edit.storage.atomic import write_text
 from kg_edit.storage.locks import folder_lock
-from kg_edit.storage.run_differences import difference
+from kg_edit.storage.run_differences import describe_difference
 from kg_edit.storage.run_folder import check_folder, claim, read_settings, replace_run
 
 SETTINGS = {"job": "edit", "config": {"steps": 3, "sizes": (1, 2)}, "model": {"name": "m", "fingerprint": "f"}}
@@ -76,7 +76,7 @@ def test_check_folder_writes_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_difference_names_the_first_field_that_decides(there: dict, here: dict, words: str | None) -> None:
-    assert difference(there, here) == words
+    assert describe_difference(there, here) == words
 
 
 def test_digest_ignores_the_order() -> None:
