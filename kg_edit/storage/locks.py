@@ -20,13 +20,13 @@ def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
 
     The lock of a killed process is free. ``wait`` is the number of seconds to wait for another process to end.
     """
-    with _check_still_there(folder), lock(folder, wait):
+    with _check_still_there(folder), lock(folder, wait=wait):
         yield
 
 
 @contextmanager
-def lock(folder: Path, wait: float) -> Iterator[None]:
-    """Hold the lock file of a folder within the ``with`` block.
+def lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock file of a folder within the ``with`` block; ``wait`` is as in `folder_lock`.
 
     Nothing is locked where the file system has no locks, or where the lock file can't be written.
     """

@@ -164,7 +164,7 @@ def _check_deletable(folder: Path) -> None:
     if foreign:
         raise OutputError(f"{folder} also has files of yours ({foreign[0]}); move them, or give another --out")
     for run in (folder, *filter(is_run, folder.iterdir())):
-        with lock(run, 0.0):  # raises if another process has the lock; else it is free again at once
+        with lock(run):  # raises if another process has the lock; else it is free again at once
             pass
 
 
