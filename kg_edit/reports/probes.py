@@ -26,13 +26,17 @@ from kg_edit.scoring.questions import generation_prompt, query_of, right_answers
 def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
     """Return all probes of an edit, its own prompt first.
 
+    ``chat``         the edit is made in    its probes are asked in
+    true or false    any form               chat form if true, plain text if false
+    None             one form               that form
+    None             both forms             plain text; the edit's own prompt also in chat form, as the second probe
+
     In plain text, the prompt and the paraphrases get a line break in front if ``model`` would not read their subject.
 
     Args:
         model: the model to ask; None: that of a server, whose prompts are as they are in the edit.
         edit: the edit, with its paraphrases, portability questions and neighborhood prompts.
-        chat: whether to ask in chat form or in plain text; None: in the form in which the edit is made. An edit that is
-            made in both forms is asked in plain text; its own prompt is also asked in chat form, right after it.
+        chat: whether to ask in chat form or in plain text; None: in the form in which the edit is made.
     """
     is_in_both_forms = chat is None and len(edit.forms) > 1
     if chat is None:
@@ -64,9 +68,11 @@ def _plain_probes(edit: Edit, prompt: str, paraphrases: Sequence[str]) -> list[R
     new = edit.target_new
     old = edit.target_true
     is_paragraph = edit.target_text is not None
-    edit_probes = [_statement("rewrite", prompt, new, old, several_lines=is_paragraph)]
+    rewrite = _statement("rewrite", prompt, wanted=new, unwanted=old, several_lines=is_paragraph)
+    edit_probes = [rewrite]
     for paraphrase in paraphrases:
-        edit_probes.append(_statement("paraphrase", paraphrase, new, old, several_lines=is_paragraph))
+        probe = _statement("paraphrase", paraphrase, wanted=new, unwanted=old, several_lines=is_paragraph)
+        edit_probes.append(probe)
     for question in edit.portability:
         query = query_of(question, language=edit.language)
         probe = ReportProbe(
@@ -78,10 +84,12 @@ def _plain_probes(edit: Edit, prompt: str, paraphrases: Sequence[str]) -> list[R
             aliases=right_answers(question),
         )
         edit_probes.append(probe)
-    # A neighborhood prompt is about another subject with the old object, which must not change.
+    # A neighborhood prompt is about another subject with the old object, which must not change: so here the old object
+    # is the wanted answer. The kind of such a probe is "locality"; the edit's field ``locality`` is not read here, but
+    # in `locality_probes`.
     if old:
         for neighbour in edit.neighborhood:
-            edit_probes.append(_statement("locality", neighbour, old, new))
+            edit_probes.append(_statement("locality", neighbour, wanted=old, unwanted=new))
     return [probe.model_copy(update={"language": edit.language}) for probe in edit_probes]
 
 
@@ -97,14 +105,14 @@ def locality_probes(edit: Edit, *, chat: bool | None = None) -> tuple[ReportProb
     locality = []
     for prompt in edit.locality:
         if prompt.answer:
-            probe = _statement("locality", prompt.prompt, prompt.answer, None)
+            probe = _statement("locality", prompt.prompt, wanted=prompt.answer, unwanted=None)
             further = {"aliases": prompt.names, "chat": chat, "language": edit.language}
             locality.append(probe.model_copy(update=further))
     return tuple(locality)
 
 
 def _statement(
-    kind: ProbeKind, prompt: str, wanted: str, unwanted: str | None, *, several_lines: bool = False
+    kind: ProbeKind, prompt: str, *, wanted: str, unwanted: str | None, several_lines: bool = False
 ) -> ReportProbe:
     """Return the probe of a prompt that the ``wanted`` text should continue."""
     text = prompt.rstrip()  # a space at the end would change the target's tokens
@@ -127,8 +135,8 @@ def check_probes(
     """
     for edit in Bar(edits, title="checking", unit="edit", shown=progress, leave=False, delay=1.0):
         try:
-            asked = (*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat))
-            check_requests(model, [probe.requests for probe in asked])
+            all_probes = (*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat))
+            check_requests(model, [probe.requests for probe in all_probes])
         except KgEditError as error:
             error.add_note(f"in a prompt of the edit {edit.id!r}")
             raise
@@ -167,17 +175,17 @@ def before_and_after(
     """
     patch = as_patch(patch)
     model = as_model(model)
-    asked = list[ReportProbe]()
+    all_probes = list[ReportProbe]()
     ids = list[str]()  # the edit of each probe
     for edit in as_edits(edits):
         for probe in probes(model, edit, chat=chat):
-            asked.append(probe)
+            all_probes.append(probe)
             ids.append(edit.id)
-    unedited = read(model, asked, progress=show_if(progress, "unedited"))
+    unedited = read(model, all_probes, progress=show_if(progress, "unedited"))
     with patch.applied(model) as edited_model:
-        edited = read(edited_model, asked, progress=show_if(progress, "edited"))
+        edited = read(edited_model, all_probes, progress=show_if(progress, "edited"))
     rows = []
-    for index, probe in enumerate(asked):
+    for index, probe in enumerate(all_probes):
         rows.append(ReportRow(edit=ids[index], probe=probe, unedited=unedited[index], edited=edited[index]))
     return BeforeAfter(rows)
 
