@@ -18,8 +18,8 @@ _HEAD = """<!-- Written by `kg-edit methods --markdown`; to change it, change th
 # Methods
 
 Every method takes edits and returns a patch. A later call can build on the patch of an earlier one. The name of a
-method leads to its page, if it has one. The pages that are named above a table have the equations, the papers and the
-weaknesses of its methods. `kg-edit methods NAME` prints the settings of a method. These are the columns:
+method links to its page, if the method has one. The pages that are named above a table have the equations, the papers
+and the weaknesses of its methods. `kg-edit methods NAME` prints the settings of a method. These are the columns:
 
 - *changes* says what a patch changes: weights, the output of a layer (adapter), or the prompt. Only changes of weights
   can be merged into the model or exported as LoRA.
