@@ -439,6 +439,7 @@ class Glame(GraphValues, RankOneMethod):
         if not self.config.graph_rows:
             return request
         facts = self.find_stated_facts(edit)
+        # A fact's `hop` is a phrase, not a number of hops: {"currency of the country of origin": "yen"}.
         learned = {fact.hop: fact.target for fact in facts}
         return replace(request, further=self.make_rows(edit, facts), notes={"learned": learned})
 
