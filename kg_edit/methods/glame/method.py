@@ -229,7 +229,7 @@ def new_rgnn(width: int, config: GraphConfig) -> RGNN:
 class GraphDelta(nn.Module, Delta):
     """The change m* - m of one edit, whose R-GNN is trained by AdamW (Eq. 6); or of many edits at once (`together`).
 
-        z      = g |m| / sqrt(d) z_s^n             g: a learned number that starts at 0; without ``gate``, z = z_s^n
+        z      = a |m| / sqrt(d) z_s^n             a: the gate, a learned number that starts at 0; without it z = z_s^n
         m* - m = z min(1, clamp_norm_factor |m| / |z|)
 
     The shapes are [d], and for many edits [edits, d], with weights [edits, d, d]. `descend` calls `change` for each
@@ -255,10 +255,10 @@ class GraphDelta(nn.Module, Delta):
         self._config = config
         self.rgnn = rgnn
         self.keeps_lowest = config.keep_lowest or config.dropout > 0
-        self._size = value.norm(dim=-1, keepdim=True)  # |m|, [..., 1]
+        self._value_norm = value.norm(dim=-1, keepdim=True)  # |m|, [..., 1]
         self.gate = None
         if config.gate:
-            self.gate = nn.Parameter(torch.zeros_like(self._size[..., 0]))  # [...]: one number for each edit
+            self.gate = nn.Parameter(torch.zeros_like(self._value_norm[..., 0]))  # [...]: one number for each edit
         # Dropout is drawn on the CPU, so that it is the same on all devices; a CUDA graph can't contain that.
         on_gpu = value.device.type == "cuda" and chosen_engine() == "fast"
         self._replay = RepeatedInPlace(capture=on_gpu and not config.dropout)
@@ -311,10 +311,10 @@ class GraphDelta(nn.Module, Delta):
         # z_s^n [..., d]; `subject` [...] numbers the rows of all edits' nodes, one edit after the other
         subject_vector: Tensor = nodes.flatten(0, -2)[graph.subject]
         z = subject_vector
-        if self.gate is not None:  # z = g |m| / sqrt(d) z_s^n
-            z = subject_vector * (self.gate[..., None] * self._size / subject_vector.shape[-1] ** 0.5)
+        if self.gate is not None:  # z = a |m| / sqrt(d) z_s^n, a: the gate
+            z = subject_vector * (self.gate[..., None] * self._value_norm / subject_vector.shape[-1] ** 0.5)
         # m* - m = z min(1, clamp_norm_factor |m| / |z|)
-        limit = self._config.clamp_norm_factor * self._size
+        limit = self._config.clamp_norm_factor * self._value_norm
         norm = z.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         change: Tensor = z * (limit / norm).clamp(max=1.0)
         return change
