@@ -27,14 +27,14 @@ Aggregation = Literal["sum", "mean"]
 class RelationalLayer(MessagePassing):  # type: ignore[misc]
     """z_s' = W_1 aggr_{(r, o)} (z_o + z_r) + W_2 z_s: a relation is a vector, added to the neighbour to which it leads.
 
-    Messages run from object to subject. ``relations=False`` leaves z_r out ("w/ GNN"), ``graph=False`` the whole sum
-    ("w/ MLP").
+    Messages run from object to subject. ``relations=False`` leaves z_r out ("w/ GNN"), ``messages=False`` the whole
+    sum ("w/ MLP").
     """
 
-    def __init__(self, width: int, *, aggregation: Aggregation, relations: bool, graph: bool) -> None:
+    def __init__(self, width: int, *, aggregation: Aggregation, relations: bool, messages: bool) -> None:
         super().__init__(aggr=aggregation)
         self._relations = relations
-        self._graph = graph
+        self._messages = messages
         self.neighbours = nn.Parameter(torch.empty(width, width))  # W_1
         self.itself = nn.Parameter(torch.empty(width, width))  # W_2
 
@@ -51,7 +51,7 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
         The first is what a node gets by messages, None without them; the second is what it keeps of itself.
         """
         by_itself = nodes @ self.itself.mT  # W_2 z_s
-        if not self._graph:
+        if not self._messages:
             return None, by_itself
         # No edge leads from one graph to another, so the nodes of all graphs can be passed as those of one.
         all_nodes = nodes.flatten(0, -2)  # [all nodes, d]
@@ -107,7 +107,7 @@ class RGNN(nn.Module):
         layers: n, the number of layers.
         aggregation: how the messages of a node's neighbours are combined.
         relations: whether messages include the relation.
-        graph: whether there are messages at all.
+        messages: whether there are messages at all.
         final_activation: whether g follows the last layer too.
         slope: the slope of g, a leaky ReLU, below 0; 0 gives the paper's ReLU.
         dropout: the dropout after g in training.
@@ -121,7 +121,7 @@ class RGNN(nn.Module):
         layers: int = 2,
         aggregation: Aggregation = "sum",
         relations: bool = True,
-        graph: bool = True,
+        messages: bool = True,
         final_activation: bool = True,
         slope: float = 0.0,
         dropout: float = 0.0,
@@ -132,7 +132,8 @@ class RGNN(nn.Module):
         self._dropout_rate = dropout
         self._final_activation = final_activation
         self.layers = nn.ModuleList(
-            RelationalLayer(width, aggregation=aggregation, relations=relations, graph=graph) for _ in range(layers)
+            RelationalLayer(width, aggregation=aggregation, relations=relations, messages=messages)
+            for _ in range(layers)
         )
         # Xavier-uniform with ReLU's gain, as in the public code, from our own random generator.
         self._generators = [torch.Generator().manual_seed(seed)]

@@ -124,10 +124,10 @@ class GraphValues(GraphReader):
         deltas = list[GraphDelta]()
         notes = list[dict[str, Any]]()
         for edit, value in zip(edits, values, strict=True):
-            subgraph, subgraph_notes = self.encode(edit)
+            encoded, subgraph_notes = self.encode(edit)
             notes.append(subgraph_notes)
             rgnn = self.start_rgnn(value)
-            deltas.append(GraphDelta(subgraph.to(value.device), value, self.config, rgnn=rgnn))
+            deltas.append(GraphDelta(encoded.to(value.device), value, self.config, rgnn=rgnn))
         return GraphDelta.together(deltas), notes
 
     def start_rgnn(self, value: Tensor) -> RGNN:
@@ -146,20 +146,21 @@ class GraphValues(GraphReader):
 
     def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
         """Return the edit's subgraph with hidden states as node vectors, and notes on it for the patch's record."""
-        graph = self.subgraph(edit)
-        subgraph = encode_subgraph(
+        subgraph = self.subgraph(edit)
+        encoded = encode_subgraph(
             self.model,
-            graph,
+            subgraph,
             layer=self.representation_layer,
             pooling=self.config.pooling,
             start_token=self.config.start_token,
         )
-        notes = {"graph": dict(graph.graph), "nodes": len(graph), "edges": graph.number_of_edges()}
+        about_graph = dict(subgraph.graph)  # networkx keeps here what the source says of the subgraph, such as its kind
+        notes = {"graph": about_graph, "nodes": len(subgraph), "edges": subgraph.number_of_edges()}
         if self.config.normalise:
-            subgraph = subgraph.normalised()
+            encoded = encoded.normalised()
         if self.config.self_loops:
-            subgraph = subgraph.with_self_loops()
-        return subgraph, notes
+            encoded = encoded.with_self_loops()
+        return encoded, notes
 
     @property
     def parameter_count(self) -> int:
@@ -218,7 +219,7 @@ def new_rgnn(width: int, config: GraphConfig) -> RGNN:
         layers=config.hops,
         aggregation=config.aggregation,
         relations=config.relations,
-        graph=config.use_graph,
+        messages=config.use_graph,
         final_activation=config.final_activation,
         slope=config.slope,
         dropout=config.dropout,
@@ -248,9 +249,9 @@ class GraphDelta(nn.Module, Delta):
       gradient of `forward`, which gives the R-GNN its gradients, and then takes the step.
     """
 
-    def __init__(self, subgraph: EncodedSubgraph, value: Tensor, config: GraphConfig, *, rgnn: RGNN) -> None:
+    def __init__(self, encoded: EncodedSubgraph, value: Tensor, config: GraphConfig, *, rgnn: RGNN) -> None:
         super().__init__()
-        self._subgraph = subgraph
+        self._encoded = encoded
         self._value = value  # m
         self._config = config
         self.rgnn = rgnn
@@ -283,7 +284,7 @@ class GraphDelta(nn.Module, Delta):
         from kg_edit.graphs.rgnn import RGNN, share_memory
 
         joint = cls(
-            EncodedSubgraph.together([delta._subgraph for delta in deltas]),
+            EncodedSubgraph.together([delta._encoded for delta in deltas]),
             torch.stack([delta._value for delta in deltas]),
             deltas[0]._config,
             rgnn=RGNN.together([delta.rgnn for delta in deltas]),
@@ -306,10 +307,11 @@ class GraphDelta(nn.Module, Delta):
 
     def forward(self) -> Tensor:
         """Compute m* - m, shaped like the value; gradients flow through the rescaling."""
-        graph = self._subgraph
-        nodes = self.rgnn(graph.nodes, graph.edges, graph.relations, graph.sizes)  # [..., nodes, d]
-        # z_s^n [..., d]; `subject` [...] numbers the rows of all edits' nodes, one edit after the other
-        subject_vector: Tensor = nodes.flatten(0, -2)[graph.subject]
+        encoded = self._encoded
+        nodes = self.rgnn(encoded.nodes, encoded.edges, encoded.relations, encoded.sizes)  # [..., nodes, d]
+        all_nodes = nodes.flatten(0, -2)  # [nodes, d]; of many edits [edits * nodes, d], one edit after the other
+        # z_s^n, [d] or [edits, d]: ``subject`` is a row of ``all_nodes``, or one row for each edit.
+        subject_vector: Tensor = all_nodes[encoded.subject]
         z = subject_vector
         if self.gate is not None:  # z = a |m| / sqrt(d) z_s^n, a: the gate
             z = subject_vector * (self.gate[..., None] * self._value_norm / subject_vector.shape[-1] ** 0.5)
@@ -333,8 +335,8 @@ class GraphDelta(nn.Module, Delta):
         """Return for each edit, layer by layer, the share of the subject's vector that comes by messages (Eq. 5)."""
         if not self._config.use_graph:
             return super().describe(edits)
-        graph = self._subgraph
-        traced = self.rgnn.trace(graph.nodes, graph.edges, graph.relations, graph.subject)
+        encoded = self._encoded
+        traced = self.rgnn.trace(encoded.nodes, encoded.edges, encoded.relations, encoded.subject)
         shares = torch.stack([terms.share_by_messages for terms in traced], dim=-1)  # [..., layers]
         shares = shares.reshape(-1, len(traced))  # [edits, layers]
         notes = list[dict[str, Any]]()
@@ -453,8 +455,8 @@ class Glame(GraphValues, RankOneMethod):
 
         assert self.graph is not None  # noqa: S101 - needs_graph
         wide_settings = self.config.model_copy(update={"per_node": _STATEMENTS})
-        graph = fetch_subgraph(self.graph, edit, wide_settings)
-        return stated_facts(self.model, edit, graph, most=self.config.graph_rows, exclude=self.test_answers(edit))
+        subgraph = fetch_subgraph(self.graph, edit, wide_settings)
+        return stated_facts(self.model, edit, subgraph, most=self.config.graph_rows, exclude=self.test_answers(edit))
 
     def make_rows(self, edit: Edit, facts: Sequence[ComposedFact]) -> tuple[FurtherRow, ...]:
         """Return ``facts`` as questions about s, whose weights in the loss sum to ``graph_weight``."""

@@ -20,8 +20,8 @@ RELATIONS = torch.tensor([[1.0, 1.0], [0.5, 0.0]])
 W1, W2 = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 1.0], [2.0, 0.0]])
 
 
-def layer(*, aggregation: str = "sum", relations: bool = True, graph: bool = True) -> RelationalLayer:
-    module = RelationalLayer(2, aggregation=aggregation, relations=relations, graph=graph)  # type: ignore[arg-type]
+def layer(*, aggregation: str = "sum", relations: bool = True, messages: bool = True) -> RelationalLayer:
+    module = RelationalLayer(2, aggregation=aggregation, relations=relations, messages=messages)  # type: ignore[arg-type]
     with torch.no_grad():
         module.neighbours.copy_(W1)
         module.itself.copy_(W2)
@@ -36,7 +36,7 @@ def layer(*, aggregation: str = "sum", relations: bool = True, graph: bool = Tru
         ({"aggregation": "mean"}, [0.25, 4.25]),
         # sum z_o = (-1, 3); W1 -> (-1, 2)
         ({"relations": False}, [-1.0, 4.0]),
-        ({"graph": False}, [0.0, 2.0]),
+        ({"messages": False}, [0.0, 2.0]),
     ],
 )
 def test_layer_is_eq_5_by_hand(options: dict[str, object], subject: list[float]) -> None:
