@@ -112,7 +112,12 @@ class GraphConfig(GraphSettings):
 
 
 class GraphValues(GraphReader):
-    """Mixin for methods that `propose` changes of values: each is the subject's vector z_s^n of an R-GNN."""
+    """Mixin for methods whose change of a value, m* - m or z - h, is the subject's vector z_s^n of an R-GNN.
+
+    In the bases of `Glame` it stands before `RankOneMethod`, in those of `GlameBatch` before `Memit`. So ``super()``
+    here reaches the method that it is mixed into, whose `_find_values_together` calls `propose` for the edits of a
+    descent.
+    """
 
     trains: ClassVar[Trains] = "graph network"
     config: GraphConfig
@@ -120,7 +125,10 @@ class GraphValues(GraphReader):
     _previous: RGNN | None = None  # the R-GNN of the edit before, from which an edit starts with ``warm_start``
 
     def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
-        """Return a new R-GNN for each edit, on its subgraph, and notes on the subgraphs; ``values``: m, [edits, d]."""
+        """Return the edits' changes, each by a new R-GNN on the edit's subgraph, and notes on the subgraphs.
+
+        ``values`` are m, or in `GlameBatch` h, [edits, d].
+        """
         deltas = list[GraphDelta]()
         notes = list[dict[str, Any]]()
         for edit, value in zip(edits, values, strict=True):
@@ -140,7 +148,8 @@ class GraphValues(GraphReader):
         if self._previous is not None:
             rgnn.load_state_dict(self._previous.state_dict())
         # The descent trains a joint R-GNN. `GraphDelta.together` makes the weights of this one views of the joint ones,
-        # so they are trained too, and the next edit finds this one trained.
+        # so they are trained too. The next edit finds this one trained, because with ``warm_start`` `make_each` ends one
+        # edit before it begins the next.
         self._previous = rgnn
         return rgnn
 
@@ -193,12 +202,12 @@ class GraphValues(GraphReader):
         self._previous = None
 
     def prepare(self) -> None:
-        """Check that the representation layer exists, and prepare as the base class does."""
+        """Check that the representation layer exists, and prepare what the method needs: contexts and covariances."""
         self._check_representation_layer()
         super().prepare()
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Check the edits as the base class does, check that the representation layer exists, fetch all subgraphs."""
+        """Check the prompts, the representation layer and the subgraph of each edit, before any edit is made."""
         super().check(edits)
         self._check_representation_layer()
         for edit in edits:
