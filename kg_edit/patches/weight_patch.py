@@ -109,8 +109,9 @@ class WeightPatch(Patch):
 
     @contextmanager
     def applied_on_top(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """Add the change to the model's weights within the ``with`` block; afterwards restore the exact weights.
+        """Add the change to the present weights within the ``with`` block; afterwards restore exactly these.
 
+        Other patches may be applied to the model already, as in a stack of patches.
         A quantised weight can't be changed: its module's output gets the change instead, by a hook.
         """
         plain_modules = dict[str, Any]()
@@ -186,7 +187,7 @@ class WeightPatch(Patch):
     def _add_to(self, modules: Mapping[str, nn.Module]) -> None:
         """Add the changes to the weights of ``modules``, in place."""
         for name, module in modules.items():
-            weight = weight_matrix(module)
+            weight = weight_matrix(module)  # a view [out, in] of module.weight, so `copy_` writes into the model
             weight.copy_(self.factors[name].added_to(weight, name=name))
 
     def check_finite(self) -> None:
@@ -274,9 +275,10 @@ def _subtract_states(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -
 
 
 def _without_columns(tensor: Tensor, removed: Tensor) -> Tensor:
-    """Return ``tensor`` [n, columns] without the columns of ``removed`` [n, fewer columns]; each column is an edit's.
+    """Return ``tensor`` [..., facts] without the columns of ``removed`` [..., fewer facts].
 
-    Of equal columns the last one goes; another edit may have made the others.
+    A column has one index in the last dimension, and belongs to a fact. Of equal columns the last one goes, because
+    another edit may have made the others.
     """
     gone = Counter(_columns_as_bytes(removed))
     remaining = list[int]()
@@ -326,7 +328,7 @@ def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.
 
 
 def place_factors(model: LanguageModel, patches: Sequence[WeightPatch | None]) -> list[WeightPatch | None]:
-    """Return the patches with their factors where the weights lie, so that `patch_each_token` copies none of them.
+    """Return the patches with their factors where the weights lie, so that `per_token.patch_each_token` copies none.
 
     A patch that is in ``patches`` several times is moved once, and stays one object.
     """
