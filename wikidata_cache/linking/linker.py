@@ -159,7 +159,10 @@ class Linker:
         return ()
 
     def knows_property(self, relation: str) -> bool:
-        """Return whether the graph has a label, or values or subjects of known type, of a property."""
+        """Return whether the graph has values or subjects of known type of a property, or `knowledge` has its label.
+
+        If the graph can't answer now, the label alone decides.
+        """
         with suppress(*NOT_NOW):
             if self._sample_end_types(relation, "object") is not None:
                 return True
@@ -170,16 +173,17 @@ class Linker:
     def prefetch_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
         """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids).
 
-        The answers stay in the graph's `Facts`, where `link` finds them. First it is asked how many things are at each
-        end, and of which types; then whether each candidate is there, where anything is.
+        The answers stay in the graph's `Facts`, where `link` finds them. The first question is which types the things
+        at each end have. The second is which candidates are there; it leaves out the ends without things of known type,
+        because `link` does not compare candidates with these.
         """
-        end_keys = {write_relation_end(relation, role): (relation, role) for relation, role in candidates}
+        end_of_key = {write_relation_end(relation, role): (relation, role) for relation, role in candidates}
         with suppress(*NOT_NOW):
-            sampled_ends = self._graph.ends(end_keys)
+            types_at_ends = self._graph.ends(end_of_key)  # {"P19 object": [count, [[type, count of the type], ...]]}
             candidate_keys: list[str] = []
-            for end_key, (relation, role) in end_keys.items():
-                count, _ = sampled_ends[end_key]
-                if count == 0:  # nothing is at this end, so no candidate is
+            for end_key, (relation, role) in end_of_key.items():  # "P19 object", ("P19", "object")
+                count_of_typed, _ = types_at_ends[end_key]
+                if count_of_typed == 0:
                     continue
                 for entity in candidates[relation, role]:
                     if is_item(entity):

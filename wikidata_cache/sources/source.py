@@ -56,7 +56,7 @@ class Fact(NamedTuple):
     - "label": [text, language] or None; "description": text or None;
     - "named": [entity, ...], where `id` is a label; "mentioned": whether a statement has the id as its value;
     - "redirect": the item into which the id was merged, or None;
-    - "ends": [n, [[type, count], ...]] of n entities at an end of a relation, where `id` is such as "P19 object";
+    - "ends": [n, [[type, count], ...]] of n entities of known type at an end, where `id` is such as "P19 object";
     - "at_end": whether an item is at that end of the relation, where `id` is such as "P19 object Q65";
     - "sitelinks": the number of pages about the item in Wikipedia and its sister projects, or None if it isn't there;
     - "values": [[property, value], ...], the truthy statements with a date or a quantity (`values.py`) as value;

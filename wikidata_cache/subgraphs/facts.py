@@ -212,7 +212,7 @@ class Facts:
         return {entity: target for entity, target in self._ask(templates.REDIRECTS, ids).items() if target}
 
     def ends(self, ends: Iterable[str]) -> dict[str, Json]:
-        """Return {end: [number of entities, [[type, count], ...]]} for ends of relations such as "P19 object".
+        """Return {end: [number of entities of known type, [[type, count], ...]]}, for ends such as "P19 object".
 
         `Fact` (kind "ends") describes the values.
         """
