@@ -9,6 +9,9 @@ package (`pyproject.toml`) as those of others. The value of an entry point is an
     # kg_edit_toys/entries.py
     NUDGE = MethodEntry("nudge", "add the target's directions", paper="…", target="kg_edit_toys.nudge:Nudge")
 
+The name that counts is the entry's, here ``MethodEntry("nudge"``. That of the entry point, here ``nudge =``, only
+appears in warnings; an entry point with a tuple of entries has one name for all of them.
+
 The modules with entries import no torch, so listings and ``--help`` are quick. `load` is the one place where a module
 is imported by a name in a string.
 """
@@ -129,7 +132,7 @@ class ServiceEntry:
 
 
 Entry = TypeVar("Entry", MethodEntry, CommandEntry, DatasetEntry, PatchEntry, ServiceEntry)
-_GROUPS: dict[str, type[Any]] = {
+_ENTRY_CLASSES: dict[str, type[Any]] = {  # by group of entry points
     METHODS: MethodEntry,
     COMMANDS: CommandEntry,
     DATASETS: DatasetEntry,
@@ -167,7 +170,10 @@ def load_service(name: str) -> Any:
 
 
 def load(target: str) -> Any:
-    """Import what an entry's ``target`` is: "module:name", or a module."""
+    """Import what an entry's ``target`` is: "module:name", or a module.
+
+    A module of this package raises its own error if it can't be imported. One of another package raises a ConfigError.
+    """
     module, _, name = target.partition(":")
     try:
         imported = import_module(module)
@@ -177,7 +183,7 @@ def load(target: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the import of another package's code may raise anything, or exit
-        if module.partition(".")[0] == __name__.partition(".")[0]:
+        if _is_our_module(module):
             raise
         raise ConfigError(
             f"{target} can't be imported ({type(error).__name__}: {error}); update or uninstall its package"
@@ -186,18 +192,18 @@ def load(target: str) -> Any:
 
 def package_of(target: str) -> tuple[str, str | None] | None:
     """Return the package, and its version, whose entry has this ``target``; None if it is one of ours."""
-    for group, kind in _GROUPS.items():
-        for point, entry in _load_entries(group, kind):
+    for group, entry_class in _ENTRY_CLASSES.items():
+        for point, entry in _load_entries(group, entry_class):
             if entry.target == target and not _is_ours(point):
                 version = point.dist.version if point.dist else None
                 return _package_name(point), version
     return None
 
 
-def _find_entries(group: str, kind: type[Entry]) -> dict[str, Entry]:
+def _find_entries(group: str, entry_class: type[Entry]) -> dict[str, Entry]:
     """Return the entries of a group by name, ours first; if a name is taken, the log warns and the entry isn't used."""
     found = dict[str, Entry]()
-    loaded = list(_load_entries(group, kind))
+    loaded = list(_load_entries(group, entry_class))
     ours = [(point, entry) for point, entry in loaded if _is_ours(point)]
     others = [(point, entry) for point, entry in loaded if not _is_ours(point)]
     for point, entry in ours + others:
@@ -212,14 +218,15 @@ def _find_entries(group: str, kind: type[Entry]) -> dict[str, Entry]:
     return found
 
 
-def _load_entries(group: str, kind: type[Entry]) -> Iterator[tuple[EntryPoint, Entry]]:
+def _load_entries(group: str, entry_class: type[Entry]) -> Iterator[tuple[EntryPoint, Entry]]:
     """Yield each entry of a group with its entry point.
 
-    One of another package that can't be used is left out with a warning. One of ours that can't be imported raises.
+    One of another package that can't be used is left out with a warning. One of ours that can't be imported raises an
+    error that is not a ConfigError (`load`), so it isn't caught here.
     """
     for point in entry_points(group=group):
         try:
-            entries = _load_point(point, kind)
+            entries = _load_point(point, entry_class)
         except ConfigError as error:
             log.warning("the entry point %r of the package %s is not used: %s", point.name, _package_name(point), error)
             continue
@@ -227,19 +234,24 @@ def _load_entries(group: str, kind: type[Entry]) -> Iterator[tuple[EntryPoint, E
             yield point, entry
 
 
-def _load_point(point: EntryPoint, kind: type[Entry]) -> tuple[Entry, ...]:
+def _load_point(point: EntryPoint, entry_class: type[Entry]) -> tuple[Entry, ...]:
     """Return the entries of an entry point, whose value is one entry or a tuple of entries."""
     value = load(point.value)
     entries = value if isinstance(value, tuple) else (value,)
     for entry in entries:
-        if not isinstance(entry, kind):
-            raise ConfigError(f"expected a {kind.__name__}, found {describe(entry)}")
+        if not isinstance(entry, entry_class):
+            raise ConfigError(f"expected a {entry_class.__name__}, found {describe(entry)}")
     return entries
 
 
 def _is_ours(point: EntryPoint) -> bool:
     """Return whether an entry point is one of this package."""
-    return point.module.partition(".")[0] == __name__.partition(".")[0]
+    return _is_our_module(point.module)
+
+
+def _is_our_module(module: str) -> bool:
+    """Return whether a module, such as "kg_edit.zoo.entries", is one of this package."""
+    return module.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _package_name(point: EntryPoint) -> str:
