@@ -29,11 +29,11 @@ def published_settings(name: str, method: str, *, config_presets: Mapping[str, A
         method: the method's name, as in the file.
         config_presets: the presets of the method's config class, for the error message.
     """
-    model, colon, variant = name.partition(":")
+    file_name, colon, variant = name.partition(":")  # "gpt2-xl", ":", "mquake"; without a variant "gpt2-xl", "", ""
     tables: dict[str, MethodPreset] = {}
-    if model in list_published_models():
-        tables = read_presets(model).methods
-    table_name = f"{method}{colon}{variant}"
+    if file_name in list_published_models():
+        tables = read_presets(file_name).methods
+    table_name = f"{method}{colon}{variant}"  # "glame:mquake", or "glame"
     if table_name in tables:
         return tables[table_name].settings
 
@@ -47,34 +47,34 @@ def published_settings(name: str, method: str, *, config_presets: Mapping[str, A
 
 
 def _methods_with(variant: str, tables: Iterable[str]) -> list[str]:
-    """Return the methods that have a table with this variant ("" for the plain one) among the names of tables."""
+    """Return the methods that have a table with this variant ("" for the plain one); ``tables`` are tables' names."""
     methods = set[str]()
     for table_name in tables:
-        method, _, table_variant = table_name.partition(":")
+        table_method, _, table_variant = table_name.partition(":")
         if table_variant == variant:
-            methods.add(method)
+            methods.add(table_method)
     return sorted(methods)
 
 
 def list_presets(method: str) -> list[str]:
     """Return the names that ``--preset`` takes for ``method``, variants included, besides those of its config class."""
     names = []
-    for model in list_published_models():
-        for key in read_presets(model).methods:
-            other, colon, variant = key.partition(":")
-            if other == method:
-                names.append(f"{model}{colon}{variant}")
+    for file_name in list_published_models():
+        for table_name in read_presets(file_name).methods:
+            table_method, colon, variant = table_name.partition(":")
+            if table_method == method:
+                names.append(f"{file_name}{colon}{variant}")
     return sorted(names)
 
 
 def list_published_models() -> tuple[str, ...]:
-    """Return the names of the models that have a preset file."""
+    """Return the models that have a preset file, by the file's name without its suffix."""
     names = [entry.name for entry in files("kg_edit.methods.presets").iterdir()]
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)))
 
 
 def read_presets(name: str) -> ModelPresets:
-    """Return the published settings for the model ``name``, by method."""
+    """Return the published settings in the file ``name`` (without its suffix), such as "gpt2-xl"."""
     if name not in list_published_models():
         raise unknown_name("preset", name, list_published_models())
     text = (files("kg_edit.methods.presets") / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
@@ -91,10 +91,10 @@ def read_presets(name: str) -> ModelPresets:
 
 def warn_of_another_model(preset: str, config: Mapping[str, Any]) -> None:
     """Warn if a preset is published for a model with another ``config.json``: its layers were chosen for that one."""
-    name = preset.partition(":")[0]
-    if name not in list_published_models():
+    file_name = preset.partition(":")[0]
+    if file_name not in list_published_models():  # a preset of the method's config class, such as "paper"
         return
-    published = read_presets(name)
+    published = read_presets(file_name)
     differ = [key for key, value in published.config.items() if key in config and config[key] != value]
     if differ:
         sizes = ", ".join(f"{key} {published.config[key]} there, {config[key]} here" for key in differ[:3])
