@@ -210,12 +210,16 @@ def refuse_patched(model: LanguageModel) -> None:
 
 
 def ask_for_prompt_ends(model: LanguageModel) -> AbstractContextManager[None]:
-    """Inside the ``with`` block, a patch on the model needs to know where prompts end; see `tell_prompt_ends`."""
+    """Inside the ``with`` block, mark that a patch on the model acts where prompts end.
+
+    A patch enters this block while it is applied. Code that shares tokens between prompts asks `needs_prompt_ends`,
+    because prompts that end at different tokens can't share these. `tell_prompt_ends` says where the ends are.
+    """
     return _with_mark(model, _ENDS_NEEDED, True)
 
 
 def needs_prompt_ends(model: LanguageModel) -> bool:
-    """Return whether a patch that is applied to the model needs to know where prompts end."""
+    """Return whether a patch that is applied to the model acts where prompts end (`ask_for_prompt_ends`)."""
     return getattr(model.model, _ENDS_NEEDED, False)
 
 
@@ -231,8 +235,8 @@ def read_prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
     """Return a mask [rows, tokens], on the CPU, of the tokens of a forward pass at which a prompt ends.
 
     Without `tell_prompt_ends`, a row of several tokens counts as a prompt that ends at its last token, and a row of
-    one token counts as the next step of an answer. A mask of another shape was told for another pass than this one, in
-    which no prompt ends then.
+    one token counts as the next step of an answer. A mask of another shape was meant for another pass; then no prompt
+    ends in this one.
     """
     mask = torch.zeros(rows, tokens, dtype=torch.bool)
     told: tuple[Tensor | None] | None = getattr(model.model, _ENDS, None)
