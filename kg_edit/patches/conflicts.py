@@ -65,7 +65,8 @@ def find_conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> 
 
     Args:
         entries: edits in their order. With ``changes`` they are of one ledger, where no two have the same position.
-        changes: the changes of each step, in which near keys are looked for; {} to compare the facts alone.
+        changes: by step, the changes in which near keys are looked for; {} to compare the facts alone. Each patch of
+            a ledger is one step of it.
     """
     kinds = _compare_facts_of_pairs(entries)
     cosines = _find_near_keys(entries, changes)
@@ -103,14 +104,13 @@ def _pair_by_subject(entries: Sequence[Entry]) -> list[tuple[int, int]]:
 
     All pairs of thousands of edits would be too many to compare.
     """
-    by_subject = defaultdict[str, list[int]](list)  # the numbers of the edits of each name and of each id
+    by_subject = defaultdict[str, list[int]](list)  # the numbers of the edits of each name, and of each id
     for number, entry in enumerate(entries):
-        name = entry.edit.subject.casefold()
-        keys = {name}
+        names = {entry.edit.subject.casefold()}
         if entry.edit.subject_id:
-            keys.add(entry.edit.subject_id)
-        for key in keys:
-            by_subject[key].append(number)
+            names.add(entry.edit.subject_id)
+        for name in names:
+            by_subject[name].append(number)
     pairs = set[tuple[int, int]]()
     for numbers in by_subject.values():
         pairs.update(combinations(numbers, 2))
