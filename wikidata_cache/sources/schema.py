@@ -18,18 +18,21 @@ from wikidata_cache.values import is_value
 Check = Callable[[Any], bool]
 
 
-def value_problem(kind: str, entity: str, value: Any) -> str | None:
-    """Return what is wrong with a fact (`Fact`, or the rows of a user's query), in words; None for a valid fact."""
+def value_problem(kind: str, fact_id: str, value: Any) -> str | None:
+    """Return what is wrong with a fact (`Fact`, or the rows of a user's query), in words; None for a valid fact.
+
+    ``fact_id`` is what the fact is about, as the kind writes it: "Q42", a label, or "P19 object" (`_ID_FORMS`).
+    """
     if kind not in _SHAPES:
         return f"unknown kind {kind!r}; expected one of {', '.join(_SHAPES)}"
     if kind in _ID_FORMS:
-        is_id = _ID_FORMS[kind].fullmatch(entity) is not None
+        is_id = _ID_FORMS[kind].fullmatch(fact_id) is not None
     else:
-        is_id = is_entity(entity)
+        is_id = is_entity(fact_id)
     if not is_id:
-        return f"{entity!r} is not an id of the kind {kind}"
+        return f"{fact_id!r} is not an id of the kind {kind}"
     if not _SHAPES[kind](value):
-        return f"the value of {entity} does not have the shape of the kind {kind}"
+        return f"the value of {fact_id} does not have the shape of the kind {kind}"
     return None
 
 
