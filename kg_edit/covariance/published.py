@@ -125,8 +125,11 @@ def _read_arrays(path: Path, size: int, *, module: str) -> tuple[np.ndarray[Any,
     except CovarianceError:  # of a check: its message is the right one
         raise
     except Exception as error:  # zipfile, and numpy's parser of headers, raise many kinds for a damaged file
-        first_line, *_ = str(error).splitlines() or [type(error).__name__]
-        raise CovarianceError(f"{path}: not a readable .npz file ({first_line:.200}); download it again") from error
+        reason = type(error).__name__
+        lines = str(error).splitlines()
+        if lines:  # numpy's messages may have many and long ones
+            reason = lines[0][:200]
+        raise CovarianceError(f"{path}: not a readable .npz file ({reason}); download it again") from error
 
 
 def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
