@@ -148,8 +148,8 @@ class GraphValues(GraphReader):
         if self._previous is not None:
             rgnn.load_state_dict(self._previous.state_dict())
         # The descent trains a joint R-GNN. `GraphDelta.together` makes the weights of this one views of the joint ones,
-        # so they are trained too. The next edit finds this one trained, because with ``warm_start`` `make_each` ends one
-        # edit before it begins the next.
+        # so they are trained too. The next edit finds this one trained, because `make_each` then ends each edit before
+        # it begins the next.
         self._previous = rgnn
         return rgnn
 
