@@ -64,7 +64,7 @@ class AdaLoraConfig(LoraConfig):
 
 
 class AdaLora(Lora):
-    """One AdaLoRA adapter per edit; its remaining triplets become a patch.
+    """One set of AdaLoRA adapters per edit; their remaining triplets become a patch.
 
     If the loss is small enough early, fewer ranks have been removed; the edit's record has the number of ranks left.
     """
@@ -86,13 +86,13 @@ class AdaLora(Lora):
 
     @property
     def largest_rank(self) -> int:
-        """The rank of an adapter during training."""
+        """The rank of an adapter at the beginning of the training."""
         return self.config.initial_rank
 
     def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
         """Train on ``row``; return the changes of the weights by their names, and the losses."""
         with svd_adapted(self.model, self.targets, self.config) as adapters:
-            row_losses = RowLosses(self.model, 0, [row])
+            row_losses = RowLosses(self.model, layer=0, rows=[row])
 
             def remove_triplets() -> None:
                 if self.config.rank < self.config.initial_rank:  # PEFT fails if there are none to remove

@@ -32,7 +32,8 @@ from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
 
-ADAPTER = "edit"  # the adapter's name while it is in the model
+ADAPTER = "edit"  # PEFT's name for the adapters while they are in the model
+_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")  # a module's dicts of hooks
 _ATTENTION = 4  # projections in the attention of most models: q, k, v and the output
 
 
@@ -75,7 +76,7 @@ class LoraConfig(StatementConfig):
 
 
 class Lora(TuningMethod):
-    """One LoRA adapter per edit; it becomes a patch, and nothing of PEFT remains in the model."""
+    """One set of LoRA adapters per edit; they become a patch, and nothing of PEFT remains in the model."""
 
     entry = method_entry("lora")
     trains = "adapters"
@@ -96,7 +97,7 @@ class Lora(TuningMethod):
 
     @property
     def largest_rank(self) -> int:
-        """The rank of an adapter during training."""
+        """The rank of an adapter at the beginning of the training; AdaLoRA begins with more than ``rank``."""
         return self.config.rank
 
     @classmethod
@@ -116,7 +117,7 @@ class Lora(TuningMethod):
     def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
         """Train on ``row``; return the changes of the weights by their names, and the losses."""
         with adapted(self.model, self.targets, self.config) as adapters:
-            row_losses = RowLosses(self.model, 0, [row])
+            row_losses = RowLosses(self.model, layer=0, rows=[row])
             losses = self.config.descent.run(adapters.parameters, lambda: row_losses().mean())
             return adapters.factors(), losses
 
@@ -157,6 +158,7 @@ def target_modules(
         if parts is None:
             parts = _token_mixing_parts(model, projections)
         for part in parts:
+            # With dots around both, only whole names match: "self_attn" is a part of "self_attn.q_proj", "proj" isn't.
             inside = [name for name in projections if f".{part}." in f".{name}."]
             if not inside:
                 raise ConfigError(
@@ -200,8 +202,8 @@ class Adapters:
         """Return the change of each weight, alpha / r B A, by the weight's name."""
         factors = dict[str, Factors]()
         for name, layer in self.layers.items():
-            left = layer.scaling[ADAPTER] * layer.lora_B[ADAPTER].weight.detach().clone()  # alpha / r B
-            right = layer.lora_A[ADAPTER].weight.detach().T.contiguous()  # A^T
+            left = layer.scaling[ADAPTER] * layer.lora_B[ADAPTER].weight.detach().clone()  # alpha / r B, [out, r]
+            right = layer.lora_A[ADAPTER].weight.detach().T.contiguous()  # A^T, [in, r]
             factors[f"{name}.weight"] = Factors(left=left, right=right)
         return factors
 
@@ -238,6 +240,9 @@ def wrapped(
 ) -> Iterator[Any]:
     """Run PEFT's ``wrap``, which puts adapters around ``modules``; restore these after the ``with`` block.
 
+    An adapter also gets its module's forward hooks within the block, and those that are registered there. So the hook
+    of an earlier patch reads an output with the adapter's change, as it does when the change is in the weight.
+
     Args:
         model: the model.
         modules: the modules by their full names.
@@ -247,6 +252,7 @@ def wrapped(
     base = model.model
     if hasattr(base, "peft_config"):
         raise ConfigError(f"the model {model.name!r} already has PEFT adapters; merge and unload them before editing")
+    with_hooks = dict[str, nn.Module]()  # the adapters that have the hooks of their modules, by the modules' names
     try:
         # The tuner replaces the modules inside the model, and freezes everything else; PEFT draws A from the generator.
         with seeded(model, seed):
@@ -254,11 +260,14 @@ def wrapped(
                 warnings.simplefilter("ignore")  # PEFT warns about tied embeddings, which are not adapted here
                 tuner = wrap(base)
             for name, module in modules.items():
-                _swap_hooks(module, base.get_submodule(name))  # the name now leads to the adapter around the module
+                adapter = base.get_submodule(name)  # the name now leads to the adapter around the module
+                _move_hooks(module, adapter)
+                with_hooks[name] = adapter
             yield tuner
     finally:
+        for name, adapter in with_hooks.items():  # none if ``wrap`` has failed
+            _move_hooks(adapter, modules[name])
         for name, module in modules.items():
-            _swap_hooks(module, base.get_submodule(name))  # back, also those registered inside the ``with`` block
             parent, _, leaf = name.rpartition(".")
             setattr(base.get_submodule(parent), leaf, module)
         if hasattr(base, "peft_config"):
@@ -282,16 +291,17 @@ def seeded(model: LanguageModel, seed: int) -> Iterator[None]:
         yield
 
 
-def _swap_hooks(module: nn.Module, other: nn.Module) -> None:
-    """Exchange the forward hooks of a module and its adapter.
+def _move_hooks(source: nn.Module, target: nn.Module) -> None:
+    """Give the forward hooks of ``source`` to ``target``, which has none.
 
-    An earlier patch's hook then reads an output with the adapter's change, as it does when the change is in the weight.
+    The modules exchange their dicts, and nothing is copied: a hook's handle removes it from the dict in which it was
+    registered, so that dict has to stay in use.
     """
-    for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
-        own = getattr(module, name)
-        others = getattr(other, name)
-        setattr(module, name, others)
-        setattr(other, name, own)
+    for name in _HOOKS:
+        hooks = getattr(source, name)
+        no_hooks = getattr(target, name)
+        setattr(source, name, no_hooks)
+        setattr(target, name, hooks)
 
 
 def find_peft() -> Any:

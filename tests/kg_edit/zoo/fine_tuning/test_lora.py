@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.models.hooks import keep_untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.zoo.fine_tuning.lora import Lora, LoraConfig, adapted, seeded, target_modules
+from kg_edit.zoo.fine_tuning.lora import ADAPTER, Lora, LoraConfig, adapted, seeded, target_modules, wrapped
 from tests.kg_edit.tiny import families, tiny
 
 EDIT = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")
@@ -46,6 +47,29 @@ def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
             torch.testing.assert_close(model.model(ids).logits, tuned, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(tuned, clean, atol=1e-2)
     assert all(pair.rank == 3 for pair in factors.values())
+
+
+@pytest.mark.parametrize("when", ["adapters", "training"])
+def test_an_interrupted_edit_leaves_the_hooks_of_a_patch(when: str) -> None:
+    """Ctrl-C while PEFT makes the adapters or while they are trained; the hook is that of an earlier patch."""
+    model, names = tiny("llama"), target_modules(tiny("llama"))
+    modules = {name: model.model.get_submodule(name) for name in names}
+    seen = list[str]()
+
+    def wrap(base: nn.Module) -> Any:
+        tuner = peft.LoraModel(base, peft.LoraConfig(target_modules=names), ADAPTER)
+        if when == "adapters":
+            raise KeyboardInterrupt
+        return tuner
+
+    with modules[names[0]].register_forward_hook(lambda *_: seen.append("hook")):
+        with pytest.raises(KeyboardInterrupt), wrapped(model, modules, wrap, 0):
+            raise KeyboardInterrupt
+        assert model.model.get_submodule(names[0]) is modules[names[0]]
+        model.model(torch.tensor([[1, 2]]))
+        assert seen == ["hook"]
+    model.model(torch.tensor([[1, 2]]))
+    assert seen == ["hook"], "the hook can still be removed"
 
 
 def test_target_modules_follow_the_settings() -> None:
