@@ -51,8 +51,9 @@ _NO_SUBJECT = object()
 _OR_A_FACT = ", or give the fact as subject, relation, object, new_object, where ids are looked up"
 _OR_A_PARAGRAPH = ", or a paragraph as target_text"
 WAYS_OF_A_ROW = (_OR_A_FACT, _OR_A_PARAGRAPH)  # ends of messages that help only where the edit is a row of a file
+IS_AN_ID = "is a Wikidata id"  # in the message of an id as a name; the lint recognises the fault by these words
 _BARE_ID = (
-    "'{name}' is a Wikidata id, which the model would learn to generate: write the label here and the id in "
+    "'{name}' " + IS_AN_ID + ", which the model would learn to generate: write the label here and the id in "
     "{field}_id" + _OR_A_FACT
 )
 

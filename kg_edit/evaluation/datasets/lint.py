@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from kg_edit.edits.edit import Edit, is_item_id, is_property_id
+from kg_edit.edits.edit import IS_AN_ID, Edit, is_item_id, is_property_id
 from kg_edit.edits.files import LabelSource
 from kg_edit.edits.record import BenchmarkRecord, Query
 from kg_edit.evaluation.datasets.building import ABSENT
@@ -35,7 +35,6 @@ Kind = Literal[
 _IN_TEXT = re.compile(r"\bQ[1-9][0-9]{3,}\b")  # not the Audi Q5
 # Questions whose answers follow from the edits.
 _CHANGED = ("multihop", "portability", "ripples-known", "ripples-unknown", "ripples-edit")
-_SHOULD_BE_A_LABEL = "is a Wikidata id"
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Finding:
 
 def find_edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
     """Yield facts that two records edit to different targets, reported for the later record."""
+    # (subject, relation) -> new target in lower case -> the id of the first record with it, and the new target
     targets: dict[tuple[str, str], dict[str, tuple[str, str]]] = defaultdict(dict)
     for record in records:
         for edit in record.edits:
@@ -63,6 +63,7 @@ def find_edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]
 
 def find_chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
     """Yield facts of a record's chain (as ids) that another record edits to something else."""
+    # (subject's id, relation's id) -> new target's id -> the id of the first record with it, and its edit
     edited: dict[tuple[str, str], dict[str, tuple[str, Edit]]] = defaultdict(dict)
     for record in records:
         for edit in record.edits:
@@ -78,8 +79,12 @@ def find_chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding
 
 
 def find_duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
-    """Yield questions that occur twice in a record or in two records, reported for the later one."""
-    first: dict[str, str] = {}
+    """Yield questions that occur twice in a record or in two records, reported for the later one.
+
+    It compares the questions of the edits, and those of the groups multihop and recall. In other groups, records may
+    share a question on purpose, such as one about an unrelated fact that must stay as it is.
+    """
+    first: dict[str, str] = {}  # question -> the id of the first record that asks it
     for record in records:
         questions = list[str]()
         for edit in record.edits:
@@ -99,9 +104,8 @@ def find_duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
 
 def find_label_faults(records: Sequence[BenchmarkRecord], labels: LabelSource) -> Iterator[Finding]:
     """Yield ids that have no label, or a label other than the entity's name; each once, for its first record."""
-    # the ids, and the entities (id, name), each with the id of its first record
-    ids: dict[str, str] = {}
-    entities: dict[tuple[str, str], str] = {}
+    ids: dict[str, str] = {}  # id -> the id of its first record
+    entities: dict[tuple[str, str], str] = {}  # (id, name) of an entity -> the id of its first record
     for record in records:
         record_ids = list[str]()
         for edit in record.edits:
@@ -151,7 +155,8 @@ def find_faults_in(record: BenchmarkRecord) -> Iterator[Finding]:
             if probe.family not in _CHANGED:
                 continue
             before = query.old
-            # MQuAKE's rival is the old answer; those of a Ripples question are drawn from its relation's objects.
+            # The `others` of an MQuAKE question are the old answer. Those of a Ripples question are drawn from the
+            # objects of its relation, so only its `old` ones are answers before the edit.
             if not probe.family.startswith("ripples-"):
                 before = (*before, *query.others)
             yield from _check_answer(record, query, before=before)
@@ -177,21 +182,21 @@ def _find_ids(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding
             yield Finding("unlabelled-id", record.id, f"found {text[:100]!r}; expected a name in the place of the id")
 
 
-def lint(reading: FileContent, *, labels: LabelSource | None = None) -> tuple[Finding, ...]:
-    """Return the faults of a file's content, sorted by kind, then in the file's order.
+def lint(content: FileContent, *, labels: LabelSource | None = None) -> tuple[Finding, ...]:
+    """Return the faults of a file's content, each once, sorted by kind, then in the file's order.
 
     With ``labels``, also check whether the ids of edits and chains have labels, and whether these equal the edits'
     names.
     """
-    records = reading.records
+    records = content.records
     findings = list[Finding]()
-    for problem in reading.problems:
-        # The message of a fault is the only trace of its kind.
+    for problem in content.problems:
+        # A fault has no kind; only the words of its message tell which one it is.
         message = problem.fault.message
         kind: Kind = "bad-field"
         if ABSENT in message:
             kind = "missing-subject"
-        elif _SHOULD_BE_A_LABEL in message:
+        elif IS_AN_ID in message:
             kind = "unlabelled-id"
         findings.append(Finding(kind, problem.id, problem.message))
     for record in records:
