@@ -78,14 +78,17 @@ class CorruptedRun:
         self._answer = answer
         self._samples = len(noise)
         self._entries = max(1, tokens // (self._samples * len(clean.prompt.ids)))  # entries in one forward pass
-        one_entry, self.probability = self._record(1)
-        self._recorded = {1: one_entry}  # by the number of entries of a batch
+        # By the number of entries in a batch: the masks and positions that a record has fit that number of rows only.
+        self._records = dict[int, RecordedBlocks]()
+        self._records[1], self.probability = self._record(1)
 
     @torch.no_grad()
-    def restored(self, layers: range, positions: Sequence[Sequence[int]]) -> Tensor:
+    def restore(self, layers: range, positions: Sequence[Sequence[int]]) -> Tensor:
         """Return P(answer), [len(positions), samples], with clean states restored.
 
-        For each entry of ``positions``, the clean outputs of ``layers`` are restored there, with the same noise.
+        Each entry of ``positions`` is a run of its own, with the same noise: the clean outputs of ``layers`` are restored
+        at its tokens. So restore(range(3, 6), [[7], [7, 8], []]) restores blocks 3 to 5 at token 7, then at the tokens
+        7 and 8, then nothing.
         """
         parts = list[Tensor]()
         for start in range(0, len(positions), self._entries):
@@ -95,50 +98,53 @@ class CorruptedRun:
         return torch.cat(parts)
 
     def _restore_batch(self, layers: range, batch: Sequence[Sequence[int]]) -> Tensor:
-        """Return `restored` of a part of the entries, which one forward pass takes: [len(batch), samples].
+        """Return `restore` of a part of the entries, which one forward pass takes: [len(batch), samples].
 
         Each entry has one row for each sample, so that entry 1 with three samples has the rows 3, 4 and 5.
         """
         clean = self._clean
         rows = len(batch) * self._samples
-        # Row and token of each restored state: [2, restored states].
+        # The row and the token of each restored state: [2, restored states].
         pairs = []
         for entry, tokens in enumerate(batch):
             for row in range(entry * self._samples, (entry + 1) * self._samples):
                 pairs += [(row, token) for token in tokens]
         at = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
 
-        def restore(index: int, state: Tensor) -> Tensor:
-            """Replace the state of a site, the output of layers[index], where it is restored."""
-            rows_at, columns_at = at.to(state.device)
+        def put_back(index: int, state: Tensor) -> Tensor:
+            """Put the clean states of block layers[index] into the output of its site, where they are restored."""
+            rows_at, tokens_at = at.to(state.device)
+            clean_state = clean.states[layers[index]].to(state)  # [tokens, width]
             changed = state.reshape(rows, len(clean.prompt.ids), -1).clone()  # [rows, tokens, width]
-            changed[rows_at, columns_at] = clean.states[layers[index]].to(changed)[columns_at]
+            changed[rows_at, tokens_at] = clean_state[tokens_at]  # [restored states, width]
             return changed.reshape(state.shape)
 
-        if len(batch) not in self._recorded:
-            self._recorded[len(batch)], _ = self._record(len(batch))
+        if len(batch) not in self._records:
+            self._records[len(batch)], _ = self._record(len(batch))
         # What enters the lowest restored block is the same for all entries: the corrupted run's state there.
         first = 0
         if layers:
             first = layers[0]
-        hidden = self._recorded[1].inputs[first].repeat(len(batch), 1, 1)
-        with watch_outputs([clean.sites[layer] for layer in layers], restore):
-            hidden = self._recorded[len(batch)].run(hidden, first=first)
+        inputs = self._records[1].inputs[first]  # [samples, tokens, width]; only this record has all inputs
+        hidden = inputs.repeat(len(batch), 1, 1)  # [rows, tokens, width]
+        with watch_outputs([clean.sites[layer] for layer in layers], put_back):
+            hidden = self._records[len(batch)].run(hidden, first=first)
         return self._read(hidden).reshape(len(batch), self._samples)
 
     @torch.no_grad()
     def _record(self, entries: int) -> tuple[RecordedBlocks, Tensor]:
-        """Record the corrupted run with ``entries`` rows for each sample, and P(answer).
+        """Record the corrupted run for a batch of ``entries``, and return P(answer) of each of its rows.
 
-        With one row for each sample, also record the input of each block, because any block may be the lowest restored
-        one.
+        The record of one entry also has the input of each block, because any block may be the lowest restored one. In a
+        larger batch the inputs of each entry would be the same.
         """
         model = self._clean.model
         subject = subject_tokens(self._clean.prompt)
 
         def corrupt(_: int, embedded: Tensor) -> Tensor:
+            """Add the noise to the embeddings [rows, tokens, width] of the subject's tokens."""
             changed = embedded.clone()
-            noise = self._noise.repeat(len(embedded) // self._samples, 1, 1)
+            noise = self._noise.repeat(entries, 1, 1)  # [rows, subject tokens, width]
             changed[:, subject.start : subject.stop] += noise.to(embedded)
             return changed
 
@@ -227,7 +233,7 @@ def window_around(layer: int, *, size: int, layers: int) -> range:
 
 @contextmanager
 def watch_outputs(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
-    """Call ``see(index, output)`` whenever one of ``modules`` has run; its result, unless None, replaces the output."""
+    """Call ``see(index, output)`` whenever modules[index] has run; its result, unless None, replaces the output."""
 
     def hook(index: int, _: nn.Module, __: Any, output: Any) -> Any:
         changed = see(index, hidden_state(output))

@@ -248,6 +248,6 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit]) -> int:
             restored = []
             for layer in range(layers):
                 around = window_around(layer, size=window, layers=layers)
-                restored.append(run.restored(around, [[prompt.edited_at]]).mean())
+                restored.append(run.restore(around, [[prompt.edited_at]]).mean())
             total += torch.stack(restored) - run.probability.mean()
     return int(total.argmax())

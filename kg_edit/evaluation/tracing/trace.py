@@ -183,7 +183,7 @@ def _restore_each(
     for layer in range(layers):
         if note:
             note(f"layer {layer + 1} of {layers}")
-        restored = run.restored(window_around(layer, size=window, layers=layers), entries)  # [entries, samples]
+        restored = run.restore(window_around(layer, size=window, layers=layers), entries)  # [entries, samples]
         columns.append([corrupted] * first + restored.mean(1).tolist())
     return tuple(zip(*columns, strict=True))
 

@@ -134,7 +134,7 @@ def test_restored_equals_one_whole_forward_per_state(family: str, kind: Kind) ->
     window = 1 if kind == "hidden" else 2
     for layer in range(4):
         layers = window_around(layer, size=window, layers=4)
-        restored = run.restored(layers, token_sets)
+        restored = run.restore(layers, token_sets)
         plain = torch.stack([plainly(model, prompt, noise, kind, layers, tokens) for tokens in token_sets])
         torch.testing.assert_close(restored, plain, rtol=1e-3, atol=1e-7)
         moved = (plain - run.probability).abs().amax(1)
@@ -150,7 +150,7 @@ def test_restored_does_not_depend_on_the_batch_size(tokens: int) -> None:
     model = tiny("gemma2")
     prompt, noise, _, run = runs(model, "mlp", tokens=tokens)
     token_sets = [[token] for token in range(len(prompt.ids))]
-    restored = run.restored(range(1, 3), token_sets)
+    restored = run.restore(range(1, 3), token_sets)
     plain = torch.stack([plainly(model, prompt, noise, "mlp", range(1, 3), token_set) for token_set in token_sets])
     torch.testing.assert_close(restored, plain, rtol=1e-3, atol=1e-7)
 
@@ -162,18 +162,18 @@ def test_restoring_all_tokens_gives_the_clean_run_and_none_the_corrupted(family:
     every = list(range(len(prompt.ids)))
     expected = float(clean.probabilities[ANSWER])
     for layer in range(4):
-        all_back, nothing = run.restored(range(layer, layer + 1), [every, []])
+        all_back, nothing = run.restore(range(layer, layer + 1), [every, []])
         torch.testing.assert_close(all_back, torch.full((SAMPLES,), expected), rtol=1e-4, atol=1e-8)
         torch.testing.assert_close(nothing, run.probability, rtol=1e-4, atol=1e-8)
     assert float((run.probability - expected).abs().min()) > 1e-2 * expected
     assert len(set(run.probability.tolist())) == SAMPLES
-    assert run.restored(range(1), []).shape == (0, SAMPLES)
+    assert run.restore(range(1), []).shape == (0, SAMPLES)
 
 
 def test_restoring_the_last_layer_matters_at_the_last_token_only() -> None:
     """The answer is read from it, so it brings all back; any other token's last state nothing."""
     prompt, _, clean, run = runs(tiny("llama"))
-    restored = run.restored(range(3, 4), [[len(prompt.ids) - 1], [prompt.edited_at]])
+    restored = run.restore(range(3, 4), [[len(prompt.ids) - 1], [prompt.edited_at]])
     assert restored[0].tolist() == pytest.approx([float(clean.probabilities[ANSWER])] * SAMPLES, rel=1e-4)
     assert restored[1].tolist() == pytest.approx(run.probability.tolist(), rel=1e-5)
 
@@ -197,7 +197,7 @@ def test_clean_probabilities_are_those_of_the_model() -> None:
 def test_restored_leaves_no_hooks() -> None:
     model = tiny("llama")
     _, _, _, run = runs(model)
-    run.restored(range(2), [[0]])
+    run.restore(range(2), [[0]])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.model.modules())
 
 

@@ -60,7 +60,7 @@ def test_trace_grid_equals_the_restored_runs(kind: str) -> None:
     assert traced.corrupted == pytest.approx(float(run.probability.mean()), rel=1e-4)
     for layer in range(4):
         layers = window_around(layer, size=1 if kind == "hidden" else 3, layers=4)
-        expected = run.restored(layers, [[token] for token in range(len(prompt.ids))]).mean(1)
+        expected = run.restore(layers, [[token] for token in range(len(prompt.ids))]).mean(1)
         assert [row[layer] for row in traced.restored] == pytest.approx(expected.tolist(), rel=1e-3)
     assert traced.effects[-1][0] == pytest.approx(traced.restored[-1][0] - traced.corrupted)
     assert traced.roles == roles(prompt)
