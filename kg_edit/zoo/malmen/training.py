@@ -69,7 +69,10 @@ def train(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Passes:
-    """Passes of a model with a change of the weights ``names``; ``lower`` are stored states of the lower blocks."""
+    """Passes of a model with a change of the weights ``names``; ``lower`` are stored states of the lower blocks.
+
+    "The model as it is" has the updates that a caller has applied to it (`sequence_losses`); the change comes on top.
+    """
 
     model: LanguageModel
     names: Sequence[str]
@@ -81,7 +84,7 @@ class Passes:
             return EditedPasses(self.model, prompts, self.names, lower=self.lower)
 
     def gradients_at_targets(self, prompts: Sequence[Prompt]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return by weight the keys [tokens, in] and the gradients [tokens, out] of all prompts' target tokens."""
+        """Return for each weight the keys [tokens, in] and gradients [tokens, out] of all prompts' target tokens."""
         keys: dict[str, list[Tensor]] = {name: [] for name in self.names}
         gradients: dict[str, list[Tensor]] = {name: [] for name in self.names}
         for numbers in split_passes([len(prompt.ids) for prompt in prompts], rows=_ROWS, tokens=_TOKENS):
@@ -136,7 +139,7 @@ def sequence_losses(
     For one batch that is MALMEN's loss.
 
     Args:
-        passes: of the unedited model.
+        passes: of the model, which is unedited before and after; it has the earlier updates while a batch is edited.
         network: the editor.
         batches: the edits of each update, with the prompts of the losses.
         settings: the weights of the losses, and the sequence.
@@ -147,8 +150,8 @@ def sequence_losses(
     """
     sequence = settings.sequence
     earlier = dict[str, Factors]()  # the sum of the updates so far
-    edit = 0.0
-    locality = 0.0
+    edit_loss = 0.0
+    locality_loss = 0.0
     for number, batch in enumerate(batches):
         with WeightPatch(factors=earlier).applied(passes.model):
             change = network.compute_changes(passes.gradients_at_targets(batch.edits))
@@ -160,15 +163,16 @@ def sequence_losses(
             losses = _backward_to_factors(passes, leaves, newest_first, settings)
             check(losses.total)
 
-            # Stage 2: on to the network, from each factor with the gradient of its leaf
+            # Stage 2: on to the network, from each factor with the gradient of its leaf. Each factor has a graph of its
+            # own, which `backward` may free. A leaf has no gradient if no loss depends on it.
             for name, pair in change.items():
                 for factor, leaf in zip(pair, leaves[name], strict=True):
                     if leaf.grad is not None:
                         factor.backward(leaf.grad)
-        edit += losses.edit / len(batches)
-        locality += losses.locality / len(batches)
+        edit_loss += losses.edit / len(batches)
+        locality_loss += losses.locality / len(batches)
         earlier = _add(earlier, as_factors(leaves))
-    return edit, locality
+    return edit_loss, locality_loss
 
 
 class _UpdateLosses(NamedTuple):
@@ -185,26 +189,26 @@ def _backward_to_factors(
     """Compute L_t of an update, and add its gradient to the leaves; the graph of each part is freed before the next.
 
     Args:
-        passes: of the model with the earlier updates.
+        passes: of the model, to which the earlier updates are applied now.
         leaves: the factors of the update, cut off from the network; they get the gradient.
         newest_first: the batches of the loss: the update's own, then the one before it, and so on.
         settings: the weights of the losses, and the sequence.
     """
     sequence = settings.sequence
-    edits = list[float]()
-    localities = list[float]()
+    edit_losses = list[float]()
+    locality_losses = list[float]()
     total = 0.0
     for age, rows in enumerate(newest_first):
-        factor = sequence.decay**age
-        edit = _add_gradients(passes.edit_losses(leaves, rows), weight=factor * settings.edit_weight)
-        locality = _add_gradients(passes.localities(leaves, rows), weight=factor * settings.locality_weight)
-        total += factor * (settings.edit_weight * edit + settings.locality_weight * locality)
-        edits.append(edit)
-        localities.append(locality)
+        decay = sequence.decay**age
+        edit_loss = _add_gradients(passes.edit_losses(leaves, rows), weight=decay * settings.edit_weight)
+        locality_loss = _add_gradients(passes.localities(leaves, rows), weight=decay * settings.locality_weight)
+        total += decay * (settings.edit_weight * edit_loss + settings.locality_weight * locality_loss)
+        edit_losses.append(edit_loss)
+        locality_losses.append(locality_loss)
     if sequence.norm_weight:
         squares = [squared_norm(pair) for pair in leaves.values()]
         total += sequence.norm_weight * _add_gradients(squares, weight=sequence.norm_weight)
-    return _UpdateLosses(total, edits[0], localities[0])
+    return _UpdateLosses(total, edit_losses[0], locality_losses[0])
 
 
 def held_out_losses(passes: Passes, network: MalmenNetwork, batches: Sequence[Rows]) -> tuple[float, float]:
@@ -217,16 +221,16 @@ def held_out_losses(passes: Passes, network: MalmenNetwork, batches: Sequence[Ro
     change = dict[str, tuple[Tensor, Tensor]]()  # the sum of all updates as one change
     for name, pair in earlier.items():
         change[name] = pair.left.T[None], pair.right.T[None]  # [1, rank, out], [1, rank, in]
-    edit = 0.0
-    locality = 0.0
+    edit_loss = 0.0
+    locality_loss = 0.0
     count = 0
     with torch.no_grad():
         for rows in batches:
             size = len(rows.edits)
-            edit += size * sum(float(loss) for loss in passes.edit_losses(change, rows))
-            locality += size * sum(float(divergence) for divergence in passes.localities(change, rows))
+            edit_loss += size * sum(float(part) for part in passes.edit_losses(change, rows))
+            locality_loss += size * sum(float(part) for part in passes.localities(change, rows))
             count += size
-    return edit / count, locality / count
+    return edit_loss / count, locality_loss / count
 
 
 def _add_gradients(parts: Iterable[Tensor], *, weight: float) -> float:
@@ -297,21 +301,23 @@ class MalmenRun(MendRun):
         """Compute the losses of the step's batches and their gradient; return the losses to display."""
         length = self._training.sequence.length
         batches = [self.order.rows(step * length + number) for number in range(length)]
-        edit, locality = sequence_losses(self.passes, self._network, batches, self._training, check=self.check_loss)
-        return {"edit": f"{edit:.2f}", "kl": f"{locality:.3f}"}
+        edit_loss, locality_loss = sequence_losses(
+            self.passes, self._network, batches, self._training, check=self.check_loss
+        )
+        return {"edit": f"{edit_loss:.2f}", "kl": f"{locality_loss:.3f}"}
 
     def held_out(self) -> tuple[float, float]:
         """Return the mean losses on the held-out edits; as many batches as in a step are edited in sequence."""
         batches = list(self.order.validation())
         length = self._training.sequence.length
-        edit = 0.0
-        locality = 0.0
+        edit_sum = 0.0
+        locality_sum = 0.0
         count = 0
         for start in range(0, len(batches), length):
             sequence = batches[start : start + length]
             size = sum(len(rows.edits) for rows in sequence)
-            edit_loss, divergence = held_out_losses(self.passes, self._network, sequence)
-            edit += size * edit_loss
-            locality += size * divergence
+            edit_loss, locality_loss = held_out_losses(self.passes, self._network, sequence)
+            edit_sum += size * edit_loss
+            locality_sum += size * locality_loss
             count += size
-        return edit / count, locality / count
+        return edit_sum / count, locality_sum / count
