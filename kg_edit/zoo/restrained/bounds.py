@@ -2,7 +2,7 @@
 
 - SPHERE (arXiv 2510.01172), `remove_principal`: D avoids W's principal directions V: it becomes D (I - strength V V^T);
 - RECT (arXiv 2401.04700), `keep_most_changed`: only the elements of D that change their weight most are written;
-- PRUNE (arXiv 2405.16821), `prune`: the singular values of all updates together are bounded by those of W.
+- PRUNE (arXiv 2405.16821), `prune`: the singular values of all updates together are bounded by the unedited W's.
 
 `exact` converts to float64, in which the first and the third are computed; the factors of an update are in float32.
 """
@@ -55,6 +55,7 @@ def keep_most_changed(update: Factors, weight: Tensor, *, share: float) -> Facto
     Where several are as large as the smallest of them, all are written.
     """
     change = update.product.to(weight.device)
+    # Where an element of W is 0: 0/0 counts as unchanged (0), and D/0 as the largest (inf).
     relative = (change / weight.float()).abs().nan_to_num(0.0, posinf=torch.inf).flatten()
     written = max(1, round(share * relative.numel()))
     threshold = relative.kthvalue(relative.numel() - written + 1).values
@@ -64,16 +65,16 @@ def keep_most_changed(update: Factors, weight: Tensor, *, share: float) -> Facto
 def prune(update: Factors, weight: Tensor, *, earlier: Sequence[Factors], base: float) -> Factors:
     """Return the update D [d, d_ff], corrected so that all updates together are bounded (PRUNE).
 
-    With S = sum of the earlier updates + D and s the largest singular value of the unedited W, each singular value
+    With S = sum of the earlier updates + D and s the largest singular value of the unedited W_0, each singular value
     sigma > s of S becomes min(sigma, s + log_base(sigma / s)).
 
     Args:
         update: D.
-        weight: W with the earlier updates, [d, d_ff].
+        weight: W, which is W_0 with the earlier updates, [d, d_ff].
         earlier: the updates of earlier edits.
         base: of the logarithm.
     """
-    unedited = exact(weight)
+    unedited = exact(weight)  # W_0, when the earlier updates are subtracted
     for pair in earlier:
         unedited = unedited - exact(pair.product).to(unedited.device)
 
@@ -87,7 +88,7 @@ def prune(update: Factors, weight: Tensor, *, earlier: Sequence[Factors], base: 
     q_y, t_y = torch.linalg.qr(exact(total.right))
     u, sigma, v_transposed = torch.linalg.svd(t_x @ t_y.T, full_matrices=False)
 
-    # |W|^2 is the sum of the squares of W's min(d, d_ff) singular values, so the largest one s is at least this:
+    # |W_0|^2 is the sum of the squares of W_0's min(d, d_ff) singular values, so the largest one s is at least this:
     least_s = unedited.norm() / min(unedited.shape) ** 0.5
     if sigma[0] <= least_s:  # no sigma exceeds s, which need not be computed
         return update
