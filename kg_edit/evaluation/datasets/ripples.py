@@ -52,9 +52,11 @@ GROUPS = (
     *(f"ripples-stay.{kind}" for kind in STAYS),
 )
 CHOICES = 10
+_RECALLED = ("two-hop", "three-hop")  # kinds whose answer follows from the new object by facts that a model can recall
 _SHOWN = 2  # examples before a question
 _INVERSE = "-"  # prefix of a property that is asked in the inverse direction
 Names = Annotated[tuple[Text, ...], Field(strict=False)]
+Hops = Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]  # properties: ("P17", "P36")
 Words = Mapping[str, str]
 
 
@@ -63,9 +65,7 @@ class RippleQuestion(Record):
 
     kind: Kind = Field(description="the kind of portability or locality, as RippleEdits has them")
     start: Text = Field(description="the thing that the question names")
-    hops: AnswerNames = Field(
-        description="the properties from there to the answer; -P36 is asked in the inverse direction"
-    )
+    hops: Hops = Field(description="the properties from there to the answer; -P36 is asked in the inverse direction")
     answers: AnswerNames = Field(description="the right answer, and aliases that the header does not have")
     old: Names = Field((), description="answers before the edit")
     via: Names = Field((), description="the things between s's new object and the answer")
@@ -82,7 +82,10 @@ class Header(Record):
     paraphrases: Mapping[str, Names] = Field({}, description="other wordings of the edits of each relation")
     aliases: Mapping[str, Names] = Field({}, description="other names of answers")
     choices: Mapping[str, Names] = Field({}, description="objects of each relation")
-    examples: Mapping[str, list[list[str]]] = Field({}, description="paths of other entities, as labels")
+    # {"P131 P36": [["Qinghai", "People's Republic of China", "Beijing"], …]}
+    examples: Mapping[str, list[list[str]]] = Field(
+        {}, description="paths of other entities, as labels, by their hops with spaces between"
+    )
 
 
 class RippleRow(Record):
@@ -131,6 +134,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     edit = edit.model_copy(update={"id": name, "paraphrases": edit.paraphrases or shared})
     probes = []
     for index, question in enumerate(row.questions):
+        _check_via(question, f"questions[{index}].via")
         probes.append(_make_probe(question, row, f"questions[{index}].hops"))
     itself = RippleQuestion(kind="edit", start=edit.subject, hops=(relation,), answers=(edit.target_new,))
     probes.append(_make_probe(itself, row, "edit.relation_id"))
@@ -168,16 +172,24 @@ def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozens
     return answers
 
 
+def _check_via(question: RippleQuestion, field: str) -> None:
+    """Refuse a path over the edit's new object that names too few or too many things between it and the answer.
+
+    The first hop leads to the new object, the last one to the answer, and each other one to a thing of ``via``.
+    """
+    hops = len(question.hops)
+    things = len(question.via)
+    if question.kind in _RECALLED and hops != things + 2:
+        message = f"found {hops} hops and {things} things between the new object and the answer"
+        raise EditError([Fault(field, f"{message}; there must be two hops more than things")])
+
+
 def _make_probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
     """Return the probe of a question; ``field`` is that of its hops, for the message."""
     try:
         query = _make_query(question, row)
-    except KeyError as error:  # of a relation that the header does not word
-        last = question.hops[-1]
-        message = f"relation {error} has no noun; add one to the file's nouns"
-        if last.startswith(_INVERSE) and last.removeprefix(_INVERSE) not in row.header.inverse:
-            message = f"relation {error} has no inverse question; add one to the file's inverse"
-        raise EditError([Fault(field, message)]) from None
+    except EditError as error:  # of `_find_noun` and `_find_inverse`, for a relation that the header does not word
+        raise EditError([Fault(field, fault.message) for fault in error.faults]) from None
     return Probe(measures=_group_of(question), queries=(query,))
 
 
@@ -189,7 +201,7 @@ def _make_query(question: RippleQuestion, row: RippleRow) -> Query:
     answers = {name.casefold() for name in (*right, *old)}
     # The facts that lead from the edit's new object to the answer, for the ceilings of an evaluation.
     recalled: tuple[str, ...] = ()
-    if question.kind in ("two-hop", "three-hop"):
+    if question.kind in _RECALLED:
         things = (row.edit.target_new, *question.via, question.answers[0])
         recalled = _word_facts(things, question.hops[1:], header)
     return Query(
@@ -205,7 +217,8 @@ def _make_query(question: RippleQuestion, row: RippleRow) -> Query:
 def _draw_others(question: RippleQuestion, row: RippleRow, *, answers: Container[str]) -> tuple[str, ...]:
     """Draw wrong answers to choose from: objects of the last relation, with a seed from the record's id.
 
-    ``answers`` are the right and the old ones, in lower case.
+    ``answers`` are the right and the old ones, in lower case; none of them is drawn. A two-hop question tests whether
+    the edit has replaced the old answer, so there the first old one competes too.
     """
     objects = [name for name in row.header.choices.get(question.hops[-1], ()) if name.casefold() not in answers]
     number = min(CHOICES - 1, len(objects))
@@ -237,23 +250,44 @@ def _with_aliases(names: Sequence[str], header: Header) -> tuple[str, ...]:
 
 
 def word_question(start: str, hops: Sequence[str], header: Header) -> str:
-    """Return the question of a path: "On which continent is the country of Rome?"."""
+    """Return the question of a path: "On which continent is the country of Rome?".
+
+    A path in the inverse direction has one hop: "Which country has Tokyo as its capital?".
+    """
     *before, last = hops
     if last.startswith(_INVERSE):
-        return header.inverse[last.removeprefix(_INVERSE)].replace("{}", start)
+        return _find_inverse(last.removeprefix(_INVERSE), header).replace("{}", start)
     thing = start
     for hop in before:
-        thing = f"the {header.nouns[hop]} of {thing}"
+        thing = f"the {_find_noun(hop, header)} of {thing}"
     if last in header.asks:
         return header.asks[last].replace("{}", thing)
-    return f"What is the {header.nouns[last]} of {thing}?"
+    return f"What is the {_find_noun(last, header)} of {thing}?"
+
+
+def _find_noun(relation: str, header: Header) -> str:
+    """Return the noun of a relation; refuse a relation without one."""
+    if relation not in header.nouns:
+        raise EditError([Fault("nouns", f"relation {relation!r} has no noun; add one to the file's nouns")])
+    return header.nouns[relation]
+
+
+def _find_inverse(relation: str, header: Header) -> str:
+    """Return the question for a relation in the inverse direction; refuse a relation without one."""
+    if relation not in header.inverse:
+        message = f"relation {relation!r} has no inverse question; add one to the file's inverse"
+        raise EditError([Fault("inverse", message)])
+    return header.inverse[relation]
 
 
 def _word_facts(things: Sequence[str], hops: Sequence[str], header: Header) -> tuple[str, ...]:
-    """Return the facts of a path: "The country of Rome is Japan.", "The capital of Japan is Tokyo."."""
+    """Return the facts of a path: "The country of Rome is Japan.", "The capital of Japan is Tokyo.".
+
+    ``things`` are Rome, Japan and Tokyo: one more than the ``hops``.
+    """
     facts = []
-    for position, hop in enumerate(hops[: len(things) - 1]):
-        facts.append(f"The {header.nouns[hop]} of {things[position]} is {things[position + 1]}.")
+    for position, hop in enumerate(hops):
+        facts.append(f"The {_find_noun(hop, header)} of {things[position]} is {things[position + 1]}.")
     return tuple(facts)
 
 
@@ -276,7 +310,8 @@ def _find_examples(question: RippleQuestion, header: Header, *, answers: Contain
     for hops in sorted(alike, key=rank):
         paths = []
         for path in header.examples[" ".join(hops)]:
-            if path and path[-1].casefold() not in answers:
+            is_whole = len(path) == len(hops) + 1
+            if is_whole and path[-1].casefold() not in answers:
                 paths.append(path)
         if len(paths) >= _SHOWN:
             return tuple(_make_example(path, hops, header) for path in paths[:_SHOWN])

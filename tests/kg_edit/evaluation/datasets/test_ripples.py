@@ -98,6 +98,10 @@ def test_fault_names_record_and_field(tmp_path: Path) -> None:
         read(tmp_path, document({**INVERSE, "hops": ["-P17"]}))
     with pytest.raises(EditFileError, match=r"field edit\.relation_id: relation 'P17' has no noun"):
         read(tmp_path, document(nouns={"P36": "capital"}))
+    with pytest.raises(EditFileError, match=r"field questions\[0\]\.via: found 3 hops and 0 things"):
+        read(tmp_path, document({**THREE, "via": []}))
+    with pytest.raises(EditFileError, match=r"record 1, field questions\[0\]\.hops"):
+        read(tmp_path, document({**STAYS, "hops": []}))
     with pytest.raises(EditFileError, match="expected 'kg-edit ripples/1'; make the file with `kg-edit data ripples`"):
         read(tmp_path, document(CAPITAL, format="else"))
 
