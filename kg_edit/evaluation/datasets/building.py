@@ -15,7 +15,7 @@ from kg_edit.writing_systems import whole
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 ABSENT = "does not occur in"  # in the message of a missing subject; the lint recognises the fault by these words
-Names = tuple[tuple[str, ...], ...]
+RightAnswers = tuple[tuple[str, ...], ...]  # (("United States", "USA"), ("Canada",)): each answer's name and aliases
 
 
 class Template(NamedTuple):
@@ -41,19 +41,23 @@ def find_template(text: str, subject: str, *, field: str) -> Template:
     """Replace the first occurrence of the subject in ``text``, as whole words, by {}; case is ignored if needed."""
     match = None
     if subject.strip():
-        pattern = whole(subject.strip(), text)
+        pattern = whole(subject.strip(), text)  # a regular expression
         match = re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE)
     if not match:
         raise EditError([Fault(field, f"the subject {subject!r} {ABSENT} {text[:80]!r}; write its name there")])
     return Template(text[: match.start()] + "{}" + text[match.end() :], match[0])
 
 
-def build_edit(fields: Mapping[str, Any], *, names: Mapping[str, str]) -> Edit:
-    """Build an edit from these fields; faults are reported under the row's own field ``names``."""
+def build_edit(fields: Mapping[str, Any], *, field_names: Mapping[str, str]) -> Edit:
+    """Build an edit from its fields.
+
+    ``field_names`` maps a field of `Edit` to the row's name for it, such as target_true to ground_truth: a fault is
+    reported under the row's name. A field that is not in it has the same name in the row.
+    """
     try:
         return parse_record(Edit, fields)
     except EditError as error:
-        faults = [Fault(names.get(fault.field, fault.field), fault.message) for fault in error.faults]
+        faults = [Fault(field_names.get(fault.field, fault.field), fault.message) for fault in error.faults]
         raise EditError(faults) from None
 
 
@@ -80,7 +84,7 @@ def build_rephrased_edit(
         "target_true": target_true,
         "paraphrases": non_blank(rephrase),
     }
-    return build_edit(fields, names={"target_true": "ground_truth"})
+    return build_edit(fields, field_names={"target_true": "ground_truth"})
 
 
 def non_blank(text: str) -> tuple[str, ...]:
@@ -95,7 +99,7 @@ def old_target(new: str, old: str | None) -> tuple[str | None, tuple[Remark, ...
     return old, ()
 
 
-def list_answers(value: Any) -> Names:
+def list_answers(value: Any) -> RightAnswers:
     """Return the right answers, each with its aliases, from a text, a list of aliases, or a list of such lists.
 
     Entries that are blank or no text are dropped.
@@ -113,7 +117,7 @@ def list_answers(value: Any) -> Names:
 
 
 def make_probes(
-    measures: str, prompt: str, right: Names, *, form: Form = "question", others: Sequence[str] = ()
+    measures: str, prompt: str, right: RightAnswers, *, form: Form = "question", others: Sequence[str] = ()
 ) -> tuple[Probe, ...]:
     """Return a probe of one query; () if the prompt is blank or there is no answer."""
     if not prompt.strip() or not right:

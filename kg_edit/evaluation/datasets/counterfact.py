@@ -91,7 +91,7 @@ def parse_flat(row: RawRecord, name: str) -> BenchmarkRecord:
         "neighborhood": (flat.locality_prompt,) if flat.locality_ground_truth == old else (),
     }
     row_names = {"target_true": "ground_truth", "paraphrases": "rephrase_prompt"}  # the row's own names, for errors
-    edit = build_edit(fields, names=row_names)
+    edit = build_edit(fields, field_names=row_names)
     locality = make_probes("locality", flat.locality_prompt, ((flat.locality_ground_truth,),), form="sentence")
     return build_record(name, [edit], locality, form="CounterFact, EasyEdit's flat form", remarks=remarks)
 

@@ -82,7 +82,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         "target_new": word_start + _unmasked(row.def_target, field="def_target"),
         "ending": defined.after if defined.after.strip(" .") else "",
     }
-    edit = build_edit(fields, names={"prompt": "definition", "target_new": "def_target", "subject": "ent_str"})
+    edit = build_edit(fields, field_names={"prompt": "definition", "target_new": "def_target", "subject": "ent_str"})
 
     probes = [_parse_probe(row, key) for key in row.probe_sentences]
     form = "Entity Inferences" if row.label else "ECBD"

@@ -67,7 +67,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         "target_true": old,
         "paraphrases": non_blank(row.paraphrased_question),
     }
-    edit = build_edit(fields, names={"prompt": "question", "target_new": "object", "target_true": "output"})
+    edit = build_edit(fields, field_names={"prompt": "question", "target_new": "object", "target_true": "output"})
     right = ((row.object,),)
     probes = [
         *make_probes("efficacy", edit.text, right, form="sentence"),

@@ -170,7 +170,7 @@ def _parse_biography(raw: RawRecord, name: str) -> BenchmarkRecord:
     row = check_fields(BiographyRow, raw)
     parts = find_template(row.text, row.concept, field="text")
     fields = {"id": name, "subject": parts.subject, "prompt": parts.prompt, "target_new": row.labels}
-    edit = build_edit(fields, names={"subject": "concept", "prompt": "text", "target_new": "labels"})
+    edit = build_edit(fields, field_names={"subject": "concept", "prompt": "text", "target_new": "labels"})
     category_probes, unanswered = _parse_categories(row)
     probes = [*make_probes("efficacy", edit.text, ((row.labels,),), form="sentence"), *category_probes]
     return build_record(name, [edit], probes, form="KnowEdit, WikiBio", remarks=unanswered)
@@ -182,7 +182,7 @@ def _parse_opinion(raw: RawRecord, name: str) -> BenchmarkRecord:
     good = [reply.strip() for reply in row.pos]
     bad = [reply.strip() for reply in row.neg]
     fields = {"id": name, "subject": row.ent, "prompt": _OPINION, "target_new": good[0], "target_true": bad[0]}
-    edit = build_edit(fields, names={"subject": "ent", "target_new": "pos[0]", "target_true": "neg[0]"})
+    edit = build_edit(fields, field_names={"subject": "ent", "target_new": "pos[0]", "target_true": "neg[0]"})
     replies = tuple((reply,) for reply in dict.fromkeys(good))
     probes = make_probes("sentiment", edit.text, replies, form="sentence", others=tuple(dict.fromkeys(bad)))
     return build_record(name, [edit], probes, form=f"KnowEdit, ConvSent; asked {_OPINION!r}, edited towards pos[0]")
@@ -195,7 +195,7 @@ def _parse_forgotten(raw: RawRecord, name: str) -> BenchmarkRecord:
     subject = row.subject or row.question.strip().rstrip("?").strip()
     parts = find_template(row.question, subject, field="question")
     fields = {"id": name, **parts._asdict(), "target_new": row.target_new, "target_true": old}
-    edit = build_edit(fields, names={"prompt": "question", "target_true": "ground_truth"})
+    edit = build_edit(fields, field_names={"prompt": "question", "target_true": "ground_truth"})
     probes = list(make_probes("efficacy", edit.text, ((row.target_new,),), form="sentence"))
     for question, answer in row.locality:
         probes += make_probes("locality", question, ((answer,),))

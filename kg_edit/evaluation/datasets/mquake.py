@@ -162,7 +162,7 @@ def _build_edit(case: CaseRow, index: int, *, name: str, old: str | None) -> Edi
     row_fields["target_new"] = f"{path}.target_new.str"
     row_fields["target_true"] = f"{path}.target_true.str"
     row_fields["subject_id"] = "orig.edit_triples"
-    return build_edit(fields, names=row_fields)
+    return build_edit(fields, field_names=row_fields)
 
 
 def _find_subject(case: CaseRow, index: int) -> str | None:

@@ -113,7 +113,7 @@ def _parse_long(row: PopqaRow, name: str) -> BenchmarkRecord:
             fields[field] = match[1]
     # A fault of the edit is reported under the name of the row's field.
     row_fields = {"prompt": "question", "subject": "subj", "target_new": "obj", "relation": "prop"}
-    return _build(build_edit(fields, names=row_fields), right)
+    return _build(build_edit(fields, field_names=row_fields), right)
 
 
 def _parse_short(row: AskedRow, name: str) -> BenchmarkRecord:
@@ -132,7 +132,7 @@ def _parse_short(row: AskedRow, name: str) -> BenchmarkRecord:
         "target_new": right[0],
     }
     row_fields = {"prompt": "input", "subject": "input", "target_new": "output"}
-    edit = build_edit(fields, names=row_fields)
+    edit = build_edit(fields, field_names=row_fields)
     return _build(edit, right)
 
 

@@ -54,7 +54,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         "paraphrases": non_blank(row.rephrase),
     }
     row_names = {"target_new": "target", "paraphrases": "rephrase"}  # the row's own names, for errors
-    edit = build_edit(fields, names=row_names)
+    edit = build_edit(fields, field_names=row_names)
     right = ((row.target,),)  # one answer, which has one name
     probes = [
         *make_probes("efficacy", edit.text, right, form="sentence"),

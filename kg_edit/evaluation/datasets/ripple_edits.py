@@ -134,7 +134,7 @@ def _parse_edit(row: RippleRow, name: str, known: Mapping[str, Relation]) -> tup
     if old_fact and old:
         fields["target_true_id"] = _entity_id(old_fact.target_id)
     names = dict.fromkeys(("subject", "target_new", "target_true"), "edit.prompt")
-    return build_edit(fields, names=names), remarks
+    return build_edit(fields, field_names=names), remarks
 
 
 def _entity_id(value: object) -> object:

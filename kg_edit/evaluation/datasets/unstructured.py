@@ -72,7 +72,9 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         "target_text": row.answer,
         "paraphrases": non_blank(row.para_question),
     }
-    edit = build_edit(fields, names={"prompt": "question", "target_text": "answer", "paraphrases": "para_question"})
+    edit = build_edit(
+        fields, field_names={"prompt": "question", "target_text": "answer", "paraphrases": "para_question"}
+    )
     probes = list(record_of(edit).probes)
     for question, answer in zip(row.sub_question, row.sub_answer, strict=True):
         if answer.strip():
@@ -128,7 +130,7 @@ def _build_paragraph_edit(row: AkewRewrite, fact: Edit, *, field: str) -> Edit:
         "relation_id": fact.relation_id,
         "target_text": row.fact_new_uns,
     }
-    return build_edit(fields, names={"prompt": f"{field}.question", "target_text": f"{field}.fact_new_uns"})
+    return build_edit(fields, field_names={"prompt": f"{field}.question", "target_text": f"{field}.fact_new_uns"})
 
 
 UNKE = Dataset(

@@ -143,7 +143,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     old, remarks = old_target(right, sentence)
     parts = find_template(text, _concept(raw), field="wiki_bio_text")
     fields = {"id": name, **parts._asdict(), "target_new": right, "target_true": old}
-    edit = build_edit(fields, names={"target_new": "wiki_bio_text", "target_true": "gpt3_sentences"})
+    edit = build_edit(fields, field_names={"target_new": "wiki_bio_text", "target_true": "gpt3_sentences"})
     others = (sentence,) if old else ()
     probes = list(make_probes(HALLUCINATION, edit.text, ((right,),), form="sentence", others=others))
     for before, accurate in row.locality:

@@ -118,7 +118,7 @@ def _parse_published(row: ZsreRow, name: str, *, towards: Towards) -> BenchmarkR
     }
     if row.portability and asks_about_alt:
         fields["portability"] = (Question.model_validate(row.portability.model_dump()),)
-    edit = build_edit(fields, names={"target_new": target_field, "target_true": "answers[0]", "prompt": "src"})
+    edit = build_edit(fields, field_names={"target_new": target_field, "target_true": "answers[0]", "prompt": "src"})
     probes = _make_shared_probes(edit.text, new, row.rephrase, row.loc, row.loc_ans)
     if row.inverse_question and asks_about_alt:
         probes += make_probes("portability.Inverse_Relation", row.inverse_question, ((parts.subject,),))

@@ -83,7 +83,9 @@ def parse_text(row: Any, number: str) -> LabelledText:
     if not isinstance(row, dict):
         raise EditError([Fault("", "expected an object {…} with text and label")])
     text = parse_record(LabelledText, {"id": f"row-{number}", **without_null(row)})
-    build_edit(text.fields, names={"subject": "text", "target_new": "label"})  # an edit of this text must be possible
+    build_edit(
+        text.fields, field_names={"subject": "text", "target_new": "label"}
+    )  # an edit of this text must be possible
     return text
 
 
