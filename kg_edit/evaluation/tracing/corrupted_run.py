@@ -86,9 +86,9 @@ class CorruptedRun:
     def restore(self, layers: range, positions: Sequence[Sequence[int]]) -> Tensor:
         """Return P(answer), [len(positions), samples], with clean states restored.
 
-        Each entry of ``positions`` is a run of its own, with the same noise: the clean outputs of ``layers`` are put back
-        at its tokens. So restore(range(3, 6), [[7], [7, 8], []]) restores blocks 3 to 5 at token 7, then at the tokens
-        7 and 8, then nothing.
+        Each entry of ``positions`` is a run of its own, with the same noise: the clean outputs of ``layers`` are put
+        back at its tokens. So restore(range(3, 6), [[7], [7, 8], []]) restores blocks 3 to 5 at token 7, then at the
+        tokens 7 and 8, then nothing.
         """
         parts = list[Tensor]()
         for start in range(0, len(positions), self._entries):
