@@ -51,6 +51,7 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+# The fields of each POST's body, by which `_answer_wrong_fields` words the faults
 _REQUESTS: dict[str, type[Record]] = {
     "/api/try": TryRequest,
     "/api/ledger": AddRequest,
@@ -253,10 +254,11 @@ def _answer_internal_error(request: Request, error: Exception) -> JSONResponse:
     log.error("%s failed", request.url.path, exc_info=error)
     message = f"internal error: {error}; see the terminal of kg-edit serve for details"
     refusal = Refusal(_FAILED, type(error).__name__, message)
-    return _refuse(request.url.path, refusal)  # starlette sends this answer past `guard`, so it gets its headers here
+    return _refuse(request.url.path, refusal)  # starlette sends this answer past `guard` too
 
 
 def _refuse(path: str, refusal: Refusal) -> JSONResponse:
+    """Return a refusal with all headers, because not every one passes through `guard`: `BodyLimit` is outside of it."""
     answer = _answer(path, refusal.code, Problem(kind=refusal.kind, message=refusal.message))
     answer.headers.update(_HEADERS)
     return answer
