@@ -221,8 +221,8 @@ class RGNN(nn.Module):
 
 
 def share_memory(name: str, combined: nn.Module, parts: Sequence[nn.Module]) -> None:
-    """Make the parameter ``name`` of ``combined`` those of ``parts`` stacked, and each of these a view of it."""
-    stacked = torch.stack([part.get_parameter(name).detach() for part in parts])
+    """Stack the parameters ``name`` of ``parts`` into that of ``combined``, and make each part's own a view of it."""
+    stacked = torch.stack([part.get_parameter(name).detach() for part in parts])  # [parts, ...]
     setattr(combined, name, nn.Parameter(stacked))
     for part, view in zip(parts, stacked, strict=True):
         setattr(part, name, nn.Parameter(view))

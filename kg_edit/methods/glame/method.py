@@ -173,7 +173,7 @@ class GraphValues(GraphReader):
 
     @property
     def parameter_count(self) -> int:
-        """The number of values that are trained for an edit: those of its R-GNN, two matrices [d, d] for each hop."""
+        """How many numbers are trained for an edit: the weights of its R-GNN, two matrices [d, d] for each hop."""
         return 2 * self.config.hops * self.model.width**2
 
     @property
@@ -243,7 +243,7 @@ class GraphDelta(nn.Module, Delta):
         m* - m = z min(1, clamp_norm_factor |m| / |z|)
 
     The shapes are [d], and for many edits [edits, d], with weights [edits, d, d]. `descend` calls `change` for each
-    evaluation of the loss, `learn` after its backward pass, and `settle` at the end:
+    evaluation of the loss, `learn` after its backward pass, and `settle` when an edit ends:
 
         change = delta.change()
         loss(change).backward()
@@ -275,7 +275,7 @@ class GraphDelta(nn.Module, Delta):
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
-        """AdamW for the parameters, made at the first step: of values that are joined, only the joint one steps."""
+        """AdamW for the parameters, made at the first `learn`; so changes that `together` joins never have one."""
         config = self._config
         fused = None  # PyTorch's default
         if self._value.device.type == "cuda":
@@ -335,8 +335,8 @@ class GraphDelta(nn.Module, Delta):
         """Return the changes without dropout, shaped like the value; None if there is no dropout."""
         if not self._config.dropout:
             return None
-        self.eval()
-        change: Tensor = self()
+        self.eval()  # without dropout
+        change: Tensor = self()  # runs `forward`
         self.train()
         return change
 
@@ -355,7 +355,7 @@ class GraphDelta(nn.Module, Delta):
         return notes
 
     def learn(self) -> None:
-        """Take one step of AdamW on the R-GNN's parameters, after the backward pass of the loss."""
+        """Take one step of AdamW on the R-GNN's weights and the gate, after the backward pass of the loss."""
         # If `change` was replayed, the parameters get their gradients here; else they have them already.
         self._replay.pass_on(self.parameters())
         self._optimizer.step()
