@@ -104,7 +104,7 @@ class Listing:
     @property
     def edits(self) -> tuple[Entry, ...]:
         """Every edit that was added and not undone, active or removed."""
-        added = dict[int, Sequence[Mapping[str, Any]]]()  # the edits' records by step
+        added = dict[int, Sequence[Mapping[str, Any]]]()  # the records of each step's edits, also of removed ones
         for event in in_force(self.events):
             if isinstance(event, Added):
                 added[event.number] = self._store.changes(event.file).edits
@@ -117,7 +117,10 @@ class Listing:
 
     @property
     def recomputed(self) -> dict[EditPosition, Removed]:
-        """For each active edit that was computed again, the removal that caused it; only a removal needs torch."""
+        """For each active edit that was computed again, the removal that caused it.
+
+        torch is imported only if the ledger has a removal.
+        """
         events = in_force(self.events)
         if not any(isinstance(event, Removed) for event in events):
             return {}
@@ -185,7 +188,7 @@ def active_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
 
 
 def changes_at(path: str | Path) -> tuple[Changes, tuple[Entry, ...]] | None:
-    """Read what `active_at` loads as arrays, without torch; None if only tensors can have it (`sum_changes`)."""
+    """Read what `active_at` loads, but as arrays, without torch; None if `sum_changes` can't add them up."""
     if file := patch_file(Path(path)):
         parts = [read_changes(file)]
         active = list_patch_entries(parts[0])
