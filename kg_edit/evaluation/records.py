@@ -299,6 +299,9 @@ class StepFiles:
 
     A dense change, such as that of fine-tuning, takes as much for one step as for all steps. So when the files take
     several times as much as the sum of their patches, a file with the sum replaces them.
+
+        patches/00003-00011.safetensors      step 11 of sequence 3; the first step is step 0
+        patches/00003-sum-00010.safetensors  the sum of its first ten steps, 0 to 9
     """
 
     def __init__(self, folder: RunFolder, number: int) -> None:
@@ -451,16 +454,16 @@ def read_progress(folder: RunFolder) -> tuple[Done, Points]:
     points = set()
     for number, entry in enumerate(folder.entries(), 1):
         if entry.id not in ids:
-            raise _refuse_line(folder.records, number, f"record {entry.id!r}")
+            raise _make_line_error(folder.records, number, f"record {entry.id!r}")
         done[entry.id, entry.phase] = entry.error
     for number, point in enumerate(folder.points(), 1):
         if point.sequence not in sequences:
-            raise _refuse_line(folder.general, number, f"sequence {point.sequence}")
+            raise _make_line_error(folder.general, number, f"sequence {point.sequence}")
         points.add((point.sequence, point.edits))
     return done, frozenset(points)
 
 
-def _refuse_line(file: Path, number: int, what: str) -> OutputError:
+def _make_line_error(file: Path, number: int, what: str) -> OutputError:
     """Return the error of a line about a record or a sequence that the run does not have."""
     return OutputError(f"{file}, line {number}: this run has no {what}; delete the line, and start again")
 
