@@ -175,7 +175,7 @@ def _token_mixing_parts(model: LanguageModel, projections: Sequence[str]) -> lis
     """
     if not model.is_recurrent:
         return [model.spec.attention]
-    mlp, _, _ = (model.spec.down_projection or "mlp.").rpartition(".")
+    mlp, _, _ = (model.spec.down_projection or "mlp.").rpartition(".")  # "mlp" of "mlp.down_proj"
     return [name for name in projections if not name.startswith(f"{mlp}.")]
 
 

@@ -99,7 +99,10 @@ class Passes:
         return {name: (torch.cat(keys[name]), torch.cat(gradients[name])) for name in self.names}
 
     def edit_losses(self, change: Changes, rows: Rows) -> Iterator[Tensor]:
-        """Yield the parts of L_e under a change: of the edits' rows, if they are learned, and the further prompts."""
+        """Yield the parts whose sum is L_e under a change, a mean over prompts.
+
+        The prompts are the edits' own, if they are learned, and the further ones.
+        """
         prompts = list(rows.edits) if rows.learned else []
         prompts += [prompt for _, prompt in rows.further]
         for part in _portions(prompts):
@@ -110,7 +113,7 @@ class Passes:
             yield loss * (len(part) / len(prompts))
 
     def localities(self, change: Changes, rows: Rows) -> Iterator[Tensor]:
-        """Yield the parts of L_loc: KL(the model as it is || with the change) on unrelated prompts."""
+        """Yield the parts whose sum is L_loc: KL(the model as it is || with the change) on unrelated prompts."""
         for part in _portions(rows.unrelated):
             passes = self.run(part)
             indices = range(len(part))
@@ -118,7 +121,7 @@ class Passes:
                 clean = passes.logits(indices).log_softmax(-1)  # [reads, vocabulary]
             edited = passes.logits(indices, change, _own_only_change(indices)).log_softmax(-1)
             divergence = (clean.exp() * (clean - edited)).sum(-1)  # [reads]
-            _, shares = passes.targets(indices)
+            _, shares = passes.targets(indices)  # [reads], the weight of each read in the mean over rows
             yield (divergence * shares).sum() * (len(part) / len(rows.unrelated))
 
 
