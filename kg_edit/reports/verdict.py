@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kg_edit.patches.walks import ShownWalk
-from kg_edit.reports.advice import NAMED, JudgedRun, advise, commands_for
+from kg_edit.reports.advice import NAMED, JudgedRun, advise, find_way
 from kg_edit.reports.counts import Count, count_rows
 from kg_edit.reports.edit_results import EditDetails, EditResult, judge_edits, judge_neighbor, judge_prompt
 from kg_edit.reports.rows import ProbeKind, ReportRow
@@ -82,6 +82,10 @@ class Verdict(JudgedRun):
         if unchanged is not None:
             counts |= unchanged
         edits = judge_edits(rows, details or {})
+        commands: tuple[str, ...] = ()
+        way = find_way(run, edits)
+        if way is not None:
+            commands = way.commands
         return cls(
             **dict(run),  # all its fields
             edits=edits,
@@ -90,7 +94,7 @@ class Verdict(JudgedRun):
             neighborhood=tuple(judge_neighbor(row) for row in rows if row.probe.kind == "locality"),
             walks=_collect_walks(rows),
             advice=advise(run, edits),
-            commands=commands_for(run, edits),
+            commands=commands,
         )
 
     def with_prompts_of(self, rows: Sequence[ReportRow]) -> Verdict:
